@@ -1,0 +1,141 @@
+"""What a Runtime is: an immutable snapshot of everything that a reload replaces. Types only."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from protocol.objects.definition import Definition
+from protocol.objects.route import Driver
+from protocol.objects.run import Pinned
+from protocol.transcript import Item, Message, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """A route as configured. ``auth_ref`` is a name (``env:NAME``), resolved at each call."""
+
+    route_id: str
+    driver: Driver
+    model: str
+    base_url: str | None = None
+    auth_ref: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    built_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """How runs are run: ceilings, retries, timeouts. Seconds unless named otherwise."""
+
+    active_max: int = 256
+    attempts_max: int = 4
+    backoff_s: float = 1.0
+    backoff_max_s: float = 60.0
+    retry_after_max_s: float = 3600.0
+    stream_timeout_s: float = 600.0
+    inactivity_timeout_s: float = 120.0
+    turns_max: int = 500
+    recovery: str = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One generation of configuration. Held by a run while it is active, replaced whole by a reload."""
+
+    generation: int
+    routes: Mapping[str, RouteSpec]
+    definitions: Mapping[str, Definition]
+    default_agent: str
+    default_route: str
+    limits: RunLimits
+    models: "ModelCaller"
+    permission_mode: str = "default"
+    workspace_root: str | None = None
+    warnings: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+# What a provider gives while a model answers.
+
+
+class TextDelta(Struct, frozen=True):
+    """A piece of the answer."""
+
+    text: str
+
+
+class ThinkingDelta(Struct, frozen=True):
+    """A piece of the reasoning."""
+
+    text: str
+
+
+class Answer(Struct, frozen=True):
+    """The end of an answer: every item in order, exactly as it goes into the transcript."""
+
+    items: list[Item]
+    usage: Usage
+    stop_reason: str
+    model: str | None = None
+
+
+ModelEvent = TextDelta | ThinkingDelta | Answer
+"""Deltas, then exactly one Answer, last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One model call: what was pinned, the instructions, the transcript so far."""
+
+    pinned: Pinned
+    instructions: str
+    messages: list[Message]
+    session_id: str = ""
+    run_id: str = ""
+
+
+class ModelFailure(Exception):
+    """A model call that gave no answer.
+
+    ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
+    ``bad_request``, ``bad_response``, ``connection_failed``, ``timed_out``, ``route_gone``,
+    ``credential_missing``, ``server_error``); ``message`` never holds a credential.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retryable: bool,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class ModelCaller(Protocol):
+    """Every provider behind one face."""
+
+    def ask(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
+        """Ask a model; iterate its events; leaving the context closes the connection.
+
+        Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
+        """
+        ...
+
+    def problem(self, route: RouteSpec) -> str | None:
+        """Why the route could not be used now (a missing credential, say), or None."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is kept open between calls."""
+        ...

@@ -1,0 +1,298 @@
+"""The journal: everything that happens, as one tagged union of past-tense facts.
+
+A journal line is one flat JSON object: the envelope's fields, then the event's own, ``type`` first
+among them. It is stored as these bytes, hashed as these bytes and sent as these bytes. Readers decode
+it twice, each time typed: once as :class:`Envelope`, once as :data:`JournalEvent`; each decoder passes
+over the other's fields. A type that this version does not know decodes as :class:`Unknown`.
+
+Rules of evolution: a field is only ever added, with a default; a type keeps its meaning for good.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from protocol.ids import Cursor
+from protocol.objects.run import Outcome, Pinned, RunError
+from protocol.objects.session import CapabilityScope, PermissionMode
+from protocol.objects.token import TokenGrant
+from protocol.transcript import InputItem, Message, Usage
+
+DAEMON_STREAM = "daemon"
+"""The stream of events that belong to no session. No session may be called so."""
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every event says besides itself.
+
+    ``actor`` is who did it: ``daemon``, ``uid:<n>`` or ``token:<id>``. ``on_behalf_of`` is the sender
+    it was done for. ``request_id`` is the JSON-RPC id of the request that asked. ``cause`` is the
+    cursor of the event that led to this one.
+    """
+
+    cursor: Cursor
+    at_ms: int
+    session_id: str | None = None
+    run_id: str | None = None
+    actor: str = "daemon"
+    on_behalf_of: str | None = None
+    request_id: str | int | None = None
+    cause: Cursor | None = None
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """The base of every event."""
+
+
+# The daemon.
+
+
+class DaemonStarted(Event, frozen=True, tag="daemon_started"):
+    """The daemon opened its store. ``after_crash``: the last one did not say that it stopped."""
+
+    version: str
+    pid: int
+    schema: int
+    after_crash: bool = False
+
+
+class DaemonStopped(Event, frozen=True, tag="daemon_stopped"):
+    """The daemon stopped in an orderly way."""
+
+    reason: str
+
+
+class DaemonReloaded(Event, frozen=True, tag="daemon_reloaded"):
+    """A new runtime took the old one's place."""
+
+    generation: int
+    warnings: list[str] = []
+
+
+class TokenCreated(Event, frozen=True, tag="token_created"):
+    """A bearer token was made; ``digest`` is the SHA-256 of its secret, in hex."""
+
+    token_id: str
+    digest: str
+    grant: TokenGrant
+    name: str = ""
+    parent_token_id: str | None = None
+
+
+class TokenRevoked(Event, frozen=True, tag="token_revoked"):
+    """A bearer token no longer opens anything."""
+
+    token_id: str
+    reason: str = ""
+
+
+# A session.
+
+
+class SessionCreated(Event, frozen=True, tag="session_created"):
+    """A session began."""
+
+    agent: str
+    sender: str | None = None
+    parent_session_id: str | None = None
+    title: str | None = None
+    scope: CapabilityScope = CapabilityScope()
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class SessionUpdated(Event, frozen=True, tag="session_updated"):
+    """Properties of a session changed; ``changes`` holds the new values by name, null for cleared."""
+
+    changes: dict[str, Any]
+
+
+class SessionRenamed(Event, frozen=True, tag="session_renamed"):
+    """A session has a new title; null: none."""
+
+    title: str | None
+
+
+class SessionEnded(Event, frozen=True, tag="session_ended"):
+    """A session takes no more input."""
+
+    reason: str = ""
+
+
+class SessionImported(Event, frozen=True, tag="session_imported"):
+    """The events that follow came from an export of another session."""
+
+    source_session_id: str
+    source_head: str
+    source_events: int
+
+
+class TranscriptImported(Event, frozen=True, tag="transcript_imported"):
+    """One message of an imported session."""
+
+    message: Message
+    source_cursor: Cursor
+
+
+class ConversationBound(Event, frozen=True, tag="conversation_bound"):
+    """From here on (agent, sender) means this session."""
+
+    agent: str
+    sender: str
+
+
+class ConversationReset(Event, frozen=True, tag="conversation_reset"):
+    """(agent, sender) no longer means this session; the next send starts a new one."""
+
+    agent: str
+    sender: str
+
+
+# A run.
+
+
+class InputReceived(Event, frozen=True, tag="input_received"):
+    """Somebody said something; it is on the disk from here on."""
+
+    input_id: str
+    items: list[InputItem]
+    sender: str | None = None
+    guest: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class RunAccepted(Event, frozen=True, tag="run_accepted"):
+    """A run will answer an input, with what is pinned."""
+
+    input_id: str
+    agent: str
+    pinned: Pinned
+    sender: str | None = None
+
+
+class RunStarted(Event, frozen=True, tag="run_started"):
+    """A worker took the run up. ``alone``: no other beside it, as it brought the daemon down before."""
+
+    start: int
+    alone: bool = False
+
+
+class ModelAsked(Event, frozen=True, tag="model_asked"):
+    """A model call begins; ``item_id`` names the message it will give, ``attempt`` counts from 1."""
+
+    item_id: str
+    step: int
+    attempt: int
+
+
+class ModelFailed(Event, frozen=True, tag="model_failed"):
+    """A model call failed and will be made again at ``retry_at_ms``."""
+
+    item_id: str
+    step: int
+    attempt: int
+    error: RunError
+    retry_at_ms: int
+
+
+class MessageAppended(Event, frozen=True, tag="message_appended"):
+    """A message was added to the transcript.
+
+    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of
+    an answer that had arrived when it was stopped.
+    """
+
+    item_id: str
+    message: Message
+    usage: Usage = Usage()
+    stop_reason: str = "end"
+    model: str | None = None
+
+
+class CancelRequested(Event, frozen=True, tag="cancel_requested"):
+    """Somebody wants the run stopped; ``outcome`` is what it will be called."""
+
+    outcome: Literal["cancelled", "interrupted"]
+    reason: str = ""
+
+
+class RunEnded(Event, frozen=True, tag="run_ended"):
+    """The run is over, with an outcome and, if it failed, the error."""
+
+    outcome: Outcome
+    output: str | None = None
+    error: RunError | None = None
+    reason: str = ""
+
+
+class Unknown(Struct, frozen=True):
+    """An event of a type that this version does not know."""
+
+    type: str
+
+
+JournalEvent = (
+    DaemonStarted
+    | DaemonStopped
+    | DaemonReloaded
+    | TokenCreated
+    | TokenRevoked
+    | SessionCreated
+    | SessionUpdated
+    | SessionRenamed
+    | SessionEnded
+    | SessionImported
+    | TranscriptImported
+    | ConversationBound
+    | ConversationReset
+    | InputReceived
+    | RunAccepted
+    | RunStarted
+    | ModelAsked
+    | ModelFailed
+    | MessageAppended
+    | CancelRequested
+    | RunEnded
+)
+
+
+class _TypeOnly(Struct, frozen=True):
+    type: str
+
+
+_encoder = msgspec.json.Encoder()
+_envelope = msgspec.json.Decoder(Envelope)
+_event = msgspec.json.Decoder(JournalEvent)
+_type = msgspec.json.Decoder(_TypeOnly)
+EVENT_TYPES: frozenset[str] = frozenset(
+    str(variant.__struct_config__.tag) for variant in JournalEvent.__args__
+)
+
+
+def encode_line(envelope: Envelope, event: JournalEvent) -> bytes:
+    """A journal line: one flat JSON object, without a newline."""
+    return _encoder.encode(envelope)[:-1] + b"," + _encoder.encode(event)[1:]
+
+
+def decode_envelope(line: bytes | memoryview) -> Envelope:
+    """The envelope of a journal line. Errors: msgspec.DecodeError if it is none."""
+    return _envelope.decode(line)
+
+
+def decode_event(line: bytes | memoryview) -> JournalEvent | Unknown:
+    """The event of a journal line; ``Unknown`` for a type of another version.
+
+    Errors: msgspec.DecodeError if it is no journal line, or one of a known type in a wrong shape.
+    """
+    try:
+        event: JournalEvent = _event.decode(line)
+        return event
+    except msgspec.ValidationError:
+        name = _type.decode(line).type
+        if name in EVENT_TYPES:
+            raise
+        return Unknown(name)

@@ -1,0 +1,37 @@
+"""Identifiers: ``<prefix>_<26 characters>``, ordered by the time they were made.
+
+The 26 characters are 16 bytes in base32 with the digits in sort order (RFC 4648 "base32hex"):
+6 bytes of Unix milliseconds, 10 bytes of randomness. Time and randomness are passed in, because
+nothing in this room reads a clock.
+"""
+
+from base64 import b32hexencode
+from typing import Annotated
+
+from msgspec import Meta
+
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1-128 characters of A-Z a-z 0-9 . _ : -")]
+"""An identifier as a caller may choose or give it back."""
+
+Cursor = Annotated[int, Meta(ge=0, description="A position in the journal; 0 is before the first event.")]
+"""A position in the journal: one rising number for the whole daemon."""
+
+SESSION = "ses"
+RUN = "run"
+INPUT = "inp"
+ITEM = "itm"
+TOKEN = "tok"
+SUBSCRIPTION = "sub"
+
+
+def make_id(prefix: str, at_ms: int, randomness: bytes) -> str:
+    """An id that sorts after every id of the same prefix made in an earlier millisecond.
+
+    Shape:  ``prefix``, an underscore, 26 characters of 0-9 A-V.
+    Errors: ValueError unless ``randomness`` is exactly 10 bytes.
+    """
+    if len(randomness) != 10:
+        raise ValueError("an id takes exactly 10 bytes of randomness")
+    return f"{prefix}_{b32hexencode(at_ms.to_bytes(6, 'big') + randomness)[:26].decode()}"

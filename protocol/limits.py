@@ -1,0 +1,63 @@
+"""Every limit on what arrives or is held, in one place, each with its arithmetic.
+
+A thing over its limit is refused with an error that names the limit; nothing is cut in silence.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# One message. A megabyte of text is a long book chapter; 16 of them leave room for a pasted log
+# and, base64-encoded (4/3), for a 12 MiB attachment.
+LINE_BYTES_MAX = 16 * MIB
+
+# One JSON-RPC batch. 1,000 small queries fit into a millisecond-sized slice of work each.
+BATCH_MESSAGES_MAX = 1_000
+
+# What one connection can make the daemon hold. 64 requests that wait (one every few milliseconds
+# for a script that pipelines), 1 MiB unsent (what a kernel socket buffer holds, several times over).
+OPEN_REQUESTS_MAX = 64
+UNSENT_BYTES_MAX = 1 * MIB
+SUBSCRIPTIONS_MAX = 256
+
+# Lists. 500 rows of 2 KiB make the 1 MiB at which a page ends early; 5,000 rows examined are
+# about two milliseconds of the event loop.
+PAGE_ROWS_DEFAULT = 50
+PAGE_ROWS_MAX = 500
+PAGE_BYTES_MAX = 1 * MIB
+PAGE_EXAMINED_MAX = 5_000
+
+# Names and small values, in bytes of UTF-8. Two of them and a separator are an LMDB key,
+# which may have 511 bytes: 2 x 128 + 2 = 258.
+SENDER_BYTES_MAX = 128
+AGENT_BYTES_MAX = 128
+TITLE_BYTES_MAX = 512
+REASON_BYTES_MAX = 2 * KIB
+IDEMPOTENCY_KEY_BYTES_MAX = 256
+METADATA_BYTES_MAX = 16 * KIB
+
+# One input. Everything a transaction writes stays within 256 KiB (see UPDATE_BYTES_MAX), and an
+# input is written once in its event, escaped: 192 KiB + 16 KiB of metadata + the run's record.
+# Larger content is an asset.
+INPUT_BYTES_MAX = 192 * KIB
+INPUT_ITEMS_MAX = 64
+
+# One answer of a model, as kept in the journal: 128 KiB is about 32,000 tokens of text. What a
+# model sends beyond it is not kept and the answer is marked as cut.
+ANSWER_BYTES_MAX = 128 * KIB
+
+# One transaction function writes at most this much, and a group has at most 256 of them, so a
+# commit writes at most 64 MiB.
+UPDATE_BYTES_MAX = 256 * KIB
+UPDATE_GROUP_MAX = 256
+
+# Idempotency keys are remembered for a week.
+IDEMPOTENCY_KEPT_MS = 7 * 24 * 3600 * 1000
+
+# Runs waiting in one session. At a minute a run, 256 are four hours of work.
+QUEUED_RUNS_MAX = 256
+
+# Tokens that can exist at once; each is a row, and a list of them is read at every upgrade request.
+TOKENS_MAX = 10_000
+
+# Where a caller may wait, and for how long: a day. Longer waiting is asking again.
+WAIT_SECONDS_MAX = 24 * 3600

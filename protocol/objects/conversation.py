@@ -1,0 +1,178 @@
+"""A conversation: the pair (agent, sender), which is the whole address of a session."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from protocol.errors import (
+    AgentForbidden,
+    AgentNotFound,
+    ConversationNotFound,
+    InputTooLarge,
+    NotSupported,
+    QueueFull,
+    RouteNotFound,
+    RouteNotReady,
+    SenderForbidden,
+    SenderInvalid,
+    SessionBusy,
+    StorageFull,
+)
+from protocol.ids import Id
+from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
+from protocol.method import Method, Mutation, Page, Params
+from protocol.objects.run import Delivery, SendResult
+from protocol.objects.session import History, Order, Session
+
+DEFAULT_SENDER = "user"
+
+Agent = Annotated[str, Meta(min_length=1, max_length=AGENT_BYTES_MAX)]
+Sender = Annotated[str, Meta(min_length=1, max_length=SENDER_BYTES_MAX)]
+
+
+class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An address and the session it means now."""
+
+    agent: str
+    sender: str
+    session_id: Id
+    bound_at_ms: int
+    session: Session | None = None
+
+
+class ConversationList(Struct, frozen=True):
+    """A page of conversations, by agent and sender."""
+
+    conversations: list[Conversation]
+    next: str | None
+
+
+class ConversationSend(Delivery, frozen=True, kw_only=True):
+    """Params of ``conversation.send``. Without ``agent``, the configured default agent is meant."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+    guest: Agent | None = None
+    workspace: str | None = None
+    reply_targets: list[dict[str, Any]] | None = None
+
+
+class ConversationRef(Params, frozen=True, kw_only=True):
+    """Params that name a conversation."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+
+
+class ConversationListParams(Page, frozen=True, kw_only=True):
+    """Params of ``conversation.list``."""
+
+    agent: str | None = None
+    sender: str | None = None
+
+
+class ConversationHistoryParams(Page, frozen=True, kw_only=True):
+    """Params of ``conversation.history``."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+    order: Order = "oldest"
+
+
+class ConversationCancel(Mutation, frozen=True, kw_only=True):
+    """Params of ``conversation.cancel``."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+
+
+class ConversationCancelled(Struct, frozen=True, omit_defaults=True):
+    """Whether a run was stopped, and which; false when none was in flight."""
+
+    cancelled: bool
+    session_id: str
+    run_id: str | None = None
+
+
+class ConversationReset(Mutation, frozen=True, kw_only=True):
+    """Params of ``conversation.reset``."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+
+
+class ConversationWasReset(Struct, frozen=True):
+    """The session that the address meant until now; it stays readable."""
+
+    agent: str
+    sender: str
+    session_id: str
+
+
+_ADDRESS = (AgentForbidden, SenderForbidden, SenderInvalid, ConversationNotFound)
+
+SEND = Method(
+    "conversation.send",
+    "mutation",
+    ConversationSend,
+    SendResult,
+    "Say something to an agent; whoever sends to the same pair (agent, sender) again resumes.",
+    scope="converse",
+    errors=(
+        AgentNotFound,
+        AgentForbidden,
+        SenderForbidden,
+        SenderInvalid,
+        RouteNotFound,
+        RouteNotReady,
+        InputTooLarge,
+        QueueFull,
+        NotSupported,
+        StorageFull,
+    ),
+    uncompared=("wait", "stream", "timeout_s"),
+)
+LIST = Method(
+    "conversation.list",
+    "query",
+    ConversationListParams,
+    ConversationList,
+    "List conversations, by agent and sender.",
+)
+GET = Method(
+    "conversation.get",
+    "query",
+    ConversationRef,
+    Conversation,
+    "Show what session an agent and a sender mean.",
+    errors=_ADDRESS,
+)
+HISTORY = Method(
+    "conversation.history",
+    "query",
+    ConversationHistoryParams,
+    History,
+    "Read a conversation's messages.",
+    errors=_ADDRESS,
+)
+CANCEL = Method(
+    "conversation.cancel",
+    "mutation",
+    ConversationCancel,
+    ConversationCancelled,
+    "Stop the run in flight and keep the conversation. Answers when it has stopped.",
+    scope="converse",
+    errors=(*_ADDRESS, StorageFull),
+)
+RESET = Method(
+    "conversation.reset",
+    "mutation",
+    ConversationReset,
+    ConversationWasReset,
+    "Forget the binding: the next send starts a new session; the old one stays readable.",
+    scope="converse",
+    errors=(*_ADDRESS, SessionBusy, StorageFull),
+)
+
+METHODS = (SEND, LIST, GET, HISTORY, CANCEL, RESET)

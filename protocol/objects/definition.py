@@ -1,0 +1,63 @@
+"""An agent definition: a named agent that people address, from ``agents/<name>.md`` or built in."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from protocol.errors import AgentNotFound
+from protocol.method import Method, Page, Params
+from protocol.objects.conversation import Agent
+from protocol.objects.session import Allowed, PermissionMode
+
+
+class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A named agent. ``null`` lists mean everything, empty ones nothing."""
+
+    name: str
+    instructions: str
+    source: Literal["built_in", "file"]
+    digest: str
+    description: str = ""
+    route: str | None = None
+    model: str | None = None
+    max_turns: int | None = None
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    persona: str | None = None
+    tools: Allowed = None
+    skills: Allowed = None
+    mcp: Allowed = None
+    members: Allowed = None
+    path: str | None = None
+
+
+class DefinitionList(Struct, frozen=True):
+    """A page of definitions, by name."""
+
+    definitions: list[Definition]
+    next: str | None
+
+
+class DefinitionRef(Params, frozen=True, kw_only=True):
+    """Params of ``definition.get``."""
+
+    name: Agent
+
+
+class DefinitionListParams(Page, frozen=True, kw_only=True):
+    """Params of ``definition.list``."""
+
+
+LIST = Method(
+    "definition.list", "query", DefinitionListParams, DefinitionList, "List the agents there are, by name."
+)
+GET = Method(
+    "definition.get",
+    "query",
+    DefinitionRef,
+    Definition,
+    "Show one agent's definition.",
+    errors=(AgentNotFound,),
+)
+
+METHODS = (LIST, GET)

@@ -1,0 +1,52 @@
+"""A route: one driver, one current model, one ``auth_ref``. Runs choose routes, never credentials."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.errors import RouteNotFound
+from protocol.ids import Id
+from protocol.method import Method, Page, Params
+
+Driver = Literal["openai", "anthropic", "offline"]
+
+
+class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A route as it is shown; a credential is shown by its reference only.
+
+    ``ready`` is whether a run could use it now; ``problem`` says why not.
+    """
+
+    route_id: str
+    driver: Driver
+    model: str
+    source: Literal["built_in", "file"]
+    default: bool = False
+    base_url: str | None = None
+    auth_ref: str | None = None
+    options: dict[str, Any] = {}
+    ready: bool = True
+    problem: str | None = None
+
+
+class RouteList(Struct, frozen=True):
+    """A page of routes, by id."""
+
+    routes: list[Route]
+    next: str | None
+
+
+class RouteRef(Params, frozen=True, kw_only=True):
+    """Params of ``route.get``."""
+
+    route_id: Annotated[Id, Meta(description="As in [routes.<id>] of the configuration, or 'offline'.")]
+
+
+class RouteListParams(Page, frozen=True, kw_only=True):
+    """Params of ``route.list``."""
+
+
+LIST = Method("route.list", "query", RouteListParams, RouteList, "List the routes there are, by id.")
+GET = Method("route.get", "query", RouteRef, Route, "Show one route.", errors=(RouteNotFound,))
+
+METHODS = (LIST, GET)

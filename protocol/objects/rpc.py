@@ -1,0 +1,52 @@
+"""The protocol about itself."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from protocol.errors import RequestNotFound
+from protocol.method import Method, Params
+
+
+class Nothing(Params, frozen=True, kw_only=True):
+    """No params."""
+
+
+class Pong(Struct, frozen=True):
+    """The daemon is there, and of this version."""
+
+    version: str
+
+
+class Cancel(Params, frozen=True, kw_only=True):
+    """Params of ``rpc.cancel``: the ``id`` of an open request of this connection."""
+
+    id: str | int | float | None
+
+
+class CancelledRequest(Struct, frozen=True):
+    """The request will answer ``request_cancelled``, or with its result if that came first."""
+
+    id: str | int | float | None
+
+
+PING = Method("rpc.ping", "query", Nothing, Pong, "Say that the daemon is there.", scope=None)
+DISCOVER = Method(
+    "rpc.discover",
+    "query",
+    Nothing,
+    dict[str, Any],
+    "Describe every method, as an OpenRPC document.",
+    scope=None,
+)
+CANCEL = Method(
+    "rpc.cancel",
+    "control",
+    Cancel,
+    CancelledRequest,
+    "Cancel an open request of this connection.",
+    scope=None,
+    errors=(RequestNotFound,),
+)
+
+METHODS = (PING, DISCOVER, CANCEL)

@@ -1,0 +1,186 @@
+"""A run: one execution in a session, with everything it uses pinned when it was accepted."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, StorageFull, WaitTimedOut
+from protocol.ids import Cursor, Id
+from protocol.limits import INPUT_ITEMS_MAX, REASON_BYTES_MAX, WAIT_SECONDS_MAX
+from protocol.method import Method, Mutation, Page, Params
+from protocol.transcript import InputItem, Usage
+
+Status = Literal[
+    "queued",
+    "running",
+    "waiting_for_approval",
+    "waiting_for_user_question",
+    "completed",
+    "failed",
+    "cancelled",
+    "interrupted",
+]
+Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
+ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
+"""The statuses that never change again."""
+SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question"}
+"""The statuses in which nothing more happens without a person."""
+
+
+class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run uses, by value, fixed when it was accepted. Never a secret: ``auth_ref`` is a name.
+
+    ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, kept beside the run.
+    ``tools`` is the tool surface: null is all there are, an empty list none.
+    """
+
+    route: str
+    driver: str
+    model: str
+    base_url: str | None = None
+    auth_ref: str | None = None
+    options: dict[str, Any] = {}
+    instructions_digest: str | None = None
+    tools: list[str] | None = None
+    permission_mode: str = "default"
+    max_turns: int = 0
+    generation: int = 0
+
+
+class RunError(Struct, frozen=True, omit_defaults=True):
+    """Why a run or a model call failed: a stable reason, a sentence, the provider's status if any."""
+
+    reason: str
+    message: str
+    status: int | None = None
+    retryable: bool = False
+
+
+class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run as it is kept and shown. Its record is what folding its events gives.
+
+    ``start`` counts how often a worker took it up; ``starts_without_progress`` those that nothing came
+    of. ``step`` counts the model calls that were answered; ``attempt`` the tries of the present one.
+    """
+
+    run_id: Id
+    session_id: Id
+    agent: str
+    input_id: Id
+    status: Status
+    accepted_at_ms: int
+    changed_at_ms: int
+    accepted_cursor: Cursor
+    cursor: Cursor
+    pinned: Pinned
+    sender: str | None = None
+    guest: str | None = None
+    started_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    start: int = 0
+    starts_without_progress: int = 0
+    step: int = 0
+    attempt: int = 0
+    item_id: str | None = None
+    retry_at_ms: int | None = None
+    cancel: Literal["cancelled", "interrupted"] | None = None
+    output: str | None = None
+    error: RunError | None = None
+    usage: Usage = Usage()
+    answered: bool = False
+
+
+class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
+    """A run and where it stands in its session's queue (1 is next), if it waits there."""
+
+    queue_position: int | None = None
+
+
+class RunList(Struct, frozen=True):
+    """A page of runs."""
+
+    runs: list[Run]
+    next: str | None
+
+
+class Delivery(Mutation, frozen=True, kw_only=True):
+    """The params every ``send`` has besides its address: what is said, and how the caller waits."""
+
+    content: str | None = None
+    input_items: Annotated[list[InputItem], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+    wait: Literal["accepted", "settled"] = "accepted"
+    stream: bool = False
+    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+
+
+class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of an input: the session and run it went to and, once settled, what came of it.
+
+    ``cursor`` is that of the acceptance: ``journal.subscribe {after: cursor}`` misses nothing since.
+    """
+
+    session_id: str
+    run_id: str
+    status: Status
+    cursor: Cursor
+    subscription: str | None = None
+    output: str | None = None
+    error: RunError | None = None
+    usage: Usage = Usage()
+
+
+class RunRef(Params, frozen=True, kw_only=True):
+    """Params that name a run."""
+
+    run_id: Id
+
+
+class RunListParams(Page, frozen=True, kw_only=True):
+    """Params of ``run.list``: newest first. ``active`` lists those that have not ended, of any session."""
+
+    session_id: Id | None = None
+    status: Status | None = None
+    active: bool = False
+    order: Literal["oldest", "newest"] = "newest"
+
+
+class RunWait(Params, frozen=True, kw_only=True):
+    """Params of ``run.wait``."""
+
+    run_id: Id
+    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+
+
+class RunCancel(Mutation, frozen=True, kw_only=True):
+    """Params of ``run.cancel``."""
+
+    run_id: Id
+    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+
+
+LIST = Method(
+    "run.list", "query", RunListParams, RunList, "List runs, newest first.", errors=(SessionNotFound,)
+)
+GET = Method("run.get", "query", RunRef, RunView, "Show one run.", errors=(RunNotFound,))
+WAIT = Method(
+    "run.wait",
+    "control",
+    RunWait,
+    RunView,
+    "Wait until a run has ended or waits for a person.",
+    errors=(RunNotFound, WaitTimedOut),
+)
+CANCEL = Method(
+    "run.cancel",
+    "mutation",
+    RunCancel,
+    Run,
+    "Cancel a run, queued or in flight. Answers when it has stopped.",
+    scope="converse",
+    errors=(RunNotFound, RunAlreadyEnded, StorageFull),
+)
+
+METHODS = (LIST, GET, WAIT, CANCEL)

@@ -1,0 +1,330 @@
+"""A session: the durable unit of work. Its journal, its runs one at a time, its boundaries."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from protocol.errors import (
+    AgentForbidden,
+    AgentNotFound,
+    ImportInvalid,
+    InputTooLarge,
+    QueueFull,
+    RouteNotFound,
+    RouteNotReady,
+    ScopeWouldWiden,
+    SenderForbidden,
+    SenderInvalid,
+    SessionBusy,
+    SessionEnded,
+    SessionExists,
+    SessionNotFound,
+    StorageFull,
+)
+from protocol.ids import Cursor, Id
+from protocol.limits import REASON_BYTES_MAX, TITLE_BYTES_MAX
+from protocol.method import Method, Mutation, Page, Params
+from protocol.objects.run import Delivery, SendResult
+from protocol.transcript import InputItem, Message, Usage
+
+PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
+Allowed = list[str] | None
+"""Names that may be used: null is everything, an empty list is nothing."""
+
+
+class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a session may use at most: null is everything, an empty list is nothing."""
+
+    tools: Allowed = None
+    skills: Allowed = None
+    mcp: Allowed = None
+    members: Allowed = None
+    credentials: Allowed = None
+
+
+class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A session as it is kept and shown. Its record is what folding its events gives."""
+
+    session_id: Id
+    agent: str
+    created_at_ms: int
+    changed_at_ms: int
+    sender: str | None = None
+    status: Literal["open", "ended"] = "open"
+    title: str | None = None
+    parent_session_id: str | None = None
+    root_session_id: str | None = None
+    scope: CapabilityScope = CapabilityScope()
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+    active_run_id: str | None = None
+    first_cursor: Cursor = 0
+    cursor: Cursor = 0
+    runs: int = 0
+    usage: Usage = Usage()
+
+
+class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a history, where it stands and what it cost."""
+
+    cursor: Cursor
+    at_ms: int
+    message: Message
+    run_id: str | None = None
+    item_id: str | None = None
+    sender: str | None = None
+    stop_reason: str | None = None
+    usage: Usage = Usage()
+
+
+class History(Struct, frozen=True):
+    """A page of messages, in the order asked for."""
+
+    messages: list[HistoryMessage]
+    next: str | None
+
+
+class SessionList(Struct, frozen=True):
+    """A page of sessions."""
+
+    sessions: list[Session]
+    next: str | None
+
+
+Title = Annotated[str, Meta(max_length=TITLE_BYTES_MAX)]
+Reason = Annotated[str, Meta(max_length=REASON_BYTES_MAX)]
+Order = Literal["oldest", "newest"]
+
+
+class SessionCreate(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.create``. An existing id with the same properties gives that session."""
+
+    session_id: Id | None = None
+    agent: str | None = None
+    title: Title | None = None
+    parent_session_id: Id | None = None
+    scope: CapabilityScope = CapabilityScope()
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class SessionRef(Params, frozen=True, kw_only=True):
+    """Params that name a session."""
+
+    session_id: Id
+
+
+class SessionListParams(Page, frozen=True, kw_only=True):
+    """Params of ``session.list``: newest first. ``parent_session_id`` lists the children of one."""
+
+    agent: str | None = None
+    sender: str | None = None
+    status: Literal["open", "ended"] | None = None
+    parent_session_id: Id | None = None
+    sidechains: Annotated[bool, Meta(description="Also list children that have ended.")] = False
+    order: Order = "newest"
+
+
+class SessionUpdate(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.update``: absent is unchanged, null is cleared. Scopes only narrow."""
+
+    session_id: Id
+    scope: CapabilityScope | UnsetType = UNSET
+    permission_mode: PermissionMode | None | UnsetType = UNSET
+    workspace: str | None | UnsetType = UNSET
+    route: str | None | UnsetType = UNSET
+    model: str | None | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+
+
+class SessionSend(Delivery, frozen=True, kw_only=True):
+    """Params of ``session.send``: as ``conversation.send``, addressed by session."""
+
+    session_id: Id
+    sender: str | None = None
+
+
+class SessionHistoryParams(Page, frozen=True, kw_only=True):
+    """Params of ``session.history``."""
+
+    session_id: Id
+    order: Order = "oldest"
+
+
+class SessionRename(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.rename``; null removes the title."""
+
+    session_id: Id
+    title: Title | None
+
+
+class SessionInterrupt(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.interrupt``."""
+
+    session_id: Id
+    reason: Reason = ""
+
+
+class Interrupted(Struct, frozen=True, omit_defaults=True):
+    """Whether a run was interrupted, and which; false when nothing was running or it ended first."""
+
+    interrupted: bool
+    session_id: str
+    run_id: str | None = None
+
+
+class SessionEnd(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.end``."""
+
+    session_id: Id
+    reason: Reason = ""
+
+
+class SessionExportParams(Page, frozen=True, kw_only=True):
+    """Params of ``session.export``: a page of journal lines; put together they are a JSONL file."""
+
+    session_id: Id
+
+
+class SessionExport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Journal lines with their chain hashes.
+
+    Each of ``lines`` is ``{"hash": <hex>, "event": <the journal line>}``: SHA-256 over the hash of the
+    line before (32 zero bytes before the first) and the bytes of the line as stored.
+    """
+
+    session_id: str
+    lines: list[str]
+    next: str | None
+
+
+class SessionImport(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.import``: lines of an export, in order, into a new session.
+
+    A file too long for one message is sent in parts: ``session_id`` names the session the part before
+    gave, and ``last_hash`` the hash of its last line.
+    """
+
+    lines: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+    session_id: Id | None = None
+    last_hash: str | None = None
+    agent: str | None = None
+
+
+class SessionImported(Struct, frozen=True, kw_only=True):
+    """What an import gave: the new session and how much came across so far."""
+
+    session_id: str
+    messages: int
+    last_hash: str
+
+
+_SESSION = (SessionNotFound,)
+_SEND = (
+    SessionNotFound,
+    SessionEnded,
+    AgentNotFound,
+    AgentForbidden,
+    SenderForbidden,
+    SenderInvalid,
+    RouteNotFound,
+    RouteNotReady,
+    InputTooLarge,
+    QueueFull,
+    StorageFull,
+)
+
+CREATE = Method(
+    "session.create",
+    "mutation",
+    SessionCreate,
+    Session,
+    "Make a session, or give the one of that id if its properties are the same.",
+    scope="operate",
+    errors=(
+        SessionExists,
+        AgentNotFound,
+        AgentForbidden,
+        RouteNotFound,
+        SessionNotFound,
+        ScopeWouldWiden,
+        StorageFull,
+    ),
+)
+GET = Method("session.get", "query", SessionRef, Session, "Show one session.", errors=_SESSION)
+LIST = Method("session.list", "query", SessionListParams, SessionList, "List sessions, newest first.")
+UPDATE = Method(
+    "session.update",
+    "mutation",
+    SessionUpdate,
+    Session,
+    "Change properties of a session; future runs use them, accepted ones keep what they pinned.",
+    scope="operate",
+    errors=(SessionNotFound, SessionEnded, RouteNotFound, ScopeWouldWiden, StorageFull),
+)
+SEND = Method(
+    "session.send",
+    "mutation",
+    SessionSend,
+    SendResult,
+    "Send input to a session; it is on disk when this answers.",
+    scope="converse",
+    errors=_SEND,
+    uncompared=("wait", "stream", "timeout_s"),
+)
+HISTORY = Method(
+    "session.history", "query", SessionHistoryParams, History, "Read a session's messages.", errors=_SESSION
+)
+RENAME = Method(
+    "session.rename",
+    "mutation",
+    SessionRename,
+    Session,
+    "Give a session a title.",
+    scope="operate",
+    errors=(SessionNotFound, StorageFull),
+)
+INTERRUPT = Method(
+    "session.interrupt",
+    "mutation",
+    SessionInterrupt,
+    Interrupted,
+    "Interrupt the run in flight; queued ones go on. Answers when it has stopped.",
+    scope="operate",
+    errors=(SessionNotFound, StorageFull),
+)
+END = Method(
+    "session.end",
+    "mutation",
+    SessionEnd,
+    Session,
+    "End a session for good; it must be idle. Its journal stays readable.",
+    scope="operate",
+    errors=(SessionNotFound, SessionEnded, SessionBusy, StorageFull),
+)
+EXPORT = Method(
+    "session.export",
+    "query",
+    SessionExportParams,
+    SessionExport,
+    "Read a session's journal with its hash chain, as lines of a JSONL file.",
+    errors=_SESSION,
+)
+IMPORT = Method(
+    "session.import",
+    "mutation",
+    SessionImport,
+    SessionImported,
+    "Read an export back, as a new session that can be continued.",
+    scope="operate",
+    errors=(ImportInvalid, AgentNotFound, AgentForbidden, SessionNotFound, StorageFull),
+)
+
+METHODS = (CREATE, GET, LIST, UPDATE, SEND, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
+__all__ = ["METHODS", "InputItem", "Session"]
