@@ -299,10 +299,6 @@ class RouteNotReady(NotNow, reason="route_not_ready"):
     """The route cannot be used now; its credential is missing or it is not configured whole."""
 
 
-class WaitTimedOut(NotNow, reason="wait_timed_out"):
-    """The time given for waiting is over; the work goes on, ask again."""
-
-
 class StorageFull(NotNow, reason="storage_full"):
     """The disk is full; nothing was changed. Reading works; writing resumes when there is room."""
 

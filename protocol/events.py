@@ -213,6 +213,12 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     model: str | None = None
 
 
+class RunReleased(Event, frozen=True, tag="run_released"):
+    """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
+
+    reason: str = ""
+
+
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody wants the run stopped; ``outcome`` is what it will be called."""
 
@@ -224,7 +230,6 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     """The run is over, with an outcome and, if it failed, the error."""
 
     outcome: Outcome
-    output: str | None = None
     error: RunError | None = None
     reason: str = ""
 
@@ -255,6 +260,7 @@ JournalEvent = (
     | ModelAsked
     | ModelFailed
     | MessageAppended
+    | RunReleased
     | CancelRequested
     | RunEnded
 )

@@ -35,15 +35,22 @@ REASON_BYTES_MAX = 2 * KIB
 IDEMPOTENCY_KEY_BYTES_MAX = 256
 METADATA_BYTES_MAX = 16 * KIB
 
-# One input. Everything a transaction writes stays within 256 KiB (see UPDATE_BYTES_MAX), and an
-# input is written once in its event, escaped: 192 KiB + 16 KiB of metadata + the run's record.
-# Larger content is an asset.
-INPUT_BYTES_MAX = 192 * KIB
+# An agent file: its instructions are kept beside the first run that pins them.
+AGENT_FILE_BYTES_MAX = 64 * KIB
+
+# One input, as JSON. Everything a transaction writes stays within 256 KiB (see UPDATE_BYTES_MAX): an
+# input of 128 KiB + 64 KiB of instructions, the first time + 16 KiB of metadata + the records' 16 KiB
+# leave 32 KiB to spare. Larger content is an asset.
+INPUT_BYTES_MAX = 128 * KIB
 INPUT_ITEMS_MAX = 64
 
-# One answer of a model, as kept in the journal: 128 KiB is about 32,000 tokens of text. What a
-# model sends beyond it is not kept and the answer is marked as cut.
-ANSWER_BYTES_MAX = 128 * KIB
+# One answer of a model, as JSON in the journal: 192 KiB is about 48,000 tokens of text and leaves 64 KiB
+# of its transaction to the records and a checkpoint. What a model sends beyond it is not kept, and the
+# answer says so: its stop reason is ``length``.
+ANSWER_BYTES_MAX = 192 * KIB
+
+# A checkpoint that travels in the same transaction as an answer.
+CHECKPOINT_BYTES_MAX = 48 * KIB
 
 # One transaction function writes at most this much, and a group has at most 256 of them, so a
 # commit writes at most 64 MiB.

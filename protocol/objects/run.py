@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, StorageFull, WaitTimedOut
+from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, StorageFull
 from protocol.ids import Cursor, Id
 from protocol.limits import INPUT_ITEMS_MAX, REASON_BYTES_MAX, WAIT_SECONDS_MAX
 from protocol.method import Method, Mutation, Page, Params
@@ -42,6 +42,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}
     instructions_digest: str | None = None
     tools: list[str] | None = None
+    workspace: str | None = None
     permission_mode: str = "default"
     max_turns: int = 0
     generation: int = 0
@@ -59,8 +60,10 @@ class RunError(Struct, frozen=True, omit_defaults=True):
 class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as it is kept and shown. Its record is what folding its events gives.
 
-    ``start`` counts how often a worker took it up; ``starts_without_progress`` those that nothing came
-    of. ``step`` counts the model calls that were answered; ``attempt`` the tries of the present one.
+    ``start`` counts how often a worker took it up; ``starts_without_progress`` the effects that were
+    started and that nothing came of. ``step`` counts the model calls that were answered; ``attempt`` the
+    tries of the present one, whose message will be ``item_id``. ``output_cursor`` is where the last
+    answer stands in the journal.
     """
 
     run_id: Id
@@ -84,16 +87,16 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     item_id: str | None = None
     retry_at_ms: int | None = None
     cancel: Literal["cancelled", "interrupted"] | None = None
-    output: str | None = None
+    output_cursor: Cursor | None = None
     error: RunError | None = None
     usage: Usage = Usage()
-    answered: bool = False
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
-    """A run and where it stands in its session's queue (1 is next), if it waits there."""
+    """A run, what it answered, and where it stands in its session's queue (1 is next), if it waits."""
 
     queue_position: int | None = None
+    output: str | None = None
 
 
 class RunList(Struct, frozen=True):
@@ -148,7 +151,7 @@ class RunListParams(Page, frozen=True, kw_only=True):
 
 
 class RunWait(Params, frozen=True, kw_only=True):
-    """Params of ``run.wait``."""
+    """Params of ``run.wait``. When the time is over, the answer is the run as it is then."""
 
     run_id: Id
     timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
@@ -171,7 +174,7 @@ WAIT = Method(
     RunWait,
     RunView,
     "Wait until a run has ended or waits for a person.",
-    errors=(RunNotFound, WaitTimedOut),
+    errors=(RunNotFound,),
 )
 CANCEL = Method(
     "run.cancel",

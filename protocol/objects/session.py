@@ -43,7 +43,11 @@ class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A session as it is kept and shown. Its record is what folding its events gives."""
+    """A session as it is kept and shown. Its record is what folding its events gives.
+
+    ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
+    ``cursor`` is that of the last event that changed this record.
+    """
 
     session_id: Id
     agent: str
@@ -60,7 +64,7 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str | None = None
     model: str | None = None
     metadata: dict[str, Any] = {}
-    active_run_id: str | None = None
+    open_runs: list[str] = []
     first_cursor: Cursor = 0
     cursor: Cursor = 0
     runs: int = 0
