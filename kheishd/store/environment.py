@@ -1,0 +1,215 @@
+"""What is inside a transaction: snapshots to read, transactions to write."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from kheishd.store.journal import HASH_BYTES, NO_HASH, STREAM_BELL, link
+from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
+from protocol.errors import UpdateTooLarge
+from protocol.events import Envelope, JournalEvent, encode_line
+from protocol.limits import UPDATE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from typing import Self
+
+V = TypeVar("V")
+Scrub = Callable[[bytes], bytes]
+
+
+class Snapshot:
+    """The store as it is at one moment. Short, on one thread, never held across an ``await``."""
+
+    __slots__ = ("_dbs", "_env", "_last", "_txn")
+
+    def __init__(self, env: lmdb.Environment, dbs: dict[Table[Any], Any]) -> None:
+        self._env = env
+        self._dbs = dbs
+        self._last: int | None = None
+        self._txn: lmdb.Transaction[bytes]
+
+    def __enter__(self) -> "Self":
+        self._txn = self._env.begin()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._txn.abort()
+
+    @property
+    def last_cursor(self) -> int:
+        """The newest cursor of the journal; 0 if there is none."""
+        if self._last is None:
+            with self._txn.cursor(self._dbs[CURSORS]) as cursor:
+                self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+        return self._last
+
+    def get(self, table: Table[V], *key: KeyPart) -> V | None:
+        """The value at ``key``, or None."""
+        stored = self._txn.get(table.pack(key), None, self._dbs[table])
+        return None if stored is None else table.decode(stored)
+
+    def count(self, table: Table[Any]) -> int:
+        """How many rows a table has, without counting them."""
+        return self._txn.stat(self._dbs[table])["entries"]
+
+    def scan(
+        self, table: Table[V], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
+    ) -> Iterator[tuple[Key, V]]:
+        """Rows whose key begins with ``prefix``, in key order.
+
+        ``after`` is a whole key: the scan begins beyond it, in its own direction.
+        """
+        unpack, decode = table.unpack, table.decode
+        start = None if after is None else table.pack(after)
+        for packed, stored in self._rows(table, table.prefix(prefix), start, reverse):
+            yield unpack(packed), decode(stored)
+
+    def entries(self, stream: str, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, bytes]]:
+        """Entries of one stream, (cursor, line): oldest first, beyond ``after``.
+
+        With ``reverse`` newest first, before ``after``, where 0 means from the newest.
+        """
+        prefix = JOURNAL.prefix((stream,))
+        start = JOURNAL.pack((stream, after)) if after else None
+        size = len(prefix)
+        last = after
+        for packed, stored in self._rows(JOURNAL, prefix, start, reverse):
+            cursor = int.from_bytes(packed[size:], "big")
+            assert cursor > last if not reverse else not last or cursor < last, "cursors out of order"
+            last = cursor
+            yield cursor, stored[HASH_BYTES:]
+
+    def feed(self, after: int = 0, *, reverse: bool = False) -> Iterator[tuple[int, str]]:
+        """Cursors of the whole daemon and the stream of each, beyond ``after``; see ``entries``."""
+        start = CURSORS.pack((after,)) if after else None
+        for packed, stored in self._rows(CURSORS, b"", start, reverse):
+            yield int.from_bytes(packed, "big"), stored.decode()
+
+    def entry(self, stream: str, cursor: int) -> tuple[bytes, bytes] | None:
+        """The chain's hash and the line at one cursor, or None."""
+        stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._dbs[JOURNAL])
+        return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
+
+    def head(self, stream: str) -> tuple[int, bytes]:
+        """The newest cursor of a stream and the chain's hash there; (0, zeros) if it has no entries."""
+        prefix = JOURNAL.prefix((stream,))
+        for packed, stored in self._rows(JOURNAL, prefix, None, True):
+            return int.from_bytes(packed[len(prefix) :], "big"), stored[:HASH_BYTES]
+        return 0, NO_HASH
+
+    def _rows(
+        self, table: Table[Any], prefix: bytes, start: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(self._dbs[table]) as cursor:
+            found = _before(cursor, prefix, start) if reverse else _beyond(cursor, prefix, start)
+            if not found:
+                return
+            for packed, stored in cursor.iterprev() if reverse else cursor.iternext():
+                if not packed.startswith(prefix):
+                    return
+                yield packed, stored
+
+
+def _beyond(cursor: "lmdb.Cursor[bytes]", prefix: bytes, start: bytes | None) -> bool:
+    if start is None or start < prefix:
+        return cursor.set_range(prefix)
+    return cursor.set_range(start) and (cursor.key() != start or cursor.next())
+
+
+def _before(cursor: "lmdb.Cursor[bytes]", prefix: bytes, start: bytes | None) -> bool:
+    end = _successor(prefix)
+    if start is None or (end is not None and start >= end):
+        start = end
+    if start is not None and cursor.set_range(start):
+        return cursor.prev()
+    return cursor.last()
+
+
+def _successor(prefix: bytes) -> bytes | None:
+    """The least key above every key with this prefix; None if there is no end."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
+
+
+class Transaction(Snapshot):
+    """What an update function gets: reads see its own writes; all of them are kept, or none."""
+
+    __slots__ = ("_bytes", "_heads", "_scrub", "now_ms", "rung")
+
+    def __init__(
+        self,
+        env: lmdb.Environment,
+        dbs: dict[Table[Any], Any],
+        txn: "lmdb.Transaction[bytes]",
+        now_ms: int,
+        scrub: Scrub | None,
+    ) -> None:
+        super().__init__(env, dbs)
+        self._txn = txn
+        self._scrub = scrub
+        self._bytes = 0
+        self._heads: dict[str, tuple[int, bytes]] = {}
+        self.now_ms = now_ms
+        self.rung: set[str] = set()
+
+    def put(self, table: Table[V], *key: KeyPart, value: V) -> None:
+        """Write a row. Errors: UpdateTooLarge over 256 KiB a transaction."""
+        packed, stored = table.pack(key), table.encode(value)
+        self._charge(len(packed) + len(stored))
+        self._txn.put(packed, stored, True, True, False, self._dbs[table])
+        self.rung.add(table.name)
+
+    def delete(self, table: Table[Any], *key: KeyPart) -> bool:
+        """Remove a row; whether there was one."""
+        self.rung.add(table.name)
+        return self._txn.delete(table.pack(key), b"", self._dbs[table])
+
+    def append(
+        self,
+        stream: str,
+        event: JournalEvent,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        actor: str = "daemon",
+        on_behalf_of: str | None = None,
+        request_id: str | int | None = None,
+        cause: int | None = None,
+    ) -> Envelope:
+        """Add an event to a stream; gives the envelope, with the cursor it got.
+
+        Errors: UpdateTooLarge over 256 KiB a transaction.
+        """
+        envelope = Envelope(
+            cursor=self.last_cursor + 1,
+            at_ms=self.now_ms,
+            session_id=session_id,
+            run_id=run_id,
+            actor=actor,
+            on_behalf_of=on_behalf_of,
+            request_id=request_id,
+            cause=cause,
+        )
+        line = encode_line(envelope, event)
+        self._append(stream, envelope.cursor, line if self._scrub is None else self._scrub(line))
+        return envelope
+
+    def _append(self, stream: str, cursor: int, line: bytes) -> None:
+        newest, previous = self._heads.get(stream) or self.head(stream)
+        assert cursor > newest, "the journal's cursor must rise"
+        digest = link(previous, line)
+        self._charge(len(stream) + 8 + HASH_BYTES + len(line))
+        key = JOURNAL.pack((stream, cursor))
+        fresh = self._txn.put(key, digest + line, True, False, False, self._dbs[JOURNAL])
+        risen = self._txn.put(CURSORS.pack((cursor,)), stream.encode(), True, False, True, self._dbs[CURSORS])
+        assert fresh, "an entry is written once"
+        assert risen, "a cursor is given once"
+        self._heads[stream] = (cursor, digest)
+        self._last = cursor
+        self.rung.update((JOURNAL.name, CURSORS.name, STREAM_BELL + stream))
+
+    def _charge(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > UPDATE_BYTES_MAX:
+            raise UpdateTooLarge()

@@ -1,0 +1,27 @@
+"""Stored structs that never cross the wire. MessagePack; fields are only ever added, with defaults."""
+
+from msgspec import Struct
+
+from protocol.objects.token import Token
+
+
+class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which session a conversation, (agent, sender), means."""
+
+    session_id: str
+    bound_at_ms: int
+
+
+class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token and the SHA-256 of its secret, in hex."""
+
+    token: Token
+    digest: str
+
+
+class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a mutation with an idempotency key was asked and what it gave, the result as JSON."""
+
+    params_digest: bytes
+    result: bytes
+    at_ms: int

@@ -1,0 +1,37 @@
+"""What every test may ask for: a directory for a store, a store, a state."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kheishd.kernel.state import State, open_state
+from kheishd.store.writer import Store
+
+
+@pytest.fixture
+def store_dir(tmp_path: Path) -> Path:
+    """Where a store may be made; there is nothing yet."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(store_dir: Path) -> Iterator[Store]:
+    """A store whose writer runs inline: an update is done when ``submit`` returns."""
+    store = Store.open(store_dir, on_group=lambda group: None, threaded=False, version="test")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def state(store_dir: Path) -> AsyncIterator[State]:
+    """A state with its writer thread, as in the daemon."""
+    async with open_state(store_dir, version="test") as state:
+        yield state
+
+
+@pytest.fixture
+async def inline_state(store_dir: Path) -> AsyncIterator[State]:
+    """A state whose writer runs inline, for tests on a mock clock."""
+    async with open_state(store_dir, version="test", threaded=False) as state:
+        yield state
