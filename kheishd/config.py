@@ -1,0 +1,299 @@
+"""``config.toml``: what it may say, and every reason to refuse it, each with its key and line.
+
+The structs below are the whole of it: their fields are the keys, their defaults what is meant by an
+absent key. Reading is strict; an unknown key is an error that names the nearest known one.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from kheishd.core.lines import Path as KeyPath
+from kheishd.core.lines import key_lines, line_of
+from kheishd.core.strict import Problem, dotted, problems
+from protocol.errors import ConfigInvalid
+from protocol.ids import Id
+from protocol.limits import MIB
+from protocol.method import Scope
+from protocol.objects.conversation import Agent
+from protocol.objects.route import Driver
+from protocol.objects.session import PermissionMode
+
+BUILT_IN_ROUTE = "offline"
+BUILT_IN_AGENT = "default"
+
+# Ten seconds is longer than most answers take to finish and shorter than the 90 s after which systemd
+# kills; what is not finished then is asked again by the next daemon.
+DRAIN_SECONDS_DEFAULT = 10.0
+
+# A thousand routes of a kilobyte each.
+CONFIG_BYTES_MAX = 1 * MIB
+
+AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
+
+# "max_tokens" and "token_budget" are options; "token", "api_key" and "Authorization" are credentials.
+_CREDENTIAL: Final = re.compile(r"(?i)(^|[-_.])(api[-_]?key|key|authorization|secret|password|passwd|token)$")
+
+Seconds = Annotated[float, Meta(ge=0, le=24 * 3600)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of everything that config.toml may hold."""
+
+
+class Tcp(Section, frozen=True):
+    """``[listen.tcp]``: the WebSocket listener. ``insecure`` allows other machines without TLS."""
+
+    address: str = "127.0.0.1:7707"
+    certificate: str | None = None
+    key: str | None = None
+    origins: list[str] = []
+    hosts: list[str] = []
+    insecure: bool = False
+
+
+class Grant(Section, frozen=True):
+    """``[[listen.shared.grants]]``: what a user or the members of a group may do, by number or name."""
+
+    scopes: list[Scope]
+    uid: int | str | None = None
+    gid: int | str | None = None
+    agents: list[str] | None = None
+    senders: list[str] | None = None
+
+
+class Shared(Section, frozen=True):
+    """``[listen.shared]``: a second Unix socket for other users of this machine."""
+
+    path: str = "run/shared.sock"
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    group: str | None = None
+    grants: list[Grant] = []
+
+
+class Listen(Section, frozen=True):
+    """``[listen]``: besides the private Unix socket, which is always there."""
+
+    tcp: Tcp | None = None
+    shared: Shared | None = None
+
+
+class RouteTable(Section, frozen=True):
+    """``[routes.<id>]``: one driver, one current model, one ``auth_ref``."""
+
+    driver: Driver
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    base_url: str | None = None
+    auth_ref: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Permissions(Section, frozen=True):
+    """``[permissions]``."""
+
+    mode: PermissionMode = "default"
+
+
+class Workspace(Section, frozen=True):
+    """``[workspace]``: where agents' file and shell tools are confined."""
+
+    root: str | None = None
+
+
+class Runs(Section, frozen=True):
+    """``[runs]``: ceilings, retries and timeouts; the fields of ``kernel.runtime.RunLimits``."""
+
+    active_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 4
+    backoff_s: Seconds = 1.0
+    backoff_max_s: Seconds = 60.0
+    retry_after_max_s: Seconds = 3600.0
+    stream_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 600.0
+    inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
+    turns_max: Positive = 500
+    recovery: Literal["resume", "interrupt"] = "resume"
+
+
+class Log(Section, frozen=True):
+    """``[log]``: what the command line does not say."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class DaemonTable(Section, frozen=True):
+    """``[daemon]``: ``drain_s`` is how long runs in flight may take to finish at a stop."""
+
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = DRAIN_SECONDS_DEFAULT
+
+
+class Config(Section, frozen=True):
+    """The whole of ``config.toml``."""
+
+    default_agent: Agent = BUILT_IN_AGENT
+    default_route: Id = BUILT_IN_ROUTE
+    listen: Listen = Listen()
+    routes: dict[Id, RouteTable] = {}
+    permissions: Permissions = Permissions()
+    workspace: Workspace = Workspace()
+    runs: Runs = Runs()
+    log: Log = Log()
+    daemon: DaemonTable = DaemonTable()
+
+
+def parse(text: str, name: str = "config.toml") -> Config:
+    """The configuration that a text means.
+
+    Errors: ConfigInvalid, naming every problem as ``config.toml:12: routes.local.drvier: unknown key ...``.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(_syntax_error(name, str(error))) from None
+    found = list(problems(Config, table))
+    if found:
+        raise refusal(name, text, found)
+    config = msgspec.convert(table, Config)
+    found = list(_rule_problems(config))
+    if found:
+        raise refusal(name, text, found)
+    return config
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file. Errors: ConfigInvalid, also when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: {error.strerror}; nothing was read") from None
+    if len(content) > CONFIG_BYTES_MAX:
+        raise ConfigInvalid(f"{path} is over {CONFIG_BYTES_MAX} bytes; a configuration is a few kilobytes")
+    try:
+        return parse(content.decode(), path.name)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid(f"{path.name}:{line}: not UTF-8; save the file in that encoding") from None
+
+
+def refusal(name: str, text: str, found: list[Problem]) -> ConfigInvalid:
+    """One refusal for all problems of one file, in the order of their lines."""
+    lines = key_lines(text)
+    placed = sorted(((line_of(lines, problem.path), problem) for problem in found), key=lambda p: p[0] or 0)
+    message = "; ".join(f"{name}:{line}: {p}" if line else f"{name}: {p}" for line, p in placed)
+    return ConfigInvalid(message, field=dotted(placed[0][1].path) or None)
+
+
+def _syntax_error(name: str, message: str) -> str:
+    """``tomllib`` says ``What (at line 3, column 5)``; people want ``config.toml:3: what``."""
+    what, _, where = message.partition(" (at ")
+    place = re.match(r"line (\d+)", where)
+    return f"{name}:{place[1]}: {what}" if place else f"{name}: {message}"
+
+
+def _rule_problems(config: Config) -> Iterator[Problem]:
+    """What the shapes cannot say."""
+    if config.default_route != BUILT_IN_ROUTE and config.default_route not in config.routes:
+        known = ", ".join([*config.routes, BUILT_IN_ROUTE])
+        yield Problem(("default_route",), f"there is no route '{config.default_route}'; there are: {known}")
+    if config.listen.tcp is not None:
+        yield from _tcp_problems(config.listen.tcp)
+    if config.listen.shared is not None:
+        yield from _shared_problems(config.listen.shared)
+    for route_id, route in config.routes.items():
+        yield from _route_problems(route_id, route)
+
+
+def _tcp_problems(tcp: Tcp) -> Iterator[Problem]:
+    at = ("listen", "tcp")
+    if (tcp.certificate is None) != (tcp.key is None):
+        yield Problem(at, "certificate and key go together; give both or neither")
+    try:
+        host, _ = split_address(tcp.address)
+    except ValueError as error:
+        yield Problem((*at, "address"), str(error))
+        return
+    if not _is_loopback(host) and tcp.certificate is None and not tcp.insecure:
+        yield Problem(
+            (*at, "address"),
+            f"{host} can be reached from other machines and tokens would travel unencrypted; "
+            "give certificate and key, or say insecure = true",
+        )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``host:port`` or ``[v6]:port`` in its parts. Errors: ValueError, a sentence."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address is written in brackets: [::1]:7707")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("expected host:port, as in 127.0.0.1:7707")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shared_problems(shared: Shared) -> Iterator[Problem]:
+    at = ("listen", "shared")
+    if int(shared.mode, 8) & 0o111:
+        yield Problem((*at, "mode"), "a socket has no use for execute bits; 0660 or 0666 are usual")
+    for number, grant in enumerate(shared.grants):
+        if (grant.uid is None) == (grant.gid is None):
+            yield Problem((*at, "grants", number), "a grant names either a uid or a gid")
+
+
+def _route_problems(route_id: str, route: RouteTable) -> Iterator[Problem]:
+    at: KeyPath = ("routes", route_id)
+    if route_id == BUILT_IN_ROUTE:
+        yield Problem(at, f"'{BUILT_IN_ROUTE}' is built in; choose another id")
+    if route.base_url is not None:
+        yield from _url_problems(route.base_url, (*at, "base_url"))
+    if route.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, route.auth_ref):
+        # The value is not repeated: it may be a key that was pasted in the wrong place.
+        yield Problem(
+            (*at, "auth_ref"), "expected env:NAME, credential:NAME or slot:NAME, never a key itself"
+        )
+    yield from _option_problems(route.options, (*at, "options"))
+
+
+def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
+    from urllib.parse import parse_qsl, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        yield Problem(path, "expected http://host[:port]/path or https://...")
+        return
+    names = [name for name, _ in parse_qsl(parts.query)]
+    if parts.username is not None or parts.password is not None or any(map(_CREDENTIAL.search, names)):
+        yield Problem(path, "a URL is no place for a credential; name one by auth_ref")
+
+
+def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
+    """Options are shown by ``daemon.config`` and pinned in runs, so no credential may stand in them."""
+    if isinstance(options, dict):
+        for key, value in options.items():
+            if isinstance(value, str) and _CREDENTIAL.search(key):
+                yield Problem((*path, key), "options are no place for a credential; name one by auth_ref")
+            yield from _option_problems(value, (*path, key))

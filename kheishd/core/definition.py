@@ -1,0 +1,166 @@
+"""An agent file, ``agents/<name>.md``: YAML front matter and instructions, read strictly.
+
+The file's name is the agent's. A file without front matter is all instructions. YAML's anchors, aliases
+and tags are refused: nobody needs them here, and a few lines of aliases expand to gigabytes.
+"""
+
+import hashlib
+import re
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from kheishd.core.strict import Problem, problems
+from protocol.ids import ID_PATTERN
+from protocol.limits import AGENT_FILE_BYTES_MAX
+from protocol.objects.definition import Definition
+from protocol.objects.session import Allowed, PermissionMode
+
+DEFAULT_INSTRUCTIONS: Final = (
+    "You are a helpful, careful assistant. Answer plainly and concretely. "
+    "Say so when you do not know something or cannot do it."
+)
+
+_FENCE: Final = re.compile(r"^---[ \t]*$", re.MULTILINE)
+
+
+class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may stand between the two ``---`` lines. ``null`` lists mean everything, empty ones nothing."""
+
+    description: Annotated[str, Meta(max_length=1024)] = ""
+    route: str | None = None
+    model: str | None = None
+    max_turns: Annotated[int, Meta(ge=1)] | None = None
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    persona: str | None = None
+    tools: Allowed = None
+    skills: Allowed = None
+    mcp: Allowed = None
+    members: Allowed = None
+
+
+class DefinitionError(Exception):
+    """An agent file that cannot be used: every problem with its line, counted from 1."""
+
+    def __init__(self, found: list[tuple[int, str]]) -> None:
+        super().__init__("; ".join(f"line {line}: {message}" for line, message in found))
+        self.found = sorted(found)
+
+
+def built_in() -> Definition:
+    """The agent that is always there, under the name ``default``."""
+    return Definition(
+        name="default",
+        instructions=DEFAULT_INSTRUCTIONS,
+        source="built_in",
+        digest=_digest(DEFAULT_INSTRUCTIONS),
+        description="The built-in agent.",
+    )
+
+
+def parse(name: str, content: bytes, path: str) -> Definition:
+    """The agent that a file defines; its ``digest`` is the SHA-256 of its instructions, in hex.
+
+    Errors: DefinitionError, with a line for every problem.
+    """
+    if not re.fullmatch(ID_PATTERN, name):
+        raise DefinitionError([(1, f"an agent cannot be called {name!r}; use A-Z a-z 0-9 . _ : -")])
+    if len(content) > AGENT_FILE_BYTES_MAX:
+        raise DefinitionError([(1, f"an agent file has at most {AGENT_FILE_BYTES_MAX} bytes")])
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
+    matter, instructions = _divided(text)
+    front = _front_matter(matter) if matter else FrontMatter()
+    return Definition(
+        name=name,
+        instructions=instructions,
+        source="file",
+        digest=_digest(instructions),
+        path=path,
+        **msgspec.structs.asdict(front),
+    )
+
+
+def route_line(content: bytes) -> int:
+    """The line on which an agent file names its route, or its first."""
+    for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+        if re.match(r"[\"']?route[\"']?\s*:", line):
+            return number
+    return 1
+
+
+def _divided(text: str) -> tuple[str | None, str]:
+    """Front matter and instructions. The front matter's first line is line 2 of the file."""
+    opening = _FENCE.match(text)
+    if opening is None:
+        return None, text.strip()
+    closing = _FENCE.search(text, opening.end())
+    if closing is None:
+        raise DefinitionError([(1, "the front matter that begins here has no closing '---' line")])
+    return text[opening.end() + 1 : closing.start()], text[closing.end() :].strip()
+
+
+def _front_matter(text: str) -> FrontMatter:
+    table, lines = _yaml_mapping(text)
+    found = list(problems(FrontMatter, table))
+    if found:
+        raise DefinitionError([(_line(problem, lines), str(problem)) for problem in found])
+    return msgspec.convert(table, FrontMatter)
+
+
+def _line(problem: Problem, lines: dict[str, int]) -> int:
+    return lines.get(str(problem.path[0]), 1) if problem.path else 1
+
+
+def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping that front matter is, and the line of each of its keys.
+
+    Errors: DefinitionError if it is not YAML, not a mapping, or uses what is refused here.
+    """
+    # Imported here: a home without agent files never pays for it.
+    import yaml
+
+    try:
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
+                raise DefinitionError(
+                    [(_file_line(token.start_mark), "anchors, aliases and tags are refused")]
+                )
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return {}, {}
+        if not isinstance(node, yaml.MappingNode):
+            raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
+        return yaml.safe_load(text), _key_lines(node)
+    except yaml.MarkedYAMLError as error:
+        message = " ".join(part for part in (error.context, error.problem) if part)
+        # Where something was never closed, the problem is seen at the end but stands where it began.
+        at_end = "end of stream" in (error.problem or "")
+        mark = error.context_mark if at_end else error.problem_mark or error.context_mark
+        raise DefinitionError([(_file_line(mark), message)]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DefinitionError([(2, str(error).splitlines()[0])]) from None
+
+
+def _key_lines(node: Any) -> dict[str, int]:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = _file_line(key.start_mark)
+        name = str(key.value)
+        if name in lines:
+            raise DefinitionError([(line, f"{name}: written twice; it stands on line {lines[name]} already")])
+        lines[name] = line
+    return lines
+
+
+def _file_line(mark: Any) -> int:
+    """The front matter begins on line 2, and YAML counts from 0."""
+    return int(mark.line) + 2 if mark is not None else 2
+
+
+def _digest(instructions: str) -> str:
+    return hashlib.sha256(instructions.encode()).hexdigest()

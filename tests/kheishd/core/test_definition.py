@@ -1,0 +1,129 @@
+"""Agent files: what they mean, and that each mistake is named with its line."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.core.definition import DefinitionError, built_in, parse, route_line
+from protocol.limits import AGENT_FILE_BYTES_MAX
+from protocol.objects.definition import Definition
+
+REVIEWER = b"""\
+---
+description: Reviews changes and says what could break.
+route: local                 # a comment
+tools: [read_file, grep_search, bash]
+skills: null
+mcp: []
+max_turns: 5
+---
+
+You review changes. Be brief and concrete.
+"""
+
+
+def refused(content: bytes, name: str = "a") -> list[tuple[int, str]]:
+    """The problems with which a file is refused."""
+    with pytest.raises(DefinitionError) as caught:
+        parse(name, content, "agents/a.md")
+    return caught.value.found
+
+
+def test_the_example_of_the_contract() -> None:
+    """Absent is everything, null is everything, an empty list is nothing."""
+    instructions = "You review changes. Be brief and concrete."
+    assert parse("reviewer", REVIEWER, "agents/reviewer.md") == Definition(
+        name="reviewer",
+        instructions=instructions,
+        source="file",
+        digest=hashlib.sha256(instructions.encode()).hexdigest(),
+        description="Reviews changes and says what could break.",
+        route="local",
+        max_turns=5,
+        tools=["read_file", "grep_search", "bash"],
+        skills=None,
+        mcp=[],
+        members=None,
+        path="agents/reviewer.md",
+    )
+
+
+def test_the_same_file_from_another_editor() -> None:
+    """A byte order mark and carriage returns change nothing."""
+    other = b"\xef\xbb\xbf" + REVIEWER.replace(b"\n", b"\r\n")
+    assert parse("r", other, "p") == parse("r", REVIEWER, "p")
+
+
+@pytest.mark.parametrize(
+    "content", [b"Just talk.", b"---\n---\nJust talk.\n", b"---\n# nothing\n---\nJust talk."]
+)
+def test_front_matter_is_optional(content: bytes) -> None:
+    """A file of instructions only is an agent that may use everything."""
+    assert parse("a", content, "p").instructions == "Just talk."
+
+
+def test_a_rule_within_the_instructions_is_text() -> None:
+    """Only the first two ``---`` lines are fences."""
+    assert parse("a", b"---\nmodel: m\n---\none\n---\ntwo\n", "p").instructions == "one\n---\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"---\nmodel: m\ndescripton: x\n---\n", 3, "did you mean 'description'"),
+        (b"---\nmodel: m\n\nmax_turns: many\n---\n", 4, "max_turns: expected `int"),
+        (b"---\ntools: read_file\n---\n", 2, "tools: expected `array"),
+        (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected `str`, got `int` (at [1])"),
+        (b"---\npermission_mode: yolo\n---\n", 2, "permission_mode"),
+        (b"---\nmodel: m\nmodel: n\n---\n", 3, "stands on line 2 already"),
+        (b"---\nmodel: m\n\ttools: [\n---\n", 3, "cannot start any token"),
+        (b"---\nmodel: 'm\n---\n", 2, "quoted scalar"),
+        (b"---\n- a\n- b\n---\n", 2, "key: value"),
+        (b"---\nmodel: &m x\nroute: *m\n---\n", 2, "anchors, aliases and tags"),
+        (b"---\nmodel: !!python/object:os.system x\n---\n", 2, "anchors, aliases and tags"),
+        (b"---\nmodel: m\n", 1, "no closing"),
+        (b"---\nmodel: m\n---\n\n\xff", 5, "not UTF-8"),
+        (b"x" * (AGENT_FILE_BYTES_MAX + 1), 1, "at most"),
+        (b"---\nmodel: 2026-13-45\n---\n", 2, "month"),
+    ],
+)
+def test_a_mistake_has_a_line(content: bytes, line: int, words: str) -> None:
+    """Each kind of mistake: the line it is on and what is wrong."""
+    found = refused(content)
+    assert found[0][0] == line
+    assert words in found[0][1]
+
+
+def test_a_name_nobody_could_address() -> None:
+    """The file's name is the agent's, so it must be an id."""
+    assert "cannot be called" in refused(b"x", "two words")[0][1]
+
+
+def test_every_mistake_is_named() -> None:
+    """All problems of one file come together, in the order of their lines."""
+    assert [line for line, _ in refused(b"---\nb: 1\nmodel: 2\n---\n")] == [2, 3]
+
+
+def test_the_line_of_the_route() -> None:
+    """An agent on a route that does not exist is told where it says so."""
+    assert route_line(REVIEWER) == 3
+    assert route_line(b"no front matter") == 1
+
+
+def test_the_built_in_agent() -> None:
+    """It is there without any file, and says where it comes from."""
+    assert (built_in().name, built_in().source, built_in().tools) == ("default", "built_in", None)
+
+
+@given(st.binary(max_size=80) | st.text("-:\n ab&*![]{}'\"#|>\t", max_size=60).map(str.encode))
+def test_any_bytes_are_an_agent_or_a_mistake(content: bytes) -> None:
+    """Whatever a file holds, it is read or refused with a line, never a crash."""
+    for text in (content, b"---\n" + content + b"\n---\n"):
+        try:
+            lines = [(1, parse("a", text, "p").name)]
+        except DefinitionError as error:
+            lines = error.found
+        assert all(line >= 1 for line, _ in lines)
+        assert lines
