@@ -13,6 +13,16 @@ LINE_BYTES_MAX = 16 * MIB
 # One JSON-RPC batch. 1,000 small queries fit into a millisecond-sized slice of work each.
 BATCH_MESSAGES_MAX = 1_000
 
+# One header line before a message, where a peer frames messages so: 'Content-Length: 16777216'.
+HEADER_BYTES_MAX = 4 * KIB
+
+# A request's id is kept while the request is open and repeated in its answer. A UUID has 36 bytes.
+ID_BYTES_MAX = 1 * KIB
+
+# How deep arrays and objects may nest. Decoding recurses once a level, and Python 3.11 stops at
+# 1,000, of which the callers use up to 100: what arrived must also be readable from deeper down.
+NESTING_MAX = 128
+
 # What one connection can make the daemon hold. 64 requests that wait (one every few milliseconds
 # for a script that pipelines), 1 MiB unsent (what a kernel socket buffer holds, several times over).
 OPEN_REQUESTS_MAX = 64
