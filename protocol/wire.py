@@ -126,20 +126,20 @@ def decode(data: bytes) -> Value:
 
     Shape:  one of :data:`Value`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
     """
-    problem = None if data.isascii() else _not_utf8(data)
-    if problem is None:
-        try:
-            # Nesting beyond the limit needs at least an opening and a closing byte a level.
-            if len(data) <= 2 * NESTING_MAX or not _nested_too_deep(data):
-                return _message(_incoming.decode(data))
-            problem = _too_deep()
-        except msgspec.ValidationError as error:
-            return _odd(data, str(error))
-        except RecursionError:
-            problem = _too_deep()
-        except ValueError as error:
-            problem = ParseError(f"the message is not JSON: {error}")
-    return Malformed(problem)
+    if not data.isascii() and (problem := _not_utf8(data)):
+        return Malformed(problem)
+    try:
+        message = _message(_incoming.decode(data))
+    except msgspec.ValidationError as error:
+        return _odd(data, str(error))
+    except RecursionError:
+        return Malformed(_too_deep())
+    except ValueError as error:
+        return Malformed(ParseError(f"the message is not JSON: {error}"))
+    # Nesting beyond the limit takes at least an opening and a closing byte a level.
+    if len(data) > 2 * NESTING_MAX and _nested_too_deep(data):
+        return Malformed(_too_deep())
+    return message
 
 
 def _message(incoming: _Incoming) -> Message | Malformed:
@@ -176,6 +176,8 @@ def _odd(data: bytes, complaint: str) -> Batch | Malformed:
         id_ = bytes(_id_only.decode(data).id)
     except msgspec.ValidationError:
         id_ = b""
+    except RecursionError:
+        return Malformed(_too_deep())
     except ValueError as error:
         return Malformed(ParseError(f"the message is not JSON: {error}"))
     if not id_ or id_[0] in b"{[tf" or len(id_) > ID_BYTES_MAX:
@@ -220,7 +222,7 @@ def _too_deep() -> ParseError:
 
 
 def _nested_too_deep(data: bytes) -> bool:
-    """Whether arrays and objects nest beyond the limit, found without walking byte by byte."""
+    """Whether the arrays and objects of valid JSON nest beyond the limit, without a walk byte by byte."""
     if data.count(b"[") + data.count(b"{") <= NESTING_MAX:
         return False
     brackets = _STRINGS.sub(b"", data).translate(None, _NOT_BRACKETS)
@@ -272,12 +274,13 @@ def _only_item(params: Raw) -> Raw | None:
 
     Errors: InvalidParams for any other array.
     """
-    if not bytes(params).startswith(b"["):
+    if memoryview(params)[:1].tobytes() != b"[":
         return None
-    items = _items.decode(params)
-    if len(items) != 1 or not bytes(items[0]).startswith(b"{"):
+    items = msgspec.structs.astuple(_items_guarded.decode(params))
+    if items[1] or memoryview(items[0])[:1].tobytes() != b"{":
         raise InvalidParams("params are by name: send an object, not an array", field="$.params")
-    return items[0]
+    item: Raw = items[0]
+    return item
 
 
 def params_error(error: ValueError) -> InvalidParams:
