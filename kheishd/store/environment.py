@@ -8,7 +8,7 @@ import lmdb
 from kheishd.store.journal import HASH_BYTES, NO_HASH, STREAM_BELL, link
 from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
 from protocol.errors import UpdateTooLarge
-from protocol.events import Envelope, JournalEvent, encode_line
+from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits import UPDATE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -176,9 +176,10 @@ class Transaction(Snapshot):
         on_behalf_of: str | None = None,
         request_id: str | int | None = None,
         cause: int | None = None,
-    ) -> Envelope:
-        """Add an event to a stream; gives the envelope, with the cursor it got.
+    ) -> tuple[Envelope, JournalEvent]:
+        """Add an event to a stream; gives the envelope, with the cursor it got, and the event as stored.
 
+        The two are what a record is to be folded from: secrets were scrubbed out of them.
         Errors: UpdateTooLarge over 256 KiB a transaction.
         """
         envelope = Envelope(
@@ -192,8 +193,13 @@ class Transaction(Snapshot):
             cause=cause,
         )
         line = encode_line(envelope, event)
-        self._append(stream, envelope.cursor, line if self._scrub is None else self._scrub(line))
-        return envelope
+        kept = line if self._scrub is None else self._scrub(line)
+        self._append(stream, envelope.cursor, kept)
+        if kept is line or kept == line:
+            return envelope, event
+        stored = decode_event(kept)
+        assert not isinstance(stored, Unknown), "scrubbing leaves an event what it is"
+        return decode_envelope(kept), stored
 
     def _append(self, stream: str, cursor: int, line: bytes) -> None:
         newest, previous = self._heads.get(stream) or self.head(stream)

@@ -152,6 +152,8 @@ RUNS_BY_SESSION = Table("runs_by_session", (str, int), str)
 """(session id, cursor of acceptance) → run id: a session's line, in order."""
 RUNS_READY = Table("runs_ready", (int,), str)
 """(cursor of acceptance) → run id: first in its line, not ended, waiting for nobody."""
+RUNS_CANCELLED = Table("runs_cancelled", (int,), str)
+"""(cursor of acceptance) → run id: somebody wants it stopped and it has not ended."""
 TOKENS = Table("tokens", (str,), TokenRecord)
 """(token id) → the token."""
 TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
@@ -176,6 +178,7 @@ TABLES: tuple[Table[Any], ...] = (
     RUNS,
     RUNS_BY_SESSION,
     RUNS_READY,
+    RUNS_CANCELLED,
     TOKENS,
     TOKENS_BY_DIGEST,
     RECEIPTS,
