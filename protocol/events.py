@@ -96,6 +96,7 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     agent: str
     sender: str | None = None
     parent_session_id: str | None = None
+    root_session_id: str | None = None
     title: str | None = None
     scope: CapabilityScope = CapabilityScope()
     permission_mode: PermissionMode | None = None
@@ -172,6 +173,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
     agent: str
     pinned: Pinned
     sender: str | None = None
+    guest: str | None = None
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):

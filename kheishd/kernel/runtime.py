@@ -10,6 +10,7 @@ from msgspec import Struct
 from protocol.objects.definition import Definition
 from protocol.objects.route import Driver
 from protocol.objects.run import Pinned
+from protocol.objects.session import PermissionMode
 from protocol.transcript import Item, Message, Usage
 
 
@@ -52,7 +53,7 @@ class Runtime:
     default_route: str
     limits: RunLimits
     models: "ModelCaller"
-    permission_mode: str = "default"
+    permission_mode: PermissionMode = "default"
     workspace_root: str | None = None
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

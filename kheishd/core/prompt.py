@@ -1,0 +1,115 @@
+"""What a model is shown: the transcript folded from the journal, and how guests are framed. Pure.
+
+An input enters the transcript when its run starts, not when it arrives: what was said while another run
+was at work comes after that run's answer, so the model always reads question, answer, question, answer.
+
+A :class:`Transcript` can be written down as a session's checkpoint and read back; it is a cache: folding
+the journal from the beginning gives the same one.
+"""
+
+import msgspec
+from msgspec import Struct, field
+
+from protocol.events import (
+    Envelope,
+    InputReceived,
+    JournalEvent,
+    MessageAppended,
+    RunAccepted,
+    RunEnded,
+    RunStarted,
+    TranscriptImported,
+    Unknown,
+)
+from protocol.transcript import Item, Message, Text
+
+CHECKPOINT_EVENTS = 64
+"""Events after which a new checkpoint is worth its bytes: about ten text turns."""
+
+
+class Transcript(Struct):
+    """The messages of a session up to ``cursor``, and the inputs whose runs have not started.
+
+    ``events`` and ``bytes`` count what was folded since the checkpoint this grew from.
+    """
+
+    cursor: int = 0
+    messages: list[Message] = field(default_factory=list)
+    inputs: dict[str, Message] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+
+    def fold(self, envelope: Envelope, event: JournalEvent | Unknown) -> None:
+        """Take one event in; events must come in the order of their cursors."""
+        assert envelope.cursor > self.cursor, "the journal is read in order"
+        self.cursor = envelope.cursor
+        run_id = envelope.run_id or ""
+        match event:
+            case InputReceived(input_id=input_id, items=items):
+                self.inputs[input_id] = Message("user", list(items))
+            case RunAccepted(input_id=input_id):
+                self.runs[run_id] = input_id
+            case RunStarted():
+                self._begin(run_id)
+            case MessageAppended(message=message) | TranscriptImported(message=message):
+                self.messages.append(message)
+            case RunEnded():
+                # One that was cancelled while it was queued never came to be said to the model.
+                self.inputs.pop(self.runs.pop(run_id, ""), None)
+            case _:
+                pass
+
+    def _begin(self, run_id: str) -> None:
+        message = self.inputs.pop(self.runs.get(run_id, ""), None)
+        if message is not None:
+            self.messages.append(message)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Transcript)
+
+
+def to_checkpoint(transcript: Transcript) -> bytes:
+    """A transcript as the bytes of a checkpoint."""
+    return _encoder.encode(transcript)
+
+
+def from_checkpoint(checkpoint: bytes) -> Transcript:
+    """A checkpoint read back. Errors: msgspec.DecodeError if it is of another shape: then fold anew."""
+    return _decoder.decode(checkpoint)
+
+
+def framed(messages: list[Message], *, speaker: str, primary: str) -> list[Message]:
+    """The messages as ``speaker`` is to read them: what others said stands in ``<from>`` tags.
+
+    Shape: the same messages where nobody else spoke; framing never reaches the journal.
+    """
+    return [_tagged(message, speaker, primary) for message in messages]
+
+
+def _tagged(message: Message, speaker: str, primary: str) -> Message:
+    author = message.agent or primary
+    if message.role != "assistant" or author == speaker:
+        return message
+    items: list[Item] = [
+        Text(f'<from agent="{author}">\n{item.text}\n</from>')
+        for item in message.items
+        if isinstance(item, Text)
+    ]
+    return Message("user", items or [Text(f'<from agent="{author}"></from>')])
+
+
+def framing(*, speaker: str, primary: str, others: list[str]) -> str:
+    """The sentences that explain the tags, added to the instructions; empty when nobody else spoke."""
+    if speaker != primary:
+        return (
+            f"\n\nYou are a guest in a conversation between the user and the agent '{primary}'. Answer the "
+            "last message as yourself. What other agents said stands in <from> tags."
+        )
+    if others:
+        return "\n\nWhat stands in <from> tags was said by guests: other agents who were asked to speak."
+    return ""
+
+
+def guests(messages: list[Message]) -> list[str]:
+    """The agents who spoke as guests, each once, in the order they first spoke."""
+    return list(dict.fromkeys(message.agent for message in messages if message.agent))

@@ -1,0 +1,145 @@
+"""A session's record as the fold of its events, and the rules about its boundaries. Pure.
+
+The first of ``open_runs`` holds the session's one slot: it is the only one that may execute, and it keeps
+the slot while it waits for a person. A run leaves the list when it ends, and then the next one is first.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from protocol.errors import ScopeWouldWiden
+from protocol.events import (
+    Envelope,
+    JournalEvent,
+    MessageAppended,
+    RunAccepted,
+    RunEnded,
+    SessionCreated,
+    SessionEnded,
+    SessionRenamed,
+    SessionUpdated,
+)
+from protocol.objects.session import CapabilityScope, PermissionMode, Session
+
+
+def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> Session:
+    """The session after an event of its stream. Most events of runs leave it as it is.
+
+    Errors: AssertionError for a first event that is not ``SessionCreated``: the journal is damaged.
+    """
+    if isinstance(event, SessionCreated):
+        return _created(envelope, event)
+    assert session is not None, "a session's first event is its creation"
+    match event:
+        case SessionUpdated(changes=changes):
+            changed = replace(session, **_typed(changes))
+        case SessionRenamed(title=title):
+            changed = replace(session, title=title)
+        case SessionEnded():
+            changed = replace(session, status="ended")
+        case RunAccepted():
+            assert envelope.run_id is not None
+            open_runs = [*session.open_runs, envelope.run_id]
+            changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
+        case RunEnded():
+            changed = replace(session, open_runs=[r for r in session.open_runs if r != envelope.run_id])
+        case MessageAppended(usage=usage):
+            changed = replace(session, usage=session.usage + usage)
+        case _:
+            return session
+    return replace(changed, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
+
+
+def _created(envelope: Envelope, event: SessionCreated) -> Session:
+    assert envelope.session_id is not None
+    return Session(
+        session_id=envelope.session_id,
+        agent=event.agent,
+        sender=event.sender,
+        created_at_ms=envelope.at_ms,
+        changed_at_ms=envelope.at_ms,
+        title=event.title,
+        parent_session_id=event.parent_session_id,
+        root_session_id=event.root_session_id,
+        scope=event.scope,
+        permission_mode=event.permission_mode,
+        workspace=event.workspace,
+        route=event.route,
+        model=event.model,
+        metadata=event.metadata,
+        first_cursor=envelope.cursor,
+        cursor=envelope.cursor,
+    )
+
+
+def _typed(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes of an update as the record's own types: an event holds them as plain JSON values."""
+    scope = changes.get("scope")
+    if isinstance(scope, dict):
+        return {**changes, "scope": msgspec.convert(scope, CapabilityScope)}
+    return changes
+
+
+def both(one: list[str] | None, other: list[str] | None) -> list[str] | None:
+    """The names that both allow: null is everything, so this never adds a name and never fails open."""
+    if one is None or other is None:
+        return one if other is None else other
+    return [name for name in one if name in other]
+
+
+def narrowest(one: CapabilityScope, other: CapabilityScope) -> CapabilityScope:
+    """The scope that allows what both allow, in every field."""
+    fields = CapabilityScope.__struct_fields__
+    return CapabilityScope(*(both(getattr(one, name), getattr(other, name)) for name in fields))
+
+
+MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
+"""From the narrowest to the widest."""
+
+
+def mode_within(ceiling: PermissionMode, mode: PermissionMode | None) -> PermissionMode:
+    """``mode``, if it is no wider than ``ceiling``; the ceiling itself where none is asked for.
+
+    Errors: ScopeWouldWiden.
+    """
+    if mode is None:
+        return ceiling
+    if MODES.index(mode) > MODES.index(ceiling):
+        raise ScopeWouldWiden(
+            f"the permission mode '{mode}' is wider than the parent's '{ceiling}'",
+            field="$.params.permission_mode",
+        )
+    return mode
+
+
+def inherited(parent: CapabilityScope, asked: CapabilityScope) -> CapabilityScope:
+    """A child's scope: the parent's, where it asks for nothing; what it asks for, where that is no more.
+
+    Errors: ScopeWouldWiden.
+    """
+    fields = CapabilityScope.__struct_fields__
+    filled = ((getattr(asked, name), getattr(parent, name)) for name in fields)
+    return narrower(parent, CapabilityScope(*(own if own is not None else given for own, given in filled)))
+
+
+def narrower(old: CapabilityScope, new: CapabilityScope) -> CapabilityScope:
+    """``new``, if it allows nothing that ``old`` does not.
+
+    Errors: ScopeWouldWiden, naming the field and the names that were not allowed before.
+    """
+    for field in CapabilityScope.__struct_fields__:
+        was, will = getattr(old, field), getattr(new, field)
+        if was is None:
+            continue
+        if will is None:
+            raise ScopeWouldWiden(
+                f"'{field}' is limited and cannot be opened again", field=f"$.params.scope.{field}"
+            )
+        extra = sorted(set(will) - set(was))
+        if extra:
+            raise ScopeWouldWiden(
+                f"'{field}' did not allow {', '.join(extra)}", field=f"$.params.scope.{field}"
+            )
+    return new

@@ -1,0 +1,198 @@
+"""Conversations: the pair (agent, sender) is the whole address; sending to it again resumes."""
+
+from typing import TYPE_CHECKING, Any
+
+from kheishd.core.run import Cancel
+from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.history import history_of
+from kheishd.objects.paging import page_of
+from kheishd.objects.run import request_stop, settled
+from kheishd.objects.sending import (
+    Sending,
+    accept,
+    find_definition,
+    follow_send,
+    make_ready,
+    send_waits,
+    valid_sender,
+)
+from kheishd.objects.session import scope_of
+from kheishd.store.records import Binding
+from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
+from protocol.errors import ConversationNotFound, InvalidParams, NotSupported, SessionBusy
+from protocol.events import ConversationBound, SessionCreated
+from protocol.events import ConversationReset as ResetEvent
+from protocol.objects import conversation as rows
+from protocol.objects.conversation import (
+    Conversation,
+    ConversationCancel,
+    ConversationCancelled,
+    ConversationHistoryParams,
+    ConversationList,
+    ConversationListParams,
+    ConversationRef,
+    ConversationReset,
+    ConversationSend,
+    ConversationWasReset,
+)
+from protocol.objects.definition import Definition
+from protocol.objects.run import ENDED, SendResult
+from protocol.objects.session import History
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot, Transaction
+
+
+def find_binding(store: "Snapshot", call: Call, agent: str | None, sender: str) -> tuple[str, Binding]:
+    """The agent that is meant, and the session bound to it and the sender.
+
+    Errors: AgentForbidden, SenderForbidden, SenderInvalid, ConversationNotFound.
+    """
+    agent = agent if agent is not None else call.runtime.default_agent
+    valid_sender(sender)
+    call.caller.need_agent(agent)
+    call.caller.need_sender(sender)
+    binding = store.get(CONVERSATIONS, agent, sender)
+    if binding is None:
+        raise ConversationNotFound(
+            f"'{agent}' and '{sender}' have no conversation; 'kheishctl send' starts one"
+        )
+    return agent, binding
+
+
+def _prepare(call: Call, params: ConversationSend) -> tuple[Sending, Definition]:
+    if params.reply_targets:
+        raise NotSupported("this version has no deliveries", field="$.params.reply_targets")
+    definition = find_definition(call, params.agent)
+    ready = make_ready(call, params, sender=params.sender, guest=params.guest, workspace=params.workspace)
+    return ready, definition
+
+
+@mutation(rows.SEND, prepare=_prepare, follow=follow_send, follows=send_waits)
+def send(tx: "Transaction", call: Call, plan: tuple[Sending, Definition]) -> SendResult:
+    """Resolve the address, accept the input and its run: one transaction."""
+    sending, definition = plan
+    sender = sending.sender or rows.DEFAULT_SENDER
+    fold = _bound(tx, call, sending, definition, sender)
+    result = accept(tx, call, sending, fold, definition)
+    fold.write()
+    return result
+
+
+def _bound(tx: "Transaction", call: Call, sending: Sending, definition: Definition, sender: str) -> Fold:
+    """The session the address means; a new one, bound to it, where it means none."""
+    origin = origin_of(call, sender)
+    binding = tx.get(CONVERSATIONS, definition.name, sender)
+    session = tx.get(SESSIONS, binding.session_id) if binding is not None else None
+    if session is not None and session.status == "open":
+        return Fold(tx, session.session_id, session=session, origin=origin)
+    fold = Fold(tx, sending.session_id, session=None, origin=origin)
+    fold.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
+    fold.append(ConversationBound(agent=definition.name, sender=sender))
+    tx.put(
+        CONVERSATIONS,
+        definition.name,
+        sender,
+        value=Binding(session_id=sending.session_id, bound_at_ms=tx.now_ms),
+    )
+    return fold
+
+
+@query(rows.GET)
+def get(call: Call, params: ConversationRef) -> Conversation:
+    """Show what session an address means."""
+    with call.state.read() as store:
+        agent, binding = find_binding(store, call, params.agent, params.sender)
+        return _shown(store, agent, params.sender, binding)
+
+
+def _shown(store: "Snapshot", agent: str, sender: str, binding: Binding) -> Conversation:
+    return Conversation(
+        agent=agent,
+        sender=sender,
+        session_id=binding.session_id,
+        bound_at_ms=binding.bound_at_ms,
+        session=store.get(SESSIONS, binding.session_id),
+    )
+
+
+@query(rows.LIST)
+def list_(call: Call, params: ConversationListParams) -> ConversationList:
+    """List conversations by agent and sender, those the caller may read."""
+    prefix = (params.agent,) if params.agent is not None else ()
+    with call.state.read() as store:
+        found = (
+            (key, _shown(store, key[0], key[1], binding))
+            for key, binding in store.scan(CONVERSATIONS, *prefix, after=_after(params))
+        )
+        chosen, following = page_of(
+            found, params.limit, lambda shown: _wanted(call, params, shown), "\n".join
+        )
+    return ConversationList(chosen, following)
+
+
+def _after(params: ConversationListParams) -> tuple[Any, ...] | None:
+    if params.after is None:
+        return None
+    # Neither part can hold a newline: agents are file names, senders are printable.
+    agent, newline, sender = params.after.partition("\n")
+    if not newline or (params.agent is not None and agent != params.agent):
+        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    return (agent, sender)
+
+
+def _wanted(call: Call, params: ConversationListParams, shown: Conversation) -> bool:
+    if params.sender is not None and shown.sender != params.sender:
+        return False
+    return call.caller.covers(shown.agent, shown.sender)
+
+
+@query(rows.HISTORY)
+def history(call: Call, params: ConversationHistoryParams) -> History:
+    """Read a conversation's messages."""
+    with call.state.read() as store:
+        _, binding = find_binding(store, call, params.agent, params.sender)
+        return history_of(store, binding.session_id, params.after, params.limit, params.order)
+
+
+async def _until_stopped(
+    call: Call, params: ConversationCancel, result: ConversationCancelled
+) -> ConversationCancelled:
+    if result.run_id is not None:
+        await settled(call, result.session_id, result.run_id, None)
+    return result
+
+
+@mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
+def cancel(tx: "Transaction", call: Call, params: ConversationCancel) -> ConversationCancelled:
+    """Stop the run in flight; the conversation stays."""
+    _, binding = find_binding(tx, call, params.agent, params.sender)
+    session = tx.get(SESSIONS, binding.session_id)
+    if session is None or not session.open_runs:
+        return ConversationCancelled(cancelled=False, session_id=binding.session_id)
+    run = tx.get(RUNS, session.open_runs[0])
+    assert run is not None, "an open run has its record"
+    assert run.status not in ENDED
+    request_stop(tx, call, run, Cancel("cancelled", params.reason))
+    return ConversationCancelled(cancelled=True, session_id=run.session_id, run_id=run.run_id)
+
+
+@mutation(rows.RESET)
+def reset(tx: "Transaction", call: Call, params: ConversationReset) -> ConversationWasReset:
+    """Unbind the address. Errors: SessionBusy while runs are open, as their answers would go unseen."""
+    agent, binding = find_binding(tx, call, params.agent, params.sender)
+    session = tx.get(SESSIONS, binding.session_id)
+    if session is not None and session.open_runs:
+        raise SessionBusy(
+            f"the conversation has {len(session.open_runs)} runs that have not ended; "
+            "wait for them or cancel them"
+        )
+    fold = Fold(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
+    fold.append(ResetEvent(agent=agent, sender=params.sender))
+    fold.write()
+    tx.delete(CONVERSATIONS, agent, params.sender)
+    return ConversationWasReset(agent=agent, sender=params.sender, session_id=binding.session_id)
+
+
+HANDLERS = (send, list_, get, history, cancel, reset)

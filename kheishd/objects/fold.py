@@ -1,0 +1,145 @@
+"""The one way a session or a run changes: append events, fold them, write records and indexes.
+
+Because nothing else writes these records, a record is always what folding its events gives, and the
+doctor can prove it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kheishd.core import run as run_machine
+from kheishd.core import session as session_rules
+from kheishd.store.tables import (
+    CHILDREN,
+    RUNS,
+    RUNS_BY_SESSION,
+    RUNS_CANCELLED,
+    RUNS_READY,
+    SESSIONS,
+)
+from protocol.events import RunAccepted
+from protocol.objects.run import ENDED, Run
+from protocol.objects.session import Session
+
+if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
+    from kheishd.store.environment import Transaction
+    from protocol.events import Envelope, JournalEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who causes an event: the daemon itself, or a caller with a request."""
+
+    actor: str = "daemon"
+    on_behalf_of: str | None = None
+    request_id: str | int | None = None
+
+
+def origin_of(call: "Call", on_behalf_of: str | None = None) -> Origin:
+    """The origin of what a call causes."""
+    return Origin(call.caller.principal, on_behalf_of, call.request_id)
+
+
+BY_DAEMON = Origin()
+
+
+class Fold:
+    """A session, perhaps one of its runs, and the transaction in which they change.
+
+    ``append`` as often as needed, then ``write`` once; in between, ``session`` and ``run`` are as the
+    events so far leave them.
+    """
+
+    def __init__(
+        self,
+        tx: "Transaction",
+        session_id: str,
+        *,
+        session: Session | None,
+        run: Run | None = None,
+        origin: Origin = BY_DAEMON,
+    ) -> None:
+        self.tx = tx
+        self.session_id = session_id
+        self.origin = origin
+        self._session_before = session
+        self._session = session
+        self._run_before = run
+        self._run = run
+
+    @property
+    def session(self) -> Session:
+        """The session as it is now. Errors: AssertionError before its first event."""
+        assert self._session is not None
+        return self._session
+
+    @property
+    def run(self) -> Run:
+        """The run as it is now. Errors: AssertionError where there is none."""
+        assert self._run is not None
+        return self._run
+
+    def append(self, event: "JournalEvent", *, run_id: str | None = None) -> "Envelope":
+        """Append one event and fold it into the session and, if it is a run's, into the run."""
+        run_id = run_id if run_id is not None else (self._run.run_id if self._run is not None else None)
+        envelope, stored = self.tx.append(
+            self.session_id,
+            event,
+            session_id=self.session_id,
+            run_id=run_id,
+            actor=self.origin.actor,
+            on_behalf_of=self.origin.on_behalf_of,
+            request_id=self.origin.request_id,
+        )
+        self._session = session_rules.evolve(self._session, envelope, stored)
+        if self._run is not None or isinstance(stored, RunAccepted):
+            self._run = run_machine.evolve(self._run, envelope, stored)
+        return envelope
+
+    def append_all(self, events: "list[JournalEvent]") -> None:
+        """Append events in order."""
+        for event in events:
+            self.append(event)
+
+    def write(self) -> None:
+        """Write the records that changed and the indexes that follow from them."""
+        if self._session is not self._session_before:
+            self._write_session(self.session)
+        if self._run is not self._run_before:
+            self._write_run(self.run)
+        self._write_ready()
+
+    def _write_session(self, session: Session) -> None:
+        self.tx.put(SESSIONS, session.session_id, value=session)
+        if self._session_before is None and session.parent_session_id is not None:
+            self.tx.put(CHILDREN, session.parent_session_id, session.session_id, value=b"")
+
+    def _write_run(self, run: Run) -> None:
+        self.tx.put(RUNS, run.run_id, value=run)
+        if self._run_before is None:
+            self.tx.put(RUNS_BY_SESSION, run.session_id, run.accepted_cursor, value=run.run_id)
+        cancelled_before = self._run_before is not None and self._run_before.cancel is not None
+        if run.cancel is not None and run.status not in ENDED and not cancelled_before:
+            self.tx.put(RUNS_CANCELLED, run.accepted_cursor, value=run.run_id)
+        if cancelled_before and run.status in ENDED:
+            self.tx.delete(RUNS_CANCELLED, run.accepted_cursor)
+
+    def _write_ready(self) -> None:
+        """The first open run of the session is the worker's business, unless it waits for a person."""
+        before = self._first(self._session_before)
+        now = self._first(self._session)
+        if before is not None and before != now:
+            self.tx.delete(RUNS_READY, self._record(before).accepted_cursor)
+        if now is not None and before != now:
+            self.tx.put(RUNS_READY, self._record(now).accepted_cursor, value=now)
+
+    def _first(self, session: Session | None) -> str | None:
+        return session.open_runs[0] if session is not None and session.open_runs else None
+
+    def _record(self, run_id: str) -> Run:
+        if self._run is not None and self._run.run_id == run_id:
+            return self._run
+        record = self.tx.get(RUNS, run_id)
+        assert record is not None, "an open run has its record"
+        return record

@@ -1,0 +1,69 @@
+"""A session's messages as people read them: in the order they came, with what they cost."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from kheishd.objects.paging import page_of
+from protocol.errors import InvalidParams
+from protocol.events import (
+    InputReceived,
+    MessageAppended,
+    TranscriptImported,
+    decode_envelope,
+    decode_event,
+)
+from protocol.objects.session import History, HistoryMessage, Order
+from protocol.transcript import Message
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+
+
+def history_of(store: "Snapshot", session_id: str, after: str | None, limit: int, order: Order) -> History:
+    """One page of a session's messages.
+
+    Shape:  oldest or newest first, as ``order`` says; ``after`` is the ``next`` of the page before.
+    Errors: InvalidParams for an ``after`` that no page gave.
+    Source: the session's journal.
+    """
+    if after is not None and not after.isdecimal():
+        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    found = _messages(store, session_id, int(after or 0), reverse=order == "newest")
+    chosen, following = page_of(found, limit, lambda message: True)
+    return History(chosen, following)
+
+
+def _messages(
+    store: "Snapshot", session_id: str, after: int, *, reverse: bool
+) -> Iterator[tuple[tuple[int], HistoryMessage | None]]:
+    for cursor, line in store.entries(session_id, after, reverse=reverse):
+        yield (cursor,), _message(line)
+
+
+def _message(line: bytes) -> HistoryMessage | None:
+    """The message that a journal line holds, or None for one that holds none."""
+    event = decode_event(line)
+    match event:
+        case InputReceived(items=items, sender=sender):
+            shown = HistoryMessage(cursor=0, at_ms=0, message=Message("user", list(items)), sender=sender)
+        case MessageAppended():
+            shown = HistoryMessage(
+                cursor=0,
+                at_ms=0,
+                message=event.message,
+                item_id=event.item_id,
+                stop_reason=event.stop_reason,
+                usage=event.usage,
+            )
+        case TranscriptImported(message=message):
+            shown = HistoryMessage(cursor=0, at_ms=0, message=message)
+        case _:
+            return None
+    return _placed(shown, line)
+
+
+def _placed(shown: HistoryMessage, line: bytes) -> HistoryMessage:
+    envelope = decode_envelope(line)
+    return replace(shown, cursor=envelope.cursor, at_ms=envelope.at_ms, run_id=envelope.run_id)

@@ -1,0 +1,38 @@
+"""One page of a list: rows until the limit, a mebibyte, or as many examined as one answer may cost."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX
+
+V = TypeVar("V")
+
+
+def last_part(key: tuple[Any, ...]) -> str:
+    """The last part of a key, as text: what names a row where the parts before it are fixed."""
+    return str(key[-1])
+
+
+def page_of(
+    found: Iterable[tuple[tuple[Any, ...], V | None]],
+    limit: int,
+    wanted: Callable[[V], bool],
+    mark: Callable[[tuple[Any, ...]], str] = last_part,
+) -> tuple[list[V], str | None]:
+    """The wanted rows of a scan and where the next page starts, or None at the end.
+
+    Shape:  at most ``limit`` rows; fewer, even none, with a ``next``, when a mebibyte or 5,000 examined
+            rows are reached first. ``next`` is what ``mark`` makes of the last key examined.
+    Source: the order of the scan.
+    """
+    chosen: list[V] = []
+    size = 0
+    for examined, (key, value) in enumerate(found, 1):
+        if value is not None and wanted(value):
+            chosen.append(value)
+            size += len(msgspec.msgpack.encode(value))
+        if len(chosen) >= limit or size >= PAGE_BYTES_MAX or examined >= PAGE_EXAMINED_MAX:
+            return chosen, mark(key)
+    return chosen, None

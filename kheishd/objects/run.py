@@ -1,0 +1,157 @@
+"""Runs: showing, waiting for and cancelling them."""
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kheishd.core.run import Cancel, decide
+from kheishd.kernel.call import Call, control, mutation, query
+from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.paging import page_of
+from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
+from protocol.errors import (
+    InvalidParams,
+    RunNotFound,
+    SessionNotFound,
+)
+from protocol.events import MessageAppended, decode_event
+from protocol.objects import run as rows
+from protocol.objects.run import (
+    SETTLED,
+    Run,
+    RunCancel,
+    RunList,
+    RunListParams,
+    RunRef,
+    RunView,
+    RunWait,
+)
+from protocol.transcript import text_of
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot, Transaction
+
+
+def find_run(store: "Snapshot", call: Call, run_id: str) -> Run:
+    """A run that the caller may read.
+
+    Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
+    """
+    run = store.get(RUNS, run_id)
+    if run is None or not call.caller.covers(run.agent, run.sender):
+        raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
+    return run
+
+
+def output_of(store: "Snapshot", run: Run) -> str | None:
+    """The text of the run's last answer, read from the journal; None before there is one."""
+    if run.output_cursor is None:
+        return None
+    found = store.entry(run.session_id, run.output_cursor)
+    if found is None:
+        return None
+    event = decode_event(found[1])
+    return text_of(event.message.items) if isinstance(event, MessageAppended) else None
+
+
+def view_of(store: "Snapshot", run: Run) -> RunView:
+    """A run as it is shown: with its output and its place in the queue."""
+    position = None
+    if run.status == "queued":
+        session = store.get(SESSIONS, run.session_id)
+        if session is not None and run.run_id in session.open_runs:
+            position = session.open_runs.index(run.run_id) or None
+    fields = {name: getattr(run, name) for name in Run.__struct_fields__}
+    return RunView(**fields, queue_position=position, output=output_of(store, run))
+
+
+@query(rows.GET)
+def get(call: Call, params: RunRef) -> RunView:
+    """Show one run."""
+    with call.state.read() as store:
+        return view_of(store, find_run(store, call, params.run_id))
+
+
+@query(rows.LIST)
+def list_(call: Call, params: RunListParams) -> RunList:
+    """List runs: of one session by its index, otherwise by id, which is by time."""
+    reverse = params.order == "newest"
+    with call.state.read() as store:
+        if params.session_id is not None:
+            session = store.get(SESSIONS, params.session_id)
+            if session is None or not call.caller.covers(session.agent, session.sender):
+                raise SessionNotFound(f"there is no session '{params.session_id}'")
+            rows_of_session = store.scan(
+                RUNS_BY_SESSION, params.session_id, after=_after(params), reverse=reverse
+            )
+            found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
+        else:
+            found = store.scan(RUNS, after=_after(params), reverse=reverse)
+        chosen, following = page_of(found, params.limit, lambda run: _wanted(call, params, run))
+        return RunList(chosen, following)
+
+
+def _after(params: RunListParams) -> tuple[Any, ...] | None:
+    if params.after is None:
+        return None
+    if params.session_id is None:
+        return (params.after,)
+    if not params.after.isdecimal():
+        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    return (params.session_id, int(params.after))
+
+
+def _wanted(call: Call, params: RunListParams, run: Run | None) -> bool:
+    if run is None or not call.caller.covers(run.agent, run.sender):
+        return False
+    if params.active and run.status in rows.ENDED:
+        return False
+    return params.status is None or run.status == params.status
+
+
+async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> Run:
+    """The run once it has ended or waits for a person, or as it is when the time is over."""
+    with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
+        while True:
+            bell = call.state.bell(f"stream:{session_id}")
+            with call.state.read() as store:
+                run = store.get(RUNS, run_id)
+            assert run is not None, "a run's record is never deleted"
+            if run.status in SETTLED:
+                return run
+            await bell.wait()
+    with call.state.read() as store:
+        run = store.get(RUNS, run_id)
+    assert run is not None
+    return run
+
+
+@control(rows.WAIT)
+async def wait(call: Call, params: RunWait) -> RunView:
+    """Wait until a run has ended or waits for a person."""
+    with call.state.read() as store:
+        run = find_run(store, call, params.run_id)
+    run = await settled(call, run.session_id, run.run_id, params.timeout_s)
+    with call.state.read() as store:
+        return view_of(store, run)
+
+
+async def _until_stopped(call: Call, params: RunCancel, result: Run) -> Run:
+    return await settled(call, result.session_id, result.run_id, None)
+
+
+@mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
+def cancel(tx: "Transaction", call: Call, params: RunCancel) -> Run:
+    """Ask for a run to be stopped; the answer waits until it has."""
+    return request_stop(tx, call, find_run(tx, call, params.run_id), Cancel("cancelled", params.reason))
+
+
+def request_stop(tx: "Transaction", call: Call, run: Run, command: Cancel) -> Run:
+    """Commit that a run is to be stopped. Errors: RunAlreadyEnded."""
+    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run, origin=origin_of(call))
+    fold.append_all(decide(run, command))
+    fold.write()
+    return fold.run
+
+
+HANDLERS = (get, list_, wait, cancel)

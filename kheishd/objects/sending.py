@@ -1,0 +1,239 @@
+"""Sending: an input becomes a run, with everything the run uses pinned. Shared by every ``send``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kheishd.core.session import both
+from kheishd.kernel.call import Call
+from kheishd.objects.fold import Fold
+from kheishd.objects.run import output_of, settled
+from kheishd.store.tables import BLOBS
+from protocol import ids
+from protocol.errors import (
+    AgentNotFound,
+    InputTooLarge,
+    InvalidParams,
+    QueueFull,
+    RouteNotFound,
+    RouteNotReady,
+    SenderInvalid,
+    SessionEnded,
+)
+from protocol.events import InputReceived, RunAccepted
+from protocol.limits import INPUT_BYTES_MAX, METADATA_BYTES_MAX, QUEUED_RUNS_MAX, SENDER_BYTES_MAX
+from protocol.objects.definition import Definition
+from protocol.objects.journal import Filter
+from protocol.objects.run import Delivery, Pinned, SendResult
+from protocol.objects.session import Session
+from protocol.transcript import InputItem, Text
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import RouteSpec, Runtime
+    from kheishd.store.environment import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """An input made ready: checked, and with the ids it will have."""
+
+    params: Delivery
+    items: list[InputItem]
+    sender: str | None
+    input_id: str
+    run_id: str
+    session_id: str
+    guest: Definition | None = None
+    workspace: str | None = None
+
+
+def make_ready(
+    call: Call,
+    params: Delivery,
+    *,
+    sender: str | None,
+    guest: str | None = None,
+    workspace: str | None = None,
+) -> Sending:
+    """Check an input and give it its ids; nothing is written yet.
+
+    Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden, AgentNotFound (of the guest).
+    """
+    if sender is not None:
+        valid_sender(sender)
+    call.caller.need_sender(sender)
+    return Sending(
+        params=params,
+        items=input_items(params),
+        sender=sender,
+        input_id=call.state.new_id(ids.INPUT),
+        run_id=call.state.new_id(ids.RUN),
+        session_id=call.state.new_id(ids.SESSION),
+        guest=find_definition(call, guest) if guest is not None else None,
+        workspace=workspace,
+    )
+
+
+def valid_sender(sender: str) -> None:
+    """Errors: SenderInvalid unless it is 1-128 bytes of printable text, compared exactly later."""
+    if not 1 <= len(sender.encode()) <= SENDER_BYTES_MAX or not sender.isprintable():
+        raise SenderInvalid(field="$.params.sender")
+
+
+def input_items(params: Delivery) -> list[InputItem]:
+    """What was said, as items.
+
+    Errors: InvalidParams unless exactly one of ``content`` and ``input_items`` holds something;
+    InputTooLarge.
+    """
+    if params.content and params.input_items:
+        raise InvalidParams("give either 'content' or 'input_items', not both", field="$.params.content")
+    items = params.input_items or ([Text(params.content)] if params.content else [])
+    if not items or any(isinstance(item, Text) and not item.text for item in items):
+        raise InvalidParams("there is nothing to send: 'content' is empty", field="$.params.content")
+    if not all(isinstance(item, Text) for item in items):
+        raise InvalidParams(
+            "this version takes only items of kind 'text'; put the file's text there",
+            field="$.params.input_items",
+        )
+    fits(items, INPUT_BYTES_MAX, "input", "$.params.content")
+    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    return list(items)
+
+
+def fits(value: object, limit: int, name: str, field: str) -> None:
+    """Errors: InputTooLarge if ``value`` takes more than ``limit`` bytes as JSON."""
+    size = len(msgspec.json.encode(value))
+    if size > limit:
+        raise InputTooLarge(f"the {name} takes {size} bytes as JSON; the limit is {limit}", field=field)
+
+
+def find_definition(call: Call, name: str | None) -> Definition:
+    """The agent that is meant; the configured default one without a name.
+
+    Errors: AgentForbidden, AgentNotFound.
+    """
+    name = name if name is not None else call.runtime.default_agent
+    call.caller.need_agent(name)
+    definition = call.runtime.definitions.get(name)
+    if definition is None:
+        known = ", ".join(sorted(call.runtime.definitions)[:8])
+        raise AgentNotFound(f"there is no agent '{name}'; those there are: {known}", field="$.params.agent")
+    return definition
+
+
+def find_route(runtime: "Runtime", *names: str | None) -> "RouteSpec":
+    """The first route named; the default one where no name is given.
+
+    Errors: RouteNotFound for a name that is given and is not there.
+    """
+    name = next((name for name in names if name is not None), runtime.default_route)
+    route = runtime.routes.get(name)
+    if route is None:
+        known = ", ".join(sorted(runtime.routes))
+        raise RouteNotFound(f"there is no route '{name}'; those there are: {known}", field="$.params.route")
+    return route
+
+
+def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definition: Definition) -> SendResult:
+    """Append the input and the acceptance of its run to a session; the caller writes the fold.
+
+    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady.
+    """
+    session = fold.session
+    if session.status == "ended":
+        raise SessionEnded(f"the session {session.session_id} was ended and takes no more input")
+    if len(session.open_runs) > QUEUED_RUNS_MAX:
+        raise QueueFull(
+            f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
+        )
+    speaker = sending.guest or definition
+    pinned = pin(call.runtime, sending, session, speaker)
+    if tx.get(BLOBS, speaker.digest, 0) is None:
+        tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
+    fold.append(
+        InputReceived(
+            input_id=sending.input_id,
+            items=sending.items,
+            sender=sending.sender,
+            guest=sending.guest.name if sending.guest else None,
+            metadata=sending.params.metadata,
+        ),
+        run_id=sending.run_id,
+    )
+    accepted = fold.append(
+        RunAccepted(
+            input_id=sending.input_id,
+            agent=session.agent,
+            sender=sending.sender,
+            guest=sending.guest.name if sending.guest else None,
+            pinned=pinned,
+        ),
+        run_id=sending.run_id,
+    )
+    return SendResult(
+        session_id=session.session_id, run_id=sending.run_id, status="queued", cursor=accepted.cursor
+    )
+
+
+def pin(runtime: "Runtime", sending: Sending, session: Session, speaker: Definition) -> Pinned:
+    """What the run will use, by value: the request before the session before the agent's definition.
+
+    Errors: RouteNotFound, RouteNotReady.
+    """
+    params = sending.params
+    route = find_route(runtime, params.route, session.route, speaker.route)
+    problem = runtime.models.problem(route)
+    if problem is not None:
+        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field="$.params.route")
+    named_by_session = params.route is None and session.route is not None
+    model = params.model or (session.model if named_by_session or params.route is None else None)
+    return Pinned(
+        route=route.route_id,
+        driver=route.driver,
+        model=model or (speaker.model if params.route is None else None) or route.model,
+        base_url=route.base_url,
+        auth_ref=route.auth_ref,
+        options=_plain(route.options),
+        instructions_digest=speaker.digest,
+        tools=[] if sending.guest else both(speaker.tools, session.scope.tools),
+        workspace=sending.workspace or session.workspace or speaker.workspace or runtime.workspace_root,
+        permission_mode=session.permission_mode or speaker.permission_mode or runtime.permission_mode,
+        max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
+        generation=runtime.generation,
+    )
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(options)
+
+
+def _ceiling(one: int | None, other: int) -> int:
+    """The lower of two ceilings, of which 0 and None are none."""
+    return min((limit for limit in (one, other) if limit), default=0)
+
+
+def send_waits(params: Delivery) -> bool:
+    """Whether a send has something to do after its commit."""
+    return params.stream or params.wait == "settled"
+
+
+async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendResult:
+    """Stream and wait, as the params of a send say; both are done anew for a repeated request."""
+    if params.stream:
+        # The run's first event, its input, stands right before its acceptance.
+        subscribed = call.connection.subscribe(
+            Filter(session_id=result.session_id, run_id=result.run_id),
+            max(result.cursor - 2, 0),
+            deltas=True,
+            until_settled=result.run_id,
+        )
+        result = msgspec.structs.replace(result, subscription=subscribed.subscription)
+    if params.wait != "settled":
+        return result
+    run = await settled(call, result.session_id, result.run_id, params.timeout_s)
+    with call.state.read() as store:
+        output = output_of(store, run)
+    return msgspec.structs.replace(result, status=run.status, output=output, error=run.error, usage=run.usage)

@@ -1,0 +1,310 @@
+"""Sessions: making, showing, changing, reading and ending them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from kheishd.core.run import Cancel
+from kheishd.core.session import inherited, mode_within, narrower, narrowest
+from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.history import history_of
+from kheishd.objects.paging import page_of
+from kheishd.objects.run import request_stop, settled
+from kheishd.objects.sending import (
+    Sending,
+    accept,
+    find_definition,
+    find_route,
+    fits,
+    follow_send,
+    make_ready,
+    send_waits,
+)
+from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
+from protocol import ids
+from protocol.errors import (
+    AgentNotFound,
+    InvalidParams,
+    SessionBusy,
+    SessionEnded,
+    SessionExists,
+    SessionNotFound,
+)
+from protocol.events import DAEMON_STREAM, SessionCreated, SessionRenamed, SessionUpdated
+from protocol.events import SessionEnded as EndedEvent
+from protocol.limits import METADATA_BYTES_MAX
+from protocol.objects import session as rows
+from protocol.objects.definition import Definition
+from protocol.objects.run import SendResult
+from protocol.objects.session import (
+    CapabilityScope,
+    History,
+    Interrupted,
+    PermissionMode,
+    Session,
+    SessionCreate,
+    SessionEnd,
+    SessionHistoryParams,
+    SessionInterrupt,
+    SessionList,
+    SessionListParams,
+    SessionRef,
+    SessionRename,
+    SessionSend,
+    SessionUpdate,
+)
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot, Transaction
+
+
+def find_session(store: "Snapshot", call: Call, session_id: str) -> Session:
+    """A session that the caller may read.
+
+    Errors: SessionNotFound, also for one whose agent or sender the caller's token does not cover.
+    """
+    session = store.get(SESSIONS, session_id)
+    if session is None or not call.caller.covers(session.agent, session.sender):
+        raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
+    return session
+
+
+def scope_of(definition: Definition) -> CapabilityScope:
+    """The boundary that an agent's definition gives its new sessions."""
+    return CapabilityScope(
+        tools=definition.tools,
+        skills=definition.skills,
+        mcp=definition.mcp,
+        members=definition.members,
+    )
+
+
+# Making.
+
+
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    params: SessionCreate
+    session_id: str
+    definition: Definition
+
+
+def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
+    if params.session_id == DAEMON_STREAM:
+        raise InvalidParams(f"no session may be called '{DAEMON_STREAM}'", field="$.params.session_id")
+    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    definition = find_definition(call, params.agent)
+    call.caller.need_sender(None)
+    if params.route is not None:
+        find_route(call.runtime, params.route)
+    return _Creation(params, params.session_id or call.state.new_id(ids.SESSION), definition)
+
+
+@mutation(rows.CREATE, prepare=_prepare_create)
+def create(tx: "Transaction", call: Call, plan: _Creation) -> Session:
+    """Make a session; one that exists with the same properties is given as it is."""
+    created = _created_event(tx, call, plan)
+    existing = tx.get(SESSIONS, plan.session_id)
+    if existing is not None:
+        return _same_or_refuse(call, existing, created)
+    fold = Fold(tx, plan.session_id, session=None, origin=origin_of(call))
+    fold.append(created)
+    fold.write()
+    return fold.session
+
+
+def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCreated:
+    params = plan.params
+    scope = narrowest(scope_of(plan.definition), params.scope)
+    root, mode = None, params.permission_mode
+    if params.parent_session_id is not None:
+        parent = find_session(tx, call, params.parent_session_id)
+        root = parent.root_session_id or parent.session_id
+        scope = narrowest(inherited(parent.scope, params.scope), scope)
+        mode = mode_within(_mode_of(call, parent), mode)
+    return SessionCreated(
+        agent=plan.definition.name,
+        parent_session_id=params.parent_session_id,
+        root_session_id=root,
+        title=params.title,
+        scope=scope,
+        permission_mode=mode,
+        workspace=params.workspace,
+        route=params.route,
+        model=params.model,
+        metadata=params.metadata,
+    )
+
+
+def _mode_of(call: Call, session: Session) -> PermissionMode:
+    """The permission mode in force in a session."""
+    definition = call.runtime.definitions.get(session.agent)
+    by_agent = definition.permission_mode if definition is not None else None
+    return session.permission_mode or by_agent or call.runtime.permission_mode
+
+
+def _same_or_refuse(call: Call, existing: Session, created: SessionCreated) -> Session:
+    compared = ("agent", "parent_session_id", "scope", "permission_mode", "workspace", "route", "model")
+    differing = [name for name in compared if getattr(existing, name) != getattr(created, name)]
+    if differing or not call.caller.covers(existing.agent, existing.sender):
+        raise SessionExists(
+            f"the session '{existing.session_id}' exists with another {', '.join(differing) or 'owner'}",
+            field="$.params.session_id",
+        )
+    return existing
+
+
+# Showing.
+
+
+@query(rows.GET)
+def get(call: Call, params: SessionRef) -> Session:
+    """Show one session."""
+    with call.state.read() as store:
+        return find_session(store, call, params.session_id)
+
+
+@query(rows.LIST)
+def list_(call: Call, params: SessionListParams) -> SessionList:
+    """List sessions by id, which is by time for those the daemon named."""
+    reverse = params.order == "newest"
+    with call.state.read() as store:
+        after = (params.after,) if params.after is not None else None
+        if params.parent_session_id is None:
+            found: Any = store.scan(SESSIONS, after=after, reverse=reverse)
+        else:
+            parent = find_session(store, call, params.parent_session_id).session_id
+            beyond = (parent, params.after) if params.after is not None else None
+            children = store.scan(CHILDREN, parent, after=beyond, reverse=reverse)
+            found = ((key, store.get(SESSIONS, key[1])) for key, _ in children)
+        chosen, following = page_of(found, params.limit, lambda row: _wanted(call, params, row))
+    return SessionList(chosen, following)
+
+
+def _wanted(call: Call, params: SessionListParams, session: Session) -> bool:
+    if not call.caller.covers(session.agent, session.sender):
+        return False
+    if session.parent_session_id is not None and session.status == "ended" and not params.sidechains:
+        return False
+    asked = ((params.agent, session.agent), (params.sender, session.sender), (params.status, session.status))
+    return all(wanted is None or wanted == found for wanted, found in asked)
+
+
+@query(rows.HISTORY)
+def history(call: Call, params: SessionHistoryParams) -> History:
+    """Read a session's messages."""
+    with call.state.read() as store:
+        session = find_session(store, call, params.session_id)
+        return history_of(store, session.session_id, params.after, params.limit, params.order)
+
+
+# Changing.
+
+
+def _changeable(tx: "Transaction", call: Call, session_id: str) -> Session:
+    session = find_session(tx, call, session_id)
+    if session.status == "ended":
+        raise SessionEnded(f"the session {session_id} was ended and can no longer be changed")
+    return session
+
+
+def _changes_of(params: SessionUpdate) -> dict[str, Any]:
+    names = ("scope", "permission_mode", "workspace", "route", "model", "metadata")
+    return {name: value for name in names if (value := getattr(params, name)) is not UNSET}
+
+
+def _prepare_update(call: Call, params: SessionUpdate) -> SessionUpdate:
+    if params.metadata is not UNSET:
+        fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    if isinstance(params.route, str):
+        find_route(call.runtime, params.route)
+    return params
+
+
+@mutation(rows.UPDATE, prepare=_prepare_update)
+def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
+    """Change properties: scopes and a child's permission mode only narrow."""
+    session = _changeable(tx, call, params.session_id)
+    changes = _changes_of(params)
+    if isinstance(params.scope, CapabilityScope):
+        changes["scope"] = msgspec.to_builtins(narrower(session.scope, params.scope))
+    parent = tx.get(SESSIONS, session.parent_session_id) if session.parent_session_id else None
+    if parent is not None and "permission_mode" in changes:
+        changes["permission_mode"] = mode_within(_mode_of(call, parent), changes["permission_mode"])
+    if not changes:
+        return session
+    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold.append(SessionUpdated(changes=changes))
+    fold.write()
+    return fold.session
+
+
+@mutation(rows.RENAME)
+def rename(tx: "Transaction", call: Call, params: SessionRename) -> Session:
+    """Give a session a title."""
+    session = find_session(tx, call, params.session_id)
+    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold.append(SessionRenamed(title=params.title))
+    fold.write()
+    return fold.session
+
+
+@mutation(rows.END)
+def end(tx: "Transaction", call: Call, params: SessionEnd) -> Session:
+    """End an idle session."""
+    session = _changeable(tx, call, params.session_id)
+    if session.open_runs:
+        raise SessionBusy(
+            f"the session has {len(session.open_runs)} runs that have not ended; wait for them or cancel them"
+        )
+    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold.append(EndedEvent(reason=params.reason))
+    fold.write()
+    return fold.session
+
+
+# Sending and stopping.
+
+
+def _prepare_send(call: Call, params: SessionSend) -> tuple[Sending, dict[str, Definition]]:
+    return make_ready(call, params, sender=params.sender), dict(call.runtime.definitions)
+
+
+@mutation(rows.SEND, prepare=_prepare_send, follow=follow_send, follows=send_waits)
+def send(tx: "Transaction", call: Call, plan: tuple[Sending, dict[str, Definition]]) -> SendResult:
+    """Accept an input and its run into a session."""
+    sending, definitions = plan
+    assert isinstance(sending.params, SessionSend)
+    session = find_session(tx, call, sending.params.session_id)
+    definition = definitions.get(session.agent)
+    if definition is None:
+        raise AgentNotFound(f"the session's agent '{session.agent}' is no longer defined")
+    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call, sending.sender))
+    result = accept(tx, call, sending, fold, definition)
+    fold.write()
+    return result
+
+
+async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupted) -> Interrupted:
+    if result.run_id is None:
+        return result
+    run = await settled(call, result.session_id, result.run_id, None)
+    stopped = run.status in ("interrupted", "cancelled")
+    return Interrupted(stopped, result.session_id, result.run_id if stopped else None)
+
+
+@mutation(rows.INTERRUPT, follow=_until_stopped, follows=lambda params: True)
+def interrupt(tx: "Transaction", call: Call, params: SessionInterrupt) -> Interrupted:
+    """Interrupt the run in flight; queued ones go on."""
+    session = find_session(tx, call, params.session_id)
+    run = tx.get(RUNS, session.open_runs[0]) if session.open_runs else None
+    if run is None:
+        return Interrupted(False, session.session_id)
+    request_stop(tx, call, run, Cancel("interrupted", params.reason))
+    return Interrupted(True, session.session_id, run.run_id)
+
+
+HANDLERS = (create, get, list_, update, send, history, rename, interrupt, end)
