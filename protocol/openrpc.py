@@ -6,6 +6,7 @@ document.
 """
 
 from collections.abc import Iterable
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -82,22 +83,42 @@ def errors_of(row: AnyMethod) -> tuple[type[Refusal], ...]:
 
 def _schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], Json]:
     """The params' and the result's schema of every row, and the components they refer to."""
-    events = JournalEvent.__args__
     types = [kind for row in rows for kind in (row.params, row.result)]
-    others = [*NOTIFICATIONS.values(), ErrorData, Envelope, *events]
-    found, components = msgspec.json.schema_components([*types, *others], ref_template=_REF + "{name}")
-    pairs = zip(found[: len(types) : 2], found[1 : len(types) : 2], strict=True)
+    found, components = _components([*types, *NOTIFICATIONS.values(), ErrorData])
     for (struct, field), schema in _RAW_FIELDS.items():
         if struct in components:
             components[struct]["properties"][field] = schema
-    variants = [{"$ref": _REF + event.__name__} for event in events]
+    pairs = zip(found[: len(types) : 2], found[1 : len(types) : 2], strict=True)
+    return dict(zip((row.name for row in rows), pairs, strict=True)), components | _events()
+
+
+def _events() -> Json:
+    """The component of a journal line, and those of its envelope and events.
+
+    They are made apart, as an event and an object may have one name; an event's is ``event.<type>``.
+    """
+    variants = JournalEvent.__args__
+    _, components = _components([Envelope, *variants])
+    names = {event.__name__: f"event.{event.__struct_config__.tag}" for event in variants}
+    components = {names.get(name, name): schema for name, schema in components.items()}
     components[_LINE] = {
         "title": _LINE,
         "description": "One journal line: the envelope's fields and the event's. Expect types not listed.",
         "allOf": [{"$ref": _REF + Envelope.__name__}],
-        "anyOf": [*variants, {"type": "object", "required": ["type"]}],
+        "anyOf": [
+            *({"$ref": _REF + name} for name in names.values()),
+            {"type": "object", "required": ["type"]},
+        ],
     }
-    return dict(zip((row.name for row in rows), pairs, strict=True)), components
+    return components
+
+
+def _components(types: list[Any]) -> tuple[tuple[Json, ...], Json]:
+    found, components = msgspec.json.schema_components(types, ref_template=_REF + "{name}")
+    for schema in components.values():
+        if "description" in schema:
+            schema["description"] = cleandoc(schema["description"])
+    return found, components
 
 
 def _method(row: AnyMethod, components: Json, params: Json, result: Json) -> Json:
