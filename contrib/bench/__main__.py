@@ -1,0 +1,75 @@
+"""Measure what was named, or everything, and print one table."""
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+
+from contrib.bench.scale import Scale
+from contrib.bench.table import Row, render
+
+FIGURES = (
+    "ping",
+    "store_update",
+    "send_accepted",
+    "turn",
+    "tokens",
+    "fanout",
+    "idle_connections",
+    "start",
+    "cli_start",
+    "memory_and_commits",
+    "last_page",
+)
+"""Each a module beside this one, with ``measure(scale)`` giving its rows."""
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="contrib/bench/run",
+        description="Measure the daemon and print each figure beside a yardstick from the same run: "
+        "the least, the middle and the greatest of several rounds. Goals are judged by the middle.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(FIGURES)}")
+    parser.add_argument("--small", action="store_true", help="only see that measuring works, in seconds")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(FIGURES)
+    if unknown:
+        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
+    return given
+
+
+def measure(name: str, scale: Scale) -> Iterator[Row]:
+    """The rows of one figure."""
+    module = importlib.import_module(f"contrib.bench.{name}")
+    yield from module.measure(scale)
+
+
+def main() -> int:
+    """Exit 0 when everything was measured, whatever the figures; 1 when something broke."""
+    given = arguments()
+    scale = Scale(small=given.small)
+    rows: list[Row] = []
+    broken: list[str] = []
+    for name in given.names or FIGURES:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        try:
+            rows += measure(name, scale)
+        except Exception:
+            traceback.print_exc()
+            broken.append(name)
+    if given.json:
+        print(json.dumps({"rows": [row.as_json() for row in rows], "broken": broken}, ensure_ascii=False))
+    else:
+        print(render(rows))
+    if broken:
+        print(f"could not be measured: {', '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

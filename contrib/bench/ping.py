@@ -1,0 +1,48 @@
+"""The round trip of ``rpc.ping``: one client, pipelined, and fifty clients."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from statistics import median
+
+from contrib.bench.client import PING, dial, pipelined, round_trips, sweeps
+from contrib.bench.processes import daemon, on_core, yardstick
+from contrib.bench.scale import Scale
+from contrib.bench.table import Round, Row, at_least, at_most
+
+DEEP = 100
+CLIENTS = 50
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """Three rows."""
+    yield one_client(scale)
+    yield from many(scale)
+
+
+def one_client(scale: Scale) -> Row:
+    """Client and server on one core: a wake-up across cores costs more than the request."""
+    count = scale.pick(5_000, 100)
+    rounds = []
+    with on_core(), daemon() as kept, yardstick("echo") as path, kept.dial() as ours, dial(path) as theirs:
+        for connection in (ours, theirs):
+            round_trips(connection, PING, count // 5)
+        for _ in scale.rounds:
+            figure = median(round_trips(ours, PING, count)) / 1000
+            rounds.append(Round(figure, median(round_trips(theirs, PING, count)) / 1000))
+    return Row("rpc.ping p50, one core", "µs", rounds, at_most(1.6), "ratio", "raw trio echo")
+
+
+def many(scale: Scale) -> Iterator[Row]:
+    """Client and server on a core each, where there are two."""
+    times = scale.pick(400, 5)
+    deep, wide = [], []
+    with ExitStack() as stack:
+        kept, path = stack.enter_context(daemon()), stack.enter_context(yardstick("echo"))
+        ours = kept.clients(CLIENTS, stack)
+        theirs = [stack.enter_context(dial(path)) for _ in range(CLIENTS)]
+        for _ in scale.rounds:
+            deep.append(Round(pipelined(ours[0], PING, DEEP, times)))
+            figure = sweeps(ours, PING, times)
+            wide.append(Round(figure, sweeps(theirs, PING, times)))
+    yield Row("rpc.ping, pipelined 100 deep", "/s", deep, at_least(100_000))
+    yield Row("rpc.ping, 50 clients", "/s", wide, at_least(0.6), "ratio", "raw trio echo")

@@ -1,0 +1,161 @@
+"""The programs that are measured, each in a place of its own that is gone afterwards."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from contrib.bench.client import PING, Client, dial
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+START_SECONDS_MAX = 60.0
+
+
+class Broken(Exception):
+    """A program that is to be measured does not work; the message holds what it said."""
+
+
+@contextmanager
+def on_core(core: int = 0) -> Iterator[None]:
+    """Run this process, and what it starts meanwhile, on one core."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(allowed)[core % len(allowed)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory for the length of a measurement, on the disk that TMPDIR names."""
+    with tempfile.TemporaryDirectory(prefix="kheish-bench-") as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def program(arguments: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program in the background, in its own process group; ended when left."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a program to stop, and make it stop where it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def until_answering(path: Path, process: subprocess.Popen[bytes], log: Path) -> float:
+    """Wait until the first ping is answered; gives the clock's reading then. Errors: Broken."""
+    deadline = time.perf_counter() + START_SECONDS_MAX
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with dial(path, START_SECONDS_MAX) as connection:
+                connection.sendall(PING)
+                if connection.recv(4096):
+                    return time.perf_counter()
+        except OSError:
+            time.sleep(0.0005)
+    raise Broken(f"nothing answers at {path}:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+class Daemon:
+    """The real daemon in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = home / "run" / "kheishd.sock"
+        self.log = home.parent / f"{home.name}.log"
+        self.pid = 0
+
+    @contextmanager
+    def running(self, *before: str) -> Iterator["Daemon"]:
+        """The daemon while it runs and answers; ``before`` is put before its command (strace, say)."""
+        arguments = [*before, sys.executable, "-m", "kheishd", "--home", str(self.home)]
+        with program(arguments, self.log) as process:
+            until_answering(self.socket, process, self.log)
+            with Client(self.socket) as client:
+                self.pid = client.call("daemon.status")["pid"]
+            yield self
+
+    def client(self) -> Client:
+        """A new connection."""
+        return Client(self.socket)
+
+    def dial(self) -> socket.socket:
+        """A new bare connection."""
+        return dial(self.socket)
+
+    def clients(self, count: int, stack: ExitStack) -> list[socket.socket]:
+        """As many bare connections, closed with the stack."""
+        return [stack.enter_context(self.dial()) for _ in range(count)]
+
+
+@contextmanager
+def home(config: str = "") -> Iterator[Daemon]:
+    """A daemon that does not run yet, in a new home with this configuration."""
+    with scratch() as directory:
+        place = directory / "home"
+        place.mkdir(mode=0o700)
+        if config:
+            (place / "config.toml").write_text(config)
+        yield Daemon(place)
+
+
+@contextmanager
+def daemon(config: str = "") -> Iterator[Daemon]:
+    """The daemon running in a new home with this configuration."""
+    with home(config) as kept, kept.running():
+        yield kept
+
+
+@contextmanager
+def yardstick(name: str, *arguments: str) -> Iterator[Path]:
+    """A server of ``contrib/bench/yardsticks`` that listens on the socket that this gives."""
+    with scratch() as directory:
+        path, log = directory / "socket", directory / "log"
+        module = f"contrib.bench.yardsticks.{name}"
+        with program([sys.executable, "-m", module, str(path), *arguments], log) as process:
+            deadline = time.perf_counter() + START_SECONDS_MAX
+            while not path.exists():
+                if process.poll() is not None or time.perf_counter() > deadline:
+                    raise Broken(f"the yardstick {name} does not start:\n{log.read_text()[-4000:]}")
+                time.sleep(0.005)
+            yield path
+
+
+def took(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> float:
+    """How long a program takes from start to end, in milliseconds. Errors: Broken if it fails."""
+    command = [str(argument) for argument in arguments]
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    passed = time.perf_counter() - began
+    if done.returncode:
+        raise Broken(f"{' '.join(command)} failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
+    return passed * 1000

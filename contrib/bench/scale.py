@@ -1,0 +1,22 @@
+"""How much to measure: enough for a figure, or only enough to see that measuring works."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """``small`` measures too little to mean anything, in seconds; for checks."""
+
+    small: bool = False
+
+    def pick(self, full: T, small: T) -> T:
+        """The first, or where it is to be small the second."""
+        return small if self.small else full
+
+    @property
+    def rounds(self) -> range:
+        """The rounds of one figure."""
+        return range(self.pick(5, 2))

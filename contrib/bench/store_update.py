@@ -1,0 +1,137 @@
+"""``State.update`` of one event, with 1, 10, 100 and 1,000 callers, beside a bare LMDB commit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+
+import lmdb
+import trio
+
+from contrib.bench.processes import scratch
+from contrib.bench.scale import Scale
+from contrib.bench.table import Goal, Round, Row, at_least, at_most
+from kheishd.kernel.state import State, open_state
+from kheishd.store.environment import Transaction
+from protocol.events import InputReceived
+from protocol.transcript import Text
+
+VERSION = "bench"
+STALL_MS_MAX = 5.0
+BEAT_SECONDS = 0.001
+ENTRY_BYTES = 300
+
+
+@dataclass(slots=True)
+class Load:
+    """What some callers did: updates a second, how long each took, how late the loop was."""
+
+    per_second: float
+    took_us: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """The single caller beside LMDB, then each crowd beside the single caller."""
+    rounds: dict[int, list[Load]] = {callers: [] for callers in (1, 10, 100, 1_000)}
+    bare: list[float] = []
+    apart: list[Load] = []
+    for _ in scale.rounds:
+        with scratch() as directory:
+            bare.append(median(bare_commits(directory / "bare", scale.pick(2_000, 20))))
+            for callers, loads in rounds.items():
+                updates = scale.pick({1: 2_000, 10: 20_000}.get(callers, 60_000), 2 * callers)
+                loads.append(trio.run(crowd, directory / str(callers), callers, updates, 1))
+            updates = scale.pick(60_000, 2_000)
+            apart.append(trio.run(crowd, directory / "apart", 1_000, updates, 1_000))
+    yield from rows(rounds, bare)
+    pairs = [Round(many.per_second, one.per_second) for many, one in zip(apart, rounds[1], strict=True)]
+    yield Row(
+        "store.update, 1,000 callers, 1,000 sessions",
+        "/s",
+        pairs,
+        None,
+        "ratio",
+        "1 caller",
+        note="every update of a group touches a page of its own, which the commit writes",
+    )
+
+
+def rows(rounds: dict[int, list[Load]], bare: list[float]) -> Iterator[Row]:
+    """What was measured, as rows."""
+    alone = rounds[1]
+    pairs = [Round(median(load.took_us), commit) for load, commit in zip(alone, bare, strict=True)]
+    yield Row("store.update p50, 1 caller", "µs", pairs, at_most(1.3), "ratio", "bare LMDB commit")
+    goals: dict[int, Goal] = {10: at_least(6), 100: at_least(30), 1_000: at_least(50)}
+    for callers, goal in goals.items():
+        loads = rounds[callers]
+        pairs = [Round(many.per_second, one.per_second) for many, one in zip(loads, alone, strict=True)]
+        yield Row(f"store.update, {callers:,} callers", "/s", pairs, goal, "ratio", "1 caller")
+    for callers in (100, 1_000):
+        stalls = [Round(percentile(load.late_ms, 0.99)) for load in rounds[callers]]
+        yield Row(f"loop stall p99, {callers:,} callers", "ms", stalls, at_most(STALL_MS_MAX))
+    crowded = [
+        Round(median(many.took_us), median(one.took_us)) for many, one in zip(rounds[100], alone, strict=True)
+    ]
+    yield Row("store.update p50, 100 callers", "µs", crowded, at_most(3), "ratio", "1 caller")
+
+
+def bare_commits(directory: Path, count: int) -> list[float]:
+    """What LMDB takes to commit one entry of the same size, in microseconds."""
+    directory.mkdir()
+    environment = lmdb.open(str(directory), map_size=1 << 30, max_dbs=2, readahead=False)
+    table = environment.open_db(b"journal")
+    entry = b"x" * ENTRY_BYTES
+    took = []
+    for number in range(count):
+        began = perf_counter_ns()
+        with environment.begin(write=True, db=table) as transaction:
+            transaction.put(number.to_bytes(8, "big"), entry, append=True)
+        took.append((perf_counter_ns() - began) / 1000)
+    environment.close()
+    return took
+
+
+async def crowd(directory: Path, callers: int, updates: int, sessions: int) -> Load:
+    """So many callers, each waiting for one update after another, over so many sessions."""
+    load = Load(0.0)
+    async with open_state(directory, version=VERSION) as state:
+        began = perf_counter_ns()
+        async with trio.open_nursery() as beating:
+            beating.start_soon(heartbeat, load)
+            async with trio.open_nursery() as nursery:
+                for number in range(callers):
+                    nursery.start_soon(caller, state, number % sessions, ceil(updates / callers), load)
+            beating.cancel_scope.cancel()
+        load.per_second = len(load.took_us) / (perf_counter_ns() - began) * 1e9
+    return load
+
+
+async def caller(state: State, number: int, updates: int, load: Load) -> None:
+    """One update after another, each of one event in the session of this number."""
+    stream = f"session_{number:026d}"
+    event = InputReceived(input_id=f"input_{number:026d}", items=[Text("word " * 20)], sender="user")
+
+    def append(transaction: Transaction) -> None:
+        transaction.append(stream, event, session_id=stream, actor="uid:1000")
+
+    for _ in range(updates):
+        began = perf_counter_ns()
+        await state.update(append)
+        load.took_us.append((perf_counter_ns() - began) / 1000)
+
+
+async def heartbeat(load: Load) -> None:
+    """Sleep a millisecond again and again, and note how late the loop lets it go on."""
+    while True:
+        due = trio.current_time() + BEAT_SECONDS
+        await trio.sleep_until(due)
+        load.late_ms.append((trio.current_time() - due) * 1000)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that a share of the values does not exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

@@ -1,0 +1,147 @@
+"""Rows of the table: what was measured in each round, what it is held against, and the verdict."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal, assert_never
+
+Judged = Literal["ratio", "difference", "figure"]
+"""What the goal speaks of: the figure over its yardstick, beyond its yardstick, or the figure itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A limit: ``≤`` for what should be small, ``≥`` for what should be large."""
+
+    sign: Literal["≤", "≥"]
+    limit: float
+
+    def met(self, value: float) -> bool:
+        """Whether a value reaches the goal."""
+        return value <= self.limit if self.sign == "≤" else value >= self.limit
+
+    def missed_by(self, value: float) -> float:
+        """How far off a value is, as a share of the limit."""
+        return abs(value - self.limit) / self.limit
+
+
+def at_most(limit: float) -> Goal:
+    """The goal of staying at or under a limit."""
+    return Goal("≤", limit)
+
+
+def at_least(limit: float) -> Goal:
+    """The goal of reaching a limit."""
+    return Goal("≥", limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round gave: the figure and, where there is one, the yardstick beside it."""
+
+    figure: float
+    yardstick: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure over several rounds. ``note`` says what a reader of the table should know."""
+
+    what: str
+    unit: str
+    rounds: Sequence[Round]
+    goal: Goal | None = None
+    judged: Judged = "figure"
+    yardstick: str = ""
+    note: str = ""
+
+    def figures(self) -> list[float]:
+        """The figure of every round."""
+        return [one.figure for one in self.rounds]
+
+    def yardsticks(self) -> list[float]:
+        """The yardstick of every round that has one."""
+        return [one.yardstick for one in self.rounds if one.yardstick is not None]
+
+    def values(self) -> list[float]:
+        """What the goal is held against, of every round."""
+        if self.judged == "figure":
+            return self.figures()
+        pairs = [(one.figure, one.yardstick) for one in self.rounds if one.yardstick is not None]
+        if self.judged == "ratio":
+            return [figure / yardstick for figure, yardstick in pairs if yardstick]
+        return [figure - yardstick for figure, yardstick in pairs]
+
+    def verdict(self) -> str:
+        """``met``, ``missed by 12 %``, or nothing where there is no goal."""
+        values = self.values()
+        if self.goal is None or not values:
+            return ""
+        middle = median(values)
+        return "met" if self.goal.met(middle) else f"missed by {self.goal.missed_by(middle):.0%}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that was measured, for programs."""
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "rounds": [{"figure": one.figure, "yardstick": one.yardstick} for one in self.rounds],
+            "yardstick": self.yardstick or None,
+            "judged": self.judged,
+            "value": median(self.values()) if self.values() else None,
+            "goal": f"{self.goal.sign} {self.goal.limit:g}" if self.goal else None,
+            "verdict": self.verdict() or None,
+            "note": self.note or None,
+        }
+
+
+def number(value: float) -> str:
+    """A number with as many digits as mean something: 1,234 · 56.7 · 1.23 · 0.045."""
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 0.1 or not size else f"{value:.2g}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The least, the middle and the greatest: ``1.21 / 1.25 / 1.40``; one number where they are alike."""
+    if not values:
+        return ""
+    three = [number(value) for value in (min(values), median(values), max(values))]
+    return three[0] if len(set(three)) == 1 else " / ".join(three)
+
+
+HEADER = ("what", "figure", "yardstick", "compared", "goal", "verdict")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One line of the table."""
+    compared = spread(row.values())
+    match row.judged:
+        case "ratio":
+            compared, sign = f"{compared} x", "x"
+        case "difference":
+            compared, sign = f"+ {compared}", row.unit
+        case "figure":
+            compared, sign = "", row.unit
+        case _:
+            assert_never(row.judged)
+    beside = f"{row.yardstick}: {spread(row.yardsticks())}" if row.yardstick else ""
+    goal = f"{row.goal.sign} {row.goal.limit:,g} {sign}" if row.goal else ""
+    return (row.what, f"{spread(row.figures())} {row.unit}", beside, compared, goal, row.verdict())
+
+
+def render(rows: Iterable[Row]) -> str:
+    """The table as Markdown that also lines up in a terminal; notes follow it."""
+    listed = list(rows)
+    lines = [HEADER, *map(cells, listed)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    shown = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    shown.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    notes = [f"* {row.what}: {row.note}" for row in listed if row.note]
+    return "\n".join([*shown, *(["", *notes] if notes else [])])
