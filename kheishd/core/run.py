@@ -15,7 +15,7 @@ status          commands accepted                            leads to
 =============== ============================================ =========================================
 queued          Start, Cancel                                running, failed (parked), cancelled
 running         Start, Ask, Answered, Errored, Cancel,       running, completed, failed, cancelled,
-                Stopped, Release, Fail                       interrupted
+                Stopped, Release, Fail, Interrupt            interrupted
 ended           none: RunAlreadyEnded                        -
 =============== ============================================ =========================================
 
@@ -64,7 +64,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The model answered. ``result_ids`` names the tool results to write, one per tool call."""
+    """The model answered. ``result_id`` is for the message with the results of its tool calls."""
 
     items: list[Item]
     usage: Usage
@@ -110,7 +110,14 @@ class Fail:
     error: RunError
 
 
-Command = Start | Ask | Answered | Errored | Cancel | Stopped | Release | Fail
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """The run is not to go on after a restart, because the configuration says so."""
+
+    error: RunError
+
+
+Command = Start | Ask | Answered | Errored | Cancel | Stopped | Release | Fail | Interrupt
 
 
 # Effects: what the world owes a run now.
@@ -195,6 +202,8 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return [RunReleased(reason=reason)]
         case Fail(error):
             return [RunEnded(outcome="failed", error=error)]
+        case Interrupt(error):
+            return [RunEnded(outcome="interrupted", error=error)]
         case _:
             assert_never(command)
 
@@ -228,7 +237,8 @@ def _answered(run: Run, command: Answered) -> list[JournalEvent]:
     )
     calls = [item for item in command.items if isinstance(item, ToolCall)]
     if not calls:
-        return [said, RunEnded(outcome="completed")]
+        # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
+        return [said, RunEnded(outcome=run.cancel or "completed")]
     results: list[Item] = [
         ToolResult(call.call_id, call.name, f"There is no tool called '{call.name}' here.", is_error=True)
         for call in calls

@@ -1,7 +1,7 @@
 """What a Runtime is: an immutable snapshot of everything that a reload replaces. Types only."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,6 +57,18 @@ class Runtime:
     workspace_root: str | None = None
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runtimes(Protocol):
+    """Where the current runtime is had. One that a reload replaced lives until its last holder is done."""
+
+    def current(self) -> Runtime:
+        """The runtime that new work takes."""
+        ...
+
+    def hold(self) -> AbstractContextManager[Runtime]:
+        """The current runtime, kept open until the context is left."""
+        ...
 
 
 # What a provider gives while a model answers.

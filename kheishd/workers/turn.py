@@ -1,0 +1,322 @@
+"""One run in the hands of the worker: ask what is due, do it, commit what came of it, ask again."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, assert_never
+
+import trio
+
+from kheishd.core.prompt import (
+    CHECKPOINT_EVENTS,
+    Transcript,
+    framed,
+    framing,
+    from_checkpoint,
+    guests,
+    to_checkpoint,
+)
+from kheishd.core.retry import fitted, retry_at_ms
+from kheishd.core.run import (
+    Answered,
+    Ask,
+    AskModel,
+    Command,
+    Errored,
+    Fail,
+    Pause,
+    Release,
+    Start,
+    Stop,
+    Stopped,
+    TakeUp,
+    decide,
+    due,
+)
+from kheishd.kernel.runtime import Answer, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from kheishd.objects.fold import Fold
+from kheishd.store.tables import BLOBS, CHECKPOINTS, RUNS, SESSIONS
+from protocol import ids
+from protocol.errors import RunAlreadyEnded, StorageFull
+from protocol.events import decode_envelope, decode_event
+from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.objects.run import Run, RunError
+from protocol.transcript import Text
+
+if TYPE_CHECKING:
+    from kheishd.kernel.live import Live
+    from kheishd.kernel.runtime import Runtimes
+    from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot, Transaction
+
+log = logging.getLogger("kheishd.runs")
+
+T = TypeVar("T")
+
+SAVE_AGAIN_SECONDS = 1.0
+"""How long to wait before an outcome is saved again while the disk is full."""
+
+
+class Turn:
+    """A run being executed. ``perform`` returns when nothing is due any more."""
+
+    def __init__(self, state: "State", live: "Live", runtimes: "Runtimes", run: Run) -> None:
+        self._state = state
+        self._live = live
+        self._runtimes = runtimes
+        self._runtime = runtimes.current()
+        self._run = run
+        self._held = False
+        self._asked = False
+        self._transcript: Transcript | None = None
+        self._events_folded = 0
+        self._effect: trio.CancelScope | None = None
+
+    def stop(self) -> None:
+        """Somebody asked for the run to be stopped: leave the effect and look at the record again."""
+        if self._effect is not None:
+            self._effect.cancel()
+
+    async def perform(self) -> None:
+        """Execute the run until it has ended or waits for a person; on cancellation, put it down."""
+        with self._runtimes.hold() as self._runtime:
+            await self._guarded()
+
+    async def _guarded(self) -> None:
+        try:
+            await self._perform()
+        except trio.Cancelled:
+            await self._put_down()
+            raise
+        except RunAlreadyEnded:
+            # Cancelled in its queue between our look at the list and our commit.
+            pass
+        except Exception:
+            log.exception("a run failed inside the daemon", extra={"run_id": self._run.run_id})
+            error = RunError("internal_error", "something failed inside the daemon; its log has the details")
+            await self._commit(Fail(error))
+        finally:
+            self._live.end(self._run.run_id)
+
+    async def _perform(self) -> None:
+        while True:
+            effect = due(self._run, self._state.now_ms(), held=self._held)
+            match effect:
+                case None:
+                    return
+                case TakeUp():
+                    self._run = await self._save(self._take_up)
+                    self._held = True
+                case Stop():
+                    await self._commit(Stopped([]))
+                case Pause(until_ms):
+                    await self._pause(until_ms)
+                case AskModel():
+                    await self._ask()
+                case _:
+                    assert_never(effect)
+
+    # Committing.
+
+    def _fold(self, tx: "Transaction") -> Fold:
+        run = tx.get(RUNS, self._run.run_id)
+        assert run is not None, "a run's record is never deleted"
+        return Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+
+    def _take_up(self, tx: "Transaction") -> Run:
+        """Start and, if that is due at once, ask: one commit."""
+        fold = self._fold(tx)
+        fold.append_all(decide(fold.run, Start()))
+        self._asked = isinstance(due(fold.run, tx.now_ms, held=True), AskModel)
+        if self._asked:
+            fold.append_all(decide(fold.run, Ask(self._state.new_id(ids.ITEM))))
+        fold.write()
+        return fold.run
+
+    async def _commit(self, command: Command, checkpoint: bytes | None = None) -> None:
+        def carry_out(tx: "Transaction") -> Run:
+            fold = self._fold(tx)
+            fold.append_all(decide(fold.run, command))
+            fold.write()
+            if checkpoint is not None:
+                self._write_checkpoint(tx, checkpoint)
+            return fold.run
+
+        self._run = await self._save(carry_out)
+
+    async def _save(self, fn: "Callable[[Transaction], T]") -> T:
+        """Commit, and on a full disk keep what is to be saved and try again until there is room."""
+        while True:
+            try:
+                with trio.CancelScope(shield=True):
+                    return await self._state.update(fn)
+            except StorageFull:
+                log.warning("the disk is full; a run waits to be saved", extra={"run_id": self._run.run_id})
+                await trio.sleep(SAVE_AGAIN_SECONDS)
+
+    async def _put_down(self) -> None:
+        """The daemon stops: say that the run was left in good order. Failing to say so is no harm."""
+        if not self._held or due(self._run, 0, held=True) is None:
+            return
+        try:
+            with trio.CancelScope(shield=True):
+                await self._state.update(self._release)
+        except (StorageFull, RunAlreadyEnded):
+            log.warning("a run could not be put down in order", extra={"run_id": self._run.run_id})
+
+    def _release(self, tx: "Transaction") -> None:
+        fold = self._fold(tx)
+        fold.append_all(decide(fold.run, Release("shutdown")))
+        fold.write()
+
+    def _reread(self) -> None:
+        with self._state.read() as store:
+            run = store.get(RUNS, self._run.run_id)
+        assert run is not None, "a run's record is never deleted"
+        self._run = run
+
+    # Effects.
+
+    async def _pause(self, until_ms: int) -> None:
+        with trio.CancelScope() as self._effect:
+            await trio.sleep(max(until_ms - self._state.now_ms(), 0) / 1000)
+        self._effect = None
+        self._reread()
+
+    async def _ask(self) -> None:
+        if not self._asked:
+            await self._commit(Ask(self._state.new_id(ids.ITEM)))
+            if self._run.cancel is not None:
+                return
+        self._asked = False
+        problem = self._gone()
+        if problem is not None:
+            await self._commit(Fail(problem))
+            return
+        heard: list[str] = []
+        try:
+            answer = await self._listen(heard)
+        except ModelFailure as failure:
+            await self._failed(failure)
+            return
+        if answer is None:
+            text = "".join(heard)
+            items, _ = fitted([Text(text)] if text else [], ANSWER_BYTES_MAX)
+            await self._commit(Stopped(items))
+            return
+        await self._answered(answer)
+
+    def _gone(self) -> RunError | None:
+        route = self._run.pinned.route
+        if route in self._runtime.routes:
+            return None
+        return RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
+
+    async def _listen(self, heard: list[str]) -> Answer | None:
+        """The model's answer; None if it was stopped, with what had arrived by then in ``heard``."""
+        run = self._run
+        assert run.item_id is not None, "the model is asked for a message that has an id"
+        self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
+        answer: Answer | None = None
+        with trio.CancelScope() as self._effect:
+            async with self._runtime.models.ask(self._request(run)) as events:
+                async for event in events:
+                    match event:
+                        case TextDelta(text):
+                            heard.append(text)
+                            self._live.text(run.run_id, "text", text)
+                        case ThinkingDelta(text):
+                            self._live.text(run.run_id, "thinking", text)
+                        case Answer():
+                            answer = event
+                        case _:
+                            assert_never(event)
+        stopped = self._effect.cancelled_caught
+        self._effect = None
+        if stopped:
+            return None
+        if answer is None:
+            raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
+        return answer
+
+    async def _answered(self, answer: Answer) -> None:
+        items, cut = fitted(answer.items, ANSWER_BYTES_MAX)
+        command = Answered(
+            items=items,
+            usage=answer.usage,
+            stop_reason="length" if cut else answer.stop_reason,
+            model=answer.model,
+            result_id=self._state.new_id(ids.ITEM),
+        )
+        await self._commit(command, self._checkpoint())
+
+    async def _failed(self, failure: ModelFailure) -> None:
+        limits = self._runtime.limits
+        error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
+        again = None
+        if failure.retryable:
+            again = retry_at_ms(
+                now_ms=self._state.now_ms(),
+                attempt=self._run.attempt,
+                attempts_max=limits.attempts_max,
+                backoff_s=limits.backoff_s,
+                backoff_max_s=limits.backoff_max_s,
+                retry_after_s=failure.retry_after_s,
+                retry_after_max_s=limits.retry_after_max_s,
+                jitter=random.random(),
+            )
+        await self._commit(Errored(error, again))
+
+    # What the model is shown.
+
+    def _request(self, run: Run) -> ModelRequest:
+        with self._state.read() as store:
+            transcript = self._read_transcript(store)
+            digest = run.pinned.instructions_digest
+            kept = store.get(BLOBS, digest, 0) if digest is not None else None
+        instructions = kept.decode() if kept is not None else ""
+        speaker = run.guest or run.agent
+        others = guests(transcript.messages)
+        return ModelRequest(
+            pinned=run.pinned,
+            instructions=instructions + framing(speaker=speaker, primary=run.agent, others=others),
+            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            session_id=run.session_id,
+            run_id=run.run_id,
+        )
+
+    def _read_transcript(self, store: "Snapshot") -> Transcript:
+        """The transcript so far: from the newest checkpoint the first time, then what came since."""
+        if self._transcript is None:
+            self._transcript = newest_checkpoint(store, self._run.session_id)
+        for _, line in store.entries(self._run.session_id, self._transcript.cursor):
+            self._transcript.fold(decode_envelope(line), decode_event(line))
+            self._events_folded += 1
+        return self._transcript
+
+    def _checkpoint(self) -> bytes | None:
+        """A checkpoint to write with the answer, when enough was folded and it is small enough."""
+        if self._transcript is None or self._events_folded < CHECKPOINT_EVENTS:
+            return None
+        checkpoint = to_checkpoint(self._transcript)
+        if len(checkpoint) > CHECKPOINT_BYTES_MAX:
+            return None
+        self._events_folded = 0
+        return checkpoint
+
+    def _write_checkpoint(self, tx: "Transaction", checkpoint: bytes) -> None:
+        assert self._transcript is not None
+        session_id = self._run.session_id
+        for key, _ in list(tx.scan(CHECKPOINTS, session_id)):
+            tx.delete(CHECKPOINTS, *key)
+        tx.put(CHECKPOINTS, session_id, self._transcript.cursor, value=checkpoint)
+
+
+def newest_checkpoint(store: "Snapshot", session_id: str) -> Transcript:
+    """The transcript of a session's newest checkpoint that can be read; an empty one without any."""
+    for _, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
+        try:
+            return from_checkpoint(checkpoint)
+        except ValueError:
+            log.warning("a checkpoint cannot be read and is passed over", extra={"session_id": session_id})
+    return Transcript()
