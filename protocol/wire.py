@@ -119,6 +119,7 @@ _id: "msgspec.json.Decoder[Id]" = msgspec.json.Decoder(Id)
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BRACKETS_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 def decode(data: bytes) -> Value:
@@ -225,10 +226,10 @@ def _nested_too_deep(data: bytes) -> bool:
     """Whether the arrays and objects of valid JSON nest beyond the limit, without a walk byte by byte."""
     if data.count(b"[") + data.count(b"{") <= NESTING_MAX:
         return False
-    brackets = _STRINGS.sub(b"", data).translate(None, _NOT_BRACKETS)
+    brackets = _STRINGS.sub(b"", data).translate(_BRACKETS_ALIKE, _NOT_BRACKETS)
     for _ in range(NESTING_MAX):
         # Each round takes away the innermost level.
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return False
     return True
