@@ -2,7 +2,6 @@
 
 import logging
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import trio
@@ -44,6 +43,8 @@ from protocol.objects.run import Run, RunError
 from protocol.transcript import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
@@ -70,12 +71,11 @@ class Turn:
         self._asked = False
         self._transcript: Transcript | None = None
         self._events_folded = 0
-        self._effect: trio.CancelScope | None = None
+        self._effect = trio.CancelScope()
 
     def stop(self) -> None:
         """Somebody asked for the run to be stopped: leave the effect and look at the record again."""
-        if self._effect is not None:
-            self._effect.cancel()
+        self._effect.cancel()
 
     async def perform(self) -> None:
         """Execute the run until it has ended or waits for a person; on cancellation, put it down."""
@@ -177,10 +177,17 @@ class Turn:
 
     # Effects.
 
+    def _next_effect(self) -> trio.CancelScope:
+        """The scope of an effect that begins: cancelled from the start where ``stop`` came before it."""
+        scope = trio.CancelScope()
+        if self._effect.cancel_called:
+            scope.cancel()
+        self._effect = scope
+        return scope
+
     async def _pause(self, until_ms: int) -> None:
-        with trio.CancelScope() as self._effect:
+        with self._next_effect():
             await trio.sleep(max(until_ms - self._state.now_ms(), 0) / 1000)
-        self._effect = None
         self._reread()
 
     async def _ask(self) -> None:
@@ -218,7 +225,7 @@ class Turn:
         assert run.item_id is not None, "the model is asked for a message that has an id"
         self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
         answer: Answer | None = None
-        with trio.CancelScope() as self._effect:
+        with self._next_effect() as effect:
             async with self._runtime.models.ask(self._request(run)) as events:
                 async for event in events:
                     match event:
@@ -231,9 +238,7 @@ class Turn:
                             answer = event
                         case _:
                             assert_never(event)
-        stopped = self._effect.cancelled_caught
-        self._effect = None
-        if stopped:
+        if effect.cancelled_caught:
             return None
         if answer is None:
             raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)

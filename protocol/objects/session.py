@@ -255,6 +255,7 @@ CREATE = Method(
         SessionExists,
         AgentNotFound,
         AgentForbidden,
+        SenderForbidden,
         RouteNotFound,
         SessionNotFound,
         ScopeWouldWiden,
@@ -327,7 +328,15 @@ IMPORT = Method(
     SessionImported,
     "Read an export back, as a new session that can be continued.",
     scope="operate",
-    errors=(ImportInvalid, AgentNotFound, AgentForbidden, SessionNotFound, StorageFull),
+    errors=(
+        ImportInvalid,
+        InputTooLarge,
+        AgentNotFound,
+        AgentForbidden,
+        SenderForbidden,
+        SessionNotFound,
+        StorageFull,
+    ),
 )
 
 METHODS = (CREATE, GET, LIST, UPDATE, SEND, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)

@@ -1,0 +1,182 @@
+"""Taking a session out as a file and reading it back: journal lines with their hash chain."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Raw, Struct
+
+from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.paging import page_of
+from kheishd.objects.sending import find_definition
+from kheishd.objects.session import find_session, scope_of
+from kheishd.store.tables import JOURNAL
+from protocol import ids
+from protocol.errors import ImportInvalid, InputTooLarge, InvalidParams
+from protocol.events import (
+    Envelope,
+    InputReceived,
+    JournalEvent,
+    MessageAppended,
+    SessionCreated,
+    SessionImported,
+    TranscriptImported,
+    Unknown,
+    decode_envelope,
+    decode_event,
+)
+from protocol.limits import INPUT_BYTES_MAX
+from protocol.objects import session as rows
+from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
+from protocol.objects.session import SessionImported as Imported
+from protocol.transcript import Message
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Transaction
+
+HASH_BYTES = 32
+NO_HASH = bytes(HASH_BYTES)
+
+
+class _Line(Struct):
+    """One line of an export: the journal line as stored, and the chain's hash at it."""
+
+    hash: str
+    event: Raw
+
+
+_line = msgspec.json.Decoder(_Line)
+
+
+@query(rows.EXPORT)
+def export(call: Call, params: SessionExportParams) -> SessionExport:
+    """One page of a session's journal, as lines of a JSONL file."""
+    if params.after is not None and not params.after.isdecimal():
+        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    with call.state.read() as store:
+        session = find_session(store, call, params.session_id)
+        after = (session.session_id, int(params.after)) if params.after is not None else None
+        found = (
+            (key, _exported(stored)) for key, stored in store.scan(JOURNAL, session.session_id, after=after)
+        )
+        lines, following = page_of(found, params.limit, lambda line: True)
+    return SessionExport(session_id=session.session_id, lines=lines, next=following)
+
+
+def _exported(stored: bytes) -> str:
+    return f'{{"hash":"{stored[:HASH_BYTES].hex()}","event":{stored[HASH_BYTES:].decode()}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of an export, verified: what it says, and where its chain stands at the end."""
+
+    params: SessionImport
+    events: list[tuple[Envelope, JournalEvent | Unknown]]
+    last_hash: str
+    new_session_id: str
+
+
+def _prepare(call: Call, params: SessionImport) -> _Part:
+    size = sum(map(len, params.lines))
+    if size > INPUT_BYTES_MAX and len(params.lines) > 1:
+        raise InputTooLarge(
+            f"this part takes {size} characters; send at most {INPUT_BYTES_MAX}, or one line, at a time",
+            field="$.params.lines",
+        )
+    if (params.session_id is None) != (params.last_hash is None):
+        raise InvalidParams("'session_id' and 'last_hash' go together", field="$.params.session_id")
+    events, last_hash = _verified(params)
+    return _Part(params, events, last_hash, call.state.new_id(ids.SESSION))
+
+
+def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent | Unknown]], str]:
+    """The events of some lines, their hashes checked against each other."""
+    previous = _hash(params.last_hash)
+    events = []
+    for number, text in enumerate(params.lines):
+        try:
+            line = _line.decode(text)
+            events.append((decode_envelope(line.event), decode_event(line.event)))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
+        previous = hashlib.sha256(previous + bytes(line.event)).digest()
+        if previous.hex() != line.hash:
+            raise ImportInvalid(
+                f"the hash chain breaks at line {number}: the export was changed or a line is missing",
+                field=f"$.params.lines[{number}]",
+            )
+    return events, previous.hex()
+
+
+def _hash(text: str | None) -> bytes:
+    try:
+        return bytes.fromhex(text) if text is not None else NO_HASH
+    except ValueError as error:
+        raise InvalidParams("'last_hash' is not a hash in hex", field="$.params.last_hash") from error
+
+
+@mutation(rows.IMPORT, prepare=_prepare)
+def import_(tx: "Transaction", call: Call, part: _Part) -> Imported:
+    """Read a part of an export into a session that it makes, or that the part before made."""
+    fold = _begun(tx, call, part) if part.params.session_id is None else _continued(tx, call, part)
+    messages = 0
+    for envelope, event in part.events:
+        message = _message_of(event)
+        if message is not None:
+            fold.append(TranscriptImported(message=message, source_cursor=envelope.cursor))
+            messages += 1
+    fold.append(
+        SessionImported(
+            source_session_id=part.events[0][0].session_id or "",
+            source_head=part.last_hash,
+            source_events=len(part.events),
+        )
+    )
+    fold.write()
+    return Imported(session_id=fold.session_id, messages=messages, last_hash=part.last_hash)
+
+
+def _message_of(event: JournalEvent | Unknown) -> Message | None:
+    match event:
+        case InputReceived(items=items):
+            return Message("user", list(items))
+        case MessageAppended(message=message) | TranscriptImported(message=message):
+            return message
+        case _:
+            return None
+
+
+def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
+    created = part.events[0][1]
+    if not isinstance(created, SessionCreated):
+        raise ImportInvalid("an export begins with the event 'session_created'; send its lines in order")
+    definition = find_definition(call, part.params.agent or created.agent)
+    call.caller.need_sender(None)
+    fold = Fold(tx, part.new_session_id, session=None, origin=origin_of(call))
+    fold.append(
+        SessionCreated(
+            agent=definition.name,
+            title=created.title,
+            scope=scope_of(definition),
+            metadata=created.metadata,
+        )
+    )
+    return fold
+
+
+def _continued(tx: "Transaction", call: Call, part: _Part) -> Fold:
+    session = find_session(tx, call, part.params.session_id or "")
+    found = tx.entry(session.session_id, tx.head(session.session_id)[0])
+    last = decode_event(found[1]) if found is not None else None
+    if not isinstance(last, SessionImported) or last.source_head != part.params.last_hash:
+        raise ImportInvalid(
+            "this does not go on where the part before ended; start the import again",
+            field="$.params.last_hash",
+        )
+    return Fold(tx, session.session_id, session=session, origin=origin_of(call))
+
+
+HANDLERS = (export, import_)
