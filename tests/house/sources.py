@@ -1,0 +1,69 @@
+"""What the house tests look at: the source files, as paths, modules and syntax trees."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("protocol", "kheishd", "kheishctl")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def sources() -> tuple[Path, ...]:
+    """Every source file, relative to the root."""
+    found = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return tuple(sorted(path.relative_to(ROOT) for path in found))
+
+
+@cache
+def all_tests() -> tuple[Path, ...]:
+    """Every Python file of the tests, relative to the root."""
+    return tuple(sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file; a package is its ``__init__``."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of all that a file imports, wherever in it; for types only, too."""
+    modules = {module(source) for source in sources()}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by the whole name"
+            assert node.module
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield node.lineno, inner if inner in modules else node.module
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Every function of a file, inner ones too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, Function):
+            yield node
+
+
+def tracked() -> list[Path]:
+    """Every file under version control, relative to the root; where there is none, every file of ours."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ).stdout
+        names = [Path(name) for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        names = [*sources(), *all_tests(), Path("README.md"), Path("pyproject.toml")]
+    return [name for name in names if (ROOT / name).is_file()]

@@ -1,0 +1,34 @@
+"""What costs is imported where it is used: programs start fast."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.house.sources import ROOT
+
+
+def loaded(module: str, packages: tuple[str, ...]) -> str:
+    """Which of some packages are there once a module is imported, in an interpreter of its own."""
+    program = f"import sys, {module}; print(*(name for name in {packages!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [
+        ("kheishctl.__main__", ("trio", "httpx2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
+        (
+            "kheishd.__main__",
+            ("httpx2", "trio_websocket", "rich", "prompt_toolkit", "yaml", "asyncio", "kheishctl"),
+        ),
+        ("protocol.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
+    ],
+)
+def test_start_imports_little(module: str, packages: tuple[str, ...]) -> None:
+    """Importing a program does not import what only some of its uses need."""
+    assert loaded(module, packages) == "", f"{module} imports these at once"
