@@ -1,0 +1,148 @@
+"""The home directory: where it is, how it is laid out, and the lock that keeps it one daemon's.
+
+====================  ============================================================
+``config.toml``       node configuration, written by people
+``agents/<name>.md``  agent definitions, written by people
+``state/``            the store
+``run/``              ``kheishd.sock``, ``kheishd.lock``
+====================  ============================================================
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PRIVATE = 0o700
+LOCK_BYTES_MAX = 32
+
+
+class HomeUnusable(Exception):
+    """The home directory cannot be used; the message says why and what to do."""
+
+
+class HomeHeld(Exception):
+    """Another daemon holds the home."""
+
+    def __init__(self, home: Path, pid: int | None) -> None:
+        who = f"the daemon with pid {pid}" if pid else "another daemon"
+        super().__init__(f"{who} holds {home}; stop it first, or choose another home with --home")
+        self.pid = pid
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths inside a home directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The node configuration; need not exist."""
+        return self.path / "config.toml"
+
+    @property
+    def agents(self) -> Path:
+        """Where agent files are; need not exist."""
+        return self.path / "agents"
+
+    @property
+    def state(self) -> Path:
+        """The store's own directory; nothing else may be put there."""
+        return self.path / "state"
+
+    @property
+    def run(self) -> Path:
+        """What exists only while a daemon runs."""
+        return self.path / "run"
+
+    @property
+    def socket(self) -> Path:
+        """The private Unix socket."""
+        return self.run / "kheishd.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the daemon that runs; holds its pid."""
+        return self.run / "kheishd.lock"
+
+
+def find_home(option: str | None, environ: Mapping[str, str]) -> Home:
+    """The home that is meant: ``--home``, ``$KHEISH_HOME``, ``$STATE_DIRECTORY``, else ``~/.kheish``.
+
+    Errors: HomeUnusable if nobody says and there is no home directory to put it in.
+    """
+    # systemd gives several state directories separated by colons; the first is ours.
+    systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    named = option or environ.get("KHEISH_HOME") or systemd
+    path = Path(named or "~/.kheish")
+    try:
+        return Home(Path(os.path.abspath(path.expanduser())))
+    except RuntimeError:
+        raise HomeUnusable("there is no home directory for this user; name one with --home") from None
+
+
+def prepare(home: Home) -> None:
+    """Make what is missing and see that nobody else may look in.
+
+    Errors: HomeUnusable if it is not a directory, another user's, or cannot be made.
+    """
+    try:
+        for directory in (home.path, home.state, home.run):
+            directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
+            _secure(directory)
+    except OSError as error:
+        raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
+
+
+def _secure(directory: Path) -> None:
+    found = directory.stat()
+    if found.st_uid != os.geteuid():
+        raise HomeUnusable(
+            f"{directory} belongs to the user with uid {found.st_uid}, not to this one ({os.geteuid()}); "
+            "run as that user, or choose another home with --home"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        directory.chmod(PRIVATE)
+
+
+class Lock:
+    """The lock on a home, held while the file is open; the kernel lets go of it however we end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, home: Home) -> "Lock":
+        """Lock a prepared home and write down our pid. Errors: HomeHeld, HomeUnusable."""
+        try:
+            descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise HomeUnusable(f"cannot open {home.lock}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = _pid_in(descriptor)
+            os.close(descriptor)
+            raise HomeHeld(home.path, pid) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let go. The file stays: removing it would let two daemons lock two files of one name."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def _pid_in(descriptor: int) -> int | None:
+    text = os.pread(descriptor, LOCK_BYTES_MAX, 0).strip()
+    return int(text) if text.isdigit() else None
