@@ -1,0 +1,99 @@
+"""Deltas of 1 KiB to a hundred subscribers, beside plain sockets and beside a channel for each client."""
+
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from statistics import median
+from time import perf_counter_ns
+
+from contrib.bench.client import Client, dial
+from contrib.bench.model import config, model_server
+from contrib.bench.processes import Daemon, daemon, yardstick
+from contrib.bench.scale import Scale
+from contrib.bench.table import Round, Row, at_least
+
+SUBSCRIBERS = 100
+PIECES = 120
+PIECE_BYTES = 1024
+MARK = b'"type":"run_ended"'
+"""What the line holds that ends one burst; durable events come after the deltas before them."""
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """Two rows over the same rounds."""
+    bursts = scale.pick(15, 2)
+    ours, plain, channel = [], [], []
+    for _ in scale.rounds:
+        ours.append(of_daemon(bursts))
+        plain.append(of_yardstick("plain", bursts))
+        channel.append(of_yardstick("channel", bursts))
+    what = f"deltas to {SUBSCRIBERS} subscribers"
+    beside = [Round(figure, other) for figure, other in zip(ours, plain, strict=True)]
+    yield Row(what, "/s", beside, at_least(0.3), "ratio", "plain-socket writer")
+    beside = [Round(figure, other) for figure, other in zip(ours, channel, strict=True)]
+    yield Row(what, "/s", beside, at_least(5), "ratio", "a channel per client")
+
+
+def of_daemon(bursts: int) -> float:
+    """Deliveries a second from the real daemon: a model's answer, followed by all."""
+    with model_server() as port, daemon(config(port)) as kept, kept.client() as client, ExitStack() as stack:
+        answer = f"long:{PIECES * PIECE_BYTES}"
+        subscribers = [subscriber(kept, stack) for _ in range(SUBSCRIBERS)]
+
+        def burst() -> None:
+            client.send("conversation.send", content="tell me", model=answer)
+
+        return deliveries(subscribers, burst, bursts)
+
+
+def subscriber(kept: Daemon, stack: ExitStack) -> socket.socket:
+    """A connection that follows every delta, and of the durable events only the end of a run."""
+    client = stack.enter_context(Client(kept.socket))
+    client.call("journal.subscribe", deltas=True, types=["run_ended"])
+    while not any(note["method"] == "journal.synced" for note in client.notes):
+        client.notes.append(client.message())
+    return client.socket
+
+
+def of_yardstick(mode: str, bursts: int) -> float:
+    """Deliveries a second from a server that only fans out."""
+    with yardstick("fanout", mode, str(PIECES), str(PIECE_BYTES)) as path, ExitStack() as stack:
+        subscribers = [stack.enter_context(dial(path)) for _ in range(SUBSCRIBERS)]
+        for connection in subscribers:
+            connection.sendall(b"here\n")
+            connection.recv(16)
+        return deliveries(subscribers, lambda: subscribers[0].sendall(b"go\n"), bursts)
+
+
+def deliveries(subscribers: list[socket.socket], burst: Callable[[], None], bursts: int) -> float:
+    """Deliveries a second, each burst timed from its first byte to its end at the last subscriber."""
+    with selectors.EpollSelector() as selector:
+        for connection in subscribers:
+            connection.setblocking(False)
+            selector.register(connection, selectors.EVENT_READ)
+        one_burst(selector, burst)
+        took = [one_burst(selector, burst) for _ in range(bursts)]
+    return len(subscribers) * PIECES / median(took) * 1e9
+
+
+def one_burst(selector: selectors.EpollSelector, burst: Callable[[], None]) -> int:
+    """Nanoseconds from the first byte to the end mark on every connection."""
+    tails: dict[int, bytes] = {}
+    began = 0
+    burst()
+    waiting = len(selector.get_map())
+    while waiting:
+        ready = selector.select(60)
+        if not ready:
+            raise TimeoutError("a burst does not end")
+        began = began or perf_counter_ns()
+        for key, _ in ready:
+            connection: socket.socket = key.fileobj  # type: ignore[assignment]
+            received = connection.recv(1 << 18)
+            if not received:
+                raise ConnectionError("a subscriber was cut off")
+            seen = tails.get(key.fd, b"") + received
+            waiting -= MARK in seen
+            tails[key.fd] = seen[-len(MARK) + 1 :] if MARK not in seen else b""
+    return perf_counter_ns() - began

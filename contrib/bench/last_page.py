@@ -1,0 +1,56 @@
+"""The newest page of a very long session, beside that of a short one."""
+
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter_ns
+from typing import Any
+
+from contrib.bench.client import Client
+from contrib.bench.processes import daemon
+from contrib.bench.scale import Scale
+from contrib.bench.table import Round, Row, at_most
+from contrib.bench.turn import completed
+
+TURNS = 25
+"""What both sessions end with; with 25 turns the short one has over a hundred events."""
+PAGES = {
+    "journal.read": {"order": "newest", "limit": 50},
+    "session.history": {"order": "newest", "limit": 50},
+}
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """One row a method."""
+    events, times = scale.pick(100_000, 300), scale.pick(300, 10)
+    with daemon() as kept, kept.client() as client:
+        short, long = session(client, 0), session(client, events)
+        for method, params in PAGES.items():
+            pairs = [pages(client, method, params, short, long, times) for _ in scale.rounds]
+            what = f"last page of {events:,} events, {method}"
+            yield Row(what, "µs", pairs, at_most(1.5), "ratio", "of about 100 events")
+
+
+def session(client: Client, events: int) -> str:
+    """A session that begins with so many events and ends with some turns."""
+    session_id: str = client.call("session.create")["session_id"]
+    client.many(
+        [
+            ("session.rename", {"session_id": session_id, "title": f"Title {number}"})
+            for number in range(events)
+        ]
+    )
+    for number in range(TURNS):
+        said = {"session_id": session_id, "content": f"Sentence {number}", "wait": "settled"}
+        completed(client.call("session.send", **said))
+    return session_id
+
+
+def pages(client: Client, method: str, params: dict[str, Any], short: str, long: str, times: int) -> Round:
+    """The middle time of a page of each, asked for in turn, in microseconds."""
+    took: dict[str, list[float]] = {short: [], long: []}
+    for _ in range(times):
+        for session_id, times_of in took.items():
+            began = perf_counter_ns()
+            client.call(method, session_id=session_id, **params)
+            times_of.append((perf_counter_ns() - began) / 1000)
+    return Round(median(took[long]), median(took[short]))

@@ -1,0 +1,100 @@
+"""The local model server, behind a route of the daemon or called directly."""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+from contrib.bench.processes import START_SECONDS_MAX, Broken, program, scratch
+
+CHUNKS = 50
+ANSWER = f"chunks:{CHUNKS}"
+"""The model whose answers have fifty pieces and no delay."""
+FIRST = b"word1 "
+END = b"0\r\n\r\n"
+
+
+def config(port: int, more: str = "") -> str:
+    """A ``config.toml`` whose default route is the model server."""
+    return (
+        'default_route = "bench"\n'
+        f'[routes.bench]\ndriver = "openai"\nmodel = "{ANSWER}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
+        f"[daemon]\ndrain_s = 0\n{more}"
+    )
+
+
+@contextmanager
+def model_server() -> Iterator[int]:
+    """The server on a free port, which this gives."""
+    with scratch() as directory:
+        log = directory / "log"
+        with program([sys.executable, "-m", "tests.support.model_server"], log) as process:
+            deadline = time.perf_counter() + START_SECONDS_MAX
+            while not (said := log.read_text()).endswith("\n"):
+                if process.poll() is not None or time.perf_counter() > deadline:
+                    raise Broken(f"the model server does not start:\n{said}")
+                time.sleep(0.01)
+            yield int(said.split()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """When the first piece and the end of an answer came, in milliseconds after it was asked for."""
+
+    first_ms: float
+    end_ms: float
+
+
+class Direct:
+    """One kept-alive connection to the model server, read as bytes: the least a client can do."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> "Direct":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def ask(self, model: str = ANSWER) -> None:
+        """Send a request."""
+        asked = {"model": model, "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+        body = json.dumps(asked).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.socket.sendall(head.encode() + body)
+
+    def read(self) -> int:
+        """Read to the end of the answer; gives when its first piece came, by the clock."""
+        first, tail = 0, b""
+        while not tail.endswith(END):
+            received = self.socket.recv(1 << 16)
+            if not received:
+                raise Broken("the model server closed the connection")
+            if not first and FIRST in tail + received:
+                first = perf_counter_ns()
+            tail = (tail + received)[-200:]
+        return first
+
+    def turn(self, model: str = ANSWER) -> Answered:
+        """One whole answer."""
+        began = perf_counter_ns()
+        self.ask(model)
+        first = self.read()
+        return Answered((first - began) / 1e6, (perf_counter_ns() - began) / 1e6)
+
+
+def direct_per_second(connections: Sequence[Direct], times: int) -> float:
+    """Answers a second, with one under way on each connection."""
+    began = perf_counter_ns()
+    for _ in range(times):
+        for connection in connections:
+            connection.ask()
+        for connection in connections:
+            connection.read()
+    return len(connections) * times / (perf_counter_ns() - began) * 1e9

@@ -1,0 +1,24 @@
+"""What the kernel says about a running program."""
+
+from pathlib import Path
+
+
+def memory_kib(pid: int, field: str = "VmRSS") -> int:
+    """Memory in KiB: ``VmRSS`` is all that is resident, ``RssAnon`` without mapped files."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0])
+    raise KeyError(field)
+
+
+def cpu_ms(pid: int) -> float:
+    """What its threads have spent on a processor, in milliseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+
+
+def bytes_written(pid: int) -> int:
+    """What it had written to disks, in bytes, by whole pages."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))

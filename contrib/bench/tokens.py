@@ -1,0 +1,58 @@
+"""What streaming through the daemon adds: to the first token, and to every token."""
+
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter_ns
+
+from contrib.bench.client import Client
+from contrib.bench.model import ANSWER, Direct, config, model_server
+from contrib.bench.processes import daemon
+from contrib.bench.scale import Scale
+from contrib.bench.table import Round, Row, at_most
+from contrib.bench.turn import SAID
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """Two rows."""
+    turns, tokens = scale.pick(40, 3), scale.pick(1_000, 50)
+    first, each = [], []
+    with (
+        model_server() as port,
+        daemon(config(port)) as kept,
+        kept.client() as client,
+        Direct(port) as direct,
+    ):
+        streamed(client, "warm", ANSWER, b"word1 ")
+        for number in scale.rounds:
+            alone = median(direct.turn().first_ms for _ in range(turns))
+            ours = median(streamed(client, f"first{number}", ANSWER, b"word1 ") for _ in range(turns))
+            first.append(Round(ours, alone))
+            long = f"chunks:{tokens}"
+            alone = median(direct.turn(long).end_ms for _ in range(5))
+            ours = median(streamed(client, f"each{number}-{n}", long, last(tokens)) for n in range(5))
+            each.append(Round(ours / tokens * 1000, alone / tokens * 1000))
+    beside = "model server called directly"
+    yield Row("first token", "ms", first, at_most(2), "difference", beside)
+    yield Row(f"each of {tokens} tokens", "µs", each, at_most(150), "difference", beside)
+
+
+def last(tokens: int) -> bytes:
+    """What the last piece of an answer holds."""
+    return f"word{tokens} ".encode()
+
+
+def streamed(client: Client, sender: str, model: str, awaited: bytes) -> float:
+    """How long after a send its deltas hold these bytes, in milliseconds; the turn is let end."""
+    began = perf_counter_ns()
+    send = {"sender": sender, "content": SAID, "model": model, "wait": "settled", "stream": True}
+    number = client.send("conversation.send", **send)
+    wanted, seen, written = awaited.decode(), 0, ""
+    settled = ended = False
+    while not (settled and ended):
+        message = client.message()
+        if message.get("method") == "journal.delta" and not seen:
+            written = (written + message["params"]["text"])[-200:]
+            seen = perf_counter_ns() if wanted in written else 0
+        ended = ended or message.get("method") == "journal.end"
+        settled = settled or message.get("id") == number
+    return (seen - began) / 1e6

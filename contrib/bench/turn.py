@@ -1,0 +1,87 @@
+"""A whole turn beyond the model server's own time; many conversations at once; a long conversation."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from statistics import median
+from time import perf_counter_ns
+
+from contrib.bench.client import Client, Refused, result_of
+from contrib.bench.model import Direct, config, direct_per_second, model_server
+from contrib.bench.processes import daemon
+from contrib.bench.scale import Scale
+from contrib.bench.table import Round, Row, at_least, at_most
+
+AT_ONCE = 50
+SAID = "What is the weather like in the mountains today?"
+
+
+def measure(scale: Scale) -> Iterator[Row]:
+    """Three rows."""
+    with model_server() as port, daemon(config(port)) as kept, kept.client() as client:
+        with Direct(port) as direct:
+            yield from one_conversation(scale, client, direct)
+        yield many_conversations(scale, client, port)
+
+
+def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[Row]:
+    """Turns one after another, in a new conversation each round."""
+    turns = scale.pick(100, 20)
+    whole, flat = [], []
+    for number in scale.rounds:
+        alone = [direct.turn().end_ms for _ in range(turns)]
+        took = [turn(client, f"round{number}") for _ in range(turns)]
+        whole.append(Round(median(took), median(alone)))
+        flat.append(Round(median(took[-10:]), median(took[:10])))
+    beside = "model server called directly"
+    yield Row("a turn of 50 pieces", "ms", whole, at_most(3), "difference", beside)
+    yield Row(f"last ten turns of {turns}", "ms", flat, at_most(1.2), "ratio", "first ten turns")
+
+
+def turn(client: Client, sender: str) -> float:
+    """How long one turn takes, in milliseconds."""
+    began = perf_counter_ns()
+    result = client.call("conversation.send", sender=sender, content=SAID, wait="settled")
+    took = (perf_counter_ns() - began) / 1e6
+    completed(result)
+    return took
+
+
+def completed(result: dict[str, object]) -> None:
+    """Errors: Refused unless a run completed."""
+    if result["status"] != "completed":
+        raise Refused(result)
+
+
+def many_conversations(scale: Scale, client: Client, port: int) -> Row:
+    """Fifty conversations, each with one turn under way, always."""
+    times = scale.pick(20, 2)
+    rounds = []
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Direct(port)) for _ in range(AT_ONCE)]
+        for number in scale.rounds:
+            figure = turns_per_second(client, f"many{number}", times)
+            rounds.append(Round(figure, direct_per_second(connections, times)))
+    beside = "model server called directly"
+    return Row(f"{AT_ONCE} conversations at once", "turns/s", rounds, at_least(300), "figure", beside)
+
+
+def turns_per_second(client: Client, name: str, times: int) -> float:
+    """Turns a second over conversations that each send again as soon as they are answered."""
+    began = perf_counter_ns()
+    left = {number: times - 1 for number in range(AT_ONCE)}
+    waiting = {send(client, name, number): number for number in left}
+    while waiting:
+        message = client.message()
+        if "method" in message:
+            continue
+        completed(result_of(message))
+        number = waiting.pop(message["id"])
+        if left[number]:
+            left[number] -= 1
+            waiting[send(client, name, number)] = number
+    return AT_ONCE * times / (perf_counter_ns() - began) * 1e9
+
+
+def send(client: Client, name: str, number: int) -> int:
+    """Send to one of the conversations; gives the request's id."""
+    return client.send("conversation.send", sender=f"{name}-{number}", content=SAID, wait="settled")

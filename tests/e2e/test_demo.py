@@ -1,0 +1,62 @@
+"""``contrib/demo`` shows what it says and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.support.daemons import ROOT, environment
+
+DEMO = ROOT / "contrib" / "demo"
+
+
+def left_behind(temporary: Path) -> list[str]:
+    """Files in the demo's temporary directory, and processes whose command line names it."""
+    commands = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    running = [command for command in commands if str(temporary) in command]
+    return [*(str(path) for path in temporary.iterdir()), *running]
+
+
+def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path: Path) -> None:
+    """Every step comes true, in plain words, and the temporary home is gone afterwards."""
+    done = subprocess.run(
+        [DEMO],
+        env=environment(TMPDIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kill -KILL" in done.stdout
+    assert (
+        "This is message 3 of our conversation; before it you said: “Tell me about the sea.”" in done.stdout
+    )
+    assert "each there once and in order" in done.stdout
+    assert left_behind(tmp_path) == []
+
+
+def test_the_demo_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Ctrl-C in the middle removes the home and ends every process."""
+    with subprocess.Popen(
+        [DEMO],
+        env=environment(TMPDIR=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith("3."):
+                break
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(60) == 130
+        demo.stdout.read()
+    assert left_behind(tmp_path) == []

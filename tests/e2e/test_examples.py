@@ -1,0 +1,69 @@
+"""The examples in contrib/examples do what they say, against the real daemon."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import BIN, ROOT, environment, running_daemon
+
+EXAMPLES = ROOT / "contrib" / "examples"
+LINES_MAX = 6
+
+PROGRAMS = {
+    "socat.sh": ["sh"],
+    "client.py": [str(BIN / "python"), "-I"],
+    "client.mjs": ["node"],
+}
+NEEDED = {"socat.sh": "socat", "client.py": "sh", "client.mjs": "node"}
+SENDERS = {"socat.sh": "socat", "client.py": "python", "client.mjs": "node"}
+
+
+def code_lines(path: Path) -> list[str]:
+    """The lines of a script that do something: no comments, no imports, no blank lines."""
+    skipped = ("#", "//", '"""', "import ")
+    return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith(skipped)]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) -> None:
+    """Run as its first line says, it prints the answer, and the conversation is there afterwards."""
+    if shutil.which(NEEDED[name]) is None:
+        pytest.skip(f"{NEEDED[name]} is missing")
+    home = tmp_path / "home"
+    with running_daemon(home) as daemon:
+        done = subprocess.run(
+            [*PROGRAMS[name], EXAMPLES / name],
+            env=environment(KHEISH_HOME=str(home)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "You say: “Hello from " in done.stdout
+        history = daemon.call("conversation.history", sender=SENDERS[name])
+    assert [one["message"]["role"] for one in history["messages"]] == ["user", "assistant"]
+
+
+def test_every_example_is_tested_and_short() -> None:
+    """There are no others, and each is about five lines besides its imports."""
+    scripts = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert scripts == set(PROGRAMS)
+    for name in scripts:
+        assert len(code_lines(EXAMPLES / name)) <= LINES_MAX, name
+
+
+def test_the_socat_example_prints_a_json_rpc_answer(tmp_path: Path) -> None:
+    """Without a JSON parser at hand, the shell's example shows the whole answer."""
+    if shutil.which("socat") is None:
+        pytest.skip("socat is missing")
+    with running_daemon(tmp_path / "home"):
+        shown = subprocess.check_output(
+            ["sh", EXAMPLES / "socat.sh"], env=environment(KHEISH_HOME=str(tmp_path / "home")), timeout=60
+        )
+    answer = json.loads(shown)
+    assert answer["jsonrpc"] == "2.0"
+    assert answer["result"]["status"] == "completed"

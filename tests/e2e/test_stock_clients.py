@@ -1,0 +1,82 @@
+"""JSON-RPC clients that none of us wrote hold a conversation with the real daemon."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import RunningDaemon, environment, running_daemon
+
+NODE = Path(__file__).parent / "node"
+LAMP = "The lamp is green."
+
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE / "node_modules").exists(),
+    reason="node, or what 'npm ci' puts into tests/e2e/node, is missing",
+)
+needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is missing")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A daemon that also listens for WebSockets."""
+    config = '[listen.tcp]\naddress = "127.0.0.1:0"\n'
+    with running_daemon(tmp_path / "home", config) as running:
+        yield running
+
+
+def printed(program: list[str], said: str = "") -> str:
+    """What a program prints. Errors: AssertionError with its stderr if it fails."""
+    done = subprocess.run(
+        program, input=said, capture_output=True, text=True, timeout=60, check=False, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def assert_remembers(second: dict[str, Any]) -> None:
+    """The second turn is of the same conversation as the first."""
+    assert second["status"] == "completed"
+    assert f"before it you said: “{LAMP}”" in second["output"]
+
+
+@needs_node
+def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: RunningDaemon) -> None:
+    """The npm package json-rpc-2.0 over ws, with a bearer token: two turns, a refusal, a batch."""
+    token = daemon.call("token.create", name="stock", scopes=["read", "converse"])
+    url = f"ws://{daemon.tcp_address()}/rpc"
+    gave = json.loads(printed(["node", str(NODE / "websocket.mjs"), url], token["secret"]))
+    assert gave["first"]["session_id"] == gave["second"]["session_id"]
+    assert_remembers(gave["second"])
+    assert gave["refusal"] == {"code": 1404, "reason": "run_not_found"}
+    by_id = {answer["id"]: answer for answer in gave["batch"]}
+    assert set(by_id[101]["result"]) == {"version"}
+    assert by_id[102]["error"]["code"] == -32601
+
+
+@needs_node
+def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: RunningDaemon) -> None:
+    """The npm package vscode-jsonrpc frames by Content-Length and is answered alike."""
+    gave = json.loads(printed(["node", str(NODE / "editor.mjs"), str(daemon.socket)]))
+    assert gave["first"]["session_id"] == gave["second"]["session_id"]
+    assert_remembers(gave["second"])
+    assert gave["streamed"] == gave["second"]["output"]
+    assert gave["end"] == "settled"
+    assert gave["refusal"] == {"code": 1404, "reason": "run_not_found"}
+
+
+@needs_socat
+def test_socat_on_the_unix_socket_holds_a_conversation(daemon: RunningDaemon) -> None:
+    """Two turns, each by a socat that closes its side at once and still gets its answer."""
+    for number, content in enumerate((LAMP, "What did I say before?"), 1):
+        params = {"sender": "socat", "content": content, "wait": "settled"}
+        request = {"jsonrpc": "2.0", "id": number, "method": "conversation.send", "params": params}
+        answer = json.loads(
+            printed(["socat", "-t", "60", "-", f"UNIX-CONNECT:{daemon.socket}"], json.dumps(request) + "\n")
+        )
+        assert answer["id"] == number
+    assert_remembers(answer["result"])
