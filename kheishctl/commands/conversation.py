@@ -1,0 +1,131 @@
+"""``kheishctl conversation``: the pair (agent, sender) and the session it means."""
+
+from typing import Any
+
+import click
+
+from kheishctl.commands.send import send
+from kheishctl.render import history as history_text
+from kheishctl.text import Column, Look, facts
+from kheishctl.verb import (
+    App,
+    complete,
+    given,
+    mutating,
+    noun,
+    options,
+    paged,
+    pages,
+    sender_option,
+    show_table,
+    verb,
+)
+
+group = noun("conversation", "Conversations: an agent and a sender, and the session they mean now.")
+group.add_command(send)
+
+COLUMNS = (
+    Column("AGENT", "agent"),
+    Column("SENDER", "sender"),
+    Column("SESSION", "session_id"),
+    Column("RUNS", lambda row: (row.get("session") or {}).get("runs"), "count"),
+    Column(
+        "CHANGED", lambda row: (row.get("session") or {}).get("changed_at_ms", row["bound_at_ms"]), "time"
+    ),
+)
+
+
+address = options(
+    click.argument(
+        "agent", required=False, shell_complete=complete("agents"), help="The agent; else the default."
+    ),
+    sender_option,
+)
+"""The parameters that name a conversation."""
+
+
+@verb(group, "list", method="conversation.list", examples=("kheishctl conversation list --agent default",))
+@click.option("--agent", shell_complete=complete("agents"), help="Only those with this agent.")
+@sender_option
+@paged
+def list_(
+    app: App, agent: str | None, sender: str | None, limit: int | None, after: str | None, everything: bool
+) -> None:
+    """List conversations, by agent and sender."""
+    params = given(agent=agent, sender=sender, limit=limit, after=after)
+    page = pages(app, "conversation.list", params, "conversations", everything=everything)
+    show_table(app, page, "conversations", COLUMNS, "No conversations yet: 'kheishctl send' starts one.")
+
+
+@verb(group, "get", method="conversation.get", examples=("kheishctl conversation get default --as ci",))
+@address
+def get(app: App, agent: str | None, sender: str | None) -> None:
+    """Show what session an agent and a sender mean."""
+    app.emit(app.call("conversation.get", given(agent=agent, sender=sender)), _conversation)
+
+
+def _conversation(result: dict[str, Any], look: Look) -> str:
+    return facts(
+        {**{k: v for k, v in result.items() if k != "session"}, **(result.get("session") or {})}, look
+    )
+
+
+@verb(
+    group,
+    "history",
+    method="conversation.history",
+    examples=(
+        "kheishctl conversation history --newest --limit 4",
+        "kheishctl conversation history --all --json",
+    ),
+)
+@address
+@click.option("--newest", is_flag=True, help="Start with the newest messages.")
+@paged
+def history(
+    app: App,
+    agent: str | None,
+    sender: str | None,
+    newest: bool,
+    limit: int | None,
+    after: str | None,
+    everything: bool,
+) -> None:
+    """Read a conversation's messages."""
+    params = given(agent=agent, sender=sender, limit=limit, after=after, order="newest" if newest else None)
+    show_history(app, "conversation.history", params, newest=newest, everything=everything)
+
+
+def show_history(app: App, method: str, params: dict[str, Any], *, newest: bool, everything: bool) -> None:
+    """Print messages in the order they were said, whichever end the page was taken from."""
+    page = pages(app, method, params, "messages", everything=everything)
+    ordered = page["messages"][::-1] if newest else page["messages"]
+    app.emit(page, lambda _, look: history_text(ordered, look))
+    if page.get("next") is not None and app.look().width is not None:
+        app.note(f"more: --after {page['next']}, or --all")
+
+
+@verb(group, "cancel", method="conversation.cancel", examples=("kheishctl conversation cancel default",))
+@address
+@click.option("--reason", help="Why; it is kept in the journal.")
+@mutating
+def cancel(app: App, agent: str | None, sender: str | None, reason: str | None, **mutation: Any) -> None:
+    """Stop the run in flight and keep the conversation.
+
+    Returns when the run has stopped.
+    """
+    params = given(agent=agent, sender=sender, reason=reason, **mutation)
+    app.emit(app.call("conversation.cancel", params), _cancelled)
+
+
+def _cancelled(result: dict[str, Any], look: Look) -> str:
+    return f"cancelled {result['run_id']}" if result["cancelled"] else "nothing was running"
+
+
+@verb(group, "reset", method="conversation.reset", examples=("kheishctl conversation reset default --as ci",))
+@address
+@mutating
+def reset(app: App, agent: str | None, sender: str | None, **mutation: Any) -> None:
+    """Start over: the next send starts a new session; the old one stays readable."""
+    result = app.call("conversation.reset", given(agent=agent, sender=sender, **mutation))
+    app.emit(result, lambda r, _: f"the next send starts a new session; the old one is {r['session_id']}")

@@ -1,0 +1,236 @@
+"""``kheishctl send``: say something to an agent and print the answer; made for pipes."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from kheishctl import exits
+from kheishctl.client import Json, Lost, NoDaemon
+from kheishctl.follow import Follower, Noted, Restarted, Said, Shown
+from kheishctl.render import outcome
+from kheishctl.text import clean, facts
+from kheishctl.verb import App, Duration, complete, given, mutating, options, sender_option, verb
+
+# A daemon that restarts is back within a second or two; one that is not back by then needs a person.
+RECONNECT_SECONDS = 30.0
+RECONNECT_PAUSE_SECONDS = 0.2
+
+SETTLED = frozenset(
+    ("completed", "failed", "cancelled", "interrupted", "waiting_for_approval", "waiting_for_user_question")
+)
+
+
+delivery_options = options(
+    click.option("--no-wait", is_flag=True, help="Return once the input is on disk; print the ids."),
+    click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."),
+    click.option("--route", shell_complete=complete("routes"), help="The route to use, this once."),
+    click.option("--model", help="The model to use, this once."),
+    click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with the input."),
+    mutating,
+)
+"""The options that every ``send`` has."""
+
+
+@verb(
+    None,
+    "send",
+    method="conversation.send",
+    examples=(
+        "kheishctl send default 'What is a bell?'",
+        "git diff | kheishctl send reviewer --as ci",
+        "kheishctl send --no-wait reviewer < question.txt",
+    ),
+)
+@click.argument(
+    "agent", required=False, shell_complete=complete("agents"), help="The agent; else the default."
+)
+@click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
+@sender_option
+@click.option("--guest", help="Another agent that answers this once.", shell_complete=complete("agents"))
+@click.option("--workspace", metavar="DIR", help="Where the agent works, if this starts a session.")
+@delivery_options
+def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
+    """Say something to an agent and print the answer.
+
+    The agent and the sender are the whole address: sending to the same pair again goes on in the same
+    conversation. The exit code tells the outcome, see 'kheishctl --help'. If the daemon restarts in the
+    middle, the answer is waited for, and the input is not sent twice.
+    """
+    address = given(
+        agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
+    )
+    deliver(app, "conversation.send", address, spoken(app, text, agent), **options)
+
+
+def spoken(app: App, words: tuple[str, ...], whom: str | None) -> str:
+    """What is to be said: the words, or standard input. Errors: a usage error if there is nothing."""
+    if words and words != ("-",):
+        return " ".join(words)
+    if sys.stdin.isatty():
+        app.note(f"Type what to say to {whom or 'the default agent'}; Ctrl-D sends it.")
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise click.UsageError("standard input is not UTF-8 text") from None
+    if not text.strip():
+        raise click.UsageError("there is nothing to send; give TEXT or standard input")
+    return text
+
+
+def pairs(values: tuple[str, ...]) -> Json:
+    """``KEY=VALUE`` words as an object. Errors: a usage error naming the word."""
+    for value in values:
+        if "=" not in value:
+            raise click.UsageError(f"{value!r} is not of the form KEY=VALUE")
+    return dict(value.split("=", 1) for value in values)
+
+
+def deliver(
+    app: App,
+    method: str,
+    address: Json,
+    content: str,
+    *,
+    no_wait: bool,
+    timeout: float | None,
+    route: str | None,
+    model: str | None,
+    metadata: tuple[str, ...],
+    idempotency_key: str | None,
+    check: bool,
+) -> None:
+    """Send an input and show what came of it; ends with the exit code of the outcome."""
+    params = address | given(content=content, route=route, model=model, metadata=pairs(metadata), check=check)
+    if no_wait or check:
+        result = app.call(method, params | given(idempotency_key=idempotency_key))
+        app.emit(result, facts)
+        return
+    request = Request(app, method, params | {"idempotency_key": idempotency_key or _fresh_key()}, timeout)
+    streaming = sys.stdout.isatty() and not app.as_json
+    try:
+        result = request.stream(_Printer()) if streaming else request.settle()
+    except KeyboardInterrupt:
+        app.note("\nThe run goes on; 'kheishctl conversation cancel' stops it.")
+        raise
+    show(app, result, streamed=streaming)
+
+
+def show(app: App, result: Json, *, streamed: bool) -> None:
+    """Print the answer unless it was streamed, then end with the code of the outcome."""
+    if app.as_json:
+        app.document(result)
+    elif not streamed and (output := result.get("output")):
+        app.say(clean(output) if sys.stdout.isatty() else output.rstrip("\n"))
+    if sentence := outcome(result):
+        app.note(sentence)
+    click.get_current_context().exit(exits.of_status(str(result.get("status"))))
+
+
+def _fresh_key() -> str:
+    from uuid import uuid4
+
+    return f"kheishctl-{uuid4().hex}"
+
+
+@dataclass(slots=True)
+class Request:
+    """A send that is waited for. Over a lost connection it is sent again under the same key: the daemon
+    takes it once, and waiting is done anew.
+    """
+
+    app: App
+    method: str
+    params: Json
+    timeout: float | None
+
+    def settle(self) -> Json:
+        """The result once the run has settled. Errors: Failure."""
+        return self._persist(lambda wait: self.app.call(self.method, self.params | wait))
+
+    def stream(self, printer: "_Printer") -> Json:
+        """The result, the answer having been printed as it was written. Errors: Failure."""
+        follower = Follower()
+        result = self._persist(lambda wait: self._streamed(wait | {"stream": True}, follower, printer))
+        printer.end()
+        return result
+
+    def _streamed(self, wait: Json, follower: Follower, printer: "_Printer") -> Json:
+        result: Json | None = None
+        ended = False
+        for name, params in self.app.client.exchange(self.method, self.params | wait):
+            if name == "result":
+                result = params
+            elif name == "journal.end":
+                ended = True
+            else:
+                printer.show(follower.feed(name, params))
+            # The stream ends after the run has settled; without that there is nothing more to wait for.
+            if result is not None and (ended or result["status"] not in SETTLED):
+                break
+        assert result is not None
+        return result
+
+    def _persist(self, attempt: Callable[[Json], Any]) -> Json:
+        started = time.monotonic()
+        lost_at: float | None = None
+        self.app.client  # noqa: B018 - with no daemon at all, say so at once.
+        while True:
+            elapsed = time.monotonic() - started
+            wait: Json = {"wait": "settled"}
+            if self.timeout is not None:
+                wait["timeout_s"] = max(0.001, self.timeout - elapsed)
+            try:
+                result: Json = attempt(wait)
+                return result
+            except (Lost, NoDaemon) as failure:
+                lost_at = (
+                    lost_at if lost_at is not None and isinstance(failure, NoDaemon) else time.monotonic()
+                )
+                self._pause(failure, time.monotonic() - lost_at)
+
+    def _pause(self, failure: Lost | NoDaemon, gone_s: float) -> None:
+        self.app.hang_up()
+        if gone_s > RECONNECT_SECONDS:
+            raise NoDaemon(
+                f"{failure}. If the input had arrived it is on disk: send it again with "
+                f"--idempotency-key {self.params['idempotency_key']} to wait for the answer"
+            )
+        time.sleep(RECONNECT_PAUSE_SECONDS)
+
+
+class _Printer:
+    """Prints an answer as it is written."""
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+
+    def show(self, shown: list[Shown]) -> None:
+        """Print what a notification brought."""
+        for piece in shown:
+            match piece:
+                case Said(text):
+                    self._write(clean(text))
+                case Restarted():
+                    self.end()
+                    sys.stderr.write("(the model is asked again; the answer starts over)\n")
+                case Noted(text):
+                    self.end()
+                    sys.stderr.write(clean(text) + "\n")
+                case _:
+                    pass  # Inputs, reasoning and ends say nothing in a pipe-like answer.
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """End the line if one was begun."""
+        if not self._at_line_start:
+            self._write("\n")
+            sys.stdout.flush()
+
+    def _write(self, text: str) -> None:
+        if text:
+            sys.stdout.write(text)
+            self._at_line_start = text.endswith("\n")

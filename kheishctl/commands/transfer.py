@@ -1,0 +1,126 @@
+"""``kheishctl session export|import``: a session as a JSONL file, and back."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from kheishctl.text import facts
+from kheishctl.verb import App, complete, given, mutating, verb
+
+if TYPE_CHECKING:
+    from kheishctl.client import Json
+
+# One part of an import is one transaction of the daemon, which may write 256 KiB; what it writes is at
+# most as long as what it reads, and 64 KiB are left for the session's own record and events.
+PART_BYTES_MAX = 192 * 1024
+PART_LINES_MAX = 500
+
+EXPORT_PAGE_LINES = 500
+
+
+@verb(
+    None,
+    "export",
+    method="session.export",
+    examples=(
+        "kheishctl session export ses_0EXAMPLE session.jsonl",
+        "kheishctl session export ses_0EXAMPLE | zstd > s.zst",
+    ),
+)
+@click.argument("session_id", metavar="SESSION", shell_complete=complete("sessions"), help="The session.")
+@click.argument(
+    "file", default="-", type=click.Path(dir_okay=False), help="Where to write; else standard output."
+)
+def export(app: App, session_id: str, file: str) -> None:
+    """Write a session's journal with its hash chain, as JSONL.
+
+    A file appears only once it is complete. With --json, FILE is needed and what was written is told.
+    """
+    if app.as_json and file == "-":
+        raise click.UsageError("with --json, name a FILE: the export itself is JSON lines")
+    lines = _exported(app, session_id)
+    if file == "-":
+        _write(sys.stdout, lines)
+        return
+    # The first page is fetched before anything is written: an unknown session leaves no file.
+    first = next(lines, None)
+    part = f"{file}.part"
+    with open(part, "w", encoding="utf-8") as out:
+        count = _write(out, chain(() if first is None else (first,), lines))
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(part, file)
+    app.emit({"session_id": session_id, "file": file, "lines": count}, facts)
+
+
+def _exported(app: App, session_id: str) -> Iterator[str]:
+    after: str | None = None
+    while True:
+        page = app.call("session.export", given(session_id=session_id, after=after, limit=EXPORT_PAGE_LINES))
+        yield from page["lines"]
+        after = page["next"]
+        if after is None:
+            return
+
+
+def _write(out: IO[str], lines: Iterable[str]) -> int:
+    count = 0
+    for line in lines:
+        out.write(line + "\n")
+        count += 1
+    return count
+
+
+@verb(
+    None,
+    "import",
+    method="session.import",
+    examples=(
+        "kheishctl session import session.jsonl",
+        "zstdcat s.zst | kheishctl session import - --agent reviewer",
+    ),
+)
+@click.argument(
+    "file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="The export; '-' is standard input.",
+)
+@click.option(
+    "--agent", shell_complete=complete("agents"), help="The agent that goes on with it; else the same."
+)
+@mutating
+def import_(app: App, file: str, agent: str | None, idempotency_key: str | None, check: bool) -> None:
+    """Read an export back, as a new session that can be continued."""
+    with click.open_file(file, encoding="utf-8") as source:
+        result: Json | None = None
+        for number, part in enumerate(parts(line.rstrip("\n") for line in source)):
+            # Each part is a request of its own, so each has a key of its own.
+            key = f"{idempotency_key}.{number}" if idempotency_key else None
+            before: Json = (
+                {} if result is None else {name: result[name] for name in ("session_id", "last_hash")}
+            )
+            params = given(lines=part, agent=agent, idempotency_key=key, check=check)
+            result = app.call("session.import", params | before)
+            if check:
+                break
+    if result is None:
+        raise click.UsageError(f"{file} holds no lines")
+    app.emit(result, facts)
+
+
+def parts(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in parts that fit into one request each; empty ones are passed over."""
+    part: list[str] = []
+    length = 0
+    for line in filter(None, lines):
+        if part and (length + len(line.encode()) > PART_BYTES_MAX or len(part) == PART_LINES_MAX):
+            yield part
+            part, length = [], 0
+        part.append(line)
+        length += len(line.encode())
+    if part:
+        yield part

@@ -1,0 +1,207 @@
+"""What the daemon says, as text for people. Pure: dictionaries and a Look in, strings out.
+
+Every piece that somebody else wrote is made harmless here (see ``text``); events of types that this
+version does not know are shown as they came.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kheishctl import __version__
+from kheishctl.client import Json, version_difference
+from kheishctl.text import (
+    Look,
+    clean,
+    clock,
+    duration,
+    fit,
+    json_safe,
+    one_line,
+    paint,
+    properties,
+    size,
+    stamp,
+)
+
+# Fields of every event; the rest is what the event itself says.
+ENVELOPE = frozenset(
+    ("type", "cursor", "at_ms", "session_id", "run_id", "actor", "on_behalf_of", "request_id", "cause")
+)
+
+STATUS_STYLE = {
+    "completed": "green",
+    "running": "cyan",
+    "failed": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "waiting_for_approval": "yellow",
+    "waiting_for_user_question": "yellow",
+}
+
+
+def item_text(item: Mapping[str, Any]) -> str:
+    """One item of a message, in words; not yet harmless."""
+    match item.get("kind"):
+        case "text":
+            return str(item.get("text", ""))
+        case "tool_call":
+            arguments = json.dumps(item.get("arguments"), ensure_ascii=False)
+            return f"[calls {item.get('name')} {arguments}]"
+        case "tool_result":
+            label = "error from" if item.get("is_error") else "result of"
+            return f"[{label} {item.get('name')}] {item.get('text', '')}"
+        case "asset":
+            return f"[asset {item.get('asset_id')}]"
+        case "thinking":
+            return ""
+        case other:
+            return f"[{other}]"
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """What a message says; reasoning is left out. Not yet harmless."""
+    return "\n".join(filter(None, map(item_text, message.get("items", ()))))
+
+
+def answer_text(message: Mapping[str, Any]) -> str:
+    """The text of an answer exactly as it was streamed: its text items, joined."""
+    return "".join(str(item["text"]) for item in message.get("items", ()) if item.get("kind") == "text")
+
+
+def status_word(status: str, look: Look) -> str:
+    """A run's status, colored."""
+    return paint(one_line(status), STATUS_STYLE.get(status, "dim"), look.color)
+
+
+# Events.
+
+_Summary = Callable[[Json], str]
+
+_SUMMARIES: dict[str, _Summary] = {
+    "daemon_started": lambda e: (
+        f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
+    ),
+    "daemon_stopped": lambda e: str(e["reason"]),
+    "daemon_reloaded": lambda e: (
+        f"generation {e['generation']}" + "".join(f"; {w}" for w in e.get("warnings", ()))
+    ),
+    "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
+    "token_revoked": lambda e: f"{e['token_id']} {e.get('reason', '')}",
+    "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
+    "session_renamed": lambda e: str(e.get("title") or "(no title)"),
+    "session_ended": lambda e: str(e.get("reason", "")),
+    "session_imported": lambda e: f"{e['source_events']} events of {e['source_session_id']}",
+    "transcript_imported": lambda e: f"{e['message']['role']}: {message_text(e['message'])}",
+    "conversation_bound": lambda e: f"{e['agent']} as {e['sender']}",
+    "conversation_reset": lambda e: f"{e['agent']} as {e['sender']}",
+    "input_received": lambda e: message_text(e),
+    "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",
+    "run_started": lambda e: f"start {e['start']}" + (", alone" if e.get("alone") else ""),
+    "model_asked": lambda e: f"step {e['step']}, attempt {e['attempt']}",
+    "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
+    "message_appended": lambda e: message_text(e["message"]),
+    "run_released": lambda e: str(e.get("reason", "")),
+    "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
+    "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),
+}
+
+
+def event_summary(event: Json) -> str:
+    """What an event says besides its envelope, on one harmless line."""
+    summary = _SUMMARIES.get(str(event.get("type")))
+    if summary is not None:
+        try:
+            return one_line(summary(event))
+        except (LookupError, TypeError, AttributeError):
+            pass  # Another version's shape of a type we know: show it as it came.
+    rest = {name: value for name, value in event.items() if name not in ENVELOPE}
+    return one_line(json.dumps(rest, ensure_ascii=False)) if rest else ""
+
+
+def event_line(event: Json, look: Look) -> str:
+    """An event on one line: when, where, what. Tab-separated and whole for a pipe."""
+    cursor, kind, at_ms = event.get("cursor", 0), one_line(str(event.get("type"))), event.get("at_ms", 0)
+    where = one_line(str(event.get("run_id") or event.get("session_id") or "daemon"))
+    if look.width is None:
+        return "\t".join((str(cursor), stamp(at_ms), where, kind, event_summary(event)))
+    label = kind.replace("_", " ")
+    plain = f"{clock(at_ms)}  {cursor:>6}  …{where[-6:]}  {label:<18}  {event_summary(event)}"
+    cut = fit(plain, look.width)
+    return cut.replace(label, paint(label, "cyan", look.color), 1)
+
+
+def delta_line(delta: Json, look: Look) -> str:
+    """A piece of an answer being written, on one line."""
+    text = json_safe(json.dumps(delta.get("text", ""), ensure_ascii=False))
+    line = f"{delta.get('run_id')}\t{delta.get('kind')}\t{delta.get('offset')}\t{text}"
+    return paint(clean(line), "dim", look.color)
+
+
+# Messages.
+
+
+def history(messages: Sequence[Json], look: Look) -> str:
+    """Messages as a conversation, oldest first; for a pipe with a tab after the role."""
+    return "\n".join(_message(entry, look) for entry in messages)
+
+
+def _message(entry: Json, look: Look) -> str:
+    message = entry["message"]
+    who = one_line(str(message.get("agent") or entry.get("sender") or message["role"]))
+    body = clean(message_text(message))
+    if look.width is None:
+        return f"{stamp(entry['at_ms'])}\t{one_line(message['role'])}\t{one_line(body)}"
+    style = "green" if message["role"] == "user" else "blue"
+    when = paint(clock(entry["at_ms"]), "dim", look.color)
+    cut = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""
+    return f"{paint(who, style, look.color)} {when}{cut}\n{body}\n"
+
+
+# The daemon.
+
+
+def status(result: Json, look: Look) -> str:
+    """How the daemon is, in a few lines; warnings last, so that they are read."""
+    counts, disk = result["counts"], result["disk"]
+    version = str(result["version"])
+    pairs = [
+        ("daemon", f"version {version}, pid {result['pid']}, up {duration(result['uptime_s'])}"),
+        ("home", result["home"]),
+        ("listening", ", ".join(result["listeners"])),
+        (
+            "default",
+            f"agent {result.get('default_agent', 'default')}, route {result.get('default_route', 'offline')}",
+        ),
+        ("sessions", f"{counts['sessions']} in {counts['conversations']} conversations"),
+        ("runs", f"{counts['runs']}, {counts['runs_active']} active, {counts['runs_ready']} ready"),
+        ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
+        ("disk", f"{size(disk['used_bytes'])} used, {size(disk['free_bytes'])} free"),
+        ("memory", size(result["memory_bytes"])),
+        ("journal", f"at cursor {result['cursor']}"),
+    ]
+    lines = [properties(pairs, look)]
+    if version != __version__:
+        lines.append(paint(one_line(version_difference(version)), "yellow", look.color))
+    if result.get("draining"):
+        lines.append(paint("The daemon is stopping and takes no new work.", "yellow", look.color))
+    lines += [paint(f"warning: {one_line(warning)}", "yellow", look.color) for warning in result["warnings"]]
+    if not result["warnings"] and look.width is not None:
+        lines.append(paint("healthy", "green", look.color))
+    return "\n".join(lines)
+
+
+def outcome(run: Json) -> str:
+    """What became of a run that gave no answer, in a sentence; empty for one that did."""
+    status_name, error = run.get("status"), run.get("error") or {}
+    match status_name:
+        case "completed":
+            return ""
+        case "failed":
+            return one_line(f"the run failed: {error.get('message', 'no reason was kept')}")
+        case "cancelled" | "interrupted":
+            return f"the run was {status_name}"
+        case "waiting_for_approval" | "waiting_for_user_question":
+            return f"the run waits for a person ({str(status_name).replace('_', ' ')})"
+        case _:
+            return one_line(f"the run is {status_name} and goes on: kheishctl run wait {run.get('run_id')}")
