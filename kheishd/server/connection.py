@@ -1,0 +1,330 @@
+"""One peer: what it asked and was not answered yet, and what was answered and it has not taken yet.
+
+A connection has one task, which reads, dispatches what each read held and sends the answers that are
+ready together. Sending is tried at once and without waiting; only what the kernel does not take is kept,
+and only then does a task exist to send the rest.
+
+What a peer can make the daemon hold is bounded. Past a bound the connection is not read until it drains:
+
+* ``OPEN_REQUESTS_MAX`` requests whose transactions are not committed yet;
+* ``UNSENT_BYTES_MAX`` of answers it has not taken.
+
+As many requests may *wait* (for a run to settle, say), each in a task; one more is refused as overloaded
+instead, since waiting may last for hours and a cancellation must still be heard.
+
+The end of a peer's input is a half-close: what it asked is still answered.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from kheishd.kernel.call import Caller
+from kheishd.server.dispatch import Dispatcher
+from kheishd.server.requests import Gathering, Open, Reply
+from protocol.errors import (
+    DaemonDraining,
+    Overloaded,
+    RequestNotFound,
+    SubscriptionExists,
+    SubscriptionNotFound,
+    TokenInvalid,
+)
+from protocol.limits import OPEN_REQUESTS_MAX, SUBSCRIPTIONS_MAX, UNSENT_BYTES_MAX
+from protocol.wire import (
+    NULL,
+    Batch,
+    Malformed,
+    Notification,
+    Request,
+    Response,
+    Value,
+    encode_error,
+    id_value,
+)
+
+if TYPE_CHECKING:
+    from kheishd.server.subscriptions import Hub, Subscription
+    from protocol.objects.journal import Filter, Subscribed
+
+# A peer that sends many small requests at once is answered in slices, so that others get their turn.
+SLICE_S = 0.002
+
+Reason = Literal["unsubscribed", "shutdown", "revoked"]
+"""Why what was followed ends, short of having settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections have in common. ``nursery`` holds their tasks."""
+
+    dispatcher: Dispatcher
+    hub: "Hub"
+    nursery: trio.Nursery
+    token: trio.lowlevel.TrioToken
+
+
+class Connection(ABC):
+    """A peer, whatever it came by. A transport adds reading and ``_transmit``."""
+
+    __slots__ = (
+        "_changed",
+        "_committing",
+        "_opened",
+        "_ready",
+        "_ready_bytes",
+        "_receiving",
+        "_shared",
+        "_waiting",
+        "caller",
+        "ended",
+        "subscriptions",
+        "unsent_bytes",
+    )
+
+    def __init__(self, shared: Shared, caller: Caller) -> None:
+        self.caller = caller
+        self.ended = False
+        self.subscriptions: dict[str, Subscription] | None = None
+        self.unsent_bytes = 0
+        self._shared = shared
+        self._changed: trio.Event | None = None
+        self._opened: dict[Open, None] = {}
+        self._committing = 0
+        self._waiting = 0
+        self._ready: list[bytes] = []
+        self._ready_bytes = 0
+        self._receiving = False
+
+    # What arrives.
+
+    async def receive(self, values: Iterable[Value]) -> None:
+        """Dispatch what one read gave. Waits while the peer makes the daemon hold too much."""
+        self._receiving = True
+        try:
+            deadline = time.monotonic() + SLICE_S
+            for value in values:
+                if type(value) is Request:
+                    answer = self._shared.dispatcher.dispatch(value, self, self.answer)
+                    if answer is not None:
+                        self._ready.append(answer)
+                        self._ready_bytes += len(answer)
+                elif type(value) is Batch:
+                    await self._receive_batch(value)
+                else:
+                    self._take(value, self.answer)
+                if self._full() or time.monotonic() > deadline:
+                    await self._pause()
+                    deadline = time.monotonic() + SLICE_S
+        finally:
+            self._receiving = False
+        self.flush()
+
+    async def _receive_batch(self, batch: Batch) -> None:
+        gathering = Gathering(self.answer)
+        for value in batch.items:
+            self._take_of_batch(value, gathering)
+            if self._full():
+                await self._pause()
+        gathering.add(None)
+
+    def _take_of_batch(self, value: Value, gathering: Gathering) -> None:
+        if type(value) is not Request:
+            if type(value) is Malformed:
+                gathering.expect()
+            self._take(value, gathering.add)
+            return
+        gathering.expect()
+        try:
+            gathering.room()
+        except Overloaded as refusal:
+            gathering.add(encode_error(value.id, refusal))
+            return
+        answer = self._shared.dispatcher.dispatch(value, self, gathering.add)
+        if answer is not None:
+            gathering.add(answer)
+
+    def _take(self, value: Value, reply: Reply) -> None:
+        """Deal with what is no request. A response is nobody's here: the daemon asks nothing."""
+        match value:
+            case Notification():
+                request = Request(NULL, value.method, value.params)
+                self._shared.dispatcher.dispatch(request, self, _unanswered)
+            case Malformed():
+                reply(encode_error(value.id, value.refusal))
+            case Request() | Response() | Batch():
+                pass
+
+    def _full(self) -> bool:
+        return (
+            self._committing >= OPEN_REQUESTS_MAX or self._ready_bytes + self.unsent_bytes > UNSENT_BYTES_MAX
+        )
+
+    async def _pause(self) -> None:
+        """Send what is ready, let others run, and wait until there is room again."""
+        self._receiving = False
+        self.flush()
+        await trio.lowlevel.checkpoint()
+        while self._full() and not self.ended:
+            await self.change()
+        self._receiving = True
+
+    # What is open.
+
+    def open(self, id_: bytes, reply: Reply, *, waits: bool) -> Open:
+        """Note a request that is not answered at once. Errors: Overloaded."""
+        if not waits:
+            self._committing += 1
+        elif self._waiting >= OPEN_REQUESTS_MAX:
+            raise Overloaded(f"{OPEN_REQUESTS_MAX} requests of this connection are waiting already")
+        else:
+            self._waiting += 1
+        opened = Open(id_, reply, self._close_request, waits=waits)
+        self._opened[opened] = None
+        return opened
+
+    def _close_request(self, opened: Open) -> None:
+        del self._opened[opened]
+        if opened.waits:
+            self._waiting -= 1
+        else:
+            self._committing -= 1
+        self.wake()
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that lives no longer than the connections."""
+        self._shared.nursery.start_soon(work)
+
+    def cancel_request(self, request_id: str | int | float | None) -> None:
+        """Take an open request back. Errors: RequestNotFound."""
+        for opened in self._opened:
+            if id_value(opened.id) == request_id:
+                opened.cancel()
+                return
+        raise RequestNotFound(field="$.params.id")
+
+    @property
+    def pending(self) -> bool:
+        """Whether something that was asked for is still to come."""
+        return bool(self._opened) or any(
+            subscription.until_settled is not None for subscription in (self.subscriptions or {}).values()
+        )
+
+    def give_up(self, reason: Reason) -> None:
+        """End whatever waits or follows; transactions that are on their way are still answered."""
+        for opened in list(self._opened):
+            if opened.waits:
+                opened.cancel(DaemonDraining() if reason == "shutdown" else TokenInvalid())
+        for subscription in list((self.subscriptions or {}).values()):
+            subscription.end(reason)
+
+    def end_endless(self) -> None:
+        """End the subscriptions that would not end by themselves."""
+        for subscription in list((self.subscriptions or {}).values()):
+            if subscription.until_settled is None:
+                subscription.end("unsubscribed")
+
+    # What is followed.
+
+    def subscribe(
+        self,
+        filter_: "Filter",
+        after: int | None,
+        *,
+        deltas: bool,
+        subscription: str | None = None,
+        until_settled: str | None = None,
+    ) -> "Subscribed":
+        """Start a subscription.
+
+        Errors: SubscriptionExists, Overloaded, SessionNotFound, RunNotFound.
+        """
+        if self.subscriptions is None:
+            self.subscriptions = {}
+        if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
+            raise Overloaded(f"this connection has {SUBSCRIPTIONS_MAX} subscriptions; end some")
+        if subscription is not None and subscription in self.subscriptions:
+            raise SubscriptionExists(field="$.params.subscription")
+        return self._shared.hub.subscribe(
+            self, filter_, after, deltas=deltas, subscription=subscription, until_settled=until_settled
+        )
+
+    def unsubscribe(self, subscription: str) -> None:
+        """End a subscription. Errors: SubscriptionNotFound."""
+        found = (self.subscriptions or {}).get(subscription)
+        if found is None:
+            raise SubscriptionNotFound(field="$.params.subscription")
+        found.end("unsubscribed")
+
+    # What is sent.
+
+    @property
+    def clear(self) -> bool:
+        """Whether the peer has taken everything so far."""
+        return not self.unsent_bytes and not self.ended
+
+    def answer(self, message: bytes) -> None:
+        """Send an answer: with the others of this read, or of this turn of the loop, if there are any."""
+        self._ready.append(message)
+        self._ready_bytes += len(message)
+        if self._receiving:
+            return
+        if self._committing:
+            self._shared.token.run_sync_soon(self.flush, idempotent=True)
+        else:
+            self.flush()
+
+    def push(self, messages: list[bytes]) -> None:
+        """Send notifications, after the answers that are ready."""
+        self._ready += messages
+        if not self._receiving:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is ready."""
+        ready = self._ready
+        if ready:
+            self._ready = []
+            self._ready_bytes = 0
+            if not self.ended:
+                self._transmit(ready)
+
+    @abstractmethod
+    def _transmit(self, messages: list[bytes]) -> None:
+        """Send messages as far as that goes without waiting, and keep the rest."""
+
+    # What changes.
+
+    def wake(self) -> None:
+        """Something that ``change`` may wait for has come about."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def change(self) -> None:
+        """Sleep until something was answered or sent, or the connection ended."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    @abstractmethod
+    def stop(self, reason: Reason) -> None:
+        """Read no more; the connection's task then answers what is open and closes."""
+
+    def finished(self) -> None:
+        """The connection is over: nothing waits for it, nothing is sent to it."""
+        self.ended = True
+        self.unsent_bytes = 0
+        for opened in list(self._opened):
+            opened.abandon()
+        for subscription in list((self.subscriptions or {}).values()):
+            subscription.forget()
+        self.wake()
+
+
+def _unanswered(message: bytes) -> None:
+    """Where the answer to a notification goes."""

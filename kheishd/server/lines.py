@@ -1,0 +1,126 @@
+"""The Unix socket's transport: a raw stream socket and the line codec."""
+
+import select
+import socket
+
+import trio
+from trio.lowlevel import notify_closing, wait_readable, wait_writable
+
+from kheishd.kernel.call import Caller
+from kheishd.server.connection import Connection, Reason, Shared
+from protocol.codec import Codec
+
+# One read. Larger makes a pipelining peer's turn longer, smaller costs more turns for large messages.
+READ_BYTES = 64 * 1024
+WRITE_BYTES = 256 * 1024
+# How often a peer that shut its sending side and waits for answers is looked at: is it still there?
+GONE_CHECK_S = 5.0
+
+
+class LineConnection(Connection):
+    """A peer on a stream socket, which must be non-blocking."""
+
+    __slots__ = ("_codec", "_socket", "_stopped", "_unsent")
+
+    def __init__(self, shared: Shared, caller: Caller, stream: socket.socket) -> None:
+        super().__init__(shared, caller)
+        self._socket = stream
+        self._codec = Codec()
+        self._stopped: Reason | None = None
+        self._unsent: bytearray | None = None
+
+    async def run(self) -> None:
+        """Serve the peer until it is done, gone, or stopped."""
+        try:
+            await self._read()
+            await self._finish()
+        finally:
+            self.close()
+
+    async def _read(self) -> None:
+        """Until the end of input, or ``stop``."""
+        while self._stopped is None:
+            try:
+                await wait_readable(self._socket)
+                data = self._socket.recv(READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return
+            if not data:
+                await self.receive(self._codec.eof())
+                return
+            await self.receive(self._codec.feed(data))
+
+    async def _finish(self) -> None:
+        """Answer what is open and see it taken, unless the peer is gone or was told to stop."""
+        if self._stopped is not None:
+            self.give_up(self._stopped)
+        self.end_endless()
+        while (self.pending or self.unsent_bytes) and not self.ended and not self._gone():
+            with trio.move_on_after(GONE_CHECK_S):
+                await self.change()
+
+    def _gone(self) -> bool:
+        """Whether the peer closed both directions."""
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return any(flags & (select.POLLHUP | select.POLLERR) for _, flags in poll.poll(0))
+
+    def _transmit(self, messages: list[bytes]) -> None:
+        frame = self._codec.frame
+        data = frame(messages[0]) if len(messages) == 1 else b"".join(map(frame, messages))
+        if self._unsent is not None:
+            self._unsent += data
+            self.unsent_bytes = len(self._unsent)
+            return
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._lost()
+            return
+        if sent < len(data):
+            self._unsent = bytearray(memoryview(data)[sent:])
+            self.unsent_bytes = len(self._unsent)
+            self.start(self._drain)
+
+    async def _drain(self) -> None:
+        """Send what is kept, as the peer takes it."""
+        while self._unsent and not self.ended:
+            try:
+                await wait_writable(self._socket)
+                with memoryview(self._unsent) as unsent:
+                    sent = self._socket.send(unsent[:WRITE_BYTES])
+            except (BlockingIOError, InterruptedError, trio.ClosedResourceError):
+                # The last: reading was stopped; what is unsent still goes out unless all is over.
+                continue
+            except OSError:
+                self._lost()
+                break
+            del self._unsent[:sent]
+            self.unsent_bytes = len(self._unsent)
+        self._unsent = None
+        self.unsent_bytes = 0
+        self.wake()
+
+    def _lost(self) -> None:
+        """The peer does not take anything any more."""
+        self.ended = True
+        self.stop("unsubscribed")
+
+    def stop(self, reason: Reason) -> None:
+        """Read no more; the connection's task then answers what is open and closes."""
+        self._stopped = reason
+        if self._socket.fileno() >= 0:
+            notify_closing(self._socket)
+        self.wake()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.finished()
+        self._unsent = None
+        if self._socket.fileno() >= 0:
+            notify_closing(self._socket)
+        self._socket.close()

@@ -1,0 +1,393 @@
+"""Following the journal and text being written.
+
+A subscription is a cursor: everything up to it that matches was sent. It is in one of two states.
+
+* **Catching up**: a task pages from the journal, as fast as the peer takes it and no faster. Having
+  reached the present it says ``synced`` (once), sends the text that is being written now, and is level.
+* **Level**: no task at all. The hub, which reads the journal once per commit for everybody, hands it new
+  lines, and :class:`~kheishd.kernel.live.Live` hands it pieces of text; both are sent on at once. Is the
+  peer not clear at that moment, the subscription notes how far it had come and is catching up again.
+
+So a slow peer holds a cursor and a few offsets, never a buffer, and is never cut off for being slow.
+Both states look at committed rows, not at messages: hearing twice is harmless, and a missed bell is not
+possible, because every bell is taken before the rows are read.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from trio.lowlevel import checkpoint
+
+from kheishd.kernel.call import Caller
+from kheishd.kernel.live import KINDS, Kind, Live, Writing
+from kheishd.objects.journal import Selection, pruned_until
+from kheishd.store.tables import CURSORS, RUNS
+from protocol.ids import SUBSCRIPTION
+from protocol.limits import PAGE_EXAMINED_MAX
+from protocol.objects.journal import Subscribed
+from protocol.objects.run import SETTLED
+from protocol.wire import encode_notification
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kheishd.kernel.state import Bell, State
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.journal import Filter
+
+# What is sent before looking at the peer again, and what the hub reads before handing it on.
+PAGE_BYTES = 128 * 1024
+HUB_ENTRIES = 1_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Peer(Protocol):
+    """What a subscription needs of its connection."""
+
+    caller: Caller
+    ended: bool
+    subscriptions: "dict[str, Subscription] | None"
+
+    @property
+    def clear(self) -> bool:
+        """Whether everything sent so far was taken."""
+        ...
+
+    def push(self, messages: list[bytes]) -> None:
+        """Send without waiting."""
+        ...
+
+    async def change(self) -> None:
+        """Sleep until something was taken, or the connection ended."""
+        ...
+
+    def wake(self) -> None:
+        """Wake whoever sleeps in ``change``."""
+        ...
+
+    def start(self, work: "Callable[[], Awaitable[None]]") -> None:
+        """Run a task."""
+        ...
+
+
+class Subscription:
+    """One peer's following. Made by the hub."""
+
+    def __init__(
+        self,
+        hub: "Hub",
+        peer: Peer,
+        selection: Selection,
+        name: str,
+        cursor: int,
+        *,
+        deltas: bool,
+        until_settled: str | None,
+    ) -> None:
+        self.name = name
+        self.selection = selection
+        self.until_settled = until_settled
+        self.over = False
+        self._hub = hub
+        self._peer = peer
+        self._cursor = cursor
+        self._deltas = deltas
+        self._level = False
+        self._synced = False
+        self._gap_told = 0
+        # How far text was sent when the peer fell behind: run to item, attempt, characters by kind.
+        self._sent: dict[str, tuple[str, int, dict[Kind, int]]] = {}
+        quoted = _encode(name)
+        self._event_head = b'{"jsonrpc":"2.0","method":"journal.event","params":{"subscription":%b,' % quoted
+        self._delta_head = b'{"jsonrpc":"2.0","method":"journal.delta","params":{"subscription":%b,' % quoted
+
+    # Level: what the hub and Live hand on.
+
+    @property
+    def session_id(self) -> str | None:
+        """The one session that is followed, or None."""
+        return self.selection.stream
+
+    def wants(self, session_id: str, run_id: str) -> bool:
+        """Whether text of this run is wanted."""
+        if not self.selection.covers_run(run_id):
+            return False
+        if self.selection.stream is not None:
+            return session_id == self.selection.stream
+        with self._hub.state.read() as store:
+            return self.selection.admits(store, session_id)
+
+    def delta(self, writing: Writing, delta: bytes) -> None:
+        """Send a piece of text on, if the peer has taken everything before."""
+        if self._level:
+            if self._peer.clear:
+                self._peer.push([self._delta_head + delta + b"}"])
+            else:
+                self._fall_behind()
+
+    def hand(self, store: "Snapshot", entries: list["Entry"]) -> None:
+        """Send new entries on, if the peer has taken everything before."""
+        if not self._level:
+            return
+        messages = [self._event_head + entry.tail for entry in entries if self._matches(store, entry)]
+        if not messages:
+            return
+        if not self._peer.clear:
+            self._fall_behind()
+            return
+        self._cursor = entries[-1].cursor
+        self._peer.push(messages)
+        self._end_if_settled(store)
+
+    def _matches(self, store: "Snapshot", entry: "Entry") -> bool:
+        return (
+            entry.cursor > self._cursor
+            and self.selection.admits(store, entry.stream)
+            and self.selection.takes(entry.line)
+        )
+
+    def _fall_behind(self) -> None:
+        """From level to catching up."""
+        self._level = False
+        self._hub.leave(self)
+        if self._deltas:
+            self._sent = {
+                writing.run_id: (writing.item_id, writing.attempt, dict(writing.lengths))
+                for writing in self._hub.live.current(self)
+            }
+        self._peer.start(self.catch_up)
+
+    # Catching up.
+
+    async def catch_up(self) -> None:
+        """Send what is missing, as the peer takes it, until there is nothing more."""
+        while not self.over:
+            # Before the first page, so that the answer to the request that subscribed is sent first.
+            await checkpoint()
+            if self.over or self._peer.ended:
+                return
+            if not self._peer.clear:
+                await self._peer.change()
+            elif self._send_page():
+                return
+
+    def _send_page(self) -> bool:
+        """Send a page; whether the present is reached (or the end)."""
+        with self._hub.state.read() as store:
+            self._tell_gap(store)
+            messages: list[bytes] = []
+            size = 0
+            for examined, (cursor, line) in enumerate(self.selection.examine(store, self._cursor), 1):
+                self._cursor = cursor
+                if line is not None:
+                    messages.append(self._event_head + _tail(cursor, line))
+                    size += len(line)
+                if size >= PAGE_BYTES or examined >= PAGE_EXAMINED_MAX:
+                    self._peer.push(messages)
+                    return False
+            self._cursor = max(self._cursor, store.last_cursor)
+            if not self._synced:
+                self._synced = True
+                messages.append(self._note("synced", cursor=self._cursor))
+            self._peer.push(messages)
+            return self._end_if_settled(store) or self._become_level(store)
+
+    def _become_level(self, store: "Snapshot") -> bool:
+        """Whether it did: the peer may be full before all the text so far is sent."""
+        if self._deltas:
+            for writing in self._hub.live.current(self):
+                if not self._peer.clear:
+                    return False
+                self._send_text(store, writing)
+        self._sent = {}
+        self._level = True
+        self._hub.join(self, self._cursor)
+        return True
+
+    def _send_text(self, store: "Snapshot", writing: Writing) -> None:
+        """Send the rest of a writing in one piece of each kind, unless its message is already out."""
+        run = store.get(RUNS, writing.run_id)
+        if run is not None and run.item_id != writing.item_id:
+            return
+        item_id, attempt, lengths = self._sent.get(writing.run_id, ("", 0, {}))
+        if (item_id, attempt) != (writing.item_id, writing.attempt):
+            lengths = {}
+        messages = []
+        for kind in KINDS:
+            offset = lengths.get(kind, 0)
+            if offset < writing.lengths[kind]:
+                delta = writing.delta(kind, offset, writing.text(kind)[offset:])
+                messages.append(self._delta_head + delta + b"}")
+        self._sent[writing.run_id] = (writing.item_id, writing.attempt, dict(writing.lengths))
+        self._peer.push(messages)
+
+    def _tell_gap(self, store: "Snapshot") -> None:
+        """Say so if history was pruned beyond the cursor. Of one stream, all up to there is gone."""
+        pruned = pruned_until(store, self.selection.stream)
+        if pruned > max(self._cursor, self._gap_told):
+            self._gap_told = pruned
+            gap = {"subscription": self.name, "from": self._cursor, "to": pruned}
+            self._peer.push([encode_notification("journal.gap", _encode(gap))])
+            if self.selection.stream is not None:
+                self._cursor = pruned
+
+    # The end.
+
+    def _end_if_settled(self, store: "Snapshot") -> bool:
+        """End after the event with which the run settled. That event is in ``store``, so it was sent."""
+        if self.until_settled is None:
+            return False
+        run = store.get(RUNS, self.until_settled)
+        if run is not None and run.status not in SETTLED:
+            return False
+        self.end("settled")
+        return True
+
+    def end(self, reason: str) -> None:
+        """Say that nothing more comes, and forget it."""
+        self._peer.push([self._note("end", reason=reason)])
+        self.forget()
+
+    def forget(self) -> None:
+        """Send nothing more."""
+        self.over = True
+        self._level = False
+        if self._peer.subscriptions is not None:
+            self._peer.subscriptions.pop(self.name, None)
+        self._hub.forget(self)
+        self._peer.wake()
+
+    def _note(self, what: str, **fields: object) -> bytes:
+        return encode_notification(f"journal.{what}", _encode({"subscription": self.name, **fields}))
+
+
+class Entry:
+    """A journal entry on its way to many."""
+
+    __slots__ = ("cursor", "line", "stream", "tail")
+
+    def __init__(self, cursor: int, stream: str, line: bytes) -> None:
+        self.cursor = cursor
+        self.stream = stream
+        self.line = line
+        self.tail = _tail(cursor, line)
+
+
+def _tail(cursor: int, line: bytes) -> bytes:
+    """The end of a ``journal.event``: the same for every subscription, the line as it is stored."""
+    return b'"cursor":%d,"event":%b}}' % (cursor, line)
+
+
+class Hub:
+    """Reads new entries once for all level subscriptions, and makes subscriptions.
+
+    ``_cursor`` is how far it has read. Whoever becomes level has read the present just before, in a
+    snapshot as new as the hub's or newer, so nothing falls between the two.
+    """
+
+    def __init__(self, state: "State", live: Live) -> None:
+        self.state = state
+        self.live = live
+        self._all: dict[Subscription, None] = {}
+        self._by_stream: dict[str, dict[Subscription, None]] = {}
+        self._of_many: dict[Subscription, None] = {}
+        self._cursor = 0
+        self._joined: Bell = state.bell()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def subscribe(
+        self,
+        peer: Peer,
+        filter_: "Filter",
+        after: int | None,
+        *,
+        deltas: bool,
+        subscription: str | None,
+        until_settled: str | None,
+    ) -> Subscribed:
+        """Start following for a peer. Errors: SessionNotFound, RunNotFound."""
+        with self.state.read() as store:
+            selection = Selection(store, peer.caller, filter_)
+            cursor = store.last_cursor if after is None else after
+        name = subscription or self.state.new_id(SUBSCRIPTION)
+        made = Subscription(self, peer, selection, name, cursor, deltas=deltas, until_settled=until_settled)
+        assert peer.subscriptions is not None, "the peer keeps its subscriptions"
+        peer.subscriptions[name] = made
+        self._all[made] = None
+        if deltas:
+            self.live.follow(made)
+        peer.start(made.catch_up)
+        return Subscribed(name, cursor)
+
+    def join(self, subscription: Subscription, cursor: int) -> None:
+        """From now on hand it what is newer than ``cursor``, which is the present."""
+        if not self._by_stream and not self._of_many:
+            # Nobody was level, so the hub slept and all it would have read in between is nobody's.
+            self._cursor = max(self._cursor, cursor)
+        stream = subscription.selection.stream
+        if stream is None:
+            self._of_many[subscription] = None
+        else:
+            self._by_stream.setdefault(stream, {})[subscription] = None
+        self._joined.ring()
+
+    def leave(self, subscription: Subscription) -> None:
+        """It is not level any more."""
+        self._of_many.pop(subscription, None)
+        stream = subscription.selection.stream
+        if stream is not None:
+            followers = self._by_stream.get(stream, {})
+            followers.pop(subscription, None)
+            if not followers:
+                self._by_stream.pop(stream, None)
+
+    def forget(self, subscription: Subscription) -> None:
+        """It is over."""
+        self.leave(subscription)
+        self.live.unfollow(subscription)
+        self._all.pop(subscription, None)
+
+    async def run(self) -> None:
+        """Hand on what is committed, for ever."""
+        while True:
+            self._joined = self.state.bell()
+            if not self._by_stream and not self._of_many:
+                await self._joined.wait()
+            bell = self.state.bell(CURSORS.name)
+            if self._hand_on():
+                await bell.wait()
+            else:
+                await checkpoint()
+
+    def _hand_on(self) -> bool:
+        """Read some new entries and give each to those it may concern; whether that was all."""
+        with self.state.read() as store:
+            by_stream: dict[str, list[Entry]] = {}
+            everything: list[Entry] = []
+            size = 0
+            caught_up = True
+            for examined, (cursor, stream) in enumerate(store.feed(self._cursor), 1):
+                self._cursor = cursor
+                if self._of_many or stream in self._by_stream:
+                    entry = self._entry(store, cursor, stream)
+                    size += len(entry.line)
+                    everything.append(entry)
+                    by_stream.setdefault(stream, []).append(entry)
+                if size >= PAGE_BYTES or examined >= HUB_ENTRIES:
+                    caught_up = False
+                    break
+            for stream, entries in by_stream.items():
+                for follower in list(self._by_stream.get(stream, ())):
+                    follower.hand(store, entries)
+            if everything:
+                for follower in list(self._of_many):
+                    follower.hand(store, everything)
+        return caught_up
+
+    def _entry(self, store: "Snapshot", cursor: int, stream: str) -> Entry:
+        found = store.entry(stream, cursor)
+        assert found is not None, "a cursor leads to its entry"
+        return Entry(cursor, stream, found[1])
