@@ -13,7 +13,7 @@ Lines that begin with a slash are obeyed, so that everything around a model can 
 """
 
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from kheishd.providers.failures import RETRYABLE
 from protocol.limits import ANSWER_BYTES_MAX
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 
@@ -34,11 +35,6 @@ WHAT_IT_IS = (
 PIECES_MAX = 10_000
 PAUSE_MS_MAX = 600_000
 QUOTE_CHARACTERS_MAX = 2_000
-
-RETRYABLE = frozenset(
-    ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
-)
-"""The reasons of ``/fail`` after which a run tries again, as it would with a provider."""
 
 _SLOW = re.compile(r"/slow (\d{1,9}) (\d{1,9})")
 _LONG = re.compile(r"/long (\d{1,9})")
@@ -60,7 +56,7 @@ class Orders(Struct):
     complaints: list[str] = []
 
 
-async def answer(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     """The events of one answer.
 
     Shape:  deltas, then one Answer whose items say the same.

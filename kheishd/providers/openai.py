@@ -1,0 +1,300 @@
+"""OpenAI chat completions, streamed, as every compatible server speaks them.
+
+Source: https://platform.openai.com/docs/api-reference/chat-streaming, and what llama.cpp, Ollama, vLLM and
+OpenRouter add to it. Everything in an answer may be missing or unknown; nothing of that is an error.
+
+Options of a route go into the request as they are, but for ``headers`` (added to the head) and
+``reasoning_content`` (true: the model's reasoning is given back to it under that name).
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
+from kheishd.providers.draft import Block, Draft
+from kheishd.providers.failures import Refusing
+from kheishd.providers.wire import Post, encode, malformed, shown, split_options, tokens
+from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
+
+BASE_URL = "https://api.openai.com/v1"
+
+STOP_REASONS = {
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "refusal",
+    "refusal": "refusal",
+}
+"""What is not here (``stop``, ``eos``, ...) is an ordinary end."""
+
+
+# The request.
+
+
+def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
+    """The request to send."""
+    options, headers = split_options(request.pinned.options)
+    give_back = options.pop("reasoning_content", False) is True
+    body = {
+        "stream_options": {"include_usage": True},
+        **options,
+        "model": request.pinned.model,
+        "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
+        "stream": True,
+    }
+    if secret is not None:
+        headers["authorization"] = f"Bearer {secret}"
+    return Post(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+
+
+def messages(
+    instructions: str, transcript: list[Message], *, give_back_thinking: bool = False
+) -> list[dict[str, Any]]:
+    """A transcript as chat messages. Users' messages in a row are one: many templates demand it."""
+    out: list[dict[str, Any]] = []
+    if instructions:
+        out.append({"role": "system", "content": instructions})
+    for message in transcript:
+        match message.role:
+            case "user":
+                _add_user(out, shown(message.items))
+            case "assistant":
+                _add_assistant(out, message.items, give_back_thinking=give_back_thinking)
+            case "tool":
+                out += [_result(item) for item in message.items if isinstance(item, ToolResult)]
+    return out
+
+
+def _add_user(out: list[dict[str, Any]], texts: list[str]) -> None:
+    if not texts:
+        return
+    content = "\n\n".join(texts)
+    if out and out[-1]["role"] == "user":
+        out[-1]["content"] += f"\n\n{content}"
+    else:
+        out.append({"role": "user", "content": content})
+
+
+def _add_assistant(out: list[dict[str, Any]], items: list[Item], *, give_back_thinking: bool) -> None:
+    text = "".join(item.text for item in items if isinstance(item, Text))
+    thought = "".join(item.text for item in items if isinstance(item, Thinking))
+    calls = [_call(item) for item in items if isinstance(item, ToolCall)]
+    if not text and not calls:
+        return
+    message: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if calls:
+        message["tool_calls"] = calls
+    if thought and give_back_thinking:
+        message["reasoning_content"] = thought
+    out.append(message)
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": encode(call.arguments).decode()}
+    return {"id": call.call_id, "type": "function", "function": function}
+
+
+def _result(result: ToolResult) -> dict[str, Any]:
+    text = f"The tool failed: {result.text}" if result.is_error else result.text
+    return {"role": "tool", "tool_call_id": result.call_id, "content": text}
+
+
+# The answer.
+
+
+class FunctionDelta(Struct):
+    """A function's name and a piece of its arguments; some servers send these as an object."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class CallDelta(Struct):
+    """A piece of a tool call. Without ``index`` it is told from others by its id."""
+
+    index: int | None = None
+    id: str | None = None
+    function: FunctionDelta | None = None
+
+
+class Part(Struct):
+    """A part of content given as a list, as Mistral does."""
+
+    text: str | None = None
+    type: str | None = None
+
+
+class Delta(Struct):
+    """A piece of the answer, or all of it."""
+
+    content: str | list[Part] | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    refusal: str | None = None
+    tool_calls: list[CallDelta] | None = None
+
+
+class Choice(Struct):
+    """The one choice that is asked for."""
+
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class PromptDetails(Struct):
+    """How the tokens of the request were counted."""
+
+    cached_tokens: float | None = None
+
+
+class CompletionDetails(Struct):
+    """How the tokens of the answer were counted."""
+
+    reasoning_tokens: float | None = None
+
+
+class Counted(Struct):
+    """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for the cached ones."""
+
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    prompt_cache_hit_tokens: float | None = None
+
+
+class Chunk(Struct):
+    """A ``chat.completion.chunk``, or a ``chat.completion``."""
+
+    choices: list[Choice] | None = None
+    usage: Counted | None = None
+    model: str | None = None
+    error: Any = None
+
+
+_chunk = msgspec.json.Decoder(Chunk)
+
+
+def reader(refusing: Refusing) -> "Reader":
+    """A reader for one answer."""
+    return Reader(refusing)
+
+
+class Reader:
+    """Reads one answer: deltas into a draft, then the reason it stopped, then the usage, then ``[DONE]``."""
+
+    def __init__(self, refusing: Refusing) -> None:
+        self.done = False
+        self._refusing = refusing
+        self._draft = Draft()
+        self._calls: dict[int, Block] = {}
+        self._usage = Usage()
+        self._model: str | None = None
+        self._stop: str | None = None
+        self._refused = False
+
+    def event(self, data: bytes) -> None:
+        """Take in the data of one event. Errors: ModelFailure."""
+        if data == b"[DONE]":
+            self._stop, self.done = self._stop or "end", True
+            return
+        self._take_in(data)
+
+    def whole(self, body: bytes) -> None:
+        """Take in an answer that came as one JSON object. Errors: ModelFailure."""
+        self._take_in(body)
+        if self._stop is None and not self._draft.empty:
+            self._stop = "end"
+        self.done = True
+
+    def take(self) -> list[ModelEvent]:
+        """The deltas since the last time."""
+        return self._draft.take()
+
+    def end(self) -> Answer | None:
+        """The answer; None if its end never came. Errors: ModelFailure."""
+        if self._stop is None and not self._draft.full:
+            return None
+        stop = "refusal" if self._refused else self._stop or "length"
+        return self._draft.finish(stop, self._usage, self._model)
+
+    def _take_in(self, data: bytes) -> None:
+        try:
+            chunk = _chunk.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise malformed("something that is no chat completion") from None
+        if chunk.error is not None:
+            raise self._refusing.by_error(chunk.error)
+        self._model = chunk.model or self._model
+        if chunk.usage is not None:
+            self._usage = _usage(chunk.usage)
+        if chunk.choices:
+            self._choice(chunk.choices[0])
+        if self._draft.full:
+            self.done = True
+
+    def _choice(self, choice: Choice) -> None:
+        if choice.error is not None or choice.finish_reason == "error":
+            raise self._refusing.by_error(choice.error)
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._delta(delta)
+        if choice.finish_reason:
+            self._stop = STOP_REASONS.get(choice.finish_reason, "end")
+
+    def _delta(self, delta: Delta) -> None:
+        # Servers that are changing from one name to the other send the same reasoning under both.
+        thought = delta.reasoning_content or delta.reasoning
+        if isinstance(thought, str) and thought:
+            self._draft.write("thinking", thought)
+        for text in (*_texts(delta.content), delta.refusal):
+            if text:
+                self._draft.write("text", text)
+        self._refused = self._refused or bool(delta.refusal)
+        for call in delta.tool_calls or ():
+            self._tool_call(call)
+
+    def _tool_call(self, delta: CallDelta) -> None:
+        key = self._key(delta)
+        block = self._calls.get(key)
+        if block is None:
+            block = self._calls[key] = self._draft.open(Block("call", call_id=f"call_{key}"))
+        block.call_id = delta.id or block.call_id
+        if delta.function is None:
+            return
+        block.name = block.name or delta.function.name or ""
+        arguments = delta.function.arguments
+        if isinstance(arguments, dict):
+            arguments = encode(arguments).decode()
+        self._draft.extend(block, arguments or "")
+
+    def _key(self, delta: CallDelta) -> int:
+        """Which call a piece belongs to: by its index, else a new one for every new id, else the last."""
+        if delta.index is not None:
+            return delta.index
+        last = len(self._calls) - 1
+        if delta.id is None:
+            return max(last, 0)
+        return next((key for key, block in self._calls.items() if block.call_id == delta.id), last + 1)
+
+
+def _texts(content: str | list[Part] | None) -> list[str | None]:
+    if isinstance(content, list):
+        return [part.text for part in content]
+    return [content]
+
+
+def _usage(counted: Counted) -> Usage:
+    prompt = counted.prompt_tokens_details or PromptDetails()
+    completion = counted.completion_tokens_details or CompletionDetails()
+    return Usage(
+        input_tokens=tokens(counted.prompt_tokens),
+        output_tokens=tokens(counted.completion_tokens),
+        cached_input_tokens=tokens(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
+        reasoning_tokens=tokens(completion.reasoning_tokens),
+    )

@@ -1,0 +1,65 @@
+"""Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+Only the data is given: the names of events say nothing that the providers do not repeat in it. Lines are
+taken apart as bytes, so that a read which ends inside a character needs no care here.
+"""
+
+# One event. A model's whole answer in one (128 KiB), JSON-escaped and wrapped, stays below a fourth of it.
+EVENT_BYTES_MAX = 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(Exception):
+    """An event is over EVENT_BYTES_MAX."""
+
+
+class Decoder:
+    """The decoder of one stream."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._began = False
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """The data of every event that these bytes complete.
+
+        Errors: EventTooLarge.
+        """
+        buffer = self._rest + received
+        if not self._began:
+            if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
+                self._rest = buffer
+                return []
+            self._began, buffer = True, buffer.removeprefix(_BOM)
+        held = b""
+        if b"\r" in buffer:
+            if buffer.endswith(b"\r"):
+                # Perhaps one half of a CR LF; the line is not over before the other half is ruled out.
+                buffer, held = buffer[:-1], b"\r"
+            buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = buffer.split(b"\n")
+        self._rest = rest + held
+        events = self._take(lines)
+        if len(self._rest) + self._size > EVENT_BYTES_MAX:
+            raise EventTooLarge
+        return events
+
+    def finish(self) -> list[bytes]:
+        """What is left when the stream has ended: an event whose empty line never came."""
+        return self._take([self._rest.rstrip(b"\r"), b""])
+
+    def _take(self, lines: list[bytes]) -> list[bytes]:
+        events: list[bytes] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    events.append(b"\n".join(self._data))
+                    self._data, self._size = [], 0
+            elif line.startswith(b"data:"):
+                value = line[6:] if line.startswith(b"data: ") else line[5:]
+                self._data.append(value)
+                self._size += len(value)
+        return events

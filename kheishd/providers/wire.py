@@ -1,0 +1,93 @@
+"""What a driver with a wire of its own is: it makes a request and reads the answer; it does no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest
+from kheishd.providers.failures import Refusing
+from protocol.transcript import AssetReference, Item, Text
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One HTTP request, ready to be sent. Its headers hold the credential: it is never shown."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Post({self.url!r})"
+
+
+class Reader(Protocol):
+    """The answer to one request, as it arrives."""
+
+    done: bool
+    """Whether the answer is whole, or as much of it as is kept; what still arrives is passed over."""
+
+    def event(self, data: bytes) -> None:
+        """Take in the data of one event. Errors: ModelFailure."""
+        ...
+
+    def whole(self, body: bytes) -> None:
+        """Take in an answer that came as one JSON object. Errors: ModelFailure."""
+        ...
+
+    def take(self) -> list[ModelEvent]:
+        """The deltas since the last time."""
+        ...
+
+    def end(self) -> Answer | None:
+        """The answer; None if its end never came. Errors: ModelFailure."""
+        ...
+
+
+class Driver(Protocol):
+    """A module that speaks one provider's wire."""
+
+    BASE_URL: str
+    """Where the provider itself is, for routes that name no other place."""
+
+    def post(self, request: ModelRequest, base_url: str, secret: str | None) -> Post:
+        """The request to send."""
+        ...
+
+    def reader(self, refusing: Refusing) -> Reader:
+        """A reader for the answer."""
+        ...
+
+
+def malformed(what: str) -> ModelFailure:
+    """The failure of an answer that is not what was published."""
+    return ModelFailure("bad_response", f"the provider sent {what}", retryable=True)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A route's options: what goes into the body, and what ``headers`` among them adds to the head."""
+    body = {name: value for name, value in options.items() if name != "headers"}
+    headers = options.get("headers")
+    extra = headers if isinstance(headers, dict) else {}
+    return body, {str(name).lower(): str(value) for name, value in extra.items()}
+
+
+def tokens(count: float | None) -> int:
+    """A count as it may be kept: some servers leave it out, and some send -1 for unknown."""
+    return max(int(count), 0) if count is not None else 0
+
+
+def shown(items: list[Item]) -> list[str]:
+    """What a user said, as texts; an asset is named, so that the model knows there is one."""
+    texts: list[str] = []
+    for item in items:
+        if isinstance(item, Text) and item.text:
+            texts.append(item.text)
+        elif isinstance(item, AssetReference):
+            kind = f", {item.media_type}" if item.media_type else ""
+            texts.append(f"[attached file {item.asset_id}{kind}: its content is not shown here]")
+    return texts

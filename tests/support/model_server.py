@@ -1,0 +1,312 @@
+"""A real local HTTP/1.1 server that speaks what model providers publish, scripted by the model's name.
+
+``POST /v1/chat/completions`` is OpenAI's wire, ``POST /v1/messages`` Anthropic's; what the server does is
+chosen by the model that is asked for (see ``model_behaviours``). ``GET /requests`` gives what was asked
+so far, ``DELETE /requests`` forgets it.
+
+It is also the yardstick of the benches, so it is cheap: no HTTP library, plain non-blocking sockets on
+trio's readiness calls, and the answers that only count pieces are encoded once.
+
+    python -m tests.support.model_server --port 0        # prints the port, serves until it is killed
+"""
+
+import argparse
+import socket
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import trio
+
+from tests.support import model_behaviours as behaviours
+from tests.support.model_behaviours import Asked, Cut, Head, Pause, Piece, Pieces, Raw, Step
+from tests.support.model_wire import Anthropic, OpenAI, Wire
+
+REQUESTS_KEPT = 1_000
+WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
+    "/v1/chat/completions": OpenAI,
+    "/v1/messages": Anthropic,
+}
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One request as it came. ``left`` is set once the client closed before the answer was whole."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    left: trio.Event = field(default_factory=trio.Event)
+    begun: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body, decoded."""
+        decoded: dict[str, Any] = msgspec.json.decode(self.body)
+        return decoded
+
+    def shown(self) -> dict[str, Any]:
+        """The request as ``/requests`` gives it."""
+        body = self.json if self.body else None
+        return {
+            "method": self.method,
+            "path": self.path,
+            "headers": self.headers,
+            "body": body,
+            "left": self.left.is_set(),
+        }
+
+
+class _Message(msgspec.Struct):
+    role: str = ""
+    content: Any = None
+
+
+class _Model(msgspec.Struct):
+    model: str
+
+
+class _Messages(msgspec.Struct):
+    messages: list[_Message] = []
+
+
+class _Gone(Exception):
+    """The client closed its side."""
+
+
+class ModelServer:
+    """The server. ``requests`` are the newest requests, oldest first."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._ready: dict[tuple[str, str], list[bytes]] = {}
+        self._failures: Counter[str] = Counter()
+        self._arrived = trio.Event()
+        self.connections = 0
+        self.requests: deque[Recorded] = deque(maxlen=REQUESTS_KEPT)
+
+    @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
+    def base_url(self) -> str:
+        """The ``base_url`` of a route to it."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def request(self, number: int = 1) -> Recorded:
+        """The n-th request since the start, waiting until it came."""
+        while len(self.requests) < number:
+            await self._arrived.wait()
+        return self.requests[number - 1]
+
+    async def serve(self) -> None:
+        """Accept and serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.lowlevel.wait_readable(self._listener)
+                connection, _ = self._listener.accept()
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.connections += 1
+                nursery.start_soon(self._connection, connection)
+
+    async def _connection(self, connection: socket.socket) -> None:
+        buffer = bytearray()
+        try:
+            with connection:
+                while (recorded := await _read_request(connection, buffer)) is not None:
+                    if not await self._answer(connection, recorded):
+                        break
+        except (OSError, _Gone):
+            pass
+
+    async def _answer(self, connection: socket.socket, recorded: Recorded) -> bool:
+        """Answer one request; whether the connection goes on."""
+        wire = WIRES.get(recorded.path)
+        if wire is None or recorded.method != "POST":
+            return await self._serve_own(connection, recorded)
+        self.requests.append(recorded)
+        self._arrived.set()
+        self._arrived = trio.Event()
+        model = msgspec.json.decode(recorded.body, type=_Model).model
+        try:
+            if model.startswith("chunks:"):
+                for data in self._prepared(recorded.path, model, wire()):
+                    await _write(connection, data)
+                return True
+            return await _perform(connection, recorded, self._steps(recorded, model, wire()))
+        except (OSError, _Gone):
+            recorded.left.set()
+            raise
+
+    async def _serve_own(self, connection: socket.socket, recorded: Recorded) -> bool:
+        status, result = 200, [request.shown() for request in self.requests]
+        if recorded.path != "/requests":
+            status = 404
+        elif recorded.method == "DELETE":
+            self.requests.clear()
+        body = msgspec.json.encode(result)
+        await _write(connection, _head(Head(status, "application/json", {}, len(body))) + body)
+        return True
+
+    def _prepared(self, path: str, model: str, wire: Wire) -> list[bytes]:
+        writes = self._ready.get((path, model))
+        if writes is None:
+            asked = Asked(model, "", False, "", wire, self._failures)
+            writes = self._ready[path, model] = _writes(behaviours.steps(asked))
+        return writes
+
+    def _steps(self, recorded: Recorded, model: str, wire: Wire) -> Iterator[Step]:
+        messages = msgspec.json.decode(recorded.body, type=_Messages).messages
+        said = next(
+            (_text(m.content) for m in reversed(messages) if m.role == "user" and _text(m.content)), ""
+        )
+        last = messages[-1] if messages else _Message()
+        results = isinstance(last.content, list) and any(
+            part.get("type") == "tool_result" for part in last.content
+        )
+        headers = recorded.headers
+        secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
+        asked = Asked(model, said, results or last.role == "tool", secret, wire, self._failures)
+        return behaviours.steps(asked)
+
+
+@asynccontextmanager
+async def running_model_server() -> AsyncIterator[ModelServer]:
+    """A server on a free port of 127.0.0.1 for as long as the block runs."""
+    with listening(0) as listener:
+        server = ModelServer(listener)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve)
+            yield server
+            nursery.cancel_scope.cancel()
+
+
+def listening(port: int) -> socket.socket:
+    """A socket that listens on 127.0.0.1."""
+    listener = socket.create_server(("127.0.0.1", port), backlog=512)
+    listener.setblocking(False)
+    return listener
+
+
+async def _perform(connection: socket.socket, recorded: Recorded, steps: Iterable[Step]) -> bool:
+    """Do what the steps say; whether the connection can take another request."""
+    chunked, head = False, b""
+    for step in steps:
+        match step:
+            case Head():
+                head, chunked = _head(step), step.length is None
+            case Pause(seconds):
+                await _write(connection, head)
+                head = b""
+                recorded.begun.set()
+                await _pause(connection, seconds)
+            case Cut():
+                await _write(connection, head)
+                return False
+            case Raw(data):
+                await _write(connection, data)
+            case Piece() | Pieces():
+                data = _body(step, chunked=chunked)
+                await _write(connection, head + data)
+                head = b""
+                recorded.begun.set()
+    await _write(connection, head + (b"0\r\n\r\n" if chunked else b""))
+    return True
+
+
+def _writes(steps: Iterable[Step]) -> list[bytes]:
+    """Steps that only write, as what is written; the head goes with the first, the end with the last."""
+    writes, head = [], b""
+    for step in steps:
+        if isinstance(step, Head):
+            head = _head(step)
+        elif isinstance(step, Piece | Pieces):
+            writes.append(head + _body(step, chunked=True))
+            head = b""
+    writes[-1] += b"0\r\n\r\n"
+    return writes
+
+
+def _body(step: Piece | Pieces, *, chunked: bool) -> bytes:
+    parts = (step.data,) if isinstance(step, Piece) else step.data
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) if chunked else b"".join(parts)
+
+
+def _head(head: Head) -> bytes:
+    framing = "transfer-encoding: chunked" if head.length is None else f"content-length: {head.length}"
+    lines = [f"HTTP/1.1 {head.status} Scripted", f"content-type: {head.content_type}", framing]
+    lines += [f"{name}: {value}" for name, value in head.headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def _read_request(connection: socket.socket, buffer: bytearray) -> Recorded | None:
+    """The next request, or None where the client closed in between."""
+    while (end := buffer.find(b"\r\n\r\n")) < 0:
+        if not await _read(connection, buffer):
+            return None
+    first, *lines = buffer[:end].decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    whole = end + 4 + int(headers.get("content-length", 0))
+    while len(buffer) < whole:
+        if not await _read(connection, buffer):
+            return None
+    body = bytes(buffer[end + 4 : whole])
+    del buffer[:whole]
+    return Recorded(method, path, headers, body)
+
+
+async def _read(connection: socket.socket, buffer: bytearray) -> bool:
+    while True:
+        try:
+            data = connection.recv(65536)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(connection)
+            continue
+        buffer += data
+        return bool(data)
+
+
+async def _write(connection: socket.socket, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[connection.send(view) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(connection)
+
+
+async def _pause(connection: socket.socket, seconds: float) -> None:
+    """Wait; a client that closes meanwhile ends it. Clients send nothing while they are answered."""
+    with trio.move_on_after(seconds):
+        await trio.lowlevel.wait_readable(connection)
+        raise _Gone
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(part.get("text", "") for part in parts if part.get("type") == "text")
+
+
+def main() -> None:
+    """Serve until killed; the port is printed on a line of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    with listening(parser.parse_args().port) as listener:
+        server = ModelServer(listener)
+        print(server.port, flush=True)
+        trio.run(server.serve)
+
+
+if __name__ == "__main__":
+    main()
