@@ -10,7 +10,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+# The lookahead, as "$" alone also matches before a newline at the end.
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$(?!\n)"
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1-128 characters of A-Z a-z 0-9 . _ : -")]
 """An identifier as a caller may choose or give it back."""

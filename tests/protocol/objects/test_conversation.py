@@ -1,0 +1,57 @@
+"""A conversation is addressed by agent and sender."""
+
+import pytest
+
+from protocol.limits import AGENT_BYTES_MAX, INPUT_ITEMS_MAX, SENDER_BYTES_MAX, WAIT_SECONDS_MAX
+from protocol.objects.conversation import SEND, ConversationCancel, ConversationRef, ConversationSend
+from protocol.transcript import AssetReference, Text
+from tests.support.samples import refuse, take
+
+
+def test_the_least_that_can_be_sent() -> None:
+    """The sender is ``user`` and the answer comes at once, unless something else is said."""
+    sent = take(ConversationSend, {"content": "hello"})
+    assert (sent.agent, sent.sender, sent.content) == (None, "user", "hello")
+    assert (sent.wait, sent.stream, sent.timeout_s, sent.check) == ("accepted", False, None, False)
+
+
+def test_items() -> None:
+    """Input is text and references to assets, in order."""
+    items = [{"kind": "text", "text": "see"}, {"kind": "asset", "asset_id": "ast_1"}]
+    sent = take(ConversationSend, {"input_items": items})
+    assert sent.input_items == [Text("see"), AssetReference("ast_1")]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"agent": ""}, "$.params.agent"),
+        ({"agent": "x" * (AGENT_BYTES_MAX + 1)}, "$.params.agent"),
+        ({"sender": ""}, "$.params.sender"),
+        ({"sender": None}, "$.params.sender"),
+        ({"sender": "x" * (SENDER_BYTES_MAX + 1)}, "$.params.sender"),
+        ({"content": 5}, "$.params.content"),
+        ({"input_items": [{"kind": "tool_call"}]}, "$.params.input_items[0].kind"),
+        ({"input_items": [{"kind": "text", "text": ""}] * (INPUT_ITEMS_MAX + 1)}, "$.params.input_items"),
+        ({"wait": "forever"}, "$.params.wait"),
+        ({"stream": "yes"}, "$.params.stream"),
+        ({"timeout_s": 0}, "$.params.timeout_s"),
+        ({"timeout_s": WAIT_SECONDS_MAX + 1}, "$.params.timeout_s"),
+        ({"metadata": []}, "$.params.metadata"),
+        ({"message": "hello"}, "$.params.message"),
+    ],
+)
+def test_refused(params: dict[str, object], field: str) -> None:
+    """What has the wrong type, the wrong length or an unknown name is refused by its path."""
+    assert refuse(ConversationSend, params) == field
+
+
+def test_how_to_wait_is_not_what_to_do() -> None:
+    """A repeated send may wait in another way."""
+    assert set(SEND.uncompared) == {"wait", "stream", "timeout_s"}
+
+
+def test_address() -> None:
+    """The default agent's conversation with ``user`` needs no params at all."""
+    assert take(ConversationRef, {}) == ConversationRef(agent=None, sender="user")
+    assert take(ConversationCancel, {"agent": "a", "sender": "b"}).reason == ""

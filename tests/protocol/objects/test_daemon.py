@@ -1,0 +1,40 @@
+"""The daemon's own methods."""
+
+import pytest
+
+from protocol.objects.daemon import METHODS, Backup, DoctorParams, Shutdown
+from tests.support.samples import refuse, take
+
+
+@pytest.mark.parametrize("drain_s", [0, 0.5, 3600, None])
+def test_shutdown_drains_up_to_an_hour(drain_s: float | None) -> None:
+    """A drain may take no time, or up to an hour; unsaid, the daemon decides."""
+    assert take(Shutdown, {"drain_s": drain_s}).drain_s == drain_s
+    assert take(Shutdown, {}).drain_s is None
+
+
+@pytest.mark.parametrize("drain_s", [-1, 3601, "5"])
+def test_shutdown_refuses_other_times(drain_s: object) -> None:
+    """Nothing drains for ever."""
+    assert refuse(Shutdown, {"drain_s": drain_s}) == "$.params.drain_s"
+
+
+def test_backup_needs_a_path() -> None:
+    """A backup goes somewhere."""
+    assert take(Backup, {"path": "/var/backups/a"}).path == "/var/backups/a"
+    assert refuse(Backup, {}) == "$.params.path"
+    assert refuse(Backup, {"path": ""}) == "$.params.path"
+    assert refuse(Backup, {"path": "x" * 5000}) == "$.params.path"
+
+
+def test_doctor_is_shallow_unless_asked() -> None:
+    """Reading the whole journal is a choice."""
+    assert take(DoctorParams, {}).deep is False
+    assert take(DoctorParams, {"deep": True}).deep is True
+
+
+def test_who_may() -> None:
+    """Looking is for readers, levers are for the administrator."""
+    scopes = {row.name: row.scope for row in METHODS}
+    assert scopes["daemon.status"] == "read"
+    assert {scopes[f"daemon.{verb}"] for verb in ("reload", "shutdown", "backup")} == {"admin"}

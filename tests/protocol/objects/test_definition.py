@@ -1,0 +1,22 @@
+"""Agent definitions as they are shown."""
+
+import msgspec
+
+from protocol.objects.definition import Definition, DefinitionRef
+from tests.support.samples import refuse, sample, take
+
+
+def test_everything_and_nothing_differ() -> None:
+    """A list that is absent allows everything, an empty one nothing, and both survive."""
+    data = sample(Definition, full=False) | {"tools": []}
+    shown = msgspec.to_builtins(msgspec.convert(data, Definition))
+    assert shown["tools"] == []
+    assert "skills" not in shown
+    assert msgspec.convert(shown, Definition).skills is None
+
+
+def test_name_is_needed() -> None:
+    """A definition is asked for by its name."""
+    assert take(DefinitionRef, {"name": "default"}).name == "default"
+    assert refuse(DefinitionRef, {}) == "$.params.name"
+    assert refuse(DefinitionRef, {"name": ""}) == "$.params.name"

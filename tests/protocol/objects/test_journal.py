@@ -1,0 +1,79 @@
+"""The journal as clients read it."""
+
+import json
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from protocol.limits import PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.objects.journal import (
+    NOTIFICATIONS,
+    EventNotification,
+    GapNotification,
+    JournalPage,
+    JournalRead,
+    JournalSubscribe,
+)
+from tests.support.samples import refuse, sample, take
+
+LINE = b'{"cursor":7,"at_ms":1, "type":"run_started","start":1}'
+
+
+def test_an_event_is_sent_as_its_own_bytes() -> None:
+    """A page and a notification carry the stored line unchanged, white space and all."""
+    page = msgspec.json.encode(JournalPage([Raw(LINE), Raw(LINE)], None))
+    assert page == b'{"events":[' + LINE + b"," + LINE + b'],"next":null}'
+    told = msgspec.json.encode(EventNotification("s", 7, Raw(LINE)))
+    assert told == b'{"subscription":"s","cursor":7,"event":' + LINE + b"}"
+    assert bytes(msgspec.json.decode(told, type=EventNotification).event) == LINE
+
+
+def test_gap_is_from_and_to() -> None:
+    """``from`` is a word of Python, not of the wire."""
+    assert json.loads(msgspec.json.encode(GapNotification("s", 3, 9))) == {
+        "subscription": "s",
+        "from": 3,
+        "to": 9,
+    }
+
+
+@pytest.mark.parametrize("name", NOTIFICATIONS)
+def test_notifications_name_their_subscription(name: str) -> None:
+    """A client that has several subscriptions knows which one is meant."""
+    struct = NOTIFICATIONS[name]
+    assert name.startswith("journal.")
+    assert struct.__struct_fields__[0] == "subscription"
+    told = msgspec.json.encode(sample(struct, full=True))
+    assert msgspec.json.encode(msgspec.json.decode(told, type=struct)) == told
+
+
+def test_read_defaults() -> None:
+    """Without params: everything the caller may read, from the beginning, a page of it."""
+    assert take(JournalRead, {}) == JournalRead(
+        session_id=None, run_id=None, types=None, after=None, limit=PAGE_ROWS_DEFAULT, order="oldest"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "field"),
+    [
+        (JournalRead, {"after": -1}, "$.params.after"),
+        (JournalRead, {"after": "7"}, "$.params.after"),
+        (JournalRead, {"limit": PAGE_ROWS_MAX + 1}, "$.params.limit"),
+        (JournalRead, {"types": "run_started"}, "$.params.types"),
+        (JournalRead, {"types": ["x"] * 65}, "$.params.types"),
+        (JournalRead, {"session_id": "a b"}, "$.params.session_id"),
+        (JournalRead, {"deltas": True}, "$.params.deltas"),
+        (JournalSubscribe, {"subscription": ""}, "$.params.subscription"),
+        (JournalSubscribe, {"limit": 5}, "$.params.limit"),
+    ],
+)
+def test_refused(kind: type, params: dict[str, object], field: str) -> None:
+    """What has the wrong shape is refused by its path."""
+    assert refuse(kind, params) == field
+
+
+def test_types_may_be_unknown() -> None:
+    """A client of a later version may ask for events that this one does not have."""
+    assert take(JournalRead, {"types": ["planet_landed"]}).types == ["planet_landed"]

@@ -1,0 +1,67 @@
+"""Runs: their statuses, and the records that are kept of them."""
+
+from typing import get_args
+
+import msgspec
+import pytest
+
+from protocol.objects.run import ENDED, SETTLED, Outcome, Pinned, Run, RunListParams, RunView, RunWait, Status
+from tests.support.samples import refuse, sample, take
+
+
+def test_statuses() -> None:
+    """A run that has ended has settled; outcomes are the statuses of runs that have ended."""
+    statuses = set(get_args(Status))
+    assert ENDED < SETTLED < statuses
+    assert set(get_args(Outcome)) == ENDED
+    assert statuses - SETTLED == {"queued", "running"}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_record_survives_the_store(full: bool) -> None:
+    """A run is the same after MessagePack, in which it is kept, and JSON, in which it is shown."""
+    run = msgspec.convert(sample(Run, full=full), Run)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(run), type=Run) == run
+    assert msgspec.json.decode(msgspec.json.encode(run), type=Run) == run
+
+
+def test_record_of_a_later_version_is_read() -> None:
+    """A field that was added later is passed over."""
+    data = sample(Run, full=True) | {"added_later": [1]}
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(data), type=Run).run_id == "x"
+
+
+def test_view_is_the_record_and_more() -> None:
+    """What is shown of a run has every field of its record."""
+    assert set(Run.__struct_fields__) < set(RunView.__struct_fields__)
+
+
+def test_pinned_holds_no_secret() -> None:
+    """A run pins the name of a credential; there is no field for one."""
+    assert "auth_ref" in Pinned.__struct_fields__
+    assert not {"api_key", "key", "token", "secret", "credential"} & set(Pinned.__struct_fields__)
+
+
+def test_no_tools_is_not_all_tools() -> None:
+    """An empty tool surface stays empty."""
+    pinned = Pinned(route="r", driver="offline", model="m", tools=[])
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(pinned), type=Pinned).tools == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "field"),
+    [
+        (RunListParams, {"status": "done"}, "$.params.status"),
+        (RunListParams, {"limit": 0}, "$.params.limit"),
+        (RunWait, {"run_id": "r", "timeout_s": -1}, "$.params.timeout_s"),
+        (RunWait, {}, "$.params.run_id"),
+    ],
+)
+def test_refused(kind: type, params: dict[str, object], field: str) -> None:
+    """What has the wrong shape is refused by its path."""
+    assert refuse(kind, params) == field
+
+
+def test_list_shows_the_newest_first() -> None:
+    """A list of runs begins with the newest unless asked otherwise."""
+    assert take(RunListParams, {}).order == "newest"

@@ -1,0 +1,62 @@
+"""The limits agree with each other and with what they are made for."""
+
+import re
+from pathlib import Path
+
+from protocol import limits
+
+LMDB_KEY_BYTES = 511
+RECORDS_BYTES = 16 * limits.KIB
+
+
+def test_limits_are_named_with_their_unit() -> None:
+    """Every limit is a positive whole number, and its comment says why it is that one."""
+    source = Path(limits.__file__).read_text()
+    named = {name: value for name, value in vars(limits).items() if name.isupper()}
+    assert len(named) > 20
+    for name, value in named.items():
+        assert isinstance(value, int), name
+        assert value > 0, name
+        assert re.search(r"_(MAX|DEFAULT|MS)$|^[KM]IB$", name), f"{name} does not say what it limits"
+    blocks = re.split(r"\n\n", source.split("MIB = ")[1])[1:]
+    assert all(block.startswith("#") for block in blocks if block.strip()), "a limit without its arithmetic"
+
+
+def test_an_input_fits_into_its_transaction() -> None:
+    """An input, its metadata, new instructions and the records are within what a transaction may write."""
+    parts = limits.INPUT_BYTES_MAX + limits.METADATA_BYTES_MAX + limits.AGENT_FILE_BYTES_MAX
+    assert parts + RECORDS_BYTES <= limits.UPDATE_BYTES_MAX
+
+
+def test_an_answer_fits_into_its_transaction() -> None:
+    """So are an answer, a checkpoint and the records."""
+    parts = limits.ANSWER_BYTES_MAX + limits.CHECKPOINT_BYTES_MAX
+    assert parts + RECORDS_BYTES <= limits.UPDATE_BYTES_MAX
+
+
+def test_everything_fits_into_a_message() -> None:
+    """What is accepted and what is listed fits into one line, escaped or not."""
+    assert limits.INPUT_BYTES_MAX * 6 < limits.LINE_BYTES_MAX
+    assert limits.PAGE_BYTES_MAX + limits.UPDATE_BYTES_MAX < limits.LINE_BYTES_MAX
+
+
+def test_names_fit_into_keys() -> None:
+    """Two names and their ends are a key."""
+    assert limits.AGENT_BYTES_MAX + limits.SENDER_BYTES_MAX + 2 <= LMDB_KEY_BYTES
+
+
+def test_pages() -> None:
+    """A page has a default below its most, and is found in what may be examined."""
+    assert limits.PAGE_ROWS_DEFAULT <= limits.PAGE_ROWS_MAX <= limits.PAGE_EXAMINED_MAX
+
+
+def test_what_a_connection_holds_is_bounded() -> None:
+    """One connection cannot hold more than the daemon gives to all."""
+    assert limits.OPEN_REQUESTS_MAX < limits.BATCH_MESSAGES_MAX
+    assert limits.UNSENT_BYTES_MAX <= limits.LINE_BYTES_MAX
+    assert limits.ID_BYTES_MAX * limits.OPEN_REQUESTS_MAX <= limits.UNSENT_BYTES_MAX
+
+
+def test_nesting_leaves_room_on_the_stack() -> None:
+    """What arrived can be decoded again from a stack several times as deep."""
+    assert limits.NESTING_MAX * 4 <= 1000

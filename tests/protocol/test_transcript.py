@@ -1,0 +1,67 @@
+"""Messages and their items: every kind there is, from the start."""
+
+import msgspec
+import pytest
+
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+    text_of,
+)
+
+ITEMS: list[Item] = [
+    Text("é\n\u2028🌍"),
+    Thinking("hm", signature="s", redacted=True),
+    Thinking("hm"),
+    ToolCall("c1", "read_file", {"path": "a", "n": [1, None]}),
+    ToolResult("c1", "read_file", "gone", is_error=True),
+    ToolResult("c1", "read_file", "here"),
+    AssetReference("ast_1", "image/png"),
+    AssetReference("ast_1"),
+]
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_items_survive(item: Item) -> None:
+    """Every item is the same after a journey through JSON and through MessagePack."""
+    message = Message("assistant", [item], agent="reviewer")
+    assert msgspec.json.decode(msgspec.json.encode(message), type=Message) == message
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Message) == message
+
+
+def test_kinds_have_their_names() -> None:
+    """The kind of an item is a word that never changes."""
+    kinds = {msgspec.to_builtins(item)["kind"] for item in ITEMS}
+    assert kinds == {"text", "thinking", "tool_call", "tool_result", "asset"}
+
+
+def test_text_of_passes_over_the_rest() -> None:
+    """The text of a message is its text items, joined."""
+    items: list[Item] = [Text("a"), Thinking("b"), Text("c"), ToolCall("c1", "x", {})]
+    assert text_of(items) == "ac"
+    assert text_of(items[:0]) == ""
+
+
+def test_usage_adds_up() -> None:
+    """Tokens are added kind by kind."""
+    one = Usage(1, 2, 3, 4, 5)
+    assert one + Usage() == one
+    assert one + one == Usage(2, 4, 6, 8, 10)
+
+
+def test_usage_is_not_negative() -> None:
+    """A provider that counts backwards is not believed."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"input_tokens": -1}, Usage)
+
+
+def test_unknown_fields_are_passed_over() -> None:
+    """A message written by a later version is read."""
+    data = b'{"role":"user","items":[{"kind":"text","text":"a","new":1}],"new":{}}'
+    assert msgspec.json.decode(data, type=Message) == Message("user", [Text("a")])

@@ -1,0 +1,62 @@
+"""Sample values of any type of the protocol, and shorthand for params that are taken or refused."""
+
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from msgspec import Raw, inspect
+
+from protocol.errors import InvalidParams
+from protocol.wire import decode_params
+
+T = TypeVar("T")
+
+
+def sample(kind: Any, *, full: bool) -> Any:
+    """A value of a type as plain JSON: with every field if ``full``, else with the required ones only."""
+    return _sample(inspect.type_info(kind), full)
+
+
+def _sample(info: inspect.Type, full: bool) -> Any:
+    match info:
+        case inspect.StructType():
+            return _struct(info, full)
+        case inspect.UnionType(types):
+            return _sample([each for each in types if not isinstance(each, inspect.NoneType)][-1], full)
+        case inspect.Metadata(type=inner):
+            return _sample(inner, full)
+        case inspect.ListType(item_type=item, min_length=least):
+            return [_sample(item, full)] if full or least else []
+        case inspect.DictType():
+            return {"key": [1, None, "x"]} if full else {}
+        case inspect.LiteralType(values):
+            return values[0]
+        case inspect.IntType(ge=least):
+            return least or 1
+        case inspect.FloatType():
+            return 1.5
+        case inspect.BoolType():
+            return True
+        case inspect.StrType():
+            return "x"
+        case inspect.AnyType() | inspect.RawType():
+            return {"any": 1}
+        case _:
+            raise AssertionError(f"no sample of {info}")
+
+
+def _struct(info: inspect.StructType, full: bool) -> dict[str, Any]:
+    fields = {field.encode_name: _sample(field.type, full) for field in info.fields if full or field.required}
+    return ({info.tag_field: info.tag} if info.tag_field else {}) | fields
+
+
+def take(kind: type[T], params: dict[str, Any]) -> T:
+    """The params as their struct."""
+    return decode_params(msgspec.json.Decoder(kind), Raw(msgspec.json.encode(params)))
+
+
+def refuse(kind: type[Any], params: dict[str, Any]) -> str | None:
+    """The path at which params are refused."""
+    with pytest.raises(InvalidParams) as caught:
+        take(kind, params)
+    return caught.value.field
