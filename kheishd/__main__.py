@@ -1,0 +1,85 @@
+"""The program ``kheishd``: without a command it runs the daemon in the foreground."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kheishd import __version__
+from kheishd.launch import Exit, Options, launch
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything the command line can say."""
+    top = argparse.ArgumentParser(
+        prog="kheishd",
+        description="Run the kheish daemon in the foreground, or work on its store while it is stopped.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"kheishd {__version__}")
+    _common(top, default=None)
+    top.add_argument("--config", metavar="FILE", help="the configuration to read (default: HOME/config.toml)")
+    top.add_argument("--log-format", choices=("auto", "text", "json"), help="default: auto")
+    top.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    restore = _command(commands, "restore", "verify a backup and put it in the place of the store")
+    restore.add_argument("backup", metavar="BACKUP", help="what daemon.backup wrote")
+    doctor = _command(commands, "doctor", "verify the journal, and the records and indexes against it")
+    doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
+    doctor.add_argument("--deep", action="store_true", help="read the whole journal")
+    doctor.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
+    _command(commands, "compact", "give the space that the store no longer uses back to the disk")
+    _command(commands, "discover", "print the contract as an OpenRPC document")
+    return top
+
+
+def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--home",
+        metavar="DIR",
+        default=default,
+        help="the daemon's home (default: $KHEISH_HOME, $STATE_DIRECTORY, ~/.kheish)",
+    )
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    # Given before the command, it must survive the command's own default.
+    _common(command, default=argparse.SUPPRESS)
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line says; the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _perform(arguments)
+    except Exit as end:
+        print(f"kheishd: {end}", file=sys.stderr)
+        return end.code
+
+
+def _perform(arguments: argparse.Namespace) -> int:
+    if arguments.command is None:
+        options = Options(arguments.home, arguments.config, arguments.log_format, arguments.log_level)
+        return launch(options, os.environ)
+    from kheishd import offline
+
+    match arguments.command:
+        case "restore":
+            return offline.restore(arguments.home, arguments.backup)
+        case "doctor":
+            return offline.doctor(
+                arguments.home, repair=arguments.repair, deep=arguments.deep, as_json=arguments.json
+            )
+        case "compact":
+            return offline.compact(arguments.home)
+        case other:
+            assert other == "discover"
+            return offline.discover()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

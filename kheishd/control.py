@@ -1,0 +1,205 @@
+"""What handlers may ask of the running daemon: reload, shut down, say how it is."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from kheishd.store.tables import CONVERSATIONS, RUNS, RUNS_READY, SESSIONS, TOKENS
+from protocol.limits import MIB
+from protocol.objects.daemon import Counts, Disk, Status
+
+if TYPE_CHECKING:
+    from kheishd.kernel.holder import RuntimeHolder
+    from kheishd.kernel.state import State
+    from kheishd.reloading import Coalesced
+
+log = logging.getLogger(__name__)
+
+# Below this a few hours of work may fill the disk: a text turn writes some 300 KiB, so 256 MiB are
+# less than a thousand of them.
+DISK_FREE_BYTES_LOW = 256 * MIB
+
+# How long a start after a crash is worth a warning.
+CRASH_REMEMBERED_S = 3600
+
+
+class Serving(Protocol):
+    """What the server says of itself."""
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def subscriptions(self) -> int:
+        """How many there are."""
+        ...
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What start-up learns about this daemon, for ``daemon.status``."""
+
+    version: str
+    home: Path
+    schema: int
+    started_at_ms: int
+    after_crash: bool = False
+    listeners: list[str] = field(default_factory=list)
+    server: Serving | None = None
+    runs_active: Callable[[], int] = lambda: 0
+    reload_problem: str | None = None
+
+
+class Stopper:
+    """The wish to stop: who wishes it, and how long runs in flight may take."""
+
+    def __init__(self, drain_s: Callable[[], float]) -> None:
+        self._default = drain_s
+        self._wish = trio.Event()
+        self.reason = ""
+        self.scope = trio.CancelScope()
+
+    def ask(self, reason: str, drain_s: float | None = None) -> None:
+        """Stop in an orderly way; asked again, stop at once."""
+        if self._wish.is_set():
+            self.scope.deadline = trio.current_time()
+            return
+        self.reason = reason
+        self.scope.deadline = trio.current_time() + (self._default() if drain_s is None else drain_s)
+        self._wish.set()
+
+    async def wait(self) -> None:
+        """Until somebody wishes it."""
+        await self._wish.wait()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody did."""
+        return self._wish.is_set()
+
+
+class DaemonControl:
+    """``kernel.call.Control`` for the real daemon."""
+
+    def __init__(
+        self,
+        vitals: Vitals,
+        state: "State",
+        holder: "RuntimeHolder",
+        stopper: Stopper,
+        reloads: "Coalesced[tuple[int, list[str]]]",
+        config_path: Callable[[], Path | None],
+    ) -> None:
+        self._vitals = vitals
+        self._state = state
+        self._holder = holder
+        self._stopper = stopper
+        self._reloads = reloads
+        self._config_path = config_path
+        self._started = time.monotonic()
+
+    async def reload(self) -> tuple[int, list[str]]:
+        """Build a new runtime: its generation and warnings. Errors: ConfigInvalid."""
+        return await self._reloads.request()
+
+    def shutdown(self, drain_s: float | None) -> None:
+        """Begin to stop."""
+        self._stopper.ask("daemon.shutdown", drain_s)
+
+    def draining(self) -> bool:
+        """Whether the daemon is stopping."""
+        return self._stopper.asked
+
+    def config_path(self) -> str | None:
+        """The configuration file read, if there is one."""
+        path = self._config_path()
+        return None if path is None else str(path)
+
+    def token_revoked(self, token_ids: list[str]) -> None:
+        """The server sees to it: it watches the table of tokens."""
+
+    def status(self) -> Status:
+        """How the daemon is; costs the same whatever the store holds."""
+        vitals, runtime = self._vitals, self._holder.current()
+        uptime_s = time.monotonic() - self._started
+        disk = self._disk()
+        with self._state.read() as store:
+            cursor = store.last_cursor
+        return Status(
+            version=vitals.version,
+            pid=os.getpid(),
+            uptime_s=round(uptime_s, 3),
+            started_at_ms=vitals.started_at_ms,
+            schema=vitals.schema,
+            generation=runtime.generation,
+            home=str(vitals.home),
+            listeners=vitals.listeners,
+            counts=self._counts(),
+            disk=disk,
+            cursor=cursor,
+            memory_bytes=memory_bytes(),
+            warnings=list(self._warnings(disk, uptime_s)),
+            draining=self._stopper.asked,
+            default_agent=runtime.default_agent,
+            default_route=runtime.default_route,
+        )
+
+    def _counts(self) -> Counts:
+        server = self._vitals.server
+        with self._state.read() as store:
+            return Counts(
+                sessions=store.count(SESSIONS),
+                conversations=store.count(CONVERSATIONS),
+                runs=store.count(RUNS),
+                runs_active=self._vitals.runs_active(),
+                runs_ready=store.count(RUNS_READY),
+                tokens=store.count(TOKENS),
+                connections=server.connections if server else 0,
+                subscriptions=server.subscriptions if server else 0,
+            )
+
+    def _disk(self) -> Disk:
+        path = self._vitals.home / "state"
+        size = (path / "data.mdb").stat().st_size
+        room = os.statvfs(path)
+        return Disk(
+            path=str(path),
+            used_bytes=size,
+            file_bytes=size,
+            free_bytes=room.f_bavail * room.f_frsize,
+            map_bytes=0,
+        )
+
+    def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
+        vitals, runtime = self._vitals, self._holder.current()
+        if disk.free_bytes < DISK_FREE_BYTES_LOW:
+            yield (
+                f"the disk of {disk.path} is nearly full ({disk.free_bytes // MIB} MiB free); "
+                "make room, or everything that writes will be refused"
+            )
+        if vitals.reload_problem is not None:
+            yield f"the last reload was refused and changed nothing: {vitals.reload_problem}"
+        yield from runtime.warnings
+        for spec in runtime.routes.values():
+            problem = runtime.models.problem(spec)
+            if problem is not None:
+                yield f"the route '{spec.route_id}' is not ready: {problem}"
+        if vitals.after_crash and uptime_s < CRASH_REMEMBERED_S:
+            yield "the daemon before this one ended without stopping; what it had begun was taken up again"
+
+
+def memory_bytes() -> int:
+    """The resident memory of this process; 0 where the kernel does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,259 @@
+"""The daemon's life: what starts in which order, and stops in the reverse.
+
+    lock -> configuration -> store -> runtime -> workers -> connections -> listeners -> READY
+
+Each lives in a nursery or context inside the one before it. Stopping goes inward out: the listeners
+close, runs in flight may finish until a deadline, connections are answered and closed, the workers are
+cancelled (what they do is committed, so nothing is lost), the last commit says that we stopped, and the
+store closes last of all.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import ExitStack, asynccontextmanager
+from typing import Final
+
+import trio
+
+from kheishd import __version__
+from kheishd.assemble import Source, build_runtime, handlers, listen_options
+from kheishd.config import Config
+from kheishd.control import DaemonControl, Stopper, Vitals
+from kheishd.core.scrub import Scrubber
+from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.live import Live
+from kheishd.kernel.runtime import RunLimits, Runtime
+from kheishd.kernel.state import State, open_state
+from kheishd.logs import Logs
+from kheishd.providers.caller import Models
+from kheishd.providers.credentials import known_secrets
+from kheishd.reloading import Coalesced
+from kheishd.server.dispatch import Dispatcher
+from kheishd.server.listeners import open_listeners
+from kheishd.server.serving import Server, open_server
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import META
+from kheishd.systemd import Notifier, watchdog_seconds
+from kheishd.workers.runs import RunWorker
+from protocol.errors import ConfigInvalid
+from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
+
+log = logging.getLogger("kheishd.daemon")
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
+
+CLEAN: Final = "clean"
+"""The META row that an orderly stop leaves and a start takes away."""
+
+# What connections get to be answered in, once the runs in flight have ended or were put down.
+CLOSE_SECONDS: Final = 2.0
+
+
+class Daemon:
+    """One daemon on one home, from its configuration to its last commit."""
+
+    def __init__(
+        self, source: Source, config: Config, logs: Logs, environ: MutableMapping[str, str], level: str | None
+    ) -> None:
+        self._source = source
+        self._first_config = config
+        self._logs = logs
+        self._level = level
+        self._environ = environ
+        self._scrubber = Scrubber()
+        self._notifier = Notifier(environ)
+        self._watchdog_s = watchdog_seconds(environ)
+        self._stopper = Stopper(self._drain_seconds)
+        self._state: State
+        self._holder: RuntimeHolder
+        self._vitals: Vitals
+        self._reloads: Coalesced[tuple[int, list[str]]]
+
+    async def live(self) -> str:
+        """Run until asked to stop; gives the reason. Errors: those of opening the store or the sockets."""
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            # Held back since the process began, so that none arrived before somebody could hear it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            async with open_state(self._source.home.state, version=__version__) as self._state:
+                async with trio.open_nursery() as nursery:
+                    await self._prepare(nursery)
+                    nursery.start_soon(self._heed, signals)
+                    if self._watchdog_s is not None:
+                        nursery.start_soon(self._feed_watchdog, self._watchdog_s)
+                    await self._work()
+                    with trio.CancelScope(shield=True):
+                        await self._say_stopped()
+                        await self._holder.current().models.aclose()
+                    nursery.cancel_scope.cancel()
+        return self._stopper.reason
+
+    async def _prepare(self, nursery: trio.Nursery) -> None:
+        """The runtime, and the first commit."""
+        runtime = build_runtime(
+            self._source, 1, self._models, config=self._first_config, skip_bad_agents=True
+        )
+        self._holder = RuntimeHolder(runtime, lambda old: nursery.start_soon(self._retire, old))
+        self._reloads = Coalesced(nursery, self._reload)
+        self._keep_secret(runtime)
+        after_crash = await self._state.update(self._say_started)
+        self._vitals = Vitals(
+            version=__version__,
+            home=self._source.home.path,
+            schema=getattr(self._state.store, "schema", 1),
+            started_at_ms=self._state.now_ms(),
+            after_crash=after_crash,
+        )
+        for warning in runtime.warnings:
+            log.warning("%s", warning)
+        if after_crash:
+            log.warning("the daemon before this one ended without stopping; its work is taken up again")
+
+    async def _work(self) -> None:
+        """Workers, connections, listeners; returns when all of them have ended."""
+        live = Live()
+        worker = RunWorker(self._state, live, self._holder)
+        self._vitals.runs_active = lambda: worker.active
+        control = DaemonControl(
+            self._vitals,
+            self._state,
+            self._holder,
+            self._stopper,
+            self._reloads,
+            lambda: self._source.config_path,
+        )
+        dispatcher = Dispatcher(handlers(), self._state, live, control, self._holder.current)
+        async with trio.open_nursery() as workers:
+            await workers.start(worker.serve)
+            async with open_server(dispatcher) as server:
+                self._vitals.server = server
+                async with self._listening(server):
+                    self._say_ready("ready")
+                    await self._stopper.wait()
+                    self._notifier.stopping("Waiting for runs in flight")
+                    log.info("stopping", extra={"reason": self._stopper.reason})
+                with self._stopper.scope:
+                    await worker.drain()
+                await server.drain(CLOSE_SECONDS)
+            workers.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _listening(self, server: Server) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            options = listen_options(self._first_config, self._source.home)
+            listeners = stack.enter_context(
+                open_listeners(
+                    options.rpc,
+                    options.shared,
+                    options.tcp,
+                    run_dir=self._source.home.run,
+                    environ=self._environ,
+                )
+            )
+            self._vitals.listeners = [listener.name for listener in listeners]
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    await nursery.start(server.listen, listener)
+                yield
+                nursery.cancel_scope.cancel()
+
+    # The first and the last commit.
+
+    def _say_started(self, tx: Transaction) -> bool:
+        """Whether the daemon before us ended without saying so."""
+        after_crash = tx.last_cursor > 0 and tx.get(META, CLEAN) is None
+        tx.delete(META, CLEAN)
+        event = DaemonStarted(
+            version=__version__,
+            pid=os.getpid(),
+            schema=getattr(self._state.store, "schema", 1),
+            after_crash=after_crash,
+        )
+        tx.append(DAEMON_STREAM, event)
+        return after_crash
+
+    async def _say_stopped(self) -> None:
+        def stopped(tx: Transaction) -> None:
+            tx.append(DAEMON_STREAM, DaemonStopped(reason=self._stopper.reason))
+            tx.put(META, CLEAN, value=b"1")
+
+        await self._state.update(stopped)
+        log.info("stopped", extra={"reason": self._stopper.reason})
+
+    # Signals and the service manager.
+
+    async def _heed(self, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    nursery.start_soon(self._reload_for_signal)
+                else:
+                    self._stopper.ask(signal.Signals(number).name)
+
+    async def _reload_for_signal(self) -> None:
+        try:
+            await self._reloads.request()
+        except ConfigInvalid:
+            return
+
+    def _say_ready(self, what: str) -> None:
+        listeners = self._vitals.listeners
+        log.info(what, extra={"home": self._source.home.path, "listeners": listeners, "pid": os.getpid()})
+        self._notifier.ready(f"Serving {', '.join(listeners)}")
+
+    async def _feed_watchdog(self, interval_s: float) -> None:
+        """A sign of life, as often as systemd advises, while the loop turns and the writer answers."""
+        while True:
+            await self._state.update(_nothing)
+            self._notifier.alive()
+            await trio.sleep(interval_s / 2)
+
+    # Reloading.
+
+    async def _reload(self) -> tuple[int, list[str]]:
+        """Build a new runtime beside the old; any error leaves the old in place. Errors: ConfigInvalid."""
+        self._notifier.reloading()
+        try:
+            generation = self._holder.current().generation + 1
+            runtime = await trio.to_thread.run_sync(self._build, generation)
+            with trio.CancelScope(shield=True):
+                event = DaemonReloaded(generation=generation, warnings=list(runtime.warnings))
+                await self._state.update(lambda tx: tx.append(DAEMON_STREAM, event))
+                self._keep_secret(runtime)
+                self._holder.replace(runtime)
+        except Exception as error:
+            self._vitals.reload_problem = str(error)
+            log.error("the reload was refused and changed nothing: %s", error)
+            raise
+        finally:
+            self._say_ready("ready")
+        self._vitals.reload_problem = None
+        log.info("reloaded", extra={"generation": generation})
+        return generation, list(runtime.warnings)
+
+    def _build(self, generation: int) -> Runtime:
+        return build_runtime(self._source, generation, self._models, skip_bad_agents=False)
+
+    def _models(self, limits: RunLimits) -> Models:
+        return Models(limits, environ=self._environ)
+
+    async def _retire(self, old: Runtime) -> None:
+        with trio.CancelScope(shield=True):
+            await old.models.aclose()
+        log.debug("closed a runtime", extra={"generation": old.generation})
+
+    def _keep_secret(self, runtime: Runtime) -> None:
+        """Let nothing that is journaled or logged from here on hold a credential of this runtime."""
+        self._scrubber = self._scrubber.with_more(known_secrets(runtime.routes.values(), self._environ))
+        self._state.store.set_scrub(self._scrubber.line if self._scrubber else None)
+        self._logs.scrub(self._scrubber)
+        self._logs.level(self._level or str(runtime.config["log"]["level"]))
+
+    def _drain_seconds(self) -> float:
+        return float(self._holder.current().config["daemon"]["drain_s"])
+
+
+def _nothing(tx: Transaction) -> None:
+    """An update that asks only whether the writer answers."""

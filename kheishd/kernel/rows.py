@@ -1,0 +1,141 @@
+"""Rows that nothing explains: each table's own reason for a row to be there, checked row by row.
+
+A replay finds what the journal says and a table lacks; this finds what a table says and the journal lacks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kheishd.kernel.replay import Difference
+from kheishd.store.records import Binding, Receipt, TokenRecord
+from kheishd.store.tables import (
+    CHECKPOINTS,
+    CHILDREN,
+    CONVERSATIONS,
+    CURSORS,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    RUNS,
+    RUNS_BY_SESSION,
+    RUNS_CANCELLED,
+    RUNS_READY,
+    SESSIONS,
+    TOKENS,
+    TOKENS_BY_DIGEST,
+    Key,
+    Table,
+)
+from protocol.events import decode_envelope
+from protocol.objects.run import ENDED, SETTLED, Run
+from protocol.objects.session import Session
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+
+Explained = Callable[["Snapshot", Key, Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A table and what explains one of its rows."""
+
+    table: Table[Any]
+    explained: Explained
+
+    def examine(self, store: "Snapshot", key: Key, value: Any) -> Difference | None:
+        """The instruction to delete a row that nothing explains, or None."""
+        try:
+            explained = self.explained(store, key, value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            explained = False
+        return None if explained else Difference(self.table, key, None, "")
+
+
+def _session(store: "Snapshot", key: Key, value: Session) -> bool:
+    return value.session_id == key[0] and store.head(key[0])[0] > 0
+
+
+def _run(store: "Snapshot", key: Key, run: Run) -> bool:
+    """The journal has its acceptance."""
+    entry = store.entry(run.session_id, run.accepted_cursor)
+    return entry is not None and decode_envelope(entry[1]).run_id == key[0] == run.run_id
+
+
+def _run_of_session(store: "Snapshot", key: Key, run_id: str) -> bool:
+    run = store.get(RUNS, run_id)
+    return run is not None and key == (run.session_id, run.accepted_cursor)
+
+
+def _ready(store: "Snapshot", key: Key, run_id: str) -> bool:
+    run = store.get(RUNS, run_id)
+    if run is None or run.accepted_cursor != key[0] or run.status in SETTLED:
+        return False
+    session = store.get(SESSIONS, run.session_id)
+    return session is not None and session.open_runs[:1] == [run_id]
+
+
+def _cancelled(store: "Snapshot", key: Key, run_id: str) -> bool:
+    run = store.get(RUNS, run_id)
+    return (
+        run is not None
+        and run.accepted_cursor == key[0]
+        and run.cancel is not None
+        and run.status not in ENDED
+    )
+
+
+def _child(store: "Snapshot", key: Key, value: bytes) -> bool:
+    session = store.get(SESSIONS, key[1])
+    return session is not None and session.parent_session_id == key[0]
+
+
+def _conversation(store: "Snapshot", key: Key, binding: Binding) -> bool:
+    session = store.get(SESSIONS, binding.session_id)
+    return session is not None and (session.agent, session.sender) == key
+
+
+def _token(store: "Snapshot", key: Key, record: TokenRecord) -> bool:
+    return key[0] == record.token.token_id == store.get(TOKENS_BY_DIGEST, record.digest)
+
+
+def _digest(store: "Snapshot", key: Key, token_id: str) -> bool:
+    record = store.get(TOKENS, token_id)
+    return record is not None and record.digest == key[0]
+
+
+def _receipt(store: "Snapshot", key: Key, receipt: Receipt) -> bool:
+    return store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None
+
+
+def _receipt_age(store: "Snapshot", key: Key, value: bytes) -> bool:
+    receipt = store.get(RECEIPTS, *key[1:])
+    return receipt is not None and receipt.at_ms == key[0]
+
+
+def _checkpoint(store: "Snapshot", key: Key, value: bytes) -> bool:
+    return bool(key[1] <= store.head(key[0])[0])
+
+
+def _cursor(store: "Snapshot", key: Key, stream: str) -> bool:
+    return store.entry(stream, key[0]) is not None
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(SESSIONS, _session),
+    Check(RUNS, _run),
+    Check(RUNS_BY_SESSION, _run_of_session),
+    Check(RUNS_READY, _ready),
+    Check(RUNS_CANCELLED, _cancelled),
+    Check(CHILDREN, _child),
+    Check(CONVERSATIONS, _conversation),
+    Check(TOKENS, _token),
+    Check(TOKENS_BY_DIGEST, _digest),
+    Check(RECEIPTS, _receipt),
+    Check(RECEIPTS_BY_AGE, _receipt_age),
+    Check(CHECKPOINTS, _checkpoint),
+    Check(CURSORS, _cursor),
+)
+"""Every table whose rows need a reason outside themselves. JOURNAL is the reason; BLOBS name their own."""

@@ -1,0 +1,136 @@
+"""From a command line to a running daemon: the home, its lock, the configuration, then the loop.
+
+Exit codes: 0 stopped as asked, 1 failed, 2 usage, 3 the configuration or the home cannot be used,
+4 another daemon holds the home, 5 the store cannot be opened.
+"""
+
+import gc
+import os
+import resource
+import signal
+import sys
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
+
+if TYPE_CHECKING:
+    from kheishd.logs import Format
+
+STOPPED: Final = 0
+FAILED: Final = 1
+UNUSABLE: Final = 3
+HELD: Final = 4
+STORE_REFUSED: Final = 5
+
+HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Exit(Exception):
+    """End the program with a message for people and a code for programs."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    home: str | None = None
+    config: str | None = None
+    log_format: "Format | None" = None
+    log_level: str | None = None
+
+
+def launch(options: Options, environ: MutableMapping[str, str]) -> int:
+    """Run a daemon until it is stopped; the exit code. Errors: Exit."""
+    # Signals wait until the loop can hear them: one that comes early is obeyed, not died of.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    os.umask(0o077)
+    home = usable_home(options.home, environ)
+    with locked(home):
+        return _run(options, home, environ)
+
+
+def usable_home(option: str | None, environ: MutableMapping[str, str]) -> Home:
+    """The home that is meant, made ready. Errors: Exit."""
+    try:
+        home = find_home(option, environ)
+        prepare(home)
+    except HomeUnusable as error:
+        raise Exit(UNUSABLE, str(error)) from None
+    return home
+
+
+def locked(home: Home) -> Lock:
+    """The home's lock, ours until released. Errors: Exit if another process has it."""
+    try:
+        return Lock.take(home)
+    except HomeHeld as error:
+        raise Exit(HELD, str(error)) from None
+    except HomeUnusable as error:
+        raise Exit(UNUSABLE, str(error)) from None
+
+
+def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int:
+    # Imported here, after the lock: a second daemon says so at once, and offline commands need no loop.
+    import trio
+
+    from kheishd.assemble import Source
+    from kheishd.daemon import Daemon
+    from kheishd.logs import Logs
+    from protocol.errors import ConfigInvalid
+
+    source = Source(home, None if options.config is None else Path(options.config).absolute(), environ)
+    try:
+        config = source.read_config()
+    except ConfigInvalid as error:
+        raise Exit(UNUSABLE, error.message) from None
+    _tune()
+    logs = Logs(
+        options.log_format or config.log.format, options.log_level or config.log.level, environ=environ
+    )
+    try:
+        trio.run(Daemon(source, config, logs, environ, options.log_level).live)
+    except BaseException as error:
+        _explain(error)
+    finally:
+        logs.close()
+    return STOPPED
+
+
+def _explain(error: BaseException) -> NoReturn:
+    """Turn what can be foreseen into a message; let everything else be a traceback."""
+    from kheishd.server.listeners import SocketInUse
+    from protocol.errors import ConfigInvalid, Refusal
+
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    match error:
+        case ConfigInvalid():
+            raise Exit(UNUSABLE, error.message) from None
+        case SocketInUse():
+            raise Exit(HELD, str(error)) from None
+        case Refusal():
+            raise Exit(FAILED, error.message) from error
+        case OSError():
+            raise Exit(FAILED, str(error)) from error
+        case _:
+            raise error
+
+
+def _tune() -> None:
+    """Settings of the process, each measured or explained."""
+    # Every connection is a descriptor, and the usual soft limit is 1,024.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # The writer thread and the loop take turns: with the default of 5 ms one commit's functions could
+    # hold every connection up for that long, and a busy loop every commit.
+    sys.setswitchinterval(0.0005)
+    # What was imported lives as long as the process: the collector need not look at it again.
+    gc.freeze()
