@@ -14,6 +14,7 @@ SLEEP = re.compile(r"\bsleep\(")
 
 SLEEPS = {
     Path("tests/house/test_words.py"): "names what it looks for",
+    Path("tests/support/daemons.py"): "asks another process whether it answers yet",
 }
 """Tests and helpers that may say ``sleep(``, with the reason."""
 
