@@ -98,7 +98,8 @@ def _conversation(store: "Snapshot", key: Key, binding: Binding) -> bool:
 
 
 def _token(store: "Snapshot", key: Key, record: TokenRecord) -> bool:
-    return key[0] == record.token.token_id == store.get(TOKENS_BY_DIGEST, record.digest)
+    token_id: str = key[0]
+    return token_id == record.token.token_id == store.get(TOKENS_BY_DIGEST, record.digest)
 
 
 def _digest(store: "Snapshot", key: Key, token_id: str) -> bool:

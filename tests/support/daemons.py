@@ -1,93 +1,253 @@
-"""The installed daemon as a process of its own, for tests that drive it from outside."""
+"""A real ``kheishd`` subprocess and a plain client for it: a blocking socket and JSON lines."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-SECONDS_MAX = 60.0
+# How long anything may take before a test is failed: a loaded machine is slow, a hang is forever.
+PATIENCE_S = 30.0
+LOOK_S = 0.005
 
 
-class RunningDaemon:
-    """A daemon that runs. ``log`` is what it writes to stderr."""
+class RpcError(Exception):
+    """The daemon answered with an error."""
 
-    def __init__(self, home: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
-        self.home = home
-        self.process = process
-        self.log = log
-        self.socket = home / "run" / "kheishd.sock"
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(f"{error['code']}: {error['message']}")
+        self.code: int = error["code"]
+        self.message: str = error["message"]
+        self.data: dict[str, Any] = error.get("data") or {}
+
+    @property
+    def reason(self) -> str:
+        """The stable name of the refusal."""
+        return str(self.data.get("reason"))
+
+
+class Client:
+    """One connection. Notifications that arrive in between are kept in ``notes``."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(str(path))
+        self.notes: list[dict[str, Any]] = []
+        self._lines = self.socket.makefile("rb")
+        self._next = 0
 
     def call(self, method: str, **params: Any) -> Any:
-        """The result of one call by a connection of its own. Errors: AssertionError with the refusal."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(SECONDS_MAX)
-            connection.connect(str(self.socket))
-            request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(connection.makefile("rb").readline())
-        assert "result" in answer, answer
-        return answer["result"]
+        """The result. Errors: RpcError; EOFError if the daemon hangs up."""
+        return self.answer(self.ask(method, **params))
 
-    def tcp_address(self) -> str:
-        """Where it listens for WebSockets, as ``host:port``."""
-        return (self.home / "run" / "tcp").read_text().strip()
+    def ask(self, method: str, **params: Any) -> int:
+        """Send a request and leave its answer for later; gives its id."""
+        self._next += 1
+        self.send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
+        return self._next
+
+    def answer(self, request_id: int) -> Any:
+        """The result of an earlier request. Errors: RpcError, EOFError."""
+        while True:
+            message = self.receive()
+            if "method" in message:
+                self.notes.append(message)
+            elif message["id"] == request_id:
+                if "error" in message:
+                    raise RpcError(message["error"])
+                return message["result"]
+
+    def note(self, method: str) -> dict[str, Any]:
+        """The params of the next notification of this method."""
+        while True:
+            message = self.notes.pop(0) if self.notes else self.receive()
+            if message.get("method") == method:
+                params: dict[str, Any] = message["params"]
+                return params
+
+    def send(self, message: Any) -> None:
+        """Send one message."""
+        self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> Any:
+        """The next message. Errors: EOFError."""
+        line = self._lines.readline()
+        if not line:
+            raise EOFError("the daemon hung up")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self.socket.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Daemon:
+    """A daemon on a home; can be killed, stopped and started again. Its log is in ``log``."""
+
+    def __init__(
+        self,
+        home: Path,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> None:
+        self.home = home
+        self.socket = home / "run" / "kheishd.sock"
+        self.log = home.parent / "log"
+        self._arguments = arguments
+        self._environ = environ or {}
+        self._before = before
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    # Its life.
+
+    def start(self, *, wait: bool = True) -> "Daemon":
+        """Start it and wait until it answers. Errors: AssertionError with its log if it does not."""
+        assert self._process is None, "one at a time"
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("KHEISH")}
+        environ |= self._environ
+        command = [*self._before, sys.executable, "-m", "kheishd", "--home", str(self.home), *self._arguments]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stderr=log)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Until it answers a ping over its socket."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.call("rpc.ping")
+                return
+            except (OSError, EOFError):
+                self._forget_client()
+                assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.read_log()}"
+                assert time.monotonic() < deadline, f"not ready: {self.read_log()}"
+                time.sleep(LOOK_S)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
+        """SIGKILL, as a power cut is to a process."""
+        self.signal(signal.SIGKILL)
+        self.wait()
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(SECONDS_MAX)
+        """SIGTERM, and its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
 
+    def restart(self) -> "Daemon":
+        """Start it again on the same home, after ``kill`` or ``stop``."""
+        return self.start()
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a program under test: ours without what would change where it looks."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("KHEISH_", "PYTHON"))}
-    return {**own, **more}
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        code = self.process.wait(PATIENCE_S)
+        self._process = None
+        self._forget_client()
+        return code
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The running process."""
+        assert self._process is not None, "it does not run"
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def read_log(self) -> str:
+        """What it has logged, over all its lives."""
+        return self.log.read_text()
+
+    # Talking to it.
+
+    def connect(self) -> Client:
+        """A connection of one's own."""
+        return Client(self.socket)
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Call a method over a connection that is kept. Errors: RpcError."""
+        if self._client is None:
+            self._client = self.connect()
+        return self._client.call(method, **params)
+
+    def say(self, text: str, **params: Any) -> Any:
+        """``conversation.send`` and wait until the run has settled."""
+        return self.call("conversation.send", content=text, wait="settled", **params)
+
+    def events(self, **params: Any) -> list[dict[str, Any]]:
+        """The whole journal, or what of it ``params`` choose."""
+        found: list[dict[str, Any]] = []
+        after: Any = None
+        while True:
+            page = self.call(
+                "journal.read", limit=500, **params, **({} if after is None else {"after": after})
+            )
+            found += page["events"]
+            if page["next"] is None:
+                return found
+            after = page["next"]
+
+    def _forget_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> "Daemon":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.kill()
+        if error is not None and self.log.exists():
+            print(self.read_log())
 
 
 @contextmanager
-def running_daemon(home: Path, config: str | None = None) -> Iterator[RunningDaemon]:
-    """The daemon on ``home`` once it answers; killed when left if it still runs.
-
-    ``config`` becomes its ``config.toml``; None leaves what is there.
-    """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if config is not None:
-        (home / "config.toml").write_text(config)
-    log = home.parent / f"{home.name}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [BIN / "kheishd", "--home", home], env=environment(), stdout=output, stderr=output
-        )
-    daemon = RunningDaemon(home, process, log)
+def short_home() -> Iterator[Path]:
+    """A directory with a short path; beside the home there is room for a log."""
+    parent = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))
     try:
-        _until_answering(daemon)
-        yield daemon
+        yield parent / "home"
     finally:
-        process.kill()
-        process.wait()
+        shutil.rmtree(parent)
 
 
-def _until_answering(daemon: RunningDaemon) -> None:
-    # Another process's readiness can only be asked for; each refusal costs ten milliseconds.
-    deadline = time.monotonic() + SECONDS_MAX
-    while time.monotonic() < deadline and daemon.process.poll() is None:
-        try:
-            daemon.call("rpc.ping")
-            return
-        except OSError:
-            time.sleep(0.01)
-    raise AssertionError(f"the daemon does not answer:\n{daemon.log.read_text(errors='replace')}")
+def run_kheishd(home: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``kheishd`` with a command to its end."""
+    command = [sys.executable, "-m", "kheishd", "--home", str(home), *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, **environ},
+        check=False,
+    )
