@@ -13,7 +13,10 @@ from msgspec import Meta
 # The lookahead, as "$" alone also matches before a newline at the end.
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$(?!\n)"
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN, description="1-128 characters of A-Z a-z 0-9 . _ : -")]
+ID_SHAPE = "1-128 characters of A-Z a-z 0-9 . _ : -"
+"""The pattern in words."""
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
 """An identifier as a caller may choose or give it back."""
 
 Cursor = Annotated[int, Meta(ge=0, description="A position in the journal; 0 is before the first event.")]

@@ -23,6 +23,7 @@ from protocol.errors import (
     ParseError,
     Refusal,
 )
+from protocol.ids import ID_PATTERN, ID_SHAPE
 from protocol.limits import BATCH_MESSAGES_MAX, ID_BYTES_MAX, NESTING_MAX
 
 NULL = b"null"
@@ -288,7 +289,7 @@ def params_error(error: ValueError) -> InvalidParams:
     """The refusal for what a decoder said about params, naming the path: ``$.params.sender``."""
     text = str(error)
     path = found[1] if (found := _PATH.search(text)) else ""
-    text = _PATH.sub("", text)
+    text = _PATH.sub("", text).replace(f"`str` matching regex {ID_PATTERN!r}", ID_SHAPE)
     if found := _MISSING.search(text):
         path += f".{found[1]}"
     field = f"$.params{path}"

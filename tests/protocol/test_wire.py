@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from protocol import errors, wire
+from protocol.ids import ID_SHAPE, Id
 from protocol.limits import BATCH_MESSAGES_MAX, ID_BYTES_MAX, NESTING_MAX
 from protocol.method import Params
 from protocol.wire import Batch, Malformed, Notification, Request, Response, decode
@@ -457,6 +458,13 @@ def test_params_refused(params: bytes, field: str) -> None:
         wire.decode_params(EXAMPLE, Raw(params))
     assert caught.value.field == field
     assert field in caught.value.message or "by name" in caught.value.message
+
+
+def test_params_with_a_wrong_id() -> None:
+    """What an id looks like is said in words."""
+    with pytest.raises(errors.InvalidParams) as caught:
+        wire.decode_params(msgspec.json.Decoder(dict[str, Id]), Raw(b'{"run_id":"a b"}'))
+    assert caught.value.message == f"Expected {ID_SHAPE} at $.params[...]"
 
 
 def test_params_by_name() -> None:
