@@ -104,7 +104,13 @@ def input_items(params: Delivery) -> list[InputItem]:
 
 
 def fits(value: object, limit: int, name: str, field: str) -> None:
-    """Errors: InputTooLarge if ``value`` takes more than ``limit`` bytes as JSON."""
+    """Errors: InputTooLarge if ``value`` takes more than ``limit`` bytes as JSON; InvalidParams for a
+    whole number that JSON can say and a record cannot hold.
+    """
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError:
+        raise InvalidParams(f"the {name} holds a whole number of more than 64 bits", field=field) from None
     size = len(msgspec.json.encode(value))
     if size > limit:
         raise InputTooLarge(f"the {name} takes {size} bytes as JSON; the limit is {limit}", field=field)
