@@ -7,7 +7,7 @@ import pytest
 
 from contrib.bench.__main__ import FIGURES
 from contrib.bench.table import Round, Row, at_least, at_most, number, render, spread
-from tests.support.daemons import ROOT, environment
+from tests.support.programs import ROOT, environment
 
 RUN = ROOT / "contrib" / "bench" / "run"
 

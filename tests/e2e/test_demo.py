@@ -5,7 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.support.daemons import ROOT, environment
+from tests.support.programs import ROOT, environment
 
 DEMO = ROOT / "contrib" / "demo"
 

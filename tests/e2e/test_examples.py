@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import BIN, ROOT, environment, running_daemon
+from tests.support.daemons import Daemon
+from tests.support.programs import BIN, ROOT, environment
 
 EXAMPLES = ROOT / "contrib" / "examples"
 LINES_MAX = 6
@@ -33,7 +34,7 @@ def test_an_example_holds_a_turn_of_a_conversation(name: str, tmp_path: Path) ->
     if shutil.which(NEEDED[name]) is None:
         pytest.skip(f"{NEEDED[name]} is missing")
     home = tmp_path / "home"
-    with running_daemon(home) as daemon:
+    with Daemon(home) as daemon:
         done = subprocess.run(
             [*PROGRAMS[name], EXAMPLES / name],
             env=environment(KHEISH_HOME=str(home)),
@@ -60,7 +61,7 @@ def test_the_socat_example_prints_a_json_rpc_answer(tmp_path: Path) -> None:
     """Without a JSON parser at hand, the shell's example shows the whole answer."""
     if shutil.which("socat") is None:
         pytest.skip("socat is missing")
-    with running_daemon(tmp_path / "home"):
+    with Daemon(tmp_path / "home"):
         shown = subprocess.check_output(
             ["sh", EXAMPLES / "socat.sh"], env=environment(KHEISH_HOME=str(tmp_path / "home")), timeout=60
         )

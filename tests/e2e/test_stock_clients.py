@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemons import RunningDaemon, environment, running_daemon
+from tests.support.daemons import Daemon
+from tests.support.programs import environment
 
 NODE = Path(__file__).parent / "node"
 LAMP = "The lamp is green."
@@ -22,10 +23,12 @@ needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that also listens for WebSockets."""
-    config = '[listen.tcp]\naddress = "127.0.0.1:0"\n'
-    with running_daemon(tmp_path / "home", config) as running:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
+    with Daemon(home) as running:
         yield running
 
 
@@ -45,10 +48,11 @@ def assert_remembers(second: dict[str, Any]) -> None:
 
 
 @needs_node
-def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: RunningDaemon) -> None:
+def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: Daemon) -> None:
     """The npm package json-rpc-2.0 over ws, with a bearer token: two turns, a refusal, a batch."""
     token = daemon.call("token.create", name="stock", scopes=["read", "converse"])
-    url = f"ws://{daemon.tcp_address()}/rpc"
+    address = (daemon.home / "run" / "tcp").read_text().strip()
+    url = f"ws://{address}/rpc"
     gave = json.loads(printed(["node", str(NODE / "websocket.mjs"), url], token["secret"]))
     assert gave["first"]["session_id"] == gave["second"]["session_id"]
     assert_remembers(gave["second"])
@@ -59,7 +63,7 @@ def test_json_rpc_2_0_over_the_websocket_holds_a_conversation(daemon: RunningDae
 
 
 @needs_node
-def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: RunningDaemon) -> None:
+def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: Daemon) -> None:
     """The npm package vscode-jsonrpc frames by Content-Length and is answered alike."""
     gave = json.loads(printed(["node", str(NODE / "editor.mjs"), str(daemon.socket)]))
     assert gave["first"]["session_id"] == gave["second"]["session_id"]
@@ -70,7 +74,7 @@ def test_vscode_jsonrpc_over_the_unix_socket_holds_a_conversation(daemon: Runnin
 
 
 @needs_socat
-def test_socat_on_the_unix_socket_holds_a_conversation(daemon: RunningDaemon) -> None:
+def test_socat_on_the_unix_socket_holds_a_conversation(daemon: Daemon) -> None:
     """Two turns, each by a socat that closes its side at once and still gets its answer."""
     for number, content in enumerate((LAMP, "What did I say before?"), 1):
         params = {"sender": "socat", "content": content, "wait": "settled"}
