@@ -15,6 +15,7 @@ instead, since waiting may last for hours and a cancellation must still be heard
 The end of a peer's input is a half-close: what it asked is still answered.
 """
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
@@ -50,6 +51,8 @@ from protocol.wire import (
 if TYPE_CHECKING:
     from kheishd.server.subscriptions import Hub, Subscription
     from protocol.objects.journal import Filter, Subscribed
+
+log = logging.getLogger(__name__)
 
 # A peer that sends many small requests at once is answered in slices, so that others get their turn.
 SLICE_S = 0.002
@@ -197,7 +200,14 @@ class Connection(ABC):
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run a task that lives no longer than the connections."""
-        self._shared.nursery.start_soon(work)
+        self._shared.nursery.start_soon(self._guarded, work)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception:
+            log.exception("a task of a connection failed")
+            self.stop("shutdown")
 
     def cancel_request(self, request_id: str | int | float | None) -> None:
         """Take an open request back. Errors: RequestNotFound."""

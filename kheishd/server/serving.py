@@ -75,6 +75,8 @@ class Server:
         """Count a connection as long as it lasts; what goes wrong inside harms no other."""
         self._live[connection] = None
         try:
+            if connection.caller.token_id is not None:
+                self._check_tokens([connection])
             yield
         except Exception:
             log.exception("a connection failed")
@@ -101,13 +103,16 @@ class Server:
         state = self.shared.dispatcher.state
         while True:
             bell = state.bell(TOKENS.name)
-            held = [connection for connection in self._live if connection.caller.token_id is not None]
-            with state.read() as store:
-                for connection in held:
-                    record = store.get(TOKENS, str(connection.caller.token_id))
-                    if record is None or not good(store, record.token, state.now_ms()):
-                        connection.stop("revoked")
+            self._check_tokens([held for held in self._live if held.caller.token_id is not None])
             await bell.wait()
+
+    def _check_tokens(self, connections: list[Connection]) -> None:
+        state = self.shared.dispatcher.state
+        with state.read() as store:
+            for connection in connections:
+                record = store.get(TOKENS, str(connection.caller.token_id))
+                if record is None or not good(store, record.token, state.now_ms()):
+                    connection.stop("revoked")
 
 
 def _caller(stream: socket.socket, spec: RpcListen | SharedListen) -> Caller:

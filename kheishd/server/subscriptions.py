@@ -162,7 +162,7 @@ class Subscription:
 
     async def catch_up(self) -> None:
         """Send what is missing, as the peer takes it, until there is nothing more."""
-        while not self.over:
+        while True:
             # Before the first page, so that the answer to the request that subscribed is sent first.
             await checkpoint()
             if self.over or self._peer.ended:

@@ -8,18 +8,27 @@ from typing import Any, cast
 
 import msgspec
 import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
 from kheishd.kernel.call import Handler
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.kernel.state import State, open_state, wall_clock_ms
+from kheishd.objects import token
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.listeners import RpcListen, open_listeners
+from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
 from kheishd.server.serving import Server, open_server
 from protocol.errors import ConfigInvalid
+from protocol.method import SCOPES
 from protocol.objects.daemon import Status
 from protocol.wire import Error, refusal_of
 
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 PATIENCE_S = 10.0
 """How long a test waits for something that is to come before it fails."""
 
@@ -66,12 +75,54 @@ def bare_runtime() -> Runtime:
     )
 
 
-class Client:
-    """One connection to the Unix socket."""
+class Lines:
+    """Messages as lines on a stream."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self._buffer = bytearray()
+
+    async def send(self, message: bytes) -> None:
+        await self.stream.send_all(message + b"\n")
+
+    async def receive(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            data = await self.stream.receive_some(65536)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+class Messages:
+    """Messages as text messages of a WebSocket."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self.socket = socket
+
+    async def send(self, message: bytes) -> None:
+        await self.socket.send_message(message.decode())
+
+    async def receive(self) -> bytes:
+        try:
+            return str(await self.socket.get_message()).encode()
+        except ConnectionClosed:
+            raise EOFError from None
+
+    async def aclose(self) -> None:
+        await self.socket.aclose()
+
+
+class Client:
+    """One connection, over either transport."""
+
+    def __init__(self, transport: Lines | Messages) -> None:
+        self.transport = transport
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._answers: dict[Any, dict[str, Any]] = {}
         self._next_id = 0
@@ -80,29 +131,26 @@ class Client:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.stream.aclose()
+        await self.transport.aclose()
+
+    @property
+    def stream(self) -> trio.SocketStream:
+        """The stream under a connection to the Unix socket."""
+        assert isinstance(self.transport, Lines)
+        return self.transport.stream
 
     async def send(self, message: Any) -> None:
-        """Send a value as one line; bytes go as they are."""
-        await self.stream.send_all(
-            message if isinstance(message, bytes) else msgspec.json.encode(message) + b"\n"
-        )
+        """Send a value, or bytes as they are, as one message."""
+        await self.transport.send(message if isinstance(message, bytes) else msgspec.json.encode(message))
 
     async def read(self) -> Any:
-        """The next line, decoded. Errors: EOFError."""
+        """The next message, decoded. Errors: EOFError."""
         return msgspec.json.decode(await self.line())
 
     async def line(self) -> bytes:
-        """The next line as it came. Errors: EOFError."""
+        """The next message as it came. Errors: EOFError."""
         with trio.fail_after(PATIENCE_S):
-            while (end := self._buffer.find(b"\n")) < 0:
-                data = await self.stream.receive_some(65536)
-                if not data:
-                    raise EOFError
-                self._buffer += data
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return line
+            return await self.transport.receive()
 
     async def request(self, method: str, **params: Any) -> int:
         """Send a request and do not wait; its id."""
@@ -145,22 +193,57 @@ class RpcServer:
     """A server that runs, and its parts."""
 
     path: Path
+    tcp: str | None
     state: State
     live: Live
     dispatcher: Dispatcher
     server: Server
     control: FakeControl
+    nursery: trio.Nursery
     _clients: list[Client] = field(default_factory=list)
 
     async def connect(self) -> Client:
-        """A new connection."""
-        client = Client(await trio.open_unix_socket(str(self.path)))
+        """A new connection to the Unix socket."""
+        return self._keep(Client(Lines(await trio.open_unix_socket(str(self.path)))))
+
+    async def connect_websocket(self, secret: str) -> Client:
+        """A new connection by WebSocket."""
+        socket = await connect_websocket_url(
+            self.nursery,
+            f"ws://{self.tcp}/rpc",
+            extra_headers=[(b"Authorization", f"Bearer {secret}".encode())],
+            max_message_size=1 << 26,
+        )
+        return self._keep(Client(Messages(socket)))
+
+    async def handshake(self, *headers: str, path: str = "/rpc", host: str | None = None) -> tuple[int, str]:
+        """Ask for an upgrade with these headers: the status and everything else that was answered."""
+        asked = [f"GET {path} HTTP/1.1", f"Host: {host or self.tcp}", *UPGRADE, *headers, "", ""]
+        return await self.raw_http("\r\n".join(asked).encode())
+
+    async def raw_http(self, request: bytes) -> tuple[int, str]:
+        """Send bytes to the TCP listener: the status and the rest of what was answered at once."""
+        address, _, port = str(self.tcp).rpartition(":")
+        with trio.fail_after(PATIENCE_S):
+            async with await trio.open_tcp_stream(address, int(port)) as stream:
+                await stream.send_all(request)
+                answer = (await stream.receive_some()).decode()
+        return int(answer.split(" ", 2)[1]), answer
+
+    async def token(self, **params: Any) -> tuple[str, str]:
+        """Make a token: its id and its secret."""
+        async with await self.connect() as client:
+            made = await client.call("token.create", **({"scopes": list(SCOPES)} | params))
+        return made["token"]["token_id"], made["secret"]
+
+    def _keep(self, client: Client) -> Client:
         self._clients.append(client)
         return client
 
     async def aclose(self) -> None:
+        """Close every connection made."""
         for client in self._clients:
-            await client.stream.aclose()
+            await client.transport.aclose()
 
 
 @asynccontextmanager
@@ -171,18 +254,24 @@ async def rpc_server(
     runtime: Callable[[], Runtime] = bare_runtime,
     control: FakeControl | None = None,
     clock: Callable[[], int] = wall_clock_ms,
+    tcp: TcpListen | None = None,
+    shared: SharedListen | None = None,
 ) -> AsyncIterator[RpcServer]:
-    """Serve ``handlers`` on ``<directory>/run/kheishd.sock``, with the store in ``<directory>/state``."""
+    """Serve ``handlers`` and the tokens on ``<directory>/run/kheishd.sock``; the store is in ``state``."""
     control = control or FakeControl()
+    served = {handler.row.name: handler for handler in (*token.HANDLERS, *handlers)}
     live = Live()
-    path = directory / "run" / "kheishd.sock"
+    run_dir = directory / "run"
+    rpc = RpcListen(run_dir / "kheishd.sock")
     async with open_state(directory / "state", version="test", clock=clock) as state:
-        dispatcher = Dispatcher(handlers, state, live, control, runtime)
+        dispatcher = Dispatcher(served.values(), state, live, control, runtime)
         async with open_server(dispatcher) as server:
-            with open_listeners(RpcListen(path), run_dir=directory / "run", environ={}) as listeners:
+            with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ={}) as listeners:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(server.listen, listeners[0])
-                    running = RpcServer(path, state, live, dispatcher, server, control)
+                    for listener in listeners:
+                        await nursery.start(server.listen, listener)
+                    bound = None if tcp is None else (run_dir / "tcp").read_text().strip()
+                    running = RpcServer(rpc.path, bound, state, live, dispatcher, server, control, nursery)
                     yield running
                     await running.aclose()
                     nursery.cancel_scope.cancel()
