@@ -4,9 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kheishd.kernel.state import State, open_state
 from kheishd.store.writer import Store
+
+# A machine that is busy with something else is no counterexample.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture

@@ -10,20 +10,33 @@ worker that wakes after a crash sees what one sees that wakes after a commit.
 orderly stop. A run found with 2 is executed with no other beside it, one found with 3 is parked as failed:
 no crash loop is immortal and no neighbour is blamed.
 
-=============== ============================================ =========================================
-status          commands accepted                            leads to
-=============== ============================================ =========================================
-queued          Start, Cancel                                running, failed (parked), cancelled
-running         Start, Ask, Answered, Errored, Cancel,       running, completed, failed, cancelled,
-                Stopped, Release, Fail, Interrupt            interrupted
-ended           none: RunAlreadyEnded                        -
-=============== ============================================ =========================================
+=============== ============ ===============================================
+status          command      leads to
+=============== ============ ===============================================
+queued          Start        running
+                Cancel       cancelled
+                Fail         failed
+running         Start        running, failed, cancelled, interrupted
+                Ask          running
+                Answered     running, completed, failed, cancelled, interrupted
+                Errored      running, failed, cancelled, interrupted
+                Cancel       running
+                Stopped      cancelled, interrupted
+                Release      running
+                Fail         failed, cancelled, interrupted
+                Interrupt    cancelled, interrupted
+waiting         Cancel       waiting
+                Stopped      cancelled, interrupted
+                Fail         failed, cancelled, interrupted
+ended           any          refused: RunAlreadyEnded
+=============== ============ ===============================================
 
 What may never live here: a clock, a file, a socket, randomness. They are passed in.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
@@ -40,7 +53,7 @@ from protocol.events import (
     RunReleased,
     RunStarted,
 )
-from protocol.objects.run import ENDED, Run, RunError
+from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import Item, Message, ToolCall, ToolResult, Usage
 
 ALONE_AT = 2
@@ -119,6 +132,14 @@ class Interrupt:
 
 Command = Start | Ask | Answered | Errored | Cancel | Stopped | Release | Fail | Interrupt
 
+ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
+    "queued": (Start, Cancel, Fail),
+    "running": (Start, Ask, Answered, Errored, Cancel, Stopped, Release, Fail, Interrupt),
+    "waiting_for_approval": (Cancel, Stopped, Fail),
+    "waiting_for_user_question": (Cancel, Stopped, Fail),
+}
+"""What may be done with a run, by its status; with one that has ended, nothing."""
+
 
 # Effects: what the world owes a run now.
 
@@ -156,24 +177,33 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
     ``held`` is whether a worker of this process has taken it up: one that was left running by a daemon
     that died is taken up anew.
     """
-    if run.status not in ("queued", "running"):
+    if run.status in ENDED:
         return None
     if run.cancel is not None:
         return Stop()
+    if run.status not in ("queued", "running"):
+        return None
     if not held:
-        return TakeUp(alone=run.starts_without_progress >= ALONE_AT)
+        return TakeUp(alone=_suspect(run))
     if run.retry_at_ms is not None and run.retry_at_ms > now_ms:
         return Pause(run.retry_at_ms)
     return AskModel()
 
 
+def _suspect(run: Run) -> bool:
+    """Whether the run is to be executed alone. One to be parked is not executed at all, and need not wait."""
+    return ALONE_AT <= run.starts_without_progress < PARKED_AT
+
+
 def decide(run: Run, command: Command) -> list[JournalEvent]:
     """The events that carry out a command.
 
-    Errors: RunAlreadyEnded if the run has ended.
+    Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status does not
+    accept, which only a fault of the worker can give.
     """
     if run.status in ENDED:
         raise RunAlreadyEnded(f"the run {run.run_id} has already {_ended_how(run)}")
+    assert isinstance(command, ACCEPTED[run.status]), f"{type(command).__name__} of a run {run.status}"
     match command:
         case Start():
             return _start(run)
@@ -184,7 +214,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return _answered(run, command)
         case Errored(error, retry_at_ms):
             if retry_at_ms is None or run.item_id is None:
-                return [RunEnded(outcome="failed", error=error)]
+                return _failed(run, error)
             return [
                 ModelFailed(
                     item_id=run.item_id,
@@ -201,15 +231,20 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
         case Release(reason):
             return [RunReleased(reason=reason)]
         case Fail(error):
-            return [RunEnded(outcome="failed", error=error)]
+            return _failed(run, error)
         case Interrupt(error):
-            return [RunEnded(outcome="interrupted", error=error)]
+            return [RunEnded(outcome=run.cancel or "interrupted", error=error)]
         case _:
             assert_never(command)
 
 
 def _ended_how(run: Run) -> str:
     return {"failed": "failed", "completed": "completed"}.get(run.status, f"been {run.status}")
+
+
+def _failed(run: Run, error: RunError) -> list[JournalEvent]:
+    # Asked to stop in the moment in which it failed: the wish is honoured, the error is kept.
+    return [RunEnded(outcome=run.cancel or "failed", error=error)]
 
 
 def _start(run: Run) -> list[JournalEvent]:
@@ -222,7 +257,7 @@ def _start(run: Run) -> list[JournalEvent]:
             "working, the last time with no other run beside it; its journal shows what it was doing",
         )
         return [RunEnded(outcome="failed", error=error)]
-    return [RunStarted(start=run.start + 1, alone=run.starts_without_progress >= ALONE_AT)]
+    return [RunStarted(start=run.start + 1, alone=_suspect(run))]
 
 
 def _answered(run: Run, command: Answered) -> list[JournalEvent]:
@@ -239,15 +274,17 @@ def _answered(run: Run, command: Answered) -> list[JournalEvent]:
     if not calls:
         # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
         return [said, RunEnded(outcome=run.cancel or "completed")]
-    results: list[Item] = [
-        ToolResult(call.call_id, call.name, f"There is no tool called '{call.name}' here.", is_error=True)
-        for call in calls
-    ]
+    results: list[Item] = [no_such_tool(call) for call in calls]
     returned = MessageAppended(item_id=command.result_id, message=Message("tool", results))
     if run.pinned.max_turns and run.step + 1 >= run.pinned.max_turns:
         error = RunError("turn_limit", f"the run reached its limit of {run.pinned.max_turns} model calls")
         return [said, returned, RunEnded(outcome="failed", error=error)]
     return [said, returned]
+
+
+def no_such_tool(call: ToolCall) -> ToolResult:
+    """The result of a call to a tool that is not there."""
+    return ToolResult(call.call_id, call.name, "There is no tool of that name here.", is_error=True)
 
 
 def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
@@ -264,11 +301,13 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
 
 def _stopped(run: Run, items: list[Item]) -> list[JournalEvent]:
     ended = RunEnded(outcome=run.cancel or "cancelled")
-    if not items or run.item_id is None:
+    # A call that had arrived will not be carried out, and one without a result may not stand.
+    kept: list[Item] = [item for item in items if not isinstance(item, ToolCall)]
+    if not kept or run.item_id is None:
         return [ended]
     partial = MessageAppended(
         item_id=run.item_id,
-        message=Message("assistant", items, agent=run.guest),
+        message=Message("assistant", kept, agent=run.guest),
         stop_reason="cancelled",
     )
     return [partial, ended]
@@ -296,7 +335,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
                 starts_without_progress=run.starts_without_progress + 1,
             )
         case ModelFailed(retry_at_ms=retry_at_ms):
-            return replace(run, retry_at_ms=retry_at_ms, starts_without_progress=0)
+            return replace(run, retry_at_ms=retry_at_ms, failures=run.failures + 1, starts_without_progress=0)
         case MessageAppended():
             return _appended(run, envelope, event)
         case RunReleased():
@@ -343,6 +382,7 @@ def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
         run,
         step=run.step + 1,
         attempt=0,
+        failures=0,
         item_id=None,
         output_cursor=envelope.cursor,
         usage=run.usage + event.usage,

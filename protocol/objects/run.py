@@ -62,8 +62,9 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``start`` counts how often a worker took it up; ``starts_without_progress`` the effects that were
     started and that nothing came of. ``step`` counts the model calls that were answered; ``attempt`` the
-    tries of the present one, whose message will be ``item_id``. ``output_cursor`` is where the last
-    answer stands in the journal.
+    tries of the present one, whose message will be ``item_id``, and ``failures`` those of them that failed
+    (a restart makes another try, but uses up no patience). ``output_cursor`` is where the last answer
+    stands in the journal.
     """
 
     run_id: Id
@@ -84,6 +85,7 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     starts_without_progress: int = 0
     step: int = 0
     attempt: int = 0
+    failures: int = 0
     item_id: str | None = None
     retry_at_ms: int | None = None
     cancel: Literal["cancelled", "interrupted"] | None = None
