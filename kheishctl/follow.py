@@ -25,6 +25,7 @@ class Heard:
 
     text: str
     sender: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Follower:
     def _started(self, run_id: str) -> list[Shown]:
         self.running = run_id
         heard = self._inputs.pop(self._waiting.pop(run_id, ""), None)
-        return [] if heard is None else [Heard(*heard)]
+        return [] if heard is None else [Heard(*heard, run_id)]
 
     def _begin(self, item_id: str, attempt: int) -> list[Shown]:
         """Turn to an item unless it is there already; what an unfinished one showed is taken back."""

@@ -1,0 +1,119 @@
+"""Markdown for the terminal, block by block, so that an answer can be shown while it is written.
+
+A text is cut into blocks where it is certain that nothing later changes how a block looks: at a blank
+line outside a code fence that is followed by a line that is not indented. Finished blocks are rendered
+once; only the last one is rendered again as it grows. Nothing but styles survives from what rich makes:
+whatever a text smuggles in (as an entity, say) is made harmless on the way out.
+"""
+
+import io
+import re
+from collections.abc import Callable
+
+from kheishctl.text import clean
+
+_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+
+# A block longer than this is shown as plain text while it grows: rendering it again for every piece
+# would take longer than the pieces do to come (rich takes about a millisecond a kilobyte).
+LIVE_CHARACTERS_MAX = 4_096
+
+
+def split(text: str) -> tuple[list[str], str]:
+    """The blocks of a growing text that are finished, and the rest, which is not.
+
+    Shape:  joined in order they are the text, but for blank lines between blocks.
+    """
+    blocks: list[str] = []
+    kept: list[str] = []
+    fence: str | None = None
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if fence is None and kept and not line.strip():
+            following = next((later for later in lines[number + 1 :] if later.strip()), None)
+            if following is not None and not following[0].isspace():
+                blocks.append("".join(kept))
+                kept = []
+                continue
+        if kept or line.strip():
+            kept.append(line)
+            fence = _after(fence, line)
+    return blocks, "".join(kept)
+
+
+def hard_lines(text: str) -> str:
+    """Markdown in which every line stays a line, as the one who wrote it meant (two spaces say so)."""
+    lines: list[str] = []
+    fence: str | None = None
+    for line in text.split("\n"):
+        before, fence = fence, _after(fence, line)
+        lines.append(line if before or fence or not line.strip() else f"{line.rstrip()}  ")
+    return "\n".join(lines)
+
+
+def _after(fence: str | None, line: str) -> str | None:
+    """The open fence after a line, None if there is none."""
+    found = _FENCE.fullmatch(line.rstrip("\n"))
+    if found is None:
+        return fence
+    marks, rest = found.groups()
+    if fence is None:
+        return None if marks[0] == "`" and "`" in rest else marks
+    closes = marks[0] == fence[0] and len(marks) >= len(fence) and not rest.strip()
+    return None if closes else fence
+
+
+def styles_only(text: str) -> str:
+    """Rendered text in which only styles act on a terminal."""
+    return "".join(part if _STYLE.fullmatch(part) else clean(part) for part in _STYLE.split(text))
+
+
+def renderer(*, color: bool) -> Callable[[str, int], str]:
+    """A function that renders markdown at a width: lines joined by newlines, none after the last."""
+
+    def render(text: str, width: int) -> str:
+        # Made where used: rich costs as much as starting the interpreter several times.
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        out = io.StringIO()
+        console = Console(
+            file=out,
+            width=max(width, 20),
+            force_terminal=True,
+            color_system="standard" if color else None,
+            highlight=False,
+            legacy_windows=False,
+            _environ={},
+        )
+        # Links are written out: one that shows another address than it opens is a trap.
+        console.print(Markdown(hard_lines(clean(text)), code_theme="ansi_dark", hyperlinks=False))
+        lines = out.getvalue().strip("\n").split("\n")
+        return styles_only("\n".join(line.rstrip() for line in lines))
+
+    return render
+
+
+def warm_up() -> None:
+    """Import what rendering needs, so that the first answer does not wait for it."""
+    renderer(color=False)("`warm`", 80)
+
+
+def wrapped(text: str, width: int, lines_max: int) -> str:
+    """The end of a plain text, wrapped hard at a width: what is shown of a block too long to render."""
+    from kheishctl.text import width as columns_of
+
+    tail = clean(text[-width * lines_max :]).expandtabs(4)
+    lines: list[str] = []
+    for line in tail.split("\n"):
+        current, used = "", 0
+        for character in line:
+            columns = columns_of(character)
+            if used + columns > width:
+                lines.append(current)
+                current, used = "", 0
+            current += character
+            used += columns
+        lines.append(current)
+    return "\n".join(lines[-lines_max:])

@@ -1,0 +1,168 @@
+"""The terminal of the chat: a prompt at the bottom, a live area above it, finished text scrolling away.
+
+The prompt stays while answers come, so the next thing can be typed (and is queued). Everything that is to
+stay on the screen goes through :meth:`Screen.print`; what may still change is drawn above the prompt anew
+each time. Nothing is asked of the terminal (no cursor position reports), so nothing waits for its answer.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import ANSI
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input.defaults import create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output.defaults import create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from kheishctl.shell.slash import SUMMARIES
+from kheishctl.text import paint
+
+if TYPE_CHECKING:
+    from prompt_toolkit.input import Input
+    from prompt_toolkit.output import Output
+
+# Twenty drawings a second look like a flow and leave the processor alone.
+REDRAW_SECONDS = 0.05
+
+# Lines of the live area that are kept free for the prompt itself and what is being typed.
+LINES_FOR_PROMPT = 6
+
+HISTORY_NAME = os.path.join("kheish", "history")
+
+
+def history_file() -> str:
+    """Where what was typed is kept: ``$XDG_STATE_HOME/kheish/history``, else under ``~/.local/state``."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(state, HISTORY_NAME)
+
+
+def open_history(path: str) -> History:
+    """What was typed before; kept in memory only where it cannot be kept in a file of our own."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+class Screen:
+    """One prompt and what is above it. ``live`` gives the text of the live area for so many lines."""
+
+    def __init__(
+        self,
+        label: Callable[[], str],
+        live: Callable[[int], str],
+        on_interrupt: Callable[[], bool],
+        *,
+        color: bool,
+        history: History,
+        terminal: "tuple[Input, Output] | None" = None,
+    ) -> None:
+        self._label = label
+        self._live = live
+        self._color = color
+        self._on_interrupt = on_interrupt
+        self._redraw_due: asyncio.TimerHandle | None = None
+        typed, shown = terminal or (create_input(), create_output())
+        if isinstance(shown, Vt100_Output):
+            shown.enable_cpr = False
+        self._output = shown
+        self._session: PromptSession[str] = PromptSession(
+            self._message,
+            multiline=True,
+            prompt_continuation=lambda width, number, wrapped: " " * width,
+            key_bindings=self._keys(),
+            history=history,
+            completer=SlashCompleter(),
+            complete_style=CompleteStyle.READLINE_LIKE,
+            complete_while_typing=False,
+            reserve_space_for_menu=0,
+            enable_suspend=True,
+            erase_when_done=True,
+            input=typed,
+            output=shown,
+        )
+
+    @property
+    def columns(self) -> int:
+        """The width of the terminal, now."""
+        return max(20, self._output.get_size().columns)
+
+    async def ask(self) -> str:
+        """What the person says next. Errors: EOFError when they leave."""
+        return await self._session.prompt_async(handle_sigint=False)
+
+    def print(self, text: str) -> None:
+        """Put finished text above the prompt, for good. It ends with its own newline."""
+        if not text:
+            return
+        app = self._session.app
+        if app.is_running:
+            app.renderer.erase()
+        self._output.write_raw(text.replace("\n", "\r\n"))
+        self._output.flush()
+        if app.is_running:
+            app.invalidate()
+
+    def redraw(self) -> None:
+        """The live area has changed; drawn soon, not for every piece of text."""
+        if self._redraw_due is None:
+            self._redraw_due = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._draw)
+
+    def leave(self) -> None:
+        """End the prompt as if the person had left."""
+        app = self._session.app
+        if app.is_running and not app.is_done:
+            app.exit(exception=EOFError)
+
+    def _draw(self) -> None:
+        self._redraw_due = None
+        self._session.app.invalidate()
+
+    def _message(self) -> ANSI:
+        """The live area and the prompt; when the prompt is over, nothing of it may stay."""
+        lines_max = max(1, self._output.get_size().rows - LINES_FOR_PROMPT)
+        live = self._live(lines_max)
+        label = paint(f"{self._label()} >", "green", self._color)
+        return ANSI(f"{live}\n{label} " if live else f"{label} ")
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("enter")
+        def _(event: KeyPressEvent) -> None:
+            if event.current_buffer.text.strip():
+                event.current_buffer.validate_and_handle()
+
+        @keys.add("escape", "enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c", eager=True)
+        @keys.add("<sigint>")
+        def _(event: KeyPressEvent) -> None:
+            # Stop what runs; where nothing does, clear what was typed.
+            if not self._on_interrupt():
+                event.current_buffer.reset()
+
+        return keys
+
+
+class SlashCompleter(Completer):
+    """Completes the chat's own commands."""
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Commands that go on from what was typed at the start of the only line."""
+        text = document.text
+        if text.startswith("/") and " " not in text and "\n" not in text:
+            for name, summary in SUMMARIES.items():
+                if f"/{name}".startswith(text):
+                    yield Completion(f"/{name}", -len(text), display_meta=summary)

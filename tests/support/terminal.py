@@ -1,0 +1,104 @@
+"""A terminal as a person sees it: a program on a pseudo-terminal, its output on a screen that can be read."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import pexpect
+import pyte
+
+WAIT_SECONDS = 20.0
+
+KEYS = {"enter": "\r", "ctrl-c": "\x03", "ctrl-d": "\x04", "alt-enter": "\x1b\r", "tab": "\t", "up": "\x1b[A"}
+
+
+class Terminal:
+    """One program on one screen. Lines that scrolled away are kept and can be read, too."""
+
+    def __init__(
+        self, command: list[str], environ: Mapping[str, str], *, columns: int = 100, rows: int = 40
+    ) -> None:
+        self._screen: Any = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.001)
+        self._stream: Any = pyte.Stream(self._screen)
+        self.raw = ""
+        self._child: Any = pexpect.spawn(
+            command[0],
+            command[1:],
+            env={**os.environ, "TERM": "xterm-256color", **environ},
+            dimensions=(rows, columns),
+            encoding="utf-8",
+            timeout=WAIT_SECONDS,
+        )
+        self._child.delaybeforesend = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.close(force=True)
+
+    def type(self, text: str) -> None:
+        """Type text as it stands; a tab or newline in it is that key."""
+        self._child.send(text)
+
+    def press(self, key: str) -> None:
+        """Press one of KEYS."""
+        self._child.send(KEYS[key])
+
+    def paste(self, text: str) -> None:
+        """Paste text, as terminals do where programs understand it."""
+        self._child.send(f"\x1b[200~{text}\x1b[201~")
+
+    def say(self, text: str) -> None:
+        """Type a line and end it."""
+        self.type(text)
+        self.press("enter")
+
+    @property
+    def text(self) -> str:
+        """Everything that scrolled away and everything on the screen, trailing blanks left out."""
+        gone = [
+            "".join(line[column].data for column in range(self._screen.columns)).rstrip()
+            for line in self._screen.history.top
+        ]
+        return "\n".join([*gone, *self.lines]).rstrip()
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on the screen."""
+        return [line.rstrip() for line in self._screen.display]
+
+    def until(self, condition: Callable[[str], bool], what: str) -> str:
+        """Read until the text fulfils a condition: the text. Errors: AssertionError after a while."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition(self.text):
+            if time.monotonic() > deadline or not self._read():
+                raise AssertionError(f"never saw {what}; the screen says:\n{self.text}")
+        return self.text
+
+    def sees(self, needle: str) -> str:
+        """Read until the text holds something: the text."""
+        return self.until(lambda text: needle in text, repr(needle))
+
+    def ends(self) -> int:
+        """Read until the program has ended: its exit code."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self._read():
+            assert time.monotonic() < deadline, f"the program goes on; the screen says:\n{self.text}"
+        self._child.close()
+        return int(
+            self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus
+        )
+
+    def _read(self) -> bool:
+        """Take in what the program wrote meanwhile; whether it goes on."""
+        try:
+            data = self._child.read_nonblocking(65_536, timeout=0.05)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
