@@ -1,0 +1,389 @@
+"""The daemon's life, from outside: starting, stopping, reloading, crashing, being in the way."""
+
+import json
+import signal
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd
+
+SLOW = "/slow 200 20"
+"""An answer that takes four seconds."""
+
+
+def until(condition: "object", what: str) -> None:
+    """Wait for something in another process to become so."""
+    assert callable(condition)
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.005)
+
+
+def test_start_answer_stop(daemon: Daemon) -> None:
+    """It starts in an empty home, answers, stops on SIGTERM with code 0, and says both in the journal."""
+    assert daemon.call("rpc.ping")["version"]
+    assert daemon.stop() == 0
+    assert not daemon.socket.exists()
+    daemon.restart()
+    kinds = [(event["type"], event.get("after_crash")) for event in daemon.events()]
+    assert kinds == [("daemon_started", None), ("daemon_stopped", None), ("daemon_started", None)]
+    assert daemon.call("daemon.status")["warnings"] == []
+
+
+def test_everything_it_makes_is_private(daemon: Daemon) -> None:
+    """Nobody else may read a file or enter a directory of the home."""
+    for path in (daemon.home, *daemon.home.rglob("*")):
+        assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
+
+
+def test_after_a_kill_it_knows_and_goes_on(daemon: Daemon) -> None:
+    """SIGKILL leaves no mark; the next start says so, in the journal and in its status."""
+    daemon.say("hello")
+    daemon.kill()
+    daemon.restart()
+    assert [e.get("after_crash") for e in daemon.events(types=["daemon_started"])] == [None, True]
+    (warning,) = daemon.call("daemon.status")["warnings"]
+    assert "ended without stopping" in warning
+    daemon.say("again")
+    assert len(daemon.call("conversation.history")["messages"]) == 4
+
+
+def test_a_second_daemon_on_the_home(daemon: Daemon) -> None:
+    """It says whose pid holds the home, ends with code 4, and harms nothing."""
+    second = run_kheishd(daemon.home)
+    assert second.returncode == 4
+    assert f"pid {daemon.pid}" in second.stderr
+    assert daemon.call("rpc.ping")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_runs_in_flight_finish(daemon: Daemon, number: signal.Signals) -> None:
+    """Who waits for an answer gets it, though the daemon was told to stop; new connections are refused."""
+    with daemon.connect() as waiting:
+        waiting.ask("conversation.send", content="/slow 20 20\nhello", wait="settled")
+        until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
+        daemon.signal(number)
+        result = waiting.answer(1)
+    assert result["status"] == "completed"
+    assert daemon.wait() == 0
+
+
+def test_while_stopping_new_work_is_refused(daemon: Daemon) -> None:
+    """A connection that is still there is told so, with a reason programs know."""
+    with daemon.connect() as waiting:
+        waiting.ask("conversation.send", content=SLOW, wait="settled")
+        until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
+        daemon.call("daemon.shutdown", drain_s=30)
+        with pytest.raises(RpcError) as refused:
+            daemon.call("conversation.send", content="more")
+        assert refused.value.reason == "daemon_draining"
+        assert daemon.call("daemon.status")["draining"]
+        daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> None:
+    """The run is put down in order; the next daemon finishes it, once."""
+    daemon.call("conversation.send", content="/slow 100 50\nhello")
+    until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
+    began = time.monotonic()
+    daemon.signal(signal.SIGTERM)
+    daemon.signal(signal.SIGTERM)
+    daemon.signal(signal.SIGINT)
+    assert daemon.wait() == 0
+    assert time.monotonic() - began < 4
+    daemon.restart()
+    (run,) = daemon.call("run.list")["runs"]
+    settled = daemon.call("run.wait", run_id=run["run_id"], timeout_s=PATIENCE_S)
+    assert settled["status"] == "completed"
+    roles = [entry["message"]["role"] for entry in daemon.call("conversation.history")["messages"]]
+    assert roles == ["user", "assistant"]
+
+
+def test_shutdown_over_the_socket(daemon: Daemon) -> None:
+    """It answers with its pid, then ends as for SIGTERM."""
+    assert daemon.call("daemon.shutdown") == {"pid": daemon.pid}
+    assert daemon.wait() == 0
+
+
+def test_a_signal_during_the_start_is_obeyed(home: Path) -> None:
+    """However early it comes, the daemon stops in order: it neither dies of it nor forgets it."""
+    daemon = Daemon(home)
+    for delay in (0.02, 0.06, 0.1, 0.14):
+        daemon.start(wait=False)
+        until(lambda: (home / "run" / "kheishd.lock").exists(), "it has begun")
+        time.sleep(delay)
+        assert daemon.stop() in (0, -signal.SIGTERM)
+    daemon.start()
+    assert not any(event.get("after_crash") for event in daemon.events(types=["daemon_started"]))
+    daemon.stop()
+
+
+# Configuration.
+
+
+def config(home: Path, text: str) -> None:
+    """Write ``config.toml``."""
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(text)
+
+
+def agent(home: Path, name: str, text: str) -> None:
+    """Write an agent file."""
+    (home / "agents").mkdir(parents=True, exist_ok=True)
+    (home / "agents" / f"{name}.md").write_text(text)
+
+
+def test_a_bad_configuration_refuses_to_start(home: Path) -> None:
+    """Code 3, and a message with the key, the line and the nearest known key. Nothing is made."""
+    config(home, "default_agent = 'default'\ndefualt_route = 'offline'\n")
+    ended = run_kheishd(home)
+    assert ended.returncode == 3
+    assert "config.toml:2: defualt_route: unknown key; did you mean 'default_route'?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (home / "state" / "data.mdb").exists()
+
+
+def test_a_bad_agent_is_skipped_at_the_start(home: Path) -> None:
+    """A warning names file and line; every other agent works."""
+    agent(home, "good", "---\ndescription: d\n---\nBe good.\n")
+    agent(home, "bad", "---\ndescription: d\ntools: all\n---\n")
+    with Daemon(home) as daemon:
+        names = [d["name"] for d in daemon.call("definition.list")["definitions"]]
+        assert names == ["default", "good"]
+        (warning,) = daemon.call("daemon.status")["warnings"]
+        assert "bad.md:3: tools" in warning
+        assert daemon.say("hello", agent="good")["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["signal", "method"])
+def test_a_reload_takes_what_is_new(daemon: Daemon, how: str) -> None:
+    """Agents, routes and limits change; the generation rises; the journal says so."""
+    agent(daemon.home, "fresh", "Be fresh.\n")
+    config(daemon.home, "default_agent = 'fresh'\n[log]\nlevel = 'debug'\n")
+    if how == "signal":
+        daemon.signal(signal.SIGHUP)
+        until(lambda: daemon.call("daemon.status")["generation"] == 2, "reloaded")
+    else:
+        assert daemon.call("daemon.reload") == {"generation": 2, "warnings": []}
+    assert daemon.call("daemon.status")["default_agent"] == "fresh"
+    assert daemon.call("daemon.config")["config"]["log"]["level"] == "debug"
+    assert daemon.events(types=["daemon_reloaded"])[0]["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("config.toml", "[runs]\nactive_max = 'x'\n", "config.toml:2: runs.active_max"),
+        ("agents/bad.md", "---\nrouet: x\n---\n", "bad.md:2: rouet: unknown key; did you mean 'route'?"),
+        (
+            "agents/bad.md",
+            "---\ndescription: d\nroute: gone\n---\n",
+            "bad.md:3: route: there is no route 'gone'",
+        ),
+    ],
+)
+def test_a_reload_that_is_refused_changes_nothing(daemon: Daemon, file: str, text: str, words: str) -> None:
+    """The caller learns key and line; the status warns until the next good reload; work goes on."""
+    (daemon.home / "agents").mkdir()
+    (daemon.home / file).write_text(text)
+    with pytest.raises(RpcError) as refused:
+        daemon.call("daemon.reload")
+    assert refused.value.reason == "config_invalid"
+    assert words in refused.value.message
+    status = daemon.call("daemon.status")
+    assert status["generation"] == 1
+    assert words in status["warnings"][0]
+    assert daemon.say("hello")["status"] == "completed"
+    (daemon.home / file).unlink()
+    assert daemon.call("daemon.reload")["generation"] == 2
+    assert daemon.call("daemon.status")["warnings"] == []
+
+
+def test_a_run_in_flight_finishes_on_the_old_runtime(daemon: Daemon) -> None:
+    """The agent it runs for is deleted and reloaded away under it: it still answers."""
+    agent(daemon.home, "brief", "Be brief.\n")
+    daemon.call("daemon.reload")
+    with daemon.connect() as waiting:
+        waiting.ask("conversation.send", agent="brief", content="/slow 10 30\nhello", wait="settled")
+        until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
+        (daemon.home / "agents" / "brief.md").unlink()
+        assert daemon.call("daemon.reload")["generation"] == 3
+        assert waiting.answer(1)["status"] == "completed"
+    with pytest.raises(RpcError) as refused:
+        daemon.call("conversation.send", agent="brief", content="hello")
+    assert refused.value.reason == "agent_not_found"
+
+
+def test_twenty_reloads_at_once_coalesce(daemon: Daemon) -> None:
+    """All are answered, by at most a few performances; none with an error."""
+    clients = [daemon.connect() for _ in range(20)]
+    ids = [client.ask("daemon.reload") for client in clients]
+    generations = {client.answer(id_)["generation"] for client, id_ in zip(clients, ids, strict=True)}
+    for client in clients:
+        client.close()
+    assert len(generations) < 20
+    assert max(generations) == daemon.call("daemon.status")["generation"]
+
+
+def test_the_configuration_shows_no_credential(home: Path) -> None:
+    """Defaults are filled in; a credential is shown by its reference, also where it is missing."""
+    config(
+        home,
+        "[routes.r]\ndriver='openai'\nmodel='m'\nbase_url='http://127.0.0.1:9/v1'\nauth_ref='env:MY_KEY'\n",
+    )
+    with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
+        shown = daemon.call("daemon.config")
+        assert shown["config"]["routes"]["r"]["auth_ref"] == "env:MY_KEY"
+        assert shown["config"]["runs"]["active_max"] == 256
+        assert shown["path"] == str(home / "config.toml")
+        assert "problem" not in daemon.call("route.get", route_id="r")
+        everything = json.dumps([shown, daemon.call("route.list"), daemon.call("daemon.status")])
+        assert "sk-super-secret" not in everything
+    with Daemon(home) as daemon:
+        route = daemon.call("route.get", route_id="r")
+        assert (route["ready"], "MY_KEY" in route["problem"]) == (False, True)
+        assert any(
+            "route 'r' is not ready" in warning for warning in daemon.call("daemon.status")["warnings"]
+        )
+
+
+def test_a_known_secret_is_scrubbed_from_journal_and_log(home: Path) -> None:
+    """Somebody says the key in a conversation: neither the journal, a file of the store, nor a log keeps it."""
+    config(home, "[log]\nlevel='debug'\n[routes.r]\ndriver='openai'\nmodel='m'\nbase_url='http://127.0.0.1:9'\n"
+           "auth_ref='env:MY_KEY'\n")  # fmt: skip
+    with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
+        assert daemon.say("my key is sk-super-secret, route", route="offline")["status"] == "completed"
+        assert "[scrubbed]" in json.dumps(daemon.events())
+        assert "sk-super-secret" not in json.dumps(daemon.call("conversation.history"))
+        daemon.stop()
+        assert b"sk-super-secret" not in (home / "state" / "data.mdb").read_bytes()
+        assert "sk-super-secret" not in daemon.read_log()
+
+
+# Backup, doctor, status.
+
+
+def test_backup_while_running(daemon: Daemon, home: Path) -> None:
+    """A consistent copy, made while others write; it restores and goes on."""
+    daemon.say("before")
+    stop = threading.Event()
+
+    def write() -> None:
+        with Client(daemon.socket) as client:
+            while not stop.is_set():
+                client.call("conversation.send", sender="busy", content="x", wait="settled")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = daemon.call("daemon.backup", path=str(home.parent / "copy"))
+    finally:
+        stop.set()
+        writer.join()
+    assert made["bytes"] > 0
+    assert 0 < made["cursor"] <= daemon.call("daemon.status")["cursor"]
+    daemon.say("after")
+    daemon.stop()
+    restored = run_kheishd(home, "restore", str(home.parent / "copy"))
+    assert restored.returncode == 0, restored.stderr
+    daemon.restart()
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+    said = [m["message"]["items"][0]["text"] for m in daemon.call("conversation.history")["messages"]]
+    assert said[0] == "before"
+    assert "after" not in said
+
+
+def test_backup_refuses_bad_paths(daemon: Daemon, home: Path) -> None:
+    """Each rule by name; and nothing is left there."""
+    for path in ("relative", str(home), str(home.parent / "no" / "where"), str(home / "state" / "copy")):
+        with pytest.raises(RpcError) as refused:
+            daemon.call("daemon.backup", path=path)
+        assert refused.value.reason == "path_refused"
+    assert not (home / "state" / "copy").exists()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_doctor_online_finds_nothing_wrong(daemon: Daemon, deep: bool) -> None:
+    """Beside work in flight, whatever has just been committed."""
+    for number in range(5):
+        daemon.call("conversation.send", sender=f"s{number}", content="/slow 5 5")
+    found = daemon.call("daemon.doctor", deep=deep)
+    assert found["findings"] == []
+    assert found["streams"] >= 6
+    assert found["complete"]
+
+
+def test_status_counts(daemon: Daemon) -> None:
+    """Everything an operator looks at first."""
+    daemon.say("hello")
+    with daemon.connect() as other:
+        other.call("journal.subscribe")
+        status = daemon.call("daemon.status")
+    assert status["pid"] == daemon.pid
+    assert status["home"] == str(daemon.home)
+    assert status["listeners"] == [f"unix:{daemon.socket}"]
+    counts = status["counts"]
+    assert (counts["sessions"], counts["conversations"], counts["runs"]) == (1, 1, 1)
+    assert (counts["runs_active"], counts["runs_ready"]) == (0, 0)
+    assert (counts["connections"], counts["subscriptions"]) == (2, 1)
+    disk = status["disk"]
+    assert 0 < disk["used_bytes"] <= disk["file_bytes"] <= disk["map_bytes"]
+    assert disk["free_bytes"] > 0
+    assert status["memory_bytes"] > 1_000_000
+    assert status["cursor"] > 0
+
+
+# The service manager.
+
+
+def test_systemd_is_told(home: Path, tmp_path: Path) -> None:
+    """READY once it answers, WATCHDOG while it lives, RELOADING and READY again, STOPPING at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(home.parent / "notify"))
+        manager.settimeout(PATIENCE_S)
+
+        def heard(what: str) -> dict[str, str]:
+            while True:
+                text = manager.recv(4096).decode()
+                state = dict(line.split("=", 1) for line in text.splitlines())
+                if what in state:
+                    return state
+
+        environ = {"NOTIFY_SOCKET": str(home.parent / "notify"), "WATCHDOG_USEC": "200000"}
+        daemon = Daemon(home, environ=environ).start(wait=False)
+        assert heard("READY")["MAINPID"] == str(daemon.pid)
+        assert daemon.call("rpc.ping")
+        heard("WATCHDOG")
+        heard("WATCHDOG")
+        daemon.signal(signal.SIGHUP)
+        assert int(heard("RELOADING")["MONOTONIC_USEC"]) > 0
+        heard("READY")
+        daemon.signal(signal.SIGTERM)
+        heard("STOPPING")
+        assert daemon.wait() == 0
+
+
+def test_logs_as_json(home: Path) -> None:
+    """Every line is an object with the same first members."""
+    with Daemon(home, "--log-format", "json", "--log-level", "debug") as daemon:
+        daemon.say("hello")
+        daemon.stop()
+        entries = [json.loads(line) for line in daemon.read_log().splitlines()]
+    assert entries
+    assert all({"at", "level", "logger", "message"} <= set(entry) for entry in entries)
+    assert entries[-1]["message"] == "stopped"
+    assert entries[-1]["reason"] == "SIGTERM"
+
+
+def test_open_files_are_raised(daemon: Daemon) -> None:
+    """The soft limit is the hard one, so that thousands may connect."""
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
+    assert soft == hard
