@@ -1,0 +1,41 @@
+"""Comparing the journals of two daemons that were to do the same work.
+
+Ids are renamed in the order of their first appearance; times, cursors, recovery events and attempts are
+left out, because a daemon that was killed has others. Everything else must be equal, to the letter.
+"""
+
+import json
+import re
+from typing import Any
+
+ID = re.compile(r"\b(ses|run|inp|itm|tok)_[0-9A-V]{26}\b")
+RECOVERY = frozenset(("daemon_started", "daemon_stopped", "daemon_reloaded", "run_released"))
+ATTEMPTS = frozenset(("run_started", "model_asked", "model_failed"))
+UNSTABLE = frozenset(
+    ("cursor", "at_ms", "request_id", "cause", "start", "attempt", "digest", "source_cursor")
+)
+
+
+def comparable(events: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The events of each stream, made comparable.
+
+    Shape: stream (renamed session id, or ``daemon``) → its events as JSON texts, in order.
+    """
+    names: dict[str, str] = {}
+    streams: dict[str, list[str]] = {}
+    for event in sorted(events, key=lambda event: int(event["cursor"])):
+        if event["type"] in RECOVERY | ATTEMPTS:
+            continue
+        kept = {name: value for name, value in event.items() if name not in UNSTABLE}
+        text = ID.sub(lambda found: _renamed(names, found), json.dumps(kept, sort_keys=True))
+        stream = _renamed_text(names, event.get("session_id", "daemon"))
+        streams.setdefault(stream, []).append(text)
+    return streams
+
+
+def _renamed(names: dict[str, str], found: "re.Match[str]") -> str:
+    return names.setdefault(found[0], f"{found[1]}_{len(names)}")
+
+
+def _renamed_text(names: dict[str, str], text: str) -> str:
+    return ID.sub(lambda found: _renamed(names, found), text)
