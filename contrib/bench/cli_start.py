@@ -14,7 +14,7 @@ from contrib.bench.processes import BIN, ROOT, Broken, daemon, took
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
 
-PROMPT = b"> "
+PROMPT = b"user >"
 PROMPT_SECONDS_MAX = 20.0
 
 

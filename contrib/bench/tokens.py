@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from statistics import median
 from time import perf_counter_ns
+from typing import Any
 
-from contrib.bench.client import Client
+from contrib.bench.client import Client, Refused
 from contrib.bench.model import ANSWER, Direct, config, model_server
 from contrib.bench.processes import daemon
 from contrib.bench.scale import Scale
@@ -50,9 +51,19 @@ def streamed(client: Client, sender: str, model: str, awaited: bytes) -> float:
     settled = ended = False
     while not (settled and ended):
         message = client.message()
-        if message.get("method") == "journal.delta" and not seen:
-            written = (written + message["params"]["text"])[-200:]
+        if not seen and message.get("method") in ("journal.delta", "journal.event"):
+            written = (written + text_of(message["params"]))[-2000:]
             seen = perf_counter_ns() if wanted in written else 0
         ended = ended or message.get("method") == "journal.end"
         settled = settled or message.get("id") == number
+    if not seen:
+        raise Refused(f"{awaited!r} did not come")
     return (seen - began) / 1e6
+
+
+def text_of(params: dict[str, Any]) -> str:
+    """The text that a notification brings: a delta, or the whole answer where it came first."""
+    if "text" in params:
+        return str(params["text"])
+    message = params["event"].get("message", {"items": []})
+    return "".join(item.get("text", "") for item in message["items"])
