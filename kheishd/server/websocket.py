@@ -9,7 +9,8 @@ import logging
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn
+from contextlib import AbstractContextManager
+from typing import NoReturn, Protocol
 
 import h11
 import trio
@@ -22,9 +23,6 @@ from kheishd.server.peers import check_origin, token_caller
 from protocol.errors import Forbidden, InvalidRequest, Refusal, Unauthenticated
 from protocol.limits import LINE_BYTES_MAX
 from protocol.wire import decode, encode_error
-
-if TYPE_CHECKING:
-    from kheishd.server.serving import Server
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,22 @@ UNSUPPORTED, POLICY, TOO_BIG, GOING_AWAY, NORMAL = 1003, 1008, 1009, 1001, 1000
 _NO_CODE = frozenset((1005, 1006))
 
 
+class Host(Protocol):
+    """What a transport needs of the server."""
+
+    shared: Shared
+
+    def live(self, connection: Connection) -> AbstractContextManager[None]:
+        """Count a connection as long as it lasts."""
+        ...
+
+    async def descriptor_freed(self) -> None:
+        """Until a connection has ended."""
+        ...
+
+
 async def serve_websockets(
-    server: "Server",
+    host: Host,
     listening: socket.socket,
     spec: TcpListen,
     *,
@@ -54,10 +66,10 @@ async def serve_websockets(
         stream: trio.abc.Stream = trio.SocketStream(trio.socket.from_stdlib_socket(plain))
         if context is not None:
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        server.shared.nursery.start_soon(_serve, server, stream, spec)
+        host.shared.nursery.start_soon(_serve, host, stream, spec)
 
     task_status.started()
-    await accept_all(listening, accepted, server.descriptor_freed)
+    await accept_all(listening, accepted, host.descriptor_freed)
 
 
 def _tls(spec: TcpListen) -> ssl.SSLContext:
@@ -67,15 +79,15 @@ def _tls(spec: TcpListen) -> ssl.SSLContext:
     return context
 
 
-async def _serve(server: "Server", stream: trio.abc.Stream, spec: TcpListen) -> None:
+async def _serve(host: Host, stream: trio.abc.Stream, spec: TcpListen) -> None:
     """One peer, from its first byte to its last; what goes wrong with it harms no other."""
     try:
         async with stream:
             admitted = None
             with trio.move_on_after(HANDSHAKE_S):
-                admitted = await _admit(server, stream, spec)
+                admitted = await _admit(host, stream, spec)
             if admitted is not None:
-                await _converse(server, *admitted)
+                await _converse(host, *admitted)
     except* (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionClosed):
         pass  # Gone, perhaps in the middle of a handshake.
     except* Exception:
@@ -86,7 +98,7 @@ async def _serve(server: "Server", stream: trio.abc.Stream, spec: TcpListen) -> 
 
 
 async def _admit(
-    server: "Server", stream: trio.abc.Stream, spec: TcpListen
+    host: Host, stream: trio.abc.Stream, spec: TcpListen
 ) -> "tuple[Replayed, Caller, int | None] | None":
     """The stream as it was before its head was read, who it is and until when; None if turned away."""
     head = bytearray()
@@ -103,7 +115,7 @@ async def _admit(
     except (h11.RemoteProtocolError, UnicodeDecodeError):
         await stream.send_all(_http(400, InvalidRequest("this is not HTTP in ASCII")))
         return None
-    state = server.shared.dispatcher.state
+    state = host.shared.dispatcher.state
     try:
         check_origin(headers.get("host"), headers.get("origin"), hosts=spec.hosts, origins=spec.origins)
         with state.read() as store:
@@ -176,7 +188,7 @@ class Replayed(trio.abc.Stream):
 # Messages.
 
 
-async def _converse(server: "Server", stream: Replayed, caller: Caller, expires_at_ms: int | None) -> None:
+async def _converse(host: Host, stream: Replayed, caller: Caller, expires_at_ms: int | None) -> None:
     async with trio.open_nursery() as nursery:
         # What is not an upgrade is answered with 400 by the library, which then closes the stream.
         with trio.move_on_after(HANDSHAKE_S) as handshake:
@@ -185,8 +197,8 @@ async def _converse(server: "Server", stream: Replayed, caller: Caller, expires_
             )
             websocket = stream.websocket = await request.accept()
         if not handshake.cancelled_caught:
-            peer = WebSocketPeer(server.shared, caller, websocket, expires_at_ms)
-            with server.live(peer):
+            peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
+            with host.live(peer):
                 await peer.run()
         nursery.cancel_scope.cancel()
 
