@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import pexpect
+import pexpect  # type: ignore[import-untyped]
 import pyte
 
 WAIT_SECONDS = 20.0
