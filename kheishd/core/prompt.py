@@ -30,7 +30,7 @@ CHECKPOINT_EVENTS = 64
 class Transcript(Struct):
     """The messages of a session up to ``cursor``, and the inputs whose runs have not started.
 
-    ``events`` and ``bytes`` count what was folded since the checkpoint this grew from.
+    ``inputs`` is by input id, ``runs`` from run id to input id.
     """
 
     cursor: int = 0
@@ -81,21 +81,31 @@ def from_checkpoint(checkpoint: bytes) -> Transcript:
 def framed(messages: list[Message], *, speaker: str, primary: str) -> list[Message]:
     """The messages as ``speaker`` is to read them: what others said stands in ``<from>`` tags.
 
+    The tools that others used are their own affair: neither their calls nor the results are shown, for a
+    result without its call is no valid transcript.
+
     Shape: the same messages where nobody else spoke; framing never reaches the journal.
     """
-    return [_tagged(message, speaker, primary) for message in messages]
+    shown: list[Message] = []
+    author = primary
+    for message in messages:
+        if message.role == "assistant":
+            author = message.agent or primary
+        if message.role == "user" or author == speaker:
+            shown.append(message)
+        elif message.role == "assistant":
+            shown += _tagged(message, author)
+    return shown
 
 
-def _tagged(message: Message, speaker: str, primary: str) -> Message:
-    author = message.agent or primary
-    if message.role != "assistant" or author == speaker:
-        return message
+def _tagged(message: Message, author: str) -> list[Message]:
+    """What another agent said, as the speaker is to read it; nothing where it only used tools."""
     items: list[Item] = [
         Text(f'<from agent="{author}">\n{item.text}\n</from>')
         for item in message.items
         if isinstance(item, Text)
     ]
-    return Message("user", items or [Text(f'<from agent="{author}"></from>')])
+    return [Message("user", items)] if items else []
 
 
 def framing(*, speaker: str, primary: str, others: list[str]) -> str:

@@ -3,7 +3,8 @@
 import msgspec
 from msgspec.structs import replace
 
-from protocol.transcript import Item, Text, Thinking
+from kheishd.core.run import no_such_tool
+from protocol.transcript import Item, Text, Thinking, ToolCall
 
 
 def retry_at_ms(
@@ -24,34 +25,44 @@ def retry_at_ms(
     waited in full.
 
     Shape:  Unix milliseconds; None when there were enough attempts, or the provider asks for more
-            patience than ``retry_after_max_s``.
+            patience than ``retry_after_max_s`` or for what is no time at all.
     """
     if attempt >= attempts_max:
         return None
     if retry_after_s is not None:
-        return None if retry_after_s > retry_after_max_s else now_ms + round(retry_after_s * 1000)
-    pause = min(backoff_s * 2.0 ** (attempt - 1), backoff_max_s)
+        patient = 0 <= retry_after_s <= retry_after_max_s
+        return now_ms + round(retry_after_s * 1000) if patient else None
+    # 64 doublings are more than any ceiling; more would be more than a float can hold.
+    pause = min(backoff_s * 2.0 ** min(attempt - 1, 64), backoff_max_s)
     return now_ms + round(pause * (1 - jitter / 2) * 1000)
 
 
 def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
     """The items as far as they fit into ``bytes_max`` bytes of JSON, and whether anything was left out.
 
-    The last text or thinking is cut between characters; a tool call is kept whole or not at all.
+    Text is cut between characters, and so is thinking that nobody signed; everything else is kept whole
+    or not at all: half a signed thought is no longer what was signed. A call takes the room of its result
+    too, as it may not stand without one.
     """
     kept: list[Item] = []
     room = bytes_max
     for item in items:
-        size = len(msgspec.json.encode(item))
+        size = _size(item)
         if size > room:
             return [*kept, *_cut(item, room)], True
         kept.append(item)
-        room -= size
+        # A comma stands between items.
+        room -= size + 1
     return kept, False
 
 
+def _size(item: Item) -> int:
+    size = len(msgspec.json.encode(item))
+    return size + len(msgspec.json.encode(no_such_tool(item))) if isinstance(item, ToolCall) else size
+
+
 def _cut(item: Item, room: int) -> list[Item]:
-    if not isinstance(item, Text | Thinking):
+    if not isinstance(item, Text | Thinking) or (isinstance(item, Thinking) and _sealed(item)):
         return []
     shortest, longest = 0, len(item.text)
     while shortest < longest:
@@ -61,3 +72,7 @@ def _cut(item: Item, room: int) -> list[Item]:
         else:
             longest = middle - 1
     return [replace(item, text=item.text[:shortest])] if shortest else []
+
+
+def _sealed(item: Thinking) -> bool:
+    return item.signature is not None or item.redacted

@@ -99,19 +99,26 @@ MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits"
 """From the narrowest to the widest."""
 
 
-def mode_within(ceiling: PermissionMode, mode: PermissionMode | None) -> PermissionMode:
-    """``mode``, if it is no wider than ``ceiling``; the ceiling itself where none is asked for.
+def mode_within(
+    ceiling: PermissionMode, mode: PermissionMode | None, by_agent: PermissionMode | None = None
+) -> PermissionMode:
+    """``mode``, if it is no wider than ``ceiling``; where none is asked for, the agent's own within it.
 
     Errors: ScopeWouldWiden.
     """
     if mode is None:
-        return ceiling
+        return narrowest_mode(ceiling, by_agent)
     if MODES.index(mode) > MODES.index(ceiling):
         raise ScopeWouldWiden(
             f"the permission mode '{mode}' is wider than the parent's '{ceiling}'",
             field="$.params.permission_mode",
         )
     return mode
+
+
+def narrowest_mode(one: PermissionMode, other: PermissionMode | None) -> PermissionMode:
+    """The narrower of two modes; the one there is, where there is one."""
+    return one if other is None else min(one, other, key=MODES.index)
 
 
 def inherited(parent: CapabilityScope, asked: CapabilityScope) -> CapabilityScope:

@@ -1,0 +1,219 @@
+"""What a model is shown: questions and answers in order, checkpoints, and guests in their frames."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.core.prompt import (
+    Transcript,
+    framed,
+    framing,
+    from_checkpoint,
+    guests,
+    to_checkpoint,
+)
+from protocol.events import (
+    Envelope,
+    InputReceived,
+    JournalEvent,
+    MessageAppended,
+    RunEnded,
+    RunStarted,
+    SessionCreated,
+    TranscriptImported,
+    Unknown,
+)
+from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
+from tests.support.machine import accepted
+
+
+class Script:
+    """A session's journal, written line by line."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Envelope, JournalEvent | Unknown]] = []
+        self.add(SessionCreated(agent="default"))
+
+    def add(self, event: JournalEvent | Unknown, run_id: str | None = None) -> "Script":
+        cursor = 3 * len(self.lines) + 1
+        self.lines.append((Envelope(cursor=cursor, at_ms=cursor, session_id="ses_1", run_id=run_id), event))
+        return self
+
+    def said(self, run_id: str, text: str) -> "Script":
+        """Somebody says something; a run is to answer it."""
+        self.add(InputReceived(input_id=f"inp_{run_id}", items=[Text(text)]), run_id)
+        event = accepted()
+        event = type(event)(input_id=f"inp_{run_id}", agent=event.agent, pinned=event.pinned)
+        return self.add(event, run_id)
+
+    def started(self, run_id: str) -> "Script":
+        return self.add(RunStarted(start=1), run_id)
+
+    def answered(self, run_id: str, text: str) -> "Script":
+        message = Message("assistant", [Text(text)])
+        self.add(MessageAppended(item_id=f"itm_{run_id}", message=message), run_id)
+        return self.add(RunEnded(outcome="completed"), run_id)
+
+    def fold(self, transcript: Transcript | None = None) -> Transcript:
+        transcript = transcript or Transcript()
+        for envelope, event in self.lines:
+            if envelope.cursor > transcript.cursor:
+                transcript.fold(envelope, event)
+        return transcript
+
+    def read(self) -> list[str]:
+        """The transcript in one letter for the role and the text."""
+        return [f"{message.role[0]}:{text_of(message.items)}" for message in self.fold().messages]
+
+
+def test_an_input_enters_when_its_run_starts() -> None:
+    """What was said while another run was at work comes after that run's answer."""
+    script = Script().said("r1", "one").started("r1").said("r2", "two").said("r3", "three")
+    assert script.read() == ["u:one"]
+    script.answered("r1", "first").started("r2").answered("r2", "second").started("r3")
+    assert script.read() == ["u:one", "a:first", "u:two", "a:second", "u:three"]
+
+
+def test_an_input_enters_once_however_often_its_run_starts() -> None:
+    """A restart asks again about the same words."""
+    script = Script().said("r1", "one").started("r1").started("r1").answered("r1", "first")
+    assert script.read() == ["u:one", "a:first"]
+
+
+def test_what_was_cancelled_in_its_queue_is_never_said_to_the_model() -> None:
+    """And nothing of it is remembered."""
+    script = Script().said("r1", "one").said("r2", "two").add(RunEnded(outcome="cancelled"), "r2")
+    script.started("r1").answered("r1", "first")
+    assert script.read() == ["u:one", "a:first"]
+    transcript = script.fold()
+    assert (transcript.inputs, transcript.runs) == ({}, {})
+
+
+def test_imported_messages_stand_where_they_were_read_in() -> None:
+    """An imported session goes on from its messages; unknown events are passed over."""
+    script = Script().add(TranscriptImported(message=Message("user", [Text("old")]), source_cursor=7))
+    script.add(Unknown("seen_by_a_later_version")).said("r1", "new").started("r1")
+    assert script.read() == ["u:old", "u:new"]
+
+
+def test_the_journal_is_read_in_order() -> None:
+    """The same line twice, or one from before, is a fault."""
+    script = Script()
+    transcript = script.fold()
+    with pytest.raises(AssertionError, match="in order"):
+        transcript.fold(*script.lines[0])
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["said", "started", "answered", "ended"]), st.integers(0, 3)), max_size=30
+)
+
+
+def script_of(steps: list[tuple[str, int]]) -> Script:
+    """Any order of events, also such as no daemon would write."""
+    script = Script()
+    for step, number in steps:
+        run_id = f"r{number}"
+        match step:
+            case "said":
+                script.said(run_id, f"question {number}")
+            case "started":
+                script.started(run_id)
+            case "answered":
+                script.answered(run_id, f"answer {number}")
+            case _:
+                script.add(RunEnded(outcome="failed"), run_id)
+    return script
+
+
+@given(STEPS, st.data())
+def test_a_checkpoint_at_any_cut_gives_what_a_fresh_fold_gives(
+    steps: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    """A checkpoint is a cache: written down anywhere and read back, the rest of the journal completes it."""
+    script = script_of(steps)
+    cut = data.draw(st.integers(0, len(script.lines)))
+    before = Script()
+    before.lines = script.lines[:cut]
+    resumed = script.fold(from_checkpoint(to_checkpoint(before.fold())))
+    assert resumed == script.fold()
+
+
+def test_a_checkpoint_of_another_shape_is_refused() -> None:
+    """It is then folded anew."""
+    for damaged in (b"", b"\xc1", to_checkpoint(Transcript())[:-1]):
+        with pytest.raises(ValueError, match=r".*"):
+            from_checkpoint(damaged)
+
+
+# Guests.
+
+CALL: Item = ToolCall("c1", "look", {})
+RESULT = Message("tool", [ToolResult("c1", "look", "seen")])
+TALK = [
+    Message("user", [Text("Look at this.")]),
+    Message("assistant", [Thinking("hm", "signed"), Text("I look."), CALL]),
+    RESULT,
+    Message("assistant", [Text("It is fine.")]),
+    Message("user", [Text("What does the critic say?")]),
+    Message("assistant", [Text("It is not fine.")], agent="critic"),
+]
+
+
+def test_where_nobody_else_spoke_nothing_is_framed() -> None:
+    """The messages go as they are."""
+    assert framed(TALK[:5], speaker="default", primary="default") == TALK[:5]
+    assert framing(speaker="default", primary="default", others=[]) == ""
+
+
+def test_the_primary_agent_reads_its_guests_in_tags() -> None:
+    """Its own messages stay as they are; the guest's words come from outside."""
+    shown = framed(TALK, speaker="default", primary="default")
+    assert shown[:5] == TALK[:5]
+    assert shown[5] == Message("user", [Text('<from agent="critic">\nIt is not fine.\n</from>')])
+    assert "guests" in framing(speaker="default", primary="default", others=["critic"])
+
+
+def test_a_guest_reads_the_others_in_tags_and_no_tools_but_its_own() -> None:
+    """Neither calls, results nor thinking of another agent reach it: a result needs its call."""
+    shown = framed(TALK, speaker="critic", primary="default")
+    assert [message.role for message in shown] == ["user", "user", "user", "user", "assistant"]
+    assert shown[1] == Message("user", [Text('<from agent="default">\nI look.\n</from>')])
+    assert shown[4] == TALK[5]
+    assert "'default'" in framing(speaker="critic", primary="default", others=["critic"])
+
+
+def test_what_says_nothing_in_words_is_left_out_for_others() -> None:
+    """A message of nothing but calls would be an empty frame."""
+    only_calls = [Message("assistant", [CALL], agent="critic"), RESULT, Message("user", [Text("And?")])]
+    assert framed(only_calls, speaker="default", primary="default") == only_calls[2:]
+    assert framed(only_calls, speaker="critic", primary="default") == only_calls
+
+
+def test_guests_are_named_once_in_order() -> None:
+    """In the order in which they first spoke."""
+    spoke = [Message("assistant", [Text("x")], agent=name) for name in (None, "b", "a", "b")]
+    assert guests(spoke) == ["b", "a"]
+
+
+ROLES = st.lists(st.tuples(st.sampled_from([None, "critic", "poet"]), st.integers(0, 2)), max_size=8)
+
+
+@given(ROLES, st.sampled_from(["default", "critic", "poet"]))
+def test_every_result_shown_has_its_call_before_it(
+    spoken: list[tuple[str | None, int]], speaker: str
+) -> None:
+    """Whoever reads, and whoever used tools: the transcript shown is valid."""
+    messages: list[Message] = []
+    for number, (agent, calls) in enumerate(spoken):
+        names = [f"c{number}.{n}" for n in range(calls)]
+        items: list[Item] = [ToolCall(name, "look", {}) for name in names]
+        messages.append(Message("assistant", items or [Text("x")], agent=agent))
+        if calls:
+            messages.append(Message("tool", [ToolResult(name, "look", "seen") for name in names]))
+    open_calls: list[str] = []
+    for message in framed(messages, speaker=speaker, primary="default"):
+        results = [item.call_id for item in message.items if isinstance(item, ToolResult)]
+        assert results == open_calls
+        open_calls = [item.call_id for item in message.items if isinstance(item, ToolCall)]
+    assert open_calls == []
