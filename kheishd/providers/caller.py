@@ -7,12 +7,11 @@ the driver, the credential, the two timeouts, and that what goes wrong comes out
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from typing import Any
 
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec, RunLimits
 from kheishd.providers import anthropic, credentials, offline, openai
-from kheishd.providers.exchange import Clients, Exchange, Patience, host_of
+from kheishd.providers.exchange import Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
 from kheishd.providers.wire import Driver
 
@@ -35,7 +34,7 @@ class Models:
     ) -> None:
         self._limits = limits or RunLimits()
         self._environ = environ
-        self._clients = Clients(self._limits, in_thread)
+        self._places = Places(self._limits.active_max, in_thread)
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
@@ -59,7 +58,7 @@ class Models:
 
     async def aclose(self) -> None:
         """Close what is kept open between calls."""
-        await self._clients.aclose()
+        await self._places.aclose()
 
     def _exchange(self, request: ModelRequest, patience: Patience) -> Exchange:
         pinned = request.pinned
@@ -71,7 +70,7 @@ class Models:
         base_url = pinned.base_url or driver.BASE_URL
         refusing = Refusing(host_of(base_url), secret)
         return Exchange(
-            partial(self._clients.get, base_url),
+            self._places,
             driver.post(request, base_url, secret),
             driver.reader(refusing),
             refusing,

@@ -1,45 +1,30 @@
 """One HTTP exchange with a provider: a request out, what it streams back as model events.
 
-A task reads from the network and hands on what it gets; whoever iterates takes all of it at once, so that
-events which arrived together are told together, and a reader who is slow lets them gather. That task is
-the only one, and it ends with the ``async with`` block: leaving early closes the connection at once.
+It belongs to the task that asked: leaving the ``async with`` block early closes the connection at once, a
+cancellation does the same, and there is no other task whose errors could arrive in a group.
 """
 
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import trio
 
-from kheishd.kernel.runtime import ModelEvent, ModelFailure, RunLimits
+from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, RunLimits
 from kheishd.providers import sse
 from kheishd.providers.failures import BODY_BYTES_MAX, Refusing
 from kheishd.providers.wire import Post, Reader, malformed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    import httpx2
+    from kheishd.providers.network import Pool, Reply
 
 T = TypeVar("T")
 
-# Chunks read and not yet taken: a network read of 64 KiB rarely has more, and together they are at most
-# as many times 64 KiB. Then the network waits.
-CHUNKS_MAX = 64
-
 # An answer in one JSON object: the longest that is kept (128 KiB), escaped, with all that surrounds it.
 WHOLE_BYTES_MAX = 4 * 1024 * 1024
-
-# Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
-# one, 2 microseconds each; providers close theirs after a minute or more.
-IDLE_CONNECTIONS_MAX = 64
-IDLE_SECONDS_MAX = 30.0
-
-# A place that does not even answer the network within this is not there.
-CONNECT_SECONDS_MAX = 30.0
 
 # How long the end of the HTTP message may come after the end of the answer, for the connection to be kept.
 TAIL_SECONDS_MAX = 0.05
@@ -68,47 +53,35 @@ class Exchange:
     """A request and its answer: enter it to send, iterate it to read, leave it to close."""
 
     def __init__(
-        self,
-        client: Callable[[], Awaitable["httpx2.AsyncClient"]],
-        post: Post,
-        reader: Reader,
-        refusing: Refusing,
-        patience: Patience,
+        self, places: "Places", post: Post, reader: Reader, refusing: Refusing, patience: Patience
     ) -> None:
-        self._client = client
+        self._places = places
         self._post = post
         self._reader = reader
         self._refusing = refusing
         self._patience = patience
-        self._events: deque[ModelEvent] = deque()
-        self._over = False
-        self._error: Exception | None = None
-        self._failure: ModelFailure | None = None
-        self._read_all = trio.Event()
         self._body = Body(reader)
-        self._give, self._get = trio.open_memory_channel[bytes](CHUNKS_MAX)
-        self._nurseries: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
-        self._nursery: trio.Nursery | None = None
+        self._events: deque[ModelEvent] = deque()
+        self._reply: Reply | None = None
+        self._answer: Answer | None = None
+        self._failure: ModelFailure | None = None
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
-        self._nursery = await self._nurseries.__aenter__()
-        self._nursery.start_soon(self._talk)
+        try:
+            await self._guarded(self._send)
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._nursery is not None, "left without having been entered"
-        if kind is None and self._over:
-            with trio.move_on_after(TAIL_SECONDS_MAX):
-                await self._read_all.wait()
-        self._nursery.cancel_scope.cancel()
-        # The block's own error is not told to the nursery, which would wrap it in a group. A cancellation
-        # from outside, which the nursery wraps too, comes out of the block itself or at its next checkpoint.
         try:
-            await self._nurseries.__aexit__(None, None, None)
-        except* trio.Cancelled:
-            pass
+            if kind is None and self._answer is not None and self._answer.stop_reason != "length":
+                await self._read_tail()
+        finally:
+            await self._close()
 
     def __aiter__(self) -> AsyncIterator[ModelEvent]:
         return self
@@ -117,71 +90,74 @@ class Exchange:
         while not self._events:
             if self._failure is not None:
                 raise self._failure
-            if self._over:
+            if self._answer is not None:
                 raise StopAsyncIteration
             await self._more()
         return self._events.popleft()
 
+    async def _send(self) -> None:
+        self._reply = reply = await self._places.send(self._post)
+        if not 200 <= reply.status <= 299:
+            body = b""
+            while len(body) < BODY_BYTES_MAX and (received := await reply.read()):
+                body += received
+            raise self._refusing.by_status(reply.status, reply.headers, body, time.time())
+        packed = reply.headers.get("content-encoding", "identity")
+        if packed != "identity":
+            raise self._refusing.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
+
     async def _more(self) -> None:
+        assert self._reply is not None, "iterated without having been entered"
         try:
-            received = [await self._patience.wait(self._get.receive)]
-        except trio.EndOfChannel:
-            self._end()
-            return
-        try:
-            while True:
-                received.append(self._get.receive_nowait())
-        except (trio.WouldBlock, trio.EndOfChannel):
-            pass
-        try:
-            self._body.feed(b"".join(received))
+            received = await self._guarded(self._reply.read)
+            self._body.feed(received)
+            if self._reply.ended:
+                self._body.finish()
         except ModelFailure as failure:
-            # What came before it in the same read is told first.
+            # What came before it is told first; what is complete is an answer whatever came after it.
             self._failure = failure
         self._events += self._reader.take()
-        if self._reader.done:
-            self._answer()
+        if self._reader.done or self._reply.ended or self._failure is not None:
+            self._end()
 
     def _end(self) -> None:
-        """Nothing more comes. What is complete is an answer even if the connection broke after it."""
-        if self._error is None:
-            self._body.finish()
-            self._events += self._reader.take()
-        if not self._answer():
-            raise self._error or self._refusing.broke("the connection ended before the answer did")
+        try:
+            self._answer = self._reader.end()
+        except ModelFailure as failure:
+            self._failure = failure
+            return
+        if self._answer is not None:
+            self._failure = None
+            self._events.append(self._answer)
+        elif self._failure is None:
+            self._failure = self._refusing.broke("the connection ended before the answer did")
 
-    def _answer(self) -> bool:
-        answer = self._reader.end()
-        if answer is not None:
-            self._events.append(answer)
-            self._over = True
-        return answer is not None
+    async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do what waits for the network. Errors: ModelFailure."""
+        try:
+            return await self._patience.wait(step)
+        except ModelFailure:
+            raise
+        except Exception as error:
+            failure = self._places.failure(error, self._refusing)
+            if failure is None:
+                raise
+            raise failure from None
 
-    # In the task that reads.
-
-    async def _talk(self) -> None:
-        with self._give:
+    async def _read_tail(self) -> None:
+        """Read to the end of the HTTP message, so that its connection can be used again."""
+        assert self._reply is not None, "an answer came from a reply"
+        with trio.move_on_after(TAIL_SECONDS_MAX):
             try:
-                await self._send()
+                while not self._reply.ended:
+                    await self._reply.read()
             except Exception as error:
-                self._error = _failure(error, self._refusing)
-        self._read_all.set()
+                if self._places.failure(error, self._refusing) is None:
+                    raise
 
-    async def _send(self) -> None:
-        client = await self._client()
-        post = self._post
-        async with client.stream("POST", post.url, headers=post.headers, content=post.body) as response:
-            # We ask for no compression; a server that compresses all the same is understood.
-            packed = "content-encoding" in response.headers
-            chunks = response.aiter_bytes() if packed else response.aiter_raw()
-            if not response.is_success:
-                body = await _first(chunks, BODY_BYTES_MAX)
-                raise self._refusing.by_status(response.status_code, response.headers, body, time.time())
-            async for chunk in chunks:
-                try:
-                    self._give.send_nowait(chunk)
-                except trio.WouldBlock:
-                    await self._give.send(chunk)
+    async def _close(self) -> None:
+        if self._reply is not None:
+            await self._reply.aclose()
 
 
 class Body:
@@ -242,35 +218,44 @@ class Body:
             raise malformed(f"an answer of more than {WHOLE_BYTES_MAX} bytes")
 
 
-class Clients:
-    """One HTTP client for each place, made when it is first needed.
+class Places:
+    """A pool of connections for each place, made when it is first needed.
 
-    ``in_thread`` runs what takes long: importing the library and reading the certificates of the system.
+    ``in_thread`` runs what takes long: importing the library and reading the system's certificates.
     """
 
-    def __init__(
-        self, limits: RunLimits, in_thread: Callable[..., Awaitable["httpx2.AsyncClient"]] | None = None
-    ) -> None:
-        self._limits = limits
+    def __init__(self, connections_max: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
+        self._connections_max = connections_max
         self._in_thread = in_thread or trio.to_thread.run_sync
-        self._clients: dict[str, httpx2.AsyncClient] = {}
+        self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
 
-    async def get(self, base_url: str) -> "httpx2.AsyncClient":
-        """The client for a place."""
-        client = self._clients.get(base_url)
-        if client is not None:
-            return client
-        async with self._making:
-            if base_url not in self._clients:
-                self._clients[base_url] = await self._in_thread(_make_client, self._limits.active_max)
-            return self._clients[base_url]
+    async def send(self, post: Post) -> "Reply":
+        """Send a request. Errors: those that ``failure`` translates."""
+        place = post.url.partition("?")[0]
+        pool = self._pools.get(place) or await self._make(place)
+        from kheishd.providers.network import send
+
+        return await send(pool, post)
+
+    def failure(self, error: Exception, refusing: Refusing) -> ModelFailure | None:
+        """What sending or reading raised, as a failure; None if it is a fault of ours."""
+        from kheishd.providers.network import failure
+
+        return failure(error, refusing)
 
     async def aclose(self) -> None:
         """Close the connections that are kept."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.aclose()
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.aclose()
+
+    async def _make(self, place: str) -> "Pool":
+        async with self._making:
+            pool = self._pools.get(place)
+            if pool is None:
+                pool = self._pools[place] = await self._in_thread(_make_pool, place, self._connections_max)
+            return pool
 
 
 def host_of(url: str) -> str:
@@ -281,47 +266,7 @@ def host_of(url: str) -> str:
         return "the provider"
 
 
-def _make_client(connections_max: int) -> "httpx2.AsyncClient":
-    from http.cookiejar import CookieJar, DefaultCookiePolicy
+def _make_pool(place: str, connections_max: int) -> "Pool":
+    from kheishd.providers.network import make_pool
 
-    import httpx2
-
-    return httpx2.AsyncClient(
-        headers={"accept": "text/event-stream, application/json", "accept-encoding": "identity"},
-        # No cookie is kept: routes with different credentials may share a place.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS_MAX),
-        follow_redirects=False,
-        limits=httpx2.Limits(
-            max_connections=connections_max,
-            max_keepalive_connections=IDLE_CONNECTIONS_MAX,
-            keepalive_expiry=IDLE_SECONDS_MAX,
-        ),
-    )
-
-
-async def _first(chunks: AsyncIterator[bytes], size: int) -> bytes:
-    """The beginning of a body; the rest is not read."""
-    body = b""
-    async for chunk in chunks:
-        body += chunk
-        if len(body) >= size:
-            break
-    return body[:size]
-
-
-def _failure(error: Exception, refusing: Refusing) -> Exception:
-    """What the HTTP library raises, as a failure; anything else is a fault of ours and stays what it is."""
-    import httpx2
-
-    match error:
-        case httpx2.InvalidURL() | httpx2.UnsupportedProtocol() | httpx2.LocalProtocolError():
-            return refusing.broke(f"the request cannot be sent: {error}", "bad_request")
-        case httpx2.ConnectError() | httpx2.ConnectTimeout() | httpx2.ProxyError():
-            return refusing.broke(f"no connection: {error}")
-        case httpx2.DecodingError():
-            return refusing.broke(f"its compression cannot be read: {error}", "bad_response")
-        case httpx2.HTTPError() | httpx2.StreamError():
-            return refusing.broke(f"the connection broke: {error}")
-        case _:
-            return error
+    return make_pool(place, connections_max)
