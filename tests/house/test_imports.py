@@ -21,10 +21,10 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
 @pytest.mark.parametrize(
     ("module", "packages"),
     [
-        ("kheishctl.__main__", ("trio", "httpx2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
+        ("kheishctl.__main__", ("trio", "httpcore2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
         (
             "kheishd.__main__",
-            ("httpx2", "trio_websocket", "rich", "prompt_toolkit", "yaml", "asyncio", "kheishctl"),
+            ("httpcore2", "trio_websocket", "rich", "prompt_toolkit", "yaml", "asyncio", "kheishctl"),
         ),
         ("protocol.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
     ],
