@@ -1,20 +1,28 @@
-"""The trio face of the store: await an update, read a snapshot, sleep on a bell."""
+"""The trio face of the store: await an update, read a snapshot, sleep on a bell.
 
+What the writer thread has settled reaches the loop in one hop for each commit: those who wait are told,
+then the bells ring that the commit touched. A bell carries nothing; who hears it reads the store. So
+take the bell, then read, then sleep on it: a commit in between has rung it already.
+"""
+
+import logging
 import os
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import outcome
 import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def wall_clock_ms() -> int:
@@ -23,9 +31,9 @@ def wall_clock_ms() -> int:
 
 
 class Bell:
-    """Rings once, after the next commit that touches what it was taken for."""
+    """Rings once, at the next commit that touches what it was taken for."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("__weakref__", "_event")
 
     def __init__(self) -> None:
         self._event = trio.Event()
@@ -44,36 +52,85 @@ class Bell:
         return self._event.is_set()
 
 
+class _Rope(weakref.ref[Bell]):
+    """What the tower holds of a bell: enough to ring it, not enough to keep it when nobody else does."""
+
+    __slots__ = ("names",)
+    names: tuple[str, ...]
+
+
+class _Tower:
+    """The bells that have not rung, by the names they were taken for."""
+
+    def __init__(self) -> None:
+        self._ropes: dict[str, set[_Rope]] = {}
+
+    def hang(self, names: tuple[str, ...]) -> Bell:
+        """A new bell for these names."""
+        bell = Bell()
+        rope = _Rope(bell, self._take_down)
+        rope.names = names
+        for name in names:
+            self._ropes.setdefault(name, set()).add(rope)
+        return bell
+
+    def ring(self, name: str) -> None:
+        """Ring the bells that were taken for a name, and be done with them."""
+        for rope in self._ropes.pop(name, ()):
+            if len(rope.names) > 1:
+                self._take_down(rope)
+            bell = rope()
+            if bell is not None:
+                bell.ring()
+
+    def _take_down(self, rope: _Rope) -> None:
+        """A bell that nobody holds any more need not ring: who waits a moment and leaves, leaves nothing."""
+        for name in rope.names:
+            ropes = self._ropes.get(name)
+            if ropes is not None:
+                ropes.discard(rope)
+                if not ropes:
+                    del self._ropes[name]
+
+
 class State:
-    """The store, for tasks."""
+    """The store, for tasks. ``failed`` rings once the store will write no more: the daemon is to stop."""
 
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self.store = store
         self.now_ms = clock
-        self._bells: dict[str, list[Bell]] = {}
+        self.failed = Bell()
+        self._tower = _Tower()
 
     def new_id(self, prefix: str) -> str:
         """A fresh id; ids made later sort later, by the millisecond."""
         return make_id(prefix, self.now_ms(), os.urandom(10))
 
     def submit(self, fn: Callable[[Transaction], T], done: Callable[[Job[T]], None]) -> Job[T]:
-        """Queue an update; ``done`` gets its outcome, on the loop, once."""
+        """Queue an update; ``done`` gets its outcome, on the loop, once; never, if it was cancelled.
+
+        Errors: DaemonDraining once the store is closed.
+        """
         return self.store.submit(fn, self.now_ms(), done)
 
     async def update(self, fn: Callable[[Transaction], T]) -> T:
         """Run ``fn`` as one transaction; what it changed is on the disk when this returns.
 
+        ``fn`` takes a millisecond or less, has no effect but on its transaction, and may be run again.
         Can be cancelled while it is queued, not once it runs.
-        Errors: whatever ``fn`` raises (nothing was changed), StorageFull, StorageFailed.
+        Errors: whatever ``fn`` raises (then it changed nothing), StorageFull, StorageFailed.
         """
-        task = trio.lowlevel.current_task()
-        job = self.submit(fn, lambda job: trio.lowlevel.reschedule(task, outcome.Value(job)))
+        job = self.store.submit(fn, self.now_ms(), current_task())
 
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            return trio.lowlevel.Abort.SUCCEEDED if job.cancel() else trio.lowlevel.Abort.FAILED
+        def abort(_: Any) -> Abort:
+            return Abort.SUCCEEDED if job.cancel() else Abort.FAILED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        return job.unwrap()
+        await wait_task_rescheduled(abort)
+        try:
+            return job.unwrap()
+        finally:
+            # The traceback of an error holds this frame; let it not hold the error in turn.
+            del job
 
     def read(self) -> Snapshot:
         """A snapshot, for ``with``; never hold one across an ``await``."""
@@ -81,18 +138,26 @@ class State:
 
     def bell(self, *names: str) -> Bell:
         """A bell for these tables and streams (``stream:<name>``). Take it before reading."""
-        bell = Bell()
-        for name in names:
-            self._bells.setdefault(name, []).append(bell)
-        return bell
+        return self._tower.hang(names)
 
     def settle(self, group: Group) -> None:
-        """Tell those who wait for a group, then ring its bells."""
+        """Tell those who wait for a group, then ring its bells. On the loop, in the order of commits."""
         for job in group.jobs:
-            job.tag(job)
+            told = job.tag
+            if type(told) is Task:
+                reschedule(told)
+            else:
+                _tell(told, job)
         for name in group.rung:
-            for bell in self._bells.pop(name, ()):
-                bell.ring()
+            self._tower.ring(name)
+
+
+def _tell(done: Callable[[Job[Any]], None], job: Job[Any]) -> None:
+    """One who cannot bear an outcome leaves the others unharmed."""
+    try:
+        done(job)
+    except Exception:
+        log.exception("an update's outcome could not be delivered")
 
 
 @asynccontextmanager
@@ -104,18 +169,32 @@ async def open_state(
     scrub: Scrub | None = None,
     threaded: bool = True,
 ) -> AsyncIterator[State]:
-    """The state in ``directory``; closes when left, after what is queued is done."""
+    """The state in ``directory``; closes when left, after what is queued is done and told.
+
+    Errors: StoreUnusable.
+    """
     token = trio.lowlevel.current_trio_token()
     state: State
 
     def on_group(group: Group) -> None:
-        token.run_sync_soon(state.settle, group)
+        # Where the loop is gone there is nobody left to tell.
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(state.settle, group)
 
-    store = Store.open(directory, on_group=on_group, scrub=scrub, threaded=threaded, version=version)
+    def on_failure(reason: str) -> None:
+        log.critical("the store failed and writes no more: %s", reason)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(state.failed.ring)
+
+    store = Store.open(
+        directory, on_group=on_group, on_failure=on_failure, scrub=scrub, threaded=threaded, version=version
+    )
     state = State(store, clock)
     try:
         yield state
     finally:
         store.close()
         with trio.CancelScope(shield=True):
-            await trio.lowlevel.checkpoint()
+            told = trio.Event()
+            token.run_sync_soon(told.set)
+            await told.wait()

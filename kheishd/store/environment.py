@@ -1,57 +1,117 @@
-"""What is inside a transaction: snapshots to read, transactions to write."""
+"""What is inside: the environment with its tables, snapshots to read it, transactions to write it."""
 
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from kheishd.store.journal import HASH_BYTES, NO_HASH, STREAM_BELL, link
+from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
-from protocol.errors import UpdateTooLarge
+from protocol.errors import DaemonDraining, UpdateTooLarge
 from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event, encode_line
 from protocol.limits import UPDATE_BYTES_MAX
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 V = TypeVar("V")
 Scrub = Callable[[bytes], bytes]
+"""Takes secrets out of a journal line. Gives the line itself where there are none."""
+Handle = Any
+"""LMDB's own handle of a named table."""
+DATA = "data.mdb"
+"""The file that holds everything, as LMDB calls it."""
+
+
+class Readers:
+    """The snapshots that are open, so that nothing is closed under them.
+
+    Closing an LMDB environment while a thread is inside it can crash the interpreter.
+    """
+
+    __slots__ = ("_idle", "_open", "closing")
+
+    def __init__(self) -> None:
+        self._open: dict[Snapshot, int] = {}
+        self._idle = threading.Event()
+        self.closing = False
+
+    def enter(self, snapshot: "Snapshot") -> None:
+        """Errors: DaemonDraining once closing."""
+        if self.closing:
+            raise DaemonDraining("the store is closed")
+        self._open[snapshot] = threading.get_ident()
+
+    def leave(self, snapshot: "Snapshot") -> None:
+        """The snapshot is no longer open."""
+        self._open.pop(snapshot, None)
+        if self.closing and not self._open:
+            self._idle.set()
+
+    def drain(self, seconds: float) -> bool:
+        """Let nobody in, end this thread's snapshots, wait for other threads'; whether all are closed."""
+        self.closing = True
+        for snapshot, thread in list(self._open.items()):
+            if thread == threading.get_ident():
+                snapshot.close()
+        return not self._open or self._idle.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An open LMDB environment, the handles of its tables, and what it says about itself."""
+
+    directory: "Path"
+    lmdb: lmdb.Environment
+    handles: dict[Table[Any], Handle]
+    identity: str
+    readers: Readers = field(default_factory=Readers)
 
 
 class Snapshot:
     """The store as it is at one moment. Short, on one thread, never held across an ``await``."""
 
-    __slots__ = ("_dbs", "_env", "_last", "_txn")
+    __slots__ = ("_environment", "_handles", "_last", "_txn")
 
-    def __init__(self, env: lmdb.Environment, dbs: dict[Table[Any], Any]) -> None:
-        self._env = env
-        self._dbs = dbs
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._handles = environment.handles
         self._last: int | None = None
         self._txn: lmdb.Transaction[bytes]
 
     def __enter__(self) -> "Self":
-        self._txn = self._env.begin()
+        self._environment.readers.enter(self)
+        self._txn = self._environment.lmdb.begin()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it; what still iterates over it fails."""
         self._txn.abort()
+        self._environment.readers.leave(self)
 
     @property
     def last_cursor(self) -> int:
         """The newest cursor of the journal; 0 if there is none."""
         if self._last is None:
-            with self._txn.cursor(self._dbs[CURSORS]) as cursor:
+            with self._txn.cursor(self._handles[CURSORS]) as cursor:
                 self._last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
         return self._last
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """The value at ``key``, or None."""
-        stored = self._txn.get(table.pack(key), None, self._dbs[table])
+        stored = self._txn.get(table.pack(key), None, self._handles[table])
         return None if stored is None else table.decode(stored)
 
     def count(self, table: Table[Any]) -> int:
         """How many rows a table has, without counting them."""
-        return self._txn.stat(self._dbs[table])["entries"]
+        return self._txn.stat(self._handles[table])["entries"]
 
     def scan(
         self, table: Table[V], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
@@ -88,7 +148,7 @@ class Snapshot:
 
     def entry(self, stream: str, cursor: int) -> tuple[bytes, bytes] | None:
         """The chain's hash and the line at one cursor, or None."""
-        stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._dbs[JOURNAL])
+        stored = self._txn.get(JOURNAL.pack((stream, cursor)), None, self._handles[JOURNAL])
         return None if stored is None else (stored[:HASH_BYTES], stored[HASH_BYTES:])
 
     def head(self, stream: str) -> tuple[int, bytes]:
@@ -101,7 +161,7 @@ class Snapshot:
     def _rows(
         self, table: Table[Any], prefix: bytes, start: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
-        with self._txn.cursor(self._dbs[table]) as cursor:
+        with self._txn.cursor(self._handles[table]) as cursor:
             found = _before(cursor, prefix, start) if reverse else _beyond(cursor, prefix, start)
             if not found:
                 return
@@ -133,37 +193,59 @@ def _successor(prefix: bytes) -> bytes | None:
 
 
 class Transaction(Snapshot):
-    """What an update function gets: reads see its own writes; all of them are kept, or none."""
+    """What an update function gets: reads see its own writes; all of them are kept, or none.
 
-    __slots__ = ("_bytes", "_heads", "_scrub", "now_ms", "rung")
+    It is the writer's: one may serve several update functions, one after another.
+    """
+
+    __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_scrub", "now_ms", "rung")
 
     def __init__(
-        self,
-        env: lmdb.Environment,
-        dbs: dict[Table[Any], Any],
-        txn: "lmdb.Transaction[bytes]",
-        now_ms: int,
-        scrub: Scrub | None,
+        self, environment: Environment, txn: "lmdb.Transaction[bytes]", heads: Heads, scrub: Scrub | None
     ) -> None:
-        super().__init__(env, dbs)
+        super().__init__(environment)
         self._txn = txn
+        self._heads = heads
         self._scrub = scrub
+        self._journal = self._handles[JOURNAL]
+        self._cursors = self._handles[CURSORS]
         self._bytes = 0
-        self._heads: dict[str, tuple[int, bytes]] = {}
-        self.now_ms = now_ms
+        self.now_ms = 0
         self.rung: set[str] = set()
 
+    def turn(self, now_ms: int) -> None:
+        """The next update function's turn."""
+        self.now_ms = now_ms
+        self._bytes = 0
+
+    @property
+    def wrote(self) -> bool:
+        """Whether the update function whose turn it is has written anything."""
+        return self._bytes > 0
+
+    @property
+    def last_cursor(self) -> int:
+        """The newest cursor of the journal, this transaction's own included; 0 if there is none."""
+        newest = self._heads.last
+        if newest is None:
+            self._last = None
+            newest = self._heads.last = super().last_cursor
+        return newest
+
     def put(self, table: Table[V], *key: KeyPart, value: V) -> None:
-        """Write a row. Errors: UpdateTooLarge over 256 KiB a transaction."""
-        packed, stored = table.pack(key), table.encode(value)
+        """Write a row. Errors: UpdateTooLarge over 256 KiB an update."""
+        packed = table.pack(key)
+        stored = table.encode(value)
         self._charge(len(packed) + len(stored))
-        self._txn.put(packed, stored, True, True, False, self._dbs[table])
+        self._txn.put(packed, stored, True, True, False, self._handles[table])
         self.rung.add(table.name)
 
     def delete(self, table: Table[Any], *key: KeyPart) -> bool:
         """Remove a row; whether there was one."""
+        packed = table.pack(key)
+        self._charge(len(packed))
         self.rung.add(table.name)
-        return self._txn.delete(table.pack(key), b"", self._dbs[table])
+        return self._txn.delete(packed, b"", self._handles[table])
 
     def append(
         self,
@@ -180,7 +262,7 @@ class Transaction(Snapshot):
         """Add an event to a stream; gives the envelope, with the cursor it got, and the event as stored.
 
         The two are what a record is to be folded from: secrets were scrubbed out of them.
-        Errors: UpdateTooLarge over 256 KiB a transaction.
+        Errors: UpdateTooLarge over 256 KiB an update.
         """
         envelope = Envelope(
             cursor=self.last_cursor + 1,
@@ -193,27 +275,37 @@ class Transaction(Snapshot):
             cause=cause,
         )
         line = encode_line(envelope, event)
-        kept = line if self._scrub is None else self._scrub(line)
+        if self._scrub is None:
+            self._append(stream, envelope.cursor, line)
+            return envelope, event
+        kept = self._scrub(line)
         self._append(stream, envelope.cursor, kept)
-        if kept is line or kept == line:
+        if kept == line:
             return envelope, event
         stored = decode_event(kept)
         assert not isinstance(stored, Unknown), "scrubbing leaves an event what it is"
         return decode_envelope(kept), stored
 
     def _append(self, stream: str, cursor: int, line: bytes) -> None:
-        newest, previous = self._heads.get(stream) or self.head(stream)
-        assert cursor > newest, "the journal's cursor must rise"
-        digest = link(previous, line)
-        self._charge(len(stream) + 8 + HASH_BYTES + len(line))
-        key = JOURNAL.pack((stream, cursor))
-        fresh = self._txn.put(key, digest + line, True, False, False, self._dbs[JOURNAL])
-        risen = self._txn.put(CURSORS.pack((cursor,)), stream.encode(), True, False, True, self._dbs[CURSORS])
+        """The one place where the journal grows."""
+        heads = self._heads
+        head = heads.streams.get(stream) or self._find(stream)
+        assert cursor > head.cursor, "the journal's cursor must rise"
+        digest = sha256(head.digest + line).digest()
+        number = cursor.to_bytes(8, "big")
+        entry = digest + line
+        self._charge(len(entry) + 64)
+        fresh = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
+        risen = self._txn.put(number, head.name, True, False, True, self._cursors)
         assert fresh, "an entry is written once"
         assert risen, "a cursor is given once"
-        self._heads[stream] = (cursor, digest)
-        self._last = cursor
-        self.rung.update((JOURNAL.name, CURSORS.name, STREAM_BELL + stream))
+        head.cursor = heads.last = cursor
+        head.digest = digest
+        self.rung.update((JOURNAL.name, CURSORS.name, head.bell))
+
+    def _find(self, stream: str) -> Head:
+        head = self._heads.streams[stream] = Head(stream, *self.head(stream))
+        return head
 
     def _charge(self, size: int) -> None:
         self._bytes += size

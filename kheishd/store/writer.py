@@ -1,83 +1,58 @@
-"""The writer: one thread that runs update functions in order, a group of them to a commit."""
+"""The store's face, and the one thread that writes.
+
+Update functions queue up while a commit is on its way to the disk; the next commit takes all of them, up
+to 256. So the busier the store, the less each update costs, and a lonely one waits for nobody.
+"""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import lmdb
-
+from kheishd.store.backup import BACKUP_SECONDS_MAX, write_backup
+from kheishd.store.commit import Committer, Group, Job, Outcome
 from kheishd.store.environment import Scrub, Snapshot, Transaction
-from kheishd.store.tables import TABLES, Table
+from kheishd.store.opening import MAP_BYTES, open_environment
+from kheishd.store.upgrades import SCHEMA
+from protocol.errors import DaemonDraining
 from protocol.limits import UPDATE_GROUP_MAX
 
+__all__ = ["Group", "Job", "Outcome", "Store"]
+
 T = TypeVar("T")
-MAP_BYTES = 1 << 40
 
-
-class Job(Generic[T]):
-    """One update on its way, and afterwards its own outcome: ``value``, or ``error`` if that is set."""
-
-    __slots__ = ("_queued", "_store", "error", "fn", "now_ms", "tag", "value")
-
-    def __init__(self, fn: Callable[[Transaction], T], now_ms: int, store: "Store", tag: Any = None) -> None:
-        self.fn = fn
-        self.now_ms = now_ms
-        self.tag = tag
-        self.error: Exception | None = None
-        self.value: T
-        self._store = store
-        self._queued = True
-
-    def cancel(self) -> bool:
-        """Take the update back while it is queued; whether that came in time."""
-        with self._store.lock:
-            queued, self._queued = self._queued, False
-        return queued
-
-    def take(self) -> bool:
-        """Claim the job for running; the store's lock is held."""
-        queued, self._queued = self._queued, False
-        return queued
-
-    def unwrap(self) -> T:
-        """The value; raises the error if there is one."""
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-Outcome = Job
-"""What an update came to: the job itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Jobs that were settled together, and the bells to ring."""
-
-    jobs: list[Job[Any]]
-    rung: frozenset[str]
+# Other threads' snapshots are microseconds long; a backup ends at its next piece.
+READERS_SECONDS = 10.0
 
 
 class Store:
     """An ordered map of tables with serialised transactions, snapshots and bells."""
 
+    schema = SCHEMA
+
     def __init__(
-        self, env: lmdb.Environment, on_group: Callable[[Group], None], scrub: Scrub | None, threaded: bool
+        self,
+        directory: Path,
+        *,
+        on_group: Callable[[Group], None],
+        on_failure: Callable[[str], None],
+        scrub: Scrub | None,
+        threaded: bool,
+        version: str,
+        map_bytes: int,
     ) -> None:
-        self.lock = threading.Lock()
-        self._env = env
-        self._dbs: dict[Table[Any], Any] = {}
+        self._opened = open_environment(directory, version=version, map_bytes=map_bytes)
+        self._environment = self._opened.environment
+        self._committer = Committer(self._environment, scrub)
         self._on_group = on_group
-        self._scrub = scrub
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        with env.begin(write=True) as txn:
-            for table in TABLES:
-                self._dbs[table] = env.open_db(table.name.encode(), txn)
-        self._thread = threading.Thread(target=self._write, name="store-writer") if threaded else None
-        if self._thread is not None:
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
             self._thread.start()
 
     @classmethod
@@ -86,80 +61,110 @@ class Store:
         directory: Path,
         *,
         on_group: Callable[[Group], None],
+        on_failure: Callable[[str], None] = lambda reason: None,
         scrub: Scrub | None = None,
         threaded: bool = True,
         version: str,
+        map_bytes: int = MAP_BYTES,
     ) -> "Store":
-        """Open the store in ``directory``, making it if there is none."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        env = lmdb.open(
-            str(directory),
-            map_size=MAP_BYTES,
-            max_dbs=64,
-            max_readers=512,
-            max_spare_txns=8,
-            readahead=False,
-            mode=0o600,
+        """Open the store in ``directory``, making it if there is none.
+
+        ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread.
+        Without ``threaded`` an update is done, and told, when ``submit`` returns.
+        Errors: StoreUnusable.
+        """
+        return cls(
+            directory,
+            on_group=on_group,
+            on_failure=on_failure,
+            scrub=scrub,
+            threaded=threaded,
+            version=version,
+            map_bytes=map_bytes,
         )
-        return cls(env, on_group, scrub, threaded)
+
+    @property
+    def directory(self) -> Path:
+        """Where it is."""
+        return self._environment.directory
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from every other: 32 hexadecimal digits, given when it was made."""
+        return self._environment.identity
+
+    @property
+    def full(self) -> bool:
+        """Whether the newest write was refused for want of room."""
+        return self._committer.full
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written any more, for good; None while all is well."""
+        return self._committer.failure
 
     def submit(self, fn: Callable[[Transaction], T], now_ms: int, tag: Any = None) -> Job[T]:
-        """Queue an update. Its outcome comes with its group; ``tag`` is the caller's own."""
-        job = Job(fn, now_ms, self, tag)
+        """Queue an update. Its outcome comes with its group; ``tag`` is the caller's own.
+
+        ``fn`` takes a millisecond or less, has no effect but on its transaction, and may be run again.
+        Errors: DaemonDraining once closed; all others are the job's.
+        """
+        if self._closed:
+            raise DaemonDraining("the store is closed")
+        job = Job(fn, now_ms, self._lock, tag)
         if self._thread is None:
             job.take()
-            self._commit([job])
+            self._settle([job])
         else:
             self._queue.put(job)
         return job
 
     def read(self) -> Snapshot:
         """A snapshot, to be entered with ``with``."""
-        return Snapshot(self._env, self._dbs)
+        return Snapshot(self._environment)
 
     def set_scrub(self, scrub: Scrub | None) -> None:
         """From the next append on, pass each line through ``scrub`` before it is hashed."""
-        self._scrub = scrub
+        self._committer.scrub = scrub
+
+    def backup(self, directory: Path, *, timeout_s: float = BACKUP_SECONDS_MAX) -> int:
+        """Copy the store, as it is now, to a new directory; gives its newest cursor. From any thread.
+
+        Errors: PathRefused, also when it is late, StorageFull, DaemonDraining; then nothing is left there.
+        """
+        return write_backup(self._environment, directory, timeout_s)
 
     def close(self) -> None:
-        """Finish what is queued and close."""
+        """Finish what is queued and close. Open snapshots of this thread end, other threads' are awaited."""
+        if self._closed:
+            return
+        self._closed = True
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
-        self._env.close()
+        # Where a reader does not end, the environment stays open: better than to pull it away.
+        if self._environment.readers.drain(READERS_SECONDS):
+            self._opened.close()
 
     def _write(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
+        queue, settle = self._queue, self._settle
+        while (first := queue.get()) is not None:
             jobs = [first]
-            while len(jobs) < UPDATE_GROUP_MAX and not self._queue.empty():
-                job = self._queue.get()
+            for _ in range(min(queue.qsize(), UPDATE_GROUP_MAX - 1)):
+                job = queue.get()
                 if job is None:
-                    self._queue.put(None)
+                    # Nothing is submitted after the end, so it comes right after this group.
+                    queue.put(None)
                     break
                 jobs.append(job)
-            with self.lock:
+            with self._lock:
                 jobs = [job for job in jobs if job.take()]
             if jobs:
-                self._commit(jobs)
+                settle(jobs)
 
-    def _commit(self, jobs: list[Job[Any]]) -> None:
-        rung: set[str] = set()
-        with self._env.begin(write=True) as txn:
-            for job in jobs:
-                self._run(job, txn, rung)
-        self._on_group(Group(jobs, frozenset(rung)))
-
-    def _run(self, job: Job[Any], parent: "lmdb.Transaction[bytes]", rung: set[str]) -> None:
-        child = self._env.begin(write=True, parent=parent)
-        transaction = Transaction(self._env, self._dbs, child, job.now_ms, self._scrub)
-        try:
-            job.value = job.fn(transaction)
-        except Exception as error:
-            child.abort()
-            job.error = error
-        else:
-            child.commit()
-            rung |= transaction.rung
+    def _settle(self, jobs: list[Job[Any]]) -> None:
+        failed = self._committer.failure
+        rung = self._committer.settle(jobs)
+        self._on_group(Group(jobs, rung))
+        if failed is None and self._committer.failure is not None:
+            self._on_failure(self._committer.failure)

@@ -1,0 +1,232 @@
+"""Group commit: update functions run in order in one LMDB transaction, and one commit for all of them.
+
+How a group is settled:
+
+1. All run in one transaction, one after another, and it is committed. This is nearly always all.
+2. One that raises before it wrote anything takes nothing back; it just has its error.
+3. One that raises after it wrote: the transaction is taken back, and all run again, each in a nested
+   transaction of its own, so that the one takes back only itself. Nesting costs as much as a small update
+   itself (every page touched is copied), which is why it is not the first thing tried.
+4. The disk is full: nothing was changed; each runs again in a transaction and a commit of its own, and
+   learns its own fate.
+5. The disk failed in any other way: it is not known what is on it. Nothing is written any more, by
+   anybody; the daemon is to stop, and to start again from what the disk really holds.
+
+Nobody is told anything before the commit: what one refused may rest on what another did in the group.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import lmdb
+
+from kheishd.store.environment import DATA, Environment, Scrub, Transaction
+from kheishd.store.journal import Heads
+from protocol.errors import StorageFailed, StorageFull
+from protocol.limits import UPDATE_BYTES_MAX, UPDATE_GROUP_MAX
+
+T = TypeVar("T")
+
+# No room: on the disk, in the user's quota, in the largest file that may be, in the map.
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# Not the disk's fault and not for good: too little memory, too much in one transaction, an update
+# function that went on after an error. Whoever was in the transaction gets the error itself.
+_PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
+# The most that one commit writes: everything its members may, and as much again for the pages between.
+_COMMIT_BYTES = 2 * UPDATE_GROUP_MAX * UPDATE_BYTES_MAX
+
+
+class Job(Generic[T]):
+    """One update on its way, and afterwards its own outcome: ``value``, or ``error`` if that is set."""
+
+    __slots__ = ("_lock", "_queued", "error", "fn", "now_ms", "tag", "value")
+
+    def __init__(
+        self, fn: Callable[[Transaction], T], now_ms: int, lock: threading.Lock, tag: Any = None
+    ) -> None:
+        self.fn = fn
+        self.now_ms = now_ms
+        self.tag = tag
+        self.error: BaseException | None = None
+        self.value: T
+        self._lock = lock
+        self._queued = True
+
+    def cancel(self) -> bool:
+        """Take the update back while it is queued; whether that came in time. Then no outcome follows."""
+        with self._lock:
+            return self.take()
+
+    def take(self) -> bool:
+        """Claim the job, to run it or to drop it, for whoever holds the lock; whether it was free."""
+        queued, self._queued = self._queued, False
+        return queued
+
+    def unwrap(self) -> T:
+        """The value; raises the error if there is one."""
+        error = self.error
+        if error is None:
+            return self.value
+        try:
+            raise error
+        finally:
+            # The error's traceback holds this frame: were it to hold the error, they would be a cycle.
+            del error, self
+
+
+Outcome = Job
+"""What an update came to: the job itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Jobs that were settled together, and the bells to ring: tables' names, ``stream:<name>``."""
+
+    jobs: list[Job[Any]]
+    rung: frozenset[str]
+
+
+class _TakeBack(Exception):
+    """One of several updates raised after it had written."""
+
+
+class Committer:
+    """Settles groups, on one thread. ``full`` and ``failure`` say how writing goes."""
+
+    def __init__(self, environment: Environment, scrub: Scrub | None) -> None:
+        self.scrub = scrub
+        self.full = False
+        self.failure: str | None = None
+        self._environment = environment
+        self._heads = Heads()
+
+    def settle(self, jobs: list[Job[Any]]) -> frozenset[str]:
+        """Run the jobs and commit what they did: each then has its value or its error.
+
+        Shape: the bells to ring.
+        """
+        if self.failure is not None:
+            return _refuse(jobs, StorageFailed)
+        try:
+            rung = self._commit(jobs)
+        except lmdb.Error as error:
+            return self._trouble(jobs, error)
+        if rung:
+            self.full = False
+        return frozenset(rung)
+
+    def _trouble(self, jobs: list[Job[Any]], error: lmdb.Error) -> frozenset[str]:
+        full = _is_full(error, self._environment.directory)
+        if not full and not isinstance(error, _PASSING):
+            self.failure = f"the disk refused a write: {error}"
+            return _refuse(jobs, StorageFailed)
+        if len(jobs) > 1:
+            return frozenset().union(*(self.settle([job]) for job in jobs))
+        self.full = full
+        jobs[0].error = StorageFull() if full else error
+        return frozenset()
+
+    def _commit(self, jobs: list[Job[Any]]) -> set[str]:
+        self._heads.bound()
+        try:
+            return self._together(jobs)
+        except _TakeBack:
+            return self._nested(jobs)
+
+    def _together(self, jobs: list[Job[Any]]) -> set[str]:
+        txn = self._environment.lmdb.begin(write=True)
+        try:
+            transaction = Transaction(self._environment, txn, self._heads, self.scrub)
+            for job in jobs:
+                if not self._run(job, transaction):
+                    if len(jobs) > 1:
+                        raise _TakeBack
+                    transaction.rung.clear()
+                    self._take_back(txn)
+                    return transaction.rung
+            txn.commit()
+            return transaction.rung
+        except BaseException:
+            self._take_back(txn)
+            raise
+
+    def _nested(self, jobs: list[Job[Any]]) -> set[str]:
+        begin = self._environment.lmdb.begin
+        parent = begin(write=True)
+        rung: set[str] = set()
+        try:
+            for job in jobs:
+                child = begin(write=True, parent=parent)
+                transaction = Transaction(self._environment, child, self._heads, self.scrub)
+                if self._run(job, transaction):
+                    child.commit()
+                    rung |= transaction.rung
+                else:
+                    self._take_back(child)
+            parent.commit()
+        except BaseException:
+            self._take_back(parent)
+            raise
+        return rung
+
+    def _take_back(self, txn: "lmdb.Transaction[bytes]") -> None:
+        txn.abort()
+        self._heads.forget()
+
+    def _run(self, job: Job[Any], transaction: Transaction) -> bool:
+        """Run one job; whether what it wrote, if anything, may be kept.
+
+        Errors: lmdb.Error where the trouble is not this job's own.
+        """
+        transaction.turn(job.now_ms)
+        job.error = None
+        try:
+            job.value = job.fn(transaction)
+        except lmdb.Error as error:
+            if isinstance(error, lmdb.PanicError | _PASSING) or _is_full(error, self._environment.directory):
+                raise
+            job.error = error
+            return False
+        except BaseException as error:
+            # Whatever it is, it is this job's: the writer goes on.
+            job.error = error
+            return not transaction.wrote
+        return True
+
+
+def _refuse(jobs: list[Job[Any]], refusal: type[StorageFailed]) -> frozenset[str]:
+    for job in jobs:
+        job.error = refusal()
+    return frozenset()
+
+
+def _is_full(error: lmdb.Error, directory: Path) -> bool:
+    """Whether an error says that there is no room.
+
+    LMDB calls a write that was cut short an I/O error, and the last write that a full disk takes is cut
+    short. So where LMDB says that, the disk is asked.
+    """
+    if isinstance(error, lmdb.MapFullError) or error.code in _FULL:
+        return True
+    return error.code == errno.EIO and not _has_room(directory)
+
+
+def _has_room(directory: Path) -> bool:
+    """Whether the data file could grow by what one commit writes."""
+    probe = directory / f".room-{os.getpid()}"
+    try:
+        size = (directory / DATA).stat().st_size
+        descriptor = os.open(probe, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, size, _COMMIT_BYTES)
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+    except OSError as error:
+        return error.errno not in _FULL
+    return True

@@ -1,0 +1,43 @@
+"""What was ever changed in how the store is laid out, in order; each once, each in one transaction.
+
+An upgrade may add tables and rewrite records and indexes. It never rewrites journal lines: those are read
+in every shape they ever had.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import lmdb
+
+from kheishd.store.tables import META, TABLES
+
+Upgrade = Callable[[lmdb.Environment, "lmdb.Transaction[bytes]"], None]
+
+SCHEMA_KEY = META.pack(("schema",))
+VERSION_KEY = META.pack(("version",))
+IDENTITY_KEY = META.pack(("identity",))
+
+
+def u001_first_tables(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+    """The tables of the first version."""
+    for table in TABLES:
+        env.open_db(table.name.encode(), txn)
+
+
+UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables,)
+SCHEMA: Final = len(UPGRADES)
+"""The schema that this version reads and writes."""
+
+
+def upgrade(env: lmdb.Environment, schema: int, version: str) -> None:
+    """Bring a store from ``schema`` (0: nothing is there yet) to the present one, a step at a time.
+
+    Each step is committed with its number: where it ends early, the next start goes on from there.
+    Errors: lmdb.Error.
+    """
+    for number, step in enumerate(UPGRADES[schema:], schema + 1):
+        with env.begin(write=True) as txn:
+            step(env, txn)
+            meta = env.open_db(META.name.encode(), txn)
+            txn.put(SCHEMA_KEY, str(number).encode(), db=meta)
+            txn.put(VERSION_KEY, version.encode(), db=meta)
