@@ -38,6 +38,10 @@ class Server:
         """How many there are."""
         return len(self._live)
 
+    def connected(self) -> list[Connection]:
+        """Those that there are now."""
+        return list(self._live)
+
     @property
     def subscriptions(self) -> int:
         """How many are followed."""
@@ -92,7 +96,7 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Answer what is open and close every connection, within ``seconds``."""
-        for connection in list(self._live):
+        for connection in self.connected():
             connection.stop("shutdown")
         with trio.move_on_after(seconds):
             while self._live:
@@ -103,7 +107,7 @@ class Server:
         state = self.shared.dispatcher.state
         while True:
             bell = state.bell(TOKENS.name)
-            self._check_tokens([held for held in self._live if held.caller.token_id is not None])
+            self._check_tokens([held for held in self.connected() if held.caller.token_id is not None])
             await bell.wait()
 
     def _check_tokens(self, connections: list[Connection]) -> None:

@@ -1,0 +1,337 @@
+"""From requests to answers, through a real socket and a real store."""
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio.testing
+
+from kheishd.kernel.call import Caller
+from kheishd.objects import rpc
+from kheishd.server.dispatch import Dispatcher
+from protocol.errors import (
+    AlreadyShown,
+    DaemonDraining,
+    IdempotencyConflict,
+    InternalError,
+    InvalidParams,
+    MethodNotFound,
+    Refusal,
+    RequestCancelled,
+    RunAlreadyEnded,
+    ScopeMissing,
+)
+from protocol.events import DAEMON_STREAM
+from protocol.limits import IDEMPOTENCY_KEPT_MS
+from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
+from tests.support.toys import Toys
+
+
+class Clock:
+    """A wall clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+def toys() -> Toys:
+    """The handlers, and what they do."""
+    return Toys()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time of day of the server."""
+    return Clock()
+
+
+@pytest.fixture
+async def server(tmp_path: Path, toys: Toys, clock: Clock) -> AsyncIterator[RpcServer]:
+    """A server of the toys and of rpc.*."""
+    async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS], clock=clock) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: RpcServer) -> Client:
+    """A connection to it."""
+    return await server.connect()
+
+
+async def refused(client: Client, method: str, **params: Any) -> Refusal:
+    """The refusal that a call is answered with."""
+    with pytest.raises(Refusal) as caught:
+        await client.call(method, **params)
+    return caught.value
+
+
+def events(server: RpcServer) -> int:
+    """How many events the daemon's stream has."""
+    with server.state.read() as store:
+        return sum(1 for _ in store.entries(DAEMON_STREAM))
+
+
+async def test_a_query_is_answered(client: Client) -> None:
+    """With its params decoded and defaults filled in."""
+    assert await client.call("toy.echo", value=[1, {"a": None}]) == {
+        "value": [1, {"a": None}],
+        "size": 0,
+        "items": [],
+    }
+
+
+async def test_params_may_be_left_out(client: Client) -> None:
+    """Where none are required."""
+    await client.send({"jsonrpc": "2.0", "id": "x", "method": "toy.read"})
+    assert await client.read() == {"jsonrpc": "2.0", "id": "x", "result": True}
+
+
+@pytest.mark.parametrize("sent", [b"1.0", b"-0", b'"\\u00e9"', b"null", b"123456789012345678901234567890"])
+async def test_an_id_comes_back_as_it_was_sent(client: Client, sent: bytes) -> None:
+    """To the byte, whatever it is."""
+    await client.send(b'{"jsonrpc":"2.0","id":%b,"method":"toy.read"}' % sent)
+    assert await client.line() == b'{"jsonrpc":"2.0","id":%b,"result":true}' % sent
+
+
+async def test_an_unknown_method_names_the_nearest(client: Client) -> None:
+    """If there is one."""
+    refusal = await refused(client, "toy.ecko")
+    assert type(refusal) is MethodNotFound
+    assert refusal.hint == "did you mean 'toy.echo'?"
+    assert (await refused(client, "something.else")).hint is None
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"size": "1"}, "$.params.size"),
+        ({"size": -1}, "$.params.size"),
+        ({"items": [{"a": 1}, {"b": None}]}, "$.params.items[1][...]"),
+        ({"sise": 1}, "$.params.sise"),
+    ],
+)
+async def test_wrong_params_are_named_by_path(client: Client, params: dict[str, Any], field: str) -> None:
+    """Wrongly typed, out of range, nested, unknown."""
+    refusal = await refused(client, "toy.echo", **params)
+    assert type(refusal) is InvalidParams
+    assert refusal.number == -32602
+    assert refusal.field == field
+
+
+async def test_a_missing_param_is_named(client: Client) -> None:
+    """By the path where it should have been."""
+    assert (await refused(client, "toy.keep")).field == "$.params.value"
+
+
+async def test_a_fault_harms_nobody_else(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered as -32603 without details; the connection and its neighbours go on."""
+    with caplog.at_level(logging.ERROR):
+        refusal = await refused(client, "toy.broken")
+    assert type(refusal) is InternalError
+    assert "nobody's business" not in refusal.message
+    assert "nobody's business" in caplog.text
+    assert await client.call("toy.read") is True
+
+
+async def test_a_scope_is_needed(server: RpcServer, client: Client) -> None:
+    """Before the params are even looked at."""
+    (connection,) = server.server.connected()
+    connection.caller = Caller("token:t", frozenset(("read",)))
+    refusal = await refused(client, "toy.admin", nonsense=True)
+    assert type(refusal) is ScopeMissing
+    assert refusal.hint == "admin"
+    assert await client.call("toy.read") is True
+    assert await client.call("toy.echo") is not None
+
+
+async def test_a_request_that_waits_lets_others_pass(client: Client, toys: Toys) -> None:
+    """Answers may come in any order."""
+    waiting = await client.request("toy.wait", value="late")
+    assert await client.call("toy.read") is True
+    toys.gate.set()
+    assert await client.answer(waiting) == "late"
+
+
+async def test_a_refusal_from_within_a_nursery_is_told(client: Client) -> None:
+    """Although the nursery wraps it in a group."""
+    refusal = await refused(client, "toy.refuse")
+    assert type(refusal) is RunAlreadyEnded
+    assert refusal.message == "from within a nursery"
+
+
+async def test_a_mutation_is_on_the_disk_when_it_answers(server: RpcServer, client: Client) -> None:
+    """The event is there, with the request's id and who asked."""
+    assert await client.call("toy.keep", value="a") == {"value": "a", "number": 1, "waited": 0}
+    assert events(server) == 1
+
+
+async def test_a_refused_mutation_leaves_nothing(server: RpcServer, client: Client) -> None:
+    """What its transaction had written is taken back; refusals are not recorded either."""
+    refusal = await refused(client, "toy.keep", value="a", fail=True, idempotency_key="k")
+    assert type(refusal) is RunAlreadyEnded
+    assert events(server) == 0
+    assert (await client.call("toy.keep", value="a", idempotency_key="k"))["number"] == 1
+
+
+async def test_preparing_may_refuse(client: Client) -> None:
+    """Before there is a transaction; otherwise its plan is what the transaction gets."""
+    assert (await client.call("toy.prepared", value="a"))["value"] == "A"
+    assert (await refused(client, "toy.prepared", value="a", fail=True)).message == "before the transaction"
+
+
+# Idempotency keys.
+
+
+async def test_the_same_key_gives_the_same_result_once_done(server: RpcServer, client: Client) -> None:
+    """Also over another connection of the same principal."""
+    first = await client.call("toy.keep", value="a", extra={"x": 1, "y": 2}, idempotency_key="k")
+    again = await client.call("toy.keep", value="a", extra={"y": 2, "x": 1}, idempotency_key="k")
+    elsewhere = await (await server.connect()).call(
+        "toy.keep", value="a", extra={"x": 1, "y": 2}, fail=False, idempotency_key="k"
+    )
+    assert first == again == elsewhere
+    assert events(server) == 1
+
+
+async def test_other_params_conflict(client: Client) -> None:
+    """The key stays with what it was first used for."""
+    await client.call("toy.keep", value="a", idempotency_key="k")
+    refusal = await refused(client, "toy.keep", value="b", idempotency_key="k")
+    assert type(refusal) is IdempotencyConflict
+    assert refusal.field == "$.params.idempotency_key"
+
+
+async def test_a_key_belongs_to_its_method_and_principal(server: RpcServer, client: Client) -> None:
+    """Others may use the same for something else."""
+    await client.call("toy.keep", value="a", idempotency_key="k")
+    assert (await client.call("toy.follow", value="b", idempotency_key="k"))["number"] == 2
+    for connection in server.server.connected():
+        connection.caller = Caller("token:t", frozenset(("read",)))
+    assert (await client.call("toy.keep", value="c", idempotency_key="k"))["number"] == 3
+
+
+async def test_a_key_is_forgotten_after_a_week(server: RpcServer, client: Client, clock: Clock) -> None:
+    """To the millisecond; then it may be used for anything."""
+    await client.call("toy.keep", value="a", idempotency_key="k")
+    clock.now_ms += IDEMPOTENCY_KEPT_MS - 1
+    assert (await client.call("toy.keep", value="a", idempotency_key="k"))["number"] == 1
+    clock.now_ms += 1
+    assert (await client.call("toy.keep", value="b", idempotency_key="k"))["number"] == 2
+
+
+async def test_a_secret_is_not_shown_again(client: Client) -> None:
+    """The request was carried out once, and says so."""
+    assert (await client.call("toy.show", value="a", idempotency_key="k"))["secret"] == "hidden a"
+    assert type(await refused(client, "toy.show", value="a", idempotency_key="k")) is AlreadyShown
+    assert type(await refused(client, "toy.show", value="b", idempotency_key="k")) is IdempotencyConflict
+
+
+async def test_how_to_ask_is_not_compared_and_done_anew(client: Client, toys: Toys) -> None:
+    """A repeated request that now waits does wait, and gets the first one's result."""
+    toys.gate.set()
+    assert (await client.call("toy.follow", value="a", idempotency_key="k"))["waited"] == 0
+    for time in (1, 2):
+        again = await client.call("toy.follow", value="a", wait=True, idempotency_key="k")
+        assert again == {"value": "a", "number": 1, "waited": time}
+
+
+async def test_a_key_of_too_many_bytes_is_refused(client: Client) -> None:
+    """Its limit is in bytes of UTF-8; the longest one works."""
+    assert (await refused(client, "toy.keep", value="a", idempotency_key="é" * 129)).field == (
+        "$.params.idempotency_key"
+    )
+    for _ in range(2):
+        assert (await client.call("toy.keep", value="a", idempotency_key="é" * 128))["number"] == 1
+
+
+# check.
+
+
+async def test_a_check_tells_and_changes_nothing(server: RpcServer, client: Client) -> None:
+    """What it would give, or why not; a key is neither used up nor recorded."""
+    assert (await client.call("toy.keep", value="a", check=True, idempotency_key="k"))["number"] == 1
+    assert type(await refused(client, "toy.keep", value="a", check=True, fail=True)) is RunAlreadyEnded
+    assert events(server) == 0
+    assert (await client.call("toy.keep", value="b", idempotency_key="k"))["number"] == 1
+
+
+async def test_a_check_gives_no_secret(client: Client) -> None:
+    """What it shows opens nothing."""
+    assert (await client.call("toy.show", value="a", check=True))["secret"] == "(shown when it is made)"
+
+
+async def test_a_check_does_not_wait(client: Client) -> None:
+    """There is nothing to wait for."""
+    assert (await client.call("toy.follow", value="a", wait=True, check=True))["waited"] == 0
+
+
+async def test_a_check_with_a_used_key_gives_what_it_gave(client: Client) -> None:
+    """As the request itself would."""
+    await client.call("toy.keep", value="a", idempotency_key="k")
+    assert (await client.call("toy.keep", value="a", check=True, idempotency_key="k"))["number"] == 1
+
+
+# Cancelling and stopping.
+
+
+async def test_a_waiting_request_is_cancelled(client: Client, toys: Toys) -> None:
+    """It answers that it was, and its task is gone."""
+    waiting = await client.request("toy.wait")
+    assert await client.call("rpc.cancel", id=waiting) == {"id": waiting}
+    with pytest.raises(RequestCancelled):
+        await client.answer(waiting)
+    await trio.testing.wait_all_tasks_blocked()
+    assert toys.waiting == 0
+
+
+async def test_what_follows_a_commit_is_cancelled_and_the_commit_stays(
+    server: RpcServer, client: Client
+) -> None:
+    """Waiting ends; the work goes on."""
+    waiting = await client.request("toy.follow", value="a", wait=True)
+    await client.call("toy.read")
+    await client.call("rpc.cancel", id=waiting)
+    with pytest.raises(RequestCancelled):
+        await client.answer(waiting)
+    assert (await client.call("toy.keep", value="b"))["number"] in (1, 2)
+
+
+async def test_no_new_work_while_stopping(server: RpcServer, client: Client) -> None:
+    """Reading goes on; changing is refused and may be tried again later."""
+    server.control.is_draining = True
+    refusal = await refused(client, "toy.keep", value="a")
+    assert type(refusal) is DaemonDraining
+    assert refusal.retryable
+    assert await client.call("toy.read") is True
+    assert events(server) == 0
+
+
+async def test_a_notification_is_carried_out_and_not_answered(
+    server: RpcServer, client: Client, toys: Toys
+) -> None:
+    """Whatever its kind, and whether it succeeds."""
+    for method, params in [
+        ("update", [1]),
+        ("toy.keep", {"value": "a"}),
+        ("toy.keep", {"value": "b", "fail": True}),
+        ("toy.broken", {}),
+        ("no.such", {}),
+        ("toy.wait", {}),
+    ]:
+        await client.send({"jsonrpc": "2.0", "method": method, "params": params})
+    assert (await client.call("toy.keep", value="c"))["number"] == 2
+    assert toys.heard == [[1]]
+    assert toys.waiting == 1
+
+
+async def test_two_handlers_of_one_method_are_a_mistake(server: RpcServer, toys: Toys) -> None:
+    """Found when the table is made."""
+    twice = [*toys.handlers(), toys.handlers()[0]]
+    with pytest.raises(AssertionError, match=r"two handlers for toy\.echo"):
+        Dispatcher(twice, server.state, server.live, server.control, bare_runtime)

@@ -1,0 +1,122 @@
+"""Open requests and batches."""
+
+import msgspec
+import pytest
+import trio
+
+from kheishd.server.requests import Gathering, Open
+from protocol.errors import Overloaded, RunNotFound
+from protocol.limits import LINE_BYTES_MAX
+
+
+class Job:
+    """An update that is still queued, or not any more."""
+
+    def __init__(self, queued: bool) -> None:
+        self.queued = queued
+
+    def cancel(self) -> bool:
+        return self.queued
+
+
+class Desk:
+    """Where answers and closed requests arrive."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.closed: list[Open] = []
+
+    def open(self, *, waits: bool = False) -> Open:
+        return Open(b"7", self.answers.append, self.closed.append, waits=waits)
+
+    def reasons(self) -> list[str]:
+        return [msgspec.json.decode(answer)["error"]["data"]["reason"] for answer in self.answers]
+
+
+def test_an_answer_closes_the_request_first() -> None:
+    """So that whoever sends it sees how many are still open."""
+    desk = Desk()
+    opened = desk.open()
+    opened.finish(b"done")
+    assert desk.answers == [b"done"]
+    assert desk.closed == [opened]
+
+
+def test_a_refusal_is_an_answer_with_the_request_s_id() -> None:
+    """And names its reason."""
+    desk = Desk()
+    desk.open().refuse(RunNotFound())
+    assert msgspec.json.decode(desk.answers[0])["id"] == 7
+    assert desk.reasons() == ["run_not_found"]
+
+
+def test_what_is_queued_can_be_taken_back() -> None:
+    """It answers at once that it was cancelled."""
+    desk = Desk()
+    opened = desk.open()
+    opened.job = Job(queued=True)
+    opened.cancel()
+    assert desk.reasons() == ["request_cancelled"]
+
+
+def test_what_runs_cannot() -> None:
+    """Its result will answer; it remembers that it is not to be waited for."""
+    desk = Desk()
+    opened = desk.open()
+    opened.job = Job(queued=False)
+    opened.cancel()
+    assert desk.answers == []
+    assert opened.refusal is not None
+
+
+def test_who_waits_is_woken() -> None:
+    """The task answers, with the refusal it was given."""
+    opened = Desk().open(waits=True)
+    opened.scope = trio.CancelScope()
+    refusal = RunNotFound()
+    opened.cancel(refusal)
+    assert opened.scope.cancel_called
+    assert opened.refusal is refusal
+
+
+def test_leaving_takes_nothing_back() -> None:
+    """A queued transaction goes on; only waiting ends."""
+    desk = Desk()
+    queued, waiting = desk.open(), desk.open(waits=True)
+    queued.job = Job(queued=True)
+    waiting.scope = trio.CancelScope()
+    queued.abandon()
+    waiting.abandon()
+    assert desk.answers == []
+    assert waiting.scope.cancel_called
+
+
+def test_a_batch_answers_once_all_are_there() -> None:
+    """In one array, in the order they became ready; what has no answer leaves none."""
+    answers: list[bytes] = []
+    gathering = Gathering(answers.append)
+    for _ in range(3):
+        gathering.expect()
+    gathering.add(b"1")
+    gathering.add(None)
+    gathering.add(None)
+    assert answers == []
+    gathering.add(b"2")
+    assert answers == [b"[1,2]"]
+
+
+def test_a_batch_without_answers_sends_nothing() -> None:
+    """Not even an empty array."""
+    answers: list[bytes] = []
+    Gathering(answers.append).add(None)
+    assert answers == []
+
+
+def test_a_batch_of_long_answers_is_cut_short() -> None:
+    """Once its answers fill a message, the rest is refused instead of held."""
+    gathering = Gathering(lambda answer: None)
+    gathering.expect()
+    gathering.room()
+    gathering.add(b" " * LINE_BYTES_MAX)
+    with pytest.raises(Overloaded):
+        gathering.room()
