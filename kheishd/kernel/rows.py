@@ -50,7 +50,8 @@ class Check:
         try:
             explained = self.explained(store, key, value)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            explained = False
+            # What would explain it cannot be read. That is a finding of its own, and no reason to delete.
+            explained = True
         return None if explained else Difference(self.table, key, None, "")
 
 

@@ -1,0 +1,47 @@
+"""Every row of every table has its reason, and one without is found."""
+
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.rows import CHECKS, Check
+from kheishd.store.tables import BLOBS, JOURNAL, META, TABLES
+from kheishd.store.writer import Store
+from tests.support.histories import rich_history, update
+
+NO_REASON_NEEDED = {JOURNAL, BLOBS, META}
+
+
+def complaints(store: Store, check: Check) -> list[str]:
+    """What is wrong with the rows of one table."""
+    with store.read() as snapshot:
+        found = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
+    return [str(complaint) for complaint in found if complaint is not None]
+
+
+def test_every_table_is_looked_at() -> None:
+    """A new table comes with its check, or with a word on why it needs none."""
+    assert {check.table for check in CHECKS} | NO_REASON_NEEDED == set(TABLES)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
+def test_a_healthy_table(store: Store, check: Check) -> None:
+    """Nothing to complain about."""
+    rich_history(store)
+    assert complaints(store, check) == []
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
+def test_a_row_out_of_nowhere(store: Store, check: Check) -> None:
+    """A row of another key, though its value is a good one, has no reason."""
+    rich_history(store)
+    with store.read() as snapshot:
+        rows = list(snapshot.scan(check.table))
+    key, value = rows[0] if rows else (("ses_a", 1), b"")
+    strange = tuple(10**15 if isinstance(part, int) else f"{part}x" for part in key)
+
+    def put(tx: Any) -> None:
+        tx.put(check.table, *strange, value=value)
+
+    update(store, put)
+    assert len(complaints(store, check)) == 1

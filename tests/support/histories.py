@@ -1,0 +1,161 @@
+"""Stores with a past in them: sessions, runs of every status, conversations, tokens; and ways to harm it."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from kheishd.objects.fold import Fold
+from kheishd.store.environment import Transaction
+from kheishd.store.records import Binding, Receipt, TokenRecord
+from kheishd.store.tables import (
+    BLOBS,
+    CONVERSATIONS,
+    JOURNAL,
+    RECEIPTS,
+    RECEIPTS_BY_AGE,
+    SESSIONS,
+    TABLES,
+    TOKENS,
+    TOKENS_BY_DIGEST,
+    Table,
+)
+from kheishd.store.writer import Store
+from protocol.events import (
+    DAEMON_STREAM,
+    CancelRequested,
+    ConversationBound,
+    ConversationReset,
+    DaemonStarted,
+    InputReceived,
+    JournalEvent,
+    MessageAppended,
+    ModelAsked,
+    RunAccepted,
+    RunEnded,
+    RunStarted,
+    SessionCreated,
+    SessionRenamed,
+    TokenCreated,
+    TokenRevoked,
+)
+from protocol.objects.run import Pinned
+from protocol.objects.token import Token, TokenGrant
+from protocol.transcript import Message, Text, Usage
+
+T = TypeVar("T")
+NOW_MS = 1_800_000_000_000
+ANSWER = MessageAppended(item_id="itm_1", message=Message("assistant", [Text("yes")]), usage=Usage(3, 2))
+PINNED = Pinned(route="offline", driver="offline", model="offline")
+
+
+def update(store: Store, fn: Callable[[Transaction], T]) -> T:
+    """Run one transaction on a store whose writer is inline."""
+    return store.submit(fn, NOW_MS).unwrap()
+
+
+def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | None = None) -> None:
+    """A session bound to (default, its id), and runs: ``ended``, ``running``, ``cancelled``, ``queued``."""
+
+    def make(tx: Transaction) -> None:
+        fold = Fold(tx, session_id, session=None)
+        fold.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
+        fold.append(ConversationBound(agent="default", sender=session_id))
+        fold.append(SessionRenamed(title="a title"))
+        fold.write()
+        binding = Binding(session_id=session_id, bound_at_ms=tx.now_ms)
+        tx.put(CONVERSATIONS, "default", session_id, value=binding)
+
+    update(store, make)
+    for number, status in enumerate(runs):
+        _add_run(store, session_id, f"run_{session_id}_{number}", status)
+
+
+def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
+    accepted: list[JournalEvent] = [
+        InputReceived(input_id="inp_1", items=[Text("hello")]),
+        RunAccepted(input_id="inp_1", agent="default", pinned=PINNED, sender=session_id),
+    ]
+    begun: list[JournalEvent] = [RunStarted(start=1), ModelAsked(item_id="itm_1", step=1, attempt=1)]
+    stopping: list[JournalEvent] = [CancelRequested(outcome="cancelled", reason="enough")]
+    ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
+    events = {
+        "queued": accepted,
+        "running": accepted + begun,
+        "cancelled": accepted + begun + stopping,
+        "ended": accepted + begun + ended,
+    }[status]
+
+    def make(tx: Transaction) -> None:
+        fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+        for event in events:
+            fold.append(event, run_id=run_id)
+        fold.write()
+
+    update(store, make)
+
+
+def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
+    """A token."""
+
+    def make(tx: Transaction) -> None:
+        grant = TokenGrant(scopes=["read"])
+        digest = f"digest-{token_id}"
+        made = tx.append(DAEMON_STREAM, TokenCreated(token_id=token_id, digest=digest, grant=grant))[0]
+        ended = tx.append(DAEMON_STREAM, TokenRevoked(token_id=token_id))[0] if revoked else None
+        record = Token(
+            token_id=token_id,
+            name="",
+            grant=grant,
+            created_at_ms=made.at_ms,
+            created_by=made.actor,
+            revoked_at_ms=ended.at_ms if ended else None,
+        )
+        tx.put(TOKENS, token_id, value=TokenRecord(token=record, digest=digest))
+        tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
+
+    update(store, make)
+
+
+def rich_history(store: Store) -> None:
+    """Some of everything."""
+
+    def begin(tx: Transaction) -> None:
+        tx.append(DAEMON_STREAM, DaemonStarted(version="test", pid=1, schema=1))
+        tx.put(RECEIPTS, "uid:0", "m", "k", value=Receipt(params_digest=b"d", result=b"{}", at_ms=NOW_MS))
+        tx.put(RECEIPTS_BY_AGE, NOW_MS, "uid:0", "m", "k", value=b"")
+        tx.put(BLOBS, hashlib.sha256(b"instructions").hexdigest(), 0, value=b"instructions")
+
+    update(store, begin)
+    session_with_runs(store, "ses_a", "ended", "ended", "running", "queued")
+    session_with_runs(store, "ses_b", "ended", parent="ses_a")
+    session_with_runs(store, "ses_c", "cancelled", "queued")
+    session_with_runs(store, "ses_d")
+    update(store, _reset_d)
+    token(store, "tok_a")
+    token(store, "tok_b", revoked=True)
+
+
+def _reset_d(tx: Transaction) -> None:
+    fold = Fold(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    fold.append(ConversationReset(agent="default", sender="ses_d"))
+    fold.write()
+    tx.delete(CONVERSATIONS, "default", "ses_d")
+
+
+def dump(store: Store) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    with store.read() as snapshot:
+        return {table.name: list(snapshot.scan(table)) for table in TABLES}
+
+
+def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], bytes]) -> int:
+    """Change the stored bytes of one entry, as a failing disk would; gives its cursor."""
+    with store.read() as snapshot:
+        key, stored = list(snapshot.scan(JOURNAL, stream))[place]
+    update(store, lambda tx: tx.put(JOURNAL, *key, value=change(stored)))
+    return int(key[1])
+
+
+def derived(*but: Table[Any]) -> list[Table[Any]]:
+    """The tables that are worked out from the journal."""
+    return [table for table in TABLES if table not in but]
