@@ -1,12 +1,15 @@
 """Conversations: the pair (agent, sender) is the whole address; sending to it again resumes."""
 
-from typing import TYPE_CHECKING, Any
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kheishd.core.run import Cancel
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
-from kheishd.objects.paging import page_of
+from kheishd.objects.paging import not_a_mark, page_of
 from kheishd.objects.run import request_stop, settled
 from kheishd.objects.sending import (
     Sending,
@@ -20,9 +23,10 @@ from kheishd.objects.sending import (
 from kheishd.objects.session import scope_of
 from kheishd.store.records import Binding
 from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
-from protocol.errors import ConversationNotFound, InvalidParams, NotSupported, SessionBusy
+from protocol.errors import ConversationNotFound, NotSupported, SessionBusy
 from protocol.events import ConversationBound, SessionCreated
 from protocol.events import ConversationReset as ResetEvent
+from protocol.ids import ID_PATTERN
 from protocol.objects import conversation as rows
 from protocol.objects.conversation import (
     Conversation,
@@ -43,6 +47,8 @@ from protocol.objects.session import History
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
+_Address = tuple[str, str]
+
 
 def find_binding(store: "Snapshot", call: Call, agent: str | None, sender: str) -> tuple[str, Binding]:
     """The agent that is meant, and the session bound to it and the sender.
@@ -53,7 +59,9 @@ def find_binding(store: "Snapshot", call: Call, agent: str | None, sender: str) 
     valid_sender(sender)
     call.caller.need_agent(agent)
     call.caller.need_sender(sender)
-    binding = store.get(CONVERSATIONS, agent, sender)
+    # What no agent can be called cannot be looked up either: a zero character ends a part of a key.
+    named = re.fullmatch(ID_PATTERN, agent) is not None
+    binding = store.get(CONVERSATIONS, agent, sender) if named else None
     if binding is None:
         raise ConversationNotFound(
             f"'{agent}' and '{sender}' have no conversation; 'kheishctl send' starts one"
@@ -65,7 +73,9 @@ def _prepare(call: Call, params: ConversationSend) -> tuple[Sending, Definition]
     if params.reply_targets:
         raise NotSupported("this version has no deliveries", field="$.params.reply_targets")
     definition = find_definition(call, params.agent)
-    ready = make_ready(call, params, sender=params.sender, guest=params.guest, workspace=params.workspace)
+    # An agent is no guest in its own conversation.
+    guest = params.guest if params.guest != definition.name else None
+    ready = make_ready(call, params, sender=params.sender, guest=guest, workspace=params.workspace)
     return ready, definition
 
 
@@ -120,32 +130,61 @@ def _shown(store: "Snapshot", agent: str, sender: str, binding: Binding) -> Conv
 @query(rows.LIST)
 def list_(call: Call, params: ConversationListParams) -> ConversationList:
     """List conversations by agent and sender, those the caller may read."""
-    prefix = (params.agent,) if params.agent is not None else ()
+    agents = _narrowed(call.caller.agents, params.agent)
+    senders = _narrowed(call.caller.senders, params.sender)
     with call.state.read() as store:
         found = (
             (key, _shown(store, key[0], key[1], binding))
-            for key, binding in store.scan(CONVERSATIONS, *prefix, after=_after(params))
+            for key, binding in _rows(store, agents, senders, _after(params))
         )
-        chosen, following = page_of(
-            found, params.limit, lambda shown: _wanted(call, params, shown), "\n".join
-        )
+        chosen, following = page_of(found, params.limit, lambda shown: True, "\n".join)
     return ConversationList(chosen, following)
 
 
-def _after(params: ConversationListParams) -> tuple[Any, ...] | None:
+def _narrowed(allowed: frozenset[str] | None, asked: str | None) -> list[str] | None:
+    """The names to look for, in order; None: all there are."""
+    if asked is None:
+        return sorted(allowed) if allowed is not None else None
+    return [asked] if allowed is None or asked in allowed else []
+
+
+def _after(params: ConversationListParams) -> _Address | None:
     if params.after is None:
         return None
     # Neither part can hold a newline: agents are file names, senders are printable.
     agent, newline, sender = params.after.partition("\n")
-    if not newline or (params.agent is not None and agent != params.agent):
-        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    if not newline or not re.fullmatch(ID_PATTERN, agent) or not sender.isprintable():
+        raise not_a_mark()
     return (agent, sender)
 
 
-def _wanted(call: Call, params: ConversationListParams, shown: Conversation) -> bool:
-    if params.sender is not None and shown.sender != params.sender:
-        return False
-    return call.caller.covers(shown.agent, shown.sender)
+def _rows(
+    store: "Snapshot", agents: list[str] | None, senders: list[str] | None, after: _Address | None
+) -> Iterator[tuple[_Address, Binding]]:
+    """The conversations of some agents and senders, beyond ``after``, in order.
+
+    Others are not even looked at: what a page examines is in its ``next``, and names are nobody's business.
+    """
+    for agent in agents if agents is not None else _agents(store):
+        if re.fullmatch(ID_PATTERN, agent) is None or (after is not None and agent < after[0]):
+            continue
+        beyond = after if after is not None and agent == after[0] else None
+        if senders is None:
+            yield from store.scan(CONVERSATIONS, agent, after=beyond)
+            continue
+        for sender in senders:
+            binding = store.get(CONVERSATIONS, agent, sender) if sender > (beyond or ("", ""))[1] else None
+            if binding is not None:
+                yield (agent, sender), binding
+
+
+def _agents(store: "Snapshot") -> Iterator[str]:
+    """The agents that have conversations, each found without walking through those of the one before."""
+    after = None
+    while (row := next(store.scan(CONVERSATIONS, after=after), None)) is not None:
+        yield row[0][0]
+        # No sender is printable and sorts behind this.
+        after = (row[0][0], chr(sys.maxunicode))
 
 
 @query(rows.HISTORY)
@@ -159,9 +198,11 @@ def history(call: Call, params: ConversationHistoryParams) -> History:
 async def _until_stopped(
     call: Call, params: ConversationCancel, result: ConversationCancelled
 ) -> ConversationCancelled:
-    if result.run_id is not None:
-        await settled(call, result.session_id, result.run_id, None)
-    return result
+    if result.run_id is None:
+        return result
+    run = await settled(call, result.session_id, result.run_id, None)
+    stopped = run.status in ("cancelled", "interrupted")
+    return ConversationCancelled(stopped, result.session_id, result.run_id if stopped else None)
 
 
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.objects.paging import page_of
-from protocol.errors import InvalidParams
+from kheishd.objects.paging import cursor_after, page_of
 from protocol.events import (
     InputReceived,
     MessageAppended,
@@ -28,9 +27,7 @@ def history_of(store: "Snapshot", session_id: str, after: str | None, limit: int
     Errors: InvalidParams for an ``after`` that no page gave.
     Source: the session's journal.
     """
-    if after is not None and not after.isdecimal():
-        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
-    found = _messages(store, session_id, int(after or 0), reverse=order == "newest")
+    found = _messages(store, session_id, cursor_after(after) or 0, reverse=order == "newest")
     chosen, following = page_of(found, limit, lambda message: True)
     return History(chosen, following)
 

@@ -1,13 +1,40 @@
 """One page of a list: rows until the limit, a mebibyte, or as many examined as one answer may cost."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
+from protocol.errors import InvalidParams
+from protocol.ids import ID_PATTERN
 from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX
 
 V = TypeVar("V")
+
+# 19 digits are less than the 64 bits of a key.
+_CURSOR = re.compile(r"[0-9]{1,19}")
+
+
+def cursor_after(after: str | None) -> int | None:
+    """The cursor after which a page begins. Errors: InvalidParams for what no page gave."""
+    return None if after is None else int(_checked(_CURSOR, after))
+
+
+def id_after(after: str | None) -> str | None:
+    """The id after which a page begins. Errors: InvalidParams for what no page gave."""
+    return None if after is None else _checked(re.compile(ID_PATTERN), after)
+
+
+def _checked(pattern: re.Pattern[str], after: str) -> str:
+    if pattern.fullmatch(after) is None:
+        raise not_a_mark()
+    return after
+
+
+def not_a_mark() -> InvalidParams:
+    """The refusal of an ``after`` that no page gave."""
+    return InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
 
 
 def last_part(key: tuple[Any, ...]) -> str:

@@ -7,13 +7,9 @@ import trio
 from kheishd.core.run import Cancel, decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import Fold, origin_of
-from kheishd.objects.paging import page_of
+from kheishd.objects.paging import cursor_after, id_after, page_of
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
-from protocol.errors import (
-    InvalidParams,
-    RunNotFound,
-    SessionNotFound,
-)
+from protocol.errors import RunNotFound, SessionNotFound
 from protocol.events import MessageAppended, decode_event
 from protocol.objects import run as rows
 from protocol.objects.run import (
@@ -80,7 +76,9 @@ def list_(call: Call, params: RunListParams) -> RunList:
         if params.session_id is not None:
             session = store.get(SESSIONS, params.session_id)
             if session is None or not call.caller.covers(session.agent, session.sender):
-                raise SessionNotFound(f"there is no session '{params.session_id}'")
+                raise SessionNotFound(
+                    f"there is no session '{params.session_id}'", field="$.params.session_id"
+                )
             rows_of_session = store.scan(
                 RUNS_BY_SESSION, params.session_id, after=_after(params), reverse=reverse
             )
@@ -95,10 +93,8 @@ def _after(params: RunListParams) -> tuple[Any, ...] | None:
     if params.after is None:
         return None
     if params.session_id is None:
-        return (params.after,)
-    if not params.after.isdecimal():
-        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
-    return (params.session_id, int(params.after))
+        return (id_after(params.after),)
+    return (params.session_id, cursor_after(params.after))
 
 
 def _wanted(call: Call, params: RunListParams, run: Run | None) -> bool:
@@ -114,15 +110,17 @@ async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | N
     with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
         while True:
             bell = call.state.bell(f"stream:{session_id}")
-            with call.state.read() as store:
-                run = store.get(RUNS, run_id)
-            assert run is not None, "a run's record is never deleted"
+            run = _present(call, run_id)
             if run.status in SETTLED:
                 return run
             await bell.wait()
+    return _present(call, run_id)
+
+
+def _present(call: Call, run_id: str) -> Run:
     with call.state.read() as store:
         run = store.get(RUNS, run_id)
-    assert run is not None
+    assert run is not None, "a run's record is never deleted"
     return run
 
 

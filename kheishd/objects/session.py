@@ -11,7 +11,7 @@ from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
-from kheishd.objects.paging import page_of
+from kheishd.objects.paging import id_after, page_of
 from kheishd.objects.run import request_stop, settled
 from kheishd.objects.sending import (
     Sending,
@@ -61,14 +61,14 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 
-def find_session(store: "Snapshot", call: Call, session_id: str) -> Session:
+def find_session(store: "Snapshot", call: Call, session_id: str, param: str = "session_id") -> Session:
     """A session that the caller may read.
 
     Errors: SessionNotFound, also for one whose agent or sender the caller's token does not cover.
     """
     session = store.get(SESSIONS, session_id)
     if session is None or not call.caller.covers(session.agent, session.sender):
-        raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
+        raise SessionNotFound(f"there is no session '{session_id}'", field=f"$.params.{param}")
     return session
 
 
@@ -121,7 +121,7 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
     scope = narrowest(scope_of(plan.definition), params.scope)
     root, mode = None, params.permission_mode
     if params.parent_session_id is not None:
-        parent = find_session(tx, call, params.parent_session_id)
+        parent = find_session(tx, call, params.parent_session_id, "parent_session_id")
         root = parent.root_session_id or parent.session_id
         scope = narrowest(inherited(parent.scope, params.scope), scope)
         mode = mode_within(_mode_of(call, parent), mode)
@@ -172,12 +172,12 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
     """List sessions by id, which is by time for those the daemon named."""
     reverse = params.order == "newest"
     with call.state.read() as store:
-        after = (params.after,) if params.after is not None else None
+        mark = id_after(params.after)
         if params.parent_session_id is None:
-            found: Any = store.scan(SESSIONS, after=after, reverse=reverse)
+            found: Any = store.scan(SESSIONS, after=(mark,) if mark else None, reverse=reverse)
         else:
-            parent = find_session(store, call, params.parent_session_id).session_id
-            beyond = (parent, params.after) if params.after is not None else None
+            parent = find_session(store, call, params.parent_session_id, "parent_session_id").session_id
+            beyond = (parent, mark) if mark else None
             children = store.scan(CHILDREN, parent, after=beyond, reverse=reverse)
             found = ((key, store.get(SESSIONS, key[1])) for key, _ in children)
         chosen, following = page_of(found, params.limit, lambda row: _wanted(call, params, row))

@@ -3,24 +3,27 @@
 Level-triggered: it looks at two lists in the store, the runs that are ready and the runs that somebody
 wants stopped, whenever a commit touches them, and never at messages. What it finds after a crash is what
 it finds after a commit.
+
+What goes wrong inside one run ends that run. Where not even that can be committed, or a record cannot be
+read, the run is given up until the daemon starts again: it is logged, and its neighbours go on.
 """
 
 import logging
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
-from kheishd.core.run import ALONE_AT, Interrupt, decide
-from kheishd.objects.fold import Fold
-from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY, SESSIONS
+from kheishd.core.run import TakeUp, due
+from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.turn import Turn
-from protocol.objects.run import Run, RunError
 
 if TYPE_CHECKING:
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
-    from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.run import Run
 
 log = logging.getLogger("kheishd.runs")
 
@@ -33,7 +36,7 @@ class RunWorker:
         self._live = live
         self._runtimes = runtimes
         self._active: dict[str, Turn] = {}
-        self._alone = False
+        self._given_up: set[str] = set()
         self._draining = False
         self._idle = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -45,14 +48,17 @@ class RunWorker:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute runs until cancelled; those in flight then are put down in order."""
-        if self._runtimes.current().limits.recovery == "interrupt":
-            await self._state.update(_interrupt_all)
         async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            while True:
-                bell = self._state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
-                self._look()
-                await bell.wait()
+            try:
+                if self._runtimes.current().limits.recovery == "interrupt":
+                    self._interrupt_all()
+                task_status.started()
+                while True:
+                    bell = self._state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
+                    self._look()
+                    await bell.wait()
+            finally:
+                self._draining = True
 
     async def drain(self) -> None:
         """Start nothing new; return when what is in flight has ended or waits for a person."""
@@ -62,74 +68,97 @@ class RunWorker:
 
     def _look(self) -> None:
         with self._state.read() as store:
-            for run in self._cancelled(store):
-                self._start(run)
-            if self._draining or self._alone:
+            orphans = self._cancelled(store)
+            if self._draining:
                 return
-            for run in self._startable(store):
-                self._alone = run.starts_without_progress >= ALONE_AT
+            for run in orphans:
                 self._start(run)
+            for run, alone in self._startable(store):
+                self._start(run, suspect=alone)
 
-    def _cancelled(self, store: "Snapshot") -> list[Run]:
-        """Runs to be stopped that nobody is at: they take no slot, for nothing of them will be executed."""
+    def _interrupt_all(self) -> None:
+        """Begin to mark the runs that a daemon left running; what is queued stays."""
+        with self._state.read() as store:
+            for _, run_id in store.scan(RUNS_READY):
+                run = self._record(store, run_id)
+                if run is not None and run.status == "running":
+                    self._start(run, interrupt=True)
+
+    def _cancelled(self, store: "Snapshot") -> list["Run"]:
+        """Stop what is to be stopped; gives those that nobody is at.
+
+        They take no slot, for nothing of them will be executed.
+        """
         orphans = []
         for _, run_id in store.scan(RUNS_CANCELLED):
             turn = self._active.get(run_id)
             if turn is not None:
                 turn.stop()
                 continue
-            run = store.get(RUNS, run_id)
-            if run is not None and not self._draining:
+            run = self._record(store, run_id)
+            if run is not None:
                 orphans.append(run)
         return orphans
 
-    def _startable(self, store: "Snapshot") -> list[Run]:
+    def _startable(self, store: "Snapshot") -> list[tuple["Run", bool]]:
         """The next runs to start, in the order of their acceptance, as far as there are slots.
 
         One that is to be alone waits for the others to end and holds back those behind it meanwhile.
+        Shape:  each run, and whether it is to be alone.
         """
+        chosen: list[tuple[Run, bool]] = []
         slots = self._runtimes.current().limits.active_max - len(self._active)
-        chosen: list[Run] = []
-        if slots <= 0:
+        if slots <= 0 or any(turn.suspect for turn in self._active.values()):
             return chosen
         for _, run_id in store.scan(RUNS_READY):
-            if run_id in self._active:
+            run = self._record(store, run_id) if run_id not in self._active else None
+            if run is None:
                 continue
-            run = store.get(RUNS, run_id)
-            assert run is not None, "a ready run has its record"
-            if run.starts_without_progress >= ALONE_AT:
-                return chosen if chosen or self._active else [run]
-            chosen.append(run)
+            effect = due(run, self._state.now_ms(), held=False)
+            if isinstance(effect, TakeUp) and effect.alone:
+                return chosen if chosen or self._active else [(run, True)]
+            chosen.append((run, False))
             if len(chosen) == slots:
                 break
         return chosen
 
-    def _start(self, run: Run) -> None:
+    def _record(self, store: "Snapshot", run_id: str) -> "Run | None":
+        """A run's record; None, and given up, if it cannot be read."""
+        if run_id in self._given_up:
+            return None
+        try:
+            run = store.get(RUNS, run_id)
+        except msgspec.DecodeError:
+            run = None
+        if run is None:
+            log.error("a run cannot be read; see 'kheishctl daemon doctor'", extra={"run_id": run_id})
+            self._given_up.add(run_id)
+        return run
+
+    def _start(self, run: "Run", *, suspect: bool = False, interrupt: bool = False) -> None:
         assert self._nursery is not None
-        turn = Turn(self._state, self._live, self._runtimes, run)
+        turn = Turn(
+            self._state,
+            self._live,
+            self._runtimes,
+            run,
+            relieved=self._look,
+            suspect=suspect,
+            interrupt=interrupt,
+        )
         self._active[run.run_id] = turn
         self._nursery.start_soon(self._execute, run.run_id, turn)
 
     async def _execute(self, run_id: str, turn: Turn) -> None:
         try:
             await turn.perform()
+        except Exception:
+            log.exception("a run could not even be failed", extra={"run_id": run_id})
+            self._given_up.add(run_id)
         finally:
             del self._active[run_id]
             if not self._active:
-                self._alone = False
                 self._idle.set()
                 self._idle = trio.Event()
         # The commit that ended the run has rung already, while its slot was still taken: look again.
         self._look()
-
-
-def _interrupt_all(tx: "Transaction") -> None:
-    """Mark runs that a daemon left running as interrupted; what is queued stays."""
-    error = RunError("daemon_restarted", "the daemon was restarted while this run was working")
-    for _, run_id in list(tx.scan(RUNS_READY)):
-        run = tx.get(RUNS, run_id)
-        if run is None or run.status != "running":
-            continue
-        fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-        fold.append_all(decide(run, Interrupt(error)))
-        fold.write()

@@ -2,8 +2,10 @@
 
 import logging
 import random
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
+import msgspec
 import trio
 
 from kheishd.core.prompt import (
@@ -23,6 +25,7 @@ from kheishd.core.run import (
     Command,
     Errored,
     Fail,
+    Interrupt,
     Pause,
     Release,
     Start,
@@ -40,7 +43,7 @@ from protocol.errors import RunAlreadyEnded, StorageFull
 from protocol.events import decode_envelope, decode_event
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.objects.run import Run, RunError
-from protocol.transcript import Text
+from protocol.transcript import Item, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,17 +60,41 @@ T = TypeVar("T")
 SAVE_AGAIN_SECONDS = 1.0
 """How long to wait before an outcome is saved again while the disk is full."""
 
+EVENTS_AT_ONCE = 256
+"""Events read before others get their turn: about a millisecond of the loop."""
+
+DAEMON_RESTARTED = RunError("daemon_restarted", "the daemon was restarted while this run was working")
+
 
 class Turn:
-    """A run being executed. ``perform`` returns when nothing is due any more."""
+    """A run being executed. ``perform`` returns when nothing is due any more.
 
-    def __init__(self, state: "State", live: "Live", runtimes: "Runtimes", run: Run) -> None:
+    ``suspect``: it is to be alone, having brought the daemon down before; ``relieved`` is called once it
+    has made progress and others may be beside it. ``interrupt``: it was left running and is only to be
+    marked so.
+    """
+
+    def __init__(
+        self,
+        state: "State",
+        live: "Live",
+        runtimes: "Runtimes",
+        run: Run,
+        *,
+        relieved: "Callable[[], None]",
+        suspect: bool = False,
+        interrupt: bool = False,
+    ) -> None:
+        self.suspect = suspect
         self._state = state
         self._live = live
         self._runtimes = runtimes
         self._runtime = runtimes.current()
         self._run = run
+        self._relieved = relieved
+        self._interrupt = interrupt
         self._held = False
+        self._patient_until_ms = 0
         self._asked = False
         self._transcript: Transcript | None = None
         self._events_folded = 0
@@ -78,16 +105,16 @@ class Turn:
         self._effect.cancel()
 
     async def perform(self) -> None:
-        """Execute the run until it has ended or waits for a person; on cancellation, put it down."""
+        """Execute the run until it has ended or waits for a person; on cancellation, put it down.
+
+        Errors: whatever kept a run that failed inside the daemon from being marked so.
+        """
         with self._runtimes.hold() as self._runtime:
             await self._guarded()
 
     async def _guarded(self) -> None:
         try:
             await self._perform()
-        except trio.Cancelled:
-            await self._put_down()
-            raise
         except RunAlreadyEnded:
             # Cancelled in its queue between our look at the list and our commit.
             pass
@@ -95,18 +122,25 @@ class Turn:
             log.exception("a run failed inside the daemon", extra={"run_id": self._run.run_id})
             error = RunError("internal_error", "something failed inside the daemon; its log has the details")
             await self._commit(Fail(error))
+        except BaseException:
+            # Cancelled; where a provider had tasks of its own, that comes as a group.
+            await self._put_down()
+            raise
         finally:
             self._live.end(self._run.run_id)
 
     async def _perform(self) -> None:
         while True:
-            effect = due(self._run, self._state.now_ms(), held=self._held)
+            # A pause is over when it was slept through, whatever the wall clock has done meanwhile.
+            now_ms = max(self._state.now_ms(), self._patient_until_ms)
+            effect = due(self._run, now_ms, held=self._held)
             match effect:
                 case None:
                     return
+                case TakeUp() if self._interrupt:
+                    await self._commit(Interrupt(DAEMON_RESTARTED))
                 case TakeUp():
-                    self._run = await self._save(self._take_up)
-                    self._held = True
+                    await self._take_up()
                 case Stop():
                     await self._commit(Stopped([]))
                 case Pause(until_ms):
@@ -123,15 +157,21 @@ class Turn:
         assert run is not None, "a run's record is never deleted"
         return Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
 
-    def _take_up(self, tx: "Transaction") -> Run:
+    async def _take_up(self) -> None:
         """Start and, if that is due at once, ask: one commit."""
-        fold = self._fold(tx)
-        fold.append_all(decide(fold.run, Start()))
-        self._asked = isinstance(due(fold.run, tx.now_ms, held=True), AskModel)
-        if self._asked:
-            fold.append_all(decide(fold.run, Ask(self._state.new_id(ids.ITEM))))
-        fold.write()
-        return fold.run
+        item_id = self._state.new_id(ids.ITEM)
+
+        def start(tx: "Transaction") -> tuple[Run, bool]:
+            fold = self._fold(tx)
+            fold.append_all(decide(fold.run, Start()))
+            asked = isinstance(due(fold.run, tx.now_ms, held=True), AskModel)
+            if asked:
+                fold.append_all(decide(fold.run, Ask(item_id)))
+            fold.write()
+            return fold.run, asked
+
+        self._run, self._asked = await self._save(start)
+        self._held = True
 
     async def _commit(self, command: Command, checkpoint: bytes | None = None) -> None:
         def carry_out(tx: "Transaction") -> Run:
@@ -143,6 +183,9 @@ class Turn:
             return fold.run
 
         self._run = await self._save(carry_out)
+        if self.suspect and self._run.starts_without_progress == 0:
+            self.suspect = False
+            self._relieved()
 
     async def _save(self, fn: "Callable[[Transaction], T]") -> T:
         """Commit, and on a full disk keep what is to be saved and try again until there is room."""
@@ -161,8 +204,8 @@ class Turn:
         try:
             with trio.CancelScope(shield=True):
                 await self._state.update(self._release)
-        except (StorageFull, RunAlreadyEnded):
-            log.warning("a run could not be put down in order", extra={"run_id": self._run.run_id})
+        except Exception as error:
+            log.warning("a run was not put down in order: %s", error, extra={"run_id": self._run.run_id})
 
     def _release(self, tx: "Transaction") -> None:
         fold = self._fold(tx)
@@ -186,8 +229,11 @@ class Turn:
         return scope
 
     async def _pause(self, until_ms: int) -> None:
+        # No pause is longer than patience, even if the clock was set back while nobody looked.
+        longest_s = max(self._runtime.limits.backoff_max_s, self._runtime.limits.retry_after_max_s)
         with self._next_effect():
-            await trio.sleep(max(until_ms - self._state.now_ms(), 0) / 1000)
+            await trio.sleep(min(max(until_ms - self._state.now_ms(), 0) / 1000, longest_s))
+            self._patient_until_ms = until_ms
         self._reread()
 
     async def _ask(self) -> None:
@@ -208,7 +254,8 @@ class Turn:
             return
         if answer is None:
             text = "".join(heard)
-            items, _ = fitted([Text(text)] if text else [], ANSWER_BYTES_MAX)
+            said: list[Item] = [Text(text)] if text else []
+            items, _ = fitted(said, ANSWER_BYTES_MAX)
             await self._commit(Stopped(items))
             return
         await self._answered(answer)
@@ -223,10 +270,11 @@ class Turn:
         """The model's answer; None if it was stopped, with what had arrived by then in ``heard``."""
         run = self._run
         assert run.item_id is not None, "the model is asked for a message that has an id"
-        self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
         answer: Answer | None = None
         with self._next_effect() as effect:
-            async with self._runtime.models.ask(self._request(run)) as events:
+            request = await self._request(run)
+            self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
+            async with self._runtime.models.ask(request) as events:
                 async for event in events:
                     match event:
                         case TextDelta(text):
@@ -238,7 +286,7 @@ class Turn:
                             answer = event
                         case _:
                             assert_never(event)
-        if effect.cancelled_caught:
+        if answer is None and effect.cancelled_caught:
             return None
         if answer is None:
             raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
@@ -253,7 +301,7 @@ class Turn:
             model=answer.model,
             result_id=self._state.new_id(ids.ITEM),
         )
-        await self._commit(command, self._checkpoint())
+        await self._commit(command, self._checkpoint(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
         limits = self._runtime.limits
@@ -262,7 +310,7 @@ class Turn:
         if failure.retryable:
             again = retry_at_ms(
                 now_ms=self._state.now_ms(),
-                attempt=self._run.attempt,
+                attempt=self._run.failures + 1,
                 attempts_max=limits.attempts_max,
                 backoff_s=limits.backoff_s,
                 backoff_max_s=limits.backoff_max_s,
@@ -274,10 +322,10 @@ class Turn:
 
     # What the model is shown.
 
-    def _request(self, run: Run) -> ModelRequest:
+    async def _request(self, run: Run) -> ModelRequest:
+        transcript = await self._read_transcript()
+        digest = run.pinned.instructions_digest
         with self._state.read() as store:
-            transcript = self._read_transcript(store)
-            digest = run.pinned.instructions_digest
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
         instructions = kept.decode() if kept is not None else ""
         speaker = run.guest or run.agent
@@ -290,21 +338,33 @@ class Turn:
             run_id=run.run_id,
         )
 
-    def _read_transcript(self, store: "Snapshot") -> Transcript:
+    async def _read_transcript(self) -> Transcript:
         """The transcript so far: from the newest checkpoint the first time, then what came since."""
-        if self._transcript is None:
-            self._transcript = newest_checkpoint(store, self._run.session_id)
-        for _, line in store.entries(self._run.session_id, self._transcript.cursor):
-            self._transcript.fold(decode_envelope(line), decode_event(line))
-            self._events_folded += 1
+        while not self._read_some():
+            await trio.lowlevel.checkpoint()
+        assert self._transcript is not None
         return self._transcript
 
-    def _checkpoint(self) -> bytes | None:
-        """A checkpoint to write with the answer, when enough was folded and it is small enough."""
+    def _read_some(self) -> bool:
+        """Fold the next events of the session; whether that was all there are."""
+        session_id = self._run.session_id
+        with self._state.read() as store:
+            if self._transcript is None:
+                self._transcript = newest_checkpoint(store, session_id)
+            found = store.entries(session_id, self._transcript.cursor)
+            before = self._events_folded
+            for _, line in islice(found, EVENTS_AT_ONCE):
+                self._transcript.fold(decode_envelope(line), decode_event(line))
+                self._events_folded += 1
+        return self._events_folded - before < EVENTS_AT_ONCE
+
+    def _checkpoint(self, answer: list[Item]) -> bytes | None:
+        """A checkpoint to write with the answer, when enough was folded and both fit into a transaction."""
         if self._transcript is None or self._events_folded < CHECKPOINT_EVENTS:
             return None
+        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
         checkpoint = to_checkpoint(self._transcript)
-        if len(checkpoint) > CHECKPOINT_BYTES_MAX:
+        if len(checkpoint) > room:
             return None
         self._events_folded = 0
         return checkpoint
