@@ -1,0 +1,306 @@
+"""Bad days of the real daemon: greedy, vanished and foreign clients, a full disk, a clock that jumps."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemons import Client, Daemon
+
+MIB = 2**20
+NOBODY = 65534
+
+
+def memory_bytes(daemon: Daemon) -> int:
+    """The daemon's own memory now: without the store's pages, which the kernel maps and may take back."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+def many_events(client: Client, count: int) -> str:
+    """Make at least ``count`` events in one session; gives its id."""
+    session_id: str = client.call("session.create")["session_id"]
+    for start in range(0, count, 500):
+        batch = [
+            {
+                "jsonrpc": "2.0",
+                "id": number,
+                "method": "session.rename",
+                "params": {"session_id": session_id, "title": f"title {number} " + "x" * 200},
+            }
+            for number in range(start, start + 500)
+        ]
+        client.send(batch)
+        answers = client.receive()
+        assert len(answers) == 500
+        assert not any("error" in answer for answer in answers)
+    return session_id
+
+
+def test_a_client_that_never_reads_holds_a_cursor_and_nothing_else(daemon: Daemon) -> None:
+    """100,000 events flow by a subscriber that does not read: memory stays flat, others are served, and
+    when it reads at last it gets every one of them, in order.
+    """
+    with daemon.connect() as writer, daemon.connect() as lazy:
+        many_events(writer, 5_000)
+        lazy.call("journal.subscribe", after=0, subscription="sub_lazy")
+        before = memory_bytes(daemon)
+        session_id = many_events(writer, 100_000)
+        grown = memory_bytes(daemon) - before
+        assert grown < 24 * MIB, f"grew by {grown / MIB:.1f} MiB"
+        assert writer.call("rpc.ping")
+        last = writer.call("journal.read", session_id=session_id, order="newest", limit=1)["events"][0]
+        seen: list[int] = []
+        while not seen or seen[-1] < last["cursor"]:
+            note = lazy.receive()
+            if note.get("method") == "journal.event":
+                seen.append(note["params"]["cursor"])
+        assert seen == list(range(1, last["cursor"] + 1))
+
+
+def test_a_client_that_vanishes_takes_nothing_with_it(daemon: Daemon) -> None:
+    """The connection is gone in the middle of a stream; the run goes on to its end."""
+    with daemon.connect() as gone:
+        run_id = gone.call("conversation.send", content="/slow 10 30", stream=True)["run_id"]
+        gone.note("journal.delta")
+    run = daemon.call("run.wait", run_id=run_id)
+    assert run["status"] == "completed"
+    assert "message 1" in run["output"]
+
+
+def test_clients_that_are_cut_off_while_they_wait_leave_nothing_open(daemon: Daemon) -> None:
+    """Fifty clients ask to wait and go away without a word; the daemon forgets them and serves on."""
+    for number in range(50):
+        with daemon.connect() as gone:
+            gone.ask(
+                "conversation.send", content="/slow 3 10", sender=f"s{number}", wait="settled", stream=True
+            )
+    for run in daemon.call("run.list", limit=100)["runs"]:
+        assert daemon.call("run.wait", run_id=run["run_id"])["status"] == "completed"
+    left = 50
+    for _ in range(1_000):
+        counts = daemon.call("daemon.status")["counts"]
+        left = counts["connections"] - 1 + counts["subscriptions"]
+        if left == 0:
+            break
+    assert left == 0
+
+
+def test_a_stale_socket_is_replaced(daemon: Daemon) -> None:
+    """What a killed daemon left in the file system does not keep the next one from starting."""
+    daemon.kill()
+    assert daemon.socket.is_socket()
+    daemon.restart()
+    assert daemon.call("rpc.ping")
+
+
+def test_a_foreign_user_is_told_and_refused(daemon: Daemon) -> None:
+    """Even where the files would let another user in, the kernel says who is asking."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    for directory in (daemon.home.parent, daemon.home, daemon.home / "run"):
+        directory.chmod(0o755)
+    daemon.socket.chmod(0o666)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            with Client(daemon.socket) as stranger:
+                answer = stranger.receive()
+            os._exit(0 if answer["error"]["data"]["reason"] == "peer_unknown" else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert daemon.call("rpc.ping")
+
+
+def upgrade(address: str, *headers: str) -> tuple[int, str]:
+    """The HTTP status that a WebSocket upgrade request gets, and the rest of the answer."""
+    host, _, port = address.rpartition(":")
+    request = [
+        "GET /rpc HTTP/1.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        *([] if any(header.startswith("Host:") for header in headers) else [f"Host: {address}"]),
+        *headers,
+    ]
+    with socket.create_connection((host, int(port)), timeout=30) as peer:
+        peer.sendall("\r\n".join([*request, "", ""]).encode())
+        answer = peer.recv(65536).decode()
+    return int(answer.split()[1]), answer
+
+
+@pytest.fixture
+def on_tcp(home: Path) -> Iterator[Daemon]:
+    """A daemon that also listens on TCP."""
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
+    with Daemon(home) as daemon:
+        yield daemon
+
+
+def test_who_has_no_right_is_refused_before_any_rpc(on_tcp: Daemon) -> None:
+    """No token, a wrong one, an expired one, a revoked one: 401. A web page's Origin, a foreign Host: 403."""
+    address = (on_tcp.home / "run" / "tcp").read_text().strip()
+    made = on_tcp.call("token.create", scopes=["read"])
+    good = f"Authorization: Bearer {made['secret']}"
+    assert upgrade(address, good)[0] == 101
+    assert upgrade(address)[0] == 401
+    assert upgrade(address, "Authorization: Bearer kht_wrong")[0] == 401
+    assert upgrade(address, "Authorization: Basic dXNlcjpwYXNz")[0] == 401
+    assert upgrade(address, good, "Origin: https://example.com")[0] == 403
+    assert upgrade(address, good, "Host: rebound.example.com")[0] == 403
+    on_tcp.call("token.revoke", token_id=made["token"]["token_id"])
+    assert upgrade(address, good)[0] == 401
+    short = on_tcp.call("token.create", scopes=["read"], expires_in_s=1)
+    header = f"Authorization: Bearer {short['secret']}"
+    status, _ = upgrade(address, header)
+    while status == 101:
+        status, _ = upgrade(address, header)
+    assert status == 401
+
+
+def test_sigterm_under_load_loses_nothing(daemon: Daemon) -> None:
+    """Asked to stop amid 100 conversations, it ends with code 0; what it accepted is answered afterwards."""
+    accepted: list[str] = []
+    with daemon.connect() as client:
+        for number in range(100):
+            params = {"content": "/slow 4 40", "sender": f"load {number}"}
+            accepted.append(client.call("conversation.send", **params)["run_id"])
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    daemon.restart()
+    for run_id in accepted:
+        assert daemon.call("run.wait", run_id=run_id)["status"] == "completed"
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+    assert not any(event.get("after_crash") for event in daemon.events(types=["daemon_started"]))
+
+
+@contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    directory.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(directory)]
+    if os.getuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_disk_refuses_writes_serves_reads_and_recovers(home: Path) -> None:
+    """Writing resumes when there is room again, and what was accepted before is all there."""
+    with small_disk(home, "24m"), Daemon(home) as daemon:
+        said = daemon.say("before the disk was full")
+        filler = home / "filler"
+        with filler.open("wb") as file:
+            _fill(file.fileno())
+        refused = _until_refused(daemon)
+        assert refused["error"]["code"] == 1507
+        assert refused["error"]["data"]["reason"] == "storage_full"
+        assert refused["error"]["data"]["retryable"] is True
+        assert daemon.call("run.get", run_id=said["run_id"])["output"] == said["output"]
+        assert any("disk" in warning for warning in daemon.call("daemon.status")["warnings"])
+        filler.unlink()
+        assert daemon.say("after it")["status"] == "completed"
+        for run in daemon.call("run.list", limit=500)["runs"]:
+            assert daemon.call("run.wait", run_id=run["run_id"])["status"] == "completed"
+        assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def _fill(descriptor: int) -> None:
+    for size in (MIB, 4096, 1):
+        try:
+            while True:
+                os.write(descriptor, b"x" * size)
+        except OSError:
+            continue
+
+
+def _until_refused(daemon: Daemon) -> dict[str, Any]:
+    """The first error that writing gets: the store may have some pages left that it can use."""
+    with daemon.connect() as client:
+        for number in range(2_000):
+            params = {"content": "x" * 4_000, "sender": f"filler {number}"}
+            client.send({"jsonrpc": "2.0", "id": number, "method": "conversation.send", "params": params})
+            answer: dict[str, Any] = client.receive()
+            if "error" in answer:
+                return answer
+    raise AssertionError("the disk was never full")
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A file that says what the wall clock shows, and the environment in which a program believes it."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        pytest.skip("needs libfaketime (Debian: libfaketime)")
+    file = tmp_path / "clock"
+    file.write_text("+0")
+    return (
+        file,
+        {
+            "LD_PRELOAD": str(libraries[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+    )
+
+
+@pytest.mark.parametrize("jump", ["+30d", "-30d"])
+def test_a_clock_that_jumps_delays_and_loses_nothing(
+    jump: str, home: Path, clock: tuple[Path, dict[str, str]]
+) -> None:
+    """Deadlines follow the monotonic clock; cursors, not times, give the journal its order."""
+    file, environ = clock
+    with Daemon(home, environ=environ) as daemon:
+        before = daemon.say("before the jump")
+        running = daemon.call("conversation.send", content="/slow 5 40", sender="other")["run_id"]
+        file.write_text(jump)
+        after = daemon.say("after the jump")
+        assert after["session_id"] == before["session_id"]
+        assert "message 2" in after["output"]
+        assert daemon.call("run.wait", run_id=running, timeout_s=20)["status"] == "completed"
+        events = daemon.events(session_id=after["session_id"])
+        shift = events[-1]["at_ms"] - events[0]["at_ms"]
+        assert abs(abs(shift) - 30 * 86_400_000) < 120_000, "the daemon did see the jump"
+        assert [event["cursor"] for event in events] == sorted(event["cursor"] for event in events)
+        assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+        assert json.dumps(daemon.call("session.list")["sessions"])
+
+
+def test_nothing_is_written_while_it_is_idle(daemon: Daemon) -> None:
+    """A daemon with nothing to do makes no commit and no sound."""
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace (Debian: strace)")
+    daemon.say("something")
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-c",
+        "-e",
+        "trace=fdatasync,pwrite64,writev,sendto",
+        "-p",
+        str(daemon.pid),
+    ]
+    watching = subprocess.Popen(command, stderr=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        watching.wait(2)
+    watching.send_signal(signal.SIGINT)
+    assert b"fdatasync" not in watching.communicate()[1]
