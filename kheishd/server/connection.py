@@ -77,7 +77,6 @@ class Connection(ABC):
     __slots__ = (
         "_changed",
         "_committing",
-        "_opened",
         "_ready",
         "_ready_bytes",
         "_receiving",
@@ -85,6 +84,7 @@ class Connection(ABC):
         "_waiting",
         "caller",
         "ended",
+        "opened",
         "subscriptions",
         "unsent_bytes",
     )
@@ -96,7 +96,7 @@ class Connection(ABC):
         self.unsent_bytes = 0
         self._shared = shared
         self._changed: trio.Event | None = None
-        self._opened: dict[Open, None] = {}
+        self.opened: dict[Open, None] = {}
         self._committing = 0
         self._waiting = 0
         self._ready: list[bytes] = []
@@ -187,11 +187,11 @@ class Connection(ABC):
         else:
             self._waiting += 1
         opened = Open(id_, reply, self._close_request, waits=waits)
-        self._opened[opened] = None
+        self.opened[opened] = None
         return opened
 
     def _close_request(self, opened: Open) -> None:
-        del self._opened[opened]
+        del self.opened[opened]
         if opened.waits:
             self._waiting -= 1
         else:
@@ -211,7 +211,7 @@ class Connection(ABC):
 
     def cancel_request(self, request_id: str | int | float | None) -> None:
         """Take an open request back. Errors: RequestNotFound."""
-        for opened in self._opened:
+        for opened in self.opened:
             if id_value(opened.id) == request_id:
                 opened.cancel()
                 return
@@ -220,13 +220,13 @@ class Connection(ABC):
     @property
     def pending(self) -> bool:
         """Whether something that was asked for is still to come."""
-        return bool(self._opened) or any(
+        return bool(self.opened) or any(
             subscription.until_settled is not None for subscription in (self.subscriptions or {}).values()
         )
 
     def give_up(self, reason: Reason) -> None:
         """End whatever waits or follows; transactions that are on their way are still answered."""
-        for opened in list(self._opened):
+        for opened in list(self.opened):
             if opened.waits:
                 opened.cancel(DaemonDraining() if reason == "shutdown" else TokenInvalid())
         for subscription in list((self.subscriptions or {}).values()):
@@ -329,7 +329,7 @@ class Connection(ABC):
         """The connection is over: nothing waits for it, nothing is sent to it."""
         self.ended = True
         self.unsent_bytes = 0
-        for opened in list(self._opened):
+        for opened in list(self.opened):
             opened.abandon()
         for subscription in list((self.subscriptions or {}).values()):
             subscription.forget()

@@ -6,12 +6,12 @@ a bearer token does, and only that: being on the same machine is no proof of any
 """
 
 import os
+import re
 import socket
 import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from kheishd.core.token import digest_of
 from kheishd.kernel.call import Caller
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 _CREDENTIALS = struct.Struct("3i")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,13 @@ def check_origin(
 
     Errors: OriginForbidden.
     """
-    name = urlsplit(f"//{host or ''}").hostname or ""
+    found = _HOST.fullmatch(host or "")
+    name = (found[1] or found[2]).lower() if found else ""
     if name not in ("localhost", *hosts) and not _is_address(name):
         raise OriginForbidden(f"requests for the host '{name}' are refused", hint="[listen.tcp] hosts")
     if origin is None or origin in origins:
         return
-    if urlsplit(origin).netloc != host:
+    if origin not in (f"http://{host}", f"https://{host}"):
         raise OriginForbidden(f"requests from '{origin}' are refused", hint="[listen.tcp] origins")
 
 

@@ -1,0 +1,315 @@
+"""A connection without a transport: what is held, what is bounded, what goes out together."""
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from kheishd.kernel.call import Caller
+from kheishd.objects import journal, rpc
+from kheishd.server.connection import Connection, Reason, Shared
+from kheishd.store.environment import Transaction
+from protocol.errors import DaemonDraining, SubscriptionExists, SubscriptionNotFound
+from protocol.limits import OPEN_REQUESTS_MAX, UNSENT_BYTES_MAX
+from protocol.method import SCOPES
+from protocol.objects.journal import Filter
+from protocol.wire import Value, decode
+from tests.support.rpc_server import RpcServer, rpc_server
+from tests.support.toys import Toys
+
+
+class Wire(Connection):
+    """A transport that keeps what it is given, and takes as much as it is told to."""
+
+    def __init__(self, shared: Shared, scopes: frozenset[Any] = frozenset(SCOPES)) -> None:
+        super().__init__(shared, Caller("uid:0", scopes))
+        self.sent: list[list[bytes]] = []
+        self.stopped: Reason | None = None
+        self.stuck = False
+
+    def _transmit(self, messages: list[bytes]) -> None:
+        self.sent.append(messages)
+        if self.stuck:
+            self.unsent_bytes += sum(map(len, messages))
+
+    def take(self) -> None:
+        """The peer takes everything."""
+        self.stuck = False
+        self.unsent_bytes = 0
+        self.wake()
+
+    def stop(self, reason: Reason) -> None:
+        self.stopped = reason
+
+    def messages(self) -> list[Any]:
+        """All that was sent, decoded."""
+        return [msgspec.json.decode(message) for batch in self.sent for message in batch]
+
+
+def request(method: str, id_: Any = 1, **params: Any) -> Value:
+    """A request as it comes out of the codec."""
+    return decode(msgspec.json.encode({"jsonrpc": "2.0", "id": id_, "method": method, "params": params}))
+
+
+def batch(*messages: Any) -> Value:
+    """A batch as it comes out of the codec."""
+    return decode(msgspec.json.encode(list(messages)))
+
+
+@pytest.fixture
+def toys() -> Toys:
+    """The handlers, and what they do."""
+    return Toys()
+
+
+@pytest.fixture
+async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
+    """A server of the toys, whose connections are made by hand."""
+    async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]) as server:
+        yield server
+
+
+@pytest.fixture
+def wire(server: RpcServer) -> Wire:
+    """A connection."""
+    return Wire(server.server.shared)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until something is so."""
+    with trio.fail_after(10):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_answers_of_one_read_are_sent_together(wire: Wire) -> None:
+    """In one piece, however many there are."""
+    await wire.receive([request("toy.read", number) for number in range(100)])
+    assert [len(messages) for messages in wire.sent] == [100]
+    assert [message["id"] for message in wire.messages()] == list(range(100))
+
+
+async def test_answers_of_one_commit_are_sent_together(server: RpcServer, wire: Wire) -> None:
+    """They become ready in one turn of the loop."""
+    with server.state.store.read():
+        await wire.receive([request("toy.keep", number, value="x") for number in range(10)])
+    await until(lambda: len(wire.messages()) == 10)
+    assert len(wire.sent) < 10
+
+
+async def test_a_batch_is_answered_in_one_array(wire: Wire) -> None:
+    """Requests, refusals, what is no request, what waits for the disk; nothing for notifications."""
+    await wire.receive(
+        [
+            batch(
+                {"jsonrpc": "2.0", "id": 1, "method": "toy.read"},
+                {"jsonrpc": "2.0", "id": 2, "method": "no.such"},
+                {"jsonrpc": "2.0", "method": "toy.read"},
+                {"jsonrpc": "2.0", "method": "toy.keep", "params": {"value": "silent"}},
+                5,
+                {"jsonrpc": "2.0", "id": 3, "method": "toy.keep", "params": {"value": "x"}},
+                {"jsonrpc": "2.0", "id": 4, "result": "an answer to nobody"},
+            )
+        ]
+    )
+    await until(lambda: bool(wire.sent))
+    ((answer,),) = wire.sent
+    by_id = {message["id"]: message for message in msgspec.json.decode(answer)}
+    assert by_id.keys() == {1, 2, None, 3}
+    assert by_id[1]["result"] is True
+    assert by_id[2]["error"]["code"] == -32601
+    assert by_id[None]["error"]["code"] == -32600
+    assert by_id[3]["result"]["number"] == 2
+
+
+async def test_a_batch_of_notifications_is_not_answered(wire: Wire, toys: Toys) -> None:
+    """Not even with an empty array."""
+    await wire.receive([batch(*[{"jsonrpc": "2.0", "method": "update", "params": [n]} for n in range(3)])])
+    assert wire.sent == []
+    assert toys.heard == [[0], [1], [2]]
+
+
+async def test_a_batch_cannot_hold_more_answers_than_a_message(wire: Wire) -> None:
+    """What would not fit is refused, so that a batch costs what a message costs."""
+    large = {"jsonrpc": "2.0", "method": "toy.large", "params": {"size": 1 << 20}}
+    await wire.receive([batch(*[{"id": number, **large} for number in range(50)])])
+    ((answer,),) = wire.sent
+    answers = msgspec.json.decode(answer)
+    refused = [message for message in answers if "error" in message]
+    assert len(answers) == 50
+    assert len(refused) == 50 - 16
+    assert {message["error"]["data"]["reason"] for message in refused} == {"overloaded"}
+
+
+async def test_a_peer_that_takes_nothing_is_not_read(wire: Wire, nursery: trio.Nursery) -> None:
+    """Past a mebibyte unsent, dispatching stops until it was taken."""
+    wire.stuck = True
+    values = [request("toy.large", number, size=400 * 1024) for number in range(10)]
+    nursery.start_soon(wire.receive, values)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(wire.messages()) == 3
+    assert wire.unsent_bytes <= UNSENT_BYTES_MAX + 401 * 1024
+    wire.take()
+    await until(lambda: len(wire.messages()) == 10)
+
+
+async def held(server: RpcServer, nursery: trio.Nursery) -> Callable[[], None]:
+    """Keep the writer busy; gives what lets it go on."""
+    running, go = threading.Event(), threading.Event()
+
+    def hold(tx: Transaction) -> None:
+        running.set()
+        assert go.wait(30)
+
+    nursery.start_soon(server.state.update, hold)
+    await trio.to_thread.run_sync(running.wait)
+    return go.set
+
+
+async def test_uncommitted_requests_are_bounded(server: RpcServer, wire: Wire, nursery: trio.Nursery) -> None:
+    """With 64 on their way to the disk, dispatching stops until some are there."""
+    release = await held(server, nursery)
+    nursery.start_soon(wire.receive, [request("toy.keep", number, value="x") for number in range(200)])
+    await until(lambda: len(wire.opened) == OPEN_REQUESTS_MAX)
+    for _ in range(5):
+        await trio.lowlevel.checkpoint()
+    assert len(wire.opened) == OPEN_REQUESTS_MAX
+    release()
+    await until(lambda: len(wire.messages()) == 200)
+    assert not wire.opened
+
+
+async def test_waiting_requests_are_bounded_and_the_rest_goes_on(wire: Wire, toys: Toys) -> None:
+    """The 65th is refused; reading, cancelling and what needs no waiting still work."""
+    await wire.receive([request("toy.wait", number) for number in range(OPEN_REQUESTS_MAX + 1)])
+    (refused,) = wire.messages()
+    assert refused["error"]["data"] == {"reason": "overloaded", "retryable": True}
+    await wire.receive([request("toy.read", "r"), request("rpc.cancel", "c", id=7)])
+    await until(lambda: len(wire.messages()) == 4)
+    assert {message["id"] for message in wire.messages()} == {OPEN_REQUESTS_MAX, "r", "c", 7}
+    await wire.receive([request("toy.wait", "again")])
+    toys.gate.set()
+    await until(lambda: not wire.opened)
+    assert wire.messages()[-1].keys() == {"jsonrpc", "id", "result"}
+
+
+async def test_what_is_queued_is_cancelled_and_never_happens(
+    server: RpcServer, wire: Wire, nursery: trio.Nursery
+) -> None:
+    """It answers that it was; the one before it in the queue did happen."""
+    release = await held(server, nursery)
+    await wire.receive([request("toy.keep", 1, value="first"), request("toy.keep", 2, value="second")])
+    await wire.receive([request("rpc.cancel", 3, id=2), request("rpc.cancel", 4, id=9)])
+    assert [message["id"] for message in wire.messages()] == [2, 3, 4]
+    assert wire.messages()[0]["error"]["code"] == 1499
+    assert wire.messages()[2]["error"]["data"]["reason"] == "request_not_found"
+    release()
+    await until(lambda: len(wire.messages()) == 4)
+    assert wire.messages()[3]["result"]["value"] == "first"
+
+
+async def test_a_wait_cancelled_before_its_commit_answers_after_it(
+    server: RpcServer, wire: Wire, nursery: trio.Nursery
+) -> None:
+    """What runs cannot be taken back; but nobody waits any longer."""
+    release = await held(server, nursery)
+    await wire.receive([request("toy.follow", 1, value="x", wait=True)])
+    (opened,) = wire.opened
+    assert opened.job is not None
+    release()
+    opened.cancel()
+    await until(lambda: not wire.opened)
+    assert wire.messages()[-1]["error"]["code"] == 1499
+
+
+async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many messages of one read are dealt with in slices."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: next(ticks) * 0.001)
+    turns = 0
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(neighbour)
+        await wire.receive([request("toy.read", number) for number in range(30)])
+        nursery.cancel_scope.cancel()
+    assert turns >= 8
+    assert len(wire.sent) >= 8
+
+
+async def test_the_answer_comes_before_what_it_announces(server: RpcServer, wire: Wire) -> None:
+    """A subscription's events follow the answer that names it; its end comes before that of its end."""
+    await server.state.update(lambda tx: None)
+    await wire.receive([request("toy.keep", 1, value="x")])
+    await until(lambda: len(wire.messages()) == 1)
+    await wire.receive([request("journal.subscribe", 2, after=0, subscription="s")])
+    await until(lambda: len(wire.messages()) == 4)
+    await wire.receive([request("journal.unsubscribe", 3, subscription="s")])
+    kinds = [message.get("method", message.get("id")) for message in wire.messages()]
+    assert kinds == [1, 2, "journal.event", "journal.synced", "journal.end", 3]
+
+
+async def test_subscriptions_have_names_of_their_own(wire: Wire) -> None:
+    """A name in use is refused, an unknown one too; there are only so many."""
+    wire.subscribe(Filter(), None, deltas=False, subscription="s")
+    with pytest.raises(SubscriptionExists):
+        wire.subscribe(Filter(), None, deltas=False, subscription="s")
+    wire.unsubscribe("s")
+    with pytest.raises(SubscriptionNotFound):
+        wire.unsubscribe("s")
+
+
+async def test_stopping_answers_what_waits(wire: Wire) -> None:
+    """As refused because the daemon stops; what is followed ends."""
+    await wire.receive([request("toy.wait", 1), request("journal.subscribe", 2, subscription="s")])
+    await until(lambda: len(wire.messages()) == 2)
+    assert wire.pending
+    wire.give_up("shutdown")
+    await until(lambda: not wire.pending)
+    end, refusal = wire.messages()[2:]
+    assert end["params"] == {"subscription": "s", "reason": "shutdown"}
+    assert refusal["error"]["data"]["reason"] == DaemonDraining.reason
+
+
+async def test_a_half_closed_peer_ends_what_has_no_end(server: RpcServer, wire: Wire) -> None:
+    """A subscription that would go on for ever is ended; one that follows a run stays."""
+    await wire.receive([request("journal.subscribe", 1, subscription="s")])
+    assert not wire.pending
+    wire.end_endless()
+    assert not wire.subscriptions
+    assert wire.messages()[-1]["params"] == {"subscription": "s", "reason": "unsubscribed"}
+
+
+async def test_once_over_nothing_is_sent(server: RpcServer, wire: Wire, nursery: trio.Nursery) -> None:
+    """Transactions on their way still happen; nobody is told."""
+    release = await held(server, nursery)
+    await wire.receive([request("toy.keep", 1, value="x"), request("toy.wait", 2)])
+    wire.finished()
+    release()
+    await until(lambda: not wire.opened)
+    assert wire.sent == []
+    other = Wire(server.server.shared)
+    await other.receive([request("toy.keep", 1, value="y")])
+    await until(lambda: len(other.messages()) == 1)
+    assert other.messages()[0]["result"]["number"] == 2
+
+
+async def test_a_task_that_fails_ends_its_connection(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """And no other; the log has the traceback."""
+
+    async def fail() -> None:
+        raise RuntimeError("a fault in a task")
+
+    wire.start(fail)
+    await until(lambda: wire.stopped is not None)
+    assert "a fault in a task" in caplog.text

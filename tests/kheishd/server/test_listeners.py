@@ -1,0 +1,289 @@
+"""Sockets: bound with care, taken over from systemd, accepted from."""
+
+import fcntl
+import os
+import resource
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from kheishd.server import listeners
+from kheishd.server.listeners import (
+    PATH_BYTES_MAX,
+    Listener,
+    RpcListen,
+    SharedListen,
+    SocketInUse,
+    TcpListen,
+    accept_all,
+    open_listeners,
+    short_path,
+)
+
+LOOPBACK = TcpListen("127.0.0.1", 0)
+
+
+@contextmanager
+def opened(
+    run_dir: Path,
+    shared: SharedListen | None = None,
+    tcp: TcpListen | None = None,
+    environ: dict[str, str] | None = None,
+) -> Iterator[list[Listener]]:
+    """Listeners of a daemon whose private socket is in ``run_dir``."""
+    rpc = RpcListen(run_dir / "kheishd.sock")
+    with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ=environ or {}) as found:
+        yield found
+
+
+def mode(path: Path) -> int:
+    """The permission bits of a file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def reached(path: Path) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(socket.AF_UNIX) as client, short_path(path) as short:
+        try:
+            client.connect(short)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True
+
+
+def test_the_private_socket_is_private(tmp_path: Path) -> None:
+    """Directory 0700, socket 0600, whatever they were; gone when it is closed."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        with opened(run_dir) as (listener,):
+            assert (mode(run_dir), mode(run_dir / "kheishd.sock")) == (0o700, 0o600)
+            assert listener.name == f"unix:{run_dir / 'kheishd.sock'}"
+            assert reached(run_dir / "kheishd.sock")
+    finally:
+        os.umask(before)
+    assert not (run_dir / "kheishd.sock").exists()
+
+
+def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
+    """Who answers keeps it."""
+    with opened(tmp_path):
+        with pytest.raises(SocketInUse, match="somebody answers"), opened(tmp_path):
+            pass
+        assert reached(tmp_path / "kheishd.sock")
+
+
+def test_a_live_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
+    """Nobody accepts just now, but somebody is there."""
+    path = tmp_path / "kheishd.sock"
+    with ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(str(path))
+        busy.listen(0)
+        full = False
+        while not full:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                full = True
+        with pytest.raises(SocketInUse):
+            stack.enter_context(opened(tmp_path))
+
+
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    """Nobody answers there."""
+    path = tmp_path / "kheishd.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    assert not reached(path)
+    with opened(tmp_path):
+        assert reached(path)
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    """A file of somebody's, say."""
+    path = tmp_path / "kheishd.sock"
+    path.write_text("precious")
+    with pytest.raises(SocketInUse, match="not a socket"), opened(tmp_path):
+        pass
+    assert path.read_text() == "precious"
+
+
+def test_another_s_socket_is_not_removed(tmp_path: Path) -> None:
+    """If somebody took the place meanwhile, leaving does not unlink theirs."""
+    path = tmp_path / "kheishd.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        with opened(tmp_path):
+            path.unlink()
+            other.bind(str(path))
+        assert path.exists()
+
+
+def test_a_path_too_long_for_the_kernel_works(tmp_path: Path) -> None:
+    """It is bound, and reached, through its directory's descriptor."""
+    run_dir = tmp_path / ("deep" * 30) / "run"
+    path = run_dir / "kheishd.sock"
+    assert len(os.fsencode(path)) > PATH_BYTES_MAX
+    with opened(run_dir):
+        assert mode(path) == 0o600
+        assert reached(path)
+        with pytest.raises(SocketInUse, match="deepdeep"), opened(run_dir):
+            pass
+    assert not path.exists()
+
+
+def test_the_shared_socket_has_its_mode_and_group(tmp_path: Path) -> None:
+    """A group by name or by number; the private one is as ever."""
+    path = tmp_path / "shared.sock"
+    with opened(tmp_path / "run", SharedListen(path, 0o660, str(os.getgid()))) as found:
+        assert [listener.name for listener in found][1] == f"unix:{path}"
+        assert mode(path) == 0o660
+        assert os.stat(path).st_gid == os.getgid()
+        assert mode(tmp_path / "run" / "kheishd.sock") == 0o600
+    with pytest.raises(KeyError), opened(tmp_path / "run", SharedListen(path, group="no such group")):
+        pass
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:"), ("::1", "[::1]:")])
+def test_the_tcp_address_is_written_down(tmp_path: Path, host: str, shown: str) -> None:
+    """With the port that the kernel chose; and not left behind."""
+    with opened(tmp_path, tcp=TcpListen(host, 0)) as (_, listener):
+        address = (tmp_path / "tcp").read_text()
+        assert address == f"{shown}{listener.socket.getsockname()[1]}\n"
+        assert listener.name == f"tcp:{address.strip()}"
+    assert not (tmp_path / "tcp").exists()
+
+
+# systemd.
+
+
+@pytest.fixture
+def passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Three sockets as systemd passes them: the paths or addresses they are bound to."""
+    first = 700
+    monkeypatch.setattr(listeners, "LISTEN_FD_FIRST", first)
+    names = []
+    for number, family in enumerate((socket.AF_UNIX, socket.AF_UNIX, socket.AF_INET)):
+        with socket.socket(family) as bound:
+            bound.bind(str(tmp_path / f"{number}.sock") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+            bound.listen()
+            names.append(bound.getsockname())
+            assert fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD, first + number) == first + number
+    yield names
+    for fd in range(first, first + 3):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def activation(count: int, names: str | None, pid: int | None = None) -> dict[str, str]:
+    """The environment that systemd gives."""
+    given = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(count), "HOME": "/"}
+    return given if names is None else given | {"LISTEN_FDNAMES": names}
+
+
+def test_passed_sockets_are_used_instead_of_binding(tmp_path: Path, passed: list[str]) -> None:
+    """By their names, in any order; the environment is not left for children."""
+    environ = activation(3, "shared:rpc:tcp")
+    shared = SharedListen(tmp_path / "unused.sock")
+    with opened(tmp_path / "run", shared, LOOPBACK, environ) as found:
+        assert [type(listener.spec) for listener in found] == [SharedListen, RpcListen, TcpListen]
+        assert [listener.socket.getsockname() for listener in found] == passed
+        assert not any(os.get_inheritable(listener.socket.fileno()) for listener in found)
+        assert not any(listener.socket.getblocking() for listener in found)
+        assert not (tmp_path / "unused.sock").exists()
+        assert not (tmp_path / "run" / "kheishd.sock").exists()
+        assert (tmp_path / "run" / "tcp").read_text() == f"127.0.0.1:{passed[2][1]}\n"
+    assert environ == {"HOME": "/"}
+    assert Path(passed[0]).exists(), "what systemd bound, systemd removes"
+
+
+def test_what_is_not_passed_is_bound(tmp_path: Path, passed: list[str]) -> None:
+    """Only the private one here."""
+    with opened(tmp_path / "run", None, LOOPBACK, activation(1, "rpc")) as found:
+        assert found[0].socket.getsockname() == passed[0]
+        assert isinstance(found[1].spec, TcpListen)
+        assert found[1].socket.getsockname() != passed[2]
+
+
+@pytest.mark.parametrize("names", [None, "kheishd.socket:kheishd.socket:kheishd.socket"])
+def test_passed_sockets_without_names_go_by_their_family(
+    tmp_path: Path, passed: list[str], names: str | None
+) -> None:
+    """A Unix socket is the private one, any other is for WebSocket, with or without configuration."""
+    with opened(tmp_path / "run", environ=activation(3, names)) as found:
+        assert [type(listener.spec) for listener in found] == [RpcListen, RpcListen, TcpListen]
+        assert found[0].name == f"unix:{passed[0]}"
+
+
+def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path, passed: list[str]) -> None:
+    """The variables were inherited."""
+    environ = activation(3, "rpc:shared:tcp", pid=1)
+    with opened(tmp_path / "run", environ=environ) as (listener,):
+        assert listener.socket.getsockname() == str(tmp_path / "run" / "kheishd.sock")
+
+
+# Accepting.
+
+
+async def test_without_descriptors_accepting_pauses(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """It does not spin; who connected meanwhile is accepted once there is room."""
+    accepted: list[socket.socket] = []
+    paused, freed = trio.Event(), trio.Event()
+
+    async def descriptor_freed() -> None:
+        assert not paused.is_set(), "asked once for one shortage"
+        paused.set()
+        await freed.wait()
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened(tmp_path) as (listener,), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "kheishd.sock"))
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        fillers = [os.dup(0) for _ in range(highest)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers), limits[1]))
+        try:
+            nursery.start_soon(accept_all, listener.socket, accepted.append, descriptor_freed)
+            await paused.wait()
+            assert accepted == []
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in fillers:
+                os.close(fd)
+        freed.set()
+        while not accepted:
+            await trio.lowlevel.checkpoint()
+        accepted[0].close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_accepted_does_not_block(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """And many are accepted in turn."""
+    accepted: list[socket.socket] = []
+    with opened(tmp_path) as (listener,), ExitStack() as stack:
+        nursery.start_soon(accept_all, listener.socket, accepted.append, trio.lowlevel.checkpoint)
+        for _ in range(200):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(tmp_path / "kheishd.sock"))
+        while len(accepted) < 200:
+            await trio.lowlevel.checkpoint()
+        assert not any(stack.enter_context(each).getblocking() for each in accepted)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_broken_socket_is_an_error(tmp_path: Path) -> None:
+    """Nobody would ever be accepted again, so it is not passed over."""
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf.sock"))
+        deaf.setblocking(False)
+        with pytest.raises(OSError, match="Invalid argument"):
+            await accept_all(deaf, lambda stream: None, trio.lowlevel.checkpoint)

@@ -1,0 +1,141 @@
+"""Receipts: written with what they vouch for, forgotten in time."""
+
+from typing import Any, cast
+
+import pytest
+
+from kheishd.kernel.call import Call, Caller, Mutate
+from kheishd.server.receipts import (
+    PLACEHOLDER,
+    PURGED_PER_RECEIPT,
+    Change,
+    Repeated,
+    TakenBack,
+    uncompared,
+)
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE
+from kheishd.store.writer import Store
+from protocol.errors import AlreadyShown, InvalidParams, RunAlreadyEnded
+from protocol.limits import IDEMPOTENCY_KEPT_MS
+from protocol.method import Method
+from tests.support.toys import Keep, Kept, Shown
+
+NOW_MS = 1_800_000_000_000
+WEEK_MS = IDEMPOTENCY_KEPT_MS
+
+
+class Asked:
+    """As much of a call as a receipt looks at."""
+
+    caller = Caller("uid:0", frozenset())
+
+
+def mutation(secret: str | None = None) -> Mutate:
+    """A mutation that gives what it got."""
+    row: Method[Any, Any] = Method(
+        "toy.keep", "mutation", Keep, Kept, "A toy.", uncompared=("wait",), secret=secret
+    )
+    if secret is not None:
+        return Mutate(row, lambda tx, call, plan: Shown(1, "hidden"))
+    return Mutate(row, _kept)
+
+
+def _kept(tx: Transaction, call: Call, plan: Keep) -> Kept:
+    if plan.fail:
+        raise RunAlreadyEnded()
+    return Kept(plan.value, 1)
+
+
+def run(store: Store, handler: Mutate, now_ms: int = NOW_MS, **params: Any) -> Any:
+    """A change carried out: its value. Errors: what it raised."""
+    asked = Keep(**({"value": "a"} | params))
+    change = Change(handler, cast("Call", Asked()), asked, asked, uncompared(handler.row))
+    return store.submit(change, now_ms).unwrap()
+
+
+def receipts(store: Store) -> int:
+    """How many there are, in the table and in its index."""
+    with store.read() as snapshot:
+        by_age = snapshot.count(RECEIPTS_BY_AGE)
+        assert snapshot.count(RECEIPTS) == by_age
+    return by_age
+
+
+def test_what_does_not_count_has_its_default() -> None:
+    """The key itself, ``check`` and what the row names."""
+    assert uncompared(mutation().row) == {"idempotency_key": None, "check": False, "wait": False}
+
+
+def test_without_a_key_there_is_no_receipt(store: Store) -> None:
+    """Nothing is remembered that nobody asked to be."""
+    run(store, mutation())
+    assert receipts(store) == 0
+
+
+def test_a_receipt_holds_the_result_as_encoded(store: Store) -> None:
+    """And the repeated request gets those bytes."""
+    assert run(store, mutation(), idempotency_key="k") == Kept("a", 1)
+    assert run(store, mutation(), idempotency_key="k", wait=True) == Repeated(
+        b'{"value":"a","number":1,"waited":0}'
+    )
+    assert receipts(store) == 1
+
+
+def test_a_secret_is_in_no_receipt(store: Store) -> None:
+    """It is told that it was shown."""
+    run(store, mutation("secret"), idempotency_key="k")
+    with store.read() as snapshot:
+        stored = snapshot.get(RECEIPTS, "uid:0", "toy.keep", "k")
+    assert stored is not None
+    assert b"hidden" not in stored.result
+    with pytest.raises(AlreadyShown):
+        run(store, mutation("secret"), idempotency_key="k")
+
+
+def test_a_refusal_leaves_no_receipt(store: Store) -> None:
+    """The key may be used again."""
+    with pytest.raises(RunAlreadyEnded):
+        run(store, mutation(), fail=True, idempotency_key="k")
+    assert receipts(store) == 0
+    assert run(store, mutation(), idempotency_key="k") == Kept("a", 1)
+
+
+def test_a_check_is_taken_back(store: Store) -> None:
+    """With what it would have given, but for a secret."""
+    with pytest.raises(TakenBack) as caught:
+        run(store, mutation(), check=True, idempotency_key="k")
+    assert caught.value.result == Kept("a", 1)
+    with pytest.raises(TakenBack) as caught:
+        run(store, mutation("secret"), check=True)
+    assert caught.value.result == Shown(1, PLACEHOLDER)
+    assert receipts(store) == 0
+
+
+def test_a_key_is_measured_in_bytes(store: Store) -> None:
+    """256 of UTF-8."""
+    with pytest.raises(InvalidParams):
+        run(store, mutation(), idempotency_key="é" * 129)
+
+
+def test_each_new_receipt_forgets_a_few_old_ones(store: Store) -> None:
+    """So that the table shrinks, and no one request pays for all of it."""
+    for number in range(10):
+        run(store, mutation(), NOW_MS + number, idempotency_key=f"old {number}")
+    later = NOW_MS + WEEK_MS + 8
+    run(store, mutation(), later, idempotency_key="new 1")
+    assert receipts(store) == 10 + 1 - PURGED_PER_RECEIPT
+    for number in (2, 3, 4):
+        run(store, mutation(), later, idempotency_key=f"new {number}")
+    # The tenth is a millisecond too young.
+    assert receipts(store) == 1 + 4
+
+
+def test_a_key_used_again_after_its_time_has_one_receipt(store: Store) -> None:
+    """The new one takes the old one's place, in the index too."""
+    run(store, mutation(), idempotency_key="k")
+    run(store, mutation(), NOW_MS + WEEK_MS, value="b", idempotency_key="k")
+    assert receipts(store) == 1
+    with store.read() as snapshot:
+        ((age, *_),) = [key for key, _ in snapshot.scan(RECEIPTS_BY_AGE)]
+    assert age == NOW_MS + WEEK_MS
