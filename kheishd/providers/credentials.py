@@ -76,7 +76,8 @@ def _read(name: str, environ: Mapping[str, str]) -> str | None:
         return None
     try:
         with (Path(directory) / name).open("rb") as file:
-            return file.read(CREDENTIAL_BYTES_MAX).decode()
+            value = file.read(CREDENTIAL_BYTES_MAX + 1)
+        return value.decode() if len(value) <= CREDENTIAL_BYTES_MAX else None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 IDENTITY = "chatcmpl-123"
-MESSAGE = "msg_01XFDUDYJgAACzvnptvVoYEL"
+MESSAGE = "msg_0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ class Anthropic:
             return b""
         signed = b""
         if self._open is Think:
-            signed = self._delta({"type": "signature_delta", "signature": "EqQBCgIYAhIM1gbcDa9GJwZA2b3h"})
+            signed = self._delta({"type": "signature_delta", "signature": "c2lnbmVkIGJ5IHRoZSBwcm92aWRlcg=="})
         self._open = None
         return signed + named({"type": "content_block_stop", "index": self._index})
 

@@ -1,0 +1,352 @@
+"""The messages API: what is sent, signatures unchanged, and what is made of published streams."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kheishd.kernel.runtime import Answer, ModelFailure
+from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
+from kheishd.providers.exchange import Body
+from kheishd.providers.failures import Refusing
+from protocol.limits import ANSWER_BYTES_MAX
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from tests.support.model_asking import asking
+
+STREAMS = Path(__file__).parent / "streams"
+
+
+def new() -> Reader:
+    """A reader at the beginning."""
+    return reader(Refusing("api.test", "sk-secret"))
+
+
+def read(*events: dict[str, Any]) -> Reader:
+    """A reader that was given these events."""
+    fresh = new()
+    for event in events:
+        fresh.event(msgspec.json.encode(event))
+    return fresh
+
+
+def start(index: int, **block: Any) -> dict[str, Any]:
+    """A content block begins."""
+    return {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def delta(index: int, **fields: Any) -> dict[str, Any]:
+    """A piece of a content block."""
+    return {"type": "content_block_delta", "index": index, "delta": fields}
+
+
+def stop(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
+    """The reason to stop, with the final counts."""
+    return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
+
+
+def answered(*events: dict[str, Any]) -> Answer:
+    """The answer that these events are."""
+    answer = read(*events).end()
+    assert answer is not None
+    return answer
+
+
+# The request.
+
+
+def test_the_request() -> None:
+    """URL, head and body are as published; options go through, but not over what is ours."""
+    options = {"temperature": 0.5, "stream": False, "headers": {"anthropic-beta": "x"}}
+    request = asking("hello", driver="anthropic", model="claude", instructions="be brief", options=options)
+    sent = post(request, "https://api.test", "sk-secret")
+    assert sent.url == "https://api.test/v1/messages"
+    assert sent.headers == {
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "x",
+        "x-api-key": "sk-secret",
+    }
+    assert msgspec.json.decode(sent.body) == {
+        "model": "claude",
+        "max_tokens": MAX_TOKENS,
+        "system": "be brief",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+        "stream": True,
+        "temperature": 0.5,
+    }
+
+
+@pytest.mark.parametrize("base", ["https://x", "https://x/", "https://x/v1", "https://x/v1/"])
+def test_base_url_with_and_without_the_version(base: str) -> None:
+    """A base URL may be written either way."""
+    assert post(asking("hello"), base, None).url == "https://x/v1/messages"
+
+
+def test_max_tokens_and_no_credential() -> None:
+    """An option replaces the default; a local server gets no key; nothing to say is not said."""
+    sent = post(asking("hello", options={"max_tokens": 5}), "http://x", None)
+    body = msgspec.json.decode(sent.body)
+    assert (body["max_tokens"], "system" in body, "x-api-key" in sent.headers) == (5, False, False)
+
+
+def test_every_kind_of_item() -> None:
+    """Every kind of item has its place; a tool's results and what the user says next are one message."""
+    transcript = [
+        Message("user", [Text("look"), AssetReference("ast_1")]),
+        Message(
+            "assistant",
+            [
+                Thinking("hm", "signed"),
+                Thinking("", "data", redacted=True),
+                Text("I will"),
+                ToolCall("functions.look:0", "look", {"a": 1}),
+            ],
+        ),
+        Message("tool", [ToolResult("functions.look:0", "look", "seen")]),
+        Message("tool", [ToolResult("c2", "wait", "no", is_error=True)]),
+        Message("user", [Text("and?")]),
+    ]
+    assert messages(transcript) == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "look"},
+                {"type": "text", "text": "[attached file ast_1: its content is not shown here]"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "signed"},
+                {"type": "redacted_thinking", "data": "data"},
+                {"type": "text", "text": "I will"},
+                {"type": "tool_use", "id": "functions_look_0", "name": "look", "input": {"a": 1}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "functions_look_0", "content": "seen"},
+                {"type": "tool_result", "tool_use_id": "c2", "content": "no", "is_error": True},
+                {"type": "text", "text": "and?"},
+            ],
+        },
+    ]
+
+
+def test_what_would_be_refused_is_left_out() -> None:
+    """Reasoning without a signature, texts of nothing but space, and messages that would be empty."""
+    transcript = [
+        Message("user", [Text("q"), Text(" \n")]),
+        Message("assistant", [Thinking("another provider's"), Text("")]),
+        Message("user", [Text("r")]),
+    ]
+    [only] = messages(transcript)
+    assert [block["text"] for block in only["content"]] == ["q", "r"]
+
+
+# The answer.
+
+THOUGHT = Thinking(
+    "Which number divides both 1071 and 462? Euclid knows.", "c2lnbmVkIGJ5IHRoZSBwcm92aWRlcg=="
+)
+REDACTED = Thinking("", "cmVkYWN0ZWQgdGhpbmtpbmc=", redacted=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "items", "usage", "stop_reason"),
+    [
+        (
+            "anthropic-text",
+            [Text("Hello 東京!")],
+            Usage(2125, 15, cached_input_tokens=2000, cache_write_tokens=100),
+            "end",
+        ),
+        (
+            "anthropic-tools",
+            [
+                Text("Well, the weather then."),
+                ToolCall("toolu_01T1x1fJ34qAmk2tNTrN7Up6", "get_weather", {"location": "Zürich"}),
+                ToolCall("toolu_02", "get_time", {}),
+            ],
+            Usage(472, 89),
+            "tool_calls",
+        ),
+        ("anthropic-thinking", [THOUGHT, REDACTED, Text("It is **21**.")], Usage(40, 77), "end"),
+    ],
+)
+def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reason: str) -> None:
+    """The published streams give their answer, wherever the network cuts them."""
+    stream = (STREAMS / f"{name}.sse").read_bytes()
+    for cut in range(len(stream)):
+        fresh = new()
+        body = Body(fresh)
+        body.feed(stream[:cut])
+        body.feed(stream[cut:])
+        answer = fresh.end()
+        assert fresh.done
+        assert answer is not None, f"cut at {cut}"
+        assert (answer.items, answer.usage, answer.stop_reason) == (items, usage, stop_reason)
+
+
+def test_thinking_goes_back_unchanged() -> None:
+    """What came as thinking is sent back block for block, signature and redacted data included."""
+    fresh = new()
+    Body(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
+    answer = fresh.end()
+    assert answer is not None
+    [message] = messages([Message("assistant", answer.items)])
+    assert message["content"][:2] == [
+        {"type": "thinking", "thinking": THOUGHT.text, "signature": THOUGHT.signature},
+        {"type": "redacted_thinking", "data": REDACTED.signature},
+    ]
+
+
+def test_an_error_event() -> None:
+    """An error in place of the next event fails the answer for its own reason."""
+    fresh = new()
+    with pytest.raises(ModelFailure) as raised:
+        Body(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
+    assert (raised.value.reason, raised.value.retryable) == ("overloaded", True)
+    assert fresh.end() is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("end_turn", "end"),
+        ("stop_sequence", "end"),
+        ("pause_turn", "end"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "refusal"),
+        ("something new", "end"),
+    ],
+)
+def test_stop_reasons(reason: str, expected: str) -> None:
+    """Every reason to stop has its name here; unknown ones are an ordinary end."""
+    assert answered(start(0, type="text", text="x"), stop(reason)).stop_reason == expected
+
+
+def test_no_end_is_no_answer() -> None:
+    """Without a reason to stop and without ``message_stop`` the answer is not whole."""
+    assert read(start(0, type="text", text="x")).end() is None
+    assert answered(start(0, type="text", text="x"), {"type": "message_stop"}).stop_reason == "end"
+
+
+def test_thinking_that_is_not_shown() -> None:
+    """Thinking may come with nothing but its signature; it is kept, to be given back."""
+    answer = answered(
+        start(0, type="thinking", thinking="", signature=""),
+        delta(0, type="signature_delta", signature="si"),
+        delta(0, type="signature_delta", signature="gned"),
+        stop(),
+    )
+    assert answer.items == [Thinking("", "signed")]
+
+
+def test_blocks_that_take_turns() -> None:
+    """A piece goes to the block of its index, whichever was begun last."""
+    answer = answered(
+        start(0, type="text", text=""),
+        start(1, type="text", text=""),
+        delta(0, type="text_delta", text="a"),
+        delta(1, type="text_delta", text="b"),
+        delta(0, type="text_delta", text="c"),
+        stop(),
+    )
+    assert answer.items == [Text("ac"), Text("b")]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"type": "ping"},
+        {"type": "something_new", "payload": {}},
+        {"type": "message_start"},
+        {"type": "message_delta"},
+        {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": None}},
+        {"type": "content_block_start", "index": 7},
+        delta(9, type="text_delta", text="to no block"),
+        {"type": "content_block_delta", "index": 0},
+        delta(0, type="citations_delta", citation={"type": "char_location"}),
+        start(3, type="server_tool_use", id="s", name="web_search", input={}),
+        delta(3, type="input_json_delta", partial_json='{"q'),
+        start(4, type="web_search_tool_result", content=[{"type": "web_search_result"}]),
+    ],
+)
+def test_missing_and_unknown(event: dict[str, Any]) -> None:
+    """Whatever is missing, null or unknown does no harm."""
+    answer = answered(start(0, type="text", text="a"), event, delta(0, type="text_delta", text="b"), stop())
+    assert answer.items == [Text("ab")]
+
+
+def test_counts_are_running_totals() -> None:
+    """A later count replaces an earlier one; one that is missing leaves it alone."""
+    answer = answered(
+        {
+            "type": "message_start",
+            "message": {"model": "m", "usage": {"input_tokens": 9, "output_tokens": 1}},
+        },
+        stop(output_tokens=5),
+        stop(output_tokens=6, cache_read_input_tokens=2),
+    )
+    assert (answer.usage, answer.model) == (Usage(11, 6, cached_input_tokens=2), "m")
+
+
+def test_a_call_given_whole() -> None:
+    """Input given at the start of a block, not in pieces, is taken too."""
+    answer = answered(start(0, type="tool_use", id="t", name="look", input={"a": 1}), stop("tool_use"))
+    assert answer.items == [ToolCall("t", "look", {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b'{"type": 1}', b'{"index": "x"}', b'{"type":"\xff"}', b"[" * 5000]
+)
+def test_malformed_data(data: bytes) -> None:
+    """Data that is no event fails the answer, which may be better the next time."""
+    with pytest.raises(ModelFailure) as raised:
+        new().event(data)
+    assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
+
+
+def test_too_long_an_answer() -> None:
+    """What is over the limit is not kept, and the reader says that it needs no more."""
+    pieces = [delta(0, type="text_delta", text="x" * 1024) for _ in range(ANSWER_BYTES_MAX // 1024 + 1)]
+    fresh = read(start(0, type="text", text=""), *pieces)
+    assert fresh.done
+    answer = fresh.end()
+    assert answer is not None
+    assert (answer.items, answer.stop_reason) == ([Text("x" * ANSWER_BYTES_MAX)], "length")
+
+
+def test_a_whole_message() -> None:
+    """A server that does not stream gives the same answer."""
+    fresh = new()
+    content = [
+        {"type": "thinking", "thinking": "hm", "signature": "signed"},
+        {"type": "text", "text": "a"},
+        {"type": "tool_use", "id": "t", "name": "look", "input": {}},
+    ]
+    message = {"type": "message", "model": "m", "content": content, "stop_reason": "tool_use"}
+    fresh.whole(msgspec.json.encode({**message, "usage": {"input_tokens": 3, "output_tokens": 4}}))
+    items: list[Item] = [Thinking("hm", "signed"), Text("a"), ToolCall("t", "look", {})]
+    assert fresh.end() == Answer(items, Usage(3, 4), "tool_calls", "m")
+
+
+def test_a_whole_error() -> None:
+    """An error that came with a success status is still an error."""
+    with pytest.raises(ModelFailure) as raised:
+        new().whole(b'{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}')
+    assert raised.value.reason == "rate_limited"

@@ -1,0 +1,91 @@
+"""Credentials by reference: where they are found, and that nothing but a name is ever said of them."""
+
+from pathlib import Path
+
+import pytest
+
+from kheishd.kernel.runtime import ModelFailure, RouteSpec
+from kheishd.providers.credentials import CREDENTIAL_BYTES_MAX, known_secrets, problem, resolve
+
+
+def spec(auth_ref: str | None, name: str = "r") -> RouteSpec:
+    """A route that names a credential."""
+    return RouteSpec(name, "openai", "m", auth_ref=auth_ref)
+
+
+def test_no_reference() -> None:
+    """A route without one needs none."""
+    assert resolve(None, {}) is None
+    assert problem(None, {}) is None
+
+
+def test_env() -> None:
+    """A variable is read at each call, without the space around it."""
+    environ = {"KEY": " sk-first \n"}
+    assert resolve("env:KEY", environ) == "sk-first"
+    environ["KEY"] = "sk-second"
+    assert resolve("env:KEY", environ) == "sk-second"
+    assert problem("env:KEY", environ) is None
+
+
+def test_credential(tmp_path: Path) -> None:
+    """A systemd credential is a file, read at each call."""
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert "'credential:key' is not set" in (problem("credential:key", environ) or "")
+    (tmp_path / "key").write_text("sk-first\n")
+    assert resolve("credential:key", environ) == "sk-first"
+    (tmp_path / "key").write_text("sk-second\n")
+    assert resolve("credential:key", environ) == "sk-second"
+
+
+@pytest.mark.parametrize(
+    ("auth_ref", "said"),
+    [
+        ("env:MISSING", "not set in the daemon's environment"),
+        ("env:EMPTY", "not set in the daemon's environment"),
+        ("env:TWO_LINES", "no HTTP header may have"),
+        ("env:UMLAUT", "no HTTP header may have"),
+        ("credential:missing", "not set in the credentials directory"),
+        ("credential:binary", "not set in the credentials directory"),
+        ("credential:..", "no credential reference"),
+        ("credential:a/b", "no credential reference"),
+        ("slot:name", "keeps no secrets yet"),
+        ("sk-the-key-itself", "no credential reference"),
+        ("env:", "no credential reference"),
+        ("", "no credential reference"),
+    ],
+)
+def test_problems(tmp_path: Path, auth_ref: str, said: str) -> None:
+    """What cannot be resolved is said by its reference; no value is part of what is said."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    environ = {
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "EMPTY": "  ",
+        "TWO_LINES": "sk-secret\nx: y",
+        "UMLAUT": "sk-secret-ü",
+    }
+    with pytest.raises(ModelFailure) as raised:
+        resolve(auth_ref, environ)
+    assert (raised.value.reason, raised.value.retryable) == ("credential_missing", False)
+    assert said in raised.value.message
+    assert "sk-secret" not in raised.value.message
+    assert problem(auth_ref, environ) == raised.value.message
+
+
+def test_no_credentials_directory() -> None:
+    """Outside systemd there is no directory, and that is what is said."""
+    assert "credentials directory" in (problem("credential:key", {}) or "")
+
+
+def test_a_huge_file_is_no_credential(tmp_path: Path) -> None:
+    """A name that leads to a log or a device does not fill the memory, and half a secret is none."""
+    (tmp_path / "huge").write_text("x" * (CREDENTIAL_BYTES_MAX + 1))
+    assert "is not set" in (problem("credential:huge", {"CREDENTIALS_DIRECTORY": str(tmp_path)}) or "")
+
+
+def test_known_secrets() -> None:
+    """Each value that exists and is long enough to be told from ordinary text, the longest first."""
+    environ = {"A": "short", "B": "sk-12345678", "C": "sk-12345678-and-more", "D": "12345678"}
+    routes = [spec(f"env:{name}") for name in ("A", "B", "C", "D", "B", "MISSING")]
+    found = known_secrets([*routes, spec(None), spec("nonsense")], environ)
+    assert found == ["sk-12345678-and-more", "sk-12345678", "12345678"]

@@ -1,0 +1,339 @@
+"""Chat completions: what is sent, and what is made of the streams that servers publish."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kheishd.kernel.runtime import Answer, ModelFailure
+from kheishd.providers.exchange import Body
+from kheishd.providers.failures import Refusing
+from kheishd.providers.openai import Reader, messages, post, reader
+from protocol.limits import ANSWER_BYTES_MAX
+from protocol.transcript import (
+    AssetReference,
+    Item,
+    Message,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from tests.support.model_asking import asking
+
+STREAMS = Path(__file__).parent / "streams"
+
+
+def new() -> Reader:
+    """A reader at the beginning."""
+    return reader(Refusing("api.test", "sk-secret"))
+
+
+def read(*chunks: dict[str, Any] | str) -> Reader:
+    """A reader that was given these chunks."""
+    fresh = new()
+    for chunk in chunks:
+        fresh.event(chunk.encode() if isinstance(chunk, str) else msgspec.json.encode(chunk))
+    return fresh
+
+
+def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A chunk with one delta."""
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
+
+
+def answered(*chunks: dict[str, Any] | str) -> Answer:
+    """The answer that these chunks are."""
+    answer = read(*chunks).end()
+    assert answer is not None
+    return answer
+
+
+# The request.
+
+
+def test_the_request() -> None:
+    """URL, head and body are as published; options go through, but not over what is ours."""
+    options = {"temperature": 0.5, "stream": False, "model": "other", "headers": {"X-Title": "kheish"}}
+    request = asking("hello", driver="openai", model="gpt", instructions="be brief", options=options)
+    sent = post(request, "https://api.test/v1/", "sk-secret")
+    assert sent.url == "https://api.test/v1/chat/completions"
+    assert sent.headers == {"x-title": "kheish", "authorization": "Bearer sk-secret"}
+    assert msgspec.json.decode(sent.body) == {
+        "model": "gpt",
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+    }
+
+
+def test_without_credential_or_instructions() -> None:
+    """A local server gets no credential, and no system message where there is nothing to say."""
+    sent = post(asking("hello"), "http://127.0.0.1:8080/v1", None)
+    assert sent.headers == {}
+    assert msgspec.json.decode(sent.body)["messages"] == [{"role": "user", "content": "hello"}]
+
+
+def test_stream_options_may_be_replaced() -> None:
+    """A server that does not take what we ask for can be given something else."""
+    sent = post(asking("hello", options={"stream_options": {}}), "http://x", None)
+    assert msgspec.json.decode(sent.body)["stream_options"] == {}
+
+
+def test_every_kind_of_item() -> None:
+    """Every kind of item has its place; reasoning is left out."""
+    transcript = [
+        Message("user", [Text("look"), AssetReference("ast_1", "image/png")]),
+        Message(
+            "assistant", [Thinking("hm", "sig"), Text("I "), Text("will"), ToolCall("c1", "look", {"a": 1})]
+        ),
+        Message("tool", [ToolResult("c1", "look", "seen"), ToolResult("c2", "wait", "no", is_error=True)]),
+        Message("assistant", [Text("done")]),
+    ]
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}}
+    asset = "[attached file ast_1, image/png: its content is not shown here]"
+    assert messages("", transcript) == [
+        {"role": "user", "content": f"look\n\n{asset}"},
+        {"role": "assistant", "content": "I will", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "seen"},
+        {"role": "tool", "tool_call_id": "c2", "content": "The tool failed: no"},
+        {"role": "assistant", "content": "done"},
+    ]
+
+
+def test_reasoning_is_given_back_where_asked_for() -> None:
+    """Some providers want their reasoning back, under its name; the option itself is not sent."""
+    earlier = (Message("user", [Text("q")]), Message("assistant", [Thinking("hm"), Text("a")]))
+    sent = post(asking("hello", earlier=earlier, options={"reasoning_content": True}), "http://x", None)
+    body = msgspec.json.decode(sent.body)
+    assert body["messages"][1] == {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    assert "reasoning_content" not in body
+
+
+def test_users_messages_in_a_row_are_one() -> None:
+    """After a run that failed two messages of the user meet; strict templates want turns."""
+    transcript = [Message("user", [Text("one")]), Message("user", [Text("two")])]
+    assert messages("", transcript) == [{"role": "user", "content": "one\n\ntwo"}]
+
+
+def test_what_says_nothing_is_left_out() -> None:
+    """A message without anything to show is no message; calls without text have null content."""
+    transcript = [
+        Message("user", [Text("")]),
+        Message("assistant", [Thinking("hm")]),
+        Message("assistant", [ToolCall("c1", "look", {})]),
+    ]
+    [only] = messages("", transcript)
+    assert only["content"] is None
+
+
+# The answer.
+
+
+@pytest.mark.parametrize(
+    ("name", "items", "usage", "stop"),
+    [
+        (
+            "openai-text",
+            [Text("Grüße aus 東京 🗼")],
+            Usage(2006, 300, cached_input_tokens=1920, reasoning_tokens=64),
+            "end",
+        ),
+        (
+            "openai-tools",
+            [
+                ToolCall("call_DdmO9pD3xa9XTPNJ32zg2hcA", "get_weather", {"location": "Zürich"}),
+                ToolCall("call_ABCDEF", "get_time", {}),
+            ],
+            Usage(82, 31),
+            "tool_calls",
+        ),
+        ("openai-openrouter", [Thinking("Two and two."), Text("Four.")], Usage(10, 9), "end"),
+        (
+            "openai-ollama",
+            [Thinking("The tool knows."), ToolCall("call_yb7r5xot", "get_weather", {"city": "Oslo"})],
+            Usage(151, 120),
+            "tool_calls",
+        ),
+        ("openai-llamacpp", [Thinking("Hm."), Text("Yes.")], Usage(17, 4), "length"),
+    ],
+)
+def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str) -> None:
+    """The streams of every kind of server give their answer, wherever the network cuts them."""
+    stream = (STREAMS / f"{name}.sse").read_bytes()
+    for cut in range(len(stream)):
+        fresh = new()
+        body = Body(fresh)
+        body.feed(stream[:cut])
+        body.feed(stream[cut:])
+        answer = fresh.end()
+        assert fresh.done
+        assert answer is not None, f"cut at {cut}"
+        assert (answer.items, answer.usage, answer.stop_reason) == (items, usage, stop), f"cut at {cut}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop"),
+    [
+        ("stop", "end"),
+        ("eos", "end"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        ("tool_calls", "tool_calls"),
+        ("function_call", "tool_calls"),
+        ("content_filter", "refusal"),
+        ("something new", "end"),
+    ],
+)
+def test_stop_reasons(reason: str, stop: str) -> None:
+    """Every reason to stop has its name here; unknown ones are an ordinary end."""
+    assert answered(delta(content="x"), delta(reason)).stop_reason == stop
+
+
+def test_nothing_but_done_is_an_end() -> None:
+    """``[DONE]`` ends an answer whose server gave no reason; without either there is none."""
+    assert answered(delta(content="x"), "[DONE]").stop_reason == "end"
+    assert read(delta(content="x")).end() is None
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {},
+        {"choices": None, "usage": None, "model": None, "error": None},
+        {"choices": []},
+        {"choices": [{}]},
+        {"choices": [{"delta": None, "finish_reason": ""}]},
+        {"choices": [{"delta": {"content": None, "tool_calls": None, "unknown": [1]}}]},
+        {"choices": [{"delta": {"tool_calls": []}}], "service_tier": "default"},
+        {"choices": [{"delta": {"reasoning": {"text": "an object"}}}]},
+        {"usage": {"prompt_tokens": None, "prompt_tokens_details": None}},
+        {"usage": {"prompt_tokens": -1, "completion_tokens": 2.0}},
+    ],
+)
+def test_missing_and_unknown_fields(chunk: dict[str, Any]) -> None:
+    """Whatever is missing, null or unknown does no harm."""
+    answer = answered(delta(content="a"), chunk, delta(content="b"), delta("stop"))
+    assert answer.items == [Text("ab")]
+
+
+def test_reasoning_under_two_names_is_taken_once() -> None:
+    """A server that sends the same reasoning under both names is not heard twice."""
+    answer = answered(delta(reasoning="hm", reasoning_content="hm"), delta("stop"))
+    assert answer.items == [Thinking("hm")]
+
+
+def test_content_in_parts() -> None:
+    """Content given as a list of parts is joined."""
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}]
+    assert answered(delta("stop", content=parts)).items == [Text("ab")]
+
+
+def test_a_refusal_is_text_that_says_so() -> None:
+    """A refusal is shown, and the answer is marked as one."""
+    answer = answered(delta(refusal="I can"), delta(refusal="not."), delta("stop"))
+    assert (answer.items, answer.stop_reason) == ([Text("I cannot.")], "refusal")
+
+
+def call(index: int | None = None, call_id: str | None = None, **function: Any) -> dict[str, Any]:
+    """A chunk with a piece of a tool call."""
+    return delta(tool_calls=[{"index": index, "id": call_id, "function": function}])
+
+
+def test_calls_that_take_turns() -> None:
+    """Pieces of two calls may come in any order."""
+    answer = answered(
+        call(0, "a", name="one", arguments='{"n"'),
+        call(1, "b", name="two", arguments="{"),
+        call(0, arguments=":1}"),
+        call(1, arguments="}"),
+        delta("tool_calls"),
+    )
+    assert answer.items == [ToolCall("a", "one", {"n": 1}), ToolCall("b", "two", {})]
+
+
+def test_calls_without_an_index() -> None:
+    """Some servers leave the index out: a new id is a new call, no id goes on with the last."""
+    answer = answered(
+        call(None, "a", name="one", arguments='{"n":'),
+        call(None, None, arguments="1}"),
+        call(None, "b", name="two", arguments="{}"),
+        call(None, "a", arguments=" "),
+        delta("stop"),
+    )
+    assert answer.items == [ToolCall("a", "one", {"n": 1}), ToolCall("b", "two", {})]
+
+
+def test_calls_without_an_id_or_with_an_object() -> None:
+    """A call without an id gets one; arguments that came as an object are taken as they are."""
+    answer = answered(call(0, None, name="one", arguments={"n": 1}), delta("stop"))
+    assert answer.items == [ToolCall("call_0", "one", {"n": 1})]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"error": {"message": "Overloaded", "type": "overloaded_error"}},
+        {"error": {"message": "Overloaded", "code": 529}, "choices": [{"finish_reason": "error"}]},
+        {"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 529, "message": "x"}}]},
+    ],
+)
+def test_errors_inside_the_stream(chunk: dict[str, Any]) -> None:
+    """An error in place of a chunk fails the answer for its own reason."""
+    with pytest.raises(ModelFailure) as raised:
+        read(delta(content="a"), chunk)
+    assert (raised.value.reason, raised.value.retryable) == ("overloaded", True)
+
+
+@pytest.mark.parametrize(
+    "data", ["{", "[]", '{"choices": 1}', "\x00", "[" * 5000, '{"choices":[{"delta":"x"}]}']
+)
+def test_malformed_data(data: str) -> None:
+    """Data that is no chunk fails the answer, which may be better the next time."""
+    with pytest.raises(ModelFailure) as raised:
+        read(delta(content="a"), data)
+    assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
+
+
+def test_bytes_that_are_no_utf8() -> None:
+    """Text that is not UTF-8 is malformed."""
+    with pytest.raises(ModelFailure, match="no chat completion"):
+        new().event(b'{"model": "\xff"}')
+
+
+def test_too_long_an_answer() -> None:
+    """What is over the limit is not kept, and the reader says that it needs no more."""
+    fresh = read(*(delta(content="x" * 1024) for _ in range(ANSWER_BYTES_MAX // 1024)))
+    assert not fresh.done
+    fresh.event(msgspec.json.encode(delta(content="y")))
+    assert fresh.done
+    answer = fresh.end()
+    assert answer is not None
+    assert (answer.items, answer.stop_reason) == ([Text("x" * ANSWER_BYTES_MAX)], "length")
+
+
+def test_a_whole_completion() -> None:
+    """A server that does not stream gives the same answer."""
+    fresh = new()
+    function = {"name": "look", "arguments": "{}"}
+    message = {"content": "a", "reasoning_content": "hm", "tool_calls": [{"id": "c", "function": function}]}
+    choice = {"message": {"role": "assistant", **message}, "finish_reason": "tool_calls"}
+    fresh.whole(msgspec.json.encode({"choices": [choice], "usage": {"prompt_tokens": 3}, "model": "m"}))
+    assert fresh.end() == Answer(
+        [Thinking("hm"), Text("a"), ToolCall("c", "look", {})], Usage(3), "tool_calls", "m"
+    )
+
+
+def test_a_whole_completion_without_a_reason_or_content() -> None:
+    """With content it is an answer even without a reason to stop; with neither it is none."""
+    fresh = new()
+    fresh.whole(b'{"choices":[{"message":{"content":"a"}}]}')
+    answer = fresh.end()
+    assert answer is not None
+    assert answer.stop_reason == "end"
+    empty = new()
+    empty.whole(b"{}")
+    assert empty.end() is None

@@ -1,0 +1,79 @@
+"""Asking a model in tests: a request in one line, and all that came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kheishd.kernel.runtime import (
+    Answer,
+    ModelCaller,
+    ModelEvent,
+    ModelFailure,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+)
+from protocol.objects.run import Pinned
+from protocol.transcript import Message, Text
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was heard of one call."""
+
+    deltas: list[TextDelta | ThinkingDelta] = field(default_factory=list)
+    answer: Answer | None = None
+    failure: ModelFailure | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of all deltas."""
+        return "".join(delta.text for delta in self.deltas if isinstance(delta, TextDelta))
+
+    @property
+    def thinking(self) -> str:
+        """The reasoning of all deltas."""
+        return "".join(delta.text for delta in self.deltas if isinstance(delta, ThinkingDelta))
+
+    def take(self, event: ModelEvent) -> None:
+        """Take an event in; nothing may follow an answer."""
+        assert self.answer is None, "an answer is the last event"
+        if isinstance(event, Answer):
+            self.answer = event
+        else:
+            self.deltas.append(event)
+
+    def answered(self) -> Answer:
+        """The answer, which there must be."""
+        assert self.answer is not None, f"no answer: {self.failure and self.failure.message}"
+        return self.answer
+
+    def failed(self) -> ModelFailure:
+        """The failure, which there must be."""
+        assert self.failure is not None, f"no failure: {self.answer}"
+        return self.failure
+
+
+def asking(said: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
+    """A request with one message of the user, after ``earlier`` ones."""
+    values: dict[str, Any] = {"route": "test", "driver": "offline", "model": "echo", **pinned}
+    instructions = values.pop("instructions", "")
+    messages = [*earlier, Message("user", [Text(said)])]
+    return ModelRequest(Pinned(**values), instructions, messages)
+
+
+async def ask(models: ModelCaller, request: ModelRequest) -> Heard:
+    """Ask and hear all of it."""
+    heard = Heard()
+    try:
+        async with models.ask(request) as events:
+            async for event in events:
+                heard.take(event)
+    except ModelFailure as failure:
+        heard.failure = failure
+    return heard
+
+
+async def inline(function: Callable[..., Any], *args: Any) -> Any:
+    """In place of a thread, where a mock clock would take waiting for one as idleness."""
+    return function(*args)
