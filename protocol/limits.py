@@ -19,8 +19,9 @@ HEADER_BYTES_MAX = 4 * KIB
 # A request's id is kept while the request is open and repeated in its answer. A UUID has 36 bytes.
 ID_BYTES_MAX = 1 * KIB
 
-# How deep arrays and objects may nest. Decoding recurses once a level, and Python 3.11 stops at
-# 1,000, of which the callers use up to 100: what arrived must also be readable from deeper down.
+# How deep a value of a caller's own shape (metadata) may nest. Decoding recurses once a level, and
+# Python 3.11 stops at 1,000, of which the callers use up to 100: what was read once must also be
+# readable from deeper down.
 NESTING_MAX = 128
 
 # What one connection can make the daemon hold. 64 requests that wait (one every few milliseconds

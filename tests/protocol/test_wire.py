@@ -249,27 +249,31 @@ def test_not_a_request(data: bytes, id_: bytes) -> None:
     assert (value.refusal.number, value.id) == (-32600, id_)
 
 
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_message_nested_too_deep(opening: bytes) -> None:
+    """A hundred thousand levels are refused, closed or not; what only passes by may be fairly deep."""
+    start = b'{"jsonrpc":"2.0","id":1,"method":"a","params":'
+    for data in (start + opening * 100_000, start + b"[" * 100_000 + b"]" * 100_000 + b"}", b"[" * 100_000):
+        assert malformed(data).refusal.number == -32700
+    assert isinstance(decode(start + b"[" * 300 + b"]" * 300 + b"}"), Request)
+
+
 def nested(levels: int) -> bytes:
-    """A request of which the params nest so that the whole has ``levels``."""
-    return b'{"jsonrpc":"2.0","id":1,"method":"a","params":%b}' % (
-        b"[" * (levels - 1) + b'"[[[["' + b"]" * (levels - 1)
-    )
+    """JSON that nests so deep, in both ways, with brackets in a string that do not count."""
+    pairs, odd = divmod(levels, 2)
+    return b"[" * odd + b'{"[[\\"[[":[' * pairs + b"]}" * pairs + b"]" * odd
 
 
-def test_nesting() -> None:
-    """Nesting is allowed to the limit, with brackets in strings not counted, and refused beyond."""
-    assert isinstance(decode(nested(NESTING_MAX)), Request)
-    for levels in (NESTING_MAX + 1, 900, 100_000):
-        value = malformed(nested(levels))
-        assert value.refusal.number == -32700
-        assert str(NESTING_MAX) in value.refusal.message
-    assert malformed(b"[" * 100_000).refusal.number == -32700
-
-
-def test_wide_is_not_deep() -> None:
-    """Many arrays side by side are not nesting."""
-    data = b'{"jsonrpc":"2.0","id":1,"method":"a","params":[%b[]]}' % (b"[{}]," * 10_000)
-    assert isinstance(decode(data), Request)
+def test_nested_too_deep() -> None:
+    """Nesting is counted by levels: neither by brackets side by side nor by those in strings."""
+    for levels in (0, 1, 2, NESTING_MAX - 1, NESTING_MAX):
+        assert not wire.nested_too_deep(nested(levels))
+    for levels in (NESTING_MAX + 1, NESTING_MAX + 2, 900):
+        assert wire.nested_too_deep(nested(levels))
+        json.loads(nested(levels))
+    assert wire.nested_too_deep(nested(6), 5)
+    assert not wire.nested_too_deep(nested(5), 5)
+    assert not wire.nested_too_deep(b"[%b[]]" % (b"[{}]," * 10_000))
 
 
 # Batches.
