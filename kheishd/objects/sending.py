@@ -23,12 +23,19 @@ from protocol.errors import (
     SessionEnded,
 )
 from protocol.events import InputReceived, RunAccepted
-from protocol.limits import INPUT_BYTES_MAX, METADATA_BYTES_MAX, QUEUED_RUNS_MAX, SENDER_BYTES_MAX
+from protocol.limits import (
+    INPUT_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    NESTING_MAX,
+    QUEUED_RUNS_MAX,
+    SENDER_BYTES_MAX,
+)
 from protocol.objects.definition import Definition
 from protocol.objects.journal import Filter
 from protocol.objects.run import Delivery, Pinned, SendResult
 from protocol.objects.session import Session
 from protocol.transcript import InputItem, Text
+from protocol.wire import nested_too_deep
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import RouteSpec, Runtime
@@ -104,16 +111,23 @@ def input_items(params: Delivery) -> list[InputItem]:
 
 
 def fits(value: object, limit: int, name: str, field: str) -> None:
-    """Errors: InputTooLarge if ``value`` takes more than ``limit`` bytes as JSON; InvalidParams for a
-    whole number that JSON can say and a record cannot hold.
+    """See that a value can be kept.
+
+    Errors: InputTooLarge if it takes more than ``limit`` bytes as JSON; InvalidParams if it nests too
+    deep, or holds a whole number that JSON can say and a record cannot hold.
     """
     try:
+        encoded = msgspec.json.encode(value)
         msgspec.msgpack.encode(value)
     except OverflowError:
         raise InvalidParams(f"the {name} holds a whole number of more than 64 bits", field=field) from None
-    size = len(msgspec.json.encode(value))
-    if size > limit:
-        raise InputTooLarge(f"the {name} takes {size} bytes as JSON; the limit is {limit}", field=field)
+    except RecursionError:
+        raise InvalidParams(f"the {name} is nested deeper than {NESTING_MAX} levels", field=field) from None
+    if len(encoded) > limit:
+        text = f"the {name} takes {len(encoded)} bytes as JSON; the limit is {limit}"
+        raise InputTooLarge(text, field=field)
+    if nested_too_deep(encoded):
+        raise InvalidParams(f"the {name} is nested deeper than {NESTING_MAX} levels", field=field)
 
 
 def find_definition(call: Call, name: str | None) -> Definition:

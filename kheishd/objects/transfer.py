@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.paging import page_of
-from kheishd.objects.sending import find_definition
+from kheishd.objects.sending import find_definition, fits
 from kheishd.objects.session import find_session, scope_of
 from kheishd.store.tables import JOURNAL
 from protocol import ids
@@ -27,11 +27,12 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
-from protocol.limits import INPUT_BYTES_MAX
+from protocol.limits import INPUT_BYTES_MAX, METADATA_BYTES_MAX, NESTING_MAX
 from protocol.objects import session as rows
 from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.session import SessionImported as Imported
 from protocol.transcript import Message
+from protocol.wire import nested_too_deep
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
@@ -102,6 +103,9 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
             events.append((decode_envelope(line.event), decode_event(line.event)))
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
+        # What was taken nested no deeper than the limit, and stands a few levels down in its event.
+        if nested_too_deep(bytes(line.event), 2 * NESTING_MAX):
+            raise ImportInvalid(f"line {number} is nested deeper than {2 * NESTING_MAX} levels")
         previous = hashlib.sha256(previous + bytes(line.event)).digest()
         if previous.hex() != line.hash:
             raise ImportInvalid(
@@ -155,6 +159,7 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
         raise ImportInvalid("an export begins with the event 'session_created'; send its lines in order")
     definition = find_definition(call, part.params.agent or created.agent)
     call.caller.need_sender(None)
+    fits(created.metadata, METADATA_BYTES_MAX, "metadata", "$.params.lines[0]")
     fold = Fold(tx, part.new_session_id, session=None, origin=origin_of(call))
     fold.append(
         SessionCreated(
