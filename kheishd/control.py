@@ -64,7 +64,8 @@ class Stopper:
     def __init__(self, drain_s: Callable[[], float]) -> None:
         self._default = drain_s
         self._wish = trio.Event()
-        self.reason = ""
+        # What it is called when nobody asked: something failed.
+        self.reason = "failure"
         self.scope = trio.CancelScope()
 
     def ask(self, reason: str, drain_s: float | None = None) -> None:
@@ -167,15 +168,16 @@ class DaemonControl:
             )
 
     def _disk(self) -> Disk:
-        path = self._vitals.home / "state"
-        size = (path / "data.mdb").stat().st_size
+        path = self._state.store.directory
+        with self._state.read() as store:
+            used_bytes = store.used_bytes
         room = os.statvfs(path)
         return Disk(
             path=str(path),
-            used_bytes=size,
-            file_bytes=size,
+            used_bytes=used_bytes,
+            file_bytes=self._state.store.file_bytes,
             free_bytes=room.f_bavail * room.f_frsize,
-            map_bytes=0,
+            map_bytes=self._state.store.map_bytes,
         )
 
     def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:

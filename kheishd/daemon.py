@@ -11,8 +11,8 @@ store closes last of all.
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, MutableMapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import trio
@@ -37,7 +37,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.workers.runs import RunWorker
-from protocol.errors import ConfigInvalid
+from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
 from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
 
 log = logging.getLogger("kheishd.daemon")
@@ -83,10 +83,13 @@ class Daemon:
                     nursery.start_soon(self._heed, signals)
                     if self._watchdog_s is not None:
                         nursery.start_soon(self._feed_watchdog, self._watchdog_s)
-                    await self._work()
-                    with trio.CancelScope(shield=True):
-                        await self._say_stopped()
-                        await self._holder.current().models.aclose()
+                    nursery.start_soon(self._watch_store)
+                    try:
+                        await self._work()
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await self._say_stopped()
+                            await self._holder.current().models.aclose()
                     nursery.cancel_scope.cancel()
         return self._stopper.reason
 
@@ -98,11 +101,11 @@ class Daemon:
         self._holder = RuntimeHolder(runtime, lambda old: nursery.start_soon(self._retire, old))
         self._reloads = Coalesced(nursery, self._reload)
         self._keep_secret(runtime)
-        after_crash = await self._state.update(self._say_started)
+        after_crash = await self._started_after_crash()
         self._vitals = Vitals(
             version=__version__,
             home=self._source.home.path,
-            schema=getattr(self._state.store, "schema", 1),
+            schema=self._state.store.schema,
             started_at_ms=self._state.now_ms(),
             after_crash=after_crash,
         )
@@ -161,26 +164,41 @@ class Daemon:
 
     # The first and the last commit.
 
-    def _say_started(self, tx: Transaction) -> bool:
-        """Whether the daemon before us ended without saying so."""
-        after_crash = tx.last_cursor > 0 and tx.get(META, CLEAN) is None
-        tx.delete(META, CLEAN)
-        event = DaemonStarted(
-            version=__version__,
-            pid=os.getpid(),
-            schema=getattr(self._state.store, "schema", 1),
-            after_crash=after_crash,
-        )
-        tx.append(DAEMON_STREAM, event)
+    async def _started_after_crash(self) -> bool:
+        """Write down that we started; whether the daemon before us ended without saying so."""
+        with self._state.read() as store:
+            after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None
+        schema = self._state.store.schema
+        event = DaemonStarted(version=__version__, pid=os.getpid(), schema=schema, after_crash=after_crash)
+
+        def started(tx: Transaction) -> None:
+            tx.delete(META, CLEAN)
+            tx.append(DAEMON_STREAM, event)
+
+        await self._write_down(started)
         return after_crash
+
+    async def _write_down(self, change: Callable[[Transaction], object]) -> None:
+        """Commit an event of the daemon's own. On a full disk the daemon goes on without it."""
+        try:
+            await self._state.update(change)
+        except StorageFull as refusal:
+            log.error("an event of the daemon could not be written down: %s", refusal)
 
     async def _say_stopped(self) -> None:
         def stopped(tx: Transaction) -> None:
             tx.append(DAEMON_STREAM, DaemonStopped(reason=self._stopper.reason))
             tx.put(META, CLEAN, value=b"1")
 
-        await self._state.update(stopped)
+        # Where even this cannot be written, the next start takes it for a crash, and that does no harm.
+        with suppress(StorageFailed):
+            await self._write_down(stopped)
         log.info("stopped", extra={"reason": self._stopper.reason})
+
+    async def _watch_store(self) -> None:
+        """Errors: StorageFailed once the disk refused a write that could not be taken back."""
+        await self._state.failed.wait()
+        raise StorageFailed(f"{self._state.store.failure}; what was acknowledged before is on the disk")
 
     # Signals and the service manager.
 
@@ -206,7 +224,8 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """A sign of life, as often as systemd advises, while the loop turns and the writer answers."""
         while True:
-            await self._state.update(_nothing)
+            with suppress(StorageFull):
+                await self._state.update(_nothing)
             self._notifier.alive()
             await trio.sleep(interval_s / 2)
 
@@ -220,7 +239,7 @@ class Daemon:
             runtime = await trio.to_thread.run_sync(self._build, generation)
             with trio.CancelScope(shield=True):
                 event = DaemonReloaded(generation=generation, warnings=list(runtime.warnings))
-                await self._state.update(lambda tx: tx.append(DAEMON_STREAM, event))
+                await self._write_down(lambda tx: tx.append(DAEMON_STREAM, event))
                 self._keep_secret(runtime)
                 self._holder.replace(runtime)
         except Exception as error:

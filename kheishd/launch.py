@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -106,11 +106,16 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
 def _explain(error: BaseException) -> NoReturn:
     """Turn what can be foreseen into a message; let everything else be a traceback."""
     from kheishd.server.listeners import SocketInUse
+    from kheishd.store.opening import StoreUnusable
     from protocol.errors import ConfigInvalid, Refusal
 
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    # Several tasks can learn of one failure, each in its own words: the first will do.
+    alike = {type(leaf) for leaf in _leaves(error)}
+    if len(alike) == 1:
+        error = next(_leaves(error))
     match error:
+        case StoreUnusable():
+            raise Exit(STORE_REFUSED, str(error)) from None
         case ConfigInvalid():
             raise Exit(UNUSABLE, error.message) from None
         case SocketInUse():
@@ -121,6 +126,15 @@ def _explain(error: BaseException) -> NoReturn:
             raise Exit(FAILED, str(error)) from error
         case _:
             raise error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside groups of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _tune() -> None:

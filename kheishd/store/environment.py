@@ -113,6 +113,16 @@ class Snapshot:
         """How many rows a table has, without counting them."""
         return self._txn.stat(self._handles[table])["entries"]
 
+    @property
+    def used_bytes(self) -> int:
+        """What all tables take, in whole pages. The file is larger by what is free in it."""
+        pages = page_bytes = 0
+        for handle in self._handles.values():
+            found = self._txn.stat(handle)
+            pages += found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"]
+            page_bytes = found["psize"]
+        return pages * page_bytes
+
     def scan(
         self, table: Table[V], *prefix: KeyPart, after: Key | None = None, reverse: bool = False
     ) -> Iterator[tuple[Key, V]]:
@@ -236,14 +246,16 @@ class Transaction(Snapshot):
         """Write a row. Errors: UpdateTooLarge over 256 KiB an update."""
         packed = table.pack(key)
         stored = table.encode(value)
-        self._charge(len(packed) + len(stored))
+        self._bytes += len(packed) + len(stored)
+        if self._bytes > UPDATE_BYTES_MAX:
+            raise UpdateTooLarge()
         self._txn.put(packed, stored, True, True, False, self._handles[table])
         self.rung.add(table.name)
 
     def delete(self, table: Table[Any], *key: KeyPart) -> bool:
         """Remove a row; whether there was one."""
         packed = table.pack(key)
-        self._charge(len(packed))
+        self._bytes += len(packed)
         self.rung.add(table.name)
         return self._txn.delete(packed, b"", self._handles[table])
 
@@ -294,20 +306,18 @@ class Transaction(Snapshot):
         digest = sha256(head.digest + line).digest()
         number = cursor.to_bytes(8, "big")
         entry = digest + line
-        self._charge(len(entry) + 64)
+        self._bytes += len(entry) + 64
+        if self._bytes > UPDATE_BYTES_MAX:
+            raise UpdateTooLarge()
         fresh = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
         risen = self._txn.put(number, head.name, True, False, True, self._cursors)
         assert fresh, "an entry is written once"
         assert risen, "a cursor is given once"
         head.cursor = heads.last = cursor
         head.digest = digest
-        self.rung.update((JOURNAL.name, CURSORS.name, head.bell))
+        if head.bell not in self.rung:
+            self.rung.update((JOURNAL.name, CURSORS.name, head.bell))
 
     def _find(self, stream: str) -> Head:
         head = self._heads.streams[stream] = Head(stream, *self.head(stream))
         return head
-
-    def _charge(self, size: int) -> None:
-        self._bytes += size
-        if self._bytes > UPDATE_BYTES_MAX:
-            raise UpdateTooLarge()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kheishd.store.backup import BACKUP_SECONDS_MAX, write_backup
 from kheishd.store.commit import Committer, Group, Job, Outcome
-from kheishd.store.environment import Scrub, Snapshot, Transaction
+from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA
 from protocol.errors import DaemonDraining
@@ -94,6 +94,16 @@ class Store:
         return self._environment.identity
 
     @property
+    def file_bytes(self) -> int:
+        """What the data file takes."""
+        return (self.directory / DATA).stat().st_size
+
+    @property
+    def map_bytes(self) -> int:
+        """What it may take at most."""
+        return int(self._environment.lmdb.info()["map_size"])
+
+    @property
     def full(self) -> bool:
         """Whether the newest write was refused for want of room."""
         return self._committer.full
@@ -113,7 +123,7 @@ class Store:
             raise DaemonDraining("the store is closed")
         job = Job(fn, now_ms, self._lock, tag)
         if self._thread is None:
-            job.take()
+            job.queued = False
             self._settle([job])
         else:
             self._queue.put(job)
@@ -147,20 +157,27 @@ class Store:
             self._opened.close()
 
     def _write(self) -> None:
-        queue, settle = self._queue, self._settle
+        queue = self._queue
         while (first := queue.get()) is not None:
-            jobs = [first]
+            taken = [first]
             for _ in range(min(queue.qsize(), UPDATE_GROUP_MAX - 1)):
                 job = queue.get()
                 if job is None:
                     # Nothing is submitted after the end, so it comes right after this group.
                     queue.put(None)
                     break
-                jobs.append(job)
-            with self._lock:
-                jobs = [job for job in jobs if job.take()]
+                taken.append(job)
+            jobs = self._claim(taken)
             if jobs:
-                settle(jobs)
+                self._settle(jobs)
+
+    def _claim(self, taken: list[Job[Any]]) -> list[Job[Any]]:
+        """Those that were not cancelled; from here on they cannot be."""
+        with self._lock:
+            jobs = [job for job in taken if job.queued]
+            for job in jobs:
+                job.queued = False
+        return jobs
 
     def _settle(self, jobs: list[Job[Any]]) -> None:
         failed = self._committer.failure
