@@ -1,0 +1,183 @@
+"""Putting a runtime together out of files, and knowing every handler."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kheishd.assemble import (
+    Source,
+    build_runtime,
+    handlers,
+    listen_options,
+    offline_route,
+    read_agents,
+    resolve_path,
+)
+from kheishd.config import parse
+from kheishd.home import Home
+from kheishd.kernel.runtime import RunLimits, Runtime
+from kheishd.providers.caller import Models
+from protocol.catalogue import METHODS
+from protocol.errors import ConfigInvalid
+
+CONFIG = """\
+default_route = "local"
+[routes.local]
+driver = "openai"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+auth_ref = "env:A_KEY"
+[runs]
+active_max = 7
+[permissions]
+mode = "plan"
+[workspace]
+root = "work"
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """A home with nothing in it but the directory for agents."""
+    (tmp_path / "agents").mkdir()
+    return Source(Home(tmp_path), environ={"A_KEY": "x"})
+
+
+def build(source: Source, *, skip: bool = True) -> Runtime:
+    """Generation 1."""
+    return build_runtime(source, 1, Models, skip_bad_agents=skip)
+
+
+def test_every_method_of_the_contract_has_one_handler() -> None:
+    """What is served is what the contract says, no more and no less."""
+    names = [handler.row.name for handler in handlers()]
+    assert sorted(names) == sorted(METHODS)
+
+
+def test_without_any_file(source: Source) -> None:
+    """The built-in agent on the built-in route."""
+    runtime = build(source)
+    assert (runtime.default_agent, runtime.default_route) == ("default", "offline")
+    assert list(runtime.definitions) == ["default"]
+    assert runtime.routes == {"offline": offline_route()}
+    assert (runtime.limits, runtime.warnings) == (RunLimits(), ())
+    assert source.config_path is None
+
+
+def test_what_the_configuration_says(source: Source) -> None:
+    """Routes, limits, mode and workspace arrive; the built-in route stays."""
+    source.home.config.write_text(CONFIG)
+    runtime = build(source)
+    assert set(runtime.routes) == {"offline", "local"}
+    assert runtime.routes["local"].auth_ref == "env:A_KEY"
+    assert runtime.limits.active_max == 7
+    assert runtime.permission_mode == "plan"
+    assert runtime.workspace_root == str(source.home.path / "work")
+    assert runtime.config["routes"]["local"]["model"] == "m"
+
+
+def test_limits_are_those_of_the_configuration() -> None:
+    """[runs] and RunLimits have the same fields with the same defaults, so neither can drift."""
+    assert msgspec.to_builtins(parse("").runs) == dataclasses.asdict(RunLimits())
+
+
+def test_another_configuration_file(tmp_path: Path) -> None:
+    """--config wins over the home's own; if it is not there, that is an error."""
+    (tmp_path / "config.toml").write_text("[zebra]")
+    (tmp_path / "other.toml").write_text("[runs]\nactive_max = 3\n")
+    assert build(Source(Home(tmp_path), tmp_path / "other.toml", {})).limits.active_max == 3
+    with pytest.raises(ConfigInvalid, match="No such file"):
+        build(Source(Home(tmp_path), tmp_path / "gone.toml", {}))
+
+
+def test_agents_by_name(source: Source) -> None:
+    """Files that are not agents are passed over; a file may take the built-in one's place."""
+    agents = source.home.agents
+    (agents / "b.md").write_text("B.")
+    (agents / "default.md").write_text("Mine.")
+    (agents / ".hidden.md").write_text("---\n")
+    (agents / "b.md~").write_text("---\n")
+    (agents / "README.txt").write_text("---\n")
+    found, complaints = read_agents(agents, {"offline": offline_route()})
+    assert list(found) == ["b", "default"]
+    assert (found["default"].instructions, found["default"].source) == ("Mine.", "file")
+    assert complaints == []
+
+
+def test_a_bad_agent_is_skipped_or_refused(source: Source) -> None:
+    """At the start it is a warning with file and line; at a reload the whole of it is refused."""
+    (source.home.agents / "bad.md").write_text("---\ndescription: d\nroute: gone\n---\n")
+    (source.home.agents / "two words.md").write_text("x")
+    runtime = build(source)
+    assert list(runtime.definitions) == ["default"]
+    assert len(runtime.warnings) == 2
+    assert "bad.md:3: route: there is no route 'gone'" in runtime.warnings[0]
+    with pytest.raises(ConfigInvalid, match=r"bad\.md:3: route"):
+        build(source, skip=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_agent_that_may_not_be_read(source: Source) -> None:
+    """It is a bad agent like any other."""
+    (source.home.agents / "a.md").write_text("x")
+    (source.home.agents / "a.md").chmod(0)
+    assert "a.md:1: Permission denied" in build(source).warnings[0]
+
+
+def test_a_directory_called_like_an_agent(source: Source) -> None:
+    """It is named, and nothing else is harmed."""
+    (source.home.agents / "a.md").mkdir()
+    assert "a.md:1: Is a directory" in build(source).warnings[0]
+
+
+def test_no_directory_for_agents(tmp_path: Path) -> None:
+    """It need not exist; a file in its place is a complaint."""
+    assert read_agents(tmp_path / "agents", {})[1] == []
+    (tmp_path / "agents").write_text("")
+    assert read_agents(tmp_path / "agents", {})[1] == ["agents:1: Not a directory"]
+
+
+def test_a_default_agent_that_does_not_exist(source: Source) -> None:
+    """The daemon starts and warns: everybody who names an agent is served."""
+    source.home.config.write_text("default_agent = 'gone'")
+    (warning,) = build(source).warnings
+    assert "default agent 'gone'" in warning
+    assert "agents/gone.md" in warning
+
+
+def test_paths_begin_at_the_home(tmp_path: Path) -> None:
+    """Relative ones at the daemon's, ``~`` at the user's, absolute ones stay."""
+    home = Home(tmp_path)
+    assert resolve_path("a/b", home) == tmp_path / "a" / "b"
+    assert resolve_path("~/x", home) == Path.home() / "x"
+    assert resolve_path("/x", home) == Path("/x")
+
+
+def test_where_to_listen(tmp_path: Path) -> None:
+    """The private socket always; the others as configured, with names made numbers."""
+    home = Home(tmp_path)
+    options = listen_options(parse(""), home)
+    assert (options.rpc.path, options.shared, options.tcp) == (home.socket, None, None)
+    text = (
+        "[listen.shared]\nmode = '0600'\n[[listen.shared.grants]]\nuid = 'root'\nscopes = ['read']\n"
+        "agents = []\n[[listen.shared.grants]]\ngid = 7\nscopes = []\n"
+        "[listen.tcp]\naddress = '[::1]:0'\norigins = ['https://o']\nhosts = ['h']\n"
+    )
+    options = listen_options(parse(text), home)
+    assert options.shared is not None
+    assert (options.shared.path, options.shared.mode) == (tmp_path / "run" / "shared.sock", 0o600)
+    root, seven = options.shared.grants
+    assert (root.uid, root.gid, root.agents, root.senders) == (0, None, frozenset(), None)
+    assert (seven.uid, seven.gid, seven.scopes) == (None, 7, ())
+    assert options.tcp is not None
+    assert (options.tcp.host, options.tcp.port, options.tcp.origins) == ("::1", 0, ("https://o",))
+
+
+def test_a_grant_for_nobody(tmp_path: Path) -> None:
+    """A user that this machine does not know is named with its key."""
+    text = "[[listen.shared.grants]]\nuid = 'no-such-user'\nscopes = []\n"
+    with pytest.raises(ConfigInvalid, match=r"grants\[0\]\.uid: this machine has no user called"):
+        listen_options(parse(text), Home(tmp_path))

@@ -1,0 +1,124 @@
+"""What the daemon says of itself, and how it is asked to stop."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from kheishd import control
+from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
+from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.kernel.state import State
+from kheishd.providers.caller import Models
+from kheishd.reloading import Coalesced
+from kheishd.store.writer import Store
+from tests.support.histories import rich_history
+from tests.support.runtimes import make_runtime
+
+
+async def reloaded() -> tuple[int, list[str]]:
+    """A reload that gives generation 2."""
+    return 2, ["a warning"]
+
+
+def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **vitals: Any) -> DaemonControl:
+    """A control over a real state."""
+    fields: dict[str, Any] = {"version": "1", "home": Path("/h"), "schema": 1, "started_at_ms": 5}
+    holder = RuntimeHolder(runtime or make_runtime(), lambda old: None)
+    return DaemonControl(
+        Vitals(**(fields | vitals)),
+        state,
+        holder,
+        Stopper(lambda: 10.0),
+        Coalesced(nursery, reloaded),
+        lambda: Path("/h/config.toml"),
+    )
+
+
+@pytest.fixture
+def full_state(store: Store) -> State:
+    """A state with some of everything in it."""
+    rich_history(store)
+    return State(store, lambda: 7)
+
+
+async def test_status_counts_what_is_there(full_state: State, nursery: trio.Nursery) -> None:
+    """Counts, disk, memory and cursor are those of the store and the process."""
+    status = make(full_state, nursery, runs_active=lambda: 3, listeners=["unix:/x"]).status()
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (4, 7, 2)
+    assert (status.counts.runs_active, status.counts.runs_ready) == (3, 2)
+    assert (status.counts.connections, status.listeners) == (0, ["unix:/x"])
+    assert 0 < status.disk.used_bytes <= status.disk.file_bytes <= status.disk.map_bytes
+    assert status.disk.free_bytes > 0
+    with full_state.read() as store:
+        assert status.cursor == store.last_cursor
+    assert status.memory_bytes == pytest.approx(memory_bytes(), rel=0.5)
+    assert status.warnings == []
+
+
+async def test_warnings_say_what_to_do(
+    full_state: State, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills, a refused reload, skipped agents, routes that are not ready, a crash before."""
+    monkeypatch.setattr(control, "DISK_FREE_BYTES_LOW", 1 << 62)
+    broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}), warnings=("skipped x",))
+    vitals = {"reload_problem": "config.toml:1: no", "after_crash": True}
+    warnings = make(full_state, nursery, runtime, **vitals).status().warnings
+    words = ["nearly full", "config.toml:1: no", "skipped x", "route 'broken' is not ready", "ended without"]
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+async def test_a_crash_is_not_news_for_ever(
+    full_state: State, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an hour it is left to the journal."""
+    monkeypatch.setattr(control, "CRASH_REMEMBERED_S", 0)
+    assert make(full_state, nursery, after_crash=True).status().warnings == []
+
+
+async def test_levers(full_state: State, nursery: trio.Nursery) -> None:
+    """Reloading, the configuration's path, shutting down."""
+    lever = make(full_state, nursery)
+    assert await lever.reload() == (2, ["a warning"])
+    assert lever.config_path() == "/h/config.toml"
+    assert not lever.draining()
+    lever.shutdown(None)
+    assert lever.draining()
+    assert lever.status().draining
+    lever.token_revoked(["tok_1"])
+
+
+async def test_asked_once_there_is_time(autojump_clock: trio.testing.MockClock) -> None:
+    """The default time, or the time that is asked for, from the moment of asking."""
+    for asked, seconds in ((None, 10.0), (3.0, 3.0), (0.0, 0.0)):
+        stopper = Stopper(lambda: 10.0)
+        began = trio.current_time()
+        stopper.ask("SIGTERM", asked)
+        await stopper.wait()
+        with stopper.scope:
+            await trio.sleep_forever()
+        assert trio.current_time() - began == pytest.approx(seconds)
+        assert (stopper.reason, stopper.asked) == ("SIGTERM", True)
+
+
+async def test_asked_twice_there_is_none(autojump_clock: trio.testing.MockClock) -> None:
+    """The second signal ends the waiting; the reason stays the first."""
+    stopper = Stopper(lambda: 1000.0)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        stopper.ask("SIGTERM")
+
+        async def again() -> None:
+            await trio.sleep(2)
+            stopper.ask("SIGINT")
+
+        nursery.start_soon(again)
+        with stopper.scope:
+            await trio.sleep_forever()
+    assert trio.current_time() - began == pytest.approx(2)
+    assert stopper.reason == "SIGTERM"
