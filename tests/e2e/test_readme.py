@@ -1,0 +1,66 @@
+"""What the README shows is what the programs do."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemons import short_home
+from tests.support.programs import BIN, ROOT, environment
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def surroundings() -> Iterator[dict[str, str]]:
+    """A user of one's own, whose daemon ends with the test."""
+    with short_home() as home:
+        home.mkdir()
+        environ = environment(HOME=str(home), PATH=f"{BIN}:/usr/bin:/bin")
+        yield environ
+        subprocess.run(["kheishctl", "daemon", "stop"], env=environ, check=False, capture_output=True)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command that a console block shows, and its output."""
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+        for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = shown.partition("\n")
+            yield command, output
+
+
+def pattern(output: str) -> str:
+    """What is shown as a regular expression: an ellipsis stands for anything on its line."""
+    return re.escape(output).replace("…", ".*")
+
+
+def test_the_sessions_shown_happen_as_shown(surroundings: dict[str, str]) -> None:
+    """Each command, typed in order by a new user, prints what the README says it prints."""
+    for command, output in commands():
+        done = subprocess.run(
+            ["bash", "-c", command], env=surroundings, capture_output=True, text=True, timeout=60, check=False
+        )
+        said = done.stdout + done.stderr
+        assert re.fullmatch(pattern(output), said), f"$ {command}\n{said}\ninstead of\n{output}"
+
+
+def test_every_path_named_exists() -> None:
+    """A file or directory of the project that the README names is there."""
+    named = set(re.findall(r"`((?:contrib|protocol|kheishd|kheishctl|tests)(?:/[\w.{},-]+)+)`", README))
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing
+    assert len(named) > 5
+
+
+def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
+    """The configuration shown is one that the daemon takes."""
+    from kheishd.config import load
+
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block)
+        assert load(path).routes
