@@ -60,8 +60,10 @@ async def server(tmp_path: Path, toys: Toys, clock: Clock) -> AsyncIterator[RpcS
 
 @pytest.fixture
 async def client(server: RpcServer) -> Client:
-    """A connection to it."""
-    return await server.connect()
+    """A connection to it, which is served already."""
+    client = await server.connect()
+    await client.call("rpc.ping")
+    return client
 
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:

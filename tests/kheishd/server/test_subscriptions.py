@@ -1,0 +1,586 @@
+"""Following: from a cursor to the present and on, without loss, at the peer's own pace."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from kheishd.kernel.call import Caller
+from kheishd.kernel.live import Live
+from kheishd.kernel.state import State, open_state
+from kheishd.server.subscriptions import Hub, Subscription
+from kheishd.store.environment import Transaction
+from protocol.limits import PAGE_EXAMINED_MAX
+from protocol.method import SCOPES
+from protocol.objects.journal import Filter
+from tests.support.stories import (
+    add_daemon_event,
+    add_event,
+    add_session,
+    ask,
+    end,
+    mark_pruned,
+    put_run,
+)
+
+OWNER = Caller("uid:0", frozenset(SCOPES))
+
+
+class Peer:
+    """A connection that keeps what it is sent, and takes it when told to."""
+
+    def __init__(self, nursery: trio.Nursery, caller: Caller = OWNER) -> None:
+        self.caller = caller
+        self.ended = False
+        self.subscriptions: dict[str, Subscription] | None = {}
+        self.clear = True
+        self.stuck = False
+        self.sent: list[bytes] = []
+        self.pushes = 0
+        self._nursery = nursery
+        self._changed = trio.Event()
+
+    def push(self, messages: list[bytes]) -> None:
+        self.sent += messages
+        self.pushes += bool(messages)
+        if self.stuck and messages:
+            self.clear = False
+
+    def take(self) -> None:
+        """The peer takes all, and goes on taking."""
+        self.stuck, self.clear = False, True
+        self.wake()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(work)
+
+    def heard(self) -> list[tuple[str, dict[str, Any]]]:
+        """All that was sent: the kind of notification, and its params without the subscription."""
+        found = []
+        for message in map(msgspec.json.decode, self.sent):
+            params = {name: value for name, value in message["params"].items() if name != "subscription"}
+            found.append((message["method"].removeprefix("journal."), params))
+        return found
+
+    def kinds(self) -> list[str]:
+        """The kinds of all that was sent."""
+        return [kind for kind, _ in self.heard()]
+
+    def cursors(self) -> list[int]:
+        """The cursors of all events that were sent."""
+        return [params["cursor"] for kind, params in self.heard() if kind == "event"]
+
+
+class Stage:
+    """A state, live text, a hub that runs; and peers."""
+
+    def __init__(self, state: State, nursery: trio.Nursery) -> None:
+        self.state = state
+        self.live = Live()
+        self.hub = Hub(state, self.live)
+        self.nursery = nursery
+        nursery.start_soon(self.hub.run)
+
+    def follow(
+        self,
+        filter_: Filter | None = None,
+        after: int | None = None,
+        *,
+        caller: Caller = OWNER,
+        deltas: bool = False,
+        until_settled: str | None = None,
+    ) -> Peer:
+        """A peer with one subscription."""
+        peer = Peer(self.nursery, caller)
+        self.hub.subscribe(
+            peer,
+            filter_ or Filter(),
+            after,
+            deltas=deltas,
+            subscription="s",
+            until_settled=until_settled,
+        )
+        return peer
+
+    async def change(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Commit something, and let everybody hear of it."""
+        result = await self.state.update(lambda tx: fn(tx, *args))
+        await settle()
+        return result
+
+    async def add(self, count: int, session_id: str = "ses_1", title: str = "") -> list[int]:
+        """Commit some events of a session at once; their cursors."""
+
+        def fill(tx: Transaction) -> list[int]:
+            return [add_event(tx, session_id, title) for _ in range(count)]
+
+        cursors: list[int] = await self.change(fill)
+        return cursors
+
+
+async def settle() -> None:
+    """Until nobody has anything left to do."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """A store with the session ses_1 in it, at cursor 1."""
+    async with open_state(tmp_path / "state", version="test", threaded=False) as state:
+        async with trio.open_nursery() as nursery:
+            stage = Stage(state, nursery)
+            await stage.change(add_session, "ses_1")
+            yield stage
+            nursery.cancel_scope.cancel()
+
+
+# Events.
+
+
+async def test_from_a_cursor_to_the_present_and_on(stage: Stage) -> None:
+    """History, one ``synced``, then what is new; each once, in order."""
+    old = await stage.add(3)
+    peer = stage.follow(after=old[0])
+    await settle()
+    assert peer.cursors() == old[1:]
+    assert peer.heard()[-1] == ("synced", {"cursor": old[-1]})
+    new = await stage.add(2)
+    assert peer.cursors() == old[1:] + new
+    assert peer.kinds().count("synced") == 1
+
+
+async def test_from_now_on_without_a_cursor(stage: Stage) -> None:
+    """Nothing of the past."""
+    peer = stage.follow()
+    await settle()
+    assert peer.heard() == [("synced", {"cursor": 1})]
+    assert await stage.add(1) == peer.cursors()
+
+
+async def test_an_event_is_sent_as_it_is_stored(stage: Stage) -> None:
+    """To the byte, from the journal and from the hub."""
+    peer = stage.follow(after=0)
+    await stage.add(1, title="Überschrift \\ / \u2028")
+    with stage.state.read() as store:
+        lines = [line for _, line in store.entries("ses_1")]
+    events = [message for message in peer.sent if b'"journal.event"' in message]
+    assert len(events) == 2
+    for line, message in zip(lines, events, strict=True):
+        assert message.endswith(b'"event":' + line + b"}}")
+        assert msgspec.json.decode(message)["params"]["cursor"] == msgspec.json.decode(line)["cursor"]
+
+
+async def test_events_of_one_commit_are_sent_together(stage: Stage) -> None:
+    """In one push."""
+    peer = stage.follow()
+    await settle()
+    before = peer.pushes
+    await stage.add(50)
+    assert peer.pushes == before + 1
+
+
+async def test_one_session_is_followed_alone(stage: Stage) -> None:
+    """Not the others, and not the daemon."""
+    await stage.change(add_session, "ses_2")
+    peer = stage.follow(Filter(session_id="ses_1"), 0)
+    mine = await stage.add(1)
+    await stage.add(1, "ses_2")
+    await stage.change(add_daemon_event)
+    assert peer.cursors() == [1, *mine]
+
+
+async def test_one_run_is_followed_alone(stage: Stage) -> None:
+    """Its session is found by itself; other runs of it are passed over."""
+    await stage.change(put_run, "run_1", "ses_1", "running")
+    peer = stage.follow(Filter(run_id="run_1"), 0)
+    await stage.change(add_event, "ses_1", "", "run_2")
+    mine = await stage.change(add_event, "ses_1", "", "run_1")
+    await stage.add(1)
+    assert peer.cursors() == [mine]
+
+
+async def test_types_choose_events(stage: Stage) -> None:
+    """An unknown type is simply never met."""
+    peer = stage.follow(Filter(types=["session_created", "no_such_type"]), 0)
+    await stage.add(2)
+    second = await stage.change(add_session, "ses_2")
+    assert peer.cursors() == [1, second]
+
+
+async def test_a_subtree_holds_descendants_old_and_new(stage: Stage) -> None:
+    """Also those that come later, at any depth; not the parent's other children."""
+    child = await stage.change(add_session, "ses_child", "default", "user", "ses_1")
+    await stage.change(add_session, "ses_other")
+    peer = stage.follow(Filter(session_id="ses_1", subtree=True), 0)
+    await stage.change(add_session, "ses_nephew", "default", "user", "ses_other")
+    grandchild = await stage.change(add_session, "ses_grandchild", "default", "user", "ses_child")
+    later = await stage.add(1, "ses_grandchild")
+    await stage.change(add_daemon_event)
+    assert peer.cursors() == [1, child, grandchild, *later]
+    below = stage.follow(Filter(session_id="ses_child", subtree=True), 0)
+    await settle()
+    assert below.cursors() == [child, grandchild, *later]
+
+
+async def test_who_is_limited_follows_what_is_covered(stage: Stage) -> None:
+    """Agents and senders of the token; the daemon's own events are for those without limits."""
+    anns = await stage.change(add_session, "ses_ann", "helper", "ann")
+    await stage.change(add_session, "ses_bob", "helper", "bob")
+    limited = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozenset(("ann",)))
+    peer = stage.follow(after=0, caller=limited)
+    owner = stage.follow(after=0)
+    more = await stage.add(1, "ses_ann")
+    await stage.add(1, "ses_bob")
+    daemons = await stage.change(add_daemon_event)
+    assert peer.cursors() == [anns, *more]
+    assert daemons in owner.cursors()
+
+
+async def test_a_peer_that_reads_nothing_is_sent_nothing_and_loses_nothing(stage: Stage) -> None:
+    """It holds a cursor: whatever flows, no more than a page is on its way to it."""
+    neighbour = stage.follow()
+    peer = stage.follow()
+    await settle()
+    peer.stuck = True
+    first = await stage.add(1)
+    held = len(peer.sent)
+    flowed = first.copy()
+    for _ in range(30):
+        flowed += await stage.add(100)
+    assert len(peer.sent) == held
+    assert neighbour.cursors() == flowed
+    peer.take()
+    await settle()
+    assert peer.cursors() == flowed
+    assert await stage.add(1) == [peer.cursors()[-1]]
+
+
+async def test_history_is_sent_in_pages(stage: Stage) -> None:
+    """As the peer takes them."""
+    cursors = []
+    for _ in range(8):
+        cursors += await stage.add(60, title="x" * 1000)
+    peer = stage.follow(after=0)
+    peer.stuck = True
+    await settle()
+    assert 0 < len(peer.cursors()) < 200
+    while len(peer.cursors()) < 480:
+        peer.clear = True
+        peer.wake()
+        await settle()
+    peer.take()
+    await settle()
+    assert peer.cursors() == [1, *cursors]
+
+
+async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> None:
+    """So many entries are looked at in one go, then it is somebody else's turn."""
+    for _ in range(PAGE_EXAMINED_MAX // 1000 + 1):
+        await stage.add(1000)
+    peer = stage.follow(Filter(types=["no_such_type"]), 0)
+    turns = 0
+    while not peer.sent:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns > 2
+    assert peer.kinds() == ["synced"]
+
+
+async def test_nobody_who_follows_costs_nothing(stage: Stage) -> None:
+    """The hub sleeps, and does not go through what was missed when somebody comes."""
+    await stage.add(5)
+    peer = stage.follow()
+    await settle()
+    assert len(stage.hub) == 1
+    assert await stage.add(1) == peer.cursors()
+    assert peer.subscriptions is not None
+    peer.subscriptions["s"].forget()
+    await stage.add(1)
+    assert len(stage.hub) == 0
+    assert len(peer.cursors()) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_nothing_is_lost_or_doubled(stage: Stage, seed: int) -> None:
+    """Whoever joins whenever, takes or does not, hears exactly what is after its cursor, in order."""
+    chance = random.Random(seed)
+    await stage.change(add_session, "ses_2")
+    peers: list[tuple[Peer, str | None, int]] = []
+    appended: list[tuple[str, int]] = [("ses_1", 1), ("ses_2", 2)]
+
+    def commit(tx: Transaction, session_id: str, count: int) -> None:
+        appended.extend((session_id, add_event(tx, session_id)) for _ in range(count))
+
+    for _ in range(60):
+        match chance.randrange(5):
+            case 0:
+                only = chance.choice([None, "ses_1"])
+                after = chance.randrange(appended[-1][1] + 1)
+                peers.append((stage.follow(Filter(session_id=only), after), only, after))
+            case 1 if peers:
+                chance.choice(peers)[0].stuck = True
+            case 2 if peers:
+                chance.choice(peers)[0].take()
+            case _:
+                session_id = chance.choice(["ses_1", "ses_2"])
+                job = partial(commit, session_id=session_id, count=chance.randrange(1, 5))
+                await stage.state.update(job)
+        for _ in range(chance.randrange(4)):
+            await trio.lowlevel.checkpoint()
+    for peer, _, _ in peers:
+        peer.take()
+    await settle()
+    for peer, only, after in peers:
+        expected = [
+            cursor for session_id, cursor in appended if cursor > after and only in (None, session_id)
+        ]
+        assert peer.cursors() == expected
+
+
+# Pruned history.
+
+
+async def test_pruned_history_is_a_gap(stage: Stage) -> None:
+    """Said before what comes after it, never passed over in silence."""
+    cursors = await stage.add(4)
+    await stage.change(mark_pruned, "ses_1", cursors[1])
+    peer = stage.follow(Filter(session_id="ses_1"), 1)
+    await settle()
+    assert peer.heard()[0] == ("gap", {"from": 1, "to": cursors[1]})
+    assert peer.cursors() == cursors[2:]
+    later = stage.follow(Filter(session_id="ses_1"), cursors[1])
+    await settle()
+    assert later.kinds() == ["event", "event", "synced"]
+
+
+async def test_history_pruned_while_a_peer_was_slow_is_a_gap(stage: Stage) -> None:
+    """Its cursor is held, its history need not be."""
+    peer = stage.follow(Filter(session_id="ses_1"))
+    await settle()
+    peer.stuck = True
+    cursors = await stage.add(1) + await stage.add(3)
+    await stage.change(mark_pruned, "ses_1", cursors[2])
+    peer.take()
+    await settle()
+    assert peer.heard()[1:] == [
+        ("event", peer.heard()[1][1]),
+        ("gap", {"from": cursors[0], "to": cursors[2]}),
+        ("event", peer.heard()[3][1]),
+    ]
+    assert peer.cursors() == [cursors[0], cursors[3]]
+
+
+async def test_whoever_follows_everything_hears_of_a_gap_once(stage: Stage) -> None:
+    """Up to the highest mark of all; what is left in between is sent."""
+    cursors = await stage.add(3)
+    await stage.change(mark_pruned, "*", cursors[1])
+    peer = stage.follow(after=0)
+    await stage.add(1)
+    assert peer.kinds().count("gap") == 1
+    assert peer.heard()[0] == ("gap", {"from": 0, "to": cursors[1]})
+    assert set(cursors) < set(peer.cursors())
+
+
+# Until settled.
+
+
+async def test_a_run_is_followed_until_it_has_settled(stage: Stage) -> None:
+    """Its last event, then the end; nothing after."""
+    await stage.change(put_run, "run_1", "ses_1", "running")
+    peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
+    asked = await stage.change(ask, "run_1", "ses_1", "itm_1")
+    ended = await stage.change(end, "run_1", "ses_1")
+    await stage.change(add_event, "ses_1", "", "run_1")
+    assert peer.cursors() == [asked, ended]
+    assert peer.heard()[-1] == ("end", {"reason": "settled"})
+    assert peer.subscriptions == {}
+    assert len(stage.hub) == 0
+
+
+async def test_a_run_that_has_settled_already_is_sent_and_ends(stage: Stage) -> None:
+    """History first."""
+    ended = await stage.change(end, "run_1", "ses_1")
+    peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
+    await settle()
+    assert peer.cursors() == [ended]
+    assert peer.kinds() == ["event", "synced", "end"]
+
+
+async def test_waiting_for_a_person_is_settled_too(stage: Stage) -> None:
+    """Nothing more happens without one."""
+    await stage.change(put_run, "run_1", "ses_1", "running")
+    peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
+    await settle()
+
+    def wait(tx: Transaction) -> None:
+        put_run(tx, "run_1", "ses_1", "waiting_for_approval")
+        add_event(tx, "ses_1", "", "run_1")
+
+    await stage.change(wait)
+    assert peer.kinds()[-2:] == ["event", "end"]
+
+
+# Text being written.
+
+
+def texts(peer: Peer) -> list[tuple[int, int, str]]:
+    """The deltas: attempt, offset, text."""
+    return [
+        (params["attempt"], params["offset"], params["text"])
+        for kind, params in peer.heard()
+        if kind == "delta"
+    ]
+
+
+async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> None:
+    """A run is being answered."""
+    await stage.change(ask, run_id, session_id, "itm_1")
+    stage.live.begin(session_id, run_id, "itm_1", 1)
+    for piece in pieces:
+        stage.live.text(run_id, "text", piece)
+
+
+async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
+    """To whoever asked for them, and no other."""
+    peer = stage.follow(deltas=True)
+    without = stage.follow()
+    await settle()
+    await writing(stage, "Once", " upon")
+    assert peer.heard()[-1] == (
+        "delta",
+        {"run_id": "run_1", "item_id": "itm_1", "attempt": 1, "offset": 4, "kind": "text", "text": " upon"},
+    )
+    assert texts(peer) == [(1, 0, "Once"), (1, 4, " upon")]
+    assert texts(without) == []
+
+
+async def test_a_new_follower_gets_the_text_so_far(stage: Stage) -> None:
+    """At offset 0, after it is synced; thinking before text."""
+    await writing(stage, "Once", " upon")
+    stage.live.text("run_1", "thinking", "hm")
+    peer = stage.follow(Filter(run_id="run_1"), 0, deltas=True)
+    await settle()
+    stage.live.text("run_1", "text", " a time")
+    assert peer.kinds() == ["event", "synced", "delta", "delta", "delta"]
+    assert texts(peer) == [(1, 0, "hm"), (1, 0, "Once upon"), (1, 9, " a time")]
+
+
+async def test_a_slow_follower_gets_merged_text(stage: Stage) -> None:
+    """One piece for all it missed, then pieces again."""
+    peer = stage.follow(deltas=True)
+    await settle()
+    await writing(stage, "a")
+    peer.stuck = True
+    for piece in "bcdef":
+        stage.live.text("run_1", "text", piece)
+    await settle()
+    assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
+    peer.take()
+    await settle()
+    stage.live.text("run_1", "text", "g")
+    assert texts(peer)[2:] == [(1, 2, "cdef"), (1, 6, "g")]
+
+
+async def test_a_slow_follower_gets_the_new_attempt_from_its_start(stage: Stage) -> None:
+    """What it had of the old one is worth nothing."""
+    peer = stage.follow(deltas=True)
+    await settle()
+    await writing(stage, "old")
+    peer.stuck = True
+    stage.live.text("run_1", "text", "er")
+    stage.live.text("run_1", "text", "!")
+    stage.live.begin("ses_1", "run_1", "itm_1", 2)
+    stage.live.text("run_1", "text", "new")
+    peer.take()
+    await settle()
+    assert texts(peer)[-1] == (2, 0, "new")
+    assert (1, 5, "!") not in texts(peer)
+
+
+async def test_the_message_ends_the_text(stage: Stage) -> None:
+    """Who is slow gets the durable message instead of text that it holds."""
+    peer = stage.follow(deltas=True)
+    await settle()
+    await writing(stage, "a")
+    peer.stuck = True
+    stage.live.text("run_1", "text", "b")
+    stage.live.text("run_1", "text", "c")
+    ended = await stage.change(end, "run_1", "ses_1")
+    peer.take()
+    await settle()
+    assert peer.cursors()[-1] == ended
+    assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
+    stage.live.end("run_1")
+
+
+async def test_text_of_others_is_not_heard(stage: Stage) -> None:
+    """The filter and the caller's limits hold for text as for events."""
+    await stage.change(add_session, "ses_2", "helper", "bob")
+    limited = Caller("token:t", frozenset(("read",)), frozenset(("default",)))
+    one_run = stage.follow(Filter(session_id="ses_1", run_id=None), deltas=True)
+    covered = stage.follow(deltas=True, caller=limited)
+    subtree = stage.follow(Filter(session_id="ses_1", subtree=True), deltas=True)
+    await settle()
+    await writing(stage, "elsewhere", session_id="ses_2", run_id="run_2")
+    await writing(stage, "here")
+    for peer in (one_run, covered, subtree):
+        assert texts(peer) == [(1, 0, "here")]
+
+
+async def test_much_text_waits_for_room(stage: Stage) -> None:
+    """Of many runs being answered, each is sent when the peer has taken the one before."""
+    for number in range(5):
+        await writing(stage, f"text {number}", run_id=f"run_{number}")
+    peer = stage.follow(deltas=True)
+    for expected in range(5):
+        peer.stuck = True
+        await settle()
+        assert len(texts(peer)) == expected
+        peer.clear = True
+        peer.wake()
+    peer.take()
+    await settle()
+    assert {text for _, _, text in texts(peer)} == {f"text {number}" for number in range(5)}
+    assert len(texts(peer)) == 5
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_text_is_whole_whoever_is_slow_when(stage: Stage, seed: int) -> None:
+    """Put together by offset, every follower has exactly what was written, with no hole ever."""
+    chance = random.Random(seed)
+    peers: list[Peer] = []
+    await writing(stage)
+    for number in range(80):
+        stage.live.text("run_1", "text", f"<{number}>")
+        match chance.randrange(6):
+            case 0:
+                peers.append(stage.follow(deltas=True))
+            case 1 if peers:
+                chance.choice(peers).stuck = True
+            case 2 if peers:
+                chance.choice(peers).take()
+            case _:
+                await trio.lowlevel.checkpoint()
+    for peer in peers:
+        peer.take()
+    await settle()
+    whole = "".join(f"<{number}>" for number in range(80))
+    for peer in peers:
+        so_far = ""
+        for _, offset, text in texts(peer):
+            assert offset == len(so_far)
+            so_far += text
+        assert so_far == whole

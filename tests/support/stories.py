@@ -1,0 +1,87 @@
+"""Sessions, runs and events put into a store by hand, for tests of whoever reads them."""
+
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import CHILDREN, META, RUNS, SESSIONS
+from protocol.events import (
+    DAEMON_STREAM,
+    DaemonReloaded,
+    ModelAsked,
+    RunEnded,
+    SessionCreated,
+    SessionRenamed,
+)
+from protocol.objects.run import Pinned, Run, Status
+from protocol.objects.session import Session
+
+
+def add_session(
+    tx: Transaction,
+    session_id: str,
+    agent: str = "default",
+    sender: str | None = "user",
+    parent: str | None = None,
+) -> int:
+    """A session and its first event; the event's cursor."""
+    record = Session(
+        session_id=session_id,
+        agent=agent,
+        sender=sender,
+        created_at_ms=tx.now_ms,
+        changed_at_ms=tx.now_ms,
+        parent_session_id=parent,
+    )
+    tx.put(SESSIONS, session_id, value=record)
+    if parent is not None:
+        tx.put(CHILDREN, parent, session_id, value=b"")
+    event = SessionCreated(agent=agent, sender=sender, parent_session_id=parent)
+    return tx.append(session_id, event, session_id=session_id)[0].cursor
+
+
+def add_event(tx: Transaction, session_id: str, title: str = "", run_id: str | None = None) -> int:
+    """One event of a session; its cursor."""
+    event = SessionRenamed(title=title)
+    return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
+
+
+def add_daemon_event(tx: Transaction) -> int:
+    """One event of the daemon's own stream; its cursor."""
+    return tx.append(DAEMON_STREAM, DaemonReloaded(generation=1))[0].cursor
+
+
+def put_run(
+    tx: Transaction, run_id: str, session_id: str, status: Status, item_id: str | None = None
+) -> None:
+    """A run's record, new or changed."""
+    record = Run(
+        run_id=run_id,
+        session_id=session_id,
+        agent="default",
+        input_id="inp_1",
+        status=status,
+        accepted_at_ms=tx.now_ms,
+        changed_at_ms=tx.now_ms,
+        accepted_cursor=1,
+        cursor=1,
+        pinned=Pinned(route="offline", driver="offline", model="offline"),
+        item_id=item_id,
+    )
+    tx.put(RUNS, run_id, value=record)
+
+
+def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
+    """A run asks its model: event and record; the event's cursor."""
+    put_run(tx, run_id, session_id, "running", item_id)
+    event = ModelAsked(item_id=item_id, step=1, attempt=1)
+    return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
+
+
+def end(tx: Transaction, run_id: str, session_id: str) -> int:
+    """A run completes: event and record; the event's cursor."""
+    put_run(tx, run_id, session_id, "completed")
+    event = RunEnded(outcome="completed")
+    return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
+
+
+def mark_pruned(tx: Transaction, stream: str, cursor: int) -> None:
+    """What pruning leaves behind."""
+    tx.put(META, f"pruned:{stream}", value=cursor.to_bytes(8, "big"))
