@@ -4,7 +4,7 @@ import itertools
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 from typing import Any
 
 import msgspec
@@ -24,8 +24,17 @@ def dial(path: Path, seconds: float = 120) -> socket.socket:
     """A connection to a Unix socket. Errors: OSError; TimeoutError later where nothing comes."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(seconds)
-    connection.connect(str(path))
-    return connection
+    while True:
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:
+            # The listener's queue is full: with a timeout set, the kernel says so instead of waiting.
+            sleep(0.001)
+        except OSError:
+            connection.close()
+            raise
+        else:
+            return connection
 
 
 def request(number: int, method: str, params: dict[str, Any]) -> bytes:
