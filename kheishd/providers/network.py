@@ -70,6 +70,12 @@ def _until_waiting(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, byte
     return None
 
 
+@types.coroutine
+def _go_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+    """Await a step that may have been parked; ``await`` itself takes only what has not begun."""
+    return (yield from step.__await__())
+
+
 class Stream(httpcore2.AsyncNetworkStream):
     """A network stream that can announce when it is about to wait for something to read."""
 
@@ -201,7 +207,7 @@ class Reply:
         parts: list[bytes] = []
         step, self._parked = self._parked or self._next(), None
         try:
-            piece: bytes | None = await step
+            piece: bytes | None = await _go_on(step)
             while piece is not None:
                 parts.append(piece)
                 step = self._next()
@@ -222,7 +228,7 @@ class Reply:
             if self._parked is not None:
                 # Its connection is closed, so it ends at once.
                 with suppress(StopAsyncIteration, *_ERRORS):
-                    await self._parked
+                    await _go_on(self._parked)
             await self._pieces.aclose()
 
     def _next(self) -> Coroutine[Any, Any, bytes]:
@@ -257,10 +263,20 @@ def failure(error: Exception, refusing: Refusing) -> ModelFailure | None:
     """What the library or the network raised, as a failure; None if it is a fault of ours."""
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
-            return refusing.broke(f"the request cannot be sent: {error}", "bad_request")
+            return refusing.broke(f"the request cannot be sent: {_told(error)}", "bad_request")
         case httpcore2.ConnectError() | httpcore2.ConnectTimeout() | httpcore2.ProxyError():
-            return refusing.broke(f"no connection: {error}")
+            return refusing.broke(f"no connection: {_told(error)}")
         case httpcore2.NetworkError() | httpcore2.ProtocolError() | httpcore2.TimeoutException() | OSError():
-            return refusing.broke(f"the connection broke: {error}")
+            return refusing.broke(f"the connection broke: {_told(error)}")
         case _:
             return None
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, or the one behind it that says something: a certificate's, for one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

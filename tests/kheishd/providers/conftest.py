@@ -1,0 +1,14 @@
+"""A model server of its own for every test that asks for one."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.model_server import ModelServer, running_model_server
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    """A model server in this process, and what it was asked."""
+    async with running_model_server() as server:
+        yield server

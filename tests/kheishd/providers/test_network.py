@@ -1,0 +1,327 @@
+"""HTTP read by read: what arrived together is given together, and connections are kept or closed."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from types import coroutine
+from typing import Any
+
+import httpcore2
+import msgspec
+import pytest
+import trio
+import trustme
+
+from kheishd.providers.failures import Refusing
+from kheishd.providers.network import Pool, Reply, Stream, failure, make_pool, send
+from kheishd.providers.wire import Post
+from tests.support.model_server import ModelServer
+
+
+def asked(server: ModelServer, model: str) -> Post:
+    """A request for a model."""
+    body = msgspec.json.encode({"model": model, "messages": []})
+    return Post(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
+
+
+@asynccontextmanager
+async def pool_to(url: str) -> AsyncIterator[Pool]:
+    """A pool of connections to a place."""
+    async with make_pool(url, 10) as pool:
+        yield pool
+
+
+async def read_all(reply: Reply) -> list[bytes]:
+    """Every read to the end."""
+    reads: list[bytes] = []
+    while not reply.ended:
+        reads.append(await reply.read())
+    await reply.aclose()
+    return reads
+
+
+async def serve(
+    handler: Callable[[trio.SocketStream], Coroutine[Any, Any, None]], nursery: trio.Nursery
+) -> int:
+    """Serve a handler on a free port of 127.0.0.1, which this gives."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, handler, [listener])
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def test_one_write_is_one_read(server: ModelServer) -> None:
+    """Fifty pieces that arrived together are given together, the end with them."""
+    async with pool_to(server.base_url) as pool:
+        reads = await read_all(await send(pool, asked(server, "chunks:50:60")))
+    assert len(reads) == 1
+    assert reads[0].count(b"word") == 50
+    assert reads[0].endswith(b"data: [DONE]\n\n")
+
+
+async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
+    """A piece is given when it is there, not when the next one comes; so is one cut inside a chunk."""
+    give, get = trio.open_memory_channel[bytes](1)
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        async for data in get:
+            await stream.send_all(data)
+
+    port = await serve(handler, nursery)
+    async with pool_to(f"http://127.0.0.1:{port}") as pool:
+        await give.send(HEAD + b"3\r\none\r\n3\r\ntwo\r\n5\r\nth")
+        reply = await send(pool, Post(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        assert await reply.read() == b"onetwoth"
+        await give.send(b"ree\r\n0\r\n\r\n")
+        assert await reply.read() == b"ree"
+        assert await reply.read() == b""
+        assert reply.ended
+        await reply.aclose()
+
+
+async def test_connections_are_kept(server: ModelServer) -> None:
+    """A body read to its end leaves its connection for the next request."""
+    async with pool_to(server.base_url) as pool:
+        for _ in range(3):
+            await read_all(await send(pool, asked(server, "echo")))
+    assert server.connections == 1
+
+
+async def test_leaving_a_parked_read_closes_the_connection(server: ModelServer) -> None:
+    """A body that is left while its next read is parked closes at once, and nothing is left behind."""
+    async with pool_to(server.base_url) as pool:
+        reply = await send(pool, asked(server, "hang-mid"))
+        assert b"so far" in await reply.read()
+        await reply.aclose()
+        with trio.fail_after(5):
+            await server.requests[0].left.wait()
+        await read_all(await send(pool, asked(server, "echo")))
+    assert server.connections == 2
+
+
+async def test_a_read_that_is_cancelled_closes_the_connection(server: ModelServer) -> None:
+    """A cancellation reaches a read that waits."""
+    async with pool_to(server.base_url) as pool:
+        reply = await send(pool, asked(server, "hang-mid"))
+        await reply.read()
+        with trio.move_on_after(0) as scope:
+            await reply.read()
+        assert scope.cancelled_caught
+        await reply.aclose()
+        with trio.fail_after(5):
+            await server.requests[0].left.wait()
+
+
+async def test_what_came_before_a_break_is_given_first(nursery: trio.Nursery) -> None:
+    """Bytes that break HTTP, arriving with good ones, are an error of the next read."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(HEAD + b"3\r\none\r\nthis is no chunk\r\n")
+
+    port = await serve(handler, nursery)
+    async with pool_to(f"http://127.0.0.1:{port}") as pool:
+        reply = await send(pool, Post(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        assert await reply.read() == b"one"
+        with pytest.raises(httpcore2.RemoteProtocolError):
+            await reply.read()
+        await reply.aclose()
+
+
+async def test_a_break_alone_is_an_error(server: ModelServer) -> None:
+    """A connection that ends inside the body is an error of the read that finds it."""
+    async with pool_to(server.base_url) as pool:
+        reply = await send(pool, asked(server, "cut"))
+        with pytest.raises(httpcore2.RemoteProtocolError):
+            await read_all(reply)
+        await reply.aclose()
+
+
+async def test_the_head(server: ModelServer) -> None:
+    """A request says where it goes and what it wants; an answer's headers have names in lower case."""
+    async with pool_to(server.base_url) as pool:
+        reply = await send(pool, asked(server, "status:429:retry=7"))
+        await read_all(reply)
+    assert (reply.status, reply.headers["retry-after"]) == (429, "7")
+    headers = server.requests[0].headers
+    assert headers["host"] == f"127.0.0.1:{server.port}"
+    assert headers["accept"] == "text/event-stream, application/json"
+    assert (headers["accept-encoding"], headers["x-test"]) == ("identity", "1")
+
+
+class Announcing(httpcore2.AsyncNetworkStream):
+    """A stream under test: reads wait for an event."""
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """Wait, then give something."""
+        await self.arrived.wait()
+        return b"data"
+
+
+@coroutine
+def going_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
+    """Await a coroutine that has begun."""
+    return (yield from step.__await__())
+
+
+async def test_a_step_is_parked_before_it_waits() -> None:
+    """A step that would read is parked before anything waits, and awaited later it goes on."""
+    inner = Announcing()
+    stream = Stream(inner)
+
+    async def step() -> bytes:
+        return await stream.read(10)
+
+    parked = step()
+    with trio.fail_after(5):
+        assert await stream.ahead(parked) is None
+    inner.arrived.set()
+    assert await going_on(parked) == b"data"
+    assert await stream.read(10) == b"data", "and outside of 'ahead' nothing is announced"
+
+
+async def test_other_waits_are_handed_through() -> None:
+    """A step that waits for something else than the network does so, errors and cancellation included."""
+    stream = Stream(Announcing())
+
+    async def step(error: Exception | None) -> bytes:
+        try:
+            await trio.lowlevel.checkpoint()
+            if error is not None:
+                raise error
+            await trio.lowlevel.checkpoint()
+        except ValueError:
+            await trio.lowlevel.checkpoint()
+        return b"done"
+
+    assert await stream.ahead(step(None)) == b"done"
+    assert await stream.ahead(step(ValueError())) == b"done"
+    with pytest.raises(KeyError):
+        await stream.ahead(step(KeyError()))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await stream.ahead(step(None))
+    assert scope.cancelled_caught
+
+
+async def test_errors_of_a_wait_are_handed_through() -> None:
+    """An error that arrives where a step waits is raised there, and may be dealt with there."""
+
+    @coroutine
+    def odd() -> Generator[Any, Any, None]:
+        yield "odd"
+
+    async def step() -> bytes:
+        try:
+            await odd()
+        except LookupError:
+            return b"caught"
+        return b"not"
+
+    driven = Stream(Announcing()).ahead(step())
+    assert driven.send(None) == "odd"
+    with pytest.raises(StopIteration) as done:
+        driven.throw(LookupError())
+    assert done.value.value == b"caught"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retryable"),
+    [
+        (httpcore2.UnsupportedProtocol("x"), "bad_request", False),
+        (httpcore2.LocalProtocolError("x"), "bad_request", False),
+        (httpcore2.ConnectError("x"), "connection_failed", True),
+        (httpcore2.ConnectTimeout("x"), "connection_failed", True),
+        (httpcore2.ProxyError("x"), "connection_failed", True),
+        (httpcore2.ReadError("x"), "connection_failed", True),
+        (httpcore2.RemoteProtocolError("x"), "connection_failed", True),
+        (OSError("x"), "connection_failed", True),
+    ],
+)
+def test_failures(error: Exception, reason: str, retryable: bool) -> None:
+    """Whatever the network does has its reason."""
+    made = failure(error, Refusing("api.test", None))
+    assert made is not None
+    assert (made.reason, made.retryable) == (reason, retryable)
+
+
+def test_our_own_faults_are_no_failures() -> None:
+    """A fault of ours is not passed off as the network's."""
+    assert failure(KeyError("x"), Refusing("api.test", None)) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "http://", "http://[::1", "http://x:port/", "http://münchen.test/"]
+)
+def test_what_is_no_url(url: str) -> None:
+    """What is no URL is said to be none before anything is sent."""
+    with pytest.raises(httpcore2.UnsupportedProtocol):
+        make_pool(url, 1)
+
+
+# Proxies and certificates are those that the environment names.
+
+
+async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:
+    """A request goes by way of the proxy, with its password, unless the host is excepted."""
+    seen: list[bytes] = []
+
+    async def proxy(stream: trio.SocketStream) -> None:
+        seen.append(await stream.receive_some())
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    port = await serve(proxy, nursery)
+    monkeypatch.setenv("http_proxy", f"http://user:p%40ss@127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with pool_to("http://api.test/v1") as pool:
+        reads = await read_all(await send(pool, Post("http://api.test/v1/x", {}, b"{}")))
+    assert reads == [b"ok"]
+    assert seen[0].startswith(b"POST http://api.test/v1/x HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in seen[0]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    async with pool_to(server.base_url) as pool:
+        await read_all(await send(pool, asked(server, "echo")))
+    assert len(server.requests) == 1
+
+
+def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is not spoken to is said to be so, not gone around."""
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(httpcore2.UnsupportedProtocol, match="no HTTP proxy"):
+        make_pool("http://api.test/v1", 1)
+
+
+async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Any) -> None:
+    """Encrypted connections are read the same way, and certificates are checked."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def handler(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        try:
+            await secure.receive_some()
+            await secure.send_all(HEAD + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+        except trio.BrokenResourceError:
+            pass
+
+    port = await serve(handler, nursery)
+    url = f"https://127.0.0.1:{port}"
+    async with pool_to(url) as pool:
+        with pytest.raises(httpcore2.ConnectError) as raised:
+            await send(pool, Post(f"{url}/", {}, b"{}"))
+    told = failure(raised.value, Refusing("api.test", None))
+    assert told is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in told.message
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with pool_to(url) as pool:
+        assert b"".join(await read_all(await send(pool, Post(f"{url}/", {}, b"{}")))) == b"onetwo"
