@@ -97,13 +97,13 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
     try:
         trio.run(Daemon(source, config, logs, environ, options.log_level).live)
     except BaseException as error:
-        _explain(error)
+        explain(error)
     finally:
         logs.close()
     return STOPPED
 
 
-def _explain(error: BaseException) -> NoReturn:
+def explain(error: BaseException) -> NoReturn:
     """Turn what can be foreseen into a message; let everything else be a traceback."""
     from kheishd.server.listeners import SocketInUse
     from kheishd.store.opening import StoreUnusable

@@ -1,28 +1,21 @@
 """The daemon's life, from outside: starting, stopping, reloading, crashing, being in the way."""
 
 import json
+import shutil
 import signal
 import socket
 import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd
+from tests.support.daemons import PATIENCE_S, Client, Daemon, RpcError, run_kheishd, until
 
 SLOW = "/slow 200 20"
 """An answer that takes four seconds."""
-
-
-def until(condition: "object", what: str) -> None:
-    """Wait for something in another process to become so."""
-    assert callable(condition)
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.005)
 
 
 def test_start_answer_stop(daemon: Daemon) -> None:
@@ -112,14 +105,15 @@ def test_shutdown_over_the_socket(daemon: Daemon) -> None:
     assert daemon.wait() == 0
 
 
-def test_a_signal_during_the_start_is_obeyed(home: Path) -> None:
+@pytest.mark.parametrize(
+    "milestone", ["run/kheishd.lock", "state/data.mdb", "state/identity", "run/kheishd.sock"]
+)
+def test_a_signal_during_the_start_is_obeyed(home: Path, milestone: str) -> None:
     """However early it comes, the daemon stops in order: it neither dies of it nor forgets it."""
     daemon = Daemon(home)
-    for delay in (0.02, 0.06, 0.1, 0.14):
-        daemon.start(wait=False)
-        until(lambda: (home / "run" / "kheishd.lock").exists(), "it has begun")
-        time.sleep(delay)
-        assert daemon.stop() in (0, -signal.SIGTERM)
+    daemon.start(wait=False)
+    until((home / milestone).exists, f"{milestone} exists")
+    assert daemon.stop() == 0
     daemon.start()
     assert not any(event.get("after_crash") for event in daemon.events(types=["daemon_started"]))
     daemon.stop()
@@ -255,7 +249,7 @@ def test_the_configuration_shows_no_credential(home: Path) -> None:
 
 
 def test_a_known_secret_is_scrubbed_from_journal_and_log(home: Path) -> None:
-    """Somebody says the key in a conversation: neither the journal, a file of the store, nor a log keeps it."""
+    """Somebody says the key in a conversation: no journal, no file of the store and no log keeps it."""
     config(home, "[log]\nlevel='debug'\n[routes.r]\ndriver='openai'\nmodel='m'\nbase_url='http://127.0.0.1:9'\n"
            "auth_ref='env:MY_KEY'\n")  # fmt: skip
     with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
@@ -265,6 +259,27 @@ def test_a_known_secret_is_scrubbed_from_journal_and_log(home: Path) -> None:
         daemon.stop()
         assert b"sk-super-secret" not in (home / "state" / "data.mdb").read_bytes()
         assert "sk-super-secret" not in daemon.read_log()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_a_disk_that_fails_stops_it(home: Path) -> None:
+    """A write that could not be taken back: whoever asked is told, it ends with code 1 and says why.
+
+    What was acknowledged before is there afterwards.
+    """
+    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync")
+    with Daemon(home, before=(*inject, "-e", "inject=fdatasync:error=EIO:when=12+")) as daemon:
+        said = 0
+        with suppress(RpcError, EOFError):
+            while True:
+                daemon.say(f"message {said}")
+                said += 1
+        assert daemon.wait() == 1
+        assert daemon.read_log().splitlines()[-1].startswith("kheishd: the disk refused a write")
+    with Daemon(home) as daemon:
+        texts = [m["message"]["items"][0]["text"] for m in daemon.call("conversation.history")["messages"]]
+        assert {f"message {number}" for number in range(said)} <= set(texts)
+        assert daemon.call("daemon.doctor", deep=True)["findings"] == []
 
 
 # Backup, doctor, status.

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,14 @@ from typing import Any
 # How long anything may take before a test is failed: a loaded machine is slow, a hang is forever.
 PATIENCE_S = 30.0
 LOOK_S = 0.005
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something in another process to become so. Errors: AssertionError if it takes too long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(LOOK_S)
 
 
 class RpcError(Exception):
