@@ -120,13 +120,9 @@ def _read_call(orders: Orders, name: str, arguments: str) -> None:
 
 
 def _latest(messages: list[Message]) -> str:
-    """The text of the user messages since the last answer; nothing where a tool spoke last."""
-    texts: list[str] = []
-    for message in reversed(messages):
-        if message.role != "user":
-            break
-        texts.append(text_of(message.items))
-    return "\n".join(reversed(texts))
+    """The text of the last message, if the user sent it: orders that once failed are not obeyed again."""
+    last = messages[-1] if messages else None
+    return text_of(last.items) if last is not None and last.role == "user" else ""
 
 
 def _compose(messages: list[Message], orders: Orders) -> str:

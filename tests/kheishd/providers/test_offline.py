@@ -140,12 +140,13 @@ async def test_after_a_tool() -> None:
     assert said.answered().stop_reason == "end"
 
 
-async def test_messages_since_the_last_answer_are_one() -> None:
-    """What was added while a run waited is answered together, orders and all."""
-    earlier = (Message("user", [Text("one\n/long 2"), AssetReference("ast_1")]),)
+async def test_an_order_that_failed_is_not_obeyed_again() -> None:
+    """What was said before and got no answer is remembered; only the last message is obeyed."""
+    earlier = (Message("user", [Text("one\n/fail server_error"), AssetReference("ast_1")]),)
     said = await heard(asking("two", earlier=earlier))
-    assert "You say: “one\ntwo”" in said.text
-    assert said.text.endswith("word1 word2")
+    assert said.failure is None
+    assert "before it you said: “one”" in said.text
+    assert "You say: “two”" in said.text
 
 
 def test_orders() -> None:
