@@ -213,7 +213,9 @@ def facts(record: Mapping[str, Any], look: Look) -> str:
 
 def _fact(name: str, value: Any, look: Look) -> str | None:
     match value:
-        case None | "" | [] | {}:
+        case None:
+            return None
+        case dict() | list() if not value:
             return None
         case bool():
             return "yes" if value else "no"

@@ -329,8 +329,12 @@ paged = options(
 
 
 def given(**params: Any) -> Json:
-    """Params that were given: those that are None, False or empty are left out."""
-    return {name: value for name, value in params.items() if value not in (None, False, (), "")}
+    """Params that were given: those that are None, False or empty are left out; a zero was given."""
+    return {
+        name: value
+        for name, value in params.items()
+        if value is not None and value is not False and value not in ((), [], "")
+    }
 
 
 def pages(app: App, method: str, params: Json, plural: str, *, everything: bool) -> Json:

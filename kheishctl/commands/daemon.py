@@ -14,7 +14,7 @@ from kheishctl.render import status as status_text
 from kheishctl.text import Look, clean, duration, one_line, size
 from kheishctl.verb import App, Duration, given, noun, verb
 
-group = noun("daemon", "The daemon: start, stop, reload, back up and examine it.")
+group = noun("daemon", "Start, stop, reload, back up and examine the daemon.")
 
 # After the time for draining the daemon closes its store and ends; more than this means it hangs.
 STOP_SECONDS = 30.0

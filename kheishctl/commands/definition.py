@@ -6,7 +6,7 @@ from kheishctl.client import Json
 from kheishctl.text import Column, Look, clean, facts
 from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
 
-group = noun("definition", "Definitions: the agents people address, from agents/<name>.md.")
+group = noun("definition", "Definitions: the agents there are, from agents/<name>.md.")
 
 COLUMNS = (
     Column("AGENT", "name"),

@@ -11,7 +11,7 @@ from kheishctl.render import delta_line, event_line
 from kheishctl.text import Look
 from kheishctl.verb import App, complete, given, noun, options, verb
 
-group = noun("journal", "The journal: one stream of events, each with a cursor.")
+group = noun("journal", "The journal: everything that happened, each event with its cursor.")
 
 RECONNECT_PAUSE_SECONDS = 0.5
 

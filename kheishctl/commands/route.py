@@ -5,7 +5,7 @@ import click
 from kheishctl.text import Column, facts
 from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
 
-group = noun("route", "Routes: one driver, one model, one credential each; from config.toml.")
+group = noun("route", "Routes: the models there are, each a driver, a model and a credential.")
 
 COLUMNS = (
     Column("ROUTE", "route_id"),

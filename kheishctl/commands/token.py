@@ -20,7 +20,7 @@ from kheishctl.verb import (
     verb,
 )
 
-group = noun("token", "Tokens: bearer tokens for the TCP listener. A secret is shown once.")
+group = noun("token", "Tokens: who may connect over TCP. A token's secret is shown once.")
 
 SCOPES = ("read", "converse", "approve", "operate", "admin")
 COLUMNS = (

@@ -1,0 +1,70 @@
+"""``kheishctl conversation``."""
+
+import pytest
+
+from tests.support.ctl import Ctl
+
+
+@pytest.fixture
+def session_id(ctl: Ctl, sender: str) -> str:
+    """The session of a conversation that has had one turn."""
+    return str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
+
+
+def test_list(ctl: Ctl, sender: str, session_id: str) -> None:
+    """A conversation is listed with its session."""
+    rows = ctl("conversation", "list", "--as", sender).rows
+    assert [row[:4] for row in rows] == [["default", sender, session_id, "1"]]
+    assert ctl.json("conversation", "list", "--agent", "default", "--as", sender)["next"] is None
+
+
+def test_list_nothing(ctl: Ctl) -> None:
+    """A pipe gets no rows for none."""
+    assert ctl("conversation", "list", "--agent", "nobody").out == ""
+
+
+def test_get(ctl: Ctl, sender: str, session_id: str) -> None:
+    """The address and what it means."""
+    done = ctl("conversation", "get", "default", "--as", sender)
+    assert ["session_id", session_id] in done.rows
+    assert ctl.json("conversation", "get", "--as", sender)["session_id"] == session_id
+
+
+def test_get_nobody(ctl: Ctl, sender: str) -> None:
+    """An address that means nothing yet is refused, saying how it comes to."""
+    done = ctl("conversation", "get", "--as", sender)
+    assert done.code == 1
+    assert sender in done.err
+
+
+def test_history(ctl: Ctl, sender: str, session_id: str) -> None:
+    """Messages in the order they were said, from either end."""
+    assert [row[1] for row in ctl("conversation", "history", "--as", sender).rows] == ["user", "assistant"]
+    newest = ctl("conversation", "history", "--as", sender, "--newest", "--limit", "1").rows
+    assert [row[1] for row in newest] == ["assistant"]
+    both = ctl("conversation", "history", "--as", sender, "--newest", "--limit", "1", "--all").rows
+    assert [row[1] for row in both] == ["user", "assistant"]
+    first = ctl.json("conversation", "history", "--as", sender, "--newest")["messages"][0]
+    assert first["message"]["role"] == "assistant"
+
+
+def test_cancel(ctl: Ctl, sender: str) -> None:
+    """The run in flight is stopped when the command returns."""
+    sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
+    done = ctl("conversation", "cancel", "default", "--as", sender, "--reason", "enough")
+    assert done.out == f"cancelled {sent['run_id']}\n"
+    assert ctl.json("run", "get", sent["run_id"])["status"] == "cancelled"
+
+
+def test_cancel_nothing(ctl: Ctl, sender: str, session_id: str) -> None:
+    """Where nothing runs that is said, and is no error."""
+    done = ctl("conversation", "cancel", "--as", sender)
+    assert (done.code, done.out) == (0, "nothing was running\n")
+
+
+def test_reset(ctl: Ctl, sender: str, session_id: str) -> None:
+    """The next send starts a new session; a check changes nothing."""
+    assert ctl("conversation", "reset", "--as", sender, "--check").code == 0
+    assert ctl.json("send", "default", "one", "--as", sender)["session_id"] == session_id
+    assert session_id in ctl("conversation", "reset", "--as", sender).out
+    assert ctl.json("send", "default", "two", "--as", sender)["session_id"] != session_id

@@ -1,0 +1,180 @@
+"""``kheishctl daemon`` and ``kheishctl status``: a daemon's life, by command only."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishctl import __version__, exits
+from kheishctl.commands.daemon import _flat
+from tests.support.ctl import Ctl, Done
+from tests.support.daemons import Daemon, short_home
+
+
+class Program:
+    """The program itself, as commands that become another one need it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def __call__(self, *arguments: str) -> Done:
+        """Run it to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kheishctl", "--home", str(self.home), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    """The program on a home of its own; a daemon that was started there is stopped."""
+    with short_home() as home:
+        program = Program(home)
+        yield program
+        program("daemon", "stop", "--drain", "0.1")
+
+
+def test_status(ctl: Ctl, daemon: Daemon) -> None:
+    """How the daemon is, at both places and as JSON."""
+    for words in (["status"], ["daemon", "status"]):
+        assert f"version {__version__}, pid {daemon.pid}" in ctl(*words).out
+        assert ctl.json(*words)["disk"]["used_bytes"] > 0
+
+
+def test_status_without_a_daemon(tmp_path: Path) -> None:
+    """It says how to start one; as JSON, too."""
+    done = Ctl(tmp_path)("status")
+    assert done.code == exits.NO_DAEMON
+    assert "kheishctl daemon start" in done.err
+    assert Ctl(tmp_path)("status", "--json").json["error"]["data"]["reason"] == "no_daemon"
+
+
+def test_a_life(program: Program) -> None:
+    """Started, found running, backed up, stopped, examined, repaired, compacted, restored, started again."""
+    assert program("daemon", "start").out.startswith("started, pid ")
+    assert program("daemon", "start").out.startswith("a daemon already runs, pid ")
+    assert program("send", "default", "remember this").code == 0
+    copy = program.home.parent / "copy"
+    assert "daemon restore" in program("daemon", "backup", str(copy)).out
+    assert program("daemon", "restore", str(copy)).code == exits.FAILED
+    assert program("daemon", "doctor").out.endswith("healthy\n")
+    assert json.loads(program("daemon", "stop", "--json").out)["stopped"]
+    assert program("daemon", "doctor", "--deep").code == 0
+    assert program("daemon", "doctor", "--repair", "--json").code == 0
+    assert program("daemon", "compact").code == 0
+    assert program("daemon", "restore", str(copy)).code == 0
+    assert json.loads(program("daemon", "start", "--json").out)["started"]
+    assert "remember this" in program("conversation", "history").out
+
+
+def test_start_in_the_foreground(program: Program, daemon: Daemon) -> None:
+    """The daemon's program takes this one's place: its exit code is ours."""
+    done = Program(daemon.home)("daemon", "start", "--foreground")
+    assert done.code == exits.HOME_TAKEN
+    assert str(daemon.pid) in done.err
+
+
+def test_start_needs_a_home(ctl: Ctl) -> None:
+    """A socket says nothing about where a daemon would keep its state."""
+    done = ctl("daemon", "start", "--socket", "/nowhere/s")
+    assert done.code == exits.USAGE
+
+
+def test_stop_without_a_daemon(tmp_path: Path) -> None:
+    """Nothing to stop is said with its exit code."""
+    assert Ctl(tmp_path)("daemon", "stop").code == exits.NO_DAEMON
+
+
+def test_reload(ctl: Ctl) -> None:
+    """The new generation is told."""
+    assert ctl("daemon", "reload").out.startswith("reloaded: generation ")
+
+
+def test_reload_refused(program: Program) -> None:
+    """An invalid file changes nothing; the message names the key."""
+    program("daemon", "start")
+    (program.home / "config.toml").write_text("default_agnet = 1\n")
+    done = program("daemon", "reload")
+    assert done.code == exits.FAILED
+    assert "default_agnet" in done.err
+
+
+def test_config(ctl: Ctl) -> None:
+    """Dotted keys, as the file would have them."""
+    lines = ctl("daemon", "config").out.splitlines()
+    assert lines[0].startswith("# no file")
+    assert 'default_route = "offline"' in lines
+    assert ctl.json("daemon", "config")["config"]["default_route"] == "offline"
+
+
+def test_flat_keys() -> None:
+    """Nested tables become dotted keys, quoted where they need to be; empty ones stay."""
+    value: dict[str, Any] = {"a": {"b-c": 1, "d e": [2]}, "f": {}}
+    assert _flat("", value) == [("a.b-c", 1), ('a."d e"', [2]), ("f", {})]
+
+
+def test_logs(tmp_path: Path) -> None:
+    """The newest lines of the log, as many as asked for; as JSON, one object each."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kheishd.log").write_text("".join(f"line {n}\n" for n in range(9)))
+    ctl = Ctl(tmp_path)
+    assert ctl("daemon", "logs", "-n", "2").out == "line 7\nline 8\n"
+    assert ctl("daemon", "logs", "-n", "0").out == ""
+    assert ctl("daemon", "logs", "-n", "1", "--json").json == {"line": "line 8"}
+    assert len(ctl("daemon", "logs").out.splitlines()) == 9
+
+
+def test_logs_follow(tmp_path: Path) -> None:
+    """What is added is printed; a log begun anew is read from its beginning."""
+    (tmp_path / "run").mkdir()
+    log = tmp_path / "run" / "kheishd.log"
+    log.write_text("one, and a long one\n")
+    command = [sys.executable, "-m", "kheishctl", "--home", str(tmp_path), "daemon", "logs", "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "one, and a long one\n"
+        with log.open("a") as more:
+            more.write("two\n")
+        assert child.stdout.readline() == "two\n"
+        log.write_text("new\n")
+        assert child.stdout.readline() == "new\n"
+        child.terminate()
+
+
+def test_logs_without_one(tmp_path: Path) -> None:
+    """Where there is no log, where to look instead."""
+    done = Ctl(tmp_path)("daemon", "logs")
+    assert done.code == exits.FAILED
+    assert "journalctl" in done.err
+
+
+def test_backup_refused(ctl: Ctl, daemon: Daemon) -> None:
+    """A place that cannot be used is refused before anything is written."""
+    done = ctl("daemon", "backup", str(daemon.home / "state" / "copy"))
+    assert done.code == exits.FAILED
+
+
+def test_doctor(ctl: Ctl) -> None:
+    """The running daemon examines itself."""
+    done = ctl("daemon", "doctor", "--deep")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "healthy")
+
+
+@pytest.mark.parametrize(
+    "words", [["daemon", "doctor", "--repair"], ["daemon", "compact"], ["daemon", "restore", os.devnull]]
+)
+def test_offline_work_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
+    """While a daemon has the store open, nothing else writes to it."""
+    done = ctl(*words)
+    assert done.code == exits.FAILED
+    assert f"pid {daemon.pid}" in done.err
+    assert "daemon stop" in done.err

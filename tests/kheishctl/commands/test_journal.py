@@ -1,0 +1,101 @@
+"""``kheishctl journal``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kheishctl import exits
+from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
+from tests.support.scripted import Peer, scripted
+
+
+@pytest.fixture
+def sent(ctl: Ctl, sender: str) -> dict[str, str]:
+    """A conversation of one turn."""
+    result: dict[str, str] = ctl.json("send", "default", "hello", "--as", sender)
+    return result
+
+
+def test_read(ctl: Ctl, sent: dict[str, str]) -> None:
+    """A session's events, oldest first; tab-separated for a pipe."""
+    rows = ctl("journal", "read", "--session", sent["session_id"]).rows
+    kinds = [row[3] for row in rows]
+    assert {"session_created", "input_received", "run_accepted", "run_ended"} <= set(kinds)
+    assert [int(row[0]) for row in rows] == sorted(int(row[0]) for row in rows)
+
+
+def test_read_as_json(ctl: Ctl, sent: dict[str, str]) -> None:
+    """One event a line, by run and type."""
+    done = ctl("journal", "read", "--run", sent["run_id"], "--type", "run_ended", "--json")
+    assert done.json["outcome"] == "completed"
+
+
+def test_read_pages(ctl: Ctl, sent: dict[str, str]) -> None:
+    """One page and where to go on, or all of them."""
+    one = ctl("journal", "read", "--limit", "2")
+    assert len(one.rows) == 2
+    assert "--after" in one.err
+    every = ctl("journal", "read", "--session", sent["session_id"], "--limit", "2", "--all")
+    whole = ctl("journal", "read", "--session", sent["session_id"], "--limit", "500")
+    assert every.out == whole.out
+    newest = ctl("journal", "read", "--session", sent["session_id"], "--newest", "--limit", "1")
+    assert newest.rows == whole.rows[-1:]
+
+
+def test_read_of_no_session(ctl: Ctl) -> None:
+    """A session that is not there is refused."""
+    assert ctl("journal", "read", "--session", "none").code == exits.FAILED
+
+
+def test_follow_goes_on_after_a_restart(daemon: Daemon, tmp_path: Path) -> None:
+    """Following survives the daemon: nothing is lost and nothing shown twice."""
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True)
+
+    def event(peer: Peer, cursor: int) -> None:
+        line = {"type": "run_started", "cursor": cursor, "at_ms": 1, "start": 1}
+        peer.notify("journal.event", subscription="s", cursor=cursor, event=line)
+
+    def first(peer: Peer) -> None:
+        request = peer.request()
+        assert "after" not in request["params"]
+        peer.answer(request, {"subscription": "s", "cursor": 4})
+        event(peer, 5)
+        peer.notify("journal.synced", subscription="s", cursor=7)
+
+    def second(peer: Peer) -> None:
+        request = peer.request()
+        assert request["params"] == {"after": 7, "deltas": True, "types": ["run_started"]}
+        peer.answer(request, {"subscription": "s", "cursor": 7})
+        event(peer, 8)
+        peer.notify("journal.gap", subscription="s", **{"from": 8, "to": 9})
+        delta = {"run_id": "r", "item_id": "i", "attempt": 1, "offset": 0, "kind": "text", "text": "t"}
+        peer.notify("journal.delta", subscription="s", **delta)
+        peer.notify("journal.end", subscription="s", reason="revoked")
+
+    with scripted(home / "run" / "kheishd.sock", first, second):
+        done = Ctl(home)("journal", "follow", "--deltas", "--type", "run_started", "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line.get("cursor") for line in lines] == [5, 8, None]
+    assert lines[2]["delta"]["text"] == "t"
+
+
+def test_follow_the_real_thing(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[str, str]) -> None:
+    """From a cursor through the present: what is there, then what comes."""
+    command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "journal", "follow"]
+    command += ["--after", "0", "--session", sent["session_id"], "--type", "run_ended", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["run_id"] == sent["run_id"]
+        again = ctl.json("send", "default", "again", "--as", sender)
+        assert json.loads(child.stdout.readline())["run_id"] == again["run_id"]
+        child.terminate()
+
+
+def test_follow_without_a_daemon(tmp_path: Path) -> None:
+    """With no daemon at all it does not wait for one."""
+    assert Ctl(tmp_path)("journal", "follow").code == exits.NO_DAEMON

@@ -1,0 +1,61 @@
+"""``kheishctl run``."""
+
+import pytest
+
+from kheishctl import exits
+from kheishctl.commands.run import STATUSES
+from protocol.objects.run import ENDED, SETTLED
+from tests.support.ctl import Ctl
+
+
+def test_statuses_are_the_contracts() -> None:
+    """The statuses that can be asked for are those there are."""
+    assert set(STATUSES) == SETTLED | {"queued", "running"}
+    assert set(STATUSES) > ENDED
+
+
+def test_list(ctl: Ctl, sender: str) -> None:
+    """The runs of a session, newest first or oldest first, by status."""
+    first = ctl.json("send", "default", "one", "--as", sender)
+    second = ctl.json("send", "default", "two", "--as", sender)
+    session = ["--session", first["session_id"]]
+    newest = [row[0] for row in ctl("run", "list", *session).rows]
+    assert newest == [second["run_id"], first["run_id"]]
+    assert [row[0] for row in ctl("run", "list", *session, "--oldest").rows] == newest[::-1]
+    assert ctl("run", "list", *session, "--status", "failed").out == ""
+    assert ctl("run", "list", *session, "--active").out == ""
+
+
+def test_get(ctl: Ctl, sender: str) -> None:
+    """One run, with its answer."""
+    run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
+    assert ["status", "completed"] in ctl("run", "get", run_id).rows
+    assert "hello" in ctl.json("run", "get", run_id)["output"]
+
+
+def test_wait(ctl: Ctl, sender: str) -> None:
+    """The answer is printed, and the exit code tells the outcome."""
+    sent = ctl.json("send", "--no-wait", "default", "/slow 3 10\nhello", "--as", sender)
+    done = ctl("run", "wait", sent["run_id"])
+    assert (done.code, done.err) == (exits.OK, "")
+    assert "You say: “hello”" in done.out
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("/fail unauthorized", exits.RUN_FAILED), ("/slow 1000 1000", exits.TIMED_OUT)]
+)
+def test_wait_for_another_outcome(ctl: Ctl, sender: str, text: str, code: int) -> None:
+    """A failed run and one that goes on have codes of their own, and a sentence."""
+    sent = ctl.json("send", "--no-wait", "default", text, "--as", sender)
+    done = ctl("run", "wait", sent["run_id"], "--timeout", "0.2s" if code == exits.TIMED_OUT else "30s")
+    assert (done.code, done.out) == (code, "")
+    assert "the run " in done.err
+    ctl("conversation", "cancel", "--as", sender)
+
+
+def test_cancel(ctl: Ctl, sender: str) -> None:
+    """The run has stopped when the command returns; cancelling again is refused."""
+    sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
+    assert ctl("run", "cancel", sent["run_id"]).out == f"{sent['run_id']} cancelled\n"
+    assert ctl("run", "cancel", sent["run_id"]).code == exits.FAILED
+    assert ctl("run", "wait", sent["run_id"]).code == exits.RUN_STOPPED

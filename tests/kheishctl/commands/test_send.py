@@ -1,0 +1,150 @@
+"""``kheishctl send``."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from kheishctl import exits
+from kheishctl.commands import send as module
+from kheishctl.commands.send import SETTLED, pairs
+from protocol.objects import run
+from tests.support.ctl import Ctl
+from tests.support.scripted import Peer, scripted
+
+
+def test_settled_are_the_contracts() -> None:
+    """The statuses in which waiting is over are those there are."""
+    assert SETTLED == run.SETTLED
+
+
+def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
+    """Words from the command line; the answer and nothing else on standard output."""
+    done = ctl("send", "default", "good", "day", "--as", sender)
+    assert (done.code, done.err) == (exits.OK, "")
+    assert done.out.endswith("You say: “good day”\n")
+
+
+@pytest.mark.parametrize("words", [[], ["default"], ["default", "-"]])
+def test_send_reads_standard_input(ctl: Ctl, sender: str, words: list[str]) -> None:
+    """Without TEXT, or with '-', what is piped in is said."""
+    assert "“piped”" in ctl("send", *words, "--as", sender, stdin="piped\n").out
+
+
+def test_send_nothing(ctl: Ctl) -> None:
+    """Nothing, or what is no text, is not sent."""
+    assert ctl("send", stdin=" \n").code == exits.USAGE
+    assert ctl("send", stdin=b"\xff").code == exits.USAGE
+
+
+def test_send_resumes(ctl: Ctl, sender: str) -> None:
+    """The same agent and sender are the same conversation."""
+    one = ctl.json("send", "default", "one", "--as", sender)
+    two = ctl.json("send", "default", "two", "--as", sender)
+    assert one["session_id"] == two["session_id"]
+    assert "before it you said: “one”" in two["output"]
+
+
+def test_send_without_waiting(ctl: Ctl, sender: str) -> None:
+    """The ids are printed once the input is on disk."""
+    done = ctl("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
+    assert done.code == 0
+    assert dict(done.rows)["run_id"].startswith("run_")
+    ctl("conversation", "cancel", "--as", sender)
+
+
+def test_send_check(ctl: Ctl, sender: str) -> None:
+    """A check says that it would be taken, and sends nothing."""
+    assert ctl("send", "--check", "default", "hi", "--as", sender).code == 0
+    assert ctl("conversation", "get", "--as", sender).code == exits.FAILED
+
+
+def test_send_to_nobody(ctl: Ctl) -> None:
+    """An agent that is not there is refused."""
+    done = ctl("send", "nobody", "hi")
+    assert done.code == exits.FAILED
+    assert "nobody" in done.err
+
+
+def test_a_failed_run(ctl: Ctl, sender: str) -> None:
+    """The reason on standard error, and a code of its own; with --json the whole result."""
+    done = ctl("send", "default", "/fail unauthorized", "--as", sender)
+    assert (done.code, done.out) == (exits.RUN_FAILED, "")
+    assert "the run failed" in done.err
+    assert ctl("send", "default", "/fail unauthorized", "--as", sender, "--json").json["error"]
+
+
+def test_a_run_that_goes_on(ctl: Ctl, sender: str) -> None:
+    """When the time is over, that is said, with how to go on waiting."""
+    done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
+    assert done.code == exits.TIMED_OUT
+    assert "kheishctl run wait run_" in done.err
+    ctl("conversation", "cancel", "--as", sender)
+
+
+def test_send_once(ctl: Ctl, sender: str) -> None:
+    """The same key and text are the same run."""
+    words = ["send", "default", "hi", "--as", sender, "--idempotency-key", f"key-{sender}"]
+    assert ctl.json(*words)["run_id"] == ctl.json(*words)["run_id"]
+    other = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
+    assert other.code == exits.FAILED
+
+
+def test_metadata(ctl: Ctl, sender: str) -> None:
+    """What is kept with the input is in its event."""
+    sent = ctl.json("send", "default", "hi", "--as", sender, "-m", "ticket=7", "-m", "by=ci")
+    done = ctl("journal", "read", "--session", sent["session_id"], "--type", "input_received", "--json")
+    assert done.json["metadata"] == {"ticket": "7", "by": "ci"}
+
+
+def test_pairs() -> None:
+    """A word without an equals sign is a usage error."""
+    assert pairs(("a=b=c",)) == {"a": "b=c"}
+    with pytest.raises(click.UsageError):
+        pairs(("a",))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The socket of a scripted daemon."""
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run" / "kheishd.sock"
+
+
+RESULT = {"session_id": "s", "run_id": "r", "status": "completed", "cursor": 1, "output": "done"}
+
+
+def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """What is waited for over a lost connection is sent again under the same key."""
+    keys = []
+
+    def lost(peer: Peer) -> None:
+        keys.append(peer.request()["params"]["idempotency_key"])
+
+    def answered(peer: Peer) -> None:
+        request = peer.request()
+        keys.append(request["params"]["idempotency_key"])
+        assert request["params"]["wait"] == "settled"
+        peer.answer(request, RESULT)
+
+    with scripted(path, lambda peer: None, lost, answered):
+        done = Ctl(tmp_path)("send", "default", "hi")
+    assert (done.code, done.out) == (0, "done\n")
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_a_daemon_that_does_not_come_back(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the end it is said how to learn the answer."""
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
+    with scripted(path, lambda peer: peer.request() and None):
+        done = Ctl(tmp_path)("send", "default", "hi")
+    assert done.code == exits.NO_DAEMON
+    assert "--idempotency-key kheishctl-" in done.err
+
+
+def test_no_daemon_is_said_at_once(tmp_path: Path) -> None:
+    """With no daemon at all, nothing is waited for."""
+    assert Ctl(tmp_path)("send", "default", "hi").code == exits.NO_DAEMON

@@ -1,0 +1,88 @@
+"""``kheishctl session``."""
+
+from typing import Any
+
+import pytest
+
+from kheishctl import exits
+from kheishctl.commands.session import MODES
+from protocol.objects.session import PermissionMode
+from tests.support.ctl import Ctl
+
+
+@pytest.fixture
+def session(ctl: Ctl, sender: str) -> str:
+    """A session without a conversation."""
+    return str(ctl.json("session", "create", "--title", sender)["session_id"])
+
+
+def test_modes_are_the_contracts() -> None:
+    """The permission modes that can be asked for are those there are."""
+    assert MODES == PermissionMode.__args__
+
+
+def test_create(ctl: Ctl, sender: str) -> None:
+    """Properties are kept; the same id again gives the same session, with others a refusal."""
+    words = ["session", "create", "--id", sender, "--title", "T", "--scope", '{"tools": []}', "-m", "k=v"]
+    made = ctl.json(*words, "--permission-mode", "plan", "--route", "offline", "--model", "m")
+    assert (made["session_id"], made["scope"], made["metadata"]) == (sender, {"tools": []}, {"k": "v"})
+    assert (made["permission_mode"], made["route"], made["model"]) == ("plan", "offline", "m")
+    assert ctl("session", "create", "--id", sender, "--title", "other").code == exits.FAILED
+
+
+def test_create_with_a_scope_that_is_no_json(ctl: Ctl) -> None:
+    """It never reaches the daemon."""
+    assert ctl("session", "create", "--scope", "{").code == exits.USAGE
+
+
+def test_list_and_get(ctl: Ctl, session: str, sender: str) -> None:
+    """Newest first; one of them whole."""
+    assert ctl("session", "list", "--limit", "1").rows[0][0] == session
+    assert session in [row[0] for row in ctl("session", "list", "--oldest", "--status", "open", "--all").rows]
+    assert ["title", sender] in ctl("session", "get", session).rows
+
+
+def test_update(ctl: Ctl, session: str) -> None:
+    """Given properties change, cleared ones go, others stay."""
+    ctl.json("session", "update", session, "--route", "offline", "--model", "m", "-m", "k=v")
+    now = ctl.json("session", "update", session, "--clear", "model", "--clear", "metadata")
+    assert now["route"] == "offline"
+    assert "model" not in now
+    assert "metadata" not in now
+
+
+def test_send_and_history(ctl: Ctl, session: str) -> None:
+    """A session is talked to by its id."""
+    assert "“hello”" in ctl("session", "send", session, "hello").out
+    assert "“piped”" in ctl("session", "send", session, "-", stdin="piped").out
+    assert [row[1] for row in ctl("session", "history", session).rows] == ["user", "assistant"] * 2
+    assert len(ctl("session", "history", session, "--newest", "--limit", "1").rows) == 1
+
+
+def test_rename(ctl: Ctl, session: str) -> None:
+    """A title is given and taken away."""
+    assert ctl.json("session", "rename", session, "New")["title"] == "New"
+    assert "title" not in ctl.json("session", "rename", session)
+
+
+def test_interrupt(ctl: Ctl, session: str) -> None:
+    """The run in flight is interrupted when the command returns; nothing to interrupt is said."""
+    assert ctl("session", "interrupt", session).out == "nothing was running\n"
+    sent = ctl.json("session", "send", "--no-wait", session, "/slow 1000 1000")
+    ctl.json("call", "journal.read", "{}")
+    done = ctl("session", "interrupt", session, "--reason", "lunch")
+    assert done.out in (f"interrupted {sent['run_id']}\n", "nothing was running\n")
+
+
+def test_end(ctl: Ctl, session: str) -> None:
+    """An ended session takes no more."""
+    assert ctl.json("session", "end", session)["status"] == "ended"
+    assert ctl("session", "send", session, "hi").code == exits.FAILED
+    assert session in [row[0] for row in ctl("session", "list", "--status", "ended", "--all").rows]
+
+
+def test_no_such_session(ctl: Ctl) -> None:
+    """Each command on a session that is not there is refused."""
+    for words in (["get"], ["end"], ["history"], ["interrupt"], ["rename"], ["update"]):
+        done: Any = ctl("session", *words, "none")
+        assert done.code == exits.FAILED, words

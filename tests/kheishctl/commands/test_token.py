@@ -1,0 +1,69 @@
+"""``kheishctl token``."""
+
+import pytest
+
+from kheishctl import exits
+from kheishctl.commands.token import SCOPES
+from protocol import method
+from tests.support.ctl import Ctl
+
+
+def test_scopes_are_the_contracts() -> None:
+    """The scopes that can be asked for are those there are."""
+    assert SCOPES == method.SCOPES
+
+
+def test_create(ctl: Ctl) -> None:
+    """A pipe gets the secret and nothing else; JSON has the grant, too."""
+    assert ctl("token", "create", "--scope", "read").out.strip().isprintable()
+    made = ctl.json(
+        "token",
+        "create",
+        "--name",
+        "ci",
+        "--scope",
+        "read",
+        "--scope",
+        "converse",
+        "--sender",
+        "ci",
+        "--expires",
+        "30d",
+    )
+    grant = made["token"]["grant"]
+    assert (grant["scopes"], grant["senders"]) == (["read", "converse"], ["ci"])
+    assert grant["expires_at_ms"] - made["token"]["created_at_ms"] == 30 * 86_400_000
+    assert "agents" not in grant
+
+
+def test_create_without_a_scope(ctl: Ctl) -> None:
+    """A token that opens nothing is not made."""
+    done = ctl("token", "create")
+    assert done.code == exits.USAGE
+    assert "--scope" in done.err
+
+
+def test_narrow(ctl: Ctl) -> None:
+    """A weaker token from a token; what is not given stays."""
+    made = ctl.json("token", "create", "--scope", "read", "--scope", "converse", "--agent", "default")
+    token_id = made["token"]["token_id"]
+    narrow = ctl.json("token", "narrow", token_id, "--scope", "read")
+    assert narrow["token"]["grant"] == {"scopes": ["read"], "agents": ["default"]}
+    assert narrow["token"]["parent_token_id"] == token_id
+    wider = ctl("token", "narrow", token_id, "--scope", "admin")
+    assert wider.code == exits.FAILED
+
+
+def test_list_and_revoke(ctl: Ctl) -> None:
+    """A revoked token is listed only where asked for."""
+    token_id = ctl.json("token", "create", "--scope", "read")["token"]["token_id"]
+    assert token_id in [row[0] for row in ctl("token", "list", "--all").rows]
+    assert token_id in ctl("token", "revoke", token_id, "--reason", "over").out
+    assert token_id not in [row[0] for row in ctl("token", "list", "--all").rows]
+    assert token_id in [row[0] for row in ctl("token", "list", "--all", "--revoked").rows]
+
+
+@pytest.mark.parametrize("words", [["revoke", "tok_none"], ["narrow", "tok_none", "--scope", "read"]])
+def test_no_such_token(ctl: Ctl, words: list[str]) -> None:
+    """A token that is not there is refused."""
+    assert ctl("token", *words).code == exits.FAILED

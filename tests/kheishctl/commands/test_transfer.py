@@ -1,0 +1,90 @@
+"""``kheishctl session export|import``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl import exits
+from kheishctl.commands import transfer
+from kheishctl.commands.transfer import PART_BYTES_MAX, parts
+from tests.support.ctl import Ctl
+
+
+@pytest.fixture
+def session(ctl: Ctl, sender: str) -> str:
+    """A session of two turns."""
+    ctl.json("send", "default", "one", "--as", sender)
+    return str(ctl.json("send", "default", "two", "--as", sender)["session_id"])
+
+
+def test_there_and_back(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export in pages, an import in parts: the same conversation, which can be continued."""
+    monkeypatch.setattr(transfer, "EXPORT_PAGE_LINES", 3)
+    monkeypatch.setattr(transfer, "PART_LINES_MAX", 4)
+    file = tmp_path / "session.jsonl"
+    told = ctl.json("session", "export", session, str(file))
+    lines = file.read_text().splitlines()
+    assert told["lines"] == len(lines) > 6
+    assert all(json.loads(line).keys() == {"hash", "event"} for line in lines)
+    assert not list(tmp_path.glob("*.part"))
+    copy = ctl.json("session", "import", str(file))["session_id"]
+    assert copy != session
+    texts = [[row[2] for row in ctl("session", "history", each).rows] for each in (session, copy)]
+    assert texts[0] == texts[1]
+    assert "before it you said: “two”" in ctl("session", "send", copy, "three").out
+
+
+def test_through_a_pipe(ctl: Ctl, session: str) -> None:
+    """Standard output and standard input do, too."""
+    exported = ctl("session", "export", session).out
+    assert ctl("session", "import", "-", stdin=exported).code == 0
+
+
+def test_an_unknown_session_leaves_no_file(ctl: Ctl, tmp_path: Path) -> None:
+    """Nothing is written before the daemon has answered."""
+    assert ctl("session", "export", "none", str(tmp_path / "x")).code == exits.FAILED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_as_json_needs_a_file(ctl: Ctl, session: str) -> None:
+    """One document cannot be both the export and what is told of it."""
+    assert ctl("session", "export", session, "--json").code == exits.USAGE
+
+
+def test_a_damaged_export_is_refused(ctl: Ctl, session: str) -> None:
+    """A changed line breaks the chain."""
+    exported = ctl("session", "export", session).out.replace("one", "eno", 1)
+    done = ctl("session", "import", "-", stdin=exported)
+    assert done.code == exits.FAILED
+    assert ctl("session", "import", "-", stdin="").code == exits.USAGE
+
+
+def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
+    """A check says whether the first part would be taken."""
+    before = len(ctl("session", "list", "--all").rows)
+    exported = ctl("session", "export", session).out
+    assert ctl("session", "import", "-", "--check", stdin=exported).code == 0
+    assert len(ctl("session", "list", "--all").rows) == before
+
+
+@given(st.lists(st.text(max_size=200)), st.integers(1, 5), st.integers(1, 300))
+def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int) -> None:
+    """Parts stay within both limits, unless one line alone does not; nothing is lost but empty lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "PART_LINES_MAX", count)
+        patch.setattr(transfer, "PART_BYTES_MAX", size)
+        found = list(parts(lines))
+    assert [line for part in found for line in part] == [line for line in lines if line]
+    for part in found:
+        assert len(part) <= count
+        assert len(part) == 1 or sum(len(line.encode()) for line in part) <= size
+
+
+def test_a_part_fits_into_a_transaction() -> None:
+    """The limit leaves room within what one transaction may write."""
+    from protocol.limits import UPDATE_BYTES_MAX
+
+    assert PART_BYTES_MAX < UPDATE_BYTES_MAX

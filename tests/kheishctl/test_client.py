@@ -1,0 +1,219 @@
+"""The blocking client."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from kheishctl import __version__, exits
+from kheishctl.client import (
+    PATH_BYTES_MAX,
+    Client,
+    Lost,
+    NoDaemon,
+    NotPermitted,
+    Refused,
+    TimedOut,
+    dial,
+    home_directory,
+    socket_path,
+)
+from tests.support.daemons import Daemon
+from tests.support.scripted import Peer, scripted
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a scripted daemon listens."""
+    return tmp_path / "s"
+
+
+def test_call_answers(daemon: Daemon) -> None:
+    """A request gets its result."""
+    with Client.dial(str(daemon.socket)) as client:
+        assert client.call("rpc.ping")["version"] == __version__
+
+
+def test_call_refused(daemon: Daemon) -> None:
+    """An error becomes an exception with its reason, its field and its exit code."""
+    with Client.dial(str(daemon.socket)) as client, pytest.raises(Refused) as caught:
+        client.call("session.get", {"session_id": "none"})
+    assert caught.value.reason == "session_not_found"
+    assert caught.value.exit_code == exits.FAILED
+    assert not caught.value.retryable
+    assert "$.params.session_id" in str(caught.value)
+    assert caught.value.describe()["code"] == 1404
+
+
+def test_notifications_in_between_are_kept(path: Path) -> None:
+    """What comes before an answer is not lost, and comes in order."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        peer.notify("journal.event", cursor=1)
+        peer.notify("journal.event", cursor=2)
+        peer.answer(request, {"cursor": 0})
+        peer.notify("journal.event", cursor=3)
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        assert client.call("journal.subscribe") == {"cursor": 0}
+        notes = client.notifications()
+        assert [next(notes)[1]["cursor"] for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(Lost):
+            next(notes)
+
+
+def test_exchange_gives_the_answer_among_notifications(path: Path) -> None:
+    """A request that streams is followed from its first notification past its answer."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        peer.notify("journal.delta", text="a")
+        peer.answer(request, {"status": "completed"})
+        peer.notify("journal.end", reason="settled")
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        seen = []
+        for name, _ in client.exchange("conversation.send", {}):
+            seen.append(name)
+            if name == "journal.end":
+                break
+    assert seen == ["journal.delta", "result", "journal.end"]
+
+
+def test_a_message_in_pieces(path: Path) -> None:
+    """Lines may be cut anywhere, within a character too."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        line = json.dumps(
+            {"jsonrpc": "2.0", "id": request["id"], "result": "日本"}, ensure_ascii=False
+        ).encode()
+        for byte in line + b"\n":
+            peer.raw(bytes([byte]))
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        assert client.call("rpc.ping") == "日本"
+
+
+def test_lost_before_the_answer(path: Path) -> None:
+    """A daemon that hangs up is a loss, said so."""
+    with scripted(path, lambda peer: peer.request() and None), Client.dial(str(path)) as client:
+        with pytest.raises(Lost) as caught:
+            client.call("rpc.ping")
+    assert caught.value.exit_code == exits.NO_DAEMON
+
+
+def test_timed_out(path: Path) -> None:
+    """A daemon that says nothing in time has its own exit code."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        assert peer.gone()
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        with pytest.raises(TimedOut) as caught:
+            client.call("rpc.ping", timeout_s=0.01)
+        client.close()
+    assert caught.value.exit_code == exits.TIMED_OUT
+
+
+def test_another_program_at_the_socket(path: Path) -> None:
+    """What is no daemon is not taken for one."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        with pytest.raises(Lost, match="not a kheish daemon"):
+            client.call("rpc.ping")
+
+
+@pytest.mark.parametrize(("version", "named"), [("9.9.9", True), (__version__, False)])
+def test_another_version_is_named(path: Path, version: str, named: bool) -> None:
+    """Where the daemon does not know a method, another version is the likely reason and is said plainly."""
+
+    def script(peer: Peer) -> None:
+        peer.refuse(peer.request(), -32601, "there is no method 'new.thing'", reason="method_not_found")
+        peer.answer(peer.request(), {"version": version})
+
+    with scripted(path, script), Client.dial(str(path)) as client:
+        with pytest.raises(Refused) as caught:
+            client.call("new.thing")
+    assert ("the daemon is version 9.9.9" in str(caught.value)) is named
+
+
+def test_no_daemon(path: Path) -> None:
+    """Without a socket, the message says how to start a daemon."""
+    with pytest.raises(NoDaemon, match="kheishctl daemon start") as caught:
+        dial(str(path))
+    assert caught.value.exit_code == exits.NO_DAEMON
+
+
+def test_a_stale_socket_is_no_daemon(path: Path) -> None:
+    """A socket that nobody listens on says the same."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with pytest.raises(NoDaemon, match="daemon start"):
+        dial(str(path))
+
+
+def test_a_directory_in_the_way(tmp_path: Path) -> None:
+    """What is no socket is reported with its reason."""
+    with pytest.raises(NoDaemon):
+        dial(str(tmp_path))
+
+
+def test_permission_denied(path: Path) -> None:
+    """A socket of somebody else says whom it serves; run as root this cannot be, so as another user."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0o600)
+        child = os.fork()
+        if child == 0:
+            os.seteuid(65534)
+            try:
+                dial(str(path))
+            except NotPermitted as refused:
+                os._exit(0 if "listen.shared" in str(refused) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_long_path(tmp_path: Path) -> None:
+    """A path longer than the kernel takes is reached through its directory."""
+    directory = tmp_path / ("d" * 100) / ("e" * 100)
+    directory.mkdir(parents=True)
+    assert len(os.fsencode(directory / "s")) > PATH_BYTES_MAX
+    descriptor = os.open(directory, os.O_PATH)
+    try:
+        with scripted(Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")):
+            with Client.dial(str(directory / "s")) as client:
+                assert client.call("rpc.ping") == "ok"
+    finally:
+        os.close(descriptor)
+
+
+def test_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The option, $KHEISH_HOME, the first of $STATE_DIRECTORY, ~/.kheish, in this order."""
+    for name in ("KHEISH_HOME", "STATE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert home_directory() == str(tmp_path / ".kheish")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/kheish:/other")
+    assert home_directory() == "/var/lib/kheish"
+    monkeypatch.setenv("KHEISH_HOME", "~/k")
+    assert home_directory() == str(tmp_path / "k")
+    assert home_directory("/h") == "/h"
+
+
+def test_socket_path() -> None:
+    """The home's socket, unless another is named."""
+    assert socket_path("/h") == "/h/run/kheishd.sock"
+    assert socket_path("/h", "/s") == "/s"

@@ -1,0 +1,159 @@
+"""What the daemon says, as text."""
+
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl import __version__
+from kheishctl.render import (
+    answer_text,
+    delta_line,
+    event_line,
+    event_summary,
+    history,
+    item_text,
+    message_text,
+    outcome,
+    status,
+    status_word,
+)
+from kheishctl.text import Look, clean
+from protocol.events import Envelope, JournalEvent
+from protocol.objects.daemon import Status
+from protocol.objects.run import SETTLED
+from protocol.transcript import Item, Text, text_of
+from tests.support.samples import sample
+
+NOW = 1_795_000_000_000
+PIPE = Look(None, False, NOW)
+WIDE = Look(100, False, NOW)
+COLORED = Look(100, True, NOW)
+
+
+def event(type_: str, **fields: Any) -> dict[str, Any]:
+    """An event as the wire brings it."""
+    return {"type": type_, "cursor": 7, "at_ms": NOW, "session_id": "ses_1", **fields}
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("variant", get_args(JournalEvent), ids=lambda variant: variant.__name__)
+def test_every_event_is_one_line(variant: type, full: bool) -> None:
+    """Each type of event there is has a line, with all its fields or only the required ones."""
+    line = sample(Envelope, full=full) | sample(variant, full=full)
+    for look in (PIPE, WIDE, COLORED):
+        assert "\n" not in event_line(line, look)
+    assert line["type"] in event_line(line, PIPE).split("\t")
+
+
+def test_events_that_are_not_known_come_as_they_are() -> None:
+    """A type of a later version, and a known type in a shape of another, are shown as JSON."""
+    assert event_summary(event("tool_called", name="bash")) == '{"name": "bash"}'
+    assert event_summary(event("run_started", begun=3)) == '{"begun": 3}'
+    assert event_summary(event("something")) == ""
+
+
+def test_event_lines() -> None:
+    """A person reads when, where and what; a pipe gets cursor, time, place, type and the rest."""
+    ended = event(
+        "run_ended", run_id="run_ABCDEF", outcome="failed", error={"reason": "x", "message": "no\nkey"}
+    )
+    assert event_line(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
+    assert event_line(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
+    assert "\x1b[36mrun ended\x1b[0m" in event_line(ended, COLORED)
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_events_cannot_act(text: str) -> None:
+    """Whatever somebody said, its event is one harmless line."""
+    said = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
+    for line in (event_line(said, PIPE), event_line(said, WIDE), delta_line({"text": text}, PIPE)):
+        assert clean(line) == line
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("variant", get_args(Item), ids=lambda variant: variant.__name__)
+def test_every_item_has_words(variant: type) -> None:
+    """Each kind of item can be shown; reasoning says nothing."""
+    item = sample(variant, full=True)
+    assert bool(item_text(item)) is (item["kind"] != "thinking")
+
+
+def test_items_of_a_later_version() -> None:
+    """A kind that is not known is at least named."""
+    assert item_text({"kind": "video"}) == "[video]"
+
+
+@given(st.lists(st.text()))
+def test_answer_text_is_what_was_streamed(texts: list[str]) -> None:
+    """The text of an answer counts as the daemon counts it."""
+    items: list[Any] = [Text(text) for text in texts]
+    assert answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
+
+
+def test_message_text() -> None:
+    """The parts of a message, one after the other."""
+    items = [{"kind": "text", "text": "a"}, {"kind": "tool_call", "name": "bash", "arguments": {"x": 1}}]
+    assert message_text({"items": items}) == 'a\n[calls bash {"x": 1}]'
+
+
+def test_history() -> None:
+    """A person reads who, when and what; a pipe gets time, role and text."""
+    messages = [
+        {
+            "at_ms": NOW,
+            "sender": "ada",
+            "message": {"role": "user", "items": [{"kind": "text", "text": "hi\x1b"}]},
+        },
+        {
+            "at_ms": NOW,
+            "stop_reason": "cancelled",
+            "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
+        },
+    ]
+    shown = history(messages, WIDE)
+    assert shown.startswith("ada ")
+    assert "hi␛" in shown
+    assert "(stopped)" in shown
+    assert [line.split("\t")[1:] for line in history(messages, PIPE).splitlines()] == [
+        ["user", "hi␛"],
+        ["assistant", "he"],
+    ]
+
+
+def test_status() -> None:
+    """Version, counts, disk; health in one word, or warnings with what to do."""
+    result = sample(Status, full=True) | {"version": __version__, "warnings": [], "draining": False}
+    assert status(result, WIDE).endswith("healthy")
+    assert "healthy" not in status(result, PIPE)
+    ill = status(result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE)
+    assert "the daemon is version 9.9" in ill
+    assert "takes no new work" in ill
+    assert ill.endswith("warning: the disk is nearly full")
+
+
+def test_status_word() -> None:
+    """Colored where there is color."""
+    assert status_word("failed", WIDE) == "failed"
+    assert status_word("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
+
+
+@pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
+def test_every_status_has_a_sentence(name: str) -> None:
+    """Only success needs none."""
+    assert bool(outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
+
+
+def test_a_failure_names_its_reason() -> None:
+    """The error's message is in the sentence, harmless."""
+    run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
+    assert outcome(run) == "the run failed: no key␛[2J"
+
+
+def test_delta_line_is_one_line() -> None:
+    """A piece of text keeps its newlines as JSON."""
+    line = delta_line({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
+    assert line.split("\t") == ["r", "text", "3", json.dumps("a\nb")]

@@ -1,0 +1,179 @@
+"""Text for terminals."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.text import (
+    Column,
+    Look,
+    ago,
+    clean,
+    clock,
+    duration,
+    facts,
+    fit,
+    json_safe,
+    one_line,
+    paint,
+    properties,
+    size,
+    stamp,
+    table,
+    width,
+)
+
+NOW = 1_795_000_000_000
+PIPE = Look(None, False, NOW)
+WIDE = Look(80, False, NOW)
+
+EVERYTHING = st.text(st.characters(exclude_categories=[]))
+
+
+@given(EVERYTHING)
+def test_clean_leaves_nothing_that_acts(text: str) -> None:
+    """No control but tab and newline, no mark that reorders text, nothing that cannot be encoded."""
+    for character in clean(text):
+        assert character in "\t\n" or (ord(character) >= 0x20 and not 0x7F <= ord(character) < 0xA0)
+        assert character not in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    clean(text).encode()
+
+
+@given(EVERYTHING, EVERYTHING)
+def test_clean_works_piece_by_piece(one: str, other: str) -> None:
+    """A text that comes in pieces is as harmless as the whole."""
+    assert clean(one) + clean(other) == clean(one + other)
+
+
+def test_clean_makes_escapes_visible() -> None:
+    """An escape sequence is seen, not obeyed."""
+    assert clean("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
+
+
+def test_one_line() -> None:
+    """Whatever breaks lines becomes a space."""
+    assert one_line(" a\n\tb\r\nc ") == "a b c"
+
+
+@given(EVERYTHING)
+def test_json_safe_means_the_same(text: str) -> None:
+    """The document decodes to the same text, and nothing in it acts on a terminal."""
+    safe = json_safe(json.dumps(text, ensure_ascii=False))
+    assert json.loads(safe) == text
+    assert clean(safe) == safe
+
+
+def test_width_counts_columns() -> None:
+    """Wide characters take two columns, combining ones none."""
+    assert [width("abc"), width("日本"), width("e\u0301")] == [3, 4, 1]
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "Zs"])), st.integers(1, 40))
+def test_fit_never_exceeds(text: str, columns: int) -> None:
+    """What was cut fits, and what fits is not cut."""
+    cut = fit(text, columns)
+    assert width(cut) <= columns
+    assert cut == text or width(text) > columns
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
+)
+def test_size(amount: int, said: str) -> None:
+    """Bytes in the unit that keeps the number short."""
+    assert size(amount) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.25, "0.2 s"), (59, "59 s"), (185, "3 min 5 s"), (7200, "2 h"), (190_000, "2 d 4 h"), (86_461, "1 d")],
+)
+def test_duration(seconds: float, said: str) -> None:
+    """A length of time in its two greatest units."""
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("before_s", "said"), [(0, "now"), (5, "5 s ago"), (120, "2 min ago"), (-7200, "in 2 h"), (-5, "in 5 s")]
+)
+def test_ago(before_s: int, said: str) -> None:
+    """How long ago, or in how long."""
+    assert ago(NOW - before_s * 1000, NOW) == said
+
+
+def test_times() -> None:
+    """Machines get UTC to the millisecond, people their own clock to the second."""
+    assert stamp(1_000_000_123) == "1970-01-12T13:46:40.123Z"
+    assert len(clock(NOW)) == len("2026-11-20 10:00:00")
+
+
+def test_paint_only_when_on() -> None:
+    """Without color nothing is added."""
+    assert paint("x", "red", False) == "x"
+    assert paint("x", "red", True) == "\x1b[31mx\x1b[0m"
+
+
+COLUMNS = (
+    Column("NAME", "name"),
+    Column("SIZE", "size", "size"),
+    Column("WHEN", lambda row: row["at"], "time"),
+)
+ROWS = [{"name": "日本\n\x1b", "size": 2048, "at": NOW - 60_000}, {"name": "b", "size": 1, "at": NOW}]
+
+
+def test_table_for_a_terminal() -> None:
+    """Titles, aligned columns, ages; numbers to the right."""
+    assert table(ROWS, COLUMNS, WIDE).splitlines() == [
+        "NAME       SIZE  WHEN",
+        "日本 ␛  2.0 KiB  1 min ago",
+        "b           1 B  now",
+    ]
+
+
+def test_table_for_a_pipe() -> None:
+    """Values separated by tabs, whole and exact, without titles."""
+    assert table(ROWS, COLUMNS, PIPE).splitlines() == [
+        f"日本 ␛\t2048\t{stamp(NOW - 60_000)}",
+        f"b\t1\t{stamp(NOW)}",
+    ]
+
+
+def test_table_is_cut_to_the_width() -> None:
+    """A line is never longer than the terminal is wide."""
+    rows = [{"name": "x" * 200, "size": 1, "at": NOW}]
+    assert all(width(line) <= 40 for line in table(rows, COLUMNS, Look(40, False, NOW)).splitlines())
+
+
+def test_table_without_rows() -> None:
+    """A person is told; a pipe gets nothing."""
+    assert table([], COLUMNS, WIDE, "None yet.") == "None yet."
+    assert table([], COLUMNS, PIPE, "None yet.") == ""
+
+
+def test_properties_leave_out_what_is_missing() -> None:
+    """Only what has a value is shown, on one line each."""
+    assert properties([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
+    assert properties([("a", "1")], PIPE) == "a\t1"
+
+
+def test_facts_read_best() -> None:
+    """Times, sizes, lists and nested values of any record."""
+    record = {
+        "x_at_ms": NOW,
+        "y_bytes": 1024,
+        "on": True,
+        "names": ["a", "b"],
+        "deep": {"k": 1},
+        "none": None,
+    }
+    assert facts(record, PIPE).splitlines() == [
+        f"x_at_ms\t{stamp(NOW)}",
+        "y_bytes\t1024",
+        "on\tyes",
+        "names\ta, b",
+        'deep\t{"k": 1}',
+    ]
+    assert "1.0 KiB" in facts(record, WIDE)

@@ -1,0 +1,261 @@
+"""What every command is made of."""
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kheishctl import exits
+from kheishctl.__main__ import ENTRIES, root
+from kheishctl.client import Failure, Refused
+from kheishctl.verb import App, Duration, LazyGroup, colored, given, noun, verb
+from protocol.catalogue import METHODS
+from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
+
+BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
+"""Methods without a command of their own: they are about a connection, which a command does not keep."""
+
+NOT_OPTIONS = {
+    # Given by the command itself.
+    "conversation.send": {"content", "wait", "stream", "timeout_s"},
+    "session.send": {"content", "wait", "stream", "timeout_s"},
+    "run.list": {"order"},
+    "session.list": {"order"},
+    "session.history": {"order"},
+    "conversation.history": {"order"},
+    "journal.read": {"order"},
+    "session.import": {"lines", "session_id", "last_hash"},
+    "session.export": {"limit", "after"},
+    "journal.subscribe": {"subscription"},
+    # Given with another name.
+    "run.wait": {"timeout_s"},
+    "token.create": {"expires_in_s"},
+    "token.narrow": {"expires_in_s"},
+    "daemon.shutdown": {"drain_s"},
+}
+UNREACHABLE = {
+    "conversation.send": {"input_items", "reply_targets"},  # Assets and deliveries do not exist yet.
+    "session.send": {"input_items"},
+}
+
+
+def commands(command: click.Command = root, path: str = "kheishctl") -> list[tuple[str, click.Command]]:
+    """Every command there is, groups left out, with its path."""
+    if not isinstance(command, click.Group):
+        return [(path, command)]
+    ctx = click.Context(command)
+    found = []
+    for name in command.list_commands(ctx):
+        inner = command.get_command(ctx, name)
+        assert inner is not None, name
+        found += commands(inner, f"{path} {name}")
+    return found
+
+
+COMMANDS = commands()
+OF_METHOD = {getattr(command, "method", None): command for _, command in COMMANDS}
+
+
+def test_every_method_has_a_command() -> None:
+    """Whatever the contract has can be done by a command, and no command stands for a method that is not."""
+    assert set(OF_METHOD) - {None} == METHODS.keys() - BY_CALL_ONLY
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - BY_CALL_ONLY))
+def test_every_param_can_be_given(name: str) -> None:
+    """Each param of a method is a parameter of its command, or is given by the command."""
+    fields = set(METHODS[name].params.__struct_fields__)
+    parameters = {str(parameter.name) for parameter in OF_METHOD[name].params}
+    excused = NOT_OPTIONS.get(name, set()) | UNREACHABLE.get(name, set())
+    assert fields - parameters == excused & fields
+
+
+@pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
+def test_every_command_explains_itself(path: str, command: click.Command) -> None:
+    """Help texts for the command and all it takes; examples that the command line understands."""
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+    for example in getattr(command, "examples", ()):
+        assert path.removeprefix("kheishctl ").split()[-1] in example or "kheishctl send" in example
+
+
+def test_summaries_are_the_commands_own() -> None:
+    """What the first page says of a command is what the command says of itself."""
+    for rows in ENTRIES.values():
+        for name, _, summary in rows:
+            command = root.get_command(click.Context(root), name)
+            assert command is not None
+            assert (command.help or "").startswith(summary.rstrip("."))
+
+
+def test_help_is_fast_to_make() -> None:
+    """The first page is made without importing a command."""
+    result = CliRunner().invoke(root, ["--help"])
+    assert result.exit_code == 0
+    for rows in ENTRIES.values():
+        for name, _, summary in rows:
+            assert name in result.output
+            assert summary in result.output
+    assert "124  the time given is over" in result.output
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    """Exit code 2, and the nearest ones are named."""
+    result = CliRunner().invoke(root, ["statsu"])
+    assert result.exit_code == exits.USAGE
+    assert isinstance(root, LazyGroup)
+
+
+def test_common_options_go_anywhere(daemon: Daemon) -> None:
+    """--home and --json are understood before, between and after the names."""
+    home = str(daemon.home)
+    for line in (
+        ["--home", home, "--json", "run", "list"],
+        ["run", "--home", home, "list", "--json"],
+        ["run", "--json", "list", "--home", home],
+        ["run", "--json", "list", "--socket", str(daemon.socket)],
+    ):
+        result = CliRunner().invoke(root, line)
+        assert (result.exit_code, result.output[:8]) == (0, '{"runs":'), result.output
+
+
+def test_the_home_of_the_environment(daemon: Daemon) -> None:
+    """$KHEISH_HOME is the home where no option says."""
+    result = CliRunner(env={"KHEISH_HOME": str(daemon.home)}).invoke(root, ["status", "--json"])
+    assert result.exit_code == 0
+
+
+def run(function: Any, *line: str) -> Any:
+    """Run a command made of a function."""
+    return CliRunner().invoke(verb(None, "x", help="x")(function), line)
+
+
+def raising(error: BaseException) -> Any:
+    """A command that raises."""
+
+    def function(app: App) -> None:
+        raise error
+
+    return function
+
+
+def test_failures_become_messages() -> None:
+    """A failure is one line on standard error, with its hint, and its exit code."""
+    refused = Refused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
+    result = run(raising(refused))
+    assert (result.exit_code, result.stdout) == (exits.FAILED, "")
+    assert result.stderr == "kheishctl: no␛\n  hint: ask\n"
+
+
+def test_failures_become_json() -> None:
+    """With --json a failure is one document on standard output, and nothing else."""
+    result = run(raising(Failure("no")), "--json")
+    assert (result.exit_code, result.stderr) == (exits.FAILED, "")
+    assert result.stdout == '{"error":{"code":null,"message":"no","data":{"reason":"failed"}}}\n'
+
+
+def test_ctrl_c_has_its_own_code() -> None:
+    """Stopping a command is neither success nor failure."""
+    assert run(raising(KeyboardInterrupt())).exit_code == exits.INTERRUPTED
+
+
+def test_given_leaves_out_what_was_not() -> None:
+    """Only what the command line says is sent; a zero was said."""
+    assert given(a=None, b=False, c=(), d="", e=0, f="x", g=[]) == {"e": 0, "f": "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000)]
+)
+def test_duration(text: str, seconds: float) -> None:
+    """Numbers are seconds; a letter says another unit."""
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "soon", "-5s", "0", "inf", "nan", "1e999h"])
+def test_duration_refuses(text: str) -> None:
+    """What is no length of time is a usage error."""
+    with pytest.raises(click.BadParameter):
+        Duration().convert(text, None, None)
+
+
+def test_pages_are_put_together(ctl: Ctl, sender: str) -> None:
+    """--all goes through every page; without it one page and where to go on."""
+    for number in range(3):
+        ctl.json("session", "create", "--title", f"{sender}-{number}")
+    one = ctl.json("session", "list", "--limit", "2")
+    assert len(one["sessions"]) == 2
+    assert one["next"] is not None
+    every = ctl.json("session", "list", "--limit", "2", "--all")
+    assert every["next"] is None
+    titles = [row.get("title") for row in every["sessions"]]
+    assert [title for title in titles if title and title.startswith(sender)] == [
+        f"{sender}-2",
+        f"{sender}-1",
+        f"{sender}-0",
+    ]
+    after = ctl.json("session", "list", "--after", one["next"], "--limit", "1")
+    assert after["sessions"][0] == every["sessions"][2]
+
+
+def completions(*words: str, home: str) -> list[str]:
+    """What a shell is offered for the last word."""
+    environ = {"_KHEISHCTL_COMPLETE": "bash_complete", "KHEISH_HOME": home}
+    environ |= {"COMP_WORDS": " ".join(["kheishctl", *words]), "COMP_CWORD": str(len(words))}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        result = CliRunner().invoke(root, [], prog_name="kheishctl", complete_var="_KHEISHCTL_COMPLETE")
+    return [line.partition(",")[2] for line in result.output.splitlines() if line]
+
+
+def test_completion_of_commands(daemon: Daemon) -> None:
+    """Commands and options complete."""
+    home = str(daemon.home)
+    assert completions("con", home=home) == ["conversation"]
+    assert "--json" in completions("run", "list", "--js", home=home)
+
+
+def test_completion_asks_the_daemon(daemon: Daemon, ctl: Ctl, sender: str) -> None:
+    """Agents, senders, sessions and runs complete by what there is."""
+    sent = ctl.json("send", "default", "hi", "--as", sender)
+    home = str(daemon.home)
+    assert completions("send", "def", home=home) == ["default"]
+    assert sender in completions("send", "--as", sender[:7], home=home)
+    assert completions("session", "get", sent["session_id"][:-1], home=home) == [sent["session_id"]]
+    assert completions("run", "get", sent["run_id"][:-1], home=home) == [sent["run_id"]]
+    assert completions("--home", home, "route", "get", "off", home="/nowhere") == ["offline"]
+
+
+def test_completion_without_a_daemon_is_empty(tmp_path: Any) -> None:
+    """Nothing is offered, nothing is said, and nothing waits."""
+    assert completions("send", "d", home=str(tmp_path)) == []
+
+
+def test_completion_leaves_out_names_that_shells_would_split(daemon: Daemon, ctl: Ctl, sender: str) -> None:
+    """A sender with a space in it is not offered."""
+    ctl.json("send", "default", "hi", "--as", f"{sender} x")
+    assert completions("send", "--as", f"{sender}", home=str(daemon.home)) == []
+
+
+def test_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on a terminal that has colors, and never with NO_COLOR."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert colored(True)
+    assert not colored(False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not colored(True)
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not colored(True)
+
+
+def test_noun_is_a_group() -> None:
+    """A group shows its help when called alone."""
+    group = noun("thing", "Things.")
+    result = CliRunner().invoke(group, ["--help"])
+    assert "Things." in result.output

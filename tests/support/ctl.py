@@ -1,0 +1,53 @@
+"""``kheishctl`` run in this process, against a real daemon."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from kheishctl.__main__ import root
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document it printed."""
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of the table it printed."""
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+class Ctl:
+    """Runs commands on the daemon of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def __call__(self, *arguments: str, stdin: str | bytes | None = None, **environ: str) -> Done:
+        """Run one command to its end. Errors: whatever it raises that is no failure of its own."""
+        result = CliRunner(env=environ).invoke(
+            root,
+            ["--home", str(self.home), *arguments],
+            input=stdin,
+            prog_name="kheishctl",
+            catch_exceptions=False,
+        )
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def json(self, *arguments: str, stdin: str | None = None) -> Any:
+        """The result of a command that succeeds, as JSON."""
+        done = self(*arguments, "--json", stdin=stdin)
+        assert done.code == 0, done.out + done.err
+        return done.json

@@ -1,0 +1,92 @@
+"""A daemon's side of a Unix socket that says what a test tells it to, line by line."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 30.0
+
+Message = dict[str, Any]
+Script = Callable[["Peer"], None]
+
+
+class Peer:
+    """The daemon's end of one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(PATIENCE_S)
+        self._socket = connection
+        self._lines = connection.makefile("rb")
+
+    def request(self) -> Message:
+        """The next request. Errors: AssertionError if the client hung up."""
+        line = self._lines.readline()
+        assert line, "the client hung up"
+        message: Message = json.loads(line)
+        return message
+
+    def gone(self) -> bool:
+        """Wait for the client to say more or to hang up: whether it hung up."""
+        return not self._lines.readline()
+
+    def raw(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._socket.sendall(data)
+
+    def send(self, message: Message) -> None:
+        """Send one message."""
+        self.raw(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def answer(self, request: Message, result: Any) -> None:
+        """Answer a request."""
+        self.send({"id": request["id"], "result": result})
+
+    def refuse(self, request: Message, code: int, message: str, **data: Any) -> None:
+        """Answer a request with an error."""
+        self.send({"id": request["id"], "error": {"code": code, "message": message, "data": data}})
+
+    def notify(self, method: str, **params: Any) -> None:
+        """Send a notification."""
+        self.send({"method": method, "params": params})
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._socket.close()
+
+
+@contextmanager
+def scripted(path: Path, *scripts: Script) -> Iterator[None]:
+    """Serve one connection after another, each by its script; what a script raises, the test raises."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    listener.settimeout(PATIENCE_S)
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            for script in scripts:
+                peer = Peer(listener.accept()[0])
+                try:
+                    script(peer)
+                finally:
+                    peer.close()
+        except BaseException as failure:  # Raised again in the test's thread.
+            failures.append(failure)
+        finally:
+            listener.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE_S)
+        path.unlink(missing_ok=True)
+    if failures:
+        raise failures[0]
