@@ -126,11 +126,7 @@ class State:
             return Abort.SUCCEEDED if job.cancel() else Abort.FAILED
 
         await wait_task_rescheduled(abort)
-        try:
-            return job.unwrap()
-        finally:
-            # The traceback of an error holds this frame; let it not hold the error in turn.
-            del job
+        return job.unwrap()
 
     def read(self) -> Snapshot:
         """A snapshot, for ``with``; never hold one across an ``await``."""

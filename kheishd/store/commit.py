@@ -21,9 +21,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import lmdb
+from msgspec import Struct
 
 from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
@@ -41,37 +42,31 @@ _PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
 _COMMIT_BYTES = 2 * UPDATE_GROUP_MAX * UPDATE_BYTES_MAX
 
 
-class Job(Generic[T]):
-    """One update on its way, and afterwards its own outcome: ``value``, or ``error`` if that is set."""
+class Job(Struct, Generic[T], eq=False):
+    """One update on its way, and afterwards its own outcome: ``value``, or ``error`` if that is set.
 
-    __slots__ = ("_lock", "_queued", "error", "fn", "now_ms", "tag", "value")
+    ``tag`` is the submitter's own. While ``queued``, whoever holds the lock may claim the job.
+    """
 
-    def __init__(
-        self, fn: Callable[[Transaction], T], now_ms: int, lock: threading.Lock, tag: Any = None
-    ) -> None:
-        self.fn = fn
-        self.now_ms = now_ms
-        self.tag = tag
-        self.error: BaseException | None = None
-        self.value: T
-        self._lock = lock
-        self._queued = True
+    fn: Callable[[Transaction], T]
+    now_ms: int
+    lock: threading.Lock
+    tag: Any = None
+    queued: bool = True
+    error: BaseException | None = None
+    value: T | None = None
 
     def cancel(self) -> bool:
         """Take the update back while it is queued; whether that came in time. Then no outcome follows."""
-        with self._lock:
-            return self.take()
-
-    def take(self) -> bool:
-        """Claim the job, to run it or to drop it, for whoever holds the lock; whether it was free."""
-        queued, self._queued = self._queued, False
-        return queued
+        with self.lock:
+            queued, self.queued = self.queued, False
+            return queued
 
     def unwrap(self) -> T:
         """The value; raises the error if there is one."""
         error = self.error
         if error is None:
-            return self.value
+            return cast("T", self.value)
         try:
             raise error
         finally:
@@ -111,23 +106,25 @@ class Committer:
         Shape: the bells to ring.
         """
         if self.failure is not None:
-            return _refuse(jobs, StorageFailed)
+            return _refuse(jobs)
         try:
             rung = self._commit(jobs)
-        except lmdb.Error as error:
+        except BaseException as error:
             return self._trouble(jobs, error)
         if rung:
             self.full = False
         return frozenset(rung)
 
-    def _trouble(self, jobs: list[Job[Any]], error: lmdb.Error) -> frozenset[str]:
+    def _trouble(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         full = _is_full(error, self._environment.directory)
         if not full and not isinstance(error, _PASSING):
-            self.failure = f"the disk refused a write: {error}"
-            return _refuse(jobs, StorageFailed)
+            self.failure = f"a commit failed: {error!r}"
+            return _refuse(jobs)
         if len(jobs) > 1:
+            for job in jobs:
+                job.error = None
             return frozenset().union(*(self.settle([job]) for job in jobs))
-        self.full = full
+        self.full = self.full or full
         jobs[0].error = StorageFull() if full else error
         return frozenset()
 
@@ -136,6 +133,8 @@ class Committer:
         try:
             return self._together(jobs)
         except _TakeBack:
+            if len(jobs) == 1:
+                return set()
             return self._nested(jobs)
 
     def _together(self, jobs: list[Job[Any]]) -> set[str]:
@@ -143,74 +142,75 @@ class Committer:
         try:
             transaction = Transaction(self._environment, txn, self._heads, self.scrub)
             for job in jobs:
-                if not self._run(job, transaction):
-                    if len(jobs) > 1:
-                        raise _TakeBack
-                    transaction.rung.clear()
-                    self._take_back(txn)
-                    return transaction.rung
+                transaction.turn(job.now_ms)
+                try:
+                    job.value = job.fn(transaction)
+                except BaseException as error:
+                    self._blame(job, error)
+                    if transaction.wrote:
+                        raise _TakeBack from None
             txn.commit()
-            return transaction.rung
         except BaseException:
             self._take_back(txn)
             raise
+        return transaction.rung
 
     def _nested(self, jobs: list[Job[Any]]) -> set[str]:
-        begin = self._environment.lmdb.begin
-        parent = begin(write=True)
+        parent = self._environment.lmdb.begin(write=True)
         rung: set[str] = set()
         try:
             for job in jobs:
-                child = begin(write=True, parent=parent)
-                transaction = Transaction(self._environment, child, self._heads, self.scrub)
-                if self._run(job, transaction):
-                    child.commit()
-                    rung |= transaction.rung
-                else:
-                    self._take_back(child)
+                rung |= self._alone_in(parent, job)
             parent.commit()
         except BaseException:
             self._take_back(parent)
             raise
         return rung
 
+    def _alone_in(self, parent: "lmdb.Transaction[bytes]", job: Job[Any]) -> set[str]:
+        job.error = None
+        child = self._environment.lmdb.begin(write=True, parent=parent)
+        transaction = Transaction(self._environment, child, self._heads, self.scrub)
+        transaction.turn(job.now_ms)
+        try:
+            job.value = job.fn(transaction)
+        except BaseException as error:
+            self._take_back(child)
+            self._blame(job, error)
+            return set()
+        child.commit()
+        return transaction.rung
+
     def _take_back(self, txn: "lmdb.Transaction[bytes]") -> None:
         txn.abort()
         self._heads.forget()
 
-    def _run(self, job: Job[Any], transaction: Transaction) -> bool:
-        """Run one job; whether what it wrote, if anything, may be kept.
+    def _blame(self, job: Job[Any], error: BaseException) -> None:
+        """Let an error be the job's own, whatever it is: the writer goes on.
 
-        Errors: lmdb.Error where the trouble is not this job's own.
+        Errors: lmdb.Error where it is not this job's doing.
         """
-        transaction.turn(job.now_ms)
-        job.error = None
-        try:
-            job.value = job.fn(transaction)
-        except lmdb.Error as error:
-            if isinstance(error, lmdb.PanicError | _PASSING) or _is_full(error, self._environment.directory):
-                raise
-            job.error = error
-            return False
-        except BaseException as error:
-            # Whatever it is, it is this job's: the writer goes on.
-            job.error = error
-            return not transaction.wrote
-        return True
+        if isinstance(error, lmdb.Error) and (
+            isinstance(error, (lmdb.PanicError, *_PASSING)) or _is_full(error, self._environment.directory)
+        ):
+            raise error
+        job.error = error
 
 
-def _refuse(jobs: list[Job[Any]], refusal: type[StorageFailed]) -> frozenset[str]:
+def _refuse(jobs: list[Job[Any]]) -> frozenset[str]:
     for job in jobs:
-        job.error = refusal()
+        job.error = StorageFailed()
     return frozenset()
 
 
-def _is_full(error: lmdb.Error, directory: Path) -> bool:
+def _is_full(error: BaseException, directory: Path) -> bool:
     """Whether an error says that there is no room.
 
     LMDB calls a write that was cut short an I/O error, and the last write that a full disk takes is cut
     short. So where LMDB says that, the disk is asked.
     """
+    if not isinstance(error, lmdb.Error):
+        return False
     if isinstance(error, lmdb.MapFullError) or error.code in _FULL:
         return True
     return error.code == errno.EIO and not _has_room(directory)
