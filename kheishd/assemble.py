@@ -4,10 +4,10 @@ import grp
 import os
 import pwd
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from kheishd import config as written
 from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
@@ -35,13 +35,12 @@ def handlers() -> tuple[Handler, ...]:
     return tuple(handler for module in modules for handler in module.HANDLERS)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Where a runtime comes from: read anew at every reload."""
 
     home: Home
     config: Path | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    environ: Mapping[str, str] = os.environ
 
     @property
     def config_path(self) -> Path | None:
@@ -175,8 +174,7 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec]) -> Definition:
     return agent
 
 
-@dataclass(frozen=True, slots=True)
-class ListenOptions:
+class ListenOptions(Struct, frozen=True):
     """Where to listen, as the server wants to be told."""
 
     rpc: RpcListen

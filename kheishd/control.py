@@ -4,11 +4,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from msgspec import Struct
 
 from kheishd.store.tables import CONVERSATIONS, RUNS, RUNS_READY, SESSIONS, TOKENS
 from protocol.limits import MIB
@@ -43,8 +43,7 @@ class Serving(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Vitals:
+class Vitals(Struct):
     """What start-up learns about this daemon, for ``daemon.status``."""
 
     version: str
@@ -52,7 +51,7 @@ class Vitals:
     schema: int
     started_at_ms: int
     after_crash: bool = False
-    listeners: list[str] = field(default_factory=list)
+    listeners: list[str] = []
     server: Serving | None = None
     runs_active: Callable[[], int] = lambda: 0
     reload_problem: str | None = None

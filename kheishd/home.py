@@ -12,8 +12,9 @@ import fcntl
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 PRIVATE = 0o700
 LOCK_BYTES_MAX = 32
@@ -32,8 +33,7 @@ class HomeHeld(Exception):
         self.pid = pid
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(Struct, frozen=True):
     """The paths inside a home directory."""
 
     path: Path

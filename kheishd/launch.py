@@ -10,9 +10,10 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
+
+from msgspec import Struct
 
 from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
 
@@ -36,8 +37,7 @@ class Exit(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """What the command line says."""
 
     home: str | None = None

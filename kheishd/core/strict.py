@@ -5,8 +5,6 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -16,8 +14,7 @@ from msgspec import NODEFAULT, Struct
 from kheishd.core.lines import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One thing wrong with a document: where, and what about it."""
 
     path: Path
@@ -103,6 +100,9 @@ def _struct_in(expected: Any) -> tuple[type | None, type[Struct], Any] | None:
 
 
 def _unknown(key: Any, known: Any) -> str:
+    # Imported here: only who mistypes pays for it.
+    from difflib import get_close_matches
+
     near = get_close_matches(str(key), known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else "known here: " + ", ".join(known)
     return f"unknown key; {hint}"

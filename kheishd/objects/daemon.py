@@ -7,7 +7,6 @@ from pathlib import Path
 import trio
 
 from kheishd.kernel.call import Call, control, query
-from kheishd.kernel.doctor import examine
 from protocol.errors import PathRefused
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
@@ -88,6 +87,9 @@ def backup_path(text: str, state: Path) -> Path:
 @control(rows.DOCTOR)
 async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
     """Examine the store in slices, between everything else that the daemon does."""
+    # Imported here: a daemon that nobody asks this starts without it.
+    from kheishd.kernel.doctor import examine
+
     return await examine(call.state, deep=params.deep)
 
 

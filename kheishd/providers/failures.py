@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -142,6 +141,9 @@ def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
     seconds = _number(value)
     if seconds is not None or value is None:
         return seconds
+    # Imported here, as it costs a start five milliseconds and most providers give seconds.
+    from email.utils import parsedate_to_datetime
+
     try:
         return max(parsedate_to_datetime(value).timestamp() - now_s, 0.0)
     except (ValueError, OverflowError, OSError):

@@ -11,7 +11,6 @@ Whatever goes wrong becomes the answer to that one request.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from difflib import get_close_matches
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -109,6 +108,9 @@ class Dispatcher:
                 assert_never(handler)
 
     def _unknown(self, name: str) -> MethodNotFound:
+        # Imported here, as it costs a start two milliseconds that few daemons ever need.
+        from difflib import get_close_matches
+
         near = get_close_matches(name[:128], self._entries, 1)
         hint = f"did you mean '{near[0]}'?" if near else None
         return MethodNotFound(
