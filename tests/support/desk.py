@@ -1,0 +1,310 @@
+"""The daemon without its sockets: a real store, the handlers, a run worker; and models that do as told."""
+
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import trio
+
+from kheishd.core.run import Ask, Start, decide
+from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
+from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.live import Live, Writing
+from kheishd.kernel.runtime import (
+    Answer,
+    ModelEvent,
+    ModelFailure,
+    ModelRequest,
+    RouteSpec,
+    Runtime,
+    TextDelta,
+)
+from kheishd.kernel.state import State, open_state
+from kheishd.objects import conversation, run
+from kheishd.objects.fold import Fold
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import RUNS, SESSIONS, Table
+from kheishd.workers.runs import RunWorker
+from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.method import SCOPES
+from protocol.objects.conversation import ConversationCancel, ConversationSend
+from protocol.objects.run import Run, RunCancel, SendResult
+from protocol.objects.session import Session
+from protocol.transcript import Item, Text, Usage, text_of
+from tests.support.runtimes import make_runtime
+
+EPOCH_MS = 1_800_000_000_000
+OPERATOR = Caller("uid:0", frozenset(SCOPES))
+PATIENCE_S = 30.0
+VIRTUAL_PATIENCE_S = 1_000_000.0
+"""How long a test may take, on the real clock and on a mock one."""
+
+Part = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
+
+
+def wall_clock() -> int:
+    """Wall time by trio's clock, so that a mock clock moves both."""
+    return EPOCH_MS + round(trio.current_time() * 1000)
+
+
+async def says(*pieces: str) -> AsyncIterator[ModelEvent]:
+    """An answer in pieces."""
+    for piece in pieces:
+        yield TextDelta(piece)
+    yield Answer([Text("".join(pieces))], Usage(len(pieces), 1), "end", "scripted")
+
+
+async def gives(*items: Item, stop_reason: str = "end") -> AsyncIterator[ModelEvent]:
+    """An answer that comes all at once."""
+    yield Answer(list(items), Usage(1, 1), stop_reason, "scripted")
+
+
+async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[ModelEvent]:
+    """A call that fails in a way that may pass, unless ``retryable`` says otherwise."""
+    if reason:
+        raise ModelFailure(reason, f"the provider said {reason}", **({"retryable": True} | details))
+    yield TextDelta("")
+
+
+@dataclass
+class Scripted:
+    """A ModelCaller whose answers are made by the test: by what was said last, or else in order.
+
+    The last of ``parts`` serves all further calls; without any, what was said is repeated. ``asked`` holds
+    every request; ``open`` counts the calls that are being answered now, ``most`` at once.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    to: dict[str, Part] = field(default_factory=dict)
+    asked: list[ModelRequest] = field(default_factory=list)
+    open: int = 0
+    most: int = 0
+
+    @asynccontextmanager
+    async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        """Answer with the part that is meant."""
+        self.asked.append(request)
+        part = self.to.get(text_of(request.messages[-1].items)) or self._next()
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            yield part(request)
+        finally:
+            self.open -= 1
+
+    def _next(self) -> Part:
+        if not self.parts:
+            return echo
+        return self.parts.pop(0) if len(self.parts) > 1 else self.parts[0]
+
+    def problem(self, route: RouteSpec) -> str | None:
+        """No route has one."""
+        return None
+
+    async def aclose(self) -> None:
+        """Nothing is kept open."""
+
+
+def echo(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    """Repeat what was said last."""
+    return says(f"You said: {text_of(request.messages[-1].items)}")
+
+
+@dataclass
+class Gate:
+    """A model call that says something, waits to be let on and says the rest."""
+
+    before: str = "so far"
+    after: str = " and so on"
+    reached: trio.Event = field(default_factory=trio.Event)
+    opened: trio.Event = field(default_factory=trio.Event)
+
+    async def __call__(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """The events of the call."""
+        if self.before:
+            yield TextDelta(self.before)
+        self.reached.set()
+        await self.opened.wait()
+        yield TextDelta(self.after)
+        yield Answer([Text(self.before + self.after)], Usage(2, 2), "end", "scripted")
+
+
+class Everything:
+    """A follower of all text there is."""
+
+    session_id = None
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def wants(self, session_id: str, run_id: str) -> bool:
+        """Everything."""
+        return True
+
+    def delta(self, writing: Writing, delta: bytes) -> None:
+        """Keep it."""
+        self.heard.append(delta)
+
+
+class Desk:
+    """What a test works with: the handlers' end and the worker's end of one store."""
+
+    def __init__(self, state: State, runtime: Runtime) -> None:
+        self.state = state
+        self.live = Live()
+        self.retired: list[int] = []
+        self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
+        self.worker = RunWorker(state, self.live, self.holder)
+
+    def call(self, caller: Caller = OPERATOR) -> Call:
+        """What a handler gets."""
+        runtime = self.holder.current()
+        return Call(
+            caller,
+            self.state,
+            self.live,
+            runtime,
+            cast("Control", None),
+            cast("Connection", None),
+            1,
+            self.state.now_ms(),
+        )
+
+    async def do(self, handler: Mutate, params: Any, *, follow: bool = True) -> Any:
+        """Carry out a mutation; with ``follow`` also what comes after its commit."""
+        call = self.call()
+        plan = params if handler.prepare is None else handler.prepare(call, params)
+        result = await self.state.update(lambda tx: handler.apply(tx, call, plan))
+        follows = handler.follows is not None and handler.follows(params)
+        if not follow or not follows or handler.follow is None:
+            return result
+        return await handler.follow(call, params, result)
+
+    async def send(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
+        """Send and return when it is accepted, or settled if ``wait`` says so."""
+        asked = ConversationSend(content=content, sender=sender, **params)
+        return cast("SendResult", await self.do(conversation.send, asked))
+
+    async def ask(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
+        """Send and wait until the run has settled."""
+        return await self.send(content, sender, wait="settled", **params)
+
+    async def cancel(self, run_id: str, *, follow: bool = True) -> Run:
+        """Cancel a run and wait until it has stopped."""
+        return cast("Run", await self.do(run.cancel, RunCancel(run_id=run_id), follow=follow))
+
+    async def cancel_conversation(self, sender: str = "user") -> Any:
+        """Cancel the run in flight and wait until it has stopped."""
+        return await self.do(conversation.cancel, ConversationCancel(sender=sender))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once a condition holds, looking after every commit."""
+        while True:
+            bell = self.state.bell("journal")
+            if condition():
+                return
+            await bell.wait()
+
+    async def left_running(self, run_id: str, starts: int) -> None:
+        """Bring a run to where a daemon leaves it that dies in its ``starts``-th call (0: before any)."""
+
+        def begin(tx: Transaction) -> None:
+            record = tx.get(RUNS, run_id)
+            assert record is not None
+            fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+            for _ in range(max(starts, 1)):
+                fold.append_all(decide(fold.run, Start()))
+                if starts:
+                    fold.append_all(decide(fold.run, Ask("itm_left")))
+            fold.write()
+
+        await self.state.update(begin)
+
+    async def lose_session(self, session_id: str) -> None:
+        """Damage the store: a session's record is gone."""
+        await self.state.update(lambda tx: tx.delete(SESSIONS, session_id))
+
+    async def spoil(self, run_id: str) -> None:
+        """Damage the store: a run's record is not one."""
+        await self.state.update(lambda tx: tx.put(RUNS, run_id, value=cast("Run", "spoilt")))
+
+    def count(self, table: Table[Any]) -> int:
+        """The rows of a table."""
+        with self.state.read() as store:
+            return store.count(table)
+
+    def writing(self) -> list[str]:
+        """The runs whose text is being written."""
+        return [writing.run_id for writing in self.live.current(Everything())]
+
+    def run(self, run_id: str) -> Run:
+        """A run's record now."""
+        with self.state.read() as store:
+            found = store.get(RUNS, run_id)
+        assert found is not None
+        return found
+
+    def session(self, session_id: str) -> Session:
+        """A session's record now."""
+        with self.state.read() as store:
+            found = store.get(SESSIONS, session_id)
+        assert found is not None
+        return found
+
+    def journal(self, session_id: str) -> list[tuple[Envelope, JournalEvent | Unknown]]:
+        """The events of a session."""
+        with self.state.read() as store:
+            return [(decode_envelope(line), decode_event(line)) for _, line in store.entries(session_id)]
+
+    def kinds(self, session_id: str, run_id: str | None = None) -> list[str]:
+        """The types of the events of a session, or of one of its runs."""
+        return [
+            str(event.__struct_config__.tag)
+            for envelope, event in self.journal(session_id)
+            if run_id is None or envelope.run_id == run_id
+        ]
+
+    def said(self, session_id: str) -> list[str]:
+        """The texts of the answers in a session, in order."""
+        return [
+            text_of(message.items)
+            for _, event in self.journal(session_id)
+            if (message := getattr(event, "message", None)) is not None and message.role == "assistant"
+        ]
+
+
+@asynccontextmanager
+async def open_desk(
+    directory: Path, models: Any = None, *, threaded: bool = False, **runtime: Any
+) -> AsyncIterator[Desk]:
+    """A desk on the store in ``directory``; nobody works yet. A test that hangs fails."""
+    made = make_runtime(models=models or Scripted(), **runtime)
+    with trio.fail_after(PATIENCE_S if threaded else VIRTUAL_PATIENCE_S):
+        async with open_state(
+            directory / "state", version="test", threaded=threaded, clock=wall_clock
+        ) as state:
+            yield Desk(state, made)
+
+
+@asynccontextmanager
+async def working(desk: Desk) -> AsyncIterator[RunWorker]:
+    """A worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
+    worker = RunWorker(desk.state, desk.live, desk.holder)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.serve)
+        yield worker
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Meanwhile the kernel takes no writes beyond a file's first pages, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
