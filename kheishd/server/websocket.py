@@ -177,7 +177,8 @@ class Replayed(trio.abc.Stream):
         closed = None if self.websocket is None else self.websocket.closed
         if closed is not None and not self._said_goodbye and closed.code not in _NO_CODE:
             self._said_goodbye = True
-            with trio.move_on_after(GOODBYE_S):
+            # Shielded, because the library's task is cancelled as soon as its connection is over.
+            with trio.move_on_after(GOODBYE_S, shield=True):
                 try:
                     await self._stream.send_all(b"\x88\x02" + closed.code.to_bytes(2, "big"))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -200,6 +201,7 @@ async def _converse(host: Host, stream: Replayed, caller: Caller, expires_at_ms:
             peer = WebSocketPeer(host.shared, caller, websocket, expires_at_ms)
             with host.live(peer):
                 await peer.run()
+        await stream.aclose()
         nursery.cancel_scope.cancel()
 
 

@@ -116,6 +116,8 @@ class Messages:
 
     async def aclose(self) -> None:
         await self.socket.aclose()
+        # The library leaves its stream open when the other side closed first.
+        await trio.aclose_forcefully(self.socket._stream)
 
 
 class Client:
