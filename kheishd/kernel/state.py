@@ -11,12 +11,14 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
@@ -127,6 +129,16 @@ class State:
 
         await wait_task_rescheduled(abort)
         return job.unwrap()
+
+    async def put_blob(self, content: bytes) -> str:
+        """Keep a large value, a chunk a transaction; gives its name, to be referred to from now on.
+
+        Errors: StorageFull, StorageFailed; then what was written of it is nothing, and may be again.
+        """
+        name = blob_name(content)
+        for number, chunk in chunks(content):
+            await self.update(partial(put_chunk, name=name, number=number, chunk=chunk))
+        return name
 
     def read(self) -> Snapshot:
         """A snapshot, for ``with``; never hold one across an ``await``."""

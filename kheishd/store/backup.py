@@ -21,17 +21,18 @@ import lmdb
 import msgspec
 
 from kheishd.store.environment import DATA, Environment, Snapshot
-from kheishd.store.journal import verify_chain
-from kheishd.store.opening import (
+from kheishd.store.guards import (
+    MARKER,
     StoreUnusable,
     check_files,
-    explained,
+    data_bytes,
     lock_directory,
     make_directory,
-    opened_for_reading,
     sync_directory,
     write_marker,
 )
+from kheishd.store.journal import verify_chain
+from kheishd.store.opening import explained, opened_for_reading
 from kheishd.store.tables import TABLES
 from protocol.errors import DaemonDraining, PathRefused, StorageFull
 
@@ -174,13 +175,15 @@ def restore(backup: Path, directory: Path) -> Restored:
     Errors: StoreUnusable; then the store is what it was.
     """
     with explained(backup):
-        if check_files(backup) is None:
-            raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} with its marker.")
+        check_files(backup)
+        if data_bytes(backup) == 0:
+            raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
     with _locked(directory), _workplace(directory, ".restoring") as place:
         with (backup / DATA).open("rb") as source, _new_file(place / DATA) as target:
             _send(source.fileno(), target)
-        shutil.copyfile(backup / "identity", place / "identity")
+        with suppress(FileNotFoundError):
+            shutil.copyfile(backup / MARKER, place / MARKER)
         identity, cursor = verify_copy(place)
         kept = _keep(directory / DATA)
         size = (place / DATA).stat().st_size
@@ -252,7 +255,7 @@ def compact(directory: Path) -> Compacted:
     """
     data = directory / DATA
     with _locked(directory), _workplace(directory, ".compacting") as place:
-        before = data.stat().st_size if data.exists() else 0
+        before = data_bytes(directory)
         with opened_for_reading(directory) as environment:
             with _new_file(place / DATA) as target:
                 environment.lmdb.copyfd(target, compact=True)
