@@ -8,13 +8,11 @@ rewritten, so whoever knows the newest hash of a stream can tell that nothing be
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
-from kheishd.store.tables import CURSORS, JOURNAL
+from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
 
-if TYPE_CHECKING:
-    from kheishd.store.environment import Snapshot
-
+V = TypeVar("V")
 HASH_BYTES = 32
 NO_HASH = bytes(HASH_BYTES)
 """What stands before the first entry of a stream."""
@@ -77,7 +75,23 @@ class Break:
     message: str
 
 
-def verify_chain(snapshot: "Snapshot", stream: str | None = None) -> Iterator[Break]:
+class Readable(Protocol):
+    """What verifying needs of a snapshot."""
+
+    def get(self, table: Table[V], *key: KeyPart) -> V | None:
+        """The value at a key, or None."""
+        ...
+
+    def scan(self, table: Table[V], *prefix: KeyPart) -> Iterator[tuple[Key, V]]:
+        """Rows whose key begins so."""
+        ...
+
+    def count(self, table: Table[Any]) -> int:
+        """How many rows there are."""
+        ...
+
+
+def verify_chain(snapshot: Readable, stream: str | None = None) -> Iterator[Break]:
     """Every break in the chain of one stream, or of all of them, in key order.
 
     After a break the chain is followed from the hash as stored, so that one change is one break.
