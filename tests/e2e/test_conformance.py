@@ -1,0 +1,287 @@
+"""One suite for both transports: whatever goes over the Unix socket goes over WebSocket, and alike.
+
+The JSON-RPC 2.0 specification's own examples (its section 7), then what it leaves to us.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from kheishd.objects import journal, rpc
+from kheishd.server.listeners import TcpListen
+from protocol.errors import RequestCancelled, RequestNotFound
+from protocol.limits import BATCH_MESSAGES_MAX
+from tests.support.rpc_server import Client, RpcServer, rpc_server
+from tests.support.toys import Toys
+
+
+@pytest.fixture
+def toys() -> Toys:
+    """The handlers, and what they do."""
+    return Toys()
+
+
+@pytest.fixture
+async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
+    """A server on both transports, with the methods of the specification's examples."""
+    handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
+    async with rpc_server(tmp_path, handlers, tcp=TcpListen("127.0.0.1", 0)) as server:
+        yield server
+
+
+@pytest.fixture(params=["unix", "websocket"])
+async def client(server: RpcServer, request: pytest.FixtureRequest) -> Client:
+    """A connection with every right, over each of the transports."""
+    if request.param == "unix":
+        return await server.connect()
+    _, secret = await server.token()
+    return await server.connect_websocket(secret)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until something is so."""
+    with trio.fail_after(10):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def alive(client: Client) -> None:
+    """The connection lives on, and there is nothing more to be read from it."""
+    await client.send(b'{"jsonrpc": "2.0", "method": "toy.echo", "id": "alive"}')
+    assert (await client.read())["id"] == "alive"
+
+
+def in_order(value: Any) -> bytes:
+    """Something to sort answers by, as a batch may be answered in any order."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def essence(answer: Any) -> Any:
+    """An answer without what the specification leaves open: the error's words and data."""
+    if isinstance(answer, list):
+        return sorted((essence(each) for each in answer), key=in_order)
+    if "error" in answer:
+        return {**answer, "error": {"code": answer["error"]["code"]}}
+    return answer
+
+
+def refused(code: int, id_: Any = None) -> dict[str, Any]:
+    """The essence of an error."""
+    return {"jsonrpc": "2.0", "error": {"code": code}, "id": id_}
+
+
+def given(result: Any, id_: Any) -> dict[str, Any]:
+    """A result."""
+    return {"jsonrpc": "2.0", "result": result, "id": id_}
+
+
+# The messages of section 7, as printed there.
+EXAMPLES = [
+    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}', given(19, 1)),
+    (b'{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}', given(-19, 2)),
+    (
+        b'{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3}',
+        given(19, 3),
+    ),
+    (
+        b'{"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 4}',
+        given(19, 4),
+    ),
+    (b'{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}', None),
+    (b'{"jsonrpc": "2.0", "method": "foobar"}', None),
+    (b'{"jsonrpc": "2.0", "method": "foobar", "id": "1"}', refused(-32601, "1")),
+    (b'{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]', refused(-32700)),
+    (b'{"jsonrpc": "2.0", "method": 1, "params": "bar"}', refused(-32600)),
+    (
+        b'[ {"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"}, {"jsonrpc": "2.0", "method" ]',
+        refused(-32700),
+    ),
+    (b"[]", refused(-32600)),
+    (b"[1]", [refused(-32600)]),
+    (b"[1,2,3]", [refused(-32600), refused(-32600), refused(-32600)]),
+    (
+        b'[ {"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},'
+        b' {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},'
+        b' {"jsonrpc": "2.0", "method": "subtract", "params": [42,23], "id": "2"},'
+        b' {"foo": "boo"},'
+        b' {"jsonrpc": "2.0", "method": "foo.get", "params": {"name": "myself"}, "id": "5"},'
+        b' {"jsonrpc": "2.0", "method": "get_data", "id": "9"} ]',
+        [
+            given(7, "1"),
+            given(19, "2"),
+            refused(-32600),
+            refused(-32601, "5"),
+            given(["hello", 5], "9"),
+        ],
+    ),
+    (
+        b'[ {"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},'
+        b' {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]} ]',
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "expected"), EXAMPLES)
+async def test_the_specification_s_examples(client: Client, sent: bytes, expected: Any) -> None:
+    """Each is answered as the specification says, or not at all; and the connection lives on."""
+    await client.send(sent)
+    if expected is not None:
+        answer = await client.read()
+        assert essence(answer) == (sorted(expected, key=in_order) if isinstance(expected, list) else expected)
+    await alive(client)
+
+
+async def test_notifications_are_carried_out(client: Client, toys: Toys) -> None:
+    """Alone and in a batch."""
+    await client.send(EXAMPLES[4][0])
+    await client.send(EXAMPLES[-1][0])
+    await alive(client)
+    assert toys.heard == [[1, 2, 3, 4, 5], [7]]
+
+
+# What the specification leaves to us.
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "id_"),
+    [
+        (b"nonsense", -32700, None),
+        (b'{"jsonrpc": "2.0", "method": "toy.echo", "id": 1', -32700, None),
+        (b"[" * 100_000, -32700, None),
+        (b"[" * 100_000 + b"]" * 100_000, -32700, None),
+        (
+            b'{"jsonrpc": "2.0", "id": 1, "method": "toy.echo", "params": {"value": %b}}'
+            % (b"[" * 100_000 + b"]" * 100_000),
+            -32700,
+            None,
+        ),
+        (b"5", -32600, None),
+        (b'"toy.echo"', -32600, None),
+        (b"null", -32600, None),
+        (b"{}", -32600, None),
+        (b'{"jsonrpc": "1.0", "method": "toy.echo", "id": 1}', -32600, 1),
+        (b'{"method": "toy.echo", "id": 1}', -32600, 1),
+        (b'{"jsonrpc": "2.0", "method": "toy.echo", "id": {}}', -32600, None),
+        (b'{"jsonrpc": "2.0", "method": "toy.echo", "id": [1]}', -32600, None),
+        (b'{"jsonrpc": "2.0", "method": "toy.echo", "id": true}', -32600, None),
+        (b'{"jsonrpc": "2.0", "method": "toy.echo", "params": [1, 2], "id": 1}', -32602, 1),
+        (b'{"jsonrpc": "2.0", "method": "toy.keep", "id": 1}', -32602, 1),
+        (b'{"jsonrpc": "2.0", "method": "toy.broken", "id": 1}', -32603, 1),
+    ],
+)
+async def test_what_is_wrong_is_answered_with_its_number(
+    client: Client, sent: bytes, code: int, id_: Any
+) -> None:
+    """And harms nothing: the connection lives on."""
+    await client.send(sent)
+    assert essence(await client.read()) == refused(code, id_)
+    await alive(client)
+
+
+async def test_an_error_says_what_went_wrong_and_where(client: Client) -> None:
+    """A stable reason for programs, words for people, the path of what is wrong."""
+    await client.send(b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"items":[{"a":"x"}]}}')
+    error = (await client.read())["error"]
+    assert error["code"] == -32602
+    assert error["data"] == {
+        "reason": "invalid_params",
+        "retryable": False,
+        "field": "$.params.items[0][...]",
+    }
+    assert "Expected `int`, got `str`" in error["message"]
+
+
+async def test_an_id_is_echoed_as_it_was_sent(client: Client) -> None:
+    """To the byte."""
+    for id_ in (b"1.0", b"-0", b"1e2", b'"\\u0041"', b'""', b"null", b"9" * 40):
+        await client.send(b'{"jsonrpc":"2.0","method":"toy.read","id":%b}' % id_)
+        assert await client.line() == b'{"jsonrpc":"2.0","id":%b,"result":true}' % id_
+
+
+async def test_a_batch_mixes_everything(client: Client, toys: Toys) -> None:
+    """One array, in any order, with one answer for each that has one."""
+    call = {"jsonrpc": "2.0"}
+    await client.send(
+        [
+            call | {"id": 1, "method": "toy.read"},
+            call | {"id": 2, "method": "toy.keep", "params": {"value": "a"}},
+            call | {"id": 3, "method": "toy.wait", "params": {"value": "late"}},
+            call | {"id": 4, "method": "toy.keep", "params": {}},
+            call | {"id": 5, "method": "toy.keep", "params": {"value": "b", "fail": True}},
+            call | {"id": 6, "method": "no.such"},
+            call | {"method": "update", "params": ["heard"]},
+            [],
+            7,
+        ]
+    )
+    await until(lambda: toys.waiting == 1)
+    await alive(client)
+    toys.gate.set()
+    answers = await client.read()
+    codes = {answer["id"]: answer.get("error", {}).get("code") for answer in answers}
+    assert codes == {1: None, 2: None, 3: None, 4: -32602, 5: 1409, 6: -32601, None: -32600}
+    assert len(answers) == 8
+    assert toys.heard == [["heard"]]
+
+
+async def test_a_batch_of_the_limit_is_answered(client: Client) -> None:
+    """One more is refused as a whole."""
+    call = {"jsonrpc": "2.0", "method": "toy.read"}
+    await client.send([call | {"id": number} for number in range(BATCH_MESSAGES_MAX)])
+    assert len(await client.read()) == BATCH_MESSAGES_MAX
+    await client.send([call | {"id": number} for number in range(BATCH_MESSAGES_MAX + 1)])
+    assert essence(await client.read()) == refused(-32600)
+    await alive(client)
+
+
+async def test_requests_run_side_by_side(client: Client, toys: Toys) -> None:
+    """Who waits does not hold up who does not; each can be taken back."""
+    first, second = await client.request("toy.wait", value=1), await client.request("toy.wait", value=2)
+    assert await client.call("toy.read") is True
+    await client.call("rpc.cancel", id=first)
+    toys.gate.set()
+    assert await client.answer(second) == 2
+    with pytest.raises(RequestCancelled):
+        await client.answer(first)
+    with pytest.raises(RequestNotFound):
+        await client.call("rpc.cancel", id=99)
+
+
+async def test_following_is_the_same(server: RpcServer, client: Client) -> None:
+    """The answer, history, the present, text, the end."""
+    await client.call("toy.keep", value="a")
+    answer = await client.call("journal.subscribe", after=0, deltas=True, subscription="s")
+    assert answer == {"subscription": "s", "cursor": 0}
+    methods = []
+    while "journal.synced" not in methods:
+        methods.append((await client.next())[0])
+    await client.call("toy.keep", value="b")
+    assert (await client.next())[1]["event"]["reason"] == "b"
+    await client.call("journal.unsubscribe", subscription="s")
+    assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})
+
+
+async def test_answers_come_in_one_piece_each(client: Client) -> None:
+    """However long."""
+    text = 'é\n"\\\u2028' * 50_000
+    assert (await client.call("toy.echo", value=text))["value"] == text
+
+
+async def test_what_is_no_utf8_is_refused_on_the_socket(server: RpcServer) -> None:
+    """Over WebSocket it closes the connection, as its own test says."""
+    client = await server.connect()
+    await client.send(b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"\xff"}}')
+    assert essence(await client.read()) == refused(-32700)
+    await alive(client)
+
+
+async def test_the_contract_describes_what_is_served(client: Client) -> None:
+    """rpc.discover over either transport."""
+    document = await client.call("rpc.discover")
+    assert msgspec.json.encode(document)
+    assert "rpc.discover" in {method["name"] for method in document["methods"]}
