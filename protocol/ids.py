@@ -5,7 +5,6 @@ The 26 characters are 16 bytes in base32 with the digits in sort order (RFC 4648
 nothing in this room reads a clock.
 """
 
-from base64 import b32hexencode
 from typing import Annotated
 
 from msgspec import Meta
@@ -30,6 +29,13 @@ TOKEN = "tok"
 SUBSCRIPTION = "sub"
 
 
+# Two characters at a time: 26 characters are 130 bits, the 128 of an id and two zeros. The standard
+# library's encoder, made for long texts, takes twice as long, and three ids are made for every input.
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
+_SHIFTS = tuple(range(120, -1, -10))
+
+
 def make_id(prefix: str, at_ms: int, randomness: bytes) -> str:
     """An id that sorts after every id of the same prefix made in an earlier millisecond.
 
@@ -38,4 +44,5 @@ def make_id(prefix: str, at_ms: int, randomness: bytes) -> str:
     """
     if len(randomness) != 10:
         raise ValueError("an id takes exactly 10 bytes of randomness")
-    return f"{prefix}_{b32hexencode(at_ms.to_bytes(6, 'big') + randomness)[:26].decode()}"
+    number = int.from_bytes(at_ms.to_bytes(6, "big") + randomness, "big") << 2
+    return f"{prefix}_{''.join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])}"
