@@ -198,9 +198,13 @@ class DaemonControl:
 
 
 def memory_bytes() -> int:
-    """The resident memory of this process; 0 where the kernel does not say."""
+    """The memory of this process that the kernel cannot take back; 0 where the kernel does not say.
+
+    Resident pages of files are left out: of the store's, it keeps as many as there is room for.
+    """
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            _, resident, shared, *_ = file.read().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
