@@ -41,7 +41,7 @@ def parse(text: str) -> Slash | str | None:
     to say, and so are several lines. Two slashes say a line that is a command (see :func:`unescaped`).
     """
     word, _, rest = text.strip().partition(" ")
-    if not word.startswith("/") or "\n" in text.strip():
+    if not word.startswith("/") or word.startswith("//") or "\n" in text.strip():
         return None
     for known in get_args(Name):
         if word == f"/{known}":

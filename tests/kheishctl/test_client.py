@@ -100,7 +100,7 @@ def test_a_message_in_pieces(path: Path) -> None:
 
 def test_lost_before_the_answer(path: Path) -> None:
     """A daemon that hangs up is a loss, said so."""
-    with scripted(path, lambda peer: peer.request() and None), Client.dial(str(path)) as client:
+    with scripted(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
         with pytest.raises(Lost) as caught:
             client.call("rpc.ping")
     assert caught.value.exit_code == exits.NO_DAEMON

@@ -11,7 +11,7 @@ from typing import Any
 PATIENCE_S = 30.0
 
 Message = dict[str, Any]
-Script = Callable[["Peer"], None]
+Script = Callable[["Peer"], object]
 
 
 class Peer:

@@ -12,7 +12,7 @@ def test_list(ctl: Ctl) -> None:
 def test_get(ctl: Ctl) -> None:
     """One route, as text and as JSON."""
     assert ["driver", "offline"] in ctl("route", "get", "offline").rows
-    assert ctl.json("route", "get", "offline")["ready"]
+    assert ctl.json("route", "get", "offline")["model"] == "offline"
 
 
 def test_get_none(ctl: Ctl) -> None:

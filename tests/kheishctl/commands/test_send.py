@@ -139,7 +139,7 @@ def test_a_daemon_that_does_not_come_back(
 ) -> None:
     """In the end it is said how to learn the answer."""
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
-    with scripted(path, lambda peer: peer.request() and None):
+    with scripted(path, lambda peer: peer.request()):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert done.code == exits.NO_DAEMON
     assert "--idempotency-key kheishctl-" in done.err

@@ -1,6 +1,6 @@
 """``kheishctl session``."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -18,7 +18,7 @@ def session(ctl: Ctl, sender: str) -> str:
 
 def test_modes_are_the_contracts() -> None:
     """The permission modes that can be asked for are those there are."""
-    assert MODES == PermissionMode.__args__
+    assert MODES == get_args(PermissionMode)
 
 
 def test_create(ctl: Ctl, sender: str) -> None:

@@ -1,0 +1,19 @@
+"""``kheishctl chat`` before the chat begins."""
+
+from pathlib import Path
+
+from kheishctl import exits
+from tests.support.ctl import Ctl
+
+
+def test_chat_needs_a_terminal(ctl: Ctl) -> None:
+    """In a pipe it says what is made for pipes."""
+    done = ctl("chat")
+    assert done.code == exits.USAGE
+    assert "kheishctl send" in done.err
+
+
+def test_chat_needs_a_terminal_before_a_daemon(tmp_path: Path) -> None:
+    """Nothing is started for a chat that cannot be."""
+    assert Ctl(tmp_path)("chat", "--spawn").code == exits.USAGE
+    assert list(tmp_path.iterdir()) == []

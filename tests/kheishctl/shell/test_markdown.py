@@ -1,0 +1,117 @@
+"""Markdown, block by block."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.shell.markdown import hard_lines, renderer, split, styles_only, warm_up, wrapped
+from kheishctl.text import clean, width
+
+LINES = ("a line\n", "\n", "```\n", "~~~~\n", "- item\n", "  more\n", "    code\n", "# head\n", "x")
+PIECES = st.lists(st.sampled_from(LINES))
+
+
+@given(PIECES)
+def test_split_loses_nothing(pieces: list[str]) -> None:
+    """Blocks and rest are the text, but for blank lines between them."""
+    text = "".join(pieces)
+    blocks, rest = split(text)
+    assert "".join([*blocks, rest]).replace("\n", "") == text.replace("\n", "")
+    assert all(block.strip() for block in blocks)
+
+
+@given(PIECES)
+def test_blocks_never_change(pieces: list[str]) -> None:
+    """A block that was finished stays as it is, however the text goes on."""
+    text = ""
+    before: list[str] = []
+    for piece in pieces:
+        text += piece
+        blocks, _ = split(text)
+        assert blocks[: len(before)] == before
+        before = blocks
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks", "rest"),
+    [
+        ("one\ntwo\n\nthree", ["one\ntwo\n"], "three"),
+        ("one\n\n", [], "one\n\n"),
+        ("- a\n\n  still a\n\nb", ["- a\n\n  still a\n"], "b"),
+        ("```py\nx\n\ny\n```\n\nafter", ["```py\nx\n\ny\n```\n"], "after"),
+        ("```\nopen\n\nstill", [], "```\nopen\n\nstill"),
+        ("~~~\n```\n\n~~~\n\nafter", ["~~~\n```\n\n~~~\n"], "after"),
+        ("````\n```\n\n````\n\nafter", ["````\n```\n\n````\n"], "after"),
+        ("\n\nfirst\n\nsecond", ["first\n"], "second"),
+    ],
+)
+def test_split(text: str, blocks: list[str], rest: str) -> None:
+    """At blank lines, but not within a fence and not before what is indented."""
+    assert split(text) == (blocks, rest)
+
+
+def test_hard_lines() -> None:
+    """A line stays a line, but in code nothing is added."""
+    assert hard_lines("a\nb\n\n```\nc\n```") == "a  \nb  \n\n```\nc\n```"
+
+
+def test_render_keeps_lines() -> None:
+    """A poem is not reflowed; long lines are."""
+    render = renderer(color=False)
+    assert render("one\ntwo\n", 80) == "one\ntwo"
+    assert all(width(line) <= 30 for line in render("word " * 50, 30).split("\n"))
+
+
+def test_render_styles() -> None:
+    """Bold is bold where there is color, and plain where there is not."""
+    assert "\x1b[1m" in renderer(color=True)("**b**", 80)
+    assert renderer(color=False)("**b** `c`", 80) == "b c"
+
+
+def test_links_are_written_out() -> None:
+    """No link shows another address than it opens."""
+    assert "http://evil.example" in renderer(color=True)("[bank](http://evil.example)", 80)
+    assert "\x1b]8" not in renderer(color=True)("[bank](http://evil.example)", 80)
+
+
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+SMUGGLED = (
+    "\x1b[2J",
+    "\x9b",
+    "&#x1b;[2J",
+    "&#x202e;",
+    "&#155;",
+    "`\x07`",
+    "\x1b]0;t\x07",
+    "**",
+    "\n",
+    "a ",
+    "| b |",
+)
+
+
+@given(st.lists(st.sampled_from(SMUGGLED)).map("".join))
+def test_nothing_but_styles_acts(text: str) -> None:
+    """Whatever a text smuggles in, as it is or as an entity, only styles reach the terminal."""
+    plain = SGR.sub("", renderer(color=True)(text, 40))
+    assert clean(plain) == plain
+
+
+def test_styles_only() -> None:
+    """A style stays, everything else is made visible."""
+    assert styles_only("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 40), st.integers(1, 10))
+def test_wrapped_fits(text: str, columns: int, lines: int) -> None:
+    """The end of a text, in so many lines of so many columns at most."""
+    shown = wrapped(text, columns, lines).split("\n")
+    assert len(shown) <= lines
+    assert all(width(line) <= columns for line in shown)
+
+
+def test_warm_up() -> None:
+    """Rendering can be made ready beforehand."""
+    warm_up()

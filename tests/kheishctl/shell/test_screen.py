@@ -1,0 +1,188 @@
+"""The terminal of the chat, on prompt-toolkit's own pipes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from kheishctl.shell.screen import Screen, SlashCompleter, history_file, open_history
+from kheishctl.shell.slash import SUMMARIES
+from tests.support.daemons import PATIENCE_S
+from tests.support.paper import Paper
+
+
+class Desk:
+    """A screen on pipes: what is typed, what is seen, and how often Ctrl-C was heard."""
+
+    def __init__(self, typed: PipeInput, *, runs: bool = False) -> None:
+        self.typed = typed
+        self.seen = Paper()
+        self.live = ""
+        self.interrupts = 0
+        self.runs = runs
+        output = Vt100_Output(self.seen, lambda: Size(24, 80), term="xterm")
+        self.screen = Screen(
+            lambda: "ada",
+            lambda lines: self.live,
+            self._interrupt,
+            color=False,
+            history=InMemoryHistory(),
+            terminal=(typed, output),
+        )
+
+    def _interrupt(self) -> bool:
+        self.interrupts += 1
+        return self.runs
+
+
+def sit(body: Callable[[Desk], Awaitable[None]], *, runs: bool = False) -> Desk:
+    """Run a body at a desk."""
+
+    async def run(typed: PipeInput) -> Desk:
+        desk = Desk(typed, runs=runs)
+        async with asyncio.timeout(PATIENCE_S):
+            await body(desk)
+        return desk
+
+    with create_pipe_input() as typed:
+        return asyncio.run(run(typed))
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ("hello\r", "hello"),
+        ("one\x1b\rtwo\r", "one\ntwo"),
+        ("\x1b[200~one\ntwo\n\x1b[201~\r", "one\ntwo\n"),
+        ("\r \r\x7fx\r", "x"),
+        ("/sta\t\r", "/status"),
+    ],
+    ids=["enter", "alt-enter", "paste", "nothing is not sent", "tab"],
+)
+def test_keys(keys: str, text: str) -> None:
+    """Enter sends, Alt-Enter and a paste keep lines, nothing is not sent, Tab completes commands."""
+
+    async def body(desk: Desk) -> None:
+        desk.typed.send_text(keys)
+        assert await desk.screen.ask() == text
+
+    sit(body)
+
+
+def test_ctrl_d_leaves() -> None:
+    """The prompt ends as if the person had gone."""
+
+    async def body(desk: Desk) -> None:
+        desk.typed.send_text("\x04")
+        with pytest.raises(EOFError):
+            await desk.screen.ask()
+
+    sit(body)
+
+
+@pytest.mark.parametrize(("runs", "text"), [(True, "typedmore"), (False, "more")])
+def test_ctrl_c(runs: bool, text: str) -> None:
+    """It stops what runs and leaves what was typed alone; where nothing runs it clears what was typed."""
+
+    async def body(desk: Desk) -> None:
+        desk.typed.send_text("typed\x03more\r")
+        assert await desk.screen.ask() == text
+        assert desk.interrupts == 1
+
+    sit(body, runs=runs)
+
+
+def test_leave_ends_the_prompt() -> None:
+    """A signal, say, ends the chat in order; twice does no harm."""
+
+    async def body(desk: Desk) -> None:
+        asked = asyncio.ensure_future(desk.screen.ask())
+        asyncio.get_running_loop().call_later(0.01, desk.screen.leave)
+        asyncio.get_running_loop().call_later(0.01, desk.screen.leave)
+        with pytest.raises(EOFError):
+            await asked
+        desk.screen.leave()
+
+    sit(body)
+
+
+def test_print_goes_above_the_prompt() -> None:
+    """Finished text is written as it is, whether there is a prompt or not, and the prompt comes back."""
+
+    async def body(desk: Desk) -> None:
+        desk.screen.print("before\n")
+        desk.screen.print("")
+        asked = asyncio.ensure_future(desk.screen.ask())
+        await desk.seen.sees("ada >")
+        desk.screen.print("\x1b[1mmeanwhile\x1b[0m\nmore\n")
+        seen = len(desk.seen.getvalue())
+        await desk.seen.sees("ada >", seen)
+        desk.typed.send_text("x\r")
+        await asked
+
+    text = sit(body).seen.getvalue()
+    assert "before\r\n" in text
+    assert "\x1b[1mmeanwhile\x1b[0m\r\nmore\r\n" in text
+    assert "\x1b[6n" not in text, "nothing may be asked of the terminal"
+
+
+def test_the_live_area_is_drawn_anew() -> None:
+    """It is drawn above the prompt, soon after it changed, and gone when the prompt is."""
+
+    async def body(desk: Desk) -> None:
+        asked = asyncio.ensure_future(desk.screen.ask())
+        await desk.seen.sees("ada >")
+        desk.live = "growing"
+        desk.screen.redraw()
+        desk.screen.redraw()
+        await desk.seen.sees("growing")
+        desk.typed.send_text("x\r")
+        await asked
+
+    text = sit(body).seen.getvalue()
+    assert "\x1b[J" in text[text.rindex("growing") :]
+
+
+def test_columns() -> None:
+    """The width is the terminal's."""
+
+    async def body(desk: Desk) -> None:
+        assert desk.screen.columns == 80
+
+    sit(body)
+
+
+def test_history_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """$XDG_STATE_HOME, else under the person's home; readable by them only."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert history_file() == str(tmp_path / "state" / "kheish" / "history")
+    history = open_history(history_file())
+    assert isinstance(history, FileHistory)
+    assert (tmp_path / "state" / "kheish" / "history").stat().st_mode & 0o777 == 0o600
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert history_file() == str(tmp_path / ".local" / "state" / "kheish" / "history")
+
+
+def test_history_without_a_file(tmp_path: Path) -> None:
+    """Where it cannot be kept, it is kept in memory."""
+    (tmp_path / "file").touch()
+    assert isinstance(open_history(str(tmp_path / "file" / "history")), InMemoryHistory)
+
+
+def test_slash_completer() -> None:
+    """Commands complete at the start of the only line."""
+
+    def offered(text: str) -> list[str]:
+        return [each.text for each in SlashCompleter().get_completions(Document(text), CompleteEvent())]
+
+    assert offered("/") == [f"/{name}" for name in SUMMARIES]
+    assert offered("/st") == ["/status"]
+    assert offered("x /st") == offered("/st x") == offered("a\n/st") == []
