@@ -2,21 +2,10 @@
 
 import logging
 import random
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
-import msgspec
 import trio
 
-from kheishd.core.prompt import (
-    CHECKPOINT_EVENTS,
-    Transcript,
-    framed,
-    framing,
-    from_checkpoint,
-    guests,
-    to_checkpoint,
-)
 from kheishd.core.retry import fitted, retry_at_ms
 from kheishd.core.run import (
     Answered,
@@ -35,13 +24,13 @@ from kheishd.core.run import (
     decide,
     due,
 )
-from kheishd.kernel.runtime import Answer, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import Fold
-from kheishd.store.tables import BLOBS, CHECKPOINTS, RUNS, SESSIONS
+from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
 from protocol.errors import RunAlreadyEnded, StorageFull
-from protocol.events import decode_envelope, decode_event
-from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.limits import ANSWER_BYTES_MAX
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Item, Text
 
@@ -51,7 +40,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
-    from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.environment import Transaction
 
 log = logging.getLogger("kheishd.runs")
 
@@ -59,9 +48,6 @@ T = TypeVar("T")
 
 SAVE_AGAIN_SECONDS = 1.0
 """How long to wait before an outcome is saved again while the disk is full."""
-
-EVENTS_AT_ONCE = 256
-"""Events read before others get their turn: about a millisecond of the loop."""
 
 DAEMON_RESTARTED = RunError("daemon_restarted", "the daemon was restarted while this run was working")
 
@@ -96,8 +82,7 @@ class Turn:
         self._held = False
         self._patient_until_ms = 0
         self._asked = False
-        self._transcript: Transcript | None = None
-        self._events_folded = 0
+        self._shown = Reading(state, run.session_id)
         self._effect = trio.CancelScope()
 
     def stop(self) -> None:
@@ -173,13 +158,13 @@ class Turn:
         self._run, self._asked = await self._save(start)
         self._held = True
 
-    async def _commit(self, command: Command, checkpoint: bytes | None = None) -> None:
+    async def _commit(self, command: Command, checkpoint: Checkpoint | None = None) -> None:
         def carry_out(tx: "Transaction") -> Run:
             fold = self._fold(tx)
             fold.append_all(decide(fold.run, command))
             fold.write()
             if checkpoint is not None:
-                self._write_checkpoint(tx, checkpoint)
+                checkpoint.write(tx)
             return fold.run
 
         self._run = await self._save(carry_out)
@@ -272,7 +257,7 @@ class Turn:
         assert run.item_id is not None, "the model is asked for a message that has an id"
         answer: Answer | None = None
         with self._next_effect() as effect:
-            request = await self._request(run)
+            request = await self._shown.request(run)
             self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
             async with self._runtime.models.ask(request) as events:
                 async for event in events:
@@ -301,7 +286,7 @@ class Turn:
             model=answer.model,
             result_id=self._state.new_id(ids.ITEM),
         )
-        await self._commit(command, self._checkpoint(items))
+        await self._commit(command, self._shown.checkpoint(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
         limits = self._runtime.limits
@@ -319,69 +304,3 @@ class Turn:
                 jitter=random.random(),
             )
         await self._commit(Errored(error, again))
-
-    # What the model is shown.
-
-    async def _request(self, run: Run) -> ModelRequest:
-        transcript = await self._read_transcript()
-        digest = run.pinned.instructions_digest
-        with self._state.read() as store:
-            kept = store.get(BLOBS, digest, 0) if digest is not None else None
-        instructions = kept.decode() if kept is not None else ""
-        speaker = run.guest or run.agent
-        others = guests(transcript.messages)
-        return ModelRequest(
-            pinned=run.pinned,
-            instructions=instructions + framing(speaker=speaker, primary=run.agent, others=others),
-            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
-            session_id=run.session_id,
-            run_id=run.run_id,
-        )
-
-    async def _read_transcript(self) -> Transcript:
-        """The transcript so far: from the newest checkpoint the first time, then what came since."""
-        while not self._read_some():
-            await trio.lowlevel.checkpoint()
-        assert self._transcript is not None
-        return self._transcript
-
-    def _read_some(self) -> bool:
-        """Fold the next events of the session; whether that was all there are."""
-        session_id = self._run.session_id
-        with self._state.read() as store:
-            if self._transcript is None:
-                self._transcript = newest_checkpoint(store, session_id)
-            found = store.entries(session_id, self._transcript.cursor)
-            before = self._events_folded
-            for _, line in islice(found, EVENTS_AT_ONCE):
-                self._transcript.fold(decode_envelope(line), decode_event(line))
-                self._events_folded += 1
-        return self._events_folded - before < EVENTS_AT_ONCE
-
-    def _checkpoint(self, answer: list[Item]) -> bytes | None:
-        """A checkpoint to write with the answer, when enough was folded and both fit into a transaction."""
-        if self._transcript is None or self._events_folded < CHECKPOINT_EVENTS:
-            return None
-        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
-        checkpoint = to_checkpoint(self._transcript)
-        if len(checkpoint) > room:
-            return None
-        self._events_folded = 0
-        return checkpoint
-
-    def _write_checkpoint(self, tx: "Transaction", checkpoint: bytes) -> None:
-        assert self._transcript is not None
-        session_id = self._run.session_id
-        for key, _ in list(tx.scan(CHECKPOINTS, session_id)):
-            tx.delete(CHECKPOINTS, *key)
-        tx.put(CHECKPOINTS, session_id, self._transcript.cursor, value=checkpoint)
-
-
-def newest_checkpoint(store: "Snapshot", session_id: str) -> Transcript:
-    """The transcript of a session's newest checkpoint that can be read; an empty one without any."""
-    for _, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
-        try:
-            return from_checkpoint(checkpoint)
-        except ValueError:
-            log.warning("a checkpoint cannot be read and is passed over", extra={"session_id": session_id})
-    return Transcript()

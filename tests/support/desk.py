@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import trio
 
 from kheishd.core.run import Ask, Start, decide
@@ -23,16 +24,17 @@ from kheishd.kernel.runtime import (
     TextDelta,
 )
 from kheishd.kernel.state import State, open_state
-from kheishd.objects import conversation, run
+from kheishd.objects import conversation, run, session
 from kheishd.objects.fold import Fold
+from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import RUNS, SESSIONS, Table
+from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
 from kheishd.workers.runs import RunWorker
-from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.events import Envelope, JournalEvent, SessionRenamed, Unknown, decode_envelope, decode_event
 from protocol.method import SCOPES
 from protocol.objects.conversation import ConversationCancel, ConversationSend
 from protocol.objects.run import Run, RunCancel, SendResult
-from protocol.objects.session import Session
+from protocol.objects.session import Session, SessionInterrupt
 from protocol.transcript import Item, Text, Usage, text_of
 from tests.support.runtimes import make_runtime
 
@@ -150,14 +152,24 @@ class Everything:
 
 
 class Desk:
-    """What a test works with: the handlers' end and the worker's end of one store."""
+    """What a test works with: the handlers' end and the worker's end of one store.
+
+    ``groups`` are the bells of every commit so far.
+    """
 
     def __init__(self, state: State, runtime: Runtime) -> None:
         self.state = state
         self.live = Live()
         self.retired: list[int] = []
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
-        self.worker = RunWorker(state, self.live, self.holder)
+        self.groups: list[frozenset[str]] = []
+        told = state.settle
+
+        def settle(group: Group) -> None:
+            self.groups.append(group.rung)
+            told(group)
+
+        state.settle = settle  # type: ignore[method-assign]
 
     def call(self, caller: Caller = OPERATOR) -> Call:
         """What a handler gets."""
@@ -200,6 +212,14 @@ class Desk:
         """Cancel the run in flight and wait until it has stopped."""
         return await self.do(conversation.cancel, ConversationCancel(sender=sender))
 
+    async def interrupt(self, session_id: str) -> Any:
+        """Interrupt the run in flight and wait until it has stopped."""
+        return await self.do(session.interrupt, SessionInterrupt(session_id=session_id))
+
+    def ended(self, run_id: str) -> bool:
+        """Whether a run has ended."""
+        return self.run(run_id).ended_at_ms is not None
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return once a condition holds, looking after every commit."""
         while True:
@@ -235,6 +255,36 @@ class Desk:
         """The rows of a table."""
         with self.state.read() as store:
             return store.count(table)
+
+    async def rename(self, session_id: str, *, times: int) -> None:
+        """Make a session's journal longer."""
+
+        def again(tx: Transaction) -> None:
+            fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+            for number in range(times):
+                fold.append(SessionRenamed(title=f"title {number}"))
+            fold.write()
+
+        await self.state.update(again)
+
+    async def put_checkpoint(self, session_id: str, cursor: int, content: bytes) -> None:
+        """Write a checkpoint as it is."""
+        await self.state.update(lambda tx: tx.put(CHECKPOINTS, session_id, cursor, value=content))
+
+    async def forget_checkpoints(self, session_id: str) -> None:
+        """Take a session's checkpoints away."""
+
+        def forget(tx: Transaction) -> None:
+            for key, _ in list(tx.scan(CHECKPOINTS, session_id)):
+                tx.delete(CHECKPOINTS, *key)
+
+        await self.state.update(forget)
+
+    def listen(self) -> Callable[[], list[dict[str, Any]]]:
+        """Follow all text from now on; gives what was heard so far."""
+        follower = Everything()
+        self.live.follow(follower)
+        return lambda: [msgspec.json.decode(b"{" + delta) for delta in follower.heard]
 
     def writing(self) -> list[str]:
         """The runs whose text is being written."""

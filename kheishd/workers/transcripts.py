@@ -1,0 +1,116 @@
+"""What a model is shown, read from the store: a session's checkpoint, and what happened since."""
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from kheishd.core.prompt import (
+    CHECKPOINT_EVENTS,
+    Transcript,
+    framed,
+    framing,
+    from_checkpoint,
+    guests,
+    to_checkpoint,
+)
+from kheishd.kernel.runtime import ModelRequest
+from kheishd.store.tables import BLOBS, CHECKPOINTS
+from protocol.events import decode_envelope, decode_event
+from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+
+if TYPE_CHECKING:
+    from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.run import Run
+    from protocol.transcript import Item
+
+log = logging.getLogger("kheishd.runs")
+
+EVENTS_AT_ONCE = 256
+"""Events read before others get their turn: about a millisecond of the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A transcript written down, to be kept in place of the session's last."""
+
+    session_id: str
+    cursor: int
+    content: bytes
+
+    def write(self, tx: "Transaction") -> None:
+        """Keep it."""
+        for key, _ in list(tx.scan(CHECKPOINTS, self.session_id)):
+            tx.delete(CHECKPOINTS, *key)
+        tx.put(CHECKPOINTS, self.session_id, self.cursor, value=self.content)
+
+
+class Reading:
+    """A session's transcript while one run needs it: read once, then only what came since."""
+
+    def __init__(self, state: "State", session_id: str) -> None:
+        self._state = state
+        self._session_id = session_id
+        self._transcript: Transcript | None = None
+        self._folded = 0
+
+    async def request(self, run: "Run") -> ModelRequest:
+        """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
+        transcript = await self._read()
+        digest = run.pinned.instructions_digest
+        with self._state.read() as store:
+            kept = store.get(BLOBS, digest, 0) if digest is not None else None
+        instructions = kept.decode() if kept is not None else ""
+        speaker = run.guest or run.agent
+        others = guests(transcript.messages)
+        return ModelRequest(
+            pinned=run.pinned,
+            instructions=instructions + framing(speaker=speaker, primary=run.agent, others=others),
+            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            session_id=run.session_id,
+            run_id=run.run_id,
+        )
+
+    async def _read(self) -> Transcript:
+        while True:
+            transcript, whole = self._read_some()
+            if whole:
+                return transcript
+            await trio.lowlevel.checkpoint()
+
+    def _read_some(self) -> tuple[Transcript, bool]:
+        """Fold the next events of the session; whether those were all there are."""
+        with self._state.read() as store:
+            transcript = self._transcript or newest_checkpoint(store, self._session_id)
+            self._transcript = transcript
+            events = 0
+            for _, line in islice(store.entries(self._session_id, transcript.cursor), EVENTS_AT_ONCE):
+                transcript.fold(decode_envelope(line), decode_event(line))
+                events += 1
+        self._folded += events
+        return transcript, events < EVENTS_AT_ONCE
+
+    def checkpoint(self, answer: "list[Item]") -> Checkpoint | None:
+        """A checkpoint to write with an answer, when enough was folded and both fit into a transaction."""
+        if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
+            return None
+        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
+        content = to_checkpoint(self._transcript)
+        if len(content) > room:
+            return None
+        self._folded = 0
+        return Checkpoint(self._session_id, self._transcript.cursor, content)
+
+
+def newest_checkpoint(store: "Snapshot", session_id: str) -> Transcript:
+    """The transcript of a session's newest checkpoint that can be read; an empty one without any."""
+    for _, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
+        try:
+            return from_checkpoint(checkpoint)
+        except ValueError:
+            log.warning("a checkpoint cannot be read and is passed over", extra={"session_id": session_id})
+    return Transcript()

@@ -1,0 +1,211 @@
+"""Cancelling and interrupting at every moment of a run: from the request to the worker and back."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest, TextDelta
+from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
+from protocol.errors import RunAlreadyEnded
+from protocol.events import MessageAppended
+from protocol.objects.session import Interrupted
+from protocol.transcript import Text, ToolCall, Usage, text_of
+from tests.support.desk import Gate, Part, Scripted, fails, gives, open_desk, says, working
+
+
+async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model call is over and the part is in the transcript before the cancel is answered."""
+    models, gate = Scripted(), Gate()
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("one")
+        await gate.reached.wait()
+        run = await desk.cancel(sent.run_id)
+        assert (run.status, models.open) == ("cancelled", 0)
+        said = [event for _, event in desk.journal(sent.session_id) if isinstance(event, MessageAppended)]
+        assert [(text_of(m.message.items), m.stop_reason) for m in said] == [("so far", "cancelled")]
+        assert desk.count(RUNS_CANCELLED) == desk.count(RUNS_READY) == 0
+        # The conversation stays valid and goes on.
+        assert (await desk.ask("two")).output == "You said: two"
+        assert [text_of(message.items) for message in models.asked[-1].messages] == ["one", "so far", "two"]
+
+
+async def test_a_cancelled_call_that_had_said_nothing_leaves_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """No empty message; the question stays without an answer."""
+    models, gate = Scripted(), Gate(before="")
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("one")
+        await gate.reached.wait()
+        await desk.cancel(sent.run_id)
+        assert "message_appended" not in desk.kinds(sent.session_id)
+        assert (await desk.ask("two")).status == "completed"
+
+
+async def test_a_queued_run_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Wherever it stands in its line, without waiting for those before it."""
+    gate = Gate()
+    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+        sent = [await desk.send(text) for text in ("one", "two", "three")]
+        await gate.reached.wait()
+        assert (await desk.cancel(sent[1].run_id)).status == "cancelled"
+        assert desk.run(sent[0].run_id).status == "running"
+        gate.opened.set()
+        await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
+        assert desk.said(sent[0].session_id) == ["so far and so on", "You said: three"]
+
+
+async def test_a_pause_is_cut_short_by_a_cancel(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nobody waits for a provider on behalf of a run that is not wanted any more."""
+    models = Scripted([lambda request: fails(retry_after_s=3000.0)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send()
+        await desk.until(lambda: desk.run(sent.run_id).failures == 1)
+        assert (await desk.cancel(sent.run_id)).status == "cancelled"
+        assert trio.current_time() < 1
+
+
+async def test_an_interrupt_is_called_one(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The run in flight is interrupted, the queued one goes on."""
+    gate = Gate()
+    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+        sent, queued = await desk.send("one"), await desk.send("two")
+        await gate.reached.wait()
+        assert await desk.interrupt(sent.session_id) == Interrupted(True, sent.session_id, sent.run_id)
+        assert desk.run(sent.run_id).status == "interrupted"
+        await desk.until(lambda: desk.run(queued.run_id).status == "completed")
+
+
+async def test_a_second_cancel_waits_for_the_same_end(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Two who cancel the same run are both answered when it has stopped; it is asked to stop once."""
+    gate = Gate()
+    async with open_desk(tmp_path, Scripted(to={"one": gate})) as desk, working(desk):
+        sent = await desk.send("one")
+        await gate.reached.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(desk.cancel, sent.run_id)
+            nursery.start_soon(desk.cancel_conversation)
+        assert desk.run(sent.run_id).status == "cancelled"
+        assert desk.kinds(sent.session_id).count("cancel_requested") == 1
+
+
+@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("steps", [1, 2])
+async def test_a_cancel_may_come_after_any_commit(
+    tmp_path: Path, autojump_clock: MockClock, moment: int, steps: int
+) -> None:
+    """Whatever the run is doing: it ends once, is called cancelled or what it had become, nothing hangs."""
+    models = Scripted(make_steps(steps))
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("one")
+        first = len(desk.groups)
+        await desk.until(lambda: len(desk.groups) >= first + moment or desk.ended(sent.run_id))
+        try:
+            run = await desk.cancel(sent.run_id)
+        except RunAlreadyEnded:
+            run = desk.run(sent.run_id)
+        assert run.status in ("cancelled", "completed")
+        events = desk.kinds(sent.session_id, sent.run_id)
+        assert events.count("run_ended") == 1
+        assert events[-1] == "run_ended"
+        assert desk.count(RUNS_CANCELLED) == desk.count(RUNS_READY) == 0
+        assert (await desk.ask("two")).status == "completed"
+
+
+@pytest.mark.parametrize("hops", range(14))
+async def test_a_cancel_may_come_at_any_turn_of_the_loop(
+    tmp_path: Path, autojump_clock: MockClock, hops: int
+) -> None:
+    """Also between commits, and in the moment in which the answer is complete."""
+    async with open_desk(tmp_path, Scripted(make_steps(1))) as desk, working(desk):
+        sent = await desk.send("one")
+        for _ in range(hops):
+            await trio.lowlevel.checkpoint()
+        try:
+            run = await desk.cancel(sent.run_id)
+        except RunAlreadyEnded:
+            run = desk.run(sent.run_id)
+        assert run.status in ("cancelled", "completed")
+        assert desk.kinds(sent.session_id, sent.run_id).count("run_ended") == 1
+        assert (await desk.ask("two")).status == "completed"
+
+
+def make_steps(steps: int) -> list[Part]:
+    """A model that calls a tool in every step but the last, and fails once before each."""
+    parts: list[Part] = []
+    for _ in range(steps - 1):
+        parts += [lambda request: fails(), lambda request: gives(Text("hm"), ToolCall("c1", "look", {}))]
+    return [*parts, lambda request: fails(), lambda request: says("do", "ne"), lambda request: says("done")]
+
+
+async def test_an_answer_complete_when_the_stop_comes_is_kept_with_its_cost(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The provider has given all of it and is about to hang up: the answer is whole, the run is cancelled."""
+    models = Lingering()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("one")
+        await models.complete.wait()
+        run = await desk.cancel(sent.run_id)
+        assert (run.status, run.usage) == ("cancelled", Usage(3, 4))
+        assert desk.said(sent.session_id) == ["all of it"]
+
+
+class Lingering(Scripted):
+    """A provider that takes its time to close the connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.complete = trio.Event()
+
+    @asynccontextmanager
+    async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        yield self._events()
+        self.complete.set()
+        await trio.sleep_forever()
+
+    async def _events(self) -> AsyncIterator[ModelEvent]:
+        yield Answer([Text("all of it")], Usage(3, 4), "end", "scripted")
+
+
+class Grouped(Scripted):
+    """A provider with tasks of its own: what cancels it comes out as a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = trio.Event()
+
+    @asynccontextmanager
+    async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+            yield self._events()
+
+    async def _events(self) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("so far")
+        self.begun.set()
+        await trio.sleep_forever()
+
+
+async def test_a_provider_with_tasks_of_its_own_is_put_down_in_order(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """On shutdown the run is released; on a cancel what had arrived is kept."""
+    models = Grouped()
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            sent = await desk.send("one")
+            await models.begun.wait()
+        assert desk.kinds(sent.session_id)[-1] == "run_released"
+        models.begun = trio.Event()
+        async with working(desk):
+            await models.begun.wait()
+            assert (await desk.cancel(sent.run_id)).status == "cancelled"
+        assert desk.said(sent.session_id) == ["so far"]

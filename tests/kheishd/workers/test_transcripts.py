@@ -1,0 +1,100 @@
+"""What a model is shown, with a checkpoint and without."""
+
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from kheishd.core.prompt import CHECKPOINT_EVENTS
+from kheishd.store.tables import BLOBS, CHECKPOINTS
+from kheishd.workers.transcripts import EVENTS_AT_ONCE, newest_checkpoint
+from protocol.limits import ANSWER_BYTES_MAX
+from protocol.transcript import Message, Text, text_of
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+
+
+async def test_the_model_is_shown_the_conversation_and_what_was_pinned(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Instructions by value, every message so far in order, and the ids of the call."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one")
+        sent = await desk.ask("two")
+        definition = desk.holder.current().definitions["default"]
+        asked = models.asked[-1]
+        assert asked.instructions == definition.instructions
+        assert [text_of(message.items) for message in asked.messages] == ["one", "You said: one", "two"]
+        assert (asked.session_id, asked.run_id) == (sent.session_id, sent.run_id)
+        with desk.state.read() as store:
+            assert store.get(BLOBS, definition.digest, 0) == definition.instructions.encode()
+
+
+async def talk(desk: Desk, models: Scripted, turns: int) -> list[list[Message]]:
+    """Turns in one conversation: what the model was shown in each."""
+    for number in range(turns):
+        assert (await desk.ask(f"message {number}")).status == "completed"
+    return [asked.messages for asked in models.asked]
+
+
+async def test_a_checkpoint_is_written_and_changes_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Every 64 events one takes the place of the last; with it or without, the model is shown the same."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        shown = await talk(desk, models, 30)
+        session_id = (await desk.ask("last")).session_id
+        with desk.state.read() as store:
+            (key, _), *others = list(store.scan(CHECKPOINTS, session_id))
+            assert others == []
+            checkpoint = newest_checkpoint(store, session_id)
+        assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
+        assert [len(messages) for messages in shown] == list(range(1, 60, 2))
+        with_it = models.asked[-1].messages
+        await desk.forget_checkpoints(session_id)
+        await desk.ask("again")
+        assert models.asked[-1].messages[: len(with_it)] == with_it
+
+
+async def test_a_checkpoint_that_cannot_be_read_is_passed_over(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal has everything."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask("one")
+        await desk.put_checkpoint(sent.session_id, 3, b"\xc1 of another version")
+        await desk.ask("two")
+        assert [text_of(message.items) for message in models.asked[-1].messages] == [
+            "one",
+            "You said: one",
+            "two",
+        ]
+    assert "passed over" in caplog.text
+
+
+async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Where both do not fit into one transaction, the answer goes and the cache waits."""
+    models = Scripted()
+    models.to["long"] = lambda request: gives(Text("x" * ANSWER_BYTES_MAX))
+    models.to["fill"] = lambda request: says("y" * 3_000)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        for _ in range(CHECKPOINT_EVENTS // 6):
+            session_id = (await desk.ask("fill")).session_id
+        assert desk.count(CHECKPOINTS) == 0
+        assert (await desk.ask("long")).status == "completed"
+        assert desk.count(CHECKPOINTS) == 0
+        assert desk.session(session_id).status == "open"
+
+
+async def test_a_long_journal_is_read_a_piece_at_a_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However many events there are, the loop is not held up and nothing is read twice."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        await desk.rename(session_id, times=2 * EVENTS_AT_ONCE)
+        await desk.ask("two")
+        assert [text_of(message.items) for message in models.asked[-1].messages] == [
+            "one",
+            "You said: one",
+            "two",
+        ]

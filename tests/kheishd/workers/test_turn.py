@@ -1,0 +1,363 @@
+"""One run in the worker's hands: its commits, its retries, and how it is stopped at any moment."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kheishd.kernel.runtime import (
+    Answer,
+    ModelEvent,
+    ModelRequest,
+    RouteSpec,
+    RunLimits,
+    TextDelta,
+    ThinkingDelta,
+)
+from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
+from protocol.events import MessageAppended, ModelFailed
+from protocol.limits import ANSWER_BYTES_MAX
+from protocol.objects.run import RunError
+from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage
+from tests.support.desk import (
+    EPOCH_MS,
+    Gate,
+    Scripted,
+    fails,
+    full_disk,
+    gives,
+    open_desk,
+    says,
+    wall_clock,
+    working,
+)
+from tests.support.runtimes import make_runtime
+
+NO_JITTER = RunLimits(backoff_s=1.0, attempts_max=4)
+
+
+async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Accepted; taken up and asked; answered and ended. No more, for each costs a write to the disk."""
+    async with open_desk(tmp_path) as desk, working(desk):
+        await desk.ask("first")
+        await wait_all_tasks_blocked()
+        before = len(desk.groups)
+        sent = await desk.ask("second")
+        await wait_all_tasks_blocked()
+        assert len(desk.groups) - before == 3
+        assert desk.kinds(sent.session_id, sent.run_id) == [
+            "input_received",
+            "run_accepted",
+            "run_started",
+            "model_asked",
+            "message_appended",
+            "run_ended",
+        ]
+        assert (sent.status, sent.output, sent.usage) == ("completed", "You said: second", Usage(1, 1))
+        assert desk.count(RUNS_READY) == 0
+
+
+async def test_a_run_keeps_what_it_pinned(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Instructions changed while a run waits are for the next one; the route's settings too."""
+    models, gate = Scripted(), Gate()
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.send("one")
+        queued = await desk.send("two")
+        old = desk.holder.current()
+        changed = replace(old.definitions["default"], instructions="New.", digest="0" * 64)
+        route = replace_route(old.routes["offline"], model="other")
+        desk.holder.replace(
+            make_runtime(2, models=models, definitions={"default": changed}, routes={"offline": route})
+        )
+        later = await desk.send("three")
+        gate.opened.set()
+        await desk.until(lambda: desk.run(later.run_id).status == "completed")
+        assert [asked.instructions == "New." for asked in models.asked] == [False, False, True]
+        assert [asked.pinned.model for asked in models.asked] == ["offline", "offline", "other"]
+        assert desk.run(queued.run_id).status == "completed"
+
+
+def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
+    """A route with other settings."""
+    return dataclasses.replace(route, **changes)
+
+
+async def test_a_route_that_is_gone_fails_the_run_and_says_so(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A queued run whose route a reload took away is told which; the next one runs."""
+    models, gate = Scripted(), Gate()
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.send("one")
+        doomed = await desk.send("two")
+        routes = {"elsewhere": replace_route(desk.holder.current().routes["offline"], route_id="elsewhere")}
+        desk.holder.replace(make_runtime(2, models=models, routes=routes, default_route="elsewhere"))
+        gate.opened.set()
+        await desk.until(lambda: desk.run(doomed.run_id).status == "failed")
+        assert desk.run(doomed.run_id).error == RunError(
+            "route_gone", "the route 'offline', which this run is pinned to, is gone"
+        )
+        assert (await desk.ask("three")).status == "completed"
+
+
+async def test_text_is_followed_while_it_is_written(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Thinking and text reach followers as they come; afterwards nothing is being written."""
+
+    async def thinks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ThinkingDelta("hm ")
+        yield TextDelta("he")
+        yield TextDelta("llo")
+        yield Answer([Thinking("hm "), Text("hello")], Usage(), "end")
+
+    async with open_desk(tmp_path, Scripted([thinks])) as desk, working(desk):
+        heard = desk.listen()
+        sent = await desk.ask()
+        assert [(delta["kind"], delta["offset"], delta["text"]) for delta in heard()] == [
+            ("thinking", 0, "hm "),
+            ("text", 0, "he"),
+            ("text", 2, "llo"),
+        ]
+        assert {(delta["run_id"], delta["attempt"]) for delta in heard()} == {(sent.run_id, 1)}
+        await wait_all_tasks_blocked()
+        assert desk.writing() == []
+
+
+# Trying again.
+
+
+async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each pause up to twice the one before; the journal says what failed and when it goes on."""
+    models = Scripted(
+        [lambda request: fails("overloaded", status=529)] * 3 + [lambda request: says("at last")]
+    )
+    async with open_desk(tmp_path, models, limits=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, sent.output) == ("completed", "at last")
+        failures = [
+            (envelope, event)
+            for envelope, event in desk.journal(sent.session_id)
+            if isinstance(event, ModelFailed)
+        ]
+        pauses = [event.retry_at_ms - envelope.at_ms for envelope, event in failures]
+        for pause, full in zip(pauses, (1000, 2000, 4000), strict=True):
+            assert full / 2 <= pause <= full
+        assert failures[0][1].error == RunError(
+            "overloaded", "the provider said overloaded", 529, retryable=True
+        )
+        assert len({event.item_id for _, event in failures}) == 1
+        assert wall_clock() - EPOCH_MS >= sum(pauses)
+
+
+async def test_enough_failures_are_enough(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After the last attempt the run has failed, with the last error."""
+    models = Scripted([lambda request: fails("timed_out")])
+    async with open_desk(tmp_path, models, limits=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, len(models.asked)) == ("failed", 4)
+    assert sent.error is not None
+    assert sent.error.reason == "timed_out"
+
+
+async def test_a_failure_that_will_not_pass_is_not_tried_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A wrong key is as wrong the second time."""
+    models = Scripted([lambda request: fails("unauthorized", retryable=False, status=401)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, len(models.asked)) == ("failed", 1)
+
+
+async def test_the_provider_says_how_long_to_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Retry-After is waited in full; more than there is patience for ends the run."""
+    models = Scripted([lambda request: fails("rate_limited", retry_after_s=90.0), lambda request: says("ok")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        began = trio.current_time()
+        assert (await desk.ask()).status == "completed"
+        assert trio.current_time() - began == pytest.approx(90.0, abs=0.01)
+        models.parts = [lambda request: fails("rate_limited", retry_after_s=4000.0)]
+        assert (await desk.ask()).status == "failed"
+
+
+async def test_the_offline_stand_in_fails_as_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The built-in provider, with its own limits: four attempts, then the error it was told to give."""
+    async with open_desk(tmp_path, make_runtime().models) as desk, working(desk):
+        sent = await desk.ask("/fail overloaded")
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason) == ("failed", "overloaded")
+        assert desk.run(sent.run_id).failures == 3
+
+
+async def test_what_was_written_before_a_failure_is_replaced(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The next attempt starts its text anew, under a higher number; none of the old is kept."""
+
+    async def breaks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("half of")
+        async for event in fails("connection_failed"):
+            yield event
+
+    models = Scripted([breaks, lambda request: says("all of it")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        heard = desk.listen()
+        sent = await desk.ask()
+        assert [(delta["attempt"], delta["offset"], delta["text"]) for delta in heard()] == [
+            (1, 0, "half of"),
+            (2, 0, "all of it"),
+        ]
+        assert desk.said(sent.session_id) == ["all of it"]
+
+
+async def test_a_provider_that_ends_without_an_answer_is_tried_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """That is a failure like any other."""
+
+    async def stops(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("and then")
+
+    models = Scripted([stops, lambda request: says("whole")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        assert (await desk.ask()).output == "whole"
+
+
+async def test_a_clock_that_is_set_back_keeps_nobody_waiting(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A pause is slept through on a clock that only goes forward; a day lost on the wall does not matter."""
+    models = Scripted([lambda request: fails(retry_after_s=10.0), lambda request: says("ok")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send()
+        await desk.until(lambda: desk.run(sent.run_id).failures == 1)
+        await wait_all_tasks_blocked()
+        desk.state.now_ms = lambda: wall_clock() - 24 * 3600 * 1000
+        began = trio.current_time()
+        await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        assert trio.current_time() - began <= 10.01
+
+
+async def test_a_pause_outlasts_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A daemon that starts again does not ask a provider earlier than it wanted."""
+    models = Scripted([lambda request: fails(retry_after_s=600.0), lambda request: says("ok")])
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            sent = await desk.send()
+            await desk.until(lambda: desk.run(sent.run_id).failures == 1)
+            await wait_all_tasks_blocked()
+        due_at = desk.run(sent.run_id).retry_at_ms
+        assert due_at is not None
+        async with working(desk):
+            await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        assert wall_clock() >= due_at
+        assert desk.run(sent.run_id).attempt == 0
+
+
+# Tools that are not there.
+
+
+async def test_a_call_gets_its_result_before_the_model_is_asked_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """This version has no tools and says so to the model, which then answers."""
+    calls: list[Item] = [Text("I look."), ToolCall("c1", "look", {}), ToolCall("c2", "look", {"at": 1})]
+    models = Scripted([lambda request: gives(*calls, stop_reason="tool_calls"), lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, sent.output, len(models.asked)) == ("completed", "done", 2)
+        results = models.asked[1].messages[-1].items
+        assert [(r.call_id, r.is_error) for r in results if isinstance(r, ToolResult)] == [
+            ("c1", True),
+            ("c2", True),
+        ]
+        assert desk.run(sent.run_id).step == 2
+
+
+async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The run has failed after as many calls as it may make."""
+    models = Scripted([lambda request: gives(ToolCall("c1", "look", {}))])
+    async with open_desk(tmp_path, models, limits=RunLimits(turns_max=5)) as desk, working(desk):
+        sent = await desk.ask()
+    assert sent.error is not None
+    assert (sent.error.reason, len(models.asked)) == ("turn_limit", 5)
+
+
+# Answers that are too long.
+
+
+async def test_an_answer_is_kept_as_far_as_it_fits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A long one says that it was cut; escapes count; with it still goes what a transaction needs."""
+    for text in ("x" * 2 * ANSWER_BYTES_MAX, '"' * ANSWER_BYTES_MAX, "ä" * ANSWER_BYTES_MAX):
+        models = Scripted([lambda request, text=text: gives(Text(text))])  # type: ignore[misc]
+        async with open_desk(tmp_path, models) as desk, working(desk):
+            sent = await desk.ask(metadata={"notes": "n" * 10_000})
+            assert sent.status == "completed"
+            assert sent.output is not None
+            assert text.startswith(sent.output)
+            assert len(sent.output.encode()) > ANSWER_BYTES_MAX // 3
+            said = [e for _, e in desk.journal(sent.session_id) if isinstance(e, MessageAppended)][-1]
+            assert said.stop_reason == "length"
+
+
+async def test_thousands_of_calls_are_kept_with_their_results_as_far_as_both_fit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each call that is kept has its result; the run goes on."""
+    calls: list[Item] = [ToolCall(f"c{number}", "n" * 50, {}) for number in range(5_000)]
+    models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        assert (await desk.ask()).status == "completed"
+        kept, results = models.asked[1].messages[-2:]
+        assert 100 < len(kept.items) == len(results.items) < 5_000
+
+
+# A full disk.
+
+
+async def test_an_answer_outlasts_a_full_disk(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is kept and saved when there is room; the model is not asked again for what it has said."""
+    models, gate = Scripted(), Gate()
+    models.parts = [gate]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send()
+        await gate.reached.wait()
+        with full_disk():
+            gate.opened.set()
+            await trio.sleep(5)
+            assert desk.run(sent.run_id).status == "running"
+        await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        assert desk.said(sent.session_id) == ["so far and so on"]
+        assert len(models.asked) == 1
+    assert "the disk is full" in caplog.text
+
+
+async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What cannot be saved is asked again at the next start; no input is lost."""
+    models, gate = Scripted(), Gate()
+    models.parts = [gate, lambda request: says("again")]
+    async with open_desk(tmp_path, models) as desk:
+        with ExitStack() as disk:
+            async with working(desk):
+                sent = await desk.send()
+                await gate.reached.wait()
+                disk.enter_context(full_disk())
+                gate.opened.set()
+                await trio.sleep(3)
+        async with working(desk):
+            await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        assert desk.said(sent.session_id) == ["again"]
+        assert desk.count(RUNS_CANCELLED) == 0
