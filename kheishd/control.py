@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +28,10 @@ DISK_FREE_BYTES_LOW = 256 * MIB
 
 # How long a start after a crash is worth a warning.
 CRASH_REMEMBERED_S = 3600
+
+
+# How many of the newest runs are looked through for one that was parked: a tenth of a millisecond.
+PARKED_LOOK_RUNS = 32
 
 
 class Serving(Protocol):
@@ -193,8 +198,19 @@ class DaemonControl:
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
+        for run_id in self._parked():
+            yield (
+                f"the run {run_id} was parked: each time it was taken up, the daemon ended; "
+                f"see 'kheishctl run get {run_id}'"
+            )
         if vitals.after_crash and uptime_s < CRASH_REMEMBERED_S:
             yield "the daemon before this one ended without stopping; what it had begun was taken up again"
+
+    def _parked(self) -> list[str]:
+        """Of the newest runs, those that were given up as they brought the daemon down."""
+        with self._state.read() as store:
+            newest = islice(store.scan(RUNS, reverse=True), PARKED_LOOK_RUNS)
+            return [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
 
 
 def memory_bytes() -> int:

@@ -15,7 +15,7 @@ from kheishd.kernel.state import State
 from kheishd.providers.caller import Models
 from kheishd.reloading import Coalesced
 from kheishd.store.writer import Store
-from tests.support.histories import rich_history
+from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
 
 
@@ -71,6 +71,14 @@ async def test_warnings_say_what_to_do(
     words = ["nearly full", "config.toml:1: no", "skipped x", "route 'broken' is not ready", "ended without"]
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+async def test_a_parked_run_is_shown(full_state: State, nursery: trio.Nursery) -> None:
+    """Somebody has to look at it, so it is named together with how."""
+    session_with_runs(full_state.store, "ses_x", "ended", "parked")
+    (warning,) = make(full_state, nursery).status().warnings
+    assert "run_ses_x_1 was parked" in warning
+    assert "kheishctl run get run_ses_x_1" in warning
 
 
 async def test_a_crash_is_not_news_for_ever(

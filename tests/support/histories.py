@@ -38,7 +38,7 @@ from protocol.events import (
     TokenCreated,
     TokenRevoked,
 )
-from protocol.objects.run import Pinned
+from protocol.objects.run import Pinned, RunError
 from protocol.objects.token import Token, TokenGrant
 from protocol.transcript import Message, Text, Usage
 
@@ -54,7 +54,7 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 
 
 def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | None = None) -> None:
-    """A session bound to (default, its id), and runs: ``ended``, ``running``, ``cancelled``, ``queued``."""
+    """A session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
 
     def make(tx: Transaction) -> None:
         fold = Fold(tx, session_id, session=None)
@@ -70,7 +70,7 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
         _add_run(store, session_id, f"run_{session_id}_{number}", status)
 
 
-def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
+def _events(session_id: str, status: str) -> list[JournalEvent]:
     accepted: list[JournalEvent] = [
         InputReceived(input_id="inp_1", items=[Text("hello")]),
         RunAccepted(input_id="inp_1", agent="default", pinned=PINNED, sender=session_id),
@@ -78,12 +78,18 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
     begun: list[JournalEvent] = [RunStarted(start=1), ModelAsked(item_id="itm_1", step=1, attempt=1)]
     stopping: list[JournalEvent] = [CancelRequested(outcome="cancelled", reason="enough")]
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
-    events = {
+    parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
+    return {
         "queued": accepted,
         "running": accepted + begun,
         "cancelled": accepted + begun + stopping,
         "ended": accepted + begun + ended,
+        "parked": accepted + begun + parked,
     }[status]
+
+
+def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
+    events = _events(session_id, status)
 
     def make(tx: Transaction) -> None:
         fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
