@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # Verdicts about streams, remembered: 4,096 of 40 bytes and their keys are half a mebibyte at most.
 REMEMBERED_MAX = 4_096
 
+# What a key holds of a cursor, less one bit. Beyond it there is nothing, whatever a client says.
+CURSOR_MAX = 2**63 - 1
+
 
 class _Aspect(Struct, frozen=True, gc=False):
     """What a filter looks at inside a line."""
@@ -106,6 +109,7 @@ class Selection:
         self, store: "Snapshot", after: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None]]:
         """Entries beyond ``after``: cursor and line, or None for the line where it does not match."""
+        after = min(after, CURSOR_MAX)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, after, reverse=newest):
                 yield cursor, line if self.takes(line) else None

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kheishd.core.token import EVERYTHING, SECRET_BYTES, alive, digest_of, evolve, make_secret, narrowed
 from kheishd.kernel.call import Call, Caller, mutation, query
-from kheishd.objects.paging import page_of
+from kheishd.objects.paging import id_after, page_of
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors import InvalidParams, TokenInvalid, TokenNotFound
@@ -121,7 +121,8 @@ def narrow(tx: "Transaction", call: Call, plan: tuple[TokenNarrow, _New]) -> Tok
 @query(rows.LIST)
 def list_(call: Call, params: TokenListParams) -> TokenList:
     """List tokens, oldest first."""
-    after = None if params.after is None else (params.after,)
+    mark = id_after(params.after)
+    after = None if mark is None else (mark,)
     with call.state.read() as store:
         found = ((key, as_shown(store, record.token)) for key, record in store.scan(TOKENS, after=after))
         chosen, following = page_of(

@@ -19,10 +19,10 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import trio
+from msgspec import Struct
 
 from kheishd.kernel.call import Caller
 from kheishd.server.dispatch import Dispatcher
@@ -61,8 +61,7 @@ Reason = Literal["unsubscribed", "shutdown", "revoked"]
 """Why what was followed ends, short of having settled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """What all connections have in common. ``nursery`` holds their tasks."""
 
     dispatcher: Dispatcher

@@ -213,7 +213,11 @@ class _Mutations(_Entry):
             except Exception as error:
                 opened.refuse(refusal_of(error, self.row.name))
 
-        opened.job = self.dispatcher.state.submit(change, done)
+        try:
+            opened.job = self.dispatcher.state.submit(change, done)
+        except Exception:
+            opened.drop()
+            raise
         return None
 
     def encoded(self, job: Any) -> bytes:

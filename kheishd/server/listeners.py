@@ -13,10 +13,10 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from msgspec import Struct
 from trio.lowlevel import checkpoint, wait_readable
 
 from kheishd.server.peers import Grant
@@ -38,15 +38,13 @@ class SocketInUse(Exception):
     """Somebody answers on the socket, or the path is something else; it is left alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class RpcListen:
+class RpcListen(Struct, frozen=True):
     """The private socket: the daemon's own user and root."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class SharedListen:
+class SharedListen(Struct, frozen=True):
     """A second socket, for others, with what each may do. Its directory must exist."""
 
     path: Path
@@ -55,8 +53,7 @@ class SharedListen:
     grants: tuple[Grant, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TcpListen:
+class TcpListen(Struct, frozen=True):
     """WebSocket over TCP, for bearers of tokens; with ``certificate`` and ``key``, over TLS."""
 
     host: str
@@ -70,8 +67,7 @@ class TcpListen:
 Listen = RpcListen | SharedListen | TcpListen
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """A listening socket, non-blocking, and what was asked for."""
 
     spec: Listen

@@ -9,9 +9,10 @@ import os
 import re
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kheishd.core.token import digest_of
 from kheishd.kernel.call import Caller
@@ -27,8 +28,7 @@ _CREDENTIALS = struct.Struct("3i")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     """A process on the other side of a Unix socket, as the kernel knows it."""
 
     pid: int
@@ -36,8 +36,7 @@ class Peer:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What a user, or a group, may do over the shared socket. ``None`` covers every name."""
 
     uid: int | None = None

@@ -45,6 +45,10 @@ class Open:
         self._closed(self)
         self._reply(message)
 
+    def drop(self) -> None:
+        """It did not come about; whoever opened it answers."""
+        self._closed(self)
+
     def refuse(self, refusal: Refusal) -> None:
         """Answer it with a refusal."""
         self.finish(encode_error(self.id, refusal))

@@ -202,7 +202,7 @@ class Subscription:
                 self._send_text(store, writing)
         self._sent = {}
         self._level = True
-        self._hub.join(self, self._cursor)
+        self._hub.join(self, store.last_cursor)
         return True
 
     def _send_text(self, store: "Snapshot", writing: Writing) -> None:
@@ -322,11 +322,11 @@ class Hub:
         peer.start(made.catch_up)
         return Subscribed(name, cursor)
 
-    def join(self, subscription: Subscription, cursor: int) -> None:
-        """From now on hand it what is newer than ``cursor``, which is the present."""
+    def join(self, subscription: Subscription, present: int) -> None:
+        """From now on hand it what is new. ``present`` is the journal's newest cursor just now."""
         if not self._by_stream and not self._of_many:
             # Nobody was level, so the hub slept and all it would have read in between is nobody's.
-            self._cursor = max(self._cursor, cursor)
+            self._cursor = present
         stream = subscription.selection.stream
         if stream is None:
             self._of_many[subscription] = None

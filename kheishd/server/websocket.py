@@ -34,6 +34,14 @@ HEAD_BYTES_MAX = 16 * 1024
 HANDSHAKE_S = 10.0
 GOODBYE_S = 5.0
 
+# A peer that vanished without a word is noticed in two minutes, by the kernel.
+_KEEP_ALIVE = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 60),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 15),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
+)
+
 UNSUPPORTED, POLICY, TOO_BIG, GOING_AWAY, NORMAL = 1003, 1008, 1009, 1001, 1000
 _NO_CODE = frozenset((1005, 1006))
 
@@ -63,6 +71,8 @@ async def serve_websockets(
     context = None if spec.certificate is None else _tls(spec)
 
     def accepted(plain: socket.socket) -> None:
+        for option, value in _KEEP_ALIVE:
+            plain.setsockopt(*option, value)
         stream: trio.abc.Stream = trio.SocketStream(trio.socket.from_stdlib_socket(plain))
         if context is not None:
             stream = trio.SSLStream(stream, context, server_side=True, https_compatible=True)

@@ -104,6 +104,15 @@ async def test_journal_read_ok_is_what_is_stored(server: RpcServer, client: Clie
     assert b",".join(lines) in await client.line()
 
 
+async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
+    """Whatever number a client makes up: there is nothing there, yet."""
+    for after in (2, 2**63, 2**64, 10**30):
+        assert await client.call("journal.read", after=after) == {"events": [], "next": None}
+        assert cursors(await client.call("journal.read", after=after, order="newest")) == [1]
+        await client.call("journal.subscribe", after=after)
+        assert (await client.next())[0] == "journal.synced"
+
+
 async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> None:
     """By session, subtree, run, types; and several of them."""
     child = await commit(server, add_session, "ses_2", "default", "user", "ses_1")

@@ -241,6 +241,14 @@ async def test_token_list_ok(client: Client, clock: Clock) -> None:
     assert "secret" not in str(everything)
 
 
+@pytest.mark.parametrize("after", ["", "x" * 1000, "a\0b"])
+async def test_a_page_begins_after_what_a_page_gave(client: Client, after: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(InvalidParams) as caught:
+        await client.call("token.list", after=after)
+    assert caught.value.field == "$.params.after"
+
+
 # token.revoke
 
 

@@ -87,8 +87,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_answers_of_one_read_are_sent_together(wire: Wire) -> None:
-    """In one piece, however many there are."""
+async def test_answers_of_one_read_are_sent_together(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece, as many as there are, if it does not take long."""
+    monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: 0.0)
     await wire.receive([request("toy.read", number) for number in range(100)])
     assert [len(messages) for messages in wire.sent] == [100]
     assert [message["id"] for message in wire.messages()] == list(range(100))
@@ -224,6 +225,21 @@ async def test_a_wait_cancelled_before_its_commit_answers_after_it(
     opened.cancel()
     await until(lambda: not wire.opened)
     assert wire.messages()[-1]["error"]["code"] == 1499
+
+
+async def test_an_update_that_is_not_taken_leaves_nothing_open(
+    server: RpcServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because the store is closed already, say: it is refused, and not counted for ever."""
+
+    def closed(*args: Any) -> None:
+        raise DaemonDraining()
+
+    monkeypatch.setattr(server.state, "submit", closed)
+    await wire.receive([request("toy.keep", 1, value="x")])
+    assert wire.messages()[0]["error"]["data"]["reason"] == "daemon_draining"
+    assert not wire.opened
+    assert not wire.pending
 
 
 async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:

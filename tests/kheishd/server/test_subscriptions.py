@@ -170,6 +170,18 @@ async def test_from_now_on_without_a_cursor(stage: Stage) -> None:
     assert await stage.add(1) == peer.cursors()
 
 
+@pytest.mark.parametrize("after", [3, 2**63, 10**30])
+async def test_a_cursor_beyond_the_present_waits_for_it(stage: Stage, after: int) -> None:
+    """Nothing up to it is sent, and nobody else is held up."""
+    peer = stage.follow(after=after)
+    await settle()
+    other = stage.follow()
+    await settle()
+    new = await stage.add(3)
+    assert other.cursors() == new
+    assert peer.cursors() == [cursor for cursor in new if cursor > after]
+
+
 async def test_an_event_is_sent_as_it_is_stored(stage: Stage) -> None:
     """To the byte, from the journal and from the hub."""
     peer = stage.follow(after=0)
