@@ -12,9 +12,11 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, MutableMapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 import trio
 
 from kheishd import __version__
@@ -47,6 +49,8 @@ SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
 
 CLEAN: Final = "clean"
 """The META row that an orderly stop leaves and a start takes away."""
+
+LISTEN_CHANGED: Final = "[listen] was changed; what is listened on changes when the daemon is started again"
 
 # What connections get to be answered in, once the runs in flight have ended or were put down.
 CLOSE_SECONDS: Final = 2.0
@@ -135,7 +139,8 @@ class Daemon:
                 async with self._listening(server):
                     self._say_ready("ready")
                     await self._stopper.wait()
-                    self._notifier.stopping("Waiting for runs in flight")
+                    left_s = self._stopper.scope.deadline - trio.current_time()
+                    self._notifier.stopping("Waiting for runs in flight", left_s + CLOSE_SECONDS)
                     log.info("stopping", extra={"reason": self._stopper.reason})
                 with self._stopper.scope:
                     await worker.drain()
@@ -144,17 +149,11 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(self, server: Server) -> AsyncIterator[None]:
-        with ExitStack() as stack:
-            options = listen_options(self._first_config, self._source.home)
-            listeners = stack.enter_context(
-                open_listeners(
-                    options.rpc,
-                    options.shared,
-                    options.tcp,
-                    run_dir=self._source.home.run,
-                    environ=self._environ,
-                )
-            )
+        options = listen_options(self._first_config, self._source.home)
+        run_dir = self._source.home.run
+        with open_listeners(
+            options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
+        ) as listeners:
             self._vitals.listeners = [listener.name for listener in listeners]
             async with trio.open_nursery() as nursery:
                 for listener in listeners:
@@ -253,7 +252,10 @@ class Daemon:
         return generation, list(runtime.warnings)
 
     def _build(self, generation: int) -> Runtime:
-        return build_runtime(self._source, generation, self._models, skip_bad_agents=False)
+        runtime = build_runtime(self._source, generation, self._models, skip_bad_agents=False)
+        if runtime.config["listen"] == msgspec.to_builtins(self._first_config.listen):
+            return runtime
+        return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _models(self, limits: RunLimits) -> Models:
         return Models(limits, environ=self._environ)

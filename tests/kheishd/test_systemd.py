@@ -33,8 +33,8 @@ def test_every_state_is_said(manager: socket.socket, tmp_path: Path) -> None:
     reloading = heard(manager)
     assert reloading["RELOADING"] == "1"
     assert int(reloading["MONOTONIC_USEC"]) > 0
-    notifier.stopping("Stopping")
-    assert heard(manager)["STOPPING"] == "1"
+    notifier.stopping("Stopping", 120)
+    assert heard(manager) == {"STOPPING": "1", "STATUS": "Stopping", "EXTEND_TIMEOUT_USEC": "130000000"}
     notifier.alive()
     assert heard(manager) == {"WATCHDOG": "1"}
 
