@@ -7,9 +7,11 @@ from time import perf_counter_ns
 
 from contrib.bench.client import Client, Refused, result_of
 from contrib.bench.model import Direct, config, direct_per_second, model_server
-from contrib.bench.processes import daemon
+from contrib.bench.processes import daemon, scratch
 from contrib.bench.scale import Scale
+from contrib.bench.store_update import bare_commits
 from contrib.bench.table import Round, Row, at_least, at_most
+from contrib.bench.table import number as number_of
 
 AT_ONCE = 50
 SAID = "What is the weather like in the mountains today?"
@@ -27,13 +29,16 @@ def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[R
     """Turns one after another, in a new conversation each round."""
     turns = scale.pick(100, 20)
     whole, flat = [], []
+    with scratch() as directory:
+        commit = median(bare_commits(directory / "bare", turns)) / 1000
     for number in scale.rounds:
         alone = [direct.turn().end_ms for _ in range(turns)]
         took = [turn(client, f"round{number}") for _ in range(turns)]
         whole.append(Round(median(took), median(alone)))
         flat.append(Round(median(took[-10:]), median(took[:10])))
     beside = "model server called directly"
-    yield Row("a turn of 50 pieces", "ms", whole, at_most(3), "difference", beside)
+    note = f"three commits are part of it; a bare LMDB commit took {number_of(commit)} ms on this disk"
+    yield Row("a turn of 50 pieces", "ms", whole, at_most(3), "difference", beside, note)
     yield Row(f"last ten turns of {turns}", "ms", flat, at_most(1.2), "ratio", "first ten turns")
 
 
