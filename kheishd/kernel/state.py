@@ -137,7 +137,15 @@ class State:
             return Abort.SUCCEEDED if job.cancel() else Abort.FAILED
 
         await wait_task_rescheduled(abort)
-        return job.unwrap()
+        error, job.error = job.error, None
+        if error is None:
+            return job.unwrap()
+        try:
+            raise error
+        finally:
+            # The traceback of an error holds this frame: did it hold the error in turn, they would be a
+            # cycle, and refusals are everyday.
+            del error
 
     async def put_blob(self, content: bytes) -> str:
         """Keep a large value, a chunk a transaction; gives its name, to be referred to from now on.

@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
-from protocol.errors import StorageFailed, StorageFull
+from protocol.errors import Refusal, StorageFailed, StorageFull
 from protocol.limits import UPDATE_BYTES_MAX, UPDATE_GROUP_MAX
 
 T = TypeVar("T")
@@ -64,14 +64,9 @@ class Job(Struct, Generic[T], eq=False):
 
     def unwrap(self) -> T:
         """The value; raises the error if there is one."""
-        error = self.error
-        if error is None:
-            return cast("T", self.value)
-        try:
-            raise error
-        finally:
-            # The error's traceback holds this frame: were it to hold the error, they would be a cycle.
-            del error, self
+        if self.error is not None:
+            raise self.error
+        return cast("T", self.value)
 
 
 Outcome = Job
@@ -194,6 +189,10 @@ class Committer:
             isinstance(error, (lmdb.PanicError, *_PASSING)) or _is_full(error, self._environment.directory)
         ):
             raise error
+        if isinstance(error, Refusal):
+            # Where a rule says no is no secret and no fault. Its traceback holds the frames of this thread,
+            # which hold the jobs, which hold the error: work for the garbage collector, at every refusal.
+            error.__traceback__ = None
         job.error = error
 
 
@@ -211,9 +210,11 @@ def _is_full(error: BaseException, directory: Path) -> bool:
     """
     if not isinstance(error, lmdb.Error):
         return False
-    if isinstance(error, lmdb.MapFullError) or error.code in _FULL:
+    # Only errors that LMDB itself raised have a code.
+    code = getattr(error, "code", 0)
+    if isinstance(error, lmdb.MapFullError) or code in _FULL:
         return True
-    return error.code == errno.EIO and not _has_room(directory)
+    return code == errno.EIO and not _has_room(directory)
 
 
 def _has_room(directory: Path) -> bool:

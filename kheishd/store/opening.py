@@ -23,7 +23,7 @@ from kheishd.store.guards import (
 from kheishd.store.tables import META, TABLES, Table
 from kheishd.store.upgrades import IDENTITY_KEY, SCHEMA, SCHEMA_KEY, VERSION_KEY, upgrade
 
-__all__ = ["About", "Opened", "StoreUnusable", "open_environment", "opened_for_reading"]
+__all__ = ["MAP_BYTES", "About", "Opened", "StoreUnusable", "open_environment", "opened_for_reading"]
 
 LOCK = "lock.mdb"
 

@@ -1,0 +1,354 @@
+"""Group commit: who keeps what, who learns what, when somebody raises and when the disk will not."""
+
+import errno
+import gc
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kheishd.store.commit import Committer, Job
+from kheishd.store.environment import Transaction
+from kheishd.store.journal import verify_chain
+from kheishd.store.opening import open_environment
+from kheishd.store.tables import CHECKPOINTS, CHILDREN, CURSORS
+from protocol.errors import RunNotFound, StorageFailed, StorageFull
+from protocol.limits import KIB, MIB
+from tests.support.stores import NOW_MS, python, said
+
+LOCK = threading.Lock()
+Fn = Callable[[Transaction], Any]
+
+
+class Bench:
+    """A committer and its environment, without a queue before them."""
+
+    def __init__(self, directory: Path, map_bytes: int = 64 * MIB) -> None:
+        self.opened = open_environment(directory, version="test", map_bytes=map_bytes)
+        self.committer = Committer(self.opened.environment, None)
+
+    def settle(self, *fns: Fn) -> tuple[list[Job[Any]], frozenset[str]]:
+        """Settle one group."""
+        jobs = [Job(fn, NOW_MS, LOCK) for fn in fns]
+        return jobs, self.committer.settle(jobs)
+
+    def transactions(self) -> int:
+        """How many transactions were committed."""
+        return self.opened.environment.lmdb.info()["last_txnid"]
+
+    def feed(self) -> list[tuple[int, str]]:
+        """The whole journal, its chain verified."""
+        from kheishd.store.environment import Snapshot
+
+        with Snapshot(self.opened.environment) as snapshot:
+            assert list(verify_chain(snapshot)) == []
+            return list(snapshot.feed())
+
+
+@pytest.fixture
+def bench(store_dir: Path) -> Iterator[Bench]:
+    """A committer on a fresh store."""
+    bench = Bench(store_dir)
+    yield bench
+    bench.opened.close()
+
+
+def say(stream: str) -> Fn:
+    """An update that appends to a stream and gives the cursor."""
+    return lambda tx: tx.append(stream, said())[0].cursor
+
+
+def refuse(tx: Transaction) -> None:
+    """An update that refuses before it has written."""
+    raise LookupError("before")
+
+
+def fail(tx: Transaction) -> None:
+    """An update that raises after it has written."""
+    tx.append("ses_bad", said())
+    tx.put(CHILDREN, "bad", "1", value=b"")
+    raise LookupError("after")
+
+
+def test_a_group_is_one_commit(bench: Bench) -> None:
+    """All run in order, each has its value, the bells of all ring together."""
+    before = bench.transactions()
+    jobs, rung = bench.settle(say("ses_a"), say("ses_b"), lambda tx: tx.put(CHILDREN, "a", "b", value=b""))
+    assert [job.unwrap() for job in jobs] == [1, 2, None]
+    assert rung == {"journal", "cursors", "stream:ses_a", "stream:ses_b", "children"}
+    assert bench.transactions() == before + 1
+
+
+def test_updates_see_those_before_them(bench: Bench) -> None:
+    """A later member of a group finds what an earlier one did."""
+
+    def once(tx: Transaction) -> bool:
+        if tx.get(CHILDREN, "a", "b") is not None:
+            raise LookupError("exists")
+        tx.put(CHILDREN, "a", "b", value=b"")
+        return True
+
+    jobs, _ = bench.settle(once, once)
+    assert jobs[0].unwrap() is True
+    assert isinstance(jobs[1].error, LookupError)
+
+
+def test_a_refusal_costs_its_neighbours_nothing(bench: Bench) -> None:
+    """Who raises before writing has its error; nobody runs twice."""
+    runs: list[int] = []
+
+    def counted(tx: Transaction) -> int:
+        runs.append(1)
+        return int(say("ses_a")(tx))
+
+    jobs, _ = bench.settle(counted, refuse, counted)
+    assert [job.value for job in jobs] == [1, None, 2]
+    assert str(jobs[1].error) == "before"
+    assert len(runs) == 2
+
+
+def test_one_that_raises_takes_back_only_itself(bench: Bench) -> None:
+    """What it wrote is gone, with the cursor; what the others wrote is there, and its bells do not ring."""
+    jobs, rung = bench.settle(say("ses_a"), fail, say("ses_a"), refuse, say("ses_b"))
+    assert [job.value for job in jobs] == [1, None, 2, None, 3]
+    assert [str(job.error) for job in jobs if job.error] == ["after", "before"]
+    assert rung == {"journal", "cursors", "stream:ses_a", "stream:ses_b"}
+    assert bench.feed() == [(1, "ses_a"), (2, "ses_a"), (3, "ses_b")]
+
+
+def test_one_alone_that_raises(bench: Bench) -> None:
+    """A group of one needs no nesting to be taken back."""
+    before = bench.transactions()
+    jobs, rung = bench.settle(fail)
+    assert isinstance(jobs[0].error, LookupError)
+    assert (rung, bench.feed(), bench.transactions()) == (frozenset(), [], before)
+
+
+def test_whatever_is_raised_is_the_jobs_own(bench: Bench) -> None:
+    """Not even a wish to exit, or a key that LMDB refuses, ends the writer."""
+
+    def leave(tx: Transaction) -> None:
+        raise SystemExit(1)
+
+    def too_long(tx: Transaction) -> None:
+        tx.put(CHILDREN, "x" * 300, "y" * 300, value=b"")
+
+    jobs, _ = bench.settle(leave, too_long, say("ses_a"))
+    assert isinstance(jobs[0].error, SystemExit)
+    assert isinstance(jobs[1].error, lmdb.BadValsizeError)
+    assert jobs[2].unwrap() == 1
+    assert bench.committer.failure is None
+
+
+outcomes = st.lists(st.sampled_from(["say", "say", "fail", "refuse", "nothing"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(groups=st.lists(outcomes, max_size=5))
+def test_any_mixture_keeps_what_succeeded(tmp_path_factory: pytest.TempPathFactory, groups: Any) -> None:
+    """Whatever a group is made of: exactly the successful appends are in the journal, in order."""
+    directory = tmp_path_factory.mktemp("mixture")
+    bench = Bench(directory)
+    kinds: dict[str, Fn] = {"fail": fail, "refuse": refuse, "nothing": lambda tx: None}
+    expected = 0
+    for group in groups:
+        jobs, rung = bench.settle(*(kinds.get(kind, say("ses_a")) for kind in group))
+        for kind, job in zip(group, jobs, strict=True):
+            assert (job.error is not None) == (kind in ("fail", "refuse"))
+            if kind == "say":
+                expected += 1
+                assert job.unwrap() == expected
+        assert ("stream:ses_a" in rung) == ("say" in group)
+    assert bench.feed() == [(cursor, "ses_a") for cursor in range(1, expected + 1)]
+    bench.opened.close()
+    shutil.rmtree(directory)
+
+
+def test_a_refusal_leaves_no_cycle(bench: Bench) -> None:
+    """Refusals are everyday: what they leave behind goes without the garbage collector."""
+
+    def turn_down(tx: Transaction) -> None:
+        raise RunNotFound
+
+    gc.collect()
+    gc.disable()
+    try:
+        jobs, _ = bench.settle(turn_down)
+        assert isinstance(jobs[0].error, RunNotFound)
+        del jobs
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+# The disk is full.
+
+
+def fill(number: int, kilobytes: int = 200) -> Fn:
+    """An update that writes that much."""
+    return lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(kilobytes * KIB))
+
+
+@pytest.fixture
+def small(store_dir: Path) -> Iterator[Bench]:
+    """A committer on a store that may have 2 MiB."""
+    bench = Bench(store_dir, 2 * MIB)
+    yield bench
+    bench.opened.close()
+
+
+def test_on_a_full_disk_each_learns_its_own_fate(small: Bench) -> None:
+    """A group that does not fit is not refused as a whole: who fits is kept, who does not is told so."""
+    for number in range(4):
+        small.settle(fill(number))
+    jobs, rung = small.settle(say("ses_a"), *(fill(number) for number in range(4, 14)), say("ses_b"))
+    refused = [isinstance(job.error, StorageFull) for job in jobs]
+    assert not refused[0]
+    assert any(refused)
+    assert not refused[-1], "what is small still fits"
+    assert "stream:ses_a" in rung
+    assert small.feed() == [(1, "ses_a"), (2, "ses_b")]
+
+
+def test_full_is_said_and_passes(small: Bench) -> None:
+    """While it is full reads are served and that is said; when there is room again, writing resumes."""
+    small.settle(say("ses_a"))
+    number = 0
+    while not small.committer.full:
+        jobs, _ = small.settle(fill(number))
+        number += 1
+    assert isinstance(jobs[0].error, StorageFull)
+    assert small.feed() == [(1, "ses_a")]
+    assert small.committer.failure is None
+    small.settle(lambda tx: [tx.delete(CHECKPOINTS, "s", old) for old in range(number)])
+    # LMDB gives a freed page to the transaction after the next one.
+    small.settle(say("ses_a"))
+    jobs, _ = small.settle(fill(0))
+    assert jobs[0].error is None
+    assert not small.committer.full
+
+
+def test_one_that_goes_on_after_the_disk_was_full(small: Bench) -> None:
+    """An update that swallows the error loses what it wrote, and gets an error nonetheless."""
+    for number in range(6):
+        small.settle(fill(number))
+
+    def deaf(tx: Transaction) -> str:
+        for number in range(10, 30):
+            try:
+                fill(number, 12)(tx)
+            except lmdb.Error:
+                return "all is well"
+        raise AssertionError("it should not have fitted")
+
+    jobs, _ = small.settle(deaf, say("ses_a"))
+    assert jobs[0].error is not None
+    assert small.feed() in ([], [(1, "ses_a")])
+    assert small.committer.failure is None
+
+
+# A real disk's errors, injected by strace or by limits, in a process of its own.
+
+PROGRAM = """
+import os, resource, sys, threading
+from pathlib import Path
+from kheishd.store.commit import Committer, Job
+from kheishd.store.environment import Snapshot
+from kheishd.store.opening import open_environment
+from tests.support.stores import said
+
+directory, limit = Path(sys.argv[1]), int(sys.argv[2])
+opened = open_environment(directory, version="test")
+committer = Committer(opened.environment, None)
+def settle(*texts):
+    def say(text):
+        return lambda tx: tx.append("ses_1", said(text))[0].cursor
+    jobs = [Job(say(text), 0, threading.Lock()) for text in texts]
+    committer.settle(jobs)
+    for job in jobs:
+        print(type(job.error).__name__ if job.error else job.value, end=" ")
+settle("first")
+if limit:
+    data = os.path.getsize(directory / "data.mdb")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (data + limit, resource.RLIM_INFINITY))
+sys.stdout.flush()
+os.write(2, b"ready")
+settle("x" * 200_000, "small")
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+settle("again")
+with Snapshot(opened.environment) as snapshot:
+    print("| read", snapshot.last_cursor, "| full" if committer.full else "| room", "|", committer.failure)
+"""
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+def injected(inject: str) -> list[str]:
+    """A strace that makes a system call fail."""
+    assert shutil.which("strace")
+    calls = inject.partition(":")[0]
+    return ["strace", "-f", "-qq", "-e", f"trace={calls}", "-e", f"inject={inject}", "-o", "/dev/null"]
+
+
+def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:
+    """LMDB calls it an I/O error; here it is told apart, and passes when there is room."""
+    ended = python(PROGRAM, store_dir, "20000")
+    assert ended.stdout == "1 StorageFull 2 3 | read 3 | room | None\n", ended.stderr
+
+
+@needs_strace
+def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
+    """ENOSPC from the disk: the group and then its large member are refused, the small one is kept."""
+    ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=4..5"))
+    values, read, room, failure = ended.stdout.strip().split(" | ")
+    assert (values, room, failure) == ("1 StorageFull 2 3", "room", "None"), ended.stderr + ended.stdout
+    assert read == "read 3"
+
+
+@needs_strace
+def test_a_failed_flush_is_final(store_dir: Path) -> None:
+    """EIO from fdatasync: everybody learns that the store failed, and nothing is tried again."""
+    ended = python(PROGRAM, store_dir, "0", under=injected("fdatasync:error=EIO:when=4+"))
+    assert ended.stdout.startswith("1 StorageFailed StorageFailed StorageFailed | read 1"), ended.stderr
+    assert "Input/output error" in ended.stdout
+    again = python(PROGRAM, store_dir, "0")
+    assert again.stdout.startswith("2 3 4 5 | read 5"), "the next start finds what was acknowledged"
+
+
+def test_the_outcomes_of_a_broken_environment(bench: Bench) -> None:
+    """After LMDB has given up on itself, nothing is written any more; all who ask learn it."""
+    environment = bench.opened.environment
+    broken = Committer(environment, None)
+
+    def panic(tx: Transaction) -> None:
+        raise lmdb.PanicError("the meta page could not be written", errno.EIO)
+
+    jobs = [Job(fn, NOW_MS, LOCK) for fn in (say("ses_a"), panic, say("ses_a"))]
+    assert broken.settle(jobs) == frozenset()
+    assert all(isinstance(job.error, StorageFailed) for job in jobs)
+    assert broken.failure is not None
+    assert isinstance(bench_job(broken).error, StorageFailed)
+    assert bench.feed() == []
+
+
+def bench_job(committer: Committer) -> Job[Any]:
+    """One more job."""
+    job = Job(say("ses_a"), NOW_MS, LOCK)
+    committer.settle([job])
+    return job
+
+
+def test_cursors_go_on_after_other_commits(bench: Bench) -> None:
+    """What the committer remembers of the journal is right after failures of every kind."""
+    bench.settle(say("ses_a"), fail)
+    bench.settle(fail)
+    bench.settle(refuse, say("ses_b"))
+    jobs, _ = bench.settle(lambda tx: (tx.last_cursor, tx.get(CURSORS, 2), tx.head("ses_b")[0]))
+    assert jobs[0].unwrap() == (2, "ses_b", 2)

@@ -1,0 +1,494 @@
+"""Snapshots and transactions: what they read, in which order, and what they refuse."""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kheishd.store.environment import Readers, Snapshot, Transaction
+from kheishd.store.journal import verify_chain
+from kheishd.store.tables import (
+    CHECKPOINTS,
+    CHILDREN,
+    CURSORS,
+    JOURNAL,
+    RECEIPTS_BY_AGE,
+    RUNS_BY_SESSION,
+    TABLES,
+    Key,
+    Table,
+)
+from kheishd.store.writer import Store
+from protocol.errors import DaemonDraining, UpdateTooLarge
+from protocol.events import DAEMON_STREAM, DaemonStopped, InputReceived, decode_envelope, decode_event
+from protocol.limits import UPDATE_BYTES_MAX
+from tests.support.stores import NOW_MS, append, opened, said, update
+
+# Reading.
+
+
+def adopt(parent: str, child: str, tx: Transaction) -> None:
+    """An update that puts one row."""
+    tx.put(CHILDREN, parent, child, value=b"x")
+
+
+@pytest.fixture
+def family(store: Store) -> Store:
+    """A store with a few children of a few parents, and nothing else."""
+    for parent, child in (("a", "1"), ("a", "2"), ("a", "3"), ("ab", "1"), ("b", "1")):
+        update(store, partial(adopt, parent, child))
+    return store
+
+
+def scanned(store: Store, *prefix: str, after: Key | None = None, reverse: bool = False) -> list[str]:
+    """The keys of a scan, each as one word."""
+    with store.read() as snapshot:
+        return ["/".join(key) for key, _ in snapshot.scan(CHILDREN, *prefix, after=after, reverse=reverse)]
+
+
+def test_a_scan_keeps_to_its_prefix(family: Store) -> None:
+    """Rows of one parent, not of one whose name begins the same, in key order or in reverse."""
+    assert scanned(family) == ["a/1", "a/2", "a/3", "ab/1", "b/1"]
+    assert scanned(family, reverse=True) == ["b/1", "ab/1", "a/3", "a/2", "a/1"]
+    assert scanned(family, "a") == ["a/1", "a/2", "a/3"]
+    assert scanned(family, "a", reverse=True) == ["a/3", "a/2", "a/1"]
+    assert scanned(family, "a", "2") == ["a/2"]
+    assert scanned(family, "c") == scanned(family, "A", reverse=True) == []
+
+
+def test_a_scan_goes_on_after_a_key(family: Store) -> None:
+    """``after`` is left out itself, may be gone, and may lie outside of the prefix."""
+    assert scanned(family, "a", after=("a", "1")) == ["a/2", "a/3"]
+    assert scanned(family, "a", after=("a", "1x")) == ["a/2", "a/3"]
+    assert scanned(family, "a", after=("A", "1")) == ["a/1", "a/2", "a/3"]
+    assert scanned(family, "a", after=("b", "1")) == []
+    assert scanned(family, "a", after=("a", "3"), reverse=True) == ["a/2", "a/1"]
+    assert scanned(family, "a", after=("a", "2x"), reverse=True) == ["a/2", "a/1"]
+    assert scanned(family, "a", after=("b", "1"), reverse=True) == ["a/3", "a/2", "a/1"]
+    assert scanned(family, "a", after=("A", "1"), reverse=True) == []
+
+
+def test_rows_may_be_deleted_while_they_are_scanned(family: Store) -> None:
+    """A scan that deletes what it gives misses nothing and gives nothing twice."""
+
+    def sweep(tx: Transaction) -> list[Key]:
+        found = []
+        for key, _ in tx.scan(CHILDREN, "a"):
+            found.append(key)
+            assert tx.delete(CHILDREN, *key)
+        return found
+
+    assert update(family, sweep) == [("a", "1"), ("a", "2"), ("a", "3")]
+    assert scanned(family) == ["ab/1", "b/1"]
+
+
+def test_entries_of_a_stream(store: Store) -> None:
+    """Oldest first beyond a cursor, or newest first before one; the lines are those that were appended."""
+    for number in range(1, 7):
+        append(store, "ses_a" if number % 2 else "ses_b", f"number {number}")
+    with store.read() as snapshot:
+        assert [cursor for cursor, _ in snapshot.entries("ses_a")] == [1, 3, 5]
+        assert [cursor for cursor, _ in snapshot.entries("ses_a", 1)] == [3, 5]
+        assert [cursor for cursor, _ in snapshot.entries("ses_a", 2)] == [3, 5]
+        assert [cursor for cursor, _ in snapshot.entries("ses_a", reverse=True)] == [5, 3, 1]
+        assert [cursor for cursor, _ in snapshot.entries("ses_a", 5, reverse=True)] == [3, 1]
+        assert list(snapshot.entries("ses_none")) == []
+        assert list(snapshot.feed(4)) == [(5, "ses_a"), (6, "ses_b")]
+        assert list(snapshot.feed(3, reverse=True)) == [(2, "ses_b"), (1, "ses_a")]
+        assert snapshot.last_cursor == 6
+        ((_, line),) = snapshot.entries("ses_b", 4)
+        assert decode_event(line) == said("number 6")
+        entry = snapshot.entry("ses_b", 6)
+        assert entry is not None
+        assert entry[1] == line
+        assert snapshot.entry("ses_b", 5) is None
+
+
+def test_an_empty_store(store: Store) -> None:
+    """Nothing is in it, and asking is no error."""
+    with store.read() as snapshot:
+        assert snapshot.last_cursor == 0
+        assert list(snapshot.feed()) == []
+        assert list(snapshot.entries("ses_1")) == []
+        assert snapshot.get(CURSORS, 1) is None
+        assert {table.name: snapshot.count(table) for table in TABLES if table.name != "meta"} == {
+            table.name: 0 for table in TABLES if table.name != "meta"
+        }
+
+
+def test_a_snapshot_does_not_move(store: Store) -> None:
+    """What is committed after it was taken is not in it, nor in a scan under way."""
+    append(store)
+    with store.read() as snapshot:
+        entries = snapshot.entries("ses_1")
+        assert next(entries)[0] == 1
+        append(store)
+        assert list(entries) == []
+        assert (snapshot.last_cursor, snapshot.count(JOURNAL)) == (1, 1)
+    with store.read() as later:
+        assert (later.last_cursor, later.count(JOURNAL)) == (2, 2)
+
+
+def test_a_scan_does_not_outlive_its_snapshot(store: Store) -> None:
+    """Going on with it is an error, not a crash."""
+    append(store)
+    append(store)
+    with store.read() as snapshot:
+        entries = snapshot.entries("ses_1")
+        next(entries)
+    with pytest.raises(lmdb.Error):
+        next(entries)
+
+
+def test_reading_asserts_that_cursors_rise(store: Store) -> None:
+    """An entry that lies where it cannot be is not passed on."""
+
+    class Lying(Snapshot):
+        """What reading from a broken table would be like."""
+
+        def _rows(self, *_: object) -> Iterator[tuple[bytes, bytes]]:
+            key = JOURNAL.pack(("ses_1", 1))
+            return iter([(key, bytes(33)), (key, bytes(33))])
+
+    with store.read() as snapshot:
+        lying = Lying(snapshot._environment)
+        for reverse in (False, True):
+            with pytest.raises(AssertionError, match="out of order"):
+                list(lying.entries("ses_1", reverse=reverse))
+
+
+# Writing.
+
+
+def test_a_transaction_sees_its_own_writes(store: Store) -> None:
+    """Rows put and deleted, events appended: all there for the one who did it."""
+
+    def change(tx: Transaction) -> None:
+        tx.put(CHILDREN, "a", "1", value=b"x")
+        assert tx.get(CHILDREN, "a", "1") == b"x"
+        assert tx.delete(CHILDREN, "a", "1")
+        assert not tx.delete(CHILDREN, "a", "1")
+        assert tx.get(CHILDREN, "a", "1") is None
+        tx.append("ses_1", said())
+        tx.append("ses_1", said())
+        assert tx.last_cursor == 2
+        assert [cursor for cursor, _ in tx.entries("ses_1")] == [1, 2]
+        assert tx.head("ses_1")[0] == 2
+
+    update(store, change)
+
+
+def test_an_envelope_says_everything(store: Store) -> None:
+    """The line holds what append was told, the time that submit was told, and the cursor it got."""
+
+    def change(tx: Transaction) -> Any:
+        return tx.append(
+            "ses_1",
+            said(),
+            session_id="ses_1",
+            run_id="run_1",
+            actor="uid:1000",
+            on_behalf_of="ada",
+            request_id=7,
+            cause=1,
+        )
+
+    append(store)
+    envelope, event = update(store, change)
+    assert (envelope.cursor, envelope.at_ms, event) == (2, NOW_MS, said())
+    with store.read() as snapshot:
+        entry = snapshot.entry("ses_1", 2)
+    assert entry is not None
+    assert decode_envelope(entry[1]) == envelope
+    assert msgspec.json.decode(entry[1]) == {
+        "cursor": 2,
+        "at_ms": NOW_MS,
+        "session_id": "ses_1",
+        "run_id": "run_1",
+        "actor": "uid:1000",
+        "on_behalf_of": "ada",
+        "request_id": 7,
+        "cause": 1,
+    } | msgspec.json.decode(msgspec.json.encode(said()))
+
+
+@pytest.mark.parametrize("parts", [1, 64])
+def test_an_update_has_its_limit(store: Store, parts: int) -> None:
+    """Over 256 KiB in all it is refused and changes nothing; just under, it is not."""
+    piece = bytes(UPDATE_BYTES_MAX // parts - 20)
+
+    def fill(tx: Transaction, more: int = 0) -> None:
+        for number in range(parts):
+            tx.put(CHECKPOINTS, "s", number, value=piece + bytes(more))
+
+    with pytest.raises(UpdateTooLarge):
+        update(store, lambda tx: fill(tx, 20))
+    with store.read() as snapshot:
+        assert snapshot.count(CHECKPOINTS) == 0
+    update(store, fill)
+    with store.read() as snapshot:
+        assert snapshot.count(CHECKPOINTS) == parts
+
+
+def test_an_event_has_its_limit(store: Store) -> None:
+    """An event over the limit is refused as well, and the cursor it would have had is given to the next."""
+    with pytest.raises(UpdateTooLarge):
+        append(store, text="x" * UPDATE_BYTES_MAX)
+    assert append(store) == 1
+
+
+def test_append_asserts_that_the_cursor_rises(store: Store) -> None:
+    """A cursor that is not above the stream's newest is never written."""
+    append(store)
+    with pytest.raises(AssertionError, match="must rise"):
+        update(store, lambda tx: tx._append("ses_1", 1, b"{}"))
+
+
+def test_an_append_taken_back_leaves_no_trace(store: Store) -> None:
+    """The cursor and the chain go on as if it had never been."""
+
+    def fail(tx: Transaction) -> None:
+        tx.append("ses_1", said("never"))
+        raise LookupError
+
+    append(store)
+    with pytest.raises(LookupError):
+        update(store, fail)
+    assert append(store) == 2
+    with store.read() as snapshot:
+        assert list(verify_chain(snapshot)) == []
+        assert snapshot.count(CURSORS) == 2
+
+
+def test_secrets_are_scrubbed_before_hashing(store: Store) -> None:
+    """What is stored, hashed and given back to be folded has no secret in it."""
+
+    def scrub(line: bytes) -> bytes:
+        return line.replace(b"hunter2", b"[secret]")
+
+    store.set_scrub(scrub)
+    envelope, event = update(store, lambda tx: tx.append("ses_1", said("my word is hunter2")))
+    assert event == said("my word is [secret]")
+    assert update(store, lambda tx: tx.append("ses_1", said("no secret")))[1] == said("no secret")
+    store.set_scrub(None)
+    assert update(store, lambda tx: tx.append("ses_1", said("hunter2")))[1] == said("hunter2")
+    with store.read() as snapshot:
+        assert envelope.cursor == 1
+        entry = snapshot.entry("ses_1", 1)
+        assert entry is not None
+        assert b"hunter2" not in entry[1]
+        assert list(verify_chain(snapshot)) == []
+
+
+# Closing.
+
+
+def test_nobody_reads_once_it_is_closing(store_dir: Path) -> None:
+    """A snapshot of a closed store is refused as the daemon's stopping."""
+    store = opened(store_dir)
+    store.close()
+    with pytest.raises(DaemonDraining), store.read():
+        pass
+
+
+def test_closing_waits_for_readers_of_other_threads(store_dir: Path) -> None:
+    """A thread that is reading finishes; only then is the environment closed."""
+    store = opened(store_dir)
+    append(store)
+    reading, go_on = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def read() -> None:
+        with store.read() as snapshot:
+            reading.set()
+            go_on.wait(10)
+            seen.append(len(list(snapshot.entries("ses_1"))))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reading.wait(10)
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    assert closer.is_alive()
+    go_on.set()
+    closer.join(10)
+    reader.join(10)
+    assert seen == [1]
+
+
+def test_closing_ends_the_snapshots_of_its_own_thread(store_dir: Path) -> None:
+    """Reading on is an error, not a crash."""
+    store = opened(store_dir)
+    with store.read() as snapshot:
+        store.close()
+        with pytest.raises(lmdb.Error):
+            snapshot.get(CURSORS, 1)
+
+
+def test_a_reader_that_does_not_end_is_not_pulled_away(store: Store) -> None:
+    """Draining says that somebody is still inside, and does not wait for ever."""
+    entered, leave = threading.Event(), threading.Event()
+    readers = Readers()
+
+    def read() -> None:
+        readers.enter(store.read())
+        entered.set()
+        leave.wait(10)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    entered.wait(10)
+    assert not readers.drain(0.0)
+    leave.set()
+    thread.join(10)
+
+
+# The store beside a dictionary.
+
+MODEL_TABLES: tuple[Table[Any], ...] = (CHILDREN, RUNS_BY_SESSION, CHECKPOINTS, RECEIPTS_BY_AGE)
+words = st.sampled_from(["a", "ab", "b", "\x7f", "é", "\uffff"])
+numbers = st.sampled_from([0, 1, 2, 255, 256, 2**64 - 1])
+tables = st.sampled_from(MODEL_TABLES)
+streams = st.sampled_from(["ses_a", "ses_ab", DAEMON_STREAM])
+
+
+def rows() -> st.SearchStrategy[tuple[Table[Any], Key]]:
+    """A table and a key of it."""
+    return tables.flatmap(
+        lambda table: st.tuples(
+            st.just(table), st.tuples(*(words if kind is str else numbers for kind in table.key))
+        )
+    )
+
+
+def plain(table: Table[Any], key: Key) -> tuple[Any, ...]:
+    """A key as its table sorts it."""
+    return tuple(part.encode() if isinstance(part, str) else part for part in key)
+
+
+class StoreBesideDict(RuleBasedStateMachine):
+    """Whatever is done to the store and to a dictionary, both hold the same."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="kheish-test-"))
+        self.store = opened(self.directory)
+        self.rows: dict[tuple[Table[Any], Key], Any] = {}
+        self.lines: list[tuple[str, InputReceived | DaemonStopped]] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            shutil.rmtree(self.directory)
+
+    @rule(changes=st.lists(st.tuples(rows(), st.none() | st.binary(max_size=5000)), max_size=4))
+    def change(self, changes: list[tuple[tuple[Table[Any], Key], bytes | None]]) -> None:
+        """Rows are put and deleted in one transaction."""
+        update(self.store, self._changing(changes))
+        for row, value in changes:
+            if value is None:
+                self.rows.pop(row, None)
+            else:
+                self.rows[row] = self._value(row[0], value)
+
+    @rule(changes=st.lists(st.tuples(rows(), st.none() | st.binary(max_size=5000)), max_size=4))
+    def change_and_fail(self, changes: list[tuple[tuple[Table[Any], Key], bytes | None]]) -> None:
+        """The same, and then an error: nothing happened."""
+        changing = self._changing(changes)
+
+        def fail(tx: Transaction) -> None:
+            changing(tx)
+            tx.append("ses_a", said("never"))
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            update(self.store, fail)
+
+    @rule(appended=st.lists(st.tuples(streams, st.text(max_size=20)), max_size=4))
+    def append(self, appended: list[tuple[str, str]]) -> None:
+        """Events are appended in one transaction."""
+
+        def change(tx: Transaction) -> None:
+            for stream, text in appended:
+                tx.append(stream, said(text))
+
+        update(self.store, change)
+        self.lines += [(stream, said(text)) for stream, text in appended]
+
+    @rule()
+    def reopen(self) -> None:
+        """What was committed is there after closing and opening."""
+        self.store.close()
+        self.store = opened(self.directory)
+
+    @rule(table=tables, depth=st.integers(0, 3), row=rows(), reverse=st.booleans(), after=st.booleans())
+    def scan(
+        self, table: Table[Any], depth: int, row: tuple[Table[Any], Key], reverse: bool, after: bool
+    ) -> None:
+        """Any prefix, from any key, in both directions."""
+        table, key = row
+        prefix = key[: min(depth, len(key) - 1)]
+        expected = sorted(
+            (
+                other
+                for owner, other in self.rows
+                if owner is table
+                and other[: len(prefix)] == prefix
+                and (not after or (plain(table, other) < plain(table, key)) == reverse)
+                and (not after or other != key)
+            ),
+            key=lambda other: plain(table, other),
+            reverse=reverse,
+        )
+        with self.store.read() as snapshot:
+            found = list(snapshot.scan(table, *prefix, after=key if after else None, reverse=reverse))
+        assert found == [(other, self.rows[table, other]) for other in expected]
+
+    @invariant()
+    def same(self) -> None:
+        """Counts, values, journal and chain."""
+        if not hasattr(self, "store"):
+            return
+        with self.store.read() as snapshot:
+            for table in MODEL_TABLES:
+                assert snapshot.count(table) == sum(owner is table for owner, _ in self.rows)
+            for (table, key), value in self.rows.items():
+                assert snapshot.get(table, *key) == value
+            assert list(snapshot.feed()) == [
+                (cursor, stream) for cursor, (stream, _) in enumerate(self.lines, 1)
+            ]
+            for stream in ("ses_a", "ses_ab", DAEMON_STREAM):
+                assert [(cursor, decode_event(line)) for cursor, line in snapshot.entries(stream)] == [
+                    (cursor, event) for cursor, (owner, event) in enumerate(self.lines, 1) if owner == stream
+                ]
+            assert list(verify_chain(snapshot)) == []
+
+    def _changing(
+        self, changes: list[tuple[tuple[Table[Any], Key], bytes | None]]
+    ) -> Callable[[Transaction], None]:
+        def change(tx: Transaction) -> None:
+            for (table, key), value in changes:
+                if value is None:
+                    tx.delete(table, *key)
+                else:
+                    tx.put(table, *key, value=self._value(table, value))
+
+        return change
+
+    @staticmethod
+    def _value(table: Table[Any], value: bytes) -> Any:
+        return value if table.value is bytes else value.hex()
+
+
+TestStoreBesideDict = StoreBesideDict.TestCase
+TestStoreBesideDict.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

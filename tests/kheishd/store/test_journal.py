@@ -1,0 +1,100 @@
+"""The journal's law: rising cursors, and a chain that nothing can be changed in unseen."""
+
+import hashlib
+
+import pytest
+
+from kheishd.store.journal import HASH_BYTES, HEADS_MAX, NO_HASH, Break, Head, Heads, link, verify_chain
+from kheishd.store.tables import CURSORS, JOURNAL
+from kheishd.store.writer import Store
+from tests.support.stores import append, update
+
+
+def breaks(store: Store, stream: str | None = None) -> list[Break]:
+    """What verifying finds."""
+    with store.read() as snapshot:
+        return list(verify_chain(snapshot, stream))
+
+
+def spoil(store: Store, stream: str, cursor: int, stored: bytes | None) -> None:
+    """Put something else in the place of an entry, or nothing."""
+    if stored is None:
+        update(store, lambda tx: tx.delete(JOURNAL, stream, cursor))
+    else:
+        update(store, lambda tx: tx.put(JOURNAL, stream, cursor, value=stored))
+
+
+def test_the_chain_is_sha256_of_hash_and_line() -> None:
+    """Anyone can verify a chain: SHA-256 over the hash before and the line's bytes."""
+    first = link(NO_HASH, b"one")
+    assert first == hashlib.sha256(bytes(32) + b"one").digest()
+    assert link(first, b"two") == hashlib.sha256(first + b"two").digest()
+
+
+def test_each_stream_has_its_own_chain(store: Store) -> None:
+    """Two streams written by turns: one rising cursor, two chains, both sound."""
+    assert [append(store, stream) for stream in ("ses_a", "ses_b", "ses_a", "daemon")] == [1, 2, 3, 4]
+    assert breaks(store) == []
+    with store.read() as snapshot:
+        before, line = snapshot.entry("ses_a", 1), snapshot.entry("ses_a", 3)
+        assert before is not None
+        assert line is not None
+        assert snapshot.head("ses_a") == (3, link(before[0], line[1]))
+        assert snapshot.head("ses_none") == (0, NO_HASH)
+
+
+@pytest.mark.parametrize("cursor", [1, 3, 5])
+def test_a_changed_line_is_one_break(store: Store, cursor: int) -> None:
+    """One bit changed, wherever it is: one break, at that entry."""
+    for number in range(5):
+        append(store, text=f"number {number}")
+    with store.read() as snapshot:
+        entry = snapshot.entry("ses_1", cursor)
+    assert entry is not None
+    spoil(store, "ses_1", cursor, entry[0] + entry[1].replace(b"number", b"Number"))
+    assert [(found.stream, found.cursor) for found in breaks(store)] == [("ses_1", cursor)]
+    assert [found.cursor for found in breaks(store, "ses_1")] == [cursor]
+
+
+def test_a_changed_hash_is_seen(store: Store) -> None:
+    """A changed hash does not fit its own line, nor the next one."""
+    for _ in range(3):
+        append(store)
+    with store.read() as snapshot:
+        entry = snapshot.entry("ses_1", 2)
+    assert entry is not None
+    spoil(store, "ses_1", 2, bytes(HASH_BYTES) + entry[1])
+    assert [found.cursor for found in breaks(store, "ses_1")] == [2, 3]
+
+
+def test_a_missing_entry_is_seen(store: Store) -> None:
+    """What is taken out of the middle breaks the chain; at the end, the table of cursors tells."""
+    for _ in range(3):
+        append(store)
+    spoil(store, "ses_1", 2, None)
+    assert [found.cursor for found in breaks(store, "ses_1")] == [3]
+    spoil(store, "ses_1", 3, None)
+    assert breaks(store, "ses_1") == []
+    assert "3 cursors for 1 entries" in breaks(store)[-1].message
+
+
+def test_a_cursor_of_another_stream_is_seen(store: Store) -> None:
+    """The table of cursors must name the stream that has the entry."""
+    append(store)
+    update(store, lambda tx: tx.put(CURSORS, 1, value="ses_2"))
+    assert [found.message for found in breaks(store)] == ["the table of cursors does not name this stream"]
+
+
+def test_heads_are_forgotten_and_bounded() -> None:
+    """What is remembered of the newest entries is dropped when something is taken back, or grows large."""
+    heads = Heads()
+    heads.last = 7
+    heads.streams["ses_1"] = Head("ses_1", 7, NO_HASH)
+    heads.bound()
+    assert heads.streams
+    heads.forget()
+    assert heads.last is None
+    assert not heads.streams
+    heads.streams = {str(number): Head("x", 0, NO_HASH) for number in range(HEADS_MAX + 1)}
+    heads.bound()
+    assert heads.streams == {}

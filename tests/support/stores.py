@@ -1,0 +1,47 @@
+"""Small things that tests of the store share: events, updates, programs under strace."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from kheishd.store.environment import Transaction
+from kheishd.store.opening import MAP_BYTES
+from kheishd.store.writer import Store
+from protocol.events import InputReceived
+from protocol.transcript import Text
+
+T = TypeVar("T")
+NOW_MS = 1_800_000_000_000
+ROOT = Path(__file__).parents[2]
+
+
+def said(text: str = "hello") -> InputReceived:
+    """An event with some text in it."""
+    return InputReceived(input_id="inp_1", items=[Text(text)], sender="user")
+
+
+def opened(directory: Path, version: str = "test", map_bytes: int = MAP_BYTES) -> Store:
+    """A store whose writer runs inline."""
+    return Store.open(
+        directory, on_group=lambda group: None, threaded=False, version=version, map_bytes=map_bytes
+    )
+
+
+def update(store: Store, fn: Callable[[Transaction], T]) -> T:
+    """Run one transaction on a store whose writer runs inline; its value, or its error raised."""
+    return store.submit(fn, NOW_MS).unwrap()
+
+
+def append(store: Store, stream: str = "ses_1", text: str = "hello") -> int:
+    """Append one event; its cursor."""
+    return update(store, lambda tx: tx.append(stream, said(text))[0].cursor)
+
+
+def python(
+    program: str, *arguments: str | Path, under: Sequence[str] = ()
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program of its own, perhaps under another one such as strace."""
+    command = [*under, sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
