@@ -205,7 +205,9 @@ class Replay:
     def _token_rows(self, store: "Snapshot") -> Iterator[Difference]:
         for token_id, record in self.tokens.items():
             yield from _row(store, self.stream, TOKENS, (token_id,), record)
-            yield from _row(store, self.stream, TOKENS_BY_DIGEST, (record.digest,), token_id)
+            # A revoked token opens nothing any more: its secret leads nowhere.
+            opens = token_id if record.token.revoked_at_ms is None else None
+            yield from _row(store, self.stream, TOKENS_BY_DIGEST, (record.digest,), opens)
         # A token that nobody made would open doors: look for one whenever there are too many.
         if store.count(TOKENS) != len(self.tokens):
             for key, _ in store.scan(TOKENS):

@@ -100,12 +100,15 @@ def _conversation(store: "Snapshot", key: Key, binding: Binding) -> bool:
 
 def _token(store: "Snapshot", key: Key, record: TokenRecord) -> bool:
     token_id: str = key[0]
-    return token_id == record.token.token_id == store.get(TOKENS_BY_DIGEST, record.digest)
+    leads_to = store.get(TOKENS_BY_DIGEST, record.digest)
+    return token_id == record.token.token_id and leads_to == (
+        token_id if record.token.revoked_at_ms is None else None
+    )
 
 
 def _digest(store: "Snapshot", key: Key, token_id: str) -> bool:
     record = store.get(TOKENS, token_id)
-    return record is not None and record.digest == key[0]
+    return record is not None and record.digest == key[0] and record.token.revoked_at_ms is None
 
 
 def _receipt(store: "Snapshot", key: Key, receipt: Receipt) -> bool:

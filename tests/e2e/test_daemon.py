@@ -349,6 +349,47 @@ def test_doctor_online_finds_nothing_wrong(daemon: Daemon, deep: bool) -> None:
     assert found["complete"]
 
 
+def do_everything(daemon: Daemon) -> None:
+    """Every kind of change that clients can ask for, some of it still under way at the end."""
+    call = daemon.call
+    daemon.say("one")
+    exported = call("session.export", session_id=call("conversation.get")["session_id"])
+    call("session.import", lines=exported["lines"])
+    call("conversation.reset")
+    daemon.say("two", idempotency_key="k")
+    daemon.say("three", sender="gone")
+    call("session.end", session_id=call("conversation.get", sender="gone")["session_id"])
+    daemon.say("four", sender="gone")
+    parent = call("session.create", agent="default", title="parent")["session_id"]
+    child = call("session.create", agent="default", parent_session_id=parent)["session_id"]
+    call("session.rename", session_id=parent, title=None)
+    call("session.update", session_id=parent, scope={"tools": ["a"]})
+    call("session.send", session_id=child, content="/slow 100 50")
+    call("session.send", session_id=child, content="queued")
+    call("session.interrupt", session_id=child)
+    daemon.say("/fail unauthorized", sender="failed")
+    call("conversation.send", sender="retried", content="/fail rate_limited")
+    made = call("token.create", scopes=["read", "converse"])
+    call("token.narrow", token_id=made["token"]["token_id"], scopes=["read"])
+    call("token.revoke", token_id=made["token"]["token_id"])
+    call("token.create", scopes=["read"])
+    call("conversation.send", sender="last", content="/slow 100 50")
+
+
+def test_the_doctor_agrees_with_everything_the_daemon_does(daemon: Daemon) -> None:
+    """At work, after a kill, while it recovers, and offline: records are what the journal says."""
+    do_everything(daemon)
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+    daemon.kill()
+    killed = run_kheishd(daemon.home, "doctor", "--deep")
+    assert killed.returncode == 0, killed.stdout
+    daemon.restart()
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+    daemon.stop()
+    stopped = run_kheishd(daemon.home, "doctor", "--deep")
+    assert stopped.returncode == 0, stopped.stdout
+
+
 def test_status_counts(daemon: Daemon) -> None:
     """Everything an operator looks at first."""
     daemon.say("hello")

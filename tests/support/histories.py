@@ -117,7 +117,8 @@ def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
             revoked_at_ms=ended.at_ms if ended else None,
         )
         tx.put(TOKENS, token_id, value=TokenRecord(token=record, digest=digest))
-        tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
+        if not revoked:
+            tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
 
     update(store, make)
 
