@@ -46,10 +46,11 @@ class Selection:
     """A filter made definite for a caller.
 
     ``stream`` is the one stream that can match; None where any can, of those that the caller's token
-    covers. Verdicts about streams are final, since a session's agent, sender and parent never change.
+    covers. ``whole_stream`` says that all of it matches. Verdicts about streams are final, since a
+    session's agent, sender and parent never change.
     """
 
-    __slots__ = ("_caller", "_remembered", "_root", "_run_id", "_types", "stream")
+    __slots__ = ("_caller", "_remembered", "_root", "_run_id", "_types", "stream", "whole_stream")
 
     def __init__(self, store: "Snapshot", caller: Caller, filter_: Filter) -> None:
         """Errors: SessionNotFound, RunNotFound, also for what the caller's token does not cover."""
@@ -67,6 +68,7 @@ class Selection:
         self._types = None if filter_.types is None else frozenset(filter_.types)
         self._remembered: dict[str, bool] = {}
         self.stream = None if subtree else session_id
+        self.whole_stream = self.stream is not None and filter_.run_id is None and filter_.types is None
 
     def admits(self, store: "Snapshot", stream: str) -> bool:
         """Whether entries of this stream can match."""

@@ -289,9 +289,12 @@ class Connection(ABC):
 
     def push(self, messages: list[bytes]) -> None:
         """Send notifications, after the answers that are ready."""
-        self._ready += messages
-        if not self._receiving:
-            self.flush()
+        if self._ready or self._receiving:
+            self._ready += messages
+            if not self._receiving:
+                self.flush()
+        elif messages and not self.ended:
+            self._transmit(messages)
 
     def flush(self) -> None:
         """Send what is ready."""

@@ -13,6 +13,7 @@ Both states look at committed rows, not at messages: hearing twice is harmless, 
 possible, because every bell is taken before the rows are read.
 """
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
+
+log = logging.getLogger(__name__)
 
 # What is sent before looking at the peer again, and what the hub reads before handing it on.
 PAGE_BYTES = 128 * 1024
@@ -130,7 +133,11 @@ class Subscription:
         """Send new entries on, if the peer has taken everything before."""
         if not self._level:
             return
-        messages = [self._event_head + entry.tail for entry in entries if self._matches(store, entry)]
+        head = self._event_head
+        if self.selection.whole_stream and entries[0].cursor > self._cursor:
+            messages = [head + entry.tail for entry in entries]
+        else:
+            messages = [head + entry.tail for entry in entries if self._matches(store, entry)]
         if not messages:
             return
         if not self._peer.clear:
@@ -279,6 +286,15 @@ def _tail(cursor: int, line: bytes) -> bytes:
     return b'"cursor":%d,"event":%b}}' % (cursor, line)
 
 
+def _hand_to_all(followers: list[Subscription], store: "Snapshot", entries: list[Entry]) -> None:
+    for follower in followers:
+        try:
+            follower.hand(store, entries)
+        except Exception:
+            log.exception("a subscription failed")
+            follower.forget()
+
+
 class Hub:
     """Reads new entries once for all level subscriptions, and makes subscriptions.
 
@@ -380,11 +396,9 @@ class Hub:
                     caught_up = False
                     break
             for stream, entries in by_stream.items():
-                for follower in list(self._by_stream.get(stream, ())):
-                    follower.hand(store, entries)
+                _hand_to_all(list(self._by_stream.get(stream, ())), store, entries)
             if everything:
-                for follower in list(self._of_many):
-                    follower.hand(store, everything)
+                _hand_to_all(list(self._of_many), store, everything)
         return caught_up
 
     def _entry(self, store: "Snapshot", cursor: int, stream: str) -> Entry:

@@ -362,6 +362,23 @@ async def test_nothing_is_lost_or_doubled(stage: Stage, seed: int) -> None:
         assert peer.cursors() == expected
 
 
+async def test_a_subscription_that_fails_harms_no_other(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged and over."""
+    failing, other = stage.follow(), stage.follow()
+    await settle()
+
+    def push(messages: list[bytes]) -> None:
+        raise RuntimeError("a fault in a subscription")
+
+    monkeypatch.setattr(failing, "push", push)
+    new = await stage.add(1)
+    assert other.cursors() == new
+    assert "a fault in a subscription" in caplog.text
+    assert failing.subscriptions == {}
+
+
 # Pruned history.
 
 
