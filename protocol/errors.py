@@ -267,6 +267,10 @@ class ScopeWouldWiden(Refused, reason="scope_would_widen"):
     """Rights only ever narrow; ask for no more than what is held."""
 
 
+class TooDeep(Refused, reason="too_deep"):
+    """Sessions nest 16 deep at most; make the new one a child of one further up."""
+
+
 class NotSupported(Refused, reason="not_supported"):
     """This version of the daemon cannot do that."""
 

@@ -46,6 +46,16 @@ REASON_BYTES_MAX = 2 * KIB
 IDEMPOTENCY_KEY_BYTES_MAX = 256
 METADATA_BYTES_MAX = 16 * KIB
 
+# What is written into a record that every event of its session or run writes again: a model's name, a
+# path (PATH_MAX), the names a scope lists (8 KiB are some 300 of them). With 16 KiB of metadata and the ids
+# of 257 open runs a session's record stays under 40 KiB, a run's under 20 KiB.
+MODEL_BYTES_MAX = 256
+PATH_BYTES_MAX = 4 * KIB
+SCOPE_BYTES_MAX = 8 * KIB
+
+# How deep sessions nest: each is bounded by all above it, which are looked at whenever it is sent to.
+SESSION_DEPTH_MAX = 16
+
 # An agent file: its instructions are kept beside the first run that pins them.
 AGENT_FILE_BYTES_MAX = 64 * KIB
 

@@ -53,11 +53,13 @@ class Caller:
         if self.senders is not None and sender not in self.senders:
             raise SenderForbidden(f"the token does not cover the sender '{sender}'", field="$.params.sender")
 
+    def covers_agent(self, agent: str) -> bool:
+        """Whether the caller may speak with and read this agent."""
+        return self.agents is None or agent in self.agents
+
     def covers(self, agent: str, sender: str | None) -> bool:
         """Whether the caller may read what belongs to this agent and sender."""
-        return (self.agents is None or agent in self.agents) and (
-            self.senders is None or sender in self.senders
-        )
+        return self.covers_agent(agent) and (self.senders is None or sender in self.senders)
 
     @property
     def unlimited(self) -> bool:

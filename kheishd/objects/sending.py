@@ -1,13 +1,13 @@
 """Sending: an input becomes a run, with everything the run uses pinned. Shared by every ``send``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from kheishd.core.session import both
 from kheishd.kernel.call import Call
+from kheishd.objects.bounds import Bounds, bounds_of
 from kheishd.objects.fold import Fold
 from kheishd.objects.run import output_of, settled
 from kheishd.store.tables import BLOBS
@@ -78,7 +78,7 @@ def make_ready(
         input_id=call.state.new_id(ids.INPUT),
         run_id=call.state.new_id(ids.RUN),
         session_id=call.state.new_id(ids.SESSION),
-        guest=find_definition(call, guest) if guest is not None else None,
+        guest=find_definition(call, guest, "guest") if guest is not None else None,
         workspace=workspace,
     )
 
@@ -130,7 +130,7 @@ def fits(value: object, limit: int, name: str, field: str) -> None:
         raise InvalidParams(f"the {name} is nested deeper than {NESTING_MAX} levels", field=field)
 
 
-def find_definition(call: Call, name: str | None) -> Definition:
+def find_definition(call: Call, name: str | None, param: str = "agent") -> Definition:
     """The agent that is meant; the configured default one without a name.
 
     Errors: AgentForbidden, AgentNotFound.
@@ -139,8 +139,11 @@ def find_definition(call: Call, name: str | None) -> Definition:
     call.caller.need_agent(name)
     definition = call.runtime.definitions.get(name)
     if definition is None:
-        known = ", ".join(sorted(call.runtime.definitions)[:8])
-        raise AgentNotFound(f"there is no agent '{name}'; those there are: {known}", field="$.params.agent")
+        covered = (name for name in call.runtime.definitions if call.caller.covers_agent(name))
+        known = ", ".join(sorted(covered)[:8]) or "none"
+        raise AgentNotFound(
+            f"there is no agent '{name}'; those there are: {known}", field=f"$.params.{param}"
+        )
     return definition
 
 
@@ -170,7 +173,7 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
             f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
         )
     speaker = sending.guest or definition
-    pinned = pin(call.runtime, sending, session, speaker)
+    pinned = pin(call.runtime, sending, session, speaker, bounds_of(tx, call.runtime, session, speaker))
     if tx.get(BLOBS, speaker.digest, 0) is None:
         tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
     fold.append(
@@ -198,8 +201,13 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
     )
 
 
-def pin(runtime: "Runtime", sending: Sending, session: Session, speaker: Definition) -> Pinned:
+def pin(
+    runtime: "Runtime", sending: Sending, session: Session, speaker: Definition, bounds: Bounds
+) -> Pinned:
     """What the run will use, by value: the request before the session before the agent's definition.
+
+    A model belongs to the route it was named with: whoever names another route names its model or gets
+    that route's own.
 
     Errors: RouteNotFound, RouteNotReady.
     """
@@ -208,26 +216,22 @@ def pin(runtime: "Runtime", sending: Sending, session: Session, speaker: Definit
     problem = runtime.models.problem(route)
     if problem is not None:
         raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field="$.params.route")
-    named_by_session = params.route is None and session.route is not None
-    model = params.model or (session.model if named_by_session or params.route is None else None)
+    by_session = session.model if params.route is None else None
+    by_agent = speaker.model if params.route is None and session.route is None else None
     return Pinned(
         route=route.route_id,
         driver=route.driver,
-        model=model or (speaker.model if params.route is None else None) or route.model,
+        model=params.model or by_session or by_agent or route.model,
         base_url=route.base_url,
         auth_ref=route.auth_ref,
-        options=_plain(route.options),
+        options=dict(route.options),
         instructions_digest=speaker.digest,
-        tools=[] if sending.guest else both(speaker.tools, session.scope.tools),
+        tools=[] if sending.guest else both(speaker.tools, bounds.scope.tools),
         workspace=sending.workspace or session.workspace or speaker.workspace or runtime.workspace_root,
-        permission_mode=session.permission_mode or speaker.permission_mode or runtime.permission_mode,
+        permission_mode=bounds.mode,
         max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
         generation=runtime.generation,
     )
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(options)
 
 
 def _ceiling(one: int | None, other: int) -> int:

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from kheishd.core.run import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.bounds import bounds_of
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import id_after, page_of
@@ -32,10 +33,11 @@ from protocol.errors import (
     SessionEnded,
     SessionExists,
     SessionNotFound,
+    TooDeep,
 )
 from protocol.events import DAEMON_STREAM, SessionCreated, SessionRenamed, SessionUpdated
 from protocol.events import SessionEnded as EndedEvent
-from protocol.limits import METADATA_BYTES_MAX
+from protocol.limits import METADATA_BYTES_MAX, SCOPE_BYTES_MAX, SESSION_DEPTH_MAX
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
 from protocol.objects.run import SendResult
@@ -43,7 +45,6 @@ from protocol.objects.session import (
     CapabilityScope,
     History,
     Interrupted,
-    PermissionMode,
     Session,
     SessionCreate,
     SessionEnd,
@@ -96,6 +97,7 @@ def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
     if params.session_id == DAEMON_STREAM:
         raise InvalidParams(f"no session may be called '{DAEMON_STREAM}'", field="$.params.session_id")
     fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    fits(params.scope, SCOPE_BYTES_MAX, "scope", "$.params.scope")
     definition = find_definition(call, params.agent)
     call.caller.need_sender(None)
     if params.route is not None:
@@ -122,9 +124,12 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
     root, mode = None, params.permission_mode
     if params.parent_session_id is not None:
         parent = find_session(tx, call, params.parent_session_id, "parent_session_id")
+        above = bounds_of(tx, call.runtime, parent)
+        if above.depth + 1 >= SESSION_DEPTH_MAX:
+            raise TooDeep(field="$.params.parent_session_id")
         root = parent.root_session_id or parent.session_id
-        scope = narrowest(inherited(parent.scope, params.scope), scope)
-        mode = mode_within(_mode_of(call, parent), mode)
+        scope = narrowest(inherited(above.scope, params.scope), scope)
+        mode = mode_within(above.mode, mode, plan.definition.permission_mode)
     return SessionCreated(
         agent=plan.definition.name,
         parent_session_id=params.parent_session_id,
@@ -139,19 +144,15 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
     )
 
 
-def _mode_of(call: Call, session: Session) -> PermissionMode:
-    """The permission mode in force in a session."""
-    definition = call.runtime.definitions.get(session.agent)
-    by_agent = definition.permission_mode if definition is not None else None
-    return session.permission_mode or by_agent or call.runtime.permission_mode
-
-
 def _same_or_refuse(call: Call, existing: Session, created: SessionCreated) -> Session:
     compared = ("agent", "parent_session_id", "scope", "permission_mode", "workspace", "route", "model")
     differing = [name for name in compared if getattr(existing, name) != getattr(created, name)]
-    if differing or not call.caller.covers(existing.agent, existing.sender):
+    if not call.caller.covers(existing.agent, existing.sender):
+        # What it is like is none of the caller's business.
+        differing = ["owner"]
+    if differing:
         raise SessionExists(
-            f"the session '{existing.session_id}' exists with another {', '.join(differing) or 'owner'}",
+            f"the session '{existing.session_id}' exists with another {', '.join(differing)}",
             field="$.params.session_id",
         )
     return existing
@@ -219,6 +220,8 @@ def _changes_of(params: SessionUpdate) -> dict[str, Any]:
 def _prepare_update(call: Call, params: SessionUpdate) -> SessionUpdate:
     if params.metadata is not UNSET:
         fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    if params.scope is not UNSET:
+        fits(params.scope, SCOPE_BYTES_MAX, "scope", "$.params.scope")
     if isinstance(params.route, str):
         find_route(call.runtime, params.route)
     return params
@@ -233,7 +236,12 @@ def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
         changes["scope"] = msgspec.to_builtins(narrower(session.scope, params.scope))
     parent = tx.get(SESSIONS, session.parent_session_id) if session.parent_session_id else None
     if parent is not None and "permission_mode" in changes:
-        changes["permission_mode"] = mode_within(_mode_of(call, parent), changes["permission_mode"])
+        own = call.runtime.definitions.get(session.agent)
+        changes["permission_mode"] = mode_within(
+            bounds_of(tx, call.runtime, parent).mode,
+            changes["permission_mode"],
+            own.permission_mode if own is not None else None,
+        )
     if not changes:
         return session
     fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
@@ -269,17 +277,16 @@ def end(tx: "Transaction", call: Call, params: SessionEnd) -> Session:
 # Sending and stopping.
 
 
-def _prepare_send(call: Call, params: SessionSend) -> tuple[Sending, dict[str, Definition]]:
-    return make_ready(call, params, sender=params.sender), dict(call.runtime.definitions)
+def _prepare_send(call: Call, params: SessionSend) -> Sending:
+    return make_ready(call, params, sender=params.sender)
 
 
 @mutation(rows.SEND, prepare=_prepare_send, follow=follow_send, follows=send_waits)
-def send(tx: "Transaction", call: Call, plan: tuple[Sending, dict[str, Definition]]) -> SendResult:
+def send(tx: "Transaction", call: Call, sending: Sending) -> SendResult:
     """Accept an input and its run into a session."""
-    sending, definitions = plan
     assert isinstance(sending.params, SessionSend)
     session = find_session(tx, call, sending.params.session_id)
-    definition = definitions.get(session.agent)
+    definition = call.runtime.definitions.get(session.agent)
     if definition is None:
         raise AgentNotFound(f"the session's agent '{session.agent}' is no longer defined")
     fold = Fold(tx, session.session_id, session=session, origin=origin_of(call, sending.sender))

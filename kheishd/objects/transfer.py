@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
-from kheishd.objects.paging import page_of
+from kheishd.objects.paging import cursor_after, page_of
 from kheishd.objects.sending import find_definition, fits
 from kheishd.objects.session import find_session, scope_of
 from kheishd.store.tables import JOURNAL
@@ -20,6 +20,8 @@ from protocol.events import (
     InputReceived,
     JournalEvent,
     MessageAppended,
+    RunEnded,
+    RunStarted,
     SessionCreated,
     SessionImported,
     TranscriptImported,
@@ -27,7 +29,13 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
-from protocol.limits import INPUT_BYTES_MAX, METADATA_BYTES_MAX, NESTING_MAX
+from protocol.limits import (
+    INPUT_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    NESTING_MAX,
+    TITLE_BYTES_MAX,
+    UPDATE_BYTES_MAX,
+)
 from protocol.objects import session as rows
 from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.session import SessionImported as Imported
@@ -37,6 +45,8 @@ from protocol.wire import nested_too_deep
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
 
+# A line that comes by itself: the longest there are, a long answer, and room for what its import adds.
+ONE_LINE_BYTES_MAX = UPDATE_BYTES_MAX - 32 * 1024
 HASH_BYTES = 32
 NO_HASH = bytes(HASH_BYTES)
 
@@ -54,11 +64,10 @@ _line = msgspec.json.Decoder(_Line)
 @query(rows.EXPORT)
 def export(call: Call, params: SessionExportParams) -> SessionExport:
     """One page of a session's journal, as lines of a JSONL file."""
-    if params.after is not None and not params.after.isdecimal():
-        raise InvalidParams("'after' must be the 'next' of the page before", field="$.params.after")
+    cursor = cursor_after(params.after)
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        after = (session.session_id, int(params.after)) if params.after is not None else None
+        after = (session.session_id, cursor) if cursor is not None else None
         found = (
             (key, _exported(stored)) for key, stored in store.scan(JOURNAL, session.session_id, after=after)
         )
@@ -81,10 +90,10 @@ class _Part:
 
 
 def _prepare(call: Call, params: SessionImport) -> _Part:
-    size = sum(map(len, params.lines))
-    if size > INPUT_BYTES_MAX and len(params.lines) > 1:
+    size = sum(len(line.encode()) for line in params.lines)
+    if size > (INPUT_BYTES_MAX if len(params.lines) > 1 else ONE_LINE_BYTES_MAX):
         raise InputTooLarge(
-            f"this part takes {size} characters; send at most {INPUT_BYTES_MAX}, or one line, at a time",
+            f"this part takes {size} bytes; send at most {INPUT_BYTES_MAX}, or one line, at a time",
             field="$.params.lines",
         )
     if (params.session_id is None) != (params.last_hash is None):
@@ -126,12 +135,9 @@ def _hash(text: str | None) -> bytes:
 def import_(tx: "Transaction", call: Call, part: _Part) -> Imported:
     """Read a part of an export into a session that it makes, or that the part before made."""
     fold = _begun(tx, call, part) if part.params.session_id is None else _continued(tx, call, part)
-    messages = 0
-    for envelope, event in part.events:
-        message = _message_of(event)
-        if message is not None:
-            fold.append(TranscriptImported(message=message, source_cursor=envelope.cursor))
-            messages += 1
+    messages = _messages_of(part.events)
+    for cursor, message in messages:
+        fold.append(TranscriptImported(message=message, source_cursor=cursor))
     fold.append(
         SessionImported(
             source_session_id=part.events[0][0].session_id or "",
@@ -140,17 +146,30 @@ def import_(tx: "Transaction", call: Call, part: _Part) -> Imported:
         )
     )
     fold.write()
-    return Imported(session_id=fold.session_id, messages=messages, last_hash=part.last_hash)
+    return Imported(session_id=fold.session_id, messages=len(messages), last_hash=part.last_hash)
 
 
-def _message_of(event: JournalEvent | Unknown) -> Message | None:
-    match event:
-        case InputReceived(items=items):
-            return Message("user", list(items))
-        case MessageAppended(message=message) | TranscriptImported(message=message):
-            return message
-        case _:
-            return None
+def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[tuple[int, Message]]:
+    """The messages of a part and their cursors, in the order in which the model was shown them.
+
+    An input stands where its run started. One whose run did not start in this part stands at its end; one
+    that was cancelled in its queue was never said, and is not said now.
+    """
+    messages: list[tuple[int, Message]] = []
+    waiting: dict[str | None, tuple[int, Message]] = {}
+    for envelope, event in events:
+        match event:
+            case InputReceived(items=items):
+                waiting[envelope.run_id] = (envelope.cursor, Message("user", list(items)))
+            case RunStarted() if envelope.run_id in waiting:
+                messages.append(waiting.pop(envelope.run_id))
+            case RunEnded():
+                waiting.pop(envelope.run_id, None)
+            case MessageAppended(message=message) | TranscriptImported(message=message):
+                messages.append((envelope.cursor, message))
+            case _:
+                pass
+    return [*messages, *waiting.values()]
 
 
 def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
@@ -160,6 +179,10 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
     definition = find_definition(call, part.params.agent or created.agent)
     call.caller.need_sender(None)
     fits(created.metadata, METADATA_BYTES_MAX, "metadata", "$.params.lines[0]")
+    if created.title is not None and len(created.title) > TITLE_BYTES_MAX:
+        raise ImportInvalid(
+            f"the title has more than {TITLE_BYTES_MAX} characters", field="$.params.lines[0]"
+        )
     fold = Fold(tx, part.new_session_id, session=None, origin=origin_of(call))
     fold.append(
         SessionCreated(

@@ -21,7 +21,7 @@ from protocol.errors import (
 from protocol.ids import Id
 from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
-from protocol.objects.run import Delivery, SendResult
+from protocol.objects.run import Delivery, PathName, SendResult
 from protocol.objects.session import History, Order, Session
 
 DEFAULT_SENDER = "user"
@@ -53,7 +53,7 @@ class ConversationSend(Delivery, frozen=True, kw_only=True):
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
     guest: Agent | None = None
-    workspace: str | None = None
+    workspace: PathName | None = None
     reply_targets: list[dict[str, Any]] | None = None
 
 

@@ -6,7 +6,14 @@ from msgspec import Meta, Struct
 
 from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import INPUT_ITEMS_MAX, REASON_BYTES_MAX, WAIT_SECONDS_MAX
+from protocol.limits import (
+    AGENT_BYTES_MAX,
+    INPUT_ITEMS_MAX,
+    MODEL_BYTES_MAX,
+    PATH_BYTES_MAX,
+    REASON_BYTES_MAX,
+    WAIT_SECONDS_MAX,
+)
 from protocol.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Usage
 
@@ -20,6 +27,10 @@ Status = Literal[
     "cancelled",
     "interrupted",
 ]
+Name = Annotated[str, Meta(min_length=1, max_length=AGENT_BYTES_MAX)]
+"""What an agent or a route may be called."""
+ModelName = Annotated[str, Meta(min_length=1, max_length=MODEL_BYTES_MAX)]
+PathName = Annotated[str, Meta(min_length=1, max_length=PATH_BYTES_MAX)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
 """The statuses that never change again."""
@@ -113,8 +124,8 @@ class Delivery(Mutation, frozen=True, kw_only=True):
 
     content: str | None = None
     input_items: Annotated[list[InputItem], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
-    route: str | None = None
-    model: str | None = None
+    route: Name | None = None
+    model: ModelName | None = None
     metadata: dict[str, Any] = {}
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False

@@ -20,11 +20,12 @@ from protocol.errors import (
     SessionExists,
     SessionNotFound,
     StorageFull,
+    TooDeep,
 )
 from protocol.ids import Cursor, Id
 from protocol.limits import REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
-from protocol.objects.run import Delivery, SendResult
+from protocol.objects.run import Delivery, ModelName, Name, PathName, SendResult
 from protocol.transcript import InputItem, Message, Usage
 
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
@@ -107,14 +108,14 @@ class SessionCreate(Mutation, frozen=True, kw_only=True):
     """Params of ``session.create``. An existing id with the same properties gives that session."""
 
     session_id: Id | None = None
-    agent: str | None = None
+    agent: Name | None = None
     title: Title | None = None
     parent_session_id: Id | None = None
     scope: CapabilityScope = CapabilityScope()
     permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
+    workspace: PathName | None = None
+    route: Name | None = None
+    model: ModelName | None = None
     metadata: dict[str, Any] = {}
 
 
@@ -141,9 +142,9 @@ class SessionUpdate(Mutation, frozen=True, kw_only=True):
     session_id: Id
     scope: CapabilityScope | UnsetType = UNSET
     permission_mode: PermissionMode | None | UnsetType = UNSET
-    workspace: str | None | UnsetType = UNSET
-    route: str | None | UnsetType = UNSET
-    model: str | None | UnsetType = UNSET
+    workspace: PathName | None | UnsetType = UNSET
+    route: Name | None | UnsetType = UNSET
+    model: ModelName | None | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
 
 
@@ -218,7 +219,7 @@ class SessionImport(Mutation, frozen=True, kw_only=True):
     lines: Annotated[list[str], Meta(min_length=1, max_length=1000)]
     session_id: Id | None = None
     last_hash: str | None = None
-    agent: str | None = None
+    agent: Name | None = None
 
 
 class SessionImported(Struct, frozen=True, kw_only=True):
@@ -234,7 +235,6 @@ _SEND = (
     SessionNotFound,
     SessionEnded,
     AgentNotFound,
-    AgentForbidden,
     SenderForbidden,
     SenderInvalid,
     RouteNotFound,
@@ -259,6 +259,8 @@ CREATE = Method(
         RouteNotFound,
         SessionNotFound,
         ScopeWouldWiden,
+        TooDeep,
+        InputTooLarge,
         StorageFull,
     ),
 )
@@ -271,7 +273,7 @@ UPDATE = Method(
     Session,
     "Change properties of a session; future runs use them, accepted ones keep what they pinned.",
     scope="operate",
-    errors=(SessionNotFound, SessionEnded, RouteNotFound, ScopeWouldWiden, StorageFull),
+    errors=(SessionNotFound, SessionEnded, RouteNotFound, ScopeWouldWiden, InputTooLarge, StorageFull),
 )
 SEND = Method(
     "session.send",

@@ -335,7 +335,7 @@ async def test_an_answer_outlasts_a_full_disk(
         await gate.reached.wait()
         with full_disk():
             gate.opened.set()
-            await trio.sleep(5)
+            await wait_all_tasks_blocked()
             assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status == "completed")
         assert desk.said(sent.session_id) == ["so far and so on"]
@@ -356,7 +356,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
                 await gate.reached.wait()
                 disk.enter_context(full_disk())
                 gate.opened.set()
-                await trio.sleep(3)
+                await wait_all_tasks_blocked()
         async with working(desk):
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
         assert desk.said(sent.session_id) == ["again"]
