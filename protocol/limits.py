@@ -65,6 +65,13 @@ AGENT_FILE_BYTES_MAX = 64 * KIB
 INPUT_BYTES_MAX = 128 * KIB
 INPUT_ITEMS_MAX = 64
 
+# One part of an import is one transaction, too: what it writes is at most as long as what it reads, and
+# 64 KiB are left for the session's own record and events. A line that comes alone may be longer: the
+# longest there are hold an answer.
+IMPORT_BYTES_MAX = 192 * KIB
+IMPORT_LINE_BYTES_MAX = 224 * KIB
+IMPORT_LINES_MAX = 500
+
 # One answer of a model, as JSON in the journal: 192 KiB is about 48,000 tokens of text and leaves 64 KiB
 # of its transaction to the records and a checkpoint. What a model sends beyond it is not kept, and the
 # answer says so: its stop reason is ``length``.

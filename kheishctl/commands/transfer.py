@@ -10,15 +10,13 @@ import click
 
 from kheishctl.text import facts
 from kheishctl.verb import App, complete, given, mutating, verb
+from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINES_MAX
 
 if TYPE_CHECKING:
     from kheishctl.client import Json
 
-# One part of an import is one transaction of the daemon, which may write 256 KiB; what it writes is at
-# most as long as what it reads, and 64 KiB are left for the session's own record and events.
-PART_BYTES_MAX = 192 * 1024
-PART_LINES_MAX = 500
-
+PART_BYTES_MAX = IMPORT_BYTES_MAX
+PART_LINES_MAX = IMPORT_LINES_MAX
 EXPORT_PAGE_LINES = 500
 
 

@@ -30,11 +30,11 @@ from protocol.events import (
     decode_event,
 )
 from protocol.limits import (
-    INPUT_BYTES_MAX,
+    IMPORT_BYTES_MAX,
+    IMPORT_LINE_BYTES_MAX,
     METADATA_BYTES_MAX,
     NESTING_MAX,
     TITLE_BYTES_MAX,
-    UPDATE_BYTES_MAX,
 )
 from protocol.objects import session as rows
 from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
@@ -45,8 +45,6 @@ from protocol.wire import nested_too_deep
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
 
-# A line that comes by itself: the longest there are, a long answer, and room for what its import adds.
-ONE_LINE_BYTES_MAX = UPDATE_BYTES_MAX - 32 * 1024
 HASH_BYTES = 32
 NO_HASH = bytes(HASH_BYTES)
 
@@ -91,9 +89,9 @@ class _Part:
 
 def _prepare(call: Call, params: SessionImport) -> _Part:
     size = sum(len(line.encode()) for line in params.lines)
-    if size > (INPUT_BYTES_MAX if len(params.lines) > 1 else ONE_LINE_BYTES_MAX):
+    if size > (IMPORT_BYTES_MAX if len(params.lines) > 1 else IMPORT_LINE_BYTES_MAX):
         raise InputTooLarge(
-            f"this part takes {size} bytes; send at most {INPUT_BYTES_MAX}, or one line, at a time",
+            f"this part takes {size} bytes; send at most {IMPORT_BYTES_MAX}, or one line, at a time",
             field="$.params.lines",
         )
     if (params.session_id is None) != (params.last_hash is None):

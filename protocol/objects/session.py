@@ -23,7 +23,7 @@ from protocol.errors import (
     TooDeep,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import REASON_BYTES_MAX, TITLE_BYTES_MAX
+from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.run import Delivery, ModelName, Name, PathName, SendResult
 from protocol.transcript import InputItem, Message, Usage
@@ -216,7 +216,7 @@ class SessionImport(Mutation, frozen=True, kw_only=True):
     gave, and ``last_hash`` the hash of its last line.
     """
 
-    lines: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+    lines: Annotated[list[str], Meta(min_length=1, max_length=IMPORT_LINES_MAX)]
     session_id: Id | None = None
     last_hash: str | None = None
     agent: Name | None = None
