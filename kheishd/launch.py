@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -99,14 +99,19 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
     try:
         trio.run(Daemon(source, config, logs, environ, options.log_level).live)
     except BaseException as error:
-        explain(error)
+        raise explain(error) from None
     finally:
         logs.close()
     return STOPPED
 
 
-def explain(error: BaseException) -> NoReturn:
-    """Turn what can be foreseen into a message; let everything else be a traceback."""
+def explain(error: BaseException) -> Exit:
+    """How the program ends because of an error: what can be foreseen in words of its own.
+
+    Everything else is a fault in the program. It is logged whole, and scrubbed, like all that is logged.
+    """
+    import logging
+
     from kheishd.server.listeners import SocketInUse
     from kheishd.store.opening import StoreUnusable
     from protocol.errors import ConfigInvalid, Refusal
@@ -117,17 +122,18 @@ def explain(error: BaseException) -> NoReturn:
         error = next(_leaves(error))
     match error:
         case StoreUnusable():
-            raise Exit(STORE_REFUSED, str(error)) from None
+            return Exit(STORE_REFUSED, str(error))
         case ConfigInvalid():
-            raise Exit(UNUSABLE, error.message) from None
+            return Exit(UNUSABLE, error.message)
         case SocketInUse():
-            raise Exit(HELD, str(error)) from None
+            return Exit(HELD, str(error))
         case Refusal():
-            raise Exit(FAILED, error.message) from error
+            return Exit(FAILED, error.message)
         case OSError():
-            raise Exit(FAILED, str(error)) from error
+            return Exit(FAILED, str(error))
         case _:
-            raise error
+            logging.getLogger("kheishd").critical("the daemon failed", exc_info=error)
+            return Exit(FAILED, f"failed: {type(error).__name__}; the log above has the details")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
