@@ -1,14 +1,16 @@
 """Starting the daemon's program: in the background, or in this process's place."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exits
 from kheishctl.client import Client, Failure, Json, Lost, NoDaemon, TimedOut, socket_path
+
+if TYPE_CHECKING:
+    import subprocess
 
 LOG_NAME = os.path.join("run", "kheishd.log")
 
@@ -75,6 +77,9 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
     The daemon has its own session, ``/`` as its directory and its log in ``<home>/run``.
     Errors: NotStarted with what its log says, exit code 4 if another one holds the home; TimedOut.
     """
+    # Made where used: 'status' is in the same module as 'start'.
+    import subprocess
+
     os.makedirs(os.path.join(home, "run"), mode=0o700, exist_ok=True)
     log = os.open(log_path(home), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

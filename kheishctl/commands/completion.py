@@ -9,6 +9,11 @@ VARIABLE = "_KHEISHCTL_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
 
 
+# Loaded from $fpath, zsh runs the file as the function's body at every call; click's own test is true at the
+# first call only, so that every second Tab would do nothing.
+_ZSH_LOADED = ("[[ $zsh_eval_context[-1] == loadautofunc ]]", f"[[ $funcstack[1] == _{PROGRAM} ]]")
+
+
 def script(shell: str) -> str:
     """The completion script of a shell: one of :data:`SHELLS`."""
     from click.shell_completion import get_completion_class
@@ -17,7 +22,7 @@ def script(shell: str) -> str:
     assert found is not None, shell
     generator = found(click.Group(PROGRAM), {}, PROGRAM, VARIABLE)
     # Not ``source()``: for bash that runs the bash of this machine to look at its version.
-    return generator.source_template % generator.source_vars()
+    return generator.source_template.replace(*_ZSH_LOADED) % generator.source_vars()
 
 
 @verb(

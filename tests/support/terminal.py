@@ -36,7 +36,15 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the program, whatever it does."""
         self._child.close(force=True)
+
+    def signal(self, number: int) -> None:
+        """Send the program a signal."""
+        self._child.kill(number)
 
     def type(self, text: str) -> None:
         """Type text as it stands; a tab or newline in it is that key."""

@@ -15,6 +15,12 @@ def test_completion(ctl: Ctl, shell: str) -> None:
     assert "_KHEISHCTL_COMPLETE" in done.out
 
 
+def test_zsh_is_told_apart_at_every_call() -> None:
+    """The condition that fails at every second Tab is gone."""
+    assert "loadautofunc" not in script("zsh")
+    assert "funcstack[1] == _kheishctl" in script("zsh")
+
+
 def test_completion_of_another_shell(ctl: Ctl) -> None:
     """A shell that is not supported is a usage error naming those that are."""
     done = ctl("completion", "csh")

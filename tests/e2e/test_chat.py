@@ -1,0 +1,249 @@
+"""The chat as a person has it: in a terminal, with a real daemon."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kheishctl import exits
+from kheishctl.client import socket_path
+from kheishctl.launch import probe, wait_gone
+from tests.support.daemons import Daemon
+from tests.support.terminal import Terminal
+
+Chat = Callable[..., "Terminal"]
+
+
+@pytest.fixture
+def chat(home: Path, tmp_path: Path) -> Iterator[Chat]:
+    """Opens chats with the daemon of the test's home, each in a terminal of its own."""
+    opened: list[Terminal] = []
+
+    def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
+        command = [sys.executable, "-m", "kheishctl", "--home", str(home), "chat", *arguments]
+        state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+        terminal = Terminal(command, {**state, **environ}, columns=columns, rows=rows)
+        opened.append(terminal)
+        return terminal
+
+    yield open_chat
+    for terminal in opened:
+        terminal.close()
+
+
+def test_markdown_is_shown_as_it_is_meant(daemon: Daemon, chat: Chat) -> None:
+    """Marks become styles; the answer is there once."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.say("then **this** and `that`")
+    text = terminal.until(lambda text: "You say: “then this and that”" in text, "the answer")
+    assert text.count("You say") == 1
+    assert "\x1b[1mthis\x1b[0m" in terminal.raw
+
+
+def test_streaming(daemon: Daemon, chat: Chat) -> None:
+    """Text is on the screen while the run is still in flight."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.paste("/slow 50 60\nhello")
+    terminal.press("enter")
+    seen = terminal.sees("This is the off")
+    assert "“hello”" not in seen
+    assert "answering" in seen
+    whole = terminal.until(lambda text: "“hello”" in text and "answering" not in text, "the whole answer")
+    assert whole.count("This is the offline stand-in") == 1
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat: Chat) -> None:
+    """The run is cancelled, what had come stays, and the next message goes on in the same session."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.paste("/slow 60 100\nfirst")
+    terminal.press("enter")
+    terminal.sees("This is")
+    terminal.press("ctrl-c")
+    terminal.sees("· stopped")
+    terminal.say("second")
+    text = terminal.sees("You say: “second”")
+    assert text.count("· stopped") == 1
+    runs = daemon.call("run.list", order="oldest")["runs"]
+    assert [run["status"] for run in runs] == ["cancelled", "completed"]
+    assert len({run["session_id"] for run in runs}) == 1
+
+
+def test_it_resumes_and_shows_the_last_turns(daemon: Daemon, chat: Chat) -> None:
+    """Whoever comes back sees where things stand; another sender sees nothing of it."""
+    daemon.say("the first thing", agent="default", sender="ada")
+    daemon.say("the second thing", agent="default", sender="ada")
+    terminal = chat("default", "--as", "ada")
+    text = terminal.sees("You say: “the second thing”")
+    assert text.index("ada > the first thing") < text.index("ada > the second thing")
+    terminal.say("third")
+    terminal.sees("before it you said: “the second thing”")
+    other = chat("default", "--as", "bob")
+    assert "thing" not in other.sees("a new conversation")
+
+
+def test_it_follows_what_another_client_starts(daemon: Daemon, chat: Chat) -> None:
+    """Two chats in one conversation see the same, whoever speaks."""
+    one, two = chat(), chat()
+    one.sees("a new conversation")
+    two.sees("a new conversation")
+    one.say("from one")
+    for terminal in (one, two):
+        terminal.sees("You say: “from one”")
+    two.say("from two")
+    for terminal in (one, two):
+        text = terminal.sees("You say: “from two”")
+        assert text.index("> from one") < text.index("> from two")
+        assert text.count("You say: “from one”") == 1
+
+
+@pytest.mark.parametrize("orderly", [True, False], ids=["stopped", "killed"])
+def test_the_daemon_goes_and_comes_in_the_middle(daemon: Daemon, chat: Chat, orderly: bool) -> None:
+    """The chat waits for it; the answer is whole in the end and nothing is there twice."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.paste("/slow 30 40\nhello")
+    terminal.press("enter")
+    terminal.sees("This is the off")
+    if orderly:
+        daemon.signal(signal.SIGTERM)
+        daemon.wait()
+    else:
+        daemon.kill()
+    terminal.sees("the connection is lost")
+    terminal.say("typed meanwhile")
+    terminal.sees("to be sent: typed meanwhile")
+    daemon.restart()
+    text = terminal.until(
+        lambda text: "You say: “typed meanwhile”" in text and "answering" not in text, "all"
+    )
+    assert text.count("You say: “hello”") == 1
+    assert text.count("> typed meanwhile") == 1
+    assert text.count("connected again") == 1
+    assert len(daemon.events(types=["input_received"])) == 2
+
+
+def test_leaving_lets_the_run_go_on(daemon: Daemon, chat: Chat) -> None:
+    """It is said how to come back, and whoever does sees the rest."""
+    terminal = chat("--as", "ada")
+    terminal.sees("a new conversation")
+    terminal.paste("/slow 30 60\nhello")
+    terminal.press("enter")
+    terminal.sees("This is the off")
+    terminal.press("ctrl-d")
+    terminal.sees("come back with: kheishctl chat default --as ada")
+    assert terminal.ends() == 0
+    again = chat("--as", "ada")
+    text = again.sees("You say: “hello”")
+    assert text.count("This is the offline stand-in") == 1
+
+
+def test_lines_of_their_own(daemon: Daemon, chat: Chat) -> None:
+    """Alt-Enter begins a line, a paste keeps its lines, Enter sends all of it."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.type("one")
+    terminal.press("alt-enter")
+    terminal.paste("two\nthree")
+    terminal.press("enter")
+    terminal.sees("You say: “one")
+    message = daemon.call("conversation.history")["messages"][0]["message"]
+    assert message["items"][0]["text"] == "one\ntwo\nthree"
+
+
+def test_what_was_typed_is_remembered(daemon: Daemon, chat: Chat) -> None:
+    """Up brings it back, in the next chat too."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.say("remember me")
+    terminal.sees("You say: “remember me”")
+    terminal.press("ctrl-d")
+    assert terminal.ends() == 0
+    again = chat("--as", "ada")
+    again.sees("a new conversation")
+    again.press("up")
+    again.sees("ada > remember me")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(60, 12), (30, 8)])
+def test_a_long_answer_in_a_small_terminal(daemon: Daemon, chat: Chat, columns: int, rows: int) -> None:
+    """Every word is there once and in order, though the answer is longer than the screen."""
+    terminal = chat(columns=columns, rows=rows)
+    terminal.sees(">")
+    terminal.paste("/slow 60 10\n/long 300")
+    terminal.press("enter")
+    text = terminal.until(lambda text: "word300" in text and "answering" not in text, "the last word")
+    words = [word for word in text.split() if word.startswith("word")]
+    assert words == [f"word{number}" for number in range(1, 301)]
+
+
+def test_escape_sequences_do_nothing(daemon: Daemon, chat: Chat) -> None:
+    """What a sender smuggles in is seen; the terminal obeys none of it, while written and afterwards."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    daemon.say("/slow 20 20\n\x1b]0;stolen\x07\x1b[2Jgone\u202e", agent="default", sender="user")
+    terminal.until(lambda text: "␛[2Jgone" in text and "answering" not in text, "the sequence")
+    assert "\x1b]0;stolen" not in terminal.raw
+    assert "\x1b[2J" not in terminal.raw
+    assert "\u202e" not in terminal.raw
+
+
+def test_without_color(daemon: Daemon, chat: Chat) -> None:
+    """NO_COLOR is honoured, by what is said and by the prompt."""
+    terminal = chat(NO_COLOR="1")
+    terminal.sees("a new conversation")
+    terminal.say("**bold** and `code`")
+    terminal.sees("bold and code")
+    assert "\x1b[3" not in terminal.raw.replace("\x1b[3D", "")
+
+
+@contextmanager
+def stopped(home: Path) -> Iterator[None]:
+    """Whatever daemon is in a home is stopped in the end."""
+    try:
+        yield
+    finally:
+        status = probe(socket_path(str(home)))
+        if status is not None:
+            os.kill(status["pid"], signal.SIGTERM)
+            assert wait_gone(status["pid"], 30)
+
+
+@pytest.mark.parametrize("arguments", [["--spawn"], []], ids=["spawn", "asked"])
+def test_without_a_daemon_one_is_started(home: Path, chat: Chat, arguments: list[str]) -> None:
+    """Asked for or agreed to, a daemon is started in the background, and outlives the chat."""
+    with stopped(home):
+        terminal = chat(*arguments)
+        if not arguments:
+            terminal.sees("Start one in the background? [Y/n]")
+            terminal.press("enter")
+        terminal.sees("Started a daemon")
+        terminal.say("hello")
+        terminal.sees("You say: “hello”")
+        terminal.press("ctrl-d")
+        assert terminal.ends() == 0
+        assert probe(socket_path(str(home))) is not None
+
+
+def test_without_a_daemon_and_without_consent(home: Path, chat: Chat) -> None:
+    """Nothing is started, and the exit code says that there is no daemon."""
+    terminal = chat()
+    terminal.sees("No daemon is running")
+    terminal.say("n")
+    assert terminal.ends() == exits.NO_DAEMON
+    assert not (home / "run").exists()
+
+
+def test_a_signal_leaves_the_terminal_whole(daemon: Daemon, chat: Chat) -> None:
+    """SIGTERM ends the chat as Ctrl-D does."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.signal(signal.SIGTERM)
+    assert terminal.ends() == 0
+    assert terminal.raw.rstrip().endswith("\x1b[?2004l")

@@ -1,0 +1,310 @@
+"""The installed ``kheishctl``: pipes, terminals, shells, manual pages, and how little it loads."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kheishd
+from kheishctl import __version__, exits
+from tests.support.daemons import PATIENCE_S, Daemon
+from tests.support.programs import BIN, ROOT, environment
+from tests.support.terminal import Terminal
+
+CTL = [sys.executable, "-m", "kheishctl"]
+COMPLETIONS = ROOT / "contrib" / "completions"
+
+
+Completed = subprocess.CompletedProcess[str]
+
+
+def run(command: list[str], *, stdin: str = "", environ: dict[str, str] | None = None) -> Completed:
+    """Run a command to its end, in a pipe."""
+    return subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment() if environ is None else environ,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def ctl(home: Path, *arguments: str, stdin: str = "") -> Completed:
+    """Run the program on a home, in a pipe."""
+    return run([*CTL, "--home", str(home), *arguments], stdin=stdin)
+
+
+def test_versions_agree() -> None:
+    """The client and the daemon are of one version, and say so."""
+    assert __version__ == kheishd.__version__
+    assert run([*CTL, "--version"]).stdout == f"kheishctl {__version__}\n"
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """Man pages and completion scripts say what the help texts say now."""
+    done = run([sys.executable, str(ROOT / "contrib" / "generate"), "--check"])
+    assert done.returncode == 0, f"run contrib/generate:\n{done.stdout}{done.stderr}"
+
+
+def test_man_pages_are_sound() -> None:
+    """The formatter has nothing to complain about, and shows examples and options as they are typed."""
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    shown = {}
+    for page in sorted((ROOT / "contrib" / "man").iterdir()):
+        done = run(["groff", "-man", "-Tutf8", "-ww", "-P-cbou", str(page)])
+        assert (done.returncode, done.stderr) == (0, ""), page
+        shown[page.name] = done.stdout
+    assert "git diff | kheishctl send reviewer --as ci" in shown["kheishctl-send.1"]
+    assert "--idempotency-key KEY" in shown["kheishctl-send.1"]
+
+
+LAZY = ("msgspec", "trio", "asyncio", "rich", "prompt_toolkit", "httpx2", "lmdb", "subprocess", "ssl", "yaml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["status"], ["run", "list"], ["send", "default", "hi"], ["session", "--help"]],
+    ids=" ".join,
+)
+def test_one_shot_commands_load_little(daemon: Daemon, arguments: list[str]) -> None:
+    """What costs more than the whole command is not loaded for it."""
+    done = run([sys.executable, "-X", "importtime", *CTL[1:], "--home", str(daemon.home), *arguments])
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    loaded = {line.rpartition("|")[2].strip() for line in lines}
+    assert done.returncode == 0
+    assert "kheishctl.verb" in loaded
+    assert not loaded & set(LAZY)
+
+
+# Pipes.
+
+
+def test_a_pipeline(daemon: Daemon) -> None:
+    """Standard input in, the answer out, nothing else; every byte is text, no escape sequences."""
+    done = ctl(daemon.home, "send", stdin="from a pipe\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("You say: “from a pipe”\n")
+    assert "\x1b" not in done.stdout
+
+
+def test_a_reader_that_goes_away(daemon: Daemon) -> None:
+    """'| head' ends the program without a complaint."""
+    for number in range(3):
+        daemon.say(f"turn {number}")
+    line = " ".join([*CTL, "--home", str(daemon.home), "journal", "read", "--all", "--limit", "1"])
+    done = run(["bash", "-c", f"{line} | head -n 1"])
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_the_daemon_is_killed_while_a_script_waits(daemon: Daemon) -> None:
+    """The script gets its answer from the daemon that comes back; the input was taken once."""
+    command = [*CTL, "--home", str(daemon.home), "send", "default", "/slow 20 50\nhello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()) as child:
+        with daemon.connect() as client:
+            begun = client.call("journal.subscribe", after=0, deltas=True)
+            assert client.note("journal.delta")["subscription"] == begun["subscription"]
+        daemon.kill()
+        daemon.restart()
+        out, _ = child.communicate(timeout=PATIENCE_S)
+    assert child.returncode == 0
+    assert out.endswith("You say: “hello”\n")
+    assert len(daemon.events(types=["input_received"])) == 1
+
+
+def test_json_is_one_document(daemon: Daemon) -> None:
+    """With --json, standard output is one document and standard error is empty, whatever comes of it."""
+    daemon.say("hello")
+    for arguments, code in (
+        (["status"], 0),
+        (["session", "list"], 0),
+        (["conversation", "history"], 0),
+        (["send", "default", "hi"], 0),
+        (["send", "default", "/fail unauthorized", "--as", "eve"], exits.RUN_FAILED),
+        (["session", "get", "none"], exits.FAILED),
+        (["send", "nobody", "hi"], exits.FAILED),
+    ):
+        done = ctl(daemon.home, *arguments, "--json")
+        json.loads(done.stdout)
+        assert (done.returncode, done.stderr) == (code, ""), arguments
+
+
+def test_a_home_too_deep_for_a_socket(tmp_path: Path) -> None:
+    """A path longer than the kernel takes works all the same."""
+    home = tmp_path / ("deep" * 30)
+    home.mkdir()
+    try:
+        assert ctl(home, "daemon", "start").returncode == 0
+        assert ctl(home, "send", "default", "hi").returncode == 0
+    finally:
+        assert ctl(home, "daemon", "stop", "--drain", "1s").returncode == 0
+
+
+# Terminals.
+
+
+def terminal(home: Path, *arguments: str, **environ: str) -> Terminal:
+    """Run the program on a home, in a terminal."""
+    return Terminal([*CTL, "--home", str(home), *arguments], environ)
+
+
+def test_send_streams_to_a_terminal(daemon: Daemon) -> None:
+    """The answer is seen while it is written."""
+    with terminal(daemon.home, "send", "default", "/slow 40 50\nhello") as shown:
+        assert "“hello”" not in shown.sees("This is the off")
+        assert shown.ends() == 0
+        assert shown.text.count("This is the offline stand-in") == 1
+        assert shown.text.endswith("You say: “hello”")
+
+
+def test_a_stream_over_a_killed_daemon(daemon: Daemon) -> None:
+    """The answer starts over where it has to, that is said, and the end is whole."""
+    with terminal(daemon.home, "send", "default", "/slow 30 40\nhello") as shown:
+        shown.sees("This is the off")
+        daemon.kill()
+        daemon.restart()
+        assert shown.ends() == 0
+        assert "the answer starts over" in shown.text
+        assert shown.text.count("You say: “hello”") == 1
+
+
+def test_send_reads_from_a_terminal(daemon: Daemon) -> None:
+    """It is said what is waited for."""
+    with terminal(daemon.home, "send", "default") as shown:
+        shown.sees("Ctrl-D sends it")
+        shown.say("typed")
+        shown.press("ctrl-d")
+        shown.sees("You say: “typed”")
+        assert shown.ends() == 0
+
+
+def test_ctrl_c_leaves_the_run_alone(daemon: Daemon) -> None:
+    """Its exit code is its own, and it is said how to stop the run as well."""
+    with terminal(daemon.home, "send", "default", "/slow 1000 1000") as shown:
+        shown.until(lambda _: bool(daemon.call("run.list", status="running")["runs"]), "a run")
+        shown.press("ctrl-c")
+        shown.sees("The run goes on")
+        assert shown.ends() == exits.INTERRUPTED
+    assert daemon.call("run.list", active=True)["runs"]
+
+
+def test_a_terminal_is_told_no_sequences(daemon: Daemon) -> None:
+    """What a sender smuggled in is seen wherever it is shown."""
+    daemon.say("\x1b]0;stolen\x07\u202e", agent="default", sender="eve")
+    session = daemon.call("conversation.list")["conversations"][0]["session_id"]
+    daemon.call("session.rename", session_id=session, title="\x1b[2Jtitle")
+    for arguments in (
+        ["conversation", "history", "default", "--as", "eve"],
+        ["session", "list"],
+        ["session", "get", session],
+        ["session", "get", session, "--json"],
+        ["journal", "read"],
+        ["journal", "read", "--json"],
+        ["send", "default", "again\x1b[2J", "--as", "eve"],
+    ):
+        with terminal(daemon.home, *arguments) as shown:
+            assert shown.ends() == 0
+            for harmful in ("\x1b]0", "\x1b[2J", "\x07", "\u202e"):
+                assert harmful not in shown.raw, (arguments, shown.raw)
+
+
+def test_tables_and_colors(daemon: Daemon) -> None:
+    """A terminal gets titles and color; NO_COLOR gets no color; a pipe gets neither."""
+    daemon.say("hello")
+    with terminal(daemon.home, "run", "list") as shown:
+        assert shown.ends() == 0
+        assert "\x1b[1mRUN" in shown.raw
+    with terminal(daemon.home, "run", "list", NO_COLOR="1") as shown:
+        assert shown.ends() == 0
+        assert "\x1b" not in shown.raw
+    piped = ctl(daemon.home, "run", "list")
+    assert re.fullmatch(r"run_\w+\tcompleted\t.*\n", piped.stdout)
+
+
+# Shells.
+
+
+def shell_environment(home: Path) -> dict[str, str]:
+    """An environment in which shells find the installed program."""
+    if not (BIN / "kheishctl").exists():
+        pytest.skip("kheishctl is not installed beside this Python")
+    return environment(PATH=f"{BIN}:{os.environ['PATH']}", KHEISH_HOME=str(home), HOME=str(home))
+
+
+def needs(shell: str) -> str:
+    """The path of a shell; the test is skipped without it."""
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    return path
+
+
+def bash_completes(environ: dict[str, str], *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    script = (
+        f"source {COMPLETIONS / 'kheishctl.bash'}; COMP_WORDS=({' '.join(map(repr, words))}); "
+        f"COMP_CWORD={len(words) - 1}; _kheishctl_completion kheishctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = run([needs("bash"), "--norc", "-c", script], environ=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def test_bash_completes(daemon: Daemon) -> None:
+    """Commands, options, and names that the daemon knows."""
+    environ = shell_environment(daemon.home)
+    assert bash_completes(environ, "kheishctl", "conv") == ["conversation"]
+    assert bash_completes(environ, "kheishctl", "run", "list", "--act") == ["--active"]
+    assert bash_completes(environ, "kheishctl", "send", "de") == ["default"]
+
+
+def test_completion_never_hangs(tmp_path: Path) -> None:
+    """Without a daemon, and with one that accepts and says nothing, there are no names and no waiting."""
+    environ = shell_environment(tmp_path)
+    assert bash_completes(environ, "kheishctl", "send", "de") == []
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "run" / "kheishd.sock"))
+        silent.listen()
+        assert bash_completes(environ, "kheishctl", "send", "de") == []
+
+
+def test_fish_completes(daemon: Daemon) -> None:
+    """The same in fish, with what each command does."""
+    environ = shell_environment(daemon.home)
+    wanted = ("conv", "send de")
+    lines = [f"complete -C 'kheishctl {words}'" for words in wanted]
+    script = "; ".join([f"source {COMPLETIONS / 'kheishctl.fish'}", *lines])
+    done = run([needs("fish"), "-N", "-c", script], environ=environ)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("conversation\tConversations")
+    assert "default" in lines
+
+
+def test_zsh_completes(daemon: Daemon, tmp_path: Path) -> None:
+    """The same in zsh, where a person presses Tab."""
+    environ = shell_environment(daemon.home)
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({COMPLETIONS} $fpath)\n"
+        f"autoload -Uz compinit; compinit -u -d {tmp_path / 'dump'}\n"
+        "PROMPT='ready> '\n"
+    )
+    with Terminal([needs("zsh"), "-i"], {**environ, "ZDOTDIR": str(tmp_path)}) as shown:
+        shown.sees("ready>")
+        shown.type("kheishctl conv\t")
+        shown.sees("kheishctl conversation")
+        shown.type("get def\t")
+        shown.sees("kheishctl conversation get default")
+        shown.press("ctrl-c")
+        shown.press("ctrl-d")
