@@ -137,7 +137,9 @@ class Daemon:
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):
-                    self._say_ready("ready")
+                    where = {"home": self._source.home.path, "listeners": self._vitals.listeners}
+                    log.info("ready", extra={**where, "pid": os.getpid()})
+                    self._say_ready()
                     await self._stopper.wait()
                     left_s = self._stopper.scope.deadline - trio.current_time()
                     self._notifier.stopping("Waiting for runs in flight", left_s + CLOSE_SECONDS)
@@ -210,15 +212,12 @@ class Daemon:
                     self._stopper.ask(signal.Signals(number).name)
 
     async def _reload_for_signal(self) -> None:
-        try:
+        # Nobody waits for an answer, and what went wrong is in the log and the status.
+        with suppress(Exception):
             await self._reloads.request()
-        except ConfigInvalid:
-            return
 
-    def _say_ready(self, what: str) -> None:
-        listeners = self._vitals.listeners
-        log.info(what, extra={"home": self._source.home.path, "listeners": listeners, "pid": os.getpid()})
-        self._notifier.ready(f"Serving {', '.join(listeners)}")
+    def _say_ready(self) -> None:
+        self._notifier.ready(f"Serving {', '.join(self._vitals.listeners)}")
 
     async def _feed_watchdog(self, interval_s: float) -> None:
         """A sign of life, as often as systemd advises, while the loop turns and the writer answers."""
@@ -234,22 +233,31 @@ class Daemon:
         """Build a new runtime beside the old; any error leaves the old in place. Errors: ConfigInvalid."""
         self._notifier.reloading()
         try:
-            generation = self._holder.current().generation + 1
-            runtime = await trio.to_thread.run_sync(self._build, generation)
-            with trio.CancelScope(shield=True):
-                event = DaemonReloaded(generation=generation, warnings=list(runtime.warnings))
-                await self._write_down(lambda tx: tx.append(DAEMON_STREAM, event))
-                self._keep_secret(runtime)
-                self._holder.replace(runtime)
-        except Exception as error:
-            self._vitals.reload_problem = str(error)
-            log.error("the reload was refused and changed nothing: %s", error)
+            runtime = await self._change_over()
+        except ConfigInvalid as refusal:
+            self._vitals.reload_problem = refusal.message
+            log.error("the reload was refused and changed nothing: %s", refusal.message)
+            self._say_ready()
             raise
-        finally:
-            self._say_ready("ready")
+        except Exception:
+            self._vitals.reload_problem = "something failed inside the daemon; its log has the details"
+            log.exception("the reload failed and changed nothing")
+            self._say_ready()
+            raise
         self._vitals.reload_problem = None
-        log.info("reloaded", extra={"generation": generation})
-        return generation, list(runtime.warnings)
+        log.info("reloaded", extra={"generation": runtime.generation})
+        self._say_ready()
+        return runtime.generation, list(runtime.warnings)
+
+    async def _change_over(self) -> Runtime:
+        generation = self._holder.current().generation + 1
+        runtime = await trio.to_thread.run_sync(self._build, generation)
+        event = DaemonReloaded(generation=generation, warnings=list(runtime.warnings))
+        with trio.CancelScope(shield=True):
+            await self._write_down(lambda tx: tx.append(DAEMON_STREAM, event))
+        self._keep_secret(runtime)
+        self._holder.replace(runtime)
+        return runtime
 
     def _build(self, generation: int) -> Runtime:
         runtime = build_runtime(self._source, generation, self._models, skip_bad_agents=False)

@@ -19,7 +19,7 @@ from kheishd.logs import Logs
 from kheishd.providers.caller import Models
 from kheishd.store.tables import META
 from kheishd.store.writer import Store
-from protocol.errors import StorageFailed
+from protocol.errors import InternalError, StorageFailed
 from tests.support.rpc_server import PATIENCE_S, Client, Lines
 
 
@@ -134,6 +134,27 @@ async def test_an_old_runtime_is_closed_when_it_is_replaced(
         second = current(living)
         await client.transport.aclose()
     assert closed == [first.models, second.models]
+
+
+async def test_a_reload_that_breaks_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only a mistake in a file, a fault in the program too: by signal or method, the daemon goes on."""
+    from kheishd import daemon
+
+    async with life(home) as living:
+        client = await living.connect()
+        await client.call("daemon.status")
+
+        def broken(*args: object, **kwargs: object) -> Runtime:
+            raise KeyError("broken")
+
+        monkeypatch.setattr(daemon, "build_runtime", broken)
+        with pytest.raises(InternalError):
+            await client.call("daemon.reload")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        status = await client.call("daemon.status")
+        assert (status["generation"], len(status["warnings"])) == (1, 1)
+        await client.transport.aclose()
 
 
 def current(living: Life) -> Runtime:
