@@ -1,0 +1,171 @@
+"""A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker if wanted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kheishd.core.definition import built_in, parse
+from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.kernel.state import State
+from kheishd.objects import conversation, journal, run, session, transfer
+from kheishd.server.listeners import TcpListen
+from kheishd.store.tables import SESSIONS
+from kheishd.workers.runs import RunWorker
+from protocol.errors import Refusal
+from protocol.objects.definition import Definition
+from tests.support.desk import Gate, Scripted
+from tests.support.rpc_server import Client, FakeControl, RpcServer, rpc_server
+from tests.support.runtimes import make_runtime
+
+HANDLERS = (
+    *conversation.HANDLERS,
+    *session.HANDLERS,
+    *run.HANDLERS,
+    *transfer.HANDLERS,
+    *journal.HANDLERS,
+)
+
+
+def agent(name: str, matter: str = "", instructions: str = "Be brief.") -> Definition:
+    """An agent as a file defines it."""
+    front = f"---\n{matter}\n---\n" if matter else ""
+    return parse(name, f"{front}{instructions}".encode(), f"/home/agents/{name}.md")
+
+
+AGENTS = {
+    definition.name: definition
+    for definition in (
+        built_in(),
+        agent("reviewer", "tools: [read_file, grep]\npermission_mode: plan"),
+        agent("critic", instructions="Criticise."),
+    )
+}
+
+
+class Ready(Scripted):
+    """Scripted, and with routes that are not ready: those in ``problems``."""
+
+    problems: dict[str, str]
+
+    def problem(self, route: RouteSpec) -> str | None:
+        """What the test says."""
+        return self.problems.get(route.route_id)
+
+
+ROUTES = {
+    "offline": RouteSpec("offline", "offline", "offline", built_in=True),
+    "local": RouteSpec("local", "openai", "qwen3", "http://127.0.0.1:1/v1", options={"temperature": 0}),
+    "unready": RouteSpec("unready", "anthropic", "claude", auth_ref="env:NOT_SET"),
+}
+
+
+class Household:
+    """A client with every right, and the parts behind it."""
+
+    def __init__(self, server: RpcServer, client: Client, holder: RuntimeHolder, models: Ready) -> None:
+        self.server = server
+        self.client = client
+        self.holder = holder
+        self.models = models
+
+    @property
+    def state(self) -> State:
+        """The store behind it."""
+        return self.server.state
+
+    @property
+    def control(self) -> FakeControl:
+        """The daemon's levers."""
+        return self.server.control
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """The result of a call."""
+        return await self.client.call(method, **params)
+
+    async def refused(self, method: str, **params: Any) -> Refusal:
+        """The refusal that a call is answered with."""
+        return await refused(self.client, method, **params)
+
+    async def send(self, content: str = "hello", **params: Any) -> Any:
+        """Send, to (default, user) unless said otherwise."""
+        return await self.call("conversation.send", content=content, **params)
+
+    async def ask(self, content: str = "hello", **params: Any) -> Any:
+        """Send and wait until the run has settled."""
+        return await self.send(content, wait="settled", **params)
+
+    async def limited(self, **grant: Any) -> Client:
+        """A connection with a token that covers only some agents or senders, or has fewer scopes."""
+        _, secret = await self.server.token(**grant)
+        return await self.server.connect_websocket(secret)
+
+    def head(self) -> int:
+        """The newest cursor there is."""
+        with self.state.read() as store:
+            return store.last_cursor
+
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        with self.state.read() as store:
+            return store.count(SESSIONS)
+
+    async def events(self, **selection: Any) -> list[Any]:
+        """Events by journal.read."""
+        page = await self.call("journal.read", limit=500, **selection)
+        events: list[Any] = page["events"]
+        return events
+
+    async def kinds(self, **selection: Any) -> list[str]:
+        """The types of events."""
+        return [event["type"] for event in await self.events(**selection)]
+
+    def gate(self, content: str) -> Gate:
+        """Hold the answer to this content until the gate is opened."""
+        gate = Gate()
+        self.models.to[content] = gate
+        return gate
+
+
+async def refused(client: Client, method: str, **params: Any) -> Refusal:
+    """The refusal that a call over this connection is answered with."""
+    with pytest.raises(Refusal) as caught:
+        await client.call(method, **params)
+    return caught.value
+
+
+@asynccontextmanager
+async def household(
+    directory: Path, *, work: bool = True, tcp: bool = False, **runtime: Any
+) -> AsyncIterator[Household]:
+    """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
+    models = Ready()
+    models.problems = {"unready": "the environment variable NOT_SET is not set"}
+    fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}
+    made = make_runtime(1, **(fields | runtime))
+    holder = RuntimeHolder(made, lambda old: None)
+    listen = TcpListen("127.0.0.1", 0) if tcp else None
+    async with rpc_server(directory, HANDLERS, runtime=holder.current, tcp=listen) as server:
+        async with trio.open_nursery() as nursery:
+            if work:
+                worker = RunWorker(server.state, server.live, holder)
+                await nursery.start(worker.serve)
+            yield Household(server, await server.connect(), holder, models)
+            nursery.cancel_scope.cancel()
+
+
+async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:
+    """All rows of a list, page by page; no page is longer than asked for."""
+    rows: list[Any] = []
+    after = None
+    while True:
+        page = await client.call(method, **params, **({"after": after} if after is not None else {}))
+        assert len(page[key]) <= params.get("limit", 50)
+        rows += page[key]
+        after = page["next"]
+        if after is None:
+            return rows
