@@ -57,6 +57,7 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
     return Session(
         session_id=envelope.session_id,
         agent=event.agent,
+        status="open",
         sender=event.sender,
         created_at_ms=envelope.at_ms,
         changed_at_ms=envelope.at_ms,

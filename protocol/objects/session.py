@@ -52,10 +52,10 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     session_id: Id
     agent: str
+    status: Literal["open", "ended"]
     created_at_ms: int
     changed_at_ms: int
     sender: str | None = None
-    status: Literal["open", "ended"] = "open"
     title: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None

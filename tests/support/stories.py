@@ -25,6 +25,7 @@ def add_session(
     record = Session(
         session_id=session_id,
         agent=agent,
+        status="open",
         sender=sender,
         created_at_ms=tx.now_ms,
         changed_at_ms=tx.now_ms,
