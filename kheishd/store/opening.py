@@ -15,6 +15,7 @@ from kheishd.store.guards import (
     RESTORE,
     StoreUnusable,
     check_files,
+    data_bytes,
     lock_directory,
     make_directory,
     sync_directory,
@@ -194,10 +195,8 @@ def opened_for_reading(directory: Path) -> Iterator[Environment]:
     """
     with explained(directory):
         expected = check_files(directory)
-        if expected is None:
-            raise StoreUnusable(
-                f"{directory} holds no store of kheish: there is no {DATA} with its {MARKER}."
-            )
+        if data_bytes(directory) == 0:
+            raise StoreUnusable(f"{directory} holds no store of kheish: there is no {DATA} in it.")
         env = open_lmdb(directory, readonly=True)
     try:
         with explained(directory):

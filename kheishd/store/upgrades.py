@@ -4,7 +4,7 @@ An upgrade may add tables and rewrite records and indexes. It never rewrites jou
 in every shape they ever had.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import lmdb
@@ -29,13 +29,13 @@ SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 
 
-def upgrade(env: lmdb.Environment, schema: int, version: str) -> None:
+def upgrade(env: lmdb.Environment, schema: int, version: str, steps: Sequence[Upgrade] = UPGRADES) -> None:
     """Bring a store from ``schema`` (0: nothing is there yet) to the present one, a step at a time.
 
     Each step is committed with its number: where it ends early, the next start goes on from there.
     Errors: lmdb.Error.
     """
-    for number, step in enumerate(UPGRADES[schema:], schema + 1):
+    for number, step in enumerate(steps[schema:], schema + 1):
         with env.begin(write=True) as txn:
             step(env, txn)
             meta = env.open_db(META.name.encode(), txn)

@@ -1,16 +1,22 @@
 """Small things that tests of the store share: events, updates, programs under strace."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from kheishd.store.environment import Transaction
 from kheishd.store.opening import MAP_BYTES
+from kheishd.store.tables import CHECKPOINTS
 from kheishd.store.writer import Store
 from protocol.events import InputReceived
 from protocol.transcript import Text
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 T = TypeVar("T")
 NOW_MS = 1_800_000_000_000
@@ -37,6 +43,17 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 def append(store: Store, stream: str = "ses_1", text: str = "hello") -> int:
     """Append one event; its cursor."""
     return update(store, lambda tx: tx.append(stream, said(text))[0].cursor)
+
+
+def fill(store: Store, number: int, size: int) -> None:
+    """Write one large row, the same one for the same number."""
+    update(store, lambda tx: tx.put(CHECKPOINTS, "s", number, value=bytes(size)))
+
+
+def injected(injection: str) -> list[str]:
+    """An strace to run a program under that makes some of its system calls fail, or kills it there."""
+    calls = injection.partition(":")[0]
+    return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={injection}"]
 
 
 def python(

@@ -20,7 +20,7 @@ from kheishd.store.opening import open_environment
 from kheishd.store.tables import CHECKPOINTS, CHILDREN, CURSORS
 from protocol.errors import RunNotFound, StorageFailed, StorageFull
 from protocol.limits import KIB, MIB
-from tests.support.stores import NOW_MS, python, said
+from tests.support.stores import NOW_MS, injected, needs_strace, python, said
 
 LOCK = threading.Lock()
 Fn = Callable[[Transaction], Any]
@@ -286,15 +286,6 @@ settle("again")
 with Snapshot(opened.environment) as snapshot:
     print("| read", snapshot.last_cursor, "| full" if committer.full else "| room", "|", committer.failure)
 """
-
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-
-
-def injected(inject: str) -> list[str]:
-    """A strace that makes a system call fail."""
-    assert shutil.which("strace")
-    calls = inject.partition(":")[0]
-    return ["strace", "-f", "-qq", "-e", f"trace={calls}", "-e", f"inject={inject}", "-o", "/dev/null"]
 
 
 def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:

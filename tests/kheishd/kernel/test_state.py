@@ -1,0 +1,367 @@
+"""The trio face of the store: durable updates, outcomes on the loop, bells that are never slept through."""
+
+import gc
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from kheishd.kernel.state import Bell, State, open_state, wall_clock_ms
+from kheishd.store.blobs import CHUNK_BYTES, read_blob
+from kheishd.store.commit import Job
+from kheishd.store.environment import Transaction
+from kheishd.store.guards import StoreUnusable
+from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
+from protocol.errors import DaemonDraining, RunNotFound
+from protocol.ids import RUN
+from tests.support.stores import injected, needs_strace, python, said
+
+
+def say(stream: str, tx: Transaction) -> int:
+    """An update that appends one event."""
+    return tx.append(stream, said())[0].cursor
+
+
+def hello(tx: Transaction) -> int:
+    """An update that appends to one session."""
+    return say("ses_1", tx)
+
+
+def adopt(tx: Transaction) -> None:
+    """An update that touches one table."""
+    tx.put(CHILDREN, "a", "b", value=b"")
+
+
+class Gate:
+    """An update that keeps the writer thread inside until it is opened."""
+
+    def __init__(self) -> None:
+        self._inside = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, tx: Transaction) -> str:
+        self._inside.set()
+        assert self._open.wait(10)
+        return "through"
+
+    async def entered(self) -> None:
+        """Until the writer is inside."""
+        await trio.to_thread.run_sync(self._inside.wait, 10)
+
+    def open(self) -> None:
+        """Let it go on."""
+        self._open.set()
+
+
+async def test_an_update_is_durable_when_it_returns(state: State) -> None:
+    """A snapshot taken right after it shows what it did."""
+    assert await state.update(hello) == 1
+    with state.read() as snapshot:
+        assert snapshot.last_cursor == 1
+
+
+async def test_an_update_that_raises_changes_nothing(state: State) -> None:
+    """The caller gets the error itself."""
+
+    def fail(tx: Transaction) -> None:
+        hello(tx)
+        raise RunNotFound("no such run")
+
+    with pytest.raises(RunNotFound, match="no such run"):
+        await state.update(fail)
+    with state.read() as snapshot:
+        assert snapshot.last_cursor == 0
+
+
+async def test_many_tasks_update_at_once(state: State) -> None:
+    """Each gets its own value; cursors are given once."""
+    cursors: list[int] = []
+
+    async def work() -> None:
+        for _ in range(5):
+            cursors.append(await state.update(hello))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(work)
+    assert sorted(cursors) == list(range(1, 251))
+
+
+async def test_submit_needs_no_task(state: State) -> None:
+    """The outcome comes to a function on the loop, value or error, once."""
+    outcomes: list[tuple[int | None, str | None]] = []
+    both = trio.Event()
+
+    def done(job: Job[int]) -> None:
+        trio.lowlevel.current_task()
+        outcomes.append((job.value, str(job.error) if job.error else None))
+        if len(outcomes) == 2:
+            both.set()
+
+    def fail(tx: Transaction) -> int:
+        raise RunNotFound("no such run")
+
+    state.submit(hello, done)
+    state.submit(fail, done)
+    with trio.fail_after(10):
+        await both.wait()
+    assert outcomes == [(1, None), (None, "no such run")]
+
+
+async def test_one_who_cannot_bear_its_outcome(state: State, caplog: pytest.LogCaptureFixture) -> None:
+    """What goes wrong in telling one is logged; the others are told all the same."""
+
+    def done(job: Job[int]) -> None:
+        raise LookupError("unbearable")
+
+    with caplog.at_level(logging.ERROR):
+        state.submit(hello, done)
+        assert await state.update(hello) == 2
+    assert "could not be delivered" in caplog.text
+    assert "unbearable" in caplog.text
+
+
+async def test_a_queued_update_is_cancelled_at_once(state: State) -> None:
+    """It never runs."""
+    gate = Gate()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(state.update, gate)
+        await gate.entered()
+        with trio.move_on_after(0) as scope:
+            await state.update(hello)
+        assert scope.cancelled_caught
+        gate.open()
+    assert await state.update(hello) == 1
+
+
+async def test_a_running_update_is_waited_for(state: State) -> None:
+    """Once it runs, the cancelled caller still learns what came of it."""
+    gate = Gate()
+    results = []
+
+    async def update(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            results.append(await state.update(gate))
+
+    async with trio.open_nursery() as nursery:
+        scope = await nursery.start(update)
+        await gate.entered()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        gate.open()
+    assert results == ["through"]
+
+
+async def test_refusals_leave_no_cycle(state: State) -> None:
+    """An update that is turned down leaves nothing for the garbage collector."""
+
+    def refuse(tx: Transaction) -> None:
+        raise RunNotFound
+
+    async def once() -> None:
+        try:
+            await state.update(refuse)
+        except RunNotFound:
+            pass
+
+    await once()
+    gc.collect()
+    gc.disable()
+    try:
+        await once()
+        await state.update(lambda tx: None)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+# Bells.
+
+
+async def test_a_bell_rings_for_what_was_touched(state: State) -> None:
+    """A table, a stream, any append; not for another table or stream."""
+    children, first = state.bell(CHILDREN.name), state.bell("stream:ses_1")
+    second, any_append = state.bell("stream:ses_2"), state.bell(CURSORS.name)
+    either = state.bell(TOKENS.name, SESSIONS.name, "stream:ses_1")
+    await state.update(hello)
+    assert (children.rung, first.rung, second.rung) == (False, True, False)
+    assert any_append.rung
+    assert either.rung
+    await state.update(adopt)
+    assert children.rung
+
+
+async def test_a_bell_taken_before_reading_is_never_slept_through(state: State) -> None:
+    """A commit between taking and waiting has rung it already; it rings once."""
+    bell = state.bell("stream:ses_1")
+    await state.update(hello)
+    with trio.fail_after(10):
+        await bell.wait()
+        await bell.wait()
+    later = state.bell("stream:ses_1")
+    assert not later.rung
+
+
+async def test_a_follower_misses_nothing(state: State) -> None:
+    """Bell, read, sleep: however commits and reads interleave, every event is seen once, in order."""
+    seen: list[int] = []
+
+    async def follow() -> None:
+        while len(seen) < 200:
+            bell = state.bell("stream:ses_1")
+            with state.read() as snapshot:
+                found = [cursor for cursor, _ in snapshot.entries("ses_1", seen[-1] if seen else 0)]
+            seen.extend(found)
+            if not found:
+                await bell.wait()
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            for _ in range(200):
+                await state.update(hello)
+    assert seen == list(range(1, 201))
+
+
+async def test_an_update_that_fails_rings_nothing(state: State) -> None:
+    """What was taken back touched nothing."""
+    bell = state.bell("stream:ses_1", CURSORS.name)
+
+    def fail(tx: Transaction) -> None:
+        hello(tx)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await state.update(fail)
+    await state.update(adopt)
+    assert not bell.rung
+
+
+async def test_bells_that_nobody_holds_are_forgotten(state: State) -> None:
+    """Whoever takes a bell a thousand times and leaves, leaves nothing behind; who stays is rung."""
+    ropes = state._tower._ropes
+    for number in range(1000):
+        state.bell("stream:ses_quiet", f"stream:ses_{number}")
+    assert ropes == {}
+    kept = state.bell("stream:ses_1", "stream:ses_2")
+    assert len(ropes) == 2
+    await state.update(hello)
+    assert kept.rung
+    assert ropes == {}
+
+
+async def test_a_bell_rung_by_hand(state: State) -> None:
+    """A bell without names is rung by who holds it."""
+    bell = state.bell()
+    assert not bell.rung
+    bell.ring()
+    await bell.wait()
+    assert isinstance(bell, Bell)
+
+
+# Clocks, ids, blobs.
+
+
+async def test_ids_and_times_come_from_the_clock(store_dir: Path) -> None:
+    """The clock is a parameter; ids made later sort later; an event has the time of its submission."""
+    now = [1_000]
+    async with open_state(store_dir, version="test", clock=lambda: now[0]) as state:
+        first = state.new_id(RUN)
+        now[0] += 1
+        second = state.new_id(RUN)
+        assert first < second
+        assert first.startswith("run_")
+        assert state.now_ms() == 1_001
+        envelope, _ = await state.update(lambda tx: tx.append("ses_1", said()))
+        assert envelope.at_ms == 1_001
+    assert wall_clock_ms() == pytest.approx(time.time() * 1000, abs=60_000)
+
+
+async def test_a_blob_of_many_chunks(state: State) -> None:
+    """A large value is kept a chunk at a time, and found by its name."""
+    content = b"content " * CHUNK_BYTES
+    name = await state.put_blob(content)
+    with state.read() as snapshot:
+        assert read_blob(snapshot, name) == content
+
+
+# Opening and closing.
+
+
+async def test_closing_tells_everybody(store_dir: Path) -> None:
+    """What was submitted is done and told before the state is left."""
+    told: list[int | None] = []
+    async with open_state(store_dir, version="test") as state:
+        for _ in range(300):
+            state.submit(hello, lambda job: told.append(job.value))
+    assert told == list(range(1, 301))
+    with pytest.raises(DaemonDraining):
+        await state.update(hello)
+
+
+async def test_closing_while_cancelled(store_dir: Path) -> None:
+    """A cancelled owner closes it all the same."""
+    told: list[int | None] = []
+    with trio.CancelScope() as scope:
+        async with open_state(store_dir, version="test") as state:
+            state.submit(hello, lambda job: told.append(job.value))
+            scope.cancel()
+            await trio.sleep_forever()
+    assert told == [1]
+    async with open_state(store_dir, version="test") as state:
+        assert await state.update(hello) == 2
+
+
+async def test_a_store_that_cannot_be_opened(store_dir: Path) -> None:
+    """The refusal comes as it is, not in a group."""
+    await trio.Path(store_dir).touch()
+    with pytest.raises(StoreUnusable):
+        async with open_state(store_dir, version="test"):
+            pass
+
+
+async def test_inline_updates_do_not_let_a_mock_clock_jump(
+    inline_state: State, autojump_clock: trio.testing.MockClock
+) -> None:
+    """With the writer inline no time passes while an update is awaited."""
+    with trio.fail_after(1):
+        for number in range(1, 50):
+            bell = inline_state.bell("stream:ses_1")
+            assert await inline_state.update(hello) == number
+            await bell.wait()
+    assert trio.current_time() == autojump_clock.current_time()
+
+
+FAILING = """
+import sys, trio
+from pathlib import Path
+from kheishd.kernel.state import open_state
+from protocol.errors import StorageFailed
+from tests.support.stores import said
+
+async def main():
+    async with open_state(Path(sys.argv[1]), version="test") as state:
+        try:
+            await state.update(lambda tx: tx.append("ses_1", said()))
+        except StorageFailed as error:
+            print(error.number, state.store.failure is not None)
+        with trio.fail_after(10):
+            await state.failed.wait()
+        print("stopping")
+trio.run(main)
+"""
+
+
+@needs_strace
+def test_a_failed_store_rings(store_dir: Path) -> None:
+    """The daemon hears of it, by ``failed``, besides every caller by storage_failed."""
+    # Strace counts for each thread; the main thread opens a store that is there without a flush.
+    python(FAILING.replace("await state.failed.wait()", "return"), store_dir)
+    ended = python(FAILING, store_dir, under=injected("fdatasync:error=EIO"))
+    assert ended.stdout == "1507 True\nstopping\n", ended.stderr

@@ -1,0 +1,383 @@
+"""Copies: made while the store runs, put back and compacted while it does not; killed at any point."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kheishd.store.backup import compact, restore, verify_copy
+from kheishd.store.environment import DATA, Snapshot, Transaction
+from kheishd.store.guards import MARKER, StoreUnusable, read_marker
+from kheishd.store.opening import opened_for_reading
+from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, RUNS
+from kheishd.store.writer import Store
+from protocol.errors import DaemonDraining, PathRefused, StorageFull
+from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def copy(store: Store, tmp_path: Path) -> Path:
+    """A backup of a store with three events and some bulk."""
+    for number in range(3):
+        append(store, text=f"number {number}")
+        fill(store, number, 50_000)
+    store.backup(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def content(directory: Path) -> tuple[list[tuple[int, str]], int]:
+    """The journal and the bulk of a closed store."""
+    with opened_for_reading(directory) as environment, Snapshot(environment) as snapshot:
+        return list(snapshot.feed()), snapshot.count(CHECKPOINTS)
+
+
+def closed(directory: Path, events: int) -> Path:
+    """A store with so many events, closed."""
+    store = opened(directory)
+    for _ in range(events):
+        append(store)
+    store.close()
+    return directory
+
+
+# While the store runs.
+
+
+def test_a_backup_is_a_whole_store(store: Store, tmp_path: Path) -> None:
+    """It holds what was committed when it was made, is private, and opens by itself."""
+    append(store)
+    assert store.backup(tmp_path / "copy") == 1
+    append(store)
+    assert content(tmp_path / "copy") == ([(1, "ses_1")], 0)
+    assert read_marker(tmp_path / "copy") == store.identity
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "copy").iterdir()} == {0o600}
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "state"]
+
+
+def test_a_backup_leaves_out_free_pages(store: Store, tmp_path: Path) -> None:
+    """What was deleted takes no room in it."""
+    for number in range(40):
+        fill(store, number, 100_000)
+    update(store, lambda tx: [tx.delete(CHECKPOINTS, *key) for key, _ in tx.scan(CHECKPOINTS)])
+    store.backup(tmp_path / "copy")
+    assert (tmp_path / "copy" / DATA).stat().st_size < 500_000 < (store.directory / DATA).stat().st_size
+
+
+def test_a_backup_while_others_write(store_dir: Path, tmp_path: Path) -> None:
+    """It is one moment of the journal, whole up to its newest cursor, however busy the writer is."""
+    enough = threading.Event()
+    store = Store.open(store_dir, on_group=lambda group: None, version="test")
+
+    def write() -> None:
+        # As many at once as there may be in a group, and no more: the queue has no end of its own.
+        room = threading.Semaphore(256)
+
+        def say(tx: Transaction) -> None:
+            tx.append("ses_1", said("x" * 1000))
+            room.release()
+
+        while not enough.is_set():
+            room.acquire()
+            store.submit(say, NOW_MS)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        cursors = [store.backup(tmp_path / f"copy-{number}") for number in range(3)]
+    finally:
+        enough.set()
+        writer.join()
+        store.close()
+    for number, cursor in enumerate(cursors):
+        assert verify_copy(tmp_path / f"copy-{number}")[1] == cursor
+        assert content(tmp_path / f"copy-{number}")[0] == [(seen, "ses_1") for seen in range(1, cursor + 1)]
+    assert cursors == sorted(cursors)
+
+
+def test_a_backup_never_overwrites(store: Store, tmp_path: Path) -> None:
+    """A path that exists is refused, and so is one that cannot be made; neither leaves anything."""
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "there", tmp_path / "nowhere" / "copy"):
+        with pytest.raises(PathRefused):
+            store.backup(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state", "there"]
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+def test_a_backup_has_a_deadline(store: Store, tmp_path: Path) -> None:
+    """One that takes too long is given up, and leaves nothing, neither files nor a held snapshot."""
+    fill(store, 1, 200_000)
+    with pytest.raises(PathRefused, match="too long"):
+        store.backup(tmp_path / "copy", timeout_s=-1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert store.backup(tmp_path / "copy") == 0
+
+
+def test_a_backup_gives_way_to_closing(store: Store, tmp_path: Path) -> None:
+    """Once the store is closing, a backup ends without a copy."""
+    environment = store._environment
+    append(store)
+    environment.readers.closing = True
+    with pytest.raises(DaemonDraining):
+        store.backup(tmp_path / "copy")
+    environment.readers.closing = False
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_backup_on_a_full_disk(store_dir: Path, tmp_path: Path) -> None:
+    """It is refused as storage_full and leaves nothing."""
+    program = """
+import resource, sys
+from pathlib import Path
+from tests.support.stores import fill, opened
+store = opened(Path(sys.argv[1]))
+for number in range(10):
+    fill(store, number, 100_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+store.backup(Path(sys.argv[2]))
+"""
+    ended = python(program, store_dir, tmp_path / "copy")
+    assert f"{StorageFull.__name__}: there is no room for the backup" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+# Putting back.
+
+
+def test_restore_puts_back_what_was(copy: Path, tmp_path: Path) -> None:
+    """The store is that of the backup; the data before it is kept; the backup is untouched."""
+    target = closed(tmp_path / "other", 7)
+    done = restore(copy, target)
+    assert content(target) == content(copy) == ([(1, "ses_1"), (2, "ses_1"), (3, "ses_1")], 3)
+    assert (done.cursor, done.bytes) == (3, (copy / DATA).stat().st_size)
+    assert done.kept == target / "data.mdb.before-restore-1"
+    assert read_marker(target) == read_marker(copy)
+    store = opened(target)
+    assert append(store) == 4
+    store.close()
+    assert sorted(path.name for path in target.iterdir()) == [
+        "data.mdb",
+        "data.mdb.before-restore-1",
+        "identity",
+        "lock.mdb",
+    ]
+
+
+def test_what_was_kept_can_be_put_back(copy: Path, tmp_path: Path) -> None:
+    """The data from before a restore is a whole store, even without its marker."""
+    target = closed(tmp_path / "other", 7)
+    kept = restore(copy, target).kept
+    assert kept is not None
+    (tmp_path / "kept").mkdir()
+    shutil.copy(kept, tmp_path / "kept" / DATA)
+    assert restore(tmp_path / "kept", target).kept == target / "data.mdb.before-restore-2"
+    assert len(content(target)[0]) == 7
+
+
+def test_restore_where_nothing_is(copy: Path, tmp_path: Path) -> None:
+    """A new machine: the directory is made."""
+    done = restore(copy, tmp_path / "new" / "state")
+    assert done.kept is None
+    assert content(tmp_path / "new" / "state") == content(copy)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "meta", "identity"])
+def test_restore_mends_an_unusable_store(copy: Path, tmp_path: Path, damage: str) -> None:
+    """Whatever opening refuses and answers with 'restore a backup', a restore mends."""
+    target = closed(tmp_path / "other", 40)
+    data = target / DATA
+    match damage:
+        case "truncated":
+            os.truncate(data, data.stat().st_size // 2)
+        case "empty":
+            os.truncate(data, 0)
+        case "meta":
+            data.write_bytes(bytes(PAGE) + data.read_bytes()[PAGE:])
+        case "identity":
+            (target / MARKER).write_text("kheish " + "0" * 32)
+        case other:
+            raise AssertionError(other)
+    with pytest.raises(StoreUnusable):
+        opened(target)
+    broken = data.read_bytes()
+    kept = restore(copy, target).kept
+    assert kept is not None
+    assert kept.read_bytes() == broken
+    assert content(target) == content(copy)
+
+
+def spoil(directory: Path, what: str) -> None:
+    """Damage a copy."""
+    data = directory / DATA
+    whole = data.read_bytes()
+    match what:
+        case "line":
+            data.write_bytes(whole.replace(b"number 1", b"number 7"))
+        case "page":
+            data.write_bytes(whole[:-PAGE] + b"\xa5" * PAGE)
+        case "truncated":
+            os.truncate(data, len(whole) // 2)
+        case "data":
+            data.unlink()
+        case "marker":
+            (directory / MARKER).write_text("kheish " + "0" * 32)
+        case other:
+            raise AssertionError(other)
+
+
+@pytest.mark.parametrize("what", ["line", "page", "truncated", "data", "marker"])
+def test_a_damaged_backup_replaces_nothing(copy: Path, tmp_path: Path, what: str) -> None:
+    """It is verified whole, on a copy of its own, before anything is replaced."""
+    target = closed(tmp_path / "other", 7)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    spoil(copy, what)
+    with pytest.raises(StoreUnusable):
+        restore(copy, target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+@pytest.mark.parametrize("table", [RUNS, CURSORS])
+def test_a_row_that_cannot_be_read_is_damage(store: Store, tmp_path: Path, table: object) -> None:
+    """A record that does not decode, or a cursor of no entry."""
+    append(store)
+    handle = store._environment.handles[table]  # type: ignore[index]
+    with store._environment.lmdb.begin(write=True) as txn:
+        txn.put((9).to_bytes(8, "big"), b"\xc1\xff", db=handle)
+    store.backup(tmp_path / "copy")
+    with pytest.raises(StoreUnusable, match="The backup is damaged"):
+        verify_copy(tmp_path / "copy")
+
+
+def test_restore_and_compact_need_the_store_closed(copy: Path, store: Store) -> None:
+    """Neither touches a store that somebody has open."""
+    for work in (lambda: restore(copy, store.directory), lambda: compact(store.directory)):
+        with pytest.raises(StoreUnusable, match="in use"):
+            work()
+
+
+# Giving space back.
+
+
+def bulky(directory: Path) -> Path:
+    """A closed store most of whose pages are free."""
+    store = opened(directory)
+    for number in range(20):
+        append(store)
+        fill(store, number, 100_000)
+    update(store, lambda tx: [tx.delete(CHECKPOINTS, *key) for key, _ in tx.scan(CHECKPOINTS)])
+    append(store)
+    store.close()
+    return directory
+
+
+def test_compact_gives_space_back(tmp_path: Path) -> None:
+    """The file is smaller, and the store is the same."""
+    target = bulky(tmp_path / "s")
+    before, identity, size = content(target), read_marker(target), (target / DATA).stat().st_size
+    done = compact(target)
+    assert (done.before_bytes, done.after_bytes) == (size, (target / DATA).stat().st_size)
+    assert done.after_bytes < done.before_bytes // 4
+    assert (content(target), read_marker(target)) == (before, identity)
+    store = opened(target)
+    assert append(store) == 22
+    store.close()
+    assert sorted(path.name for path in target.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
+
+
+def test_compact_refuses_what_opening_refuses(tmp_path: Path) -> None:
+    """A store that cannot be opened is not compacted; nothing is left behind."""
+    target = closed(tmp_path / "s", 40)
+    os.truncate(target / DATA, 5 * PAGE)
+    with pytest.raises(StoreUnusable, match="cut short"):
+        compact(target)
+    assert not (target / ".compacting").exists()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from kheishd.store.backup import compact, restore
+if sys.argv[1] == "compact":
+    compact(Path(sys.argv[2]))
+else:
+    restore(Path(sys.argv[3]), Path(sys.argv[2]))
+"""
+CALLS = ("mkdir", "unlink", "unlinkat", "rmdir", "rename", "link", "fsync", "fdatasync", "ftruncate")
+
+
+def kills(*arguments: str | Path) -> Iterator[str]:
+    """Run the program again and again, killed at the first, second, … of each call that changes files.
+
+    Gives which it was after each kill; strace counts each call by itself.
+    """
+    for call in CALLS:
+        for number in range(1, 100):
+            under = injected(f"{call}:signal=SIGKILL:when={number}")
+            if python(KILLED, *arguments, under=under).returncode == 0:
+                break
+            yield f"{call} {number}"
+
+
+@needs_strace
+def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
+    """After each kill the store opens with everything in it, and compacting again works."""
+    target = bulky(tmp_path / "s")
+    before = content(target)
+    shutil.copytree(target, tmp_path / "pristine")
+    killed = set()
+    for where in kills("compact", target):
+        killed.add(where)
+        assert content(target) == before
+        opened(target).close()
+        assert content(target) == before
+        shutil.rmtree(target)
+        shutil.copytree(tmp_path / "pristine", target)
+    assert {"mkdir 1", "fsync 1", "rename 1", "rename 2", "rmdir 1"} <= killed
+
+
+def outcome_of(directory: Path, old: object, new: object) -> str:
+    """Which store a directory holds, or that it is refused with the way to mend it."""
+    try:
+        found = content(directory)
+    except StoreUnusable as error:
+        return "refused" if "kheishd restore BACKUP" in str(error) else str(error)
+    return "old" if found == old else "new" if found == new else "neither"
+
+
+@needs_strace
+def test_restore_can_be_killed_at_any_point(copy: Path, tmp_path: Path) -> None:
+    """After each kill there is the old store, or the new, or a refusal that says to restore again."""
+    target = closed(tmp_path / "s", 7)
+    shutil.copytree(target, tmp_path / "pristine")
+    old, new = content(target), content(copy)
+    outcomes = set()
+    for _ in kills("restore", target, copy):
+        outcome = outcome_of(target, old, new)
+        outcomes.add(outcome)
+        if outcome == "refused":
+            restore(copy, target)
+            assert content(target) == new
+        shutil.rmtree(target)
+        shutil.copytree(tmp_path / "pristine", target)
+    assert outcomes == {"old", "refused", "new"}
+    assert content(target) == new
+
+
+def test_the_journal_travels_unchanged(store: Store, tmp_path: Path) -> None:
+    """Line for line and hash for hash."""
+    for number in range(10):
+        append(store, f"ses_{number % 3}", f"text {number}")
+    store.backup(tmp_path / "copy")
+    compact(tmp_path / "copy")
+    with (
+        opened_for_reading(tmp_path / "copy") as environment,
+        Snapshot(environment) as there,
+        store.read() as here,
+    ):
+        assert list(there.scan(JOURNAL)) == list(here.scan(JOURNAL))

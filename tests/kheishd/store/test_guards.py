@@ -1,0 +1,176 @@
+"""What is looked at before LMDB: nothing kills the process, nothing opens as what it is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kheishd.store.environment import DATA, Transaction
+from kheishd.store.guards import (
+    MARKER,
+    StoreUnusable,
+    check_files,
+    data_bytes,
+    lock_directory,
+    make_directory,
+    newest_meta,
+    read_marker,
+    write_marker,
+)
+from kheishd.store.tables import CHECKPOINTS
+from tests.support.stores import append, fill, opened, python, update
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+OPEN = """
+import sys
+from pathlib import Path
+from kheishd.store.tables import CHECKPOINTS
+from tests.support.stores import opened
+store = opened(Path(sys.argv[1]))
+with store.read() as snapshot:
+    print(snapshot.count(CHECKPOINTS))
+"""
+
+
+@pytest.fixture
+def used(store_dir: Path) -> Path:
+    """The directory of a store with something in it, closed."""
+    store = opened(store_dir)
+    for number in range(20):
+        append(store)
+        fill(store, number, 50_000)
+    store.close()
+    return store_dir
+
+
+def refused(directory: Path) -> str:
+    """What opening says; what is on the disk must be as it was."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    with pytest.raises(StoreUnusable) as caught:
+        opened(directory)
+    assert before == {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lock.mdb"}
+    return str(caught.value)
+
+
+def test_nothing_yet(store_dir: Path) -> None:
+    """An empty directory is no error: a store may be made there."""
+    store_dir.mkdir()
+    assert check_files(store_dir) is None
+    assert data_bytes(store_dir) == 0
+
+
+def test_a_store_in_order(used: Path) -> None:
+    """The marker names it, the newer meta page says how long it is."""
+    identity = check_files(used)
+    assert identity is not None
+    assert len(identity) == 32
+    meta = newest_meta(used / DATA)
+    assert meta.page_bytes == PAGE
+    assert meta.pages * PAGE <= data_bytes(used)
+    store = opened(used)
+    assert store.identity == identity
+    store.close()
+
+
+@pytest.mark.parametrize("kept", [0.95, 0.5, 0.05])
+def test_a_truncated_file_is_refused(used: Path, kept: float) -> None:
+    """LMDB would be killed by SIGBUS; here it is said, with what to do."""
+    os.truncate(used / DATA, int(data_bytes(used) * kept))
+    said = refused(used)
+    assert "cut short" in said
+    assert "kheishd restore BACKUP" in said
+    ended = python(OPEN, used)
+    assert ended.returncode == 1, "the process ends by itself"
+    assert "StoreUnusable" in ended.stderr
+
+
+def test_an_empty_file_is_not_a_new_store(used: Path) -> None:
+    """Where a store was, a file of no length or none at all is refused."""
+    os.truncate(used / DATA, 0)
+    assert "empty or gone" in refused(used)
+    (used / DATA).unlink()
+    assert "kheishd restore BACKUP" in refused(used)
+
+
+@pytest.mark.parametrize("page", [0, 1])
+def test_a_damaged_meta_page_is_refused(used: Path, page: int) -> None:
+    """One of the two is enough for LMDB to give up."""
+    with (used / DATA).open("r+b") as file:
+        file.seek(page * PAGE)
+        file.write(b"\xa5" * PAGE)
+    assert "meta pages" in refused(used)
+
+
+def test_a_file_of_another_kind_is_refused(used: Path) -> None:
+    """Something else under that name is not opened, and not overwritten."""
+    (used / DATA).write_bytes(b"-- a dump of something else\n" * 1000)
+    assert "damaged" in refused(used)
+
+
+def test_a_short_file_may_be_sound(used: Path) -> None:
+    """Pages taken and given back in one transaction are never written: that is no damage."""
+    store = opened(used)
+
+    def come_and_go(tx: Transaction) -> None:
+        for number in range(4):
+            tx.put(CHECKPOINTS, "t", number, value=bytes(60_000))
+        for number in range(4):
+            tx.delete(CHECKPOINTS, "t", number)
+
+    update(store, come_and_go)
+    store.close()
+    whole = newest_meta(used / DATA).pages * PAGE
+    assert data_bytes(used) < whole, "this test means nothing otherwise"
+    ended = python(OPEN, used)
+    assert (ended.stdout, ended.returncode) == ("20\n", 0), ended.stderr
+    assert data_bytes(used) >= whole
+
+
+def test_without_a_marker_a_store_is_adopted(used: Path) -> None:
+    """A start that was killed before the marker was written is finished by the next."""
+    identity = read_marker(used)
+    (used / MARKER).unlink()
+    opened(used).close()
+    assert read_marker(used) == identity
+
+
+def test_an_empty_file_without_a_marker_is_made_a_store(store_dir: Path) -> None:
+    """A start that was killed as it began is begun again."""
+    store_dir.mkdir()
+    (store_dir / DATA).touch()
+    opened(store_dir).close()
+    assert check_files(store_dir) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"kheish", b"kheish 12", b"\xff\xfe", b"other " + b"0" * 32])
+def test_a_damaged_marker_is_refused(used: Path, content: bytes) -> None:
+    """It says which file to remove, and when."""
+    (used / MARKER).write_bytes(content)
+    assert f"remove {used / MARKER}" in refused(used)
+
+
+def test_a_marker_of_another_store_is_refused(used: Path) -> None:
+    """Data and marker must belong together."""
+    write_marker(used, "0" * 32)
+    assert "put there from elsewhere" in refused(used)
+
+
+def test_one_at_a_time(used: Path) -> None:
+    """Who holds the directory keeps all others out, and says so; letting go lets them in."""
+    lock = lock_directory(used)
+    assert "in use" in refused(used)
+    os.close(lock)
+    store = opened(used)
+    assert "in use" in refused(used)
+    store.close()
+    opened(used).close()
+
+
+def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
+    """Where a file stands, no store can be."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "state"):
+        with pytest.raises(StoreUnusable, match="cannot be used"):
+            make_directory(path)
+    with pytest.raises(StoreUnusable, match="cannot be opened"):
+        lock_directory(tmp_path / "nowhere")

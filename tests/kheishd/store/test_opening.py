@@ -1,0 +1,268 @@
+"""Opening a store: made, found again, brought up to date, or refused with what to do."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kheishd.store.environment import DATA, Snapshot
+from kheishd.store.guards import StoreUnusable, read_marker
+from kheishd.store.opening import (
+    explained,
+    open_environment,
+    open_lmdb,
+    opened_for_reading,
+    read_about,
+)
+from kheishd.store.tables import CHECKPOINTS, JOURNAL, META, TABLES
+from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, VERSION_KEY
+from protocol.limits import MIB
+from tests.support.stores import append, injected, needs_strace, opened, python
+
+
+@contextmanager
+def inside(directory: Path) -> Iterator[lmdb.Environment]:
+    """The bare environment of a closed store, to change what it says about itself."""
+    env = lmdb.open(str(directory), max_dbs=64, map_size=64 * MIB)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def say(directory: Path, key: bytes, value: bytes | None) -> None:
+    """Change one row of META behind the store's back."""
+    with inside(directory) as env:
+        meta = env.open_db(META.name.encode())
+        with env.begin(write=True, db=meta) as txn:
+            if value is None:
+                txn.delete(key)
+            else:
+                txn.put(key, value)
+
+
+def refused(directory: Path) -> str:
+    """What opening says."""
+    with pytest.raises(StoreUnusable) as caught:
+        opened(directory)
+    return str(caught.value)
+
+
+def mode(path: Path) -> int:
+    """The permission bits of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_store(tmp_path: Path) -> None:
+    """It is made with its directories, for its owner alone, whatever the umask; it knows who it is."""
+    directory = tmp_path / "home" / "state"
+    before = os.umask(0)
+    try:
+        store = opened(directory, "1.2.3")
+    finally:
+        os.umask(before)
+    assert mode(directory) == 0o700
+    assert {path.name: mode(path) for path in directory.iterdir()} == {
+        "data.mdb": 0o600,
+        "lock.mdb": 0o600,
+        "identity": 0o600,
+    }
+    assert read_marker(directory) == store.identity
+    assert store.schema == SCHEMA
+    with store.read() as snapshot:
+        assert snapshot.get(META, "version") == b"1.2.3"
+        assert snapshot.get(META, "schema") == str(SCHEMA).encode()
+    store.close()
+
+
+def test_what_was_committed_is_found_again(store_dir: Path) -> None:
+    """Closed and opened: same identity, same journal."""
+    store = opened(store_dir)
+    append(store, text="kept")
+    identity = store.identity
+    store.close()
+    store = opened(store_dir)
+    assert store.identity == identity
+    assert append(store) == 2
+    store.close()
+
+
+def test_a_directory_open_to_others_is_closed_to_them(store_dir: Path) -> None:
+    """Modes are set right at every start."""
+    opened(store_dir).close()
+    store_dir.chmod(0o755)
+    (store_dir / DATA).chmod(0o644)
+    opened(store_dir).close()
+    assert (mode(store_dir), mode(store_dir / DATA)) == (0o700, 0o600)
+
+
+def test_opening_again_writes_nothing(store_dir: Path) -> None:
+    """A start that has nothing to change commits nothing."""
+    opened(store_dir).close()
+    before = (store_dir / DATA).read_bytes()
+    opened(store_dir).close()
+    assert (store_dir / DATA).read_bytes() == before
+
+
+@needs_strace
+def test_it_opens_on_a_full_disk(store_dir: Path) -> None:
+    """Even a new version, which would like to leave its name, only reads then."""
+    store = opened(store_dir, "1.0")
+    append(store)
+    store.close()
+    program = """
+import sys
+from pathlib import Path
+from kheishd.store.tables import META
+from tests.support.stores import opened
+with opened(Path(sys.argv[1]), "2.0").read() as snapshot:
+    print(snapshot.last_cursor, snapshot.get(META, "version"))
+"""
+    ended = python(program, store_dir, under=injected("pwrite64,writev,pwritev:error=ENOSPC"))
+    assert ended.stdout == "1 b'1.0'\n", ended.stderr
+
+
+def test_the_version_that_wrote_last_is_kept(store_dir: Path) -> None:
+    """A start leaves the version's name."""
+    opened(store_dir, "1.0").close()
+    store = opened(store_dir, "1.1")
+    with store.read() as snapshot:
+        assert snapshot.get(META, "version") == b"1.1"
+    store.close()
+
+
+def test_a_newer_schema_is_refused(store_dir: Path) -> None:
+    """It names the version that wrote it, and that to start."""
+    opened(store_dir).close()
+    say(store_dir, SCHEMA_KEY, str(SCHEMA + 1).encode())
+    say(store_dir, VERSION_KEY, b"9.9.9")
+    said = refused(store_dir)
+    assert "written by kheish 9.9.9" in said
+    assert "Start kheish 9.9.9 or newer" in said
+    with pytest.raises(StoreUnusable, match=r"9\.9\.9"), opened_for_reading(store_dir):
+        pass
+
+
+@pytest.mark.parametrize(("key", "value"), [(SCHEMA_KEY, None), (SCHEMA_KEY, b"x"), (VERSION_KEY, None)])
+def test_a_store_that_does_not_say_its_schema_is_refused(
+    store_dir: Path, key: bytes, value: bytes | None
+) -> None:
+    """It is not taken for a new one."""
+    opened(store_dir).close()
+    say(store_dir, key, value)
+    assert "does not say which schema" in refused(store_dir)
+
+
+def test_an_environment_of_something_else_is_refused(store_dir: Path) -> None:
+    """An LMDB file that is not ours is left alone."""
+    store_dir.mkdir()
+    with inside(store_dir) as env, env.begin(write=True) as txn:
+        txn.put(b"theirs", b"1")
+    assert "not a store of kheish" in refused(store_dir)
+
+
+def test_an_emptied_store_is_refused(store_dir: Path) -> None:
+    """An environment with nothing in it, where the marker says that a store was."""
+    opened(store_dir).close()
+    (store_dir / DATA).unlink()
+    with inside(store_dir) as env, env.begin(write=True) as txn:
+        txn.put(b"x", b"1")
+    with inside(store_dir) as env, env.begin(write=True) as txn:
+        txn.delete(b"x")
+    assert "holds nothing" in refused(store_dir)
+
+
+def test_limited_address_space_is_named(store_dir: Path) -> None:
+    """Where a terabyte cannot be reserved, the message says which limit to raise."""
+    program = """
+import resource, sys
+from pathlib import Path
+from tests.support.stores import opened
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+opened(Path(sys.argv[1]))
+"""
+    ended = python(program, store_dir)
+    assert ended.returncode == 1
+    assert "address space" in ended.stderr
+    assert "ulimit -v unlimited" in ended.stderr
+    assert "LimitAS=infinity" in ended.stderr
+    opened(store_dir).close()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (lmdb.CorruptedError("mdb_get"), "damaged.*kheishd restore"),
+        (lmdb.InvalidError("mdb_env_open"), "damaged.*kheishd restore"),
+        (lmdb.DiskError("mdb_env_open"), "cannot be opened"),
+        (PermissionError(13, "Permission denied"), "cannot be opened.*Permission denied"),
+        (lmdb.MemoryError("mdb_env_open"), "address space"),
+    ],
+)
+def test_every_error_is_explained(store_dir: Path, error: Exception, words: str) -> None:
+    """Whatever LMDB or the system says, it comes as one kind of refusal."""
+    with pytest.raises(StoreUnusable, match=f"(?s){words}"), explained(store_dir):
+        raise error
+
+
+def test_a_refusal_lets_go_of_the_store(store_dir: Path) -> None:
+    """After a refusal the lock is free and the environment closed: mended, it opens."""
+    opened(store_dir, "1.0").close()
+    say(store_dir, SCHEMA_KEY, b"99")
+    refused(store_dir)
+    say(store_dir, SCHEMA_KEY, str(SCHEMA).encode())
+    opened(store_dir).close()
+
+
+def test_for_reading_only(store_dir: Path) -> None:
+    """It can be read and not written, and leaves the file as it is."""
+    store = opened(store_dir)
+    append(store)
+    store.close()
+    before = (store_dir / DATA).read_bytes()
+    with opened_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
+        assert snapshot.last_cursor == 1
+        assert set(environment.handles) == set(TABLES)
+        with pytest.raises(lmdb.Error):
+            environment.lmdb.begin(write=True)
+    assert (store_dir / DATA).read_bytes() == before
+
+
+def test_there_is_nothing_to_read(store_dir: Path) -> None:
+    """Reading makes no store."""
+    store_dir.mkdir()
+    with pytest.raises(StoreUnusable, match="no store of kheish"), opened_for_reading(store_dir):
+        pass
+    assert list(store_dir.iterdir()) == []
+
+
+def test_reading_an_older_store(store_dir: Path) -> None:
+    """One that lacks a table of today is read without it."""
+    opened(store_dir).close()
+    with inside(store_dir) as env:
+        table = env.open_db(CHECKPOINTS.name.encode())
+        with env.begin(write=True) as txn:
+            txn.drop(table)
+    with opened_for_reading(store_dir) as environment:
+        assert set(TABLES) - set(environment.handles) == {CHECKPOINTS}
+        assert JOURNAL in environment.handles
+
+
+def test_about_a_store_without_tables(store_dir: Path) -> None:
+    """An environment in which nothing was ever done says nothing about itself."""
+    store_dir.mkdir()
+    env = open_lmdb(store_dir, map_bytes=1 * MIB)
+    assert read_about(env, store_dir) is None
+    env.close()
+
+
+def test_the_environment_knows_its_directory(store_dir: Path) -> None:
+    """What open_environment gives can be closed and opened again."""
+    opened_twice = [open_environment(store_dir, version="1", map_bytes=1 * MIB) for _ in range(1)]
+    assert opened_twice[0].environment.directory == store_dir
+    opened_twice[0].close()
+    open_environment(store_dir, version="1", map_bytes=1 * MIB).close()

@@ -1,0 +1,71 @@
+"""Upgrades: each once, in order, each whole or not at all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kheishd.store.opening import open_lmdb
+from kheishd.store.tables import META, TABLES
+from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
+from protocol.limits import MIB
+
+
+@pytest.fixture
+def env(store_dir: Path) -> Iterator[lmdb.Environment]:
+    """A bare environment."""
+    store_dir.mkdir()
+    env = open_lmdb(store_dir, map_bytes=8 * MIB)
+    yield env
+    env.close()
+
+
+def about(env: lmdb.Environment) -> tuple[bytes | None, bytes | None]:
+    """The schema and version in META."""
+    with env.begin(db=env.open_db(META.name.encode())) as txn:
+        return txn.get(SCHEMA_KEY), txn.get(VERSION_KEY)
+
+
+def test_they_are_numbered() -> None:
+    """The name of each says its place."""
+    assert [step.__name__[:5] for step in UPGRADES] == [f"u{number:03}_" for number in range(1, SCHEMA + 1)]
+
+
+def test_the_first_makes_the_tables(env: lmdb.Environment) -> None:
+    """From nothing to the first schema: all tables are there, and META says by whom."""
+    upgrade(env, 0, "1.0", (u001_first_tables,))
+    assert set(env.dbs()) == {table.name.encode() for table in TABLES}
+    assert about(env) == (b"1", b"1.0")
+
+
+def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
+    """Each step runs once in a store's life, in order."""
+    done: list[str] = []
+
+    def second(env: lmdb.Environment, txn: object) -> None:
+        done.append("second")
+
+    def third(env: lmdb.Environment, txn: object) -> None:
+        done.append("third")
+
+    upgrade(env, 0, "1.0", (u001_first_tables,))
+    upgrade(env, 1, "1.1", (u001_first_tables, second))
+    upgrade(env, 2, "1.2", (u001_first_tables, second, third))
+    upgrade(env, 3, "1.3", (u001_first_tables, second, third))
+    assert done == ["second", "third"]
+    assert about(env) == (b"3", b"1.2")
+
+
+def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
+    """The steps before it are kept; the next start goes on from there."""
+
+    def second(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+        txn.put(b"half", b"done", db=env.open_db(META.name.encode(), txn))
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        upgrade(env, 0, "2.0", (u001_first_tables, second))
+    assert about(env) == (b"1", b"2.0")
+    with env.begin(db=env.open_db(META.name.encode())) as txn:
+        assert txn.get(b"half") is None
