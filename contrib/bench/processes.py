@@ -143,11 +143,20 @@ def yardstick(name: str, *arguments: str) -> Iterator[Path]:
         module = f"contrib.bench.yardsticks.{name}"
         with program([sys.executable, "-m", module, str(path), *arguments], log) as process:
             deadline = time.perf_counter() + START_SECONDS_MAX
-            while not path.exists():
+            while not listens(path):
                 if process.poll() is not None or time.perf_counter() > deadline:
                     raise Broken(f"the yardstick {name} does not start:\n{log.read_text()[-4000:]}")
                 time.sleep(0.005)
             yield path
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there: a socket's file is there a moment before that."""
+    try:
+        dial(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def took(arguments: Sequence[str | Path], environment: dict[str, str] | None = None) -> float:
