@@ -18,7 +18,7 @@ group = noun("daemon", "Start, stop, reload, back up and examine the daemon.")
 
 # After the time for draining the daemon closes its store and ends; more than this means it hangs.
 STOP_SECONDS = 30.0
-DRAIN_SECONDS_DEFAULT = 30.0
+DRAIN_SECONDS_DEFAULT = 10.0
 
 LOG_LINES = 50
 LOG_PAUSE_SECONDS = 0.2
@@ -74,8 +74,9 @@ def _own_socket_only(app: App) -> None:
 @click.option("--drain", type=Duration(), metavar="TIME", help="How long runs in flight may take to finish.")
 def stop(app: App, drain: float | None) -> None:
     """Stop the daemon in an orderly way; what is not finished goes on at its next start."""
+    configured = app.call("daemon.config")["config"].get("daemon", {}).get("drain_s", DRAIN_SECONDS_DEFAULT)
     pid = int(app.call("daemon.shutdown", given(drain_s=drain))["pid"])
-    if not launch.wait_gone(pid, (DRAIN_SECONDS_DEFAULT if drain is None else drain) + STOP_SECONDS):
+    if not launch.wait_gone(pid, (configured if drain is None else drain) + STOP_SECONDS):
         raise TimedOut(
             f"the daemon, pid {pid}, was asked to stop and still runs; see 'kheishctl daemon logs'"
         )

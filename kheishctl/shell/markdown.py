@@ -15,31 +15,59 @@ from kheishctl.text import clean
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
-# A block longer than this is shown as plain text while it grows: rendering it again for every piece
-# would take longer than the pieces do to come (rich takes about a millisecond a kilobyte).
-LIVE_CHARACTERS_MAX = 4_096
+# Rich takes half a millisecond a kilobyte of prose, 16 of code and 24 of a list. A block longer than this
+# is shown as plain text while it grows, as it is rendered again and again: 50 ms of a list.
+LIVE_CHARACTERS_MAX = 2 * 1_024
+
+# A block longer than this is never rendered: the prompt would stand still for longer than half a second.
+RENDER_CHARACTERS_MAX = 20 * 1_024
 
 
-def split(text: str) -> tuple[list[str], str]:
-    """The blocks of a growing text that are finished, and the rest, which is not.
+class Blocks:
+    """A growing text, cut into blocks. Every line is looked at once, however long the text becomes."""
 
-    Shape:  joined in order they are the text, but for blank lines between blocks.
-    """
-    blocks: list[str] = []
-    kept: list[str] = []
-    fence: str | None = None
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if fence is None and kept and not line.strip():
-            following = next((later for later in lines[number + 1 :] if later.strip()), None)
-            if following is not None and not following[0].isspace():
-                blocks.append("".join(kept))
-                kept = []
-                continue
-        if kept or line.strip():
-            kept.append(line)
-            fence = _after(fence, line)
-    return blocks, "".join(kept)
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._blank: list[str] = []
+        self._fence: str | None = None
+        self._line = ""
+
+    def feed(self, text: str) -> list[str]:
+        """More of the text: the blocks that it finishes.
+
+        Shape:  joined in order and with ``rest`` at the end they are the text, but for blank lines
+                between blocks.
+        """
+        *whole, self._line = (self._line + text).split("\n")
+        finished = [block for line in whole if (block := self._take(f"{line}\n"))]
+        # The first character of a line already says whether it goes on with a block before a blank line.
+        if self._blank and self._line and not self._line[0].isspace():
+            finished.append(self._close())
+        return finished
+
+    @property
+    def rest(self) -> str:
+        """What is not finished."""
+        return "".join([*self._kept, *self._blank, self._line])
+
+    def _take(self, line: str) -> str:
+        """One whole line: the block that it finishes, if any."""
+        finished = ""
+        if self._fence is None:
+            if not line.strip():
+                self._blank += [line] if self._kept else []
+                return ""
+            if self._blank and not line[0].isspace():
+                finished = self._close()
+        self._kept += [*self._blank, line]
+        self._blank = []
+        self._fence = _after(self._fence, line)
+        return finished
+
+    def _close(self) -> str:
+        block = "".join(self._kept)
+        self._kept, self._blank = [], []
+        return block
 
 
 def hard_lines(text: str) -> str:
@@ -73,6 +101,8 @@ def renderer(*, color: bool) -> Callable[[str, int], str]:
     """A function that renders markdown at a width: lines joined by newlines, none after the last."""
 
     def render(text: str, width: int) -> str:
+        if len(text) > RENDER_CHARACTERS_MAX:
+            return clean(text).strip("\n")
         # Made where used: rich costs as much as starting the interpreter several times.
         from rich.console import Console
         from rich.markdown import Markdown

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from kheishctl.follow import Finished, Heard, Noted, Queued, Restarted, Said, Settled, Shown, Thought
-from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, split, wrapped
+from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, Blocks, wrapped
 from kheishctl.text import clean, fit, one_line, paint
 
 Render = Callable[[str, int], str]
@@ -26,7 +26,7 @@ class Presenter:
         self._width = width
         self._color = color
         self._thinking = thinking
-        self._text = ""
+        self._blocks = Blocks()
         self._thought = ""
         self._began = False
         self.queue: dict[str, str] = {}
@@ -70,15 +70,15 @@ class Presenter:
 
     def live(self, lines_max: int) -> str:
         """The end of the answer being written, as much as fits: no newline after the last line."""
-        width = self._width()
-        if self._thought and not self._text:
+        width, text = self._width(), self._blocks.rest
+        if self._thought and not text:
             last = self._thought.rstrip().rpartition("\n")[2]
             return paint(fit(f"thinking: {one_line(last)}", width), "dim", self._color)
-        if not self._text.strip():
+        if not text.strip():
             return ""
-        if len(self._text) > LIVE_CHARACTERS_MAX:
-            return wrapped(self._text, width, lines_max)
-        return "\n".join(self._render(self._text, width).split("\n")[-lines_max:])
+        if len(text) > LIVE_CHARACTERS_MAX:
+            return wrapped(text, width, lines_max)
+        return "\n".join(self._render(text, width).split("\n")[-lines_max:])
 
     def rest(self) -> str:
         """What was written and not yet shown for good, for one who leaves now."""
@@ -86,11 +86,7 @@ class Presenter:
 
     def _say(self, text: str) -> str:
         shown = self._end_thought()
-        self._text += text
-        if "\n" not in text:
-            return shown
-        blocks, self._text = split(self._text)
-        return shown + "".join(map(self._block, blocks))
+        return shown + "".join(map(self._block, self._blocks.feed(text)))
 
     def _block(self, text: str) -> str:
         self._began = True
@@ -98,7 +94,7 @@ class Presenter:
 
     def _flush(self) -> str:
         shown = self._end_thought()
-        text, self._text = self._text, ""
+        text, self._blocks = self._blocks.rest, Blocks()
         return shown + (self._block(text) if text.strip() else "")
 
     def _think(self, text: str) -> str:
@@ -119,7 +115,7 @@ class Presenter:
         return shown + (self.note(reason, "yellow") if reason else "")
 
     def _restart(self) -> str:
-        self._text = self._thought = ""
+        self._blocks, self._thought = Blocks(), ""
         began, self._began = self._began, False
         return self.note("the model is asked again; the answer starts over", "yellow") if began else ""
 

@@ -7,6 +7,7 @@ each time. Nothing is asked of the terminal (no cursor position reports), so not
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
-# Twenty drawings a second look like a flow and leave the processor alone.
+# Twenty drawings a second look like a flow. Where one takes long they are fewer: drawing has a fifth of
+# the time, the person and the daemon the rest.
 REDRAW_SECONDS = 0.05
+REDRAW_REST = 4
 
 # Lines of the live area that are kept free for the prompt itself and what is being typed.
 LINES_FOR_PROMPT = 6
@@ -71,6 +74,7 @@ class Screen:
         self._color = color
         self._on_interrupt = on_interrupt
         self._redraw_due: asyncio.TimerHandle | None = None
+        self._redraw_after = REDRAW_SECONDS
         typed, shown = terminal or (create_input(), create_output())
         if isinstance(shown, Vt100_Output):
             shown.enable_cpr = False
@@ -115,7 +119,7 @@ class Screen:
     def redraw(self) -> None:
         """The live area has changed; drawn soon, not for every piece of text."""
         if self._redraw_due is None:
-            self._redraw_due = asyncio.get_running_loop().call_later(REDRAW_SECONDS, self._draw)
+            self._redraw_due = asyncio.get_running_loop().call_later(self._redraw_after, self._draw)
 
     def leave(self) -> None:
         """End the prompt as if the person had left."""
@@ -130,7 +134,9 @@ class Screen:
     def _message(self) -> ANSI:
         """The live area and the prompt; when the prompt is over, nothing of it may stay."""
         lines_max = max(1, self._output.get_size().rows - LINES_FOR_PROMPT)
+        began = time.perf_counter()
         live = self._live(lines_max)
+        self._redraw_after = max(REDRAW_SECONDS, REDRAW_REST * (time.perf_counter() - began))
         label = paint(f"{self._label()} >", "green", self._color)
         return ANSI(f"{live}\n{label} " if live else f"{label} ")
 

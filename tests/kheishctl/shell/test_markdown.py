@@ -1,37 +1,49 @@
 """Markdown, block by block."""
 
+import itertools
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.shell.markdown import hard_lines, renderer, split, styles_only, warm_up, wrapped
+from kheishctl.shell.markdown import (
+    RENDER_CHARACTERS_MAX,
+    Blocks,
+    hard_lines,
+    renderer,
+    styles_only,
+    warm_up,
+    wrapped,
+)
 from kheishctl.text import clean, width
 
 LINES = ("a line\n", "\n", "```\n", "~~~~\n", "- item\n", "  more\n", "    code\n", "# head\n", "x")
 PIECES = st.lists(st.sampled_from(LINES))
 
 
+def split(*pieces: str) -> tuple[list[str], str]:
+    """The finished blocks of a text that comes in pieces, and the rest."""
+    blocks = Blocks()
+    finished = [block for piece in pieces for block in blocks.feed(piece)]
+    return finished, blocks.rest
+
+
 @given(PIECES)
-def test_split_loses_nothing(pieces: list[str]) -> None:
+def test_blocks_lose_nothing(pieces: list[str]) -> None:
     """Blocks and rest are the text, but for blank lines between them."""
     text = "".join(pieces)
-    blocks, rest = split(text)
-    assert "".join([*blocks, rest]).replace("\n", "") == text.replace("\n", "")
-    assert all(block.strip() for block in blocks)
+    finished, rest = split(text)
+    assert "".join([*finished, rest]).replace("\n", "") == text.replace("\n", "")
+    assert all(block.strip() for block in finished)
 
 
-@given(PIECES)
-def test_blocks_never_change(pieces: list[str]) -> None:
-    """A block that was finished stays as it is, however the text goes on."""
-    text = ""
-    before: list[str] = []
-    for piece in pieces:
-        text += piece
-        blocks, _ = split(text)
-        assert blocks[: len(before)] == before
-        before = blocks
+@given(PIECES, st.lists(st.integers(0, 60)))
+def test_blocks_do_not_depend_on_the_pieces(pieces: list[str], cuts: list[int]) -> None:
+    """However a text is cut on its way, its blocks are the same: a finished one never changes."""
+    text = "".join(pieces)
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    assert split(*(text[a:b] for a, b in itertools.pairwise(edges))) == split(text)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +59,7 @@ def test_blocks_never_change(pieces: list[str]) -> None:
         ("\n\nfirst\n\nsecond", ["first\n"], "second"),
     ],
 )
-def test_split(text: str, blocks: list[str], rest: str) -> None:
+def test_blocks(text: str, blocks: list[str], rest: str) -> None:
     """At blank lines, but not within a fence and not before what is indented."""
     assert split(text) == (blocks, rest)
 
@@ -62,6 +74,12 @@ def test_render_keeps_lines() -> None:
     render = renderer(color=False)
     assert render("one\ntwo\n", 80) == "one\ntwo"
     assert all(width(line) <= 30 for line in render("word " * 50, 30).split("\n"))
+
+
+def test_render_leaves_the_very_long_as_it_is() -> None:
+    """A block that would take too long to render is only made harmless."""
+    text = "**x**\x1b " * RENDER_CHARACTERS_MAX
+    assert renderer(color=True)(text, 80) == clean(text)
 
 
 def test_render_styles() -> None:
