@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count, islice
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -11,7 +13,7 @@ from time import perf_counter_ns
 import lmdb
 import trio
 
-from contrib.bench.processes import scratch
+from contrib.bench.processes import on_core, scratch
 from contrib.bench.scale import Scale
 from contrib.bench.table import Goal, Round, Row, at_least, at_most
 from kheishd.kernel.state import State, open_state
@@ -24,6 +26,7 @@ STALL_MS_MAX = 5.0
 BEAT_SECONDS = 0.001
 ENTRY_BYTES = 300
 SWITCH_SECONDS = 0.0005
+COMMITS_IN_TURN = 50
 
 
 @dataclass(slots=True)
@@ -37,65 +40,79 @@ class Load:
 
 def measure(scale: Scale) -> Iterator[Row]:
     """The single caller beside LMDB, then each crowd beside the single caller."""
+    latencies: list[Round] = []
     rounds: dict[int, list[Load]] = {callers: [] for callers in (1, 10, 100, 1_000)}
-    bare: list[float] = []
     apart: list[Load] = []
     # As the daemon does: the loop and the writer share one interpreter.
     sys.setswitchinterval(SWITCH_SECONDS)
     for _ in scale.rounds:
         with scratch() as directory:
-            bare.append(median(bare_commits(directory / "bare", scale.pick(2_000, 20))))
+            with on_core():
+                latencies.append(trio.run(latency, directory, scale.pick(40, 2)))
             for callers, loads in rounds.items():
                 updates = scale.pick({1: 2_000, 10: 20_000}.get(callers, 60_000), 2 * callers)
                 loads.append(trio.run(crowd, directory / str(callers), callers, updates, 1))
             updates = scale.pick(60_000, 2_000)
             apart.append(trio.run(crowd, directory / "apart", 1_000, updates, 1_000))
-    yield from rows(rounds, bare)
-    pairs = [Round(many.per_second, one.per_second) for many, one in zip(apart, rounds[1], strict=True)]
-    yield Row(
-        "store.update, 1,000 callers, 1,000 sessions",
-        "/s",
-        pairs,
-        None,
-        "ratio",
-        "1 caller",
-        note="every update of a group touches a page of its own, which the commit writes",
-    )
+    what = "store.update p50, 1 caller, one core"
+    yield Row(what, "µs", latencies, at_most(1.3), "ratio", "bare LMDB commit")
+    yield from crowds(rounds, apart)
 
 
-def rows(rounds: dict[int, list[Load]], bare: list[float]) -> Iterator[Row]:
-    """What was measured, as rows."""
+def crowds(rounds: dict[int, list[Load]], apart: list[Load]) -> Iterator[Row]:
+    """The rows of many callers."""
     alone = rounds[1]
-    pairs = [Round(median(load.took_us), commit) for load, commit in zip(alone, bare, strict=True)]
-    yield Row("store.update p50, 1 caller", "µs", pairs, at_most(1.3), "ratio", "bare LMDB commit")
     goals: dict[int, Goal] = {10: at_least(6), 100: at_least(30), 1_000: at_least(50)}
     for callers, goal in goals.items():
-        loads = rounds[callers]
-        pairs = [Round(many.per_second, one.per_second) for many, one in zip(loads, alone, strict=True)]
-        yield Row(f"store.update, {callers:,} callers", "/s", pairs, goal, "ratio", "1 caller")
+        what = f"store.update, {callers:,} callers"
+        yield Row(what, "/s", beside(rounds[callers], alone), goal, "ratio", "1 caller")
+    what = "store.update, 1,000 callers, 1,000 sessions"
+    note = "every update of a group touches a page of its own, which the commit writes"
+    yield Row(what, "/s", beside(apart, alone), None, "ratio", "1 caller", note)
     for callers in (100, 1_000):
         stalls = [Round(percentile(load.late_ms, 0.99)) for load in rounds[callers]]
         yield Row(f"loop stall p99, {callers:,} callers", "ms", stalls, at_most(STALL_MS_MAX))
-    crowded = [
+    waits = [
         Round(median(many.took_us), median(one.took_us)) for many, one in zip(rounds[100], alone, strict=True)
     ]
-    yield Row("store.update p50, 100 callers", "µs", crowded, at_most(3), "ratio", "1 caller")
+    yield Row("store.update p50, 100 callers", "µs", waits, at_most(3), "ratio", "1 caller")
 
 
-def bare_commits(directory: Path, count: int) -> list[float]:
-    """What LMDB takes to commit one entry of the same size, in microseconds."""
+def beside(crowd: list[Load], alone: list[Load]) -> list[Round]:
+    """Updates a second of many callers, beside those of one."""
+    return [Round(many.per_second, one.per_second) for many, one in zip(crowd, alone, strict=True)]
+
+
+async def latency(directory: Path, turns: int) -> Round:
+    """The middle time of an update and of a bare commit, a few of each in turn: disks have moods."""
+    ours: list[float] = []
+    with bare_commits(directory / "bare") as commits:
+        async with open_state(directory / "latency", version=VERSION) as state:
+            theirs: list[float] = []
+            for _ in range(turns):
+                load = Load(0.0)
+                await caller(state, 0, COMMITS_IN_TURN, load)
+                ours += load.took_us
+                theirs += islice(commits, COMMITS_IN_TURN)
+    return Round(median(ours), median(theirs))
+
+
+@contextmanager
+def bare_commits(directory: Path) -> Iterator[Iterator[float]]:
+    """What LMDB takes to commit one entry of the same size, again and again, in microseconds."""
     directory.mkdir()
-    environment = lmdb.open(str(directory), map_size=1 << 30, max_dbs=2, readahead=False)
+    with lmdb.open(str(directory), map_size=1 << 30, max_dbs=2, readahead=False) as environment:
+        yield _commits(environment)
+
+
+def _commits(environment: lmdb.Environment) -> Iterator[float]:
     table = environment.open_db(b"journal")
     entry = b"x" * ENTRY_BYTES
-    took = []
-    for number in range(count):
+    for number in count():
         began = perf_counter_ns()
         with environment.begin(write=True, db=table) as transaction:
             transaction.put(number.to_bytes(8, "big"), entry, append=True)
-        took.append((perf_counter_ns() - began) / 1000)
-    environment.close()
-    return took
+        yield (perf_counter_ns() - began) / 1000
 
 
 async def crowd(directory: Path, callers: int, updates: int, sessions: int) -> Load:

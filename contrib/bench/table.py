@@ -78,7 +78,7 @@ class Row:
         if self.goal is None or not values:
             return ""
         middle = median(values)
-        return "met" if self.goal.met(middle) else f"missed by {self.goal.missed_by(middle):.0%}"
+        return "met" if self.goal.met(middle) else f"missed by {max(0.01, self.goal.missed_by(middle)):.0%}"
 
     def as_json(self) -> dict[str, Any]:
         """Everything that was measured, for programs."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from statistics import median
 from time import perf_counter_ns
 
@@ -29,8 +30,8 @@ def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[R
     """Turns one after another, in a new conversation each round."""
     turns = scale.pick(100, 20)
     whole, flat = [], []
-    with scratch() as directory:
-        commit = median(bare_commits(directory / "bare", turns)) / 1000
+    with scratch() as directory, bare_commits(directory / "bare") as commits:
+        commit = median(islice(commits, turns)) / 1000
     for number in scale.rounds:
         alone = [direct.turn().end_ms for _ in range(turns)]
         took = [turn(client, f"round{number}") for _ in range(turns)]
