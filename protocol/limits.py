@@ -46,12 +46,12 @@ REASON_BYTES_MAX = 2 * KIB
 IDEMPOTENCY_KEY_BYTES_MAX = 256
 METADATA_BYTES_MAX = 16 * KIB
 
-# What is written into a record that every event of its session or run writes again: a model's name, a
-# path (PATH_MAX), the names a scope lists (8 KiB are some 300 of them). With 16 KiB of metadata and the ids
-# of 257 open runs a session's record stays under 40 KiB, a run's under 20 KiB.
+# What stands in records that every event of their session or run writes again: a model's name, a path, the
+# names a scope lists (4 KiB are some 150 of them). With 16 KiB of metadata, 8 KiB of ids of open runs and a
+# title a session's record stays under 32 KiB; a run's, which has none of these, under 8 KiB.
 MODEL_BYTES_MAX = 256
-PATH_BYTES_MAX = 4 * KIB
-SCOPE_BYTES_MAX = 8 * KIB
+PATH_BYTES_MAX = 1 * KIB
+SCOPE_BYTES_MAX = 4 * KIB
 
 # How deep sessions nest: each is bounded by all above it, which are looked at whenever it is sent to.
 SESSION_DEPTH_MAX = 16
@@ -60,8 +60,8 @@ SESSION_DEPTH_MAX = 16
 AGENT_FILE_BYTES_MAX = 64 * KIB
 
 # One input, as JSON. Everything a transaction writes stays within 256 KiB (see UPDATE_BYTES_MAX): an
-# input of 128 KiB + 64 KiB of instructions, the first time + 16 KiB of metadata + the records' 16 KiB
-# leave 32 KiB to spare. Larger content is an asset.
+# input of 128 KiB + its metadata of 16 KiB + 64 KiB of instructions, the first time + the session's
+# record of 32 KiB + the run's of 8 KiB, once as an event, leave nothing to spare. Larger content is an asset.
 INPUT_BYTES_MAX = 128 * KIB
 INPUT_ITEMS_MAX = 64
 

@@ -1,0 +1,204 @@
+"""Records and indexes are what the events say, whatever is done and in whatever order."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.strategies import data, integers, sampled_from
+
+from kheishd.core import run as run_machine
+from kheishd.core import session as session_rules
+from kheishd.core.run import ACCEPTED, Answered, Command, Start, decide
+from kheishd.objects.fold import BY_DAEMON, Fold, Origin
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS
+from kheishd.store.writer import Store
+from protocol.events import (
+    Envelope,
+    InputReceived,
+    RunAccepted,
+    SessionCreated,
+    SessionRenamed,
+    Unknown,
+    decode_envelope,
+    decode_event,
+)
+from protocol.objects.run import ENDED, Run
+from protocol.objects.session import Session
+from protocol.transcript import Text
+from tests.support.machine import COMMANDS, accepted
+from tests.support.stores import NOW_MS, opened, update
+
+
+def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
+    """A session."""
+    fold = Fold(tx, session_id, session=None)
+    fold.append(SessionCreated(agent="default", parent_session_id=parent))
+    fold.write()
+
+
+def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> Run:
+    """An input and its run."""
+    fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
+    fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
+    fold.append(accepted(), run_id=run_id)
+    fold.write()
+    return fold.run
+
+
+def perform(tx: Transaction, run_id: str, command: Command) -> None:
+    """A command on a run."""
+    run = tx.get(RUNS, run_id)
+    assert run is not None
+    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold.append_all(decide(run, command))
+    fold.write()
+
+
+def test_an_event_says_who_caused_it(store: Store) -> None:
+    """The origin of a fold is in every envelope it writes, and the run's id in those of a run."""
+    origin = Origin("token:tok_1", "ann", "req-7")
+    update(store, lambda tx: begin(tx, "s"))
+    update(store, lambda tx: accept(tx, "s", "r", origin))
+    with store.read() as snapshot:
+        envelopes = [decode_envelope(line) for _, line in snapshot.entries("s")]
+    assert envelopes[0] == Envelope(cursor=1, at_ms=NOW_MS, session_id="s")
+    assert [(e.actor, e.on_behalf_of, e.request_id, e.run_id) for e in envelopes[1:]] == [
+        ("token:tok_1", "ann", "req-7", "r")
+    ] * 2
+
+
+def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
+    """A secret that is scrubbed out of an event is not in the record either."""
+    store.set_scrub(lambda line: line.replace(b"hunter2", b"[...]"))
+
+    def rename(tx: Transaction) -> Session:
+        fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+        fold.append(SessionRenamed(title="my hunter2"))
+        fold.write()
+        return fold.session
+
+    update(store, lambda tx: begin(tx, "s"))
+    assert update(store, rename).title == "my [...]"
+    with store.read() as snapshot:
+        session = snapshot.get(SESSIONS, "s")
+    assert session is not None
+    assert session.title == "my [...]"
+
+
+def test_nothing_changed_is_nothing_written(store: Store) -> None:
+    """A fold without events touches no table."""
+    update(store, lambda tx: begin(tx, "s"))
+
+    def nothing(tx: Transaction) -> frozenset[str]:
+        before = frozenset(tx.rung)
+        Fold(tx, "s", session=tx.get(SESSIONS, "s")).write()
+        return frozenset(tx.rung) - before
+
+    assert update(store, nothing) == frozenset()
+
+
+class Sessions(RuleBasedStateMachine):
+    """Sessions and runs changed in any order; after each step every table is what the journal says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.store = opened(Path(self.directory.name) / "state")
+        self.sessions: list[str] = []
+        self.runs: list[str] = []
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        self.store.close()
+        self.directory.cleanup()
+
+    @initialize()
+    def first(self) -> None:
+        """There is a session to begin with."""
+        self.create(0)
+
+    @rule(parent=integers(0, 5))
+    def create(self, parent: int) -> None:
+        """A session, perhaps a child."""
+        session_id = f"s{len(self.sessions)}"
+        above = self.sessions[parent] if parent < len(self.sessions) else None
+        update(self.store, lambda tx: begin(tx, session_id, above))
+        self.sessions.append(session_id)
+
+    @rule(draw=data())
+    def send(self, draw: Any) -> None:
+        """An input to any session."""
+        session_id = draw.draw(sampled_from(self.sessions))
+        run_id = f"r{len(self.runs)}"
+        update(self.store, lambda tx: accept(tx, session_id, run_id))
+        self.runs.append(run_id)
+
+    @precondition(lambda self: self.runs)
+    @rule(draw=data(), command=sampled_from((Start(), *COMMANDS)))
+    def act(self, draw: Any, command: Command) -> None:
+        """Any command on any run that takes it."""
+        run_id = draw.draw(sampled_from(self.runs))
+        run = self.read(RUNS)[(run_id,)]
+        if run.status in ENDED or not isinstance(command, ACCEPTED[run.status]):
+            return
+        if isinstance(command, Answered) and run.item_id is None:
+            return
+        update(self.store, lambda tx: perform(tx, run_id, command))
+
+    def read(self, table: Any) -> dict[Any, Any]:
+        """All rows of a table."""
+        with self.store.read() as snapshot:
+            return dict(snapshot.scan(table))
+
+    @invariant()
+    def tables_are_what_the_journal_says(self) -> None:
+        """Records by folding, indexes by their definition."""
+        sessions, runs = self.folded()
+        assert self.read(SESSIONS) == {(key,): value for key, value in sessions.items()}
+        assert self.read(RUNS) == {(key,): value for key, value in runs.items()}
+        assert self.read(CHILDREN) == {
+            (session.parent_session_id, session.session_id): b""
+            for session in sessions.values()
+            if session.parent_session_id is not None
+        }
+        assert self.read(RUNS_BY_SESSION) == {
+            (run.session_id, run.accepted_cursor): run.run_id for run in runs.values()
+        }
+        first = [session.open_runs[0] for session in sessions.values() if session.open_runs]
+        assert self.read(RUNS_READY) == {(runs[run_id].accepted_cursor,): run_id for run_id in first}
+        assert self.read(RUNS_CANCELLED) == {
+            (run.accepted_cursor,): run.run_id
+            for run in runs.values()
+            if run.cancel is not None and run.status not in ENDED
+        }
+
+    @invariant()
+    def lines_are_in_order(self) -> None:
+        """The open runs of a session are those that have not ended, by their acceptance."""
+        runs = self.read(RUNS)
+        for (session_id,), session in self.read(SESSIONS).items():
+            mine = [run for run in runs.values() if run.session_id == session_id and run.status not in ENDED]
+            ordered = sorted(mine, key=lambda run: int(run.accepted_cursor))
+            assert session.open_runs == [run.run_id for run in ordered]
+
+    def folded(self) -> tuple[dict[str, Session], dict[str, Run]]:
+        """Every record, from the journal alone."""
+        sessions: dict[str, Session] = {}
+        runs: dict[str, Run] = {}
+        with self.store.read() as snapshot:
+            for session_id in self.sessions:
+                for _, line in snapshot.entries(session_id):
+                    envelope, event = decode_envelope(line), decode_event(line)
+                    assert not isinstance(event, Unknown)
+                    sessions[session_id] = session_rules.evolve(sessions.get(session_id), envelope, event)
+                    run_id = envelope.run_id
+                    if run_id is not None and (run_id in runs or isinstance(event, RunAccepted)):
+                        runs[run_id] = run_machine.evolve(runs.get(run_id), envelope, event)
+        return sessions, runs
+
+
+Sessions.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestSessions = Sessions.TestCase

@@ -1,0 +1,74 @@
+"""Pages: what one holds at most, and where the next one begins."""
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.objects.paging import cursor_after, id_after, page_of
+from protocol.errors import InvalidParams
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX
+
+
+def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
+    """Numbered rows beyond one of them."""
+    return ((("s", number), number) for number in range(after + 1, size))
+
+
+@given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
+def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> None:
+    """All wanted rows, each once and in order, whatever the limit."""
+    found: list[int] = []
+    after = -1
+    while True:
+        chosen, following = page_of(rows(size, after), limit, wanted.__contains__)
+        assert len(chosen) <= limit
+        found += chosen
+        if following is None:
+            break
+        after = int(following)
+    assert found == [number for number in range(size) if number in wanted]
+
+
+def test_a_page_ends_at_a_mebibyte() -> None:
+    """However many rows are asked for."""
+    large = "x" * (PAGE_BYTES_MAX // 4)
+    chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
+    assert (len(chosen), following) == (4, "3")
+
+
+def test_a_page_ends_when_enough_was_examined() -> None:
+    """Even empty, with where to go on; rows that are no longer there are passed over."""
+    endless: Iterator[tuple[tuple[int], int | None]] = (((number,), None) for number in count())
+    assert page_of(endless, 50, lambda row: True) == ([], str(PAGE_EXAMINED_MAX - 1))
+    numbers = (((number,), number) for number in count())
+    assert page_of(numbers, 50, lambda row: False) == ([], str(PAGE_EXAMINED_MAX - 1))
+
+
+def test_nothing_is_read_beyond_a_page() -> None:
+    """A scan is left where the page ends."""
+    read: list[int] = []
+
+    def scan() -> Iterator[tuple[tuple[int], int]]:
+        for number in count():
+            read.append(number)
+            yield (number,), number
+
+    page_of(scan(), 3, lambda row: True)
+    assert read == [0, 1, 2]
+
+
+def test_marks_are_checked() -> None:
+    """What no page gave is refused by its path; what one gave is taken."""
+    assert (cursor_after(None), cursor_after("17")) == (None, 17)
+    assert (id_after(None), id_after("ses_1")) == (None, "ses_1")
+    for check, wrong in (
+        (cursor_after, ("", "x", "-1", "1.0", "٣", "9" * 20)),
+        (id_after, ("", "a b", "a\n", "a\x00", "x" * 129)),
+    ):
+        for after in wrong:
+            with pytest.raises(InvalidParams) as refused:
+                check(after)
+            assert refused.value.field == "$.params.after"

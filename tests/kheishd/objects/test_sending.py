@@ -1,0 +1,176 @@
+"""Sending: what is pinned for a run, and what an input may be."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.runtime import RunLimits
+from kheishd.objects.sending import fits, input_items
+from kheishd.store.tables import BLOBS
+from protocol.errors import InputTooLarge, InvalidParams, RouteNotFound
+from protocol.limits import ANSWER_BYTES_MAX, INPUT_BYTES_MAX, METADATA_BYTES_MAX, QUEUED_RUNS_MAX
+from protocol.objects.conversation import ConversationSend
+from protocol.transcript import AssetReference, Text
+from tests.support.household import AGENTS, Household, agent, household
+from tests.support.runtimes import make_runtime
+
+ROUTED = agent("routed", "route: local\nmodel: special\nmax_turns: 7\nworkspace: /own", "Work.")
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with an agent that names its route and model."""
+    async with household(tmp_path, work=False, definitions={**AGENTS, "routed": ROUTED}) as house:
+        yield house
+
+
+async def pinned(house: Household, **params: Any) -> Any:
+    """What is pinned for a run that is sent so."""
+    sent = await house.send(**params)
+    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
+
+
+async def in_session(house: Household, *, created: dict[str, Any], **params: Any) -> Any:
+    """What is pinned for a run in a session made so."""
+    made = await house.call("session.create", **created)
+    sent = await house.call("session.send", session_id=made["session_id"], content="x", **params)
+    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
+
+
+async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
+    """By value, and never a secret: the reference to it is a name."""
+    found = await pinned(idle, agent="routed")
+    assert found == {
+        "route": "local",
+        "driver": "openai",
+        "model": "special",
+        "base_url": "http://127.0.0.1:1/v1",
+        "options": {"temperature": 0},
+        "instructions_digest": hashlib.sha256(b"Work.").hexdigest(),
+        "workspace": "/own",
+        "max_turns": 7,
+        "generation": 1,
+    }
+    with idle.state.read() as store:
+        assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."
+
+
+@pytest.mark.parametrize(
+    ("created", "params", "expected"),
+    [
+        ({}, {}, ("local", "special")),
+        ({}, {"model": "m"}, ("local", "m")),
+        ({}, {"route": "offline"}, ("offline", "offline")),
+        ({}, {"route": "offline", "model": "m"}, ("offline", "m")),
+        ({"model": "s"}, {}, ("local", "s")),
+        ({"route": "offline"}, {}, ("offline", "offline")),
+        ({"route": "offline", "model": "s"}, {}, ("offline", "s")),
+        ({"route": "offline", "model": "s"}, {"model": "m"}, ("offline", "m")),
+        ({"route": "offline", "model": "s"}, {"route": "local"}, ("local", "qwen3")),
+    ],
+)
+async def test_a_model_belongs_to_the_route_it_was_named_with(
+    idle: Household, created: dict[str, Any], params: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """The request before the session before the agent; another route's model is never taken along."""
+    found = await in_session(idle, created={"agent": "routed", **created}, **params)
+    assert (found["route"], found["model"]) == expected
+
+
+async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> None:
+    """All is left out, none is an empty list; a guest has none."""
+    assert "tools" not in await pinned(idle)
+    assert (await pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
+    narrowed = await in_session(idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}})
+    assert narrowed["tools"] == ["grep"]
+    assert (await in_session(idle, created={"scope": {"tools": []}}))["tools"] == []
+    assert (await pinned(idle, guest="reviewer"))["tools"] == []
+
+
+async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
+    """The agent's and the daemon's; none is no ceiling."""
+    for turns_max, expected in ((3, 3), (0, 7), (500, 7)):
+        limits = RunLimits(turns_max=turns_max)
+        agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
+        async with household(tmp_path / str(turns_max), work=False, limits=limits, **agents) as house:
+            assert (await pinned(house))["max_turns"] == expected
+
+
+async def test_instructions_are_kept_once(idle: Household) -> None:
+    """However many runs use them."""
+    for _ in range(3):
+        await idle.send()
+    with idle.state.read() as store:
+        assert store.count(BLOBS) == 1
+
+
+async def test_an_agent_whose_route_is_gone_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """The refusal names the route."""
+    async with household(tmp_path, work=False, definitions={"routed": ROUTED}, routes={}) as house:
+        assert isinstance(
+            await house.refused("conversation.send", agent="routed", content="x"), RouteNotFound
+        )
+        assert house.sessions() == 0
+
+
+async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Path) -> None:
+    """The longest input, metadata, instructions, scope, names and queue together; and the longest answer."""
+    metadata = {"a": "b" * (METADATA_BYTES_MAX - 20)}
+    async with household(tmp_path, definitions={"large": agent("large")}) as house:
+        await house.call(
+            "session.create",
+            session_id="s" * 128,
+            agent="large",
+            title="t" * 512,
+            scope={"tools": ["t" * 70] * 54},
+            metadata=metadata,
+            workspace="w" * 1024,
+        )
+        gate = house.gate("first")
+        gate.after = "x" * 2 * ANSWER_BYTES_MAX
+        to_it = {"session_id": "s" * 128, "model": "m" * 256}
+        first = await house.call("session.send", content="first", **to_it)
+        await gate.reached.wait()
+        for _ in range(QUEUED_RUNS_MAX - 1):
+            await house.client.request("session.send", content="x", **to_it)
+        large = agent("large", instructions="i" * 65_000)
+        house.holder.replace(make_runtime(2, models=house.models, definitions={"large": large}))
+        last = await house.call(
+            "session.send", content="x" * (INPUT_BYTES_MAX - 100), metadata=metadata, **to_it
+        )
+        assert last["status"] == "queued"
+        gate.opened.set()
+        answered = await house.call("run.wait", run_id=first["run_id"])
+        assert answered["status"] == "completed"
+        assert len(answered["output"]) > ANSWER_BYTES_MAX - 100
+
+
+def test_what_was_said_is_items() -> None:
+    """Either content or items; empty ones and those of other kinds are refused."""
+    assert input_items(ConversationSend(content="x")) == [Text("x")]
+    assert input_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
+    for wrong in (
+        ConversationSend(),
+        ConversationSend(content="x", input_items=[Text("y")]),
+        ConversationSend(input_items=[Text("a"), Text("")]),
+        ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]),
+    ):
+        with pytest.raises(InvalidParams):
+            input_items(wrong)
+
+
+def test_what_is_kept_fits() -> None:
+    """In size, in depth and in the numbers it holds; the refusal names the field."""
+    fits({"a": [1, "b"]}, 13, "metadata", "$.params.metadata")
+    with pytest.raises(InputTooLarge) as refused:
+        fits({"a": [1, "b"]}, 12, "metadata", "$.params.metadata")
+    assert refused.value.field == "$.params.metadata"
+    deep: Any = "x"
+    for _ in range(200):
+        deep = [deep]
+    for wrong in ({"a": 2**64}, {"a": deep}):
+        with pytest.raises(InvalidParams):
+            fits(wrong, 10_000, "metadata", "$.params.metadata")
