@@ -56,11 +56,9 @@ class Selection:
         """Errors: SessionNotFound, RunNotFound, also for what the caller's token does not cover."""
         session_id = filter_.session_id
         if filter_.run_id is not None:
-            session_id = _session_of_run(store, filter_.run_id, session_id)
-        if session_id is not None:
-            session = store.get(SESSIONS, session_id)
-            if session is None or not caller.covers(session.agent, session.sender):
-                raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
+            session_id = _session_of_run(store, caller, filter_.run_id, session_id)
+        elif session_id is not None and not _covered(store, caller, session_id):
+            raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
         subtree = filter_.subtree and filter_.run_id is None
         self._caller = caller
         self._root = session_id if subtree else None
@@ -121,11 +119,17 @@ class Selection:
             yield cursor, found[1] if found is not None and self.takes(found[1]) else None
 
 
-def _session_of_run(store: "Snapshot", run_id: str, session_id: str | None) -> str:
+def _session_of_run(store: "Snapshot", caller: Caller, run_id: str, session_id: str | None) -> str:
+    """The session of a run. Errors: RunNotFound; what is not covered is not told from what is not there."""
     run = store.get(RUNS, run_id)
-    if run is None or session_id not in (None, run.session_id):
+    if run is None or session_id not in (None, run.session_id) or not _covered(store, caller, run.session_id):
         raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
     return run.session_id
+
+
+def _covered(store: "Snapshot", caller: Caller, session_id: str) -> bool:
+    session = store.get(SESSIONS, session_id)
+    return session is not None and caller.covers(session.agent, session.sender)
 
 
 EVERY_STREAM = "*"

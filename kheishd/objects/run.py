@@ -34,9 +34,22 @@ def find_run(store: "Snapshot", call: Call, run_id: str) -> Run:
     Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
     """
     run = store.get(RUNS, run_id)
-    if run is None or not call.caller.covers(run.agent, run.sender):
+    if run is None or not _covered(store, call, run):
         raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
     return run
+
+
+def _covered(store: "Snapshot", call: Call, run: Run) -> bool:
+    """Whether the caller may read a run: who asked for it is covered, and whose session answers it, too."""
+    caller = call.caller
+    if caller.unlimited:
+        return True
+    session = store.get(SESSIONS, run.session_id)
+    return (
+        session is not None
+        and caller.covers(run.agent, run.sender)
+        and caller.covers(session.agent, session.sender)
+    )
 
 
 def output_of(store: "Snapshot", run: Run) -> str | None:
@@ -85,7 +98,7 @@ def list_(call: Call, params: RunListParams) -> RunList:
             found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
         else:
             found = store.scan(RUNS, after=_after(params), reverse=reverse)
-        chosen, following = page_of(found, params.limit, lambda run: _wanted(call, params, run))
+        chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run))
         return RunList(chosen, following)
 
 
@@ -97,12 +110,10 @@ def _after(params: RunListParams) -> tuple[Any, ...] | None:
     return (params.session_id, cursor_after(params.after))
 
 
-def _wanted(call: Call, params: RunListParams, run: Run | None) -> bool:
-    if run is None or not call.caller.covers(run.agent, run.sender):
-        return False
+def _wanted(store: "Snapshot", call: Call, params: RunListParams, run: Run) -> bool:
     if params.active and run.status in rows.ENDED:
         return False
-    return params.status is None or run.status == params.status
+    return (params.status is None or run.status == params.status) and _covered(store, call, run)
 
 
 async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> Run:

@@ -164,8 +164,6 @@ async def test_journal_read_session_not_found(server: RpcServer, client: Client)
     limit(server)
     with pytest.raises(SessionNotFound):
         await client.call("journal.read", session_id="ses_1")
-    with pytest.raises(SessionNotFound):
-        await client.call("journal.read", run_id="run_1")
 
 
 async def test_journal_read_run_not_found(server: RpcServer, client: Client) -> None:
@@ -175,6 +173,16 @@ async def test_journal_read_run_not_found(server: RpcServer, client: Client) -> 
         await client.call("journal.read", run_id="run_9")
     with pytest.raises(RunNotFound):
         await client.call("journal.read", run_id="run_1", session_id="ses_2")
+
+
+@pytest.mark.parametrize("method", ["journal.read", "journal.subscribe"])
+async def test_a_run_that_is_not_covered_is_not_there(server: RpcServer, client: Client, method: str) -> None:
+    """The refusal says nothing of its session, and is the one for a run that does not exist."""
+    limit(server)
+    for session in ({}, {"session_id": "ses_1"}):
+        with pytest.raises(RunNotFound) as caught:
+            await client.call(method, run_id="run_1", **session)
+        assert (caught.value.message, caught.value.field) == ("there is no run 'run_1'", "$.params.run_id")
 
 
 async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> None:

@@ -110,6 +110,16 @@ async def test_run_list_ok_hides_what_others_said_in_the_same_session(idle: Hous
     assert [row["run_id"] for row in rows] == [sent["run_id"]]
 
 
+async def test_a_run_belongs_to_its_session(idle: Household) -> None:
+    """What a covered sender said in a session that is not covered is answered there, and not shown."""
+    sent = await idle.send(sender="bob")
+    said = await idle.call("session.send", session_id=sent["session_id"], sender="ann", content="x")
+    ann = await idle.limited(senders=["ann"])
+    assert (await ann.call("run.list"))["runs"] == []
+    for method in ("run.get", "run.wait", "run.cancel"):
+        assert type(await refused(ann, method, run_id=said["run_id"])) is RunNotFound
+
+
 async def test_run_list_session_not_found(idle: Household) -> None:
     """Nor for a token that does not cover it."""
     sent = await idle.send(sender="bob")
