@@ -16,6 +16,7 @@ from protocol.errors import (
     AgentNotFound,
     InputTooLarge,
     InvalidParams,
+    Overloaded,
     QueueFull,
     RouteNotFound,
     RouteNotReady,
@@ -244,17 +245,27 @@ def send_waits(params: Delivery) -> bool:
     return params.stream or params.wait == "settled"
 
 
-async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendResult:
-    """Stream and wait, as the params of a send say; both are done anew for a repeated request."""
-    if params.stream:
-        # The run's first event, its input, stands right before its acceptance.
+def _stream(call: Call, result: SendResult) -> str | None:
+    """The subscription to a run from its first event, its input, right before its acceptance.
+
+    Shape: None where the connection can have no more: the input was accepted, so that is no refusal.
+    """
+    try:
         subscribed = call.connection.subscribe(
             Filter(session_id=result.session_id, run_id=result.run_id),
             max(result.cursor - 2, 0),
             deltas=True,
             until_settled=result.run_id,
         )
-        result = msgspec.structs.replace(result, subscription=subscribed.subscription)
+    except Overloaded:
+        return None
+    return subscribed.subscription
+
+
+async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendResult:
+    """Stream and wait, as the params of a send say; both are done anew for a repeated request."""
+    if params.stream:
+        result = msgspec.structs.replace(result, subscription=_stream(call, result))
     if params.wait != "settled":
         return result
     run = await settled(call, result.session_id, result.run_id, params.timeout_s)

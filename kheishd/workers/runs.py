@@ -115,7 +115,9 @@ class RunWorker:
             if run is None:
                 continue
             effect = due(run, self._state.now_ms(), held=False)
-            if isinstance(effect, TakeUp) and effect.alone:
+            if not isinstance(effect, TakeUp):
+                continue
+            if effect.alone:
                 return chosen if chosen or self._active else [(run, True)]
             chosen.append((run, False))
             if len(chosen) == slots:

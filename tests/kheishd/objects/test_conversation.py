@@ -22,7 +22,7 @@ from protocol.errors import (
     SenderInvalid,
     SessionBusy,
 )
-from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX
+from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SUBSCRIPTIONS_MAX
 from tests.support.household import Household, household, pages, refused
 
 
@@ -111,6 +111,27 @@ async def test_conversation_send_ok_streams_from_the_first_event(house: Househol
             assert note["event"]["run_id"] == sent["run_id"]
     assert seen[:2] == ["input_received", "run_accepted"]
     assert seen[-2:] == ["message_appended", "run_ended"]
+
+
+async def test_conversation_send_ok_without_a_stream_where_none_is_left(house: Household) -> None:
+    """The input is accepted all the same, and says so: a refusal would have it sent twice."""
+    for _ in range(SUBSCRIPTIONS_MAX):
+        await house.client.request("journal.subscribe")
+    sent = await house.send(stream=True)
+    assert sent["status"] == "queued"
+    assert "subscription" not in sent
+
+
+async def test_conversation_send_ok_two_who_begin_at_once_share_the_session(house: Household) -> None:
+    """The pair is bound once, whoever comes first."""
+    other = await house.server.connect()
+    requests = [
+        (client, await client.request("conversation.send", content="x", sender="new"))
+        for client in (house.client, other) * 5
+    ]
+    ids = {(await client.answer(request))["session_id"] for client, request in requests}
+    assert len(ids) == 1
+    assert (await house.kinds(session_id=ids.pop())).count("session_created") == 1
 
 
 async def test_conversation_send_ok_not_settled_in_time(house: Household) -> None:
