@@ -157,6 +157,15 @@ class State:
             await self.update(partial(put_chunk, name=name, number=number, chunk=chunk))
         return name
 
+    async def backup(self, directory: Path) -> int:
+        """Copy the store, as it is now, to a new directory, in a thread; gives its newest cursor.
+
+        Can be cancelled at any time.
+        Errors: PathRefused, StorageFull; then nothing is left there.
+        """
+        check = trio.from_thread.check_cancelled
+        return await trio.to_thread.run_sync(partial(self.store.backup, directory, check=check))
+
     def read(self) -> Snapshot:
         """A snapshot, for ``with``; never hold one across an ``await``."""
         return self.store.read()

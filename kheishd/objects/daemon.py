@@ -4,8 +4,6 @@ import os
 import time
 from pathlib import Path
 
-import trio
-
 from kheishd.kernel.call import Call, control, query
 from protocol.errors import PathRefused
 from protocol.objects import daemon as rows
@@ -58,7 +56,7 @@ async def backup(call: Call, params: Backup) -> BackedUp:
     """
     path = backup_path(params.path, Path(call.control.status().disk.path))
     started = time.monotonic()
-    cursor = await trio.to_thread.run_sync(call.state.store.backup, path)
+    cursor = await call.state.backup(path)
     return BackedUp(
         path=str(path),
         bytes=sum(file.stat().st_size for file in path.iterdir()),

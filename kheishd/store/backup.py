@@ -11,7 +11,7 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +49,18 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # While the store runs.
 
 
-def write_backup(environment: Environment, directory: Path, timeout_s: float = BACKUP_SECONDS_MAX) -> int:
+def write_backup(
+    environment: Environment, directory: Path, timeout_s: float, check: Callable[[], object]
+) -> int:
     """Copy the store, as it is now, to a new directory; gives the newest cursor in the copy.
 
+    ``check`` is called now and then: what it raises ends the work.
     Errors: PathRefused, also when it is late, StorageFull, DaemonDraining; then nothing is left there.
     """
     partial = directory.with_name(f".{directory.name}.{os.urandom(4).hex()}.partial")
     try:
         with explained(partial):
-            return _write_backup(environment, directory, partial, time.monotonic() + timeout_s)
+            return _write_backup(environment, directory, partial, _Patience(environment, timeout_s, check))
     except StoreUnusable as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _FULL:
@@ -69,12 +72,29 @@ def write_backup(environment: Environment, directory: Path, timeout_s: float = B
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_backup(environment: Environment, directory: Path, partial: Path, deadline: float) -> int:
+class _Patience:
+    """When a copy is to be given up."""
+
+    def __init__(self, environment: Environment, seconds: float, check: Callable[[], object]) -> None:
+        self._readers = environment.readers
+        self._deadline = time.monotonic() + seconds
+        self._check = check
+
+    def __call__(self) -> None:
+        """Errors: PathRefused, DaemonDraining, or the caller's own."""
+        self._check()
+        if self._readers.closing:
+            raise DaemonDraining("the backup was given up: the daemon is stopping")
+        if time.monotonic() > self._deadline:
+            raise PathRefused("writing the backup there takes too long; nothing is left of it", field=_PATH)
+
+
+def _write_backup(environment: Environment, directory: Path, partial: Path, patience: _Patience) -> int:
     if os.path.lexists(directory):
         raise FileExistsError(errno.EEXIST, "it exists already; a backup never overwrites", str(directory))
     partial.mkdir(mode=0o700)
     with _new_file(partial / DATA) as descriptor:
-        _copy(environment, descriptor, deadline)
+        _copy(environment, descriptor, patience)
     write_marker(partial, environment.identity)
     with opened_for_reading(partial) as copy, Snapshot(copy) as snapshot:
         cursor = snapshot.last_cursor
@@ -121,13 +141,13 @@ class _Copier:
         self._thread.join()
 
 
-def _copy(environment: Environment, target: int, deadline: float) -> None:
-    """Errors: PathRefused, DaemonDraining, OSError, lmdb.Error."""
-    reader = Snapshot(environment)
-    with reader:
+def _copy(environment: Environment, target: int, patience: _Patience) -> None:
+    """Errors: those of patience, OSError, lmdb.Error."""
+    # Open as long as LMDB copies, so that nobody closes the environment meanwhile.
+    with Snapshot(environment):
         copier = _Copier(environment)
         try:
-            while piece := _piece(environment, copier.taking, deadline):
+            while piece := _piece(copier.taking, patience):
                 view = memoryview(piece)
                 while view:
                     view = view[os.write(target, view) :]
@@ -137,15 +157,12 @@ def _copy(environment: Environment, target: int, deadline: float) -> None:
             raise copier.error
 
 
-def _piece(environment: Environment, descriptor: int, deadline: float) -> bytes:
+def _piece(descriptor: int, patience: _Patience) -> bytes:
     """The next piece of a copy; empty at its end."""
-    while True:
-        if environment.readers.closing:
-            raise DaemonDraining("the backup was given up: the daemon is stopping")
-        if time.monotonic() > deadline:
-            raise PathRefused("writing the backup there takes too long; nothing is left of it", field=_PATH)
-        if select.select([descriptor], [], [], _LOOK_SECONDS)[0]:
-            return os.read(descriptor, _PIECE_BYTES)
+    patience()
+    while not select.select([descriptor], [], [], _LOOK_SECONDS)[0]:
+        patience()
+    return os.read(descriptor, _PIECE_BYTES)
 
 
 # While no daemon runs.

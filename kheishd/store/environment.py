@@ -85,7 +85,11 @@ class Snapshot:
 
     def __enter__(self) -> "Self":
         self._environment.readers.enter(self)
-        self._txn = self._environment.lmdb.begin()
+        try:
+            self._txn = self._environment.lmdb.begin()
+        except BaseException:
+            self._environment.readers.leave(self)
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:

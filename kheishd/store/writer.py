@@ -137,12 +137,19 @@ class Store:
         """From the next append on, pass each line through ``scrub`` before it is hashed."""
         self._committer.scrub = scrub
 
-    def backup(self, directory: Path, *, timeout_s: float = BACKUP_SECONDS_MAX) -> int:
+    def backup(
+        self,
+        directory: Path,
+        *,
+        timeout_s: float = BACKUP_SECONDS_MAX,
+        check: Callable[[], object] = lambda: None,
+    ) -> int:
         """Copy the store, as it is now, to a new directory; gives its newest cursor. From any thread.
 
+        ``check`` is called now and then: what it raises ends the work.
         Errors: PathRefused, also when it is late, StorageFull, DaemonDraining; then nothing is left there.
         """
-        return write_backup(self._environment, directory, timeout_s)
+        return write_backup(self._environment, directory, timeout_s, check)
 
     def close(self) -> None:
         """Finish what is queued and close. Open snapshots of this thread end, other threads' are awaited."""

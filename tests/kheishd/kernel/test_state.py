@@ -4,7 +4,9 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -16,6 +18,7 @@ from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
 from kheishd.store.guards import StoreUnusable
 from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
+from kheishd.store.writer import Store
 from protocol.errors import DaemonDraining, RunNotFound
 from protocol.ids import RUN
 from tests.support.stores import injected, needs_strace, python, said
@@ -291,6 +294,36 @@ async def test_a_blob_of_many_chunks(state: State) -> None:
         assert read_blob(snapshot, name) == content
 
 
+async def test_a_backup_in_a_thread(state: State, tmp_path: Path) -> None:
+    """It gives the newest cursor of the copy."""
+    await state.update(hello)
+    assert await state.backup(tmp_path / "copy") == 1
+
+
+class EndlessStore:
+    """A store whose backup goes on until whoever asked for it has had enough."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def backup(self, directory: Path, *, check: Callable[[], object]) -> int:
+        """Copy, and copy, and copy."""
+        self.begun.set()
+        while True:
+            check()
+
+
+async def test_a_backup_can_be_cancelled(tmp_path: Path) -> None:
+    """Whoever waits for one can leave; a daemon that stops need not wait for it to end."""
+    store = EndlessStore()
+    state = State(cast("Store", store), wall_clock_ms)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(state.backup, tmp_path / "copy")
+            await trio.to_thread.run_sync(store.begun.wait, 10)
+            nursery.cancel_scope.cancel()
+
+
 # Opening and closing.
 
 
@@ -340,8 +373,11 @@ async def test_inline_updates_do_not_let_a_mock_clock_jump(
 
 FAILING = """
 import sys, trio
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 from kheishd.kernel.state import open_state
+from kheishd.store.writer import Store
 from protocol.errors import StorageFailed
 from tests.support.stores import said
 

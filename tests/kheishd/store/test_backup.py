@@ -119,6 +119,18 @@ def test_a_backup_has_a_deadline(store: Store, tmp_path: Path) -> None:
     assert store.backup(tmp_path / "copy") == 0
 
 
+def test_a_backup_is_given_up_by_who_asked_for_it(store: Store, tmp_path: Path) -> None:
+    """What its check raises comes out of it, and nothing is left."""
+
+    def enough() -> None:
+        raise LookupError("enough")
+
+    append(store)
+    with pytest.raises(LookupError, match="enough"):
+        store.backup(tmp_path / "copy", check=enough)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
 def test_a_backup_gives_way_to_closing(store: Store, tmp_path: Path) -> None:
     """Once the store is closing, a backup ends without a copy."""
     environment = store._environment
