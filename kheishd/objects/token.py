@@ -107,6 +107,7 @@ def narrow(tx: "Transaction", call: Call, plan: tuple[TokenNarrow, _New]) -> Tok
     parent = _find(tx, params.token_id or call.caller.token_id or "")
     if not good(tx, parent, tx.now_ms):
         raise TokenNotFound(f"the token '{parent.token_id}' was revoked or has expired")
+    _see_that_it_came_of(tx, call.caller, parent)
     held = parent.grant
     grant = TokenGrant(
         scopes=held.scopes if params.scopes is None else params.scopes,
@@ -159,6 +160,16 @@ def _make(
     token = _append(tx, call, event, None, digest)
     tx.put(TOKENS_BY_DIGEST, digest, value=token.token_id)
     return TokenMade(token=token, secret=new.secret)
+
+
+def _see_that_it_came_of(store: "Snapshot", caller: Caller, parent: Token) -> None:
+    """Errors: ScopeWouldWiden for a token whose child would live on when the caller's own is revoked."""
+    own = caller.token_id
+    if own is not None and all(own != each.token_id for each in lineage(store, parent)):
+        raise ScopeWouldWiden(
+            "a token narrows itself and what came of it: what it made of another would outlive it",
+            field="$.params.token_id",
+        )
 
 
 def _append(tx: "Transaction", call: Call, event: JournalEvent, token: Token | None, digest: str) -> Token:

@@ -198,6 +198,23 @@ async def test_token_narrow_scope_would_widen(server: RpcServer, client: Client)
         await client.call("token.narrow", token_id=token_id)
 
 
+async def test_a_token_narrows_nothing_that_would_outlive_it(server: RpcServer, client: Client) -> None:
+    """With a token made of a stranger's, one could go on after one's own was revoked."""
+    stranger = await client.call("token.create", scopes=ALL)
+    mine = await client.call("token.create", scopes=ALL)
+    become(server, mine)
+    with pytest.raises(ScopeWouldWiden) as caught:
+        await client.call("token.narrow", token_id=stranger["token"]["token_id"])
+    assert caught.value.field == "$.params.token_id"
+    child = await client.call("token.create", scopes=["read", "converse"])
+    grandchild = await client.call("token.narrow", token_id=child["token"]["token_id"], scopes=["read"])
+    await client.call("token.revoke", token_id=mine["token"]["token_id"])
+    with server.state.read() as store:
+        record = store.get(TOKENS, grandchild["token"]["token_id"])
+        assert record is not None
+        assert not good(store, record.token, NOW_MS)
+
+
 async def test_token_narrow_token_limit(client: Client) -> None:
     """Neither too many nor too deep."""
     made = await client.call("token.create", scopes=["read"])
