@@ -15,7 +15,7 @@ from kheishd.kernel.call import Call, Caller, mutation, query
 from kheishd.objects.paging import id_after, page_of
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
-from protocol.errors import InvalidParams, TokenInvalid, TokenNotFound
+from protocol.errors import InvalidParams, ScopeWouldWiden, TokenInvalid, TokenNotFound
 from protocol.events import DAEMON_STREAM, JournalEvent, TokenCreated, TokenRevoked
 from protocol.ids import TOKEN
 from protocol.limits import TOKENS_MAX
