@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -18,10 +18,12 @@ from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
 from kheishd.store.guards import StoreUnusable
 from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
-from kheishd.store.writer import Store
 from protocol.errors import DaemonDraining, RunNotFound
 from protocol.ids import RUN
 from tests.support.stores import injected, needs_strace, python, said
+
+if TYPE_CHECKING:
+    from kheishd.store.writer import Store
 
 
 def say(stream: str, tx: Transaction) -> int:
@@ -375,9 +377,8 @@ FAILING = """
 import sys, trio
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from kheishd.kernel.state import open_state
-from kheishd.store.writer import Store
 from protocol.errors import StorageFailed
 from tests.support.stores import said
 

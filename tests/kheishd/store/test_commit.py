@@ -3,6 +3,7 @@
 import errno
 import gc
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,38 @@ def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:
     """LMDB calls it an I/O error; here it is told apart, and passes when there is room."""
     ended = python(PROGRAM, store_dir, "20000")
     assert ended.stdout == "1 StorageFull 2 3 | read 3 | room | None\n", ended.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
+    """Refused when full, read all the while, and writing again once somebody made room."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2 * MIB))
+    bench = Bench(small_disk / "state")
+    bench.settle(say("ses_a"))
+    number = 0
+    while not bench.committer.full:
+        bench.settle(fill(number), fill(number + 1, 1), fill(number + 2))
+        number += 3
+    assert bench.committer.failure is None
+    assert bench.feed() == [(1, "ses_a")]
+    ballast.unlink()
+    jobs, _ = bench.settle(fill(number), say("ses_a"))
+    assert [job.error for job in jobs] == [None, None]
+    assert not bench.committer.full
+    assert bench.feed() == [(1, "ses_a"), (2, "ses_a")]
+    bench.opened.close()
 
 
 @needs_strace

@@ -32,7 +32,7 @@ from kheishd.store.writer import Store
 from protocol.errors import DaemonDraining, UpdateTooLarge
 from protocol.events import DAEMON_STREAM, DaemonStopped, InputReceived, decode_envelope, decode_event
 from protocol.limits import UPDATE_BYTES_MAX
-from tests.support.stores import NOW_MS, append, opened, said, update
+from tests.support.stores import NOW_MS, append, fill, opened, said, update
 
 # Reading.
 
@@ -124,6 +124,20 @@ def test_an_empty_store(store: Store) -> None:
         assert {table.name: snapshot.count(table) for table in TABLES if table.name != "meta"} == {
             table.name: 0 for table in TABLES if table.name != "meta"
         }
+
+
+def test_used_bytes_are_those_of_the_rows(store: Store) -> None:
+    """They grow with what is written and shrink with what is deleted, whatever the file does."""
+
+    def used() -> int:
+        with store.read() as snapshot:
+            return snapshot.used_bytes
+
+    empty = used()
+    fill(store, 1, 100_000)
+    assert 100_000 <= used() - empty < 120_000
+    update(store, lambda tx: tx.delete(CHECKPOINTS, "s", 1))
+    assert used() <= empty + 4096
 
 
 def test_a_snapshot_does_not_move(store: Store) -> None:
