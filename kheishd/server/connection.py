@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A peer that sends many small requests at once is answered in slices, so that others get their turn.
+# A peer that sends many requests at once, in a batch or not, is answered in slices, so that others get
+# their turn.
 SLICE_S = 0.002
 
 Reason = Literal["unsubscribed", "shutdown", "revoked"]
@@ -80,6 +81,7 @@ class Connection(ABC):
         "_ready_bytes",
         "_receiving",
         "_shared",
+        "_slice_end",
         "_waiting",
         "caller",
         "ended",
@@ -101,14 +103,15 @@ class Connection(ABC):
         self._ready: list[bytes] = []
         self._ready_bytes = 0
         self._receiving = False
+        self._slice_end = 0.0
 
     # What arrives.
 
     async def receive(self, values: Iterable[Value]) -> None:
         """Dispatch what one read gave. Waits while the peer makes the daemon hold too much."""
         self._receiving = True
+        self._slice_end = time.monotonic() + SLICE_S
         try:
-            deadline = time.monotonic() + SLICE_S
             for value in values:
                 if type(value) is Request:
                     answer = self._shared.dispatcher.dispatch(value, self, self.answer)
@@ -119,9 +122,8 @@ class Connection(ABC):
                     await self._receive_batch(value)
                 else:
                     self._take(value, self.answer)
-                if self._full() or time.monotonic() > deadline:
+                if self._full() or time.monotonic() > self._slice_end:
                     await self._pause()
-                    deadline = time.monotonic() + SLICE_S
         finally:
             self._receiving = False
         self.flush()
@@ -130,7 +132,7 @@ class Connection(ABC):
         gathering = Gathering(self.answer)
         for value in batch.items:
             self._take_of_batch(value, gathering)
-            if self._full():
+            if self._full() or time.monotonic() > self._slice_end:
                 await self._pause()
         gathering.add(None)
 
@@ -174,6 +176,7 @@ class Connection(ABC):
         while self._full() and not self.ended:
             await self.change()
         self._receiving = True
+        self._slice_end = time.monotonic() + SLICE_S
 
     # What is open.
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
-from kheishd.server.connection import Connection, Reason, Shared
+from kheishd.server.connection import SLICE_S, Connection, Reason, Shared
 from kheishd.store.environment import Transaction
 from protocol.errors import DaemonDraining, SubscriptionExists, SubscriptionNotFound
 from protocol.limits import OPEN_REQUESTS_MAX, UNSENT_BYTES_MAX
@@ -125,6 +125,27 @@ async def test_a_batch_is_answered_in_one_array(wire: Wire) -> None:
     assert by_id[2]["error"]["code"] == -32601
     assert by_id[None]["error"]["code"] == -32600
     assert by_id[3]["result"]["number"] == 2
+
+
+async def test_a_batch_that_takes_long_lets_others_run(
+    wire: Wire, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As single requests do: a thousand questions of ten milliseconds each are ten seconds together."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: next(clock) * SLICE_S)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while not wire.sent:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(other)
+    await wire.receive([batch(*[{"jsonrpc": "2.0", "id": n, "method": "toy.read"} for n in range(100)])])
+    ((answer,),) = wire.sent
+    assert len(msgspec.json.decode(answer)) == 100
+    assert turns > 40
 
 
 async def test_a_batch_of_notifications_is_not_answered(wire: Wire, toys: Toys) -> None:

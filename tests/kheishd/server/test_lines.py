@@ -11,7 +11,10 @@ import trio
 import trio.testing
 
 from kheishd.objects import journal, rpc
+from kheishd.server.lines import FEED_BYTES
+from protocol.codec import Codec
 from protocol.limits import LINE_BYTES_MAX, UNSENT_BYTES_MAX
+from protocol.wire import Value
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
@@ -187,6 +190,25 @@ async def test_bytes_may_come_one_by_one(server: RpcServer) -> None:
         await trio.testing.wait_all_tasks_blocked()
     await client.stream.send_all(b"\n")
     assert (await client.read())["id"] == 1
+
+
+async def test_a_read_is_decoded_bit_by_bit(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty thousand lines of one digit in one read would hold everybody up for a tenth of a second."""
+    sizes: list[int] = []
+    feed = Codec.feed
+
+    def watched(codec: Codec, data: bytes) -> list[Value]:
+        sizes.append(len(data))
+        return feed(codec, data)
+
+    monkeypatch.setattr(Codec, "feed", watched)
+    client = await server.connect()
+    await client.stream.send_all(b"1\n" * 32_768 + PING + b"\n")
+    with trio.fail_after(30):
+        while (await client.read())["id"] is None:
+            pass
+    assert max(sizes) <= FEED_BYTES
+    assert sum(sizes) == 2 * 32_768 + len(PING) + 1
 
 
 async def test_a_peer_that_does_not_want_answers_is_let_go(server: RpcServer) -> None:
