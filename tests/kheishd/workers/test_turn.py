@@ -361,3 +361,19 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
         assert desk.said(sent.session_id) == ["again"]
         assert desk.count(RUNS_CANCELLED) == 0
+
+
+async def test_a_full_disk_starts_nothing_and_loses_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """No model is asked for what could not be saved; a stop meanwhile is in order; later all goes on."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk:
+        sent = await desk.send()
+        with full_disk():
+            async with working(desk):
+                await wait_all_tasks_blocked()
+            assert models.asked == []
+            assert desk.run(sent.run_id).status == "queued"
+        async with working(desk):
+            await desk.until(lambda: desk.run(sent.run_id).status == "completed")
