@@ -6,7 +6,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from msgspec import Meta, Struct
 
 from protocol.errors import Refusal
-from protocol.limits import IDEMPOTENCY_KEY_BYTES_MAX, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.limits import (
+    IDEMPOTENCY_KEY_BYTES_MAX,
+    PAGE_ROWS_DEFAULT,
+    PAGE_ROWS_MAX,
+    PARAMS_BYTES_MAX,
+)
 
 Kind = Literal["query", "mutation", "control"]
 """``query``: answered inline, changes nothing. ``mutation``: one transaction, then an answer.
@@ -57,6 +62,7 @@ class Method(Generic[P, R]):
 
     ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to
     do). ``secret`` names the result field that is shown once: a repeated request is ``already_shown``.
+    ``params_bytes_max`` is how long its params may be as they come.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Method(Generic[P, R]):
     since: str = "0.1"
     uncompared: tuple[str, ...] = ()
     secret: str | None = None
+    params_bytes_max: int = PARAMS_BYTES_MAX
 
 
 AnyMethod = Method[Any, Any]

@@ -21,7 +21,7 @@ from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler,
 from kheishd.server.faults import refusal_of
 from kheishd.server.receipts import Change, Repeated, TakenBack, uncompared
 from kheishd.server.requests import Open, Reply
-from protocol.errors import DaemonDraining, MethodNotFound
+from protocol.errors import DaemonDraining, MessageTooLarge, MethodNotFound
 from protocol.wire import decode_params, encode_error, encode_result, id_value
 
 if TYPE_CHECKING:
@@ -128,9 +128,12 @@ class _Entry:
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
     def params(self, request: "Request", asker: Asker) -> Any:
-        """The params, if the caller may ask at all. Errors: ScopeMissing, InvalidParams."""
+        """The params, if the caller may ask at all. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.need(self.scope)
+        size, limit = memoryview(request.params).nbytes, self.row.params_bytes_max
+        if size > limit:
+            raise MessageTooLarge(f"the params take {size} bytes; the limit is {limit}", field="$.params")
         return decode_params(self.decoder, request.params)
 
     async def wait(self, opened: Open, work: Callable[[], Awaitable[Any]]) -> None:

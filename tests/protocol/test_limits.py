@@ -36,7 +36,10 @@ def test_an_answer_fits_into_its_transaction() -> None:
 
 def test_everything_fits_into_a_message() -> None:
     """What is accepted and what is listed fits into one line, escaped or not."""
-    assert limits.INPUT_BYTES_MAX * 6 < limits.LINE_BYTES_MAX
+    assert limits.PARAMS_BYTES_MAX < limits.LINE_BYTES_MAX
+    assert (limits.INPUT_BYTES_MAX + limits.METADATA_BYTES_MAX) * 6 < limits.PARAMS_BYTES_MAX
+    # What is imported holds its escapes already; a client may send the characters of two bytes as six.
+    assert limits.IMPORT_LINE_BYTES_MAX * 3 < limits.PARAMS_BYTES_MAX
     assert limits.PAGE_BYTES_MAX + limits.UPDATE_BYTES_MAX < limits.LINE_BYTES_MAX
 
 

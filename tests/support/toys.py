@@ -10,6 +10,7 @@ from kheishd.kernel.call import Act, Call, Handler, Mutate, Query
 from kheishd.store.tables import META
 from protocol.errors import RunAlreadyEnded
 from protocol.events import DAEMON_STREAM, DaemonStopped
+from protocol.limits import LINE_BYTES_MAX
 from protocol.method import Kind, Method, Mutation, Params
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ class Toys:
         positional = cast("type[Params]", list[int] | Named)
         anything = cast("type[Params]", Any)
         return [
-            Query(_row("toy.echo", "query", Echo, Any, scope=None), lambda call, params: params),
+            Query(
+                _row("toy.echo", "query", Echo, Any, scope=None, params_bytes_max=LINE_BYTES_MAX),
+                lambda call, params: params,
+            ),
             Query(_row("toy.read", "query", Nothing, bool), lambda call, params: True),
             Query(_row("toy.admin", "query", Nothing, bool, scope="admin"), lambda call, params: True),
             Query(_row("toy.broken", "query", Nothing, bool), _broken),
