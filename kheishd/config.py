@@ -192,10 +192,11 @@ def refusal(name: str, text: str, found: list[Problem]) -> ConfigInvalid:
 
 
 def _syntax_error(name: str, message: str) -> str:
-    """``tomllib`` says ``What (at line 3, column 5)``; people want ``config.toml:3: what``."""
+    """``tomllib`` says ``What (at line 3, column 5)``; people want ``config.toml:3: not TOML: what``."""
     what, _, where = message.partition(" (at ")
     place = re.match(r"line (\d+)", where)
-    return f"{name}:{place[1]}: {what}" if place else f"{name}: {message}"
+    what = what[:1].lower() + what[1:]
+    return f"{name}:{place[1]}: not TOML: {what}" if place else f"{name}: not TOML: {message}"
 
 
 def _rule_problems(config: Config) -> Iterator[Problem]:

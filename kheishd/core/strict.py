@@ -4,14 +4,26 @@
 (``$.routes[...]``). This walks a document beside the struct that describes it and collects all of them.
 """
 
+import re
 from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
 
 from kheishd.core.lines import Path
+
+# What ``msgspec`` calls the types, and what people who write TOML or YAML call them.
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "a table",
+    "null": "nothing",
+}
 
 
 class Problem(Struct, frozen=True):
@@ -62,7 +74,7 @@ def _value_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
         case list() if inner is not None and inner[0] is list:
             for number, element in enumerate(value):
                 yield from problems(inner[1], element, (*path, number))
-        case dict() if inner is not None and inner[0] is None:
+        case _ if inner is not None and inner[0] is None and value is not None:
             yield from problems(inner[1], value, path)
         case _:
             yield from _leaf_problems(expected, value, path)
@@ -74,7 +86,27 @@ def _leaf_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         within = f" (at {where[:-1]})" if where else ""
-        yield Problem(path, what[:1].lower() + what[1:] + within)
+        yield Problem(path, _plain(what, _choices(expected)) + within)
+
+
+def _plain(said: str, choices: tuple[str, ...]) -> str:
+    """What ``msgspec`` says is wrong, with the choices there are and types as people call them."""
+    if choices and said.startswith("Invalid enum value "):
+        return f"expected one of {', '.join(choices)}, got {said.removeprefix('Invalid enum value ')}"
+    plain = re.sub(r"`([a-z]+(?: \| [a-z]+)*)`", _type_names, said)
+    return plain[:1].lower() + plain[1:]
+
+
+def _type_names(found: re.Match[str]) -> str:
+    names = [name for name in found[1].split(" | ") if name != "null"] or ["null"]
+    return " or ".join(_TYPES.get(name, name) for name in names)
+
+
+def _choices(expected: Any) -> tuple[str, ...]:
+    """The words that a type allows, wherever in it they stand; none if it is not about words."""
+    if get_origin(expected) is Literal:
+        return tuple(map(str, get_args(expected)))
+    return tuple(choice for inner in get_args(expected) for choice in _choices(inner))
 
 
 def _key_problems(expected: Any, key: Any, path: Path) -> Iterator[Problem]:

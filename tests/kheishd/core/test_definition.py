@@ -73,9 +73,9 @@ def test_a_rule_within_the_instructions_is_text() -> None:
     ("content", "line", "words"),
     [
         (b"---\nmodel: m\ndescripton: x\n---\n", 3, "did you mean 'description'"),
-        (b"---\nmodel: m\n\nmax_turns: many\n---\n", 4, "max_turns: expected `int"),
-        (b"---\ntools: read_file\n---\n", 2, "tools: expected `array"),
-        (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected `str`, got `int` (at [1])"),
+        (b"---\nmodel: m\n\nmax_turns: many\n---\n", 4, "max_turns: expected a whole number"),
+        (b"---\ntools: read_file\n---\n", 2, "tools: expected an array"),
+        (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected a string, got a whole number (at [1])"),
         (b"---\npermission_mode: yolo\n---\n", 2, "permission_mode"),
         (b"---\nmodel: m\nmodel: n\n---\n", 3, "stands on line 2 already"),
         (b"---\nmodel: m\n\ttools: [\n---\n", 3, "cannot start any token"),

@@ -1,6 +1,6 @@
 """Strict reading agrees with msgspec about what is right, and says more about what is wrong."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from hypothesis import given
@@ -25,6 +25,8 @@ class Tree(Struct, frozen=True, forbid_unknown_fields=True):
     in_order: list[Leaf] = []
     free: dict[str, Any] = {}
     words: list[str] | None = None
+    kind: Literal["red", "green"] | None = None
+    kinds: list[Literal["red", "green"]] = []
 
 
 def found(document: Any) -> list[str]:
@@ -37,12 +39,23 @@ def test_paths_name_tables_and_elements() -> None:
     assert found({"by_name": {"x": {"size": 1, "sise": 2}}}) == [
         "by_name.x.sise: unknown key; did you mean 'size'?"
     ]
-    assert found({"in_order": [{"size": 1}, {"size": -1}]}) == ["in_order[1].size: expected `int` >= 0"]
+    assert found({"in_order": [{"size": 1}, {"size": -1}]}) == [
+        "in_order[1].size: expected a whole number >= 0"
+    ]
     assert found({"leaf": {"name": "n"}}) == ["leaf: the key 'size' is missing"]
-    assert found({"by_name": {"X": {"size": 1}}})[0].startswith("by_name.X: expected `str` matching regex")
-    assert found({"words": ["a", 1]}) == ["words: expected `str`, got `int` (at [1])"]
-    assert found({"leaf": [1]})[0].startswith("leaf: expected")
+    assert found({"by_name": {"X": {"size": 1}}})[0].startswith("by_name.X: expected a string matching regex")
+    assert found({"words": ["a", 1]}) == ["words: expected a string, got a whole number (at [1])"]
+    assert found({"leaf": [1]}) == ["leaf: expected a table, got an array"]
+    assert found({"words": 1}) == ["words: expected an array, got a whole number"]
+    assert found({"in_order": {}}) == ["in_order: expected an array, got a table"]
     assert found([]) == ["expected a table, got an array"]
+
+
+def test_a_wrong_word_is_answered_with_those_there_are() -> None:
+    """Choices are named, in lists too and where none may be given."""
+    assert found({"kind": "b"}) == ["kind: expected one of red, green, got 'b'"]
+    assert found({"kinds": ["red", "c"]}) == ["kinds: expected one of red, green, got 'c' (at [1])"]
+    assert not found({"kind": None})
 
 
 def test_a_path_as_people_write_it() -> None:
