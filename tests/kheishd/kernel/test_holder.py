@@ -37,9 +37,14 @@ def test_a_used_one_is_retired_with_its_last_user() -> None:
     """Two users of the old, one leaves: it lives. The other leaves, even by an error: it is retired."""
     runtimes, retired = holder()
     with runtimes.hold() as first:
-        with pytest.raises(KeyError), runtimes.hold():
-            runtimes.replace(make_runtime(2))
-            raise KeyError
+
+        def replace_and_fail() -> None:
+            with runtimes.hold():
+                runtimes.replace(make_runtime(2))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            replace_and_fail()
         with runtimes.hold():
             assert runtimes.held() == [1, 2]
         assert (first.generation, retired) == (1, [])
