@@ -112,8 +112,9 @@ class DaemonControl:
         self._started = time.monotonic()
 
     async def reload(self) -> tuple[int, list[str]]:
-        """Build a new runtime: its generation and warnings. Errors: ConfigInvalid."""
-        return await self._reloads.request()
+        """Build a new runtime: generation and warnings, routes not ready too. Errors: ConfigInvalid."""
+        generation, warnings = await self._reloads.request()
+        return generation, [*warnings, *self._not_ready()]
 
     def shutdown(self, drain_s: float | None) -> None:
         """Begin to stop."""
@@ -194,10 +195,7 @@ class DaemonControl:
         if vitals.reload_problem is not None:
             yield f"the last reload was refused and changed nothing: {vitals.reload_problem}"
         yield from runtime.warnings
-        for spec in runtime.routes.values():
-            problem = runtime.models.problem(spec)
-            if problem is not None:
-                yield f"the route '{spec.route_id}' is not ready: {problem}"
+        yield from self._not_ready()
         for run_id in self._parked():
             yield (
                 f"the run {run_id} was parked: each time it was taken up, the daemon ended; "
@@ -205,6 +203,13 @@ class DaemonControl:
             )
         if vitals.after_crash and uptime_s < CRASH_REMEMBERED_S:
             yield "the daemon before this one ended without stopping; what it had begun was taken up again"
+
+    def _not_ready(self) -> Iterator[str]:
+        runtime = self._holder.current()
+        for spec in runtime.routes.values():
+            problem = runtime.models.problem(spec)
+            if problem is not None:
+                yield f"the route '{spec.route_id}' is not ready: {problem}"
 
     def _parked(self) -> list[str]:
         """Of the newest runs, those that were given up as they brought the daemon down."""

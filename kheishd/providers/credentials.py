@@ -20,6 +20,11 @@ CREDENTIAL_BYTES_MAX = 64 * 1024
 # A shorter value is not scrubbed: "test" or "1234" would be cut out of ordinary text everywhere.
 SCRUBBED_CHARACTERS_MIN = 8
 
+_WHERE = {
+    "env": "the daemon's environment; set it there and start the daemon again",
+    "credential": "the credentials directory; the unit's LoadCredential= puts it there",
+}
+
 _REFERENCE = re.compile(r"(env|credential|slot):([A-Za-z0-9_.-]{1,255})")
 
 
@@ -38,8 +43,7 @@ def resolve(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> st
         raise _missing(f"'{auth_ref}': this version keeps no secrets yet; use env:NAME or credential:NAME")
     value = environ.get(name) if source == "env" else _read(name, environ)
     if not value or not (value := value.strip()):
-        where = "the daemon's environment" if source == "env" else "the credentials directory"
-        raise _missing(f"'{auth_ref}' is not set in {where}")
+        raise _missing(f"'{auth_ref}' is not set in {_WHERE[source]}")
     if not value.isprintable() or not value.isascii():
         raise _missing(f"'{auth_ref}' holds characters that no HTTP header may have")
     return value
@@ -54,6 +58,11 @@ def problem(auth_ref: str | None, environ: Mapping[str, str] = os.environ) -> st
     return None
 
 
+def scrubbed(value: str) -> bool:
+    """Whether a credential is one that is to be scrubbed wherever it turns up."""
+    return len(value) >= SCRUBBED_CHARACTERS_MIN
+
+
 def known_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.environ) -> list[str]:
     """The credentials that these routes name and that exist now, to be scrubbed wherever they turn up.
 
@@ -65,7 +74,7 @@ def known_secrets(routes: Iterable[RouteSpec], environ: Mapping[str, str] = os.e
             value = resolve(route.auth_ref, environ)
         except ModelFailure:
             continue
-        if value is not None and len(value) >= SCRUBBED_CHARACTERS_MIN:
+        if value is not None and scrubbed(value):
             found.add(value)
     return sorted(found, key=lambda value: (-len(value), value))
 

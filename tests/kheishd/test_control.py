@@ -89,6 +89,15 @@ async def test_a_crash_is_not_news_for_ever(
     assert make(full_state, nursery, after_crash=True).status().warnings == []
 
 
+async def test_a_reload_names_routes_that_are_not_ready(full_state: State, nursery: trio.Nursery) -> None:
+    """Whoever has just written a route learns at once that its credential is missing."""
+    broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
+    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}))
+    _, warnings = await make(full_state, nursery, runtime).reload()
+    assert warnings[0] == "a warning"
+    assert "route 'broken' is not ready" in warnings[1]
+
+
 async def test_levers(full_state: State, nursery: trio.Nursery) -> None:
     """Reloading, the configuration's path, shutting down."""
     lever = make(full_state, nursery)

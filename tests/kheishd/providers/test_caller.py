@@ -160,9 +160,13 @@ async def test_asked_again(server: ModelServer, caller: ModelCaller, driver: str
 
 
 async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer) -> None:
-    """Each provider gets the credential where it wants it; one that was changed counts at once."""
+    """Each provider gets the credential where it wants it; one that was changed counts at once.
+
+    It is known before it is used, so that nothing the provider says of it gets through.
+    """
     environ = {"KEY": SECRET}
-    caller = Models(environ=environ, in_thread=inline)
+    learned: list[str] = []
+    caller = Models(environ=environ, in_thread=inline, learned=learned.append)
     await ask(caller, to(server, "openai", "echo"))
     environ["KEY"] = "sk-another"
     await ask(caller, to(server, "openai", "echo"))
@@ -172,6 +176,7 @@ async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer)
     assert first["authorization"] == f"Bearer {SECRET}"
     assert second["authorization"] == "Bearer sk-another"
     assert (third["x-api-key"], "authorization" in third) == ("sk-another", False)
+    assert learned == [SECRET, "sk-another", "sk-another"]
 
 
 async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
@@ -244,6 +249,9 @@ async def test_leaving_the_stand_in_early() -> None:
         assert isinstance(await anext(events), TextDelta)
 
 
+NOT_SET = "'env:MISSING' is not set in the daemon's environment; set it there and start the daemon again"
+
+
 @pytest.mark.parametrize(
     ("driver", "auth_ref", "problem"),
     [
@@ -251,7 +259,7 @@ async def test_leaving_the_stand_in_early() -> None:
         ("offline", "env:MISSING", None),
         ("openai", None, None),
         ("openai", "env:KEY", None),
-        ("anthropic", "env:MISSING", "'env:MISSING' is not set in the daemon's environment"),
+        ("anthropic", "env:MISSING", NOT_SET),
     ],
 )
 def test_problem(driver: str, auth_ref: str | None, problem: str | None) -> None:
