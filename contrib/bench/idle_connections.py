@@ -8,7 +8,7 @@ from statistics import median
 
 from contrib.bench.client import PING, round_trips
 from contrib.bench.proc import cpu_ms, memory_kib
-from contrib.bench.processes import Daemon, daemon
+from contrib.bench.processes import Daemon, daemon, on_core
 from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
 
@@ -24,7 +24,7 @@ def measure(scale: Scale) -> Iterator[Row]:
     note = f"only {connections:,}: this machine allows {allowed:,} open files" if connections < wanted else ""
     each, spent, pings = [], [], []
     for _ in range(scale.pick(3, 1)):
-        with daemon() as kept:
+        with on_core(), daemon() as kept:
             memory, processor, ping = idle(kept, connections, scale.pick(3.0, 0.2))
             each.append(Round(memory))
             spent.append(Round(processor))
@@ -32,7 +32,7 @@ def measure(scale: Scale) -> Iterator[Row]:
     beside = f"{connections:,} idle connections"
     yield Row(beside, "KiB each", each, at_most(8), note=note)
     yield Row(f"processor's time, {beside}", "ms/s", spent, at_most(1))
-    yield Row(f"rpc.ping p50, {beside}", "µs", pings, at_most(1.1), "ratio", "none")
+    yield Row(f"rpc.ping p50, one core, {beside}", "µs", pings, at_most(1.1), "ratio", "none")
 
 
 def idle(kept: Daemon, connections: int, seconds: float) -> tuple[float, float, Round]:

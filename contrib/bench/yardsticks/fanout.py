@@ -83,6 +83,7 @@ class Channels:
                     await self.burst()
                 else:
                     await stream.send_all(b"ok\n")
+            self.clients.remove(send)
             nursery.cancel_scope.cancel()
 
     async def burst(self) -> None:
