@@ -10,7 +10,7 @@ from kheishd.kernel.call import Call, Caller, control, query
 from kheishd.store.tables import META, RUNS, SESSIONS
 from protocol.errors import CursorPruned, RunNotFound, SessionNotFound
 from protocol.events import DAEMON_STREAM
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_BYTES_MAX, PAGE_EXAMINED_MAX
 from protocol.objects import journal as rows
 from protocol.objects.journal import (
     Filter,
@@ -107,16 +107,19 @@ class Selection:
 
     def examine(
         self, store: "Snapshot", after: int, *, newest: bool = False
-    ) -> Iterator[tuple[int, bytes | None]]:
-        """Entries beyond ``after``: cursor and line, or None for the line where it does not match."""
+    ) -> Iterator[tuple[int, bytes | None, int]]:
+        """Entries beyond ``after``: cursor, line (None where it does not match), bytes looked through."""
         after = min(after, CURSOR_MAX)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, after, reverse=newest):
-                yield cursor, line if self.takes(line) else None
+                yield cursor, line if self.takes(line) else None, len(line)
             return
         for cursor, stream in store.feed(after, reverse=newest):
             found = store.entry(stream, cursor) if self.admits(store, stream) else None
-            yield cursor, found[1] if found is not None and self.takes(found[1]) else None
+            if found is None:
+                yield cursor, None, 0
+            else:
+                yield cursor, found[1] if self.takes(found[1]) else None, len(found[1])
 
 
 def _session_of_run(store: "Snapshot", caller: Caller, run_id: str, session_id: str | None) -> str:
@@ -151,14 +154,14 @@ def read(call: Call, params: JournalRead) -> JournalPage:
     """A page of events, each as it is stored.
 
     Shape:  at most ``limit`` events; fewer, even none, with a ``next``, when a mebibyte or 5,000
-            examined are reached first.
+            examined or 8 MiB of them are reached first.
     Errors: SessionNotFound, RunNotFound, CursorPruned.
     """
     newest = params.order == "newest"
     if newest and params.after == 0:
         return JournalPage([], None)
     events: list[Raw] = []
-    size = 0
+    size = seen = 0
     with call.state.read() as store:
         selection = Selection(store, call.caller, params)
         if not newest and params.after is not None:
@@ -166,11 +169,14 @@ def read(call: Call, params: JournalRead) -> JournalPage:
             if params.after < pruned:
                 raise CursorPruned(f"the history up to cursor {pruned} was pruned", field="$.params.after")
         found = selection.examine(store, params.after or 0, newest=newest)
-        for examined, (cursor, line) in enumerate(found, 1):
+        for examined, (cursor, line, length) in enumerate(found, 1):
+            seen += length
             if line is not None:
                 events.append(Raw(line))
-                size += len(line)
-            if len(events) >= params.limit or size >= PAGE_BYTES_MAX or examined >= PAGE_EXAMINED_MAX:
+                size += length
+            if len(events) >= params.limit or size >= PAGE_BYTES_MAX:
+                return JournalPage(events, cursor)
+            if examined >= PAGE_EXAMINED_MAX or seen >= PAGE_EXAMINED_BYTES_MAX:
                 return JournalPage(events, cursor)
     return JournalPage(events, None)
 

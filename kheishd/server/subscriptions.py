@@ -14,9 +14,12 @@ possible, because every bell is taken before the rows are read.
 """
 
 import logging
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import trio
 from trio.lowlevel import checkpoint
 
 from kheishd.kernel.call import Caller
@@ -24,7 +27,6 @@ from kheishd.kernel.live import KINDS, Kind, Live, Writing
 from kheishd.objects.journal import Selection, pruned_until
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
-from protocol.limits import PAGE_EXAMINED_MAX
 from protocol.objects.journal import Subscribed
 from protocol.objects.run import SETTLED
 from protocol.wire import encode_notification
@@ -40,7 +42,11 @@ log = logging.getLogger(__name__)
 
 # What is sent before looking at the peer again, and what the hub reads before handing it on.
 PAGE_BYTES = 128 * 1024
-HUB_ENTRIES = 1_000
+# What is looked at in one turn of the loop: some two milliseconds of it.
+PAGE_ENTRIES = 1_000
+PAGE_SEEN_BYTES = 1024 * 1024
+# Those who are handed new entries in one turn of the loop: some five milliseconds of it.
+FOLLOWERS_AT_ONCE = 1_000
 
 _encode = msgspec.json.Encoder().encode
 
@@ -170,27 +176,31 @@ class Subscription:
     async def catch_up(self) -> None:
         """Send what is missing, as the peer takes it, until there is nothing more."""
         while True:
-            # Before the first page, so that the answer to the request that subscribed is sent first.
-            await checkpoint()
-            if self.over or self._peer.ended:
-                return
-            if not self._peer.clear:
+            # One page a turn of the loop, whoever's it is: thousands may be catching up. A turn is waited
+            # for in any case, so that the answer to the request that subscribed is sent first.
+            async with self._hub.turn:
+                if self.over or self._peer.ended:
+                    return
+                clear = self._peer.clear
+                if clear and self._send_page():
+                    return
+            if not clear:
                 await self._peer.change()
-            elif self._send_page():
-                return
 
     def _send_page(self) -> bool:
         """Send a page; whether the present is reached (or the end)."""
         with self._hub.state.read() as store:
             self._tell_gap(store)
             messages: list[bytes] = []
-            size = 0
-            for examined, (cursor, line) in enumerate(self.selection.examine(store, self._cursor), 1):
+            size = seen = 0
+            found = self.selection.examine(store, self._cursor)
+            for examined, (cursor, line, length) in enumerate(found, 1):
                 self._cursor = cursor
+                seen += length
                 if line is not None:
                     messages.append(self._event_head + _tail(cursor, line))
-                    size += len(line)
-                if size >= PAGE_BYTES or examined >= PAGE_EXAMINED_MAX:
+                    size += length
+                if size >= PAGE_BYTES or seen >= PAGE_SEEN_BYTES or examined >= PAGE_ENTRIES:
                     self._peer.push(messages)
                     return False
             self._cursor = max(self._cursor, store.last_cursor)
@@ -286,13 +296,13 @@ def _tail(cursor: int, line: bytes) -> bytes:
     return b'"cursor":%d,"event":%b}}' % (cursor, line)
 
 
-def _hand_to_all(followers: list[Subscription], store: "Snapshot", entries: list[Entry]) -> None:
-    for follower in followers:
-        try:
-            follower.hand(store, entries)
-        except Exception:
-            log.exception("a subscription failed")
-            follower.forget()
+def _hand(follower: Subscription, store: "Snapshot", entries: list[Entry]) -> None:
+    """Hand entries to one follower; what goes wrong with one harms no other."""
+    try:
+        follower.hand(store, entries)
+    except Exception:
+        log.exception("a subscription failed")
+        follower.forget()
 
 
 class Hub:
@@ -310,6 +320,8 @@ class Hub:
         self._of_many: dict[Subscription, None] = {}
         self._cursor = 0
         self._joined: Bell = state.bell()
+        # Whose turn it is to send a page of history.
+        self.turn = trio.Lock()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -373,33 +385,54 @@ class Hub:
             if not self._by_stream and not self._of_many:
                 await self._joined.wait()
             bell = self.state.bell(CURSORS.name)
-            if self._hand_on():
+            entries, caught_up = self._read()
+            if entries:
+                await self._hand_on(entries)
+            if caught_up:
                 await bell.wait()
             else:
                 await checkpoint()
 
-    def _hand_on(self) -> bool:
-        """Read some new entries and give each to those it may concern; whether that was all."""
+    def _read(self) -> tuple[list[Entry], bool]:
+        """Some new entries that concern somebody; whether those were all there are."""
+        entries: list[Entry] = []
+        size = 0
         with self.state.read() as store:
-            by_stream: dict[str, list[Entry]] = {}
-            everything: list[Entry] = []
-            size = 0
-            caught_up = True
             for examined, (cursor, stream) in enumerate(store.feed(self._cursor), 1):
                 self._cursor = cursor
                 if self._of_many or stream in self._by_stream:
-                    entry = self._entry(store, cursor, stream)
-                    size += len(entry.line)
-                    everything.append(entry)
-                    by_stream.setdefault(stream, []).append(entry)
-                if size >= PAGE_BYTES or examined >= HUB_ENTRIES:
-                    caught_up = False
-                    break
-            for stream, entries in by_stream.items():
-                _hand_to_all(list(self._by_stream.get(stream, ())), store, entries)
-            if everything:
-                _hand_to_all(list(self._of_many), store, everything)
-        return caught_up
+                    entries.append(self._entry(store, cursor, stream))
+                    size += len(entries[-1].line)
+                if size >= PAGE_BYTES or examined >= PAGE_ENTRIES:
+                    return entries, False
+        return entries, True
+
+    async def _hand_on(self, entries: list[Entry]) -> None:
+        """Give new entries to those they may concern, in several turns of the loop where those are many.
+
+        Whoever joins meanwhile has read them already, and whoever falls behind reads them later.
+        """
+        handings = self._handings(entries)
+        while True:
+            with self.state.read() as store:
+                done = 0
+                for follower, concerned in islice(handings, FOLLOWERS_AT_ONCE):
+                    _hand(follower, store, concerned)
+                    done += 1
+            if done < FOLLOWERS_AT_ONCE:
+                return
+            await checkpoint()
+
+    def _handings(self, entries: list[Entry]) -> Iterator[tuple[Subscription, list[Entry]]]:
+        """Who is to be handed what."""
+        by_stream: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry)
+        for stream, of_stream in by_stream.items():
+            for follower in list(self._by_stream.get(stream, ())):
+                yield follower, of_stream
+        for follower in list(self._of_many):
+            yield follower, entries
 
     def _entry(self, store: "Snapshot", cursor: int, stream: str) -> Entry:
         found = store.entry(stream, cursor)

@@ -19,7 +19,7 @@ from protocol.errors import (
     SubscriptionExists,
     SubscriptionNotFound,
 )
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, SUBSCRIPTIONS_MAX
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_BYTES_MAX, PAGE_EXAMINED_MAX, SUBSCRIPTIONS_MAX
 from protocol.objects.journal import Filter
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.stories import add_daemon_event, add_event, add_session, mark_pruned, put_run
@@ -144,6 +144,18 @@ async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Clie
     assert cursors(await client.call("journal.read", types=["daemon_reloaded"], after=empty["next"])) == [
         found
     ]
+
+
+async def test_journal_read_ok_a_search_through_large_entries_ends_early(
+    server: RpcServer, client: Client
+) -> None:
+    """At eight mebibytes: 5,000 entries may be a gigabyte."""
+    count = PAGE_EXAMINED_BYTES_MAX // 200_000 + 1
+    for _ in range(count + 5):
+        await add(server, 1, title="x" * 200_000)
+    empty = await client.call("journal.read", types=["daemon_reloaded"])
+    assert empty["events"] == []
+    assert 8 < empty["next"] <= count + 1
 
 
 async def test_journal_read_ok_covers_what_the_caller_may_see(server: RpcServer, client: Client) -> None:

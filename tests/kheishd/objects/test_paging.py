@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kheishd.objects.paging import cursor_after, id_after, page_of
 from protocol.errors import InvalidParams
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_SECONDS_MAX
 
 
 def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
@@ -45,6 +45,23 @@ def test_a_page_ends_when_enough_was_examined() -> None:
     assert page_of(endless, 50, lambda row: True) == ([], str(PAGE_EXAMINED_MAX - 1))
     numbers = (((number,), number) for number in count())
     assert page_of(numbers, 50, lambda row: False) == ([], str(PAGE_EXAMINED_MAX - 1))
+
+
+def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that take half a millisecond each to decode are not looked at by the thousand."""
+    worked = 0.0
+
+    def heavy() -> Iterator[tuple[tuple[int], int]]:
+        nonlocal worked
+        for number in count():
+            worked += 0.0005
+            yield (number,), number
+
+    monkeypatch.setattr("kheishd.objects.paging.time.thread_time", lambda: worked)
+    chosen, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
+    assert following is not None
+    assert PAGE_SECONDS_MAX / 0.0005 < int(following) < 2 * PAGE_SECONDS_MAX / 0.0005
+    assert chosen == list(range(0, int(following) + 1, 2))
 
 
 def test_nothing_is_read_beyond_a_page() -> None:

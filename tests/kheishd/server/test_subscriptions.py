@@ -14,9 +14,8 @@ import trio.testing
 from kheishd.kernel.call import Caller
 from kheishd.kernel.live import Live
 from kheishd.kernel.state import State, open_state
-from kheishd.server.subscriptions import Hub, Subscription
+from kheishd.server.subscriptions import PAGE_ENTRIES, Hub, Subscription
 from kheishd.store.environment import Transaction
-from protocol.limits import PAGE_EXAMINED_MAX
 from protocol.method import SCOPES
 from protocol.objects.journal import Filter
 from tests.support.stories import (
@@ -300,8 +299,8 @@ async def test_history_is_sent_in_pages(stage: Stage) -> None:
 
 async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> None:
     """So many entries are looked at in one go, then it is somebody else's turn."""
-    for _ in range(PAGE_EXAMINED_MAX // 1000 + 1):
-        await stage.add(1000)
+    for _ in range(3):
+        await stage.add(PAGE_ENTRIES)
     peer = stage.follow(Filter(types=["no_such_type"]), 0)
     turns = 0
     while not peer.sent:
@@ -309,6 +308,48 @@ async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> 
         turns += 1
     assert turns > 2
     assert peer.kinds() == ["synced"]
+
+
+async def test_many_who_catch_up_take_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page a turn of the loop for all of them together: others are not held up by how many they are."""
+    await stage.add(PAGE_ENTRIES + 1)
+    pages: list[int] = []
+    send_page = Subscription._send_page
+
+    def watched(subscription: Subscription) -> bool:
+        pages[-1] += 1
+        return send_page(subscription)
+
+    monkeypatch.setattr(Subscription, "_send_page", watched)
+    peers = [stage.follow(Filter(types=["no_such_type"]), 0) for _ in range(20)]
+    while not all(peer.sent for peer in peers):
+        pages.append(0)
+        await trio.lowlevel.checkpoint()
+    assert sum(pages) == 40
+    assert max(pages) <= 2, "two turns may lie between two looks"
+
+
+async def test_many_who_follow_are_handed_what_is_new_in_several_turns(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets it once, also those who fall behind, leave and join in between."""
+    monkeypatch.setattr("kheishd.server.subscriptions.FOLLOWERS_AT_ONCE", 2)
+    peers = [stage.follow(Filter(session_id="ses_1") if n % 2 else None) for n in range(10)]
+    await settle()
+    peers[3].stuck = True
+    filled = stage.state.bell("cursors")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.state.update, lambda tx: [add_event(tx, "ses_1") for _ in range(3)])
+        await filled.wait()
+        while not any(peer.cursors() for peer in peers):
+            await trio.lowlevel.checkpoint()
+        assert not all(peer.cursors() for peer in peers if peer is not peers[3]), "it took several turns"
+        late = stage.follow(after=0)
+    await settle()
+    peers[3].take()
+    await settle()
+    assert [peer.cursors() for peer in peers] == [[2, 3, 4]] * 10
+    assert late.cursors() == [1, 2, 3, 4]
 
 
 async def test_nobody_who_follows_costs_nothing(stage: Stage) -> None:
