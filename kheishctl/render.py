@@ -29,6 +29,12 @@ ENVELOPE = frozenset(
     ("type", "cursor", "at_ms", "session_id", "run_id", "actor", "on_behalf_of", "request_id", "cause")
 )
 
+# Why an answer ends where it does, unless it is simply whole.
+STOP_NOTES = {
+    "length": "the answer was cut off at its length limit",
+    "refusal": "the model refused to go on",
+}
+
 STATUS_STYLE = {
     "completed": "green",
     "running": "cyan",

@@ -9,15 +9,18 @@ from typing import Any
 import click
 
 from kheishctl import exits
-from kheishctl.client import Json, Lost, NoDaemon
-from kheishctl.follow import Follower, Noted, Restarted, Said, Shown
-from kheishctl.render import outcome
+from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
+from kheishctl.follow import Finished, Follower, Noted, Restarted, Said, Shown
+from kheishctl.render import STOP_NOTES, outcome
 from kheishctl.text import clean, facts
 from kheishctl.verb import App, Duration, complete, given, mutating, options, sender_option, verb
 
 # A daemon that restarts is back within a second or two; one that is not back by then needs a person.
 RECONNECT_SECONDS = 30.0
 RECONNECT_PAUSE_SECONDS = 0.2
+
+# What a daemon says that is being stopped: the next one goes on with what it had accepted.
+STOPPING = "daemon_draining"
 
 SETTLED = frozenset(
     ("completed", "failed", "cancelled", "interrupted", "waiting_for_approval", "waiting_for_user_question")
@@ -77,7 +80,8 @@ def spoken(app: App, words: tuple[str, ...], whom: str | None) -> str:
     except UnicodeDecodeError:
         raise click.UsageError("standard input is not UTF-8 text") from None
     if not text.strip():
-        raise click.UsageError("there is nothing to send; give TEXT or standard input")
+        whose = f"the agent {whom!r}" if whom else "the default agent"
+        raise click.UsageError(f"there is nothing to send to {whose}; give AGENT and TEXT, or standard input")
     return text
 
 
@@ -114,7 +118,7 @@ def deliver(
     try:
         result = request.stream(_Printer()) if streaming else request.settle()
     except KeyboardInterrupt:
-        app.note("\nThe run goes on; 'kheishctl conversation cancel' stops it.")
+        app.note(f"\nThe run goes on; this stops it: {_stopping(address)}")
         raise
     show(app, result, streamed=streaming)
 
@@ -128,6 +132,17 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     if sentence := outcome(result):
         app.note(sentence)
     click.get_current_context().exit(exits.of_status(str(result.get("status"))))
+
+
+def _stopping(address: Json) -> str:
+    """The command that stops what was begun at an address."""
+    import shlex
+
+    if "session_id" in address:
+        return shlex.join(["kheishctl", "session", "interrupt", address["session_id"]])
+    agent, sender = address.get("agent"), address.get("sender")
+    words = [*([agent] if agent else []), *(["--as", sender] if sender else [])]
+    return shlex.join(["kheishctl", "conversation", "cancel", *words])
 
 
 def _fresh_key() -> str:
@@ -154,9 +169,13 @@ class Request:
     def stream(self, printer: "_Printer") -> Json:
         """The result, the answer having been printed as it was written. Errors: Failure."""
         follower = Follower()
-        result = self._persist(lambda wait: self._streamed(wait | {"stream": True}, follower, printer))
-        printer.end()
-        return result
+        try:
+            return self._persist(
+                lambda wait: self._streamed(wait | {"stream": True}, follower, printer), printer.end
+            )
+        except Failure:
+            printer.end()
+            raise
 
     def _streamed(self, wait: Json, follower: Follower, printer: "_Printer") -> Json:
         result: Json | None = None
@@ -172,9 +191,10 @@ class Request:
             if result is not None and (ended or result["status"] not in SETTLED):
                 break
         assert result is not None
+        printer.end()
         return result
 
-    def _persist(self, attempt: Callable[[Json], Any]) -> Json:
+    def _persist(self, attempt: Callable[[Json], Any], pausing: Callable[[], None] = lambda: None) -> Json:
         started = time.monotonic()
         lost_at: float | None = None
         self.app.client  # noqa: B018 - with no daemon at all, say so at once.
@@ -186,17 +206,21 @@ class Request:
             try:
                 result: Json = attempt(wait)
                 return result
-            except (Lost, NoDaemon) as failure:
-                lost_at = (
-                    lost_at if lost_at is not None and isinstance(failure, NoDaemon) else time.monotonic()
-                )
+            except (Lost, NoDaemon, Refused) as failure:
+                if isinstance(failure, Refused) and failure.reason != STOPPING:
+                    raise
+                pausing()
+                if lost_at is None:
+                    self.app.note("The connection is lost; waiting for the daemon.")
+                if lost_at is None or isinstance(failure, Lost):
+                    lost_at = time.monotonic()
                 self._pause(failure, time.monotonic() - lost_at)
 
-    def _pause(self, failure: Lost | NoDaemon, gone_s: float) -> None:
+    def _pause(self, failure: Failure, gone_s: float) -> None:
         self.app.hang_up()
         if gone_s > RECONNECT_SECONDS:
             raise NoDaemon(
-                f"{failure}. If the input had arrived it is on disk: send it again with "
+                f"{str(failure).rstrip('.')}. If the input had arrived it is on disk: send it again with "
                 f"--idempotency-key {self.params['idempotency_key']} to wait for the answer"
             )
         time.sleep(RECONNECT_PAUSE_SECONDS)
@@ -220,8 +244,11 @@ class _Printer:
                 case Noted(text):
                     self.end()
                     sys.stderr.write(clean(text) + "\n")
+                case Finished(stop_reason) if stop_reason in STOP_NOTES:
+                    self.end()
+                    sys.stderr.write(f"({STOP_NOTES[stop_reason]})\n")
                 case _:
-                    pass  # Inputs, reasoning and ends say nothing in a pipe-like answer.
+                    pass  # Inputs, reasoning and other ends say nothing in a pipe-like answer.
         sys.stdout.flush()
 
     def end(self) -> None:

@@ -4,15 +4,11 @@ from collections.abc import Callable
 from typing import assert_never
 
 from kheishctl.follow import Finished, Heard, Noted, Queued, Restarted, Said, Settled, Shown, Thought
+from kheishctl.render import STOP_NOTES
 from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, Blocks, wrapped
 from kheishctl.text import clean, fit, one_line, paint
 
 Render = Callable[[str, int], str]
-
-STOP_NOTES = {
-    "length": "the answer was cut off at its length limit",
-    "refusal": "the model refused to go on",
-}
 
 
 class Presenter:

@@ -6,6 +6,7 @@ import click
 import pytest
 
 from kheishctl import exits
+from kheishctl.client import Json
 from kheishctl.commands import send as module
 from kheishctl.commands.send import SETTLED, pairs
 from protocol.objects import run
@@ -132,6 +133,41 @@ def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
     assert (done.code, done.out) == (0, "done\n")
     assert len(keys) == 2
     assert len(set(keys)) == 1
+
+
+def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """A daemon that is being stopped lets go of who waits: the next one is asked, under the same key."""
+    keys = []
+
+    def stopping(peer: Peer) -> None:
+        request = peer.request()
+        keys.append(request["params"]["idempotency_key"])
+        peer.refuse(request, 1503, "The daemon is stopping.", reason="daemon_draining", retryable=True)
+
+    def answered(peer: Peer) -> None:
+        request = peer.request()
+        keys.append(request["params"]["idempotency_key"])
+        peer.answer(request, RESULT)
+
+    with scripted(path, lambda peer: None, stopping, answered):
+        done = Ctl(tmp_path)("send", "default", "hi")
+    assert (done.code, done.out) == (0, "done\n")
+    assert "waiting for the daemon" in done.err
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ({}, "kheishctl conversation cancel"),
+        ({"agent": "a", "sender": "the cat"}, "kheishctl conversation cancel a --as 'the cat'"),
+        ({"session_id": "ses_1"}, "kheishctl session interrupt ses_1"),
+    ],
+)
+def test_how_to_stop_is_ready_to_be_typed(address: Json, command: str) -> None:
+    """Whoever leaves with Ctrl-C learns the command for this very conversation."""
+    assert module._stopping(address) == command
 
 
 def test_a_daemon_that_does_not_come_back(
