@@ -68,6 +68,7 @@ class Daemon:
         self._level = level
         self._environ = environ
         self._scrubber = Scrubber()
+        self._live = Live()
         self._notifier = Notifier(environ)
         self._watchdog_s = watchdog_seconds(environ)
         self._stopper = Stopper(self._drain_seconds)
@@ -120,8 +121,7 @@ class Daemon:
 
     async def _work(self) -> None:
         """Workers, connections, listeners; returns when all of them have ended."""
-        live = Live()
-        worker = RunWorker(self._state, live, self._holder)
+        worker = RunWorker(self._state, self._live, self._holder)
         self._vitals.runs_active = lambda: worker.active
         control = DaemonControl(
             self._vitals,
@@ -131,7 +131,7 @@ class Daemon:
             self._reloads,
             lambda: self._source.config_path,
         )
-        dispatcher = Dispatcher(handlers(), self._state, live, control, self._holder.current)
+        dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
             await workers.start(worker.serve)
             async with open_server(dispatcher) as server:
@@ -235,10 +235,12 @@ class Daemon:
         try:
             runtime = await self._change_over()
         except ConfigInvalid as refusal:
-            self._vitals.reload_problem = refusal.message
-            log.error("the reload was refused and changed nothing: %s", refusal.message)
+            # A key in the wrong place is quoted by what complains of it.
+            message = self._scrubber.text(refusal.message)
+            self._vitals.reload_problem = message
+            log.error("the reload was refused and changed nothing: %s", message)
             self._say_ready()
-            raise
+            raise ConfigInvalid(message, field=refusal.field) from None
         except Exception:
             self._vitals.reload_problem = "something failed inside the daemon; its log has the details"
             log.exception("the reload failed and changed nothing")
@@ -266,7 +268,7 @@ class Daemon:
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _models(self, limits: RunLimits) -> Models:
-        return Models(limits, environ=self._environ)
+        return Models(limits, environ=self._environ, learned=self._learn)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -274,11 +276,18 @@ class Daemon:
         log.debug("closed a runtime", extra={"generation": old.generation})
 
     def _keep_secret(self, runtime: Runtime) -> None:
-        """Let nothing that is journaled or logged from here on hold a credential of this runtime."""
-        self._scrubber = self._scrubber.with_more(known_secrets(runtime.routes.values(), self._environ))
-        self._state.store.set_scrub(self._scrubber.line if self._scrubber else None)
-        self._logs.scrub(self._scrubber)
+        """Let nothing that leaves from here on hold a credential of this runtime."""
+        self._learn(*known_secrets(runtime.routes.values(), self._environ))
         self._logs.level(self._level or str(runtime.config["log"]["level"]))
+
+    def _learn(self, *secrets: str) -> None:
+        """Let nothing that is journaled, logged or sent from here on hold these: one may be new any time."""
+        if all(secret in self._scrubber.secrets for secret in secrets):
+            return
+        self._scrubber = self._scrubber.with_more(secrets)
+        self._state.store.set_scrub(self._scrubber.line)
+        self._logs.scrub(self._scrubber)
+        self._live.scrub(self._scrubber)
 
     def _drain_seconds(self) -> float:
         return float(self._holder.current().config["daemon"]["drain_s"])

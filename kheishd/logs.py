@@ -89,7 +89,7 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; a stream that is gone is no reason to stop."""
         try:
-            self._stream.write(self.scrubber.text(self.format(record)) + "\n")
+            self._stream.write(self.scrubber.logged(self.format(record)) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             return

@@ -1,7 +1,8 @@
-"""Known secrets are taken out of whatever is journaled or logged.
+"""Known secrets are taken out of whatever is journaled, logged or sent to a client.
 
 Only exact values can be found. Journal lines are scrubbed by structure: a secret is replaced inside
-values, never in field names or tags, so that a scrubbed line is still a line of its type.
+values, never in field names or tags, so that a scrubbed line is still a line of its type. A text that is
+sent while it is written comes in pieces of any length: its end is held back while it may become a secret.
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,12 @@ class Scrubber:
         # Longest first: a secret that contains another is replaced whole.
         self.secrets: Final = sorted(set(secrets), key=lambda secret: (-len(secret), secret))
         self._needles: Final = [msgspec.json.encode(secret)[1:-1] for secret in self.secrets]
+        # As they are spelled inside JSON, where that is another way: a log line may be JSON.
+        self._spelled: Final = [
+            spelled
+            for secret, needle in zip(self.secrets, self._needles, strict=True)
+            if (spelled := needle.decode()) != secret
+        ]
 
     def __bool__(self) -> bool:
         return bool(self.secrets)
@@ -35,9 +42,28 @@ class Scrubber:
             text = text.replace(secret, REPLACEMENT)
         return text
 
+    def logged(self, line: str) -> str:
+        """A line for a log without the secrets, whether it is text or JSON."""
+        for spelled in self._spelled:
+            line = line.replace(spelled, REPLACEMENT)
+        return self.text(line)
+
+    def certain(self, text: str, held: int = 0) -> int:
+        """How much of a text that goes on can be scrubbed now: where no secret is cut, whole or begun.
+
+        The first ``held`` characters were not certain before: what reaches into them holds all of them.
+        """
+        cut = min((_begun(text, secret) for secret in self.secrets), default=len(text))
+        while (moved := min((_start(text, secret, cut) for secret in self.secrets), default=cut)) < cut:
+            cut = moved if moved >= held else 0
+        return cut
+
     def line(self, line: bytes) -> bytes:
         """A JSON object without the secrets; the very same bytes where there are none in it."""
-        if not any(needle in line for needle in self._needles):
+        for needle in self._needles:
+            if needle in line:
+                break
+        else:
             return line
         return msgspec.json.encode(self._fields(msgspec.json.decode(line), top=True))
 
@@ -57,3 +83,41 @@ class Scrubber:
                 return self._fields(value, top=False)
             case _:
                 return value
+
+
+def _begun(text: str, secret: str) -> int:
+    """From where the end of a text is the beginning of a secret; the text's length if it is not."""
+    at = text.find(secret[0], max(len(text) - len(secret) + 1, 0))
+    while at >= 0 and not secret.startswith(text[at:]):
+        at = text.find(secret[0], at + 1)
+    return len(text) if at < 0 else at
+
+
+def _start(text: str, secret: str, cut: int) -> int:
+    """Where a secret stands that a cut would go through; the cut itself if there is none."""
+    at = text.find(secret, max(cut - len(secret) + 1, 0), cut + len(secret) - 1)
+    return at if 0 <= at < cut else cut
+
+
+class Flow:
+    """A text on its way in pieces; what is given of it never holds a secret, however it was cut."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, text: str, scrubber: Scrubber) -> str:
+        """More of the text: what can be told by now."""
+        if not scrubber:
+            return self.rest(scrubber) + text
+        held = len(self._held)
+        text = self._held + text
+        cut = scrubber.certain(text, held)
+        self._held = text[cut:]
+        return scrubber.text(text[:cut])
+
+    def rest(self, scrubber: Scrubber) -> str:
+        """The text has ended: what was held back."""
+        held, self._held = self._held, ""
+        return scrubber.text(held)

@@ -7,12 +7,17 @@ A piece is encoded once and given, at once and without waiting, to every followe
 text send it on, the others pass it over, remember how far they had come and later read the rest here, in
 one piece. So what a slow follower costs is two numbers, not a queue.
 
+Known secrets are taken out before anybody sees a piece. The end of a piece that may become one is held
+back until more has come, or the text is whole.
+
 Nothing here is durable and nothing here is awaited; everything happens on the loop's thread.
 """
 
 from typing import Literal, Protocol
 
 import msgspec
+
+from kheishd.core.scrub import Flow, Scrubber
 
 Kind = Literal["text", "thinking"]
 KINDS: tuple[Kind, ...] = ("thinking", "text")
@@ -23,7 +28,17 @@ _encode = msgspec.json.Encoder().encode
 class Writing:
     """The text so far of one attempt at one model call."""
 
-    __slots__ = ("_pieces", "_stem", "attempt", "followers", "item_id", "lengths", "run_id", "session_id")
+    __slots__ = (
+        "_pieces",
+        "_stem",
+        "attempt",
+        "flows",
+        "followers",
+        "item_id",
+        "lengths",
+        "run_id",
+        "session_id",
+    )
 
     def __init__(self, session_id: str, run_id: str, item_id: str, attempt: int) -> None:
         self.session_id = session_id
@@ -31,6 +46,7 @@ class Writing:
         self.item_id = item_id
         self.attempt = attempt
         self.lengths: dict[Kind, int] = {"thinking": 0, "text": 0}
+        self.flows: dict[Kind, Flow] = {"thinking": Flow(), "text": Flow()}
         self.followers: list[Follower] = []
         self._pieces: dict[Kind, list[str]] = {"thinking": [], "text": []}
         self._stem = _encode({"run_id": run_id, "item_id": item_id, "attempt": attempt})[1:-1]
@@ -77,6 +93,11 @@ class Live:
         self._writings: dict[str, Writing] = {}
         self._by_session: dict[str, dict[Follower, None]] = {}
         self._of_many: dict[Follower, None] = {}
+        self._scrubber = Scrubber()
+
+    def scrub(self, scrubber: Scrubber) -> None:
+        """From now on, let no secret of these through."""
+        self._scrubber = scrubber
 
     def begin(self, session_id: str, run_id: str, item_id: str, attempt: int) -> None:
         """A model call starts. What an earlier attempt wrote is gone."""
@@ -88,6 +109,15 @@ class Live:
     def text(self, run_id: str, kind: Kind, text: str) -> None:
         """More text. Errors: KeyError unless the run's writing has begun."""
         writing = self._writings[run_id]
+        self._tell(writing, kind, writing.flows[kind].feed(text, self._scrubber))
+
+    def whole(self, run_id: str) -> None:
+        """No more text comes: tell what was held back. Errors: KeyError as for ``text``."""
+        writing = self._writings[run_id]
+        for kind in KINDS:
+            self._tell(writing, kind, writing.flows[kind].rest(self._scrubber))
+
+    def _tell(self, writing: Writing, kind: Kind, text: str) -> None:
         if not text:
             return
         if writing.followers:

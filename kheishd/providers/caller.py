@@ -22,7 +22,8 @@ DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
 class Models:
     """The ModelCaller: one for each generation of configuration.
 
-    ``environ`` is where ``env:`` looks; ``in_thread`` runs what would hold up the loop.
+    ``environ`` is where ``env:`` looks; ``in_thread`` runs what would hold up the loop. ``learned`` is told
+    each credential before it is used, as it may be newer than the configuration.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class Models:
         *,
         environ: Mapping[str, str] = os.environ,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
+        learned: Callable[[str], None] = lambda secret: None,
     ) -> None:
+        self._learned = learned
         self._limits = limits or RunLimits()
         self._environ = environ
         self._places = Places(self._limits.active_max, in_thread)
@@ -67,6 +70,8 @@ class Models:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
         secret = credentials.resolve(pinned.auth_ref, self._environ)
+        if secret is not None and credentials.scrubbed(secret):
+            self._learned(secret)
         base_url = pinned.base_url or driver.BASE_URL
         refusing = Refusing(host_of(base_url), secret)
         return Exchange(

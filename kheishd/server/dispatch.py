@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from protocol.method import AnyMethod
     from protocol.wire import Request
 
-_encode = msgspec.json.Encoder().encode
+_encode_any = msgspec.json.Encoder().encode
 
 
 class Asker(Connection, Protocol):
@@ -94,6 +94,12 @@ class Dispatcher:
             self.state.now_ms(),
         )
 
+    def encode(self, result: Any) -> bytes:
+        """A result as it is answered: without the secrets that were not known when it was written down."""
+        encoded = _encode_any(result)
+        scrub = self.state.store.scrub
+        return encoded if scrub is None else scrub(encoded)
+
     def _entry(self, handler: Handler) -> "Callable[[Request, Asker, Reply], bytes | None]":
         match handler:
             case Query():
@@ -141,7 +147,7 @@ class _Entry:
         assert opened.scope is not None
         with opened.scope:
             try:
-                message = encode_result(opened.id, _encode(await work()))
+                message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:
                 message = encode_error(opened.id, refusal_of(error, self.row.name))
             opened.finish(message)
@@ -162,7 +168,8 @@ class _Queries(_Entry):
 
     def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
-        return encode_result(request.id, _encode(self.answer(self.dispatcher.call(asker), params)))
+        dispatcher = self.dispatcher
+        return encode_result(request.id, dispatcher.encode(self.answer(dispatcher.call(asker), params)))
 
 
 class _Acts(_Entry):
@@ -172,7 +179,7 @@ class _Acts(_Entry):
 
     def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
-        return encode_result(request.id, _encode(self.act(self.call(request, asker), params)))
+        return encode_result(request.id, self.dispatcher.encode(self.act(self.call(request, asker), params)))
 
     def call(self, request: "Request", asker: Asker) -> Call:
         return self.dispatcher.call(asker, _journaled(request.id))
@@ -226,9 +233,9 @@ class _Mutations(_Entry):
     def encoded(self, job: Any) -> bytes:
         """The result as it is answered. Errors: whatever the transaction raised."""
         if isinstance(job.error, TakenBack):
-            return _encode(job.error.result)
+            return self.dispatcher.encode(job.error.result)
         result = job.unwrap()
-        return result.result if type(result) is Repeated else _encode(result)
+        return result.result if type(result) is Repeated else self.dispatcher.encode(result)
 
     def value(self, result: Any) -> Any:
         """The result as the handler gave it, now or when the key was first used."""

@@ -133,6 +133,11 @@ class Store:
         """A snapshot, to be entered with ``with``."""
         return Snapshot(self._environment)
 
+    @property
+    def scrub(self) -> Scrub | None:
+        """What takes the secrets out of each line, and out of anything else that leaves as JSON."""
+        return self._committer.scrub
+
     def set_scrub(self, scrub: Scrub | None) -> None:
         """From the next append on, pass each line through ``scrub`` before it is hashed."""
         self._committer.scrub = scrub

@@ -273,6 +273,7 @@ class Turn:
                             assert_never(event)
         if answer is None and effect.cancelled_caught:
             return None
+        self._live.whole(run.run_id)
         if answer is None:
             raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
         return answer

@@ -7,6 +7,7 @@
 ``long:<bytes>``                        an answer of that many bytes, in pieces of 1 KiB
 ``split:<n>[:<text>]``                  echoes in writes of n bytes, cutting lines and characters
 ``thinking``                            reasons, then answers
+``repeat:<n>``                          thinks and says the key that it was sent, in pieces of n characters
 ``tools[:<name>:<json>]``               asks for a tool; answers once a result is there
 ``two-tools``                           asks for two tools at once
 ``length``, ``refusal``                 ends for that reason
@@ -170,6 +171,12 @@ def _thinking(asked: Asked, rest: str) -> Iterator[Step]:
     return _stream(asked, [Think("Let me "), Think("see."), Say("It is "), Say("42."), Stop()])
 
 
+def _repeat(asked: Asked, rest: str) -> Iterator[Step]:
+    text = f"it is {asked.secret}, yes, {asked.secret[:3]}"
+    pieces = [text[start : start + int(rest)] for start in range(0, len(text), int(rest))]
+    return _stream(asked, [*map(Think, pieces), *map(Say, pieces), Stop()])
+
+
 def _tools(asked: Asked, rest: str) -> Iterator[Step]:
     if asked.has_result:
         return _echo(asked, rest)
@@ -291,6 +298,7 @@ BEHAVIOURS = {
     "long": _long,
     "split": _split,
     "thinking": _thinking,
+    "repeat": _repeat,
     "tools": _tools,
     "two-tools": _two_tools,
     "length": _length,

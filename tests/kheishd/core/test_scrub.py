@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.scrub import Flow, Scrubber
 from protocol.events import Envelope, MessageAppended, decode_event, encode_line
 from protocol.transcript import Message, Text, ToolCall
 
@@ -54,3 +54,56 @@ def test_no_secret_survives(secret: str, before: str, after: str) -> None:
     line = msgspec.json.encode({"type": "x", "text": before + secret + after})
     found = msgspec.json.decode(Scrubber([secret]).line(line))
     assert secret not in found["text"].replace("[scrubbed]", "")
+
+
+def test_a_line_of_a_log() -> None:
+    """The secret goes as it is and as JSON spells it."""
+    line = f"text {SECRET} and json {json.dumps({'key': SECRET})}"
+    assert Scrubber([SECRET]).logged(line) == 'text [scrubbed] and json {"key": "[scrubbed]"}'
+
+
+def told(pieces: list[str], scrubber: Scrubber) -> list[str]:
+    """What a flow gives for each piece, and at the end."""
+    flow = Flow()
+    return [*(flow.feed(piece, scrubber) for piece in pieces), flow.rest(scrubber)]
+
+
+def test_a_flow_holds_back_what_may_become_a_secret() -> None:
+    """And nothing else; what did not become one is told with the next piece, or at the end."""
+    scrubber = Scrubber(["sk-12345", "token-one"])
+    assert told(["a s", "k-123", "45 and s", "o", " sk-1"], scrubber) == [
+        "a ",
+        "",
+        "[scrubbed] and ",
+        "so",
+        " ",
+        "sk-1",
+    ]
+    assert told(["as it comes", "", "sk-12345"], Scrubber()) == ["as it comes", "", "sk-12345", ""]
+
+
+def test_a_flow_waits_for_the_longer_secret() -> None:
+    """One that begins with a whole other one, or in the middle of it."""
+    scrubber = Scrubber(["secret-1", "secret-1-and-more", "1-and-so-on"])
+    assert told(["a secret-1", "-and-", "more."], scrubber) == ["a ", "", "[scrubbed].", ""]
+    assert told(["a secret-1", "-and-", "less."], scrubber) == ["a ", "", "[scrubbed]-and-less.", ""]
+
+
+def test_a_flow_of_a_secret_that_overlaps_itself() -> None:
+    """It is held until it is certain where it ends, and costs no more the longer it is held."""
+    given = told(["0" * 4] * 20_000 + ["."], Scrubber(["0" * 8]))
+    assert "".join(given) == "[scrubbed]" * 10_000 + "."
+    assert set(given[:-2]) == {""}
+
+
+few = st.text("ab-", min_size=2, max_size=5)
+
+
+@given(st.lists(few, min_size=1, max_size=3), st.lists(st.text("ab-", max_size=4), max_size=12))
+def test_a_flow_gives_what_scrubbing_the_whole_would(secrets: list[str], pieces: list[str]) -> None:
+    """However the text was cut, and however the secrets overlap; and at no time more than that."""
+    whole = Scrubber(secrets).text("".join(pieces))
+    given = told(pieces, Scrubber(secrets))
+    assert "".join(given) == whole
+    for count in range(len(given)):
+        assert whole.startswith("".join(given[:count]))

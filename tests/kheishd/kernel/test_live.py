@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.core.scrub import Scrubber
 from kheishd.kernel.live import Live, Writing
 
 
@@ -157,3 +158,34 @@ def test_what_was_missed_and_what_is_heard_make_the_text(
         whole = "".join(text for of, text in [*pieces, ("text", ".")] if of == kind)
         assert so_far[kind] + text_of(listener, kind) == whole
         assert writing.text("text" if kind == "text" else "thinking") == whole
+
+
+def test_no_piece_holds_a_secret() -> None:
+    """However it was cut: what may become one is held back until that is certain, or the text is whole."""
+    live = Live()
+    live.scrub(Scrubber(["sk-12345"]))
+    listener = Listener("ses_1")
+    live.follow(listener)
+    live.begin("ses_1", "run_1", "itm_1", 1)
+    for piece in ("it is s", "k-1", "2345, yes s"):
+        live.text("run_1", "thinking", piece)
+        live.text("run_1", "text", piece)
+    live.whole("run_1")
+    for kind in ("text", "thinking"):
+        assert text_of(listener, kind) == "it is [scrubbed], yes s"
+        (writing,) = live.current(listener)
+        assert writing.text("text" if kind == "text" else "thinking") == "it is [scrubbed], yes s"
+
+
+def test_a_secret_that_is_learned_later_counts_from_then_on() -> None:
+    """Also for what is being written."""
+    live = Live()
+    listener = Listener("ses_1")
+    live.follow(listener)
+    live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text("run_1", "text", "no secret yet. ")
+    live.scrub(Scrubber(["sk-12345"]))
+    live.text("run_1", "text", "sk-12")
+    live.text("run_1", "text", "345")
+    live.whole("run_1")
+    assert text_of(listener) == "no secret yet. [scrubbed]"

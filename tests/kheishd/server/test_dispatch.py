@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio.testing
 
+from kheishd.core.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.objects import rpc
 from kheishd.server.dispatch import Dispatcher
@@ -98,6 +99,13 @@ async def test_a_query_is_answered(client: Client) -> None:
         "size": 0,
         "items": [],
     }
+
+
+async def test_no_result_holds_a_secret(server: RpcServer, client: Client) -> None:
+    """Whatever it comes from: a record of before the secret was known, a file that was never journaled."""
+    server.state.store.set_scrub(Scrubber(["sk-12345"]).line)
+    shown = await client.call("toy.echo", value=["it is sk-12345", {"kind": "x", "sk-12345": 1}])
+    assert shown["value"] == ["it is [scrubbed]", {"kind": "x", "[scrubbed]": 1}]
 
 
 async def test_params_may_be_left_out(client: Client) -> None:
