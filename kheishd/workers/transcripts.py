@@ -21,6 +21,7 @@ from kheishd.kernel.runtime import ModelRequest
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from protocol.events import decode_envelope, decode_event
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from kheishd.kernel.state import State
@@ -32,6 +33,9 @@ log = logging.getLogger("kheishd.runs")
 
 EVENTS_AT_ONCE = 256
 """Events read before others get their turn: about a millisecond of the loop."""
+
+BYTES_AT_ONCE = 1024 * 1024
+"""And as much of them, since a line may hold 200 KiB: about two milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +91,24 @@ class Reading:
         with self._state.read() as store:
             transcript = self._transcript or newest_checkpoint(store, self._session_id)
             self._transcript = transcript
-            events = 0
+            events = size = 0
             for _, line in islice(store.entries(self._session_id, transcript.cursor), EVENTS_AT_ONCE):
                 transcript.fold(decode_envelope(line), decode_event(line))
                 events += 1
+                size += len(line)
+                if size >= BYTES_AT_ONCE:
+                    break
         self._folded += events
-        return transcript, events < EVENTS_AT_ONCE
+        return transcript, events < EVENTS_AT_ONCE and size < BYTES_AT_ONCE
 
     def checkpoint(self, answer: "list[Item]") -> Checkpoint | None:
         """A checkpoint to write with an answer, when enough was folded and both fit into a transaction."""
         if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
             return None
         room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
+        # Looked at first, for it is quickly seen that a long transcript does not fit.
+        if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
+            return None
         content = to_checkpoint(self._transcript)
         if len(content) > room:
             return None

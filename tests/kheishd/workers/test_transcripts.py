@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from kheishd.core.prompt import CHECKPOINT_EVENTS
+from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript
 from kheishd.store.tables import BLOBS, CHECKPOINTS
-from kheishd.workers.transcripts import EVENTS_AT_ONCE, newest_checkpoint
-from protocol.limits import ANSWER_BYTES_MAX
+from kheishd.workers.transcripts import BYTES_AT_ONCE, EVENTS_AT_ONCE, Reading, newest_checkpoint
+from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.transcript import Message, Text, text_of
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 
@@ -98,3 +98,39 @@ async def test_a_long_journal_is_read_a_piece_at_a_time(tmp_path: Path, autojump
             "You said: one",
             "two",
         ]
+
+
+async def test_a_journal_of_long_lines_is_read_a_piece_at_a_time(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred and fifty-six long answers would hold the loop up for a tenth of a second."""
+    read_some, reads = Reading._read_some, []
+
+    def watched(reading: Reading) -> tuple[Transcript, bool]:
+        transcript, whole = read_some(reading)
+        reads.append(transcript.cursor)
+        return transcript, whole
+
+    monkeypatch.setattr(Reading, "_read_some", watched)
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        for _ in range(5):
+            await desk.ask("x" * (BYTES_AT_ONCE // 10))
+        reads.clear()
+        await desk.ask("last")
+        assert len(models.asked[-1].messages) == 11
+        assert len(reads) == 2
+        assert reads[0] < reads[1]
+
+
+async def test_a_long_transcript_is_not_written_down_in_vain(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it cannot be a checkpoint is seen without encoding megabytes of it."""
+    models = Scripted()
+    monkeypatch.setattr("kheishd.workers.transcripts.to_checkpoint", None)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("x" * CHECKPOINT_BYTES_MAX)
+        for _ in range(CHECKPOINT_EVENTS // 6 + 1):
+            assert (await desk.ask("more")).status == "completed"
+        assert desk.count(CHECKPOINTS) == 0
