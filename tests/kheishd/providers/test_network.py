@@ -83,6 +83,43 @@ async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
         await reply.aclose()
 
 
+async def test_a_request_goes_out_in_one_write(nursery: trio.Nursery) -> None:
+    """Its head and its body come together, so a server is woken once."""
+    reads: list[bytes] = []
+
+    async def handler(stream: trio.SocketStream) -> None:
+        reads.append(bytes(await stream.receive_some()))
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    port = await serve(handler, nursery)
+    url = f"http://127.0.0.1:{port}/v1"
+    async with pool_to(url) as pool:
+        await read_all(await send(pool, Post(f"{url}/chat/completions", {}, b'{"model": "m"}')))
+    nursery.cancel_scope.cancel()
+    [whole] = reads
+    assert whole.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert whole.endswith(b'\r\n\r\n{"model": "m"}')
+
+
+async def test_an_answer_before_the_request_was_read(nursery: trio.Nursery) -> None:
+    """A server that refuses a large request by its head alone, and closes, has answered."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1024)
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await stream.send_eof()
+        while await stream.receive_some():
+            pass
+
+    port = await serve(handler, nursery)
+    url = f"http://127.0.0.1:{port}/v1"
+    async with pool_to(url) as pool:
+        reply = await send(pool, Post(f"{url}/chat/completions", {}, b"x" * 4_000_000))
+        assert reply.status == 413
+        assert b"".join(await read_all(reply)) == b"no"
+    nursery.cancel_scope.cancel()
+
+
 async def test_connections_are_kept(server: ModelServer) -> None:
     """A body read to its end leaves its connection for the next request."""
     async with pool_to(server.base_url) as pool:
