@@ -6,6 +6,7 @@ daemon through ``app.call`` and shows the result through ``app.emit``: as one JS
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -279,11 +280,16 @@ def complete(what: str) -> Callable[[click.Context, click.Parameter, str], list[
     return names
 
 
+# What stands for itself in every shell. Bash puts a completion on the command line as it is: of a sender
+# called '$(reboot)', which anybody may be who may speak, only the Enter key would be missing.
+_PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
+
+
 def _starting(rows: Iterable[Json], field: str, incomplete: str) -> Iterator[str]:
-    """Names that go on from what was typed; those a shell would have to unpick are left out."""
+    """Names that go on from what was typed; those that mean something to a shell are left out."""
     for row in rows:
         name = str(row[field])
-        if name.startswith(incomplete) and clean(name) == name and not any(map(str.isspace, name)):
+        if name.startswith(incomplete) and _PLAIN.fullmatch(name):
             yield name
 
 

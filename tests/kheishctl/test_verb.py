@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from kheishctl import exits
 from kheishctl.__main__ import ENTRIES, root
 from kheishctl.client import Failure, Refused
-from kheishctl.verb import App, Duration, LazyGroup, colored, given, noun, verb
+from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, noun, verb
 from protocol.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
@@ -239,6 +239,33 @@ def test_completion_leaves_out_names_that_shells_would_split(daemon: Daemon, ctl
     """A sender with a space in it is not offered."""
     ctl.json("send", "default", "hi", "--as", f"{sender} x")
     assert completions("send", "--as", f"{sender}", home=str(daemon.home)) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "$(id)",
+        "`id`",
+        "${HOME}",
+        "a;id",
+        "a|id",
+        "a&id",
+        "a>x",
+        "~root",
+        "-x",
+        "*",
+        "{a,b}",
+        "!x",
+        "=ls",
+        "'",
+        "\\",
+    ],
+)
+def test_completion_leaves_out_names_that_mean_something_to_a_shell(name: str) -> None:
+    """A shell puts what it is offered on its command line as it is."""
+    inside = f"a{name}b" if name != "-x" else name
+    rows = [{"sender": each} for each in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
+    assert list(_starting(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
 
 
 def test_color(monkeypatch: pytest.MonkeyPatch) -> None:
