@@ -35,11 +35,24 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
 
 HELP = "Talk with agents that a kheish daemon runs, and look after the daemon."
 
-EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS)
+# Words that people try, and the commands that do what they mean.
+ALSO = {
+    "agent": "definition",
+    "agents": "definition list",
+    "model": "route",
+    "models": "route list",
+    "log": "daemon logs",
+    "restart": "daemon stop",
+    "message": "send",
+    "help": "--help",
+}
+
+EPILOG = "Exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS)
 
 root = LazyGroup(
     "kheishctl",
     entries=ENTRIES,
+    also=ALSO,
     help=HELP,
     epilog=EPILOG,
     context_settings=CONTEXT,

@@ -91,9 +91,8 @@ class Refused(Failure):
         return {"code": self.code, "message": self.message, "data": self.data}
 
     def __str__(self) -> str:
-        where = self.data.get("field")
-        named = f"{where}: " if where and str(where) not in self.message else ""
-        return f"{named}{self.message}{self.note}"
+        # The path of the param is for programs, which find it in ``data``; people gave no params.
+        return f"{self.message}{self.note}"
 
 
 def home_directory(home: str | None = None) -> str:
@@ -181,7 +180,7 @@ class Client:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             message = self._message(deadline)
-            if message.get("id") == request_id and "method" not in message:
+            if _answers(message, request_id):
                 return self._result(message, method)
             self._keep(message)
 
@@ -217,7 +216,7 @@ class Client:
             while self._kept:
                 yield self._kept.popleft()
             message = self._message(None)
-            if message.get("id") == request_id and "method" not in message:
+            if _answers(message, request_id):
                 yield "result", self._result(message, method)
             else:
                 self._keep(message)
@@ -276,6 +275,13 @@ class Client:
         if not data:
             raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
         return data
+
+
+def _answers(message: Json, request_id: int) -> bool:
+    """Whether a message is the answer to our only open request: one that could not be read has no id."""
+    if "method" in message:
+        return False
+    return message.get("id") == request_id or (message.get("id") is None and "error" in message)
 
 
 def version_difference(version: str) -> str:

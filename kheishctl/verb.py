@@ -10,8 +10,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -177,6 +178,12 @@ class Verb(click.Command):
             ctx.exit(failure.exit_code)
         except KeyboardInterrupt:
             ctx.exit(exits.INTERRUPTED)
+        except BrokenPipeError:
+            raise  # Who reads has enough: click ends the command quietly.
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            app.fail(Failure(f"{where}{error.strerror or error}"))
+            ctx.exit(exits.FAILED)
         finally:
             app.hang_up()
 
@@ -214,23 +221,102 @@ def verb(
     return decorate
 
 
+class Group(click.Group):
+    """A group of commands that answers a word it does not know with those that may be meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word. Errors: a usage error, saying what is near."""
+        word = args[0]
+        if not ctx.resilient_parsing and not word.startswith("-") and self.get_command(ctx, word) is None:
+            near = [f"'{ctx.command_path} {meant}'" for meant in self.meant(ctx, word)]
+            ctx.fail(f"No such command '{word}'." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def meant(self, ctx: click.Context, word: str) -> list[str]:
+        """What may be meant by a word that is no command."""
+        from difflib import get_close_matches
+
+        return get_close_matches(word, self.list_commands(ctx), 2)
+
+
 def noun(name: str, about: str) -> click.Group:
     """A group of commands about one kind of object."""
-    return click.Group(name, help=about, context_settings=CONTEXT, params=common_options())
+    return Group(name, help=about, context_settings=CONTEXT, params=common_options())
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command when it is called: ``--help`` and one-shot commands stay fast.
+class WrongLine(click.ClickException):
+    """A command line that is wrong, for one who asked for JSON."""
+
+    exit_code = exits.USAGE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it like every other failure."""
+        error = {"code": None, "message": self.message, "data": {"reason": "usage"}}
+        App(None, None, as_json=True).document({"error": error})
+
+
+@contextmanager
+def _lines_in_json(wanted: bool) -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        if not wanted:
+            raise
+        raise WrongLine(error.format_message()) from None
+
+
+class LazyGroup(Group):
+    """The program: a group that imports a command when it is called, so that ``--help`` and one-shot
+    commands stay fast.
 
     ``entries`` maps a heading to commands: name, where it is (``module:attribute``), what it does.
+    ``also`` maps words that people try to the commands they mean.
     """
 
     def __init__(
-        self, *args: Any, entries: Mapping[str, tuple[tuple[str, str, str], ...]], **kwargs: Any
+        self,
+        *args: Any,
+        entries: Mapping[str, tuple[tuple[str, str, str], ...]],
+        also: Mapping[str, str],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.entries = entries
+        self.also = also
         self._targets = {name: target for rows in entries.values() for name, target, _ in rows}
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        """Read the command line up to the command. Errors: usage errors, as JSON if that is wanted."""
+        as_json = "--json" in args
+        with _lines_in_json(as_json):
+            ctx = super().make_context(info_name, args, *rest, **extra)
+        ctx.meta[_META + "json_typed"] = as_json
+        return ctx
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Errors: usage errors, as JSON if that is wanted."""
+        with _lines_in_json(ctx.meta[_META + "json_typed"]):
+            return super().invoke(ctx)
+
+    def meant(self, ctx: click.Context, word: str) -> list[str]:
+        """Commands of this or of a like name, and those of groups."""
+        if word in self.also:
+            return [self.also[word]]
+        groups = {name: self.get_command(ctx, name) for name in self._targets}
+        inner = [
+            f"{name} {word}"
+            for name, group in groups.items()
+            if isinstance(group, click.Group) and word in group.commands
+        ]
+        return super().meant(ctx, word) + inner[:3]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog as it is, its heading in line with the others."""
+        formatter.write(f"\n{self.epilog}\n")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, in order of their headings."""

@@ -72,7 +72,7 @@ def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None,
 def spoken(app: App, words: tuple[str, ...], whom: str | None) -> str:
     """What is to be said: the words, or standard input. Errors: a usage error if there is nothing."""
     if words and words != ("-",):
-        return " ".join(words)
+        return _text(" ".join(words))
     if sys.stdin.isatty():
         app.note(f"Type what to say to {whom or 'the default agent'}; Ctrl-D sends it.")
     try:
@@ -83,6 +83,15 @@ def spoken(app: App, words: tuple[str, ...], whom: str | None) -> str:
         whose = f"the agent {whom!r}" if whom else "the default agent"
         raise click.UsageError(f"there is nothing to send to {whose}; give AGENT and TEXT, or standard input")
     return text
+
+
+def _text(words: str) -> str:
+    """Words of the command line. Errors: a usage error if they are not UTF-8."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("TEXT is not UTF-8 text") from None
+    return words
 
 
 def pairs(values: tuple[str, ...]) -> Json:

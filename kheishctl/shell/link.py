@@ -81,8 +81,10 @@ class Link(asyncio.Protocol):
             if "method" in message:
                 self._on_notification(str(message["method"]), message["params"])
                 return
-            future = self._waiting.pop(message["id"])
-        except (ValueError, KeyError, TypeError):
+            # What could not be read is answered without its id; it is the oldest that is waited for.
+            answered = message["id"] if message["id"] is not None else next(iter(self._waiting))
+            future = self._waiting.pop(answered)
+        except (ValueError, KeyError, TypeError, StopIteration):
             return  # Not ours to understand: the daemon may be of a later version.
         if future.done():
             return

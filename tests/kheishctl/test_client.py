@@ -43,8 +43,19 @@ def test_call_refused(daemon: Daemon) -> None:
     assert caught.value.reason == "session_not_found"
     assert caught.value.exit_code == exits.FAILED
     assert not caught.value.retryable
-    assert "$.params.session_id" in str(caught.value)
+    assert str(caught.value) == "there is no session 'none'"
+    assert caught.value.describe()["data"]["field"] == "$.params.session_id"
     assert caught.value.describe()["code"] == 1404
+
+
+def test_a_request_that_could_not_be_read(daemon: Daemon) -> None:
+    """Its answer has no id, and is ours all the same: half of a surrogate pair is no text."""
+    with Client.dial(str(daemon.socket)) as client:
+        with pytest.raises(Refused) as caught:
+            client.call("session.get", {"session_id": "\udcff"})
+        assert caught.value.reason == "parse_error"
+        with pytest.raises(Refused):
+            list(client.exchange("session.get", {"session_id": "\udcff"}))
 
 
 def test_notifications_in_between_are_kept(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What every command is made of."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,6 +111,33 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert isinstance(root, LazyGroup)
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["statsu"], "Did you mean 'kheishctl status'?"),
+        (["agent", "list"], "Did you mean 'kheishctl definition'?"),
+        (["history"], "Did you mean 'kheishctl conversation history' or 'kheishctl session history'?"),
+        (["session", "lsit"], "Did you mean 'kheishctl session list'?"),
+        (["qqqq"], "No such command 'qqqq'."),
+    ],
+)
+def test_what_may_be_meant_is_named(line: list[str], meant: str) -> None:
+    """A mistyped word, another word for it, a word that belongs behind another."""
+    result = CliRunner().invoke(root, line, prog_name="kheishctl")
+    assert result.exit_code == exits.USAGE
+    assert result.stderr.endswith(f"{meant}\n")
+
+
+@pytest.mark.parametrize("line", [["statsu"], ["send", "--ass"], ["send", "default"], ["--frob"], ["run"]])
+def test_a_wrong_line_is_json_where_that_is_wanted(line: list[str]) -> None:
+    """Whoever asked for JSON need not read anything else; a group alone shows what it has."""
+    result = CliRunner().invoke(root, [*line, "--json"], input="")
+    assert result.exit_code == exits.USAGE
+    if line != ["run"]:
+        assert json.loads(result.stdout)["error"]["data"] == {"reason": "usage"}
+        assert not result.stderr
+
+
 def test_common_options_go_anywhere(daemon: Daemon) -> None:
     """--home and --json are understood before, between and after the names."""
     home = str(daemon.home)
@@ -155,6 +184,18 @@ def test_failures_become_json() -> None:
     result = run(raising(Failure("no")), "--json")
     assert (result.exit_code, result.stderr) == (exits.FAILED, "")
     assert result.stdout == '{"error":{"code":null,"message":"no","data":{"reason":"failed"}}}\n'
+
+
+def test_what_the_system_refuses_becomes_a_message(tmp_path: Path) -> None:
+    """A home that cannot be made is named, without a traceback."""
+    (tmp_path / "file").touch()
+    result = run(raising(NotADirectoryError(20, "Not a directory", "/x/run")))
+    assert (result.exit_code, result.stderr) == (exits.FAILED, "kheishctl: /x/run: Not a directory\n")
+    done = Ctl(tmp_path / "file")("daemon", "start")
+    assert (done.code, done.err) == (
+        exits.FAILED,
+        f"kheishctl: {tmp_path / 'file' / 'run'}: Not a directory\n",
+    )
 
 
 def test_ctrl_c_has_its_own_code() -> None:

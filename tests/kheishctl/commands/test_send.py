@@ -36,6 +36,9 @@ def test_send_nothing(ctl: Ctl) -> None:
     """Nothing, or what is no text, is not sent."""
     assert ctl("send", stdin=" \n").code == exits.USAGE
     assert ctl("send", stdin=b"\xff").code == exits.USAGE
+    assert ctl("send", "default", "\udcff").code == exits.USAGE
+    done = ctl("send", "what is this?", stdin="")
+    assert "to the agent 'what is this?'; give AGENT and TEXT" in done.err
 
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:

@@ -55,6 +55,9 @@ def test_the_real_thing(daemon: Daemon) -> None:
         with pytest.raises(Refused) as caught:
             await link.call("run.get", {"run_id": "none"})
         assert caught.value.reason == "run_not_found"
+        with pytest.raises(Refused) as caught:
+            await link.call("run.get", {"run_id": "\udcff"})
+        assert caught.value.reason == "parse_error"  # Answered without an id, as it could not be read.
         link.close()
         await owner.lost.wait()
         with pytest.raises(Lost):
