@@ -100,6 +100,9 @@ class LineConnection(Connection):
         while self._unsent and not self.ended:
             try:
                 await wait_writable(self._socket)
+                if self._unsent is None:
+                    # The connection was closed in the very turn in which there was room.
+                    break
                 with memoryview(self._unsent) as unsent:
                     sent = self._socket.send(unsent[:WRITE_BYTES])
             except (BlockingIOError, InterruptedError, trio.ClosedResourceError):

@@ -173,6 +173,26 @@ async def test_a_peer_that_vanishes_with_answers_unread_is_forgotten(server: Rpc
     await until(lambda: server.server.connections == 0)
 
 
+async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_fault(
+    server: RpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A peer that reads and hangs up in one go does both in one turn of the loop."""
+    client = await server.connect()
+    over = trio.Event()
+
+    async def closed_meanwhile(stream: socket.socket) -> None:
+        await client.stream.aclose()
+        await until(lambda: server.server.connections == 0)
+        over.set()
+
+    monkeypatch.setattr("kheishd.server.lines.wait_writable", closed_meanwhile)
+    await client.request("toy.large", size=2_000_000)
+    with trio.fail_after(10):
+        await over.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert caplog.records == []
+
+
 async def test_a_peer_that_says_nothing_costs_nothing(server: RpcServer) -> None:
     """It is there, and everybody else is served."""
     silent = await server.connect()
