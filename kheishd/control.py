@@ -129,9 +129,6 @@ class DaemonControl:
         path = self._config_path()
         return None if path is None else str(path)
 
-    def token_revoked(self, token_ids: list[str]) -> None:
-        """The server sees to it: it watches the table of tokens."""
-
     def status(self) -> Status:
         """How the daemon is; costs the same whatever the store holds."""
         vitals, runtime = self._vitals, self._holder.current()

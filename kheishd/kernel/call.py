@@ -114,10 +114,6 @@ class Control(Protocol):
         """The configuration file read, if there is one."""
         ...
 
-    def token_revoked(self, token_ids: list[str]) -> None:
-        """Close the live connections of these tokens."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Call:

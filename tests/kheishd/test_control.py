@@ -107,7 +107,6 @@ async def test_levers(full_state: State, nursery: trio.Nursery) -> None:
     lever.shutdown(None)
     assert lever.draining()
     assert lever.status().draining
-    lever.token_revoked(["tok_1"])
 
 
 async def test_asked_once_there_is_time(autojump_clock: trio.testing.MockClock) -> None:

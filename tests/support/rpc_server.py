@@ -58,9 +58,6 @@ class FakeControl:
     def config_path(self) -> str | None:
         return None
 
-    def token_revoked(self, token_ids: list[str]) -> None:
-        raise AssertionError("the server sees to it by itself")
-
 
 def bare_runtime() -> Runtime:
     """A runtime with the offline route and nobody to ask."""
