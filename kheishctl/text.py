@@ -22,6 +22,8 @@ _ESCAPE_IN_JSON = re.compile(
     r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
 )
 
+_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
+
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -38,6 +40,13 @@ def clean(text: str) -> str:
     Works piece by piece too: the pieces of a text, cleaned and joined, are the text cleaned.
     """
     return _UNSAFE.sub(_harmless, text)
+
+
+def styles_only(text: str) -> str:
+    """``text`` in which only styles act on a terminal, whoever wrote it."""
+    if text.isascii() and "\x1b" not in text and text.isprintable():
+        return text
+    return "".join(part if _STYLE.fullmatch(part) else clean(part) for part in _STYLE.split(text))
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,7 @@ import click
 from kheishctl import client as _client
 from kheishctl import exits
 from kheishctl.client import Client, Failure, Json
-from kheishctl.text import Look, clean, json_safe, paint, table
+from kheishctl.text import Look, clean, json_safe, paint, styles_only, table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,14 +87,14 @@ class App:
         self.say(json_safe(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
 
     def say(self, text: str) -> None:
-        """Print a line and let it out at once."""
-        sys.stdout.write(text + "\n")
+        """Print a line and let it out at once. Nothing but styles acts on a terminal, whatever says it."""
+        sys.stdout.write((styles_only(text) if sys.stdout.isatty() else text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Tell the person something that is not the result: on standard error, never with ``--json``."""
         if not self.as_json:
-            sys.stderr.write(paint(text, "dim", colored(sys.stderr.isatty())) + "\n")
+            sys.stderr.write(paint(clean(text), "dim", colored(sys.stderr.isatty())) + "\n")
             sys.stderr.flush()
 
     def fail(self, failure: Failure) -> None:
@@ -439,11 +439,18 @@ def pages(app: App, method: str, params: Json, plural: str, *, everything: bool)
     return {**page, plural: rows}
 
 
+def note_more(app: App, after: Any) -> None:
+    """Say how to see the next page, as it can be typed: a name in it may mean something to a shell."""
+    from shlex import quote
+
+    app.note(f"more: --after {quote(str(after))}, or --all")
+
+
 def show_table(app: App, page: Json, plural: str, columns: Any, empty: str) -> None:
     """Print a page of a list, and on a terminal how to see more."""
     app.emit(page, lambda result, look: table(result[plural], columns, look, empty))
     if page.get("next") is not None and sys.stdout.isatty():
-        app.note(f"more: --after {page['next']}, or --all")
+        note_more(app, page["next"])
 
 
 class Duration(click.ParamType[float]):

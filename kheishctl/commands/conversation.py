@@ -12,6 +12,7 @@ from kheishctl.verb import (
     complete,
     given,
     mutating,
+    note_more,
     noun,
     options,
     paged,
@@ -102,7 +103,7 @@ def show_history(app: App, method: str, params: dict[str, Any], *, newest: bool,
     ordered = page["messages"][::-1] if newest else page["messages"]
     app.emit(page, lambda _, look: history_text(ordered, look))
     if page.get("next") is not None and app.look().width is not None:
-        app.note(f"more: --after {page['next']}, or --all")
+        note_more(app, page["next"])
 
 
 @verb(group, "cancel", method="conversation.cancel", examples=("kheishctl conversation cancel default",))

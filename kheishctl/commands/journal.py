@@ -9,7 +9,7 @@ import click
 from kheishctl.client import Json, Lost, NoDaemon
 from kheishctl.render import delta_line, event_line
 from kheishctl.text import Look
-from kheishctl.verb import App, complete, given, noun, options, verb
+from kheishctl.verb import App, complete, given, note_more, noun, options, verb
 
 group = noun("journal", "The journal: everything that happened, each event with its cursor.")
 
@@ -63,7 +63,7 @@ def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **cho
         if page["next"] is None:
             return
         if not everything:
-            app.note(f"more: --after {page['next']}, or --all")
+            note_more(app, page["next"])
             return
         params["after"] = page["next"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from kheishctl.client import Json
-from kheishctl.text import Column, Look, facts
+from kheishctl.text import Column, Look, facts, one_line
 from kheishctl.verb import (
     App,
     Duration,
@@ -105,12 +105,13 @@ def narrow(app: App, token_id: str, **options: Any) -> None:
 
 
 def _made(result: Json, look: Look) -> str:
+    secret = one_line(str(result["secret"]))
     if look.width is None:
-        return str(result["secret"])
+        return secret
     lines = [
         facts(result["token"], look),
         "",
-        f"secret  {result['secret']}",
+        f"secret  {secret}",
         "Keep it now: it is not shown again.",
     ]
     return "\n".join(lines)

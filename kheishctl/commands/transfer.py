@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from kheishctl.text import facts
+from kheishctl.text import clean, facts, json_safe
 from kheishctl.verb import App, complete, given, mutating, verb
 from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINES_MAX
 
@@ -47,12 +47,17 @@ def export(app: App, session_id: str, file: str) -> None:
     # The first page is fetched before anything is written: an unknown session leaves no file.
     first = next(lines, None)
     part = f"{file}.part"
-    with open(part, "w", encoding="utf-8") as out:
+    with open(part, "w", encoding="utf-8", opener=_private) as out:
         count = _write(out, chain(() if first is None else (first,), lines))
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)
     app.emit({"session_id": session_id, "file": file, "lines": count}, facts)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file for us alone, which is no link that somebody laid out: a session is a conversation."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _exported(app: App, session_id: str) -> Iterator[str]:
@@ -66,9 +71,11 @@ def _exported(app: App, session_id: str) -> Iterator[str]:
 
 
 def _write(out: IO[str], lines: Iterable[str]) -> int:
+    """Write lines as they are, as a hash covers each; a terminal is shown escapes for what it would obey."""
     count = 0
+    terminal = out.isatty()
     for line in lines:
-        out.write(line + "\n")
+        out.write((clean(json_safe(line)) if terminal else line) + "\n")
         count += 1
     return count
 

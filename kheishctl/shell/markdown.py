@@ -10,9 +10,8 @@ import io
 import re
 from collections.abc import Callable
 
-from kheishctl.text import clean
+from kheishctl.text import clean, styles_only
 
-_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 # Rich takes half a millisecond a kilobyte of prose, 16 of code and 24 of a list. A block longer than this
@@ -90,11 +89,6 @@ def _after(fence: str | None, line: str) -> str | None:
         return None if marks[0] == "`" and "`" in rest else marks
     closes = marks[0] == fence[0] and len(marks) >= len(fence) and not rest.strip()
     return None if closes else fence
-
-
-def styles_only(text: str) -> str:
-    """Rendered text in which only styles act on a terminal."""
-    return "".join(part if _STYLE.fullmatch(part) else clean(part) for part in _STYLE.split(text))
 
 
 def renderer(*, color: bool) -> Callable[[str, int], str]:

@@ -21,6 +21,7 @@ from kheishctl.text import (
     properties,
     size,
     stamp,
+    styles_only,
     table,
     width,
 )
@@ -50,6 +51,13 @@ def test_clean_works_piece_by_piece(one: str, other: str) -> None:
 def test_clean_makes_escapes_visible() -> None:
     """An escape sequence is seen, not obeyed."""
     assert clean("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
+
+
+def test_styles_only() -> None:
+    """A style stays, everything else is made visible."""
+    assert styles_only("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
+    assert styles_only("plain") == "plain"
+    assert styles_only("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
 
 
 def test_one_line() -> None:

@@ -1,6 +1,8 @@
 """What every command is made of."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 from kheishctl import exits
 from kheishctl.__main__ import ENTRIES, root
 from kheishctl.client import Failure, Refused
-from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, noun, verb
+from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, note_more, noun, verb
 from protocol.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
@@ -307,6 +309,28 @@ def test_completion_leaves_out_names_that_mean_something_to_a_shell(name: str) -
     inside = f"a{name}b" if name != "-x" else name
     rows = [{"sender": each} for each in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
     assert list(_starting(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_but_styles_acts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a daemon says, or what poses as one; a pipe gets a result as it is."""
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    app = App(None, None, as_json=False)
+    app.say("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
+    assert out.getvalue() == "\x1b[1mbold\x1b[0m ␛]52;c;ZXZpbA==␇ \N{REPLACEMENT CHARACTER}2J\n"
+    note_more(app, "default\n$(id)\x1b]0;x\x07")
+    assert "more: --after 'default\n$(id)␛]0;x␇', or --all" in err.getvalue()
+    monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
+    app.say("\x1b[2J")
+    assert pipe.getvalue() == "\x1b[2J\n"
 
 
 def test_color(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """``kheishctl session export|import``."""
 
+import io
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,37 @@ def test_there_and_back(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pyt
     texts = [[row[2] for row in ctl("session", "history", each).rows] for each in (session, copy)]
     assert texts[0] == texts[1]
     assert "before it you said: “two”" in ctl("session", "send", copy, "three").out
+
+
+def test_an_export_is_for_its_owner_alone(ctl: Ctl, session: str, tmp_path: Path) -> None:
+    """Nobody else may read it, and it is not written through a link that somebody laid out."""
+    file = tmp_path / "session.jsonl"
+    ctl.json("session", "export", session, str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (tmp_path / "other.jsonl.part").symlink_to(tmp_path / "precious")
+    assert ctl("session", "export", session, str(tmp_path / "other.jsonl")).code == exits.FAILED
+    assert not (tmp_path / "precious").exists()
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_shown_escapes() -> None:
+    """A title may hold what a terminal acts on, and JSON passes most of it on as it is."""
+    line = '{"title":"\\u001b[2J \u009b2J \u202e"}'
+    out = Terminal()
+    assert transfer._write(out, [line, "\x1b]0;posing as a daemon\x07"]) == 2
+    first, second = out.getvalue().splitlines()
+    assert first.isascii()
+    assert json.loads(first) == json.loads(line)
+    assert second == "␛]0;posing as a daemon␇"
+    pipe = io.StringIO()
+    transfer._write(pipe, [line])
+    assert pipe.getvalue() == line + "\n"
 
 
 def test_through_a_pipe(ctl: Ctl, session: str) -> None:

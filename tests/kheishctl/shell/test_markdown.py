@@ -12,7 +12,6 @@ from kheishctl.shell.markdown import (
     Blocks,
     hard_lines,
     renderer,
-    styles_only,
     warm_up,
     wrapped,
 )
@@ -115,11 +114,6 @@ def test_nothing_but_styles_acts(text: str) -> None:
     """Whatever a text smuggles in, as it is or as an entity, only styles reach the terminal."""
     plain = SGR.sub("", renderer(color=True)(text, 40))
     assert clean(plain) == plain
-
-
-def test_styles_only() -> None:
-    """A style stays, everything else is made visible."""
-    assert styles_only("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 40), st.integers(1, 10))
