@@ -17,6 +17,7 @@ from typing import Any
 
 from kheishctl.client import Json
 from kheishctl.render import answer_text, message_text
+from kheishctl.text import duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,4 +198,5 @@ class Follower:
 
 def _retry(event: Json) -> str:
     wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
-    return f"the model call failed ({event['error']['message']}); trying again in {wait_s:.0f} s"
+    when = f"in {duration(wait_s)}" if wait_s else "now"
+    return f"the model call failed ({event['error']['message']}); trying again {when}"

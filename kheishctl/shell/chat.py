@@ -155,11 +155,19 @@ class Chat:
                     if not self._interrupt():
                         self.noted("nothing is running")
                 case "reset":
-                    await self._conversation.call("conversation.reset", self._conversation.address())
+                    await self._reset()
                 case "quit":
                     self._screen.leave()
         except Failure as failure:
             self.noted(str(failure), "red")
+
+    async def _reset(self) -> None:
+        try:
+            await self._conversation.call("conversation.reset", self._conversation.address())
+        except Refused as refused:
+            if refused.reason != "conversation_not_found":
+                raise
+            self.noted("the conversation is new already; the next message begins it")
 
     async def _history(self, argument: str) -> None:
         limit = min(int(argument), TURNS_MAX) if argument.isdecimal() and int(argument) else TURNS_IN_HISTORY

@@ -128,7 +128,9 @@ class Conversation:
         self._up.clear()
         sessions.put_nowait(None)
         if was_up:
-            self._listener.noted("the connection is lost; waiting for the daemon", "yellow")
+            self._listener.noted(
+                "the connection is lost; waiting for the daemon ('kheishctl daemon start')", "yellow"
+            )
             self._listener.changed()
 
     async def _enter(self, link: Link) -> None:
@@ -151,7 +153,10 @@ class Conversation:
             self._listener.noted(version_difference(version), "yellow")
 
     async def _find(self, link: Link) -> None:
-        """Find the session that the address means and say where it stands; there may be none yet."""
+        """Find the session that the address means and say where it stands; there may be none yet.
+
+        Errors: Refused, also for an agent that is not there: nothing could be said to it.
+        """
         try:
             if self._fresh:
                 self._fresh = False
@@ -160,6 +165,7 @@ class Conversation:
         except Refused as refused:
             if refused.reason != "conversation_not_found":
                 raise
+            await link.call("definition.get", {"name": self.agent})
             self._listener.entered([], more=False)
             return
         session = found["session"]

@@ -23,7 +23,9 @@ def get_definition(call: Call, params: DefinitionRef) -> Definition:
     """One agent. Errors: AgentNotFound, also for one that the caller's token does not cover."""
     agent = call.runtime.definitions.get(params.name)
     if agent is None or (call.caller.agents is not None and params.name not in call.caller.agents):
-        raise AgentNotFound(f"there is no agent '{params.name}'", field="$.params.name")
+        raise AgentNotFound(
+            f"there is no agent '{params.name}'; definition.list names those there are", field="$.params.name"
+        )
     return agent
 
 

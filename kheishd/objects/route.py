@@ -40,7 +40,10 @@ def get_route(call: Call, params: RouteRef) -> Route:
     """One route. Errors: RouteNotFound."""
     spec = call.runtime.routes.get(params.route_id)
     if spec is None:
-        raise RouteNotFound(f"there is no route '{params.route_id}'", field="$.params.route_id")
+        raise RouteNotFound(
+            f"there is no route '{params.route_id}'; route.list names those there are",
+            field="$.params.route_id",
+        )
     return view_of(call.runtime, spec)
 
 

@@ -119,7 +119,7 @@ def test_a_higher_attempt_takes_the_lower_back() -> None:
     failed = told.event(
         "model_failed", item_id=ITEM, step=1, attempt=1, error={"message": "cut"}, retry_at_ms=3000
     )
-    assert failed == [Noted("the model call failed (cut); trying again in 2 s")]
+    assert failed == [Noted("the model call failed (cut); trying again in 2.0 s")]
     assert told.event("model_asked", item_id=ITEM, step=1, attempt=2) == [Restarted()]
     assert told.delta("ing", 9, attempt=1) == []
     assert told.delta("another", 0, attempt=2) == [Said("another")]

@@ -80,7 +80,7 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/hlep", "perhaps /help?"),
             ("/history 1", "We"),
             ("/reset", "was reset"),
-            ("/reset", "no conversation"),
+            ("/reset", "is new already"),
         ):
             talk.type(f"{line}\r")
             await talk.sees(shown if line != "/history 1" else "“before”")

@@ -104,6 +104,16 @@ def own() -> Iterator[Daemon]:
         yield daemon
 
 
+def test_an_agent_that_is_not_there(daemon: Daemon, sender: str) -> None:
+    """It is said on entry, before anything is typed for nobody."""
+
+    async def body(conversation: Conversation, heeder: Heeder) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Refused, match="there is no agent 'nobody'"):
+        converse(daemon.socket, sender, body, agent="nobody")
+
+
 def test_a_new_conversation(daemon: Daemon, sender: str) -> None:
     """It is entered empty; what is said is heard back from the journal, then its answer."""
 
@@ -233,15 +243,15 @@ def test_a_daemon_that_comes_late(own: Daemon) -> None:
     assert converse(own.socket, "ada", body).heard == ["early"]
 
 
-def test_an_agent_that_is_not_there(daemon: Daemon, sender: str) -> None:
-    """What is refused is said; the chat goes on."""
+def test_what_is_refused_is_said(daemon: Daemon, sender: str) -> None:
+    """The chat goes on."""
 
     async def body(conversation: Conversation, heeder: Heeder) -> None:
-        conversation.say("hello?")
+        conversation.say("")
         await heeder.notes("not sent: ")
         await heeder.until(lambda: not conversation.outbox)
 
-    converse(daemon.socket, sender, body, agent="nobody")
+    converse(daemon.socket, sender, body)
 
 
 class Script:
@@ -266,7 +276,11 @@ class Script:
                 peer.answer(request, answer)
 
 
-BASE = {"daemon.status": {"version": "9.9.9"}, "journal.subscribe": {"subscription": "watch", "cursor": 1}}
+BASE = {
+    "daemon.status": {"version": "9.9.9"},
+    "journal.subscribe": {"subscription": "watch", "cursor": 1},
+    "definition.get": {"name": "default"},
+}
 
 
 def not_found(peer: Peer, request: Json) -> None:
