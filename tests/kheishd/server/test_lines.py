@@ -186,7 +186,7 @@ async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_faul
         over.set()
 
     monkeypatch.setattr("kheishd.server.lines.wait_writable", closed_meanwhile)
-    await client.request("toy.large", size=2_000_000)
+    await client.request("toy.large", size=UNSENT_BYTES_MAX - 1_000)
     with trio.fail_after(10):
         await over.wait()
     await trio.testing.wait_all_tasks_blocked()
