@@ -62,7 +62,8 @@ class Method(Generic[P, R]):
 
     ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to
     do). ``secret`` names the result field that is shown once: a repeated request is ``already_shown``.
-    ``params_bytes_max`` is how long its params may be as they come.
+    ``params_bytes_max`` is how long its params may be as they come. ``while_draining`` is for mutations
+    that make no new work: they are served while the daemon stops, too.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Method(Generic[P, R]):
     uncompared: tuple[str, ...] = ()
     secret: str | None = None
     params_bytes_max: int = PARAMS_BYTES_MAX
+    while_draining: bool = False
 
 
 AnyMethod = Method[Any, Any]

@@ -203,7 +203,7 @@ class _Mutations(_Entry):
 
     def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
-        if self.dispatcher.control.draining():
+        if self.dispatcher.control.draining() and not self.row.while_draining:
             raise DaemonDraining()
         handler = self.handler
         call = self.dispatcher.call(asker, _journaled(request.id))

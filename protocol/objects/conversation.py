@@ -164,6 +164,7 @@ CANCEL = Method(
     "Stop the run in flight and keep the conversation. Answers when it has stopped.",
     scope="converse",
     errors=(*_ADDRESS, StorageFull),
+    while_draining=True,
 )
 RESET = Method(
     "conversation.reset",

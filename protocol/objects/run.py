@@ -197,6 +197,7 @@ CANCEL = Method(
     "Cancel a run, queued or in flight. Answers when it has stopped.",
     scope="converse",
     errors=(RunNotFound, RunAlreadyEnded, StorageFull),
+    while_draining=True,
 )
 
 METHODS = (LIST, GET, WAIT, CANCEL)

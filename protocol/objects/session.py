@@ -305,6 +305,7 @@ INTERRUPT = Method(
     "Interrupt the run in flight; queued ones go on. Answers when it has stopped.",
     scope="operate",
     errors=(SessionNotFound, StorageFull),
+    while_draining=True,
 )
 END = Method(
     "session.end",

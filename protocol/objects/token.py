@@ -120,6 +120,7 @@ REVOKE = Method(
     "Revoke a token and close its connections.",
     scope="admin",
     errors=(TokenNotFound, StorageFull),
+    while_draining=True,
 )
 
 METHODS = (CREATE, NARROW, LIST, REVOKE)

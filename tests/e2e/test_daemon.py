@@ -81,6 +81,15 @@ def test_while_stopping_new_work_is_refused(daemon: Daemon) -> None:
     assert daemon.wait() == 0
 
 
+def test_while_stopping_a_run_can_be_cancelled(daemon: Daemon) -> None:
+    """Who asked the daemon to stop need not wait for an answer that nobody wants any more."""
+    run_id = daemon.call("conversation.send", content="/slow 1000 50")["run_id"]
+    until(lambda: daemon.call("daemon.status")["counts"]["runs_active"] == 1, "the run is active")
+    daemon.call("daemon.shutdown", drain_s=60)
+    assert daemon.call("run.cancel", run_id=run_id)["status"] == "cancelled"
+    assert daemon.wait() == 0
+
+
 def test_a_second_signal_stops_at_once_and_nothing_is_lost(daemon: Daemon) -> None:
     """The run is put down in order; the next daemon finishes it, once."""
     daemon.call("conversation.send", content="/slow 100 50\nhello")
