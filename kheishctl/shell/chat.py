@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheishctl.client import Failure, Json, Lost, Refused
@@ -176,7 +177,7 @@ class Chat:
         self._print_messages(page["messages"][::-1])
 
     def _print_messages(self, messages: list[Json]) -> None:
-        for entry in messages:
+        for entry in in_turns(messages):
             text = message_text(entry["message"])
             if entry["message"]["role"] == "user":
                 sender = entry["message"].get("agent") or entry.get("sender") or self._conversation.sender
@@ -212,6 +213,26 @@ class Chat:
         if self._conversation.running:
             agent, sender = one_line(self._conversation.agent or ""), one_line(self._conversation.sender)
             self.noted(f"the run goes on; come back with: kheishctl chat {agent} --as {sender}")
+
+
+def in_turns(messages: list[Json]) -> Iterator[Json]:
+    """Messages as they were said and answered: what was said meanwhile comes after the answer before it.
+
+    Runs are answered in the order in which they were accepted, so whatever was said before an answer's own
+    input had no answer, and comes first.
+    """
+    waiting: list[Json] = []
+    for entry in messages:
+        if entry["message"]["role"] == "user":
+            waiting.append(entry)
+            continue
+        runs = [said.get("run_id") for said in waiting]
+        if entry.get("run_id") in runs:
+            upto = len(runs) - runs[::-1].index(entry.get("run_id"))
+            yield from waiting[:upto]
+            del waiting[:upto]
+        yield entry
+    yield from waiting
 
 
 async def _end(tasks: list["asyncio.Future[None]"]) -> None:

@@ -9,7 +9,7 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from kheishctl.shell.chat import Chat
+from kheishctl.shell.chat import Chat, in_turns
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.paper import Paper
 
@@ -162,3 +162,22 @@ def test_escape_sequences_are_seen_not_obeyed(daemon: Daemon, sender: str) -> No
         talk.type("\x04")
 
     assert "\x1b]0;title" not in chat(daemon, sender, body, "default")
+
+
+@pytest.mark.parametrize(
+    ("received", "shown"),
+    [
+        ("u1 a1 u2 a2", "u1 a1 u2 a2"),
+        ("u1 u2 a1 a2", "u1 a1 u2 a2"),
+        ("u1 u2 u3 a1 a3", "u1 a1 u2 u3 a3"),  # The second run gave no answer.
+        ("u2 a1 a2 u3", "a1 u2 a2 u3"),  # The first input is on the page before.
+        ("u1 a1 a1 u2", "u1 a1 a1 u2"),
+        ("", ""),
+    ],
+)
+def test_the_history_is_shown_turn_by_turn(received: str, shown: str) -> None:
+    """What was said while an answer was being written stands before its own answer."""
+    roles = {"u": "user", "a": "assistant"}
+    messages = [{"message": {"role": roles[name[0]]}, "run_id": name[1:]} for name in received.split()]
+    order = [entry["message"]["role"][0] + entry["run_id"] for entry in in_turns(messages)]
+    assert " ".join(order) == shown
