@@ -19,6 +19,11 @@ SOCKET_NAME = os.path.join("run", "kheishd.sock")
 # What the kernel takes as the path of a Unix socket: 108 bytes with the zero at the end.
 PATH_BYTES_MAX = 107
 
+# What a message or a backlog of notifications takes at most before we hang up: pages end at a mebibyte, and
+# nothing is asked beside a stream. Who sends more is no daemon, or means harm.
+MESSAGE_BYTES_MAX = 32 * 1024 * 1024
+KEPT_MAX = 10_000
+
 # Bytes asked of the socket at once: a kernel buffer's worth.
 READ_BYTES = 256 * 1024
 
@@ -56,6 +61,15 @@ class Lost(Failure):
 
     exit_code = exits.NO_DAEMON
     reason = "connection_lost"
+
+
+class NoKheish(Lost):
+    """Something else than a daemon answers at the socket."""
+
+    reason = "not_a_daemon"
+
+    def __init__(self) -> None:
+        super().__init__("what answers at the socket is not a kheish daemon")
 
 
 class TimedOut(Failure):
@@ -223,12 +237,16 @@ class Client:
 
     def _keep(self, message: Json) -> None:
         if "method" in message and "id" not in message:
+            if len(self._kept) >= KEPT_MAX:
+                raise NoKheish
             params = message.get("params")
             self._kept.append((str(message["method"]), params if isinstance(params, dict) else {}))
 
     def _result(self, message: Json, method: str) -> Any:
         if "error" not in message:
             return message.get("result")
+        if not isinstance(message["error"], dict):
+            raise NoKheish
         refused = Refused(message["error"])
         if refused.code in (-32601, -32602) and method != "rpc.ping":
             refused.note = self._version_note()
@@ -243,12 +261,7 @@ class Client:
         return "" if version == __version__ else f" ({version_difference(str(version))})"
 
     def _message(self, deadline: float | None) -> Json:
-        line = self._line(deadline)
-        try:
-            message = json.loads(line)
-        except ValueError:
-            raise Lost("what answers at the socket is not a kheish daemon") from None
-        return message if isinstance(message, dict) else {}
+        return parsed(self._line(deadline))
 
     def _line(self, deadline: float | None) -> bytes:
         while True:
@@ -259,6 +272,8 @@ class Client:
                 self._searched = 0
                 return line
             self._searched = len(self._buffer)
+            if self._searched > MESSAGE_BYTES_MAX:
+                raise NoKheish
             self._buffer += self._receive(deadline)
 
     def _receive(self, deadline: float | None) -> bytes:
@@ -275,6 +290,15 @@ class Client:
         if not data:
             raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
         return data
+
+
+def parsed(line: bytes | bytearray) -> Json:
+    """A line as a message. Errors: NoKheish for what is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise NoKheish from None
+    return message if isinstance(message, dict) else {}
 
 
 def _answers(message: Json, request_id: int) -> bool:

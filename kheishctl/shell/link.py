@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Self
 
-from kheishctl.client import Json, Lost, Refused, dial
+from kheishctl.client import MESSAGE_BYTES_MAX, Json, Lost, NoKheish, Refused, dial
 
 
 class Link(asyncio.Protocol):
@@ -65,6 +65,8 @@ class Link(asyncio.Protocol):
             del self._buffer[: end + 1]
             searched = 0
             self._message(line)
+        if len(self._buffer) > MESSAGE_BYTES_MAX:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner first, then everybody who waits."""
@@ -84,11 +86,12 @@ class Link(asyncio.Protocol):
             # What could not be read is answered without its id; it is the oldest that is waited for.
             answered = message["id"] if message["id"] is not None else next(iter(self._waiting))
             future = self._waiting.pop(answered)
-        except (ValueError, KeyError, TypeError, StopIteration):
+        except (ValueError, KeyError, TypeError, StopIteration, RecursionError):
             return  # Not ours to understand: the daemon may be of a later version.
         if future.done():
             return
         if "error" in message:
-            future.set_exception(Refused(message["error"]))
+            error = message["error"]
+            future.set_exception(Refused(error) if isinstance(error, dict) else NoKheish())
         else:
             future.set_result(message.get("result"))

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from kheishctl.client import (
     Client,
     Lost,
     NoDaemon,
+    NoKheish,
     NotPermitted,
     Refused,
     TimedOut,
@@ -74,6 +76,37 @@ def test_notifications_in_between_are_kept(path: Path) -> None:
         assert [next(notes)[1]["cursor"] for _ in range(3)] == [1, 2, 3]
         with pytest.raises(Lost):
             next(notes)
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 400\r\n", DEEP + b"\n", b'{"id": 1, "error": "no"}\n'])
+def test_what_is_no_daemon_is_named(path: Path, line: bytes) -> None:
+    """Whatever it says instead of an answer."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.raw(line)
+        assert peer.gone()
+
+    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NoKheish):
+        client.call("rpc.ping")
+
+
+@pytest.mark.parametrize("endless", [b"x" * 4096, b'{"method": "journal.event", "params": {}}\n' * 64])
+def test_what_never_ends_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
+    """A line without an end, or notifications without an answer: neither is kept for long."""
+    monkeypatch.setattr("kheishctl.client.MESSAGE_BYTES_MAX", 1 << 20)
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        with suppress(OSError):
+            while True:
+                peer.raw(endless)
+
+    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NoKheish):
+        client.call("rpc.ping")
 
 
 def test_exchange_gives_the_answer_among_notifications(path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kheishctl.client import Lost, NoDaemon, Refused
+from kheishctl.client import Lost, NoDaemon, NoKheish, Refused
 from kheishctl.shell.link import Link
 from tests.support.daemons import Daemon
 from tests.support.scripted import Peer, Script, scripted
@@ -42,6 +43,38 @@ def talk(path: Path, script: Script, body: Callable[[Link, Owner], Awaitable[Non
 
     with scripted(path, script):
         asyncio.run(run())
+
+
+def test_a_line_without_an_end_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not kept for ever."""
+    monkeypatch.setattr("kheishctl.shell.link.MESSAGE_BYTES_MAX", 1 << 20)
+
+    def script(peer: Peer) -> None:
+        with suppress(OSError):
+            while True:
+                peer.raw(b"x" * 4096)
+
+    async def body(link: Link, owner: Owner) -> None:
+        await owner.lost.wait()
+        assert owner.told == ["lost"]
+
+    talk(tmp_path / "s", script, body)
+
+
+def test_an_error_that_is_none(tmp_path: Path) -> None:
+    """What poses as a daemon is named, and nothing breaks."""
+
+    def script(peer: Peer) -> None:
+        request = peer.request()
+        peer.raw(b"[" * 100_000 + b"\n")
+        peer.send({"id": request["id"], "error": "no"})
+        peer.gone()
+
+    async def body(link: Link, owner: Owner) -> None:
+        with pytest.raises(NoKheish):
+            await link.call("rpc.ping")
+
+    talk(tmp_path / "s", script, body)
 
 
 def test_the_real_thing(daemon: Daemon) -> None:
