@@ -46,8 +46,17 @@ address = options(
 
 
 @verb(group, "list", method="conversation.list", examples=("kheishctl conversation list --agent default",))
-@click.option("--agent", shell_complete=complete("agents"), help="Only those with this agent.")
-@sender_option
+@click.option(
+    "--agent", metavar="AGENT", shell_complete=complete("agents"), help="Only those with this agent."
+)
+@click.option(
+    "--as",
+    "--sender",
+    "sender",
+    metavar="SENDER",
+    shell_complete=complete("senders"),
+    help="Only those of this sender.",
+)
 @paged
 def list_(
     app: App, agent: str | None, sender: str | None, limit: int | None, after: str | None, everything: bool

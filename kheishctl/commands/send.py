@@ -30,8 +30,10 @@ SETTLED = frozenset(
 delivery_options = options(
     click.option("--no-wait", is_flag=True, help="Return once the input is on disk; print the ids."),
     click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."),
-    click.option("--route", shell_complete=complete("routes"), help="The route to use, this once."),
-    click.option("--model", help="The model to use, this once."),
+    click.option(
+        "--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route to use, this once."
+    ),
+    click.option("--model", metavar="MODEL", help="The model to use, this once."),
     click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with the input."),
     mutating,
 )
@@ -53,7 +55,12 @@ delivery_options = options(
 )
 @click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
 @sender_option
-@click.option("--guest", help="Another agent that answers this once.", shell_complete=complete("agents"))
+@click.option(
+    "--guest",
+    metavar="AGENT",
+    help="Another agent that answers this once.",
+    shell_complete=complete("agents"),
+)
 @click.option("--workspace", metavar="DIR", help="Where the agent works, if this starts a session.")
 @delivery_options
 def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:

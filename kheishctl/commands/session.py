@@ -40,14 +40,16 @@ _session = click.argument(
     examples=("kheishctl session create --agent reviewer --title 'Release 2'",),
 )
 @click.option("--id", "session_id", metavar="ID", help="An id of your own; else one is made.")
-@click.option("--agent", shell_complete=complete("agents"), help="The agent; else the default.")
+@click.option(
+    "--agent", metavar="AGENT", shell_complete=complete("agents"), help="The agent; else the default."
+)
 @click.option("--title", help="A title, for people.")
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="The session that this is a child of.")
 @click.option("--scope", metavar="JSON", help='What it may use at most: {"tools": ["read_file"]}.')
 @click.option("--permission-mode", type=click.Choice(MODES), help="How tools ask for permission.")
 @click.option("--workspace", metavar="DIR", help="Where its agent works.")
-@click.option("--route", shell_complete=complete("routes"), help="The route of its runs.")
-@click.option("--model", help="The model of its runs.")
+@click.option("--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route of its runs.")
+@click.option("--model", metavar="MODEL", help="The model of its runs.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with it.")
 @mutating
 def create(app: App, scope: str | None, metadata: tuple[str, ...], **properties: Any) -> None:
@@ -57,8 +59,15 @@ def create(app: App, scope: str | None, metadata: tuple[str, ...], **properties:
 
 
 @verb(group, "list", method="session.list", examples=("kheishctl session list --agent default --all",))
-@click.option("--agent", shell_complete=complete("agents"), help="Only those of this agent.")
-@click.option("--sender", shell_complete=complete("senders"), help="Only those of this sender.")
+@click.option("--agent", metavar="AGENT", shell_complete=complete("agents"), help="Only those of this agent.")
+@click.option(
+    "--as",
+    "--sender",
+    "sender",
+    metavar="SENDER",
+    shell_complete=complete("senders"),
+    help="Only those of this sender.",
+)
 @click.option("--status", type=click.Choice(("open", "ended")), help="Only those with this status.")
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="Only the children of this one.")
 @click.option("--sidechains", is_flag=True, help="Also children that have ended.")
@@ -91,8 +100,8 @@ def get(app: App, session_id: str) -> None:
 @click.option("--scope", metavar="JSON", help="What it may use at most; only ever less than before.")
 @click.option("--permission-mode", type=click.Choice(MODES), help="How tools ask for permission.")
 @click.option("--workspace", metavar="DIR", help="Where its agent works.")
-@click.option("--route", shell_complete=complete("routes"), help="The route of future runs.")
-@click.option("--model", help="The model of future runs.")
+@click.option("--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route of future runs.")
+@click.option("--model", metavar="MODEL", help="The model of future runs.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="What is kept with it, all of it.")
 @click.option(
     "--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take a property away; repeat for more."

@@ -137,7 +137,7 @@ def list_(call: Call, params: ConversationListParams) -> ConversationList:
             (key, _shown(store, key[0], key[1], binding))
             for key, binding in _rows(store, agents, senders, _after(params))
         )
-        chosen, following = page_of(found, params.limit, lambda shown: True, "\n".join)
+        chosen, following = page_of(found, params.limit, lambda shown: True, "/".join)
     return ConversationList(chosen, following)
 
 
@@ -151,9 +151,9 @@ def _narrowed(allowed: frozenset[str] | None, asked: str | None) -> list[str] | 
 def _after(params: ConversationListParams) -> _Address | None:
     if params.after is None:
         return None
-    # Neither part can hold a newline: agents are file names, senders are printable.
-    agent, newline, sender = params.after.partition("\n")
-    if not newline or not re.fullmatch(ID_PATTERN, agent) or not sender.isprintable():
+    # An agent is the name of a file; a sender may hold slashes.
+    agent, slash, sender = params.after.partition("/")
+    if not slash or not re.fullmatch(ID_PATTERN, agent) or not sender.isprintable():
         raise not_a_mark()
     return (agent, sender)
 
