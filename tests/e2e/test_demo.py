@@ -1,8 +1,11 @@
 """``contrib/demo`` shows what it says and leaves nothing behind."""
 
 import os
+import select
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.programs import ROOT, environment
@@ -11,16 +14,28 @@ DEMO = ROOT / "contrib" / "demo"
 
 
 def left_behind(temporary: Path) -> list[str]:
-    """Files in the demo's temporary directory, and processes whose command line names it."""
-    commands = []
+    """Files in the demo's temporary directory, and processes whose command line names it and that stay."""
+    running = [command for pid, command in commands() if str(temporary) in command and stays(pid)]
+    return [*(str(path) for path in temporary.iterdir()), *running]
+
+
+def commands() -> Iterator[tuple[int, str]]:
+    """The command line of every process."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-    running = [command for command in commands if str(temporary) in command]
-    return [*(str(path) for path in temporary.iterdir()), *running]
+            with suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def stays(pid: int) -> bool:
+    """Whether a process is still there after a while; one that was interrupted may take a moment to end."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    ended, _, _ = select.select([process], [], [], 10)
+    os.close(process)
+    return not ended
 
 
 def test_the_demo_kills_the_daemon_and_goes_on_in_the_same_conversation(tmp_path: Path) -> None:
