@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def measure(name: str, scale: Scale) -> Iterator[Row]:
 def main() -> int:
     """Exit 0 when everything was measured, whatever the figures; 1 when something broke."""
     given = arguments()
+    # So that what was started ends and temporary homes go, whoever stops this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scale = Scale(small=given.small)
     rows: list[Row] = []
     broken: list[str] = []
