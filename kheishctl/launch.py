@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exits
 from kheishctl.client import Client, Failure, Json, Lost, NoDaemon, TimedOut, socket_path
+from kheishctl.text import clean
 
 if TYPE_CHECKING:
     import subprocess
@@ -64,6 +65,28 @@ def replace(home: str, *arguments: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, command(home, *arguments), environment())
+
+
+def offline(home: str, *arguments: str) -> tuple[int, str]:
+    """Have ``kheishd`` work on the store itself: the exit code, 0 or 1, and what it printed.
+
+    Errors: Failure in its words, exit code 4 if a daemon holds the home.
+    """
+    import subprocess
+
+    done = subprocess.run(
+        command(home, *arguments),
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    said, complaint = (stream.decode(errors="replace").strip() for stream in (done.stdout, done.stderr))
+    if done.returncode and not said:
+        failure = Failure(complaint.removeprefix("kheishd: ") or f"kheishd ended with {done.returncode}")
+        failure.exit_code = exits.HOME_TAKEN if done.returncode == 4 else exits.FAILED
+        raise failure
+    sys.stderr.write(f"{clean(complaint)}\n" if complaint else "")
+    return (exits.FAILED if done.returncode else exits.OK), said
 
 
 def log_path(home: str) -> str:

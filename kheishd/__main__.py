@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from kheishd import __version__
-from kheishd.launch import Exit, Options, launch
+from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,6 +14,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="kheishd",
         description="Run the kheish daemon in the foreground, or work on its store while it is stopped.",
+        epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS) + ".",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"kheishd {__version__}")
@@ -23,12 +24,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     restore = _command(commands, "restore", "verify a backup and put it in the place of the store")
-    restore.add_argument("backup", metavar="BACKUP", help="what daemon.backup wrote")
+    restore.add_argument("backup", metavar="BACKUP", help="what 'kheishctl daemon backup' wrote")
     doctor = _command(commands, "doctor", "verify the journal, and the records and indexes against it")
     doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
     doctor.add_argument("--deep", action="store_true", help="read the whole journal")
-    doctor.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
-    _command(commands, "compact", "give the space that the store no longer uses back to the disk")
+    compact = _command(commands, "compact", "give the space that the store no longer uses back to the disk")
+    for command in (restore, doctor, compact):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
     _command(commands, "discover", "print the contract as an OpenRPC document")
     return top
 
@@ -55,10 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line says; the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        return _perform(arguments)
+        code = _perform(arguments)
+        sys.stdout.flush()
+        return code
     except Exit as end:
         print(f"kheishd: {end}", file=sys.stderr)
         return end.code
+    except BrokenPipeError:
+        # Who reads has enough. What is still to be written must not fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
 def _perform(arguments: argparse.Namespace) -> int:
@@ -69,13 +77,13 @@ def _perform(arguments: argparse.Namespace) -> int:
 
     match arguments.command:
         case "restore":
-            return offline.restore(arguments.home, arguments.backup)
+            return offline.restore(arguments.home, arguments.backup, as_json=arguments.json)
         case "doctor":
             return offline.doctor(
                 arguments.home, repair=arguments.repair, deep=arguments.deep, as_json=arguments.json
             )
         case "compact":
-            return offline.compact(arguments.home)
+            return offline.compact(arguments.home, as_json=arguments.json)
         case other:
             assert other == "discover"
             return offline.discover()

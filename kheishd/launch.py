@@ -1,8 +1,4 @@
-"""From a command line to a running daemon: the home, its lock, the configuration, then the loop.
-
-Exit codes: 0 stopped as asked, 1 failed, 2 usage, 3 the configuration or the home cannot be used,
-4 another daemon holds the home, 5 the store cannot be opened.
-"""
+"""From a command line to a running daemon: the home, its lock, the configuration, then the loop."""
 
 import gc
 import os
@@ -22,9 +18,20 @@ if TYPE_CHECKING:
 
 STOPPED: Final = 0
 FAILED: Final = 1
+USAGE: Final = 2
 UNUSABLE: Final = 3
 HELD: Final = 4
 STORE_REFUSED: Final = 5
+
+EXIT_MEANINGS: Final = (
+    (STOPPED, "stopped as asked or done"),
+    (FAILED, "failed, or the doctor found something"),
+    (USAGE, "the command line is wrong"),
+    (UNUSABLE, "the configuration or the home cannot be used"),
+    (HELD, "another daemon holds the home"),
+    (STORE_REFUSED, "the store or the backup cannot be opened"),
+)
+"""Every exit code with its meaning, for help texts, man pages and units."""
 
 HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

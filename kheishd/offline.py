@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kheishd import __version__
 from kheishd.home import Home
@@ -32,25 +33,32 @@ def held_home(option: str | None) -> Iterator[Home]:
             raise Exit(FAILED, error.message) from None
 
 
-def restore(option: str | None, backup: str) -> int:
+def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and put it in the place of the store; what was there is kept beside it."""
     from kheishd.store import backup as copies
 
     with held_home(option) as home:
         restored = copies.restore(Path(backup).absolute(), home.state)
-    print(f"restored {restored.bytes:,} bytes, up to journal entry {restored.cursor}")
+    if as_json:
+        kept = None if restored.kept is None else str(restored.kept)
+        _print_json({"bytes": restored.bytes, "cursor": restored.cursor, "kept": kept})
+        return STOPPED
+    print(f"restored {restored.bytes:,} bytes, up to cursor {restored.cursor}")
     if restored.kept is not None:
         print(f"the store from before is kept as {restored.kept}; remove it when it is no longer needed")
     return STOPPED
 
 
-def compact(option: str | None) -> int:
+def compact(option: str | None, *, as_json: bool) -> int:
     """Give the space that the store no longer uses back to the disk."""
     from kheishd.store import backup as copies
 
     with held_home(option) as home:
         done = copies.compact(home.state)
-    print(f"compacted {done.before_bytes:,} bytes to {done.after_bytes:,}")
+    if as_json:
+        _print_json({"before_bytes": done.before_bytes, "after_bytes": done.after_bytes})
+    else:
+        print(f"compacted {done.before_bytes:,} bytes to {done.after_bytes:,}")
     return STOPPED
 
 
@@ -62,9 +70,7 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
         if repair and mendable:
             diagnosis = _repair(home)
     if as_json:
-        import msgspec
-
-        print(msgspec.json.encode(diagnosis).decode())
+        _print_json(diagnosis)
     else:
         _print(diagnosis)
     return FAILED if diagnosis.findings else STOPPED
@@ -92,7 +98,7 @@ def _repair(home: Home) -> Diagnosis:
         changed, diagnosis = repair(store, time.time_ns() // 1_000_000)
     finally:
         store.close()
-    print(f"mended {changed} rows", file=sys.stderr)
+    print(f"mended {changed} records", file=sys.stderr)
     return diagnosis
 
 
@@ -104,14 +110,22 @@ def _unused(path: Path) -> Path:
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    extent = "" if diagnosis.complete else ", which is not all there is"
     print(
-        f"examined {diagnosis.streams} streams, {diagnosis.events} events, {diagnosis.records} rows{extent}"
+        f"{diagnosis.events} events in {diagnosis.streams} streams and {diagnosis.records} records examined"
     )
+    if not diagnosis.complete:
+        print("only the newest were read; --deep reads all")
     for finding in diagnosis.findings:
-        where = f"{finding.stream or 'store'}" + (f" entry {finding.cursor}" if finding.cursor else "")
-        print(f"{where}: {finding.message}\n    {finding.remedy}")
-    print("nothing is wrong" if not diagnosis.findings else f"{len(diagnosis.findings)} findings")
+        where = f"{finding.stream or 'store'}" + (f" cursor {finding.cursor}" if finding.cursor else "")
+        print(f"{finding.kind}: {where}: {finding.message}\n  {finding.remedy}")
+    if not diagnosis.findings:
+        print("healthy")
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(value).decode())
 
 
 def discover() -> int:

@@ -4,12 +4,12 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from kheishctl import exits, launch
-from kheishctl.client import Failure, Json, TimedOut
+from kheishctl.client import Failure, Json, NoDaemon, TimedOut, dial
 from kheishctl.render import status as status_text
 from kheishctl.text import Look, clean, duration, one_line, size
 from kheishctl.verb import App, Duration, given, noun, verb
@@ -74,6 +74,10 @@ def _own_socket_only(app: App) -> None:
 @click.option("--drain", type=Duration(), metavar="TIME", help="How long runs in flight may take to finish.")
 def stop(app: App, drain: float | None) -> None:
     """Stop the daemon in an orderly way; what is not finished goes on at its next start."""
+    try:
+        dial(app.path).close()
+    except NoDaemon:
+        raise NoDaemon(f"no daemon is running at {app.path}; there is nothing to stop") from None
     configured = app.call("daemon.config")["config"].get("daemon", {}).get("drain_s", DRAIN_SECONDS_DEFAULT)
     pid = int(app.call("daemon.shutdown", given(drain_s=drain))["pid"])
     if not launch.wait_gone(pid, (configured if drain is None else drain) + STOP_SECONDS):
@@ -196,8 +200,7 @@ def doctor(app: App, deep: bool, repair: bool) -> None:
         _stopped_only(app, "repairing")
     if repair or launch.probe(app.path) is None:
         _own_socket_only(app)
-        flags = [flag for flag, on in (("--deep", deep), ("--repair", repair), ("--json", app.as_json)) if on]
-        launch.replace(app.home, "doctor", *flags)
+        _offline(app, "doctor", *(flag for flag, on in (("--deep", deep), ("--repair", repair)) if on))
     result = app.call("daemon.doctor", given(deep=deep))
     app.emit(result, _diagnosis)
     click.get_current_context().exit(exits.FAILED if result["findings"] else exits.OK)
@@ -210,7 +213,9 @@ def _diagnosis(result: Json, look: Look) -> str:
     if not result.get("complete", True):
         lines.append("only the newest were read; --deep reads all")
     for finding in result["findings"]:
-        lines.append(f"{one_line(finding['kind'])}: {one_line(finding['message'])}")
+        where = f"{finding.get('stream') or 'store'}"
+        where += f" cursor {finding['cursor']}" if finding.get("cursor") else ""
+        lines.append(one_line(f"{finding['kind']}: {where}: {finding['message']}"))
         lines.append(f"  {one_line(finding['remedy'])}")
     return "\n".join(lines if result["findings"] else [*lines, "healthy"])
 
@@ -220,14 +225,24 @@ def _diagnosis(result: Json, look: Look) -> str:
 def restore(app: App, path: str) -> None:
     """Put a backup in the place of the store; verified first. The daemon must be stopped."""
     _stopped_only(app, "restoring")
-    launch.replace(app.home, "restore", os.path.abspath(path))
+    _offline(app, "restore", os.path.abspath(path))
 
 
 @verb(group, "compact")
 def compact(app: App) -> None:
     """Give unused space of the store back to the disk. The daemon must be stopped."""
     _stopped_only(app, "compacting")
-    launch.replace(app.home, "compact")
+    _offline(app, "compact")
+
+
+def _offline(app: App, *words: str) -> NoReturn:
+    """Let the daemon's program do it, and end as it did. Errors: Failure in its words."""
+    code, said = launch.offline(app.home, *words, *(["--json"] if app.as_json else []))
+    if app.as_json:
+        app.document(json.loads(said))
+    else:
+        app.say(clean(said))
+    click.get_current_context().exit(code)
 
 
 def _stopped_only(app: App, what: str) -> None:

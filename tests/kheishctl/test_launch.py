@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheishctl import exits, launch
-from kheishctl.client import socket_path
+from kheishctl.client import Failure, socket_path
 from tests.support.daemons import Daemon, short_home
 
 
@@ -96,6 +96,22 @@ def test_replace_becomes_the_program() -> None:
     code = "from kheishctl.launch import replace; replace('/nowhere', '--version')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[0]) == (0, "kheishd")
+
+
+def test_offline_work(tmp_path: Path) -> None:
+    """What the daemon's program printed; where it failed, its words and one of our own exit codes."""
+    with pytest.raises(Failure, match="holds no store of kheish") as caught:
+        launch.offline(str(tmp_path), "doctor")
+    assert caught.value.exit_code == exits.FAILED
+    code, said = launch.offline(str(tmp_path), "discover")
+    assert (code, said[0]) == (exits.OK, "{")
+
+
+def test_offline_work_beside_a_daemon(daemon: Daemon) -> None:
+    """It says who holds the home, with the code for that."""
+    with pytest.raises(Failure, match=f"pid {daemon.pid}") as caught:
+        launch.offline(str(daemon.home), "compact")
+    assert caught.value.exit_code == exits.HOME_TAKEN
 
 
 def test_alive() -> None:

@@ -68,10 +68,16 @@ def test_a_life(program: Program) -> None:
     assert program("daemon", "restore", str(copy)).code == exits.FAILED
     assert program("daemon", "doctor").out.endswith("healthy\n")
     assert json.loads(program("daemon", "stop", "--json").out)["stopped"]
-    assert program("daemon", "doctor", "--deep").code == 0
-    assert program("daemon", "doctor", "--repair", "--json").code == 0
-    assert program("daemon", "compact").code == 0
-    assert program("daemon", "restore", str(copy)).code == 0
+    assert "nothing to stop" in program("daemon", "stop").err
+    examined = program("daemon", "doctor", "--deep")
+    assert (examined.code, examined.out.splitlines()[-1]) == (0, "healthy")
+    assert json.loads(program("daemon", "doctor", "--repair", "--json").out)["findings"] == []
+    assert program("daemon", "compact").out.startswith("compacted ")
+    assert json.loads(program("daemon", "compact", "--json").out).keys() == {"before_bytes", "after_bytes"}
+    assert program("daemon", "restore", str(copy)).out.startswith("restored ")
+    refused = program("daemon", "restore", str(program.home), "--json")
+    assert refused.code == exits.FAILED
+    assert "is not a backup" in json.loads(refused.out)["error"]["message"]
     assert json.loads(program("daemon", "start", "--json").out)["started"]
     assert "remember this" in program("conversation", "history").out
 
