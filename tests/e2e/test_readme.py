@@ -4,9 +4,12 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
+import msgspec
 import pytest
 
+from kheishd.config import Config
 from tests.support.daemons import short_home
 from tests.support.programs import BIN, ROOT, environment
 
@@ -52,6 +55,32 @@ def test_every_path_named_exists() -> None:
     missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing
     assert len(named) > 5
+
+
+def settings(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of the configuration with its default; one of a route stands under its id."""
+    for field in msgspec.structs.fields(shape):
+        name = f"{prefix}{field.encode_name}"
+        inner = [arm for arm in (field.type, *get_args(field.type)) if isinstance(arm, type)]
+        tables = [arm for arm in inner if issubclass(arm, msgspec.Struct)]
+        if tables and get_origin(field.type) is not list:
+            yield from settings(tables[0], f"{name}.ID." if get_origin(field.type) is dict else f"{name}.")
+        else:
+            yield name, field.default_factory() if callable(field.default_factory) else field.default
+
+
+def test_every_setting_is_explained() -> None:
+    """The table has each key that config.toml may hold, no other, and the default of each."""
+    table = README.partition("### Settings")[2].partition("\n## ")[0]
+    shown: dict[str, str] = {}
+    for keys, defaults in re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE):
+        names = re.findall("`(.*?)`", keys)
+        shown |= dict(zip(names, (defaults.split(", ") * len(names))[: len(names)], strict=True))
+    there = dict(settings(Config))
+    assert shown.keys() == there.keys()
+    for name, default in there.items():
+        if default is not msgspec.NODEFAULT and default is not None:
+            assert shown[name].strip("`") == msgspec.json.encode(default).decode(), name
 
 
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
