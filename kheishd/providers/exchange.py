@@ -196,7 +196,7 @@ class Body:
             # The last event is a torso: the connection was cut inside it.
             return
         if not self._events and self._start.strip():
-            raise malformed("something that is no stream of events")
+            raise malformed("something that is no stream of events; is the route's base_url right?")
 
     def _take(self, events: list[bytes]) -> None:
         self._events += len(events)

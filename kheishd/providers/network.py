@@ -274,7 +274,9 @@ def failure(error: Exception, refusing: Refusing) -> ModelFailure | None:
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
             return refusing.broke(f"the request cannot be sent: {_told(error)}", "bad_request")
-        case httpcore2.ConnectError() | httpcore2.ConnectTimeout() | httpcore2.ProxyError():
+        case httpcore2.ConnectTimeout():
+            return refusing.broke(f"no connection within {CONNECT_SECONDS_MAX:g} s")
+        case httpcore2.ConnectError() | httpcore2.ProxyError():
             return refusing.broke(f"no connection: {_told(error)}")
         case httpcore2.NetworkError() | httpcore2.ProtocolError() | httpcore2.TimeoutException() | OSError():
             return refusing.broke(f"the connection broke: {_told(error)}")

@@ -289,6 +289,13 @@ def test_failures(error: Exception, reason: str, retryable: bool) -> None:
     assert (made.reason, made.retryable) == (reason, retryable)
 
 
+def test_a_provider_that_does_not_pick_up() -> None:
+    """It is said how long was waited, not what the library calls that."""
+    made = failure(httpcore2.ConnectTimeout("cancelled due to deadline"), Refusing("api.test", None))
+    assert made is not None
+    assert made.message == "api.test: no connection within 30 s"
+
+
 def test_our_own_faults_are_no_failures() -> None:
     """A fault of ours is not passed off as the network's."""
     assert failure(KeyError("x"), Refusing("api.test", None)) is None
