@@ -9,8 +9,10 @@ import fcntl
 import grp
 import logging
 import os
+import resource
 import socket
 import stat
+import sys
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,9 @@ BACKLOG = 1024
 LISTEN_FD_FIRST = 3
 # Accepted at most before the connections that were get their turn.
 ACCEPTED_PER_TURN = 64
+# Descriptors that no client gets: runs, reloads and backups need some, however many clients there are.
+# Where only few may be open, clients get three quarters of them.
+DESCRIPTORS_RESERVED = 64
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PASSING = (errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EINTR)
@@ -259,25 +264,48 @@ async def accept_all(
 ) -> NoReturn:
     """Accept for ever. ``accepted`` gets each connection, non-blocking, and must not fail.
 
-    With no file descriptor left, accepting pauses until ``descriptor_freed`` returns; those who connect
-    meanwhile wait in the kernel's queue.
+    With hardly a file descriptor left, accepting pauses until ``descriptor_freed`` returns; those who
+    connect meanwhile wait in the kernel's queue.
 
     Errors: OSError if the socket itself is broken.
     """
+    paused = False
     while True:
         await wait_readable(listening)
+        if _accept_some(listening, accepted):
+            paused = False
+            await checkpoint()
+            continue
+        if not paused:
+            log.warning("accepting connections pauses: there are hardly any file descriptors left")
+        paused = True
+        await descriptor_freed()
+
+
+def _ceiling() -> int:
+    """The first descriptor that no client gets."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(DESCRIPTORS_RESERVED, limit // 4)
+
+
+def _accept_some(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> bool:
+    """Accept who has connected, up to a turn's number; False for want of descriptors. Errors: OSError."""
+    ceiling = _ceiling()
+    try:
+        # The kernel gives the lowest number there is.
+        newest = os.dup(listening.fileno())
+        os.close(newest)
         for _ in range(ACCEPTED_PER_TURN):
-            try:
-                stream, _address = listening.accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    log.warning("accepting connections pauses: %s", error.strerror)
-                    await descriptor_freed()
-                elif error.errno not in _PASSING:
-                    raise
-                break
+            if newest >= ceiling:
+                return False
+            stream, _address = listening.accept()
+            newest = stream.fileno()
             stream.setblocking(False)
             accepted(stream)
-        await checkpoint()
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in (*_EXHAUSTED, *_PASSING):
+            raise
+        return error.errno in _PASSING
+    return True

@@ -14,6 +14,7 @@ import trio
 
 from kheishd.server import listeners
 from kheishd.server.listeners import (
+    DESCRIPTORS_RESERVED,
     PATH_BYTES_MAX,
     Listener,
     RpcListen,
@@ -263,6 +264,44 @@ async def test_without_descriptors_accepting_pauses(tmp_path: Path, nursery: tri
         while not accepted:
             await trio.lowlevel.checkpoint()
         accepted[0].close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_some_descriptors_are_nobodys_but_the_daemons(
+    tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many connect, a run can still open what it needs; that accepting pauses is said once."""
+    accepted: list[socket.socket] = []
+    pauses = 0
+
+    async def descriptor_freed() -> None:
+        nonlocal pauses
+        pauses += 1
+        await trio.lowlevel.checkpoint()
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened(tmp_path) as (listener,), ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(50)]
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        room = 4 * (highest + 20) // 3
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room, limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        nursery.start_soon(accept_all, listener.socket, accepted.append, descriptor_freed)
+        for client in clients:
+            client.connect(str(tmp_path / "kheishd.sock"))
+        while pauses < 3:
+            await trio.lowlevel.checkpoint()
+        assert 0 < len(accepted) < 50
+        assert caplog.text.count("pauses") == 1
+        spare = [os.dup(0) for _ in range(min(DESCRIPTORS_RESERVED, room // 4) - 2)]
+        for fd in spare:
+            os.close(fd)
+        for each in accepted:
+            each.close()
+        while len(accepted) < 50:
+            await trio.lowlevel.checkpoint()
+            for each in accepted:
+                each.close()
         nursery.cancel_scope.cancel()
 
 
