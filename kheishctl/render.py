@@ -35,6 +35,9 @@ STOP_NOTES = {
     "refusal": "the model refused to go on",
 }
 
+# Columns for where an event happened: the end of an id, which differs, or "daemon" whole.
+PLACE_COLUMNS = 7
+
 STATUS_STYLE = {
     "completed": "green",
     "running": "cyan",
@@ -132,7 +135,8 @@ def event_line(event: Json, look: Look) -> str:
     if look.width is None:
         return "\t".join((str(cursor), stamp(at_ms), where, kind, event_summary(event)))
     label = kind.replace("_", " ")
-    plain = f"{clock(at_ms)}  {cursor:>6}  …{where[-6:]}  {label:<18}  {event_summary(event)}"
+    place = where.ljust(PLACE_COLUMNS) if len(where) <= PLACE_COLUMNS else f"…{where[1 - PLACE_COLUMNS :]}"
+    plain = f"{clock(at_ms)}  {cursor:>6}  {place}  {label:<18}  {event_summary(event)}"
     cut = fit(plain, look.width)
     return cut.replace(label, paint(label, "cyan", look.color), 1)
 

@@ -217,7 +217,11 @@ def properties(pairs: Sequence[tuple[str, str | None]], look: Look) -> str:
 
 def facts(record: Mapping[str, Any], look: Look) -> str:
     """Any record, a field a line: times, sizes and nested values as they are best read."""
-    return properties([(name, _fact(name, value, look)) for name, value in record.items()], look)
+    pairs: list[tuple[str, Any]] = []
+    for name, value in record.items():
+        inner = value.items() if isinstance(value, dict) else ()
+        pairs += [(f"{name}.{key}", part) for key, part in inner] or [(name, value)]
+    return properties([(one_line(name), _fact(name, value, look)) for name, value in pairs], look)
 
 
 def _fact(name: str, value: Any, look: Look) -> str | None:

@@ -12,8 +12,9 @@ COLUMNS = (
     Column("DRIVER", "driver"),
     Column("MODEL", "model"),
     Column("DEFAULT", lambda row: "default" if row.get("default") else ""),
-    Column("READY", lambda row: "ready" if row.get("ready", True) else row.get("problem") or "not ready"),
+    Column("READY", lambda row: "ready" if row.get("ready", True) else "not ready"),
     Column("BASE URL", "base_url"),
+    Column("PROBLEM", "problem"),
 )
 
 

@@ -38,13 +38,13 @@ COLUMNS = (
     Column("STATUS", "status"),
     Column("AGENT", "agent"),
     Column("SENDER", "sender"),
+    Column("ACCEPTED", "accepted_at_ms", "time"),
     Column("ROUTE", lambda row: row["pinned"]["route"]),
     Column(
         "TOKENS",
         lambda row: sum(map((row.get("usage") or {}).get, ("input_tokens", "output_tokens"), (0, 0))),
         "count",
     ),
-    Column("ACCEPTED", "accepted_at_ms", "time"),
     Column("SESSION", "session_id"),
 )
 

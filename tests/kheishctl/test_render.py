@@ -64,6 +64,8 @@ def test_event_lines() -> None:
     assert event_line(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
     assert event_line(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
     assert "\x1b[36mrun ended\x1b[0m" in event_line(ended, COLORED)
+    stopped = event("daemon_stopped", reason="SIGTERM", session_id=None)
+    assert event_line(stopped, WIDE).endswith("7  daemon   daemon stopped      SIGTERM")
 
 
 @given(st.text(st.characters(exclude_categories=[])))

@@ -174,7 +174,7 @@ def test_facts_read_best() -> None:
         "y_bytes": 1024,
         "on": True,
         "names": ["a", "b"],
-        "deep": {"k": 1},
+        "deep": {"k": 1, "deeper": {"n": 2}},
         "none": None,
     }
     assert facts(record, PIPE).splitlines() == [
@@ -182,6 +182,7 @@ def test_facts_read_best() -> None:
         "y_bytes\t1024",
         "on\tyes",
         "names\ta, b",
-        'deep\t{"k": 1}',
+        "deep.k\t1",
+        'deep.deeper\t{"n": 2}',
     ]
     assert "1.0 KiB" in facts(record, WIDE)
