@@ -49,8 +49,11 @@ class App:
         return self._client
 
     def call(self, method: str, params: Json | None = None, *, timeout_s: float | None = None) -> Any:
-        """Ask the daemon. Errors: Failure of any kind."""
-        return self.client.call(method, params, timeout_s=timeout_s)
+        """Ask the daemon; where only a check is asked for, say so. Errors: Failure of any kind."""
+        result = self.client.call(method, params, timeout_s=timeout_s)
+        if params and params.get("check"):
+            self.note("Nothing was changed. It would give:")
+        return result
 
     def hang_up(self) -> None:
         """Close the connection if there is one; the next call dials anew."""

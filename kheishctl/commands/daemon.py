@@ -107,7 +107,9 @@ def config(app: App) -> None:
 def _config(result: Json, look: Look) -> str:
     origin = one_line(result.get("path") or "no file: everything is as built in")
     lines = [
-        f"{key} = {one_line(json.dumps(value, ensure_ascii=False))}"
+        f"# {key} is not set"
+        if value is None
+        else f"{key} = {one_line(json.dumps(value, ensure_ascii=False))}"
         for key, value in _flat("", result["config"])
     ]
     return "\n".join([f"# {origin}, generation {result['generation']}", *lines])

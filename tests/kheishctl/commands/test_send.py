@@ -59,7 +59,8 @@ def test_send_without_waiting(ctl: Ctl, sender: str) -> None:
 
 def test_send_check(ctl: Ctl, sender: str) -> None:
     """A check says that it would be taken, and sends nothing."""
-    assert ctl("send", "--check", "default", "hi", "--as", sender).code == 0
+    done = ctl("send", "--check", "default", "hi", "--as", sender)
+    assert (done.code, done.err) == (0, "Nothing was changed. It would give:\n")
     assert ctl("conversation", "get", "--as", sender).code == exits.FAILED
 
 
