@@ -45,7 +45,7 @@ PAGE_EXAMINED_MAX = 5_000
 # Rows can be large. A filter passes over some 500 MB of journal lines a second, so 8 MiB take 16 ms; other
 # rows are decoded whole, at speeds that depend on what is in them, so their time itself is bounded.
 PAGE_EXAMINED_BYTES_MAX = 8 * MIB
-PAGE_SECONDS_MAX = 0.03
+PAGE_MS_MAX = 30
 
 # Names and small values, in bytes of UTF-8. Two of them and a separator are an LMDB key,
 # which may have 511 bytes: 2 x 128 + 2 = 258.

@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.errors import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_SECONDS_MAX
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
 
 V = TypeVar("V")
 
@@ -62,7 +62,7 @@ def page_of(
     chosen: list[V] = []
     size = 0
     # The time of this thread: what others take meanwhile makes no page shorter.
-    until = time.thread_time() + PAGE_SECONDS_MAX
+    until = time.thread_time() + PAGE_MS_MAX
     for examined, (key, value) in enumerate(found, 1):
         if value is not None and wanted(value):
             chosen.append(value)

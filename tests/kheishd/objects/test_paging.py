@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kheishd.objects.paging import cursor_after, id_after, page_of
 from protocol.errors import InvalidParams
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_SECONDS_MAX
+from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
 
 
 def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
@@ -60,7 +60,7 @@ def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kheishd.objects.paging.time.thread_time", lambda: worked)
     chosen, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
     assert following is not None
-    assert PAGE_SECONDS_MAX / 0.0005 < int(following) < 2 * PAGE_SECONDS_MAX / 0.0005
+    assert PAGE_MS_MAX / 0.5 < int(following) < 2 * PAGE_MS_MAX / 0.5
     assert chosen == list(range(0, int(following) + 1, 2))
 
 
