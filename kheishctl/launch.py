@@ -28,6 +28,9 @@ _NOT_INHERITED = (
     "WATCHDOG_PID",
 )
 
+# Only ever added to, and neither through a link nor into a pipe.
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 READY_SECONDS = 60.0
 PROBE_PAUSE_SECONDS = 0.02
 PROBE_SECONDS = 5.0
@@ -103,8 +106,11 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
     # Made where used: 'status' is in the same module as 'start'.
     import subprocess
 
-    os.makedirs(os.path.join(home, "run"), mode=0o700, exist_ok=True)
-    log = os.open(log_path(home), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    run = os.path.join(home, "run")
+    os.makedirs(run, mode=0o700, exist_ok=True)
+    _see_that_it_is_ours(home)
+    _see_that_it_is_ours(run)
+    log = os.open(log_path(home), LOG_FLAGS, 0o600)
     try:
         if os.fstat(log).st_size > LOG_BYTES_MAX:
             os.ftruncate(log, 0)
@@ -121,6 +127,16 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
     finally:
         os.close(log)
     return _ready(child, home, offset, tell)
+
+
+def _see_that_it_is_ours(directory: str) -> None:
+    """Errors: NotStarted for another user's directory, before anything in it is written to."""
+    owner = os.stat(directory).st_uid
+    if owner != os.geteuid():
+        raise NotStarted(
+            f"{directory} belongs to the user with uid {owner}; run as that user, or choose another home "
+            "with --home"
+        )
 
 
 def _ready(child: "subprocess.Popen[bytes]", home: str, offset: int, tell: Callable[[str], None]) -> Json:

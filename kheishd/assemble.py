@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -162,7 +163,9 @@ def _agent_files(directory: Path, complaints: list[str]) -> list[Path]:
 
 def _read_agent(path: Path, routes: Mapping[str, RouteSpec]) -> Definition:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DefinitionError([(1, "it is no ordinary file")])
             content = file.read(AGENT_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise DefinitionError([(1, error.strerror or "cannot be read")]) from None
@@ -172,6 +175,11 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec]) -> Definition:
         message = f"route: there is no route '{agent.route}'; there are: {known}"
         raise DefinitionError([(definition.route_line(content), message)])
     return agent
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting, as for a pipe until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class ListenOptions(Struct, frozen=True):

@@ -85,27 +85,54 @@ def find_home(option: str | None, environ: Mapping[str, str]) -> Home:
 
 
 def prepare(home: Home) -> None:
-    """Make what is missing and see that nobody else may look in.
+    """Make what is missing and see that nobody else may look in, or has left anything there.
 
     Errors: HomeUnusable if it is not a directory, another user's, or cannot be made.
     """
     try:
         for directory in (home.path, home.state, home.run):
             directory.mkdir(mode=PRIVATE, parents=directory is home.path, exist_ok=True)
-            _secure(directory)
+            _secure(directory, home.agents if directory is home.path else directory)
     except OSError as error:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 
 
-def _secure(directory: Path) -> None:
-    found = directory.stat()
+def _secure(directory: Path, *within: Path) -> None:
+    """See that a directory is ours alone; one that others could write to, ``within`` it too, holds nothing of
+    theirs: what they left there would be obeyed.
+    """
+    linked, found = directory.lstat(), directory.stat()
     if found.st_uid != os.geteuid():
         raise HomeUnusable(
             f"{directory} belongs to the user with uid {found.st_uid}, not to this one ({os.geteuid()}); "
             "run as that user, or choose another home with --home"
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if _is_strangers(linked):
+        raise HomeUnusable(
+            f"{directory} is a link that the user with uid {linked.st_uid} made; "
+            "name what it leads to, or choose another home with --home"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
         directory.chmod(PRIVATE)
+    if mode & 0o022 and (left := _left_by_strangers(directory, *within)):
+        # As it was, so that the next start refuses it too.
+        directory.chmod(mode)
+        raise HomeUnusable(
+            f"others could write to {directory}, and {left[0]} was left there by the user with uid "
+            f"{left[0].lstat().st_uid}; look at it, and remove it or make it yours"
+        )
+
+
+def _is_strangers(found: os.stat_result) -> bool:
+    """Whether something belongs to neither us nor root."""
+    return found.st_uid not in (os.geteuid(), 0)
+
+
+def _left_by_strangers(*directories: Path) -> list[Path]:
+    """What in some directories, those that are there, somebody else left."""
+    entries = (entry for directory in directories if directory.is_dir() for entry in directory.iterdir())
+    return sorted(entry for entry in entries if _is_strangers(entry.lstat()))
 
 
 class Lock:

@@ -44,6 +44,22 @@ def test_start_on_a_home_that_is_taken(daemon: Daemon) -> None:
     assert caught.value.exit_code == exits.HOME_TAKEN
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("given", ["", "run"])
+def test_start_in_a_home_of_somebody_else(home: Path, given: str) -> None:
+    """Nothing there is written to: a log could be a link to a file of ours."""
+    (home / "run").mkdir(parents=True)
+    (home / "precious").write_text("precious")
+    (home / "run" / "kheishd.log").symlink_to(home / "precious")
+    os.chown(home / given, 65534, 65534)
+    with pytest.raises(launch.NotStarted, match="belongs to the user with uid 65534"):
+        launch.start(str(home))
+    os.chown(home / given, 0, 0)
+    with pytest.raises(OSError, match="symbolic links"):
+        launch.start(str(home))
+    assert (home / "precious").read_text() == "precious"
+
+
 def test_start_with_a_bad_configuration(home: Path) -> None:
     """Why it did not start is said, not only that."""
     home.mkdir()

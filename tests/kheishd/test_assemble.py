@@ -133,6 +133,17 @@ def test_a_directory_called_like_an_agent(source: Source) -> None:
     assert "a.md:1: Is a directory" in build(source).warnings[0]
 
 
+def test_a_pipe_called_like_an_agent(source: Source) -> None:
+    """Nobody waits for what will never be written; and nothing is read from a device."""
+    os.mkfifo(source.home.agents / "pipe.md")
+    (source.home.agents / "zero.md").symlink_to("/dev/zero")
+    found, complaints = read_agents(source.home.agents, {})
+    assert (list(found), complaints) == (
+        ["default"],
+        ["pipe.md:1: it is no ordinary file", "zero.md:1: it is no ordinary file"],
+    )
+
+
 def test_no_directory_for_agents(tmp_path: Path) -> None:
     """It need not exist; a file in its place is a complaint."""
     assert read_agents(tmp_path / "agents", {})[1] == []

@@ -53,6 +53,43 @@ def test_another_users_home(tmp_path: Path) -> None:
         prepare(Home(tmp_path))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_that_somebody_else_made(tmp_path: Path) -> None:
+    """It could lead anywhere of ours; one of our own may."""
+    (tmp_path / "ours").mkdir(mode=0o755)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "ours")
+    prepare(Home(link))
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+    (tmp_path / "ours").chmod(0o755)
+    with pytest.raises(HomeUnusable, match="is a link that the user with uid 65534 made"):
+        prepare(Home(link))
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize(
+    "left", ["config.toml", "agents/default.md", "agents", "state/data.mdb", "run/kheishd.lock"]
+)
+def test_what_others_left_in_an_open_home(tmp_path: Path, left: str) -> None:
+    """A configuration or an agent that somebody else put there is not obeyed, at no start."""
+    home = Home(tmp_path / "home")
+    path = home.path / left
+    for directory in (home.path, home.agents, home.state, home.run):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o777)
+    prepare(home)
+    if path != home.agents:
+        path.write_text("")
+    os.chown(path, 65534, 65534)
+    prepare(home)  # Whoever that is, it was put there by us, or with our consent.
+    for directory in (home.path, home.agents, home.state, home.run):
+        directory.chmod(0o777)
+    for _ in range(2):
+        with pytest.raises(HomeUnusable, match=f"{left} was left there by the user with uid 65534"):
+            prepare(home)
+
+
 HOLD = """
 import sys
 from pathlib import Path
