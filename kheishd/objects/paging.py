@@ -62,7 +62,7 @@ def page_of(
     chosen: list[V] = []
     size = 0
     # The time of this thread: what others take meanwhile makes no page shorter.
-    until = time.thread_time() + PAGE_MS_MAX
+    until = time.thread_time() + PAGE_MS_MAX / 1000
     for examined, (key, value) in enumerate(found, 1):
         if value is not None and wanted(value):
             chosen.append(value)
