@@ -22,7 +22,9 @@ import msgspec
 
 from kheishd.store.environment import DATA, Environment, Snapshot
 from kheishd.store.guards import (
+    COMPACTING,
     MARKER,
+    RESTORING,
     StoreUnusable,
     check_files,
     data_bytes,
@@ -196,7 +198,7 @@ def restore(backup: Path, directory: Path) -> Restored:
         if data_bytes(backup) == 0:
             raise StoreUnusable(f"{backup} is not a backup of kheish: there is no {DATA} in it.")
     make_directory(directory)
-    with _locked(directory), _workplace(directory, ".restoring") as place:
+    with _locked(directory), _workplace(directory, RESTORING) as place:
         with (backup / DATA).open("rb") as source, _new_file(place / DATA) as target:
             _send(source.fileno(), target)
         with suppress(FileNotFoundError):
@@ -271,7 +273,7 @@ def compact(directory: Path) -> Compacted:
     Errors: StoreUnusable; then the store is what it was.
     """
     data = directory / DATA
-    with _locked(directory), _workplace(directory, ".compacting") as place:
+    with _locked(directory), _workplace(directory, COMPACTING) as place:
         before = data_bytes(directory)
         with opened_for_reading(directory) as environment:
             with _new_file(place / DATA) as target:

@@ -224,10 +224,11 @@ def _has_room(directory: Path) -> bool:
         size = (directory / DATA).stat().st_size
         descriptor = os.open(probe, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
+            # Nameless from the start: were we killed here, what it takes of a full disk would stay taken.
+            probe.unlink()
             os.posix_fallocate(descriptor, size, _COMMIT_BYTES)
         finally:
             os.close(descriptor)
-            probe.unlink()
     except OSError as error:
         return error.errno not in _FULL
     return True

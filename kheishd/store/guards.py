@@ -9,6 +9,7 @@ nothing that cannot be read is overwritten.
 
 import fcntl
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from kheishd.store.environment import DATA
 
 MARKER = "identity"
+RESTORING = ".restoring"
+COMPACTING = ".compacting"
 RESTORE = "Restore a backup with 'kheishd restore BACKUP'; what is there now is kept beside it."
 
 
@@ -45,6 +48,12 @@ def lock_directory(directory: Path) -> int:
         os.close(descriptor)
         raise StoreUnusable(f"{directory} is in use by another process; stop that first.") from error
     return descriptor
+
+
+def clear_workplaces(directory: Path) -> None:
+    """Remove what a restore or a compaction that was killed has left: copies as large as the store."""
+    for name in (RESTORING, COMPACTING):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 class Meta(NamedTuple):

@@ -15,6 +15,7 @@ from kheishd.store.guards import (
     RESTORE,
     StoreUnusable,
     check_files,
+    clear_workplaces,
     data_bytes,
     lock_directory,
     make_directory,
@@ -58,6 +59,7 @@ def open_environment(directory: Path, *, version: str, map_bytes: int = MAP_BYTE
     lock = lock_directory(directory)
     try:
         with explained(directory):
+            clear_workplaces(directory)
             expected = check_files(directory)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:

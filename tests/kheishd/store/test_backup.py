@@ -347,6 +347,7 @@ def test_compact_can_be_killed_at_any_point(tmp_path: Path) -> None:
         killed.add(where)
         assert content(target) == before
         opened(target).close()
+        assert not (target / ".compacting").exists(), "what the killed one left takes no room"
         assert content(target) == before
         shutil.rmtree(target)
         shutil.copytree(tmp_path / "pristine", target)

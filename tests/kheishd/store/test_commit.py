@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kheishd.store.commit import Committer, Job
+from kheishd.store.commit import Committer, Job, _has_room
 from kheishd.store.environment import Transaction
 from kheishd.store.journal import verify_chain
 from kheishd.store.opening import open_environment
@@ -259,7 +259,7 @@ def test_one_that_goes_on_after_the_disk_was_full(small: Bench) -> None:
 PROGRAM = """
 import os, resource, sys, threading
 from pathlib import Path
-from kheishd.store.commit import Committer, Job
+from kheishd.store.commit import Committer, Job, _has_room
 from kheishd.store.environment import Snapshot
 from kheishd.store.opening import open_environment
 from tests.support.stores import said
@@ -293,6 +293,22 @@ def test_a_write_cut_short_is_a_full_disk(store_dir: Path) -> None:
     """LMDB calls it an I/O error; here it is told apart, and passes when there is room."""
     ended = python(PROGRAM, store_dir, "20000")
     assert ended.stdout == "1 StorageFull 2 3 | read 3 | room | None\n", ended.stderr
+
+
+def test_looking_for_room_leaves_nothing_even_if_killed(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that is tried has no name while it takes what room there is."""
+    open_environment(store_dir, version="test").close()
+    names: list[str] = []
+
+    def allocate(descriptor: int, offset: int, length: int) -> None:
+        names.extend(path.name for path in store_dir.iterdir())
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("kheishd.store.commit.os.posix_fallocate", allocate)
+    assert not _has_room(store_dir)
+    assert sorted(names) == ["data.mdb", "identity", "lock.mdb"]
 
 
 @pytest.fixture

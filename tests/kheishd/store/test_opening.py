@@ -100,6 +100,16 @@ def test_a_directory_open_to_others_is_closed_to_them(store_dir: Path) -> None:
     assert (mode(store_dir), mode(store_dir / DATA)) == (0o700, 0o600)
 
 
+def test_what_a_killed_restore_or_compaction_left_is_removed(store_dir: Path) -> None:
+    """Copies as large as the store itself, which nothing else would ever look for."""
+    open_environment(store_dir, version="test").close()
+    for name in (".restoring", ".compacting"):
+        (store_dir / name).mkdir()
+        (store_dir / name / "data.mdb").write_bytes(b"x" * 4096)
+    open_environment(store_dir, version="test").close()
+    assert sorted(path.name for path in store_dir.iterdir()) == ["data.mdb", "identity", "lock.mdb"]
+
+
 def test_opening_again_writes_nothing(store_dir: Path) -> None:
     """A start that has nothing to change commits nothing."""
     opened(store_dir).close()
