@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from kheishd import __version__
+from kheishd.core.harmless import harmless
 from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
 
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Exit as end:
-        print(f"kheishd: {end}", file=sys.stderr)
+        print(f"kheishd: {harmless(str(end))}", file=sys.stderr)
         return end.code
     except BrokenPipeError:
         # Who reads has enough. What is still to be written must not fail once more at the end.

@@ -54,6 +54,30 @@ def test_a_message_cannot_pass_for_two() -> None:
     assert written.lines()[1].startswith("    2026")
 
 
+def test_no_field_or_traceback_passes_for_a_message() -> None:
+    """Line breaks in a field are escapes; a traceback is indented, whatever the error says."""
+    written = Written("text")
+    try:
+        raise ValueError("x\n2026-01-01T00:00:00.000Z error forged")
+    except ValueError:
+        log.exception("failed", extra={"path": "a\n2026-01-01T00:00:00.000Z error forged"})
+    first, *rest = written.lines()
+    assert first.endswith("failed path=a\\n2026-01-01T00:00:00.000Z error forged")
+    assert all(line.startswith("    ") for line in rest)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_that_is_logged_acts_on_a_terminal(form: Format) -> None:
+    """An agent's file may be called anything, and a provider may say anything."""
+    written = Written(form)
+    try:
+        raise ValueError("\x1b[2J\x9b2J")
+    except ValueError:
+        log.exception("\x1b]0;x\x07 \u202e", extra={"path": "\x9b2J"})
+    text = "\n".join(written.lines())
+    assert not any(character in text for character in "\x1b\x07\x9b\u202e")
+
+
 def test_json_is_one_object_a_line() -> None:
     """With fields as members, and the traceback inside the line."""
     written = Written("json")
