@@ -35,8 +35,13 @@ CONFIG_BYTES_MAX = 1 * MIB
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
-# "max_tokens" and "token_budget" are options; "token", "api_key" and "Authorization" are credentials.
-_CREDENTIAL: Final = re.compile(r"(?i)(^|[-_.])(api[-_]?key|key|authorization|secret|password|passwd|token)$")
+# "max_tokens" and "token_budget" are options; "token", "api_key", "accessToken" and "Cookie" are credentials.
+_CREDENTIAL: Final = re.compile(
+    r"(?i:(^|[-_.])(api[-_]?key|key|auth|authorization|bearer|cookie|credentials?|secret|password|passwd"
+    r"|passphrase|token)$)|[a-z](Key|Credentials?|Secret|Password|Token)$"
+)
+# What stands in a header that is called otherwise.
+_CREDENTIAL_VALUE: Final = re.compile(r"(?i)(bearer|basic)\s+\S{8,}")
 
 Seconds = Annotated[float, Meta(ge=0, le=24 * 3600)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -293,8 +298,11 @@ def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
 
 def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
     """Options are shown by ``daemon.config`` and pinned in runs, so no credential may stand in them."""
+    if isinstance(options, list):
+        for number, element in enumerate(options):
+            yield from _option_problems(element, (*path, number))
     if isinstance(options, dict):
         for key, value in options.items():
-            if isinstance(value, str) and _CREDENTIAL.search(key):
+            if isinstance(value, str) and (_CREDENTIAL.search(key) or _CREDENTIAL_VALUE.fullmatch(value)):
                 yield Problem((*path, key), "options are no place for a credential; name one by auth_ref")
             yield from _option_problems(value, (*path, key))

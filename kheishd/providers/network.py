@@ -173,7 +173,13 @@ def _proxy(scheme: str, host: str) -> httpcore2.Proxy | None:
     named = proxies.get(scheme) or proxies.get("all")
     if not named or proxy_bypass(host):
         return None
-    url = _split(named if "://" in named else f"http://{named}")
+    try:
+        url = _split(named if "://" in named else f"http://{named}")
+    except httpcore2.UnsupportedProtocol:
+        # What is wrong with it quotes it, and a password may stand in it: '#' in one cuts an URL short.
+        raise httpcore2.UnsupportedProtocol(
+            "the proxy that the environment names is not a URL; in a password, '#' is written '%23'"
+        ) from None
     if url.scheme not in ("http", "https"):
         raise httpcore2.UnsupportedProtocol("the proxy that the environment names is no HTTP proxy")
     port = url.port or (443 if url.scheme == "https" else 8080)

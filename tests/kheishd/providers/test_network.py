@@ -335,6 +335,20 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("password", ["hunter2#x", "hun/ter2", "hun[ter2", "hünter2"])
+def test_the_password_of_a_proxy_is_not_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    """Though it be what is wrong: an error becomes that of a run, which many may read."""
+    monkeypatch.setenv("http_proxy", f"http://user:{password}@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(httpcore2.UnsupportedProtocol) as caught:
+        make_pool("http://example.org/v1", 1)
+    assert str(caught.value).startswith("the proxy that the environment names is not a URL")
+    assert not any(part in str(caught.value) for part in ("hun", "ter2", "xfc"))
+    # What is on the way of an exception is logged with it.
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is not spoken to is said to be so, not gone around."""
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
