@@ -217,11 +217,15 @@ def properties(pairs: Sequence[tuple[str, str | None]], look: Look) -> str:
 
 def facts(record: Mapping[str, Any], look: Look) -> str:
     """Any record, a field a line: times, sizes and nested values as they are best read."""
-    pairs: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, str | None]] = []
     for name, value in record.items():
-        inner = value.items() if isinstance(value, dict) else ()
-        pairs += [(f"{name}.{key}", part) for key, part in inner] or [(name, value)]
-    return properties([(one_line(name), _fact(name, value, look)) for name, value in pairs], look)
+        if isinstance(value, dict):
+            # An empty list inside says something: nothing is allowed, where none at all allows everything.
+            inner = ((key, "[]" if part == [] else _fact(key, part, look)) for key, part in value.items())
+            pairs += [(one_line(f"{name}.{key}"), part) for key, part in inner]
+        else:
+            pairs.append((one_line(name), _fact(name, value, look)))
+    return properties(pairs, look)
 
 
 def _fact(name: str, value: Any, look: Look) -> str | None:

@@ -415,6 +415,14 @@ sender_option = click.option(
 )
 """The option that says whose conversation is meant."""
 
+workspace_option = click.option(
+    "--workspace",
+    metavar="DIR",
+    callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
+    help="Where the agent works; a relative path is one from here.",
+)
+"""The option that says where; the daemon, which has another directory, is told a whole path."""
+
 paged = options(
     click.option("--limit", type=click.IntRange(1, 500), metavar="N", help="Rows a page at most."),
     click.option("--after", metavar="NEXT", help="Go on after the page that ended with NEXT."),

@@ -13,7 +13,17 @@ from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
 from kheishctl.follow import Finished, Follower, Noted, Restarted, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
 from kheishctl.text import clean, facts
-from kheishctl.verb import App, Duration, complete, given, mutating, options, sender_option, verb
+from kheishctl.verb import (
+    App,
+    Duration,
+    complete,
+    given,
+    mutating,
+    options,
+    sender_option,
+    verb,
+    workspace_option,
+)
 
 # A daemon that restarts is back within a second or two; one that is not back by then needs a person.
 RECONNECT_SECONDS = 30.0
@@ -61,7 +71,7 @@ delivery_options = options(
     help="Another agent that answers this once.",
     shell_complete=complete("agents"),
 )
-@click.option("--workspace", metavar="DIR", help="Where the agent works, if this starts a session.")
+@workspace_option
 @delivery_options
 def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
     """Say something to an agent and print the answer.

@@ -10,7 +10,18 @@ from kheishctl.commands.conversation import show_history
 from kheishctl.commands.send import deliver, delivery_options, pairs, spoken
 from kheishctl.commands.transfer import export, import_
 from kheishctl.text import Column, facts
-from kheishctl.verb import App, complete, given, mutating, noun, paged, pages, show_table, verb
+from kheishctl.verb import (
+    App,
+    complete,
+    given,
+    mutating,
+    noun,
+    paged,
+    pages,
+    show_table,
+    verb,
+    workspace_option,
+)
 
 group = noun("session", "Sessions: the durable units of work, each with its own journal.")
 group.add_command(export)
@@ -47,7 +58,7 @@ _session = click.argument(
 @click.option("--parent", "parent_session_id", metavar="SESSION", help="The session that this is a child of.")
 @click.option("--scope", metavar="JSON", help='What it may use at most: {"tools": ["read_file"]}.')
 @click.option("--permission-mode", type=click.Choice(MODES), help="How tools ask for permission.")
-@click.option("--workspace", metavar="DIR", help="Where its agent works.")
+@workspace_option
 @click.option("--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route of its runs.")
 @click.option("--model", metavar="MODEL", help="The model of its runs.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with it.")
@@ -99,7 +110,7 @@ def get(app: App, session_id: str) -> None:
 @_session
 @click.option("--scope", metavar="JSON", help="What it may use at most; only ever less than before.")
 @click.option("--permission-mode", type=click.Choice(MODES), help="How tools ask for permission.")
-@click.option("--workspace", metavar="DIR", help="Where its agent works.")
+@workspace_option
 @click.option("--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route of future runs.")
 @click.option("--model", metavar="MODEL", help="The model of future runs.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="What is kept with it, all of it.")

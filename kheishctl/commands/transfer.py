@@ -4,16 +4,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import click
 
+from kheishctl.client import Failure, Json, Refused
 from kheishctl.text import clean, facts, json_safe
 from kheishctl.verb import App, complete, given, mutating, verb
 from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINES_MAX
-
-if TYPE_CHECKING:
-    from kheishctl.client import Json
 
 PART_BYTES_MAX = IMPORT_BYTES_MAX
 PART_LINES_MAX = IMPORT_LINES_MAX
@@ -100,21 +98,40 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
 @mutating
 def import_(app: App, file: str, agent: str | None, idempotency_key: str | None, check: bool) -> None:
     """Read an export back, as a new session that can be continued."""
+    messages = taken = 0
+    before: Json = {}
     with click.open_file(file, encoding="utf-8") as source:
-        result: Json | None = None
-        for number, part in enumerate(parts(line.rstrip("\n") for line in source)):
+        for number, part in enumerate(parts(_lines(source))):
             # Each part is a request of its own, so each has a key of its own.
             key = f"{idempotency_key}.{number}" if idempotency_key else None
-            before: Json = (
-                {} if result is None else {name: result[name] for name in ("session_id", "last_hash")}
-            )
             params = given(lines=part, agent=agent, idempotency_key=key, check=check)
-            result = app.call("session.import", params | before)
+            result = _part(app, params | before, taken)
+            before = {name: result[name] for name in ("session_id", "last_hash")}
+            messages, taken = messages + result["messages"], taken + len(part)
             if check:
                 break
-    if result is None:
+    if not taken:
         raise click.UsageError(f"{file} holds no lines")
-    app.emit(result, facts)
+    app.emit(before | {"messages": messages}, facts)
+
+
+def _lines(source: IO[str]) -> Iterator[str]:
+    try:
+        yield from (line.rstrip("\n") for line in source)
+    except UnicodeDecodeError:
+        raise Failure("this is no export: it is not UTF-8 text") from None
+
+
+def _part(app: App, params: Json, taken: int) -> Json:
+    """Send a part. Errors: Failure, saying what there is of the parts before."""
+    try:
+        result: Json = app.call("session.import", params)
+    except Refused as refused:
+        if taken:
+            held = f"which the session {params['session_id']} holds"
+            refused.note += f" (counted after the first {taken} lines, {held})"
+        raise
+    return result
 
 
 def parts(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -104,7 +104,7 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
     """The events of some lines, their hashes checked against each other."""
     previous = _hash(params.last_hash)
     events = []
-    for number, text in enumerate(params.lines):
+    for number, text in enumerate(params.lines, 1):
         try:
             line = _line.decode(text)
             events.append((decode_envelope(line.event), decode_event(line.event)))
@@ -117,7 +117,7 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
         if previous.hex() != line.hash:
             raise ImportInvalid(
                 f"the hash chain breaks at line {number}: the export was changed or a line is missing",
-                field=f"$.params.lines[{number}]",
+                field=f"$.params.lines[{number - 1}]",
             )
     return events, previous.hex()
 

@@ -174,7 +174,7 @@ def test_facts_read_best() -> None:
         "y_bytes": 1024,
         "on": True,
         "names": ["a", "b"],
-        "deep": {"k": 1, "deeper": {"n": 2}},
+        "deep": {"k": 1, "deeper": {"n": 2}, "nothing": []},
         "none": None,
     }
     assert facts(record, PIPE).splitlines() == [
@@ -184,5 +184,6 @@ def test_facts_read_best() -> None:
         "names\ta, b",
         "deep.k\t1",
         'deep.deeper\t{"n": 2}',
+        "deep.nothing\t[]",
     ]
     assert "1.0 KiB" in facts(record, WIDE)

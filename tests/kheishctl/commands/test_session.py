@@ -1,5 +1,6 @@
 """``kheishctl session``."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -28,6 +29,14 @@ def test_create(ctl: Ctl, sender: str) -> None:
     assert (made["session_id"], made["scope"], made["metadata"]) == (sender, {"tools": []}, {"k": "v"})
     assert (made["permission_mode"], made["route"], made["model"]) == ("plan", "offline", "m")
     assert ctl("session", "create", "--id", sender, "--title", "other").code == exits.FAILED
+
+
+def test_a_workspace_is_where_the_caller_is(
+    ctl: Ctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon has another directory, so it is told the whole path."""
+    monkeypatch.chdir(tmp_path)
+    assert ctl.json("session", "create", "--workspace", "work")["workspace"] == str(tmp_path / "work")
 
 
 def test_create_with_a_scope_that_is_no_json(ctl: Ctl) -> None:

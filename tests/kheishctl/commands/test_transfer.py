@@ -95,6 +95,24 @@ def test_a_damaged_export_is_refused(ctl: Ctl, session: str) -> None:
     assert ctl("session", "import", "-", stdin="").code == exits.USAGE
 
 
+def test_a_damage_further_on_says_what_there_is(
+    ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before it is a session, and lines are counted as people count."""
+    monkeypatch.setattr(transfer, "PART_LINES_MAX", 4)
+    lines = ctl("session", "export", session).out.splitlines()
+    lines[5] = "nonsense"
+    done = ctl("session", "import", "-", stdin="\n".join(lines))
+    assert "line 2 is not a line of an export" in done.err
+    assert "counted after the first 4 lines, which the session ses_" in done.err
+
+
+def test_what_is_no_text_is_no_export(ctl: Ctl) -> None:
+    """It is said, without a traceback."""
+    done = ctl("session", "import", "-", stdin=b"\xff\xfe\n")
+    assert (done.code, done.err) == (exits.FAILED, "kheishctl: this is no export: it is not UTF-8 text\n")
+
+
 def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
     """A check says whether the first part would be taken."""
     before = len(ctl("session", "list", "--all").rows)
