@@ -189,6 +189,7 @@ class Subscription:
 
     def _send_page(self) -> bool:
         """Send a page; whether the present is reached (or the end)."""
+        scrub = self._hub.state.store.scrub or bytes
         with self._hub.state.read() as store:
             self._tell_gap(store)
             messages: list[bytes] = []
@@ -198,7 +199,8 @@ class Subscription:
                 self._cursor = cursor
                 seen += length
                 if line is not None:
-                    messages.append(self._event_head + _tail(cursor, line))
+                    # What is old may hold what only later became a secret.
+                    messages.append(self._event_head + _tail(cursor, scrub(line)))
                     size += length
                 if size >= PAGE_BYTES or seen >= PAGE_SEEN_BYTES or examined >= PAGE_ENTRIES:
                     self._peer.push(messages)
