@@ -42,6 +42,8 @@ _KEEP_ALIVE = (
     ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 4),
 )
 
+JUDGED = (b"host", b"origin", b"authorization")
+
 UNSUPPORTED, POLICY, TOO_BIG, GOING_AWAY, NORMAL = 1003, 1008, 1009, 1001, 1000
 _NO_CODE = frozenset((1005, 1006))
 
@@ -120,10 +122,10 @@ async def _admit(
             head += data
         if not isinstance(request, h11.Request):
             return None
-        # The library decodes headers too, and would fail on others than these.
-        headers = {name.decode("ascii"): value.decode("ascii") for name, value in request.headers}
+        headers = _headers_of(request)
     except (h11.RemoteProtocolError, UnicodeDecodeError):
-        await stream.send_all(_http(400, InvalidRequest("this is not HTTP in ASCII")))
+        text = "this is not HTTP in ASCII, or has a body, or a header twice that there is one of"
+        await stream.send_all(_http(400, InvalidRequest(text)))
         return None
     state = host.shared.dispatcher.state
     try:
@@ -139,6 +141,22 @@ async def _admit(
             return Replayed(stream, bytes(head)), caller, expires_at_ms
         await stream.send_all(_http(404, InvalidRequest(f"the path is {PATH}")))
     return None
+
+
+def _headers_of(request: h11.Request) -> dict[str, str]:
+    """The headers, those that are judged once each: a proxy in front may have judged the other.
+
+    Errors: h11.RemoteProtocolError, also for a request that announces a body, which an upgrade has none of
+    and by which two readers could disagree where it ends; UnicodeDecodeError.
+    """
+    names = [name for name, _ in request.headers]
+    if any(names.count(name) > 1 for name in JUDGED):
+        raise h11.RemoteProtocolError("a header twice that there is one of")
+    length = next((value for name, value in request.headers if name == b"content-length"), b"")
+    if length.strip(b"0") or b"transfer-encoding" in names:
+        raise h11.RemoteProtocolError("a body")
+    # The library decodes headers too, and would fail on others than these.
+    return {name.decode("ascii"): value.decode("ascii") for name, value in request.headers}
 
 
 _REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}

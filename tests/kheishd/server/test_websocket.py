@@ -180,6 +180,29 @@ async def test_headers_that_are_not_ascii_are_refused(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Authorization: Bearer x",),
+        ("Origin: http://{tcp}", "Origin: http://evil.example"),
+        ("Origin: http://evil.example", "Origin: http://{tcp}"),
+        ("Host: {tcp}",),
+        ("Content-Length: 5",),
+        ("Transfer-Encoding: chunked",),
+        ("Content-Length: 0", "Transfer-Encoding: chunked"),
+    ],
+)
+async def test_a_head_that_two_readers_could_read_differently_is_refused(
+    server: RpcServer, headers: tuple[str, ...]
+) -> None:
+    """What is judged stands there once, and nothing is announced that could hide another request."""
+    _, secret = await server.token()
+    bearer = f"Authorization: Bearer {secret}"
+    filled = [header.replace("{tcp}", str(server.tcp)) for header in headers]
+    assert (await server.handshake(bearer, *filled))[0] == 400
+    assert (await server.handshake(bearer, "Content-Length: 0"))[0] == 101
+
+
 async def test_an_endless_head_is_refused(server: RpcServer) -> None:
     """After sixteen kibibytes."""
     assert (await server.raw_http(b"GET /rpc HTTP/1.1\r\nX: " + b"x" * 40_000))[0] == 400
