@@ -6,6 +6,7 @@ and tags are refused: nobody needs them here, and a few lines of aliases expand 
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -106,10 +107,23 @@ def _divided(text: str) -> tuple[str | None, str]:
 
 def _front_matter(text: str) -> FrontMatter:
     table, lines = _yaml_mapping(text)
-    found = list(problems(FrontMatter, table))
+    found = [*problems(FrontMatter, table), *_unsayable(table)]
     if found:
         raise DefinitionError([(_line(problem, lines), str(problem)) for problem in found])
     return msgspec.convert(table, FrontMatter)
+
+
+def _unsayable(table: dict[str, Any]) -> Iterator[Problem]:
+    """Values that YAML can write down and that neither a client can be told nor a record can hold."""
+    for name, value in table.items():
+        try:
+            msgspec.msgpack.encode(value)
+        except OverflowError:
+            yield Problem((name,), "a whole number of more than 64 bits")
+        except UnicodeEncodeError:
+            yield Problem((name,), "half of a surrogate pair, which is no character")
+        except (TypeError, RecursionError):
+            pass  # Not what belongs there, which is said otherwise.
 
 
 def _line(problem: Problem, lines: dict[str, int]) -> int:

@@ -87,6 +87,9 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\nmodel: m\n---\n\n\xff", 5, "not UTF-8"),
         (b"x" * (AGENT_FILE_BYTES_MAX + 1), 1, "at most"),
         (b"---\nmodel: 2026-13-45\n---\n", 2, "month"),
+        (b"---\nroute: x\nmax_turns: 99999999999999999999\n---\n", 3, "more than 64 bits"),
+        (b'---\ndescription: "\\ud800"\n---\n', 2, "surrogate"),
+        (b'---\ntools: ["\\udfff"]\n---\n', 2, "surrogate"),
     ],
 )
 def test_a_mistake_has_a_line(content: bytes, line: int, words: str) -> None:
