@@ -298,6 +298,8 @@ def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
 
 def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
     """Options are shown by ``daemon.config`` and pinned in runs, so no credential may stand in them."""
+    if isinstance(options, int) and not -(2**63) <= options < 2**64:
+        yield Problem(path, "a whole number of more than 64 bits, which no record can hold")
     if isinstance(options, list):
         for number, element in enumerate(options):
             yield from _option_problems(element, (*path, number))

@@ -135,6 +135,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         (ROUTE + "base_url = 'ftp://h/'", ["config.toml:4", "routes.r.base_url", "http"]),
         (ROUTE + "base_url = 'http://h:99999/'", ["config.toml:4", "routes.r.base_url"]),
         (ROUTE + "base_url = 'https://me:pw@h/v1'", ["config.toml:4", "no place for a credential"]),
+        (ROUTE + "options.seed = 99999999999999999999", ["config.toml:4", "more than 64 bits"]),
         (ROUTE + "options.headers.Cookie = 'session=1'", ["config.toml:4", "no place for a credential"]),
         (ROUTE + "options.accessToken = 'abc'", ["config.toml:4", "no place for a credential"]),
         (ROUTE + "options.headers.X-Who = 'Bearer abcdefgh'", ["config.toml:4", "no place for a credential"]),
