@@ -13,7 +13,16 @@ import trio
 import trustme
 
 from kheishd.providers.failures import Refusing
-from kheishd.providers.network import Pool, Reply, Stream, failure, make_pool, send
+from kheishd.providers.network import (
+    FIRST_PIECES_MAX,
+    PIECES_MAX,
+    Pool,
+    Reply,
+    Stream,
+    failure,
+    make_pool,
+    send,
+)
 from kheishd.providers.wire import Post
 from tests.support.model_server import ModelServer
 
@@ -53,13 +62,20 @@ async def serve(
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-async def test_one_write_is_one_read(server: ModelServer) -> None:
-    """Fifty pieces that arrived together are given together, the end with them."""
+async def test_one_write_is_the_first_words_and_the_rest(server: ModelServer) -> None:
+    """Of fifty pieces that arrived together the first few are given at once, the others together."""
     async with pool_to(server.base_url) as pool:
         reads = await read_all(await send(pool, asked(server, "chunks:50:60")))
-    assert len(reads) == 1
-    assert reads[0].count(b"word") == 50
-    assert reads[0].endswith(b"data: [DONE]\n\n")
+    assert [read.count(b"word") for read in reads] == [FIRST_PIECES_MAX - 1, 51 - FIRST_PIECES_MAX]
+    assert reads[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_no_read_is_without_end(server: ModelServer) -> None:
+    """However much arrived together, others get their turn before all of it is taken apart."""
+    async with pool_to(server.base_url) as pool:
+        reads = await read_all(await send(pool, asked(server, "chunks:2000:2010")))
+    assert max(read.count(b"data: ") for read in reads) <= PIECES_MAX
+    assert sum(read.count(b"word") for read in reads) == 2000
 
 
 async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
