@@ -2,11 +2,14 @@
 
 A subscription is a cursor: everything up to it that matches was sent. It is in one of two states.
 
-* **Catching up**: a task pages from the journal, as fast as the peer takes it and no faster. Having
-  reached the present it says ``synced`` (once), sends the text that is being written now, and is level.
-* **Level**: no task at all. The hub, which reads the journal once per commit for everybody, hands it new
-  lines, and :class:`~kheishd.kernel.live.Live` hands it pieces of text; both are sent on at once. Is the
-  peer not clear at that moment, the subscription notes how far it had come and is catching up again.
+* **Catching up**: it sends pages from the journal, as fast as the peer takes them and no faster; the hub
+  says when, for thousands may be catching up at once. Having reached the present it says ``synced`` (once),
+  sends the text that is being written now, and is level.
+* **Level**: the hub, which reads the journal once per commit for everybody, hands it new lines, and
+  :class:`~kheishd.kernel.live.Live` hands it pieces of text; both are sent on at once. Is the peer not
+  clear at that moment, the subscription notes how far it had come and is catching up again.
+
+It has a task only while it is catching up and waits for the peer to take what it was sent.
 
 So a slow peer holds a cursor and a few offsets, never a buffer, and is never cut off for being slow.
 Both states look at committed rows, not at messages: hearing twice is harmless, and a missed bell is not
@@ -14,7 +17,10 @@ possible, because every bell is taken before the rows are read.
 """
 
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,9 +48,11 @@ log = logging.getLogger(__name__)
 
 # What is sent before looking at the peer again, and what the hub reads before handing it on.
 PAGE_BYTES = 128 * 1024
-# What is looked at in one turn of the loop: some two milliseconds of it.
+# What a page, and the hub, look at in one go: some two milliseconds of the loop.
 PAGE_ENTRIES = 1_000
 PAGE_SEEN_BYTES = 1024 * 1024
+# In one turn of the loop, pages are sent for about so long, whoever's they are.
+PAGING_S = 0.002
 # Those who are handed new entries in one turn of the loop: some five milliseconds of it.
 FOLLOWERS_AT_ONCE = 1_000
 
@@ -169,23 +177,24 @@ class Subscription:
                 writing.run_id: (writing.item_id, writing.attempt, dict(writing.lengths))
                 for writing in self._hub.live.current(self)
             }
-        self._peer.start(self.catch_up)
+        self._hub.catch_up(self)
 
     # Catching up.
 
-    async def catch_up(self) -> None:
-        """Send what is missing, as the peer takes it, until there is nothing more."""
-        while True:
-            # One page a turn of the loop, whoever's it is: thousands may be catching up. A turn is waited
-            # for in any case, so that the answer to the request that subscribed is sent first.
-            async with self._hub.turn:
-                if self.over or self._peer.ended:
-                    return
-                clear = self._peer.clear
-                if clear and self._send_page():
-                    return
-            if not clear:
-                await self._peer.change()
+    def catch_up(self) -> None:
+        """Send the next page of what is missing; ask for another turn unless nothing is, or it is over."""
+        if self.over or self._peer.ended:
+            return
+        if not self._peer.clear:
+            self._peer.start(self._when_clear)
+        elif not self._send_page():
+            self._hub.catch_up(self)
+
+    async def _when_clear(self) -> None:
+        """Ask for a turn when the peer has taken everything."""
+        while not self._peer.clear and not self._peer.ended and not self.over:
+            await self._peer.change()
+        self._hub.catch_up(self)
 
     def _send_page(self) -> bool:
         """Send a page; whether the present is reached (or the end)."""
@@ -298,13 +307,14 @@ def _tail(cursor: int, line: bytes) -> bytes:
     return b'"cursor":%d,"event":%b}}' % (cursor, line)
 
 
-def _hand(follower: Subscription, store: "Snapshot", entries: list[Entry]) -> None:
-    """Hand entries to one follower; what goes wrong with one harms no other."""
+@contextmanager
+def _alone(subscription: Subscription) -> Iterator[None]:
+    """What goes wrong with one subscription is logged, ends it, and harms no other."""
     try:
-        follower.hand(store, entries)
+        yield
     except Exception:
         log.exception("a subscription failed")
-        follower.forget()
+        subscription.forget()
 
 
 class Hub:
@@ -322,8 +332,9 @@ class Hub:
         self._of_many: dict[Subscription, None] = {}
         self._cursor = 0
         self._joined: Bell = state.bell()
-        # Whose turn it is to send a page of history.
-        self.turn = trio.Lock()
+        # Those who have a page to send, in the order of their turns.
+        self._behind: OrderedDict[Subscription, None] = OrderedDict()
+        self._fallen = trio.Event()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -349,8 +360,16 @@ class Hub:
         self._all[made] = None
         if deltas:
             self.live.follow(made)
-        peer.start(made.catch_up)
+        self.catch_up(made)
         return Subscribed(name, cursor)
+
+    def catch_up(self, subscription: Subscription) -> None:
+        """Give it a turn to send a page, later, and then another if need be.
+
+        Later, so that the answer to the request that subscribed is sent first.
+        """
+        self._behind[subscription] = None
+        self._fallen.set()
 
     def join(self, subscription: Subscription, present: int) -> None:
         """From now on hand it what is new. ``present`` is the journal's newest cursor just now."""
@@ -377,11 +396,29 @@ class Hub:
     def forget(self, subscription: Subscription) -> None:
         """It is over."""
         self.leave(subscription)
+        self._behind.pop(subscription, None)
         self.live.unfollow(subscription)
         self._all.pop(subscription, None)
 
     async def run(self) -> None:
-        """Hand on what is committed, for ever."""
+        """Hand on what is committed, and let those who are behind catch up, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._page)
+            await self._follow()
+
+    async def _page(self) -> None:
+        while True:
+            if not self._behind:
+                self._fallen = trio.Event()
+                await self._fallen.wait()
+            until = time.monotonic() + PAGING_S
+            while self._behind and time.monotonic() < until:
+                subscription, _ = self._behind.popitem(last=False)
+                with _alone(subscription):
+                    subscription.catch_up()
+            await checkpoint()
+
+    async def _follow(self) -> None:
         while True:
             self._joined = self.state.bell()
             if not self._by_stream and not self._of_many:
@@ -419,7 +456,8 @@ class Hub:
             with self.state.read() as store:
                 done = 0
                 for follower, concerned in islice(handings, FOLLOWERS_AT_ONCE):
-                    _hand(follower, store, concerned)
+                    with _alone(follower):
+                        follower.hand(store, concerned)
                     done += 1
             if done < FOLLOWERS_AT_ONCE:
                 return

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kheishd.core.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.kernel.live import Live
 from kheishd.kernel.state import State, open_state
-from kheishd.server.subscriptions import PAGE_ENTRIES, Hub, Subscription
+from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
 from protocol.method import SCOPES
 from protocol.objects.journal import Filter
@@ -298,6 +299,14 @@ async def test_history_is_sent_in_pages(stage: Stage) -> None:
     assert peer.cursors() == [1, *cursors]
 
 
+@pytest.fixture
+def slow_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes most of the time that there is in one turn of the loop."""
+    clock = count()
+    monkeypatch.setattr("kheishd.server.subscriptions.time.monotonic", lambda: next(clock) * PAGING_S * 0.8)
+
+
+@pytest.mark.usefixtures("slow_pages")
 async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> None:
     """So many entries are looked at in one go, then it is somebody else's turn."""
     for _ in range(3):
@@ -311,8 +320,9 @@ async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> 
     assert peer.kinds() == ["synced"]
 
 
+@pytest.mark.usefixtures("slow_pages")
 async def test_many_who_catch_up_take_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page a turn of the loop for all of them together: others are not held up by how many they are."""
+    """Others are not held up by how many they are: here a page takes all of a turn's time."""
     await stage.add(PAGE_ENTRIES + 1)
     pages: list[int] = []
     send_page = Subscription._send_page
@@ -328,6 +338,32 @@ async def test_many_who_catch_up_take_turns(stage: Stage, monkeypatch: pytest.Mo
         await trio.lowlevel.checkpoint()
     assert sum(pages) == 40
     assert max(pages) <= 2, "two turns may lie between two looks"
+
+
+async def test_who_leaves_while_behind_leaves_nothing(stage: Stage) -> None:
+    """Thousands may follow, and be gone before it is their turn."""
+    peers = [stage.follow(after=0) for _ in range(20)]
+    for peer in peers:
+        assert peer.subscriptions is not None
+        peer.subscriptions["s"].forget()
+    assert len(stage.hub) == 0
+    assert len(stage.hub._behind) == 0
+    await settle()
+    assert all(peer.sent == [] for peer in peers)
+
+
+async def test_who_takes_nothing_waits_in_a_task_of_its_own(stage: Stage) -> None:
+    """And goes on where it was, unless it has gone meanwhile."""
+    stays, leaves = stage.follow(after=0), stage.follow(after=0)
+    stays.clear = leaves.clear = False
+    await settle()
+    assert (stays.sent, leaves.sent) == ([], [])
+    assert leaves.subscriptions is not None
+    leaves.subscriptions["s"].forget()
+    stays.take()
+    leaves.take()
+    await settle()
+    assert (stays.kinds(), leaves.kinds()) == (["event", "synced"], [])
 
 
 async def test_many_who_follow_are_handed_what_is_new_in_several_turns(
