@@ -53,16 +53,15 @@ def start(app: App, foreground: bool, arguments: tuple[str, ...]) -> None:
         launch.replace(app.home, *arguments)
     running = launch.probe(app.path)
     result = running or launch.start(app.home, arguments, tell=app.note)
-    app.emit(
-        {"started": running is None, **{name: result[name] for name in ("pid", "version", "home")}}, _started
-    )
+    told = {name: result[name] for name in ("pid", "version", "home", "warnings")}
+    app.emit({"started": running is None, **told}, _started)
 
 
 def _started(result: Json, look: Look) -> str:
     pid, home = result["pid"], one_line(result["home"])
     if not result["started"]:
         return f"a daemon already runs, pid {pid}, home {home}"
-    return f"started, pid {pid}, home {home}"
+    return "\n".join([f"started, pid {pid}, home {home}", *_warnings(result)])
 
 
 def _own_socket_only(app: App) -> None:
@@ -94,8 +93,11 @@ def reload(app: App) -> None:
 
 
 def _reloaded(result: Json, look: Look) -> str:
-    warnings = [f"warning: {one_line(warning)}" for warning in result["warnings"]]
-    return "\n".join([f"reloaded: generation {result['generation']}", *warnings])
+    return "\n".join([f"reloaded: generation {result['generation']}", *_warnings(result)])
+
+
+def _warnings(result: Json) -> list[str]:
+    return [f"warning: {one_line(warning)}" for warning in result["warnings"]]
 
 
 @verb(group, "config", method="daemon.config")

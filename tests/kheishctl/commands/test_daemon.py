@@ -106,6 +106,16 @@ def test_reload(ctl: Ctl) -> None:
     assert ctl("daemon", "reload").out.startswith("reloaded: generation ")
 
 
+def test_start_tells_what_is_not_well(program: Program) -> None:
+    """Whoever starts a daemon on a route without its credential learns it at once."""
+    program.home.mkdir()
+    (program.home / "config.toml").write_text(
+        "[routes.r]\ndriver = 'openai'\nmodel = 'm'\nauth_ref = 'env:NONE'\n"
+    )
+    out = program("daemon", "start").out
+    assert "\nwarning: the route 'r' is not ready: 'env:NONE' is not set" in out
+
+
 def test_reload_refused(program: Program) -> None:
     """An invalid file changes nothing; the message names the key."""
     program("daemon", "start")
