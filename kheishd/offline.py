@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from kheishd import __version__
-from kheishd.home import Home
-from kheishd.launch import FAILED, STOPPED, STORE_REFUSED, Exit, locked, usable_home
+from kheishd.home import Home, HomeUnusable, find_home
+from kheishd.launch import FAILED, STOPPED, STORE_REFUSED, UNUSABLE, Exit, locked, usable_home
 from protocol.errors import Refusal
 from protocol.objects.daemon import Diagnosis
 
 
 @contextmanager
-def held_home(option: str | None) -> Iterator[Home]:
-    """A home that no daemon uses meanwhile, with what the store refuses explained. Errors: Exit."""
+def held_home(option: str | None, *, make: bool = False) -> Iterator[Home]:
+    """A home that no daemon uses meanwhile, with what the store refuses explained.
+
+    Errors: Exit, also where there is no home, unless it may be made: one that was mistyped is not.
+    """
     from kheishd.store.opening import StoreUnusable
 
+    if not make:
+        _there(option)
     home = usable_home(option, os.environ)
     with locked(home):
         try:
@@ -33,11 +38,20 @@ def held_home(option: str | None) -> Iterator[Home]:
             raise Exit(FAILED, error.message) from None
 
 
+def _there(option: str | None) -> None:
+    try:
+        home = find_home(option, os.environ)
+    except HomeUnusable as error:
+        raise Exit(UNUSABLE, str(error)) from None
+    if not home.path.exists():
+        raise Exit(STORE_REFUSED, f"there is no home at {home.path}; name one with --home")
+
+
 def restore(option: str | None, backup: str, *, as_json: bool) -> int:
     """Verify a backup and put it in the place of the store; what was there is kept beside it."""
     from kheishd.store import backup as copies
 
-    with held_home(option) as home:
+    with held_home(option, make=True) as home:
         restored = copies.restore(Path(backup).absolute(), home.state)
     if as_json:
         kept = None if restored.kept is None else str(restored.kept)

@@ -105,6 +105,15 @@ def test_doctor_without_a_store(tmp_path: Path) -> None:
     assert not (home.state / "data.mdb").exists()
 
 
+@pytest.mark.parametrize("command", ["doctor", "compact"])
+def test_a_home_that_was_mistyped(tmp_path: Path, command: str) -> None:
+    """It is said that there is none, and none is made."""
+    ended = kheishd(Home(tmp_path / "hmoe"), command)
+    assert (ended.returncode, ended.stdout) == (STORE_REFUSED, "")
+    assert f"there is no home at {tmp_path / 'hmoe'}" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_restore(home: Home, tmp_path: Path) -> None:
     """The backup's content is back, what was there is kept, and the message says where."""
     store = opened(home)
