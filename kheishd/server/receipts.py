@@ -1,8 +1,11 @@
-"""One mutation as one transaction: idempotency keys and ``check``, the same for every method.
+"""One mutation as one transaction: idempotency keys, ``check`` and revocation, the same for every method.
 
 A receipt, kept for a week per principal, method and key, says what was asked (a digest of the params)
 and what was given (the result as it was encoded). It is written in the transaction that it vouches for,
 so there is never one without the other. Refusals leave none.
+
+A token that was revoked changes nothing any more: its connections are closed soon after, but what waits in
+the queue behind its revocation would still be carried out.
 """
 
 import hashlib
@@ -11,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from kheishd.objects.token import good
 from kheishd.store.records import Receipt
-from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE
-from protocol.errors import AlreadyShown, IdempotencyConflict, InvalidParams
+from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
+from protocol.errors import AlreadyShown, IdempotencyConflict, InvalidParams, TokenInvalid
 from protocol.limits import IDEMPOTENCY_KEPT_MS, IDEMPOTENCY_KEY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -65,7 +69,8 @@ class Change:
         self._digest = b"" if params.idempotency_key is None else _digest(params, blank)
 
     def __call__(self, tx: "Transaction") -> Any:
-        """The handler's result, or ``Repeated``. Errors: TakenBack for a check; refusals."""
+        """The handler's result, or ``Repeated``. Errors: TakenBack for a check; TokenInvalid; refusals."""
+        _see_that_it_is_good(tx, self._call.caller.token_id)
         key = self._params.idempotency_key
         if key is not None:
             repeated = self._look_up(tx, key)
@@ -100,6 +105,14 @@ class Change:
         tx.put(RECEIPTS, *name, value=receipt)
         tx.put(RECEIPTS_BY_AGE, tx.now_ms, *name, value=b"")
         _purge(tx)
+
+
+def _see_that_it_is_good(tx: "Transaction", token_id: str | None) -> None:
+    """Errors: TokenInvalid for a token that was revoked or has expired since its request came."""
+    if token_id is not None:
+        record = tx.get(TOKENS, token_id)
+        if record is None or not good(tx, record.token, tx.now_ms):
+            raise TokenInvalid
 
 
 def _digest(params: "Mutation", blank: dict[str, Any]) -> bytes:

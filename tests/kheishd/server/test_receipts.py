@@ -14,11 +14,13 @@ from kheishd.server.receipts import (
     uncompared,
 )
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE
+from kheishd.store.records import TokenRecord
+from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from kheishd.store.writer import Store
-from protocol.errors import AlreadyShown, InvalidParams, RunAlreadyEnded
+from protocol.errors import AlreadyShown, InvalidParams, RunAlreadyEnded, TokenInvalid
 from protocol.limits import IDEMPOTENCY_KEPT_MS
 from protocol.method import Method
+from protocol.objects.token import Token, TokenGrant
 from tests.support.toys import Keep, Kept, Shown
 
 NOW_MS = 1_800_000_000_000
@@ -28,7 +30,10 @@ WEEK_MS = IDEMPOTENCY_KEPT_MS
 class Asked:
     """As much of a call as a receipt looks at."""
 
-    caller = Caller("uid:0", frozenset())
+    def __init__(self, token_id: str | None = None) -> None:
+        self.caller = Caller(
+            "uid:0" if token_id is None else f"token:{token_id}", frozenset(), token_id=token_id
+        )
 
 
 def mutation(secret: str | None = None) -> Mutate:
@@ -47,10 +52,12 @@ def _kept(tx: Transaction, call: Call, plan: Keep) -> Kept:
     return Kept(plan.value, 1)
 
 
-def run(store: Store, handler: Mutate, now_ms: int = NOW_MS, **params: Any) -> Any:
+def run(
+    store: Store, handler: Mutate, now_ms: int = NOW_MS, token_id: str | None = None, **params: Any
+) -> Any:
     """A change carried out: its value. Errors: what it raised."""
     asked = Keep(**({"value": "a"} | params))
-    change = Change(handler, cast("Call", Asked()), asked, asked, uncompared(handler.row))
+    change = Change(handler, cast("Call", Asked(token_id)), asked, asked, uncompared(handler.row))
     return store.submit(change, now_ms).unwrap()
 
 
@@ -110,6 +117,28 @@ def test_a_check_is_taken_back(store: Store) -> None:
         run(store, mutation("secret"), check=True)
     assert caught.value.result == Shown(1, PLACEHOLDER)
     assert receipts(store) == 0
+
+
+def put_token(store: Store, token_id: str, **fields: Any) -> None:
+    """A token, as its record."""
+    grant = TokenGrant(scopes=[], expires_at_ms=fields.pop("expires_at_ms", None))
+    token = Token(token_id=token_id, name="", grant=grant, created_at_ms=1, created_by="uid:0", **fields)
+    record = TokenRecord(token=token, digest="")
+    store.submit(lambda tx: tx.put(TOKENS, token_id, value=record), NOW_MS).unwrap()
+
+
+def test_a_token_that_is_good_no_more_changes_nothing(store: Store) -> None:
+    """Though its request came before: what was revoked is behind it in the queue, and what it came of too."""
+    put_token(store, "revoked", revoked_at_ms=2)
+    put_token(store, "child", parent_token_id="revoked")
+    put_token(store, "expired", expires_at_ms=NOW_MS)
+    put_token(store, "good", expires_at_ms=NOW_MS + 1)
+    for token_id in ("revoked", "child", "expired", "unknown"):
+        for params in ({}, {"check": True}, {"idempotency_key": "k"}):
+            with pytest.raises(TokenInvalid):
+                run(store, mutation(), token_id=token_id, **params)
+    assert receipts(store) == 0
+    assert run(store, mutation(), token_id="good") == Kept("a", 1)
 
 
 def test_a_key_is_measured_in_bytes(store: Store) -> None:
