@@ -7,6 +7,9 @@ A :class:`Transcript` can be written down as a session's checkpoint and read bac
 the journal from the beginning gives the same one.
 """
 
+import re
+from typing import Final
+
 import msgspec
 from msgspec import Struct, field
 
@@ -22,6 +25,8 @@ from protocol.events import (
     Unknown,
 )
 from protocol.transcript import Item, Message, Text
+
+_TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
 
 CHECKPOINT_EVENTS = 64
 """Events after which a new checkpoint is worth its bytes: about ten text turns."""
@@ -100,12 +105,18 @@ def framed(messages: list[Message], *, speaker: str, primary: str) -> list[Messa
 
 def _tagged(message: Message, author: str) -> list[Message]:
     """What another agent said, as the speaker is to read it; nothing where it only used tools."""
+    named = _inside(author).replace('"', "&quot;")
     items: list[Item] = [
-        Text(f'<from agent="{author}">\n{item.text}\n</from>')
+        Text(f'<from agent="{named}">\n{_inside(item.text)}\n</from>')
         for item in message.items
         if isinstance(item, Text)
     ]
     return [Message("user", items)] if items else []
+
+
+def _inside(text: str) -> str:
+    """A text that does not end the tag it stands in: what followed would pass for the user's own words."""
+    return _TAG.sub("&lt;", text)
 
 
 def framing(*, speaker: str, primary: str, others: list[str]) -> str:
