@@ -6,12 +6,14 @@ own token, so nobody can keep with a second token what is taken back with the fi
 """
 
 import os
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from kheishd.core.token import EVERYTHING, SECRET_BYTES, alive, digest_of, evolve, make_secret, narrowed
 from kheishd.kernel.call import Call, Caller, mutation, query
+from kheishd.objects.fold import BY_DAEMON, Origin, origin_of
 from kheishd.objects.paging import id_after, page_of
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 
 # How often in a row a token can be narrowed: every request to connect walks up this far at most.
 NARROWED_MAX = 32
+
+# How many tokens are looked at where there is no room for another, and how many of those that open nothing
+# are taken away: a millisecond.
+LOOKED_AT = 64
+MADE_ROOM = 16
 
 
 def lineage(store: "Snapshot", token: Token) -> list[Token]:
@@ -143,21 +150,38 @@ def revoke(tx: "Transaction", call: Call, params: TokenRevoke) -> Token:
     assert record is not None, "it was found"
     # Its secret opens nothing any more, and room is made for another token.
     tx.delete(TOKENS_BY_DIGEST, record.digest)
-    return _append(tx, call, event, token, record.digest)
+    return _append(tx, event, token, record.digest, origin_of(call))
+
+
+def _make_room(tx: "Transaction", beyond: str) -> bool:
+    """Take away a few tokens that open nothing any more; whether there were some.
+
+    They have expired, or what they came of was revoked. Otherwise whoever holds the weakest of tokens could
+    narrow it until there is room for no other, and not even revoking it would help.
+    Source: the digests ``beyond`` a random one, so that each attempt looks elsewhere.
+    """
+    rows = chain(tx.scan(TOKENS_BY_DIGEST, after=(beyond,)), tx.scan(TOKENS_BY_DIGEST))
+    looked_at = [(key[0], _find(tx, token_id)) for key, token_id in islice(rows, LOOKED_AT)]
+    dead = [(digest, token) for digest, token in looked_at if not good(tx, token, tx.now_ms)]
+    for digest, token in dict(dead[:MADE_ROOM]).items():
+        tx.delete(TOKENS_BY_DIGEST, digest)
+        event = TokenRevoked(token_id=token.token_id, reason="it opened nothing any more")
+        _append(tx, event, token, digest, BY_DAEMON)
+    return bool(dead)
 
 
 def _make(
     tx: "Transaction", call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
 ) -> TokenMade:
-    if tx.count(TOKENS_BY_DIGEST) >= TOKENS_MAX:
+    digest = digest_of(new.secret)
+    if tx.count(TOKENS_BY_DIGEST) >= TOKENS_MAX and not _make_room(tx, digest):
         raise TokenLimit()
     if parent_token_id is not None and len(lineage(tx, _find(tx, parent_token_id))) > NARROWED_MAX:
         raise TokenLimit(f"a token can be narrowed {NARROWED_MAX} times in a row at most")
-    digest = digest_of(new.secret)
     event = TokenCreated(
         token_id=new.token_id, digest=digest, grant=grant, name=name, parent_token_id=parent_token_id
     )
-    token = _append(tx, call, event, None, digest)
+    token = _append(tx, event, None, digest, origin_of(call))
     tx.put(TOKENS_BY_DIGEST, digest, value=token.token_id)
     return TokenMade(token=token, secret=new.secret)
 
@@ -172,11 +196,11 @@ def _see_that_it_came_of(store: "Snapshot", caller: Caller, parent: Token) -> No
         )
 
 
-def _append(tx: "Transaction", call: Call, event: JournalEvent, token: Token | None, digest: str) -> Token:
+def _append(
+    tx: "Transaction", event: JournalEvent, token: Token | None, digest: str, origin: Origin
+) -> Token:
     """Append an event, and write the record that follows from it."""
-    envelope, stored = tx.append(
-        DAEMON_STREAM, event, actor=call.caller.principal, request_id=call.request_id
-    )
+    envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
     changed = evolve(token, envelope, stored)
     assert changed is not None, "the event is about a token"
     tx.put(TOKENS, changed.token_id, value=TokenRecord(token=changed, digest=digest))

@@ -140,6 +140,32 @@ async def test_token_create_token_limit(client: Client, monkeypatch: pytest.Monk
     await client.call("token.create", scopes=["read"])
 
 
+async def test_what_opens_nothing_makes_room(
+    server: RpcServer, client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weakest of tokens can be narrowed until there is no room; revoking it is enough to mend that."""
+    monkeypatch.setattr("kheishd.objects.token.TOKENS_MAX", 100)
+    weak = await client.call("token.create", scopes=["read"])
+    brief = await client.call("token.create", scopes=["read"], expires_in_s=1)
+    for _ in range(98):
+        await client.call("token.narrow", token_id=weak["token"]["token_id"], scopes=[])
+    with pytest.raises(TokenLimit):
+        await client.call("token.create", scopes=["read"])
+    await client.call("token.revoke", token_id=weak["token"]["token_id"])
+    clock.now_ms += 1000
+    for _ in range(50):
+        await client.call("token.create", scopes=["read"])
+    with server.state.read() as store:
+        assert store.count(TOKENS_BY_DIGEST) <= 100
+        left = [token_id for _, token_id in store.scan(TOKENS_BY_DIGEST)]
+        open_ = [key[0] for key, record in store.scan(TOKENS) if record.token.revoked_at_ms is None]
+    assert sorted(left) == sorted(open_)
+    listed = [row["token_id"] for row in (await client.call("token.list", limit=500))["tokens"]]
+    assert len(listed) >= 50
+    assert brief["token"]["token_id"] not in listed
+    record_is_the_fold(server)
+
+
 async def test_only_admins_make_tokens(server: RpcServer, client: Client) -> None:
     """And list and revoke them."""
     become(server, await client.call("token.create", scopes=["read", "operate"]))
