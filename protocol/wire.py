@@ -236,6 +236,18 @@ def nested_too_deep(data: bytes, levels: int = NESTING_MAX) -> bool:
     return True
 
 
+def cannot_keep(value: object, levels: int = NESTING_MAX) -> str | None:
+    """Why a JSON value of somebody else's making cannot be kept in a record: a sentence's end; else None."""
+    try:
+        encoded = msgspec.json.encode(value)
+        msgspec.msgpack.encode(value)
+    except OverflowError:
+        return "hold a whole number of more than 64 bits"
+    except RecursionError:
+        return f"are nested deeper than {levels} levels"
+    return f"are nested deeper than {levels} levels" if nested_too_deep(encoded, levels) else None
+
+
 def id_value(id_: bytes) -> Id:
     """The value of an id, for comparing: ``1.0`` and ``1`` are the same number."""
     try:

@@ -40,7 +40,7 @@ from protocol.objects import session as rows
 from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.session import SessionImported as Imported
 from protocol.transcript import Message
-from protocol.wire import nested_too_deep
+from protocol.wire import cannot_keep, nested_too_deep
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
@@ -107,12 +107,16 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
     for number, text in enumerate(params.lines, 1):
         try:
             line = _line.decode(text)
-            events.append((decode_envelope(line.event), decode_event(line.event)))
+            envelope, event = decode_envelope(line.event), decode_event(line.event)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
         # What was taken nested no deeper than the limit, and stands a few levels down in its event.
         if nested_too_deep(bytes(line.event), 2 * NESTING_MAX):
             raise ImportInvalid(f"line {number} is nested deeper than {2 * NESTING_MAX} levels")
+        problem = cannot_keep(event, 2 * NESTING_MAX)
+        if problem is not None:
+            raise ImportInvalid(f"line {number} cannot be kept: its values {problem}")
+        events.append((envelope, event))
         previous = hashlib.sha256(previous + bytes(line.event)).digest()
         if previous.hex() != line.hash:
             raise ImportInvalid(

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
 from protocol.limits import ANSWER_BYTES_MAX
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
+from protocol.wire import cannot_keep
 
 
 class Block(Struct):
@@ -121,15 +122,18 @@ def _item(block: Block, *, cut: bool) -> Item | None:
 
 
 def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
+    problem: str | None = "are no JSON object"
     try:
         decoded = msgspec.json.decode(arguments.strip() or "{}")
         if decoded is None:
             decoded = {}
         if isinstance(decoded, dict) and block.name:
-            return ToolCall(block.call_id, block.name, decoded)
+            problem = cannot_keep(decoded)
+            if problem is None:
+                return ToolCall(block.call_id, block.name, decoded)
     except (msgspec.DecodeError, RecursionError):
         pass
     if cut:
         return None
-    message = f"the model called '{block.name}' with arguments that are no JSON object"
+    message = f"the model called '{block.name[:128]}' with arguments that {problem}"
     raise ModelFailure("bad_response", message, retryable=True)

@@ -24,6 +24,7 @@ from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelReques
 from kheishd.providers.failures import RETRYABLE
 from protocol.limits import ANSWER_BYTES_MAX
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
+from protocol.wire import cannot_keep
 
 WHAT_IT_IS = (
     "This is the offline stand-in, not a model: it needs no network and no key, "
@@ -113,10 +114,16 @@ def _obey(orders: Orders, line: str) -> bool:
 
 
 def _read_call(orders: Orders, name: str, arguments: str) -> None:
+    problem: str | None = "are no JSON object"
     try:
-        orders.calls.append((name, msgspec.json.decode(arguments, type=dict[str, Any])))
+        decoded = msgspec.json.decode(arguments, type=dict[str, Any])
+        problem = cannot_keep(decoded)
     except (msgspec.DecodeError, RecursionError):
-        orders.complaints.append(f"I cannot call {name}: what follows its name is not a JSON object.")
+        pass
+    if problem is None:
+        orders.calls.append((name, decoded))
+    else:
+        orders.complaints.append(f"I cannot call {name}: the arguments that follow its name {problem}.")
 
 
 def _latest(messages: list[Message]) -> str:

@@ -76,9 +76,13 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return body, {str(name).lower(): str(value) for name, value in extra.items()}
 
 
+# No context holds as many; a session's sum of them stays below 64 bits for 18 billion answers.
+TOKENS_MAX = 10**9
+
+
 def tokens(count: float | None) -> int:
-    """A count as it may be kept: some servers leave it out, and some send -1 for unknown."""
-    return max(int(count), 0) if count is not None else 0
+    """A count as it may be kept: some servers leave it out, and some send -1, or nonsense, for unknown."""
+    return int(min(max(count, 0), TOKENS_MAX)) if count is not None else 0
 
 
 def shown(items: list[Item]) -> list[str]:

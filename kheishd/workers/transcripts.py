@@ -109,7 +109,11 @@ class Reading:
         # Looked at first, for it is quickly seen that a long transcript does not fit.
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None
-        content = to_checkpoint(self._transcript)
+        try:
+            content = to_checkpoint(self._transcript)
+        except (OverflowError, RecursionError):
+            # It is only a cache: what it cannot hold is read from the journal each time.
+            return None
         if len(content) > room:
             return None
         self._folded = 0

@@ -276,6 +276,31 @@ def test_nested_too_deep() -> None:
     assert not wire.nested_too_deep(b"[%b[]]" % (b"[{}]," * 10_000))
 
 
+def deep(levels: int) -> list[Any]:
+    """A list in a list in a list, deeper than any decoder would make it."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "x"]}, None),
+        ({"a": [[2**64]]}, "64 bits"),
+        ({"a": -(2**63) - 1}, "64 bits"),
+        (json.loads(nested(NESTING_MAX)), None),
+        (json.loads(nested(NESTING_MAX + 1)), "deeper than 128 levels"),
+        (deep(5_000), "deeper"),
+    ],
+)
+def test_cannot_keep(value: object, problem: str | None) -> None:
+    """What JSON can say and a record cannot hold is told before it is journaled."""
+    found = wire.cannot_keep(value)
+    assert found is None if problem is None else problem in str(found)
+
+
 # Batches.
 
 

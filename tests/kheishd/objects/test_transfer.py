@@ -230,6 +230,26 @@ async def test_session_import_import_invalid_where_it_does_not_go_on(house: Hous
     assert isinstance(await house.refused("session.import", lines=lines[3:], **good), ImportInvalid)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"n":' * 300 + "1" + "}" * 300, "deeper than 256 levels"),
+        ('{"n":18446744073709551616}', "more than 64 bits"),
+    ],
+)
+async def test_session_import_import_invalid_what_no_record_can_hold(
+    house: Household, arguments: str, words: str
+) -> None:
+    """Taken, it would make the session unreadable; the first line of the two is taken."""
+    call = f'{{"kind":"tool_call","call_id":"c","name":"t","arguments":{arguments}}}'
+    message = f'{{"role":"assistant","items":[{call}]}}'
+    line = f'{{"cursor":2,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
+    refusal = await house.refused("session.import", lines=chained(BEGUN, line))
+    assert isinstance(refusal, ImportInvalid)
+    assert "line 2" in refusal.message
+    assert words in refusal.message
+
+
 async def test_session_import_input_too_large(house: Household) -> None:
     """A part is one transaction; metadata has the limit it has everywhere."""
     half = "ä" * (IMPORT_BYTES_MAX // 4)

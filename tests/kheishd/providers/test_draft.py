@@ -50,6 +50,23 @@ def test_arguments_that_are_no_object_are_a_bad_response(arguments: str) -> None
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"n": 123456789012345678901234567890}', "more than 64 bits"),
+        ('{"n":' * 200 + "1" + "}" * 200, "deeper than 128 levels"),
+    ],
+)
+def test_arguments_that_no_record_can_hold_are_a_bad_response(arguments: str, words: str) -> None:
+    """Kept all the same, they would make the conversation unreadable for good."""
+    draft = Draft()
+    draft.extend(draft.open(Block("call", call_id="1", name="look")), arguments)
+    with pytest.raises(ModelFailure, match=words) as raised:
+        draft.finish("tool_calls", Usage(), None)
+    assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
+    assert draft.finish("length", Usage(), None).items == []
+
+
 def test_a_call_cut_short_is_left_out() -> None:
     """An answer that was cut keeps what is whole of it."""
     draft = Draft()

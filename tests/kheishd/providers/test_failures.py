@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers.failures import MESSAGE_BYTES_MAX, Refusing, explain, retry_after
+from kheishd.providers.failures import (
+    CLEANED_CHARACTERS_MAX,
+    MESSAGE_BYTES_MAX,
+    Refusing,
+    explain,
+    retry_after,
+)
 
 SECRET = 'sk-"quoted"-and-long'
 NOW_S = 1_445_412_420.0
@@ -203,3 +209,11 @@ def test_broke() -> None:
     assert refusing.broke("no connection").retryable
     assert not refusing.broke("not a URL", "bad_request").retryable
     assert refusing.broke(f"x {SECRET}").message == "api.test: x [credential]"
+
+
+def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
+    """But not before the credential is out of it: a part of it must not be left where it is cut."""
+    refusing = Refusing("api.test", SECRET)
+    long = refusing.clean("x" * 1_000_000)
+    assert len(long.encode()) <= MESSAGE_BYTES_MAX
+    assert refusing.clean(" " * (CLEANED_CHARACTERS_MAX - 8) + SECRET + "y" * 1_000_000) == "[credent"

@@ -114,7 +114,10 @@ async def test_call() -> None:
     assert again.items[1:] == [ToolCall("call_3", "look", {})]
 
 
-@pytest.mark.parametrize("arguments", ["[1]", "{", "text", "[" * 5000])
+@pytest.mark.parametrize(
+    "arguments",
+    ["[1]", "{", "text", "[" * 5000, '{"n": 99999999999999999999}', '{"n":' * 200 + "1" + "}" * 200],
+)
 async def test_call_without_an_object(arguments: str) -> None:
     """Arguments that are no object are complained of, not guessed."""
     said = await heard(asking(f"/call look {arguments}"))

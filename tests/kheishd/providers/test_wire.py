@@ -16,9 +16,11 @@ def test_options_are_split() -> None:
     assert split_options({"headers": "none"}) == ({}, {})
 
 
-@pytest.mark.parametrize(("count", "kept"), [(None, 0), (0, 0), (7, 7), (7.0, 7), (-1, 0)])
+@pytest.mark.parametrize(
+    ("count", "kept"), [(None, 0), (0, 0), (7, 7), (7.0, 7), (-1, 0), (10**40, 10**9), (1e300, 10**9)]
+)
 def test_tokens(count: float | None, kept: int) -> None:
-    """A count is a whole number not below zero, whatever a server sends."""
+    """A count is a whole number not below zero that a record can hold, whatever a server sends."""
     assert tokens(count) == kept
 
 

@@ -9,7 +9,7 @@ from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.transcripts import BYTES_AT_ONCE, EVENTS_AT_ONCE, Reading, newest_checkpoint
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
-from protocol.transcript import Message, Text, text_of
+from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 
 
@@ -121,6 +121,19 @@ async def test_a_journal_of_long_lines_is_read_a_piece_at_a_time(
         assert len(models.asked[-1].messages) == 11
         assert len(reads) == 2
         assert reads[0] < reads[1]
+
+
+async def test_what_a_checkpoint_cannot_hold_is_read_from_the_journal(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A whole number of more than 64 bits, for one: JSON has it, MessagePack has not."""
+    models = Scripted()
+    models.to["count"] = lambda request: gives(ToolCall("c1", "count", {"to": 10**30}))
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("count")
+        for _ in range(CHECKPOINT_EVENTS // 6 + 1):
+            assert (await desk.ask("more")).status == "completed"
+        assert desk.count(CHECKPOINTS) == 0
 
 
 async def test_a_long_transcript_is_not_written_down_in_vain(
