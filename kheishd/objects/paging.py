@@ -66,7 +66,7 @@ def page_of(
     for examined, (key, value) in enumerate(found, 1):
         if value is not None and wanted(value):
             chosen.append(value)
-            size += len(msgspec.msgpack.encode(value))
+            size += len(msgspec.json.encode(value))
         if len(chosen) >= limit or size >= PAGE_BYTES_MAX or examined >= PAGE_EXAMINED_MAX:
             return chosen, mark(key)
         if examined % _ROWS_A_LOOK == 0 and time.thread_time() > until:

@@ -37,6 +37,10 @@ def test_a_page_ends_at_a_mebibyte() -> None:
     large = "x" * (PAGE_BYTES_MAX // 4)
     chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
     assert (len(chosen), following) == (4, "3")
+    # As JSON: a control character is one byte in a record and six on the wire.
+    escaped = "\x01" * (PAGE_BYTES_MAX // 24 + 1)
+    chosen, following = page_of((((number,), escaped) for number in count()), 500, lambda row: True)
+    assert (len(chosen), following) == (4, "3")
 
 
 def test_a_page_ends_when_enough_was_examined() -> None:
