@@ -6,6 +6,8 @@ absent key. Reading is strict; an unknown key is an error that names the nearest
 
 import re
 from collections.abc import Iterator
+from datetime import date, time
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -297,9 +299,16 @@ def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
 
 
 def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
-    """Options are shown by ``daemon.config`` and pinned in runs, so no credential may stand in them."""
+    """Options are shown by ``daemon.config`` and pinned in runs, so no credential may stand in them.
+
+    They go into requests and the journal as JSON, so what TOML can say and JSON cannot is refused.
+    """
     if isinstance(options, int) and not -(2**63) <= options < 2**64:
         yield Problem(path, "a whole number of more than 64 bits, which no record can hold")
+    if isinstance(options, float) and not isfinite(options):
+        yield Problem(path, "JSON has no such number, so no provider takes it")
+    if isinstance(options, date | time):
+        yield Problem(path, "JSON has no dates and times; write it in quotes")
     if isinstance(options, list):
         for number, element in enumerate(options):
             yield from _option_problems(element, (*path, number))
