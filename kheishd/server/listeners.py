@@ -223,11 +223,25 @@ def _bind(listening: socket.socket, path: str, spec: RpcListen | SharedListen) -
     finally:
         os.umask(before)
     if isinstance(spec, SharedListen):
+        _share(path, spec)
+    listening.listen(BACKLOG)
+
+
+def _share(path: str, spec: SharedListen) -> None:
+    """Give a socket that was just bound its mode and group. Errors: SocketInUse, OSError, KeyError."""
+    # By descriptor: whoever may write to its directory could put a link to another file of ours in its place.
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise SocketInUse(f"somebody put something else in the place of {spec.path}; it is left alone")
+        itself = f"/proc/self/fd/{descriptor}"
         if spec.group is not None:
             group = int(spec.group) if spec.group.isdigit() else grp.getgrnam(spec.group).gr_gid
-            os.chown(path, -1, group)
-        os.chmod(path, spec.mode)
-    listening.listen(BACKLOG)
+            os.chown(itself, -1, group)
+        os.chmod(itself, spec.mode)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: str, made: os.stat_result) -> None:

@@ -29,6 +29,18 @@ from kheishd.server.listeners import (
 LOOPBACK = TcpListen("127.0.0.1", 0)
 
 
+class Swapped(socket.socket):
+    """A socket in a directory of somebody who is fast: a link stands in its place as soon as it is bound."""
+
+    leads_to: Path
+
+    def bind(self, path: str) -> None:  # type: ignore[override]
+        """Bind, and be replaced."""
+        super().bind(path)
+        os.unlink(path)
+        os.symlink(self.leads_to, path)
+
+
 @contextmanager
 def opened(
     run_dir: Path,
@@ -151,6 +163,18 @@ def test_the_shared_socket_has_its_mode_and_group(tmp_path: Path) -> None:
         assert mode(tmp_path / "run" / "kheishd.sock") == 0o600
     with pytest.raises(KeyError), opened(tmp_path / "run", SharedListen(path, group="no such group")):
         pass
+
+
+def test_a_shared_socket_that_is_swapped_changes_no_other_file(tmp_path: Path) -> None:
+    """Its mode and group are not given to what a link in its place leads to."""
+    precious = tmp_path / "precious"
+    precious.touch(0o600)
+    path = tmp_path / "shared.sock"
+    with Swapped(socket.AF_UNIX) as listening:
+        listening.leads_to = precious
+        with pytest.raises((SocketInUse, OSError), match=r"something else|symbolic links"):
+            listeners._bind(listening, str(path), SharedListen(path, 0o666))
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:"), ("::1", "[::1]:")])
