@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from kheishd.core.strict import Problem, problems
 from protocol.ids import ID_PATTERN
-from protocol.limits import AGENT_FILE_BYTES_MAX
+from protocol.limits import AGENT_FILE_BYTES_MAX, MODEL_BYTES_MAX, PATH_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
 from protocol.objects.session import Allowed, PermissionMode
 
@@ -23,6 +23,7 @@ DEFAULT_INSTRUCTIONS: Final = (
     "Say so when you do not know something or cannot do it."
 )
 
+_LISTS: Final = ("tools", "skills", "mcp", "members")
 _FENCE: Final = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
@@ -31,10 +32,10 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     description: Annotated[str, Meta(max_length=1024)] = ""
     route: str | None = None
-    model: str | None = None
+    model: Annotated[str, Meta(max_length=MODEL_BYTES_MAX)] | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     permission_mode: PermissionMode | None = None
-    workspace: str | None = None
+    workspace: Annotated[str, Meta(max_length=PATH_BYTES_MAX)] | None = None
     persona: str | None = None
     tools: Allowed = None
     skills: Allowed = None
@@ -107,7 +108,7 @@ def _divided(text: str) -> tuple[str | None, str]:
 
 def _front_matter(text: str) -> FrontMatter:
     table, lines = _yaml_mapping(text)
-    found = [*problems(FrontMatter, table), *_unsayable(table)]
+    found = [*problems(FrontMatter, table), *_unsayable(table), *_oversized(table)]
     if found:
         raise DefinitionError([(_line(problem, lines), str(problem)) for problem in found])
     return msgspec.convert(table, FrontMatter)
@@ -124,6 +125,14 @@ def _unsayable(table: dict[str, Any]) -> Iterator[Problem]:
             yield Problem((name,), "half of a surrogate pair, which is no character")
         except (TypeError, RecursionError):
             pass  # Not what belongs there, which is said otherwise.
+
+
+def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
+    """Lists that every event of a session would write again: with them, a long answer could not be kept."""
+    sizes = {name: len(str(table[name]).encode()) for name in _LISTS if isinstance(table.get(name), list)}
+    if sum(sizes.values()) > SCOPE_BYTES_MAX:
+        longest = max(sizes, key=lambda name: sizes[name])
+        yield Problem((longest,), f"the lists of names take more than {SCOPE_BYTES_MAX} bytes together")
 
 
 def _line(problem: Problem, lines: dict[str, int]) -> int:

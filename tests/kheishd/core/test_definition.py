@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.definition import DefinitionError, built_in, parse, route_line
-from protocol.limits import AGENT_FILE_BYTES_MAX
+from protocol.limits import AGENT_FILE_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
 
 REVIEWER = b"""\
@@ -97,6 +97,15 @@ def test_a_mistake_has_a_line(content: bytes, line: int, words: str) -> None:
     found = refused(content)
     assert found[0][0] == line
     assert words in found[0][1]
+
+
+def test_lists_have_the_limit_of_a_scope() -> None:
+    """Each event of a session writes its record again, lists and all."""
+    some, many = (", ".join(f"tool_{n:06}" for n in range(count)) for count in (200, 4_500))
+    assert parse("a", f"---\ntools: [{some}]\n---\nx".encode(), "a.md").tools is not None
+    with pytest.raises(DefinitionError, match=str(SCOPE_BYTES_MAX)) as caught:
+        parse("a", f"---\nskills: []\ntools: [{many}]\n---\nx".encode(), "a.md")
+    assert caught.value.found[0][0] == 3
 
 
 def test_a_name_nobody_could_address() -> None:
