@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from msgspec import Struct
 
+from kheishd.store.commit import GONE
 from kheishd.store.tables import CONVERSATIONS, RUNS, RUNS_READY, SESSIONS, TOKENS
 from protocol.limits import MIB
 from protocol.objects.daemon import Counts, Disk, Status
@@ -173,7 +174,8 @@ class DaemonControl:
         path = self._state.store.directory
         with self._state.read() as store:
             used_bytes = store.used_bytes
-        room = os.statvfs(path)
+        # Where the directory is gone, its place in the home's file system has to do.
+        room = os.statvfs(path if path.exists() else self._vitals.home.anchor)
         return Disk(
             path=str(path),
             used_bytes=used_bytes,
@@ -184,6 +186,8 @@ class DaemonControl:
 
     def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
         vitals, runtime = self._vitals, self._holder.current()
+        if not self._state.store.in_place:
+            yield GONE
         if disk.free_bytes < DISK_FREE_BYTES_LOW:
             yield (
                 f"the disk of {disk.path} is nearly full ({disk.free_bytes // MIB} MiB free); "

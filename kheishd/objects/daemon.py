@@ -54,7 +54,7 @@ async def backup(call: Call, params: Backup) -> BackedUp:
 
     Errors: PathRefused, StorageFull; then nothing is left at the path.
     """
-    path = backup_path(params.path, Path(call.control.status().disk.path))
+    path = backup_path(params.path, call.state.store.directory)
     started = time.monotonic()
     cursor = await call.state.backup(path)
     return BackedUp(

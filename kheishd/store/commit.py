@@ -9,7 +9,9 @@ How a group is settled:
    itself (every page touched is copied), which is why it is not the first thing tried.
 4. The disk is full: nothing was changed; each runs again in a transaction and a commit of its own, and
    learns its own fate.
-5. The disk failed in any other way: it is not known what is on it. Nothing is written any more, by
+5. The data file has been removed or replaced under us: what is committed goes where nobody will find it, so
+   nobody is told that it is kept. The daemon lives on, since a backup of what it holds is all there is left.
+6. The disk failed in any other way: it is not known what is on it. Nothing is written any more, by
    anybody; the daemon is to stop, and to start again from what the disk really holds.
 
 Nobody is told anything before the commit: what one refused may rest on what another did in the group.
@@ -21,7 +23,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import lmdb
 from msgspec import Struct
@@ -40,6 +42,12 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
 # The most that one commit writes: everything its members may, and as much again for the pages between.
 _COMMIT_BYTES = 2 * UPDATE_GROUP_MAX * UPDATE_BYTES_MAX
+
+
+GONE: Final = (
+    "the store's data file was removed or replaced while the daemon runs; nothing is written any more. Make "
+    "a backup with 'kheishctl daemon backup' before the daemon is stopped, and restore that"
+)
 
 
 class Job(Struct, Generic[T], eq=False):
@@ -94,6 +102,7 @@ class Committer:
         self.failure: str | None = None
         self._environment = environment
         self._heads = Heads()
+        self._file = _file_of(environment.directory)
 
     def settle(self, jobs: list[Job[Any]]) -> frozenset[str]:
         """Run the jobs and commit what they did: each then has its value or its error.
@@ -106,9 +115,16 @@ class Committer:
             rung = self._commit(jobs)
         except BaseException as error:
             return self._trouble(jobs, error)
+        if not self.in_place:
+            return _refuse(jobs, GONE)
         if rung:
             self.full = False
         return frozenset(rung)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the data file is still the one that its name leads to."""
+        return _file_of(self._environment.directory) == self._file
 
     def _trouble(self, jobs: list[Job[Any]], error: BaseException) -> frozenset[str]:
         full = _is_full(error, self._environment.directory)
@@ -196,9 +212,18 @@ class Committer:
         job.error = error
 
 
-def _refuse(jobs: list[Job[Any]]) -> frozenset[str]:
+def _file_of(directory: Path) -> tuple[int, int] | None:
+    """Which file the data file is; None if there is none."""
+    try:
+        found = (directory / DATA).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refuse(jobs: list[Job[Any]], why: str | None = None) -> frozenset[str]:
     for job in jobs:
-        job.error = StorageFailed()
+        job.error = StorageFailed(why)
     return frozenset()
 
 

@@ -96,7 +96,10 @@ class Store:
     @property
     def file_bytes(self) -> int:
         """What the data file takes."""
-        return (self.directory / DATA).stat().st_size
+        try:
+            return (self.directory / DATA).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def map_bytes(self) -> int:
@@ -107,6 +110,11 @@ class Store:
     def full(self) -> bool:
         """Whether the newest write was refused for want of room."""
         return self._committer.full
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the data file is still where it was; without it nothing is kept."""
+        return self._committer.in_place
 
     @property
     def failure(self) -> str | None:

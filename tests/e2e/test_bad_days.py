@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemons import Client, Daemon
+from tests.support.daemons import Client, Daemon, RpcError, run_kheishd
 
 MIB = 2**20
 NOBODY = 65534
@@ -220,6 +220,23 @@ def test_a_full_disk_refuses_writes_serves_reads_and_recovers(home: Path) -> Non
         for run in daemon.call("run.list", limit=500)["runs"]:
             assert daemon.call("run.wait", run_id=run["run_id"])["status"] == "completed"
         assert daemon.call("daemon.doctor", deep=True)["findings"] == []
+
+
+def test_a_store_that_is_removed_is_saved_by_a_backup(daemon: Daemon) -> None:
+    """From then on nothing is acknowledged; what was acknowledged before is in a backup made in time."""
+    said = daemon.say("before it was removed")
+    shutil.rmtree(daemon.home / "state")
+    with pytest.raises(RpcError) as refused:
+        daemon.say("after it")
+    assert refused.value.reason == "storage_failed"
+    assert any("backup" in warning for warning in daemon.call("daemon.status")["warnings"])
+    rescued = daemon.home.parent / "rescued"
+    daemon.call("daemon.backup", path=str(rescued))
+    assert daemon.stop() == 0
+    assert run_kheishd(daemon.home, "restore", str(rescued)).returncode == 0
+    daemon.restart()
+    assert daemon.call("run.get", run_id=said["run_id"])["output"] == said["output"]
+    assert daemon.call("daemon.doctor", deep=True)["findings"] == []
 
 
 def _fill(descriptor: int) -> None:

@@ -1,5 +1,6 @@
 """What the daemon says of itself, and how it is asked to stop."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ async def test_warnings_say_what_to_do(
     words = ["nearly full", "config.toml:1: no", "skipped x", "route 'broken' is not ready", "ended without"]
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+async def test_a_store_whose_files_are_gone_is_still_told_of(
+    full_state: State, nursery: trio.Nursery
+) -> None:
+    """How the daemon is can be asked, and the first thing it says is how to save what there is."""
+    shutil.rmtree(full_state.store.directory)
+    status = make(full_state, nursery).status()
+    assert "backup" in status.warnings[0]
+    assert status.disk.file_bytes == 0
+    assert status.counts.sessions == 4
 
 
 async def test_a_parked_run_is_shown(full_state: State, nursery: trio.Nursery) -> None:

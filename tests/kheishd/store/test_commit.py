@@ -217,6 +217,21 @@ def test_on_a_full_disk_each_learns_its_own_fate(small: Bench) -> None:
     assert small.feed() == [(1, "ses_a"), (2, "ses_b")]
 
 
+def test_nothing_is_kept_where_nobody_will_find_it(store_dir: Path) -> None:
+    """The data file was removed: whoever writes is told, and what there was can still be read."""
+    bench = Bench(store_dir)
+    bench.settle(say("ses_a"))
+    assert bench.committer.in_place
+    shutil.rmtree(store_dir)
+    jobs, rung = bench.settle(say("ses_a"), say("ses_b"))
+    assert [type(job.error) for job in jobs] == [StorageFailed, StorageFailed]
+    assert "backup" in str(jobs[0].error)
+    assert rung == frozenset()
+    assert not bench.committer.in_place
+    assert bench.committer.failure is None, "the daemon lives on, for a backup"
+    assert bench.feed()[0] == (1, "ses_a")
+
+
 def test_full_is_said_and_passes(small: Bench) -> None:
     """While it is full reads are served and that is said; when there is room again, writing resumes."""
     small.settle(say("ses_a"))
