@@ -2,8 +2,10 @@
 
 import re
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from hashlib import blake2b, shake_256
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -11,10 +13,17 @@ from protocol.errors import InvalidParams
 from protocol.ids import ID_PATTERN
 from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
 
+if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
+
 V = TypeVar("V")
 
 # 19 digits are less than the 64 bits of a key.
 _CURSOR = re.compile(r"[0-9]{1,19}")
+
+# What begins a veiled mark, as no id does, and how much tells it from one that was made up.
+VEIL = "+"
+SALT_BYTES = 8
 
 # How often a page looks at the clock.
 _ROWS_A_LOOK = 16
@@ -44,6 +53,46 @@ def not_a_mark() -> InvalidParams:
 def last_part(key: tuple[Any, ...]) -> str:
     """The last part of a key, as text: what names a row where the parts before it are fixed."""
     return str(key[-1])
+
+
+class Marks:
+    """Where pages of ids begin, as one caller is told it.
+
+    A page ends where enough was examined, and that may be a row that the caller's token does not cover: its
+    id, which its owner may have chosen, is none of the caller's business. So who is limited gets it veiled,
+    by a key that only the daemon has.
+    """
+
+    def __init__(self, call: "Call") -> None:
+        self._key = b"" if call.caller.unlimited else call.state.store.identity.encode()
+
+    def of(self, key: tuple[Any, ...]) -> str:
+        """The mark of a row, by the last part of its key."""
+        text = last_part(key)
+        if not self._key:
+            return text
+        salt = self._salt(text.encode())
+        return VEIL + urlsafe_b64encode(salt + self._veil(salt, text.encode())).decode().rstrip("=")
+
+    def after(self, mark: str | None) -> str | None:
+        """The id that a mark is of. Errors: InvalidParams for what no page gave."""
+        if mark is None or not self._key or not mark.startswith(VEIL):
+            return id_after(mark)
+        try:
+            veiled = urlsafe_b64decode(mark[len(VEIL) :] + "==")
+            text = self._veil(veiled[:SALT_BYTES], veiled[SALT_BYTES:])
+            if self._salt(text) == veiled[:SALT_BYTES]:
+                return id_after(text.decode())
+        except ValueError:
+            pass
+        raise not_a_mark()
+
+    def _salt(self, text: bytes) -> bytes:
+        return blake2b(text, key=self._key, digest_size=SALT_BYTES).digest()
+
+    def _veil(self, salt: bytes, text: bytes) -> bytes:
+        stream = shake_256(self._key + salt).digest(len(text))
+        return bytes(one ^ other for one, other in zip(text, stream, strict=True))
 
 
 def page_of(

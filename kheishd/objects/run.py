@@ -7,7 +7,7 @@ import trio
 from kheishd.core.run import Cancel, decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import Fold, origin_of
-from kheishd.objects.paging import cursor_after, id_after, page_of
+from kheishd.objects.paging import Marks, cursor_after, last_part, page_of
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.errors import RunNotFound, SessionNotFound
 from protocol.events import MessageAppended, decode_event
@@ -92,22 +92,18 @@ def list_(call: Call, params: RunListParams) -> RunList:
                 raise SessionNotFound(
                     f"there is no session '{params.session_id}'", field="$.params.session_id"
                 )
-            rows_of_session = store.scan(
-                RUNS_BY_SESSION, params.session_id, after=_after(params), reverse=reverse
-            )
+            cursor = cursor_after(params.after)
+            beyond: Any = None if cursor is None else (params.session_id, cursor)
+            rows_of_session = store.scan(RUNS_BY_SESSION, params.session_id, after=beyond, reverse=reverse)
             found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
+            mark = last_part
         else:
-            found = store.scan(RUNS, after=_after(params), reverse=reverse)
-        chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run))
+            marks = Marks(call)
+            run_id = marks.after(params.after)
+            found = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
+            mark = marks.of
+        chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run), mark)
         return RunList(chosen, following)
-
-
-def _after(params: RunListParams) -> tuple[Any, ...] | None:
-    if params.after is None:
-        return None
-    if params.session_id is None:
-        return (id_after(params.after),)
-    return (params.session_id, cursor_after(params.after))
 
 
 def _wanted(store: "Snapshot", call: Call, params: RunListParams, run: Run) -> bool:

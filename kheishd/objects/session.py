@@ -12,7 +12,7 @@ from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.bounds import bounds_of
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
-from kheishd.objects.paging import id_after, page_of
+from kheishd.objects.paging import Marks, page_of
 from kheishd.objects.run import request_stop, settled
 from kheishd.objects.sending import (
     Sending,
@@ -173,7 +173,8 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
     """List sessions by id, which is by time for those the daemon named."""
     reverse = params.order == "newest"
     with call.state.read() as store:
-        mark = id_after(params.after)
+        marks = Marks(call)
+        mark = marks.after(params.after)
         if params.parent_session_id is None:
             found: Any = store.scan(SESSIONS, after=(mark,) if mark else None, reverse=reverse)
         else:
@@ -181,7 +182,7 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
             beyond = (parent, mark) if mark else None
             children = store.scan(CHILDREN, parent, after=beyond, reverse=reverse)
             found = ((key, store.get(SESSIONS, key[1])) for key, _ in children)
-        chosen, following = page_of(found, params.limit, lambda row: _wanted(call, params, row))
+        chosen, following = page_of(found, params.limit, lambda row: _wanted(call, params, row), marks.of)
     return SessionList(chosen, following)
 
 

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 from itertools import count
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kheishd.objects.paging import cursor_after, id_after, page_of
+from kheishd.kernel.call import Call, Caller
+from kheishd.kernel.state import State
+from kheishd.objects.paging import Marks, cursor_after, id_after, page_of
+from kheishd.store.writer import Store
 from protocol.errors import InvalidParams
+from protocol.ids import ID_PATTERN
 from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
 
 
@@ -93,3 +99,35 @@ def test_marks_are_checked() -> None:
             with pytest.raises(InvalidParams) as refused:
                 check(after)
             assert refused.value.field == "$.params.after"
+
+
+def marks(state: State, *, limited: bool) -> Marks:
+    """The marks of a caller."""
+    caller = Caller("token:t", frozenset(), agents=frozenset(("a",)) if limited else None)
+    return Marks(cast("Call", SimpleNamespace(caller=caller, state=state)))
+
+
+@given(text=st.from_regex(ID_PATTERN, fullmatch=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mark_tells_a_limited_caller_nothing(store: Store, text: str) -> None:
+    """It may be of a row that is not its own; it leads to where the page ended all the same."""
+    state = cast("State", SimpleNamespace(store=store))
+    plain, veiled = (marks(state, limited=limited) for limited in (False, True))
+    assert plain.of(("s", text)) == text == plain.after(text)
+    mark = veiled.of(("s", text))
+    assert len(text) < 8 or text not in mark
+    assert veiled.after(mark) == text
+    assert mark == marks(state, limited=True).of((text,))
+    # An id that one knows is a mark, too.
+    assert veiled.after(text) == text
+    assert (veiled.after(None), plain.after(None)) == (None, None)
+
+
+@pytest.mark.parametrize("after", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
+def test_a_veiled_mark_that_no_page_gave(store: Store, after: str) -> None:
+    """Is refused, and leads nowhere."""
+    state = cast("State", SimpleNamespace(store=store))
+    for limited in (True, False):
+        with pytest.raises(InvalidParams) as caught:
+            marks(state, limited=limited).after(after)
+        assert caught.value.field == "$.params.after"

@@ -226,6 +226,31 @@ async def test_session_list_ok(idle: Household) -> None:
         assert isinstance(await idle.refused("session.list", after=after), InvalidParams)
 
 
+@pytest.mark.parametrize(("method", "plural"), [("session.list", "sessions"), ("run.list", "runs")])
+async def test_a_page_names_nothing_that_is_not_covered(
+    idle: Household, monkeypatch: pytest.MonkeyPatch, method: str, plural: str
+) -> None:
+    """A page may end at a row of somebody else: where the next begins does not say which."""
+    monkeypatch.setattr("kheishd.objects.paging.PAGE_EXAMINED_MAX", 2)
+    mine = []
+    for number in range(9):
+        sent = await idle.send(agent="critic" if number % 4 else "default", sender=f"s{number}")
+        mine += [sent[f"{plural[:-1]}_id"]] * (number % 4 == 0)
+    limited = await idle.limited(agents=["default"])
+    marks, found = [], []
+    after: dict[str, str] = {}
+    while True:
+        page = await limited.call(method, order="oldest", **after)
+        found += [row[f"{plural[:-1]}_id"] for row in page[plural]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+        marks.append(page["next"])
+    assert found == mine
+    assert len(marks) == 4
+    assert not any(mark.startswith(("ses_", "run_")) for mark in marks)
+
+
 async def test_session_list_ok_children(idle: Household) -> None:
     """Those of one parent; ended ones only where they are asked for."""
     for number, parent in (("p", None), ("a", "p"), ("b", "p"), ("c", "a")):
