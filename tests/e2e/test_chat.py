@@ -247,4 +247,6 @@ def test_a_signal_leaves_the_terminal_whole(daemon: Daemon, chat: Chat) -> None:
     terminal.sees("a new conversation")
     terminal.signal(signal.SIGTERM)
     assert terminal.ends() == 0
-    assert terminal.raw.rstrip().endswith("\x1b[?2004l")
+    # Whatever was switched on was switched off after it: bracketed paste, and a hidden cursor.
+    for on, off in (("\x1b[?2004h", "\x1b[?2004l"), ("\x1b[?25l", "\x1b[?25h")):
+        assert terminal.raw.rfind(off) > terminal.raw.rfind(on)
