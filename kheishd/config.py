@@ -22,8 +22,8 @@ from protocol.ids import Id
 from protocol.limits import MIB
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
+from protocol.objects.permission import PermissionMode
 from protocol.objects.route import Driver
-from protocol.objects.session import PermissionMode
 
 BUILT_IN_ROUTE = "offline"
 BUILT_IN_AGENT = "default"

@@ -211,6 +211,42 @@ class RequestNotFound(NotFound, reason="request_not_found"):
     """This connection has no open request of that id; perhaps it was already answered."""
 
 
+class ApprovalNotFound(NotFound, reason="approval_not_found"):
+    """No approval has that id; 'kheishctl approval list' shows those that wait."""
+
+
+class QuestionNotFound(NotFound, reason="question_not_found"):
+    """No question has that id; 'kheishctl question list' shows those that wait."""
+
+
+class IndoubtNotFound(NotFound, reason="indoubt_not_found"):
+    """No call in doubt has that id; 'kheishctl indoubt list' shows those that are open."""
+
+
+class GrantNotFound(NotFound, reason="grant_not_found"):
+    """No grant has that id there; 'kheishctl permission list' shows those there are."""
+
+
+class TaskNotFound(NotFound, reason="task_not_found"):
+    """The session has no task of that id; 'kheishctl task list' shows those there are."""
+
+
+class NothingToSteer(Conflict, reason="nothing_to_steer"):
+    """No run is in flight; send the message instead."""
+
+
+class ApprovalResolved(Conflict, reason="approval_resolved"):
+    """Somebody has answered already; the first answer counts."""
+
+
+class QuestionClosed(Conflict, reason="question_closed"):
+    """The question was answered or taken back already."""
+
+
+class IndoubtSettled(Conflict, reason="indoubt_settled"):
+    """Somebody has settled it already."""
+
+
 class RunAlreadyEnded(Conflict, reason="run_already_ended"):
     """The run has ended; start another or read its journal."""
 
@@ -243,6 +279,14 @@ class CursorPruned(Gone, reason="cursor_pruned"):
     """The history before that cursor was pruned; read from the first cursor that is kept."""
 
 
+class ApprovalExpired(Gone, reason="approval_expired"):
+    """Nobody answered in time and the call was denied; the agent may ask again."""
+
+
+class QuestionExpired(Gone, reason="question_expired"):
+    """Nobody answered in time and the run was cancelled."""
+
+
 class MessageTooLarge(TooLarge, reason="message_too_large"):
     """The message is over 16 MiB; send large content as assets."""
 
@@ -269,6 +313,14 @@ class ScopeWouldWiden(Refused, reason="scope_would_widen"):
 
 class TooDeep(Refused, reason="too_deep"):
     """Sessions nest 16 deep at most; make the new one a child of one further up."""
+
+
+class AnswerInvalid(Refused, reason="answer_invalid"):
+    """The answers do not fit the questions; 'kheishctl question show' lists keys and options."""
+
+
+class ToolInputInvalid(Refused, reason="tool_input_invalid"):
+    """The changed input does not fit the tool's schema."""
 
 
 class NotSupported(Refused, reason="not_supported"):

@@ -14,8 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from protocol.ids import Cursor
-from protocol.objects.run import Outcome, Pinned, RunError
-from protocol.objects.session import CapabilityScope, PermissionMode
+from protocol.objects.approval import Preview, Remember
+from protocol.objects.permission import Grant, PermissionMode, Verdict
+from protocol.objects.question import Answer, Question
+from protocol.objects.run import CallOutcome, Outcome, Pinned, RunError
+from protocol.objects.session import CapabilityScope
 from protocol.objects.token import TokenGrant
 from protocol.transcript import InputItem, Message, Usage
 
@@ -215,6 +218,156 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     model: str | None = None
 
 
+class CallsJudged(Event, frozen=True, tag="calls_judged"):
+    """Calls of the newest message were judged, before any of them ran. The audit of permissions."""
+
+    item_id: str
+    verdicts: list[Verdict]
+
+
+class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
+    """A call waits for a person's yes or no; ``number`` is which of its message, from 0."""
+
+    approval_id: str
+    call_id: str
+    tool: str
+    number: int
+    message_cursor: Cursor
+    subject: str = ""
+    reason: str = ""
+    preview: Preview | None = None
+    expires_at_ms: int | None = None
+    agent: str = ""
+    sender: str | None = None
+
+
+class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):
+    """Somebody answered an approval. ``grant``: what is remembered of it, by the run or its session."""
+
+    approval_id: str
+    call_id: str
+    decision: Literal["allow", "deny"]
+    updated_input: dict[str, Any] | None = None
+    reason: str = ""
+    justification: str = ""
+    remember: Remember = "once"
+    grant: Grant | None = None
+
+
+class ApprovalLapsed(Event, frozen=True, tag="approval_lapsed"):
+    """An approval is no longer asked for. ``withdrawn``: the run ended; ``renewed``: it is asked anew."""
+
+    approval_id: str
+    call_id: str
+    how: Literal["expired", "withdrawn", "renewed"]
+
+
+class QuestionAsked(Event, frozen=True, tag="question_asked"):
+    """A call asks a person something; the answer will be its result."""
+
+    question_id: str
+    call_id: str
+    questions: list[Question]
+    expires_at_ms: int | None = None
+    agent: str = ""
+    sender: str | None = None
+
+
+class QuestionAnswered(Event, frozen=True, tag="question_answered"):
+    """Somebody answered, or declined to."""
+
+    question_id: str
+    call_id: str
+    answers: list[Answer] = []
+    declined: bool = False
+    justification: str = ""
+
+
+class QuestionLapsed(Event, frozen=True, tag="question_lapsed"):
+    """A question is no longer asked."""
+
+    question_id: str
+    call_id: str
+    how: Literal["cancelled", "expired", "withdrawn"]
+    justification: str = ""
+
+
+class ToolCalled(Event, frozen=True, tag="tool_called"):
+    """A call begins; written before it does anything. ``evidence`` tells later whether it took effect."""
+
+    call_id: str
+    tool: str
+    attempt: int = 1
+    evidence: dict[str, Any] = {}
+
+
+class ToolObserved(Event, frozen=True, tag="tool_observed"):
+    """More evidence about a call that has begun, such as its process id."""
+
+    call_id: str
+    evidence: dict[str, Any]
+
+
+class ToolReturned(Event, frozen=True, tag="tool_returned"):
+    """A call has its one result. ``text`` is what the model reads; all of it is what ``blob`` names.
+
+    ``how``: ``returned``, ``failed``, ``denied`` (it never ran), ``in_doubt``, ``stopped`` or ``answered``
+    (by a person).
+    """
+
+    call_id: str
+    tool: str
+    how: CallOutcome
+    text: str
+    is_error: bool = False
+    blob: str | None = None
+    bytes: int | None = None
+    took_ms: int | None = None
+
+
+class CallDoubted(Event, frozen=True, tag="call_doubted"):
+    """The daemon died while a call ran, and nobody can tell whether it took effect."""
+
+    indoubt_id: str
+    call_id: str
+    tool: str
+    number: int
+    message_cursor: Cursor
+    called_at_ms: int
+    note: str = ""
+    evidence: dict[str, Any] = {}
+    agent: str = ""
+    sender: str | None = None
+
+
+class DoubtSettled(Event, frozen=True, tag="doubt_settled"):
+    """What became of a call in doubt. ``note`` is what the model is told."""
+
+    indoubt_id: str
+    call_id: str
+    tool: str
+    outcome: Literal["done", "not_done"]
+    justification: str = ""
+    note: str = ""
+
+
+class CallProbed(Event, frozen=True, tag="call_probed"):
+    """The daemon died in a call, and the tool's probe found that it took no effect: it runs again."""
+
+    call_id: str
+    tool: str
+    note: str = ""
+    evidence: dict[str, Any] = {}
+
+
+class Steered(Event, frozen=True, tag="steered"):
+    """Somebody said something to the run in flight; the model reads it before its next answer."""
+
+    steer_id: str
+    items: list[InputItem]
+    sender: str | None = None
+
+
 class RunReleased(Event, frozen=True, tag="run_released"):
     """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
 
@@ -262,6 +415,20 @@ JournalEvent = (
     | ModelAsked
     | ModelFailed
     | MessageAppended
+    | CallsJudged
+    | ApprovalRequested
+    | ApprovalAnswered
+    | ApprovalLapsed
+    | QuestionAsked
+    | QuestionAnswered
+    | QuestionLapsed
+    | ToolCalled
+    | ToolObserved
+    | ToolReturned
+    | CallDoubted
+    | DoubtSettled
+    | CallProbed
+    | Steered
     | RunReleased
     | CancelRequested
     | RunEnded

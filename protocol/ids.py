@@ -27,6 +27,14 @@ INPUT = "inp"
 ITEM = "itm"
 TOKEN = "tok"
 SUBSCRIPTION = "sub"
+APPROVAL = "apr"
+QUESTION = "qst"
+INDOUBT = "dbt"
+GRANT = "grt"
+STEER = "str"
+TASK = "tsk"
+OUTPUT = "out"
+ARTIFACT = "art"
 
 
 # Two characters at a time: 26 characters are 130 bits, the 128 of an id and two zeros. The standard

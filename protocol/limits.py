@@ -106,3 +106,38 @@ TOKENS_MAX = 10_000
 
 # Where a caller may wait, and for how long: a day. Longer waiting is asking again.
 WAIT_SECONDS_MAX = 24 * 3600
+
+# One message of a model may ask for so many tools; a batch of more is refused whole, call by call. They are
+# judged 32 at a time, for each verdict and each approval is a few hundred bytes of one transaction.
+CALLS_MAX = 256
+CALLS_JUDGED_AT_ONCE = 32
+PARALLEL_CALLS_MAX = 16
+
+# Names that models and tools give themselves. A call's id stands in every event about it.
+TOOL_BYTES_MAX = 128
+CALL_ID_BYTES_MAX = 128
+SUBJECT_BYTES_MAX = 1 * KIB
+
+# What a tool takes and gives. 16 MiB is a large log; of it the model reads 32 KiB at once (about 8,000
+# tokens), and the rest stands in a blob. As JSON those can be six times as long: 192 KiB fit a transaction.
+TOOL_INPUT_BYTES_MAX = 16 * MIB
+TOOL_OUTPUT_BYTES_MAX = 16 * MIB
+TOOL_TEXT_BYTES_MAX = 32 * KIB
+EVIDENCE_BYTES_MAX = 4 * KIB
+
+# What a person is shown of one call, and what 32 approvals of one transaction hold together.
+PREVIEW_BYTES_MAX = 16 * KIB
+PREVIEWS_BYTES_MAX = 64 * KIB
+
+# Rules and grants are read at every judgement and stand in records that many events write again.
+RULES_MAX = 64
+GRANT_USES_MAX = 1_000_000
+RESOLUTIONS_MAX = 256
+
+# Questions to a person: what fits a screen.
+QUESTIONS_MAX = 4
+QUESTION_OPTIONS_MAX = 8
+ANSWER_TEXT_BYTES_MAX = 16 * KIB
+
+# Messages that wait for the next model call of a run.
+STEERS_MAX = 64

@@ -16,7 +16,8 @@ from kheishd.core.strict import Problem, problems
 from protocol.ids import ID_PATTERN
 from protocol.limits import AGENT_FILE_BYTES_MAX, MODEL_BYTES_MAX, PATH_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
-from protocol.objects.session import Allowed, PermissionMode
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import Allowed
 
 DEFAULT_INSTRUCTIONS: Final = (
     "You are a helpful, careful assistant. Answer plainly and concretely. "

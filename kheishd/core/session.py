@@ -21,7 +21,8 @@ from protocol.events import (
     SessionRenamed,
     SessionUpdated,
 )
-from protocol.objects.session import CapabilityScope, PermissionMode, Session
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import CapabilityScope, Session
 
 
 def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> Session:

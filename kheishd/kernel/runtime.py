@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from protocol.objects.definition import Definition
+from protocol.objects.permission import PermissionMode
 from protocol.objects.route import Driver
 from protocol.objects.run import Pinned
-from protocol.objects.session import PermissionMode
 from protocol.transcript import Item, Message, Usage
 
 

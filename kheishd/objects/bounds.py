@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from kheishd.core.session import narrowest, narrowest_mode
 from kheishd.store.tables import SESSIONS
 from protocol.objects.definition import Definition
-from protocol.objects.session import CapabilityScope, PermissionMode, Session
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import CapabilityScope, Session
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime

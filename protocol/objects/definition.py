@@ -7,7 +7,8 @@ from msgspec import Struct
 from protocol.errors import AgentNotFound
 from protocol.method import Method, Page, Params
 from protocol.objects.conversation import Agent
-from protocol.objects.session import Allowed, PermissionMode
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import Allowed
 
 
 class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):

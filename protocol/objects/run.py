@@ -15,6 +15,7 @@ from protocol.limits import (
     WAIT_SECONDS_MAX,
 )
 from protocol.method import Method, Mutation, Page, Params
+from protocol.objects.permission import Grant, Rule
 from protocol.transcript import InputItem, Usage
 
 Status = Literal[
@@ -36,6 +37,33 @@ ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrup
 """The statuses that never change again."""
 SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_question"}
 """The statuses in which nothing more happens without a person."""
+
+
+CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
+CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
+"""``new``: not judged. ``ready``: to be run. ``asked``, ``questioned``: a person is to answer. ``called``: it
+runs. ``doubted``: the daemon died while it ran. ``returned``: it has its result."""
+
+
+class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool call of the newest message, until all calls of that message have their results.
+
+    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is where its
+    input was changed by an approval; else its arguments are those of the message. ``binding`` is what an
+    approval was bound to. ``cursor`` is the last event about it.
+    """
+
+    call_id: str
+    tool: str
+    state: CallState
+    parallel: bool = False
+    repeatable: bool = False
+    attempt: int = 0
+    waits_for: str | None = None
+    input_cursor: Cursor | None = None
+    binding: str | None = None
+    approved: bool = False
+    cursor: Cursor = 0
 
 
 class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,7 +103,9 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started and that nothing came of. ``step`` counts the model calls that were answered; ``attempt`` the
     tries of the present one, whose message will be ``item_id``, and ``failures`` those of them that failed
     (a restart makes another try, but uses up no patience). ``output_cursor`` is where the last answer
-    stands in the journal.
+    stands in the journal, ``calls`` are the tool calls in it that are being carried out, in order; none once
+    all have their results. ``steers`` counts what was said to the run and not yet read by its model;
+    ``grants`` are approvals remembered for the rest of the run, ``rules`` those made for it.
     """
 
     run_id: Id
@@ -101,6 +131,10 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_at_ms: int | None = None
     cancel: Literal["cancelled", "interrupted"] | None = None
     output_cursor: Cursor | None = None
+    calls: list[OpenCall] = []
+    steers: int = 0
+    rules: list[Rule] = []
+    grants: list[Grant] = []
     error: RunError | None = None
     usage: Usage = Usage()
 

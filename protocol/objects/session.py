@@ -25,10 +25,10 @@ from protocol.errors import (
 from protocol.ids import Cursor, Id
 from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
+from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import Delivery, ModelName, Name, PathName, SendResult
 from protocol.transcript import InputItem, Message, Usage
 
-PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
 Allowed = list[str] | None
 """Names that may be used: null is everything, an empty list is nothing."""
 
@@ -47,7 +47,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A session as it is kept and shown. Its record is what folding its events gives.
 
     ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
-    ``cursor`` is that of the last event that changed this record.
+    ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``cursor``
+    is that of the last event that changed this record.
     """
 
     session_id: Id
@@ -66,6 +67,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     metadata: dict[str, Any] = {}
     open_runs: list[str] = []
+    rules: list[Rule] = []
+    grants: list[Grant] = []
     first_cursor: Cursor = 0
     cursor: Cursor = 0
     runs: int = 0

@@ -7,7 +7,7 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.session import MODES
-from protocol.objects.session import PermissionMode
+from protocol.objects.permission import PermissionMode
 from tests.support.ctl import Ctl
 
 

@@ -32,7 +32,8 @@ from protocol.events import (
     decode_event,
     encode_line,
 )
-from protocol.objects.session import CapabilityScope, PermissionMode, Session
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import CapabilityScope, Session
 from protocol.transcript import Message, Text, Usage
 from tests.support.machine import accepted
 

@@ -12,7 +12,8 @@ from kheishd.core.session import MODES, narrowest
 from kheishd.objects.bounds import bounds_of
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
-from protocol.objects.session import CapabilityScope, PermissionMode, Session
+from protocol.objects.permission import PermissionMode
+from protocol.objects.session import CapabilityScope, Session
 from tests.support.household import AGENTS, Household, household
 from tests.support.runtimes import make_runtime
 

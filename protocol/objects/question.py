@@ -1,0 +1,145 @@
+"""A question that an agent asks a person: one to four of them together, with options or free text.
+
+The run waits without a task until somebody answers, declines, or the question expires. Declining is an
+answer; cancelling ends the run.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from protocol.errors import (
+    AnswerInvalid,
+    QuestionClosed,
+    QuestionExpired,
+    QuestionNotFound,
+    RunNotFound,
+    SessionNotFound,
+    StorageFull,
+)
+from protocol.ids import Cursor, Id
+from protocol.limits import ANSWER_TEXT_BYTES_MAX, QUESTIONS_MAX, REASON_BYTES_MAX
+from protocol.method import Method, Mutation, Page, Params
+
+QuestionStatus = Literal["pending", "answered", "declined", "cancelled", "expired", "withdrawn"]
+"""``withdrawn``: the run ended before anybody answered."""
+
+
+class Option(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One option; it is chosen by its id."""
+
+    option_id: str
+    label: str
+    description: str = ""
+
+
+class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One question; it is answered by its options, in free text, or both."""
+
+    question: str
+    key: str
+    header: str = ""
+    options: list[Option] = []
+    multi_select: bool = False
+
+
+class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The answer to one question: the ids of the chosen options, free text, or both."""
+
+    key: str
+    selected: list[str] = []
+    text: Annotated[str, Meta(max_length=ANSWER_TEXT_BYTES_MAX)] = ""
+
+
+class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The questions of one call as they are kept, and what came of them. ``by`` is who answered."""
+
+    question_id: Id
+    session_id: Id
+    run_id: Id
+    call_id: str
+    status: QuestionStatus
+    questions: list[Question]
+    asked_at_ms: int
+    cursor: Cursor
+    agent: str = ""
+    sender: str | None = None
+    expires_at_ms: int | None = None
+    closed_at_ms: int | None = None
+    answers: list[Answer] = []
+    by: str | None = None
+    justification: str = ""
+
+
+class QuestionList(Struct, frozen=True):
+    """A page of questions."""
+
+    questions: list[QuestionRequest]
+    next: str | None
+
+
+class QuestionRef(Params, frozen=True, kw_only=True):
+    """Params that name a request."""
+
+    question_id: Id
+
+
+class QuestionListParams(Page, frozen=True, kw_only=True):
+    """Params of ``question.list``: those that wait, oldest first, unless ``status`` says otherwise."""
+
+    session_id: Id | None = None
+    run_id: Id | None = None
+    status: QuestionStatus | Literal["any"] = "pending"
+
+
+class QuestionAnswer(Mutation, frozen=True, kw_only=True):
+    """Params of ``question.answer``: an answer to every question of the request, or ``declined``."""
+
+    question_id: Id
+    answers: Annotated[list[Answer], Meta(max_length=QUESTIONS_MAX)] = []
+    declined: bool = False
+    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+
+
+class QuestionCancel(Mutation, frozen=True, kw_only=True):
+    """Params of ``question.cancel``: nobody will answer, and the run is cancelled."""
+
+    question_id: Id
+    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+
+
+_CHANGE = (QuestionNotFound, QuestionClosed, QuestionExpired, StorageFull)
+
+LIST = Method(
+    "question.list",
+    "query",
+    QuestionListParams,
+    QuestionList,
+    "List questions: those that wait for a person, oldest first.",
+    errors=(SessionNotFound, RunNotFound),
+)
+GET = Method(
+    "question.get", "query", QuestionRef, QuestionRequest, "Show a question.", errors=(QuestionNotFound,)
+)
+ANSWER = Method(
+    "question.answer",
+    "mutation",
+    QuestionAnswer,
+    QuestionRequest,
+    "Answer a question, or decline to; the run goes on.",
+    scope="converse",
+    errors=(*_CHANGE, AnswerInvalid),
+    while_draining=True,
+)
+CANCEL = Method(
+    "question.cancel",
+    "mutation",
+    QuestionCancel,
+    QuestionRequest,
+    "Cancel a question and the run that asked it.",
+    scope="converse",
+    errors=_CHANGE,
+    while_draining=True,
+)
+
+METHODS = (LIST, GET, ANSWER, CANCEL)
