@@ -15,6 +15,7 @@ from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, l
 from kheishd.core import definition
 from kheishd.core.definition import DefinitionError
 from kheishd.home import Home
+from kheishd.hooks.composite import Composite
 from kheishd.kernel.call import Handler
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
@@ -86,6 +87,7 @@ def build_runtime(
         default_route=config.default_route,
         limits=limits,
         models=models(limits),
+        hooks=Composite(()),
         permission_mode=config.permissions.mode,
         workspace_root=_workspace(config, source),
         warnings=tuple(warnings),

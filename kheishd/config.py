@@ -123,6 +123,7 @@ class Runs(Section, frozen=True):
     stream_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 600.0
     inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
     turns_max: Positive = 500
+    approval_expires_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 0.0
     recovery: Literal["resume", "interrupt"] = "resume"
 
 

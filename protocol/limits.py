@@ -111,6 +111,11 @@ WAIT_SECONDS_MAX = 24 * 3600
 # judged 32 at a time, for each verdict and each approval is a few hundred bytes of one transaction.
 CALLS_MAX = 256
 CALLS_JUDGED_AT_ONCE = 32
+
+# What a call adds to the transaction of its message besides itself: some 150 bytes in the run's record and,
+# if it is refused at once, a result of 250.
+CALL_ROOM_BYTES = 400
+
 PARALLEL_CALLS_MAX = 16
 
 # Names that models and tools give themselves. A call's id stands in every event about it.

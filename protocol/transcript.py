@@ -33,12 +33,16 @@ class Thinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defau
     redacted: bool = False
 
 
-class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call"):
-    """A model asks for a tool. ``arguments`` is the JSON object as the model gave it."""
+class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defaults=True):
+    """A model asks for a tool. ``arguments`` is the JSON object as the model gave it.
+
+    ``invalid``: what it gave is no JSON object, and why; then there are no arguments, and the call fails.
+    """
 
     call_id: str
     name: str
     arguments: dict[str, Any]
+    invalid: str | None = None
 
 
 class ToolResult(Struct, frozen=True, tag_field="kind", tag="tool_result", omit_defaults=True):

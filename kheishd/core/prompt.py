@@ -14,17 +14,21 @@ import msgspec
 from msgspec import Struct, field
 
 from protocol.events import (
+    DoubtSettled,
     Envelope,
     InputReceived,
     JournalEvent,
     MessageAppended,
+    ModelAsked,
     RunAccepted,
     RunEnded,
     RunStarted,
+    Steered,
+    ToolReturned,
     TranscriptImported,
     Unknown,
 )
-from protocol.transcript import Item, Message, Text
+from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
 
@@ -35,13 +39,18 @@ CHECKPOINT_EVENTS = 64
 class Transcript(Struct):
     """The messages of a session up to ``cursor``, and the inputs whose runs have not started.
 
-    ``inputs`` is by input id, ``runs`` from run id to input id.
+    ``inputs`` is by input id, ``runs`` from run id to input id. ``calls`` are the calls of the newest
+    message, from id to tool, while not all of them have their ``results``: those enter together, in the
+    order of the calls. ``said`` is what is to be read before the next answer: it enters once no call is open.
     """
 
     cursor: int = 0
     messages: list[Message] = field(default_factory=list)
     inputs: dict[str, Message] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, str] = field(default_factory=dict)
+    results: dict[str, ToolResult] = field(default_factory=dict)
+    said: list[Message] = field(default_factory=list)
 
     def fold(self, envelope: Envelope, event: JournalEvent | Unknown) -> None:
         """Take one event in; events must come in the order of their cursors."""
@@ -56,16 +65,52 @@ class Transcript(Struct):
             case RunStarted():
                 self._begin(run_id)
             case MessageAppended(message=message) | TranscriptImported(message=message):
-                self.messages.append(message)
+                self._append(message)
+            case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
+                self._return(ToolResult(call_id, tool, text, is_error))
+            case Steered(items=items):
+                self.said.append(Message("user", list(items)))
+            case DoubtSettled(note=note) if note:
+                self.said.append(Message("user", [Text(note)]))
+            case ModelAsked():
+                self._read_out()
             case RunEnded():
+                self._read_out()
                 # One that was cancelled while it was queued never came to be said to the model.
                 self.inputs.pop(self.runs.pop(run_id, ""), None)
             case _:
                 pass
 
+    def _append(self, message: Message) -> None:
+        self.messages.append(message)
+        self.results = {}
+        self.calls = {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
+
+    def _return(self, result: ToolResult) -> None:
+        if result.call_id not in self.calls:
+            return
+        self.results[result.call_id] = result
+        if len(self.results) == len(self.calls):
+            self.messages.append(Message("tool", [self.results[call_id] for call_id in self.calls]))
+            self.calls, self.results = {}, {}
+
+    def _close(self) -> None:
+        """A call whose result was never kept, as at the end of an import that was cut there, gets one."""
+        for call_id in list(self.calls):
+            if call_id not in self.results:
+                self._return(ToolResult(call_id, self.calls[call_id], "No result of this was kept.", True))
+
+    def _read_out(self) -> None:
+        """What was said to the model meanwhile: never between a call and its result."""
+        if not self.calls:
+            self.messages += self.said
+            self.said = []
+
     def _begin(self, run_id: str) -> None:
+        self._read_out()
         message = self.inputs.pop(self.runs.get(run_id, ""), None)
         if message is not None:
+            self._close()
             self.messages.append(message)
 
 

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.run import no_such_tool
+from protocol.limits import CALL_ROOM_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall
 
 
@@ -41,8 +41,8 @@ def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
     """The items as far as they fit into ``bytes_max`` bytes of JSON, and whether anything was left out.
 
     Text is cut between characters, and so is thinking that nobody signed; everything else is kept whole
-    or not at all: half a signed thought is no longer what was signed. A call takes the room of its result
-    too, as it may not stand without one.
+    or not at all: half a signed thought is no longer what was signed. A call takes the room of its place in
+    the run's record and of a short result too, as it may not stand without one.
     """
     kept: list[Item] = []
     room = bytes_max
@@ -58,7 +58,7 @@ def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
 
 def _size(item: Item) -> int:
     size = len(msgspec.json.encode(item))
-    return size + len(msgspec.json.encode(no_such_tool(item))) if isinstance(item, ToolCall) else size
+    return size + CALL_ROOM_BYTES if isinstance(item, ToolCall) else size
 
 
 def _cut(item: Item, room: int) -> list[Item]:

@@ -2,34 +2,19 @@
 
 Theory of operation. A run is accepted into its session's line and is *queued* until the runs before it
 have ended. A worker takes it up (``RunStarted``) and from then on asks :func:`due` what the world owes:
-a model call, a pause before the next try, or nothing. Everything the worker does is committed as events
-that :func:`decide` gives, and the record is only ever what :func:`evolve` makes of those events; so a
-worker that wakes after a crash sees what one sees that wakes after a commit.
+a model call, tools to be judged or run, a pause before the next try, or nothing. Everything the worker does
+is committed as events that :func:`decide` gives, and the record is only ever what :func:`evolve` makes of
+those events; so a worker that wakes after a crash sees what one sees that wakes after a commit.
+
+A run that waits for a person is in nobody's hands: the person's answer is a command like any other, and
+makes it *running* again, to be taken up. The calls of its newest message have states of their own, which
+``core/calls.py`` keeps.
 
 ``starts_without_progress`` rises in the commit that starts an effect and returns to 0 with any outcome or
 orderly stop. A run found with 2 is executed with no other beside it, one found with 3 is parked as failed:
 no crash loop is immortal and no neighbour is blamed.
 
-=============== ============ ===============================================
-status          command      leads to
-=============== ============ ===============================================
-queued          Start        running
-                Cancel       cancelled
-                Fail         failed
-running         Start        running, failed, cancelled, interrupted
-                Ask          running
-                Answered     running, completed, failed, cancelled, interrupted
-                Errored      running, failed, cancelled, interrupted
-                Cancel       running
-                Stopped      cancelled, interrupted
-                Release      running
-                Fail         failed, cancelled, interrupted
-                Interrupt    cancelled, interrupted
-waiting         Cancel       waiting
-                Stopped      cancelled, interrupted
-                Fail         failed, cancelled, interrupted
-ended           any          refused: RunAlreadyEnded
-=============== ============ ===============================================
+@TABLE@
 
 What may never live here: a clock, a file, a socket, randomness. They are passed in.
 """
@@ -40,8 +25,34 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core import calls
+from kheishd.core.commands import (
+    Abandon,
+    Answered,
+    Ask,
+    CallTools,
+    Cancel,
+    Command,
+    Errored,
+    Fail,
+    Interrupt,
+    Judge,
+    Lapse,
+    Observe,
+    Release,
+    Renew,
+    Reply,
+    Resolve,
+    Return,
+    Settle,
+    Start,
+    Steer,
+    Stopped,
+)
 from protocol.errors import RunAlreadyEnded
 from protocol.events import (
+    ApprovalLapsed,
+    CallsJudged,
     CancelRequested,
     Envelope,
     JournalEvent,
@@ -52,91 +63,41 @@ from protocol.events import (
     RunEnded,
     RunReleased,
     RunStarted,
+    Steered,
+    ToolCalled,
+    ToolReturned,
 )
+from protocol.limits import CALLS_MAX
 from protocol.objects.run import ENDED, Run, RunError, Status
-from protocol.transcript import Item, Message, ToolCall, ToolResult, Usage
+from protocol.transcript import Item, Message, ToolCall
 
 ALONE_AT = 2
 PARKED_AT = 3
 
-
-# Commands: what a worker or a handler wants done.
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A worker takes the run up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The model is about to be asked; ``item_id`` is for the message it will give."""
-
-    item_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The model answered. ``result_id`` is for the message with the results of its tool calls."""
-
-    items: list[Item]
-    usage: Usage
-    stop_reason: str
-    model: str | None
-    result_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Errored:
-    """The model call failed. ``retry_at_ms`` is when to try again; None: not at all."""
-
-    error: RunError
-    retry_at_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Somebody wants the run stopped."""
-
-    outcome: Literal["cancelled", "interrupted"]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The effect of a run that is to be cancelled has stopped; ``items`` had arrived by then."""
-
-    items: list[Item]
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The worker puts the run down because the daemon stops."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The run cannot go on."""
-
-    error: RunError
-
-
-@dataclass(frozen=True, slots=True)
-class Interrupt:
-    """The run is not to go on after a restart, because the configuration says so."""
-
-    error: RunError
-
-
-Command = Start | Ask | Answered | Errored | Cancel | Stopped | Release | Fail | Interrupt
+_WAITING: Final = (Resolve, Lapse, Reply, Abandon, Steer, Cancel, Stopped, Fail)
 
 ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
-    "queued": (Start, Cancel, Fail),
-    "running": (Start, Ask, Answered, Errored, Cancel, Stopped, Release, Fail, Interrupt),
-    "waiting_for_approval": (Cancel, Stopped, Fail),
-    "waiting_for_user_question": (Cancel, Stopped, Fail),
+    "queued": (Start, Steer, Cancel, Fail),
+    "running": (
+        Start,
+        Ask,
+        Answered,
+        Errored,
+        Judge,
+        Renew,
+        CallTools,
+        Observe,
+        Return,
+        Settle,
+        Steer,
+        Cancel,
+        Stopped,
+        Release,
+        Fail,
+        Interrupt,
+    ),
+    "waiting_for_approval": _WAITING,
+    "waiting_for_user_question": _WAITING,
 }
 """What may be done with a run, by its status; with one that has ended, nothing."""
 
@@ -157,6 +118,27 @@ class AskModel:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeCalls:
+    """These calls, by their places in the run's list, are to be judged."""
+
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """These calls are to run, side by side."""
+
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookInto:
+    """The daemon died in these calls: find out what became of them."""
+
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Nothing until then, on the wall clock."""
 
@@ -168,7 +150,7 @@ class Stop:
     """The effect is to be stopped, and the run ended as somebody asked."""
 
 
-Effect = TakeUp | AskModel | Pause | Stop
+Effect = TakeUp | AskModel | JudgeCalls | Execute | LookInto | Pause | Stop
 
 
 def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
@@ -179,15 +161,29 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
     """
     if run.status in ENDED:
         return None
-    if run.cancel is not None:
+    if held and (places := calls.doubted(run.calls)):
+        # Even of a run that is to be stopped the truth about each call is told.
+        return LookInto(places)
+    left_running = not held and any(call.state in ("called", "doubted") for call in run.calls)
+    if run.cancel is not None and not left_running:
         return Stop()
     if run.status not in ("queued", "running"):
         return None
     if not held:
         return TakeUp(alone=_suspect(run))
+    if run.calls:
+        return _due_calls(run)
     if run.retry_at_ms is not None and run.retry_at_ms > now_ms:
         return Pause(run.retry_at_ms)
     return AskModel()
+
+
+def _due_calls(run: Run) -> Effect | None:
+    if places := calls.to_judge(run.calls):
+        return JudgeCalls(places)
+    if places := calls.to_run(run.calls):
+        return Execute(places)
+    return None
 
 
 def _suspect(run: Run) -> bool:
@@ -213,29 +209,62 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
         case Answered():
             return _answered(run, command)
         case Errored(error, retry_at_ms):
-            if retry_at_ms is None or run.item_id is None:
-                return _failed(run, error)
-            return [
-                ModelFailed(
-                    item_id=run.item_id,
-                    step=run.step + 1,
-                    attempt=run.attempt,
-                    error=error,
-                    retry_at_ms=retry_at_ms,
-                )
-            ]
+            return _errored(run, error, retry_at_ms)
+        case Steer(steer_id, items, sender):
+            return [Steered(steer_id=steer_id, items=items, sender=sender)]
         case Cancel(outcome, reason):
             return _cancel(run, outcome, reason)
-        case Stopped(items):
-            return _stopped(run, items)
-        case Release(reason):
-            return [RunReleased(reason=reason)]
+        case Stopped(items, results):
+            return _stopped(run, items, results)
+        case Release(reason, results):
+            return [*results, RunReleased(reason=reason)]
         case Fail(error):
             return _failed(run, error)
         case Interrupt(error):
-            return [RunEnded(outcome=run.cancel or "interrupted", error=error)]
+            return [
+                *calls.closing(run, died=True),
+                RunEnded(outcome=run.cancel or "interrupted", error=error),
+            ]
+        case _:
+            return _decide_calls(run, command)
+
+
+def _decide_calls(
+    run: Run,
+    command: Judge | Renew | CallTools | Observe | Return | Settle | Resolve | Lapse | Reply | Abandon,
+) -> list[JournalEvent]:
+    match command:
+        case Judge(judgements):
+            assert run.output_item_id is not None, "calls are judged that a message holds"
+            judged = CallsJudged(item_id=run.output_item_id, verdicts=[each.verdict for each in judgements])
+            asks = [each.asks for each in judgements if each.asks is not None]
+            return [judged, *asks, *(each.result for each in judgements if each.result is not None)]
+        case Renew(approval):
+            return [approval]
+        case CallTools(called):
+            return list(called)
+        case Observe(observed):
+            return [observed]
+        case Return(returned, events):
+            return [*events, returned]
+        case Settle(events):
+            return list(events)
+        case Resolve(answers, results):
+            return [*answers, *results]
+        case Lapse(approval_id, result):
+            lapsed = ApprovalLapsed(approval_id=approval_id, call_id=result.call_id, how="expired")
+            return [lapsed, result]
+        case Reply(answer, result):
+            return [answer, result]
+        case Abandon(lapsed, reason):
+            wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", reason=reason)]
+            after = calls.evolve(run, _NOWHERE, lapsed)
+            return [lapsed, *wanted, *calls.closing(after), RunEnded(outcome="cancelled", reason=reason)]
         case _:
             assert_never(command)
+
+
+_NOWHERE: Final = Envelope(cursor=0, at_ms=0)
 
 
 def _ended_how(run: Run) -> str:
@@ -244,11 +273,25 @@ def _ended_how(run: Run) -> str:
 
 def _failed(run: Run, error: RunError) -> list[JournalEvent]:
     # Asked to stop in the moment in which it failed: the wish is honoured, the error is kept.
-    return [RunEnded(outcome=run.cancel or "failed", error=error)]
+    return [*calls.closing(run), RunEnded(outcome=run.cancel or "failed", error=error)]
+
+
+def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[JournalEvent]:
+    if retry_at_ms is None or run.item_id is None:
+        return _failed(run, error)
+    return [
+        ModelFailed(
+            item_id=run.item_id,
+            step=run.step + 1,
+            attempt=run.attempt,
+            error=error,
+            retry_at_ms=retry_at_ms,
+        )
+    ]
 
 
 def _start(run: Run) -> list[JournalEvent]:
-    if run.cancel is not None:
+    if run.cancel is not None and not any(call.state in ("called", "doubted") for call in run.calls):
         return _stopped(run, [])
     if run.starts_without_progress >= PARKED_AT:
         error = RunError(
@@ -256,7 +299,7 @@ def _start(run: Run) -> list[JournalEvent]:
             f"the daemon went down {run.starts_without_progress} times in a row while this run was "
             "working, the last time with no other run beside it; its journal shows what it was doing",
         )
-        return [RunEnded(outcome="failed", error=error)]
+        return [*calls.closing(run, died=True), RunEnded(outcome="failed", error=error)]
     return [RunStarted(start=run.start + 1, alone=_suspect(run))]
 
 
@@ -270,21 +313,27 @@ def _answered(run: Run, command: Answered) -> list[JournalEvent]:
         stop_reason=command.stop_reason,
         model=command.model,
     )
-    calls = [item for item in command.items if isinstance(item, ToolCall)]
-    if not calls:
+    asked = [item for item in command.items if isinstance(item, ToolCall)]
+    at_limit = run.pinned.max_turns and run.step + 1 >= run.pinned.max_turns
+    if not asked and run.steers and run.cancel is None and not at_limit:
+        # Something was said to the run that its model has not read yet.
+        return [said]
+    if not asked:
         # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
         return [said, RunEnded(outcome=run.cancel or "completed")]
-    results: list[Item] = [no_such_tool(call) for call in calls]
-    returned = MessageAppended(item_id=command.result_id, message=Message("tool", results))
-    if run.pinned.max_turns and run.step + 1 >= run.pinned.max_turns:
+    if at_limit:
         error = RunError("turn_limit", f"the run reached its limit of {run.pinned.max_turns} model calls")
-        return [said, returned, RunEnded(outcome="failed", error=error)]
-    return [said, returned]
+        ended = RunEnded(outcome=run.cancel or "failed", error=error)
+        return [said, *(_refused(call, f"This was not run: {error.message}.") for call in asked), ended]
+    if len(asked) > CALLS_MAX:
+        text = f"This was not run: {len(asked)} calls in one message, and the limit is {CALLS_MAX}."
+        return [said, *(_refused(call, text) for call in asked)]
+    return [said]
 
 
-def no_such_tool(call: ToolCall) -> ToolResult:
-    """The result of a call to a tool that is not there."""
-    return ToolResult(call.call_id, call.name, "There is no tool of that name here.", is_error=True)
+def _refused(call: ToolCall, text: str) -> ToolReturned:
+    """The result of a call that is not even judged."""
+    return ToolReturned(call_id=call.call_id, tool=call.name, how="failed", text=text, is_error=True)
 
 
 def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
@@ -296,15 +345,19 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
             CancelRequested(outcome="cancelled", reason=reason),
             RunEnded(outcome="cancelled", reason=reason),
         ]
-    return [CancelRequested(outcome=outcome, reason=reason)]
+    wanted = CancelRequested(outcome=outcome, reason=reason)
+    if run.status != "running":
+        # It is in nobody's hands, so there is nothing to be stopped first.
+        return [wanted, *calls.closing(run), RunEnded(outcome=outcome, reason=reason)]
+    return [wanted]
 
 
-def _stopped(run: Run, items: list[Item]) -> list[JournalEvent]:
+def _stopped(run: Run, items: list[Item], results: tuple[ToolReturned, ...] = ()) -> list[JournalEvent]:
     ended = RunEnded(outcome=run.cancel or "cancelled")
     # A call that had arrived will not be carried out, and one without a result may not stand.
     kept: list[Item] = [item for item in items if not isinstance(item, ToolCall)]
     if not kept or run.item_id is None:
-        return [ended]
+        return [*calls.closing(run, results), ended]
     partial = MessageAppended(
         item_id=run.item_id,
         message=Message("assistant", kept, agent=run.guest),
@@ -321,17 +374,22 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
     if isinstance(event, RunAccepted):
         return _accepted(envelope, event)
     assert run is not None, "a run's first event is its acceptance"
+    if run.status in ENDED:
+        # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
+        return run
     run = replace(run, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
     match event:
         case RunStarted(start=start):
             first = run.started_at_ms if run.started_at_ms is not None else envelope.at_ms
-            return replace(run, status="running", start=start, started_at_ms=first)
+            started = replace(run, status="running", start=start, started_at_ms=first)
+            return calls.evolve(started, envelope, event)
         case ModelAsked(item_id=item_id, attempt=attempt):
             return replace(
                 run,
                 item_id=item_id,
                 attempt=attempt,
                 retry_at_ms=None,
+                steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
         case ModelFailed(retry_at_ms=retry_at_ms):
@@ -340,20 +398,41 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return _appended(run, envelope, event)
         case RunReleased():
             return replace(run, starts_without_progress=0)
+        case Steered():
+            return replace(run, steers=run.steers + 1)
         case CancelRequested(outcome=outcome):
             return replace(run, cancel=outcome)
         case RunEnded(outcome=outcome, error=error):
-            return replace(
-                run,
-                status=outcome,
-                error=error,
-                ended_at_ms=envelope.at_ms,
-                retry_at_ms=None,
-                item_id=None,
-                starts_without_progress=0,
-            )
+            return _ended(run, envelope, outcome, error)
         case _:
-            return run
+            return _evolve_calls(run, envelope, event)
+
+
+def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
+    after = calls.evolve(run, envelope, event)
+    match event:
+        case ToolCalled():
+            return replace(after, starts_without_progress=run.starts_without_progress + 1)
+        case ToolReturned():
+            return replace(after, starts_without_progress=0)
+        case _:
+            return after
+
+
+def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None) -> Run:
+    return replace(
+        run,
+        status=outcome,
+        error=error,
+        ended_at_ms=envelope.at_ms,
+        retry_at_ms=None,
+        item_id=None,
+        calls=[],
+        rules=[],
+        grants=[],
+        steers=0,
+        starts_without_progress=0,
+    )
 
 
 def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
@@ -385,6 +464,8 @@ def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
         failures=0,
         item_id=None,
         output_cursor=envelope.cursor,
+        output_item_id=event.item_id,
+        calls=calls.opened(event.message.items),
         usage=run.usage + event.usage,
         starts_without_progress=0,
     )

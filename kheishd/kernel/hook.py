@@ -36,6 +36,10 @@ ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """What a tool does to the world. ``coordinate`` changes only what the daemon itself keeps."""
 
 
+Sandbox = Literal["auto", "required", "off"]
+"""How shell commands are confined: where that works, always or not at all, never."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A tool as it is offered: ``schema`` is the JSON Schema of its arguments, an object.
@@ -69,7 +73,7 @@ class Place:
     session: Session
     run: Run
     workspace: str
-    sandbox: Literal["auto", "required", "off"]
+    sandbox: Sandbox
     state: "State"
 
 

@@ -1,12 +1,13 @@
 """What a Runtime is: an immutable snapshot of everything that a reload replaces. Types only."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from kheishd.kernel.hook import Hook, Sandbox, Tool
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
 from protocol.objects.route import Driver
@@ -39,6 +40,7 @@ class RunLimits:
     stream_timeout_s: float = 600.0
     inactivity_timeout_s: float = 120.0
     turns_max: int = 500
+    approval_expires_s: float = 0.0
     recovery: str = "resume"
 
 
@@ -53,8 +55,10 @@ class Runtime:
     default_route: str
     limits: RunLimits
     models: "ModelCaller"
+    hooks: Hook
     permission_mode: PermissionMode = "default"
     workspace_root: str | None = None
+    sandbox: Sandbox = "auto"
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,11 +105,12 @@ ModelEvent = TextDelta | ThinkingDelta | Answer
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model call: what was pinned, the instructions, the transcript so far."""
+    """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for."""
 
     pinned: Pinned
     instructions: str
     messages: list[Message]
+    tools: Sequence[Tool] = ()
     session_id: str = ""
     run_id: str = ""
 

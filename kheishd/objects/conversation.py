@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kheishd.core.run import Cancel
+from kheishd.core.commands import Cancel
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of

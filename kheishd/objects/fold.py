@@ -5,7 +5,7 @@ doctor can prove it.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
@@ -18,7 +18,7 @@ from kheishd.store.tables import (
     SESSIONS,
 )
 from protocol.events import RunAccepted
-from protocol.objects.run import ENDED, Run
+from protocol.objects.run import ENDED, SETTLED, Run
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def origin_of(call: "Call", on_behalf_of: str | None = None) -> Origin:
 
 
 BY_DAEMON = Origin()
+
+
+class _Ready(NamedTuple):
+    """A row of the list of runs that a worker may take up."""
+
+    run_id: str
+    accepted_cursor: int
 
 
 class Fold:
@@ -127,15 +134,22 @@ class Fold:
 
     def _write_ready(self) -> None:
         """The first open run of the session is the worker's business, unless it waits for a person."""
-        before = self._first(self._session_before)
-        now = self._first(self._session)
-        if before is not None and before != now:
-            self.tx.delete(RUNS_READY, self._record(before).accepted_cursor)
-        if now is not None and before != now:
-            self.tx.put(RUNS_READY, self._record(now).accepted_cursor, value=now)
+        before = self._ready(self._session_before, self._run_before)
+        now = self._ready(self._session, self._run)
+        if before == now:
+            return
+        if before is not None:
+            self.tx.delete(RUNS_READY, before.accepted_cursor)
+        if now is not None:
+            self.tx.put(RUNS_READY, now.accepted_cursor, value=now.run_id)
 
-    def _first(self, session: Session | None) -> str | None:
-        return session.open_runs[0] if session is not None and session.open_runs else None
+    def _ready(self, session: Session | None, known: Run | None) -> _Ready | None:
+        """Which run of the session is to be in the list, as session and run were or are."""
+        if session is None or not session.open_runs:
+            return None
+        first = session.open_runs[0]
+        run = known if known is not None and known.run_id == first else self._record(first)
+        return None if run.status in SETTLED else _Ready(run.run_id, run.accepted_cursor)
 
     def _record(self, run_id: str) -> Run:
         if self._run is not None and self._run.run_id == run_id:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kheishd.core.run import Cancel, decide
+from kheishd.core.commands import Cancel
+from kheishd.core.run import decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.paging import Marks, cursor_after, last_part, page_of

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from kheishd.core.run import Cancel
+from kheishd.core.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.bounds import bounds_of

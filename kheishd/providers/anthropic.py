@@ -47,6 +47,8 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
         "messages": messages(request.messages),
         "stream": True,
     }
+    if tools := _tools(request):
+        body["tools"] = tools
     if request.instructions:
         body["system"] = request.instructions
     headers = {"anthropic-version": VERSION, **extra}
@@ -54,6 +56,23 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
         headers["x-api-key"] = secret
     base = base_url.rstrip("/").removesuffix("/v1")
     return Post(f"{base}/v1/messages", headers, encode(body))
+
+
+def _tools(request: ModelRequest) -> list[dict[str, Any]]:
+    """The tools, and those that the transcript speaks of and that are gone: none may be undefined."""
+    defined = [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+        for tool in request.tools
+    ]
+    names = {tool.name for tool in request.tools}
+    gone = {
+        item.name: None
+        for message in request.messages
+        for item in message.items
+        if isinstance(item, ToolCall) and item.name not in names
+    }
+    text = "This tool is not there any more."
+    return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
 
 
 def messages(transcript: list[Message]) -> list[dict[str, Any]]:

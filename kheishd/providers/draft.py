@@ -10,6 +10,9 @@ from protocol.limits import ANSWER_BYTES_MAX
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 from protocol.wire import cannot_keep
 
+INVALID_CHARACTERS_MAX = 200
+"""How much of arguments that are no JSON object is shown to the model that wrote them."""
+
 
 class Block(Struct):
     """One item in the making. ``signature`` is the proof of a thought, or a redacted one's data."""
@@ -82,8 +85,9 @@ class Draft:
     def finish(self, stop_reason: str, usage: Usage, model: str | None) -> Answer:
         """The answer as it goes into the transcript.
 
-        Errors: ModelFailure ``bad_response`` if a call's arguments are no JSON object; in an answer that
-        was cut short, such a call is left out.
+        A call whose arguments are no JSON object says so; in an answer that was cut short it is left out.
+
+        Errors: ModelFailure ``bad_response`` for a call without a name.
         """
         if self.full:
             stop_reason = "length"
@@ -135,5 +139,8 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
         pass
     if cut:
         return None
-    message = f"the model called '{block.name[:128]}' with arguments that {problem}"
-    raise ModelFailure("bad_response", message, retryable=True)
+    if not block.name:
+        raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
+    # The model is told, as the result of this call: it knows best what it meant.
+    began = arguments[:INVALID_CHARACTERS_MAX]
+    return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they began {began!r}")

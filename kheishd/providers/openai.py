@@ -7,11 +7,13 @@ Options of a route go into the request as they are, but for ``headers`` (added t
 ``reasoning_content`` (true: the model's reasoning is given back to it under that name).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.failures import Refusing
@@ -42,12 +44,25 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
         "stream_options": {"include_usage": True},
         **options,
         "model": request.pinned.model,
+        **_tools(request.tools),
         "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
         "stream": True,
     }
     if secret is not None:
         headers["authorization"] = f"Bearer {secret}"
     return Post(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+
+
+def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
+    """The tools as functions; nothing where there are none, as some servers refuse an empty list."""
+    functions = [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema},
+        }
+        for tool in tools
+    ]
+    return {"tools": functions} if functions else {}
 
 
 def messages(

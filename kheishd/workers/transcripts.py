@@ -21,9 +21,10 @@ from kheishd.kernel.runtime import ModelRequest
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from protocol.events import decode_envelope, decode_event
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
-from protocol.transcript import text_of
+from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
+    from kheishd.kernel.hook import Hook, Place
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Run
@@ -62,21 +63,32 @@ class Reading:
         self._transcript: Transcript | None = None
         self._folded = 0
 
-    async def request(self, run: "Run") -> ModelRequest:
+    async def request(self, run: "Run", hooks: "Hook", place: "Place") -> ModelRequest:
         """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
         transcript = await self._read()
         digest = run.pinned.instructions_digest
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
         instructions = kept.decode() if kept is not None else ""
+        tools = hooks.offered(place)
+        if tools:
+            instructions = "\n\n".join([instructions, *hooks.sections(place)])
         speaker = run.guest or run.agent
         others = guests(transcript.messages)
         return ModelRequest(
             pinned=run.pinned,
             instructions=instructions + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            tools=tools,
             session_id=run.session_id,
             run_id=run.run_id,
+        )
+
+    def call_ids(self) -> frozenset[str]:
+        """The ids of the calls that the transcript holds."""
+        messages = self._transcript.messages if self._transcript is not None else ()
+        return frozenset(
+            item.call_id for message in messages for item in message.items if isinstance(item, ToolCall)
         )
 
     async def _read(self) -> Transcript:

@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import trio
 
+from kheishd.core.calls import distinct
+from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
 from kheishd.core.retry import fitted, retry_at_ms
 from kheishd.core.run import (
-    Answered,
-    Ask,
     AskModel,
-    Command,
-    Errored,
-    Fail,
-    Interrupt,
+    Execute,
+    JudgeCalls,
+    LookInto,
     Pause,
-    Release,
-    Start,
     Stop,
-    Stopped,
     TakeUp,
     decide,
     due,
@@ -27,6 +23,7 @@ from kheishd.core.run import (
 from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import Fold
 from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.workers.executing import Calls
 from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
 from protocol.errors import RunAlreadyEnded, StorageFull
@@ -35,7 +32,7 @@ from protocol.objects.run import Run, RunError
 from protocol.transcript import Item, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
@@ -84,6 +81,7 @@ class Turn:
         self._asked = False
         self._shown = Reading(state, run.session_id)
         self._effect = trio.CancelScope()
+        self._calls: Calls
 
     def stop(self) -> None:
         """Somebody asked for the run to be stopped: leave the effect and look at the record again."""
@@ -95,6 +93,7 @@ class Turn:
         Errors: whatever kept a run that failed inside the daemon from being marked so.
         """
         with self._runtimes.hold() as self._runtime:
+            self._calls = Calls(self._state, self._live, self._runtime, self._commit)
             await self._guarded()
 
     async def _guarded(self) -> None:
@@ -127,11 +126,17 @@ class Turn:
                 case TakeUp():
                     await self._take_up()
                 case Stop():
-                    await self._commit(Stopped([]))
+                    await self._commit(Stopped([], self._calls.stopped(self._run)))
                 case Pause(until_ms):
                     await self._pause(until_ms)
                 case AskModel():
                     await self._ask()
+                case JudgeCalls(places):
+                    await self._stoppable(self._calls.judge, places)
+                case Execute(places):
+                    await self._stoppable(self._calls.execute, places)
+                case LookInto(places):
+                    await self._calls.look_into(self._run, places)
                 case _:
                     assert_never(effect)
 
@@ -158,7 +163,9 @@ class Turn:
         self._run, self._asked = await self._save(start)
         self._held = True
 
-    async def _commit(self, command: Command, checkpoint: Checkpoint | None = None) -> None:
+    async def _commit(self, command: Command, checkpoint: Checkpoint | None = None) -> Run:
+        """Carry out a command; the run as it is then. Several calls that return together do so at once."""
+
         def carry_out(tx: "Transaction") -> Run:
             fold = self._fold(tx)
             fold.append_all(decide(fold.run, command))
@@ -167,10 +174,13 @@ class Turn:
                 checkpoint.write(tx)
             return fold.run
 
-        self._run = await self._save(carry_out)
+        run = await self._save(carry_out)
+        if run.cursor >= self._run.cursor:
+            self._run = run
         if self.suspect and self._run.starts_without_progress == 0:
             self.suspect = False
             self._relieved()
+        return self._run
 
     async def _save(self, fn: "Callable[[Transaction], T]") -> T:
         """Commit, and on a full disk keep what is to be saved and try again until there is room."""
@@ -194,7 +204,8 @@ class Turn:
 
     def _release(self, tx: "Transaction") -> None:
         fold = self._fold(tx)
-        fold.append_all(decide(fold.run, Release("shutdown")))
+        results = self._calls.stopped(fold.run, for_good=False)
+        fold.append_all(decide(fold.run, Release("shutdown", results)))
         fold.write()
 
     def _reread(self) -> None:
@@ -212,6 +223,14 @@ class Turn:
             scope.cancel()
         self._effect = scope
         return scope
+
+    async def _stoppable(
+        self, effect: "Callable[[Run, tuple[int, ...]], Awaitable[None]]", places: tuple[int, ...]
+    ) -> None:
+        with self._next_effect() as scope:
+            await effect(self._run, places)
+        if scope.cancelled_caught:
+            self._reread()
 
     async def _pause(self, until_ms: int) -> None:
         # No pause is longer than patience, even if the clock was set back while nobody looked.
@@ -257,7 +276,7 @@ class Turn:
         assert run.item_id is not None, "the model is asked for a message that has an id"
         answer: Answer | None = None
         with self._next_effect() as effect:
-            request = await self._shown.request(run)
+            request = await self._shown.request(run, self._runtime.hooks, self._calls.place(run))
             self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
             async with self._runtime.models.ask(request) as events:
                 async for event in events:
@@ -279,13 +298,12 @@ class Turn:
         return answer
 
     async def _answered(self, answer: Answer) -> None:
-        items, cut = fitted(answer.items, ANSWER_BYTES_MAX)
+        items, cut = fitted(distinct(answer.items, self._shown.call_ids()), ANSWER_BYTES_MAX)
         command = Answered(
             items=items,
             usage=answer.usage,
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
-            result_id=self._state.new_id(ids.ITEM),
         )
         await self._commit(command, self._shown.checkpoint(items))
 

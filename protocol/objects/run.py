@@ -63,6 +63,7 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_cursor: Cursor | None = None
     binding: str | None = None
     approved: bool = False
+    called_at_ms: int = 0
     cursor: Cursor = 0
 
 
@@ -131,6 +132,7 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_at_ms: int | None = None
     cancel: Literal["cancelled", "interrupted"] | None = None
     output_cursor: Cursor | None = None
+    output_item_id: str | None = None
     calls: list[OpenCall] = []
     steers: int = 0
     rules: list[Rule] = []

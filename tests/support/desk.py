@@ -10,7 +10,8 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.run import Ask, Start, decide
+from kheishd.core.commands import Ask, Start
+from kheishd.core.run import decide
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live, Writing

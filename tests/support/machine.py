@@ -5,7 +5,7 @@ from itertools import count
 
 import msgspec
 
-from kheishd.core.run import (
+from kheishd.core.commands import (
     Answered,
     Ask,
     Cancel,
@@ -16,9 +16,8 @@ from kheishd.core.run import (
     Release,
     Start,
     Stopped,
-    decide,
-    evolve,
 )
+from kheishd.core.run import decide, evolve
 from protocol.events import Envelope, JournalEvent, RunAccepted, Unknown, decode_event, encode_line
 from protocol.objects.run import Pinned, Run, RunError
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
@@ -83,7 +82,7 @@ def ask(item_id: str = "itm_1") -> Ask:
 
 def answered(*items: Item, usage: Usage | None = None) -> Answered:
     """A model answers, with a text if nothing else is said."""
-    return Answered(list(items) or [TEXT], usage or Usage(3, 2), "end", "model-1", "itm_results")
+    return Answered(list(items) or [TEXT], usage or Usage(3, 2), "end", "model-1")
 
 
 COMMANDS: tuple[Command, ...] = (

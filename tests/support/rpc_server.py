@@ -10,6 +10,7 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
+from kheishd.hooks.composite import Composite
 from kheishd.kernel.call import Handler
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
@@ -69,6 +70,7 @@ def bare_runtime() -> Runtime:
         default_route="offline",
         limits=RunLimits(),
         models=cast("ModelCaller", None),
+        hooks=Composite(()),
     )
 
 

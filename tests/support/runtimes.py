@@ -3,6 +3,7 @@
 from typing import Any
 
 from kheishd.core.definition import built_in
+from kheishd.hooks.composite import Composite
 from kheishd.kernel.runtime import RouteSpec, RunLimits, Runtime
 from kheishd.providers.caller import Models
 
@@ -16,5 +17,7 @@ def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
         "default_route": "offline",
         "limits": RunLimits(),
         "models": Models(),
+        "hooks": Composite(()),
+        "workspace_root": "/",
     }
     return Runtime(generation=generation, **(fields | changes))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.retry import fitted, retry_at_ms
-from kheishd.core.run import no_such_tool
+from protocol.limits import CALL_ROOM_BYTES
 from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall
 
 
@@ -108,7 +108,7 @@ def test_signed_thinking_and_calls_are_kept_whole_or_not_at_all() -> None:
 def test_a_call_takes_the_room_of_its_result_too() -> None:
     """A call whose result would not fit is left out, for it may not stand without one."""
     call = ToolCall("c", "t", {})
-    room = size([call]) - 2 + size([no_such_tool(call)]) - 2
+    room = size([call]) - 2 + CALL_ROOM_BYTES
     assert fitted([call], room) == ([call], False)
     assert fitted([call], room - 1) == ([], True)
 
@@ -123,7 +123,7 @@ ITEMS = st.lists(
 )
 
 
-@given(ITEMS, st.integers(0, 400))
+@given(ITEMS, st.integers(0, 2_000))
 def test_what_is_kept_is_a_beginning_and_within_its_limit(items: list[Item], room: int) -> None:
     """In order, whole but for the last, and never over the limit."""
     kept, cut = fitted(items, room)

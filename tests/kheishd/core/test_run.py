@@ -8,27 +8,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kheishd.core import run as run_machine
-from kheishd.core.run import (
-    ACCEPTED,
-    ALONE_AT,
-    PARKED_AT,
-    Answered,
-    Ask,
-    AskModel,
-    Cancel,
-    Command,
-    Errored,
-    Interrupt,
-    Pause,
-    Release,
-    Start,
-    Stop,
-    Stopped,
-    TakeUp,
-    decide,
-    due,
-    evolve,
-)
+from kheishd.core.commands import Answered, Ask, Cancel, Command, Errored, Interrupt, Release, Start, Stopped
+from kheishd.core.run import ACCEPTED, ALONE_AT, PARKED_AT, AskModel, Pause, Stop, TakeUp, decide, due, evolve
 from protocol.errors import RunAlreadyEnded
 from protocol.events import MessageAppended, RunEnded, RunStarted
 from protocol.objects.run import ENDED, Run, RunError, Status

@@ -10,7 +10,8 @@ from hypothesis.strategies import data, integers, sampled_from
 
 from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
-from kheishd.core.run import ACCEPTED, Answered, Command, Start, decide
+from kheishd.core.commands import Answered, Command, Start
+from kheishd.core.run import ACCEPTED, decide
 from kheishd.objects.fold import BY_DAEMON, Fold, Origin
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS

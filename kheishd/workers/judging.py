@@ -1,0 +1,207 @@
+"""Judging a run's tool calls: may each run, must a person be asked first, or does it fail at once.
+
+Nothing here changes anything: what was judged is one command, committed before any call runs.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from kheishd.core.commands import Judgement
+from kheishd.core.permissions import Judged, Layers, ToolFacts, judge
+from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Opinion, Place, Tool, ToolError, ToolUse
+from kheishd.objects.permission import layers_of
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol import ids
+from protocol.events import ApprovalRequested, QuestionAsked, ToolReturned
+from protocol.limits import CALLS_JUDGED_AT_ONCE, PREVIEW_BYTES_MAX, PREVIEWS_BYTES_MAX, SUBJECT_BYTES_MAX
+from protocol.objects.permission import Verdict
+from protocol.transcript import ToolCall
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.state import State
+    from protocol.objects.approval import Preview
+    from protocol.objects.run import OpenCall, Run
+
+log = logging.getLogger("kheishd.runs")
+
+NAMES_SHOWN_MAX = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Judges the calls of one run by what holds now."""
+
+    state: "State"
+    runtime: "Runtime"
+    run: "Run"
+    place: Place
+    offered: dict[str, Tool]
+
+    async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
+        """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
+        tool = self.offered.get(call.tool)
+        if asked.invalid is not None:
+            return self._failed(call, tool, f"The arguments are no JSON object: {asked.invalid}")
+        if tool is None:
+            return self._failed(call, None, self._no_such_tool(call.tool))
+        try:
+            arguments = self.runtime.hooks.checked(tool, asked.arguments)
+        except ToolError as error:
+            return self._failed(call, tool, f"{error}. Nothing was run.")
+        return await self._judged(number, call, ToolUse(self.place, call.call_id, tool, arguments))
+
+    async def renewed(self, number: int, use: ToolUse) -> ApprovalRequested | None:
+        """A new approval for a call that was approved, if what was shown is no longer so; else None.
+
+        Errors: ToolError if what was approved can no longer be done at all.
+        """
+        preview = await self.runtime.hooks.preview(use)
+        if preview is None or preview.binding == use.binding:
+            return None
+        reason = "what was approved has changed since: look again"
+        return await self._approval(number, use, self._subject(use), reason, preview)
+
+    def still_allowed(self, use: ToolUse) -> str | None:
+        """Why an approved call may not run after all, as a rule now denies it; None if it may."""
+        judged = judge(_facts(use.tool), self._subject(use), self._layers(), None)
+        return judged.reason or judged.why if judged.base == "deny" else None
+
+    async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
+        opinion = await self.runtime.hooks.before(use)
+        subject = self._subject(use)
+        judged = judge(_facts(use.tool), subject, self._layers(), _strictness(opinion))
+        verdict = _verdict(call, use.tool, judged)
+        if judged.decision == "deny":
+            return Judgement(verdict, result=_denied(call, judged.reason or judged.why))
+        if isinstance(opinion, NeedsAnswer):
+            return self._question(verdict, call, opinion)
+        if judged.decision == "allow":
+            return Judgement(verdict)
+        try:
+            preview = await self.runtime.hooks.preview(use)
+        except ToolError as error:
+            # Nobody is asked about what cannot be done.
+            return Judgement(verdict, result=_failure(call, str(error)))
+        reason = opinion.reason if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
+        approval = await self._approval(number, use, subject, reason, preview)
+        return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
+
+    def _question(self, verdict: Verdict, call: "OpenCall", opinion: NeedsAnswer) -> Judgement:
+        asked = QuestionAsked(
+            question_id=self.state.new_id(ids.QUESTION),
+            call_id=call.call_id,
+            questions=opinion.questions,
+            expires_at_ms=self._in(opinion.expires_after_ms),
+            agent=self.run.agent,
+            sender=self.run.sender,
+        )
+        return Judgement(replace(verdict, question_id=asked.question_id), asks=asked)
+
+    async def _approval(
+        self, number: int, use: ToolUse, subject: str, reason: str, preview: "Preview | None"
+    ) -> ApprovalRequested:
+        assert self.run.output_cursor is not None, "a call stands in a message"
+        limits = self.runtime.limits
+        return ApprovalRequested(
+            approval_id=self.state.new_id(ids.APPROVAL),
+            call_id=use.call_id,
+            tool=use.tool.name,
+            number=number,
+            message_cursor=self.run.output_cursor,
+            subject=subject,
+            reason=reason,
+            preview=await self._shown(preview),
+            expires_at_ms=self._in(round(limits.approval_expires_s * 1000) or None),
+            agent=self.run.agent,
+            sender=self.run.sender,
+        )
+
+    async def _shown(self, preview: "Preview | None") -> "Preview | None":
+        """A preview as it goes into the journal: what is too long stands whole in a blob."""
+        if preview is None:
+            return None
+        room = max(PREVIEWS_BYTES_MAX // min(len(self.run.calls), CALLS_JUDGED_AT_ONCE), 1024)
+        room = min(room, PREVIEW_BYTES_MAX)
+        encoded = preview.text.encode()
+        if len(msgspec.json.encode(preview.text)) <= room:
+            return preview
+        blob = await self.state.put_blob(encoded)
+        # Escaped, a character takes up to six bytes.
+        text = encoded[: room // 6].decode(errors="ignore")
+        return replace(preview, text=text, truncated=True, blob=blob)
+
+    def _subject(self, use: ToolUse) -> str:
+        return self.runtime.hooks.subject(use).encode()[:SUBJECT_BYTES_MAX].decode(errors="ignore")
+
+    def _layers(self) -> Layers:
+        """What holds now: what was changed since the run was taken up counts too."""
+        with self.state.read() as store:
+            session = store.get(SESSIONS, self.run.session_id)
+            run = store.get(RUNS, self.run.run_id)
+            assert session is not None, "a run has its session"
+            return layers_of(store, self.runtime, session, run)
+
+    def _in(self, ms: int | None) -> int | None:
+        return None if ms is None else self.state.now_ms() + ms
+
+    def _failed(self, call: "OpenCall", tool: Tool | None, text: str) -> Judgement:
+        """A call that cannot be carried out, whoever allowed it."""
+        verdict = Verdict(call_id=call.call_id, tool=call.tool, decision="deny", base="deny", why="not valid")
+        return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
+
+    def _no_such_tool(self, name: str) -> str:
+        known = sorted(self.offered)[:NAMES_SHOWN_MAX]
+        those = f"Those there are: {', '.join(known)}." if known else "There are none."
+        return f"There is no tool called '{name}' here. {those}"
+
+
+def _facts(tool: Tool) -> ToolFacts:
+    return ToolFacts(name=tool.name, kind=tool.kind, default=tool.default, in_plan=tool.in_plan)
+
+
+def _strictness(opinion: Opinion | None) -> tuple[Any, str] | None:
+    """An opinion as the rules take it: what it decides and why."""
+    match opinion:
+        case Deny(reason):
+            return ("deny", reason)
+        case NeedsApproval(reason):
+            return ("ask", reason)
+        case _:
+            return None
+
+
+def _verdict(call: "OpenCall", tool: Tool, judged: Judged) -> Verdict:
+    return _of_tool(
+        Verdict(
+            call_id=call.call_id,
+            tool=tool.name,
+            decision=judged.decision,
+            base=judged.base,
+            why=judged.why,
+            reason=judged.reason,
+            mode=judged.mode,
+            mode_effect=judged.mode_effect,
+            grant_id=judged.grant_id,
+        ),
+        tool,
+    )
+
+
+def _of_tool(verdict: Verdict, tool: Tool | None) -> Verdict:
+    if tool is None:
+        return verdict
+    return replace(verdict, parallel=tool.parallel, repeatable=tool.repeatable)
+
+
+def _failure(call: "OpenCall", text: str) -> ToolReturned:
+    return ToolReturned(call_id=call.call_id, tool=call.tool, how="failed", text=text, is_error=True)
+
+
+def _denied(call: "OpenCall", reason: str) -> ToolReturned:
+    text = f"This was not allowed: {reason}"
+    return ToolReturned(call_id=call.call_id, tool=call.tool, how="denied", text=text, is_error=True)
