@@ -5,6 +5,7 @@ Lines that begin with a slash are obeyed, so that everything around a model can 
 
 ======================== =====================================================================
 ``/call <tool> <json>``  asks for a tool; several lines are one batch
+``/then``                what follows is for the next answer, once these tools have returned
 ``/slow <n> <ms>``       gives the answer in n pieces with a pause before each
 ``/long <n>``            adds n words to the answer
 ``/think <text>``        reasons first
@@ -37,6 +38,7 @@ PIECES_MAX = 10_000
 PAUSE_MS_MAX = 600_000
 QUOTE_CHARACTERS_MAX = 2_000
 
+_THEN = re.compile(r"^/then[ \t]*$", re.MULTILINE)
 _SLOW = re.compile(r"/slow (\d{1,9}) (\d{1,9})")
 _LONG = re.compile(r"/long (\d{1,9})")
 _THINK = re.compile(r"/think (.+)")
@@ -63,7 +65,7 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     Shape:  deltas, then one Answer whose items say the same.
     Errors: ModelFailure where the input asks for one.
     """
-    orders = read_orders(_latest(request.messages))
+    orders = read_orders(_ordered(request.messages))
     if orders.failure is not None:
         raise ModelFailure(
             orders.failure,
@@ -109,7 +111,8 @@ def _obey(orders: Orders, line: str) -> bool:
     elif found := _CALL.fullmatch(line):
         _read_call(orders, found[1], found[2] or "{}")
     else:
-        return False
+        # What comes after it is read when its turn has come.
+        return _THEN.fullmatch(line) is not None
     return True
 
 
@@ -126,10 +129,18 @@ def _read_call(orders: Orders, name: str, arguments: str) -> None:
         orders.complaints.append(f"I cannot call {name}: the arguments that follow its name {problem}.")
 
 
-def _latest(messages: list[Message]) -> str:
-    """The text of the last message, if the user sent it: orders that once failed are not obeyed again."""
-    last = messages[-1] if messages else None
-    return text_of(last.items) if last is not None and last.role == "user" else ""
+def _ordered(messages: list[Message]) -> str:
+    """The part of what the user said last that is for this answer: the first, or one after a ``/then``.
+
+    Which one it is, is how often was answered since; so nothing that was obeyed is obeyed again.
+    """
+    answered = 0
+    for message in reversed(messages):
+        if message.role == "user":
+            parts = _THEN.split(text_of(message.items))
+            return parts[answered] if answered < len(parts) else ""
+        answered += message.role == "assistant"
+    return ""
 
 
 def _compose(messages: list[Message], orders: Orders) -> str:

@@ -167,3 +167,28 @@ def test_orders() -> None:
 def test_cut(text: str, size: int, kept: str) -> None:
     """A text is cut at a character."""
     assert cut(text, size) == kept
+
+
+async def test_orders_for_later_answers_wait_for_their_turn() -> None:
+    """What follows a /then is obeyed once the tools before it have returned, and each part once."""
+    said = Message("user", [Text("go on\n/call one {}\n/then\n/call two {}\n/call three {}\n/then\n/long 1")])
+    first = Message("assistant", [ToolCall("call_1", "one", {})])
+    results = Message("tool", [ToolResult("call_1", "one", "done")])
+    asked = [calls_of(await heard(asking_of(said)))]
+    asked.append(calls_of(await heard(asking_of(said, first, results))))
+    last = await heard(asking_of(said, first, results, first, results))
+    assert asked == [["one"], ["two", "three"]]
+    assert calls_of(last) == []
+    assert last.text.endswith("word1")
+    assert calls_of(await heard(asking_of(said, *([first, results] * 3)))) == []
+    assert "you said: “go on”" in (await heard(asking("x", earlier=(said, first)))).text
+
+
+def asking_of(*messages: Message) -> ModelRequest:
+    """A request with these messages."""
+    return ModelRequest(Pinned(route="offline", driver="offline", model="echo"), "", list(messages))
+
+
+def calls_of(said: Heard) -> list[str]:
+    """The tools that an answer asks for."""
+    return [item.name for item in said.answered().items if isinstance(item, ToolCall)]
