@@ -10,6 +10,7 @@
 ``repeat:<n>``                          thinks and says the key that it was sent, in pieces of n characters
 ``tools[:<name>:<json>]``               asks for a tool; answers once a result is there
 ``two-tools``                           asks for two tools at once
+``orders``                              obeys ``/call <tool> <json>`` lines; ``/then`` ends an answer's
 ``length``, ``refusal``                 ends for that reason
 ``cut[:<n>]``                           closes the connection after n pieces (2)
 ``malformed``                           an event that is not JSON
@@ -27,6 +28,7 @@
 ======================================= ==========================================================
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,6 +95,7 @@ class Asked:
     secret: str
     wire: Wire
     failures: Counter[str]
+    answered: int = 0
 
 
 def steps(asked: Asked) -> Iterator[Step]:
@@ -187,6 +190,22 @@ def _tools(asked: Asked, rest: str) -> Iterator[Step]:
 def _two_tools(asked: Asked, rest: str) -> Iterator[Step]:
     calls: list[Move] = [Call("call_a", "first", '{"n": 1}'), Call("call_b", "second", "{}")]
     return _stream(asked, [*calls, Stop("tool_calls")])
+
+
+def _orders(asked: Asked, rest: str) -> Iterator[Step]:
+    """Each part of what was said is for one answer: its /call lines are the calls, the rest is repeated."""
+    parts = re.split(r"^/then$", asked.said, flags=re.MULTILINE)
+    lines = parts[asked.answered].strip().splitlines() if asked.answered < len(parts) else ["that is all"]
+    calls: list[Move] = []
+    said = []
+    for line in lines:
+        found = re.fullmatch(r"/call (\S+) (.*)", line)
+        if found is None:
+            said.append(line)
+        else:
+            calls.append(Call(f"call_{asked.answered}_{len(calls)}", found[1], found[2]))
+    text = [Say("\n".join(said))] if said else []
+    return _stream(asked, [*text, *calls, Stop("tool_calls" if calls else "end")])
 
 
 def _length(asked: Asked, rest: str) -> Iterator[Step]:
@@ -301,6 +320,7 @@ BEHAVIOURS = {
     "repeat": _repeat,
     "tools": _tools,
     "two-tools": _two_tools,
+    "orders": _orders,
     "length": _length,
     "refusal": _refusal,
     "cut": _cut,

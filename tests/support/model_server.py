@@ -165,17 +165,25 @@ class ModelServer:
 
     def _steps(self, recorded: Recorded, model: str, wire: Wire) -> Iterator[Step]:
         messages = msgspec.json.decode(recorded.body, type=_Messages).messages
-        said = next(
-            (_text(m.content) for m in reversed(messages) if m.role == "user" and _text(m.content)), ""
-        )
+        said, answered = _said(messages)
         last = messages[-1] if messages else _Message()
         results = isinstance(last.content, list) and any(
             part.get("type") == "tool_result" for part in last.content
         )
         headers = recorded.headers
         secret = headers.get("authorization", "").removeprefix("Bearer ") or headers.get("x-api-key", "")
-        asked = Asked(model, said, results or last.role == "tool", secret, wire, self._failures)
+        asked = Asked(model, said, results or last.role == "tool", secret, wire, self._failures, answered)
         return behaviours.steps(asked)
+
+
+def _said(messages: "list[_Message]") -> tuple[str, int]:
+    """What the user said last, and how often was answered since."""
+    answered = 0
+    for message in reversed(messages):
+        if message.role == "user" and (text := _text(message.content)):
+            return text, answered
+        answered += message.role == "assistant"
+    return "", answered
 
 
 @asynccontextmanager
