@@ -6,130 +6,20 @@ tell others) one is on the disk and nobody has been told. After each kill the da
 script goes on with the request it had no answer to, and the journals must be equal.
 """
 
-import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.journals import comparable
+from tests.support.victims import Script, Victim, strace
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (Debian: strace)")
 
-PATIENCE_SECONDS = 30.0
 
-
-class Undone(Exception):
-    """The daemon went away before it answered."""
-
-
-class Victim:
-    """A daemon on one home, killed and started again as often as it takes."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.process: subprocess.Popen[bytes] | None = None
-        self.deaths = 0
-
-    def start(self, *wrapper: str) -> None:
-        environ = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-m", "kheishd", "--home", str(self.home), "--log-level", "error"],
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def connect(self) -> socket.socket:
-        """A connection, once the daemon answers; started again if it died. Errors: AssertionError."""
-        limit = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < limit:
-            assert self.process is not None
-            if self.process.poll() is not None:
-                self.deaths += 1
-                self.start()
-            peer = socket.socket(socket.AF_UNIX)
-            try:
-                peer.connect(str(self.home / "run" / "kheishd.sock"))
-            except OSError:
-                peer.close()
-                _breathe(self.process)
-                continue
-            return peer
-        raise AssertionError("the daemon did not come up")
-
-    def stop(self) -> None:
-        assert self.process is not None
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(PATIENCE_SECONDS)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE_SECONDS)
-
-
-def _breathe(process: "subprocess.Popen[bytes]") -> None:
-    """Wait for the process to end, a moment at most: what there is to wait for is outside of us."""
-    try:
-        process.wait(0.01)
-    except subprocess.TimeoutExpired:
-        pass
-
-
-def ask(peer: socket.socket, method: str, params: dict[str, Any]) -> dict[str, Any]:
-    """One request and its response. Errors: Undone."""
-    try:
-        peer.sendall(
-            json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n"
-        )
-        with peer.makefile("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                answer = json.loads(line)
-                if answer.get("id") == 1:
-                    return dict(answer)
-    except OSError as error:
-        raise Undone from error
-    raise Undone
-
-
-class Script:
-    """A client that asks again, with the same idempotency key, whatever it got no answer to."""
-
-    def __init__(self, daemon: Victim) -> None:
-        self.daemon = daemon
-        self.asked = 0
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.asked += 1
-        if method not in ("journal.read", "run.wait", "daemon.doctor"):
-            params["idempotency_key"] = f"step-{self.asked}"
-        while True:
-            with self.daemon.connect() as peer:
-                peer.settimeout(PATIENCE_SECONDS)
-                try:
-                    answer = ask(peer, method, params)
-                except Undone:
-                    continue
-            assert "error" not in answer, answer
-            result: dict[str, Any] = answer["result"]
-            return result
-
-    def send(self, text: str, *, sender: str = "ada", wait: str = "settled") -> dict[str, Any]:
-        return self.call("conversation.send", content=text, sender=sender, wait=wait)
+class Conversation(Script):
+    """What this daemon can do without tools."""
 
     def play(self) -> None:
         """A conversation with everything in it that this daemon can do."""
@@ -149,15 +39,6 @@ class Script:
         assert token["token"]["token_id"]
         self.call("session.end", session_id=first["session_id"])
 
-    def journal(self) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
-        after = 0
-        while after is not None:
-            page = self.call("journal.read", after=after, limit=500)
-            events += page["events"]
-            after = page["next"]
-        return events
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[[str], Victim]]:
@@ -175,15 +56,10 @@ def daemon(tmp_path: Path) -> Iterator[Callable[[str], Victim]]:
             each.kill()
 
 
-def strace(*rest: str) -> tuple[str, ...]:
-    """The wrapper that runs a daemon under strace, with its threads."""
-    return ("strace", "-f", "-qq", *rest)
-
-
 def play(daemon: Victim, *wrapper: str) -> dict[str, list[str]]:
     """Play the script to its end, and give the journal, which the doctor has found sound."""
     daemon.start(*wrapper)
-    script = Script(daemon)
+    script = Conversation(daemon)
     script.play()
     journal = comparable(script.journal())
     diagnosis = script.call("daemon.doctor", deep=True)
