@@ -23,6 +23,7 @@ FIGURES = (
     "cli_start",
     "memory_and_commits",
     "last_page",
+    "tools",
 )
 """Each a module beside this one, with ``measure(scale)`` giving its rows."""
 

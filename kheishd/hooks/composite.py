@@ -92,15 +92,24 @@ class Composite:
         return min(opinions, key=lambda opinion: _RANK.get(type(opinion), 2), default=None)
 
     async def preview(self, use: ToolUse) -> Preview | None:
-        """What the call would do. Errors: ToolError if it cannot be done at all."""
-        return await self._owner(use).preview(use)
+        """What the call would do. Errors: ToolError if it cannot be done at all, or cannot be shown."""
+        try:
+            return await self._owner(use).preview(use)
+        except ToolError:
+            raise
+        except Exception:
+            log.exception("a preview failed", extra={"tool": use.tool.name})
+            raise ToolError(FAILED) from None
 
     async def evidence(self, use: ToolUse) -> dict[str, Any]:
-        """What will help to find out later whether the call took effect."""
+        """What will help to find out later whether the call took effect; nothing where that fails."""
         try:
             return await self._owner(use).evidence(use)
         except ToolError:
             # It will say so itself, when it is dispatched.
+            return {}
+        except Exception:
+            log.exception("no evidence was gathered", extra={"tool": use.tool.name})
             return {}
 
     async def dispatch(self, use: ToolUse) -> Outcome:

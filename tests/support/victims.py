@@ -103,6 +103,10 @@ class Script:
         self.asked += 1
         if method not in ("journal.read", "run.wait", "daemon.doctor"):
             params["idempotency_key"] = f"step-{self.asked}"
+        return self.asked_again(method, params)
+
+    def asked_again(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The result of a call, asked for as often as it takes."""
         while True:
             with self.daemon.connect() as peer:
                 peer.settimeout(PATIENCE_SECONDS)

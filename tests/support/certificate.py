@@ -1,0 +1,241 @@
+"""The crash certificate: a run with tools and people in the loop, killed wherever it can be, and compared.
+
+The script is played once undisturbed, then once for every place to be killed at. Each time the daemon is
+started again, what had no answer is asked again under the same key, and people give their answers again by
+the stored ids. In the end the journals must say the same, and the world must have seen each effect once; or
+at most once, if there is an item that says so.
+"""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contrib.bench.model import model_server
+from tests.support.journals import comparable
+from tests.support.victims import Script, Victim
+
+PATIENCE_SECONDS = 60.0
+
+EFFECT = 'echo {name} >> "$PWD/effects"'
+
+
+def call(tool: str, **arguments: Any) -> str:
+    """A line that orders the model to ask for a tool."""
+    return f"/call {tool} {json.dumps(arguments)}"
+
+
+def effect(name: str, **more: Any) -> str:
+    """A command that leaves a line in the world."""
+    return call("bash", command=EFFECT.format(name=name), **more)
+
+
+FIRST = "\n".join(
+    [
+        call("write_file", path="notes.txt", content="one\n"),
+        effect("first"),
+        "/then",
+        call("list_files"),
+        call("read_file", path="notes.txt"),
+        effect("second"),
+        "/then",
+        call("edit_file", path="notes.txt", old_text="one", new_text="two"),
+        call(
+            "ask_user_question",
+            questions=[
+                {
+                    "header": "Colour",
+                    "question": "Which colour?",
+                    "options": [{"label": "red"}, {"label": "green"}],
+                }
+            ],
+        ),
+        "/then",
+        effect("third", run_in_background=True),
+        call("todo_write", todos=[{"content": "rest", "status": "pending"}]),
+        "/then",
+        "the first is done",
+    ]
+)
+SECOND = "\n".join([effect("fourth"), "/then", call("read_file", path="notes.txt"), "/then", "all is done"])
+EFFECTS = ("first", "second", "third", "fourth")
+
+
+class Operator(Script):
+    """A client and the people: sends, answers what is asked by its stored id, waits until a run has ended."""
+
+    def play(self) -> None:
+        """The whole script."""
+        self.run(FIRST)
+        self.call("conversation.compact", sender="ada", wait="settled")
+        self.run(SECOND)
+        self.settle_tasks()
+
+    def run(self, text: str) -> dict[str, Any]:
+        """Send, and answer whatever is asked until the run has ended."""
+        run_id = self.send(text, wait="accepted")["run_id"]
+        while True:
+            run = self.call("run.wait", run_id=run_id)
+            match run["status"]:
+                case "waiting_for_approval":
+                    self.approve(run_id)
+                case "waiting_for_user_question":
+                    self.answer(run_id)
+                case _:
+                    return run
+
+    def approve(self, run_id: str) -> None:
+        """Allow everything that waits, as one answer."""
+        waiting = self.query("approval.list", run_id=run_id)["approvals"]
+        if waiting:
+            answers = [{"approval_id": each["approval_id"], "decision": "allow"} for each in waiting]
+            self.answered("approval.resolve", answers[0]["approval_id"], resolutions=answers)
+
+    def answer(self, run_id: str) -> None:
+        """Choose the first option of every question."""
+        for asked in self.query("question.list", run_id=run_id)["questions"]:
+            answers = [
+                {"key": question["key"], "selected": [question["options"][0]["option_id"]]}
+                for question in asked["questions"]
+            ]
+            self.answered(
+                "question.answer", asked["question_id"], question_id=asked["question_id"], answers=answers
+            )
+
+    def settle_tasks(self) -> None:
+        """Wait until no background shell runs any more."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        session_id = self.query("conversation.get", sender="ada")["session_id"]
+        while any(
+            task["status"] in ("pending", "in_progress")
+            for task in self.query("task.list", session_id=session_id)["tasks"]
+            if task.get("kind") == "shell"
+        ):
+            assert time.monotonic() < deadline, "a background shell goes on"
+            time.sleep(0.02)
+
+    def query(self, method: str, **params: Any) -> dict[str, Any]:
+        """A call that changes nothing and needs no key."""
+        return self.asked_again(method, params)
+
+    def answered(self, method: str, about: str, **params: Any) -> dict[str, Any]:
+        """A person's answer, given again under the same key as often as it takes."""
+        return self.asked_again(method, {**params, "idempotency_key": f"answer-{about}"})
+
+
+@dataclass(slots=True)
+class Ending:
+    """How the script ended: its journal made comparable, the calls in doubt, and what the world saw."""
+
+    journal: dict[str, list[str]]
+    doubts: list[dict[str, Any]]
+    effects: Counter[str]
+    files: dict[str, str]
+    findings: list[Any]
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class Certificate:
+    """What was tried and found."""
+
+    kills: int = 0
+    deaths: int = 0
+    doubts: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+CONFIG = """
+default_route = "scripted"
+[routes.scripted]
+driver = "openai"
+model = "orders"
+base_url = "http://127.0.0.1:{port}/v1"
+[runs]
+backoff_s = 0.01
+[daemon]
+drain_s = 0
+"""
+
+
+@contextmanager
+def world() -> Iterator[int]:
+    """The model server, which outlives the daemons; gives its port."""
+    with model_server() as port:
+        yield port
+
+
+def home(directory: Path, port: int) -> Victim:
+    """A daemon on a new home."""
+    directory.mkdir(mode=0o700)
+    (directory / "config.toml").write_text(CONFIG.format(port=port))
+    return Victim(directory)
+
+
+def played(victim: Victim, *wrapper: str) -> Ending:
+    """Play the script to its end, whatever kills the daemon meanwhile."""
+    victim.start(*wrapper)
+    operator = Operator(victim)
+    operator.play()
+    doubts = operator.query("indoubt.list", status="any", limit=500)["indoubts"]
+    findings = operator.query("daemon.doctor", deep=True)["findings"]
+    events = operator.journal()
+    workspace = victim.home / "workspace"
+    effects = workspace / "effects"
+    return Ending(
+        journal=comparable(_without_doubts(events)),
+        doubts=doubts,
+        effects=Counter(effects.read_text().split() if effects.exists() else ()),
+        files={path.name: path.read_text() for path in sorted(workspace.glob("*.txt"))},
+        findings=findings,
+        deaths=victim.deaths,
+    )
+
+
+RECOVERY = frozenset(("call_doubted", "call_probed", "doubt_settled", "tool_called", "tool_observed"))
+_OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
+
+
+def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events without recovery, and without how a call ended: that is compared by what the world saw."""
+    kept = []
+    for event in events:
+        if event["type"] in RECOVERY:
+            continue
+        if event["type"] == "tool_returned":
+            event = {name: value for name, value in event.items() if name not in _OUTCOME}
+        if event["type"] == "message_appended":
+            event = {name: value for name, value in event.items() if name != "usage"}
+        kept.append(event)
+    return kept
+
+
+def differences(calm: Ending, shaken: Ending) -> Iterator[str]:
+    """Where a disturbed ending differs from the undisturbed one in what must be the same."""
+    if shaken.findings:
+        yield f"the doctor found {shaken.findings}"
+    for stream in sorted(calm.journal.keys() | shaken.journal.keys()):
+        yield from _of_streams(calm.journal.get(stream, []), shaken.journal.get(stream, []))
+    doubted = " ".join(json.dumps(item["arguments"]) for item in shaken.doubts)
+    for name in EFFECTS:
+        seen = shaken.effects[name]
+        in_doubt = re.search(rf"\b{name}\b", doubted) is not None
+        if seen != 1 and not (seen == 0 and in_doubt):
+            yield f"the effect '{name}' was seen {seen} times, and {'is' if in_doubt else 'nothing is'} in doubt"
+    if shaken.files != calm.files and not shaken.doubts:
+        yield f"the files differ: {shaken.files}"
+
+
+def _of_streams(calm: list[str], shaken: list[str]) -> Iterator[str]:
+    if calm == shaken:
+        return
+    for before, after in zip(calm, shaken, strict=False):
+        if before != after:
+            yield f"expected {before}\n     found {after}"
+            return
+    yield f"expected {len(calm)} events, found {len(shaken)}: {(calm + shaken)[min(len(calm), len(shaken)) :][:2]}"
