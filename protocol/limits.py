@@ -146,3 +146,31 @@ ANSWER_TEXT_BYTES_MAX = 16 * KIB
 
 # Messages that wait for the next model call of a run.
 STEERS_MAX = 64
+
+# What file tools do at once. A source file is rarely longer than 128 KiB; none that a person edits has 4 MiB.
+# Hashing 64 MiB takes a tenth of a second and looking at 100,000 directory entries half of one, so both end
+# within the five seconds of a tool.
+READ_BYTES_MAX = 128 * KIB
+EDIT_BYTES_MAX = 4 * MIB
+HASHED_BYTES_MAX = 64 * MIB
+WALKED_ENTRIES_MAX = 100_000
+
+# What a search gives: 200 paths or lines of a hundred bytes are 20 KiB, of the 32 that a model reads at once.
+# Of a long line the 512 bytes around the match are shown. What ripgrep says of all its matches is a few
+# times as long as they are; a line of its output holds a line of the file.
+FOUND_MAX = 200
+PATTERN_BYTES_MAX = 1 * KIB
+PATTERN_ALTERNATIVES_MAX = 64
+MATCH_BYTES_MAX = 512
+GREP_OUTPUT_BYTES_MAX = 16 * MIB
+GREP_LINE_BYTES_MAX = 256 * KIB
+
+# One patch. Two digests of each file (2 x 67 bytes as JSON) are its evidence: 24 x 134 bytes fit into 4 KiB.
+# Old and new contents of all files are in memory, together at most twice 16 MiB.
+PATCH_HUNKS_MAX = 128
+PATCH_FILES_MAX = 24
+PATCH_BYTES_MAX = 16 * MIB
+
+# What a change looks like: 256 KiB are some 5,000 lines, more than anybody reads; what is longer says so.
+DIFF_BYTES_MAX = 256 * KIB
+DIFF_LINES_MAX = 1_000

@@ -63,3 +63,11 @@ def test_what_a_connection_holds_is_bounded() -> None:
 def test_nesting_leaves_room_on_the_stack() -> None:
     """What arrived can be decoded again from a stack several times as deep."""
     assert limits.NESTING_MAX * 4 <= 1000
+
+
+def test_file_tools() -> None:
+    """What is read is less than what is edited, and that less than what is hashed; a patch has its evidence."""
+    assert limits.READ_BYTES_MAX < limits.EDIT_BYTES_MAX < limits.HASHED_BYTES_MAX
+    assert limits.PATCH_FILES_MAX * 2 * 67 < limits.EVIDENCE_BYTES_MAX
+    assert limits.EDIT_BYTES_MAX <= limits.PATCH_BYTES_MAX <= limits.TOOL_INPUT_BYTES_MAX
+    assert limits.PATH_BYTES_MAX <= limits.SUBJECT_BYTES_MAX

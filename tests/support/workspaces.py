@@ -1,0 +1,97 @@
+"""Workspaces for tests: calls of file tools, and an enemy who swaps directories for links meanwhile."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from kheishd.hooks.files.part import Files
+from kheishd.kernel.hook import Outcome, Place, ToolUse
+from protocol.objects.run import Pinned, Run
+from protocol.objects.session import Session
+
+ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
+
+
+def place(workspace: Path) -> Place:
+    """A run in a workspace."""
+    session = Session(
+        session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, changed_at_ms=1
+    )
+    run = Run(
+        run_id=f"run_{ID}",
+        session_id=session.session_id,
+        agent="default",
+        input_id=f"inp_{ID}",
+        status="running",
+        accepted_at_ms=1,
+        changed_at_ms=1,
+        accepted_cursor=1,
+        cursor=1,
+        pinned=Pinned(route="offline", driver="offline", model="offline", workspace=str(workspace)),
+    )
+    return Place(session, run, str(workspace), "off", cast("Any", None))
+
+
+@dataclass
+class Workshop:
+    """A workspace and the tools that work in it."""
+
+    path: Path
+    files: Files = field(default_factory=Files)
+    calls: int = 0
+
+    def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> ToolUse:
+        """A call, as it is dispatched."""
+        self.calls += 1
+        row = next(row for row in self.files.tools if row.name == tool)
+        return ToolUse(place(self.path), f"call_{self.calls}", row, arguments, binding)
+
+    async def outcome(self, tool: str, **arguments: Any) -> Outcome:
+        """What a call gives."""
+        return await self.files.dispatch(self.use(tool, **arguments))
+
+    async def do(self, tool: str, **arguments: Any) -> Any:
+        """What the model reads of it, decoded."""
+        return msgspec.json.decode((await self.outcome(tool, **arguments)).text)
+
+    def left_beside(self) -> list[str]:
+        """The files of calls' own that are still there."""
+        return sorted(str(path) for path in self.path.rglob(".kheish-*"))
+
+
+@contextmanager
+def swapping(directory: Path, outside: Path) -> Iterator[None]:
+    """Meanwhile a directory and a link to the outside change places, again and again, as fast as can be."""
+    link = directory.with_name(f"{directory.name}.link")
+    link.symlink_to(outside)
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            _exchange(directory, link)
+            _exchange(directory, link)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_HERE, _EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Two names change what they stand for, in one moment: Python's own rename cannot do that."""
+    if _LIBC.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(one))
