@@ -1,0 +1,53 @@
+"""The arguments of file tools, and the schemas that models are shown of them."""
+
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+
+from kheishd.hooks.files.arguments import (
+    ApplyPatch,
+    Arguments,
+    EditFile,
+    ReadFile,
+    WriteFile,
+    decoded,
+    schema_of,
+)
+from kheishd.kernel.hook import ToolError
+
+KINDS = [kind for kind in Arguments.__subclasses__()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schema_is_whole_in_itself(kind: type[Arguments]) -> None:
+    """An object, closed, valid, without a reference."""
+    schema = schema_of(kind)
+    jsonschema_rs.meta.validate(schema)
+    assert (schema["type"], schema["additionalProperties"]) == ("object", False)
+    assert b"$ref" not in msgspec.json.encode(schema)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "fits"),
+    [
+        (ReadFile, {"path": "a"}, True),
+        (ReadFile, {"path": "a", "start_line": 0}, False),
+        (ReadFile, {"path": ""}, False),
+        (ReadFile, {"path": "a", "more": 1}, False),
+        (WriteFile, {"path": "a", "content": "", "expected_sha256": None}, True),
+        (WriteFile, {"path": "a", "content": "", "expected_sha256": "ab"}, False),
+        (EditFile, {"path": "a", "old_text": "", "new_text": "b"}, False),
+        (ApplyPatch, {"hunks": []}, False),
+        (ApplyPatch, {"hunks": [{"path": "a", "old_text": "b", "new_text": ""}]}, True),
+    ],
+)
+def test_schema_and_type_say_the_same(kind: type[Arguments], arguments: dict[str, Any], fits: bool) -> None:
+    """What one takes, the other takes."""
+    assert jsonschema_rs.is_valid(schema_of(kind), arguments) == fits
+    if fits:
+        assert isinstance(decoded(kind, arguments), kind)
+    else:
+        with pytest.raises(ToolError, match="do not fit"):
+            decoded(kind, arguments)
