@@ -14,13 +14,15 @@ from kheishd import config as written
 from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
 from kheishd.core import definition
 from kheishd.core.definition import DefinitionError
+from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.hooks.composite import Composite
 from kheishd.kernel.call import Handler
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.objects.workspaces import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
-from protocol.errors import ConfigInvalid
+from protocol.errors import ConfigInvalid, WorkspaceForbidden
 from protocol.limits import AGENT_FILE_BYTES_MAX
 from protocol.objects.definition import Definition
 
@@ -73,7 +75,8 @@ def build_runtime(
     routes = {BUILT_IN_ROUTE: offline_route()} | {
         route_id: _route(route_id, table) for route_id, table in config.routes.items()
     }
-    definitions, complaints = read_agents(source.home.agents, routes)
+    workspaces = _workspaces(config, source.home)
+    definitions, complaints = read_agents(source.home.agents, routes, workspaces)
     if complaints and not skip_bad_agents:
         raise ConfigInvalid("; ".join(complaints))
     warnings = [f"skipped the agent in {complaint}" for complaint in complaints]
@@ -88,8 +91,8 @@ def build_runtime(
         limits=limits,
         models=models(limits),
         hooks=Composite(()),
+        workspaces=workspaces,
         permission_mode=config.permissions.mode,
-        workspace_root=_workspace(config, source),
         warnings=tuple(warnings),
         config=msgspec.to_builtins(config),
     )
@@ -104,10 +107,15 @@ def _route(route_id: str, table: RouteTable) -> RouteSpec:
     return RouteSpec(route_id, table.driver, table.model, table.base_url, table.auth_ref, table.options)
 
 
-def _workspace(config: Config, source: Source) -> str | None:
-    if config.workspace.root is None:
-        return None
-    return str(resolve_path(config.workspace.root, source.home))
+def _workspaces(config: Config, home: Home) -> Workspaces:
+    """Where agents may work, with every link followed now. Errors: ConfigInvalid."""
+    named = config.workspace.root
+    wanted = home.workspace if named is None else resolve_path(named, home)
+    root, own = os.path.realpath(wanted), os.path.realpath(home.path)
+    problem = root_problem(root, own)
+    if problem is not None:
+        raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
+    return Workspaces(root, own, limited=named is not None)
 
 
 def resolve_path(text: str, home: Home) -> Path:
@@ -128,7 +136,9 @@ def _agent_warnings(config: Config, definitions: Mapping[str, Definition], sourc
     ]
 
 
-def read_agents(directory: Path, routes: Mapping[str, RouteSpec]) -> tuple[dict[str, Definition], list[str]]:
+def read_agents(
+    directory: Path, routes: Mapping[str, RouteSpec], workspaces: Workspaces
+) -> tuple[dict[str, Definition], list[str]]:
     """The agents in a directory and the built-in one, by name; and a complaint for every bad file.
 
     Shape:  complaints begin with ``<file>:<line>:``.
@@ -137,7 +147,7 @@ def read_agents(directory: Path, routes: Mapping[str, RouteSpec]) -> tuple[dict[
     complaints: list[str] = []
     for path in _agent_files(directory, complaints):
         try:
-            agent = _read_agent(path, routes)
+            agent = _read_agent(path, routes, workspaces)
         except DefinitionError as error:
             complaints += [f"{path.name}:{line}: {message}" for line, message in error.found]
         else:
@@ -163,7 +173,7 @@ def _agent_files(directory: Path, complaints: list[str]) -> list[Path]:
     return files[:AGENT_FILES_MAX]
 
 
-def _read_agent(path: Path, routes: Mapping[str, RouteSpec]) -> Definition:
+def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspaces) -> Definition:
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -175,8 +185,26 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec]) -> Definition:
     if agent.route is not None and agent.route not in routes:
         known = ", ".join(sorted(routes))
         message = f"route: there is no route '{agent.route}'; there are: {known}"
-        raise DefinitionError([(definition.route_line(content), message)])
-    return agent
+        raise DefinitionError([(definition.key_line(content, "route"), message)])
+    if agent.workspace is None:
+        return agent
+    try:
+        return msgspec.structs.replace(agent, workspace=_agents_workspace(agent.workspace, workspaces))
+    except WorkspaceForbidden as refusal:
+        line = definition.key_line(content, "workspace")
+        raise DefinitionError([(line, f"workspace: {refusal.message}")]) from None
+
+
+def _agents_workspace(path: str, workspaces: Workspaces) -> str:
+    """The directory that an agent's file names: ``~`` is the user's home, a relative one begins at the root.
+
+    Errors: WorkspaceForbidden.
+    """
+    resolved = resolve(os.path.expanduser(path), workspaces.root)
+    if resolved is None:
+        raise WorkspaceForbidden("the path is too long or cannot be printed")
+    workspaces.check(resolved)
+    return resolved
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -5,6 +5,7 @@
 ``agents/<name>.md``  agent definitions, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``
+``workspace/``        where agents work, unless another place is configured
 ====================  ============================================================
 """
 
@@ -57,6 +58,11 @@ class Home(Struct, frozen=True):
     def run(self) -> Path:
         """What exists only while a daemon runs."""
         return self.path / "run"
+
+    @property
+    def workspace(self) -> Path:
+        """Where agents work, unless another place is configured; made when it is first needed."""
+        return self.path / "workspace"
 
     @property
     def socket(self) -> Path:

@@ -175,6 +175,10 @@ class SenderForbidden(Forbidden, reason="sender_forbidden"):
     """The caller's token does not cover this sender."""
 
 
+class WorkspaceForbidden(Forbidden, reason="workspace_forbidden"):
+    """Agents may not work in that directory; leave it out, or choose one within [workspace] root."""
+
+
 class OriginForbidden(Forbidden, reason="origin_forbidden"):
     """Requests from web pages of other origins are refused."""
 

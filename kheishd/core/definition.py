@@ -88,10 +88,10 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     )
 
 
-def route_line(content: bytes) -> int:
-    """The line on which an agent file names its route, or its first."""
+def key_line(content: bytes, key: str) -> int:
+    """The line on which an agent file says ``key``, or its first."""
     for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
-        if re.match(r"[\"']?route[\"']?\s*:", line):
+        if re.match(rf"[\"']?{key}[\"']?\s*:", line):
             return number
     return 1
 

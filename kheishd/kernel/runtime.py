@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
@@ -56,11 +57,16 @@ class Runtime:
     limits: RunLimits
     models: "ModelCaller"
     hooks: Hook
+    workspaces: Workspaces
     permission_mode: PermissionMode = "default"
-    workspace_root: str | None = None
     sandbox: Sandbox = "auto"
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def workspace_root(self) -> str:
+        """Where agents work unless something else is said."""
+        return self.workspaces.root
 
 
 class Runtimes(Protocol):

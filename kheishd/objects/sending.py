@@ -10,6 +10,7 @@ from kheishd.kernel.call import Call
 from kheishd.objects.bounds import Bounds, bounds_of
 from kheishd.objects.fold import Fold
 from kheishd.objects.run import output_of, settled
+from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.tables import BLOBS
 from protocol import ids
 from protocol.errors import (
@@ -67,7 +68,8 @@ def make_ready(
 ) -> Sending:
     """Check an input and give it its ids; nothing is written yet.
 
-    Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden, AgentNotFound (of the guest).
+    Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden, AgentNotFound (of the guest),
+    WorkspaceForbidden.
     """
     if sender is not None:
         valid_sender(sender)
@@ -80,7 +82,7 @@ def make_ready(
         run_id=call.state.new_id(ids.RUN),
         session_id=call.state.new_id(ids.SESSION),
         guest=find_definition(call, guest, "guest") if guest is not None else None,
-        workspace=workspace,
+        workspace=asked(call, workspace) if workspace is not None else None,
     )
 
 
@@ -164,7 +166,7 @@ def find_route(runtime: "Runtime", *names: str | None) -> "RouteSpec":
 def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definition: Definition) -> SendResult:
     """Append the input and the acceptance of its run to a session; the caller writes the fold.
 
-    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady.
+    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden.
     """
     session = fold.session
     if session.status == "ended":
@@ -174,7 +176,9 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
             f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
         )
     speaker = sending.guest or definition
-    pinned = pin(call.runtime, sending, session, speaker, bounds_of(tx, call.runtime, session, speaker))
+    bounds = bounds_of(tx, call.runtime, session, speaker)
+    workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
+    pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
     if tx.get(BLOBS, speaker.digest, 0) is None:
         tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
     fold.append(
@@ -203,7 +207,12 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
 
 
 def pin(
-    runtime: "Runtime", sending: Sending, session: Session, speaker: Definition, bounds: Bounds
+    runtime: "Runtime",
+    sending: Sending,
+    session: Session,
+    speaker: Definition,
+    bounds: Bounds,
+    workspace: str,
 ) -> Pinned:
     """What the run will use, by value: the request before the session before the agent's definition.
 
@@ -228,7 +237,7 @@ def pin(
         options=dict(route.options),
         instructions_digest=speaker.digest,
         tools=[] if sending.guest else both(speaker.tools, bounds.scope.tools),
-        workspace=sending.workspace or session.workspace or speaker.workspace or runtime.workspace_root,
+        workspace=workspace,
         permission_mode=bounds.mode,
         max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
         generation=runtime.generation,

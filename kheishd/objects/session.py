@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from kheishd.core.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
+from kheishd.core.workspace import within_parent
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.bounds import bounds_of
 from kheishd.objects.fold import Fold, origin_of
@@ -24,6 +25,7 @@ from kheishd.objects.sending import (
     make_ready,
     send_waits,
 )
+from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors import (
@@ -102,6 +104,8 @@ def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
     call.caller.need_sender(None)
     if params.route is not None:
         find_route(call.runtime, params.route)
+    if params.workspace is not None:
+        params = msgspec.structs.replace(params, workspace=asked(call, params.workspace))
     return _Creation(params, params.session_id or call.state.new_id(ids.SESSION), definition)
 
 
@@ -130,6 +134,8 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
         root = parent.root_session_id or parent.session_id
         scope = narrowest(inherited(above.scope, params.scope), scope)
         mode = mode_within(above.mode, mode, plan.definition.permission_mode)
+        if params.workspace is not None:
+            within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     return SessionCreated(
         agent=plan.definition.name,
         parent_session_id=params.parent_session_id,
@@ -225,12 +231,14 @@ def _prepare_update(call: Call, params: SessionUpdate) -> SessionUpdate:
         fits(params.scope, SCOPE_BYTES_MAX, "scope", "$.params.scope")
     if isinstance(params.route, str):
         find_route(call.runtime, params.route)
+    if isinstance(params.workspace, str):
+        params = msgspec.structs.replace(params, workspace=asked(call, params.workspace))
     return params
 
 
 @mutation(rows.UPDATE, prepare=_prepare_update)
 def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
-    """Change properties: scopes and a child's permission mode only narrow."""
+    """Change properties: scopes and a child's mode only narrow, and its workspace lies in its parent's."""
     session = _changeable(tx, call, params.session_id)
     changes = _changes_of(params)
     if isinstance(params.scope, CapabilityScope):
@@ -243,6 +251,8 @@ def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
             changes["permission_mode"],
             own.permission_mode if own is not None else None,
         )
+    if parent is not None and isinstance(params.workspace, str):
+        within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     if not changes:
         return session
     fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))

@@ -17,6 +17,7 @@ from protocol.errors import (
     SenderInvalid,
     SessionBusy,
     StorageFull,
+    WorkspaceForbidden,
 )
 from protocol.ids import Id
 from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
@@ -129,6 +130,7 @@ SEND = Method(
         InputTooLarge,
         QueueFull,
         NotSupported,
+        WorkspaceForbidden,
         StorageFull,
     ),
     uncompared=("wait", "stream", "timeout_s"),

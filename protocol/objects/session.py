@@ -21,6 +21,7 @@ from protocol.errors import (
     SessionNotFound,
     StorageFull,
     TooDeep,
+    WorkspaceForbidden,
 )
 from protocol.ids import Cursor, Id
 from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
@@ -242,6 +243,7 @@ _SEND = (
     SenderInvalid,
     RouteNotFound,
     RouteNotReady,
+    WorkspaceForbidden,
     InputTooLarge,
     QueueFull,
     StorageFull,
@@ -262,6 +264,7 @@ CREATE = Method(
         RouteNotFound,
         SessionNotFound,
         ScopeWouldWiden,
+        WorkspaceForbidden,
         TooDeep,
         InputTooLarge,
         StorageFull,
@@ -276,7 +279,15 @@ UPDATE = Method(
     Session,
     "Change properties of a session; future runs use them, accepted ones keep what they pinned.",
     scope="operate",
-    errors=(SessionNotFound, SessionEnded, RouteNotFound, ScopeWouldWiden, InputTooLarge, StorageFull),
+    errors=(
+        SessionNotFound,
+        SessionEnded,
+        RouteNotFound,
+        ScopeWouldWiden,
+        WorkspaceForbidden,
+        InputTooLarge,
+        StorageFull,
+    ),
 )
 SEND = Method(
     "session.send",

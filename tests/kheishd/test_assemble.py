@@ -17,11 +17,13 @@ from kheishd.assemble import (
     resolve_path,
 )
 from kheishd.config import parse
+from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.kernel.runtime import RunLimits, Runtime
 from kheishd.providers.caller import Models
 from protocol.catalogue import METHODS
 from protocol.errors import ConfigInvalid
+from tests.support.runtimes import WORKSPACES
 
 CONFIG = """\
 default_route = "local"
@@ -65,6 +67,8 @@ def test_without_any_file(source: Source) -> None:
     assert runtime.routes == {"offline": offline_route()}
     assert (runtime.limits, runtime.warnings) == (RunLimits(), ())
     assert source.config_path is None
+    own = str(source.home.path)
+    assert runtime.workspaces == Workspaces(f"{own}/workspace", own)
 
 
 def test_what_the_configuration_says(source: Source) -> None:
@@ -76,6 +80,7 @@ def test_what_the_configuration_says(source: Source) -> None:
     assert runtime.limits.active_max == 7
     assert runtime.permission_mode == "plan"
     assert runtime.workspace_root == str(source.home.path / "work")
+    assert runtime.workspaces.limited
     assert runtime.config["routes"]["local"]["model"] == "m"
 
 
@@ -101,7 +106,7 @@ def test_agents_by_name(source: Source) -> None:
     (agents / ".hidden.md").write_text("---\n")
     (agents / "b.md~").write_text("---\n")
     (agents / "README.txt").write_text("---\n")
-    found, complaints = read_agents(agents, {"offline": offline_route()})
+    found, complaints = read_agents(agents, {"offline": offline_route()}, WORKSPACES)
     assert list(found) == ["b", "default"]
     assert (found["default"].instructions, found["default"].source) == ("Mine.", "file")
     assert complaints == []
@@ -117,6 +122,56 @@ def test_a_bad_agent_is_skipped_or_refused(source: Source) -> None:
     assert "bad.md:3: route: there is no route 'gone'" in runtime.warnings[0]
     with pytest.raises(ConfigInvalid, match=r"bad\.md:3: route"):
         build(source, skip=False)
+
+
+@pytest.mark.parametrize("root", [".", "..", "/", "state", "agents/x", "run/../skills", "cron", "link", "up"])
+def test_a_workspace_that_no_agent_may_have(source: Source, root: str) -> None:
+    """The home, what holds it, what the daemon keeps in it; also behind a link."""
+    (source.home.path / "link").symlink_to("state")
+    (source.home.path / "up").symlink_to("..")
+    source.home.config.write_text(f"[workspace]\nroot = '{root}'\n")
+    with pytest.raises(ConfigInvalid, match=r"workspace\.root: .* daemon's own") as caught:
+        build(source)
+    assert caught.value.field == "workspace.root"
+
+
+def test_workspaces_are_resolved(tmp_path: Path) -> None:
+    """The root, the home and what agents name: tools follow no link, so none may be left in the names."""
+    (tmp_path / "disk" / "work").mkdir(parents=True)
+    (tmp_path / "real" / "agents").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("real")
+    (tmp_path / "real" / "workspace").symlink_to(tmp_path / "disk")
+    for name, path in (("a", "work"), ("b", "/srv/./b"), ("c", "'~/x'")):
+        (tmp_path / "real" / "agents" / f"{name}.md").write_text(f"---\nworkspace: {path}\n---\n")
+    runtime = build(Source(Home(tmp_path / "home"), environ={}))
+    assert runtime.workspaces == Workspaces(str(tmp_path / "disk"), str(tmp_path / "real"))
+    found = {name: agent.workspace for name, agent in runtime.definitions.items()}
+    assert found == {
+        "default": None,
+        "a": str(tmp_path / "disk" / "work"),
+        "b": "/srv/b",
+        "c": os.path.realpath(Path.home() / "x"),
+    }
+
+
+@pytest.mark.parametrize("path", ["../state", "..", "a/../..", "/", "'/srv/a\\nb'".replace("'", '"')])
+def test_an_agent_where_it_may_not_work(source: Source, path: str) -> None:
+    """It is a bad agent like any other, with its line."""
+    (source.home.agents / "a.md").write_text(f"---\ndescription: d\nworkspace: {path}\n---\n")
+    (warning,) = build(source).warnings
+    assert "skipped the agent in a.md:3: workspace: " in warning
+    with pytest.raises(ConfigInvalid, match=r"a\.md:3: workspace"):
+        build(source, skip=False)
+
+
+def test_an_agent_outside_of_the_configured_root(source: Source) -> None:
+    """What the configuration says counts for agents' files, too."""
+    source.home.config.write_text("[workspace]\nroot = '/srv/work'\n")
+    (source.home.agents / "a.md").write_text("---\nworkspace: /srv/other\n---\n")
+    (source.home.agents / "b.md").write_text("---\nworkspace: inside\n---\n")
+    runtime = build(source)
+    assert "a.md:2: workspace: /srv/other is not within /srv/work" in runtime.warnings[0]
+    assert runtime.definitions["b"].workspace == "/srv/work/inside"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -137,7 +192,7 @@ def test_a_pipe_called_like_an_agent(source: Source) -> None:
     """Nobody waits for what will never be written; and nothing is read from a device."""
     os.mkfifo(source.home.agents / "pipe.md")
     (source.home.agents / "zero.md").symlink_to("/dev/zero")
-    found, complaints = read_agents(source.home.agents, {})
+    found, complaints = read_agents(source.home.agents, {}, WORKSPACES)
     assert (list(found), complaints) == (
         ["default"],
         ["pipe.md:1: it is no ordinary file", "zero.md:1: it is no ordinary file"],
@@ -146,9 +201,9 @@ def test_a_pipe_called_like_an_agent(source: Source) -> None:
 
 def test_no_directory_for_agents(tmp_path: Path) -> None:
     """It need not exist; a file in its place is a complaint."""
-    assert read_agents(tmp_path / "agents", {})[1] == []
+    assert read_agents(tmp_path / "agents", {}, WORKSPACES)[1] == []
     (tmp_path / "agents").write_text("")
-    assert read_agents(tmp_path / "agents", {})[1] == ["agents:1: Not a directory"]
+    assert read_agents(tmp_path / "agents", {}, WORKSPACES)[1] == ["agents:1: Not a directory"]
 
 
 def test_a_default_agent_that_does_not_exist(source: Source) -> None:

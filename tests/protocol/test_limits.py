@@ -66,7 +66,7 @@ def test_nesting_leaves_room_on_the_stack() -> None:
 
 
 def test_file_tools() -> None:
-    """What is read is less than what is edited, and that less than what is hashed; a patch has its evidence."""
+    """What is read is less than what is edited, and that than what is hashed; a patch has its evidence."""
     assert limits.READ_BYTES_MAX < limits.EDIT_BYTES_MAX < limits.HASHED_BYTES_MAX
     assert limits.PATCH_FILES_MAX * 2 * 67 < limits.EVIDENCE_BYTES_MAX
     assert limits.EDIT_BYTES_MAX <= limits.PATCH_BYTES_MAX <= limits.TOOL_INPUT_BYTES_MAX

@@ -23,6 +23,7 @@ from protocol.errors import ConfigInvalid
 from protocol.method import SCOPES
 from protocol.objects.daemon import Status
 from protocol.wire import Error, refusal_of
+from tests.support.runtimes import WORKSPACES
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -71,6 +72,7 @@ def bare_runtime() -> Runtime:
         limits=RunLimits(),
         models=cast("ModelCaller", None),
         hooks=Composite(()),
+        workspaces=WORKSPACES,
     )
 
 

@@ -3,9 +3,13 @@
 from typing import Any
 
 from kheishd.core.definition import built_in
+from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import Composite
 from kheishd.kernel.runtime import RouteSpec, RunLimits, Runtime
 from kheishd.providers.caller import Models
+
+WORKSPACES = Workspaces("/home/kheish/workspace", "/home/kheish")
+"""What nothing is configured of."""
 
 
 def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
@@ -18,6 +22,6 @@ def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
         "limits": RunLimits(),
         "models": Models(),
         "hooks": Composite(()),
-        "workspace_root": "/",
+        "workspaces": WORKSPACES,
     }
     return Runtime(generation=generation, **(fields | changes))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.definition import DefinitionError, built_in, parse, route_line
+from kheishd.core.definition import DefinitionError, built_in, key_line, parse
 from protocol.limits import AGENT_FILE_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
 
@@ -120,8 +120,8 @@ def test_every_mistake_is_named() -> None:
 
 def test_the_line_of_the_route() -> None:
     """An agent on a route that does not exist is told where it says so."""
-    assert route_line(REVIEWER) == 3
-    assert route_line(b"no front matter") == 1
+    assert key_line(REVIEWER, "route") == 3
+    assert key_line(b"no front matter", "route") == 1
 
 
 def test_the_built_in_agent() -> None:

@@ -21,6 +21,7 @@ from protocol.errors import (
     SenderForbidden,
     SenderInvalid,
     SessionBusy,
+    WorkspaceForbidden,
 )
 from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SUBSCRIPTIONS_MAX
 from tests.support.household import Household, household, pages, refused
@@ -206,6 +207,25 @@ async def test_conversation_send_sender_forbidden(idle: Household) -> None:
     ann = await idle.limited(senders=["ann"])
     assert isinstance(await refused(ann, "conversation.send", content="x"), SenderForbidden)
     assert (await ann.call("conversation.send", content="x", sender="ann"))["status"] == "queued"
+
+
+async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
+    """The daemon's own home to everybody; any but the default to who is no operator."""
+    workspaces = idle.holder.current().workspaces
+    speaker = await idle.limited(scopes=["read", "converse"])
+    for client, path in (
+        (idle.client, workspaces.home),
+        (idle.client, "../state"),
+        (speaker, "/srv"),
+        (speaker, f"{workspaces.root}/a"),
+    ):
+        refusal = await refused(client, "conversation.send", content="x", workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    assert idle.sessions() == 0
+    for client, path in ((speaker, workspaces.root), (speaker, "."), (idle.client, "/srv")):
+        sent = await client.call("conversation.send", content="x", workspace=path)
+        pinned = (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
+        assert pinned["workspace"] == ("/srv" if path == "/srv" else workspaces.root)
 
 
 @pytest.mark.parametrize("sender", ["ä" * 65, "a\nb", "\x00", "​"])

@@ -127,7 +127,7 @@ async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Pa
             title="t" * 512,
             scope={"tools": ["t" * 70] * 54},
             metadata=metadata,
-            workspace="w" * 1024,
+            workspace="/" + "w" * 1023,
         )
         gate = house.gate("first")
         gate.after = "x" * 2 * ANSWER_BYTES_MAX

@@ -24,6 +24,7 @@ from protocol.errors import (
     SessionExists,
     SessionNotFound,
     TooDeep,
+    WorkspaceForbidden,
 )
 from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SESSION_DEPTH_MAX
 from tests.support.household import AGENTS, Household, household, pages, refused
@@ -164,6 +165,19 @@ async def test_session_create_scope_would_widen(idle: Household) -> None:
     for asked in ({"scope": {"tools": ["a"]}}, {"permission_mode": "default"}):
         refusal = await idle.refused("session.create", parent_session_id=parent, **asked)
         assert isinstance(refusal, ScopeWouldWiden)
+
+
+async def test_session_create_workspace_forbidden(idle: Household) -> None:
+    """The daemon's own home, and for a child what lies outside of where its parent works."""
+    home = idle.holder.current().workspaces.home
+    for path in (home, f"{home}/state/x", "/", "..", "../agents"):
+        refusal = await idle.refused("session.create", workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    for path in ("/srv/ab", "/srv", "x"):
+        refusal = await idle.refused("session.create", parent_session_id=parent, workspace=path)
+        assert isinstance(refusal, WorkspaceForbidden)
+    assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
 
 
 async def test_session_create_too_deep(idle: Household) -> None:
@@ -312,7 +326,7 @@ async def test_session_update_ok(house: Household) -> None:
     await house.call("run.wait", run_id=later["run_id"])
     pinned = [(await house.call("run.get", run_id=run["run_id"]))["pinned"] for run in (queued, later)]
     assert [each["model"] for each in pinned] == ["before", "offline"]
-    assert [each.get("workspace") for each in pinned] == [None, "/srv"]
+    assert [each["workspace"] for each in pinned] == [house.holder.current().workspace_root, "/srv"]
 
 
 async def test_session_update_ok_narrows(idle: Household) -> None:
@@ -340,6 +354,17 @@ async def test_session_update_route_not_found(idle: Household) -> None:
     """No route is called so."""
     await create(idle, session_id="s")
     assert isinstance(await idle.refused("session.update", session_id="s", route="nowhere"), RouteNotFound)
+
+
+async def test_session_update_workspace_forbidden(idle: Household) -> None:
+    """As when it is made; what is refused changes nothing."""
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    for session_id, path in ((parent, "../run"), (child, "/srv"), (child, "/srv/ab")):
+        refusal = await idle.refused("session.update", session_id=session_id, workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    updated = await idle.call("session.update", session_id=child, workspace="/srv/a/c")
+    assert updated["workspace"] == "/srv/a/c"
 
 
 async def test_session_update_scope_would_widen(idle: Household) -> None:
@@ -384,6 +409,19 @@ async def test_session_send_session_not_found(idle: Household) -> None:
     ann = await idle.limited(senders=["ann"])
     refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
     assert isinstance(refusal, SessionNotFound)
+
+
+async def test_session_send_workspace_forbidden(idle: Household) -> None:
+    """The parent works elsewhere now, and the child was told to stay: it is told where to."""
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
+    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    refusal = await idle.refused("session.send", session_id=child, content="x")
+    assert isinstance(refusal, WorkspaceForbidden)
+    assert "/srv/a/b is not within /srv/c" in refusal.message
+    await idle.call("session.update", session_id=child, workspace=None)
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
 
 
 async def test_session_send_session_ended(idle: Household) -> None:
