@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from protocol.ids import Cursor
 from protocol.objects.approval import Preview, Remember
-from protocol.objects.permission import Grant, PermissionMode, Verdict
+from protocol.objects.permission import Grant, PermissionMode, Rule, RuleRef, Verdict
 from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, Outcome, Pinned, RunError
 from protocol.objects.session import CapabilityScope
@@ -262,6 +262,17 @@ class ApprovalLapsed(Event, frozen=True, tag="approval_lapsed"):
     how: Literal["expired", "withdrawn", "renewed"]
 
 
+class PermissionsChanged(Event, frozen=True, tag="permissions_changed"):
+    """Rules were added and removed, grants revoked: of a run, a session, or the whole daemon.
+
+    Whose they are is where the event stands: a run's has its ``run_id``, the daemon's is in its stream.
+    """
+
+    add: list[Rule] = []
+    remove: list[RuleRef] = []
+    revoke: list[str] = []
+
+
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
     """A call asks a person something; the answer will be its result."""
 
@@ -419,6 +430,7 @@ JournalEvent = (
     | ApprovalRequested
     | ApprovalAnswered
     | ApprovalLapsed
+    | PermissionsChanged
     | QuestionAsked
     | QuestionAnswered
     | QuestionLapsed

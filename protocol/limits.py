@@ -57,8 +57,9 @@ IDEMPOTENCY_KEY_BYTES_MAX = 256
 METADATA_BYTES_MAX = 16 * KIB
 
 # What stands in records that every event of their session or run writes again: a model's name, a path, the
-# names a scope lists (4 KiB are some 150 of them). With 16 KiB of metadata, 8 KiB of ids of open runs and a
-# title a session's record stays under 32 KiB; a run's, which has none of these, under 8 KiB.
+# names a scope lists (4 KiB are some 150 of them). With 16 KiB of metadata, 8 KiB of ids of open runs, 8 KiB
+# of permissions and a title a session's record stays under 40 KiB; a run's, which has none of these when it
+# is accepted, under 8 KiB.
 MODEL_BYTES_MAX = 256
 PATH_BYTES_MAX = 1 * KIB
 SCOPE_BYTES_MAX = 4 * KIB
@@ -71,7 +72,7 @@ AGENT_FILE_BYTES_MAX = 64 * KIB
 
 # One input, as JSON. Everything a transaction writes stays within 256 KiB (see UPDATE_BYTES_MAX): an
 # input of 128 KiB + its metadata of 16 KiB + 64 KiB of instructions, the first time + the session's
-# record of 32 KiB + the run's of 8 KiB, once as an event, leave nothing to spare. Larger content is an asset.
+# record of 40 KiB + the run's of 8 KiB, once as an event, leave nothing to spare. Larger content is an asset.
 INPUT_BYTES_MAX = 128 * KIB
 INPUT_ITEMS_MAX = 64
 
@@ -123,6 +124,9 @@ TOOL_BYTES_MAX = 128
 CALL_ID_BYTES_MAX = 128
 SUBJECT_BYTES_MAX = 1 * KIB
 
+# What a verdict keeps of a subject: 32 of them stand in one transaction, each perhaps beside its approval.
+VERDICT_SUBJECT_BYTES_MAX = 256
+
 # What a tool takes and gives. 16 MiB is a large log; of it the model reads 32 KiB at once (about 8,000
 # tokens), and the rest stands in a blob. As JSON those can be six times as long: 192 KiB fit a transaction.
 TOOL_INPUT_BYTES_MAX = 16 * MIB
@@ -134,8 +138,11 @@ EVIDENCE_BYTES_MAX = 4 * KIB
 PREVIEW_BYTES_MAX = 16 * KIB
 PREVIEWS_BYTES_MAX = 64 * KIB
 
-# Rules and grants are read at every judgement and stand in records that many events write again.
+# Rules and grants are read at every judgement and stand in records that many events write again: 4 KiB are
+# 64 rules about a short command each, or as many grants. A grant that finds no room pushes the oldest out.
 RULES_MAX = 64
+RULES_BYTES_MAX = 4 * KIB
+GRANTS_BYTES_MAX = 4 * KIB
 GRANT_USES_MAX = 1_000_000
 RESOLUTIONS_MAX = 256
 

@@ -1,10 +1,11 @@
 """Permissions: rules, modes and verdicts. Deny beats ask beats allow, and nothing narrower loosens.
 
 A call is judged by every layer there is, from the broadest to the narrowest: ``managed`` (the daemon's
-configuration), ``daemon`` (changed live), ``definition``, ``session`` and every session above it, ``run``.
-Each layer says deny, ask, allow or nothing; the strictest of them is the verdict of the rules. Where no layer
-says anything, the tool's own default stands. The mode then turns an ask into something else, and a grant (an
-approval that was to be remembered) answers one.
+configuration), ``daemon`` (changed live), then for the root session and each one below it the ``definition``
+of its agent and its own rules (``parent``, the last one ``session``), and ``run``. Each layer says deny, ask,
+allow or nothing; the strictest of them is the verdict of the rules. Where no layer says anything, the tool's
+own default stands. The mode then turns an ask into something else, and a grant (an approval that was to be
+remembered) answers one.
 """
 
 from typing import Annotated, Literal
@@ -12,31 +13,50 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from protocol.errors import (
+    AgentForbidden,
+    AgentNotFound,
     GrantNotFound,
+    InputTooLarge,
     RunAlreadyEnded,
     RunNotFound,
+    ScopeWouldWiden,
     SessionEnded,
     SessionNotFound,
     StorageFull,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import REASON_BYTES_MAX, RULES_MAX, SUBJECT_BYTES_MAX, TOOL_BYTES_MAX
+from protocol.limits import (
+    AGENT_BYTES_MAX,
+    REASON_BYTES_MAX,
+    RULES_MAX,
+    SUBJECT_BYTES_MAX,
+    TOOL_BYTES_MAX,
+)
 from protocol.method import Method, Mutation, Page, Params
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
 Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
 """Whose rule it is, from the broadest to the narrowest; ``parent``: a session further up."""
+ModeEffect = Literal["edit_allowed", "ask_allowed", "ask_denied", "denied_in_plan"]
+"""What the mode made of a verdict: acceptEdits, bypassPermissions, dontAsk and plan, in this order."""
+
+# The lookahead, as "$" alone also matches before a newline at the end.
+PATTERN = r"^(\*|[^*\s]+\*?)$(?!\n)"
 
 Pattern = Annotated[
     str,
-    Meta(min_length=1, max_length=TOOL_BYTES_MAX, description="A tool's name, a prefix and '*', or '*'."),
+    Meta(
+        pattern=PATTERN,
+        max_length=TOOL_BYTES_MAX,
+        description="A tool's name, a prefix and '*', or '*'.",
+    ),
 ]
 Subject = Annotated[
     str,
     Meta(
         max_length=SUBJECT_BYTES_MAX,
-        description="What the tool works on: a path, a command line, a host. '*' stands for anything.",
+        description="What the tool works on: a path, a command line, a host. In a rule, '*' is anything.",
     ),
 ]
 
@@ -50,10 +70,18 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
 
 
+class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a rule is about, by which it is replaced and removed: a layer has one rule at most of each."""
+
+    tool: Pattern
+    subject: Subject | None = None
+
+
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An approval that is remembered: it answers asks about a tool, on a subject, so many times.
 
-    ``left`` null: any number of times. ``approval_id`` is the approval it was given with.
+    Both are meant to the letter, a ``*`` too; ``subject`` null: where there is none. ``left`` null: any
+    number of times. ``approval_id`` is the approval it was given with.
     """
 
     grant_id: str
@@ -68,7 +96,8 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one call was judged: ``base`` by the rules, ``decision`` once mode, grants and hooks had their say.
 
     ``why`` names what decided, such as ``managed rule bash deny``; ``mode_effect`` is set where the mode
-    changed something. ``parallel`` and ``repeatable`` are what the tool said of itself at that time.
+    changed something. ``subject`` is only the beginning where it is long. ``parallel`` and ``repeatable`` are
+    what the tool said of itself at that time.
     """
 
     call_id: str
@@ -76,9 +105,10 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     decision: Decision
     base: Decision
     why: str
+    subject: str = ""
     reason: str = ""
     mode: PermissionMode = "default"
-    mode_effect: str | None = None
+    mode_effect: ModeEffect | None = None
     grant_id: str | None = None
     approval_id: str | None = None
     question_id: str | None = None
@@ -86,8 +116,12 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     repeatable: bool = False
 
 
-class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of an explanation: what a layer, the mode, a grant or the tool itself says."""
+class Step(Struct, frozen=True, kw_only=True):
+    """One line of an explanation: what a layer, the mode, a grant or the tool itself says.
+
+    ``says`` null: nothing that decides. ``source`` is a layer with its name, ``tool``, ``hook``, ``mode`` or
+    ``grant``.
+    """
 
     source: str
     says: Decision | None
@@ -95,15 +129,26 @@ class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """Why a call would be judged as it would: every line that was looked at, and the end of it."""
+    """Why a call would be judged as it would: the verdict, and every line that it came of, in order.
+
+    Hooks are not asked: what one says depends on the call's arguments.
+    """
 
     decision: Decision
+    base: Decision
+    why: str
+    reason: str
     mode: PermissionMode
+    mode_effect: ModeEffect | None
+    grant_id: str | None
     steps: list[Step]
 
 
 class Layered(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rules and grants of one layer. ``name`` is the agent's, session's or run's."""
+    """The rules and grants of one layer. ``name`` is the agent's, session's or run's.
+
+    ``mode`` is the widest that the layer lets be: the narrowest of them all is in force.
+    """
 
     layer: Layer
     rules: list[Rule]
@@ -112,28 +157,44 @@ class Layered(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grants: list[Grant] = []
 
 
-class PermissionList(Struct, frozen=True, kw_only=True):
-    """Every layer that a call in a place would be judged by, broadest first, and the mode in force."""
+class PermissionList(Struct, frozen=True):
+    """A page of the layers that a call in a place would be judged by, broadest first."""
 
-    layers: list[Layered]
-    mode: PermissionMode
+    permissions: list[Layered]
+    next: str | None
+
+
+AgentName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=AGENT_BYTES_MAX,
+        description="A new session of this agent, where neither a session nor a run is named.",
+    ),
+]
 
 
 class PermissionWhy(Params, frozen=True, kw_only=True):
-    """Params of ``permission.why``: a tool, and where it would be called; nowhere: a new session's."""
+    """Params of ``permission.why``: a tool, and where it would be called.
+
+    Without a place, in a new session of ``agent`` or of the default one. ``mode``: as if the session had
+    this mode, within what bounds it.
+    """
 
     tool: Annotated[str, Meta(min_length=1, max_length=TOOL_BYTES_MAX)]
-    subject: Subject = ""
+    subject: Annotated[str, Meta(max_length=SUBJECT_BYTES_MAX)] = ""
     session_id: Id | None = None
     run_id: Id | None = None
+    agent: AgentName | None = None
     mode: PermissionMode | None = None
 
 
-class PermissionListParams(Params, frozen=True, kw_only=True):
-    """Params of ``permission.list``."""
+class PermissionListParams(Page, frozen=True, kw_only=True):
+    """Params of ``permission.list``: a place, as in ``permission.why``."""
 
     session_id: Id | None = None
     run_id: Id | None = None
+    agent: AgentName | None = None
 
 
 class PermissionUpdate(Mutation, frozen=True, kw_only=True):
@@ -146,16 +207,17 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
     session_id: Id | None = None
     run_id: Id | None = None
     add: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
-    remove: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
+    remove: Annotated[list[RuleRef], Meta(max_length=RULES_MAX)] = []
     revoke: Annotated[list[Id], Meta(max_length=RULES_MAX)] = []
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One verdict in the journal, or one person's answer to an ask (``by`` is who)."""
+    """One verdict in the journal; or what became of an ask, and ``by`` whom: nobody in time is ``daemon``."""
 
     cursor: Cursor
     at_ms: int
     session_id: str
+    call_id: str
     verdict: Verdict | None = None
     run_id: str | None = None
     approval_id: str | None = None
@@ -173,14 +235,14 @@ class AuditList(Struct, frozen=True):
 
 
 class PermissionAudit(Page, frozen=True, kw_only=True):
-    """Params of ``permission.audit``: of one session, or of one of its runs."""
+    """Params of ``permission.audit``: of one session, of one of its runs, or of all that one may read."""
 
     session_id: Id | None = None
     run_id: Id | None = None
     order: Literal["oldest", "newest"] = "newest"
 
 
-_PLACE = (SessionNotFound, RunNotFound)
+_PLACE = (SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden)
 
 WHY = Method(
     "permission.why",
@@ -202,7 +264,7 @@ UPDATE = Method(
     "permission.update",
     "mutation",
     PermissionUpdate,
-    PermissionList,
+    Layered,
     "Add and remove rules, revoke grants; from the next judgement on.",
     scope="approve",
     errors=(
@@ -211,6 +273,8 @@ UPDATE = Method(
         SessionEnded,
         RunAlreadyEnded,
         GrantNotFound,
+        ScopeWouldWiden,
+        InputTooLarge,
         StorageFull,
     ),
 )
@@ -220,7 +284,7 @@ AUDIT = Method(
     PermissionAudit,
     AuditList,
     "Read how calls were judged and who approved, newest first.",
-    errors=_PLACE,
+    errors=(SessionNotFound, RunNotFound),
 )
 
 METHODS = (WHY, LIST, UPDATE, AUDIT)

@@ -1,0 +1,96 @@
+"""Permissions: what a rule may say, and how the shapes are written."""
+
+import re
+from typing import get_args
+
+import msgspec
+import pytest
+
+from protocol.limits import RULES_MAX, SUBJECT_BYTES_MAX, TOOL_BYTES_MAX
+from protocol.objects.permission import (
+    PATTERN,
+    Layer,
+    Layered,
+    PermissionAudit,
+    PermissionUpdate,
+    PermissionWhy,
+    Rule,
+    RuleRef,
+    Step,
+    Verdict,
+)
+from tests.support.samples import refuse, take
+
+
+@pytest.mark.parametrize("pattern", ["bash", "mcp__*", "*", "a", "Tool.name-2:x"])
+def test_a_pattern_is_a_name_or_its_beginning(pattern: str) -> None:
+    """An asterisk stands at the end or alone."""
+    assert take(PermissionUpdate, {"add": [{"tool": pattern, "decision": "ask"}]}).add[0].tool == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "**", "a*b", "*a", "two words", "a\n", "\n", "x" * (TOOL_BYTES_MAX + 1)]
+)
+def test_what_is_no_pattern(pattern: str) -> None:
+    """It is refused by its path, and never taken for another."""
+    rule = {"tool": pattern, "decision": "ask"}
+    assert refuse(PermissionUpdate, {"add": [rule]}) == "$.params.add[0].tool"
+
+
+def test_the_pattern_is_one_for_every_language() -> None:
+    """It stands in the contract: nothing in it is Python's own."""
+    assert re.search(PATTERN, "bash") is not None
+    assert "(?P" not in PATTERN
+    assert r"\Z" not in PATTERN
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "field"),
+    [
+        (PermissionUpdate, {"add": [{"tool": "a", "decision": "maybe"}]}, "$.params.add[0].decision"),
+        (PermissionUpdate, {"add": [{"tool": "a"}]}, "$.params.add[0].decision"),
+        (PermissionUpdate, {"add": [{"tool": "a", "decision": "ask", "x": 1}]}, "$.params.add[0].x"),
+        (PermissionUpdate, {"remove": [{"tool": "a", "decision": "ask"}]}, "$.params.remove[0].decision"),
+        (PermissionUpdate, {"revoke": ["two words"]}, "$.params.revoke[0]"),
+        (PermissionUpdate, {"remove": [{"tool": "a"}] * (RULES_MAX + 1)}, "$.params.remove"),
+        (PermissionWhy, {"tool": ""}, "$.params.tool"),
+        (PermissionWhy, {"tool": "a", "subject": "x" * (SUBJECT_BYTES_MAX + 1)}, "$.params.subject"),
+        (PermissionWhy, {"tool": "a", "mode": "yolo"}, "$.params.mode"),
+        (PermissionAudit, {"order": "random"}, "$.params.order"),
+    ],
+)
+def test_refused(kind: type, params: dict[str, object], field: str) -> None:
+    """What has the wrong shape is refused by its path."""
+    assert refuse(kind, params) == field
+
+
+def test_any_subject_is_not_an_empty_one() -> None:
+    """Null stays null: a rule about every subject, and one about calls that have none."""
+    for subject in (None, "", "*"):
+        rule = Rule(tool="a", decision="ask", subject=subject)
+        for codec in (msgspec.json, msgspec.msgpack):
+            assert codec.decode(codec.encode(rule), type=Rule) == rule
+        assert (
+            msgspec.convert(msgspec.to_builtins(RuleRef(tool="a", subject=subject)), RuleRef).subject
+            == subject
+        )
+
+
+def test_layers_are_in_order() -> None:
+    """From the broadest to the narrowest."""
+    assert get_args(Layer) == ("managed", "daemon", "definition", "parent", "session", "run")
+    assert msgspec.to_builtins(Layered(layer="run", rules=[])) == {"layer": "run", "rules": []}
+
+
+def test_a_step_says_that_it_says_nothing() -> None:
+    """A line without a decision has a null, so that all lines have the same fields."""
+    step = Step(source="mode", says=None, text="default is in force")
+    assert msgspec.to_builtins(step) == {"source": "mode", "says": None, "text": "default is in force"}
+
+
+def test_verdicts_written_before_a_field_are_read() -> None:
+    """The least that was ever written is enough."""
+    line = b'{"call_id":"c","tool":"bash","decision":"ask","base":"ask","why":"default of bash"}'
+    verdict = msgspec.json.decode(line, type=Verdict)
+    assert (verdict.subject, verdict.mode, verdict.grant_id) == ("", "default", None)
+    assert msgspec.json.encode(verdict) == line
