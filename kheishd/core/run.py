@@ -49,6 +49,7 @@ from kheishd.core.commands import (
     Steer,
     Stopped,
 )
+from kheishd.core.grants import kept_by_run
 from protocol.errors import RunAlreadyEnded
 from protocol.events import (
     ApprovalLapsed,
@@ -377,7 +378,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
     if run.status in ENDED:
         # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
         return run
-    run = replace(run, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
+    run = replace(kept_by_run(run, event), cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
     match event:
         case RunStarted(start=start):
             first = run.started_at_ms if run.started_at_ms is not None else envelope.at_ms

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.grants import kept_by_session
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
     Envelope,
@@ -49,7 +50,9 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case MessageAppended(usage=usage):
             changed = replace(session, usage=session.usage + usage)
         case _:
-            return session
+            changed = kept_by_session(session, event, envelope.run_id)
+            if changed is session:
+                return session
     return replace(changed, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
 
 
@@ -101,6 +104,11 @@ MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits"
 """From the narrowest to the widest."""
 
 
+def wider(one: PermissionMode, other: PermissionMode) -> bool:
+    """Whether a mode allows more than another."""
+    return MODES.index(one) > MODES.index(other)
+
+
 def mode_within(
     ceiling: PermissionMode, mode: PermissionMode | None, by_agent: PermissionMode | None = None
 ) -> PermissionMode:
@@ -110,7 +118,7 @@ def mode_within(
     """
     if mode is None:
         return narrowest_mode(ceiling, by_agent)
-    if MODES.index(mode) > MODES.index(ceiling):
+    if wider(mode, ceiling):
         raise ScopeWouldWiden(
             f"the permission mode '{mode}' is wider than the parent's '{ceiling}'",
             field="$.params.permission_mode",

@@ -46,12 +46,23 @@ Commit = Callable[[Command], Awaitable["Run"]]
 
 
 class Calls:
-    """The calls of one run, while a worker has it in its hands."""
+    """The calls of one run, while a worker has it in its hands.
 
-    def __init__(self, state: "State", live: "Live", runtime: "Runtime", commit: Commit) -> None:
+    ``runtime`` is the one that the run holds, ``present`` gives the one in force: its rules are judged by.
+    """
+
+    def __init__(
+        self,
+        state: "State",
+        live: "Live",
+        runtime: "Runtime",
+        present: Callable[[], "Runtime"],
+        commit: Commit,
+    ) -> None:
         self._state = state
         self._live = live
         self._runtime = runtime
+        self._present = present
         self._commit = commit
         self._running: dict[str, Tail] = {}
 
@@ -67,7 +78,7 @@ class Calls:
     def _judging(self, run: "Run") -> Judging:
         place = self.place(run)
         offered = {tool.name: tool for tool in self._runtime.hooks.offered(place)}
-        return Judging(self._state, self._runtime, run, place, offered)
+        return Judging(self._state, self._runtime, self._present(), run, place, offered)
 
     def place(self, run: "Run") -> Place:
         """Where the run is. Errors: AssertionError for a run that pinned no workspace."""

@@ -4,20 +4,26 @@ Nothing here changes anything: what was judged is one command, committed before 
 """
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.commands import Judgement
-from kheishd.core.permissions import Judged, Layers, ToolFacts, judge
-from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Opinion, Place, Tool, ToolError, ToolUse
-from kheishd.objects.permission import layers_of
+from kheishd.core.permissions import Judged, Layers, judge, used
+from kheishd.kernel.hook import NeedsAnswer, NeedsApproval, Place, Tool, ToolError, ToolUse
+from kheishd.objects.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.events import ApprovalRequested, QuestionAsked, ToolReturned
-from protocol.limits import CALLS_JUDGED_AT_ONCE, PREVIEW_BYTES_MAX, PREVIEWS_BYTES_MAX, SUBJECT_BYTES_MAX
+from protocol.limits import (
+    CALLS_JUDGED_AT_ONCE,
+    PREVIEW_BYTES_MAX,
+    PREVIEWS_BYTES_MAX,
+    SUBJECT_BYTES_MAX,
+    VERDICT_SUBJECT_BYTES_MAX,
+)
 from protocol.objects.permission import Verdict
 from protocol.transcript import ToolCall
 
@@ -34,13 +40,19 @@ NAMES_SHOWN_MAX = 40
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """Judges the calls of one run by what holds now."""
+    """Judges the calls of one run by what holds now.
+
+    ``runtime`` is what the run uses, ``present`` what is configured now: a rule that was written there
+    meanwhile counts, too. ``used`` are the grants that this batch used so far.
+    """
 
     state: "State"
     runtime: "Runtime"
+    present: "Runtime"
     run: "Run"
     place: Place
     offered: dict[str, Tool]
+    used: list[str] = field(default_factory=list)
 
     async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
@@ -64,18 +76,23 @@ class Judging:
         if preview is None or preview.binding == use.binding:
             return None
         reason = "what was approved has changed since: look again"
-        return await self._approval(number, use, self._subject(use), reason, preview)
+        subject = _beginning(self.runtime.hooks.subject(use), SUBJECT_BYTES_MAX)
+        return await self._approval(number, use, subject, reason, preview)
 
     def still_allowed(self, use: ToolUse) -> str | None:
         """Why an approved call may not run after all, as a rule now denies it; None if it may."""
-        judged = judge(_facts(use.tool), self._subject(use), self._layers(), None)
+        judged = judge(facts_of(use.tool), self.runtime.hooks.subject(use), self._layers())
         return judged.reason or judged.why if judged.base == "deny" else None
 
     async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
         opinion = await self.runtime.hooks.before(use)
-        subject = self._subject(use)
-        judged = judge(_facts(use.tool), subject, self._layers(), _strictness(opinion))
-        verdict = _verdict(call, use.tool, judged)
+        # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
+        whole = self.runtime.hooks.subject(use)
+        judged = judge(facts_of(use.tool), whole, self._layers(), opinion_of(opinion))
+        subject = _beginning(whole, SUBJECT_BYTES_MAX)
+        verdict = _verdict(call, use.tool, _beginning(whole, VERDICT_SUBJECT_BYTES_MAX), judged)
+        if judged.grant_id is not None:
+            self.used.append(judged.grant_id)
         if judged.decision == "deny":
             return Judgement(verdict, result=_denied(call, judged.reason or judged.why))
         if isinstance(opinion, NeedsAnswer):
@@ -135,16 +152,13 @@ class Judging:
         text = encoded[: room // 6].decode(errors="ignore")
         return replace(preview, text=text, truncated=True, blob=blob)
 
-    def _subject(self, use: ToolUse) -> str:
-        return self.runtime.hooks.subject(use).encode()[:SUBJECT_BYTES_MAX].decode(errors="ignore")
-
     def _layers(self) -> Layers:
         """What holds now: what was changed since the run was taken up counts too."""
         with self.state.read() as store:
             session = store.get(SESSIONS, self.run.session_id)
             run = store.get(RUNS, self.run.run_id)
             assert session is not None, "a run has its session"
-            return layers_of(store, self.runtime, session, run)
+            return used(layers_of(store, self.present, session, run), self.used)
 
     def _in(self, ms: int | None) -> int | None:
         return None if ms is None else self.state.now_ms() + ms
@@ -160,22 +174,15 @@ class Judging:
         return f"There is no tool called '{name}' here. {those}"
 
 
-def _facts(tool: Tool) -> ToolFacts:
-    return ToolFacts(name=tool.name, kind=tool.kind, default=tool.default, in_plan=tool.in_plan)
+def _beginning(whole: str, bytes_max: int) -> str:
+    """A subject as it is kept; one that was cut says so, and so is never that of another call."""
+    encoded = whole.encode()
+    if len(encoded) <= bytes_max:
+        return whole
+    return encoded[: bytes_max - 3].decode(errors="ignore") + "…"
 
 
-def _strictness(opinion: Opinion | None) -> tuple[Any, str] | None:
-    """An opinion as the rules take it: what it decides and why."""
-    match opinion:
-        case Deny(reason):
-            return ("deny", reason)
-        case NeedsApproval(reason):
-            return ("ask", reason)
-        case _:
-            return None
-
-
-def _verdict(call: "OpenCall", tool: Tool, judged: Judged) -> Verdict:
+def _verdict(call: "OpenCall", tool: Tool, subject: str, judged: Judged) -> Verdict:
     return _of_tool(
         Verdict(
             call_id=call.call_id,
@@ -183,6 +190,7 @@ def _verdict(call: "OpenCall", tool: Tool, judged: Judged) -> Verdict:
             decision=judged.decision,
             base=judged.base,
             why=judged.why,
+            subject=subject,
             reason=judged.reason,
             mode=judged.mode,
             mode_effect=judged.mode_effect,

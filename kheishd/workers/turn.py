@@ -93,7 +93,8 @@ class Turn:
         Errors: whatever kept a run that failed inside the daemon from being marked so.
         """
         with self._runtimes.hold() as self._runtime:
-            self._calls = Calls(self._state, self._live, self._runtime, self._commit)
+            present = self._runtimes.current
+            self._calls = Calls(self._state, self._live, self._runtime, present, self._commit)
             await self._guarded()
 
     async def _guarded(self) -> None:

@@ -1,0 +1,142 @@
+"""Calls are judged by what holds when they are judged: rules, grants, and the whole of their subject."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from kheishd.hooks.composite import Composite
+from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
+from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from kheishd.objects import permission
+from kheishd.objects.fold import Fold
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS
+from protocol.events import ApprovalAnswered, ApprovalRequested, CallsJudged
+from protocol.limits import SUBJECT_BYTES_MAX, VERDICT_SUBJECT_BYTES_MAX
+from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
+from protocol.transcript import ToolCall
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.runtimes import make_runtime
+
+SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
+
+
+class Shell(Part):
+    """A shell that does nothing; ``ran`` are the commands it was given."""
+
+    name = "shell"
+    tools = (Tool("bash", "Run a command.", SCHEMA, "execute", default="ask"),)
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def subject(self, use: ToolUse) -> str:
+        """The command."""
+        return str(use.arguments["command"])
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Note it."""
+        self.ran.append(self.subject(use))
+        return Outcome("done")
+
+
+def calls(*commands: str) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
+    """An answer that calls the shell, once for each command."""
+    items = [
+        ToolCall(f"call_{number}", "bash", {"command": command}) for number, command in enumerate(commands)
+    ]
+    return lambda request: gives(*items, stop_reason="tool_calls")
+
+
+@pytest.fixture
+def shell() -> Shell:
+    """The one part of each test."""
+    return Shell()
+
+
+@pytest.fixture
+def models() -> Scripted:
+    """The one model, which does as told."""
+    return Scripted()
+
+
+@pytest.fixture
+async def desk(
+    tmp_path: Path, shell: Shell, models: Scripted, autojump_clock: MockClock
+) -> AsyncIterator[Desk]:
+    """A desk with a shell, whose worker is at work."""
+    async with open_desk(tmp_path, models, hooks=Composite((shell,))) as desk, working(desk):
+        yield desk
+
+
+async def judged(desk: Desk, models: Scripted, *commands: str) -> list[Verdict]:
+    """The verdicts on calls of the shell in one message."""
+    models.parts = [calls(*commands), lambda request: says("so be it")]
+    sent = await desk.ask("go")
+    found = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)]
+    return found[-1].verdicts
+
+
+async def update(desk: Desk, **params: Any) -> None:
+    """Change the rules of the daemon."""
+    await desk.do(permission.update, PermissionUpdate(**params))
+
+
+async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
+    desk: Desk, models: Scripted, shell: Shell
+) -> None:
+    """The next call is judged by it; so is one that is written into the configuration."""
+    await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
+    (verdict,) = await judged(desk, models, "git status")
+    assert (verdict.decision, verdict.subject, verdict.why) == (
+        "allow",
+        "git status",
+        "daemon rule bash 'git *' allow",
+    )
+    denied = (Rule(tool="bash", decision="deny", reason="closed"),)
+
+    def reload(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        present = desk.holder.current()
+        desk.holder.replace(make_runtime(2, models=present.models, hooks=present.hooks, rules=denied))
+        return calls("git log")(request)
+
+    models.parts = [reload, lambda request: says("so be it")]
+    sent = await desk.ask("go")
+    last = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)][-1]
+    assert (last.verdicts[0].decision, last.verdicts[0].reason) == ("deny", "closed")
+    assert shell.ran == ["git status"]
+
+
+async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scripted, shell: Shell) -> None:
+    """What is kept of it is cut, and says so; what is chained to it beyond that is asked about."""
+    await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
+    (verdict,) = await judged(desk, models, "git log " + "x" * SUBJECT_BYTES_MAX + "; rm -rf /")
+    assert (verdict.decision, verdict.why) == ("ask", "default of bash")
+    assert len(verdict.subject.encode()) <= VERDICT_SUBJECT_BYTES_MAX
+    assert verdict.subject.endswith("x…")
+    assert shell.ran == []
+
+
+async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(desk: Desk, models: Scripted) -> None:
+    """Though none of the verdicts is kept before all of them are made."""
+    sent = await desk.ask("hello")
+    grant = Grant(grant_id="grt_1", tool="bash", subject="ls", by="uid:0", left=2)
+    answer = ApprovalAnswered(
+        approval_id="apr_1", call_id="call_1", decision="allow", remember="session", grant=grant
+    )
+
+    def remember(tx: Transaction) -> None:
+        fold = Fold(tx, sent.session_id, session=tx.get(SESSIONS, sent.session_id))
+        fold.append(answer, run_id=sent.run_id)
+        fold.write()
+
+    await desk.state.update(remember)
+    verdicts = await judged(desk, models, "ls", "ls", "ls")
+    assert [verdict.decision for verdict in verdicts] == ["allow", "allow", "ask"]
+    assert [verdict.grant_id for verdict in verdicts] == ["grt_1", "grt_1", None]
+    assert desk.session(sent.session_id).grants == []
+    asked = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
+    assert [(each.call_id, each.subject) for each in asked] == [("call_2", "ls")]
