@@ -93,6 +93,8 @@ def build_runtime(
         hooks=Composite(()),
         workspaces=workspaces,
         permission_mode=config.permissions.mode,
+        mode_max=config.permissions.mode_max,
+        rules=tuple(config.permissions.rules),
         warnings=tuple(warnings),
         config=msgspec.to_builtins(config),
     )

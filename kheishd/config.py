@@ -16,13 +16,14 @@ from msgspec import Meta, Struct
 
 from kheishd.core.lines import Path as KeyPath
 from kheishd.core.lines import key_lines, line_of
+from kheishd.core.session import wider
 from kheishd.core.strict import Problem, dotted, problems
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
-from protocol.limits import MIB
+from protocol.limits import MIB, RULES_MAX
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
 
 BUILT_IN_ROUTE = "offline"
@@ -101,9 +102,11 @@ class RouteTable(Section, frozen=True):
 
 
 class Permissions(Section, frozen=True):
-    """``[permissions]``."""
+    """``[permissions]``: the broadest layer. ``mode`` is for whoever says nothing, ``mode_max`` for all."""
 
     mode: PermissionMode = "default"
+    mode_max: PermissionMode = "bypassPermissions"
+    rules: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
 
 
 class Workspace(Section, frozen=True):
@@ -212,6 +215,9 @@ def _rule_problems(config: Config) -> Iterator[Problem]:
     if config.default_route != BUILT_IN_ROUTE and config.default_route not in config.routes:
         known = ", ".join([*config.routes, BUILT_IN_ROUTE])
         yield Problem(("default_route",), f"there is no route '{config.default_route}'; there are: {known}")
+    allowed = config.permissions
+    if wider(allowed.mode, allowed.mode_max):
+        yield Problem(("permissions", "mode"), f"wider than mode_max, which is {allowed.mode_max}")
     if config.listen.tcp is not None:
         yield from _tcp_problems(config.listen.tcp)
     if config.listen.shared is not None:

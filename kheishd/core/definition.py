@@ -12,11 +12,18 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.core.strict import Problem, problems
+from kheishd.core.lines import Path, line_of
+from kheishd.core.strict import Problem, dotted, problems
 from protocol.ids import ID_PATTERN
-from protocol.limits import AGENT_FILE_BYTES_MAX, MODEL_BYTES_MAX, PATH_BYTES_MAX, SCOPE_BYTES_MAX
+from protocol.limits import (
+    AGENT_FILE_BYTES_MAX,
+    MODEL_BYTES_MAX,
+    PATH_BYTES_MAX,
+    RULES_MAX,
+    SCOPE_BYTES_MAX,
+)
 from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.session import Allowed
 
 DEFAULT_INSTRUCTIONS: Final = (
@@ -25,6 +32,7 @@ DEFAULT_INSTRUCTIONS: Final = (
 )
 
 _LISTS: Final = ("tools", "skills", "mcp", "members")
+_QUOTE: Final = "put a value that begins with '*', '&' or '!' in quotes"
 _FENCE: Final = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
@@ -36,6 +44,7 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model: Annotated[str, Meta(max_length=MODEL_BYTES_MAX)] | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
     permission_mode: PermissionMode | None = None
+    permissions: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
     workspace: Annotated[str, Meta(max_length=PATH_BYTES_MAX)] | None = None
     persona: str | None = None
     tools: Allowed = None
@@ -111,7 +120,7 @@ def _front_matter(text: str) -> FrontMatter:
     table, lines = _yaml_mapping(text)
     found = [*problems(FrontMatter, table), *_unsayable(table), *_oversized(table)]
     if found:
-        raise DefinitionError([(_line(problem, lines), str(problem)) for problem in found])
+        raise DefinitionError([(line_of(lines, problem.path) or 1, str(problem)) for problem in found])
     return msgspec.convert(table, FrontMatter)
 
 
@@ -136,12 +145,8 @@ def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
         yield Problem((longest,), f"the lists of names take more than {SCOPE_BYTES_MAX} bytes together")
 
 
-def _line(problem: Problem, lines: dict[str, int]) -> int:
-    return lines.get(str(problem.path[0]), 1) if problem.path else 1
-
-
-def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping that front matter is, and the line of each of its keys.
+def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
+    """The mapping that front matter is, and the line of each of its keys and list elements.
 
     Errors: DefinitionError if it is not YAML, not a mapping, or uses what is refused here.
     """
@@ -152,33 +157,41 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[str, int]]:
         for token in yaml.scan(text):
             if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
                 raise DefinitionError(
-                    [(_file_line(token.start_mark), "anchors, aliases and tags are refused")]
+                    [(_file_line(token.start_mark), f"anchors, aliases and tags are refused; {_QUOTE}")]
                 )
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
-        return yaml.safe_load(text), _key_lines(node)
+        lines: dict[Path, int] = {}
+        _find_lines(node, (), lines)
+        return yaml.safe_load(text), lines
     except yaml.MarkedYAMLError as error:
         message = " ".join(part for part in (error.context, error.problem) if part)
         # Where something was never closed, the problem is seen at the end but stands where it began.
         at_end = "end of stream" in (error.problem or "")
+        message += f"; {_QUOTE}" if "alias" in message else ""
         mark = error.context_mark if at_end else error.problem_mark or error.context_mark
         raise DefinitionError([(_file_line(mark), message)]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DefinitionError([(2, str(error).splitlines()[0])]) from None
 
 
-def _key_lines(node: Any) -> dict[str, int]:
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        line = _file_line(key.start_mark)
-        name = str(key.value)
-        if name in lines:
-            raise DefinitionError([(line, f"{name}: written twice; it stands on line {lines[name]} already")])
-        lines[name] = line
-    return lines
+def _find_lines(node: Any, path: Path, lines: dict[Path, int]) -> None:
+    """Note the line of everything inside a node. Errors: DefinitionError for a key that is there twice."""
+    if node.id == "sequence":
+        for number, element in enumerate(node.value):
+            lines[*path, number] = _file_line(element.start_mark)
+            _find_lines(element, (*path, number), lines)
+    elif node.id == "mapping":
+        for key, value in node.value:
+            line, inner = _file_line(key.start_mark), (*path, str(key.value))
+            if inner in lines:
+                message = f"{dotted(inner)}: written twice; it stands on line {lines[inner]} already"
+                raise DefinitionError([(line, message)])
+            lines[inner] = line
+            _find_lines(value, inner, lines)
 
 
 def _file_line(mark: Any) -> int:

@@ -6,6 +6,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -72,8 +73,10 @@ def _value_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
                 yield from _key_problems(inner[2], key, (*path, key))
                 yield from problems(inner[1], element, (*path, key))
         case list() if inner is not None and inner[0] is list:
-            for number, element in enumerate(value):
-                yield from problems(inner[1], element, (*path, number))
+            each = (problems(inner[1], element, (*path, number)) for number, element in enumerate(value))
+            found = list(chain.from_iterable(each))
+            # What is said of the list itself, such as its greatest length, is for msgspec to judge.
+            yield from found or _leaf_problems(expected, value, path)
         case _ if inner is not None and inner[0] is None and value is not None:
             yield from problems(inner[1], value, path)
         case _:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
 from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
 from protocol.objects.run import Pinned
 from protocol.transcript import Item, Message, Usage
@@ -47,7 +47,11 @@ class RunLimits:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One generation of configuration. Held by a run while it is active, replaced whole by a reload."""
+    """One generation of configuration. Held by a run while it is active, replaced whole by a reload.
+
+    ``permission_mode`` is for whoever says nothing else, ``mode_max`` the widest that anybody has; ``rules``
+    are the managed ones.
+    """
 
     generation: int
     routes: Mapping[str, RouteSpec]
@@ -59,6 +63,8 @@ class Runtime:
     hooks: Hook
     workspaces: Workspaces
     permission_mode: PermissionMode = "default"
+    mode_max: PermissionMode = "bypassPermissions"
+    rules: tuple[Rule, ...] = ()
     sandbox: Sandbox = "auto"
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

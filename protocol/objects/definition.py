@@ -7,7 +7,7 @@ from msgspec import Struct
 from protocol.errors import AgentNotFound
 from protocol.method import Method, Page, Params
 from protocol.objects.conversation import Agent
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.session import Allowed
 
 
@@ -23,6 +23,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     max_turns: int | None = None
     permission_mode: PermissionMode | None = None
+    permissions: list[Rule] = []
     workspace: str | None = None
     persona: str | None = None
     tools: Allowed = None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kheishd.config import CONFIG_BYTES_MAX, Config, RouteTable, load, parse, split_address
 from protocol.errors import ConfigInvalid
+from protocol.objects.permission import Rule
 
 EXAMPLE = """\
 default_agent = "default"
@@ -25,6 +26,11 @@ options = { max_tokens = 1024 }
 
 [permissions]
 mode = "plan"
+mode_max = "acceptEdits"
+rules = [
+    { tool = "bash", subject = "git push*", decision = "ask", reason = "others see it" },
+    { tool = "web*", decision = "deny" },
+]
 
 [workspace]
 root = "~/work"
@@ -68,6 +74,11 @@ def test_what_is_written_is_meant() -> None:
     assert config.listen.shared is not None
     assert config.listen.shared.grants[0].scopes == ["read", "converse"]
     assert (config.permissions.mode, config.workspace.root) == ("plan", "~/work")
+    assert config.permissions.mode_max == "acceptEdits"
+    assert config.permissions.rules == [
+        Rule(tool="bash", subject="git push*", decision="ask", reason="others see it"),
+        Rule(tool="web*", decision="deny"),
+    ]
     assert (config.runs.active_max, config.runs.recovery) == (8, "interrupt")
 
 
@@ -104,6 +115,14 @@ def test_unknown_key(text: str, words: list[str]) -> None:
         ("[routes]\nlocal = 3", ["config.toml:2", "routes.local", "expected a table, got a number"]),
         ("routes.'a b' = {driver='offline', model='m'}", ["config.toml:1", "routes.a b", "matching regex"]),
         ("[permissions]\nmode = 'yolo'", ["config.toml:2", "permissions.mode", "one of default, ", "yolo"]),
+        (
+            "[[permissions.rules]]\ntool = 'a'\ndecision = 'ask'\n[[permissions.rules]]\ntool = 'a*b'",
+            ["config.toml:5", "permissions.rules[1].tool", "config.toml:4", "'decision' is missing"],
+        ),
+        (
+            "[permissions]\nrules = [" + "{tool='a',decision='ask'}," * 65 + "]",
+            ["config.toml:2", "permissions.rules", "<= 64"],
+        ),
         ("[[listen.shared.grants]]\nuid=1\nscopes=['red']", ["config.toml:3", "grants[0].scopes", "red"]),
         ("a = \n", ["config.toml:1", "not TOML: invalid value"]),
         ("[a\n", ["config.toml:1", "not TOML: expected ']'"]),
@@ -151,6 +170,10 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
             ["config.toml:4", "Authorization", "auth_ref"],
         ),
         ("[routes.offline]\ndriver='offline'\nmodel='m'", ["config.toml:1", "built in"]),
+        (
+            "[permissions]\nmode = 'acceptEdits'\nmode_max = 'default'",
+            ["config.toml:2", "permissions.mode", "wider than mode_max"],
+        ),
         ("[listen.tcp]\naddress = '0.0.0.0:7707'", ["config.toml:2", "insecure = true"]),
         ("[listen.tcp]\naddress = 'example.org:7707'", ["config.toml:2", "insecure = true"]),
         ("[listen.tcp]\naddress = '127.0.0.1'", ["config.toml:2", "host:port"]),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kheishd.core.definition import DefinitionError, built_in, key_line, parse
 from protocol.limits import AGENT_FILE_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
+from protocol.objects.permission import Rule
 
 REVIEWER = b"""\
 ---
@@ -83,6 +84,13 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\n- a\n- b\n---\n", 2, "key: value"),
         (b"---\nmodel: &m x\nroute: *m\n---\n", 2, "anchors, aliases and tags"),
         (b"---\nmodel: !!python/object:os.system x\n---\n", 2, "anchors, aliases and tags"),
+        (b"---\npermissions:\n- tool: bash\n  decision: no\n---\n", 4, "permissions[0].decision"),
+        (b"---\npermissions:\n- {tool: a, decision: ask}\n\n- {tool: a b, decision: ask}\n---\n", 5, "regex"),
+        (b"---\npermissions:\n  - tool: bash\n---\n", 3, "permissions[0]: the key 'decision' is missing"),
+        (b"---\npermissions:\n- tool: a\n  decision: ask\n  tool: b\n---\n", 5, "stands on line 3 already"),
+        (b"---\npermissions:\n- {tool: *, decision: ask}\n---\n", 3, "in quotes"),
+        (b"---\npermissions:\n- {tool: a, subject: *x, decision: ask}\n---\n", 3, "in quotes"),
+        (b"---\npermissions: [" + b"{tool: a, decision: ask}," * 65 + b"]\n---\n", 2, "length <= 64"),
         (b"---\nmodel: m\n", 1, "no closing"),
         (b"---\nmodel: m\n---\n\n\xff", 5, "not UTF-8"),
         (b"x" * (AGENT_FILE_BYTES_MAX + 1), 1, "at most"),
@@ -97,6 +105,17 @@ def test_a_mistake_has_a_line(content: bytes, line: int, words: str) -> None:
     found = refused(content)
     assert found[0][0] == line
     assert words in found[0][1]
+
+
+def test_the_permissions_of_an_agent() -> None:
+    """Rules in order, as long or short as YAML lets them be written."""
+    matter = (
+        b"permissions:\n- {tool: bash, subject: 'git *', decision: allow}\n- tool: '*'\n  decision: ask\n"
+    )
+    assert parse("a", b"---\n" + matter + b"---\n", "p").permissions == [
+        Rule(tool="bash", subject="git *", decision="allow"),
+        Rule(tool="*", decision="ask"),
+    ]
 
 
 def test_lists_have_the_limit_of_a_scope() -> None:

@@ -22,7 +22,7 @@ class Tree(Struct, frozen=True, forbid_unknown_fields=True):
 
     leaf: Leaf | None = None
     by_name: dict[Annotated[str, Meta(pattern="^[a-z]+$")], Leaf] = {}
-    in_order: list[Leaf] = []
+    in_order: Annotated[list[Leaf], Meta(max_length=2)] = []
     free: dict[str, Any] = {}
     words: list[str] | None = None
     kind: Literal["red", "green"] | None = None
@@ -48,6 +48,7 @@ def test_paths_name_tables_and_elements() -> None:
     assert found({"leaf": [1]}) == ["leaf: expected a table, got an array"]
     assert found({"words": 1}) == ["words: expected an array, got a whole number"]
     assert found({"in_order": {}}) == ["in_order: expected an array, got a table"]
+    assert found({"in_order": [{"size": 1}] * 3}) == ["in_order: expected an array of length <= 2"]
     assert found([]) == ["expected a table, got an array"]
 
 
