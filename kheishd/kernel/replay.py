@@ -13,12 +13,14 @@ import msgspec
 from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
 from kheishd.core import token as token_rules
+from kheishd.core.grants import changed
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
-from kheishd.store.records import Binding, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, TokenRecord
 from kheishd.store.tables import (
     CHILDREN,
     CONVERSATIONS,
     CURSORS,
+    PERMISSIONS,
     RUNS,
     RUNS_BY_SESSION,
     RUNS_CANCELLED,
@@ -35,6 +37,7 @@ from protocol.events import (
     ConversationReset,
     Envelope,
     JournalEvent,
+    PermissionsChanged,
     RunAccepted,
     SessionCreated,
     TokenCreated,
@@ -94,6 +97,7 @@ class Replay:
     bound: tuple[str, str, int] | None = None
     unbound: tuple[str, str] | None = None
     tokens: dict[str, TokenRecord] = field(default_factory=dict)
+    rules: DaemonRules | None = None
 
     def entry(self, store: "Snapshot", cursor: int, stored: bytes) -> Iterator[Complaint]:
         """Take the next entry: its hash and line, as stored."""
@@ -127,6 +131,7 @@ class Replay:
             yield from self._binding_row(store)
         if self.stream == DAEMON_STREAM:
             yield from self._token_rows(store)
+            yield from _row(store, self.stream, PERMISSIONS, (DAEMON_STREAM,), self.rules)
 
     def _damage(self, cursor: int, message: str) -> Damage:
         self.damaged = True
@@ -136,6 +141,7 @@ class Replay:
         try:
             if self.stream == DAEMON_STREAM:
                 self._fold_token(envelope, event)
+                self._fold_rules(envelope, event)
                 return
             self._fold_session(envelope, event)
         except AssertionError as error:
@@ -171,6 +177,11 @@ class Replay:
         digest = event.digest if isinstance(event, TokenCreated) else before.digest if before else ""
         assert token is not None, "a token is created before it is revoked"
         self.tokens[event.token_id] = TokenRecord(token=token, digest=digest)
+
+    def _fold_rules(self, envelope: Envelope, event: JournalEvent) -> None:
+        if isinstance(event, PermissionsChanged):
+            before = self.rules.rules if self.rules is not None else []
+            self.rules = DaemonRules(rules=changed(before, event), cursor=envelope.cursor)
 
     def _run_rows(self, store: "Snapshot", run: Run) -> Iterator[Difference]:
         yield from _row(store, self.stream, RUNS, (run.run_id,), run)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kheishd.kernel.replay import Difference
-from kheishd.store.records import Binding, Receipt, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.tables import (
     CHECKPOINTS,
     CHILDREN,
     CONVERSATIONS,
     CURSORS,
+    PERMISSIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
@@ -28,7 +29,7 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events import decode_envelope
+from protocol.events import DAEMON_STREAM, decode_envelope
 from protocol.objects.run import ENDED, SETTLED, Run
 from protocol.objects.session import Session
 
@@ -111,6 +112,10 @@ def _digest(store: "Snapshot", key: Key, token_id: str) -> bool:
     return record is not None and record.digest == key[0] and record.token.revoked_at_ms is None
 
 
+def _daemon_rules(store: "Snapshot", key: Key, record: DaemonRules) -> bool:
+    return key == (DAEMON_STREAM,) and store.entry(DAEMON_STREAM, record.cursor) is not None
+
+
 def _receipt(store: "Snapshot", key: Key, receipt: Receipt) -> bool:
     return store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None
 
@@ -138,6 +143,7 @@ CHECKS: tuple[Check, ...] = (
     Check(CONVERSATIONS, _conversation),
     Check(TOKENS, _token),
     Check(TOKENS_BY_DIGEST, _digest),
+    Check(PERMISSIONS, _daemon_rules),
     Check(RECEIPTS, _receipt),
     Check(RECEIPTS_BY_AGE, _receipt_age),
     Check(CHECKPOINTS, _checkpoint),

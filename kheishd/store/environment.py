@@ -110,12 +110,15 @@ class Snapshot:
 
     def get(self, table: Table[V], *key: KeyPart) -> V | None:
         """The value at ``key``, or None."""
-        stored = self._txn.get(table.pack(key), None, self._handles[table])
+        handle = self._handles.get(table)
+        # Who reads a store that an older version wrote finds a newer table empty.
+        stored = None if handle is None else self._txn.get(table.pack(key), None, handle)
         return None if stored is None else table.decode(stored)
 
     def count(self, table: Table[Any]) -> int:
         """How many rows a table has, without counting them."""
-        return self._txn.stat(self._handles[table])["entries"]
+        handle = self._handles.get(table)
+        return 0 if handle is None else self._txn.stat(handle)["entries"]
 
     @property
     def used_bytes(self) -> int:
@@ -175,7 +178,10 @@ class Snapshot:
     def _rows(
         self, table: Table[Any], prefix: bytes, start: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
-        with self._txn.cursor(self._handles[table]) as cursor:
+        handle = self._handles.get(table)
+        if handle is None:
+            return
+        with self._txn.cursor(handle) as cursor:
             found = _before(cursor, prefix, start) if reverse else _beyond(cursor, prefix, start)
             if not found:
                 return

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from protocol.objects.permission import Rule
 from protocol.objects.token import Token
 
 
@@ -17,6 +18,13 @@ class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     token: Token
     digest: str
+
+
+class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The permission rules that were made for the whole daemon; ``cursor`` is that of their last change."""
+
+    rules: list[Rule]
+    cursor: int
 
 
 class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):

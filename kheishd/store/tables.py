@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kheishd.store.records import Binding, Receipt, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from protocol.objects.run import Run
 from protocol.objects.session import Session
 
@@ -158,6 +158,8 @@ TOKENS = Table("tokens", (str,), TokenRecord)
 """(token id) → the token."""
 TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
 """(SHA-256 of a secret, hex) → token id."""
+PERMISSIONS = Table("permissions", (str,), DaemonRules)
+"""("daemon") → the permission rules of the whole daemon; sessions and runs hold their own."""
 RECEIPTS = Table("receipts", (str, str, str), Receipt)
 """(principal, method, idempotency key) → what was asked and given."""
 RECEIPTS_BY_AGE = Table("receipts_by_age", (int, str, str, str), bytes)
@@ -181,6 +183,7 @@ TABLES: tuple[Table[Any], ...] = (
     RUNS_CANCELLED,
     TOKENS,
     TOKENS_BY_DIGEST,
+    PERMISSIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     CHECKPOINTS,

@@ -9,7 +9,7 @@ from typing import Final
 
 import lmdb
 
-from kheishd.store.tables import META, TABLES
+from kheishd.store.tables import META, PERMISSIONS, TABLES
 
 Upgrade = Callable[[lmdb.Environment, "lmdb.Transaction[bytes]"], None]
 
@@ -24,7 +24,12 @@ def u001_first_tables(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> 
         env.open_db(table.name.encode(), txn)
 
 
-UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables,)
+def u002_permissions(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+    """A table for the permission rules of the whole daemon."""
+    env.open_db(PERMISSIONS.name.encode(), txn)
+
+
+UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables, u002_permissions)
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 

@@ -6,13 +6,15 @@ from typing import Any, TypeVar
 
 from kheishd.objects.fold import Fold
 from kheishd.store.environment import Transaction
-from kheishd.store.records import Binding, Receipt, TokenRecord
+from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.tables import (
     BLOBS,
     CONVERSATIONS,
     JOURNAL,
+    PERMISSIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
+    RUNS,
     SESSIONS,
     TABLES,
     TOKENS,
@@ -22,6 +24,8 @@ from kheishd.store.tables import (
 from kheishd.store.writer import Store
 from protocol.events import (
     DAEMON_STREAM,
+    ApprovalAnswered,
+    CallsJudged,
     CancelRequested,
     ConversationBound,
     ConversationReset,
@@ -30,6 +34,7 @@ from protocol.events import (
     JournalEvent,
     MessageAppended,
     ModelAsked,
+    PermissionsChanged,
     RunAccepted,
     RunEnded,
     RunStarted,
@@ -38,6 +43,8 @@ from protocol.events import (
     TokenCreated,
     TokenRevoked,
 )
+from protocol.objects.approval import Remember
+from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Pinned, RunError
 from protocol.objects.token import Token, TokenGrant
 from protocol.transcript import Message, Text, Usage
@@ -138,8 +145,49 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_c", "cancelled", "queued")
     session_with_runs(store, "ses_d")
     update(store, _reset_d)
+    update(store, _permissions)
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
+
+
+ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool="web*", decision="deny"))
+
+
+def _permissions(tx: Transaction) -> None:
+    """Rules of the daemon, a session and a run; grants of both, one of them used up."""
+    tx.append(DAEMON_STREAM, PermissionsChanged(add=[ALLOW]))
+    changed = PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")])
+    cursor = tx.append(DAEMON_STREAM, changed)[0].cursor
+    tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], cursor=cursor))
+    run_id = "run_ses_a_2"
+    fold = Fold(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    fold.append(PermissionsChanged(add=[ALLOW]))
+    fold.write()
+    fold = Fold(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
+    fold.append(PermissionsChanged(add=[DENY]))
+    fold.append(_granted("grt_1", "run", left=1))
+    fold.append(_granted("grt_2", "session", left=2))
+    fold.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
+    fold.write()
+
+
+def _granted(grant_id: str, remember: Remember, left: int | None = None) -> ApprovalAnswered:
+    grant = Grant(grant_id=grant_id, tool="bash", subject="ls", by="uid:0", left=left)
+    return ApprovalAnswered(
+        approval_id="apr_1", call_id="call_1", decision="allow", remember=remember, grant=grant
+    )
+
+
+def _verdict(grant_id: str) -> Verdict:
+    return Verdict(
+        call_id="call_1",
+        tool="bash",
+        subject="ls",
+        decision="allow",
+        base="ask",
+        why=f"grant {grant_id}",
+        grant_id=grant_id,
+    )
 
 
 def _reset_d(tx: Transaction) -> None:

@@ -361,6 +361,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
 @needs_strace
 def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
     """ENOSPC from the disk: the group and then its large member are refused, the small one is kept."""
+    open_environment(store_dir, version="test").close()
     ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=4..5"))
     values, read, room, failure = ended.stdout.strip().split(" | ")
     assert (values, room, failure) == ("1 StorageFull 2 3", "room", "None"), ended.stderr + ended.stdout
@@ -370,7 +371,8 @@ def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
 @needs_strace
 def test_a_failed_flush_is_final(store_dir: Path) -> None:
     """EIO from fdatasync: everybody learns that the store failed, and nothing is tried again."""
-    ended = python(PROGRAM, store_dir, "0", under=injected("fdatasync:error=EIO:when=4+"))
+    open_environment(store_dir, version="test").close()
+    ended = python(PROGRAM, store_dir, "0", under=injected("fdatasync:error=EIO:when=2+"))
     assert ended.stdout.startswith("1 StorageFailed StorageFailed StorageFailed | read 1"), ended.stderr
     assert "Input/output error" in ended.stdout
     again = python(PROGRAM, store_dir, "0")

@@ -17,11 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kheishd.store.environment import Readers, Snapshot, Transaction
 from kheishd.store.journal import verify_chain
+from kheishd.store.opening import open_lmdb, opened_for_reading
 from kheishd.store.tables import (
     CHECKPOINTS,
     CHILDREN,
     CURSORS,
     JOURNAL,
+    PERMISSIONS,
     RECEIPTS_BY_AGE,
     RUNS_BY_SESSION,
     TABLES,
@@ -124,6 +126,18 @@ def test_an_empty_store(store: Store) -> None:
         assert {table.name: snapshot.count(table) for table in TABLES if table.name != "meta"} == {
             table.name: 0 for table in TABLES if table.name != "meta"
         }
+
+
+def test_a_table_that_came_later_is_empty(store_dir: Path) -> None:
+    """Who only reads a store that an older version wrote changes nothing in it, and reads it nevertheless."""
+    opened(store_dir).close()
+    with open_lmdb(store_dir) as env, env.begin(write=True) as txn:
+        txn.drop(env.open_db(PERMISSIONS.name.encode(), txn))
+    with opened_for_reading(store_dir) as environment, Snapshot(environment) as snapshot:
+        assert PERMISSIONS not in environment.handles
+        assert snapshot.get(PERMISSIONS, "daemon") is None
+        assert list(snapshot.scan(PERMISSIONS)) == []
+        assert snapshot.count(PERMISSIONS) == 0
 
 
 def test_used_bytes_are_those_of_the_rows(store: Store) -> None:

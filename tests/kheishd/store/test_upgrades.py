@@ -7,7 +7,7 @@ import lmdb
 import pytest
 
 from kheishd.store.opening import open_lmdb
-from kheishd.store.tables import META, TABLES
+from kheishd.store.tables import META, PERMISSIONS, TABLES
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
 from protocol.limits import MIB
 
@@ -37,6 +37,18 @@ def test_the_first_makes_the_tables(env: lmdb.Environment) -> None:
     upgrade(env, 0, "1.0", (u001_first_tables,))
     assert set(env.dbs()) == {table.name.encode() for table in TABLES}
     assert about(env) == (b"1", b"1.0")
+
+
+def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment) -> None:
+    """Its tables are those there were; what is there stays."""
+    upgrade(env, 0, "1.0", (u001_first_tables,))
+    for later in (PERMISSIONS,):
+        with env.begin(write=True) as txn:
+            txn.drop(env.open_db(later.name.encode(), txn))
+    upgrade(env, 1, "1.1")
+    with env.begin() as txn:
+        assert all(env.open_db(table.name.encode(), txn, create=False) for table in TABLES)
+    assert about(env) == (str(SCHEMA).encode(), b"1.1")
 
 
 def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
