@@ -32,10 +32,23 @@ AGENT_FILES_MAX = 1_000
 
 def handlers() -> tuple[Handler, ...]:
     """What every object handles."""
-    from kheishd.objects import conversation, daemon, journal, route, rpc, run, session, token, transfer
+    from kheishd.objects import (
+        audit,
+        conversation,
+        daemon,
+        journal,
+        permission,
+        route,
+        rpc,
+        run,
+        session,
+        token,
+        transfer,
+    )
     from kheishd.objects import definition as definition_object
 
-    modules = (rpc, daemon, conversation, session, run, transfer, journal, definition_object, route, token)
+    talk = (rpc, daemon, conversation, session, run, transfer, permission, audit)
+    modules = (*talk, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)
 
 

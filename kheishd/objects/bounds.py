@@ -1,19 +1,22 @@
 """What a session may do at most now: its own boundary, within those of all the sessions above it.
 
 A child is checked when it is made and again whenever it is used, so that narrowing a parent narrows what
-was made under it, and no chain of sessions yields a right that its root lacks.
+was made under it, and no chain of sessions yields a right that its root lacks. No mode is wider than what
+the configuration lets be.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import narrowest, narrowest_mode
+from kheishd.core.session import narrowest, narrowest_mode, wider
 from kheishd.store.tables import SESSIONS
+from protocol.errors import ScopeWouldWiden
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 
 if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot
 
@@ -34,22 +37,55 @@ def bounds_of(
 
     Source: the records of the session and of those above it, SESSION_DEPTH_MAX at most.
     """
-    bounds = Bounds(session.scope, _mode(runtime, session, speaker))
+    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.mode_max)
+    bounds = Bounds(session.scope, mode)
+    for parent in above(store, session):
+        bounds = Bounds(
+            narrowest(bounds.scope, parent.scope),
+            narrowest_mode(bounds.mode, mode_of(runtime, parent)),
+            bounds.depth + 1,
+        )
+    return bounds
+
+
+def above(store: "Snapshot", session: Session) -> list[Session]:
+    """The sessions above one, the nearest first."""
+    found: list[Session] = []
     parent_id = session.parent_session_id
     while parent_id is not None:
         parent = store.get(SESSIONS, parent_id)
         assert parent is not None, "a session's record is never deleted"
-        bounds = Bounds(
-            narrowest(bounds.scope, parent.scope),
-            narrowest_mode(bounds.mode, _mode(runtime, parent)),
-            bounds.depth + 1,
-        )
+        found.append(parent)
         parent_id = parent.parent_session_id
-    return bounds
+    return found
 
 
-def _mode(runtime: "Runtime", session: Session, speaker: Definition | None = None) -> PermissionMode:
+def mode_of(runtime: "Runtime", session: Session, speaker: Definition | None = None) -> PermissionMode:
     """The session's own mode, else its agent's, else the daemon's."""
-    definition = speaker or runtime.definitions.get(session.agent)
+    return session.permission_mode or usual_mode(runtime, speaker or runtime.definitions.get(session.agent))
+
+
+def usual_mode(runtime: "Runtime", definition: Definition | None) -> PermissionMode:
+    """The mode of an agent's sessions that have none of their own."""
     by_agent = definition.permission_mode if definition is not None else None
-    return session.permission_mode or by_agent or runtime.permission_mode
+    return by_agent or runtime.permission_mode
+
+
+def may_have(call: "Call", mode: PermissionMode | None, *others: PermissionMode) -> None:
+    """See that the caller may give a session that is nobody's child a mode. ``others`` it has anyhow.
+
+    A mode that is wider than those approves in advance what a person would be asked, so it takes the right
+    to approve.
+
+    Errors: ScopeWouldWiden beyond what the configuration lets be; ScopeMissing.
+    """
+    if mode is None:
+        return
+    if wider(mode, call.runtime.mode_max):
+        raise ScopeWouldWiden(
+            f"the permission mode '{mode}' is wider than the configuration lets be: "
+            f"permissions.mode_max is '{call.runtime.mode_max}'",
+            field="$.params.permission_mode",
+        )
+    if all(wider(mode, other) for other in others):
+        call.caller.need("approve")

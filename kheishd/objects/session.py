@@ -10,7 +10,7 @@ from kheishd.core.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.core.workspace import within_parent
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.bounds import bounds_of
+from kheishd.objects.bounds import bounds_of, may_have, mode_of, usual_mode
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import Marks, page_of
@@ -42,6 +42,7 @@ from protocol.events import SessionEnded as EndedEvent
 from protocol.limits import METADATA_BYTES_MAX, SCOPE_BYTES_MAX, SESSION_DEPTH_MAX
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
+from protocol.objects.permission import PermissionMode
 from protocol.objects.run import SendResult
 from protocol.objects.session import (
     CapabilityScope,
@@ -136,6 +137,8 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
         mode = mode_within(above.mode, mode, plan.definition.permission_mode)
         if params.workspace is not None:
             within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
+    else:
+        may_have(call, mode, usual_mode(call.runtime, plan.definition))
     return SessionCreated(
         agent=plan.definition.name,
         parent_session_id=params.parent_session_id,
@@ -244,13 +247,8 @@ def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
     if isinstance(params.scope, CapabilityScope):
         changes["scope"] = msgspec.to_builtins(narrower(session.scope, params.scope))
     parent = tx.get(SESSIONS, session.parent_session_id) if session.parent_session_id else None
-    if parent is not None and "permission_mode" in changes:
-        own = call.runtime.definitions.get(session.agent)
-        changes["permission_mode"] = mode_within(
-            bounds_of(tx, call.runtime, parent).mode,
-            changes["permission_mode"],
-            own.permission_mode if own is not None else None,
-        )
+    if params.permission_mode is not UNSET:
+        changes["permission_mode"] = _new_mode(tx, call, session, parent, params.permission_mode)
     if parent is not None and isinstance(params.workspace, str):
         within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     if not changes:
@@ -259,6 +257,19 @@ def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
     fold.append(SessionUpdated(changes=changes))
     fold.write()
     return fold.session
+
+
+def _new_mode(
+    tx: "Transaction", call: Call, session: Session, parent: Session | None, mode: PermissionMode | None
+) -> PermissionMode | None:
+    """The mode that a session gets. Errors: ScopeWouldWiden, ScopeMissing."""
+    runtime = call.runtime
+    own = runtime.definitions.get(session.agent)
+    if parent is not None:
+        by_agent = own.permission_mode if own is not None else None
+        return mode_within(bounds_of(tx, runtime, parent).mode, mode, by_agent)
+    may_have(call, mode, usual_mode(runtime, own), mode_of(runtime, session))
+    return mode
 
 
 @mutation(rows.RENAME)

@@ -23,6 +23,7 @@ from kheishd.kernel.runtime import RunLimits, Runtime
 from kheishd.providers.caller import Models
 from protocol.catalogue import METHODS
 from protocol.errors import ConfigInvalid
+from protocol.objects.permission import Rule
 from tests.support.runtimes import WORKSPACES
 
 CONFIG = """\
@@ -36,6 +37,8 @@ auth_ref = "env:A_KEY"
 active_max = 7
 [permissions]
 mode = "plan"
+mode_max = "default"
+rules = [{ tool = "bash", decision = "ask" }]
 [workspace]
 root = "work"
 """
@@ -78,7 +81,8 @@ def test_what_the_configuration_says(source: Source) -> None:
     assert set(runtime.routes) == {"offline", "local"}
     assert runtime.routes["local"].auth_ref == "env:A_KEY"
     assert runtime.limits.active_max == 7
-    assert runtime.permission_mode == "plan"
+    assert (runtime.permission_mode, runtime.mode_max) == ("plan", "default")
+    assert runtime.rules == (Rule(tool="bash", decision="ask"),)
     assert runtime.workspace_root == str(source.home.path / "work")
     assert runtime.workspaces.limited
     assert runtime.config["routes"]["local"]["model"] == "m"

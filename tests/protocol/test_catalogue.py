@@ -20,6 +20,7 @@ session.create session.get session.list session.update session.send session.hist
 session.interrupt session.end session.export session.import
 run.list run.get run.wait run.cancel
 journal.read journal.subscribe journal.unsubscribe
+permission.why permission.list permission.update permission.audit
 definition.list definition.get route.list route.get
 token.create token.narrow token.list token.revoke
 """

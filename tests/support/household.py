@@ -12,7 +12,7 @@ from kheishd.core.definition import built_in, parse
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.state import State
-from kheishd.objects import conversation, journal, run, session, transfer
+from kheishd.objects import audit, conversation, journal, permission, run, session, transfer
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs import RunWorker
@@ -26,6 +26,8 @@ HANDLERS = (
     *conversation.HANDLERS,
     *session.HANDLERS,
     *run.HANDLERS,
+    *permission.HANDLERS,
+    *audit.HANDLERS,
     *transfer.HANDLERS,
     *journal.HANDLERS,
 )

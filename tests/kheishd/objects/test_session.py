@@ -180,6 +180,36 @@ async def test_session_create_workspace_forbidden(idle: Household) -> None:
     assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
 
 
+async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
+    """It approves in advance what a person would be asked. What the agent has anyhow takes no more."""
+    operator = await idle.limited(scopes=["operate"])
+    for agent, mode in (("default", "acceptEdits"), ("reviewer", "default"), ("critic", "bypassPermissions")):
+        refusal = await refused(operator, "session.create", agent=agent, permission_mode=mode)
+        assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
+        assert (await create(idle, agent=agent, permission_mode=mode))["permission_mode"] == mode
+    for agent, narrow in (
+        ("default", "plan"),
+        ("reviewer", "plan"),
+        ("default", "default"),
+        ("default", None),
+    ):
+        made = await operator.call("session.create", agent=agent, permission_mode=narrow)
+        assert made.get("permission_mode") == narrow
+
+
+async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -> None:
+    """Not for who may approve, neither at once nor later, neither of a session nor of its child."""
+    async with household(tmp_path, work=False, mode_max="acceptEdits") as house:
+        session_id = (await create(house, permission_mode="acceptEdits"))["session_id"]
+        for method, params in (
+            ("session.create", {}),
+            ("session.create", {"parent_session_id": session_id}),
+            ("session.update", {"session_id": session_id}),
+        ):
+            refusal = await house.refused(method, permission_mode="bypassPermissions", **params)
+            assert (type(refusal), refusal.field) == (ScopeWouldWiden, "$.params.permission_mode")
+
+
 async def test_session_create_too_deep(idle: Household) -> None:
     """Sessions nest so deep and no deeper."""
     parent = (await create(idle))["session_id"]
@@ -379,6 +409,21 @@ async def test_session_update_scope_would_widen(idle: Household) -> None:
         assert isinstance(await idle.refused("session.update", **asked), ScopeWouldWiden)
     cleared = await idle.call("session.update", session_id="c", permission_mode=None)
     assert cleared["permission_mode"] == "plan"
+
+
+async def test_session_update_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
+    """Wider than what the agent has and than what the session has; back to the agent's own it always may."""
+    operator = await idle.limited(scopes=["operate"])
+    await create(idle, session_id="s")
+    refusal = await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits")
+    assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
+    await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
+    for mode in ("acceptEdits", "default", "plan", None):
+        updated = await operator.call("session.update", session_id="s", permission_mode=mode)
+        assert updated.get("permission_mode") == mode
+    assert isinstance(
+        await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits"), ScopeMissing
+    )
 
 
 async def test_session_update_input_too_large(idle: Household) -> None:
