@@ -25,6 +25,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and examine the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions: the agents there are."),
         ("route", f"{_COMMANDS}.route:group", "Routes: the models there are."),
+        ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
         ("token", f"{_COMMANDS}.token:group", "Tokens: who may connect over TCP."),
     ),
     "Script": (

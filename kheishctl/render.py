@@ -110,6 +110,16 @@ _SUMMARIES: dict[str, _Summary] = {
     "model_asked": lambda e: f"step {e['step']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
     "message_appended": lambda e: message_text(e["message"]),
+    "calls_judged": lambda e: "; ".join(
+        f"{v['tool']} {v.get('subject', '')}: {v['decision']}, by {v['why']}" for v in e["verdicts"]
+    ),
+    "permissions_changed": lambda e: "; ".join(
+        [
+            *(f"{r['decision']} {r['tool']} {r.get('subject') or ''}" for r in e.get("add", ())),
+            *(f"no rule {r['tool']} {r.get('subject') or ''}" for r in e.get("remove", ())),
+            *(f"no grant {grant_id}" for grant_id in e.get("revoke", ())),
+        ]
+    ),
     "run_released": lambda e: str(e.get("reason", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),

@@ -30,6 +30,8 @@ NOT_OPTIONS = {
     "session.history": {"order"},
     "conversation.history": {"order"},
     "journal.read": {"order"},
+    "permission.audit": {"order"},
+    "permission.update": {"add"},
     "session.import": {"lines", "session_id", "last_hash"},
     "session.export": {"limit", "after"},
     "journal.subscribe": {"subscription"},

@@ -1,0 +1,126 @@
+"""``kheishctl permission``."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kheishctl import exits
+from kheishctl.commands.permission import AUDIT, _explanation
+from kheishctl.text import Look, table
+from tests.support.ctl import Ctl
+
+NOW = 1_795_000_000_000
+PIPE, WIDE = Look(None, False, NOW), Look(200, False, NOW)
+
+
+@pytest.fixture
+def session(ctl: Ctl) -> str:
+    """A session without a conversation."""
+    return str(ctl.json("session", "create")["session_id"])
+
+
+@pytest.fixture
+def daemon_rules(ctl: Ctl) -> Iterator[None]:
+    """The rules of the whole daemon, taken away again."""
+    yield
+    for layer in ctl.json("permission", "list")["permissions"]:
+        for rule in layer["rules"] if layer["layer"] == "daemon" else ():
+            subject = f":{rule['subject']}" if "subject" in rule else ""
+            ctl.json("permission", "update", "--remove", f"{rule['tool']}{subject}")
+
+
+def test_why(ctl: Ctl, session: str) -> None:
+    """Every line, and the verdict last."""
+    ctl.json("permission", "update", "--session", session, "--deny", "no_tool", "--reason", "not here")
+    done = ctl("permission", "why", "no_tool", "a subject", "--session", session)
+    assert done.code == 0
+    assert [f"session {session}", "deny", "rule no_tool deny: not here"] in done.rows
+    assert done.rows[-1] == ["deny", "", f"session {session} rule no_tool deny (not here)"]
+    found = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
+    assert (found["decision"], found["mode_effect"]) == ("deny", "ask_denied")
+
+
+def test_why_without_a_tool(ctl: Ctl) -> None:
+    """There is nothing to explain."""
+    assert ctl("permission", "why").code == exits.USAGE
+
+
+def test_an_explanation_for_a_person() -> None:
+    """The lines under titles; what is decided stands apart."""
+    steps = [
+        {"source": "tool", "says": "ask", "text": "its default"},
+        {"source": "mode", "says": None, "text": "default is in force"},
+    ]
+    result = {"decision": "ask", "why": "default of bash", "reason": "", "steps": steps}
+    assert _explanation(result, WIDE).splitlines() == [
+        "SOURCE  SAYS  WHAT",
+        "tool    ask   its default",
+        "mode          default is in force",
+        "",
+        "ask: default of bash",
+    ]
+    painted = _explanation(result | {"reason": "look\x1b[2J"}, Look(200, True, NOW))
+    assert painted.endswith("\x1b[33mask\x1b[0m: default of bash (look␛[2J)")
+
+
+def test_update_and_list(ctl: Ctl, session: str) -> None:
+    """Rules come, are replaced and go; a list has a row for each."""
+    at = ("--session", session)
+    words = ("--allow", "bash:git status", "--ask", "bash:git push*", "--deny", "mcp__*", "--allow", "read:")
+    made = ctl.json("permission", "update", *at, *words)
+    assert made["rules"] == [
+        {"tool": "bash", "decision": "allow", "subject": "git status"},
+        {"tool": "read", "decision": "allow", "subject": ""},
+        {"tool": "bash", "decision": "ask", "subject": "git push*"},
+        {"tool": "mcp__*", "decision": "deny"},
+    ]
+    ctl.json(
+        "permission", "update", *at, "--deny", "bash:git status", "--remove", "mcp__*", "--remove", "read:"
+    )
+    rows = ctl("permission", "list", *at, "--all").rows
+    assert ["session", session, "deny", "bash", "git status", ""] in rows
+    assert ["session", session, "mode", "", "", "at most default"] in rows
+    assert not any("mcp__*" in row for row in rows)
+    assert [row[0] for row in ctl("permission", "list", "--limit", "2").rows] == ["managed", "daemon"]
+
+
+def test_update_for_the_whole_daemon(ctl: Ctl, daemon_rules: None) -> None:
+    """Without a place; asking first changes nothing."""
+    checked = ctl.json("permission", "update", "--ask", "web*", "--check")
+    assert checked == {"layer": "daemon", "rules": [{"tool": "web*", "decision": "ask"}]}
+    assert ["daemon", "", "", "", "", "no rules"] in ctl("permission", "list").rows
+    assert ctl("permission", "update", "--ask", "web*").rows == [["daemon", "", "ask", "web*", "", ""]]
+    assert ctl.json("permission", "why", "web_fetch")["why"] == "daemon rule web* ask"
+
+
+def test_update_with_nothing_to_change(ctl: Ctl, session: str) -> None:
+    """It is a mistake, and what to give is named; so is a pattern that is none, by the daemon."""
+    done = ctl("permission", "update", "--session", session)
+    assert done.code == exits.USAGE
+    assert "--allow" in done.err
+    assert ctl("permission", "update", "--session", session, "--allow", "a*b").code == exits.FAILED
+    assert ctl("permission", "update", "--session", session, "--revoke", "grt_none").code == exits.FAILED
+
+
+def test_audit(ctl: Ctl, session: str) -> None:
+    """Nothing was judged in a session without runs."""
+    assert ctl.json("permission", "audit", "--session", session, "--oldest", "--all")["audits"] == []
+    assert ctl("permission", "audit", "--run", "run_none").code == exits.FAILED
+
+
+def test_the_rows_of_an_audit() -> None:
+    """A verdict says why; an answer by whom, and what was said with it."""
+    common = {"cursor": 7, "at_ms": NOW, "session_id": "s", "run_id": "r", "call_id": "c"}
+    verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "default of bash", "reason": "look"}
+    answer = {"decision": "deny", "by": "uid:0", "reason": "no", "justification": "late"}
+    rows = table([common | {"verdict": verdict}, common | answer], AUDIT, PIPE).splitlines()
+    assert [row.split("\t")[4:] for row in rows] == [
+        ["ask", "bash", "ls", "default of bash: look"],
+        ["deny", "", "", "answered by uid:0: no; late"],
+    ]
+
+
+def test_no_such_place(ctl: Ctl) -> None:
+    """Each command in a place that is not there is refused."""
+    for words in (["why", "a"], ["list"], ["update", "--ask", "a"], ["audit"]):
+        assert ctl("permission", *words, "--session", "none").code == exits.FAILED, words
