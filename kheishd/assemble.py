@@ -16,8 +16,8 @@ from kheishd.core import definition
 from kheishd.core.definition import DefinitionError
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
-from kheishd.hooks.composite import Composite
 from kheishd.kernel.call import Handler
+from kheishd.kernel.hook import Hook
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.objects.workspaces import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
@@ -76,6 +76,7 @@ def build_runtime(
     source: Source,
     generation: int,
     models: Callable[[RunLimits], ModelCaller],
+    hooks: Callable[[Config], Hook],
     *,
     config: Config | None = None,
     skip_bad_agents: bool,
@@ -103,7 +104,7 @@ def build_runtime(
         default_route=config.default_route,
         limits=limits,
         models=models(limits),
-        hooks=Composite(()),
+        hooks=hooks(config),
         workspaces=workspaces,
         permission_mode=config.permissions.mode,
         mode_max=config.permissions.mode_max,

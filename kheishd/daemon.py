@@ -38,6 +38,7 @@ from kheishd.server.serving import Server, open_server
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
+from kheishd.toolbox import Toolbox
 from kheishd.workers.runs import RunWorker
 from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
 from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
@@ -69,6 +70,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
+        self._toolbox = Toolbox(source.home)
         self._notifier = Notifier(environ)
         self._watchdog_s = watchdog_seconds(environ)
         self._stopper = Stopper(self._drain_seconds)
@@ -101,7 +103,12 @@ class Daemon:
     async def _prepare(self, nursery: trio.Nursery) -> None:
         """The runtime, and the first commit."""
         runtime = build_runtime(
-            self._source, 1, self._models, config=self._first_config, skip_bad_agents=True
+            self._source,
+            1,
+            self._models,
+            self._toolbox.hooks,
+            config=self._first_config,
+            skip_bad_agents=True,
         )
         self._holder = RuntimeHolder(runtime, lambda old: nursery.start_soon(self._retire, old))
         self._reloads = Coalesced(nursery, self._reload)
@@ -262,7 +269,9 @@ class Daemon:
         return runtime
 
     def _build(self, generation: int) -> Runtime:
-        runtime = build_runtime(self._source, generation, self._models, skip_bad_agents=False)
+        runtime = build_runtime(
+            self._source, generation, self._models, self._toolbox.hooks, skip_bad_agents=False
+        )
         if runtime.config["listen"] == msgspec.to_builtins(self._first_config.listen):
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))

@@ -19,6 +19,7 @@ from kheishd.assemble import (
 from kheishd.config import parse
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
+from kheishd.hooks.composite import Composite
 from kheishd.kernel.runtime import RunLimits, Runtime
 from kheishd.providers.caller import Models
 from protocol.catalogue import METHODS
@@ -53,7 +54,7 @@ def source(tmp_path: Path) -> Source:
 
 def build(source: Source, *, skip: bool = True) -> Runtime:
     """Generation 1."""
-    return build_runtime(source, 1, Models, skip_bad_agents=skip)
+    return build_runtime(source, 1, Models, lambda config: Composite(()), skip_bad_agents=skip)
 
 
 def test_every_method_of_the_contract_has_one_handler() -> None:

@@ -1,0 +1,21 @@
+"""The parts of the composite Hook, in their order, and what they keep over a reload."""
+
+from dataclasses import dataclass, field
+
+from kheishd.config import Config
+from kheishd.home import Home
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.files.locks import PathLocks
+from kheishd.hooks.files.part import Files
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """What tools keep as long as the daemon lives: a reload makes new parts around it."""
+
+    home: Home
+    locks: PathLocks = field(default_factory=PathLocks)
+
+    def hooks(self, config: Config) -> Composite:
+        """The parts, in the order in which they give sections and opinions."""
+        return Composite((Files(self.locks),))

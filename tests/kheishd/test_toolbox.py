@@ -1,0 +1,19 @@
+"""The parts that a daemon has."""
+
+from pathlib import Path
+
+from kheishd.config import Config
+from kheishd.home import Home
+from kheishd.toolbox import Toolbox
+
+
+def test_every_tool_is_there_once(tmp_path: Path) -> None:
+    """The names that the contract promises, each with a description and a schema of its own."""
+    hooks = Toolbox(Home(tmp_path)).hooks(Config())
+    for name in ("read_file", "write_file", "edit_file", "apply_patch", "list_files"):
+        tool = hooks.tool(name)
+        assert tool is not None
+        assert tool.description
+        assert tool.schema["type"] == "object"
+        assert tool.schema["additionalProperties"] is False
+    assert hooks.tool("no_such_tool") is None
