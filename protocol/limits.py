@@ -109,9 +109,11 @@ TOKENS_MAX = 10_000
 WAIT_SECONDS_MAX = 24 * 3600
 
 # One message of a model may ask for so many tools; a batch of more is refused whole, call by call. They are
-# judged 32 at a time, for each verdict and each approval is a few hundred bytes of one transaction.
+# judged 16 at a time, which is one transaction: of each call a verdict and an approval's event and record,
+# with a subject of 1 KiB in all three, a reason of 2 KiB in two, and a preview of 4 KiB, are 12 KiB at most,
+# and the run's record with 256 open calls another 48.
 CALLS_MAX = 256
-CALLS_JUDGED_AT_ONCE = 32
+CALLS_JUDGED_AT_ONCE = 16
 
 # What a call adds to the transaction of its message besides itself: some 150 bytes in the run's record and,
 # if it is refused at once, a result of 250.
@@ -134,7 +136,7 @@ TOOL_OUTPUT_BYTES_MAX = 16 * MIB
 TOOL_TEXT_BYTES_MAX = 32 * KIB
 EVIDENCE_BYTES_MAX = 4 * KIB
 
-# What a person is shown of one call, and what 32 approvals of one transaction hold together.
+# What a person is shown of one call, and what the approvals of one transaction hold together.
 PREVIEW_BYTES_MAX = 16 * KIB
 PREVIEWS_BYTES_MAX = 64 * KIB
 
@@ -144,12 +146,21 @@ RULES_MAX = 64
 RULES_BYTES_MAX = 4 * KIB
 GRANTS_BYTES_MAX = 4 * KIB
 GRANT_USES_MAX = 1_000_000
-RESOLUTIONS_MAX = 256
 
-# Questions to a person: what fits a screen.
+# Answers to approvals are one transaction. Besides what a person writes, each takes an event, a result, a
+# record with its subject and a part of a receipt: 3.1 KiB at most, 100 for all, and the run's record with 256
+# open calls another 48. That leaves 96 KiB to changed inputs, written once, justifications, written twice,
+# and reasons, three times.
+RESOLUTIONS_MAX = 32
+RESOLUTIONS_BYTES_MAX = 96 * KIB
+
+# Questions to a person: what fits a screen. Questions and answers stand in the request's record together,
+# and the answers in an event and, escaped once more, in the call's result: 12 + 24 + 24 + 48 KiB.
 QUESTIONS_MAX = 4
 QUESTION_OPTIONS_MAX = 8
+QUESTIONS_BYTES_MAX = 12 * KIB
 ANSWER_TEXT_BYTES_MAX = 16 * KIB
+ANSWERS_BYTES_MAX = 24 * KIB
 
 # Messages that wait for the next model call of a run.
 STEERS_MAX = 64

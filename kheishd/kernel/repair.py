@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from kheishd.store.writer import Store
     from protocol.objects.daemon import Diagnosis
 
-# A record has at most some 40 KiB, so this many stay below what one transaction may write.
-CHANGES_PER_TRANSACTION = 6
+# A record has at most some 48 KiB (a run with 256 open calls), so this many stay below what one transaction
+# may write.
+CHANGES_PER_TRANSACTION = 4
 
 # One pass puts what the journal says, one deletes what it does not, one finds nothing. Deleting can take
 # the reason of another row away, so there may be a few more; what is left then, going on does not mend.

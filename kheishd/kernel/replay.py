@@ -14,6 +14,7 @@ from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
 from kheishd.core import token as token_rules
 from kheishd.core.grants import changed
+from kheishd.kernel.projections import Replayed
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
 from kheishd.store.records import Binding, DaemonRules, TokenRecord
 from kheishd.store.tables import (
@@ -98,6 +99,10 @@ class Replay:
     unbound: tuple[str, str] | None = None
     tokens: dict[str, TokenRecord] = field(default_factory=dict)
     rules: DaemonRules | None = None
+    records: Replayed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = Replayed(self.stream)
 
     def entry(self, store: "Snapshot", cursor: int, stored: bytes) -> Iterator[Complaint]:
         """Take the next entry: its hash and line, as stored."""
@@ -125,6 +130,8 @@ class Replay:
             return
         for run in self.runs.values():
             yield from self._run_rows(store, run)
+        for table, key, expected in self.records.rest():
+            yield from _row(store, self.stream, table, key, expected)
         if self.session is not None:
             yield from _row(store, self.stream, SESSIONS, (self.stream,), self.session)
             yield from self._ready_row(store, self.session)
@@ -144,6 +151,8 @@ class Replay:
                 self._fold_rules(envelope, event)
                 return
             self._fold_session(envelope, event)
+            for table, key, expected in self.records.fold(store, envelope, event):
+                yield from _row(store, self.stream, table, key, expected)
         except AssertionError as error:
             yield self._damage(envelope.cursor, f"the event does not follow from those before it: {error}")
             return

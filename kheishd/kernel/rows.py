@@ -3,12 +3,13 @@
 A replay finds what the journal says and a table lacks; this finds what a table says and the journal lacks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kheishd.kernel.projections import PROJECTIONS, IndexRow, Projection
 from kheishd.kernel.replay import Difference
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.tables import (
@@ -29,7 +30,7 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events import DAEMON_STREAM, decode_envelope
+from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED, Run
 from protocol.objects.session import Session
 
@@ -133,6 +134,38 @@ def _cursor(store: "Snapshot", key: Key, stream: str) -> bool:
     return store.entry(stream, key[0]) is not None
 
 
+def _record(projection: Projection[Any]) -> Explained:
+    """The journal has the event that began it."""
+
+    def explained(store: "Snapshot", key: Key, record: Any) -> bool:
+        entry = store.entry(record.session_id, record.cursor)
+        event = decode_event(entry[1]) if entry is not None else None
+        return isinstance(event, projection.begins) and projection.id_of(event) == key[0]
+
+    return explained
+
+
+def _of_record(table: Table[Any]) -> Explained:
+    """A record of one of the types that have rows here gives rise to it."""
+    types = [projection for projection in PROJECTIONS if table in projection.indexes]
+
+    def explained(store: "Snapshot", key: Key, value: Any) -> bool:
+        record_id = value or key[-1]
+        records = ((projection, store.get(projection.table, record_id)) for projection in types)
+        row = IndexRow(table, key, value)
+        return any(record is not None and row in each.rows(record) for each, record in records)
+
+    return explained
+
+
+def _projected() -> Iterator[Check]:
+    """The tables of all projected types, and their indexes, which some share."""
+    for projection in PROJECTIONS:
+        yield Check(projection.table, _record(projection))
+    for index in dict.fromkeys(index for projection in PROJECTIONS for index in projection.indexes):
+        yield Check(index, _of_record(index))
+
+
 CHECKS: tuple[Check, ...] = (
     Check(SESSIONS, _session),
     Check(RUNS, _run),
@@ -148,5 +181,6 @@ CHECKS: tuple[Check, ...] = (
     Check(RECEIPTS_BY_AGE, _receipt_age),
     Check(CHECKPOINTS, _checkpoint),
     Check(CURSORS, _cursor),
+    *_projected(),
 )
 """Every table whose rows need a reason outside themselves. JOURNAL is the reason; BLOBS name their own."""

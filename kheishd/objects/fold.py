@@ -1,4 +1,4 @@
-"""The one way a session or a run changes: append events, fold them, write records and indexes.
+"""The one way a session, its runs and what they are about change: append events, fold them, write records.
 
 Because nothing else writes these records, a record is always what folding its events gives, and the
 doctor can prove it.
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
+from kheishd.kernel.projections import Changes
 from kheishd.store.tables import (
     CHILDREN,
     RUNS,
@@ -54,6 +55,8 @@ class _Ready(NamedTuple):
 class Fold:
     """A session, perhaps one of its runs, and the transaction in which they change.
 
+    Records of other types that an event is about are changed along with them.
+
     ``append`` as often as needed, then ``write`` once; in between, ``session`` and ``run`` are as the
     events so far leave them.
     """
@@ -74,6 +77,7 @@ class Fold:
         self._session = session
         self._run_before = run
         self._run = run
+        self._changes = Changes(tx)
 
     @property
     def session(self) -> Session:
@@ -102,6 +106,7 @@ class Fold:
         self._session = session_rules.evolve(self._session, envelope, stored)
         if self._run is not None or isinstance(stored, RunAccepted):
             self._run = run_machine.evolve(self._run, envelope, stored)
+        self._changes.fold(envelope, stored)
         return envelope
 
     def append_all(self, events: "list[JournalEvent]") -> None:
@@ -116,6 +121,7 @@ class Fold:
         if self._run is not self._run_before:
             self._write_run(self.run)
         self._write_ready()
+        self._changes.write()
 
     def _write_session(self, session: Session) -> None:
         self.tx.put(SESSIONS, session.session_id, value=session)

@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+from protocol.objects.approval import Approval
+from protocol.objects.indoubt import Indoubt
+from protocol.objects.question import QuestionRequest
 from protocol.objects.run import Run
 from protocol.objects.session import Session
 
@@ -154,6 +157,24 @@ RUNS_READY = Table("runs_ready", (int,), str)
 """(cursor of acceptance) → run id: first in its line, not ended, waiting for nobody."""
 RUNS_CANCELLED = Table("runs_cancelled", (int,), str)
 """(cursor of acceptance) → run id: somebody wants it stopped and it has not ended."""
+APPROVALS = Table("approvals", (str,), Approval)
+"""(approval id) → the approval."""
+APPROVALS_WAITING = Table("approvals_waiting", (int,), str)
+"""(cursor of the request) → approval id: it waits for a person."""
+QUESTIONS = Table("questions", (str,), QuestionRequest)
+"""(question id) → the questions of one call."""
+QUESTIONS_WAITING = Table("questions_waiting", (int,), str)
+"""(cursor where it was asked) → question id: it waits for a person."""
+INDOUBTS = Table("indoubts", (str,), Indoubt)
+"""(id of the doubt) → the call in doubt."""
+INDOUBTS_OPEN = Table("indoubts_open", (int,), str)
+"""(cursor where it was found) → id of the doubt: nobody has settled it."""
+RECORDS_BY_SESSION = Table("records_by_session", (str, str, int), str)
+"""(session id, kind, cursor where it began) → id of an approval, a question, a doubt."""
+RECORDS_BY_RUN = Table("records_by_run", (str, str, int), str)
+"""(run id, kind, cursor where it began) → id, likewise."""
+DEADLINES = Table("deadlines", (int, str, str), bytes)
+"""(when, kind, id) → nothing: what expires then."""
 TOKENS = Table("tokens", (str,), TokenRecord)
 """(token id) → the token."""
 TOKENS_BY_DIGEST = Table("tokens_by_digest", (str,), str)
@@ -181,6 +202,15 @@ TABLES: tuple[Table[Any], ...] = (
     RUNS_BY_SESSION,
     RUNS_READY,
     RUNS_CANCELLED,
+    APPROVALS,
+    APPROVALS_WAITING,
+    QUESTIONS,
+    QUESTIONS_WAITING,
+    INDOUBTS,
+    INDOUBTS_OPEN,
+    RECORDS_BY_SESSION,
+    RECORDS_BY_RUN,
+    DEADLINES,
     TOKENS,
     TOKENS_BY_DIGEST,
     PERMISSIONS,

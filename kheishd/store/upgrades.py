@@ -9,7 +9,20 @@ from typing import Final
 
 import lmdb
 
-from kheishd.store.tables import META, PERMISSIONS, TABLES
+from kheishd.store.tables import (
+    APPROVALS,
+    APPROVALS_WAITING,
+    DEADLINES,
+    INDOUBTS,
+    INDOUBTS_OPEN,
+    META,
+    PERMISSIONS,
+    QUESTIONS,
+    QUESTIONS_WAITING,
+    RECORDS_BY_RUN,
+    RECORDS_BY_SESSION,
+    TABLES,
+)
 
 Upgrade = Callable[[lmdb.Environment, "lmdb.Transaction[bytes]"], None]
 
@@ -29,7 +42,23 @@ def u002_permissions(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> N
     env.open_db(PERMISSIONS.name.encode(), txn)
 
 
-UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables, u002_permissions)
+def u003_people_in_the_loop(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+    """Tables for approvals, questions and calls in doubt."""
+    for table in (
+        APPROVALS,
+        APPROVALS_WAITING,
+        QUESTIONS,
+        QUESTIONS_WAITING,
+        INDOUBTS,
+        INDOUBTS_OPEN,
+        RECORDS_BY_SESSION,
+        RECORDS_BY_RUN,
+        DEADLINES,
+    ):
+        env.open_db(table.name.encode(), txn)
+
+
+UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables, u002_permissions, u003_people_in_the_loop)
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 

@@ -45,7 +45,8 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An approval as it is kept. ``cursor`` is where it was asked for, ``message_cursor`` where the call is.
 
-    ``number`` is which call of that message, from 0. ``by`` is who answered.
+    ``number`` is which call of that message, from 0. ``by`` is who answered. What is only read by people
+    stands in the journal at these cursors.
     """
 
     approval_id: Id
@@ -61,7 +62,6 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: str = ""
     sender: str | None = None
     subject: str = ""
-    reason: str = ""
     binding: str | None = None
     expires_at_ms: int | None = None
     resolved_at_ms: int | None = None
@@ -73,8 +73,9 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalView(Approval, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval with what is to be decided: the call's input, and what it would do."""
+    """An approval with what is to be decided: why a person is asked, the call's input, what it would do."""
 
+    reason: str = ""
     arguments: dict[str, Any] = {}
     updated_input: dict[str, Any] | None = None
     preview: Preview | None = None

@@ -25,16 +25,23 @@ from kheishd.store.writer import Store
 from protocol.events import (
     DAEMON_STREAM,
     ApprovalAnswered,
+    ApprovalLapsed,
+    ApprovalRequested,
+    CallDoubted,
     CallsJudged,
     CancelRequested,
     ConversationBound,
     ConversationReset,
     DaemonStarted,
+    DoubtSettled,
     InputReceived,
     JournalEvent,
     MessageAppended,
     ModelAsked,
     PermissionsChanged,
+    QuestionAnswered,
+    QuestionAsked,
+    QuestionLapsed,
     RunAccepted,
     RunEnded,
     RunStarted,
@@ -42,12 +49,15 @@ from protocol.events import (
     SessionRenamed,
     TokenCreated,
     TokenRevoked,
+    ToolCalled,
+    ToolReturned,
 )
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
+from protocol.objects.question import Option, Question
 from protocol.objects.run import Pinned, RunError
 from protocol.objects.token import Token, TokenGrant
-from protocol.transcript import Message, Text, Usage
+from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
 NOW_MS = 1_800_000_000_000
@@ -77,7 +87,7 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
         _add_run(store, session_id, f"run_{session_id}_{number}", status)
 
 
-def _events(session_id: str, status: str) -> list[JournalEvent]:
+def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
     accepted: list[JournalEvent] = [
         InputReceived(input_id="inp_1", items=[Text("hello")]),
         RunAccepted(input_id="inp_1", agent="default", pinned=PINNED, sender=session_id),
@@ -87,6 +97,11 @@ def _events(session_id: str, status: str) -> list[JournalEvent]:
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
+        "asking": accepted + begun + _asked(run_id),
+        "answered": accepted + begun + _asked(run_id) + _answered(run_id),
+        "withdrawn": accepted + begun + _asked(run_id) + _withdrawn(run_id),
+        "doubted": accepted + begun + _doubted(run_id),
+        "settled": [*accepted, *begun, *_doubted(run_id), _settled(run_id)],
         "queued": accepted,
         "running": accepted + begun,
         "cancelled": accepted + begun + stopping,
@@ -95,8 +110,92 @@ def _events(session_id: str, status: str) -> list[JournalEvent]:
     }[status]
 
 
+def _asked(run_id: str) -> list[JournalEvent]:
+    """A message whose calls wait for people: one to be allowed, one that asks; both for a while."""
+    calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {"path": "a"}) for number in (0, 1)]
+    return [
+        MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
+        CallsJudged(item_id="itm_1", verdicts=[verdict(f"c{number}_{run_id}") for number in (0, 1)]),
+        approval_requested(f"apr_{run_id}", f"c0_{run_id}", expires_at_ms=NOW_MS + 1000),
+        question_asked(f"qst_{run_id}", f"c1_{run_id}", expires_at_ms=NOW_MS + 2000),
+    ]
+
+
+def _answered(run_id: str) -> list[JournalEvent]:
+    return [
+        ApprovalAnswered(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", decision="deny", reason="no"),
+        ToolReturned(call_id=f"c0_{run_id}", tool="write", how="denied", text="no", is_error=True),
+        QuestionAnswered(question_id=f"qst_{run_id}", call_id=f"c1_{run_id}", declined=True),
+        ToolReturned(call_id=f"c1_{run_id}", tool="write", how="answered", text="{}"),
+    ]
+
+
+def _withdrawn(run_id: str) -> list[JournalEvent]:
+    return [
+        CancelRequested(outcome="cancelled"),
+        ApprovalLapsed(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", how="withdrawn"),
+        ToolReturned(call_id=f"c0_{run_id}", tool="write", how="stopped", text="", is_error=True),
+        QuestionLapsed(question_id=f"qst_{run_id}", call_id=f"c1_{run_id}", how="withdrawn"),
+        ToolReturned(call_id=f"c1_{run_id}", tool="write", how="stopped", text="", is_error=True),
+        RunEnded(outcome="cancelled"),
+    ]
+
+
+def _doubted(run_id: str) -> list[JournalEvent]:
+    """A call that the daemon died in, in a run that has ended."""
+    call_id = f"c0_{run_id}"
+    return [
+        MessageAppended(item_id="itm_1", message=Message("assistant", [ToolCall(call_id, "write", {})])),
+        CallsJudged(item_id="itm_1", verdicts=[verdict(call_id)]),
+        ToolCalled(call_id=call_id, tool="write"),
+        RunStarted(start=2),
+        call_doubted(f"dbt_{run_id}", call_id),
+        ToolReturned(call_id=call_id, tool="write", how="in_doubt", text="?", is_error=True),
+        RunEnded(outcome="completed"),
+    ]
+
+
+def _settled(run_id: str) -> JournalEvent:
+    call_id = f"c0_{run_id}"
+    return DoubtSettled(
+        indoubt_id=f"dbt_{run_id}", call_id=call_id, tool="write", outcome="done", note="It was done."
+    )
+
+
+def verdict(call_id: str) -> Verdict:
+    """A call of ``write`` that is allowed as far as the rules go."""
+    return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="default of write")
+
+
+def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:
+    """A call of ``write`` waits for a yes or no."""
+    return ApprovalRequested(
+        approval_id=approval_id, call_id=call_id, tool="write", number=0, message_cursor=1, **more
+    )
+
+
+def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> QuestionAsked:
+    """A call asks something."""
+    asked = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
+    return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
+
+
+def call_doubted(indoubt_id: str, call_id: str = "c2", **more: Any) -> CallDoubted:
+    """The daemon died in a call."""
+    return CallDoubted(
+        indoubt_id=indoubt_id,
+        call_id=call_id,
+        tool="write",
+        number=0,
+        message_cursor=1,
+        called_at_ms=NOW_MS,
+        note="its file is there",
+        **more,
+    )
+
+
 def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
-    events = _events(session_id, status)
+    events = _events(session_id, run_id, status)
 
     def make(tx: Transaction) -> None:
         fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
@@ -144,6 +243,8 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_b", "ended", parent="ses_a")
     session_with_runs(store, "ses_c", "cancelled", "queued")
     session_with_runs(store, "ses_d")
+    session_with_runs(store, "ses_e", "answered")
+    session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
     update(store, _permissions)
     token(store, "tok_a")
@@ -165,17 +266,19 @@ def _permissions(tx: Transaction) -> None:
     fold.write()
     fold = Fold(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
     fold.append(PermissionsChanged(add=[DENY]))
-    fold.append(_granted("grt_1", "run", left=1))
-    fold.append(_granted("grt_2", "session", left=2))
+    fold.append_all(_granted("grt_1", "run", left=1))
+    fold.append_all(_granted("grt_2", "session", left=2))
     fold.append(CallsJudged(item_id="itm_1", verdicts=[_verdict("grt_1"), _verdict("grt_2")]))
     fold.write()
 
 
-def _granted(grant_id: str, remember: Remember, left: int | None = None) -> ApprovalAnswered:
+def _granted(grant_id: str, remember: Remember, left: int | None = None) -> list[JournalEvent]:
     grant = Grant(grant_id=grant_id, tool="bash", subject="ls", by="uid:0", left=left)
-    return ApprovalAnswered(
-        approval_id="apr_1", call_id="call_1", decision="allow", remember=remember, grant=grant
+    approval_id = f"apr_{grant_id}"
+    answered = ApprovalAnswered(
+        approval_id=approval_id, call_id="call_1", decision="allow", remember=remember, grant=grant
     )
+    return [approval_requested(approval_id, "call_1"), answered]
 
 
 def _verdict(grant_id: str) -> Verdict:

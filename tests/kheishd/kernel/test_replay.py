@@ -23,7 +23,7 @@ def replay(store: Store, stream: str, start: Replay | None = None) -> list[Compl
     return found
 
 
-@pytest.mark.parametrize("stream", ["ses_a", "ses_b", "ses_c", "ses_d", DAEMON_STREAM])
+@pytest.mark.parametrize("stream", ["ses_a", "ses_b", "ses_c", "ses_d", "ses_e", "ses_f", DAEMON_STREAM])
 def test_a_healthy_stream(store: Store, stream: str) -> None:
     """Runs ended, running, being stopped and queued; children; addresses bound and reset; tokens."""
     rich_history(store)

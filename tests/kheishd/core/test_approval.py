@@ -1,0 +1,89 @@
+"""An approval's record: the first answer counts, whatever comes after it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.core.approval import DENIED, EXPIRED, evolve, refused
+from protocol.events import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, Envelope
+from protocol.objects.approval import Approval, Preview
+from tests.support.histories import approval_requested
+
+ANSWERS = (
+    ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow", remember="run"),
+    ApprovalAnswered(
+        approval_id="apr_1", call_id="c0", decision="deny", reason="not there", justification="policy 7"
+    ),
+    ApprovalLapsed(approval_id="apr_1", call_id="c0", how="expired"),
+    ApprovalLapsed(approval_id="apr_1", call_id="c0", how="withdrawn"),
+    ApprovalLapsed(approval_id="apr_1", call_id="c0", how="renewed"),
+)
+
+
+def envelope(cursor: int, actor: str = "daemon") -> Envelope:
+    """Where an event stands."""
+    return Envelope(cursor=cursor, at_ms=cursor * 10, session_id="ses_1", run_id="run_1", actor=actor)
+
+
+def requested() -> Approval:
+    """One that waits."""
+    preview = Preview(kind="diff", text="+x", binding="digest")
+    event = approval_requested("apr_1", preview=preview, subject="/a", sender="ann", expires_at_ms=99)
+    return evolve(None, envelope(1), event)
+
+
+def test_a_request() -> None:
+    """It waits, and says where it was asked for and what it is bound to."""
+    approval = requested()
+    assert (approval.status, approval.cursor, approval.requested_at_ms) == ("pending", 1, 10)
+    assert (approval.session_id, approval.run_id, approval.sender) == ("ses_1", "run_1", "ann")
+    assert (approval.subject, approval.binding, approval.expires_at_ms) == ("/a", "digest", 99)
+    assert evolve(None, envelope(1), approval_requested("apr_1")).binding is None
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "by", "denial"),
+    [
+        (ANSWERS[0], "allowed", "uid:7", ""),
+        (ANSWERS[1], "denied", "uid:7", "not there"),
+        (ANSWERS[2], "expired", None, ""),
+        (ANSWERS[3], "withdrawn", None, ""),
+        (ANSWERS[4], "withdrawn", None, ""),
+    ],
+)
+def test_how_it_ends(
+    event: ApprovalAnswered | ApprovalLapsed, status: str, by: str | None, denial: str
+) -> None:
+    """Allowed or denied by somebody, or not answered at all; and when that was."""
+    approval = evolve(requested(), envelope(5, "uid:7"), event)
+    assert (approval.status, approval.by, approval.denial) == (status, by, denial)
+    assert (approval.resolved_cursor, approval.resolved_at_ms) == (5, 50)
+    assert approval.remember == ("run" if status == "allowed" else "once")
+    assert approval.justification == ("policy 7" if status == "denied" else "")
+
+
+@given(st.lists(st.sampled_from((*ANSWERS, approval_requested("apr_1"))), min_size=1))
+def test_the_first_answer_counts(events: list[ApprovalRequested | ApprovalAnswered | ApprovalLapsed]) -> None:
+    """Whatever follows, in any number and order, changes nothing any more."""
+    approval = requested()
+    first = next((event for event in events if not isinstance(event, ApprovalRequested)), None)
+    settled = approval if first is None else evolve(approval, envelope(events.index(first) + 2, "a"), first)
+    for cursor, event in enumerate(events, 2):
+        approval = evolve(approval, envelope(cursor, "a"), event)
+    assert approval == settled
+
+
+@pytest.mark.parametrize("event", ANSWERS)
+def test_nothing_is_answered_that_was_not_asked(event: ApprovalAnswered | ApprovalLapsed) -> None:
+    """A journal that says so is damaged."""
+    with pytest.raises(AssertionError, match="first event"):
+        evolve(None, envelope(1), event)
+
+
+def test_what_the_model_reads() -> None:
+    """That it was not run, and why: a person's reason, that there is none, or that nobody answered."""
+    assert "wrong file" in refused(requested(), "denied", "wrong file").text
+    assert refused(requested(), "denied").text == DENIED
+    expired = refused(requested(), "expired")
+    assert (expired.text, expired.how, expired.is_error) == (EXPIRED, "denied", True)
+    assert (expired.call_id, expired.tool) == ("c0", "write")

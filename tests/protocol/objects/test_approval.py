@@ -1,0 +1,52 @@
+"""Approvals: what an answer may say, and what is kept of one."""
+
+import msgspec
+import pytest
+
+from protocol.limits import GRANT_USES_MAX, REASON_BYTES_MAX, RESOLUTIONS_MAX
+from protocol.objects.approval import Approval, ApprovalListParams, ApprovalResolve, ApprovalView, Resolution
+from tests.support.samples import refuse, sample, take
+
+YES = {"approval_id": "apr_1", "decision": "allow"}
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"resolutions": []}, "$.params.resolutions"),
+        ({"resolutions": [YES] * (RESOLUTIONS_MAX + 1)}, "$.params.resolutions"),
+        ({"resolutions": [YES | {"decision": "maybe"}]}, "$.params.resolutions[0].decision"),
+        ({"resolutions": [YES | {"remember": "always"}]}, "$.params.resolutions[0].remember"),
+        ({"resolutions": [YES | {"uses": 0}]}, "$.params.resolutions[0].uses"),
+        ({"resolutions": [YES | {"uses": GRANT_USES_MAX + 1}]}, "$.params.resolutions[0].uses"),
+        (
+            {"resolutions": [YES | {"reason": "x" * (REASON_BYTES_MAX + 1)}]},
+            "$.params.resolutions[0].reason",
+        ),
+        ({"resolutions": [YES | {"approval": "apr_1"}]}, "$.params.resolutions[0].approval"),
+    ],
+)
+def test_refused(params: dict[str, object], field: str) -> None:
+    """What has the wrong shape is refused by its path."""
+    assert refuse(ApprovalResolve, params) == field
+
+
+def test_an_answer_holds_once_unless_it_says_more() -> None:
+    """The default remembers nothing."""
+    (resolution,) = take(ApprovalResolve, {"resolutions": [YES]}).resolutions
+    assert resolution == Resolution(approval_id="apr_1", decision="allow")
+    assert (resolution.remember, resolution.uses, resolution.updated_input) == ("once", None, None)
+
+
+def test_lists_show_what_waits() -> None:
+    """Unless it is asked for otherwise; a status that does not exist is refused."""
+    assert take(ApprovalListParams, {}).status == "pending"
+    assert take(ApprovalListParams, {"status": "any"}).status == "any"
+    assert refuse(ApprovalListParams, {"status": "open"}) == "$.params.status"
+
+
+def test_a_view_is_a_record_and_more() -> None:
+    """Every field that is kept is shown under its name."""
+    record = msgspec.convert(sample(Approval, full=True), Approval)
+    shown = msgspec.to_builtins(record)
+    assert msgspec.to_builtins(msgspec.convert(shown, ApprovalView)) == shown
