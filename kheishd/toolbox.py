@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from kheishd.config import Config
 from kheishd.home import Home
+from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
@@ -18,4 +19,4 @@ class Toolbox:
 
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
-        return Composite((Files(self.locks),))
+        return Composite((Files(self.locks), AskUser()))

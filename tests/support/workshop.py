@@ -1,0 +1,81 @@
+"""Tools that do as a test says, and models that call them."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from kheishd.hooks.ask_user import AskUser
+from kheishd.hooks.composite import Composite
+from kheishd.kernel.hook import Finding, Outcome, Part, Tool, ToolError, ToolUse
+from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
+from protocol.objects.approval import Preview
+from protocol.transcript import Item, Text, ToolCall, Usage
+from tests.support.desk import Part as ModelPart
+from tests.support.desk import says
+
+TEXT_SCHEMA = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "text": {"type": "string"}, "times": {"type": "integer"}},
+    "required": ["path"],
+    "additionalProperties": False,
+}
+WRITE = Tool("write", "Write a text to a path.", TEXT_SCHEMA, "edit", default="ask")
+LOOK = Tool("look", "Look at a path.", TEXT_SCHEMA, "read", repeatable=True, parallel=True)
+SEND = Tool("send", "Send a text somewhere.", TEXT_SCHEMA, "execute")
+
+
+class Workshop(Part):
+    """``write`` asks and shows a diff, ``look`` only reads, ``send`` cannot be run twice."""
+
+    name = "workshop"
+    tools = (WRITE, LOOK, SEND)
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, dict[str, Any]]] = []
+        self.binding: str | None = None
+
+    def subject(self, use: ToolUse) -> str:
+        """The path."""
+        return str(use.arguments["path"])
+
+    async def preview(self, use: ToolUse) -> Preview | None:
+        """What would be written. Errors: ToolError for a path that is none."""
+        if use.arguments["path"] == "nowhere":
+            raise ToolError("there is no such place")
+        return Preview(kind="diff", text=f"+{use.arguments.get('text', '')}", binding=self.binding)
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Note that it was done."""
+        self.done.append((use.tool.name, dict(use.arguments)))
+        return Outcome(f"{use.tool.name} of {use.arguments['path']} is done")
+
+    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+        """Nobody knows."""
+        return Finding("unknown", "its file is there")
+
+
+def hooks(*parts: Part) -> Composite:
+    """These parts, and the one that asks the user."""
+    return Composite((AskUser(), *parts))
+
+
+def write(path: str = "/a", call_id: str = "c1", **more: Any) -> ToolCall:
+    """A call that asks."""
+    return ToolCall(call_id, "write", {"path": path, **more})
+
+
+COLOR = {"question": "Which color?", "options": [{"label": "Red"}, {"label": "Blue"}]}
+
+
+def ask(*questions: dict[str, Any], call_id: str = "c1", **more: Any) -> ToolCall:
+    """A call that asks the user; which color, if nothing else is said."""
+    return ToolCall(call_id, "ask_user_question", {"questions": list(questions) or [COLOR], **more})
+
+
+def calls(*asked: ToolCall) -> list[ModelPart]:
+    """A model that calls these in one message and says "done" once it has the results."""
+    items: list[Item] = [Text("I will."), *asked]
+
+    async def first(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield Answer(items, Usage(1, 1), "tool_calls", "scripted")
+
+    return [first, lambda request: says("done")]
