@@ -33,11 +33,14 @@ AGENT_FILES_MAX = 1_000
 def handlers() -> tuple[Handler, ...]:
     """What every object handles."""
     from kheishd.objects import (
+        approval,
         audit,
         conversation,
         daemon,
+        indoubt,
         journal,
         permission,
+        question,
         route,
         rpc,
         run,
@@ -47,8 +50,9 @@ def handlers() -> tuple[Handler, ...]:
     )
     from kheishd.objects import definition as definition_object
 
-    talk = (rpc, daemon, conversation, session, run, transfer, permission, audit)
-    modules = (*talk, journal, definition_object, route, token)
+    talk = (rpc, daemon, conversation, session, run, transfer)
+    people = (approval, question, indoubt, permission, audit)
+    modules = (*talk, *people, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)
 
 

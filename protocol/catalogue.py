@@ -2,11 +2,14 @@
 
 from protocol.method import AnyMethod
 from protocol.objects import (
+    approval,
     conversation,
     daemon,
     definition,
+    indoubt,
     journal,
     permission,
+    question,
     route,
     rpc,
     run,
@@ -16,6 +19,20 @@ from protocol.objects import (
 
 METHODS: dict[str, AnyMethod] = {
     method.name: method
-    for module in (rpc, daemon, conversation, session, run, permission, journal, definition, route, token)
+    for module in (
+        rpc,
+        daemon,
+        conversation,
+        session,
+        run,
+        approval,
+        question,
+        indoubt,
+        permission,
+        journal,
+        definition,
+        route,
+        token,
+    )
     for method in module.METHODS
 }

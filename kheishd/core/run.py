@@ -75,7 +75,8 @@ from protocol.transcript import Item, Message, ToolCall
 ALONE_AT = 2
 PARKED_AT = 3
 
-_WAITING: Final = (Resolve, Lapse, Reply, Abandon, Steer, Cancel, Stopped, Fail)
+_BY_PEOPLE: Final = (Resolve, Lapse, Reply, Abandon)
+_WAITING: Final = (*_BY_PEOPLE, Steer, Cancel, Stopped, Fail)
 
 ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
     "queued": (Start, Steer, Cancel, Fail),
@@ -90,6 +91,8 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
         Observe,
         Return,
         Settle,
+        # While the rest of a large batch is still being judged, what was asked so far may be answered.
+        *_BY_PEOPLE,
         Steer,
         Cancel,
         Stopped,

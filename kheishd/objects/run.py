@@ -35,12 +35,12 @@ def find_run(store: "Snapshot", call: Call, run_id: str) -> Run:
     Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
     """
     run = store.get(RUNS, run_id)
-    if run is None or not _covered(store, call, run):
+    if run is None or not covered(store, call, run):
         raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
     return run
 
 
-def _covered(store: "Snapshot", call: Call, run: Run) -> bool:
+def covered(store: "Snapshot", call: Call, run: Run) -> bool:
     """Whether the caller may read a run: who asked for it is covered, and whose session answers it, too."""
     caller = call.caller
     if caller.unlimited:
@@ -110,7 +110,7 @@ def list_(call: Call, params: RunListParams) -> RunList:
 def _wanted(store: "Snapshot", call: Call, params: RunListParams, run: Run) -> bool:
     if params.active and run.status in rows.ENDED:
         return False
-    return (params.status is None or run.status == params.status) and _covered(store, call, run)
+    return (params.status is None or run.status == params.status) and covered(store, call, run)
 
 
 async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> Run:

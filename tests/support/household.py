@@ -1,7 +1,7 @@
 """A served daemon inside the test: sockets, dispatcher, handlers, store, and a run worker if wanted."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,18 @@ from kheishd.core.definition import built_in, parse
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.state import State
-from kheishd.objects import audit, conversation, journal, permission, run, session, transfer
+from kheishd.objects import (
+    approval,
+    audit,
+    conversation,
+    indoubt,
+    journal,
+    permission,
+    question,
+    run,
+    session,
+    transfer,
+)
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs import RunWorker
@@ -29,6 +40,9 @@ HANDLERS = (
     *permission.HANDLERS,
     *audit.HANDLERS,
     *transfer.HANDLERS,
+    *approval.HANDLERS,
+    *question.HANDLERS,
+    *indoubt.HANDLERS,
     *journal.HANDLERS,
 )
 
@@ -132,6 +146,21 @@ class Household:
         self.models.to[content] = gate
         return gate
 
+    def gate_next(self) -> Gate:
+        """Hold the next answer until the gate is opened."""
+        gate = Gate()
+        self.models.parts.insert(0, gate)
+        return gate
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """A run worker, where there is none; leaving puts down what it has in hand."""
+        worker = RunWorker(self.state, self.server.live, self.holder)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.serve)
+            yield
+            nursery.cancel_scope.cancel()
+
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:
     """The refusal that a call over this connection is answered with."""
@@ -152,12 +181,9 @@ async def household(
     holder = RuntimeHolder(made, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
     async with rpc_server(directory, HANDLERS, runtime=holder.current, tcp=listen) as server:
-        async with trio.open_nursery() as nursery:
-            if work:
-                worker = RunWorker(server.state, server.live, holder)
-                await nursery.start(worker.serve)
-            yield Household(server, await server.connect(), holder, models)
-            nursery.cancel_scope.cancel()
+        house = Household(server, await server.connect(), holder, models)
+        async with house.working() if work else nullcontext():
+            yield house
 
 
 async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:
