@@ -44,9 +44,6 @@ from protocol.objects.permission import Grant
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
-# What can be cut by a character of four bytes has this length at least.
-_CUT_BYTES: Final = SUBJECT_BYTES_MAX - 3
-
 
 def find_approval(
     store: "Snapshot", call: Call, approval_id: str, field: str = "$.params.approval_id"
@@ -244,8 +241,8 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
     resolution = answer.resolution
     grant = None
     if resolution.remember != "once":
-        if len(approval.subject.encode()) >= _CUT_BYTES:
-            # It may be the beginning of something longer, and a grant is for one thing, to the letter.
+        if len(approval.subject.encode()) >= SUBJECT_BYTES_MAX - 3 and approval.subject.endswith("…"):
+            # It was cut, and a grant is for one thing, to the letter: this one would never hold.
             raise InvalidParams("what this is about is too long to be remembered", field=field)
         grant = Grant(
             grant_id=answer.grant_id,

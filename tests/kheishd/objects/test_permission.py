@@ -33,6 +33,7 @@ from protocol.events import ApprovalAnswered, CallsJudged
 from protocol.limits import RULES_MAX, SESSION_DEPTH_MAX
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, Verdict
+from tests.support.histories import approval_requested
 from tests.support.household import AGENTS, Household, agent, household, pages, refused
 from tests.support.runtimes import make_runtime
 
@@ -101,7 +102,11 @@ def rule(decision: str, tool: str = "bash", subject: str | None = None) -> dict[
 async def remember(house: Household, run_id: str, how: Remember, left: int | None = None) -> None:
     """A person approves a call of ``bash`` on ``ls`` of this run, and it is remembered."""
     grant = Grant(grant_id=f"grt_{how}", tool="bash", subject="ls", by="uid:0", left=left)
-    answer = ApprovalAnswered(approval_id="a", call_id="c", decision="allow", remember=how, grant=grant)
+    approval_id = f"apr_{how}"
+    answer = ApprovalAnswered(
+        approval_id=approval_id, call_id="c", decision="allow", remember=how, grant=grant
+    )
+    await append(house, run_id, approval_requested(approval_id, "c"))
     await append(house, run_id, answer)
 
 
