@@ -419,7 +419,7 @@ workspace_option = click.option(
     "--workspace",
     metavar="DIR",
     callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
-    help="Where the agent works; a relative path is one from here.",
+    help="Where the agent works; a relative path is one from here. Within [workspace] root, if that is set.",
 )
 """The option that says where; the daemon, which has another directory, is told a whole path."""
 

@@ -19,11 +19,12 @@ from protocol.objects.session import Session
 ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 
 
-def place(workspace: Path) -> Place:
-    """A run in a workspace."""
+def place(workspace: Path, tools: list[str] | None = None) -> Place:
+    """A run in a workspace, which may use these tools, or all."""
     session = Session(
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, changed_at_ms=1
     )
+    pinned = Pinned(route="offline", driver="offline", model="offline", workspace=str(workspace), tools=tools)
     run = Run(
         run_id=f"run_{ID}",
         session_id=session.session_id,
@@ -34,7 +35,7 @@ def place(workspace: Path) -> Place:
         changed_at_ms=1,
         accepted_cursor=1,
         cursor=1,
-        pinned=Pinned(route="offline", driver="offline", model="offline", workspace=str(workspace)),
+        pinned=pinned,
     )
     return Place(session, run, str(workspace), "off", cast("Any", None))
 

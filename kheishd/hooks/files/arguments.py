@@ -106,4 +106,9 @@ def _inlined(schema: Any, components: Mapping[str, Any]) -> Any:
     if "$ref" in schema:
         named = _inlined(components[schema["$ref"]], components)
         return {name: value for name, value in named.items() if name not in ("title", "description")}
-    return {name: _inlined(value, components) for name, value in schema.items()}
+    match schema:
+        case {"anyOf": [given, {"type": "null"}]}:
+            # What may be left out need not be null, too: models are told one way of saying nothing.
+            return _inlined(given, components)
+        case _:
+            return {name: _inlined(value, components) for name, value in schema.items()}

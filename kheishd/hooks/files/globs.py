@@ -62,6 +62,8 @@ def _row(pattern: str) -> list[_Matches | None]:
     names = [name for name in pattern.split("/") if name not in ("", ".")]
     if pattern.startswith("/") or ".." in names or not names:
         raise ToolError("a pattern is relative to its base and stays below it, as in 'src/**/*.py'")
+    # Several in a row are no more than one.
+    names = [name for before, name in zip(["", *names], names, strict=False) if not name == before == _ANY]
     return [None if name == _ANY else re.compile(translate(name)).match for name in names]
 
 

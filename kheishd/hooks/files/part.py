@@ -66,7 +66,10 @@ class Files(Part):
         self._in_thread = in_thread or partial(trio.to_thread.run_sync, limiter=limiter)
 
     def sections(self, place: Place) -> Sequence[str]:
-        """Where the workspace is, and how paths are meant."""
+        """Where the workspace is, and how paths are meant; nothing to a run that has no file tool."""
+        allowed = place.run.pinned.tools
+        if allowed is not None and not any(tool.name in allowed for tool in self.tools):
+            return ()
         return (
             f"# Workspace\n\nFile tools work in {place.workspace} and nowhere else. Paths are relative to "
             "it, with '/' between names. Links are not followed.",

@@ -1,5 +1,6 @@
 """Diffs: what patch(1) understands, quickly made, and never too long."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -80,17 +81,35 @@ def test_patch_understands_changes_in_a_long_file(tmp_path: Path, apart: int) ->
     assert ("-line 501" in diff) == (apart > DIFF_LINES_MAX)
 
 
-@given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\r\n", "d"]), max_size=12)] * 2)
+@given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\r\n", "d"]), max_size=14)] * 2)
 def test_every_line_is_accounted_for(before: list[str], after: list[str]) -> None:
-    """What is kept and taken away is the old file's, what is kept and added is the new one's."""
+    """The diff says how one text becomes the other, whatever the two are."""
     old, new = "".join(before), "".join(after)
-    diff = diff_of([change(old.encode(), new.encode())]).split("\n")[2:-1]
-    lines = [line for line in diff if not line.startswith(("@@", "\\"))]
-    if old == new:
-        assert lines == []
-    for marks, text in ((" -", old), (" +", new)):
-        shown = [line[1:] for line in lines if line[0] in marks]
-        assert "\n".join(shown) in text
+    diff = diff_of([change(old.encode(), new.encode())])
+    assert patched(old, diff) == new
+    assert ("@@" in diff) == (old != new)
+
+
+def patched(text: str, diff: str) -> str:
+    """What a text becomes by the diff of one file, read as plainly as can be."""
+    old = re.findall(r"[^\n]*\n|[^\n]+", text)
+    new: list[str] = []
+    place = 0
+    for hunk in re.split(r"^@@ -", diff, flags=re.MULTILINE)[1:]:
+        head, _, body = hunk.partition("\n")
+        found = re.match(r"(\d+)(?:,(\d+))? ", head)
+        assert found is not None
+        begins = int(found[1]) - (found[2] != "0")
+        new += old[place:begins]
+        place = begins
+        for line in re.findall(r"([ +-][^\n]*\n)(\\[^\n]*\n)?", body):
+            said = line[0][1:-1] if line[1] else line[0][1:]
+            if line[0][0] != "+":
+                assert old[place] == said
+                place += 1
+            if line[0][0] != "-":
+                new.append(said)
+    return "".join(new + old[place:])
 
 
 def test_a_long_diff_says_that_there_is_more() -> None:

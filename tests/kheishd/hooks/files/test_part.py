@@ -330,10 +330,12 @@ async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
 
 
 def test_the_section_says_where_the_workspace_is(shop: Workshop) -> None:
-    """And how paths are meant."""
-    (section,) = shop.files.sections(place(shop.path))
-    assert str(shop.path) in section
-    assert "relative" in section
+    """And how paths are meant; a run that may use no file tool is told nothing."""
+    for names in (None, ["bash", "read_file"]):
+        (section,) = shop.files.sections(place(shop.path, names))
+        assert str(shop.path) in section
+        assert "relative" in section
+    assert shop.files.sections(place(shop.path, ["bash"])) == ()
 
 
 async def test_results_are_json(shop: Workshop) -> None:
