@@ -273,41 +273,62 @@ async def test_work_that_is_not_waited_for_ends(shop: Workshop) -> None:
     (shop.path / "huge").touch()
     os.truncate(shop.path / "huge", HASHED_BYTES_MAX)
     before = len(os.listdir("/proc/self/fd"))
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_open, shop.path / "huge", scope)
-            await shop.do("read_file", path="huge")
+    scope = trio.CancelScope()
+    shop.files = Files(in_thread=_GivenUp(scope, "read"))
+    with scope:
+        await shop.do("read_file", path="huge")
     assert scope.cancelled_caught
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-async def _cancel_when_open(path: Path, scope: trio.CancelScope) -> None:
-    """Cancel once a thread of ours has this file open."""
-    while not _is_open(path):
-        await trio.lowlevel.checkpoint()
-    scope.cancel()
-
-
-def _is_open(path: Path) -> bool:
-    return any(os.path.realpath(each) == str(path) for each in Path("/proc/self/fd").iterdir())
 
 
 async def test_a_write_that_is_not_waited_for_leaves_nothing(shop: Workshop) -> None:
     """Cancelled while it is being written: the old file stays, the new one is removed."""
     await shop.do("write_file", path="f", content="before")
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_beside, shop, scope)
-            await shop.do("write_file", path="f", content="x" * 4_000_000)
+    scope = trio.CancelScope()
+    shop.files = Files(in_thread=_GivenUp(scope, "write"))
+    with scope:
+        await shop.do("write_file", path="f", content="x" * 4_000_000)
     assert scope.cancelled_caught
     assert shop.left_beside() == []
-    assert (shop.path / "f").read_text() in ("before", "x" * 4_000_000)
+    assert (shop.path / "f").read_text() == "before"
 
 
-async def _cancel_when_beside(shop: Workshop, scope: trio.CancelScope) -> None:
-    while not shop.left_beside():
-        await trio.lowlevel.checkpoint()
-    scope.cancel()
+async def test_what_is_made_is_told_even_if_nobody_waits(shop: Workshop) -> None:
+    """Cancelled once the file has its name: what happened is not denied."""
+    scope = trio.CancelScope()
+    shop.files = Files(in_thread=_GivenUp(scope, "rename"))
+    with scope:
+        assert (await shop.do("write_file", path="f", content="after"))["bytes_written"] == 5
+    assert scope.cancel_called
+    assert (shop.path / "f").read_text() == "after"
+
+
+class _GivenUp:
+    """Runs work in a thread; after its first call of a function of ``os`` nobody waits for it any more."""
+
+    def __init__(self, scope: trio.CancelScope, function: str) -> None:
+        self._scope = scope
+        self._function = function
+
+    async def __call__(self, work: Any) -> Any:
+        return await trio.to_thread.run_sync(self._work, work)
+
+    def _work(self, work: Any) -> Any:
+        real = getattr(os, self._function)
+        working = threading.current_thread()
+        waited_for = True
+
+        def function(*arguments: Any, **more: Any) -> Any:
+            nonlocal waited_for
+            done = real(*arguments, **more)
+            if threading.current_thread() is working and waited_for:
+                waited_for = False
+                trio.from_thread.run_sync(self._scope.cancel)
+            return done
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, self._function, function)
+            return work()
 
 
 async def test_the_loop_is_not_held_up(shop: Workshop) -> None:
