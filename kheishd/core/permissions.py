@@ -173,6 +173,16 @@ def fits(pattern: str | None, subject: str) -> bool:
     return True
 
 
+def about(rule: Rule, tool: ToolFacts, subject: str) -> bool:
+    """Whether a rule is about a call's subject, which of an edit may be several paths, a line each.
+
+    A deny or an ask is about a call that has one such path; an allow only about one that has no other.
+    """
+    paths = subject.split("\n") if tool.kind == "edit" else [subject]
+    every = all if rule.decision == "allow" else any
+    return every(fits(rule.subject, path) for path in paths)
+
+
 def distrusted(rule: Rule, tool: ToolFacts, subject: str) -> str | None:
     """Why an allow that fits is not taken at its word; None where it is."""
     if rule.decision != "allow" or rule.subject is None or "*" not in rule.subject:
@@ -234,7 +244,7 @@ class _Walk:
         """The first of the strictest rules of a layer that hold, and a line for each that could."""
         held: list[Rule] = []
         for rule in layered.rules:
-            if not covers(rule.tool, self.tool.name) or not fits(rule.subject, self.subject):
+            if not covers(rule.tool, self.tool.name) or not about(rule, self.tool, self.subject):
                 continue
             doubt = distrusted(rule, self.tool, self.subject)
             if doubt is None:

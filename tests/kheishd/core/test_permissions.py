@@ -197,6 +197,17 @@ def test_an_allowed_directory_is_not_left() -> None:
         assert decided(EDIT, allowed, path) == "ask"
 
 
+def test_a_patch_is_about_each_of_its_files() -> None:
+    """Allowed if all of them are, denied if one of them is; a command of several lines is one command."""
+    rules = place(layer("session", rule("allow", "edit_file", "src/*"), rule("deny", "*", "keys/*")))
+    assert decided(EDIT, rules, "src/a\nsrc/b") == "allow"
+    assert decided(EDIT, rules, "src/a\nzoo") == "ask"
+    assert decided(EDIT, rules, "a\nkeys/b\nsrc/c") == "deny"
+    assert decided(BASH, rules, "true\nkeys/b") == "ask"
+    exact = place(layer("session", rule("allow", "edit_file", "a")))
+    assert decided(EDIT, exact, "a\nb") == "ask"
+
+
 # Modes.
 
 MODE_TABLE = {
