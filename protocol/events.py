@@ -13,39 +13,21 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from protocol.context import CompactionFailed as CompactionFailed
+from protocol.context import ContextCompacted as ContextCompacted
+from protocol.envelope import Envelope as Envelope
+from protocol.envelope import Event as Event
 from protocol.ids import Cursor
 from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, PermissionMode, Rule, RuleRef, Verdict
 from protocol.objects.question import Answer, Question
-from protocol.objects.run import CallOutcome, Outcome, Pinned, RunError
-from protocol.objects.session import CapabilityScope
+from protocol.objects.run import CallOutcome, Outcome, Pinned, RunError, RunKind
+from protocol.objects.session import CapabilityScope, ForkOf
 from protocol.objects.token import TokenGrant
 from protocol.transcript import InputItem, Message, Usage
 
 DAEMON_STREAM = "daemon"
 """The stream of events that belong to no session. No session may be called so."""
-
-
-class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every event says besides itself.
-
-    ``actor`` is who did it: ``daemon``, ``uid:<n>`` or ``token:<id>``. ``on_behalf_of`` is the sender
-    it was done for. ``request_id`` is the JSON-RPC id of the request that asked. ``cause`` is the
-    cursor of the event that led to this one.
-    """
-
-    cursor: Cursor
-    at_ms: int
-    session_id: str | None = None
-    run_id: str | None = None
-    actor: str = "daemon"
-    on_behalf_of: str | None = None
-    request_id: str | int | None = None
-    cause: Cursor | None = None
-
-
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """The base of every event."""
 
 
 # The daemon.
@@ -94,7 +76,7 @@ class TokenRevoked(Event, frozen=True, tag="token_revoked"):
 
 
 class SessionCreated(Event, frozen=True, tag="session_created"):
-    """A session began."""
+    """A session began. ``fork_of``: what was said in it before was said in another one, up to there."""
 
     agent: str
     sender: str | None = None
@@ -107,6 +89,7 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     route: str | None = None
     model: str | None = None
     metadata: dict[str, Any] = {}
+    fork_of: ForkOf | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
@@ -116,9 +99,10 @@ class SessionUpdated(Event, frozen=True, tag="session_updated"):
 
 
 class SessionRenamed(Event, frozen=True, tag="session_renamed"):
-    """A session has a new title; null: none."""
+    """A session has a new title; null: none. ``usage`` is what a model took that was asked for one."""
 
     title: str | None
+    usage: Usage = Usage()
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
@@ -170,13 +154,14 @@ class InputReceived(Event, frozen=True, tag="input_received"):
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
-    """A run will answer an input, with what is pinned."""
+    """A run will answer an input, or do what else its ``kind`` says, with what is pinned."""
 
     input_id: str
     agent: str
     pinned: Pinned
     sender: str | None = None
     guest: str | None = None
+    kind: RunKind = "input"
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
@@ -441,6 +426,8 @@ JournalEvent = (
     | DoubtSettled
     | CallProbed
     | Steered
+    | ContextCompacted
+    | CompactionFailed
     | RunReleased
     | CancelRequested
     | RunEnded

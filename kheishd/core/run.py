@@ -55,6 +55,8 @@ from protocol.events import (
     ApprovalLapsed,
     CallsJudged,
     CancelRequested,
+    CompactionFailed,
+    ContextCompacted,
     Envelope,
     JournalEvent,
     MessageAppended,
@@ -400,6 +402,8 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return replace(run, retry_at_ms=retry_at_ms, failures=run.failures + 1, starts_without_progress=0)
         case MessageAppended():
             return _appended(run, envelope, event)
+        case ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
+            return replace(run, usage=run.usage + usage, starts_without_progress=0)
         case RunReleased():
             return replace(run, starts_without_progress=0)
         case Steered():
@@ -455,6 +459,7 @@ def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
         accepted_cursor=envelope.cursor,
         cursor=envelope.cursor,
         pinned=event.pinned,
+        kind=event.kind,
     )
 
 

@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from kheishd.core.grants import kept_by_session
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
+    CompactionFailed,
+    ContextCompacted,
     Envelope,
     JournalEvent,
     MessageAppended,
@@ -37,8 +39,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
     match event:
         case SessionUpdated(changes=changes):
             changed = replace(session, **_typed(changes))
-        case SessionRenamed(title=title):
-            changed = replace(session, title=title)
+        case SessionRenamed(title=title, usage=usage):
+            changed = replace(session, title=title, usage=session.usage + usage)
         case SessionEnded():
             changed = replace(session, status="ended")
         case RunAccepted():
@@ -47,7 +49,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
         case RunEnded():
             changed = replace(session, open_runs=[r for r in session.open_runs if r != envelope.run_id])
-        case MessageAppended(usage=usage):
+        case MessageAppended(usage=usage) | ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
             changed = replace(session, usage=session.usage + usage)
         case _:
             changed = kept_by_session(session, event, envelope.run_id)
@@ -68,6 +70,7 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
         title=event.title,
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
+        fork_of=event.fork_of,
         scope=event.scope,
         permission_mode=event.permission_mode,
         workspace=event.workspace,

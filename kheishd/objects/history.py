@@ -9,12 +9,14 @@ from kheishd.objects.paging import cursor_after, page_of
 from protocol.events import (
     InputReceived,
     MessageAppended,
+    Steered,
+    ToolReturned,
     TranscriptImported,
     decode_envelope,
     decode_event,
 )
 from protocol.objects.session import History, HistoryMessage, Order
-from protocol.transcript import Message
+from protocol.transcript import Message, ToolResult
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
@@ -43,7 +45,7 @@ def _message(line: bytes) -> HistoryMessage | None:
     """The message that a journal line holds, or None for one that holds none."""
     event = decode_event(line)
     match event:
-        case InputReceived(items=items, sender=sender):
+        case InputReceived(items=items, sender=sender) | Steered(items=items, sender=sender):
             shown = HistoryMessage(cursor=0, at_ms=0, message=Message("user", list(items)), sender=sender)
         case MessageAppended():
             shown = HistoryMessage(
@@ -54,6 +56,9 @@ def _message(line: bytes) -> HistoryMessage | None:
                 stop_reason=event.stop_reason,
                 usage=event.usage,
             )
+        case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
+            result = ToolResult(call_id, tool, text, is_error)
+            shown = HistoryMessage(cursor=0, at_ms=0, message=Message("tool", [result]))
         case TranscriptImported(message=message):
             shown = HistoryMessage(cursor=0, at_ms=0, message=message)
         case _:

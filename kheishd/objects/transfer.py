@@ -16,14 +16,18 @@ from kheishd.store.tables import JOURNAL
 from protocol import ids
 from protocol.errors import ImportInvalid, InputTooLarge, InvalidParams
 from protocol.events import (
+    DoubtSettled,
     Envelope,
     InputReceived,
     JournalEvent,
     MessageAppended,
+    ModelAsked,
     RunEnded,
     RunStarted,
     SessionCreated,
     SessionImported,
+    Steered,
+    ToolReturned,
     TranscriptImported,
     Unknown,
     decode_envelope,
@@ -39,7 +43,7 @@ from protocol.limits import (
 from protocol.objects import session as rows
 from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.session import SessionImported as Imported
-from protocol.transcript import Message
+from protocol.transcript import Message, Text, ToolResult
 from protocol.wire import cannot_keep, nested_too_deep
 
 if TYPE_CHECKING:
@@ -154,24 +158,38 @@ def import_(tx: "Transaction", call: Call, part: _Part) -> Imported:
 def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[tuple[int, Message]]:
     """The messages of a part and their cursors, in the order in which the model was shown them.
 
-    An input stands where its run started. One whose run did not start in this part stands at its end; one
-    that was cancelled in its queue was never said, and is not said now.
+    An input stands where its run started, what was said to a run where its model was asked again. Where that
+    is in no event of this part they stand at its end; an input that was cancelled in its queue was never
+    said, and is not said now. Each result stands for itself: reading the transcript puts them together.
     """
     messages: list[tuple[int, Message]] = []
     waiting: dict[str | None, tuple[int, Message]] = {}
+    said: list[tuple[int, Message]] = []
     for envelope, event in events:
         match event:
             case InputReceived(items=items):
                 waiting[envelope.run_id] = (envelope.cursor, Message("user", list(items)))
             case RunStarted() if envelope.run_id in waiting:
                 messages.append(waiting.pop(envelope.run_id))
+            case Steered(items=items):
+                said.append((envelope.cursor, Message("user", list(items))))
+            case DoubtSettled(note=note) if note:
+                said.append((envelope.cursor, Message("user", [Text(note)])))
+            case ModelAsked():
+                messages += said
+                said = []
             case RunEnded():
+                messages += said
+                said = []
                 waiting.pop(envelope.run_id, None)
+            case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
+                result = ToolResult(call_id, tool, text, is_error)
+                messages.append((envelope.cursor, Message("tool", [result])))
             case MessageAppended(message=message) | TranscriptImported(message=message):
                 messages.append((envelope.cursor, message))
             case _:
                 pass
-    return [*messages, *waiting.values()]
+    return [*messages, *said, *waiting.values()]
 
 
 def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:

@@ -39,6 +39,8 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 """The statuses in which nothing more happens without a person."""
 
 
+RunKind = Literal["input", "compaction"]
+"""What a run is for: to answer an input, or to sum up the session so far."""
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
 CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
 """``new``: not judged. ``ready``: to be run. ``asked``, ``questioned``: a person is to answer. ``called``: it
@@ -119,6 +121,7 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_cursor: Cursor
     cursor: Cursor
     pinned: Pinned
+    kind: RunKind = "input"
     sender: str | None = None
     guest: str | None = None
     started_at_ms: int | None = None
@@ -182,6 +185,22 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: str | None = None
     error: RunError | None = None
     usage: Usage = Usage()
+
+
+class Steering(Mutation, frozen=True, kw_only=True):
+    """The params every ``steer`` has besides its address: what is said to the run in flight."""
+
+    content: str | None = None
+    input_items: Annotated[list[InputItem], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
+
+
+class SteerResult(Struct, frozen=True, kw_only=True):
+    """Where what was said to a run went: its model reads it before its next answer."""
+
+    session_id: str
+    run_id: str
+    steer_id: str
+    cursor: Cursor
 
 
 class RunRef(Params, frozen=True, kw_only=True):

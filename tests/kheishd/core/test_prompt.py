@@ -1,5 +1,8 @@
 """What a model is shown: questions and answers in order, checkpoints, and guests in their frames."""
 
+from typing import get_args
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,19 +15,26 @@ from kheishd.core.prompt import (
     guests,
     to_checkpoint,
 )
+from protocol.context import CompactStrategy
 from protocol.events import (
+    ContextCompacted,
+    DoubtSettled,
     Envelope,
     InputReceived,
     JournalEvent,
     MessageAppended,
+    ModelAsked,
     RunEnded,
     RunStarted,
     SessionCreated,
+    Steered,
+    ToolReturned,
     TranscriptImported,
     Unknown,
 )
-from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
+from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.machine import accepted
+from tests.support.talk import assert_valid
 
 
 class Script:
@@ -53,6 +63,24 @@ class Script:
         message = Message("assistant", [Text(text)])
         self.add(MessageAppended(item_id=f"itm_{run_id}", message=message), run_id)
         return self.add(RunEnded(outcome="completed"), run_id)
+
+    def called(self, run_id: str, *calls: str) -> "Script":
+        """A model asks for tools."""
+        items: list[Item] = [ToolCall(call, "look", {}) for call in calls]
+        message = Message("assistant", items)
+        return self.add(MessageAppended(item_id=f"itm_{len(self.lines)}", message=message), run_id)
+
+    def returned(self, run_id: str, call: str) -> "Script":
+        """A tool has its result."""
+        return self.add(ToolReturned(call_id=call, tool="look", how="returned", text=f"saw {call}"), run_id)
+
+    def steered(self, run_id: str, text: str) -> "Script":
+        """Somebody says something to a run."""
+        return self.add(Steered(steer_id=f"str_{len(self.lines)}", items=[Text(text)]), run_id)
+
+    def asked(self, run_id: str) -> "Script":
+        """A model is asked."""
+        return self.add(ModelAsked(item_id=f"itm_{run_id}", step=1, attempt=1), run_id)
 
     def fold(self, transcript: Transcript | None = None) -> Transcript:
         transcript = transcript or Transcript()
@@ -104,15 +132,93 @@ def test_the_journal_is_read_in_order() -> None:
         transcript.fold(*script.lines[0])
 
 
+# Calls, and what is said meanwhile.
+
+
+def test_results_enter_together_in_the_order_of_their_calls() -> None:
+    """However they come; a second result of a call, or one of a call that nobody made, changes nothing."""
+    script = Script().said("r1", "one").started("r1").called("r1", "a", "b")
+    script.returned("r1", "b").returned("r1", "nobody's").returned("r1", "b")
+    assert len(script.fold().messages) == 2
+    last = script.returned("r1", "a").returned("r1", "a").fold().messages[-1]
+    assert last == Message("tool", [ToolResult("a", "look", "saw a"), ToolResult("b", "look", "saw b")])
+
+
+def test_what_is_said_to_a_run_is_read_before_its_next_answer() -> None:
+    """In order, after the results of the calls it came among; what is learned about a doubt is, too."""
+    script = Script().said("r1", "one").started("r1").asked("r1").steered("r1", "first").called("r1", "a")
+    script.steered("r1", "second").returned("r1", "a")
+    script.add(DoubtSettled(indoubt_id="d", call_id="a", tool="look", outcome="done", note="It was done."))
+    assert [message.role for message in script.fold().messages] == ["user", "assistant", "tool"]
+    script.asked("r1")
+    assert script.read()[3:] == ["u:first", "u:second", "u:It was done."]
+
+
+def test_what_is_said_to_a_run_that_ends_is_not_lost() -> None:
+    """One that was stopped leaves it to the next."""
+    script = Script().said("r1", "one").started("r1").steered("r1", "wait").answered("r1", "part")
+    assert script.said("r2", "two").started("r2").read() == ["u:one", "a:part", "u:wait", "u:two"]
+
+
+def test_a_session_that_was_cut_in_a_call_goes_on() -> None:
+    """A result that was never kept is said to be missing before anything else is; so in a branch."""
+    script = Script().said("r1", "one").started("r1").called("r1", "a", "b").returned("r1", "b")
+    script.steered("r1", "and look there").said("r2", "two")
+    script.add(SessionCreated(agent="default")).said("r3", "three").started("r3")
+    roles = [message.role for message in script.fold().messages]
+    assert roles == ["user", "assistant", "tool", "user", "user"]
+    assert script.read()[3:] == ["u:and look there", "u:three"]
+    results = script.fold().messages[2].items
+    assert [r.is_error for r in results if isinstance(r, ToolResult)] == [True, False]
+    assert script.fold().inputs == {}
+
+
+def test_an_import_is_put_together_again() -> None:
+    """Results one by one, and what a user said between a call and its result."""
+    script = Script()
+    messages = (
+        Message("assistant", [ToolCall("a", "look", {}), ToolCall("b", "look", {})]),
+        Message("tool", [ToolResult("b", "look", "saw b")]),
+        Message("user", [Text("meanwhile")]),
+        Message("tool", [ToolResult("a", "look", "saw a")]),
+        Message("assistant", [Text("done")]),
+    )
+    for message in messages:
+        script.add(TranscriptImported(message=message, source_cursor=1))
+    assert [message.role for message in script.fold().messages] == ["assistant", "tool", "user", "assistant"]
+
+
+def test_the_newest_count_of_tokens_is_kept() -> None:
+    """By whom, and up to where; what is shown less of was not counted so."""
+    script = Script().said("r1", "one").started("r1")
+    counted = MessageAppended(
+        item_id="i", message=Message("assistant", [Text("x")], agent="critic"), usage=Usage(900, 100)
+    )
+    measured = script.add(counted, "r1").fold().measured
+    assert measured is not None
+    assert (measured.tokens, measured.speaker) == (1000, "critic")
+    assert measured.cursor == script.fold().placed[-1].cursor
+    assert script.answered("r1", "not counted").fold().measured == measured
+    script.add(ContextCompacted(upto=1, strategy="snip", trigger="auto"))
+    assert script.fold().measured is None
+
+
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["said", "started", "answered", "ended"]), st.integers(0, 3)), max_size=30
+    st.tuples(
+        st.sampled_from(
+            ["said", "started", "answered", "ended", "called", "returned", "steered", "asked", "compacted"]
+        ),
+        st.integers(0, 3),
+        st.integers(0, 90),
+    ),
+    max_size=40,
 )
 
 
-def script_of(steps: list[tuple[str, int]]) -> Script:
+def script_of(steps: list[tuple[str, int, int]]) -> Script:
     """Any order of events, also such as no daemon would write."""
     script = Script()
-    for step, number in steps:
+    for step, number, other in steps:
         run_id = f"r{number}"
         match step:
             case "said":
@@ -121,6 +227,22 @@ def script_of(steps: list[tuple[str, int]]) -> Script:
                 script.started(run_id)
             case "answered":
                 script.answered(run_id, f"answer {number}")
+            case "called":
+                script.called(run_id, *(f"c{len(script.lines)}.{n}" for n in range(number + 1)))
+            case "returned":
+                calls = list(script.fold().calls) or ["none"]
+                script.returned(run_id, calls[other % len(calls)])
+            case "steered":
+                script.steered(run_id, "by the way")
+            case "asked":
+                script.asked(run_id)
+            case "compacted":
+                strategy = get_args(CompactStrategy)[number % 3]
+                script.add(
+                    ContextCompacted(
+                        upto=other, strategy=strategy, trigger="auto", summary="so far", tools=["look"]
+                    )
+                )
             case _:
                 script.add(RunEnded(outcome="failed"), run_id)
     return script
@@ -128,7 +250,7 @@ def script_of(steps: list[tuple[str, int]]) -> Script:
 
 @given(STEPS, st.data())
 def test_a_checkpoint_at_any_cut_gives_what_a_fresh_fold_gives(
-    steps: list[tuple[str, int]], data: st.DataObject
+    steps: list[tuple[str, int, int]], data: st.DataObject
 ) -> None:
     """A checkpoint is a cache: written down anywhere and read back, the rest of the journal completes it."""
     script = script_of(steps)
@@ -139,9 +261,21 @@ def test_a_checkpoint_at_any_cut_gives_what_a_fresh_fold_gives(
     assert resumed == script.fold()
 
 
+@given(STEPS)
+def test_every_call_has_its_result_right_after_it(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever happened and whatever is left out: once no call is open, the transcript is valid."""
+    transcript = script_of(steps).fold()
+    transcript.fold(Envelope(cursor=10_000, at_ms=1), SessionCreated(agent="default"))
+    assert_valid(transcript.messages)
+    assert [each.cursor for each in transcript.placed] == sorted(each.cursor for each in transcript.placed)
+
+
 def test_a_checkpoint_of_another_shape_is_refused() -> None:
     """It is then folded anew."""
-    for damaged in (b"", b"\xc1", to_checkpoint(Transcript())[:-1]):
+    shape, fields = msgspec.msgpack.decode(to_checkpoint(Transcript()))
+    older = {"cursor": 3, "messages": [], "inputs": {}, "runs": {}, "calls": {}, "results": {}, "said": []}
+    others = (msgspec.msgpack.encode(older), msgspec.msgpack.encode([shape + 1, fields]))
+    for damaged in (b"", b"\xc1", to_checkpoint(Transcript())[:-1], *others):
         with pytest.raises(ValueError, match=r".*"):
             from_checkpoint(damaged)
 

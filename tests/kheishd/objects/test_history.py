@@ -12,6 +12,8 @@ from protocol.events import (
     MessageAppended,
     RunStarted,
     SessionCreated,
+    Steered,
+    ToolReturned,
     TranscriptImported,
 )
 from protocol.objects.session import Order
@@ -26,6 +28,8 @@ EVENTS: tuple[JournalEvent, ...] = (
     MessageAppended(
         item_id="itm_1", message=Message("assistant", [ToolCall("c", "t", {})]), stop_reason="tool_calls"
     ),
+    Steered(steer_id="str_1", items=[Text("hurry")], sender="bob"),
+    ToolReturned(call_id="c", tool="t", how="failed", text="unseen", is_error=True),
     MessageAppended(item_id="itm_2", message=Message("tool", [ToolResult("c", "t", "seen")])),
     MessageAppended(
         item_id="itm_3", message=Message("assistant", [Text("answered")], agent="critic"), usage=Usage(3, 2)
@@ -50,13 +54,15 @@ def test_every_message_says_where_it_stands_and_what_it_cost(told: Store) -> Non
     """Cursor, time, run, item, sender, reason to stop, usage; only messages, and only of this session."""
     with told.read() as snapshot:
         page = history_of(snapshot, "ses", None, 50, "oldest")
-    imported, asked, called, returned, answered = page.messages
+    imported, asked, called, steered, failed, returned, answered = page.messages
     assert page.next is None
     assert (imported.message.role, imported.cursor, imported.at_ms) == ("user", 4, NOW_MS)
     assert (asked.sender, asked.run_id, asked.item_id) == ("ann", "run_1", None)
     assert (called.stop_reason, called.item_id) == ("tool_calls", "itm_1")
+    assert (steered.message.role, steered.sender, text_of(steered.message.items)) == ("user", "bob", "hurry")
+    assert failed.message == Message("tool", [ToolResult("c", "t", "unseen", True)])
     assert returned.message.role == "tool"
-    assert (answered.message.agent, answered.usage, answered.cursor) == ("critic", Usage(3, 2), 14)
+    assert (answered.message.agent, answered.usage, answered.cursor) == ("critic", Usage(3, 2), 18)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])
@@ -72,7 +78,7 @@ def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) ->
         after = page.next
         if after is None:
             break
-    expected = ["imported", "asked", "", "", "answered"]
+    expected = ["imported", "asked", "", "hurry", "", "", "answered"]
     assert found == (expected if order == "oldest" else expected[::-1])
 
 

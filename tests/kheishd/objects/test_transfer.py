@@ -19,7 +19,10 @@ from protocol.errors import (
     SessionNotFound,
 )
 from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINE_BYTES_MAX
+from protocol.transcript import Item, ToolCall, text_of
+from tests.support.desk import gives
 from tests.support.household import Household, household, pages, refused
+from tests.support.talk import assert_valid
 
 
 @pytest.fixture
@@ -149,6 +152,29 @@ async def test_session_import_ok_in_the_order_the_model_read(house: Household) -
         ("user", "last"),
         ("assistant", "You said: last"),
     ]
+
+
+async def test_session_import_ok_with_calls_and_what_was_said_meanwhile(house: Household) -> None:
+    """However the file is cut into parts, the model is shown every call with its result right after it."""
+    calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
+    house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+    gate = house.gate("slow")
+    sent = await house.send("slow")
+    await gate.reached.wait()
+    await house.call("conversation.steer", content="look")
+    gate.opened.set()
+    await house.call("run.wait", run_id=sent["run_id"])
+    lines = await exported(house, sent["session_id"])
+    for size in (1, 2, 3, len(lines)):
+        answer: dict[str, Any] = {}
+        for begin in range(0, len(lines), size):
+            before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
+        await house.call("session.send", session_id=answer["session_id"], content="x", wait="settled")
+        shown = house.models.asked[-1].messages
+        assert_valid(shown)
+        assert [message.role for message in shown].count("tool") == 1
+        assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}
 
 
 async def test_session_import_ok_with_what_had_not_been_answered(house: Household) -> None:

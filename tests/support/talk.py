@@ -1,0 +1,51 @@
+"""Transcripts: whether providers would take one, and strategies that make them."""
+
+from hypothesis import strategies as st
+
+from kheishd.core.shortening import Placed
+from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
+
+ROLES = {"user": (Text,), "assistant": (Text, ToolCall), "tool": (ToolResult,)}
+
+
+def assert_valid(messages: list[Message]) -> None:
+    """Every call has exactly one result, in the message right after its own, in the same order."""
+    open_calls: list[str] = []
+    for message in messages:
+        assert message.items, "a message of nothing"
+        assert all(isinstance(item, ROLES[message.role]) for item in message.items)
+        results = [item.call_id for item in message.items if isinstance(item, ToolResult)]
+        assert results == open_calls
+        open_calls = [item.call_id for item in message.items if isinstance(item, ToolCall)]
+    assert open_calls == []
+
+
+_SIZES = st.integers(1, 3_000)
+_TURNS = st.lists(
+    st.tuples(st.sampled_from(["input", "said", "answer", "calls"]), st.integers(1, 3), _SIZES), max_size=25
+)
+
+
+@st.composite
+def transcripts(draw: st.DrawFn) -> list[Placed]:
+    """The messages of a session: inputs, steers, answers, and calls with their results."""
+    placed: list[Placed] = []
+    for number, (kind, count, size) in enumerate(draw(_TURNS)):
+        cursor = 10 * number + 10
+        match kind:
+            case "input":
+                placed.append(Placed(cursor, cursor, Message("user", [Text("i" * size)]), "input"))
+            case "said":
+                # What is read out together entered with one event.
+                message = Message("user", [Text("s" * size)])
+                placed += [Placed(cursor, cursor, message) for _ in range(count)]
+            case "answer":
+                placed.append(Placed(cursor, cursor, Message("assistant", [Text("a" * size)])))
+            case _:
+                names = [f"c{number}.{n}" for n in range(count)]
+                tools = ["bash", "look", "read_file"]
+                calls: list[Item] = [ToolCall(name, tools[n], {"n": n}) for n, name in enumerate(names)]
+                results: list[Item] = [ToolResult(name, tools[n], "r" * size) for n, name in enumerate(names)]
+                placed.append(Placed(cursor, cursor, Message("assistant", calls)))
+                placed.append(Placed(cursor + 5, cursor + 5, Message("tool", results)))
+    return placed
