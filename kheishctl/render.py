@@ -120,6 +120,12 @@ _SUMMARIES: dict[str, _Summary] = {
             *(f"no grant {grant_id}" for grant_id in e.get("revoke", ())),
         ]
     ),
+    "steered": lambda e: message_text(e),
+    "context_compacted": lambda e: (
+        f"{e['trigger']} {e['strategy']} up to {e['upto']}, "
+        f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
+    ),
+    "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "run_released": lambda e: str(e.get("reason", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kheishctl.commands.send import send
+from kheishctl.commands.send import send, spoken
 from kheishctl.render import history as history_text
 from kheishctl.text import Column, Look, facts
 from kheishctl.verb import (
@@ -130,6 +130,21 @@ def cancel(app: App, agent: str | None, sender: str | None, reason: str | None, 
 
 def _cancelled(result: dict[str, Any], look: Look) -> str:
     return f"cancelled {result['run_id']}" if result["cancelled"] else "nothing was running"
+
+
+@verb(
+    group,
+    "steer",
+    method="conversation.steer",
+    examples=("kheishctl conversation steer default 'Only the tests, please.'",),
+)
+@address
+@click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
+@mutating
+def steer(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **mutation: Any) -> None:
+    """Say something to the run in flight; its model reads it before its next answer."""
+    params = given(agent=agent, sender=sender, content=spoken(app, text, agent), **mutation)
+    app.emit(app.call("conversation.steer", params), facts)
 
 
 @verb(group, "reset", method="conversation.reset", examples=("kheishctl conversation reset default --as ci",))

@@ -153,6 +153,17 @@ def send(app: App, session_id: str, text: tuple[str, ...], sender: str | None, *
     deliver(app, "session.send", address, spoken(app, text, session_id), **options)
 
 
+@verb(group, "steer", method="session.steer", examples=("kheishctl session steer ses_0EXAMPLE 'Be brief.'",))
+@_session
+@click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
+@click.option("--as", "sender", metavar="SENDER", shell_complete=complete("senders"), help="Who is speaking.")
+@mutating
+def steer(app: App, session_id: str, text: tuple[str, ...], sender: str | None, **mutation: Any) -> None:
+    """Say something to the run in flight; its model reads it before its next answer."""
+    params = given(session_id=session_id, sender=sender, content=spoken(app, text, session_id), **mutation)
+    app.emit(app.call("session.steer", params), facts)
+
+
 @verb(group, "history", method="session.history")
 @_session
 @click.option("--newest", is_flag=True, help="Start with the newest messages.")

@@ -21,6 +21,8 @@ from kheishd.objects.sending import (
     valid_sender,
 )
 from kheishd.objects.session import scope_of
+from kheishd.objects.steering import Said, made_ready
+from kheishd.objects.steering import steer as steered
 from kheishd.store.records import Binding
 from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
 from protocol.errors import ConversationNotFound, NotSupported, SessionBusy
@@ -38,10 +40,11 @@ from protocol.objects.conversation import (
     ConversationRef,
     ConversationReset,
     ConversationSend,
+    ConversationSteer,
     ConversationWasReset,
 )
 from protocol.objects.definition import Definition
-from protocol.objects.run import ENDED, SendResult
+from protocol.objects.run import ENDED, SendResult, SteerResult
 from protocol.objects.session import History
 
 if TYPE_CHECKING:
@@ -107,6 +110,18 @@ def _bound(tx: "Transaction", call: Call, sending: Sending, definition: Definiti
         value=Binding(session_id=sending.session_id, bound_at_ms=tx.now_ms),
     )
     return fold
+
+
+def _prepare_steer(call: Call, params: ConversationSteer) -> tuple[ConversationSteer, Said]:
+    return params, made_ready(call, params, params.sender)
+
+
+@mutation(rows.STEER, prepare=_prepare_steer)
+def steer(tx: "Transaction", call: Call, plan: tuple[ConversationSteer, Said]) -> SteerResult:
+    """Say something to the run in flight."""
+    params, said = plan
+    _, binding = find_binding(tx, call, params.agent, params.sender)
+    return steered(tx, call, tx.get(SESSIONS, binding.session_id), said)
 
 
 @query(rows.GET)
@@ -236,4 +251,4 @@ def reset(tx: "Transaction", call: Call, params: ConversationReset) -> Conversat
     return ConversationWasReset(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
-HANDLERS = (send, list_, get, history, cancel, reset)
+HANDLERS = (send, steer, list_, get, history, cancel, reset)

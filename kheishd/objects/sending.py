@@ -93,14 +93,24 @@ def valid_sender(sender: str) -> None:
 
 
 def input_items(params: Delivery) -> list[InputItem]:
+    """What was said, as items, and its metadata looked at.
+
+    Errors: InvalidParams, InputTooLarge, as for ``said_items``.
+    """
+    items = said_items(params.content, params.input_items)
+    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    return items
+
+
+def said_items(content: str | None, input_items: list[InputItem] | None) -> list[InputItem]:
     """What was said, as items.
 
     Errors: InvalidParams unless exactly one of ``content`` and ``input_items`` holds something;
     InputTooLarge.
     """
-    if params.content and params.input_items:
+    if content and input_items:
         raise InvalidParams("give either 'content' or 'input_items', not both", field="$.params.content")
-    items = params.input_items or ([Text(params.content)] if params.content else [])
+    items = input_items or ([Text(content)] if content else [])
     if not items or any(isinstance(item, Text) and not item.text for item in items):
         raise InvalidParams("there is nothing to send: 'content' is empty", field="$.params.content")
     if not all(isinstance(item, Text) for item in items):
@@ -109,7 +119,6 @@ def input_items(params: Delivery) -> list[InputItem]:
             field="$.params.input_items",
         )
     fits(items, INPUT_BYTES_MAX, "input", "$.params.content")
-    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
     return list(items)
 
 

@@ -25,6 +25,8 @@ from kheishd.objects.sending import (
     make_ready,
     send_waits,
 )
+from kheishd.objects.steering import Said, made_ready
+from kheishd.objects.steering import steer as steered
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 from protocol import ids
@@ -43,7 +45,7 @@ from protocol.limits import METADATA_BYTES_MAX, SCOPE_BYTES_MAX, SESSION_DEPTH_M
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
-from protocol.objects.run import SendResult
+from protocol.objects.run import SendResult, SteerResult
 from protocol.objects.session import (
     CapabilityScope,
     History,
@@ -58,6 +60,7 @@ from protocol.objects.session import (
     SessionRef,
     SessionRename,
     SessionSend,
+    SessionSteer,
     SessionUpdate,
 )
 
@@ -317,6 +320,17 @@ def send(tx: "Transaction", call: Call, sending: Sending) -> SendResult:
     return result
 
 
+def _prepare_steer(call: Call, params: SessionSteer) -> tuple[SessionSteer, Said]:
+    return params, made_ready(call, params, params.sender)
+
+
+@mutation(rows.STEER, prepare=_prepare_steer)
+def steer(tx: "Transaction", call: Call, plan: tuple[SessionSteer, Said]) -> SteerResult:
+    """Say something to the run in flight."""
+    params, said = plan
+    return steered(tx, call, find_session(tx, call, params.session_id), said)
+
+
 async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupted) -> Interrupted:
     if result.run_id is None:
         return result
@@ -336,4 +350,4 @@ def interrupt(tx: "Transaction", call: Call, params: SessionInterrupt) -> Interr
     return Interrupted(True, session.session_id, run.run_id)
 
 
-HANDLERS = (create, get, list_, update, send, history, rename, interrupt, end)
+HANDLERS = (create, get, list_, update, send, steer, history, rename, interrupt, end)

@@ -9,6 +9,7 @@ from protocol.errors import (
     AgentNotFound,
     ConversationNotFound,
     InputTooLarge,
+    NothingToSteer,
     NotSupported,
     QueueFull,
     RouteNotFound,
@@ -22,7 +23,7 @@ from protocol.errors import (
 from protocol.ids import Id
 from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
-from protocol.objects.run import Delivery, PathName, SendResult
+from protocol.objects.run import Delivery, PathName, SendResult, Steering, SteerResult
 from protocol.objects.session import History, Order, Session
 
 DEFAULT_SENDER = "user"
@@ -56,6 +57,13 @@ class ConversationSend(Delivery, frozen=True, kw_only=True):
     guest: Agent | None = None
     workspace: PathName | None = None
     reply_targets: list[dict[str, Any]] | None = None
+
+
+class ConversationSteer(Steering, frozen=True, kw_only=True):
+    """Params of ``conversation.steer``."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
 
 
 class ConversationRef(Params, frozen=True, kw_only=True):
@@ -135,6 +143,15 @@ SEND = Method(
     ),
     uncompared=("wait", "stream", "timeout_s"),
 )
+STEER = Method(
+    "conversation.steer",
+    "mutation",
+    ConversationSteer,
+    SteerResult,
+    "Say something to the run in flight; its model reads it before its next answer.",
+    scope="converse",
+    errors=(*_ADDRESS, NothingToSteer, InputTooLarge, QueueFull, StorageFull),
+)
 LIST = Method(
     "conversation.list",
     "query",
@@ -178,4 +195,4 @@ RESET = Method(
     errors=(*_ADDRESS, SessionBusy, StorageFull),
 )
 
-METHODS = (SEND, LIST, GET, HISTORY, CANCEL, RESET)
+METHODS = (SEND, STEER, LIST, GET, HISTORY, CANCEL, RESET)

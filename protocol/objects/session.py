@@ -9,6 +9,7 @@ from protocol.errors import (
     AgentNotFound,
     ImportInvalid,
     InputTooLarge,
+    NothingToSteer,
     QueueFull,
     RouteNotFound,
     RouteNotReady,
@@ -27,7 +28,15 @@ from protocol.ids import Cursor, Id
 from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.permission import Grant, PermissionMode, Rule
-from protocol.objects.run import Delivery, ModelName, Name, PathName, SendResult
+from protocol.objects.run import (
+    Delivery,
+    ModelName,
+    Name,
+    PathName,
+    SendResult,
+    Steering,
+    SteerResult,
+)
 from protocol.transcript import InputItem, Message, Usage
 
 Allowed = list[str] | None
@@ -44,12 +53,21 @@ class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     credentials: Allowed = None
 
 
+class ForkOf(Struct, frozen=True, omit_defaults=True):
+    """Where a session branched off another one; ``hash`` is that one's chain hash there, in hex."""
+
+    session_id: Id
+    cursor: Cursor
+    hash: str = ""
+
+
 class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A session as it is kept and shown. Its record is what folding its events gives.
 
     ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
-    ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``cursor``
-    is that of the last event that changed this record.
+    ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``fork_of``
+    is the session that this one branched off, if it did: what was said there until then was said here, too.
+    ``cursor`` is that of the last event that changed this record.
     """
 
     session_id: Id
@@ -61,6 +79,7 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
+    fork_of: ForkOf | None = None
     scope: CapabilityScope = CapabilityScope()
     permission_mode: PermissionMode | None = None
     workspace: str | None = None
@@ -154,6 +173,13 @@ class SessionUpdate(Mutation, frozen=True, kw_only=True):
 
 class SessionSend(Delivery, frozen=True, kw_only=True):
     """Params of ``session.send``: as ``conversation.send``, addressed by session."""
+
+    session_id: Id
+    sender: str | None = None
+
+
+class SessionSteer(Steering, frozen=True, kw_only=True):
+    """Params of ``session.steer``: as ``conversation.steer``, addressed by session."""
 
     session_id: Id
     sender: str | None = None
@@ -299,6 +325,23 @@ SEND = Method(
     errors=_SEND,
     uncompared=("wait", "stream", "timeout_s"),
 )
+STEER = Method(
+    "session.steer",
+    "mutation",
+    SessionSteer,
+    SteerResult,
+    "Say something to the run in flight; its model reads it before its next answer.",
+    scope="converse",
+    errors=(
+        SessionNotFound,
+        SenderForbidden,
+        SenderInvalid,
+        NothingToSteer,
+        InputTooLarge,
+        QueueFull,
+        StorageFull,
+    ),
+)
 HISTORY = Method(
     "session.history", "query", SessionHistoryParams, History, "Read a session's messages.", errors=_SESSION
 )
@@ -356,5 +399,5 @@ IMPORT = Method(
     ),
 )
 
-METHODS = (CREATE, GET, LIST, UPDATE, SEND, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
+METHODS = (CREATE, GET, LIST, UPDATE, SEND, STEER, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
 __all__ = ["METHODS", "InputItem", "Session"]

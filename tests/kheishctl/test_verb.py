@@ -25,6 +25,8 @@ NOT_OPTIONS = {
     # Given by the command itself.
     "conversation.send": {"content", "wait", "stream", "timeout_s"},
     "session.send": {"content", "wait", "stream", "timeout_s"},
+    "conversation.steer": {"content"},
+    "session.steer": {"content"},
     "run.list": {"order"},
     "session.list": {"order"},
     "session.history": {"order"},
@@ -44,6 +46,8 @@ NOT_OPTIONS = {
 UNREACHABLE = {
     "conversation.send": {"input_items", "reply_targets"},  # Assets and deliveries do not exist yet.
     "session.send": {"input_items"},
+    "conversation.steer": {"input_items"},
+    "session.steer": {"input_items"},
 }
 
 

@@ -62,6 +62,16 @@ def test_cancel_nothing(ctl: Ctl, sender: str, session_id: str) -> None:
     assert (done.code, done.out) == (0, "nothing was running\n")
 
 
+def test_steer(ctl: Ctl, sender: str, session_id: str) -> None:
+    """Something is said to the run in flight, by words or through a pipe, and read by it."""
+    assert ctl("conversation", "steer", "default", "wait", "--as", sender).code == 1
+    sent = ctl.json("send", "--no-wait", "default", "/slow 4 200", "--as", sender)
+    steered = ctl.json("conversation", "steer", "default", "one", "--as", sender)
+    assert (steered["run_id"], steered["session_id"]) == (sent["run_id"], session_id)
+    ctl("conversation", "steer", "default", "-", "--as", sender, stdin="two")
+    assert "“two”" in ctl.json("run", "wait", sent["run_id"])["output"]
+
+
 def test_reset(ctl: Ctl, sender: str, session_id: str) -> None:
     """The next send starts a new session; a check changes nothing."""
     assert ctl("conversation", "reset", "--as", sender, "--check").code == 0

@@ -83,6 +83,15 @@ def test_interrupt(ctl: Ctl, session: str) -> None:
     assert done.out in (f"interrupted {sent['run_id']}\n", "nothing was running\n")
 
 
+def test_steer(ctl: Ctl, session: str) -> None:
+    """Something is said to the run in flight, and read by it; where none is, that is a failure."""
+    assert ctl("session", "steer", session, "wait").code == exits.FAILED
+    sent = ctl.json("session", "send", "--no-wait", session, "/slow 4 200")
+    steered = ctl.json("session", "steer", session, "by the way", "--as", "bob")
+    assert steered["run_id"] == sent["run_id"]
+    assert "“by the way”" in ctl.json("run", "wait", sent["run_id"])["output"]
+
+
 def test_end(ctl: Ctl, session: str) -> None:
     """An ended session takes no more."""
     assert ctl.json("session", "end", session)["status"] == "ended"
