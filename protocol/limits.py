@@ -165,6 +165,16 @@ ANSWERS_BYTES_MAX = 24 * KIB
 # Messages that wait for the next model call of a run.
 STEERS_MAX = 64
 
+# A summary of a conversation: 16 KiB are some 4,000 tokens, and as JSON 96 KiB at most of its transaction.
+SUMMARY_BYTES_MAX = 16 * KIB
+
+# A checkpoint that has a transaction of its own; its key and what it replaces take the rest.
+CHECKPOINT_ALONE_BYTES_MAX = 240 * KIB
+
+# How many sessions a session may have branched off, one from another: each is looked up whenever the whole
+# of what was said is read.
+FORKS_MAX = 64
+
 # What file tools do at once. A source file is rarely longer than 128 KiB; none that a person edits has 4 MiB.
 # Hashing 64 MiB takes a tenth of a second and looking at 100,000 directory entries half of one, so both end
 # within the five seconds of a tool.

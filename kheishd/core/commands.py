@@ -8,6 +8,8 @@ from protocol.events import (
     ApprovalRequested,
     CallDoubted,
     CallProbed,
+    CompactionFailed,
+    ContextCompacted,
     DoubtSettled,
     JournalEvent,
     QuestionAnswered,
@@ -50,6 +52,13 @@ class Errored:
 
     error: RunError
     retry_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Less of the session is shown from here on, or no summary could be had. None: nothing was to be done."""
+
+    event: ContextCompacted | CompactionFailed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,7 @@ Command = (
     | Ask
     | Answered
     | Errored
+    | Compact
     | Judge
     | Renew
     | CallTools

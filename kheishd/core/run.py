@@ -33,6 +33,7 @@ from kheishd.core.commands import (
     CallTools,
     Cancel,
     Command,
+    Compact,
     Errored,
     Fail,
     Interrupt,
@@ -87,6 +88,7 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
         Ask,
         Answered,
         Errored,
+        Compact,
         Judge,
         Renew,
         CallTools,
@@ -216,6 +218,8 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return _answered(run, command)
         case Errored(error, retry_at_ms):
             return _errored(run, error, retry_at_ms)
+        case Compact(event):
+            return _compacted(run, event)
         case Steer(steer_id, items, sender):
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
         case Cancel(outcome, reason):
@@ -294,6 +298,17 @@ def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[Journal
             retry_at_ms=retry_at_ms,
         )
     ]
+
+
+def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> list[JournalEvent]:
+    """A run that is for nothing else is over with it; any other goes on, whatever came of it."""
+    happened: list[JournalEvent] = [event] if event is not None else []
+    if run.kind != "compaction":
+        return happened
+    if isinstance(event, CompactionFailed):
+        return [*happened, RunEnded(outcome=run.cancel or "failed", error=event.error)]
+    reason = "" if event is not None else "there was nothing to sum up"
+    return [*happened, RunEnded(outcome=run.cancel or "completed", reason=reason)]
 
 
 def _start(run: Run) -> list[JournalEvent]:
