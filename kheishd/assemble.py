@@ -13,6 +13,7 @@ from msgspec import Struct
 from kheishd import config as written
 from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
 from kheishd.core import definition
+from kheishd.core.compaction import ContextLimits
 from kheishd.core.definition import DefinitionError
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
@@ -107,6 +108,7 @@ def build_runtime(
         default_agent=config.default_agent,
         default_route=config.default_route,
         limits=limits,
+        context=ContextLimits(**msgspec.structs.asdict(config.context)),
         models=models(limits),
         hooks=hooks(config),
         workspaces=workspaces,
@@ -124,7 +126,15 @@ def offline_route() -> RouteSpec:
 
 
 def _route(route_id: str, table: RouteTable) -> RouteSpec:
-    return RouteSpec(route_id, table.driver, table.model, table.base_url, table.auth_ref, table.options)
+    return RouteSpec(
+        route_id,
+        table.driver,
+        table.model,
+        table.base_url,
+        table.auth_ref,
+        table.options,
+        table.context_tokens,
+    )
 
 
 def _workspaces(config: Config, home: Home) -> Workspaces:

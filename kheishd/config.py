@@ -20,7 +20,7 @@ from kheishd.core.session import wider
 from kheishd.core.strict import Problem, dotted, problems
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
-from protocol.limits import MIB, RULES_MAX
+from protocol.limits import CONTEXT_TOKENS_DEFAULT, MIB, RULES_MAX
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
@@ -99,6 +99,7 @@ class RouteTable(Section, frozen=True):
     base_url: str | None = None
     auth_ref: str | None = None
     options: dict[str, Any] = {}
+    context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = CONTEXT_TOKENS_DEFAULT
 
 
 class Permissions(Section, frozen=True):
@@ -130,6 +131,20 @@ class Runs(Section, frozen=True):
     recovery: Literal["resume", "interrupt"] = "resume"
 
 
+class Context(Section, frozen=True):
+    """``[context]``: how much models are shown; the fields of ``core.compaction.ContextLimits``."""
+
+    compact_tokens: Annotated[int, Meta(ge=1_000)] = 167_000
+    margin_tokens: Annotated[int, Meta(ge=0)] = 13_000
+    keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 6
+    summary_tokens: Annotated[int, Meta(ge=256, le=32_768)] = 4_096
+    failures_max: Positive = 3
+    snip_tokens: Annotated[int, Meta(ge=1_000)] = 120_000
+    snip_keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    results_idle_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 900.0
+    results_keep: Annotated[int, Meta(ge=0, le=1_000)] = 5
+
+
 class Log(Section, frozen=True):
     """``[log]``: what the command line does not say."""
 
@@ -153,6 +168,7 @@ class Config(Section, frozen=True):
     permissions: Permissions = Permissions()
     workspace: Workspace = Workspace()
     runs: Runs = Runs()
+    context: Context = Context()
     log: Log = Log()
     daemon: DaemonTable = DaemonTable()
 

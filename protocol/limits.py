@@ -165,6 +165,9 @@ ANSWERS_BYTES_MAX = 24 * KIB
 # Messages that wait for the next model call of a run.
 STEERS_MAX = 64
 
+# What a model can be shown where its route does not say: what most models that are offered today take.
+CONTEXT_TOKENS_DEFAULT = 200_000
+
 # A summary of a conversation: 16 KiB are some 4,000 tokens, and as JSON 96 KiB at most of its transaction.
 SUMMARY_BYTES_MAX = 16 * KIB
 

@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
+from protocol.limits import CONTEXT_TOKENS_DEFAULT
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
@@ -18,7 +20,10 @@ from protocol.transcript import Item, Message, Usage
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A route as configured. ``auth_ref`` is a name (``env:NAME``), resolved at each call."""
+    """A route as configured. ``auth_ref`` is a name (``env:NAME``), resolved at each call.
+
+    ``context_tokens`` is how much its model can be shown, answer included.
+    """
 
     route_id: str
     driver: Driver
@@ -26,6 +31,7 @@ class RouteSpec:
     base_url: str | None = None
     auth_ref: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    context_tokens: int = CONTEXT_TOKENS_DEFAULT
     built_in: bool = False
 
 
@@ -66,6 +72,7 @@ class Runtime:
     mode_max: PermissionMode = "bypassPermissions"
     rules: tuple[Rule, ...] = ()
     sandbox: Sandbox = "auto"
+    context: ContextLimits = field(default_factory=ContextLimits)
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,7 +124,11 @@ ModelEvent = TextDelta | ThinkingDelta | Answer
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for."""
+    """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for.
+
+    ``purpose``: for anything but an answer the options of the route that shape answers do not count, and
+    ``answer_tokens_max`` is how long what is asked for may become.
+    """
 
     pinned: Pinned
     instructions: str
@@ -125,6 +136,8 @@ class ModelRequest:
     tools: Sequence[Tool] = ()
     session_id: str = ""
     run_id: str = ""
+    purpose: Literal["answer", "summary", "title"] = "answer"
+    answer_tokens_max: int | None = None
 
 
 class ModelFailure(Exception):

@@ -20,6 +20,7 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         base_url=spec.base_url,
         auth_ref=spec.auth_ref,
         options=dict(spec.options),
+        context_tokens=spec.context_tokens,
         ready=problem is None,
         problem=problem,
     )

@@ -249,6 +249,7 @@ def pin(
         workspace=workspace,
         permission_mode=bounds.mode,
         max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
+        context_tokens=route.context_tokens,
         generation=runtime.generation,
     )
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Post, encode, malformed, shown, split_options, tokens
+from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 BASE_URL = "https://api.anthropic.com"
@@ -39,10 +39,10 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 
 def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     """The request to send."""
-    options, extra = split_options(request.pinned.options)
+    options, extra = body_options(request)
     body: dict[str, Any] = {
-        "max_tokens": MAX_TOKENS,
         **options,
+        "max_tokens": at_most(options.get("max_tokens", MAX_TOKENS), request.answer_tokens_max),
         "model": request.pinned.model,
         "messages": messages(request.messages),
         "stream": True,

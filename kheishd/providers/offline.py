@@ -37,6 +37,7 @@ WHAT_IT_IS = (
 PIECES_MAX = 10_000
 PAUSE_MS_MAX = 600_000
 QUOTE_CHARACTERS_MAX = 2_000
+SUMMARY_WORDS = 40
 
 _THEN = re.compile(r"^/then[ \t]*$", re.MULTILINE)
 _SLOW = re.compile(r"/slow (\d{1,9}) (\d{1,9})")
@@ -65,6 +66,9 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     Shape:  deltas, then one Answer whose items say the same.
     Errors: ModelFailure where the input asks for one.
     """
+    if request.purpose != "answer":
+        yield _said_of(request)
+        return
     orders = read_orders(_ordered(request.messages))
     if orders.failure is not None:
         raise ModelFailure(
@@ -86,6 +90,20 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     items += [Text(text), *calls]
     stop = "tool_calls" if calls else "end" if text == full else "length"
     yield Answer(items, _usage(request, orders.thought, text), stop, request.pinned.model)
+
+
+def _said_of(request: ModelRequest) -> Answer:
+    """What stands for a summary, or a title: orders in what is summed up are not obeyed."""
+    words = text_of(request.messages[0].items).split() if request.messages else []
+    if request.purpose == "title":
+        text = " ".join(words[:5])
+    else:
+        shown = " ".join(words[:SUMMARY_WORDS])
+        text = (
+            f"The offline stand-in cannot sum up. It was shown {len(words)} words, which begin: “{shown} …”"
+        )
+    usage = Usage(input_tokens=len(words), output_tokens=len(text.split()))
+    return Answer([Text(text)], usage, "end", request.pinned.model)
 
 
 def read_orders(text: str) -> Orders:

@@ -17,7 +17,7 @@ from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
 from kheishd.providers.draft import Block, Draft
 from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Post, encode, malformed, shown, split_options, tokens
+from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 BASE_URL = "https://api.openai.com/v1"
@@ -38,7 +38,8 @@ STOP_REASONS = {
 
 def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     """The request to send."""
-    options, headers = split_options(request.pinned.options)
+    options, headers = body_options(request)
+    options |= _at_most(request, options, base_url)
     give_back = options.pop("reasoning_content", False) is True
     body = {
         "stream_options": {"include_usage": True},
@@ -51,6 +52,17 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     if secret is not None:
         headers["authorization"] = f"Bearer {secret}"
     return Post(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+
+
+def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> dict[str, Any]:
+    """How long what is asked for may become, where that is limited, by the name that is in use there."""
+    if request.answer_tokens_max is None:
+        return {}
+    # OpenAI's newer models refuse the older name, which is the one that compatible servers know.
+    usual = "max_completion_tokens" if base_url == BASE_URL else "max_tokens"
+    names = ("max_completion_tokens", "max_tokens")
+    name = next((name for name in names if name in options), usual)
+    return {name: at_most(options.get(name), request.answer_tokens_max)}
 
 
 def _tools(tools: Sequence[Tool]) -> dict[str, Any]:

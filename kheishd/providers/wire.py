@@ -76,6 +76,35 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return body, {str(name).lower(): str(value) for name, value in extra.items()}
 
 
+# What shapes an answer and has no place in a summary or a title: thinking costs tokens that are counted
+# against the few that are asked for, tools are not offered, and nothing but text is wanted.
+_OF_ANSWERS = frozenset(
+    ("thinking", "tool_choice", "parallel_tool_calls", "response_format", "stop", "stop_sequences", "n")
+)
+_SAMPLING = frozenset(("temperature", "top_p", "top_k"))
+
+
+def body_options(request: ModelRequest) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options of a request, for its body and its head.
+
+    Where no answer is wanted but a summary or a title: without what shapes answers, and with a temperature of
+    0 where the options show that the model takes one.
+    """
+    body, extra = split_options(request.pinned.options)
+    if request.purpose != "answer":
+        sampled = "temperature" in body
+        body = {name: value for name, value in body.items() if name not in _OF_ANSWERS | _SAMPLING}
+        body |= {"temperature": 0} if sampled else {}
+    return body, extra
+
+
+def at_most(value: Any, limit: int | None) -> Any:
+    """A limit of an option, lowered to another one, if there is one."""
+    if limit is None:
+        return value
+    return min(value, limit) if isinstance(value, int) else limit
+
+
 # No context holds as many; a session's sum of them stays below 64 bits for 18 billion answers.
 TOKENS_MAX = 10**9
 

@@ -1,6 +1,12 @@
-"""What a model is shown, read from the store: a session's checkpoint, and what happened since."""
+"""What a model is shown, read from the store: a session's checkpoint, and what happened since.
+
+A session that branched off another one begins with that one's transcript, and with its checkpoint, if that is
+from before the two parted.
+"""
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,9 +24,11 @@ from kheishd.core.prompt import (
     to_checkpoint,
 )
 from kheishd.kernel.runtime import ModelRequest
-from kheishd.store.tables import BLOBS, CHECKPOINTS
+from kheishd.objects.lineage import Stretch, entries_of, lineage
+from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
+from protocol.errors import StorageFull
 from protocol.events import decode_envelope, decode_event
-from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -48,8 +56,11 @@ class Checkpoint:
     content: bytes
 
     def write(self, tx: "Transaction") -> None:
-        """Keep it."""
-        for key, _ in list(tx.scan(CHECKPOINTS, self.session_id)):
+        """Keep it, unless the session's next run wrote down more meanwhile."""
+        kept = [key for key, _ in tx.scan(CHECKPOINTS, self.session_id)]
+        if any(key[1] > self.cursor for key in kept):
+            return
+        for key in kept:
             tx.delete(CHECKPOINTS, *key)
         tx.put(CHECKPOINTS, self.session_id, self.cursor, value=self.content)
 
@@ -60,12 +71,13 @@ class Reading:
     def __init__(self, state: "State", session_id: str) -> None:
         self._state = state
         self._session_id = session_id
+        self._stretches: list[Stretch] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
     async def request(self, run: "Run", hooks: "Hook", place: "Place") -> ModelRequest:
         """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
-        transcript = await self._read()
+        transcript = await self.transcript()
         digest = run.pinned.instructions_digest
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
@@ -86,12 +98,18 @@ class Reading:
 
     def call_ids(self) -> frozenset[str]:
         """The ids of the calls that the transcript holds."""
-        messages = self._transcript.messages if self._transcript is not None else ()
+        messages = self.last.messages
         return frozenset(
             item.call_id for message in messages for item in message.items if isinstance(item, ToolCall)
         )
 
-    async def _read(self) -> Transcript:
+    @property
+    def last(self) -> Transcript:
+        """The transcript as it was last read. It is this reading's own: nobody else may change it."""
+        return self._transcript or Transcript()
+
+    async def transcript(self) -> Transcript:
+        """The transcript as it is now."""
         while True:
             transcript, whole = self._read_some()
             if whole:
@@ -101,10 +119,10 @@ class Reading:
     def _read_some(self) -> tuple[Transcript, bool]:
         """Fold the next events of the session; whether those were all there are."""
         with self._state.read() as store:
-            transcript = self._transcript or newest_checkpoint(store, self._session_id)
-            self._transcript = transcript
+            transcript = self._transcript or self._begin(store)
             events = size = 0
-            for _, line in islice(store.entries(self._session_id, transcript.cursor), EVENTS_AT_ONCE):
+            found = entries_of(store, self._stretches, transcript.cursor)
+            for _, _, line in islice(found, EVENTS_AT_ONCE):
                 transcript.fold(decode_envelope(line), decode_event(line))
                 events += 1
                 size += len(line)
@@ -113,18 +131,44 @@ class Reading:
         self._folded += events
         return transcript, events < EVENTS_AT_ONCE and size < BYTES_AT_ONCE
 
+    def _begin(self, store: "Snapshot") -> Transcript:
+        session = store.get(SESSIONS, self._session_id)
+        assert session is not None, "a run has its session"
+        self._stretches = lineage(store, session)
+        self._transcript = newest_checkpoint(store, self._stretches)
+        return self._transcript
+
+    # Checkpoints.
+
+    def became_shorter(self) -> None:
+        """What is shown is much less than what happened: a checkpoint is worth its bytes."""
+        self._folded = max(self._folded, CHECKPOINT_EVENTS)
+
     def checkpoint(self, answer: "list[Item]") -> Checkpoint | None:
         """A checkpoint to write with an answer, when enough was folded and both fit into a transaction."""
+        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
+        return self._written_down(room)
+
+    async def keep(self) -> None:
+        """Write a checkpoint that no answer had room for, in a transaction of its own, if it is worth that.
+
+        It is only a cache: on a full disk it is done without.
+        """
+        checkpoint = self._written_down(CHECKPOINT_ALONE_BYTES_MAX)
+        if checkpoint is not None:
+            with suppress(StorageFull):
+                await self._state.update(checkpoint.write)
+
+    def _written_down(self, room: int) -> Checkpoint | None:
         if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
             return None
-        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
         # Looked at first, for it is quickly seen that a long transcript does not fit.
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None
         try:
             content = to_checkpoint(self._transcript)
         except (OverflowError, RecursionError):
-            # It is only a cache: what it cannot hold is read from the journal each time.
+            # What it cannot hold is read from the journal each time.
             return None
         if len(content) > room:
             return None
@@ -132,11 +176,15 @@ class Reading:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: "Snapshot", session_id: str) -> Transcript:
-    """The transcript of a session's newest checkpoint that can be read; an empty one without any."""
-    for _, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
-        try:
-            return from_checkpoint(checkpoint)
-        except ValueError:
-            log.warning("a checkpoint cannot be read and is passed over", extra={"session_id": session_id})
+def newest_checkpoint(store: "Snapshot", stretches: Sequence[Stretch]) -> Transcript:
+    """The transcript of the newest checkpoint of a lineage that can be read; an empty one without any."""
+    for session_id, upto in reversed(stretches):
+        for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
+            if upto is not None and key[1] > upto:
+                continue
+            try:
+                return from_checkpoint(checkpoint)
+            except ValueError:
+                said = {"session_id": session_id}
+                log.warning("a checkpoint cannot be read and is passed over", extra=said)
     return Transcript()

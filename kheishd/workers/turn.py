@@ -23,6 +23,7 @@ from kheishd.core.run import (
 from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import Fold
 from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.workers.compacting import Room, given_up
 from kheishd.workers.executing import Calls
 from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
@@ -82,6 +83,7 @@ class Turn:
         self._shown = Reading(state, run.session_id)
         self._effect = trio.CancelScope()
         self._calls: Calls
+        self._room: Room
 
     def stop(self) -> None:
         """Somebody asked for the run to be stopped: leave the effect and look at the record again."""
@@ -95,6 +97,7 @@ class Turn:
         with self._runtimes.hold() as self._runtime:
             present = self._runtimes.current
             self._calls = Calls(self._state, self._live, self._runtime, present, self._commit)
+            self._room = Room(self._state, self._runtime, self._shown, self._commit)
             await self._guarded()
 
     async def _guarded(self) -> None:
@@ -251,11 +254,14 @@ class Turn:
         if problem is not None:
             await self._commit(Fail(problem))
             return
+        if self._run.kind == "compaction":
+            await self._compact()
+            return
         heard: list[str] = []
         try:
             answer = await self._listen(heard)
         except ModelFailure as failure:
-            await self._failed(failure)
+            await (self._overflowed if failure.reason == "context_too_long" else self._failed)(failure)
             return
         if answer is None:
             text = "".join(heard)
@@ -277,7 +283,7 @@ class Turn:
         assert run.item_id is not None, "the model is asked for a message that has an id"
         answer: Answer | None = None
         with self._next_effect() as effect:
-            request = await self._shown.request(run, self._runtime.hooks, self._calls.place(run))
+            request = await self._room.request(run, self._calls.place(run))
             self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
             async with self._runtime.models.ask(request) as events:
                 async for event in events:
@@ -306,7 +312,39 @@ class Turn:
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
         )
-        await self._commit(command, self._shown.checkpoint(items))
+        checkpoint = self._shown.checkpoint(items)
+        await self._commit(command, checkpoint)
+        if checkpoint is None:
+            await self._shown.keep()
+
+    # What is shown becomes shorter.
+
+    async def _overflowed(self, failure: ModelFailure) -> None:
+        """The provider refused what it was shown as too long: show less, and ask again."""
+        with self._next_effect() as scope:
+            if not await self._room.overflowed(self._run, self._calls.place(self._run)):
+                await self._failed(given_up(failure))
+        if scope.cancelled_caught:
+            self._reread()
+
+    async def _compact(self) -> None:
+        """Sum up the session, which is all that this run is for."""
+        command: Command = Stopped([])
+        try:
+            with self._next_effect():
+                command = await self._room.all_summed_up(self._run, self._calls.place(self._run))
+        except ModelFailure as failure:
+            await self._failed(failure)
+            return
+        await self._commit(command)
+        await self._keep_short()
+
+    async def _keep_short(self) -> None:
+        """What is left after a summary is written down at once: nothing before it is read again."""
+        if self._run.status == "completed":
+            await self._shown.transcript()
+            self._shown.became_shorter()
+            await self._shown.keep()
 
     async def _failed(self, failure: ModelFailure) -> None:
         limits = self._runtime.limits

@@ -14,7 +14,8 @@ Driver = Literal["openai", "anthropic", "offline"]
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route as it is shown; a credential is shown by its reference only.
 
-    ``ready`` is whether a run could use it now; ``problem`` says why not.
+    ``context_tokens`` is how much its model can be shown. ``ready`` is whether a run could use it now;
+    ``problem`` says why not.
     """
 
     route_id: str
@@ -25,6 +26,7 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     base_url: str | None = None
     auth_ref: str | None = None
     options: dict[str, Any] = {}
+    context_tokens: int = 0
     ready: bool = True
     problem: str | None = None
 

@@ -8,6 +8,7 @@ from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, Stora
 from protocol.ids import Cursor, Id
 from protocol.limits import (
     AGENT_BYTES_MAX,
+    CONTEXT_TOKENS_DEFAULT,
     INPUT_ITEMS_MAX,
     MODEL_BYTES_MAX,
     PATH_BYTES_MAX,
@@ -73,7 +74,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run uses, by value, fixed when it was accepted. Never a secret: ``auth_ref`` is a name.
 
     ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, kept beside the run.
-    ``tools`` is the tool surface: null is all there are, an empty list none.
+    ``tools`` is the tool surface: null is all there are, an empty list none. ``context_tokens`` is how much
+    the model can be shown.
     """
 
     route: str
@@ -87,6 +89,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace: str | None = None
     permission_mode: str = "default"
     max_turns: int = 0
+    context_tokens: int = CONTEXT_TOKENS_DEFAULT
     generation: int = 0
 
 

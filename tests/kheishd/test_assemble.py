@@ -17,6 +17,7 @@ from kheishd.assemble import (
     resolve_path,
 )
 from kheishd.config import parse
+from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import Composite
@@ -34,8 +35,11 @@ driver = "openai"
 model = "m"
 base_url = "http://127.0.0.1:9/v1"
 auth_ref = "env:A_KEY"
+context_tokens = 32_768
 [runs]
 active_max = 7
+[context]
+keep_messages = 4
 [permissions]
 mode = "plan"
 mode_max = "default"
@@ -82,6 +86,7 @@ def test_what_the_configuration_says(source: Source) -> None:
     assert set(runtime.routes) == {"offline", "local"}
     assert runtime.routes["local"].auth_ref == "env:A_KEY"
     assert runtime.limits.active_max == 7
+    assert (runtime.context.keep_messages, runtime.routes["local"].context_tokens) == (4, 32_768)
     assert (runtime.permission_mode, runtime.mode_max) == ("plan", "default")
     assert runtime.rules == (Rule(tool="bash", decision="ask"),)
     assert runtime.workspace_root == str(source.home.path / "work")
@@ -90,8 +95,9 @@ def test_what_the_configuration_says(source: Source) -> None:
 
 
 def test_limits_are_those_of_the_configuration() -> None:
-    """[runs] and RunLimits have the same fields with the same defaults, so neither can drift."""
+    """[runs] and RunLimits have the same fields and defaults, so neither can drift; so have [context]'s."""
     assert msgspec.to_builtins(parse("").runs) == dataclasses.asdict(RunLimits())
+    assert msgspec.to_builtins(parse("").context) == dataclasses.asdict(ContextLimits())
 
 
 def test_another_configuration_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from kheishd.core.commands import (
     Ask,
     Cancel,
     Command,
+    Compact,
     Errored,
     Fail,
     Interrupt,
@@ -18,8 +19,17 @@ from kheishd.core.commands import (
     Stopped,
 )
 from kheishd.core.run import decide, evolve
-from protocol.events import Envelope, JournalEvent, RunAccepted, Unknown, decode_event, encode_line
-from protocol.objects.run import Pinned, Run, RunError
+from protocol.events import (
+    CompactionFailed,
+    ContextCompacted,
+    Envelope,
+    JournalEvent,
+    RunAccepted,
+    Unknown,
+    decode_event,
+    encode_line,
+)
+from protocol.objects.run import Pinned, Run, RunError, RunKind
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 ERROR = RunError("server_error", "the provider failed", 500, retryable=True)
@@ -27,10 +37,16 @@ TEXT: Item = Text("hello")
 CALL: Item = ToolCall("call_1", "read_file", {"path": "/etc/hostname"})
 
 
-def accepted(*, max_turns: int = 0, guest: str | None = None) -> RunAccepted:
+SUMMARY = ContextCompacted(upto=1, strategy="summary", trigger="auto", summary="x", usage=Usage(5, 1))
+NO_SUMMARY = CompactionFailed(trigger="auto", error=ERROR, usage=Usage(3, 0))
+
+
+def accepted(*, max_turns: int = 0, guest: str | None = None, kind: RunKind = "input") -> RunAccepted:
     """The first event of a run."""
     pinned = Pinned(route="offline", driver="offline", model="offline", max_turns=max_turns)
-    return RunAccepted(input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest)
+    return RunAccepted(
+        input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest, kind=kind
+    )
 
 
 @dataclass
@@ -39,13 +55,14 @@ class Machine:
 
     max_turns: int = 0
     guest: str | None = None
+    kind: RunKind = "input"
     journal: list[tuple[Envelope, JournalEvent]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._item = count(1)
         self.now_ms = 1_000
         self.record: Run | None = None
-        self.append(accepted(max_turns=self.max_turns, guest=self.guest))
+        self.append(accepted(max_turns=self.max_turns, guest=self.guest, kind=self.kind))
 
     @property
     def run(self) -> Run:
@@ -92,6 +109,9 @@ COMMANDS: tuple[Command, ...] = (
     answered(TEXT, CALL),
     Errored(ERROR, None),
     Errored(ERROR, 5_000),
+    Compact(SUMMARY),
+    Compact(NO_SUMMARY),
+    Compact(None),
     Cancel("cancelled", "enough"),
     Cancel("interrupted"),
     Stopped([]),

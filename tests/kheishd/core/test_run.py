@@ -8,13 +8,35 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kheishd.core import run as run_machine
-from kheishd.core.commands import Answered, Ask, Cancel, Command, Errored, Interrupt, Release, Start, Stopped
+from kheishd.core.commands import (
+    Answered,
+    Ask,
+    Cancel,
+    Command,
+    Compact,
+    Errored,
+    Interrupt,
+    Release,
+    Start,
+    Stopped,
+)
 from kheishd.core.run import ACCEPTED, ALONE_AT, PARKED_AT, AskModel, Pause, Stop, TakeUp, decide, due, evolve
 from protocol.errors import RunAlreadyEnded
 from protocol.events import MessageAppended, RunEnded, RunStarted
 from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import ToolCall, ToolResult, Usage
-from tests.support.machine import CALL, COMMANDS, ERROR, TEXT, Machine, answered, ask, same
+from tests.support.machine import (
+    CALL,
+    COMMANDS,
+    ERROR,
+    NO_SUMMARY,
+    SUMMARY,
+    TEXT,
+    Machine,
+    answered,
+    ask,
+    same,
+)
 
 OPEN: tuple[Status, ...] = tuple(ACCEPTED)
 ALL_ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled", "interrupted")
@@ -29,9 +51,12 @@ def samples(status: Status) -> list[Run]:
     if status in ALL_ENDED:
         return [replace(asked, status=status)]
     limited = Machine(max_turns=1).do(Start(), ask()).run
+    compaction = Machine(kind="compaction").do(Start(), ask()).run
     runs = [
         replace(run, status=status, cancel=cancel, starts_without_progress=starts)
-        for run, cancel, starts in product((asked, limited), (None, "cancelled", "interrupted"), range(4))
+        for run, cancel, starts in product(
+            (asked, limited, compaction), (None, "cancelled", "interrupted"), range(4)
+        )
     ]
     return [*runs, Machine().do(Start(), ask(), Errored(ERROR, 9_000)).run] if status == "running" else runs
 
@@ -326,3 +351,29 @@ def test_no_crash_loop_is_immortal(commands: list[Command]) -> None:
     assert machine.kinds().count("run_started") <= PARKED_AT
     assert machine.run.error is not None
     assert machine.run.error.reason == "parked"
+
+
+# Compaction.
+
+
+def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
+    """What it took is counted, and it is an outcome of what was begun."""
+    machine = Machine().do(Start(), ask(), Compact(SUMMARY), Compact(NO_SUMMARY))
+    assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
+    assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
+    assert due(machine.run, 0, held=True) == AskModel()
+    assert machine.do(answered()).run.status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("command", "outcome"),
+    [(Compact(SUMMARY), "completed"), (Compact(None), "completed"), (Compact(NO_SUMMARY), "failed")],
+)
+def test_a_run_that_is_for_nothing_else_is_over_with_it(command: Compact, outcome: str) -> None:
+    """As somebody asked, where it was to be stopped in the same moment; what came of it is kept."""
+    machine = Machine(kind="compaction").do(Start(), ask(), command)
+    assert machine.run.status == outcome
+    assert ("context_compacted" in machine.kinds()) == (command.event is SUMMARY)
+    stopped = Machine(kind="compaction").do(Start(), ask(), Cancel("cancelled"), command)
+    assert stopped.run.status == "cancelled"
+    assert stopped.run.usage == machine.run.usage

@@ -1,5 +1,7 @@
 """The stand-in: plain about itself, deterministic, and obedient to slash lines."""
 
+import dataclasses
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -30,6 +32,20 @@ async def test_it_says_what_it_is_and_repeats() -> None:
     ]
     assert "offline stand-in" in WHAT_IT_IS
     assert (answer.stop_reason, answer.model) == ("end", "echo")
+
+
+async def test_what_is_summed_up_is_not_obeyed() -> None:
+    """It says plainly that it cannot, and how much it was shown; a title is the first words."""
+    request = asking("<conversation>\nUser:\n/fail overloaded\n/call bash {}\n</conversation>")
+    said = await heard(dataclasses.replace(request, purpose="summary"))
+    assert said.deltas == []
+    (item,) = said.answered().items
+    assert isinstance(item, Text)
+    assert "cannot sum up" in item.text
+    assert "7 words" in item.text
+    assert said.answered().usage.input_tokens == 7
+    titled = await heard(dataclasses.replace(asking("one two three four five six"), purpose="title"))
+    assert text_of(titled.answered().items) == "one two three four five"
 
 
 async def test_it_remembers() -> None:

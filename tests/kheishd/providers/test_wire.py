@@ -1,11 +1,26 @@
 """What the drivers share: options, counts, what a user said."""
 
+import dataclasses
+from typing import Any
+
+import msgspec
 import pytest
 
 from kheishd.providers import anthropic, openai
 from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Driver, Post, Reader, malformed, shown, split_options, tokens
+from kheishd.providers.wire import (
+    Driver,
+    Post,
+    Reader,
+    at_most,
+    body_options,
+    malformed,
+    shown,
+    split_options,
+    tokens,
+)
 from protocol.transcript import AssetReference, Item, Text
+from tests.support.model_asking import asking
 
 
 def test_options_are_split() -> None:
@@ -14,6 +29,64 @@ def test_options_are_split() -> None:
     assert body == {"temperature": 0}
     assert headers == {"x-title": "kheish", "n": "1"}
     assert split_options({"headers": "none"}) == ({}, {})
+
+
+ANSWERING: dict[str, Any] = {
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "thinking": {"type": "enabled", "budget_tokens": 8_000},
+    "tool_choice": "required",
+    "service_tier": "flex",
+    "headers": {"X-Title": "kheish"},
+}
+
+
+def test_what_shapes_answers_does_not_shape_a_summary() -> None:
+    """A temperature is 0 where the route's model is known to take one; everything else goes through."""
+    request = asking("hello", options=ANSWERING)
+    assert body_options(request) == split_options(ANSWERING)
+    body, headers = body_options(replace_purpose(request, "summary"))
+    assert body == {"temperature": 0, "service_tier": "flex"}
+    assert headers == {"x-title": "kheish"}
+    assert body_options(replace_purpose(asking("hello"), "title")) == ({}, {})
+
+
+def replace_purpose(request: Any, purpose: Any, tokens_max: int | None = None) -> Any:
+    """A request for something else."""
+    return dataclasses.replace(request, purpose=purpose, answer_tokens_max=tokens_max)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "expected"),
+    [(None, None, None), (5, None, 5), (None, 4, 4), (5, 4, 4), (3, 4, 3), ("many", 4, 4)],
+)
+def test_a_limit_is_lowered(value: Any, limit: int | None, expected: Any) -> None:
+    """Never raised, and given where there is none."""
+    assert at_most(value, limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "base", "options", "expected"),
+    [
+        (anthropic, anthropic.BASE_URL, {}, {"max_tokens": 4_096}),
+        (anthropic, anthropic.BASE_URL, {"max_tokens": 64_000}, {"max_tokens": 4_096}),
+        (anthropic, anthropic.BASE_URL, {"max_tokens": 500}, {"max_tokens": 500}),
+        (openai, "http://127.0.0.1/v1", {}, {"max_tokens": 4_096}),
+        (openai, "http://127.0.0.1/v1", {"max_tokens": 9_000}, {"max_tokens": 4_096}),
+        (openai, openai.BASE_URL, {}, {"max_completion_tokens": 4_096}),
+        (openai, openai.BASE_URL, {"max_tokens": 9_000}, {"max_tokens": 4_096}),
+        (openai, "http://x", {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
+    ],
+)
+def test_what_is_asked_for_has_a_limit(
+    driver: Driver, base: str, options: dict[str, Any], expected: dict[str, int]
+) -> None:
+    """By the name that is in use there, and never above what the route allows for answers."""
+    request = replace_purpose(asking("hello", options=options), "summary", 4_096)
+    body = msgspec.json.decode(driver.post(request, base, None).body)
+    assert {name: body[name] for name in body if name.startswith("max_")} == expected
+    answer = msgspec.json.decode(driver.post(asking("hello"), base, None).body)
+    assert {name for name in answer if name.startswith("max_")} <= {"max_tokens"}
 
 
 @pytest.mark.parametrize(

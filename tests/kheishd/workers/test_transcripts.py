@@ -3,14 +3,21 @@
 from pathlib import Path
 
 import pytest
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript
+from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
+from kheishd.objects.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
-from kheishd.workers.transcripts import BYTES_AT_ONCE, EVENTS_AT_ONCE, Reading, newest_checkpoint
-from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from kheishd.workers.transcripts import (
+    BYTES_AT_ONCE,
+    EVENTS_AT_ONCE,
+    Checkpoint,
+    Reading,
+    newest_checkpoint,
+)
+from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.transcript import Message, Text, ToolCall, text_of
-from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 
 
 async def test_the_model_is_shown_the_conversation_and_what_was_pinned(
@@ -46,7 +53,7 @@ async def test_a_checkpoint_is_written_and_changes_nothing(tmp_path: Path, autoj
         with desk.state.read() as store:
             (key, _), *others = list(store.scan(CHECKPOINTS, session_id))
             assert others == []
-            checkpoint = newest_checkpoint(store, session_id)
+            checkpoint = newest_checkpoint(store, [Stretch(session_id, None)])
         assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
         assert [len(messages) for messages in shown] == list(range(1, 60, 2))
         with_it = models.asked[-1].messages
@@ -73,7 +80,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_passed_over(
 
 
 async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Where both do not fit into one transaction, the answer goes and the cache waits."""
+    """Where both do not fit into one transaction, the answer goes first and the cache follows by itself."""
     models = Scripted()
     models.to["long"] = lambda request: gives(Text("x" * ANSWER_BYTES_MAX))
     models.to["fill"] = lambda request: says("y" * 3_000)
@@ -81,9 +88,55 @@ async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autoju
         for _ in range(CHECKPOINT_EVENTS // 6):
             session_id = (await desk.ask("fill")).session_id
         assert desk.count(CHECKPOINTS) == 0
+        await wait_all_tasks_blocked()
+        before = len(desk.groups)
         assert (await desk.ask("long")).status == "completed"
-        assert desk.count(CHECKPOINTS) == 0
+        await wait_all_tasks_blocked()
+        assert desk.count(CHECKPOINTS) == 1
+        assert len(desk.groups) - before == 4
+        assert desk.groups[-1] == frozenset(("checkpoints",))
         assert desk.session(session_id).status == "open"
+
+
+async def test_a_long_transcript_is_written_down_by_itself(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What no answer has room for has a transaction of its own, once in so many events."""
+    models = Scripted()
+    models.to["fill"] = lambda request: says("fine")
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        session_id = (await desk.ask("x" * 2 * CHECKPOINT_BYTES_MAX)).session_id
+        for _ in range(CHECKPOINT_EVENTS // 6 + 2):
+            await desk.ask("fill")
+        await wait_all_tasks_blocked()
+        with desk.state.read() as store:
+            ((key, content),) = store.scan(CHECKPOINTS, session_id)
+        assert CHECKPOINT_BYTES_MAX < len(content) < CHECKPOINT_ALONE_BYTES_MAX
+        assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
+        before = models.asked[-1].messages
+        await desk.ask("fill")
+        assert models.asked[-1].messages[: len(before)] == before
+        assert key[1] < len(desk.journal(session_id))
+
+
+async def test_a_checkpoint_of_less_takes_no_place(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Two runs may write theirs at the same time; the one that holds more stays."""
+    async with open_desk(tmp_path) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        await desk.state.update(Checkpoint(session_id, 5, to_checkpoint(Transcript(5))).write)
+        await desk.state.update(Checkpoint(session_id, 4, to_checkpoint(Transcript(4))).write)
+        with desk.state.read() as store:
+            assert newest_checkpoint(store, [Stretch(session_id, None)]).cursor == 5
+
+
+async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is only a cache."""
+    async with open_desk(tmp_path) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        reading = Reading(desk.state, session_id)
+        await reading.transcript()
+        reading.became_shorter()
+        with full_disk():
+            await reading.keep()
+        assert desk.count(CHECKPOINTS) == 0
 
 
 async def test_a_long_journal_is_read_a_piece_at_a_time(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -143,7 +196,8 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
     models = Scripted()
     monkeypatch.setattr("kheishd.workers.transcripts.to_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
-        await desk.ask("x" * CHECKPOINT_BYTES_MAX)
+        for _ in range(3):
+            await desk.ask("x" * (CHECKPOINT_ALONE_BYTES_MAX // 3))
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0
