@@ -49,8 +49,8 @@ def full_state(store: Store) -> State:
 async def test_status_counts_what_is_there(full_state: State, nursery: trio.Nursery) -> None:
     """Counts, disk, memory and cursor are those of the store and the process."""
     status = make(full_state, nursery, runs_active=lambda: 3, listeners=["unix:/x"]).status()
-    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (4, 7, 2)
-    assert (status.counts.runs_active, status.counts.runs_ready) == (3, 2)
+    assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (6, 12, 2)
+    assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
     assert (status.counts.connections, status.listeners) == (0, ["unix:/x"])
     assert 0 < status.disk.used_bytes <= status.disk.file_bytes <= status.disk.map_bytes
     assert status.disk.free_bytes > 0
@@ -82,7 +82,7 @@ async def test_a_store_whose_files_are_gone_is_still_told_of(
     status = make(full_state, nursery).status()
     assert "backup" in status.warnings[0]
     assert status.disk.file_bytes == 0
-    assert status.counts.sessions == 4
+    assert status.counts.sessions == 6
 
 
 async def test_a_parked_run_is_shown(full_state: State, nursery: trio.Nursery) -> None:

@@ -158,4 +158,4 @@ async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
         client = await server.connect()
         for deep in (False, True):
             found = await client.call("daemon.doctor", deep=deep)
-            assert (found["findings"], found["streams"], found["complete"]) == ([], 5, True)
+            assert (found["findings"], found["streams"], found["complete"]) == ([], 7, True)

@@ -42,8 +42,8 @@ async def test_what_is_summed_up_is_not_obeyed() -> None:
     (item,) = said.answered().items
     assert isinstance(item, Text)
     assert "cannot sum up" in item.text
-    assert "7 words" in item.text
-    assert said.answered().usage.input_tokens == 7
+    assert "8 words" in item.text
+    assert said.answered().usage.input_tokens == 8
     titled = await heard(dataclasses.replace(asking("one two three four five six"), purpose="title"))
     assert text_of(titled.answered().items) == "one two three four five"
 

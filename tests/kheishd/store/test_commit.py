@@ -362,7 +362,7 @@ def test_a_real_disk_fills_and_empties(small_disk: Path) -> None:
 def test_no_space_left_is_a_full_disk(store_dir: Path) -> None:
     """ENOSPC from the disk: the group and then its large member are refused, the small one is kept."""
     open_environment(store_dir, version="test").close()
-    ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=4..5"))
+    ended = python(PROGRAM, store_dir, "0", under=injected("writev,pwritev:error=ENOSPC:when=3..4"))
     values, read, room, failure = ended.stdout.strip().split(" | ")
     assert (values, room, failure) == ("1 StorageFull 2 3", "room", "None"), ended.stderr + ended.stdout
     assert read == "read 3"
