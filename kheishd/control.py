@@ -12,7 +12,16 @@ import trio
 from msgspec import Struct
 
 from kheishd.store.commit import GONE
-from kheishd.store.tables import CONVERSATIONS, RUNS, RUNS_READY, SESSIONS, TOKENS
+from kheishd.store.tables import (
+    APPROVALS_WAITING,
+    CONVERSATIONS,
+    INDOUBTS_OPEN,
+    QUESTIONS_WAITING,
+    RUNS,
+    RUNS_READY,
+    SESSIONS,
+    TOKENS,
+)
 from protocol.limits import MIB
 from protocol.objects.daemon import Counts, Disk, Status
 
@@ -168,6 +177,9 @@ class DaemonControl:
                 tokens=store.count(TOKENS),
                 connections=server.connections if server else 0,
                 subscriptions=server.subscriptions if server else 0,
+                approvals=store.count(APPROVALS_WAITING),
+                questions=store.count(QUESTIONS_WAITING),
+                indoubts=store.count(INDOUBTS_OPEN),
             )
 
     def _disk(self) -> Disk:

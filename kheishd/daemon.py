@@ -39,6 +39,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
+from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
 from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
 from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
@@ -141,6 +142,7 @@ class Daemon:
         dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
             await workers.start(worker.serve)
+            await workers.start(ExpiryWorker(self._state).serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):

@@ -10,7 +10,7 @@ from protocol.method import Method, Params
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """How many there are, now."""
+    """How many there are, now. ``approvals`` and ``questions`` wait for a person, ``indoubts`` are open."""
 
     sessions: int
     conversations: int
@@ -20,6 +20,9 @@ class Counts(Struct, frozen=True, kw_only=True):
     tokens: int
     connections: int
     subscriptions: int
+    approvals: int = 0
+    questions: int = 0
+    indoubts: int = 0
 
 
 class Disk(Struct, frozen=True, kw_only=True):

@@ -51,6 +51,8 @@ async def test_status_counts_what_is_there(full_state: State, nursery: trio.Nurs
     status = make(full_state, nursery, runs_active=lambda: 3, listeners=["unix:/x"]).status()
     assert (status.counts.sessions, status.counts.runs, status.counts.tokens) == (6, 12, 2)
     assert (status.counts.runs_active, status.counts.runs_ready) == (3, 3)
+    waiting = status.counts.approvals, status.counts.questions, status.counts.indoubts
+    assert waiting == (1, 1, 1)
     assert (status.counts.connections, status.listeners) == (0, ["unix:/x"])
     assert 0 < status.disk.used_bytes <= status.disk.file_bytes <= status.disk.map_bytes
     assert status.disk.free_bytes > 0
