@@ -21,11 +21,16 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("run", f"{_COMMANDS}.run:group", "Runs: what answers an input."),
         ("journal", f"{_COMMANDS}.journal:group", "The journal: everything that happened."),
     ),
+    "Decide": (
+        ("approval", f"{_COMMANDS}.approval:group", "Approvals: calls that wait for a yes or no."),
+        ("question", f"{_COMMANDS}.question:group", "Questions that agents ask people."),
+        ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls that may or may not have taken effect."),
+        ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
+    ),
     "Manage": (
         ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and examine the daemon."),
         ("definition", f"{_COMMANDS}.definition:group", "Definitions: the agents there are."),
         ("route", f"{_COMMANDS}.route:group", "Routes: the models there are."),
-        ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
         ("token", f"{_COMMANDS}.token:group", "Tokens: who may connect over TCP."),
     ),
     "Script": (
@@ -45,6 +50,9 @@ ALSO = {
     "log": "daemon logs",
     "restart": "daemon stop",
     "message": "send",
+    "approve": "approval allow",
+    "deny": "approval deny",
+    "answer": "question answer",
     "help": "--help",
 }
 

@@ -185,6 +185,15 @@ class Client:
         """Hang up; what the daemon does for us goes on."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """The socket, to be waited for beside other things."""
+        return self._socket.fileno()
+
+    @property
+    def received(self) -> bool:
+        """Whether there is something to give that came already: then the socket says nothing of it."""
+        return bool(self._kept) or b"\n" in self._buffer
+
     def call(self, method: str, params: Json | None = None, *, timeout_s: float | None = None) -> Any:
         """Ask and wait for the answer.
 

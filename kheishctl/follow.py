@@ -12,12 +12,13 @@ every character of an answer once:
 * the durable message adds what the deltas did not bring, and ends the item: ``Finished``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kheishctl.client import Json
 from kheishctl.render import answer_text, message_text
-from kheishctl.text import duration
+from kheishctl.text import duration, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class Follower:
                 return self._ended(run_id, event)
             case "session_ended":
                 return [Noted("the session was ended and takes no more input")]
+            case kind if kind in _BY_PEOPLE:
+                return [Noted(text)] if (text := _BY_PEOPLE[kind](event)) else []
             case _:
                 pass  # It changes nothing that is shown, or is of a later version.
         return []
@@ -194,6 +197,44 @@ class Follower:
         self.running = None
         error: Any = event.get("error") or {}
         return [*shown, Settled(run_id, str(event["outcome"]), str(error.get("message", "")))]
+
+
+def _asked(event: Json) -> str:
+    about = one_line(f"{event['tool']} {event.get('subject', '')}")
+    return f"waits for a yes or no: {about}\n  kheishctl approval show {event['approval_id']}"
+
+
+def _asks(event: Json) -> str:
+    first, *more = event["questions"]
+    others = f" and {len(more)} more" if more else ""
+    return f"asks: {one_line(first['question'])}{others}\n  kheishctl question answer {event['question_id']}"
+
+
+def _doubted(event: Json) -> str:
+    show = f"kheishctl indoubt show {event['indoubt_id']}"
+    return f"it is not known whether {one_line(event['tool'])} took effect\n  {show}"
+
+
+def _settled(event: Json) -> str:
+    how = "took effect" if event["outcome"] == "done" else "did not take effect"
+    return f"{one_line(event['tool'])} {how}, says {_by(event)}" if event.get("note") else ""
+
+
+def _by(event: Json) -> str:
+    return one_line(str(event.get("actor", "daemon")))
+
+
+_BY_PEOPLE: dict[str, Callable[[Json], str]] = {
+    "approval_requested": _asked,
+    "approval_answered": lambda e: f"{'allowed' if e['decision'] == 'allow' else 'denied'} by {_by(e)}",
+    "approval_lapsed": lambda e: "denied, as nobody answered in time" if e["how"] == "expired" else "",
+    "question_asked": _asks,
+    "question_answered": lambda e: f"{'declined' if e.get('declined') else 'answered'} by {_by(e)}",
+    "question_lapsed": lambda e: "nobody answered in time" if e["how"] == "expired" else "",
+    "call_doubted": _doubted,
+    "doubt_settled": _settled,
+}
+"""What people are asked and what they answer, as a note; without words, nothing is noted."""
 
 
 def _retry(event: Json) -> str:

@@ -110,6 +110,23 @@ _SUMMARIES: dict[str, _Summary] = {
     "model_asked": lambda e: f"step {e['step']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
     "message_appended": lambda e: message_text(e["message"]),
+    "approval_requested": lambda e: f"{e['approval_id']} {e['tool']} {e.get('subject', '')}",
+    "approval_answered": lambda e: f"{e['approval_id']} {e['decision']} {e.get('reason', '')}",
+    "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
+    "question_asked": lambda e: (
+        f"{e['question_id']} " + " / ".join(asked["question"] for asked in e["questions"])
+    ),
+    "question_answered": lambda e: f"{e['question_id']} " + ("declined" if e.get("declined") else "answered"),
+    "question_lapsed": lambda e: f"{e['question_id']} {e['how']}",
+    "tool_called": lambda e: (
+        f"{e['tool']} {e['call_id']}" + (f", attempt {e['attempt']}" if e.get("attempt", 1) > 1 else "")
+    ),
+    "tool_observed": lambda e: f"{e['call_id']} {json.dumps(e['evidence'], ensure_ascii=False)}",
+    "tool_returned": lambda e: f"{e['tool']} {e['how']}: {e['text']}",
+    "call_doubted": lambda e: f"{e['indoubt_id']} {e['tool']}: {e.get('note') or 'nothing is known'}",
+    "doubt_settled": lambda e: f"{e['indoubt_id']} {e['tool']} {str(e['outcome']).replace('_', ' ')}",
+    "call_probed": lambda e: f"{e['tool']} {e['call_id']} runs again: {e.get('note', '')}",
+    "steered": lambda e: message_text(e),
     "calls_judged": lambda e: "; ".join(
         f"{v['tool']} {v.get('subject', '')}: {v['decision']}, by {v['why']}" for v in e["verdicts"]
     ),
@@ -201,6 +218,7 @@ def status(result: Json, look: Look) -> str:
         ),
         ("sessions", f"{counts['sessions']} in {counts['conversations']} conversations"),
         ("runs", f"{counts['runs']}, {counts['runs_active']} active, {counts['runs_ready']} ready"),
+        ("waiting", _waiting(counts)),
         ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
         ("disk", f"{size(disk['used_bytes'])} used, {size(disk['free_bytes'])} free"),
         ("memory", size(result["memory_bytes"])),
@@ -217,6 +235,17 @@ def status(result: Json, look: Look) -> str:
     return "\n".join(lines)
 
 
+def _waiting(counts: Json) -> str | None:
+    """What waits for a person, as far as anything does; older daemons do not say."""
+    kinds = (("approvals", "approval"), ("questions", "question"), ("indoubts", "call in doubt"))
+    said = []
+    for name, one in kinds:
+        count = counts.get(name, 0)
+        several = "calls in doubt" if name == "indoubts" else name
+        said += [f"{count} {one if count == 1 else several}"] if count else []
+    return ", ".join(said) or None
+
+
 def outcome(run: Json) -> str:
     """What became of a run that gave no answer, in a sentence; empty for one that did."""
     status_name, error = run.get("status"), run.get("error") or {}
@@ -227,7 +256,11 @@ def outcome(run: Json) -> str:
             return one_line(f"the run failed: {error.get('message', 'no reason was kept')}")
         case "cancelled" | "interrupted":
             return f"the run was {status_name}"
-        case "waiting_for_approval" | "waiting_for_user_question":
-            return f"the run waits for a person ({str(status_name).replace('_', ' ')})"
+        case "waiting_for_approval":
+            return one_line(
+                f"the run waits for a person to allow it: kheishctl approval list --run {run.get('run_id')}"
+            )
+        case "waiting_for_user_question":
+            return one_line(f"the run waits for an answer: kheishctl question list --run {run.get('run_id')}")
         case _:
             return one_line(f"the run is {status_name} and goes on: kheishctl run wait {run.get('run_id')}")

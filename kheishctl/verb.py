@@ -351,6 +351,9 @@ _SOURCES: dict[str, tuple[str, Json, str, str]] = {
     "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),
     "senders": ("conversation.list", {"limit": 500}, "conversations", "sender"),
     "tokens": ("token.list", {"limit": 500}, "tokens", "token_id"),
+    "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
+    "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
+    "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
 }
 
 
