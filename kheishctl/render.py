@@ -83,6 +83,32 @@ def status_word(status: str, look: Look) -> str:
     return paint(one_line(status), STATUS_STYLE.get(status, "dim"), look.color)
 
 
+def verdict_text(verdict: Mapping[str, Any]) -> str:
+    """How a call was judged, and by what. Not yet harmless."""
+    call = f"{verdict['tool']} {verdict.get('subject', '')}".rstrip()
+    return f"{call}: {verdict['decision']}, by {verdict['why']}" + _because(verdict.get("reason"))
+
+
+def answers_text(answers: Sequence[Mapping[str, Any]]) -> str:
+    """What was answered to questions: options by their ids, or text. Not yet harmless."""
+    return " / ".join(
+        ", ".join([*each.get("selected", ()), *filter(None, [each.get("text")])]) for each in answers
+    )
+
+
+def _because(reason: object) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _decision(event: Json) -> str:
+    remembered = event.get("remember", "once")
+    return str(event["decision"]) + ("" if remembered == "once" else f" for this {remembered}")
+
+
+def _took(event: Json) -> str:
+    return f" after {duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
+
+
 # Events.
 
 _Summary = Callable[[Json], str]
@@ -110,26 +136,36 @@ _SUMMARIES: dict[str, _Summary] = {
     "model_asked": lambda e: f"step {e['step']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
     "message_appended": lambda e: message_text(e["message"]),
-    "approval_requested": lambda e: f"{e['approval_id']} {e['tool']} {e.get('subject', '')}",
-    "approval_answered": lambda e: f"{e['approval_id']} {e['decision']} {e.get('reason', '')}",
+    "calls_judged": lambda e: "; ".join(map(verdict_text, e["verdicts"])),
+    "approval_requested": lambda e: (
+        f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _because(e.get("reason"))
+    ),
+    "approval_answered": lambda e: (
+        f"{_decision(e)} by {e.get('actor', 'daemon')}" + _because(e.get("reason") or e.get("justification"))
+    ),
     "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
     "question_asked": lambda e: (
-        f"{e['question_id']} " + " / ".join(asked["question"] for asked in e["questions"])
+        f"{e['question_id']} " + " / ".join(str(each["question"]) for each in e["questions"])
     ),
-    "question_answered": lambda e: f"{e['question_id']} " + ("declined" if e.get("declined") else "answered"),
+    "question_answered": lambda e: (
+        f"{'declined' if e.get('declined') else answers_text(e['answers'])} by {e.get('actor', 'daemon')}"
+    ),
     "question_lapsed": lambda e: f"{e['question_id']} {e['how']}",
-    "tool_called": lambda e: (
-        f"{e['tool']} {e['call_id']}" + (f", attempt {e['attempt']}" if e.get("attempt", 1) > 1 else "")
-    ),
+    "tool_called": lambda e: f"{e['tool']} {e['call_id']}, attempt {e.get('attempt', 1)}",
     "tool_observed": lambda e: f"{e['call_id']} {json.dumps(e['evidence'], ensure_ascii=False)}",
-    "tool_returned": lambda e: f"{e['tool']} {e['how']}: {e['text']}",
-    "call_doubted": lambda e: f"{e['indoubt_id']} {e['tool']}: {e.get('note') or 'nothing is known'}",
-    "doubt_settled": lambda e: f"{e['indoubt_id']} {e['tool']} {str(e['outcome']).replace('_', ' ')}",
-    "call_probed": lambda e: f"{e['tool']} {e['call_id']} runs again: {e.get('note', '')}",
-    "steered": lambda e: message_text(e),
-    "calls_judged": lambda e: "; ".join(
-        f"{v['tool']} {v.get('subject', '')}: {v['decision']}, by {v['why']}" for v in e["verdicts"]
+    "tool_returned": lambda e: f"{e['tool']} {e['how']}{_took(e)}" + _because(e["text"]),
+    "call_doubted": lambda e: f"{e['indoubt_id']} {e['tool']}" + _because(e.get("note")),
+    "doubt_settled": lambda e: (
+        f"{e['tool']} {e['outcome']} by {e.get('actor', 'daemon')}"
+        + _because(e.get("justification") or e.get("note"))
     ),
+    "call_probed": lambda e: f"{e['tool']} {e['call_id']} runs again" + _because(e.get("note")),
+    "steered": lambda e: f"{e.get('sender') or ''}" + _because(message_text(e)),
+    "context_compacted": lambda e: (
+        f"{e['trigger']} {e['strategy']} up to {e['upto']}, "
+        f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
+    ),
+    "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "permissions_changed": lambda e: "; ".join(
         [
             *(f"{r['decision']} {r['tool']} {r.get('subject') or ''}" for r in e.get("add", ())),
@@ -137,12 +173,6 @@ _SUMMARIES: dict[str, _Summary] = {
             *(f"no grant {grant_id}" for grant_id in e.get("revoke", ())),
         ]
     ),
-    "steered": lambda e: message_text(e),
-    "context_compacted": lambda e: (
-        f"{e['trigger']} {e['strategy']} up to {e['upto']}, "
-        f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
-    ),
-    "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "run_released": lambda e: str(e.get("reason", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),

@@ -56,6 +56,57 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
     assert event_summary(event("something")) == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            event(
+                "calls_judged",
+                verdicts=[
+                    {"tool": "bash", "decision": "deny", "why": "managed rule bash deny", "reason": "no"},
+                    {"tool": "read_file", "subject": "a", "decision": "allow", "why": "its default"},
+                ],
+            ),
+            "bash: deny, by managed rule bash deny: no; read_file a: allow, by its default",
+        ),
+        (event("approval_requested", tool="bash", subject="ls", reason="rule"), "bash ls: rule"),
+        (
+            event("approval_answered", decision="allow", remember="run", actor="uid:7"),
+            "allow for this run by uid:7",
+        ),
+        (event("approval_answered", decision="deny", reason="not now"), "deny by daemon: not now"),
+        (event("approval_lapsed", approval_id="apr_1", how="expired"), "apr_1 expired"),
+        (event("question_asked", questions=[{"question": "a?"}, {"question": "b?"}]), "a? / b?"),
+        (
+            event("question_answered", answers=[{"selected": ["x", "y"]}, {"text": "so"}], actor="uid:7"),
+            "x, y / so by uid:7",
+        ),
+        (event("question_answered", answers=[], declined=True, actor="uid:7"), "declined by uid:7"),
+        (event("question_lapsed", question_id="qst_1", how="withdrawn"), "qst_1 withdrawn"),
+        (event("tool_called", tool="bash", call_id="c1"), "bash c1, attempt 1"),
+        (event("tool_observed", call_id="c1", evidence={"pid": 3}), 'c1 {"pid": 3}'),
+        (
+            event("tool_returned", tool="bash", how="failed", text="exit 1\nx", took_ms=1500),
+            "bash failed after 1.5 s: exit 1 x",
+        ),
+        (event("call_doubted", tool="bash", call_id="c1", note="gone"), "bash c1: gone"),
+        (event("doubt_settled", tool="bash", outcome="done", note="seen"), "bash done by daemon: seen"),
+        (
+            event("call_probed", tool="bash", call_id="c1", note="nothing there"),
+            "bash c1 runs again: nothing there",
+        ),
+        (
+            event("steered", sender="ada", items=[{"kind": "text", "text": "faster"}]),
+            "ada: faster",
+        ),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else None,
+)
+def test_what_tools_and_people_do_is_said(line: dict[str, Any], says: str) -> None:
+    """A call's way, from its verdict to its result, can be read line by line."""
+    assert event_summary(line) == says
+
+
 def test_event_lines() -> None:
     """A person reads when, where and what; a pipe gets cursor, time, place, type and the rest."""
     ended = event(
