@@ -10,78 +10,54 @@ every character of an answer once:
 * a higher attempt, or another item before the first was finished, takes back what was shown of it:
   ``Restarted``;
 * the durable message adds what the deltas did not bring, and ends the item: ``Finished``.
+
+The calls that a message asks for are known by their ids from there until they returned. What a call writes
+while it runs is live and only its end is kept: a delta beyond what was shown means that something is
+missing, so it replaces what was shown.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from kheishctl.calls import about
 from kheishctl.client import Json
-from kheishctl.render import answer_text, message_text
-from kheishctl.text import duration, one_line
+from kheishctl.pieces import (
+    ApprovalAsked,
+    ApprovalClosed,
+    Began,
+    Called,
+    DoubtClosed,
+    Doubted,
+    Finished,
+    Heard,
+    Judged,
+    Noted,
+    Printed,
+    QuestionAsked,
+    QuestionClosed,
+    Queued,
+    Restarted,
+    Returned,
+    Said,
+    Settled,
+    Shown,
+    Steered,
+    Thought,
+)
+from kheishctl.render import answer_text, answers_text, message_text
+from kheishctl.text import duration
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An input is now being answered: what was said, and by whom."""
+@dataclass(slots=True)
+class _Call:
+    """A call that has not returned, as far as is known; ``heard`` is the attempt and end of its output."""
 
-    text: str
-    sender: str
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """An input was accepted and waits until the runs before it have ended."""
-
-    text: str
-    sender: str
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """More of the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Thought:
-    """More of the reasoning."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """What was said of this answer is void: the model was asked again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A message is whole; ``stop_reason`` says why it ends where it does."""
-
-    stop_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """Something a person should know."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A run is over."""
-
-    run_id: str
-    status: str
-    error: str
-
-
-Shown = Heard | Queued | Said | Thought | Restarted | Finished | Noted | Settled
+    tool: str
+    about: str = ""
+    arguments: Json = field(default_factory=dict)
+    why: str = ""
+    told: bool = False
+    heard: tuple[int, int] = (0, 0)
 
 
 class Follower:
@@ -94,6 +70,23 @@ class Follower:
         self._shown = {"text": "", "thinking": ""}
         self._inputs: dict[str, tuple[str, str]] = {}
         self._waiting: dict[str, str] = {}
+        self._calls: dict[str, _Call] = {}
+        self._questions: dict[str, list[Json]] = {}
+
+    def know(self, message: Json) -> None:
+        """Take in a message from before: what is heard of its calls is understood."""
+        self._called(message)
+
+    def taken_up(self, run: Json) -> list[Shown]:
+        """What is under way in a run as it is now, for one who comes in its middle."""
+        shown: list[Shown] = []
+        for found in run.get("calls", ()):
+            call_id = str(found["call_id"])
+            call = self._calls.setdefault(call_id, _Call(str(found["tool"])))
+            if found["state"] == "called":
+                call.heard = (int(found.get("attempt", 1)), 0)
+                shown.append(Began(call_id, call.tool, call.about, int(found["called_at_ms"])))
+        return shown
 
     def feed(self, method: str, params: Json) -> list[Shown]:
         """What one notification of the subscription adds to what is shown."""
@@ -134,11 +127,109 @@ class Follower:
                 return self._ended(run_id, event)
             case "session_ended":
                 return [Noted("the session was ended and takes no more input")]
-            case kind if kind in _BY_PEOPLE:
-                return [Noted(text)] if (text := _BY_PEOPLE[kind](event)) else []
+            case "session_updated" if mode := event["changes"].get("permission_mode"):
+                return [Noted(f"the permission mode is {mode} now; it counts for runs accepted from here on")]
+            case "steered":
+                return [Steered(message_text(event), str(event.get("sender") or ""))]
+            case "calls_judged":
+                return self._judged(event)
+            case other if "call_id" in event:
+                return self._of_call(str(other), event)
             case _:
                 pass  # It changes nothing that is shown, or is of a later version.
         return []
+
+    # Calls, and what waits for a person.
+
+    def _of_call(self, kind: str, event: Json) -> list[Shown]:
+        """What an event says about one call."""
+        call_id = str(event["call_id"])
+        call = self._calls.get(call_id) or _Call(str(event.get("tool", "")))
+        if kind not in ("tool_returned", "doubt_settled"):
+            self._calls[call_id] = call
+        match kind:
+            case "tool_called":
+                return self._begun(call_id, call, event)
+            case "tool_returned":
+                return [self._returned(call_id, call, event)]
+            case "approval_requested":
+                about_it = {"arguments": call.arguments, "requested_at_ms": event["at_ms"]}
+                return [ApprovalAsked(event | about_it)]
+            case "approval_answered" | "approval_lapsed":
+                return [_approval_closed(call, event)]
+            case "call_doubted":
+                return [Doubted(event | {"arguments": call.arguments})]
+            case "doubt_settled":
+                return [_doubt_closed(event)]
+            case "call_probed":
+                note = f"the daemon went down in {call.tool}, which took no effect; it runs again"
+                return [Noted(note)]
+            case _:
+                return self._of_question(kind, event)
+
+    def _begun(self, call_id: str, call: _Call, event: Json) -> list[Shown]:
+        attempt = int(event.get("attempt", 1))
+        shown: list[Shown] = []
+        # What is written comes at once: it may have been heard before this.
+        if attempt > call.heard[0]:
+            shown = [Printed(call_id, "", True)] if call.heard[1] else []
+            call.heard = (attempt, 0)
+        return [*shown, Began(call_id, call.tool, call.about, int(event["at_ms"]))]
+
+    def _returned(self, call_id: str, call: _Call, event: Json) -> Returned:
+        self._calls.pop(call_id, None)
+        return Returned(
+            call_id,
+            str(event["tool"]),
+            call.about,
+            str(event["how"]),
+            str(event["text"]),
+            event.get("took_ms"),
+            call.why,
+            call.told,
+        )
+
+    def _of_question(self, kind: str, event: Json) -> list[Shown]:
+        question_id = str(event.get("question_id"))
+        match kind:
+            case "question_asked":
+                self._questions[question_id] = event["questions"]
+                return [QuestionAsked(event | {"asked_at_ms": event["at_ms"]})]
+            case "question_answered" | "question_lapsed":
+                asked = self._questions.pop(question_id, [])
+                return [_question_closed(event, asked)]
+            case _:
+                return []
+
+    def _judged(self, event: Json) -> list[Shown]:
+        shown: list[Shown] = []
+        for verdict in event["verdicts"]:
+            call_id, decision, why = str(verdict["call_id"]), str(verdict["decision"]), str(verdict["why"])
+            if decision == "deny" and call_id in self._calls:
+                self._calls[call_id].why = why
+            shown.append(Judged(call_id, str(verdict["tool"]), decision, why))
+        return shown
+
+    def _called(self, message: Json) -> list[Shown]:
+        """The calls that a message asks for."""
+        called = calls_of(message)
+        for piece, item in zip(called, _calls(message), strict=True):
+            self._calls[piece.call_id] = _Call(piece.tool, piece.about, item.get("arguments") or {})
+        return list(called)
+
+    def _output(self, delta: Json) -> list[Shown]:
+        """What a call writes: counted from the offset up to which it was heard, else anew."""
+        call_id, attempt, offset = str(delta["item_id"]), int(delta["attempt"]), int(delta["offset"])
+        call = self._calls.get(call_id)
+        if call is None or attempt < call.heard[0]:
+            return []
+        text, end = str(delta["text"]), offset + len(delta["text"])
+        fresh = attempt > call.heard[0] or offset > call.heard[1]
+        if not fresh:
+            text = text[call.heard[1] - offset :]
+            end = max(end, call.heard[1])
+        call.heard = (attempt, end)
+        return [Printed(call_id, text, fresh)] if text or fresh else []
 
     def _accepted(self, run_id: str, input_id: str) -> list[Shown]:
         if input_id not in self._inputs:
@@ -162,12 +253,16 @@ class Follower:
         return [Restarted()] if void else []
 
     def _delta(self, delta: Json) -> list[Shown]:
+        kind = str(delta["kind"])
+        if kind == "output":
+            return self._output(delta)
+        if kind not in self._shown:
+            return []
         item_id, attempt = str(delta["item_id"]), int(delta["attempt"])
         if self._item is not None and self._item[0] == item_id and attempt < self._item[1]:
             return []
         self.running = str(delta["run_id"])
         shown = self._begin(item_id, attempt)
-        kind = "thinking" if delta["kind"] == "thinking" else "text"
         have, offset = len(self._shown[kind]), int(delta["offset"])
         text = str(delta["text"])[have - offset :] if offset <= have else ""
         if text:
@@ -190,51 +285,58 @@ class Follower:
             shown.append(Said(text[len(had) :]))
         if mine:
             self._item, self._shown = None, {"text": "", "thinking": ""}
-        return [*shown, Finished(str(event.get("stop_reason", "end")))]
+        return [*shown, Finished(str(event.get("stop_reason", "end"))), *self._called(message)]
 
     def _ended(self, run_id: str, event: Json) -> list[Shown]:
         shown = self._started(run_id) if run_id in self._waiting else []
         self.running = None
+        self._calls.clear()
         error: Any = event.get("error") or {}
         return [*shown, Settled(run_id, str(event["outcome"]), str(error.get("message", "")))]
 
 
-def _asked(event: Json) -> str:
-    about = one_line(f"{event['tool']} {event.get('subject', '')}")
-    return f"waits for a yes or no: {about}\n  kheishctl approval show {event['approval_id']}"
+def calls_of(message: Json) -> list[Called]:
+    """The calls that a message asks for, as they are shown."""
+    return [
+        Called(str(item["call_id"]), str(item["name"]), about(item.get("arguments")))
+        for item in _calls(message)
+    ]
 
 
-def _asks(event: Json) -> str:
-    first, *more = event["questions"]
-    others = f" and {len(more)} more" if more else ""
-    return f"asks: {one_line(first['question'])}{others}\n  kheishctl question answer {event['question_id']}"
+def _calls(message: Json) -> list[Json]:
+    return [item for item in message["items"] if item.get("kind") == "tool_call"]
 
 
-def _doubted(event: Json) -> str:
-    show = f"kheishctl indoubt show {event['indoubt_id']}"
-    return f"it is not known whether {one_line(event['tool'])} took effect\n  {show}"
+def _approval_closed(call: _Call, event: Json) -> ApprovalClosed:
+    how = str(event.get("decision") or event["how"])
+    # The denial that follows from it need not be told again.
+    call.told = call.told or how in ("deny", "expired")
+    by = str(event.get("actor", "daemon")) if "decision" in event else ""
+    reason, remember = str(event.get("reason", "")), str(event.get("remember", "once"))
+    return ApprovalClosed(str(event["approval_id"]), call.tool, call.about, how, by, reason, remember)
 
 
-def _settled(event: Json) -> str:
-    how = "took effect" if event["outcome"] == "done" else "did not take effect"
-    return f"{one_line(event['tool'])} {how}, says {_by(event)}" if event.get("note") else ""
+def _question_closed(event: Json, asked: list[Json]) -> QuestionClosed:
+    if "how" in event:
+        return QuestionClosed(str(event["question_id"]), str(event["how"]))
+    labels = {
+        (question["key"], option["option_id"]): str(option["label"])
+        for question in asked
+        for option in question.get("options", ())
+    }
+    answers = [
+        answer | {"selected": [labels.get((answer["key"], one), one) for one in answer.get("selected", ())]}
+        for answer in event.get("answers", ())
+    ]
+    how = "declined" if event.get("declined") else "answered"
+    by = str(event.get("actor", "daemon"))
+    return QuestionClosed(str(event["question_id"]), how, by, answers_text(answers))
 
 
-def _by(event: Json) -> str:
-    return one_line(str(event.get("actor", "daemon")))
-
-
-_BY_PEOPLE: dict[str, Callable[[Json], str]] = {
-    "approval_requested": _asked,
-    "approval_answered": lambda e: f"{'allowed' if e['decision'] == 'allow' else 'denied'} by {_by(e)}",
-    "approval_lapsed": lambda e: "denied, as nobody answered in time" if e["how"] == "expired" else "",
-    "question_asked": _asks,
-    "question_answered": lambda e: f"{'declined' if e.get('declined') else 'answered'} by {_by(e)}",
-    "question_lapsed": lambda e: "nobody answered in time" if e["how"] == "expired" else "",
-    "call_doubted": _doubted,
-    "doubt_settled": _settled,
-}
-"""What people are asked and what they answer, as a note; without words, nothing is noted."""
+def _doubt_closed(event: Json) -> DoubtClosed:
+    note = str(event.get("justification") or event.get("note") or "")
+    by = str(event.get("actor", "daemon"))
+    return DoubtClosed(str(event["indoubt_id"]), str(event["tool"]), str(event["outcome"]), by, note)
 
 
 def _retry(event: Json) -> str:

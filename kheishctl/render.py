@@ -109,6 +109,19 @@ def _took(event: Json) -> str:
     return f" after {duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
 
 
+def person(actor: str) -> str:
+    """Who did something, as people call them: the login of a user, where there is one. Not yet harmless."""
+    kind, _, number = actor.partition(":")
+    if kind != "uid" or not number.isdecimal():
+        return actor
+    import pwd
+
+    try:
+        return pwd.getpwuid(int(number)).pw_name
+    except (KeyError, OverflowError):
+        return actor
+
+
 # Events.
 
 _Summary = Callable[[Json], str]

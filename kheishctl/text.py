@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Everything a terminal or a bidirectional layout acts on, besides tab and newline: C0, DEL, C1, the
-# marks that reorder text, and halves of surrogate pairs, which cannot be encoded at all.
+# separators that some take for newlines, the marks that reorder text, and halves of surrogate pairs, which
+# cannot be encoded at all.
 _HARMFUL = (
-    r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
 )
 _UNSAFE = re.compile(f"[{_HARMFUL}]")
 _ESCAPE_IN_JSON = re.compile(
-    r"[\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+    r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
 )
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -57,6 +58,35 @@ def one_line(text: str) -> str:
 def json_safe(document: str) -> str:
     """A JSON document with what a terminal would act on as Unicode escapes, which mean the same."""
     return _ESCAPE_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", document)
+
+
+def fold(text: str, columns: int) -> list[str]:
+    """The lines of ``text``, which is harmless, those longer than ``columns`` folded hard: nothing is cut."""
+    folded: list[str] = []
+    for line in text.expandtabs(4).split("\n"):
+        if line.isascii():
+            folded += [line[at : at + columns] for at in range(0, len(line), columns)] or [""]
+        else:
+            folded += _folded(line, columns)
+    return folded
+
+
+def _folded(line: str, columns: int) -> list[str]:
+    lines, current, used = [], "", 0
+    for character in line:
+        taken = _columns(character)
+        if used + taken > columns:
+            lines.append(current)
+            current, used = "", 0
+        current += character
+        used += taken
+    return [*lines, current]
+
+
+def unstyled(text: str) -> str:
+    """What a program wrote for a terminal, without its styles and what it wrote over itself; not harmless."""
+    lines = _STYLE.sub("", text).replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 def paint(text: str, style: str, on: bool) -> str:

@@ -10,7 +10,8 @@ import click
 
 from kheishctl import exits
 from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
-from kheishctl.follow import Finished, Follower, Noted, Restarted, Said, Shown
+from kheishctl.follow import Follower
+from kheishctl.pieces import Finished, Noted, Restarted, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
 from kheishctl.text import clean, facts
 from kheishctl.verb import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheishctl.client import Failure, Json, Lost, Refused
-from kheishctl.follow import Said, Shown, Thought
+from kheishctl.pieces import Said, Shown, Thought
 from kheishctl.render import message_text
 from kheishctl.render import status as status_text
 from kheishctl.shell import markdown

@@ -17,7 +17,8 @@ from uuid import uuid4
 
 from kheishctl import __version__
 from kheishctl.client import Json, Lost, NoDaemon, Refused, version_difference
-from kheishctl.follow import Follower, Shown
+from kheishctl.follow import Follower
+from kheishctl.pieces import Shown
 from kheishctl.shell.link import Link
 
 WATCH = "watch"

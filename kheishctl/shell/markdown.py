@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable
 
-from kheishctl.text import clean, styles_only
+from kheishctl.text import clean, fold, styles_only
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
@@ -126,18 +126,4 @@ def warm_up() -> None:
 
 def wrapped(text: str, width: int, lines_max: int) -> str:
     """The end of a plain text, wrapped hard at a width: what is shown of a block too long to render."""
-    from kheishctl.text import width as columns_of
-
-    tail = clean(text[-width * lines_max :]).expandtabs(4)
-    lines: list[str] = []
-    for line in tail.split("\n"):
-        current, used = "", 0
-        for character in line:
-            columns = columns_of(character)
-            if used + columns > width:
-                lines.append(current)
-                current, used = "", 0
-            current += character
-            used += columns
-        lines.append(current)
-    return "\n".join(lines[-lines_max:])
+    return "\n".join(fold(clean(text[-width * lines_max :]), width)[-lines_max:])

@@ -1,12 +1,40 @@
 """What a follower shows, as text: finished pieces for the scrollback, the growing end for the live area."""
 
+import time
 from collections.abc import Callable
 from typing import assert_never
 
-from kheishctl.follow import Finished, Heard, Noted, Queued, Restarted, Said, Settled, Shown, Thought
+from kheishctl.calls import about, first_lines
+from kheishctl.client import Json
+from kheishctl.pieces import (
+    ApprovalAsked,
+    ApprovalClosed,
+    Began,
+    Called,
+    DoubtClosed,
+    Doubted,
+    Finished,
+    Heard,
+    Judged,
+    Noted,
+    Printed,
+    QuestionAsked,
+    QuestionClosed,
+    Queued,
+    Restarted,
+    Returned,
+    Said,
+    Settled,
+    Shown,
+    Steered,
+    Thought,
+)
 from kheishctl.render import STOP_NOTES
 from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, Blocks, wrapped
+from kheishctl.shell.working import Working
 from kheishctl.text import clean, fit, one_line, paint
+
+NOTE_LINES = 3
 
 Render = Callable[[str, int], str]
 
@@ -14,10 +42,20 @@ Render = Callable[[str, int], str]
 class Presenter:
     """The text of one conversation on its way to the screen.
 
-    ``width`` gives the columns there are now. ``thinking`` shows the model's reasoning, dimmed.
+    ``width`` gives the columns there are now. ``thinking`` shows the model's reasoning, dimmed; ``verbose``
+    what decided about each call, and what it gave.
     """
 
-    def __init__(self, render: Render, width: Callable[[], int], *, color: bool, thinking: bool) -> None:
+    def __init__(
+        self,
+        render: Render,
+        width: Callable[[], int],
+        *,
+        color: bool,
+        thinking: bool,
+        verbose: bool = False,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         self._render = render
         self._width = width
         self._color = color
@@ -25,6 +63,8 @@ class Presenter:
         self._blocks = Blocks()
         self._thought = ""
         self._began = False
+        self._tight = False
+        self.working = Working(width, now_s, color=color, verbose=verbose)
         self.queue: dict[str, str] = {}
 
     def show(self, piece: Shown) -> str:
@@ -48,21 +88,80 @@ class Presenter:
                 return self._flush() + self.note(text)
             case Settled():
                 return self._settle(piece)
+            case Called() | Judged() | Began() | Printed() | Returned():
+                return self._lines(self.working.show(piece))
+            case _:
+                return self._lines(self._of_people(piece))
+
+    def _of_people(
+        self,
+        piece: ApprovalAsked
+        | ApprovalClosed
+        | QuestionAsked
+        | QuestionClosed
+        | Doubted
+        | DoubtClosed
+        | Steered,
+    ) -> str:
+        """What is said of what waits for a person; while it waits it stands in the live area."""
+        match piece:
+            case ApprovalAsked() | QuestionAsked():
+                return ""
+            case ApprovalClosed():
+                return self._approval(piece)
+            case QuestionClosed(_, how, by, answer):
+                mark, style = ("✓", "green") if how == "answered" else ("■", "yellow")
+                return self.working.line(mark, style, "question", how + (f" by {by}" if by else ""), answer)
+            case Doubted(doubt):
+                return self.doubt(doubt)
+            case DoubtClosed(_, tool, outcome, by, note):
+                said = f"settled as {outcome.replace('_', ' ')} by {by}"
+                return self.working.line("✓", "green", tool, said, note)
+            case Steered(text, sender):
+                return self.input(text, f"{sender or 'somebody'}, meanwhile")
             case _:
                 assert_never(piece)
+
+    def _approval(self, piece: ApprovalClosed) -> str:
+        by = f" by {piece.by}" if piece.by else ""
+        for_long = "" if piece.remember == "once" else f" for this {piece.remember}"
+        mark, style, said = {
+            "allow": ("✓", "green", f"allowed{by}{for_long}"),
+            "deny": ("✗", "red", f"denied{by}"),
+            "expired": ("✗", "red", "denied, as nobody answered in time"),
+            "renewed": ("·", "yellow", "changed since it was shown; it is asked anew"),
+        }.get(piece.how, ("■", "yellow", "no longer asked"))
+        return self.working.line(mark, style, piece.tool, said, piece.reason, piece.about)
+
+    def doubt(self, doubt: Json) -> str:
+        """A call of which nobody knows whether it took effect."""
+        line = self.working.line("?", "yellow", str(doubt["tool"]), "in doubt", about(doubt.get("arguments")))
+        notes = first_lines(str(doubt.get("note", "")), NOTE_LINES)
+        what = "whether it took effect is not known; look, then say /settle done or /settle not-done"
+        return line + self.working.under([*notes, what])
 
     def input(self, text: str, sender: str) -> str:
         """Something that was said to the agent."""
         label = paint(f"{one_line(sender) or 'somebody'} >", "green", self._color)
-        return f"{label} {clean(text).rstrip()}\n\n"
+        return self._apart(f"{label} {clean(text).rstrip()}\n\n")
 
     def answer(self, text: str) -> str:
         """A whole answer."""
-        return self._render(text, self._width()) + "\n\n" if text.strip() else ""
+        return self._apart(self._render(text, self._width()) + "\n\n") if text.strip() else ""
+
+    def _lines(self, text: str) -> str:
+        """Lines that belong together with those before and after them."""
+        self._tight = bool(text) or self._tight
+        return text
+
+    def _apart(self, text: str) -> str:
+        """What has an empty line before it."""
+        tight, self._tight = self._tight, False
+        return f"\n{text}" if tight else text
 
     def note(self, text: str, style: str = "dim") -> str:
         """Something about the conversation rather than in it."""
-        return paint(f"· {clean(text)}", style, self._color) + "\n"
+        return paint(f"· {one_line(text)}", style, self._color) + "\n"
 
     def live(self, lines_max: int) -> str:
         """The end of the answer being written, as much as fits: no newline after the last line."""
@@ -86,7 +185,7 @@ class Presenter:
 
     def _block(self, text: str) -> str:
         self._began = True
-        return self._render(text, self._width()) + "\n\n"
+        return self._apart(self._render(text, self._width()) + "\n\n")
 
     def _flush(self) -> str:
         shown = self._end_thought()
@@ -102,7 +201,8 @@ class Presenter:
         if not thought or not self._thinking:
             return ""
         self._began = True
-        return "\n".join(paint(line, "dim", self._color) for line in clean(thought).split("\n")) + "\n\n"
+        dimmed = "\n".join(paint(line, "dim", self._color) for line in clean(thought).split("\n"))
+        return self._apart(f"{dimmed}\n\n")
 
     def _finish(self, stop_reason: str) -> str:
         shown = self._flush()
@@ -117,6 +217,7 @@ class Presenter:
 
     def _settle(self, end: Settled) -> str:
         self.queue.pop(end.run_id, None)
+        self.working.clear()
         shown = self._flush()
         self._began = False
         match end.status:

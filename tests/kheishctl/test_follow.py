@@ -2,19 +2,32 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.follow import (
+from kheishctl.follow import Follower
+from kheishctl.pieces import (
+    ApprovalAsked,
+    ApprovalClosed,
+    Began,
+    Called,
+    DoubtClosed,
+    Doubted,
     Finished,
-    Follower,
     Heard,
+    Judged,
     Noted,
+    Printed,
+    QuestionAsked,
+    QuestionClosed,
     Queued,
     Restarted,
+    Returned,
     Said,
     Settled,
     Shown,
+    Steered,
     Thought,
 )
 
@@ -229,9 +242,11 @@ def test_gap_and_synced_move_the_cursor() -> None:
 
 
 def test_the_unknown_is_passed_over() -> None:
-    """Events and notifications of later versions change nothing."""
+    """Events, notifications and kinds of text of later versions change nothing."""
     told = Told()
-    assert told.event("tool_called", call_id="c") == []
+    assert told.event("tool_admired", call_id="c") == []
+    assert told.event("sun_risen") == []
+    assert told.delta("x", 0, kind="music") == []
     assert told.follower.feed("journal.new", {"cursor": 99}) == []
 
 
@@ -241,6 +256,184 @@ def test_user_messages_and_ended_sessions() -> None:
     user = {"role": "user", "items": [{"kind": "text", "text": "hi"}]}
     assert told.event("message_appended", item_id="x", message=user) == []
     assert told.event("session_ended") == [Noted("the session was ended and takes no more input")]
+
+
+# Calls, and what waits for a person.
+
+CALL = "call_1"
+ASKS: Any = {"call_id": CALL, "tool": "bash"}
+
+
+def calling(told: Told, **arguments: Any) -> list[Shown]:
+    """A message that asks for a call."""
+    told.begin()
+    call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": arguments}
+    message = {"role": "assistant", "items": [{"kind": "text", "text": "So."}, call]}
+    return told.event("message_appended", item_id=ITEM, message=message, stop_reason="tool_calls")
+
+
+def judged(told: Told, decision: str, why: str) -> list[Shown]:
+    """Its verdict."""
+    return told.event("calls_judged", item_id=ITEM, verdicts=[{**ASKS, "decision": decision, "why": why}])
+
+
+def test_a_call_from_asking_to_result() -> None:
+    """It is asked for after what was said, judged, begun, and has its result."""
+    told = Told()
+    called = Called(CALL, "bash", "ls")
+    assert calling(told, command="ls") == [Said("So."), Finished("tool_calls"), called]
+    assert judged(told, "allow", "the tool's default") == [
+        Judged(CALL, "bash", "allow", "the tool's default")
+    ]
+    assert told.event("tool_called", **ASKS) == [Began(CALL, "bash", "ls", 1000)]
+    returned = told.event("tool_returned", **ASKS, how="returned", text="a b", took_ms=20)
+    assert returned == [Returned(CALL, "bash", "ls", "returned", "a b", 20)]
+
+
+def test_what_a_call_writes() -> None:
+    """It goes on where it was; what comes again is passed over, and a gap replaces."""
+    told = Told()
+    calling(told)
+    told.event("tool_called", **ASKS)
+
+    def says(text: str, offset: int, attempt: int = 1) -> list[Shown]:
+        return told.delta(text, offset, item=CALL, kind="output", attempt=attempt)
+
+    assert says("one ", 0) == [Printed(CALL, "one ", False)]
+    assert says("one two", 0) == [Printed(CALL, "two", False)]
+    assert says("two", 4) == []
+    assert says("five", 20) == [Printed(CALL, "five", True)]
+    assert says(" six", 24) == [Printed(CALL, " six", False)]
+    assert says("anew", 0, attempt=2) == [Printed(CALL, "anew", True)]
+    assert says("late", 28, attempt=1) == []
+    assert told.delta("x", 0, item="another", kind="output") == []
+
+
+def test_a_call_that_runs_again() -> None:
+    """What it had written is void, unless it has been heard writing anew before that."""
+    told = Told()
+    calling(told)
+    told.event("tool_called", **ASKS)
+    told.delta("old", 0, item=CALL, kind="output")
+    began = Began(CALL, "bash", "", 1000)
+    assert told.event("tool_called", **ASKS, attempt=2) == [Printed(CALL, "", True), began]
+    told.delta("new", 0, item=CALL, kind="output", attempt=3)
+    assert told.event("tool_called", **ASKS, attempt=3) == [began]
+
+
+def test_a_call_that_a_rule_denies() -> None:
+    """The result says which one."""
+    told = Told()
+    calling(told)
+    assert judged(told, "deny", "managed rule bash deny") == [
+        Judged(CALL, "bash", "deny", "managed rule bash deny")
+    ]
+    [returned] = told.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
+    assert isinstance(returned, Returned)
+    assert (returned.why, returned.told) == ("managed rule bash deny", False)
+
+
+def test_an_approval_and_its_answer() -> None:
+    """It carries what the call would do; who answers is told, and a denial only once."""
+    told = Told()
+    calling(told, command="rm x")
+    [asked] = told.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", reason="rule")
+    assert isinstance(asked, ApprovalAsked)
+    assert asked.approval["arguments"] == {"command": "rm x"}
+    assert (asked.approval["approval_id"], asked.approval["requested_at_ms"]) == ("apr_1", 1000)
+    answer: Any = {
+        "approval_id": "apr_1",
+        "call_id": CALL,
+        "decision": "deny",
+        "reason": "no",
+        "actor": "uid:7",
+    }
+    assert told.event("approval_answered", **answer, reason="no") == [
+        ApprovalClosed("apr_1", "bash", "rm x", "deny", "uid:7", "no")
+    ]
+    [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")
+    assert isinstance(returned, Returned)
+    assert returned.told
+
+
+@pytest.mark.parametrize(("how", "known"), [("expired", True), ("withdrawn", False), ("renewed", False)])
+def test_an_approval_that_lapses(how: str, known: bool) -> None:
+    """It waits no longer, and nobody answered; what expires is denied."""
+    told = Told()
+    calling(told)
+    told.event("approval_requested", approval_id="apr_1", **ASKS)
+    lapsed = told.event("approval_lapsed", approval_id="apr_1", call_id=CALL, how=how)
+    assert lapsed == [ApprovalClosed("apr_1", "bash", "", how)]
+    [returned] = told.event("tool_returned", **ASKS, how="denied", text="x")
+    assert isinstance(returned, Returned)
+    assert returned.told is known
+
+
+def test_a_question_and_its_answer() -> None:
+    """Chosen options are told by what they are called."""
+    told = Told()
+    options = [{"option_id": "1", "label": "red"}, {"option_id": "2", "label": "blue"}]
+    questions = [{"key": "c", "question": "Which?", "options": options}, {"key": "w", "question": "Why?"}]
+    [asked] = told.event("question_asked", question_id="qst_1", call_id=CALL, questions=questions)
+    assert isinstance(asked, QuestionAsked)
+    assert asked.question["questions"] == questions
+    answers = [{"key": "c", "selected": ["2"]}, {"key": "w", "text": "so"}]
+    answered: Any = {"question_id": "qst_1", "call_id": CALL, "actor": "uid:7"}
+    assert told.event("question_answered", **answered, answers=answers) == [
+        QuestionClosed("qst_1", "answered", "uid:7", "blue / so")
+    ]
+    assert told.event("question_answered", **answered, declined=True) == [
+        QuestionClosed("qst_1", "declined", "uid:7")
+    ]
+    lapsed = told.event("question_lapsed", question_id="qst_1", call_id=CALL, how="expired")
+    assert lapsed == [QuestionClosed("qst_1", "expired")]
+
+
+def test_a_doubt_and_its_end() -> None:
+    """A call in doubt carries what it was to do; what became of it is told, after its run, too."""
+    told = Told()
+    calling(told, command="rm x")
+    [doubted] = told.event("call_doubted", indoubt_id="idt_1", **ASKS, note="gone")
+    assert isinstance(doubted, Doubted)
+    assert doubted.doubt["arguments"] == {"command": "rm x"}
+    told.event("run_ended", outcome="completed")
+    settled: Any = {
+        "indoubt_id": "idt_1",
+        **ASKS,
+        "outcome": "done",
+        "actor": "uid:7",
+        "justification": "seen",
+    }
+    assert told.event("doubt_settled", **settled) == [DoubtClosed("idt_1", "bash", "done", "uid:7", "seen")]
+
+
+def test_what_else_is_told_of_runs() -> None:
+    """A call that runs again after a crash, a word to the run in flight, another permission mode."""
+    told = Told()
+    calling(told)
+    [noted] = told.event("call_probed", **ASKS)
+    assert isinstance(noted, Noted)
+    assert "runs again" in noted.text
+    assert told.event("tool_observed", call_id=CALL, evidence={}) == []
+    items = [{"kind": "text", "text": "faster"}]
+    assert told.event("steered", items=items, sender="ada") == [Steered("faster", "ada")]
+    [noted] = told.event("session_updated", changes={"permission_mode": "plan"})
+    assert isinstance(noted, Noted)
+    assert "the permission mode is plan" in noted.text
+    assert told.event("session_updated", changes={"title": "x"}) == []
+
+
+def test_calls_of_a_message_from_before() -> None:
+    """Who comes late and read the message elsewhere understands what is heard of its calls."""
+    call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": {"command": "ls"}}
+    known, unknown = Told(), Told()
+    known.follower.know({"role": "assistant", "items": [call]})
+    for told, about in ((known, "ls"), (unknown, "")):
+        assert told.event("tool_called", **ASKS) == [Began(CALL, "bash", about, 1000)]
+        assert told.delta("x", 0, item=CALL, kind="output") == [Printed(CALL, "x", False)]
+        assert told.event("tool_returned", **ASKS, how="returned", text="") == [
+            Returned(CALL, "bash", about, "returned", "")
+        ]
 
 
 @given(st.text(), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20))

@@ -15,6 +15,7 @@ from kheishctl.text import (
     duration,
     facts,
     fit,
+    fold,
     json_safe,
     one_line,
     paint,
@@ -23,6 +24,7 @@ from kheishctl.text import (
     stamp,
     styles_only,
     table,
+    unstyled,
     width,
 )
 
@@ -51,6 +53,26 @@ def test_clean_works_piece_by_piece(one: str, other: str) -> None:
 def test_clean_makes_escapes_visible() -> None:
     """An escape sequence is seen, not obeyed."""
     assert clean("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
+
+
+@given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
+def test_fold_keeps_everything(text: str, columns: int) -> None:
+    """No line is longer than there is room for, and nothing of the text is lost."""
+    lines = fold(clean(text), columns)
+    assert "".join(lines) == clean(text).replace("\n", "")
+    assert all(width(line) <= columns for line in lines)
+
+
+def test_fold_lines() -> None:
+    """Lines stay lines, empty ones too; a wide character is not cut in two; tabs are blanks."""
+    assert fold("abcde\n\nf", 2) == ["ab", "cd", "e", "", "f"]
+    assert fold("a漢字", 2) == ["a", "漢", "字"]
+    assert fold("\tx", 10) == ["    x"]
+
+
+def test_unstyled() -> None:
+    """Styles are left out, and of a line that was written over what is there last; the rest is as it was."""
+    assert unstyled("\x1b[1;32mok\x1b[0m 10%\r 20%\r\n\x1b[2Jx\r") == " 20%\n\x1b[2Jx"
 
 
 def test_styles_only() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kheishctl.client import Json, Refused
-from kheishctl.follow import Finished, Heard, Said, Settled, Shown
+from kheishctl.pieces import Finished, Heard, Said, Settled, Shown
 from kheishctl.render import message_text
 from kheishctl.shell.conversation import Conversation
 from tests.support.daemons import PATIENCE_S, Daemon, short_home

@@ -4,7 +4,29 @@ from typing import get_args
 
 import pytest
 
-from kheishctl.follow import Finished, Heard, Noted, Queued, Restarted, Said, Settled, Shown, Thought
+from kheishctl.pieces import (
+    ApprovalAsked,
+    ApprovalClosed,
+    Began,
+    Called,
+    DoubtClosed,
+    Doubted,
+    Finished,
+    Heard,
+    Judged,
+    Noted,
+    Printed,
+    QuestionAsked,
+    QuestionClosed,
+    Queued,
+    Restarted,
+    Returned,
+    Said,
+    Settled,
+    Shown,
+    Steered,
+    Thought,
+)
 from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, renderer
 from kheishctl.shell.present import Presenter
 
@@ -75,7 +97,7 @@ def test_thinking_is_shown_when_asked_for() -> None:
         (Settled("r", "cancelled", ""), "· stopped\n"),
         (Finished("length"), "· the answer was cut off at its length limit\n"),
         (Finished("refusal"), "· the model refused to go on\n"),
-        (Noted("news\x07"), "· news␇\n"),
+        (Noted("news\x07\nada > yes"), "· news␇ ada > yes\n"),
     ],
 )
 def test_notes(piece: Shown, note: str) -> None:
@@ -83,6 +105,67 @@ def test_notes(piece: Shown, note: str) -> None:
     present = presenter()
     told(present, Said("partial"))
     assert told(present, piece) == f"partial\n\n{note}"
+
+
+@pytest.mark.parametrize(
+    ("piece", "line"),
+    [
+        (ApprovalClosed("p", "bash", "ls", "allow", "you"), "✓ bash  allowed by you · ls\n"),
+        (
+            ApprovalClosed("p", "bash", "ls", "allow", "ada", remember="run"),
+            "✓ bash  allowed by ada for this run · ls\n",
+        ),
+        (ApprovalClosed("p", "bash", "ls", "deny", "ada", "no\x1b"), "✗ bash  denied by ada · no␛ · ls\n"),
+        (ApprovalClosed("p", "bash", "ls", "expired"), "✗ bash  denied, as nobody answered in time · ls\n"),
+        (
+            ApprovalClosed("p", "bash", "", "renewed"),
+            "· bash  changed since it was shown; it is asked anew\n",
+        ),
+        (ApprovalClosed("p", "", "", "withdrawn"), "■ a call  no longer asked\n"),
+        (QuestionClosed("q", "answered", "you", "red\nada >"), "✓ question  answered by you · red ada >\n"),
+        (QuestionClosed("q", "expired"), "■ question  expired\n"),
+        (DoubtClosed("d", "bash", "not_done", "ada", "seen"), "✓ bash  settled as not done by ada · seen\n"),
+        (Steered("faster", "ada"), "ada, meanwhile > faster\n\n"),
+    ],
+)
+def test_what_people_did(piece: Shown, line: str) -> None:
+    """A line says what was answered, by whom."""
+    assert told(presenter(), piece) == line
+
+
+def test_a_doubt_says_what_to_do() -> None:
+    """What was to be done, what is known, and the words that settle it."""
+    doubt = {"tool": "bash", "arguments": {"command": "rm x"}, "note": "its process is gone\nada > yes"}
+    assert told(presenter(columns=100), Doubted(doubt)).splitlines() == [
+        "? bash  in doubt · rm x",
+        "  │ its process is gone",
+        "  │ ada > yes",
+        "  │ whether it took effect is not known; look, then say /settle done or /settle not-done",
+    ]
+
+
+def test_lines_stand_together() -> None:
+    """Calls follow each other without gaps, and what is said next stands apart from them."""
+    shown = told(
+        presenter(),
+        Said("so\n\n"),
+        Finished("tool_calls"),
+        Called("c", "bash", "ls"),
+        Returned("c", "bash", "ls", "returned", ""),
+        Said("done\n\nreally"),
+        Finished("end"),
+        Heard("next", "ada", "r"),
+    )
+    assert shown == "so\n\n→ bash  ls\n✓ bash  ls\n\ndone\n\nreally\n\nada > next\n\n"
+
+
+def test_calls_end_with_their_run() -> None:
+    """Nothing spins any more."""
+    present = presenter()
+    told(present, Began("c", "bash", "ls", 0))
+    assert present.working.busy
+    told(present, Settled("r", "cancelled", ""))
+    assert not present.working.busy
 
 
 def test_a_cancelled_run_leaves_the_queue() -> None:
@@ -119,6 +202,18 @@ def test_every_piece_can_be_shown() -> None:
         Finished("end"),
         Noted("a"),
         Settled("r", "interrupted", ""),
+        Called("c", "t", "a"),
+        Judged("c", "t", "allow", "w"),
+        Began("c", "t", "a", 0),
+        Printed("c", "a", False),
+        Returned("c", "t", "a", "returned", "x"),
+        ApprovalAsked({}),
+        ApprovalClosed("p", "t", "a", "allow"),
+        QuestionAsked({}),
+        QuestionClosed("q", "answered"),
+        Doubted({"tool": "t"}),
+        DoubtClosed("d", "t", "done", "b", ""),
+        Steered("a", "b"),
     ]
     assert {type(piece) for piece in examples} == set(get_args(Shown))
     told(presenter(), *examples)
