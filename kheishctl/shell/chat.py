@@ -3,18 +3,24 @@
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import Failure, Json, Lost, Refused
-from kheishctl.pieces import Said, Shown, Thought
-from kheishctl.render import message_text
+from kheishctl.follow import calls_of
+from kheishctl.pieces import Printed, Said, Shown, Thought
+from kheishctl.render import answer_text, message_text
 from kheishctl.render import status as status_text
 from kheishctl.shell import markdown
+from kheishctl.shell.answering import Answering
 from kheishctl.shell.conversation import Conversation
+from kheishctl.shell.orders import Orders
 from kheishctl.shell.present import Presenter
 from kheishctl.shell.screen import Screen, history_file, open_history
+from kheishctl.shell.sheet import Sheet
 from kheishctl.shell.slash import Slash, help_text, parse, unescaped
+from kheishctl.shell.waiting import GRACE_SECONDS, Actions, Item
+from kheishctl.shell.working import SPINS_A_SECOND
 from kheishctl.text import Look, fit, one_line, paint
 
 if TYPE_CHECKING:
@@ -37,20 +43,32 @@ class Chat:
         color: bool,
         fresh: bool = False,
         thinking: bool = False,
+        verbose: bool = False,
         terminal: "tuple[Input, Output] | None" = None,
     ) -> None:
         self._color = color
         self._conversation = Conversation(path, agent, sender, self, fresh=fresh)
+        self._answering = Answering(self._conversation.call, self._show, self.noted, self._put)
+        self._waiting = self._answering.waiting
+        self._sheet = Sheet(color=color)
         self._screen = Screen(
-            lambda: one_line(sender),
+            self._label,
             self._live,
-            self._interrupt,
+            self,
             color=color,
             history=open_history(history_file()),
             terminal=terminal,
         )
-        render = markdown.renderer(color=color)
-        self._presenter = Presenter(render, lambda: self._screen.columns, color=color, thinking=thinking)
+        self._presenter = Presenter(
+            markdown.renderer(color=color),
+            lambda: self._screen.columns,
+            color=color,
+            thinking=thinking,
+            verbose=verbose,
+        )
+        self._orders = Orders(
+            self._conversation, self._answering, self.noted, self._print_whole, self._print_doubt
+        )
         self._errands: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -85,10 +103,23 @@ class Chat:
             self._screen.print(self._presenter.note("earlier messages: /history"))
         self._print_messages(messages)
 
+    def waits(self, asked: list[Json], doubts: list[Json]) -> None:
+        """Show what waits for a person."""
+        self._answering.waits(asked, doubts)
+        if doubts:
+            calls = "a call is" if len(doubts) == 1 else f"{len(doubts)} calls are"
+            self.noted(f"{calls} in doubt: /doubts shows more", "yellow")
+        self.changed()
+
     def shown(self, piece: Shown) -> None:
         """Show what happened."""
+        now = self._answering.heard(piece)
+        if now is not None:
+            self._show(now)
+
+    def _show(self, piece: Shown) -> None:
         self._screen.print(self._presenter.show(piece))
-        if isinstance(piece, (Said, Thought)):
+        if isinstance(piece, (Said, Thought, Printed)):
             self._screen.redraw()
         else:
             self._stopping = False if not self._conversation.running else self._stopping
@@ -122,17 +153,64 @@ class Chat:
                 case Slash():
                     await self._command(command)
 
-    def _interrupt(self) -> bool:
-        """Ctrl-C: stop the run in flight; whether there is one."""
+    def interrupted(self) -> bool:
+        """Ctrl-C: leave what is typed for an approval, else stop the run in flight; whether there was one."""
+        if self._waiting.leave():
+            self._screen.put("")
+            return True
         if not self._conversation.running:
             return False
         if not self._stopping:
             self._stopping = True
-            errand = asyncio.ensure_future(self._cancel())
-            self._errands.add(errand)
-            errand.add_done_callback(self._errands.discard)
+            self._errand(self._cancel())
             self.changed()
         return True
+
+    def pressed(self, key: str) -> bool:
+        """A key where nothing is typed: it may answer what waits."""
+        if not self._conversation.connected:
+            return False
+        actions = self._waiting.press(key, time.time())
+        if actions is None:
+            return False
+        self._answer(actions)
+        return True
+
+    def line(self, text: str) -> str | None:
+        """A line: it may be for what waits. One that cannot be taken stays in the prompt."""
+        if self._waiting.typing is not None:
+            entered = self._waiting.entered(text)
+            if entered.problem:
+                self.noted(entered.problem, "yellow")
+            self._answer(entered.actions)
+            return text if entered.again else ""
+        first = self._waiting.first
+        if first is None or not text.strip() or not self._asks_for_a_line() or parse(text) is not None:
+            return None
+        self._answer(self._waiting.answer(first, first.chosen, unescaped(text).strip()))
+        return ""
+
+    def _asks_for_a_line(self) -> bool:
+        return self._conversation.connected and self._waiting.takes_line(time.time())
+
+    def _answer(self, actions: Actions) -> None:
+        if actions:
+            self._errand(self._answering.carry_out(actions))
+        self.changed()
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        errand = asyncio.ensure_future(work)
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
+        errand.add_done_callback(lambda _: self.changed())
+
+    def _put(self, text: str) -> None:
+        """Have a text in the prompt, to be changed; not in place of what was typed meanwhile."""
+        if self._screen.empty:
+            self._screen.put(text)
+        else:
+            self._waiting.leave()
+        self.changed()
 
     async def _cancel(self) -> None:
         try:
@@ -153,12 +231,14 @@ class Chat:
                     look = Look(self._screen.columns, self._color, time.time_ns() // 1_000_000)
                     self._screen.print(status_text(status, look) + "\n\n")
                 case "cancel":
-                    if not self._interrupt():
+                    if not self.interrupted():
                         self.noted("nothing is running")
                 case "reset":
                     await self._reset()
                 case "quit":
                     self._screen.leave()
+                case _:
+                    await self._orders.obey(command)
         except Failure as failure:
             self.noted(str(failure), "red")
 
@@ -178,25 +258,59 @@ class Chat:
 
     def _print_messages(self, messages: list[Json]) -> None:
         for entry in in_turns(messages):
-            text = message_text(entry["message"])
-            if entry["message"]["role"] == "user":
-                sender = entry["message"].get("agent") or entry.get("sender") or self._conversation.sender
-                self._screen.print(self._presenter.input(text, str(sender)))
+            message = entry["message"]
+            if message["role"] == "user":
+                sender = message.get("agent") or entry.get("sender") or self._conversation.sender
+                self._screen.print(self._presenter.input(message_text(message), str(sender)))
             else:
-                self._screen.print(self._presenter.answer(text))
+                self._screen.print(self._presenter.answer(answer_text(message)))
+                for call in calls_of(message):
+                    self._screen.print(self._presenter.show(call))
+
+    def _print_whole(self, which: str, item: Item) -> None:
+        self.noted(which)
+        self._screen.print(self._sheet.whole(item, self._screen.columns, time.time()) + "\n")
+
+    def _print_doubt(self, which: str, doubt: Json) -> None:
+        self.noted(which)
+        self._screen.print(self._presenter.doubt(doubt))
 
     # What is drawn.
 
+    def _label(self) -> str:
+        """Whose line it is that is typed, or what for."""
+        typing = self._waiting.typing
+        if typing is not None:
+            return "why not" if typing.what == "reason" else "its input"
+        return "answer" if self._asks_for_a_line() else one_line(self._conversation.sender)
+
     def _live(self, lines_max: int) -> str:
-        """The end of the answer, what waits, and what goes on; empty when nothing does."""
+        """The end of the answer, what runs and waits, and what goes on; empty when nothing does."""
         columns, conversation = self._screen.columns, self._conversation
-        waiting = [f"queued: {one_line(text)}" for text in self._presenter.queue.values()]
+        queued = [f"queued: {one_line(text)}" for text in self._presenter.queue.values()]
         if not conversation.connected:
-            waiting += [f"to be sent: {one_line(text)}" for _, text in conversation.outbox]
-        state = self._state()
-        below = [paint(fit(line, columns), "dim", self._color) for line in [*waiting, *state]]
-        answer = self._presenter.live(max(1, lines_max - len(below)))
-        return "\n".join([*([answer, ""] if answer else []), *below])
+            queued += [f"to be sent: {one_line(text)}" for _, text in conversation.outbox]
+        sheet = self._drawn_sheet(lines_max - len(queued))
+        state = [] if sheet else self._state()
+        below = [paint(fit(line, columns), "dim", self._color) for line in [*queued, *state]]
+        room = max(1, lines_max - len(below) - len(sheet))
+        working = self._presenter.working.live(room) if conversation.connected else []
+        if working:
+            self._screen.redraw(1 / SPINS_A_SECOND)
+        answer = self._presenter.live(max(1, room - len(working)))
+        return "\n".join([*([answer, ""] if answer else []), *working, *sheet, *below])
+
+    def _drawn_sheet(self, lines_max: int) -> list[str]:
+        """What waits for the person, who is called for it once."""
+        if self._waiting.first is None or not self._conversation.connected:
+            return []
+        now_s, empty = time.time(), self._screen.empty
+        self._waiting.drawn(now_s, empty=empty)
+        if self._waiting.ring():
+            self._screen.bell()
+        if not self._waiting.armed(now_s):
+            self._screen.redraw(GRACE_SECONDS)
+        return self._sheet.lines(self._waiting, self._screen.columns, lines_max, now_s, empty=empty)
 
     def _state(self) -> list[str]:
         if not self._conversation.connected:

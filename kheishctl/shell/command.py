@@ -17,13 +17,19 @@ from kheishctl.verb import App, colored, complete, sender_option, verb
 @click.option("--spawn", is_flag=True, help="Start a daemon in the background if none runs, without asking.")
 @click.option("--new", "fresh", is_flag=True, help="Begin a new session; the old one stays readable.")
 @click.option("--thinking", is_flag=True, help="Also show the model's reasoning.")
-def chat(app: App, agent: str | None, sender: str | None, spawn: bool, fresh: bool, thinking: bool) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Also show what decided about calls, and what they gave.")
+def chat(
+    app: App, agent: str | None, sender: str | None, spawn: bool, fresh: bool, thinking: bool, verbose: bool
+) -> None:
     """Talk with an agent, in the terminal.
 
     The agent and the sender are the whole address: the same pair goes on where it was, and shows the
     last turns. Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves, and a run goes on
     without you. What another client does in the same conversation is shown as it happens. If the daemon
     restarts, the chat waits for it and goes on.
+
+    Where a call of a tool needs your approval, or the agent asks you something, the bell rings, and what is
+    asked stands above the prompt with the keys that answer it.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
@@ -37,7 +43,13 @@ def chat(app: App, agent: str | None, sender: str | None, spawn: bool, fresh: bo
 
     async def talk() -> None:
         await Chat(
-            app.path, agent, sender or "user", color=colored(True), fresh=fresh, thinking=thinking
+            app.path,
+            agent,
+            sender or "user",
+            color=colored(True),
+            fresh=fresh,
+            thinking=thinking,
+            verbose=verbose,
         ).run()
 
     asyncio.run(talk())

@@ -28,12 +28,22 @@ RECONNECT_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 TURNS_ON_ENTRY = 6
 
+# What waits for a person in a session: who lists it, and under which name.
+WAITING = (("approval.list", "approvals"), ("question.list", "questions"), ("indoubt.list", "indoubts"))
+
+# A daemon that does not know of such things, and a right that we lack.
+_NOTHING = ("method_not_found", "scope_missing")
+
 
 class Listener(Protocol):
     """Who is told what happens."""
 
     def entered(self, messages: list[Json], *, more: bool) -> None:
         """The conversation was found; its last messages, oldest first."""
+        ...
+
+    def waits(self, asked: list[Json], doubts: list[Json]) -> None:
+        """All approvals and questions that wait for a person, and all calls in doubt."""
         ...
 
     def shown(self, piece: Shown) -> None:
@@ -74,6 +84,11 @@ class Conversation:
     def connected(self) -> bool:
         """Whether the conversation is being followed now."""
         return self._up.is_set()
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that the conversation means now; None before its first message."""
+        return self._session_id
 
     @property
     def running(self) -> bool:
@@ -143,6 +158,7 @@ class Conversation:
         begun = await link.call("journal.subscribe", watch | after)
         self._watch_cursor = max(self._watch_cursor or 0, int(begun["cursor"]))
         if self._session_id is not None:
+            await self._look_what_waits(link, self._session_id)
             await self._follow(link, self._session_id, self._follower.cursor)
             self._listener.noted("connected again")
         else:
@@ -177,13 +193,44 @@ class Conversation:
         messages = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= session["cursor"]]
         self._listener.entered(messages, more=page["next"] is not None)
         self._follower = Follower(int(session["cursor"]))
-        self._follower.running = next(iter(session.get("open_runs", ())), None)
+        said = (entry["message"] for entry in reversed(messages))
+        self._follower.know(next((each for each in said if each["role"] == "assistant"), {"items": []}))
+        await self._look_what_runs(link, next(iter(session.get("open_runs", ())), None))
+        await self._look_what_waits(link, found["session_id"])
         await self._follow(link, found["session_id"], self._follower.cursor)
+
+    async def _look_what_runs(self, link: Link, run_id: str | None) -> None:
+        """Show the calls that run already."""
+        self._follower.running = run_id
+        if run_id is not None:
+            run = await link.call("run.get", {"run_id": run_id})
+            for piece in self._follower.taken_up(run):
+                self._listener.shown(piece)
+
+    async def _look_what_waits(self, link: Link, session_id: str) -> None:
+        """Tell what waits for a person: before following, so that what comes after it changes it."""
+        found: dict[str, list[Json]] = {}
+        for method, plural in WAITING:
+            rows = found[plural] = []
+            params: Json = {"session_id": session_id}
+            while True:
+                try:
+                    page = await link.call(method, params)
+                except Refused as refused:
+                    if refused.reason not in _NOTHING:
+                        raise
+                    break
+                rows += page[plural]
+                if page.get("next") is None:
+                    break
+                params["after"] = page["next"]
+        self._listener.waits([*found["approvals"], *found["questions"]], found["indoubts"])
 
     async def _turn_to(self, link: Link, session_id: str) -> None:
         """Follow the session that the address has come to mean, from its beginning."""
         if session_id != self._session_id:
             old, self._follower = self._subscription, Follower()
+            self._listener.waits([], [])
             await self._follow(link, session_id, 0)
             if old:
                 await link.call("journal.unsubscribe", {"subscription": old})

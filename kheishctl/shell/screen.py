@@ -9,11 +9,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input.defaults import create_input
@@ -23,6 +25,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from kheishctl.shell.slash import SUMMARIES
+from kheishctl.shell.waiting import KEYS
 from kheishctl.text import paint
 
 if TYPE_CHECKING:
@@ -56,6 +59,22 @@ def open_history(path: str) -> History:
     return FileHistory(path)
 
 
+class Keyboard(Protocol):
+    """Who is told what the person does with their keys."""
+
+    def interrupted(self) -> bool:
+        """Ctrl-C: whether there was something to stop."""
+        ...
+
+    def pressed(self, key: str) -> bool:
+        """One of the keys asked for, or ``enter``, where nothing is typed: whether it meant something."""
+        ...
+
+    def line(self, text: str) -> str | None:
+        """A line, before it is taken as something said: what is left of it in the prompt, None: all of it."""
+        ...
+
+
 class Screen:
     """One prompt and what is above it. ``live`` gives the text of the live area for so many lines."""
 
@@ -63,7 +82,7 @@ class Screen:
         self,
         label: Callable[[], str],
         live: Callable[[int], str],
-        on_interrupt: Callable[[], bool],
+        keyboard: Keyboard,
         *,
         color: bool,
         history: History,
@@ -72,7 +91,7 @@ class Screen:
         self._label = label
         self._live = live
         self._color = color
-        self._on_interrupt = on_interrupt
+        self._keyboard = keyboard
         self._redraw_due: asyncio.TimerHandle | None = None
         self._redraw_after = REDRAW_SECONDS
         typed, shown = terminal or (create_input(), create_output())
@@ -100,6 +119,19 @@ class Screen:
         """The width of the terminal, now."""
         return max(20, self._output.get_size().columns)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is typed."""
+        return not self._session.default_buffer.text
+
+    def put(self, text: str) -> None:
+        """Have something typed, in place of what was."""
+        self._session.default_buffer.document = Document(text)
+
+    def bell(self) -> None:
+        """Call the person."""
+        self._output.bell()
+
     async def ask(self) -> str:
         """What the person says next. Errors: EOFError when they leave."""
         return await self._session.prompt_async(handle_sigint=False)
@@ -116,10 +148,15 @@ class Screen:
         if app.is_running:
             app.invalidate()
 
-    def redraw(self) -> None:
-        """The live area has changed; drawn soon, not for every piece of text."""
-        if self._redraw_due is None:
-            self._redraw_due = asyncio.get_running_loop().call_later(self._redraw_after, self._draw)
+    def redraw(self, after_s: float = 0.0) -> None:
+        """The live area has changed, or will have by then; drawn soon, not for every piece of text."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + max(after_s, self._redraw_after)
+        if self._redraw_due is not None:
+            if self._redraw_due.when() <= when:
+                return
+            self._redraw_due.cancel()
+        self._redraw_due = loop.call_at(when, self._draw)
 
     def leave(self) -> None:
         """End the prompt as if the person had left."""
@@ -145,8 +182,24 @@ class Screen:
 
         @keys.add("enter")
         def _(event: KeyPressEvent) -> None:
-            if event.current_buffer.text.strip():
-                event.current_buffer.validate_and_handle()
+            buffer = event.current_buffer
+            left = self._keyboard.line(buffer.text)
+            if left is not None:
+                buffer.document = Document(left)
+            elif buffer.text.strip():
+                buffer.validate_and_handle()
+            elif not buffer.text:
+                self._keyboard.pressed("enter")
+
+        def press(event: KeyPressEvent) -> None:
+            # With more right behind it, it is the beginning of something typed or pasted; but a space may be
+            # held down, and answers nothing.
+            begins = event.data != " " and bool(event.key_processor.input_queue)
+            if begins or not self._keyboard.pressed(event.data):
+                event.current_buffer.insert_text(event.data)
+
+        for key in KEYS:
+            keys.add(key, filter=has_focus(DEFAULT_BUFFER) & Condition(lambda: self.empty))(press)
 
         @keys.add("escape", "enter")
         def _(event: KeyPressEvent) -> None:
@@ -156,7 +209,7 @@ class Screen:
         @keys.add("<sigint>")
         def _(event: KeyPressEvent) -> None:
             # Stop what runs; where nothing does, clear what was typed.
-            if not self._on_interrupt():
+            if not self._keyboard.interrupted():
                 event.current_buffer.reset()
 
         return keys

@@ -3,13 +3,42 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Name = Literal["help", "history", "status", "cancel", "reset", "quit"]
+Name = Literal[
+    "help",
+    "history",
+    "status",
+    "cancel",
+    "steer",
+    "approvals",
+    "allow",
+    "deny",
+    "answer",
+    "decline",
+    "doubts",
+    "settle",
+    "mode",
+    "why",
+    "compact",
+    "reset",
+    "quit",
+]
 
 SUMMARIES: dict[Name, str] = {
     "help": "show this",
     "history": "show the last messages; '/history 50' shows more",
     "status": "show how the daemon is",
     "cancel": "stop the answer being written, as Ctrl-C does",
+    "steer": "say something to the run in flight: '/steer leave the tests alone'",
+    "approvals": "show everything that waits for you, whole",
+    "allow": "allow what waits: the first, '/allow 2', '/allow all'",
+    "deny": "deny what waits, saying why or not: '/deny all too risky'",
+    "answer": "answer the question: '/answer 2', '/answer 1 3', '/answer neither'",
+    "decline": "say that you will not answer the question",
+    "doubts": "show the calls of which nobody knows whether they took effect",
+    "settle": "say what became of one: '/settle done', '/settle not-done'; '/settle 2 done' of several",
+    "mode": "change what needs no approval: '/mode acceptEdits'; alone, show it",
+    "why": "explain what would be decided: '/why bash git push'",
+    "compact": "make what the model reads of this conversation shorter",
     "reset": "start over: the next message begins a new session",
     "quit": "leave, as Ctrl-D does; a run goes on without you",
 }
@@ -20,6 +49,8 @@ KEYS = (
     ("Ctrl-C", "stop the answer; the conversation goes on"),
     ("Ctrl-D", "leave"),
     ("Up, Down, Ctrl-R", "what you said before"),
+    ("a r s d D e A X", "answer an approval, where nothing is typed; the keys are shown with it"),
+    ("1-9 n", "answer a question, where nothing is typed"),
 )
 
 # How like a command a word must be to be taken for one mistyped: "/rest" is, "/call" is not "/cancel".

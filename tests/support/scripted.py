@@ -53,6 +53,10 @@ class Peer:
         """Send a notification."""
         self.send({"method": method, "params": params})
 
+    def hang_up(self) -> None:
+        """End the connection under whoever reads it, here and there."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up."""
         self._lines.close()

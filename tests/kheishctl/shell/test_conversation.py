@@ -22,12 +22,19 @@ class Heeder:
         self.log: list[str] = []
         self.history: list[str] = []
         self.pieces: list[Shown] = []
+        self.asked: list[Json] = []
+        self.doubts: list[Json] = []
         self._more = asyncio.Event()
 
     def entered(self, messages: list[Json], *, more: bool) -> None:
         """Remember where it stood."""
         self.history = [message_text(entry["message"]) for entry in messages]
         self._add(f"entered {len(messages)}{' more' if more else ''}")
+
+    def waits(self, asked: list[Json], doubts: list[Json]) -> None:
+        """Remember what waits."""
+        self.asked, self.doubts = asked, doubts
+        self._add("waits")
 
     def shown(self, piece: Shown) -> None:
         """Remember what happened."""

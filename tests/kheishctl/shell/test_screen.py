@@ -19,7 +19,7 @@ from tests.support.paper import Paper
 
 
 class Desk:
-    """A screen on pipes: what is typed, what is seen, and how often Ctrl-C was heard."""
+    """A screen on pipes: what is typed, what is seen, and what was heard of the keys."""
 
     def __init__(self, typed: PipeInput, *, runs: bool = False) -> None:
         self.typed = typed
@@ -27,19 +27,42 @@ class Desk:
         self.live = ""
         self.interrupts = 0
         self.runs = runs
+        self.meant: set[str] = set()
+        self.keys: list[str] = []
+        self.left: dict[str, str] = {}
+        self._drawn = asyncio.Event()
         output = Vt100_Output(self.seen, lambda: Size(24, 80), term="xterm")
         self.screen = Screen(
             lambda: "ada",
-            lambda lines: self.live,
-            self._interrupt,
+            self._live,
+            self,
             color=False,
             history=InMemoryHistory(),
             terminal=(typed, output),
         )
 
-    def _interrupt(self) -> bool:
+    def _live(self, lines: int) -> str:
+        self._drawn.set()
+        return self.live
+
+    async def drawn(self) -> None:
+        """Wait until the screen is drawn."""
+        self._drawn.clear()
+        await self._drawn.wait()
+
+    def interrupted(self) -> bool:
+        """Count it."""
         self.interrupts += 1
         return self.runs
+
+    def pressed(self, key: str) -> bool:
+        """Keep it, if it means something."""
+        self.keys += [key] if key in self.meant else []
+        return key in self.meant
+
+    def line(self, text: str) -> str | None:
+        """Take the lines that are expected."""
+        return self.left.get(text)
 
 
 def sit(body: Callable[[Desk], Awaitable[None]], *, runs: bool = False) -> Desk:
@@ -72,6 +95,60 @@ def test_keys(keys: str, text: str) -> None:
     async def body(desk: Desk) -> None:
         desk.typed.send_text(keys)
         assert await desk.screen.ask() == text
+
+    sit(body)
+
+
+def test_keys_that_mean_something() -> None:
+    """Where nothing is typed they are told; within a text, and with more behind them, they are text."""
+
+    async def body(desk: Desk) -> None:
+        desk.meant = {"a", "2", "enter", " "}
+        asked = asyncio.ensure_future(desk.screen.ask())
+        await desk.seen.sees("ada >")
+        for keys in ("a", "2", "\r", "d", "a", "\x7f", "\x7f", "  ", "aa"):
+            desk.typed.send_text(keys)
+            await desk.drawn()
+        assert desk.keys == ["a", "2", "enter", " ", " "]
+        assert not desk.screen.empty
+        desk.typed.send_text("\r")
+        assert await asked == "aa"
+
+    sit(body)
+
+
+def test_a_line_that_is_for_something_else() -> None:
+    """It is not said; what is left of it stays in the prompt, and is not remembered as said."""
+
+    async def body(desk: Desk) -> None:
+        desk.left = {"taken": "", "wrong": "wrong", "": ""}
+        asked = asyncio.ensure_future(desk.screen.ask())
+        desk.typed.send_text("taken\r\rwrong\r!\r")
+        assert await asked == "wrong!"
+
+    sit(body)
+
+
+def test_a_text_is_put_into_the_prompt() -> None:
+    """It can be changed and sent."""
+
+    async def body(desk: Desk) -> None:
+        asked = asyncio.ensure_future(desk.screen.ask())
+        await desk.seen.sees("ada >")
+        assert desk.screen.empty
+        desk.screen.put("put")
+        desk.typed.send_text("!\r")
+        assert await asked == "put!"
+
+    sit(body)
+
+
+def test_the_bell() -> None:
+    """It reaches the terminal at once."""
+
+    async def body(desk: Desk) -> None:
+        desk.screen.bell()
+        assert desk.seen.getvalue().endswith("\a")
 
     sit(body)
 
@@ -150,6 +227,23 @@ def test_the_live_area_is_drawn_anew() -> None:
     assert "\x1b[J" in text[text.rindex("growing") :]
 
 
+def test_an_earlier_drawing_wins() -> None:
+    """What is to be drawn later does not put off what is to be drawn now, and the reverse."""
+
+    async def body(desk: Desk) -> None:
+        asked = asyncio.ensure_future(desk.screen.ask())
+        await desk.seen.sees("ada >")
+        for live, delays in (("first", (1000.0, 0.0)), ("then", (0.0, 1000.0))):
+            desk.live = live
+            for delay in delays:
+                desk.screen.redraw(delay)
+            await desk.seen.sees(live)
+        desk.typed.send_text("x\r")
+        await asked
+
+    sit(body)
+
+
 def test_columns() -> None:
     """The width is the terminal's."""
 
@@ -184,5 +278,5 @@ def test_slash_completer() -> None:
         return [each.text for each in SlashCompleter().get_completions(Document(text), CompleteEvent())]
 
     assert offered("/") == [f"/{name}" for name in SUMMARIES]
-    assert offered("/st") == ["/status"]
+    assert offered("/sta") == ["/status"]
     assert offered("x /st") == offered("/st x") == offered("a\n/st") == []
