@@ -348,7 +348,7 @@ def test_an_approval_and_its_answer() -> None:
         "reason": "no",
         "actor": "uid:7",
     }
-    assert told.event("approval_answered", **answer, reason="no") == [
+    assert told.event("approval_answered", **answer) == [
         ApprovalClosed("apr_1", "bash", "rm x", "deny", "uid:7", "no")
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")

@@ -69,14 +69,17 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
             ),
             "bash: deny, by managed rule bash deny: no; read_file a: allow, by its default",
         ),
-        (event("approval_requested", tool="bash", subject="ls", reason="rule"), "bash ls: rule"),
+        (
+            event("approval_requested", approval_id="apr_1", tool="bash", subject="ls", reason="rule"),
+            "apr_1 bash ls: rule",
+        ),
         (
             event("approval_answered", decision="allow", remember="run", actor="uid:7"),
             "allow for this run by uid:7",
         ),
         (event("approval_answered", decision="deny", reason="not now"), "deny by daemon: not now"),
         (event("approval_lapsed", approval_id="apr_1", how="expired"), "apr_1 expired"),
-        (event("question_asked", questions=[{"question": "a?"}, {"question": "b?"}]), "a? / b?"),
+        (event("question_asked", question_id="qst_1", questions=[{"question": "a?"}]), "qst_1 a?"),
         (
             event("question_answered", answers=[{"selected": ["x", "y"]}, {"text": "so"}], actor="uid:7"),
             "x, y / so by uid:7",
@@ -89,7 +92,7 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
             event("tool_returned", tool="bash", how="failed", text="exit 1\nx", took_ms=1500),
             "bash failed after 1.5 s: exit 1 x",
         ),
-        (event("call_doubted", tool="bash", call_id="c1", note="gone"), "bash c1: gone"),
+        (event("call_doubted", indoubt_id="dbt_1", tool="bash", note="gone"), "dbt_1 bash: gone"),
         (event("doubt_settled", tool="bash", outcome="done", note="seen"), "bash done by daemon: seen"),
         (
             event("call_probed", tool="bash", call_id="c1", note="nothing there"),
