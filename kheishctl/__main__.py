@@ -22,9 +22,13 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("journal", f"{_COMMANDS}.journal:group", "The journal: everything that happened."),
     ),
     "Decide": (
-        ("approval", f"{_COMMANDS}.approval:group", "Approvals: calls that wait for a yes or no."),
+        (
+            "approval",
+            f"{_COMMANDS}.approval:group",
+            "Approvals: calls of tools that wait for a person's yes or no.",
+        ),
         ("question", f"{_COMMANDS}.question:group", "Questions that agents ask people."),
-        ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls that may or may not have taken effect."),
+        ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls in doubt: the daemon died while they ran."),
         ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
     ),
     "Manage": (

@@ -183,7 +183,6 @@ def _resolved(result: Json, look: Look) -> str:
 @verb(
     group,
     "allow-all",
-    method="approval.resolve",
     examples=("kheishctl approval allow-all --run run_0EXAMPLE",),
 )
 @place
@@ -199,7 +198,6 @@ def allow_all(app: App, justification: str | None, **where: Any) -> None:
 @verb(
     group,
     "deny-all",
-    method="approval.resolve",
     examples=("kheishctl approval deny-all --session ses_0EXAMPLE --reason 'stop here'",),
 )
 @place
@@ -246,7 +244,6 @@ def _by_run(approvals: list[Json]) -> Iterator[tuple[str, list[str]]]:
 @verb(
     group,
     "watch",
-    method="journal.subscribe",
     examples=("kheishctl approval watch", "kheishctl approval watch --session ses_0EXAMPLE --json"),
 )
 @place

@@ -73,7 +73,7 @@ def show(app: App, question_id: str) -> None:
     help="The answer to one question: an option, or else a text; repeat for more.",
 )
 @click.option("--text", "texts", multiple=True, metavar="KEY=TEXT", help="An answer in your own words.")
-@click.option("--decline", is_flag=True, help="Decline to answer; the run goes on.")
+@click.option("--decline", "declined", is_flag=True, help="Decline to answer; the run goes on.")
 @click.option("--justification", metavar="TEXT", help="Why; the model reads it.")
 @mutating
 def answer(
@@ -81,7 +81,7 @@ def answer(
     question_id: str,
     answers: tuple[str, ...],
     texts: tuple[str, ...],
-    decline: bool,
+    declined: bool,
     justification: str | None,
     **mutation: Any,
 ) -> None:
@@ -89,10 +89,10 @@ def answer(
 
     Without an answer on the command line, each part is asked for. OPTION is an option's label, id or number.
     """
-    if decline and (answers or texts):
+    if declined and (answers or texts):
         raise click.UsageError("--decline goes without --answer and --text")
-    params = given(question_id=question_id, justification=justification, declined=decline, **mutation)
-    if not decline:
+    params = given(question_id=question_id, justification=justification, declined=declined, **mutation)
+    if not declined:
         request = app.call("question.get", {"question_id": question_id})
         params["answers"] = _given(request, answers, texts) if answers or texts else _asked(app, request)
     app.emit(app.call("question.answer", params), _brief)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from kheishctl.client import (
     home_directory,
     socket_path,
 )
-from tests.support.daemons import Daemon
+from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.scripted import Peer, scripted
 
 
@@ -125,6 +126,25 @@ def test_exchange_gives_the_answer_among_notifications(path: Path) -> None:
             if name == "journal.end":
                 break
     assert seen == ["journal.delta", "result", "journal.end"]
+
+
+def test_waiting_for_the_daemon_beside_other_things(path: Path) -> None:
+    """The socket says when something comes; what came already is known without it."""
+
+    def serve(peer: Peer) -> None:
+        request = peer.request()
+        peer.notify("a", n=1)
+        peer.answer(request, "ok")
+        peer.notify("b", n=2)
+
+    with scripted(path, serve), Client.dial(str(path)) as client:
+        assert not client.received
+        assert client.call("rpc.ping") == "ok"
+        assert client.received
+        assert next(client.notifications()) == ("a", {"n": 1})
+        if not client.received:
+            assert select.select([client], [], [], PATIENCE_S)[0] == [client]
+        assert next(client.notifications()) == ("b", {"n": 2})
 
 
 def test_a_message_in_pieces(path: Path) -> None:

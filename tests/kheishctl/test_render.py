@@ -185,6 +185,12 @@ def test_status() -> None:
     result = sample(Status, full=True) | {"version": __version__, "warnings": [], "draining": False}
     assert status(result, WIDE).endswith("healthy")
     assert "healthy" not in status(result, PIPE)
+    assert "1 approval, 1 question, 1 call in doubt" in status(result, WIDE)
+    counts = result["counts"] | {"approvals": 2, "questions": 0, "indoubts": 3}
+    assert "2 approvals, 3 calls in doubt" in status(result | {"counts": counts}, PIPE)
+    for name in ("approvals", "questions", "indoubts"):
+        del counts[name]
+    assert "waiting" not in status(result | {"counts": counts}, PIPE)
     ill = status(result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE)
     assert "the daemon is version 9.9" in ill
     assert "takes no new work" in ill
@@ -195,6 +201,13 @@ def test_status_word() -> None:
     """Colored where there is color."""
     assert status_word("failed", WIDE) == "failed"
     assert status_word("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
+
+
+def test_who_waits_is_told_where_to_look() -> None:
+    """The sentence about a run that waits is a command, too."""
+    for name, command in (("approval", "approval list"), ("user_question", "question list")):
+        sentence = outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
+        assert sentence.endswith(f"kheishctl {command} --run run_1")
 
 
 @pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))

@@ -34,6 +34,7 @@ NOT_OPTIONS = {
     "journal.read": {"order"},
     "permission.audit": {"order"},
     "permission.update": {"add"},
+    "approval.resolve": {"resolutions"},
     "session.import": {"lines", "session_id", "last_hash"},
     "session.export": {"limit", "after"},
     "journal.subscribe": {"subscription"},

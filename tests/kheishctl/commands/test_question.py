@@ -1,0 +1,122 @@
+"""``kheishctl question``."""
+
+import sys
+from pathlib import Path
+from typing import get_args
+
+from kheishctl import exits
+from kheishctl.commands.question import STATUSES
+from protocol.objects.question import QuestionStatus
+from tests.support.asked import asks, waits
+from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
+from tests.support.terminal import Terminal
+
+
+def asked(ctl: Ctl, sender: str) -> tuple[str, str]:
+    """A run that waits for an answer, and its question."""
+    run_id = waits(ctl, sender, asks())
+    ((question_id, *_),) = ctl("question", "list", "--run", run_id).rows
+    return run_id, question_id
+
+
+def answers(ctl: Ctl, question_id: str) -> dict[str, object]:
+    """What was answered, by key."""
+    shown = ctl.json("question", "show", question_id)
+    return {answer.pop("key"): answer for answer in shown["answers"]}
+
+
+def test_statuses_are_the_contracts() -> None:
+    """What can be asked for is what there is."""
+    assert set(STATUSES) == {*get_args(QuestionStatus), "any"}
+
+
+def test_list_and_show(ctl: Ctl, sender: str) -> None:
+    """What is asked, with its options by number."""
+    run_id, question_id = asked(ctl, sender)
+    (row,) = ctl("question", "list", "--run", run_id).rows
+    assert row[1:5] == ["pending", "Which color? / Which ones then? / Why?", "default", sender]
+    shown = ctl("question", "show", question_id).out
+    assert "  2. Blue: like the sky" in shown.splitlines()
+    ctl("question", "cancel", question_id)
+
+
+def test_answer(ctl: Ctl, sender: str) -> None:
+    """By label, id or number, several of them, and in one's own words; the run goes on."""
+    run_id, question_id = asked(ctl, sender)
+    words = ["--answer", "q1=blue", "--answer", "q2=1", "--answer", "q2=o2", "--answer", "q3=because"]
+    done = ctl("question", "answer", question_id, *words, "--text", "q1=a dark one")
+    assert done.out.startswith(f"{question_id} answered by uid:")
+    assert answers(ctl, question_id) == {
+        "q1": {"selected": ["o2"], "text": "a dark one"},
+        "q2": {"selected": ["o1", "o2"]},
+        "q3": {"text": "because"},
+    }
+    assert "a dark one" in ctl("run", "wait", run_id).out
+    again = ctl("question", "answer", question_id, *words)
+    assert (again.code, "answered by uid:" in again.err) == (exits.FAILED, True)
+
+
+def test_a_text_that_is_called_like_an_option(ctl: Ctl, sender: str) -> None:
+    """Said to be a text, it is one."""
+    _, question_id = asked(ctl, sender)
+    ctl("question", "answer", question_id, "--text", "q1=Blue", "--text", "q2=1", "--answer", "q3=x")
+    assert answers(ctl, question_id)["q1"] == {"text": "Blue"}
+
+
+def test_answers_that_do_not_fit(ctl: Ctl, sender: str) -> None:
+    """Some are seen here, the rest by the daemon; each says what is wrong."""
+    _, question_id = asked(ctl, sender)
+    for words in (["--answer", "q9=x"], ["--answer", "blue"], ["--decline", "--text", "q1=x"], []):
+        done = ctl("question", "answer", question_id, *words)
+        assert done.code == exits.USAGE, words
+    assert "q1, q2, q3" in ctl("question", "answer", question_id, "--answer", "q9=x").err
+    missing = ctl("question", "answer", question_id, "--answer", "q1=red")
+    assert (missing.code, "no answer to q2, q3" in missing.err) == (exits.FAILED, True)
+    ctl("question", "cancel", question_id)
+
+
+def test_decline(ctl: Ctl, sender: str) -> None:
+    """It is an answer: the run goes on and reads why."""
+    run_id, question_id = asked(ctl, sender)
+    done = ctl("question", "answer", question_id, "--decline", "--justification", "ask tomorrow")
+    assert "declined by uid:" in done.out
+    assert "ask tomorrow" in ctl("run", "wait", run_id).out
+
+
+def test_cancel(ctl: Ctl, sender: str) -> None:
+    """It ends the run."""
+    run_id, question_id = asked(ctl, sender)
+    done = ctl("question", "cancel", question_id, "--justification", "no time")
+    assert "cancelled by uid:" in done.out
+    assert ctl("run", "wait", run_id).code == exits.RUN_STOPPED
+
+
+def test_answer_in_a_terminal(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: Path) -> None:
+    """Each part is asked for, one after the other."""
+    run_id, question_id = asked(ctl, sender)
+    command = [
+        sys.executable,
+        "-m",
+        "kheishctl",
+        "--home",
+        str(daemon.home),
+        "question",
+        "answer",
+        question_id,
+    ]
+    with Terminal(command, {"XDG_STATE_HOME": str(tmp_path)}) as terminal:
+        terminal.sees("Your answer (a number, or your own words):")
+        terminal.say("2")
+        terminal.sees("(numbers with commas between them, or your own words):")
+        terminal.say("red, 2")
+        terminal.sees("\nYour answer:")
+        terminal.say("because")
+        terminal.sees("answered by uid:")
+        assert terminal.ends() == exits.OK
+    assert answers(ctl, question_id) == {
+        "q1": {"selected": ["o2"]},
+        "q2": {"selected": ["o1", "o2"]},
+        "q3": {"text": "because"},
+    }
+    assert ctl("run", "wait", run_id).code == exits.OK

@@ -1,0 +1,36 @@
+"""Runs that wait for people, made with the built-in agent, which calls whatever tool it is told to."""
+
+import json
+from typing import Any
+
+from kheishctl import exits
+from tests.support.ctl import Ctl
+
+COLORS = [{"label": "Red"}, {"label": "Blue", "description": "like the sky"}]
+QUESTIONS = [
+    {"header": "Color", "question": "Which color?", "options": COLORS},
+    {"question": "Which ones then?", "options": COLORS, "multi_select": True},
+    {"question": "Why?"},
+]
+
+
+def order(tool: str, **arguments: Any) -> str:
+    """A line that the built-in agent obeys by calling a tool."""
+    return f"/call {tool} {json.dumps(arguments)}"
+
+
+def writes(*paths: str, content: str = "one\n") -> str:
+    """It wants to write these files, in one message."""
+    return "\n".join(order("write_file", path=path, content=content) for path in paths)
+
+
+def asks(*questions: dict[str, Any]) -> str:
+    """It asks something."""
+    return order("ask_user_question", questions=list(questions) or QUESTIONS)
+
+
+def waits(ctl: Ctl, sender: str, said: str) -> str:
+    """Say something to the built-in agent that makes its run wait for a person; the run's id."""
+    done = ctl("send", "default", said, "--as", sender, "--json")
+    assert done.code == exits.RUN_WAITS, done.out + done.err
+    return str(done.json["run_id"])
