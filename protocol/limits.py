@@ -136,6 +136,21 @@ TOOL_OUTPUT_BYTES_MAX = 16 * MIB
 TOOL_TEXT_BYTES_MAX = 32 * KIB
 EVIDENCE_BYTES_MAX = 4 * KIB
 
+# A command line. Whoever is asked about it sees all of it, with where it would run, in one preview.
+COMMAND_BYTES_MAX = 14 * KIB
+
+# What of a command's output its watchers are shown while it runs, and what a restart tells of a command that
+# it found cut short. A megabyte is more than anybody reads; the beginning and the end are in the result.
+COMMAND_SAID_BYTES_MAX = 1 * MIB
+COMMAND_TAIL_BYTES_MAX = 2 * KIB
+
+# A page that is fetched. Its text is some 30,000 tokens at 128 KiB. Browsers and servers agree on URLs of up
+# to 2,000 characters; five redirects are more than any honest site needs.
+URL_BYTES_MAX = 2 * KIB
+WEB_BODY_BYTES_MAX = 128 * KIB
+WEB_HEADER_BYTES_MAX = 4 * KIB
+WEB_REDIRECTS_MAX = 5
+
 # What a person is shown of one call, and what the approvals of one transaction hold together.
 PREVIEW_BYTES_MAX = 16 * KIB
 PREVIEWS_BYTES_MAX = 64 * KIB
