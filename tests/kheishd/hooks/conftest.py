@@ -1,0 +1,68 @@
+"""A workspace, and the shell tool in it: with a sandbox and without."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kheishd.hooks.bash import Bash
+from tests.support.commands import Mode, Shell, place_at
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """An empty workspace."""
+    directory = tmp_path / "workspace"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The daemon's home, with what nobody else is to see."""
+    (tmp_path / "home" / "run").mkdir(parents=True)
+    (tmp_path / "home" / "state").mkdir()
+    (tmp_path / "home" / "config.toml").write_text("secret = 'of the daemon'\n")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> None:
+    """Skips where Bubblewrap cannot make a sandbox: it is not there, or may not make namespaces."""
+    binary = shutil.which("bwrap")
+    if binary is None:
+        pytest.skip("bubblewrap is not installed")
+    done = subprocess.run(
+        [binary, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "/bin/sh", "-c", ":"],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"bubblewrap does not work here: {done.stderr.decode()}")
+
+
+@pytest.fixture(params=["off", "required"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Without a sandbox, and in one."""
+    if request.param == "required":
+        request.getfixturevalue("bubblewrap")
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def shell(home: Path, workspace: Path, mode: Mode) -> Shell:
+    """The shell tool."""
+    return Shell(Bash(home), place_at(workspace, mode))
+
+
+@pytest.fixture
+def bare(home: Path, workspace: Path) -> Shell:
+    """The shell tool without a sandbox."""
+    return Shell(Bash(home), place_at(workspace, "off"))
+
+
+@pytest.fixture
+def boxed(home: Path, workspace: Path, bubblewrap: None) -> Shell:
+    """The shell tool in a sandbox."""
+    return Shell(Bash(home), place_at(workspace, "required"))

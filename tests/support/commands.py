@@ -1,0 +1,93 @@
+"""Shell commands for tests: calls of the tool, what came of them, and what of them still runs."""
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+
+from kheishd.hooks.bash import Bash
+from kheishd.kernel.hook import Outcome, Place, ToolUse
+from protocol.objects.run import Run
+from protocol.objects.session import Session
+from tests.support.samples import sample
+
+if TYPE_CHECKING:
+    from kheishd.kernel.state import State
+
+Mode = Literal["auto", "required", "off"]
+
+
+def place_at(workspace: Path, sandbox: Mode = "off") -> Place:
+    """A place of a run; the state is not to be used."""
+    session = msgspec.convert(sample(Session, full=False), Session)
+    run = msgspec.convert(sample(Run, full=False), Run)
+    return Place(session, run, str(workspace), sandbox, cast("State", None))
+
+
+class Shell:
+    """The tool in one workspace; ``said`` is what it showed while it ran, ``observed`` what it journaled."""
+
+    def __init__(self, bash: Bash, place: Place) -> None:
+        self.bash = bash
+        self.place = place
+        self.said: list[str] = []
+        self.observed: list[dict[str, Any]] = []
+        self._calls = 0
+
+    def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> ToolUse:
+        """A new call."""
+        self._calls += 1
+        arguments = {"command": command, **arguments}
+        tool, call_id = self.bash.tools[0], f"call_{self._calls}"
+        return ToolUse(self.place, call_id, tool, arguments, binding, self.said.append, self._observe)
+
+    async def outcome(self, command: str, **arguments: Any) -> Outcome:
+        """Run a command: the outcome as it is."""
+        return await self.bash.dispatch(self.use(command, **arguments))
+
+    async def run(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Run a command: what the model reads, decoded."""
+        outcome = await self.outcome(command, **arguments)
+        decoded: dict[str, Any] = msgspec.json.decode(outcome.text)
+        return decoded
+
+    async def _observe(self, evidence: Any) -> None:
+        self.observed.append(dict(evidence))
+
+
+def running_with(word: str) -> list[int]:
+    """The processes that have a word in their arguments, as far as they live."""
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if word in _arguments(pid)]
+
+
+def come_with(word: str, number: int, seconds: float = 20.0) -> list[int]:
+    """Wait until so many processes have a word in their arguments. Errors: AssertionError."""
+    deadline = time.monotonic() + seconds
+    while len(found := running_with(word)) < number:
+        assert time.monotonic() < deadline, f"only {len(found)} processes with {word}"
+    return found
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def ended(pids: list[int], seconds: float = 20.0) -> bool:
+    """Wait until these processes have ended; whether they did in time."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        with open(handle, "rb", buffering=0):
+            ready, _, _ = select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return False
+    return True
