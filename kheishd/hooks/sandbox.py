@@ -1,0 +1,219 @@
+"""The sandbox of commands: Bubblewrap, and what a command sees of the machine in it.
+
+What is there is listed, so whatever is not listed is not there: other people's files, the user's own home,
+the daemon's home with its socket and its store, and ``/run`` with everybody's sockets.
+
+- The system (``/usr``, ``/etc``, ``/opt`` and what belongs to them) to read.
+- The workspace, at its own path, to write.
+- ``/tmp``, ``/dev``, ``/proc`` of its own, gone with the command.
+- Its own processes only; when the first of them is killed, the kernel kills all.
+- The network as it is: fetching packages is what shells are asked for. That includes whatever listens on
+  this machine for anybody, and abstract Unix sockets. The daemon's own sockets are files, and not there.
+
+Where one thing is inside another, the inner one wins: a workspace inside the daemon's home is there, and the
+daemon's home inside a workspace is not.
+
+Root is special. It has no capabilities inside, but is the owner of many things that others may not touch.
+So what only root may read below ``/etc`` is covered, and ``/proc`` is read-only: the kernel lets root write
+into ``/proc/sys`` without any capability, and what stands there names programs that it runs outside.
+"""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import trio
+
+from kheishd.hooks.workdir import Workdir
+from kheishd.kernel.hook import ToolError
+from protocol.limits import MIB
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
+    *("/nix", "/gnu", "/snap", "/var/lib/ca-certificates"),
+)
+"""What is there to read, as far as it exists."""
+
+CREDENTIALS = (
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store", ".mozilla"),
+    *(".config/gcloud", ".config/gh", ".config/google-chrome", ".config/chromium", ".local/share/keyrings"),
+    *(".netrc", ".git-credentials", ".pgpass", ".npmrc", ".pypirc", ".cargo/credentials.toml"),
+)
+"""What is not there even where the user's home is in the workspace."""
+
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
+# They are memory. Compilers and package managers use some hundred megabytes.
+SCRATCH_BYTES_MAX = 512 * MIB
+# Before 0.7, Bubblewrap does not limit them; then they have half of the machine's memory.
+UNKNOWN_OPTION = "Unknown option --size"
+
+# Starting it takes five milliseconds; on a machine that is very busy, a thousand times that.
+PROBE_SECONDS_MAX = 10.0
+
+Wanted = Literal["auto", "required", "off"]
+
+
+class Sandbox:
+    """How commands are confined. ``hidden`` is there in no case, ``readable`` is there besides the system."""
+
+    def __init__(self, hidden: Sequence[str], readable: Sequence[str] = ()) -> None:
+        self._hidden = tuple(hidden)
+        self._readable = tuple(readable)
+        self._binary: str | None = None
+        self._scratch: tuple[str, ...] = ()
+
+    async def chosen(self, wanted: Wanted) -> bool:
+        """Whether a command is confined. Errors: ToolError if it must be and cannot."""
+        if wanted == "off":
+            return False
+        problem = await self.problem()
+        if problem is not None and wanted == "required":
+            raise ToolError(
+                f"commands must run in a sandbox here, and it does not work: {problem}. "
+                "Do without the shell, or ask the operator to install bubblewrap"
+            )
+        return problem is None
+
+    async def problem(self) -> str | None:
+        """Why the sandbox does not work here; None if it does, which is found out by trying, once.
+
+        That it does not is found out anew each time: it may have been a bad moment, and it is cheap.
+        """
+        if self._binary is not None:
+            return None
+        binary = shutil.which("bwrap")
+        if binary is None:
+            return "bubblewrap (bwrap) is not installed"
+        problem = await self._try(binary, ("--size", str(SCRATCH_BYTES_MAX)))
+        if problem is not None and UNKNOWN_OPTION in problem:
+            problem = await self._try(binary, ())
+        return problem
+
+    async def _try(self, binary: str, scratch: tuple[str, ...]) -> str | None:
+        options = await trio.to_thread.run_sync(lambda: list(self._options(None, scratch)))
+        problem = await _tried([binary, *options, "--", "/bin/sh", "-c", ":"])
+        if problem is None:
+            self._binary, self._scratch = binary, scratch
+        return problem
+
+    def argv(self, workdir: Workdir, workspace: str, command: Sequence[str]) -> list[str]:
+        """What runs a command in the sandbox, once ``chosen`` said so. Looks at the file system.
+
+        Errors: ToolError if the workspace cannot be confined to.
+        """
+        assert self._binary is not None, "chosen before"
+        real = workdir.workspace
+        if real == "/" or real in map(os.path.realpath, self._hidden):
+            raise ToolError(
+                f"the workspace {real} cannot be confined to; ask the operator for one of its own"
+            )
+        return [
+            self._binary,
+            *self._options(real, self._scratch),
+            *self._alias(real, os.path.abspath(workspace)),
+            *("--remount-ro", "/", "--chdir", workdir.path, "--", *command),
+        ]
+
+    def _options(self, workspace: str | None, scratch: tuple[str, ...]) -> Iterator[str]:
+        yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
+        yield from ("--cap-drop", "ALL")
+        for path in SYSTEM:
+            yield from _system(path)
+        yield from _resolver()
+        yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
+        for path in SCRATCH:
+            yield from (*scratch, "--tmpfs", path)
+        yield from self._nested(workspace)
+        for path in ("/dev", "/proc") if os.geteuid() == 0 else ("/dev",):
+            yield from ("--remount-ro", path)
+
+    def _nested(self, workspace: str | None) -> Iterator[str]:
+        """What may be inside one another, the inner after the outer."""
+        there = {os.path.realpath(path): "--ro-bind-try" for path in self._readable}
+        if workspace is not None:
+            there[workspace] = "--bind"
+        covers = dict(self._covers((*there, *SYSTEM)))
+        for path in sorted(there.keys() | covers.keys(), key=lambda path: path.count("/")):
+            if path in there:
+                yield from (there[path], path, path)
+            else:
+                yield from covers[path]
+        # Only now: what is there may have to be put inside of what is covered.
+        for path, (how, *_) in covers.items():
+            if how == "--tmpfs" and path not in there:
+                yield from ("--remount-ro", path)
+
+    def _covers(self, there: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What would be there and is not to be, and what hides it: something empty."""
+        private = _roots_own("/etc") if os.geteuid() == 0 else ()
+        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private)):
+            if _is_inside(path, there) and os.path.exists(path):
+                is_directory = os.path.isdir(path)
+                yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
+
+    def _alias(self, workspace: str, named: str) -> Iterator[str]:
+        """The workspace under the name it is called by, if that is a link to it and not there by itself."""
+        if named != workspace and not _is_inside(named, (workspace, *self._readable, *SYSTEM)):
+            yield from ("--symlink", workspace, named)
+
+
+def _is_inside(path: str, directories: Iterable[str]) -> bool:
+    return any(path.startswith(f"{directory}/") for directory in directories)
+
+
+def _system(path: str) -> tuple[str, ...]:
+    """A part of the system as it is, which for ``/bin`` may be a link to ``usr/bin``."""
+    if os.path.islink(path):
+        return ("--symlink", os.readlink(path), path)
+    return ("--ro-bind", path, path) if os.path.isdir(path) else ()
+
+
+def _resolver() -> tuple[str, ...]:
+    """Where it is written which name servers to ask, often below ``/run``: that file alone."""
+    path = os.path.realpath("/etc/resolv.conf")
+    return () if _is_inside(path, SYSTEM) else ("--ro-bind-try", path, path)
+
+
+def _credentials() -> list[str]:
+    homes = {pwd.getpwuid(os.geteuid()).pw_dir, os.path.expanduser("~")}
+    return [os.path.join(home, name) for home in homes for name in CREDENTIALS]
+
+
+def _roots_own(directory: str) -> Iterator[str]:
+    """What below a directory others than root may not read."""
+    for entry in _entries(directory):
+        if not entry.is_symlink() and not entry.stat().st_mode & stat.S_IROTH:
+            yield entry.path
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _roots_own(entry.path)
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+async def _tried(argv: list[str]) -> str | None:
+    """Why a program does not run; None if it does."""
+    with trio.move_on_after(PROBE_SECONDS_MAX):
+        try:
+            done = await trio.run_process(
+                argv,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_stdout=True,
+                capture_stderr=True,
+                env={},
+            )
+        except OSError as error:
+            return error.strerror or str(error)
+        said = done.stderr.decode(errors="replace").strip()
+        return None if done.returncode == 0 else said or f"bwrap ended with {done.returncode}"
+    return f"bwrap did not start within {PROBE_SECONDS_MAX:g} s"
