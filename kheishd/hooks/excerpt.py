@@ -21,6 +21,20 @@ def clipped(text: str, json_bytes_max: int) -> str:
     return excerpt.text(json_bytes_max)[0]
 
 
+def beginning(text: str, json_bytes_max: int) -> tuple[str, bool]:
+    """The beginning of a text, of so many bytes of JSON; and whether that is all of it."""
+    if json_bytes(text) <= json_bytes_max:
+        return text, True
+    fits, too_long = 0, len(text)
+    while too_long - fits > 1:
+        size = (fits + too_long) // 2
+        if json_bytes(text[:size]) <= json_bytes_max:
+            fits = size
+        else:
+            too_long = size
+    return text[:fits], False
+
+
 def ending(data: bytes, json_bytes_max: int) -> str:
     """The end of some output, as text of so many bytes of JSON."""
     text = _ended(data).decode(errors="replace")

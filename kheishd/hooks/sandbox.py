@@ -24,6 +24,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import trio
@@ -179,8 +180,11 @@ def _resolver() -> tuple[str, ...]:
 
 
 def _credentials() -> list[str]:
-    homes = {pwd.getpwuid(os.geteuid()).pw_dir, os.path.expanduser("~")}
-    return [os.path.join(home, name) for home in homes for name in CREDENTIALS]
+    homes = {os.path.expanduser("~")}
+    # In a container a user may be a number and nothing else.
+    with suppress(KeyError):
+        homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
+    return [os.path.join(home, name) for home in homes for name in CREDENTIALS if os.path.isabs(home)]
 
 
 def _roots_own(directory: str) -> Iterator[str]:

@@ -26,6 +26,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
             "kheishd.__main__",
             ("httpcore2", "trio_websocket", "rich", "prompt_toolkit", "yaml", "asyncio", "kheishctl"),
         ),
+        ("kheishd.hooks.web_fetch", ("httpcore2", "h11", "asyncio")),
         ("protocol.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
     ],
 )

@@ -1,6 +1,7 @@
 """The sandbox: what is in it and what is not, for whoever runs the daemon, wherever its home is."""
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -135,6 +136,20 @@ async def test_credentials_in_the_workspace_are_covered(
     text = await inside(Sandbox([str(home)]), workspace, "cat .ssh/* .netrc project; ls -A .ssh")
     assert "canary" not in text
     assert text.endswith("visible\n")
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_user_that_is_only_a_number(
+    home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has no home has no credentials in it."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    assert await inside(Sandbox([str(home)]), workspace, "echo here") == "here\n"
 
 
 @pytest.mark.usefixtures("bubblewrap")

@@ -1,0 +1,66 @@
+"""A real HTTP server on the loopback address that answers each path with the bytes a test gives it."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+Answer = bytes | Callable[[trio.abc.Stream], Awaitable[None]]
+
+
+class WebServer:
+    """The server. ``answers`` are what it says, by path; ``requests`` the heads of what it was asked."""
+
+    def __init__(self, port: int, scheme: str) -> None:
+        self.port = port
+        self.scheme = scheme
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[str] = []
+
+    def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
+        """Where a path of this server is."""
+        return f"{self.scheme}://{host}:{self.port}{path}"
+
+    async def handle(self, stream: trio.abc.Stream, secure: ssl.SSLContext | None) -> None:
+        """Answer one request, then hang up."""
+        if secure is not None:
+            stream = trio.SSLStream(stream, secure, server_side=True, https_compatible=True)
+        try:
+            async with stream:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += await stream.receive_some()
+                self.requests.append(head.decode())
+                answer = self.answers[head.split()[1].decode()]
+                await (stream.send_all(answer) if isinstance(answer, bytes) else answer(stream))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+def answer(body: bytes, kind: str = "text/plain", status: int = 200, **headers: str) -> bytes:
+    """A whole answer. A header's underscores are dashes."""
+    lines = [f"HTTP/1.1 {status} OK", f"content-length: {len(body)}"]
+    lines += [f"content-type: {kind}"] if kind else []
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def redirect(location: str, status: int = 302) -> bytes:
+    """An answer that sends the client elsewhere."""
+    return answer(b"moved", status=status, location=location)
+
+
+@asynccontextmanager
+async def web_server(
+    secure: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[WebServer]:
+    """A server on a free port for as long as the block runs; with TLS if there is a context."""
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host=host)
+        server = WebServer(listener.socket.getsockname()[1], "http" if secure is None else "https")
+        handle = partial(server.handle, secure=secure)
+        nursery.start_soon(trio.serve_listeners, handle, [listener])
+        yield server
+        nursery.cancel_scope.cancel()
