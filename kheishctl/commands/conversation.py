@@ -4,11 +4,14 @@ from typing import Any
 
 import click
 
+from kheishctl import exits
 from kheishctl.commands.send import send, spoken
 from kheishctl.render import history as history_text
-from kheishctl.text import Column, Look, facts
+from kheishctl.render import outcome
+from kheishctl.text import Column, Look, clean, facts
 from kheishctl.verb import (
     App,
+    Duration,
     complete,
     given,
     mutating,
@@ -145,6 +148,47 @@ def steer(app: App, agent: str | None, text: tuple[str, ...], sender: str | None
     """Say something to the run in flight; its model reads it before its next answer."""
     params = given(agent=agent, sender=sender, content=spoken(app, text, agent), **mutation)
     app.emit(app.call("conversation.steer", params), facts)
+
+
+compact_options = options(
+    click.option("--no-wait", is_flag=True, help="Return once it is accepted; print the ids."),
+    click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."),
+    mutating,
+)
+"""The options that every ``compact`` has."""
+
+
+@verb(group, "compact", method="conversation.compact", examples=("kheishctl conversation compact default",))
+@address
+@compact_options
+def compact(app: App, agent: str | None, sender: str | None, **options: Any) -> None:
+    """Have the conversation so far summed up; the model reads the summary from now on.
+
+    The messages stay in the journal. A conversation that becomes too long is summed up by itself.
+    """
+    sum_up(app, "conversation.compact", given(agent=agent, sender=sender), **options)
+
+
+def sum_up(
+    app: App, method: str, params: dict[str, Any], *, no_wait: bool, timeout: float | None, **mutation: Any
+) -> None:
+    """Have a session summed up and tell what came of it; ends with the exit code of the outcome."""
+    if no_wait or mutation["check"]:
+        app.emit(app.call(method, params | given(**mutation)), facts)
+        return
+    result = app.call(method, params | given(wait="settled", timeout_s=timeout, **mutation))
+    app.emit(result, _summed_up)
+    if sentence := outcome(result):
+        app.note(sentence)
+    click.get_current_context().exit(exits.of_status(str(result["status"])))
+
+
+def _summed_up(result: dict[str, Any], look: Look) -> str:
+    if "summary" not in result:
+        return str(result.get("reason", ""))
+    before, after = result.get("pre_tokens", 0), result.get("post_tokens", 0)
+    head = f"about {before} tokens are now {after}"
+    return f"{head}\n{clean(result['summary'])}" if look.width is not None else clean(result["summary"])
 
 
 @verb(group, "reset", method="conversation.reset", examples=("kheishctl conversation reset default --as ci",))

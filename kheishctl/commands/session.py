@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kheishctl.client import Json
-from kheishctl.commands.conversation import show_history
+from kheishctl.commands.conversation import compact_options, show_history, sum_up
 from kheishctl.commands.send import deliver, delivery_options, pairs, spoken
 from kheishctl.commands.transfer import export, import_
 from kheishctl.text import Column, facts
@@ -162,6 +162,14 @@ def steer(app: App, session_id: str, text: tuple[str, ...], sender: str | None, 
     """Say something to the run in flight; its model reads it before its next answer."""
     params = given(session_id=session_id, sender=sender, content=spoken(app, text, session_id), **mutation)
     app.emit(app.call("session.steer", params), facts)
+
+
+@verb(group, "compact", method="session.compact", examples=("kheishctl session compact ses_0EXAMPLE",))
+@_session
+@compact_options
+def compact(app: App, session_id: str, **options: Any) -> None:
+    """Have a session summed up; its model reads the summary from now on. It must be idle."""
+    sum_up(app, "session.compact", {"session_id": session_id}, **options)
 
 
 @verb(group, "history", method="session.history")

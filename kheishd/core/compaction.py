@@ -218,8 +218,9 @@ def _apart(placed: Sequence[Placed], number: int) -> bool:
 
 
 def after(prompt: Prompt, step: Step, summary: str = "") -> int:
-    """The tokens that are shown after a step, as estimated."""
+    """The tokens that are shown after a step: as many fewer as the estimates of before and after differ."""
     placed = list(prompt.placed)
+    before = prompt.overhead + of_messages(each.message for each in placed)
     match step:
         case LeaveOutResults(upto):
             placed = without_results(placed, upto, list(RESULT_TOOLS))
@@ -227,4 +228,5 @@ def after(prompt: Prompt, step: Step, summary: str = "") -> int:
             placed = summed_up(placed, upto, 0, summary)
         case Snip(upto):
             placed = snipped(placed, upto)
-    return prompt.overhead + of_messages(each.message for each in placed)
+    left = prompt.overhead + of_messages(each.message for each in placed)
+    return -(-prompt.tokens * left // before) if before else 0

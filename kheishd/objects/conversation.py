@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.commands import Cancel
 from kheishd.kernel.call import Call, mutation, query
+from kheishd.objects.compacting import (
+    Wanted,
+    accept_compaction,
+    compact_waits,
+    follow_compaction,
+    wanted,
+)
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import not_a_mark, page_of
@@ -34,6 +41,7 @@ from protocol.objects.conversation import (
     Conversation,
     ConversationCancel,
     ConversationCancelled,
+    ConversationCompact,
     ConversationHistoryParams,
     ConversationList,
     ConversationListParams,
@@ -44,7 +52,7 @@ from protocol.objects.conversation import (
     ConversationWasReset,
 )
 from protocol.objects.definition import Definition
-from protocol.objects.run import ENDED, SendResult, SteerResult
+from protocol.objects.run import ENDED, CompactResult, SendResult, SteerResult
 from protocol.objects.session import History
 
 if TYPE_CHECKING:
@@ -234,6 +242,20 @@ def cancel(tx: "Transaction", call: Call, params: ConversationCancel) -> Convers
     return ConversationCancelled(cancelled=True, session_id=run.session_id, run_id=run.run_id)
 
 
+def _prepare_compact(call: Call, params: ConversationCompact) -> tuple[ConversationCompact, Wanted]:
+    return params, wanted(call)
+
+
+@mutation(rows.COMPACT, prepare=_prepare_compact, follow=follow_compaction, follows=compact_waits)
+def compact(tx: "Transaction", call: Call, plan: tuple[ConversationCompact, Wanted]) -> CompactResult:
+    """Accept a run that sums the conversation up."""
+    params, ids_of_it = plan
+    _, binding = find_binding(tx, call, params.agent, params.sender)
+    session = tx.get(SESSIONS, binding.session_id)
+    assert session is not None, "a binding has its session"
+    return accept_compaction(tx, call, session, ids_of_it)
+
+
 @mutation(rows.RESET)
 def reset(tx: "Transaction", call: Call, params: ConversationReset) -> ConversationWasReset:
     """Unbind the address. Errors: SessionBusy while runs are open, as their answers would go unseen."""
@@ -251,4 +273,4 @@ def reset(tx: "Transaction", call: Call, params: ConversationReset) -> Conversat
     return ConversationWasReset(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
-HANDLERS = (send, steer, list_, get, history, cancel, reset)
+HANDLERS = (send, steer, list_, get, history, cancel, compact, reset)

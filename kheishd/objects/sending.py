@@ -184,12 +184,7 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
         raise QueueFull(
             f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
         )
-    speaker = sending.guest or definition
-    bounds = bounds_of(tx, call.runtime, session, speaker)
-    workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
-    pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
-    if tx.get(BLOBS, speaker.digest, 0) is None:
-        tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
+    pinned = pinned_for(tx, call, sending, session, definition)
     fold.append(
         InputReceived(
             input_id=sending.input_id,
@@ -213,6 +208,22 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
     return SendResult(
         session_id=session.session_id, run_id=sending.run_id, status="queued", cursor=accepted.cursor
     )
+
+
+def pinned_for(
+    tx: "Transaction", call: Call, sending: Sending, session: Session, definition: Definition
+) -> Pinned:
+    """What a run will use, with the instructions kept beside it.
+
+    Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden.
+    """
+    speaker = sending.guest or definition
+    bounds = bounds_of(tx, call.runtime, session, speaker)
+    workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
+    pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
+    if tx.get(BLOBS, speaker.digest, 0) is None:
+        tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
+    return pinned
 
 
 def pin(

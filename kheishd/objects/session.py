@@ -11,6 +11,13 @@ from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.core.workspace import within_parent
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.bounds import bounds_of, may_have, mode_of, usual_mode
+from kheishd.objects.compacting import (
+    Wanted,
+    accept_compaction,
+    compact_waits,
+    follow_compaction,
+    wanted,
+)
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import Marks, page_of
@@ -45,12 +52,13 @@ from protocol.limits import METADATA_BYTES_MAX, SCOPE_BYTES_MAX, SESSION_DEPTH_M
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
-from protocol.objects.run import SendResult, SteerResult
+from protocol.objects.run import CompactResult, SendResult, SteerResult
 from protocol.objects.session import (
     CapabilityScope,
     History,
     Interrupted,
     Session,
+    SessionCompact,
     SessionCreate,
     SessionEnd,
     SessionHistoryParams,
@@ -331,6 +339,17 @@ def steer(tx: "Transaction", call: Call, plan: tuple[SessionSteer, Said]) -> Ste
     return steered(tx, call, find_session(tx, call, params.session_id), said)
 
 
+def _prepare_compact(call: Call, params: SessionCompact) -> tuple[SessionCompact, Wanted]:
+    return params, wanted(call)
+
+
+@mutation(rows.COMPACT, prepare=_prepare_compact, follow=follow_compaction, follows=compact_waits)
+def compact(tx: "Transaction", call: Call, plan: tuple[SessionCompact, Wanted]) -> CompactResult:
+    """Accept a run that sums the session up."""
+    params, ids_of_it = plan
+    return accept_compaction(tx, call, find_session(tx, call, params.session_id), ids_of_it)
+
+
 async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupted) -> Interrupted:
     if result.run_id is None:
         return result
@@ -350,4 +369,4 @@ def interrupt(tx: "Transaction", call: Call, params: SessionInterrupt) -> Interr
     return Interrupted(True, session.session_id, run.run_id)
 
 
-HANDLERS = (create, get, list_, update, send, steer, history, rename, interrupt, end)
+HANDLERS = (create, get, list_, update, send, steer, compact, history, rename, interrupt, end)

@@ -177,7 +177,7 @@ class Room:
         try:
             summary = summary_of(answer.items)
             left = after(prompt, SumUp(upto), summary)
-            if left >= prompt.overhead + of_messages(each.message for each in prompt.placed):
+            if left >= prompt.tokens:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
             return CompactionFailed(

@@ -17,13 +17,22 @@ from protocol.errors import (
     SenderForbidden,
     SenderInvalid,
     SessionBusy,
+    SessionEnded,
     StorageFull,
     WorkspaceForbidden,
 )
 from protocol.ids import Id
 from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
-from protocol.objects.run import Delivery, PathName, SendResult, Steering, SteerResult
+from protocol.objects.run import (
+    Compacting,
+    CompactResult,
+    Delivery,
+    PathName,
+    SendResult,
+    Steering,
+    SteerResult,
+)
 from protocol.objects.session import History, Order, Session
 
 DEFAULT_SENDER = "user"
@@ -61,6 +70,13 @@ class ConversationSend(Delivery, frozen=True, kw_only=True):
 
 class ConversationSteer(Steering, frozen=True, kw_only=True):
     """Params of ``conversation.steer``."""
+
+    agent: Agent | None = None
+    sender: Sender = DEFAULT_SENDER
+
+
+class ConversationCompact(Compacting, frozen=True, kw_only=True):
+    """Params of ``conversation.compact``."""
 
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
@@ -185,6 +201,25 @@ CANCEL = Method(
     errors=(*_ADDRESS, StorageFull),
     while_draining=True,
 )
+COMPACT = Method(
+    "conversation.compact",
+    "mutation",
+    ConversationCompact,
+    CompactResult,
+    "Have the conversation so far summed up; the model reads the summary from now on. It must be idle.",
+    scope="converse",
+    errors=(
+        *_ADDRESS,
+        SessionEnded,
+        SessionBusy,
+        AgentNotFound,
+        RouteNotFound,
+        RouteNotReady,
+        WorkspaceForbidden,
+        StorageFull,
+    ),
+    uncompared=("wait", "timeout_s"),
+)
 RESET = Method(
     "conversation.reset",
     "mutation",
@@ -195,4 +230,4 @@ RESET = Method(
     errors=(*_ADDRESS, SessionBusy, StorageFull),
 )
 
-METHODS = (SEND, STEER, LIST, GET, HISTORY, CANCEL, RESET)
+METHODS = (SEND, STEER, LIST, GET, HISTORY, CANCEL, COMPACT, RESET)

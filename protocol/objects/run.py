@@ -206,6 +206,32 @@ class SteerResult(Struct, frozen=True, kw_only=True):
     cursor: Cursor
 
 
+class Compacting(Mutation, frozen=True, kw_only=True):
+    """The params every ``compact`` has besides its address: how the caller waits."""
+
+    wait: Literal["accepted", "settled"] = "accepted"
+    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+
+
+class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The run that sums a session up and, once it has ended, what came of it.
+
+    ``reason`` says why nothing was done where there was nothing to do. Tokens are what the model was shown
+    before and is shown from now on, as far as is known.
+    """
+
+    session_id: str
+    run_id: str
+    status: Status
+    cursor: Cursor
+    summary: str | None = None
+    pre_tokens: int | None = None
+    post_tokens: int | None = None
+    reason: str = ""
+    error: RunError | None = None
+    usage: Usage = Usage()
+
+
 class RunRef(Params, frozen=True, kw_only=True):
     """Params that name a run."""
 

@@ -29,6 +29,8 @@ from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
+    Compacting,
+    CompactResult,
     Delivery,
     ModelName,
     Name,
@@ -183,6 +185,12 @@ class SessionSteer(Steering, frozen=True, kw_only=True):
 
     session_id: Id
     sender: str | None = None
+
+
+class SessionCompact(Compacting, frozen=True, kw_only=True):
+    """Params of ``session.compact``: as ``conversation.compact``, addressed by session."""
+
+    session_id: Id
 
 
 class SessionHistoryParams(Page, frozen=True, kw_only=True):
@@ -342,6 +350,25 @@ STEER = Method(
         StorageFull,
     ),
 )
+COMPACT = Method(
+    "session.compact",
+    "mutation",
+    SessionCompact,
+    CompactResult,
+    "Have a session summed up; its model reads the summary from now on. It must be idle.",
+    scope="converse",
+    errors=(
+        SessionNotFound,
+        SessionEnded,
+        SessionBusy,
+        AgentNotFound,
+        RouteNotFound,
+        RouteNotReady,
+        WorkspaceForbidden,
+        StorageFull,
+    ),
+    uncompared=("wait", "timeout_s"),
+)
 HISTORY = Method(
     "session.history", "query", SessionHistoryParams, History, "Read a session's messages.", errors=_SESSION
 )
@@ -399,5 +426,5 @@ IMPORT = Method(
     ),
 )
 
-METHODS = (CREATE, GET, LIST, UPDATE, SEND, STEER, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
+METHODS = (CREATE, GET, LIST, UPDATE, SEND, STEER, COMPACT, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
 __all__ = ["METHODS", "InputItem", "Session"]

@@ -26,6 +26,8 @@ NOT_OPTIONS = {
     "conversation.send": {"content", "wait", "stream", "timeout_s"},
     "session.send": {"content", "wait", "stream", "timeout_s"},
     "conversation.steer": {"content"},
+    "conversation.compact": {"wait", "timeout_s"},
+    "session.compact": {"wait", "timeout_s"},
     "session.steer": {"content"},
     "run.list": {"order"},
     "session.list": {"order"},

@@ -77,7 +77,8 @@ class Scripted:
     """A ModelCaller whose answers are made by the test: by what was said last, or else in order.
 
     The last of ``parts`` serves all further calls; without any, what was said is repeated. ``asked`` holds
-    every request; ``open`` counts the calls that are being answered now, ``most`` at once.
+    every request; ``open`` counts the calls that are being answered now, ``most`` at once. ``summaries`` and
+    ``summed`` are the same for what is to be summed up.
     """
 
     parts: list[Part] = field(default_factory=list)
@@ -85,12 +86,18 @@ class Scripted:
     asked: list[ModelRequest] = field(default_factory=list)
     open: int = 0
     most: int = 0
+    summaries: list[Part] = field(default_factory=lambda: [sums_up])
+    summed: list[ModelRequest] = field(default_factory=list)
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
         """Answer with the part that is meant."""
-        self.asked.append(request)
-        part = self.to.get(text_of(request.messages[-1].items)) or self._next()
+        if request.purpose == "answer":
+            self.asked.append(request)
+            part = self.to.get(text_of(request.messages[-1].items)) or self._next()
+        else:
+            self.summed.append(request)
+            part = self.summaries.pop(0) if len(self.summaries) > 1 else self.summaries[0]
         self.open += 1
         self.most = max(self.most, self.open)
         try:
@@ -109,6 +116,12 @@ class Scripted:
 
     async def aclose(self) -> None:
         """Nothing is kept open."""
+
+
+async def sums_up(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    """A summary."""
+    yield TextDelta("They talked.")
+    yield Answer([Text("They talked.")], Usage(500, 20), "end", "scripted")
 
 
 def echo(request: ModelRequest) -> AsyncIterator[ModelEvent]:

@@ -72,6 +72,16 @@ def test_steer(ctl: Ctl, sender: str, session_id: str) -> None:
     assert "“two”" in ctl.json("run", "wait", sent["run_id"])["output"]
 
 
+def test_compact(ctl: Ctl, sender: str, session_id: str) -> None:
+    """It is waited for unless that is not wanted."""
+    for number in range(6):
+        ctl.json("send", "default", f"{number} " + "word " * 40, "--as", sender)
+    accepted = ctl.json("conversation", "compact", "default", "--as", sender, "--no-wait")
+    assert ctl.json("run", "wait", accepted["run_id"])["kind"] == "compaction"
+    done = ctl.json("conversation", "compact", "default", "--as", sender)
+    assert (done["session_id"], done["status"]) == (session_id, "completed")
+
+
 def test_reset(ctl: Ctl, sender: str, session_id: str) -> None:
     """The next send starts a new session; a check changes nothing."""
     assert ctl("conversation", "reset", "--as", sender, "--check").code == 0

@@ -92,6 +92,19 @@ def test_steer(ctl: Ctl, session: str) -> None:
     assert "“by the way”" in ctl.json("run", "wait", sent["run_id"])["output"]
 
 
+def test_compact(ctl: Ctl, session: str) -> None:
+    """What was said is summed up, and the journal keeps it; of too little there is nothing to sum up."""
+    assert ctl("session", "compact", session).out == "there was nothing to sum up\n"
+    for number in range(6):
+        ctl.json("session", "send", session, f"{number} " + "word " * 40)
+    accepted = ctl.json("session", "compact", session, "--check")
+    assert accepted["status"] == "queued"
+    assert "offline stand-in" in ctl("session", "compact", session, "--timeout", "30s").out
+    assert len(ctl("session", "history", session).rows) == 12
+    kinds = [row[3] for row in ctl("journal", "read", "--session", session, "--limit", "200").rows]
+    assert kinds.count("context_compacted") == 1
+
+
 def test_end(ctl: Ctl, session: str) -> None:
     """An ended session takes no more."""
     assert ctl.json("session", "end", session)["status"] == "ended"

@@ -157,6 +157,15 @@ def test_no_result_goes_that_was_not_read_yet() -> None:
     assert results_cut(turns(3)[:1], FAR, LIMITS) is None
 
 
+def test_what_is_left_is_told_by_the_same_measure() -> None:
+    """Half of what was estimated is half of what was counted; nothing is left of nothing."""
+    placed = turns(20)
+    counted = replace(whole(placed), tokens=1_000)
+    step = Snip(placed[19].cursor)
+    assert 500 <= after(counted, step) <= 560
+    assert after(Prompt([], 0, 0), step) == 0
+
+
 # Where it is cut.
 
 

@@ -1,8 +1,8 @@
 """Room in the context: what is done before a model is asked, and what where a provider refuses."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from kheishd.workers.transcripts import newest_checkpoint
 from protocol.events import CompactionFailed, ContextCompacted, InputReceived, TranscriptImported
 from protocol.objects.run import SendResult
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
-from tests.support.desk import Desk, Gate, Part, Scripted, fails, gives, open_desk, says, working
+from tests.support.desk import Desk, Gate, Part, Scripted, fails, gives, open_desk, says, sums_up, working
 from tests.support.talk import assert_valid
 
 LONG = 900
@@ -43,37 +43,8 @@ def counts(tokens: int, text: str = "fine " * 100) -> Part:
     return part
 
 
-def sums_up(text: str = "They talked.") -> Part:
-    """A summary."""
-
-    async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        yield TextDelta(text)
-        yield Answer([Text(text)], Usage(500, 20), "end", "scripted")
-
-    return part
-
-
-@dataclass
-class Talker(Scripted):
-    """Scripted, with parts of their own for summaries; the last of these serves all further ones."""
-
-    summaries: list[Part] = field(default_factory=lambda: [sums_up()])
-    summed: list[ModelRequest] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def ask(self, request: ModelRequest) -> AsyncIterator[AsyncIterator[ModelEvent]]:
-        """Answer, or sum up."""
-        if request.purpose == "answer":
-            async with super().ask(request) as events:
-                yield events
-            return
-        self.summed.append(request)
-        part = self.summaries.pop(0) if len(self.summaries) > 1 else self.summaries[0]
-        yield part(request)
-
-
 def desk_of(
-    directory: Path, models: Talker, limits: ContextLimits = LIMITS
+    directory: Path, models: Scripted, limits: ContextLimits = LIMITS
 ) -> AbstractAsyncContextManager[Desk]:
     """A desk with little room."""
     return open_desk(directory, models, context=limits)
@@ -101,7 +72,7 @@ async def test_a_long_conversation_is_summed_up_before_the_model_is_asked(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """All but the last messages, in one commit; the model reads the summary, and nobody saw it written."""
-    models = Talker([counts(10), counts(10), counts(LONG), counts(300, "short again")])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(300, "short again")])
     async with desk_of(tmp_path, models) as desk, working(desk):
         sent = await talk(desk)
         heard = desk.listen()
@@ -132,7 +103,7 @@ async def test_a_long_conversation_is_summed_up_before_the_model_is_asked(
 
 async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The run's own model and route, no tools, a limit to what it may write; all that is to be replaced."""
-    models = Talker([counts(10), counts(10), counts(LONG), counts(10)])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
     (request,) = models.summed
@@ -147,7 +118,7 @@ async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockC
 
 async def test_the_journal_keeps_everything(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Folded from the beginning it gives what the model was shown, however often it was made shorter."""
-    models = Talker([counts(10), counts(10), counts(LONG)])
+    models = Scripted([counts(10), counts(10), counts(LONG)])
     async with desk_of(tmp_path, models) as desk, working(desk):
         sent = await talk(desk, 8)
         assert len(of_type(desk, sent.session_id, ContextCompacted)) >= 2
@@ -163,7 +134,7 @@ async def test_the_journal_keeps_everything(tmp_path: Path, autojump_clock: Mock
 
 async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What is left is written down with the next answer: nothing before it is read again."""
-    models = Talker([counts(10), counts(10), counts(LONG), counts(10)])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
     async with desk_of(tmp_path, models) as desk, working(desk):
         sent = await talk(desk, 3)
         assert desk.count(CHECKPOINTS) == 0
@@ -187,7 +158,7 @@ async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
     [
         (lambda request: gives(ToolCall("c", "bash", {})), "no_summary"),
         (lambda request: gives(), "no_summary"),
-        (sums_up("longer " * 2_000), "no_summary"),
+        (lambda request: says("longer " * 2_000), "no_summary"),
         (lambda request: fails("overloaded"), "overloaded"),
         (silence, "bad_response"),
     ],
@@ -197,7 +168,7 @@ async def test_a_run_goes_on_without_a_summary(
     tmp_path: Path, autojump_clock: MockClock, part: Part, reason: str
 ) -> None:
     """What is shown is long but not too long; the failure is journaled with what it took."""
-    models = Talker([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
@@ -215,7 +186,7 @@ async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autoj
     async def calls(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield Answer([ToolCall("c", "look", {})], Usage(LONG, 1), "tool_calls")
 
-    models = Talker(
+    models = Scripted(
         [counts(10), counts(10), counts(LONG), calls, calls, calls, calls, counts(10)],
         summaries=[lambda request: gives()],
     )
@@ -240,8 +211,8 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
     def too_long(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         return fails("context_too_long", retryable=False)
 
-    models = Talker(
-        [counts(10), counts(10), counts(LONG), counts(10)], summaries=[too_long, too_long, sums_up()]
+    models = Scripted(
+        [counts(10), counts(10), counts(LONG), counts(10)], summaries=[too_long, too_long, sums_up]
     )
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
@@ -275,7 +246,7 @@ def refuses(longest: int) -> Part:
 
 async def test_what_a_provider_refuses_is_summed_up(tmp_path: Path, autojump_clock: MockClock) -> None:
     """And asked again, for another message."""
-    models = Talker([counts(10), counts(10), counts(10), refuses(3)])
+    models = Scripted([counts(10), counts(10), counts(10), refuses(3)])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk)
         last = await desk.ask("and now?")
@@ -295,7 +266,7 @@ async def test_where_there_is_no_summary_the_oldest_is_left_out(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """Half as much each time, until it is taken."""
-    models = Talker([*[counts(1_500)] * 4, refuses(3)], summaries=[lambda request: gives()])
+    models = Scripted([*[counts(1_500)] * 4, refuses(3)], summaries=[lambda request: gives()])
     async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
         await talk(desk, 4)
         last = await desk.ask("and now?")
@@ -310,7 +281,7 @@ async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """After what could be left out was left out; the next run begins with what is left."""
-    models = Talker([*[counts(10)] * 4, refuses(0)])
+    models = Scripted([*[counts(10)] * 4, refuses(0)])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk, 4)
         last = await desk.ask("and now?")
@@ -334,7 +305,7 @@ async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(
 async def test_a_summary_being_made_is_stopped(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Cancelled means stopped: nothing of the summary is kept, and the conversation goes on."""
     gate = Gate()
-    models = Talker([counts(10), counts(10), counts(LONG)], summaries=[gate, sums_up()])
+    models = Scripted([counts(10), counts(10), counts(LONG)], summaries=[gate, sums_up])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk)
         sent = await desk.send("and now?")
@@ -354,7 +325,7 @@ async def test_a_daemon_that_ends_meanwhile_leaves_nothing_of_a_summary(
 ) -> None:
     """The next one makes it again, once, whether the daemon stopped or died."""
     gate = Gate()
-    models = Talker([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate, sums_up()])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate, sums_up])
     async with desk_of(tmp_path, models) as desk:
         async with working(desk):
             await talk(desk)
@@ -402,7 +373,7 @@ def results(request: ModelRequest) -> list[bool]:
 
 async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
     """All but the newest; while the talk goes on they stay, and what was left out does not come back."""
-    models = Talker([lambda request: says("fine")])
+    models = Scripted([lambda request: says("fine")])
     async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
         for number in range(7):
@@ -425,7 +396,7 @@ async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_c
 async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What the route says its model takes is pinned, and a third of a small window may be filled."""
     small = RouteSpec("offline", "offline", "offline", context_tokens=3_000, built_in=True)
-    models = Talker([counts(10), counts(10), counts(1_001), counts(10)])
+    models = Scripted([counts(10), counts(10), counts(1_001), counts(10)])
     limits = replace(LIMITS, compact_tokens=FAR)
     async with (
         open_desk(tmp_path, models, context=limits, routes={"offline": small}) as desk,
@@ -442,7 +413,7 @@ async def test_who_waits_for_a_summary_keeps_nobody_waiting(
 ) -> None:
     """Other sessions go on meanwhile."""
     gate = Gate("", "They talked.")
-    models = Talker([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate])
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate])
     async with desk_of(tmp_path, models) as desk, working(desk):
         await talk(desk)
         slow = await desk.send("and now?")
