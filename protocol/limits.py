@@ -110,21 +110,33 @@ WAIT_SECONDS_MAX = 24 * 3600
 
 # One message of a model may ask for so many tools; a batch of more is refused whole, call by call. They are
 # judged 16 at a time, which is one transaction: of each call a verdict and an approval's event and record,
-# with a subject of 1 KiB in all three, a reason of 2 KiB in two, and a preview of 4 KiB, are 12 KiB at most,
-# and the run's record with 256 open calls another 48.
+# with a subject of 1 KiB in two and of 256 bytes in one, a reason of 512 in all three, and a preview of 3 KiB,
+# are 8 KiB at most, and the run's record with 256 open calls another 48.
 CALLS_MAX = 256
-CALLS_JUDGED_AT_ONCE = 16
+CALLS_JUDGED_MAX = 16
 
-# What a call adds to the transaction of its message besides itself: some 150 bytes in the run's record and,
-# if it is refused at once, a result of 250.
-CALL_ROOM_BYTES = 400
+# Calls of one message that wait for people at once, and those of them that are questions. A run that ends
+# takes all of them back in one transaction: 256 results of 450 bytes, and a record of 3 KiB for each that
+# waits, or of 12 for a question, leave room for the session's record of 40.
+ASKED_MAX = 16
+QUESTIONED_MAX = 2
 
+# What a call adds to the transaction of its message besides itself: some 150 bytes in the run's record or,
+# if it is refused at once, a result of 550 in the journal.
+CALL_ROOM_BYTES_MAX = 600
+
+# Calls that run side by side: they share the machine, and as many results are saved together when they are
+# stopped.
 PARALLEL_CALLS_MAX = 16
 
-# Names that models and tools give themselves. A call's id stands in every event about it.
-TOOL_BYTES_MAX = 128
-CALL_ID_BYTES_MAX = 128
+# Names that models and tools give themselves. 64 and 40 characters are what the strictest providers take
+# back; a call's id stands in every event about it.
+TOOL_BYTES_MAX = 64
+CALL_ID_BYTES_MAX = 40
+
+# What a call works on, and why it was judged as it was.
 SUBJECT_BYTES_MAX = 1 * KIB
+VERDICT_BYTES_MAX = 512
 
 # What a verdict keeps of a subject: 32 of them stand in one transaction, each perhaps beside its approval.
 VERDICT_SUBJECT_BYTES_MAX = 256
@@ -151,9 +163,13 @@ WEB_BODY_BYTES_MAX = 128 * KIB
 WEB_HEADER_BYTES_MAX = 4 * KIB
 WEB_REDIRECTS_MAX = 5
 
+# What is kept of a running tool's output for who follows it late: some 800 lines. A piece that is longer is
+# sent from there on, too.
+LIVE_CHARACTERS_MAX = 64 * KIB
+
 # What a person is shown of one call, and what the approvals of one transaction hold together.
 PREVIEW_BYTES_MAX = 16 * KIB
-PREVIEWS_BYTES_MAX = 64 * KIB
+PREVIEWS_BYTES_MAX = 48 * KIB
 
 # Rules and grants are read at every judgement and stand in records that many events write again: 4 KiB are
 # 64 rules about a short command each, or as many grants. A grant that finds no room pushes the oldest out.

@@ -166,11 +166,11 @@ class Cancel:
 class Stopped:
     """The effect of a run that is to be cancelled has stopped; ``items`` had arrived by then.
 
-    ``results`` are what calls that were stopped gave, by call id.
+    ``results`` are those of calls that were running.
     """
 
     items: list[Item]
-    results: tuple[ToolReturned, ...] = ()
+    results: tuple[Return, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Release:
     """The worker puts the run down because the daemon stops; ``results`` are those of calls it stopped."""
 
     reason: str
-    results: tuple[ToolReturned, ...] = ()
+    results: tuple[Return, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

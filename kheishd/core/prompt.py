@@ -35,7 +35,7 @@ from protocol.events import (
     TranscriptImported,
     Unknown,
 )
-from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
+from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
 
@@ -96,7 +96,7 @@ class Transcript(Struct):
             case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
                 self._return(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered(items=items):
-                self.said.append(Message("user", list(items)))
+                self._steered(run_id, items)
             case DoubtSettled(note=note) if note:
                 self.said.append(Message("user", [Text(note)]))
             case ModelAsked():
@@ -137,6 +137,14 @@ class Transcript(Struct):
             self._read_out(envelope)
             self._add(envelope, message, "input" if message.role == "user" else "")
             self.calls = {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
+
+    def _steered(self, run_id: str, items: list[InputItem]) -> None:
+        """What is said to a run that has not started belongs to its input: the run before it does not read it."""
+        input_id = self.runs.get(run_id, "")
+        if input_id in self.inputs:
+            self.inputs[input_id] = Message("user", [*self.inputs[input_id].items, *items])
+        else:
+            self.said.append(Message("user", list(items)))
 
     def _join(self, envelope: Envelope, message: Message) -> None:
         """Results join those of the calls they belong to, in whatever portions they come."""

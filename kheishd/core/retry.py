@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from protocol.limits import CALL_ROOM_BYTES
+from protocol.limits import CALL_ROOM_BYTES_MAX
 from protocol.transcript import Item, Text, Thinking, ToolCall
 
 
@@ -58,7 +58,7 @@ def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
 
 def _size(item: Item) -> int:
     size = len(msgspec.json.encode(item))
-    return size + CALL_ROOM_BYTES if isinstance(item, ToolCall) else size
+    return size + CALL_ROOM_BYTES_MAX if isinstance(item, ToolCall) else size
 
 
 def _cut(item: Item, room: int) -> list[Item]:

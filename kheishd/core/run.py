@@ -11,17 +11,53 @@ makes it *running* again, to be taken up. The calls of its newest message have s
 ``core/calls.py`` keeps.
 
 ``starts_without_progress`` rises in the commit that starts an effect and returns to 0 with any outcome or
-orderly stop. A run found with 2 is executed with no other beside it, one found with 3 is parked as failed:
-no crash loop is immortal and no neighbour is blamed.
+orderly stop. Judging calls, and looking into those the daemon died in, starts nothing in the world and costs
+no commit: it counts once the run is taken up again by another daemon. A run found with 2 is executed with no
+other beside it, one found with 3 is parked as failed: no crash loop is immortal and no neighbour is blamed.
 
-@TABLE@
+=============== ============ ===============================================
+status          command      leads to
+=============== ============ ===============================================
+queued          Start        running
+                Steer        queued
+                Cancel       cancelled
+                Fail         failed
+running         Start        running, waiting, failed, cancelled, interrupted
+                Ask          running
+                Answered     running, completed, failed, cancelled, interrupted
+                Errored      running, failed, cancelled, interrupted
+                Judge        running, waiting
+                Renew        running, waiting
+                CallTools    running
+                Observe      running
+                Return       running, waiting
+                Settle       running, waiting
+                Resolve      running
+                Lapse        running
+                Reply        running
+                Abandon      cancelled, interrupted
+                Steer        running
+                Cancel       running
+                Stopped      cancelled, interrupted
+                Release      running, waiting
+                Fail         failed, cancelled, interrupted
+                Interrupt    cancelled, interrupted
+waiting         Resolve      running, waiting
+                Lapse        running, waiting
+                Reply        running, waiting
+                Abandon      cancelled
+                Steer        waiting
+                Cancel       cancelled, interrupted
+                Fail         failed
+ended           any          refused: RunAlreadyEnded
+=============== ============ ===============================================
 
 What may never live here: a clock, a file, a socket, randomness. They are passed in.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, assert_never
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -53,7 +89,7 @@ from kheishd.core.commands import (
 from kheishd.core.grants import kept_by_run
 from protocol.errors import RunAlreadyEnded
 from protocol.events import (
-    ApprovalLapsed,
+    ApprovalRequested,
     CallsJudged,
     CancelRequested,
     CompactionFailed,
@@ -63,6 +99,7 @@ from protocol.events import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    QuestionLapsed,
     RunAccepted,
     RunEnded,
     RunReleased,
@@ -78,8 +115,8 @@ from protocol.transcript import Item, Message, ToolCall
 ALONE_AT = 2
 PARKED_AT = 3
 
-_BY_PEOPLE: Final = (Resolve, Lapse, Reply, Abandon)
-_WAITING: Final = (*_BY_PEOPLE, Steer, Cancel, Stopped, Fail)
+_APPROVING: Final = (Resolve, Lapse)
+_ANSWERING: Final = (Reply, Abandon)
 
 ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
     "queued": (Start, Steer, Cancel, Fail),
@@ -95,8 +132,9 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
         Observe,
         Return,
         Settle,
-        # While the rest of a large batch is still being judged, what was asked so far may be answered.
-        *_BY_PEOPLE,
+        # What was asked for so far may be answered while the rest of its batch is judged, or still runs.
+        *_APPROVING,
+        *_ANSWERING,
         Steer,
         Cancel,
         Stopped,
@@ -104,8 +142,8 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
         Fail,
         Interrupt,
     ),
-    "waiting_for_approval": _WAITING,
-    "waiting_for_user_question": _WAITING,
+    "waiting_for_approval": (*_APPROVING, Steer, Cancel, Fail),
+    "waiting_for_user_question": (*_APPROVING, *_ANSWERING, Steer, Cancel, Fail),
 }
 """What may be done with a run, by its status; with one that has ended, nothing."""
 
@@ -172,8 +210,7 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
     if held and (places := calls.doubted(run.calls)):
         # Even of a run that is to be stopped the truth about each call is told.
         return LookInto(places)
-    left_running = not held and any(call.state in ("called", "doubted") for call in run.calls)
-    if run.cancel is not None and not left_running:
+    if run.cancel is not None and (held or not _left_running(run)):
         return Stop()
     if run.status not in ("queued", "running"):
         return None
@@ -194,6 +231,11 @@ def _due_calls(run: Run) -> Effect | None:
     return None
 
 
+def _left_running(run: Run) -> bool:
+    """Whether the daemon died in calls of a run that nobody holds."""
+    return any(call.state in ("called", "doubted") for call in run.calls)
+
+
 def _suspect(run: Run) -> bool:
     """Whether the run is to be executed alone. One to be parked is not executed at all, and need not wait."""
     return ALONE_AT <= run.starts_without_progress < PARKED_AT
@@ -202,8 +244,8 @@ def _suspect(run: Run) -> bool:
 def decide(run: Run, command: Command) -> list[JournalEvent]:
     """The events that carry out a command.
 
-    Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status does not
-    accept, which only a fault of the worker can give.
+    Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
+    do not accept, which only a fault of whoever gives it can be.
     """
     if run.status in ENDED:
         raise RunAlreadyEnded(f"the run {run.run_id} has already {_ended_how(run)}")
@@ -227,7 +269,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
         case Stopped(items, results):
             return _stopped(run, items, results)
         case Release(reason, results):
-            return [*results, RunReleased(reason=reason)]
+            return [*calls.ended(run, results), RunReleased(reason=reason)]
         case Fail(error):
             return _failed(run, error)
         case Interrupt(error):
@@ -235,46 +277,19 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
                 *calls.closing(run, died=True),
                 RunEnded(outcome=run.cancel or "interrupted", error=error),
             ]
-        case _:
-            return _decide_calls(run, command)
-
-
-def _decide_calls(
-    run: Run,
-    command: Judge | Renew | CallTools | Observe | Return | Settle | Resolve | Lapse | Reply | Abandon,
-) -> list[JournalEvent]:
-    match command:
-        case Judge(judgements):
-            assert run.output_item_id is not None, "calls are judged that a message holds"
-            judged = CallsJudged(item_id=run.output_item_id, verdicts=[each.verdict for each in judgements])
-            asks = [each.asks for each in judgements if each.asks is not None]
-            return [judged, *asks, *(each.result for each in judgements if each.result is not None)]
-        case Renew(approval):
-            return [approval]
-        case CallTools(called):
-            return list(called)
-        case Observe(observed):
-            return [observed]
-        case Return(returned, events):
-            return [*events, returned]
-        case Settle(events):
-            return list(events)
-        case Resolve(answers, results):
-            return [*answers, *results]
-        case Lapse(approval_id, result):
-            lapsed = ApprovalLapsed(approval_id=approval_id, call_id=result.call_id, how="expired")
-            return [lapsed, result]
-        case Reply(answer, result):
-            return [answer, result]
         case Abandon(lapsed, reason):
-            wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", reason=reason)]
-            after = calls.evolve(run, _NOWHERE, lapsed)
-            return [lapsed, *wanted, *calls.closing(after), RunEnded(outcome="cancelled", reason=reason)]
+            return _abandoned(run, lapsed, reason)
         case _:
-            assert_never(command)
+            return calls.decide(run, command)
 
 
-_NOWHERE: Final = Envelope(cursor=0, at_ms=0)
+def _abandoned(run: Run, lapsed: QuestionLapsed, reason: str) -> list[JournalEvent]:
+    calls.need(run, [lapsed.call_id], "questioned")
+    wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", reason=reason)]
+    # The question is closed as its person wants it; what else is open, because the run ends.
+    rest = calls.evolve(run, Envelope(cursor=run.cursor, at_ms=run.changed_at_ms), lapsed)
+    ended = RunEnded(outcome=run.cancel or "cancelled", reason=reason)
+    return [lapsed, *wanted, *calls.closing(rest), ended]
 
 
 def _ended_how(run: Run) -> str:
@@ -312,7 +327,7 @@ def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> l
 
 
 def _start(run: Run) -> list[JournalEvent]:
-    if run.cancel is not None and not any(call.state in ("called", "doubted") for call in run.calls):
+    if run.cancel is not None and not _left_running(run):
         return _stopped(run, [])
     if run.starts_without_progress >= PARKED_AT:
         error = RunError(
@@ -373,7 +388,7 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
     return [wanted]
 
 
-def _stopped(run: Run, items: list[Item], results: tuple[ToolReturned, ...] = ()) -> list[JournalEvent]:
+def _stopped(run: Run, items: list[Item], results: tuple[Return, ...] = ()) -> list[JournalEvent]:
     ended = RunEnded(outcome=run.cancel or "cancelled")
     # A call that had arrived will not be carried out, and one without a result may not stand.
     kept: list[Item] = [item for item in items if not isinstance(item, ToolCall)]
@@ -401,9 +416,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
     run = replace(kept_by_run(run, event), cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
     match event:
         case RunStarted(start=start):
-            first = run.started_at_ms if run.started_at_ms is not None else envelope.at_ms
-            started = replace(run, status="running", start=start, started_at_ms=first)
-            return calls.evolve(started, envelope, event)
+            return _started(run, envelope, event, start)
         case ModelAsked(item_id=item_id, attempt=attempt):
             return replace(
                 run,
@@ -420,7 +433,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
         case ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
             return replace(run, usage=run.usage + usage, starts_without_progress=0)
         case RunReleased():
-            return replace(run, starts_without_progress=0)
+            return replace(run, starts_without_progress=0, taken=False)
         case Steered():
             return replace(run, steers=run.steers + 1)
         case CancelRequested(outcome=outcome):
@@ -431,12 +444,29 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return _evolve_calls(run, envelope, event)
 
 
+def _started(run: Run, envelope: Envelope, event: RunStarted, start: int) -> Run:
+    # A daemon that died while it judged calls, or looked into them, had begun nothing that was counted.
+    uncounted = run.taken and run.calls and all(call.state != "called" for call in run.calls)
+    started = replace(
+        run,
+        status="running",
+        start=start,
+        started_at_ms=run.started_at_ms if run.started_at_ms is not None else envelope.at_ms,
+        starts_without_progress=run.starts_without_progress + bool(uncounted),
+    )
+    after = calls.evolve(started, envelope, event)
+    return replace(after, taken=after.status == "running")
+
+
 def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
     after = calls.evolve(run, envelope, event)
+    if after.status != "running":
+        after = replace(after, taken=False)
     match event:
-        case ToolCalled():
+        case ToolCalled() if all(call.state != "called" for call in run.calls):
+            # Calls that run side by side are one start.
             return replace(after, starts_without_progress=run.starts_without_progress + 1)
-        case ToolReturned():
+        case CallsJudged() | ApprovalRequested() | ToolReturned():
             return replace(after, starts_without_progress=0)
         case _:
             return after
@@ -455,6 +485,7 @@ def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None
         grants=[],
         steers=0,
         starts_without_progress=0,
+        taken=False,
     )
 
 

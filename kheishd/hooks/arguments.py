@@ -1,14 +1,17 @@
 """A call's arguments against its tool's JSON Schema, with the coercions that lose nothing.
 
 The schema is checked by a library, ``jsonschema-rs``: it knows the whole of JSON Schema and takes
-microseconds. Models write ``3.0`` or ``"3"`` where a whole number is wanted, and ``null`` for what they
-leave out; these are mended first, as there is no doubt about what they mean.
+microseconds. Models write ``3.0`` or ``"3"`` where a whole number is wanted, ``"true"`` for a truth value, a
+list as the text of one, and ``null`` for what they leave out; these are mended first, where the schema says
+plainly what type a value has, as there is no doubt then about what was meant.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import trio
 
 from kheishd.kernel.hook import Tool, ToolError
 from protocol.limits import TOOL_INPUT_BYTES_MAX
@@ -19,12 +22,24 @@ if TYPE_CHECKING:
 PROBLEMS_MAX = 5
 PROBLEM_CHARACTERS_MAX = 300
 
+# Beyond it a float no longer tells one whole number from the next.
+WHOLE_FLOAT_MAX = 2.0**53
+
+_LIBRARY: Final = "jsonschema_rs"
+_TRUTH: Final = {"true": True, "false": False}
+
 
 class Checker:
     """Checks arguments; a schema is compiled at its first use."""
 
     def __init__(self) -> None:
-        self._validators: dict[str, jsonschema_rs.Validator] = {}
+        # By the tool's name: the schema itself, for a tool may be offered with another one elsewhere.
+        self._validators: dict[str, tuple[Mapping[str, Any], jsonschema_rs.Validator]] = {}
+
+    async def ready(self) -> None:
+        """Import the library in a thread, the first time: it takes some forty milliseconds."""
+        if _LIBRARY not in sys.modules:
+            await trio.to_thread.run_sync(__import__, _LIBRARY)
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool wants them.
@@ -34,45 +49,46 @@ class Checker:
         if len(msgspec.json.encode(arguments)) > TOOL_INPUT_BYTES_MAX:
             raise ToolError(f"the arguments take more than {TOOL_INPUT_BYTES_MAX} bytes; send less at once")
         mended = coerced(tool.schema, arguments)
-        problems = self._problems(tool, mended)
+        problems = list(self._problems(tool, mended))
         if problems:
             raise ToolError(f"these arguments do not fit {tool.name}: {'; '.join(problems)}")
         return mended
 
-    def _problems(self, tool: Tool, arguments: dict[str, Any]) -> list[str]:
-        found = []
-        for error in self._validator(tool).iter_errors(arguments):
+    def _problems(self, tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
+        found = self._validator(tool).iter_errors(arguments)
+        for _, error in zip(range(PROBLEMS_MAX), found, strict=False):
             parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
-            path = "".join(parts)
-            found.append(f"${path}: {error.message}"[:PROBLEM_CHARACTERS_MAX])
-            if len(found) == PROBLEMS_MAX:
-                break
-        return found
+            yield f"${''.join(parts)}: {error.message}"[:PROBLEM_CHARACTERS_MAX]
 
     def _validator(self, tool: Tool) -> "jsonschema_rs.Validator":
-        validator = self._validators.get(tool.name)
-        if validator is None:
-            # Imported here: a daemon without tools in use never pays for it.
-            import jsonschema_rs
-
-            validator = jsonschema_rs.validator_for(dict(tool.schema), retriever=_no_retrieving)
-            self._validators[tool.name] = validator
+        schema, validator = self._validators.get(tool.name, (None, None))
+        if validator is None or schema is not tool.schema:
+            validator = _compiled(tool)
+            self._validators[tool.name] = (tool.schema, validator)
         return validator
 
 
-def _no_retrieving(uri: str) -> dict[str, Any]:
-    """A schema stands by itself: checking arguments sends no request anywhere."""
-    raise ValueError(f"a tool's schema refers to {uri}; it must hold what it refers to itself")
+def _compiled(tool: Tool) -> "jsonschema_rs.Validator":
+    # Imported here: a daemon without tools in use never pays for it.
+    import jsonschema_rs
+
+    try:
+        # Offline, a schema stands by itself: checking arguments sends no request anywhere. What was written
+        # is not repeated, as it may be long; its place is named.
+        return jsonschema_rs.validator_for(dict(tool.schema), mask="this", offline=True)
+    except ValueError as error:
+        message = str(error).splitlines()[0][:PROBLEM_CHARACTERS_MAX]
+        raise ToolError(f"the schema of {tool.name} is not valid, so no call can be: {message}") from error
 
 
 def coerced(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with what is meant beyond doubt in place of what was written."""
-    properties = schema.get("properties", {})
+    properties = _mapping(schema.get("properties"))
     required = schema.get("required", ())
     kept: dict[str, Any] = {}
     for name, value in arguments.items():
-        inner = properties.get(name, {})
-        if value is None and name not in required and not _allows(inner, "null"):
+        inner = _mapping(properties.get(name))
+        if value is None and name not in required and not _may_be(inner, "null"):
             continue
         kept[name] = _value(inner, value)
     return kept
@@ -82,14 +98,31 @@ def _value(schema: Mapping[str, Any], value: Any) -> Any:
     match value:
         case dict() if "properties" in schema:
             return coerced(schema, value)
-        case list() if isinstance(schema.get("items"), dict):
+        case list() if isinstance(schema.get("items"), Mapping):
             return [_value(schema["items"], element) for element in value]
-        case float() if _allows(schema, "integer") and not _allows(schema, "number"):
-            return int(value) if value.is_integer() else value
-        case str() if schema.get("type") == "integer":
-            return _whole(value)
+        case float() if _may_be(schema, "integer") and not _may_be(schema, "number"):
+            return int(value) if value.is_integer() and abs(value) <= WHOLE_FLOAT_MAX else value
+        case str():
+            return _read(schema, value)
         case _:
             return value
+
+
+def _read(schema: Mapping[str, Any], text: str) -> Any:
+    """What a text says, where the schema wants something else and nothing but that."""
+    match schema.get("type"):
+        case "integer":
+            return _whole(text)
+        case "boolean":
+            return _TRUTH.get(text, text)
+        case "array" | "object" as kind:
+            try:
+                said = msgspec.json.decode(text)
+            except (msgspec.DecodeError, RecursionError):
+                return text
+            return _value(schema, said) if isinstance(said, list if kind == "array" else dict) else text
+        case _:
+            return text
 
 
 def _whole(text: str) -> int | str:
@@ -100,6 +133,12 @@ def _whole(text: str) -> int | str:
     return text
 
 
-def _allows(schema: Mapping[str, Any], kind: str) -> bool:
-    allowed = schema.get("type")
+def _may_be(schema: Mapping[str, Any], kind: str) -> bool:
+    """Whether a value may be of a type, as far as the schema says which it has: where it does not, it may."""
+    allowed = schema.get("type", kind)
     return kind in allowed if isinstance(allowed, list) else kind == allowed
+
+
+def _mapping(schema: Any) -> Mapping[str, Any]:
+    """A schema, where a plain true or false says nothing about types."""
+    return schema if isinstance(schema, Mapping) else {}

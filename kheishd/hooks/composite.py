@@ -1,21 +1,27 @@
 """The composite Hook: its parts behind one face, in one order, and calls dispatched by name.
 
 The order is the one the parts were given in; it decides the order of prompt sections and in which parts
-give their opinion before and after a call. Of several opinions the strictest wins. A tool belongs to the
-one part that offers it; two parts that offer tools of one name are a fault of whoever put them together.
-What a tool means is its part's business: this room only sees that it is called as it said it wants to be.
+give their opinion before and after a call. Of several opinions one counts: a no before a question, a question
+before the wish that a person approves, for who is asked sees the call anyway. A tool belongs to the one part
+that offers it; two parts that offer tools of one name are a fault of whoever put them together. What a tool
+means is its part's business: this room only sees that it is called as it said it wants to be, and that what
+goes wrong inside a part harms nothing but its own calls.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from kheishd.hooks.arguments import Checker
 from kheishd.kernel.hook import (
     Deny,
     Finding,
+    NeedsAnswer,
     NeedsApproval,
     Opinion,
     Outcome,
@@ -26,18 +32,23 @@ from kheishd.kernel.hook import (
     ToolError,
     ToolUse,
 )
+from protocol.limits import TOOL_BYTES_MAX
 from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")
 
-_RANK: Final[Mapping[type[Opinion], int]] = {Deny: 0, NeedsApproval: 1}
-"""From the strictest on; a question is neither a yes nor a no, and comes last."""
+_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{TOOL_BYTES_MAX}}}")
+
+_RANK: Final[Mapping[type[Opinion], int]] = {Deny: 0, NeedsAnswer: 1, NeedsApproval: 2}
+
+# A probe looks at what is there: who wants the run stopped waits for it.
+PROBE_SECONDS_MAX = 30.0
 
 FAILED: Final = "Something failed inside the tool; the daemon's log has the details."
 
 
 class Composite:
-    """Parts, in order. Errors: ValueError where two of them offer tools of one name."""
+    """Parts, in order. Errors: ValueError where two offer tools of one name, or one has no proper name."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
@@ -46,40 +57,72 @@ class Composite:
         self._checker = Checker()
         for part in self._parts:
             for tool in part.tools:
-                if tool.name in self._owners:
-                    other = self._owners[tool.name].name
-                    raise ValueError(f"both {other} and {part.name} offer a tool called {tool.name}")
-                self._owners[tool.name] = part
-                self._tools[tool.name] = tool
+                self._own(part, tool)
+
+    def _own(self, part: Part, tool: Tool) -> None:
+        if not _NAME.fullmatch(tool.name):
+            raise ValueError(f"{part.name} offers a tool called {tool.name!r}, which no provider takes")
+        if tool.name in self._owners:
+            other = self._owners[tool.name].name
+            raise ValueError(f"both {other} and {part.name} offer a tool called {tool.name}")
+        self._owners[tool.name] = part
+        self._tools[tool.name] = tool
 
     def offered(self, place: Place) -> list[Tool]:
         """The tools a run may call, in the order of their parts, within the scope it pinned."""
+        return [tool for part in self._parts for tool in self._of(part, place)]
+
+    def _of(self, part: Part, place: Place) -> Iterator[Tool]:
         allowed = place.run.pinned.tools
-        return [
-            tool
-            for part in self._parts
-            for tool in part.offered(place)
-            if allowed is None or tool.name in allowed
-        ]
+        if not part.tools or allowed == []:
+            return
+        try:
+            offered = part.offered(place)
+        except Exception:
+            log.exception("a hook could not say what it offers", extra={"part": part.name})
+            return
+        for tool in offered:
+            if self._owners.get(tool.name) is part and (allowed is None or tool.name in allowed):
+                yield tool
 
     def sections(self, place: Place) -> list[str]:
-        """What parts add to the instructions, in their order."""
-        return [section for part in self._parts for section in part.sections(place)]
+        """What parts add to the instructions, in their order; of a part with tools, if any is offered."""
+        found: list[str] = []
+        for part in self._parts:
+            if part.tools and next(self._of(part, place), None) is None:
+                continue
+            try:
+                found += [_sayable(section) for section in part.sections(place)]
+            except Exception:
+                log.exception("a hook could not say its section", extra={"part": part.name})
+        return found
 
     def tool(self, name: str) -> Tool | None:
         """The tool of a name, offered or not."""
         return self._tools.get(name)
+
+    async def ready(self) -> None:
+        """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
+        await self._checker.ready()
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""
         return self._checker.checked(tool, arguments)
 
     def subject(self, use: ToolUse) -> str:
-        """What permission rules match besides the tool's name."""
-        return self._owner(use).subject(use)
+        """What permission rules match besides the tool's name.
+
+        Errors: ToolError if that cannot be said, for then no rule can be kept.
+        """
+        try:
+            return _sayable(self._owner(use).subject(use))
+        except ToolError:
+            raise
+        except Exception:
+            raise _logged("a tool could not say its subject", use) from None
 
     async def before(self, use: ToolUse) -> Opinion | None:
-        """The strictest opinion of all parts. One that fails to give any denies: nothing runs unjudged."""
+        """The opinion that counts. A part that fails to give any denies: nothing runs unjudged."""
         opinions: list[Opinion] = []
         for part in self._parts:
             try:
@@ -89,61 +132,87 @@ class Composite:
                 return Deny(f"the hook '{part.name}' failed, so this was not run")
             if opinion is not None:
                 opinions.append(opinion)
-        return min(opinions, key=lambda opinion: _RANK.get(type(opinion), 2), default=None)
+        return min(opinions, key=lambda opinion: _RANK[type(opinion)], default=None)
 
     async def preview(self, use: ToolUse) -> Preview | None:
-        """What the call would do. Errors: ToolError if it cannot be done at all, or cannot be shown."""
+        """What the call would do. Errors: ToolError if it cannot be done at all."""
         try:
-            return await self._owner(use).preview(use)
+            preview = await self._owner(use).preview(use)
         except ToolError:
             raise
         except Exception:
-            log.exception("a preview failed", extra={"tool": use.tool.name})
-            raise ToolError(FAILED) from None
+            raise _logged("a tool failed to show what it would do", use) from None
+        return None if preview is None else msgspec.structs.replace(preview, text=_sayable(preview.text))
 
     async def evidence(self, use: ToolUse) -> dict[str, Any]:
-        """What will help to find out later whether the call took effect; nothing where that fails."""
+        """What will help to find out later whether the call took effect."""
         try:
             return await self._owner(use).evidence(use)
         except ToolError:
             # It will say so itself, when it is dispatched.
             return {}
         except Exception:
-            log.exception("no evidence was gathered", extra={"tool": use.tool.name})
+            log.exception("a tool failed to note its evidence", extra=_about(use))
             return {}
 
     async def dispatch(self, use: ToolUse) -> Outcome:
         """Carry the call out within its time. Errors: Stale; everything else is an outcome."""
-        outcome = await self._dispatch(use)
+        with trio.move_on_after(use.tool.timeout_s):
+            try:
+                outcome = await self._owner(use).dispatch(use)
+            except Exception as error:
+                outcome = _unhappy(_only(error), use)
+            return replace(outcome, text=_sayable(outcome.text))
+        return Outcome(f"This took longer than {use.tool.timeout_s:g} s and was stopped.", is_error=True)
+
+    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+        """The outcome as each part amends it; one that fails to leaves it as it was."""
         for part in self._parts:
             try:
                 outcome = await part.after(use, outcome)
             except Exception:
                 log.exception("a hook failed after a call", extra={"part": part.name, "tool": use.tool.name})
-        return outcome
-
-    async def _dispatch(self, use: ToolUse) -> Outcome:
-        try:
-            with trio.fail_after(use.tool.timeout_s):
-                return await self._owner(use).dispatch(use)
-        except trio.TooSlowError:
-            return Outcome(f"This took longer than {use.tool.timeout_s:g} s and was stopped.", is_error=True)
-        except Stale:
-            raise
-        except ToolError as error:
-            return Outcome(str(error), is_error=True)
-        except Exception:
-            log.exception("a tool failed", extra={"tool": use.tool.name, "run_id": use.place.run.run_id})
-            return Outcome(FAILED, is_error=True)
+        return replace(outcome, text=_sayable(outcome.text))
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in; unknown where even that cannot be found out."""
-        try:
-            with trio.fail_after(use.tool.timeout_s):
+        with trio.move_on_after(min(use.tool.timeout_s, PROBE_SECONDS_MAX)):
+            try:
                 return await self._owner(use).probe(use, evidence)
-        except Exception as error:
-            log.warning("a probe failed: %s", error, extra={"tool": use.tool.name})
-            return Finding("unknown", "what became of it could not be found out")
+            except Exception as error:
+                log.warning("a probe failed: %s", error, extra=_about(use))
+        return Finding("unknown", "what became of it could not be found out")
 
     def _owner(self, use: ToolUse) -> Part:
         return self._owners[use.tool.name]
+
+
+def _unhappy(error: Exception, use: ToolUse) -> Outcome:
+    """What a failed dispatch gives. Errors: Stale."""
+    if isinstance(error, Stale):
+        raise error
+    if isinstance(error, ToolError):
+        return Outcome(str(error), is_error=True)
+    return Outcome(str(_logged("a tool failed", use, error)), is_error=True)
+
+
+def _only(error: Exception) -> Exception:
+    """What went wrong, out of the groups in which a tool's own nurseries wrap it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _logged(what: str, use: ToolUse, error: Exception | None = None) -> ToolError:
+    """A fault of a part is told to the log; the model learns that there was one."""
+    log.error(what, exc_info=error if error is not None else True, extra=_about(use))
+    return ToolError(FAILED)
+
+
+def _about(use: ToolUse) -> dict[str, str]:
+    return {"tool": use.tool.name, "run_id": use.place.run.run_id}
+
+
+def _sayable(text: str) -> str:
+    """A text without what UTF-8 cannot say: names of files need not be text."""
+    return text if text.isascii() else text.encode(errors="replace").decode()

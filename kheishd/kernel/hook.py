@@ -7,17 +7,19 @@ in the tool's own row.
 
 The life of one call, and who is asked on the way:
 
-1. ``before`` of every part, in order, for an opinion; the permission rules judge; the strictest wins.
+1. ``before`` of every part, in order, for an opinion; the permission rules judge; the strictest wins. A call
+   that is itself a question to a person is asked unless it is denied, and never dispatched.
 2. Where a person is to be asked, ``preview`` of the tool's own part shows what would happen, and binds the
    approval to it: if the binding is another when the call is about to run, the person is asked again.
 3. ``evidence`` is journaled with the fact that the call begins.
-4. ``dispatch`` does it. What it gives is journaled as the call's one result.
-5. ``after`` of every part, in order, may amend what the model reads.
+4. ``dispatch`` does it.
+5. ``after`` of every part, in order, may amend what the model reads; that is journaled as the one result.
 6. Had the daemon died in between, ``probe`` is asked, with the evidence, what became of it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
@@ -44,7 +46,8 @@ Sandbox = Literal["auto", "required", "off"]
 class Tool:
     """A tool as it is offered: ``schema`` is the JSON Schema of its arguments, an object.
 
-    ``default`` is the decision where no permission rule says anything. ``repeatable``: running it twice does
+    ``name`` has 1-64 characters of A-Z a-z 0-9 _ -, for that is what every provider takes. ``default`` is the
+    decision where no permission rule says anything. ``repeatable``: running it twice does
     what running it once does, so a call that was cut short is simply run again. ``parallel``: it may run
     beside other calls of its batch. ``in_plan``: plan mode allows it. ``timeout_s`` does not include waiting
     for a person.
@@ -100,8 +103,12 @@ class ToolUse:
 
     @property
     def key(self) -> str:
-        """A name for this call that no other call of this home has: for files and processes of its own."""
-        return f"{self.place.run.run_id}.{self.place.run.step}.{self.call_id}"
+        """A name for this call that no other call of this home has: for files and processes of its own.
+
+        Shape:  letters, digits, ``.``, ``_`` and ``-``; nothing of the call's own id, which a model made up.
+        """
+        digest = sha256(self.call_id.encode()).hexdigest()[:16]
+        return f"{self.place.run.run_id}.{self.place.run.step}.{digest}"
 
 
 class ToolError(Exception):
@@ -117,7 +124,7 @@ class Outcome:
     """What a tool gave: ``text`` is what the model reads, JSON where there is more than one thing to say.
 
     ``whole`` is the entire output where ``text`` holds only part of it; it is kept as a blob that the result
-    refers to. ``events`` are committed in the same transaction as the result.
+    refers to. ``events`` are committed in the same transaction as the result: 64 KiB of them at most.
     """
 
     text: str
@@ -231,15 +238,19 @@ class Hook(Protocol):
         ...
 
     def subject(self, use: ToolUse) -> str:
-        """What permission rules match besides the tool's name."""
+        """What permission rules match besides the tool's name. Errors: ToolError if that cannot be said."""
+        ...
+
+    async def ready(self) -> None:
+        """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
         ...
 
     async def before(self, use: ToolUse) -> Opinion | None:
-        """The strictest opinion of all parts: Deny, then NeedsApproval, then NeedsAnswer."""
+        """The opinion that counts of all parts': Deny, then NeedsAnswer, then NeedsApproval."""
         ...
 
     async def preview(self, use: ToolUse) -> Preview | None:
-        """What the call would do."""
+        """What the call would do. Errors: ToolError if it cannot be done at all."""
         ...
 
     async def evidence(self, use: ToolUse) -> dict[str, Any]:
@@ -248,6 +259,10 @@ class Hook(Protocol):
 
     async def dispatch(self, use: ToolUse) -> Outcome:
         """Carry it out: validated, by name, within its timeout. Never raises but Stale and cancellation."""
+        ...
+
+    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+        """The outcome as the model is to read it. Never raises but cancellation."""
         ...
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:

@@ -140,8 +140,11 @@ class Fold:
 
     def _write_ready(self) -> None:
         """The first open run of the session is the worker's business, unless it waits for a person."""
-        before = self._ready(self._session_before, self._run_before)
-        now = self._ready(self._session, self._run)
+        was, first = _first(self._session_before), _first(self._session)
+        if was == first and (self._run is None or self._run.run_id != first):
+            # Another run than this fold's, if any at all, and still the same.
+            return
+        before, now = self._ready(was, self._run_before), self._ready(first, self._run)
         if before == now:
             return
         if before is not None:
@@ -149,17 +152,14 @@ class Fold:
         if now is not None:
             self.tx.put(RUNS_READY, now.accepted_cursor, value=now.run_id)
 
-    def _ready(self, session: Session | None, known: Run | None) -> _Ready | None:
-        """Which run of the session is to be in the list, as session and run were or are."""
-        if session is None or not session.open_runs:
+    def _ready(self, first: str | None, known: Run | None) -> _Ready | None:
+        """The row of a session's first open run, if it is to have one; ``known`` may be its record."""
+        if first is None:
             return None
-        first = session.open_runs[0]
-        run = known if known is not None and known.run_id == first else self._record(first)
+        run = known if known is not None and known.run_id == first else self.tx.get(RUNS, first)
+        assert run is not None, "an open run has its record"
         return None if run.status in SETTLED else _Ready(run.run_id, run.accepted_cursor)
 
-    def _record(self, run_id: str) -> Run:
-        if self._run is not None and self._run.run_id == run_id:
-            return self._run
-        record = self.tx.get(RUNS, run_id)
-        assert record is not None, "an open run has its record"
-        return record
+
+def _first(session: Session | None) -> str | None:
+    return session.open_runs[0] if session is not None and session.open_runs else None

@@ -29,7 +29,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from kheishd.kernel.call import Caller
-from kheishd.kernel.live import KINDS, Kind, Live, Writing
+from kheishd.kernel.live import Kind, Live, Writing
 from kheishd.objects.journal import Selection, pruned_until
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
+    from protocol.objects.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,8 @@ class Subscription:
         self._level = False
         self._synced = False
         self._gap_told = 0
-        # How far text was sent when the peer fell behind: run to item, attempt, characters by kind.
-        self._sent: dict[str, tuple[str, int, dict[Kind, int]]] = {}
+        # How far text was sent when the peer fell behind, by writing: attempt, characters by kind.
+        self._sent: dict[tuple[str, str], tuple[int, dict[Kind, int]]] = {}
         quoted = _encode(name)
         self._event_head = b'{"jsonrpc":"2.0","method":"journal.event","params":{"subscription":%b,' % quoted
         self._delta_head = b'{"jsonrpc":"2.0","method":"journal.delta","params":{"subscription":%b,' % quoted
@@ -174,8 +175,7 @@ class Subscription:
         self._hub.leave(self)
         if self._deltas:
             self._sent = {
-                writing.run_id: (writing.item_id, writing.attempt, dict(writing.lengths))
-                for writing in self._hub.live.current(self)
+                writing.key: (writing.attempt, writing.lengths()) for writing in self._hub.live.current(self)
             }
         self._hub.catch_up(self)
 
@@ -234,20 +234,23 @@ class Subscription:
         return True
 
     def _send_text(self, store: "Snapshot", writing: Writing) -> None:
-        """Send the rest of a writing in one piece of each kind, unless its message is already out."""
+        """Send the rest of a writing in one piece of each kind, unless what ends it is already out.
+
+        Where the rest is no longer kept, that is a gap: the offset says so.
+        """
         run = store.get(RUNS, writing.run_id)
-        if run is not None and run.item_id != writing.item_id:
+        if run is not None and not _still_written(run, writing.item_id):
             return
-        item_id, attempt, lengths = self._sent.get(writing.run_id, ("", 0, {}))
-        if (item_id, attempt) != (writing.item_id, writing.attempt):
+        attempt, lengths = self._sent.get(writing.key, (0, {}))
+        if attempt != writing.attempt:
             lengths = {}
         messages = []
-        for kind in KINDS:
-            offset = lengths.get(kind, 0)
-            if offset < writing.lengths[kind]:
-                delta = writing.delta(kind, offset, writing.text(kind)[offset:])
+        for kind, strand in writing.strands.items():
+            offset = max(lengths.get(kind, 0), strand.start)
+            if offset < strand.length:
+                delta = writing.delta(kind, offset, strand.text(offset))
                 messages.append(self._delta_head + delta + b"}")
-        self._sent[writing.run_id] = (writing.item_id, writing.attempt, dict(writing.lengths))
+        self._sent[writing.key] = (writing.attempt, writing.lengths())
         self._peer.push(messages)
 
     def _tell_gap(self, store: "Snapshot") -> None:
@@ -288,6 +291,13 @@ class Subscription:
 
     def _note(self, what: str, **fields: object) -> bytes:
         return encode_notification(f"journal.{what}", _encode({"subscription": self.name, **fields}))
+
+
+def _still_written(run: "Run", item_id: str) -> bool:
+    """Whether a message of a run, or the result of a call, is not in the journal yet."""
+    return run.item_id == item_id or any(
+        call.call_id == item_id and call.state == "called" for call in run.calls
+    )
 
 
 class Entry:

@@ -47,7 +47,8 @@ class JournalPage(Struct, frozen=True):
 class JournalSubscribe(Filter, frozen=True, kw_only=True):
     """Params of ``journal.subscribe``: from ``after`` (default: now) to the present, then on.
 
-    ``deltas`` also follows text while it is written. ``subscription`` may be chosen by the caller.
+    ``deltas`` also follows text while it is written, and the output of tools while they run.
+    ``subscription`` may be chosen by the caller.
     """
 
     after: Cursor | None = None
@@ -93,10 +94,14 @@ class SyncedNotification(Struct, frozen=True):
 
 
 class DeltaNotification(Struct, frozen=True):
-    """Params of ``journal.delta``: text being written.
+    """Params of ``journal.delta``: text being written, by a model or (kind ``output``) by a tool that runs.
 
-    ``offset`` counts characters (Unicode code points) of the item's text of that kind before this
-    piece. A higher ``attempt`` replaces the lower. The durable event of the item ends it.
+    ``item_id`` is that of the message, or of the call; several calls of a run may write at once. ``offset``
+    counts characters (Unicode code points) of the item's text of that kind before this piece. A higher
+    ``attempt`` replaces the lower. The durable event of the item, a message or a call's result, ends it.
+
+    Of a tool's output only the newest 64 Ki characters are kept for who comes late or falls behind: an
+    ``offset`` beyond what a client has is a gap; what the client has is not continued but replaced.
     """
 
     subscription: str
@@ -104,7 +109,7 @@ class DeltaNotification(Struct, frozen=True):
     item_id: str
     attempt: int
     offset: int
-    kind: Literal["text", "thinking"]
+    kind: Literal["text", "thinking", "output"]
     text: str
 
 

@@ -106,12 +106,13 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as it is kept and shown. Its record is what folding its events gives.
 
     ``start`` counts how often a worker took it up; ``starts_without_progress`` the effects that were
-    started and that nothing came of. ``step`` counts the model calls that were answered; ``attempt`` the
-    tries of the present one, whose message will be ``item_id``, and ``failures`` those of them that failed
-    (a restart makes another try, but uses up no patience). ``output_cursor`` is where the last answer
-    stands in the journal, ``calls`` are the tool calls in it that are being carried out, in order; none once
-    all have their results. ``steers`` counts what was said to the run and not yet read by its model;
-    ``grants`` are approvals remembered for the rest of the run, ``rules`` those made for it.
+    started and that nothing came of. ``taken``: a worker has it in its hands, or went down with it.
+    ``step`` counts the model calls that were answered; ``attempt`` the tries of the present one, whose
+    message will be ``item_id``, and ``failures`` those of them that failed (a restart makes another try,
+    but uses up no patience). ``output_cursor`` is where the last answer stands in the journal, ``calls``
+    are the tool calls in it that are being carried out, in order; none once all have their results.
+    ``steers`` counts what was said to the run and not yet read by its model; ``grants`` are approvals
+    remembered for the rest of the run, ``rules`` those made for it.
     """
 
     run_id: Id
@@ -131,6 +132,7 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_at_ms: int | None = None
     start: int = 0
     starts_without_progress: int = 0
+    taken: bool = False
     step: int = 0
     attempt: int = 0
     failures: int = 0

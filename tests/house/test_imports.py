@@ -24,7 +24,16 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
         ("kheishctl.__main__", ("trio", "httpcore2", "prompt_toolkit", "rich", "asyncio", "lmdb", "kheishd")),
         (
             "kheishd.__main__",
-            ("httpcore2", "trio_websocket", "rich", "prompt_toolkit", "yaml", "asyncio", "kheishctl"),
+            (
+                "httpcore2",
+                "trio_websocket",
+                "rich",
+                "prompt_toolkit",
+                "yaml",
+                "asyncio",
+                "jsonschema_rs",
+                "kheishctl",
+            ),
         ),
         ("kheishd.hooks.web_fetch", ("httpcore2", "h11", "asyncio")),
         ("protocol.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),

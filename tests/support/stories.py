@@ -1,5 +1,7 @@
 """Sessions, runs and events put into a store by hand, for tests of whoever reads them."""
 
+from collections.abc import Sequence
+
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, META, RUNS, SESSIONS
 from protocol.events import (
@@ -9,8 +11,9 @@ from protocol.events import (
     RunEnded,
     SessionCreated,
     SessionRenamed,
+    ToolCalled,
 )
-from protocol.objects.run import Pinned, Run, Status
+from protocol.objects.run import OpenCall, Pinned, Run, Status
 from protocol.objects.session import Session
 
 
@@ -50,7 +53,12 @@ def add_daemon_event(tx: Transaction) -> int:
 
 
 def put_run(
-    tx: Transaction, run_id: str, session_id: str, status: Status, item_id: str | None = None
+    tx: Transaction,
+    run_id: str,
+    session_id: str,
+    status: Status,
+    item_id: str | None = None,
+    calls: Sequence[OpenCall] = (),
 ) -> None:
     """A run's record, new or changed."""
     record = Run(
@@ -65,6 +73,7 @@ def put_run(
         cursor=1,
         pinned=Pinned(route="offline", driver="offline", model="offline"),
         item_id=item_id,
+        calls=list(calls),
     )
     tx.put(RUNS, run_id, value=record)
 
@@ -74,6 +83,14 @@ def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
     put_run(tx, run_id, session_id, "running", item_id)
     event = ModelAsked(item_id=item_id, step=1, attempt=1)
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
+
+
+def call(tx: Transaction, run_id: str, session_id: str, *call_ids: str) -> int:
+    """Tools of a run begin, and no others of it run: events and record; the cursor of the last event."""
+    calls = [OpenCall(call_id=call_id, tool="look", state="called") for call_id in call_ids]
+    put_run(tx, run_id, session_id, "running", calls=calls)
+    events = [ToolCalled(call_id=call_id, tool="look") for call_id in call_ids]
+    return [tx.append(session_id, e, session_id=session_id, run_id=run_id)[0].cursor for e in events][-1]
 
 
 def end(tx: Transaction, run_id: str, session_id: str) -> int:

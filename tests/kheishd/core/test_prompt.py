@@ -160,6 +160,13 @@ def test_what_is_said_to_a_run_that_ends_is_not_lost() -> None:
     assert script.said("r2", "two").started("r2").read() == ["u:one", "a:part", "u:wait", "u:two"]
 
 
+def test_what_is_said_to_a_run_that_waits_in_line_belongs_to_its_input() -> None:
+    """The run before it does not read it."""
+    script = Script().said("r1", "one").said("r2", "two").started("r1").steered("r2", ", please")
+    script.asked("r1").answered("r1", "first").started("r2")
+    assert script.read() == ["u:one", "a:first", "u:two, please"]
+
+
 def test_a_session_that_was_cut_in_a_call_goes_on() -> None:
     """A result that was never kept is said to be missing before anything else is; so in a branch."""
     script = Script().said("r1", "one").started("r1").called("r1", "a", "b").returned("r1", "b")
@@ -186,6 +193,28 @@ def test_an_import_is_put_together_again() -> None:
     for message in messages:
         script.add(TranscriptImported(message=message, source_cursor=1))
     assert [message.role for message in script.fold().messages] == ["assistant", "tool", "user", "assistant"]
+
+
+def test_an_import_is_valid_wherever_it_was_cut() -> None:
+    """A call whose result never came gets one, whether the next thing is said by the model or by a user."""
+    calls = Message("assistant", [ToolCall("a", "look", {}), ToolCall("b", "look", {})])
+    second = Message("tool", [ToolResult("b", "look", "saw b")])
+    hurry, done = Message("user", [Text("hurry")]), Message("assistant", [Text("done")])
+    for messages in ((second, calls, second, hurry), (calls, hurry, done)):
+        script = Script()
+        for message in messages:
+            script.add(TranscriptImported(message=message, source_cursor=1))
+        script.said("r1", "go on").started("r1")
+        assert_valid(script.fold().messages)
+        assert [text_of(m.items) for m in script.fold().messages if m.role == "user"] == ["hurry", "go on"]
+
+
+def test_results_of_an_earlier_journal_are_read() -> None:
+    """There they were a message of their own."""
+    script = Script().said("r1", "one").started("r1").called("r1", "a")
+    result = Message("tool", [ToolResult("a", "look", "saw a")])
+    script.add(MessageAppended(item_id="itm_9", message=result), "r1").answered("r1", "done")
+    assert [message.role for message in script.fold().messages] == ["user", "assistant", "tool", "assistant"]
 
 
 def test_the_newest_count_of_tokens_is_kept() -> None:

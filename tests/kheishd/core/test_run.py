@@ -1,94 +1,80 @@
 """The run machine: every status with every command, and the laws that hold for every journal."""
 
-from itertools import product
+from functools import partial
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from kheishd.core import run as run_machine
-from kheishd.core.commands import (
-    Answered,
-    Ask,
-    Cancel,
-    Command,
-    Compact,
-    Errored,
-    Interrupt,
-    Release,
-    Start,
-    Stopped,
+from kheishd.core.commands import Ask, Cancel, Command, Errored, Interrupt, Release, Start, Stopped
+from kheishd.core.run import (
+    ACCEPTED,
+    ALONE_AT,
+    PARKED_AT,
+    AskModel,
+    Execute,
+    JudgeCalls,
+    LookInto,
+    Pause,
+    Stop,
+    TakeUp,
+    decide,
+    due,
+    evolve,
 )
-from kheishd.core.run import ACCEPTED, ALONE_AT, PARKED_AT, AskModel, Pause, Stop, TakeUp, decide, due, evolve
 from protocol.errors import RunAlreadyEnded
-from protocol.events import MessageAppended, RunEnded, RunStarted
+from protocol.events import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered, ToolCalled
 from protocol.objects.run import ENDED, Run, RunError, Status
-from protocol.transcript import ToolCall, ToolResult, Usage
+from protocol.transcript import Usage
 from tests.support.machine import (
     CALL,
-    COMMANDS,
     ERROR,
-    NO_SUMMARY,
-    SUMMARY,
+    HISTORIES,
+    STEER,
     TEXT,
     Machine,
+    allowed,
     answered,
     ask,
+    asked,
+    called,
+    calling,
+    everything,
+    everywhere,
+    finished,
+    found,
+    resolved,
     same,
 )
 
 OPEN: tuple[Status, ...] = tuple(ACCEPTED)
 ALL_ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled", "interrupted")
-
-
-def samples(status: Status) -> list[Run]:
-    """Runs of a status in every condition that a rule looks at."""
-    queued = Machine().run
-    if status == "queued":
-        return [queued]
-    asked = Machine().do(Start(), ask()).run
-    if status in ALL_ENDED:
-        return [replace(asked, status=status)]
-    limited = Machine(max_turns=1).do(Start(), ask()).run
-    compaction = Machine(kind="compaction").do(Start(), ask()).run
-    runs = [
-        replace(run, status=status, cancel=cancel, starts_without_progress=starts)
-        for run, cancel, starts in product(
-            (asked, limited, compaction), (None, "cancelled", "interrupted"), range(4)
-        )
-    ]
-    return [*runs, Machine().do(Start(), ask(), Errored(ERROR, 9_000)).run] if status == "running" else runs
-
-
-def status_after(run: Run, command: Command) -> str:
-    """The status after the events of a command."""
-    machine = Machine()
-    machine.record = run
-    return machine.do(command).run.status
+WAITING = OPEN[2:]
+COMMANDS: tuple[type[Command], ...] = get_args(Command)
 
 
 def table() -> str:
     """The state table of the module's docstring, made from what the code does."""
     rule = "=============== ============ ==============================================="
     lines = [rule, f"{'status':15} {'command':12} leads to", rule]
-    waiting = OPEN[2:]
-    states: tuple[tuple[str, Status], ...] = (
-        ("queued", "queued"),
-        ("running", "running"),
-        ("waiting", waiting[0]),
-    )
-    for name, status in states:
-        for kind in ACCEPTED[status]:
-            forms = [command for command in COMMANDS if isinstance(command, kind)]
-            after = {
-                "waiting" if found in waiting else found
-                for run, form in product(samples(status), forms)
-                for found in (status_after(run, form),)
-            }
-            lines.append(f"{name:15} {kind.__name__:12} {', '.join(sorted(after, key=_rank))}")
-            name = ""
+    after: dict[tuple[str, type[Command]], set[str]] = {}
+    for each in everything():
+        came = after.setdefault((_shown(each.before.status), type(each.command)), set())
+        came.add(_shown(each.after.status))
+    for status in ("queued", "running", "waiting"):
+        name = status
+        for kind in COMMANDS:
+            if (status, kind) in after:
+                names = ", ".join(sorted(after[status, kind], key=_rank))
+                lines.append(f"{name:15} {kind.__name__:12} {names}")
+                name = ""
     return "\n".join([*lines, f"{'ended':15} {'any':12} refused: RunAlreadyEnded", rule])
+
+
+def _shown(status: str) -> str:
+    return "waiting" if status in WAITING else status
 
 
 def _rank(status: str) -> int:
@@ -101,43 +87,89 @@ def test_the_table_in_the_docstring_is_what_the_code_does() -> None:
 
 
 @pytest.mark.parametrize("status", OPEN)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_a_command_is_decided_where_it_is_accepted_and_nowhere_else(status: Status, command: Command) -> None:
-    """What a status accepts leads to a record; anything else is a fault that stops at once."""
-    for run in samples(status):
-        if isinstance(command, ACCEPTED[status]):
-            assert status_after(run, command) in (*OPEN, *ALL_ENDED)
-        else:
+def test_what_a_status_accepts_is_what_can_be_done_with_it(status: Status) -> None:
+    """Every command that a status accepts occurs there, and nothing else does."""
+    occurring = {type(each.command) for each in everything() if each.before.status == status}
+    assert occurring == set(ACCEPTED[status])
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
+def test_a_command_is_a_fault_where_it_is_not_accepted(kind: type[Command]) -> None:
+    """It stops at once, before anything of it is written."""
+    command = next(each.command for each in everything() if isinstance(each.command, kind))
+    for status in OPEN:
+        run = next(run for run in everywhere() if run.status == status)
+        if kind not in ACCEPTED[status]:
             with pytest.raises(AssertionError):
                 decide(run, command)
 
 
 @pytest.mark.parametrize("status", ALL_ENDED)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
-def test_a_run_that_has_ended_takes_no_command(status: Status, command: Command) -> None:
+def test_a_run_that_has_ended_takes_no_command(status: Status) -> None:
     """The refusal says how it ended."""
-    run = samples(status)[0]
-    with pytest.raises(RunAlreadyEnded, match=f"run_1 has already .*{status}"):
-        decide(run, command)
+    run = next(run for run in everywhere() if run.status == status)
+    commands = {type(each.command): each.command for each in everything()}
+    assert len(commands) == len(COMMANDS)
+    for command in commands.values():
+        with pytest.raises(RunAlreadyEnded, match=f"run_1 has already .*{status}"):
+            decide(run, command)
 
 
-@pytest.mark.parametrize("status", [*OPEN, *ALL_ENDED])
-@pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize("now_ms", [0, 9_000, 10**15])
-def test_due_says_something_for_every_run(status: Status, held: bool, now_ms: int) -> None:
-    """Nothing for one that has ended; to stop before anything else for one that is to be stopped."""
-    for run in samples(status):
-        effect = due(run, now_ms, held=held)
-        if status in ENDED:
+@pytest.mark.parametrize("now_ms", [0, 10**15])
+def test_due_says_something_for_every_run(now_ms: int) -> None:
+    """A run in a worker's hands always has an effect: no worker takes it up in vain again and again."""
+    for run in everywhere():
+        effect = due(run, now_ms, held=True)
+        if run.status in ENDED or run.status in WAITING:
             assert effect is None
-        elif run.cancel is not None:
-            assert effect == Stop()
-        elif status in OPEN[2:]:
-            assert effect is None
-        elif not held:
-            assert isinstance(effect, TakeUp)
+            assert due(run, now_ms, held=False) is None
+        elif any(call.state == "called" for call in run.calls):
+            assert isinstance(effect, Stop | LookInto | None), "what runs is waited for"
         else:
-            assert isinstance(effect, AskModel | Pause)
+            expected = AskModel | Pause if not run.calls else JudgeCalls | Execute | LookInto
+            assert isinstance(effect, Stop if run.cancel and not isinstance(effect, LookInto) else expected)
+
+
+def test_a_run_that_nobody_holds_is_taken_up_or_stopped() -> None:
+    """It is stopped at once unless the daemon died in a call of it: then the truth about that comes first."""
+    for run in everywhere():
+        if run.status not in ("queued", "running"):
+            continue
+        died_in = any(call.state in ("called", "doubted") for call in run.calls)
+        expected = Stop if run.cancel is not None and not died_in else TakeUp
+        assert isinstance(due(run, 0, held=False), expected)
+
+
+def test_a_batch_is_judged_as_a_whole() -> None:
+    """Nothing runs while a call of the batch is new, waits for a person, or is in doubt."""
+    executed = 0
+    for run in everywhere():
+        effect = due(run, 0, held=True)
+        if isinstance(effect, Execute):
+            executed += 1
+            assert {call.state for call in run.calls} <= {"ready", "returned"}
+    assert executed
+    for each in everything():
+        if any(isinstance(event, ToolCalled) for event in each.events):
+            assert {call.state for call in each.before.calls} <= {"ready", "returned"}
+
+
+def test_after_a_start_no_call_runs() -> None:
+    """What ran when the daemon died is to be run again, or in doubt."""
+    starts = [each for each in everything() if RunStarted in map(type, each.events)]
+    assert any(call.state == "called" for each in starts for call in each.before.calls)
+    assert not any(call.state == "called" for each in starts for call in each.after.calls)
+
+
+def test_a_run_waits_only_while_nobody_has_it_in_hand() -> None:
+    """While a call of it runs or is yet to be judged, it is its worker's; and one that ended is nobody's."""
+    for run in everywhere():
+        states = {call.state for call in run.calls}
+        if run.status in WAITING:
+            assert states & {"asked", "questioned"}
+            assert not states & {"new", "called", "doubted"}
+        if run.status != "running":
+            assert not run.taken
 
 
 def test_a_turn_is_taken_up_asked_and_answered() -> None:
@@ -198,6 +230,48 @@ def test_starts_without_progress_rise_with_every_effect_and_return_with_any_outc
         assert after.do(outcome).run.starts_without_progress == 0
 
 
+def test_tools_that_bring_the_daemon_down_count_as_models_do() -> None:
+    """Calls side by side are one start; one that is run again and again is tried alone and then parked."""
+    machine = Machine().do(Start(), ask(), calling(3), partial(allowed, parallel=True, repeatable=True))
+    for starts in (1, 2, 3):
+        machine.do(called)
+        assert machine.run.starts_without_progress == starts
+        assert due(machine.run, 0, held=False) == TakeUp(alone=starts == ALONE_AT)
+        machine.do(Start())
+    assert machine.run.error is not None
+    assert machine.run.error.reason == "parked"
+
+
+def test_a_parked_run_leaves_its_calls_in_doubt() -> None:
+    """What it died in three times may have taken effect: it is an operator's to look at."""
+    machine = Machine().do(Start(), ask(), calling(), allowed)
+    for _ in range(2):
+        machine.do(called, Start(), partial(found, place=0, outcome="not_done"))
+    machine.do(called, Start())
+    assert machine.kinds()[-3:] == ["call_doubted", "tool_returned", "run_ended"]
+
+
+def test_judging_that_brings_the_daemon_down_is_not_done_for_ever() -> None:
+    """It starts nothing that is journaled, so what counts is that a daemon after another took the run up."""
+    machine = Machine().do(Start(), ask(), calling())
+    starts = 0
+    while machine.run.status not in ENDED:
+        machine.do(Start())
+        starts += 1
+    assert starts == PARKED_AT + 1
+    assert machine.run.error is not None
+    assert machine.run.error.reason == "parked"
+
+
+def test_who_waited_for_a_person_is_not_blamed() -> None:
+    """Neither the wait, nor an orderly stop, nor a failure's pause is a daemon that died with the run."""
+    machine = Machine().do(Start(), ask(), calling(2), asked)
+    machine.do(resolved, Start(), Release("shutdown"), Start())
+    assert machine.run.starts_without_progress == 0
+    pausing = Machine().do(Start(), ask(), Errored(ERROR, 9_000), Start(), Start(), Start())
+    assert pausing.run.starts_without_progress == 0
+
+
 def test_a_run_that_brings_the_daemon_down_is_tried_alone_and_then_parked() -> None:
     """Twice beside others, once alone, then never again; its error says what happened."""
     machine = Machine()
@@ -245,10 +319,11 @@ def test_a_run_that_was_to_be_stopped_when_the_daemon_died_is_not_taken_up() -> 
 
 def test_the_limit_of_model_calls_ends_the_run_with_a_valid_transcript() -> None:
     """The last calls still get their results."""
-    machine = Machine(max_turns=2).do(Start(), ask(), answered(CALL), ask(), answered(CALL))
+    machine = Machine(max_turns=2).do(Start(), ask(), calling(), allowed, called, finished, ask())
+    machine.do(calling(2, first=2))
+    assert machine.kinds()[-4:] == ["message_appended", "tool_returned", "tool_returned", "run_ended"]
     assert machine.run.status == "failed"
     assert machine.run.error == RunError("turn_limit", "the run reached its limit of 2 model calls")
-    assert dangling(machine) == []
 
 
 def test_what_is_left_running_can_be_marked_interrupted() -> None:
@@ -273,71 +348,63 @@ def test_a_run_begins_with_its_acceptance() -> None:
         evolve(None, machine.journal[0][0], RunStarted(start=1))
 
 
+# Steering.
+
+
+def test_what_is_said_to_a_run_is_read_before_it_ends() -> None:
+    """An answer that came while somebody said something is not the last: the model is asked once more."""
+    machine = Machine().do(Start(), ask(), STEER, answered())
+    assert (machine.run.status, machine.run.steers) == ("running", 1)
+    assert due(machine.run, 0, held=True) == AskModel()
+    assert machine.do(ask("itm_2")).run.steers == 0
+    assert machine.do(answered()).run.status == "completed"
+
+
+def test_a_steer_does_not_keep_a_run_from_its_end() -> None:
+    """At the limit of its model calls, or to be stopped, it ends; whoever comes next reads what was said."""
+    assert Machine(max_turns=1).do(Start(), ask(), STEER, answered()).run.status == "completed"
+    assert Machine().do(Start(), ask(), STEER, Cancel("cancelled"), answered()).run.status == "cancelled"
+
+
 # Laws.
 
-# What a worker and clients can do; the worker answers only what was asked.
-WORLD = st.lists(st.sampled_from(COMMANDS), max_size=30)
 
-
-def journal_of(commands: list[Command], max_turns: int) -> Machine:
-    """A journal as decide makes it: commands that make no sense at that point are passed over."""
-    machine = Machine(max_turns=max_turns)
-    for command in commands:
-        run = machine.run
-        if run.status in ENDED or not isinstance(command, ACCEPTED[run.status]):
-            continue
-        if isinstance(command, Answered) and run.attempt == 0:
-            continue
-        machine.do(command)
-    return machine
-
-
-def dangling(machine: Machine) -> list[str]:
-    """Calls without a result, and results that are one too many, after every message of an assistant."""
-    open_calls: list[str] = []
-    faults: list[str] = []
-    for _, event in machine.journal:
-        if isinstance(event, MessageAppended):
-            if event.message.role == "assistant":
-                faults += open_calls
-                open_calls = [item.call_id for item in event.message.items if isinstance(item, ToolCall)]
-            for item in event.message.items:
-                if isinstance(item, ToolResult):
-                    if item.call_id in open_calls:
-                        open_calls.remove(item.call_id)
-                    else:
-                        faults.append(item.call_id)
-    return faults + open_calls
-
-
-@given(WORLD, st.integers(0, 3))
-def test_any_prefix_of_any_journal_folds_to_one_record(commands: list[Command], max_turns: int) -> None:
+@given(HISTORIES)
+def test_any_prefix_of_any_journal_folds_to_one_record(machine: Machine) -> None:
     """Folding is total and depends on nothing but the events; cursors and times only rise."""
-    machine = journal_of(commands, max_turns)
-    record = None
+    record: Run | None = None
     for envelope, event in machine.journal:
         record = evolve(record, envelope, event)
         assert record.cursor == envelope.cursor
         assert (record.ended_at_ms is not None) == (record.status in ENDED)
-        assert 0 <= record.starts_without_progress <= len(commands)
+        assert 0 <= record.starts_without_progress <= len(machine.journal)
         due(record, machine.now_ms, held=True)
         due(record, machine.now_ms, held=False)
+    assert record is not None
     assert same(record, machine.run)
 
 
-@given(WORLD, st.integers(0, 3))
-def test_every_call_has_exactly_one_result_whatever_happens(commands: list[Command], max_turns: int) -> None:
-    """No journal ever holds a call without its result, nor a result without its call."""
-    assert dangling(journal_of(commands, max_turns)) == []
-
-
-@given(WORLD, st.integers(0, 3))
-def test_an_end_is_the_last_event_and_there_is_one_at_most(commands: list[Command], max_turns: int) -> None:
+@given(HISTORIES)
+def test_an_end_is_the_last_event_and_there_is_one_at_most(machine: Machine) -> None:
     """After a run has ended nothing more is said of it."""
-    machine = journal_of(commands, max_turns)
     ends = [event for _, event in machine.journal if isinstance(event, RunEnded)]
     assert len(ends) == (1 if machine.run.status in ENDED else 0)
     assert not ends or machine.journal[-1][1] == ends[0]
+
+
+@given(HISTORIES)
+def test_no_steer_is_lost(machine: Machine) -> None:
+    """What is said to a run is followed by a model call that reads it, or the run goes on, or it ends."""
+    unread = 0
+    for _, event in machine.journal:
+        match event:
+            case Steered():
+                unread += 1
+            case ModelAsked() | RunEnded():
+                unread = 0
+            case _:
+                pass
+    assert machine.run.steers == unread
 
 
 @given(st.lists(st.sampled_from([Start(), Ask("itm_1")]), max_size=40))
@@ -351,29 +418,3 @@ def test_no_crash_loop_is_immortal(commands: list[Command]) -> None:
     assert machine.kinds().count("run_started") <= PARKED_AT
     assert machine.run.error is not None
     assert machine.run.error.reason == "parked"
-
-
-# Compaction.
-
-
-def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
-    """What it took is counted, and it is an outcome of what was begun."""
-    machine = Machine().do(Start(), ask(), Compact(SUMMARY), Compact(NO_SUMMARY))
-    assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
-    assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
-    assert due(machine.run, 0, held=True) == AskModel()
-    assert machine.do(answered()).run.status == "completed"
-
-
-@pytest.mark.parametrize(
-    ("command", "outcome"),
-    [(Compact(SUMMARY), "completed"), (Compact(None), "completed"), (Compact(NO_SUMMARY), "failed")],
-)
-def test_a_run_that_is_for_nothing_else_is_over_with_it(command: Compact, outcome: str) -> None:
-    """As somebody asked, where it was to be stopped in the same moment; what came of it is kept."""
-    machine = Machine(kind="compaction").do(Start(), ask(), command)
-    assert machine.run.status == outcome
-    assert ("context_compacted" in machine.kinds()) == (command.event is SUMMARY)
-    stopped = Machine(kind="compaction").do(Start(), ask(), Cancel("cancelled"), command)
-    assert stopped.run.status == "cancelled"
-    assert stopped.run.usage == machine.run.usage

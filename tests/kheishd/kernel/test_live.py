@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import Scrubber
-from kheishd.kernel.live import Live, Writing
+from kheishd.kernel.live import OF_TOOLS, PIECES_MAX, Live, Strand, Writing
+from protocol.limits import LIVE_CHARACTERS_MAX
 
 
 class Listener:
@@ -24,7 +25,7 @@ class Listener:
 
     def delta(self, writing: Writing, delta: bytes) -> None:
         heard = msgspec.json.decode(b"{" + delta)
-        assert heard["offset"] == writing.lengths[heard["kind"]], "it comes before the writing grows"
+        assert heard["offset"] == writing.lengths()[heard["kind"]], "it comes before the writing grows"
         self.heard.append(heard)
 
 
@@ -38,10 +39,10 @@ def test_every_follower_hears_each_piece_with_its_offset() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text("run_1", "thinking", "hm")
-    live.text("run_1", "text", "Grüße")
-    live.text("run_1", "text", ", Welt")
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text(writing, "thinking", "hm")
+    live.text(writing, "text", "Grüße")
+    live.text(writing, "text", ", Welt")
     assert listener.heard == [
         {"run_id": "run_1", "item_id": "itm_1", "attempt": 1, "offset": 0, "kind": "thinking", "text": "hm"},
         {"run_id": "run_1", "item_id": "itm_1", "attempt": 1, "offset": 0, "kind": "text", "text": "Grüße"},
@@ -54,8 +55,7 @@ def test_sessions_do_not_hear_each_other() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_2", "run_2", "itm_2", 1)
-    live.text("run_2", "text", "elsewhere")
+    live.text(live.begin("ses_2", "run_2", "itm_2", 1), "text", "elsewhere")
     assert listener.heard == []
     assert listener.asked == 0
 
@@ -66,22 +66,22 @@ def test_a_follower_of_many_is_asked_about_each_run() -> None:
     listener = Listener(None, {"run_2"})
     live.follow(listener)
     for number in (1, 2):
-        live.begin(f"ses_{number}", f"run_{number}", f"itm_{number}", 1)
-        live.text(f"run_{number}", "text", f"from {number}")
+        writing = live.begin(f"ses_{number}", f"run_{number}", f"itm_{number}", 1)
+        live.text(writing, "text", f"from {number}")
     assert text_of(listener) == "from 2"
 
 
 def test_a_new_follower_finds_the_text_so_far() -> None:
     """What is being written is there whole, from offset 0, and later pieces follow on it."""
     live = Live()
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text("run_1", "text", "Once upon")
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text(writing, "text", "Once upon")
     listener = Listener("ses_1")
-    (writing,) = live.current(listener)
+    assert live.current(listener) == [writing]
     assert writing.text("text") == "Once upon"
     assert writing.text("thinking") == ""
     live.follow(listener)
-    live.text("run_1", "text", " a time")
+    live.text(writing, "text", " a time")
     assert listener.heard[0]["offset"] == len("Once upon")
     assert writing.text("text") == "Once upon a time"
 
@@ -91,24 +91,124 @@ def test_a_higher_attempt_begins_anew() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text("run_1", "text", "wrong")
-    live.begin("ses_1", "run_1", "itm_1", 2)
-    live.text("run_1", "text", "right")
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text(writing, "text", "wrong")
+    writing = live.begin("ses_1", "run_1", "itm_1", 2)
+    live.text(writing, "text", "right")
     assert [(piece["attempt"], piece["offset"]) for piece in listener.heard] == [(1, 0), (2, 0)]
     assert [writing.text("text") for writing in live.current(listener)] == ["right"]
 
 
 def test_the_end_leaves_nothing() -> None:
-    """Once the message is in the journal there is no text here; ending twice is harmless."""
+    """Once the message is in the journal there is no text here; what comes late is heard by nobody."""
     live = Live()
     listener = Listener("ses_1")
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.end("run_1")
-    live.end("run_1")
+    live.follow(listener)
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.end(writing)
+    live.end(writing)
     assert live.current(listener) == []
-    with pytest.raises(KeyError):
-        live.text("run_1", "text", "late")
+    live.text(writing, "text", "late")
+    assert listener.heard == []
+
+
+def test_the_end_of_an_earlier_attempt_is_not_that_of_the_present_one() -> None:
+    """It was replaced already."""
+    live = Live()
+    earlier = live.begin("ses_1", "run_1", "itm_1", 1)
+    present = live.begin("ses_1", "run_1", "itm_1", 2)
+    live.end(earlier)
+    assert live.current(Listener("ses_1")) == [present]
+
+
+# The output of tools.
+
+
+def test_calls_of_one_run_write_side_by_side() -> None:
+    """Each under its own id, with its own offsets; one that ends leaves the other."""
+    live = Live()
+    listener = Listener("ses_1")
+    live.follow(listener)
+    one = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
+    other = live.begin("ses_1", "run_1", "call_2", 1, OF_TOOLS)
+    live.text(one, "output", "one")
+    live.text(other, "output", "other")
+    live.text(one, "output", "!")
+    assert [(piece["item_id"], piece["offset"], piece["text"]) for piece in listener.heard] == [
+        ("call_1", 0, "one"),
+        ("call_2", 0, "other"),
+        ("call_1", 3, "!"),
+    ]
+    live.end(one)
+    assert live.current(listener) == [other]
+
+
+def test_of_a_tools_output_the_end_is_kept() -> None:
+    """Who hears every piece has heard all; who comes late gets the end with its true offset."""
+    live = Live()
+    listener = Listener("ses_1")
+    live.follow(listener)
+    writing = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
+    whole = ""
+    for number in range(40_000):
+        piece = f"line {number}\n"
+        whole += piece
+        live.text(writing, "output", piece)
+    strand = writing.strands["output"]
+    assert text_of(listener, "output") == whole
+    assert strand.length == len(whole)
+    assert strand.start > 0
+    assert LIVE_CHARACTERS_MAX <= len(strand.text()) < 2 * LIVE_CHARACTERS_MAX
+    assert strand.text() == whole[strand.start :]
+    for offset in (0, strand.start, strand.start + 10, len(whole) - 1, len(whole)):
+        assert strand.text(offset) == whole[max(offset, strand.start) :]
+
+
+@pytest.mark.parametrize(
+    "pieces", [["x" * (3 * LIVE_CHARACTERS_MAX)], ["abc", "y" * (2 * LIVE_CHARACTERS_MAX)]]
+)
+def test_a_piece_that_is_no_message_is_told_from_its_end(pieces: list[str]) -> None:
+    """The offset shows what was left out."""
+    live = Live()
+    listener = Listener("ses_1")
+    writing = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
+    live.text(writing, "output", "before ")
+    live.follow(listener)
+    for piece in pieces:
+        live.text(writing, "output", piece)
+    live.text(writing, "output", "after")
+    length = len("before " + "".join(pieces))
+    told, after = listener.heard[-2:]
+    assert len(str(told["text"])) == LIVE_CHARACTERS_MAX
+    assert told["offset"] == length - LIVE_CHARACTERS_MAX
+    assert after["offset"] == length
+    assert writing.strands["output"].text() == pieces[-1][-LIVE_CHARACTERS_MAX:] + "after"
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 20))
+def test_a_strand_keeps_at_least_what_it_should(sizes: list[int], most: int) -> None:
+    """Whatever the pieces are: the end is there, from where the strand says, and not much more than that."""
+    strand, whole = Strand(most), ""
+    for number, size in enumerate(sizes):
+        piece = chr(ord("a") + number % 26) * size
+        whole += piece
+        strand.append(piece)
+        assert strand.start + len(strand.text()) == strand.length == len(whole)
+        assert whole.endswith(strand.text())
+        assert min(most, len(whole)) <= len(strand.text()) < 2 * (most + 30)
+
+
+def test_a_tool_that_writes_a_character_at_a_time_costs_little() -> None:
+    """Pieces are joined before there are many of them."""
+    strand = Strand(LIVE_CHARACTERS_MAX)
+    for _ in range(3 * PIECES_MAX):
+        strand.append("x")
+        assert len(strand._pieces) <= PIECES_MAX + 1
+    assert strand.text() == "x" * 3 * PIECES_MAX
+    read_often = Strand(10)
+    for number in range(100):
+        read_often.append(str(number % 10))
+        assert len(read_often.text()) <= 2 * 10
 
 
 def test_who_unfollows_hears_no_more() -> None:
@@ -117,12 +217,11 @@ def test_who_unfollows_hears_no_more() -> None:
     one, many, stranger = Listener("ses_1"), Listener(None), Listener("ses_9")
     live.follow(one)
     live.follow(many)
-    live.begin("ses_1", "run_1", "itm_1", 1)
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
     for listener in (one, many, stranger):
         live.unfollow(listener)
-    live.text("run_1", "text", "unheard")
-    live.begin("ses_1", "run_2", "itm_2", 1)
-    live.text("run_2", "text", "unheard")
+    live.text(writing, "text", "unheard")
+    live.text(live.begin("ses_1", "run_2", "itm_2", 1), "text", "unheard")
     assert one.heard == many.heard == []
 
 
@@ -131,8 +230,8 @@ def test_an_empty_piece_is_none() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text("run_1", "text", "")
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text(writing, "text", "")
     assert listener.heard == []
 
 
@@ -145,15 +244,14 @@ def test_what_was_missed_and_what_is_heard_make_the_text(
     """Whenever somebody begins to follow, the text so far and the pieces after it are the whole text."""
     live = Live()
     listener = Listener("ses_1")
-    live.begin("ses_1", "run_1", "itm_1", 1)
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
     joins_at = data.draw(st.integers(0, len(pieces)))
-    (writing,) = live.current(listener)
     so_far = {"text": "", "thinking": ""}
     for number, (kind, text) in enumerate([*pieces, ("text", ".")]):
         if number == joins_at:
             so_far = {"text": writing.text("text"), "thinking": writing.text("thinking")}
             live.follow(listener)
-        live.text("run_1", "text" if kind == "text" else "thinking", text)
+        live.text(writing, "text" if kind == "text" else "thinking", text)
     for kind in ("text", "thinking"):
         whole = "".join(text for of, text in [*pieces, ("text", ".")] if of == kind)
         assert so_far[kind] + text_of(listener, kind) == whole
@@ -166,14 +264,13 @@ def test_no_piece_holds_a_secret() -> None:
     live.scrub(Scrubber(["sk-12345"]))
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_1", "run_1", "itm_1", 1)
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
     for piece in ("it is s", "k-1", "2345, yes s"):
-        live.text("run_1", "thinking", piece)
-        live.text("run_1", "text", piece)
-    live.whole("run_1")
+        live.text(writing, "thinking", piece)
+        live.text(writing, "text", piece)
+    live.whole(writing)
     for kind in ("text", "thinking"):
         assert text_of(listener, kind) == "it is [scrubbed], yes s"
-        (writing,) = live.current(listener)
         assert writing.text("text" if kind == "text" else "thinking") == "it is [scrubbed], yes s"
 
 
@@ -182,10 +279,10 @@ def test_a_secret_that_is_learned_later_counts_from_then_on() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text("run_1", "text", "no secret yet. ")
+    writing = live.begin("ses_1", "run_1", "itm_1", 1)
+    live.text(writing, "text", "no secret yet. ")
     live.scrub(Scrubber(["sk-12345"]))
-    live.text("run_1", "text", "sk-12")
-    live.text("run_1", "text", "345")
-    live.whole("run_1")
+    live.text(writing, "text", "sk-12")
+    live.text(writing, "text", "345")
+    live.whole(writing)
     assert text_of(listener) == "no secret yet. [scrubbed]"

@@ -10,8 +10,8 @@ from hypothesis.strategies import data, integers, sampled_from
 
 from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
-from kheishd.core.commands import Answered, Command, Start
-from kheishd.core.run import ACCEPTED, decide
+from kheishd.core.commands import Command
+from kheishd.core.run import decide
 from kheishd.objects.fold import BY_DAEMON, Fold, Origin
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS
@@ -26,10 +26,10 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
-from protocol.objects.run import ENDED, Run
+from protocol.objects.run import ENDED, SETTLED, Run
 from protocol.objects.session import Session
 from protocol.transcript import Text
-from tests.support.machine import COMMANDS, accepted
+from tests.support.machine import accepted, possible
 from tests.support.stores import NOW_MS, opened, update
 
 
@@ -137,17 +137,17 @@ class Sessions(RuleBasedStateMachine):
         update(self.store, lambda tx: accept(tx, session_id, run_id))
         self.runs.append(run_id)
 
-    @precondition(lambda self: self.runs)
-    @rule(draw=data(), command=sampled_from((Start(), *COMMANDS)))
-    def act(self, draw: Any, command: Command) -> None:
+    @precondition(lambda self: self.open_runs())
+    @rule(draw=data())
+    def act(self, draw: Any) -> None:
         """Any command on any run that takes it."""
-        run_id = draw.draw(sampled_from(self.runs))
-        run = self.read(RUNS)[(run_id,)]
-        if run.status in ENDED or not isinstance(command, ACCEPTED[run.status]):
-            return
-        if isinstance(command, Answered) and run.item_id is None:
-            return
-        update(self.store, lambda tx: perform(tx, run_id, command))
+        run = draw.draw(sampled_from(self.open_runs()))
+        command = draw.draw(sampled_from(possible(run)))
+        update(self.store, lambda tx: perform(tx, run.run_id, command))
+
+    def open_runs(self) -> list[Run]:
+        """The runs that have not ended."""
+        return [run for run in self.read(RUNS).values() if run.status not in ENDED]
 
     def read(self, table: Any) -> dict[Any, Any]:
         """All rows of a table."""
@@ -168,8 +168,10 @@ class Sessions(RuleBasedStateMachine):
         assert self.read(RUNS_BY_SESSION) == {
             (run.session_id, run.accepted_cursor): run.run_id for run in runs.values()
         }
-        first = [session.open_runs[0] for session in sessions.values() if session.open_runs]
-        assert self.read(RUNS_READY) == {(runs[run_id].accepted_cursor,): run_id for run_id in first}
+        first = [runs[session.open_runs[0]] for session in sessions.values() if session.open_runs]
+        assert self.read(RUNS_READY) == {
+            (run.accepted_cursor,): run.run_id for run in first if run.status not in SETTLED
+        }
         assert self.read(RUNS_CANCELLED) == {
             (run.accepted_cursor,): run.run_id
             for run in runs.values()

@@ -14,10 +14,11 @@ import trio.testing
 
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.call import Caller
-from kheishd.kernel.live import Live
+from kheishd.kernel.live import OF_TOOLS, Live, Writing
 from kheishd.kernel.state import State, open_state
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
+from protocol.limits import LIVE_CHARACTERS_MAX
 from protocol.method import SCOPES
 from protocol.objects.journal import Filter
 from tests.support.stories import (
@@ -25,6 +26,7 @@ from tests.support.stories import (
     add_event,
     add_session,
     ask,
+    call,
     end,
     mark_pruned,
     put_run,
@@ -552,12 +554,13 @@ def texts(peer: Peer) -> list[tuple[int, int, str]]:
     ]
 
 
-async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> None:
+async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> Writing:
     """A run is being answered."""
     await stage.change(ask, run_id, session_id, "itm_1")
-    stage.live.begin(session_id, run_id, "itm_1", 1)
+    written = stage.live.begin(session_id, run_id, "itm_1", 1)
     for piece in pieces:
-        stage.live.text(run_id, "text", piece)
+        stage.live.text(written, "text", piece)
+    return written
 
 
 async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
@@ -576,11 +579,11 @@ async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
 
 async def test_a_new_follower_gets_the_text_so_far(stage: Stage) -> None:
     """At offset 0, after it is synced; thinking before text."""
-    await writing(stage, "Once", " upon")
-    stage.live.text("run_1", "thinking", "hm")
+    written = await writing(stage, "Once", " upon")
+    stage.live.text(written, "thinking", "hm")
     peer = stage.follow(Filter(run_id="run_1"), 0, deltas=True)
     await settle()
-    stage.live.text("run_1", "text", " a time")
+    stage.live.text(written, "text", " a time")
     assert peer.kinds() == ["event", "synced", "delta", "delta", "delta"]
     assert texts(peer) == [(1, 0, "hm"), (1, 0, "Once upon"), (1, 9, " a time")]
 
@@ -589,15 +592,15 @@ async def test_a_slow_follower_gets_merged_text(stage: Stage) -> None:
     """One piece for all it missed, then pieces again."""
     peer = stage.follow(deltas=True)
     await settle()
-    await writing(stage, "a")
+    written = await writing(stage, "a")
     peer.stuck = True
     for piece in "bcdef":
-        stage.live.text("run_1", "text", piece)
+        stage.live.text(written, "text", piece)
     await settle()
     assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
     peer.take()
     await settle()
-    stage.live.text("run_1", "text", "g")
+    stage.live.text(written, "text", "g")
     assert texts(peer)[2:] == [(1, 2, "cdef"), (1, 6, "g")]
 
 
@@ -605,12 +608,12 @@ async def test_a_slow_follower_gets_the_new_attempt_from_its_start(stage: Stage)
     """What it had of the old one is worth nothing."""
     peer = stage.follow(deltas=True)
     await settle()
-    await writing(stage, "old")
+    written = await writing(stage, "old")
     peer.stuck = True
-    stage.live.text("run_1", "text", "er")
-    stage.live.text("run_1", "text", "!")
-    stage.live.begin("ses_1", "run_1", "itm_1", 2)
-    stage.live.text("run_1", "text", "new")
+    stage.live.text(written, "text", "er")
+    stage.live.text(written, "text", "!")
+    written = stage.live.begin("ses_1", "run_1", "itm_1", 2)
+    stage.live.text(written, "text", "new")
     peer.take()
     await settle()
     assert texts(peer)[-1] == (2, 0, "new")
@@ -621,16 +624,81 @@ async def test_the_message_ends_the_text(stage: Stage) -> None:
     """Who is slow gets the durable message instead of text that it holds."""
     peer = stage.follow(deltas=True)
     await settle()
-    await writing(stage, "a")
+    written = await writing(stage, "a")
     peer.stuck = True
-    stage.live.text("run_1", "text", "b")
-    stage.live.text("run_1", "text", "c")
+    stage.live.text(written, "text", "b")
+    stage.live.text(written, "text", "c")
     ended = await stage.change(end, "run_1", "ses_1")
     peer.take()
     await settle()
     assert peer.cursors()[-1] == ended
     assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
-    stage.live.end("run_1")
+    stage.live.end(written)
+
+
+async def running(stage: Stage, *call_ids: str) -> list[Writing]:
+    """A run's tools run, side by side."""
+    await stage.change(call, "run_1", "ses_1", *call_ids)
+    return [stage.live.begin("ses_1", "run_1", call_id, 1, OF_TOOLS) for call_id in call_ids]
+
+
+def outputs(peer: Peer) -> dict[str, str]:
+    """What tools wrote, by call, put together by offset: what comes after a gap is all there is."""
+    found: dict[str, tuple[int, str]] = {}
+    for kind, params in peer.heard():
+        if kind == "delta":
+            assert params["kind"] == "output"
+            start, text = found.get(params["item_id"], (0, ""))
+            if params["offset"] != start + len(text):
+                assert params["offset"] > start + len(text), "nothing is sent twice"
+                start, text = params["offset"], ""
+            found[params["item_id"]] = (start, text + params["text"])
+    return {call_id: text for call_id, (_, text) in found.items()}
+
+
+async def test_tools_that_run_side_by_side_are_heard(stage: Stage) -> None:
+    """Each under its call's id; one that has its result is heard no more, whoever is slow."""
+    peer = stage.follow(deltas=True)
+    await settle()
+    one, other = await running(stage, "call_1", "call_2")
+    stage.live.text(one, "output", "a")
+    stage.live.text(other, "output", "b")
+    assert outputs(peer) == {"call_1": "a", "call_2": "b"}
+    peer.stuck = True
+    for piece in "cde":
+        stage.live.text(one, "output", piece)
+        stage.live.text(other, "output", piece)
+    await stage.change(call, "run_1", "ses_1", "call_2")
+    peer.take()
+    late = stage.follow(deltas=True)
+    await settle()
+    stage.live.text(other, "output", "f")
+    # What came when the peer was just stuck was sent still.
+    assert outputs(peer) == {"call_1": "ac", "call_2": "bcdef"}
+    assert outputs(late) == {"call_2": "bcdef"}
+
+
+async def test_who_falls_far_behind_a_tool_gets_the_end(stage: Stage) -> None:
+    """With its true offset, so that the gap shows; and so does whoever comes late."""
+    peer = stage.follow(deltas=True)
+    await settle()
+    (written,) = await running(stage, "call_1")
+    stage.live.text(written, "output", "first ")
+    peer.stuck = True
+    whole = "first "
+    for number in range(2_000):
+        piece = f"{number:099}\n"
+        stage.live.text(written, "output", piece)
+        whole += piece
+    late = stage.follow(deltas=True)
+    peer.take()
+    await settle()
+    stage.live.text(written, "output", "last")
+    whole += "last"
+    for each in (peer, late):
+        text = outputs(each)["call_1"]
+        assert len(whole) > len(text) >= LIVE_CHARACTERS_MAX
+        assert whole.endswith(text)
 
 
 async def test_text_of_others_is_not_heard(stage: Stage) -> None:
@@ -679,9 +747,9 @@ async def test_text_is_whole_whoever_is_slow_when(stage: Stage, seed: int) -> No
     """Put together by offset, every follower has exactly what was written, with no hole ever."""
     chance = random.Random(seed)
     peers: list[Peer] = []
-    await writing(stage)
+    written = await writing(stage)
     for number in range(80):
-        stage.live.text("run_1", "text", f"<{number}>")
+        stage.live.text(written, "text", f"<{number}>")
         match chance.randrange(6):
             case 0:
                 peers.append(stage.follow(deltas=True))

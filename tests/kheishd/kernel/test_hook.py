@@ -1,0 +1,41 @@
+"""What a part is by default, and the names that calls give to what is theirs."""
+
+import re
+
+import pytest
+
+from kheishd.kernel.hook import Finding, Outcome, Part, ToolUse
+from tests.support.toolbox import place, tool, use_of
+
+
+async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
+    """It has no opinion, shows nothing, and knows nothing of what became of a call."""
+    part, use = Part(), use_of(tool("note"))
+    part.tools = (tool("note"),)
+    assert list(part.offered(place())) == [tool("note")]
+    assert list(part.sections(place())) == []
+    assert part.subject(use) == ""
+    assert await part.before(use) is None
+    assert await part.preview(use) is None
+    assert await part.evidence(use) == {}
+    assert await part.after(use, Outcome("done")) == Outcome("done")
+    assert await part.probe(use, {}) == Finding("unknown", "nothing is known about it")
+    with pytest.raises(NotImplementedError):
+        await part.dispatch(use)
+
+
+async def test_a_call_that_nobody_watches_may_speak_all_the_same() -> None:
+    """What it says and observes goes nowhere."""
+    use = use_of(tool("note"))
+    use.say("hello")
+    await use.observe({"pid": 7})
+
+
+@pytest.mark.parametrize("call_id", ["call_1", "../../etc/passwd", "a/b", "", ".", "x" * 40, "é\n\0"])
+def test_the_name_of_a_call_is_safe_for_files(call_id: str) -> None:
+    """Whatever a model calls it; and it is the same after a restart."""
+    where = place()
+    key = ToolUse(where, call_id, tool("note"), {}).key
+    assert re.fullmatch(r"run_1\.0\.[0-9a-f]{16}", key)
+    assert key == ToolUse(where, call_id, tool("note"), {"text": "other"}).key
+    assert key != ToolUse(where, call_id + "2", tool("note"), {}).key

@@ -1,0 +1,171 @@
+"""A part of the composite Hook for tests: real tools, one of each sort, that work on a real directory."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+# Imported before any test runs: later it would be in a thread, which a mock clock does not wait for.
+import jsonschema_rs  # noqa: F401
+import trio
+
+from kheishd.kernel.hook import (
+    Finding,
+    Opinion,
+    Outcome,
+    Part,
+    Place,
+    Stale,
+    Tool,
+    ToolError,
+    ToolUse,
+)
+from protocol.events import SessionRenamed
+from protocol.objects.approval import Preview
+from protocol.objects.session import Session
+from tests.support.machine import Machine
+
+NOTES = "notes.txt"
+SAYS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "seconds": {"type": "number"}, "size": {"type": "integer"}},
+    "additionalProperties": False,
+}
+
+
+def tool(name: str, **fields: Any) -> Tool:
+    """A tool that takes a text, a time and a size."""
+    described: dict[str, Any] = {"description": f"The tool {name}.", "schema": SAYS, "kind": "edit"}
+    return Tool(name=name, **(described | fields))
+
+
+TOOLS = (
+    tool("note"),
+    tool("again", repeatable=True),
+    tool("careful", default="ask"),
+    tool("slow", timeout_s=1_000.0, kind="execute"),
+    tool("look", parallel=True, repeatable=True, kind="read", in_plan=True, timeout_s=1_000.0),
+    tool("raises"),
+    tool("refuses"),
+    tool("renames", kind="coordinate"),
+    tool("long", kind="read"),
+    tool("stale", default="ask", parallel=True),
+    tool("endless", timeout_s=5.0),
+)
+
+
+@dataclass
+class Toolbox(Part):
+    """What the tools of this part did, in order, and how many ran at once.
+
+    ``opinions`` are what it thinks of calls, by tool. ``lost`` are names that are not offered any more.
+    ``shown`` is what a preview is bound to, besides the notes.
+    """
+
+    name: str = "toolbox"
+    tools: tuple[Tool, ...] = TOOLS
+    did: list[str] = field(default_factory=list)
+    open: int = 0
+    most: int = 0
+    opinions: dict[str, Opinion] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    shown: str = ""
+    reached: trio.Event = field(default_factory=trio.Event)
+    goes_on: trio.Event = field(default_factory=trio.Event)
+
+    def offered(self, place: Place) -> Sequence[Tool]:
+        """All but what is lost."""
+        return [each for each in self.tools if each.name not in self.lost]
+
+    def sections(self, place: Place) -> Sequence[str]:
+        """One."""
+        return [f"Notes are kept in {place.workspace}."]
+
+    def subject(self, use: ToolUse) -> str:
+        """The text."""
+        return str(use.arguments.get("text", ""))
+
+    async def before(self, use: ToolUse) -> Opinion | None:
+        """What the test wants it to think."""
+        return self.opinions.get(use.tool.name)
+
+    async def preview(self, use: ToolUse) -> Preview | None:
+        """The line that would be added, bound to the notes as they are."""
+        text = str(use.arguments.get("text", ""))
+        if text == "impossible":
+            raise ToolError("this cannot be noted")
+        return Preview(kind="text", text=f"adds: {text}", binding=self._digest(use))
+
+    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+        """How long the notes are."""
+        return {"size": len(self._read(use))}
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Do what the tool's name says."""
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            return await self._do(use)
+        finally:
+            self.open -= 1
+
+    async def _do(self, use: ToolUse) -> Outcome:
+        text = str(use.arguments.get("text", ""))
+        match use.tool.name:
+            case "slow" | "look" | "endless":
+                use.say(f"{text} begins\n")
+                self.reached.set()
+                await trio.sleep(float(use.arguments.get("seconds", 0.0)) or 10_000.0)
+                use.say(f"{text} ends\n")
+            case "raises":
+                raise RuntimeError("a fault, with a detail that is nobody's business")
+            case "refuses":
+                async with trio.open_nursery():
+                    raise ToolError("this tool does nothing; say something else")
+            case "renames":
+                return Outcome("renamed", events=(SessionRenamed(title=text),))
+            case "long":
+                return Outcome("x" * int(use.arguments.get("size", 0)))
+            case "stale" if not self.goes_on.is_set():
+                self.goes_on.set()
+                self.shown = "changed"
+                raise Stale
+            case _:
+                await use.observe({"noting": text})
+        return self._note(use, text)
+
+    def _note(self, use: ToolUse, text: str) -> Outcome:
+        self.did.append(f"{use.tool.name} {text}")
+        with (Path(use.place.workspace) / NOTES).open("a") as notes:
+            notes.write(f"{text}\n")
+        return Outcome(f"noted: {text}")
+
+    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+        """Whether the notes grew by the line."""
+        if "size" not in evidence:
+            return Finding("unknown", "it was not noted how long the notes were")
+        added = self._read(use)[evidence["size"] :]
+        if added == f"{use.arguments.get('text', '')}\n":
+            return Finding("done", "the line is there", {"found": added})
+        return (
+            Finding("unknown", "other lines are there") if added else Finding("not_done", "no line is there")
+        )
+
+    def _read(self, use: ToolUse) -> str:
+        path = Path(use.place.workspace) / NOTES
+        return path.read_text() if path.exists() else ""
+
+    def _digest(self, use: ToolUse) -> str:
+        return hashlib.sha256((self._read(use) + self.shown).encode()).hexdigest()[:16]
+
+
+def place(workspace: str = "/", tools: list[str] | None = None) -> Place:
+    """A place for parts that read nothing from the store."""
+    session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, changed_at_ms=1)
+    return Place(session, Machine(tools=tools).run, workspace, "auto", cast("Any", None))
+
+
+def use_of(chosen: Tool, where: Place | None = None, **arguments: Any) -> ToolUse:
+    """A call of a tool."""
+    return ToolUse(where or place(), "call_1", chosen, arguments)
