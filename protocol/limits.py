@@ -136,9 +136,9 @@ CALL_ID_BYTES_MAX = 40
 
 # What a call works on, and why it was judged as it was.
 SUBJECT_BYTES_MAX = 1 * KIB
-VERDICT_BYTES_MAX = 512
+JUDGED_REASON_BYTES_MAX = 512
 
-# What a verdict keeps of a subject: 32 of them stand in one transaction, each perhaps beside its approval.
+# What a verdict keeps of a subject: 16 of them stand in one transaction, each perhaps beside its approval.
 VERDICT_SUBJECT_BYTES_MAX = 256
 
 # What a tool takes and gives. 16 MiB is a large log; of it the model reads 32 KiB at once (about 8,000
@@ -162,6 +162,10 @@ URL_BYTES_MAX = 2 * KIB
 WEB_BODY_BYTES_MAX = 128 * KIB
 WEB_HEADER_BYTES_MAX = 4 * KIB
 WEB_REDIRECTS_MAX = 5
+
+# What is told of a call that was stopped, and of other texts of which the end says most; 16 calls that run
+# side by side have 64 KiB in one transaction.
+LAST_WORDS_BYTES_MAX = 4 * KIB
 
 # What is kept of a running tool's output for who follows it late: some 800 lines. A piece that is longer is
 # sent from there on, too.

@@ -56,6 +56,11 @@ def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
     return kept, False
 
 
+def room_of(items: list[Item]) -> int:
+    """What some items take of the transaction of their message, calls with what they need besides."""
+    return sum(_size(item) + 1 for item in items)
+
+
 def _size(item: Item) -> int:
     size = len(msgspec.json.encode(item))
     return size + CALL_ROOM_BYTES_MAX if isinstance(item, ToolCall) else size

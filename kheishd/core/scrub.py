@@ -42,6 +42,12 @@ class Scrubber:
             text = text.replace(secret, REPLACEMENT)
         return text
 
+    def content(self, content: bytes) -> bytes:
+        """The content of a file or of some output without the secrets, whatever it is otherwise."""
+        for secret in self.secrets:
+            content = content.replace(secret.encode(), REPLACEMENT.encode())
+        return content
+
     def logged(self, line: str) -> str:
         """A line for a log without the secrets, whether it is text or JSON."""
         for spelled in self._spelled:

@@ -136,11 +136,11 @@ class Live:
         self._writings: dict[tuple[str, str], Writing] = {}
         self._by_session: dict[str, dict[Follower, None]] = {}
         self._of_many: dict[Follower, None] = {}
-        self._scrubber = Scrubber()
+        self.scrubber = Scrubber()
 
     def scrub(self, scrubber: Scrubber) -> None:
         """From now on, let no secret of these through."""
-        self._scrubber = scrubber
+        self.scrubber = scrubber
 
     def begin(
         self, session_id: str, run_id: str, item_id: str, attempt: int, kinds: tuple[Kind, ...] = OF_MODELS
@@ -154,12 +154,12 @@ class Live:
 
     def text(self, writing: Writing, kind: Kind, text: str) -> None:
         """More text. Errors: KeyError for a kind that the writing does not have."""
-        self._tell(writing, kind, writing.strands[kind].flow.feed(text, self._scrubber))
+        self._tell(writing, kind, writing.strands[kind].flow.feed(text, self.scrubber))
 
     def whole(self, writing: Writing) -> None:
         """No more text comes: tell what was held back."""
         for kind, strand in writing.strands.items():
-            self._tell(writing, kind, strand.flow.rest(self._scrubber))
+            self._tell(writing, kind, strand.flow.rest(self.scrubber))
 
     def _tell(self, writing: Writing, kind: Kind, text: str) -> None:
         if not text:

@@ -23,6 +23,9 @@ from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
+# What is hashed on the loop: one millisecond of it, or two.
+HASHED_AT_ONCE_BYTES = 1024 * 1024
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -152,7 +155,10 @@ class State:
 
         Errors: StorageFull, StorageFailed; then what was written of it is nothing, and may be again.
         """
-        name = blob_name(content)
+        if len(content) > HASHED_AT_ONCE_BYTES:
+            name = await trio.to_thread.run_sync(blob_name, content)
+        else:
+            name = blob_name(content)
         for number, chunk in chunks(content):
             await self.update(partial(put_chunk, name=name, number=number, chunk=chunk))
         return name

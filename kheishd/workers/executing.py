@@ -2,11 +2,14 @@
 
 Every step is a command to the run machine, committed before the next: so wherever the daemon dies, the
 journal says which calls had begun, and what is known of each.
+
+A call that has ended is remembered until its result is saved: whatever happens in between, a full disk or
+somebody who wants the run stopped, its result is what came of it.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,11 +18,13 @@ import trio
 from kheishd.core.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Finding, Outcome, Place, Stale, ToolError, ToolUse
+from kheishd.kernel.live import OF_TOOLS
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.judging import Judging
-from kheishd.workers.tail import Tail
+from kheishd.workers.results import bounded, last_words, readable
 from protocol.events import (
     ApprovalAnswered,
+    CallDoubted,
     CallProbed,
     DoubtSettled,
     JournalEvent,
@@ -30,19 +35,28 @@ from protocol.events import (
     Unknown,
     decode_event,
 )
-from protocol.limits import EVIDENCE_BYTES_MAX, TOOL_OUTPUT_BYTES_MAX, TOOL_TEXT_BYTES_MAX
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
-    from kheishd.kernel.live import Live
+    from kheishd.kernel.live import Live, Writing
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
+    from kheishd.workers.saving import Saving
     from protocol.objects.run import CallOutcome, OpenCall, Run
 
 log = logging.getLogger("kheishd.runs")
 
 Commit = Callable[[Command], Awaitable["Run"]]
 """Carries out a command; gives the run as it is then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What came of a call."""
+
+    how: "CallOutcome"
+    outcome: Outcome
+    took_ms: int | None = None
 
 
 class Calls:
@@ -57,36 +71,40 @@ class Calls:
         live: "Live",
         runtime: "Runtime",
         present: Callable[[], "Runtime"],
+        saving: "Saving",
         commit: Commit,
     ) -> None:
         self._state = state
         self._live = live
         self._runtime = runtime
         self._present = present
+        self._saving = saving
         self._commit = commit
-        self._running: dict[str, Tail] = {}
+        # Of calls that run: what they write, and what came of those that have ended and are not saved yet.
+        self._writings: dict[str, Writing] = {}
+        self._ended: dict[str, _Ended] = {}
 
     # Judging.
 
     async def judge(self, run: "Run", places: tuple[int, ...]) -> None:
         """Judge some calls and commit what comes of it."""
-        judging = self._judging(run)
+        judging = await self._judging(run)
         asked = self._asked(run)
         judgements = [await judging.judgement(place, run.calls[place], asked[place]) for place in places]
         await self._commit(Judge(judgements))
 
-    def _judging(self, run: "Run") -> Judging:
+    async def _judging(self, run: "Run") -> Judging:
+        await self._runtime.hooks.ready()
         place = self.place(run)
         offered = {tool.name: tool for tool in self._runtime.hooks.offered(place)}
-        return Judging(self._state, self._runtime, self._present(), run, place, offered)
+        return Judging(self._state, self._runtime, self._present(), self._saving, run, place, offered)
 
     def place(self, run: "Run") -> Place:
-        """Where the run is. Errors: AssertionError for a run that pinned no workspace."""
+        """Where the run is."""
         with self._state.read() as store:
             session = store.get(SESSIONS, run.session_id)
         assert session is not None, "a run has its session"
         workspace = run.pinned.workspace or self._runtime.workspace_root
-        assert workspace is not None, "every runtime has a workspace"
         return Place(session, run, workspace, self._runtime.sandbox, self._state)
 
     def _asked(self, run: "Run") -> list[ToolCall]:
@@ -117,7 +135,7 @@ class Calls:
 
     async def execute(self, run: "Run", places: tuple[int, ...]) -> None:
         """Run some calls side by side; on cancellation all of them have stopped when this ends."""
-        judging = self._judging(run)
+        judging = await self._judging(run)
         asked = self._asked(run)
         ready: list[tuple[int, ToolUse]] = []
         for place in places:
@@ -138,7 +156,6 @@ class Calls:
         run = await self._commit(CallTools(called))
         if run.cancel is not None:
             return
-        self._running = {use.call_id: Tail() for _, use in ready}
         async with trio.open_nursery() as nursery:
             for place, use in ready:
                 nursery.start_soon(self._perform, run, place, use, judging)
@@ -150,7 +167,7 @@ class Calls:
         call = run.calls[place]
         tool = judging.offered.get(call.tool)
         if tool is None:
-            await self._return(run, call, "failed", Outcome(f"The tool '{call.tool}' is gone.", True))
+            await self._return(call, _Ended("failed", Outcome(f"The tool '{call.tool}' is gone.", True)))
             return None
         try:
             arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
@@ -160,127 +177,140 @@ class Calls:
                 tool,
                 arguments,
                 call.binding,
-                lambda text: self._say(run, call.call_id, text),
+                lambda text: self._say(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
             )
-            if not call.approved:
-                return use
+            # Rules may have changed while this call, or another of its batch, waited for a person.
             denial = judging.still_allowed(use)
-            if denial is not None:
-                await self._return(run, call, "denied", Outcome(f"This is no longer allowed: {denial}", True))
-                return None
-            approval = await judging.renewed(place, use) if call.binding is not None else None
+            renewed = None
+            if denial is None and call.binding is not None:
+                renewed = await judging.renewed(place, use)
         except ToolError as error:
-            await self._return(run, call, "failed", Outcome(str(error), True))
+            await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return None
-        if approval is not None:
-            await self._commit(Renew(approval))
+        if denial is not None:
+            await self._return(call, _Ended("denied", Outcome(f"This is no longer allowed: {denial}", True)))
+            return None
+        if renewed is not None:
+            await self._commit(Renew(renewed))
             return None
         return use
 
     async def _perform(self, run: "Run", place: int, use: ToolUse, judging: Judging) -> None:
         call = run.calls[place]
         began = self._state.now_ms()
+        writing = self._live.begin(run.session_id, run.run_id, call.call_id, call.attempt, OF_TOOLS)
+        self._writings[call.call_id] = writing
         try:
             outcome = await self._runtime.hooks.dispatch(use)
         except Stale:
-            await self._ask_again(run, place, use, judging)
-            return
-        if call.input_cursor is not None:
-            changed = msgspec.json.encode(use.arguments).decode()
-            told = f"The person who approved this changed its input to {changed}\n{outcome.text}"
-            outcome = replace(outcome, text=told)
-        how: CallOutcome = "failed" if outcome.is_error else "returned"
-        with trio.CancelScope(shield=True):
-            # It has happened, so it is said, even if somebody wants the run stopped meanwhile.
-            await self._return(run, call, how, outcome, self._state.now_ms() - began)
-        self._running.pop(use.call_id, None)
+            await self._ask_again(call, place, use, judging)
+        else:
+            ended = _Ended(
+                "failed" if outcome.is_error else "returned", outcome, self._state.now_ms() - began
+            )
+            # From here on that is what came of it, whoever wants what; others may only put it differently.
+            self._ended[call.call_id] = ended
+            outcome = await self._runtime.hooks.after(use, _as_changed(call, use, outcome))
+            self._ended[call.call_id] = replace(ended, outcome=outcome)
+            await self._save(call)
+        self._live.end(self._writings.pop(call.call_id))
 
-    async def _ask_again(self, run: "Run", place: int, use: ToolUse, judging: Judging) -> None:
+    async def _ask_again(self, call: "OpenCall", place: int, use: ToolUse, judging: Judging) -> None:
         """What was approved changed at the last moment, and nothing was done."""
         try:
             approval = await judging.renewed(place, use)
         except ToolError as error:
-            await self._return(run, run.calls[place], "failed", Outcome(str(error), True))
+            await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return
         if approval is None:
             text = "What was approved changed while this was about to run. Nothing was done; try again."
-            await self._return(run, run.calls[place], "failed", Outcome(text, True))
+            await self._return(call, _Ended("failed", Outcome(text, True)))
             return
         await self._commit(Renew(approval))
 
-    def _say(self, run: "Run", call_id: str, text: str) -> None:
-        tail = self._running.get(call_id)
-        if tail is not None:
-            tail.add(text)
+    def _say(self, call_id: str, text: str) -> None:
+        writing = self._writings.get(call_id)
+        if writing is not None:
+            # What a program writes need not be text.
+            said = text if text.isascii() else text.encode(errors="replace").decode()
+            self._live.text(writing, "output", said)
 
     async def _observe(self, call_id: str, evidence: Mapping[str, Any]) -> None:
         await self._commit(Observe(ToolObserved(call_id=call_id, evidence=bounded(evidence))))
 
-    async def _return(
-        self, run: "Run", call: "OpenCall", how: "CallOutcome", outcome: Outcome, took_ms: int | None = None
-    ) -> None:
-        """Commit a call's result: what is too long to be read at once stands whole in a blob."""
-        whole = outcome.whole
-        encoded = outcome.text.encode()
-        text = outcome.text
-        if len(encoded) > TOOL_TEXT_BYTES_MAX:
-            whole = whole if whole is not None else encoded
-            text = shortened(encoded, TOOL_TEXT_BYTES_MAX)
-        blob = size = None
-        if whole is not None:
-            whole = whole[:TOOL_OUTPUT_BYTES_MAX]
-            blob, size = await self._state.put_blob(whole), len(whole)
+    async def _save(self, call: "OpenCall") -> None:
+        """Commit the result of a call that has ended."""
+        await self._return(call, self._ended[call.call_id])
+        del self._ended[call.call_id]
+
+    async def _return(self, call: "OpenCall", ended: _Ended) -> None:
+        """Commit a result: what is too long to be read at once stands whole in a blob."""
+        text, whole = readable(ended.outcome)
+        blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
         returned = ToolReturned(
             call_id=call.call_id,
             tool=call.tool,
-            how=how,
+            how=ended.how,
             text=text,
-            is_error=outcome.is_error,
+            is_error=ended.outcome.is_error,
             blob=blob,
             bytes=size,
-            took_ms=took_ms,
+            took_ms=ended.took_ms,
         )
-        await self._commit(Return(returned, outcome.events))
+        await self._commit(Return(returned, ended.outcome.events))
 
     # Stopping.
 
-    def stopped(self, run: "Run", *, for_good: bool = True) -> tuple[ToolReturned, ...]:
+    async def save_ended(self, run: "Run") -> None:
+        """Commit the results of calls that had ended when the rest was stopped."""
+        for call in run.calls:
+            if call.call_id in self._ended:
+                await self._save(call)
+
+    def stopped(self, run: "Run", *, for_good: bool = True) -> tuple[Return, ...]:
         """The results of the calls that were running when they were stopped: what they had said by then.
 
         ``for_good``: of all of them; else only of those that may not be run again.
         """
         return tuple(
-            self._stopped(call)
+            Return(self._stopped(call))
             for call in run.calls
             if call.state == "called" and (for_good or not call.repeatable)
         )
 
     def _stopped(self, call: "OpenCall") -> ToolReturned:
-        tail = self._running.get(call.call_id)
-        if tail is None:
+        writing = self._writings.get(call.call_id)
+        if writing is None:
             # Journaled as called, and stopped before it was dispatched.
             text = NOT_RUN
         else:
-            said = tail.text()
+            self._live.whole(writing)
+            said = last_words(writing.text("output"))
             text = f"{STOPPED} Its last output:\n{said}" if said else STOPPED
         return ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True)
+
+    def close(self) -> None:
+        """The run is put down, or has ended: no call writes any more."""
+        for writing in self._writings.values():
+            self._live.end(writing)
 
     # After a crash.
 
     async def look_into(self, run: "Run", places: tuple[int, ...]) -> None:
         """Find out what became of calls that the daemon died in, and commit what is known."""
+        await self._runtime.hooks.ready()
         asked = self._asked(run)
         for place in places:
             finding = await self._found(run, place, asked)
-            await self._commit(Settle(tuple(self._settling(run, place, finding))))
+            await self._commit(Settle(_settling(run, place, finding)))
 
     async def _found(self, run: "Run", place: int, asked: list[ToolCall]) -> Finding:
         call = run.calls[place]
+        evidence = self._evidence(run, call)
         tool = self._runtime.hooks.tool(call.tool)
         if tool is None:
-            return Finding("unknown", "the tool is gone")
-        evidence = self._evidence(run, call)
+            return Finding("unknown", "the tool is gone", evidence)
         try:
             arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
         except ToolError:
@@ -290,46 +320,43 @@ class Calls:
         return Finding(finding.outcome, finding.note, bounded({**evidence, **finding.evidence}))
 
     def _evidence(self, run: "Run", call: "OpenCall") -> dict[str, Any]:
-        """What was noted about a call before and while it ran, read from the journal."""
+        """What was noted about a call before and while it ran, the newest for each name.
+
+        Source: the journal, back from the last event about the call to the one with which it began.
+        """
         gathered: dict[str, Any] = {}
-        assert run.output_cursor is not None
         with self._state.read() as store:
-            lines = [line for _, line in store.entries(run.session_id, run.output_cursor)]
-        for line in lines:
-            event = decode_event(line)
-            if isinstance(event, ToolCalled | ToolObserved) and event.call_id == call.call_id:
-                gathered |= event.evidence
+            for _, line in store.entries(run.session_id, call.cursor + 1, reverse=True):
+                # Most of what a session takes in meanwhile is of other kinds, and may be long.
+                event = decode_event(line) if b'"type":"tool_' in line else None
+                if isinstance(event, ToolCalled | ToolObserved) and event.call_id == call.call_id:
+                    gathered = event.evidence | gathered
+                    if isinstance(event, ToolCalled):
+                        break
         return gathered
 
-    def _settling(self, run: "Run", place: int, finding: Finding) -> list[Any]:
-        call = run.calls[place]
-        if finding.outcome == "not_done":
-            probed = CallProbed(
-                call_id=call.call_id, tool=call.tool, note=finding.note, evidence=finding.evidence
-            )
-            return [probed]
-        item, told = doubt(run, place, note=finding.note, evidence=finding.evidence)
-        if finding.outcome == "unknown":
-            return [item, told]
-        settled = DoubtSettled(
-            indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done", note=""
-        )
-        text = f"The daemon went down while this ran. It took effect all the same: {finding.note}."
-        returned = ToolReturned(call_id=call.call_id, tool=call.tool, how="returned", text=text)
-        return [item, settled, returned]
+
+def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
+    """What a call gave that a person changed: the model is told what was done instead of what it wrote."""
+    if call.input_cursor is None:
+        return outcome
+    changed = last_words(msgspec.json.encode(use.arguments).decode())
+    return replace(
+        outcome, text=f"The person who approved this changed its input to {changed}\n{outcome.text}"
+    )
 
 
-def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Evidence as it may be journaled: what takes too much room is left out, the largest first."""
-    kept = dict(evidence)
-    while kept and len(msgspec.json.encode(kept)) > EVIDENCE_BYTES_MAX:
-        sizes = {name: len(msgspec.json.encode(value)) for name, value in kept.items()}
-        del kept[max(sizes, key=lambda name: sizes[name])]
-    return kept
-
-
-def shortened(encoded: bytes, bytes_max: int) -> str:
-    """The beginning and the end of a long text, and how much was left out between them."""
-    half = bytes_max // 2
-    head, tail = encoded[:half].decode(errors="ignore"), encoded[-half:].decode(errors="ignore")
-    return f"{head}\n[... {len(encoded) - 2 * half} bytes left out here ...]\n{tail}"
+def _settling(
+    run: "Run", place: int, finding: Finding
+) -> tuple[CallProbed | CallDoubted | DoubtSettled | ToolReturned, ...]:
+    """The events of what was found out about a call."""
+    call = run.calls[place]
+    note = last_words(finding.note)
+    if finding.outcome == "not_done":
+        return (CallProbed(call_id=call.call_id, tool=call.tool, note=note, evidence=finding.evidence),)
+    item, told = doubt(run, place, note=note, evidence=finding.evidence)
+    if finding.outcome == "unknown":
+        return item, told
+    settled = DoubtSettled(indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done")
+    text = f"The daemon went down while this ran. It took effect all the same: {note}."
+    return item, settled, ToolReturned(call_id=call.call_id, tool=call.tool, how="returned", text=text)

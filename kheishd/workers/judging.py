@@ -18,9 +18,13 @@ from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.events import ApprovalRequested, QuestionAsked, ToolReturned
 from protocol.limits import (
-    CALLS_JUDGED_AT_ONCE,
+    ASKED_MAX,
+    CALLS_JUDGED_MAX,
+    JUDGED_REASON_BYTES_MAX,
     PREVIEW_BYTES_MAX,
     PREVIEWS_BYTES_MAX,
+    QUESTIONED_MAX,
+    REASON_BYTES_MAX,
     SUBJECT_BYTES_MAX,
     VERDICT_SUBJECT_BYTES_MAX,
 )
@@ -30,8 +34,9 @@ from protocol.transcript import ToolCall
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
+    from kheishd.workers.saving import Saving
     from protocol.objects.approval import Preview
-    from protocol.objects.run import OpenCall, Run
+    from protocol.objects.run import CallState, OpenCall, Run
 
 log = logging.getLogger("kheishd.runs")
 
@@ -43,29 +48,34 @@ class Judging:
     """Judges the calls of one run by what holds now.
 
     ``runtime`` is what the run uses, ``present`` what is configured now: a rule that was written there
-    meanwhile counts, too. ``used`` are the grants that this batch used so far.
+    meanwhile counts, too. ``used`` are the grants that this batch used so far, ``asking`` the states that
+    those of its calls will have that wait for a person.
     """
 
     state: "State"
     runtime: "Runtime"
     present: "Runtime"
+    saving: "Saving"
     run: "Run"
     place: Place
     offered: dict[str, Tool]
     used: list[str] = field(default_factory=list)
+    asking: "list[CallState]" = field(default_factory=list)
 
     async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
         if asked.invalid is not None:
-            return self._failed(call, tool, f"The arguments are no JSON object: {asked.invalid}")
+            return self._failed(
+                call, tool, f"These arguments cannot be used: {asked.invalid}. Nothing was run."
+            )
         if tool is None:
             return self._failed(call, None, self._no_such_tool(call.tool))
         try:
             arguments = self.runtime.hooks.checked(tool, asked.arguments)
+            return await self._judged(number, call, ToolUse(self.place, call.call_id, tool, arguments))
         except ToolError as error:
-            return self._failed(call, tool, f"{error}. Nothing was run.")
-        return await self._judged(number, call, ToolUse(self.place, call.call_id, tool, arguments))
+            return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
 
     async def renewed(self, number: int, use: ToolUse) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
@@ -99,6 +109,10 @@ class Judging:
             return self._question(verdict, call, opinion)
         if judged.decision == "allow":
             return Judgement(verdict)
+        if len(self._waiting()) >= ASKED_MAX:
+            return self._crowded(
+                verdict, call, f"{ASKED_MAX} calls of this message wait for a person already"
+            )
         try:
             preview = await self.runtime.hooks.preview(use)
         except ToolError as error:
@@ -106,9 +120,16 @@ class Judging:
             return Judgement(verdict, result=_failure(call, str(error)))
         reason = opinion.reason if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
         approval = await self._approval(number, use, subject, reason, preview)
+        self.asking.append("asked")
         return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
 
     def _question(self, verdict: Verdict, call: "OpenCall", opinion: NeedsAnswer) -> Judgement:
+        waiting = self._waiting()
+        if waiting.count("questioned") >= QUESTIONED_MAX or len(waiting) >= ASKED_MAX:
+            return self._crowded(
+                verdict, call, "other calls of this message ask already; ask all in one call"
+            )
+        self.asking.append("questioned")
         asked = QuestionAsked(
             question_id=self.state.new_id(ids.QUESTION),
             call_id=call.call_id,
@@ -118,6 +139,19 @@ class Judging:
             sender=self.run.sender,
         )
         return Judgement(replace(verdict, question_id=asked.question_id), asks=asked)
+
+    def _waiting(self) -> "list[CallState]":
+        """The states of the calls of this message that wait for a person: by now, and from this batch on."""
+        with self.state.read() as store:
+            run = store.get(RUNS, self.run.run_id)
+        assert run is not None, "a run's record is never deleted"
+        return [call.state for call in run.calls if call.waits_for is not None] + self.asking
+
+    def _crowded(self, verdict: Verdict, call: "OpenCall", why: str) -> Judgement:
+        """A call that would have a person asked, beside so many that it is one too many."""
+        return Judgement(
+            verdict, result=_failure(call, f"This was not run: {why}. Try this one again later.")
+        )
 
     async def _approval(
         self, number: int, use: ToolUse, subject: str, reason: str, preview: "Preview | None"
@@ -131,7 +165,7 @@ class Judging:
             number=number,
             message_cursor=self.run.output_cursor,
             subject=subject,
-            reason=reason,
+            reason=_beginning(reason, JUDGED_REASON_BYTES_MAX),
             preview=await self._shown(preview),
             expires_at_ms=self._in(round(limits.approval_expires_s * 1000) or None),
             agent=self.run.agent,
@@ -142,12 +176,12 @@ class Judging:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
-        room = max(PREVIEWS_BYTES_MAX // min(len(self.run.calls), CALLS_JUDGED_AT_ONCE), 1024)
+        room = max(PREVIEWS_BYTES_MAX // min(len(self.run.calls), CALLS_JUDGED_MAX), 1024)
         room = min(room, PREVIEW_BYTES_MAX)
         encoded = preview.text.encode()
         if len(msgspec.json.encode(preview.text)) <= room:
             return preview
-        blob = await self.state.put_blob(encoded)
+        blob, _ = await self.saving.put_blob(encoded)
         # Escaped, a character takes up to six bytes.
         text = encoded[: room // 6].decode(errors="ignore")
         return replace(preview, text=text, truncated=True, blob=blob)
@@ -175,7 +209,7 @@ class Judging:
 
 
 def _beginning(whole: str, bytes_max: int) -> str:
-    """A subject as it is kept; one that was cut says so, and so is never that of another call."""
+    """A text as it is kept; one that was cut says so, and so a subject is never that of another call."""
     encoded = whole.encode()
     if len(encoded) <= bytes_max:
         return whole
@@ -191,7 +225,7 @@ def _verdict(call: "OpenCall", tool: Tool, subject: str, judged: Judged) -> Verd
             base=judged.base,
             why=judged.why,
             subject=subject,
-            reason=judged.reason,
+            reason=_beginning(judged.reason, JUDGED_REASON_BYTES_MAX),
             mode=judged.mode,
             mode_effect=judged.mode_effect,
             grant_id=judged.grant_id,
@@ -207,9 +241,10 @@ def _of_tool(verdict: Verdict, tool: Tool | None) -> Verdict:
 
 
 def _failure(call: "OpenCall", text: str) -> ToolReturned:
+    text = _beginning(text, REASON_BYTES_MAX)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="failed", text=text, is_error=True)
 
 
 def _denied(call: "OpenCall", reason: str) -> ToolReturned:
-    text = f"This was not allowed: {reason}"
+    text = _beginning(f"This was not allowed: {reason}", REASON_BYTES_MAX)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="denied", text=text, is_error=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from kheishd.core.prompt import (
@@ -23,6 +22,7 @@ from kheishd.core.prompt import (
     guests,
     to_checkpoint,
 )
+from kheishd.core.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
@@ -81,17 +81,16 @@ class Reading:
         digest = run.pinned.instructions_digest
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
-        instructions = kept.decode() if kept is not None else ""
-        tools = hooks.offered(place)
-        if tools:
-            instructions = "\n\n".join([instructions, *hooks.sections(place)])
+        sections = [kept.decode()] if kept is not None else []
+        sections += hooks.sections(place)
         speaker = run.guest or run.agent
         others = guests(transcript.messages)
         return ModelRequest(
             pinned=run.pinned,
-            instructions=instructions + framing(speaker=speaker, primary=run.agent, others=others),
+            instructions="\n\n".join(filter(None, sections))
+            + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
-            tools=tools,
+            tools=hooks.offered(place),
             session_id=run.session_id,
             run_id=run.run_id,
         )
@@ -162,6 +161,10 @@ class Reading:
     def _written_down(self, room: int) -> Checkpoint | None:
         if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
             return None
+<<<<<<< HEAD
+=======
+        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - room_of(answer))
+>>>>>>> 831258e (wip2)
         # Looked at first, for it is quickly seen that a long transcript does not fit.
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from typing import TYPE_CHECKING, TypeVar, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import trio
 
@@ -25,9 +25,10 @@ from kheishd.objects.fold import Fold
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.compacting import Room, given_up
 from kheishd.workers.executing import Calls
+from kheishd.workers.saving import Saving
 from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
-from protocol.errors import RunAlreadyEnded, StorageFull
+from protocol.errors import RunAlreadyEnded
 from protocol.limits import ANSWER_BYTES_MAX
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Item, Text
@@ -35,17 +36,12 @@ from protocol.transcript import Item, Text
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.kernel.live import Live
+    from kheishd.kernel.live import Live, Writing
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
 
 log = logging.getLogger("kheishd.runs")
-
-T = TypeVar("T")
-
-SAVE_AGAIN_SECONDS = 1.0
-"""How long to wait before an outcome is saved again while the disk is full."""
 
 DAEMON_RESTARTED = RunError("daemon_restarted", "the daemon was restarted while this run was working")
 
@@ -82,6 +78,8 @@ class Turn:
         self._asked = False
         self._shown = Reading(state, run.session_id)
         self._effect = trio.CancelScope()
+        self._saving = Saving(state, live, run.run_id)
+        self._writing: Writing | None = None
         self._calls: Calls
         self._room: Room
 
@@ -95,8 +93,9 @@ class Turn:
         Errors: whatever kept a run that failed inside the daemon from being marked so.
         """
         with self._runtimes.hold() as self._runtime:
-            present = self._runtimes.current
-            self._calls = Calls(self._state, self._live, self._runtime, present, self._commit)
+            self._calls = Calls(
+                self._state, self._live, self._runtime, self._runtimes.current, self._saving, self._commit
+            )
             self._room = Room(self._state, self._runtime, self._shown, self._commit)
             await self._guarded()
 
@@ -115,7 +114,8 @@ class Turn:
             await self._put_down()
             raise
         finally:
-            self._live.end(self._run.run_id)
+            self._calls.close()
+            self._write_no_more()
 
     async def _perform(self) -> None:
         while True:
@@ -130,6 +130,7 @@ class Turn:
                 case TakeUp():
                     await self._take_up()
                 case Stop():
+                    await self._calls.save_ended(self._run)
                     await self._commit(Stopped([], self._calls.stopped(self._run)))
                 case Pause(until_ms):
                     await self._pause(until_ms)
@@ -164,7 +165,7 @@ class Turn:
             fold.write()
             return fold.run, asked
 
-        self._run, self._asked = await self._save(start)
+        self._run, self._asked = await self._saving.update(start)
         self._held = True
 
     async def _commit(self, command: Command, checkpoint: Checkpoint | None = None) -> Run:
@@ -178,7 +179,7 @@ class Turn:
                 checkpoint.write(tx)
             return fold.run
 
-        run = await self._save(carry_out)
+        run = await self._saving.update(carry_out)
         if run.cursor >= self._run.cursor:
             self._run = run
         if self.suspect and self._run.starts_without_progress == 0:
@@ -186,31 +187,17 @@ class Turn:
             self._relieved()
         return self._run
 
-    async def _save(self, fn: "Callable[[Transaction], T]") -> T:
-        """Commit, and on a full disk keep what is to be saved and try again until there is room."""
-        while True:
-            try:
-                with trio.CancelScope(shield=True):
-                    return await self._state.update(fn)
-            except StorageFull:
-                log.warning("the disk is full; a run waits to be saved", extra={"run_id": self._run.run_id})
-                await trio.sleep(SAVE_AGAIN_SECONDS)
-
     async def _put_down(self) -> None:
         """The daemon stops: say that the run was left in good order. Failing to say so is no harm."""
-        if not self._held or due(self._run, 0, held=True) is None:
+        if not self._held or self._run.status != "running":
             return
+        self._saving.patient = False
         try:
             with trio.CancelScope(shield=True):
-                await self._state.update(self._release)
+                await self._calls.save_ended(self._run)
+                await self._commit(Release("shutdown", self._calls.stopped(self._run, for_good=False)))
         except Exception as error:
             log.warning("a run was not put down in order: %s", error, extra={"run_id": self._run.run_id})
-
-    def _release(self, tx: "Transaction") -> None:
-        fold = self._fold(tx)
-        results = self._calls.stopped(fold.run, for_good=False)
-        fold.append_all(decide(fold.run, Release("shutdown", results)))
-        fold.write()
 
     def _reread(self) -> None:
         with self._state.read() as store:
@@ -284,22 +271,22 @@ class Turn:
         answer: Answer | None = None
         with self._next_effect() as effect:
             request = await self._room.request(run, self._calls.place(run))
-            self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
+            writing = self._writing = self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
             async with self._runtime.models.ask(request) as events:
                 async for event in events:
                     match event:
                         case TextDelta(text):
                             heard.append(text)
-                            self._live.text(run.run_id, "text", text)
+                            self._live.text(writing, "text", text)
                         case ThinkingDelta(text):
-                            self._live.text(run.run_id, "thinking", text)
+                            self._live.text(writing, "thinking", text)
                         case Answer():
                             answer = event
                         case _:
                             assert_never(event)
         if answer is None and effect.cancelled_caught:
             return None
-        self._live.whole(run.run_id)
+        self._live.whole(writing)
         if answer is None:
             raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
         return answer
@@ -314,8 +301,14 @@ class Turn:
         )
         checkpoint = self._shown.checkpoint(items)
         await self._commit(command, checkpoint)
+        self._write_no_more()
         if checkpoint is None:
             await self._shown.keep()
+
+    def _write_no_more(self) -> None:
+        """The message is in the journal, or will not come."""
+        if self._writing is not None:
+            self._live.end(self._writing)
 
     # What is shown becomes shorter.
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.commands import Ask, Start
+from kheishd.core.commands import Ask, Command, Start
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
@@ -173,6 +173,7 @@ class Desk:
 
     def __init__(self, state: State, runtime: Runtime) -> None:
         self.state = state
+        self.models = cast("Scripted", runtime.models)
         self.live = Live()
         self.retired: list[int] = []
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
@@ -229,6 +230,25 @@ class Desk:
     async def interrupt(self, session_id: str) -> Any:
         """Interrupt the run in flight and wait until it has stopped."""
         return await self.do(session.interrupt, SessionInterrupt(session_id=session_id))
+
+    async def order(self, run_id: str, *make: Callable[[Run], Command]) -> Run:
+        """Carry out commands, each made for the run as it is by then."""
+
+        def carry_out(tx: Transaction) -> Run:
+            for each in make:
+                record = tx.get(RUNS, run_id)
+                assert record is not None
+                fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+                fold.append_all(decide(fold.run, each(fold.run)))
+                fold.write()
+            return fold.run
+
+        return await self.state.update(carry_out)
+
+    def leave_behind(self, directory: Path) -> None:
+        """Put into a new directory what would be on the disk if the daemon died now."""
+        directory.mkdir()
+        self.state.store.backup(directory / "state")
 
     def ended(self, run_id: str) -> bool:
         """Whether a run has ended."""

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from types import FunctionType
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -104,7 +103,7 @@ class Machine:
     def do(self, *commands: "Command | Callable[[Run], Command]") -> "Machine":
         """Decide and fold commands, one after another; some are made for the run as it is by then."""
         for each in commands:
-            command = each(self.run) if isinstance(each, FunctionType | partial) else each
+            command = each(self.run) if callable(each) else each
             for event in decide(self.run, command):
                 self.append(event)
         return self

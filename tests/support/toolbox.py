@@ -1,15 +1,18 @@
 """A part of the composite Hook for tests: real tools, one of each sort, that work on a real directory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 # Imported before any test runs: later it would be in a thread, which a mock clock does not wait for.
 import jsonschema_rs  # noqa: F401
 import trio
 
+from kheishd.core.workspace import Workspaces
+from kheishd.hooks.composite import Composite
 from kheishd.kernel.hook import (
     Finding,
     Opinion,
@@ -21,9 +24,12 @@ from kheishd.kernel.hook import (
     ToolError,
     ToolUse,
 )
+from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from protocol.events import SessionRenamed
 from protocol.objects.approval import Preview
 from protocol.objects.session import Session
+from protocol.transcript import ToolCall
+from tests.support.desk import Desk, Scripted, gives, open_desk, says
 from tests.support.machine import Machine
 
 NOTES = "notes.txt"
@@ -44,6 +50,7 @@ TOOLS = (
     tool("note"),
     tool("again", repeatable=True),
     tool("careful", default="ask"),
+    tool("plain", default="ask"),
     tool("slow", timeout_s=1_000.0, kind="execute"),
     tool("look", parallel=True, repeatable=True, kind="read", in_plan=True, timeout_s=1_000.0),
     tool("raises"),
@@ -60,7 +67,8 @@ class Toolbox(Part):
     """What the tools of this part did, in order, and how many ran at once.
 
     ``opinions`` are what it thinks of calls, by tool. ``lost`` are names that are not offered any more.
-    ``shown`` is what a preview is bound to, besides the notes.
+    ``shown`` is what a preview is bound to, besides the notes. Each note waits for ``goes_on``, before or
+    after it is written, as ``holds`` says; ``reached`` is set then, or once a slow tool has begun.
     """
 
     name: str = "toolbox"
@@ -71,6 +79,7 @@ class Toolbox(Part):
     opinions: dict[str, Opinion] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     shown: str = ""
+    holds: Literal["", "before", "after"] = ""
     reached: trio.Event = field(default_factory=trio.Event)
     goes_on: trio.Event = field(default_factory=trio.Event)
 
@@ -95,6 +104,8 @@ class Toolbox(Part):
         text = str(use.arguments.get("text", ""))
         if text == "impossible":
             raise ToolError("this cannot be noted")
+        if use.tool.name == "plain":
+            return None
         return Preview(kind="text", text=f"adds: {text}", binding=self._digest(use))
 
     async def evidence(self, use: ToolUse) -> dict[str, Any]:
@@ -118,6 +129,8 @@ class Toolbox(Part):
                 self.reached.set()
                 await trio.sleep(float(use.arguments.get("seconds", 0.0)) or 10_000.0)
                 use.say(f"{text} ends\n")
+                if use.tool.name == "look":
+                    return Outcome(f"seen: {text}")
             case "raises":
                 raise RuntimeError("a fault, with a detail that is nobody's business")
             case "refuses":
@@ -133,13 +146,20 @@ class Toolbox(Part):
                 raise Stale
             case _:
                 await use.observe({"noting": text})
-        return self._note(use, text)
-
-    def _note(self, use: ToolUse, text: str) -> Outcome:
+        await self._hold("before")
         self.did.append(f"{use.tool.name} {text}")
+        self._note(use, text)
+        await self._hold("after")
+        return Outcome(f"noted: {text}")
+
+    async def _hold(self, when: str) -> None:
+        if self.holds == when:
+            self.reached.set()
+            await self.goes_on.wait()
+
+    def _note(self, use: ToolUse, text: str) -> None:
         with (Path(use.place.workspace) / NOTES).open("a") as notes:
             notes.write(f"{text}\n")
-        return Outcome(f"noted: {text}")
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """Whether the notes grew by the line."""
@@ -158,6 +178,31 @@ class Toolbox(Part):
 
     def _digest(self, use: ToolUse) -> str:
         return hashlib.sha256((self._read(use) + self.shown).encode()).hexdigest()[:16]
+
+
+def calls(*chosen: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
+    """An answer that asks for tools, each with its arguments: ``call_1`` and so on."""
+    items = [ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(chosen, 1)]
+    return lambda request: gives(*items, stop_reason="tool_calls")
+
+
+@asynccontextmanager
+async def workbench(
+    directory: Path, box: Toolbox, *parts: Callable[[ModelRequest], AsyncIterator[ModelEvent]], **runtime: Any
+) -> AsyncIterator[Desk]:
+    """A desk whose agents have the tools of a box and work in ``directory``/work; the model says ``parts``.
+
+    What it says last, if nothing else is said, is what was done.
+    """
+    work = directory / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    models = Scripted([*parts, lambda request: says("done")])
+    fields: dict[str, Any] = {
+        "hooks": Composite((box,)),
+        "workspaces": Workspaces(str(work), str(directory / "home")),
+    }
+    async with open_desk(directory, models, **(fields | runtime)) as desk:
+        yield desk
 
 
 def place(workspace: str = "/", tools: list[str] | None = None) -> Place:

@@ -19,6 +19,13 @@ def test_a_text() -> None:
     assert scrubber.text("a secret-1-and-more b secret-1") == "a [scrubbed] b [scrubbed]"
 
 
+def test_a_content() -> None:
+    """Of a file, say, which need not be text."""
+    assert Scrubber(["sécret"]).content(b"\xff a s\xc3\xa9cret \x00") == b"\xff a [scrubbed] \x00"
+    content = b"nothing"
+    assert Scrubber(["sk-1"]).content(content) == content
+
+
 def test_a_line_without_secrets_is_the_same_object() -> None:
     """The common case copies nothing."""
     line = b'{"cursor":1,"type":"x"}'

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.core.definition import built_in
 from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
 from kheishd.objects.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
@@ -18,6 +20,7 @@ from kheishd.workers.transcripts import (
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
+from tests.support.toolbox import TOOLS, Toolbox, workbench
 
 
 async def test_the_model_is_shown_the_conversation_and_what_was_pinned(
@@ -35,6 +38,21 @@ async def test_the_model_is_shown_the_conversation_and_what_was_pinned(
         assert (asked.session_id, asked.run_id) == (sent.session_id, sent.run_id)
         with desk.state.read() as store:
             assert store.get(BLOBS, definition.digest, 0) == definition.instructions.encode()
+
+
+async def test_what_parts_say_is_added_to_the_instructions(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """And the tools are offered with it; an agent that may use none is shown neither."""
+    async with workbench(tmp_path, Toolbox()) as desk, working(desk):
+        await desk.ask("one")
+        (asked,) = desk.models.asked
+        own = desk.holder.current().definitions["default"].instructions
+        assert asked.instructions == f"{own}\n\nNotes are kept in {tmp_path}/work."
+        assert [each.name for each in asked.tools] == [each.name for each in TOOLS]
+    none = {"default": replace(built_in(), tools=[])}
+    async with workbench(tmp_path / "other", Toolbox(), definitions=none) as desk, working(desk):
+        await desk.ask("one")
+        (asked,) = desk.models.asked
+        assert (asked.instructions, list(asked.tools)) == (own, [])
 
 
 async def talk(desk: Desk, models: Scripted, turns: int) -> list[list[Message]]:

@@ -24,7 +24,7 @@ from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.events import MessageAppended, ModelFailed
 from protocol.limits import ANSWER_BYTES_MAX
 from protocol.objects.run import RunError
-from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage
+from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
     EPOCH_MS,
     Gate,
@@ -37,6 +37,7 @@ from tests.support.desk import (
     wall_clock,
     working,
 )
+from tests.support.machine import STEER
 from tests.support.runtimes import make_runtime
 
 NO_JITTER = RunLimits(backoff_s=1.0, attempts_max=4)
@@ -263,7 +264,7 @@ async def test_a_pause_outlasts_a_restart(tmp_path: Path, autojump_clock: MockCl
         assert desk.run(sent.run_id).attempt == 0
 
 
-# Tools that are not there.
+# Tools that are not there; those that are have their own tests.
 
 
 async def test_a_call_gets_its_result_before_the_model_is_asked_again(
@@ -290,6 +291,29 @@ async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autoju
         sent = await desk.ask()
     assert sent.error is not None
     assert (sent.error.reason, len(models.asked)) == ("turn_limit", 5)
+
+
+# Steering.
+
+
+async def test_what_is_said_to_a_run_is_read_before_it_ends(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """In the middle of an answer: the model answers, reads it and answers again."""
+    models, gate = Scripted(), Gate()
+    models.parts = [gate, lambda request: says("as you wish")]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.send("write a poem")
+        await gate.reached.wait()
+        await desk.order(sent.run_id, lambda run: STEER)
+        gate.opened.set()
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert desk.said(sent.session_id) == ["so far and so on", "as you wish"]
+        assert [text_of(message.items) for message in models.asked[1].messages] == [
+            "write a poem",
+            "so far and so on",
+            "and hurry",
+        ]
 
 
 # Answers that are too long.

@@ -1,0 +1,75 @@
+"""What tools give, cut to what the journal holds and a model reads. Nothing is cut without saying so."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kheishd.kernel.hook import Outcome
+from protocol.limits import (
+    EVIDENCE_BYTES_MAX,
+    LAST_WORDS_BYTES_MAX,
+    TOOL_OUTPUT_BYTES_MAX,
+    TOOL_TEXT_BYTES_MAX,
+)
+from protocol.wire import cannot_keep
+
+log = logging.getLogger("kheishd.runs")
+
+
+def readable(outcome: Outcome) -> tuple[str, bytes | None]:
+    """The text of an outcome as a model reads it, and the whole output where that is more than the text."""
+    text, whole = _cut(outcome.text), outcome.whole
+    if text != outcome.text and whole is None:
+        whole = outcome.text.encode()
+    if whole is not None and len(whole) > TOOL_OUTPUT_BYTES_MAX:
+        text += f"\n[Of {len(whole)} bytes of output the first {TOOL_OUTPUT_BYTES_MAX} were kept.]"
+        whole = whole[:TOOL_OUTPUT_BYTES_MAX]
+    return text, whole
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) > TOOL_TEXT_BYTES_MAX:
+        text = shortened(encoded, TOOL_TEXT_BYTES_MAX)
+    if len(msgspec.json.encode(text)) > 2 * TOOL_TEXT_BYTES_MAX:
+        # What is no text takes up to six bytes for each of its own in the journal.
+        text = shortened(encoded, TOOL_TEXT_BYTES_MAX // 3)
+    return text
+
+
+def shortened(encoded: bytes, bytes_max: int) -> str:
+    """The beginning and the end of a long text, and how much was left out between them."""
+    half = bytes_max // 2
+    head, tail = encoded[:half].decode(errors="ignore"), encoded[-half:].decode(errors="ignore")
+    return f"{head}\n[... {len(encoded) - 2 * half} bytes left out here ...]\n{tail}"
+
+
+def last_words(text: str) -> str:
+    """The end of a text, as much as is kept of what was cut short."""
+    kept = text[-LAST_WORDS_BYTES_MAX:]
+    while len(msgspec.json.encode(kept)) > LAST_WORDS_BYTES_MAX:
+        kept = kept[len(kept) // 4 + 1 :]
+    return kept if len(kept) == len(text) else f"[...] {kept}"
+
+
+def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Evidence as it may be journaled: what cannot be said, or takes too much room, is left out."""
+    sizes = {name: _size(name, value) for name, value in evidence.items()}
+    kept = {name: value for name, value in evidence.items() if sizes[name] is not None}
+    while kept and sum(sizes[name] or 0 for name in kept) > EVIDENCE_BYTES_MAX:
+        del kept[max(kept, key=lambda name: sizes[name] or 0)]
+    return kept
+
+
+def _size(name: str, value: Any) -> int | None:
+    """What a piece of evidence takes as JSON; None if the journal or a record cannot hold it."""
+    try:
+        problem = cannot_keep({name: value})
+    except (TypeError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        log.error("evidence is left out, as its values %s: %s", problem, name)
+        return None
+    return len(msgspec.json.encode({name: value}))
