@@ -134,6 +134,14 @@ def doubted(calls: list[OpenCall]) -> tuple[int, ...]:
     return tuple(place for place, call in enumerate(calls) if call.state == "doubted")
 
 
+def place_of(run: Run, call_id: str) -> int:
+    """Which call has an id. Errors: AssertionError if none that is open has."""
+    for place, call in enumerate(run.calls):
+        if call.call_id == call_id and call.state != "returned":
+            return place
+    raise AssertionError(f"the run has no open call {call_id}")
+
+
 def need(run: Run, call_ids: Iterable[str], *states: CallState) -> None:
     """Make sure that calls are open, and in one of these states.
 

@@ -139,7 +139,7 @@ class Transcript(Struct):
             self.calls = {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
 
     def _steered(self, run_id: str, items: list[InputItem]) -> None:
-        """What is said to a run that has not started belongs to its input: the run before it does not read it."""
+        """What is said to a run that has not started belongs to its input: others do not read it."""
         input_id = self.runs.get(run_id, "")
         if input_id in self.inputs:
             self.inputs[input_id] = Message("user", [*self.inputs[input_id].items, *items])

@@ -1,7 +1,7 @@
-"""The run machine, pure: what may happen to a run, what follows from what happened, what is due.
+"""The run machine, pure: what may happen to a run, and what follows from what happened.
 
 Theory of operation. A run is accepted into its session's line and is *queued* until the runs before it
-have ended. A worker takes it up (``RunStarted``) and from then on asks :func:`due` what the world owes:
+have ended. A worker takes it up (``RunStarted``) and from then on asks ``core/due.py`` what the world owes:
 a model call, tools to be judged or run, a pause before the next try, or nothing. Everything the worker does
 is committed as events that :func:`decide` gives, and the record is only ever what :func:`evolve` makes of
 those events; so a worker that wakes after a crash sees what one sees that wakes after a commit.
@@ -26,6 +26,7 @@ running         Start        running, waiting, failed, cancelled, interrupted
                 Ask          running
                 Answered     running, completed, failed, cancelled, interrupted
                 Errored      running, failed, cancelled, interrupted
+                Compact      running, completed, failed, cancelled, interrupted
                 Judge        running, waiting
                 Renew        running, waiting
                 CallTools    running
@@ -56,7 +57,6 @@ What may never live here: a clock, a file, a socket, randomness. They are passed
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -86,6 +86,7 @@ from kheishd.core.commands import (
     Steer,
     Stopped,
 )
+from kheishd.core.due import PARKED_AT, left_running, suspect
 from kheishd.core.grants import kept_by_run
 from protocol.errors import RunAlreadyEnded
 from protocol.events import (
@@ -111,9 +112,6 @@ from protocol.events import (
 from protocol.limits import CALLS_MAX
 from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import Item, Message, ToolCall
-
-ALONE_AT = 2
-PARKED_AT = 3
 
 _APPROVING: Final = (Resolve, Lapse)
 _ANSWERING: Final = (Reply, Abandon)
@@ -146,99 +144,6 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
     "waiting_for_user_question": (*_APPROVING, *_ANSWERING, Steer, Cancel, Fail),
 }
 """What may be done with a run, by its status; with one that has ended, nothing."""
-
-
-# Effects: what the world owes a run now.
-
-
-@dataclass(frozen=True, slots=True)
-class TakeUp:
-    """A worker is to take the run up."""
-
-    alone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AskModel:
-    """The model is to be asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeCalls:
-    """These calls, by their places in the run's list, are to be judged."""
-
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Execute:
-    """These calls are to run, side by side."""
-
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LookInto:
-    """The daemon died in these calls: find out what became of them."""
-
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Nothing until then, on the wall clock."""
-
-    until_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The effect is to be stopped, and the run ended as somebody asked."""
-
-
-Effect = TakeUp | AskModel | JudgeCalls | Execute | LookInto | Pause | Stop
-
-
-def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
-    """What the world owes ``run`` now; None for one that has ended or waits for a person.
-
-    ``held`` is whether a worker of this process has taken it up: one that was left running by a daemon
-    that died is taken up anew.
-    """
-    if run.status in ENDED:
-        return None
-    if held and (places := calls.doubted(run.calls)):
-        # Even of a run that is to be stopped the truth about each call is told.
-        return LookInto(places)
-    if run.cancel is not None and (held or not _left_running(run)):
-        return Stop()
-    if run.status not in ("queued", "running"):
-        return None
-    if not held:
-        return TakeUp(alone=_suspect(run))
-    if run.calls:
-        return _due_calls(run)
-    if run.retry_at_ms is not None and run.retry_at_ms > now_ms:
-        return Pause(run.retry_at_ms)
-    return AskModel()
-
-
-def _due_calls(run: Run) -> Effect | None:
-    if places := calls.to_judge(run.calls):
-        return JudgeCalls(places)
-    if places := calls.to_run(run.calls):
-        return Execute(places)
-    return None
-
-
-def _left_running(run: Run) -> bool:
-    """Whether the daemon died in calls of a run that nobody holds."""
-    return any(call.state in ("called", "doubted") for call in run.calls)
-
-
-def _suspect(run: Run) -> bool:
-    """Whether the run is to be executed alone. One to be parked is not executed at all, and need not wait."""
-    return ALONE_AT <= run.starts_without_progress < PARKED_AT
 
 
 def decide(run: Run, command: Command) -> list[JournalEvent]:
@@ -327,7 +232,7 @@ def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> l
 
 
 def _start(run: Run) -> list[JournalEvent]:
-    if run.cancel is not None and not _left_running(run):
+    if run.cancel is not None and not left_running(run):
         return _stopped(run, [])
     if run.starts_without_progress >= PARKED_AT:
         error = RunError(
@@ -336,7 +241,7 @@ def _start(run: Run) -> list[JournalEvent]:
             "working, the last time with no other run beside it; its journal shows what it was doing",
         )
         return [*calls.closing(run, died=True), RunEnded(outcome="failed", error=error)]
-    return [RunStarted(start=run.start + 1, alone=_suspect(run))]
+    return [RunStarted(start=run.start + 1, alone=suspect(run))]
 
 
 def _answered(run: Run, command: Answered) -> list[JournalEvent]:

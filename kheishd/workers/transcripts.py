@@ -145,7 +145,7 @@ class Reading:
 
     def checkpoint(self, answer: "list[Item]") -> Checkpoint | None:
         """A checkpoint to write with an answer, when enough was folded and both fit into a transaction."""
-        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - len(msgspec.json.encode(answer)))
+        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - room_of(answer))
         return self._written_down(room)
 
     async def keep(self) -> None:
@@ -161,10 +161,6 @@ class Reading:
     def _written_down(self, room: int) -> Checkpoint | None:
         if self._transcript is None or self._folded < CHECKPOINT_EVENTS:
             return None
-<<<<<<< HEAD
-=======
-        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - room_of(answer))
->>>>>>> 831258e (wip2)
         # Looked at first, for it is quickly seen that a long transcript does not fit.
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None

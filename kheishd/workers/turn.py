@@ -8,8 +8,7 @@ import trio
 
 from kheishd.core.calls import distinct
 from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
-from kheishd.core.retry import fitted, retry_at_ms
-from kheishd.core.run import (
+from kheishd.core.due import (
     AskModel,
     Execute,
     JudgeCalls,
@@ -17,9 +16,10 @@ from kheishd.core.run import (
     Pause,
     Stop,
     TakeUp,
-    decide,
     due,
 )
+from kheishd.core.retry import fitted, retry_at_ms
+from kheishd.core.run import decide
 from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import Fold
 from kheishd.store.tables import RUNS, SESSIONS

@@ -16,6 +16,7 @@ from kheishd.core.commands import (
     CallTools,
     Cancel,
     Command,
+    Compact,
     Errored,
     Fail,
     Interrupt,
@@ -38,6 +39,8 @@ from protocol.events import (
     ApprovalAnswered,
     ApprovalRequested,
     CallProbed,
+    CompactionFailed,
+    ContextCompacted,
     DoubtSettled,
     Envelope,
     JournalEvent,
@@ -56,7 +59,7 @@ from protocol.events import (
 from protocol.objects.approval import Preview
 from protocol.objects.permission import Verdict
 from protocol.objects.question import Question
-from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, Run, RunError
+from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, Run, RunError, RunKind
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 ERROR = RunError("server_error", "the provider failed", 500, retryable=True)
@@ -64,10 +67,22 @@ TEXT: Item = Text("hello")
 CALL: Item = ToolCall("call_1", "read_file", {"path": "/etc/hostname"})
 
 
-def accepted(*, max_turns: int = 0, guest: str | None = None, tools: list[str] | None = None) -> RunAccepted:
+SUMMARY = ContextCompacted(upto=1, strategy="summary", trigger="auto", summary="x", usage=Usage(5, 1))
+NO_SUMMARY = CompactionFailed(trigger="auto", error=ERROR, usage=Usage(3, 0))
+
+
+def accepted(
+    *,
+    max_turns: int = 0,
+    guest: str | None = None,
+    kind: RunKind = "input",
+    tools: list[str] | None = None,
+) -> RunAccepted:
     """The first event of a run."""
     pinned = Pinned(route="offline", driver="offline", model="offline", max_turns=max_turns, tools=tools)
-    return RunAccepted(input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest)
+    return RunAccepted(
+        input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest, kind=kind
+    )
 
 
 @dataclass
@@ -76,13 +91,14 @@ class Machine:
 
     max_turns: int = 0
     guest: str | None = None
+    kind: RunKind = "input"
     tools: list[str] | None = None
     journal: list[tuple[Envelope, JournalEvent]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000
         self.record: Run | None = None
-        self.append(accepted(max_turns=self.max_turns, guest=self.guest, tools=self.tools))
+        self.append(accepted(max_turns=self.max_turns, guest=self.guest, kind=self.kind, tools=self.tools))
 
     @property
     def run(self) -> Run:
@@ -262,6 +278,8 @@ def _result(call: OpenCall) -> Return:
 def _of_model(run: Run) -> Iterator[Command]:
     yield Ask("itm_1")
     if run.attempt:
+        yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
+    if run.attempt and run.kind == "input":
         first = 2 * run.step + 1
         yield from (answered(), calling(first=first), calling(2, first=first))
         yield from (Errored(ERROR, None), Errored(ERROR, 5_000))
@@ -334,8 +352,8 @@ def step(run: Run, command: Command) -> Transition:
 @lru_cache
 def everything() -> list[Transition]:
     """Every command on every run of two turns and two calls, as far as the machine tells runs apart."""
-    first = Machine(max_turns=2).run
-    seen, todo, made = {_essence(first)}, [first], []
+    todo = [Machine(max_turns=2).run, Machine(kind="compaction").run]
+    seen, made = set(map(_essence, todo)), []
     while todo:
         run = todo.pop()
         for command in possible(run) if run.status not in ENDED else ():
@@ -356,10 +374,11 @@ def everywhere() -> list[Run]:
 def _essence(run: Run) -> tuple[Any, ...]:
     calls = tuple((call.state, call.parallel, call.repeatable, call.attempt > 0) for call in run.calls)
     asked = (run.attempt > 0, run.retry_at_ms is not None, run.steers > 0)
-    return run.status, run.cancel, calls, run.step, asked, min(run.starts_without_progress, 3), run.taken
+    counted = run.step, min(run.starts_without_progress, 3)
+    return run.status, run.kind, run.cancel, calls, asked, counted, run.taken
 
 
-_DISTURBING = (Steer, Release, Errored, Lapse, Renew)
+_DISTURBING = (Steer, Release, Errored, Lapse, Renew, Compact)
 _ENDING = (Cancel, Fail, Interrupt, Abandon)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core import calls as call_rules
-from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED, distinct, doubt, to_judge, to_run
+from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED, distinct, doubt, place_of, to_judge, to_run
 from kheishd.core.commands import (
     CallTools,
     Cancel,
@@ -24,8 +24,9 @@ from kheishd.core.commands import (
     Start,
     Stopped,
 )
+from kheishd.core.due import PARKED_AT
 from kheishd.core.prompt import Transcript
-from kheishd.core.run import PARKED_AT, decide
+from kheishd.core.run import decide
 from protocol.events import (
     ApprovalAnswered,
     ApprovalLapsed,
@@ -295,6 +296,14 @@ def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
     for late in (allowed(begun(2).run), CallTools([ToolCalled(call_id="call_2", tool="t")])):
         with pytest.raises(AssertionError):
             decide(machine.run, late)
+
+
+def test_a_call_is_found_by_its_id_while_it_is_open() -> None:
+    """One that has its result is not there any more."""
+    machine = begun(2).do(allowed, called, finished)
+    assert place_of(machine.run, "call_2") == 1
+    with pytest.raises(AssertionError, match="no open call call_1"):
+        place_of(machine.run, "call_1")
 
 
 def test_a_denial_without_its_result_is_a_fault() -> None:

@@ -8,31 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core import run as run_machine
-from kheishd.core.commands import Ask, Cancel, Command, Errored, Interrupt, Release, Start, Stopped
-from kheishd.core.run import (
-    ACCEPTED,
-    ALONE_AT,
-    PARKED_AT,
-    AskModel,
-    Execute,
-    JudgeCalls,
-    LookInto,
-    Pause,
-    Stop,
-    TakeUp,
-    decide,
-    due,
-    evolve,
-)
+from kheishd.core.commands import Ask, Cancel, Command, Compact, Errored, Interrupt, Release, Start, Stopped
+from kheishd.core.due import ALONE_AT, PARKED_AT, AskModel, Pause, Stop, TakeUp, due
+from kheishd.core.run import ACCEPTED, decide, evolve
 from protocol.errors import RunAlreadyEnded
-from protocol.events import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered, ToolCalled
+from protocol.events import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import Usage
 from tests.support.machine import (
     CALL,
     ERROR,
     HISTORIES,
+    NO_SUMMARY,
     STEER,
+    SUMMARY,
     TEXT,
     Machine,
     allowed,
@@ -113,45 +102,6 @@ def test_a_run_that_has_ended_takes_no_command(status: Status) -> None:
     for command in commands.values():
         with pytest.raises(RunAlreadyEnded, match=f"run_1 has already .*{status}"):
             decide(run, command)
-
-
-@pytest.mark.parametrize("now_ms", [0, 10**15])
-def test_due_says_something_for_every_run(now_ms: int) -> None:
-    """A run in a worker's hands always has an effect: no worker takes it up in vain again and again."""
-    for run in everywhere():
-        effect = due(run, now_ms, held=True)
-        if run.status in ENDED or run.status in WAITING:
-            assert effect is None
-            assert due(run, now_ms, held=False) is None
-        elif any(call.state == "called" for call in run.calls):
-            assert isinstance(effect, Stop | LookInto | None), "what runs is waited for"
-        else:
-            expected = AskModel | Pause if not run.calls else JudgeCalls | Execute | LookInto
-            assert isinstance(effect, Stop if run.cancel and not isinstance(effect, LookInto) else expected)
-
-
-def test_a_run_that_nobody_holds_is_taken_up_or_stopped() -> None:
-    """It is stopped at once unless the daemon died in a call of it: then the truth about that comes first."""
-    for run in everywhere():
-        if run.status not in ("queued", "running"):
-            continue
-        died_in = any(call.state in ("called", "doubted") for call in run.calls)
-        expected = Stop if run.cancel is not None and not died_in else TakeUp
-        assert isinstance(due(run, 0, held=False), expected)
-
-
-def test_a_batch_is_judged_as_a_whole() -> None:
-    """Nothing runs while a call of the batch is new, waits for a person, or is in doubt."""
-    executed = 0
-    for run in everywhere():
-        effect = due(run, 0, held=True)
-        if isinstance(effect, Execute):
-            executed += 1
-            assert {call.state for call in run.calls} <= {"ready", "returned"}
-    assert executed
-    for each in everything():
-        if any(isinstance(event, ToolCalled) for event in each.events):
-            assert {call.state for call in each.before.calls} <= {"ready", "returned"}
 
 
 def test_after_a_start_no_call_runs() -> None:
@@ -418,3 +368,29 @@ def test_no_crash_loop_is_immortal(commands: list[Command]) -> None:
     assert machine.kinds().count("run_started") <= PARKED_AT
     assert machine.run.error is not None
     assert machine.run.error.reason == "parked"
+
+
+# Compaction.
+
+
+def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
+    """What it took is counted, and it is an outcome of what was begun."""
+    machine = Machine().do(Start(), ask(), Compact(SUMMARY), Compact(NO_SUMMARY))
+    assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
+    assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
+    assert due(machine.run, 0, held=True) == AskModel()
+    assert machine.do(answered()).run.status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("command", "outcome"),
+    [(Compact(SUMMARY), "completed"), (Compact(None), "completed"), (Compact(NO_SUMMARY), "failed")],
+)
+def test_a_run_that_is_for_nothing_else_is_over_with_it(command: Compact, outcome: str) -> None:
+    """As somebody asked, where it was to be stopped in the same moment; what came of it is kept."""
+    machine = Machine(kind="compaction").do(Start(), ask(), command)
+    assert machine.run.status == outcome
+    assert ("context_compacted" in machine.kinds()) == (command.event is SUMMARY)
+    stopped = Machine(kind="compaction").do(Start(), ask(), Cancel("cancelled"), command)
+    assert stopped.run.status == "cancelled"
+    assert stopped.run.usage == machine.run.usage

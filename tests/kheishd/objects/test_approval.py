@@ -23,7 +23,7 @@ from protocol.errors import (
     ToolInputInvalid,
 )
 from protocol.limits import (
-    CALLS_JUDGED_AT_ONCE,
+    CALLS_JUDGED_MAX,
     KIB,
     RESOLUTIONS_BYTES_MAX,
     RESOLUTIONS_MAX,
@@ -314,7 +314,7 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
         sent = await house.send()
         await first.wait()
         waiting = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
-        assert len(waiting) == CALLS_JUDGED_AT_ONCE
+        assert len(waiting) == CALLS_JUDGED_MAX
         result = await resolve(house.client, *(allow(each["approval_id"]) for each in waiting))
         assert result["pending"] == 0
         gate.set()
