@@ -111,6 +111,7 @@ def build_runtime(
         context=ContextLimits(**msgspec.structs.asdict(config.context)),
         models=models(limits),
         hooks=hooks(config),
+        sandbox=config.workspace.sandbox,
         workspaces=workspaces,
         permission_mode=config.permissions.mode,
         mode_max=config.permissions.mode_max,

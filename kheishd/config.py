@@ -18,9 +18,10 @@ from kheishd.core.lines import Path as KeyPath
 from kheishd.core.lines import key_lines, line_of
 from kheishd.core.session import wider
 from kheishd.core.strict import Problem, dotted, problems
+from kheishd.kernel.hook import Sandbox
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
-from protocol.limits import CONTEXT_TOKENS_DEFAULT, MIB, RULES_MAX
+from protocol.limits import CONTEXT_TOKENS_DEFAULT, MIB, PATH_BYTES_MAX, RULES_MAX
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
@@ -111,9 +112,14 @@ class Permissions(Section, frozen=True):
 
 
 class Workspace(Section, frozen=True):
-    """``[workspace]``: where agents' file and shell tools are confined."""
+    """``[workspace]``: where agents' file and shell tools are confined, and how shell commands are.
+
+    ``readable`` are directories that sandboxed commands can read besides the system's.
+    """
 
     root: str | None = None
+    sandbox: Sandbox = "auto"
+    readable: list[Annotated[str, Meta(pattern="^/", max_length=PATH_BYTES_MAX)]] = []
 
 
 class Runs(Section, frozen=True):

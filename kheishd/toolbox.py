@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from kheishd.config import Config
 from kheishd.home import Home
 from kheishd.hooks.ask_user import AskUser
+from kheishd.hooks.bash import Bash
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
+from kheishd.hooks.web_fetch import WebFetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,4 +21,5 @@ class Toolbox:
 
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
-        return Composite((Files(self.locks), AskUser()))
+        bash = Bash(self.home.path, readable=tuple(config.workspace.readable))
+        return Composite((Files(self.locks), bash, WebFetch(), AskUser()))
