@@ -8,6 +8,7 @@ import os
 
 from msgspec import Struct
 
+from kheishd.hooks.files.confine import open_root
 from kheishd.kernel.hook import ToolError
 
 
@@ -24,19 +25,16 @@ def open_workdir(workspace: str, name: str) -> Workdir:
 
     Errors: ToolError if it is none, cannot be entered, or is elsewhere.
     """
-    root = _open(workspace, None, "the workspace")
-    try:
-        descriptor = _open(name or ".", root, f"the workdir '{name}'")
-        inside, outside = _place(descriptor), _place(root)
-    finally:
-        os.close(root)
+    with open_root(workspace) as root:
+        descriptor = _open(name or ".", root.descriptor, f"the workdir '{name}'")
+        inside, outside = _place(descriptor), _place(root.descriptor)
     if inside != outside and not inside.startswith(outside.rstrip("/") + "/"):
         os.close(descriptor)
         raise ToolError(f"the workdir '{name}' is outside of the workspace; name a directory inside of it")
     return Workdir(descriptor, inside, outside)
 
 
-def _open(name: str, root: int | None, what: str) -> int:
+def _open(name: str, root: int, what: str) -> int:
     try:
         return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
     except ValueError:

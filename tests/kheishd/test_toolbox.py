@@ -10,7 +10,16 @@ from kheishd.toolbox import Toolbox
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
     """The names that the contract promises, each with a description and a schema of its own."""
     hooks = Toolbox(Home(tmp_path)).hooks(Config())
-    for name in ("read_file", "write_file", "edit_file", "apply_patch", "list_files", "ask_user_question"):
+    files = (
+        "read_file",
+        "write_file",
+        "edit_file",
+        "apply_patch",
+        "list_files",
+        "glob_search",
+        "grep_search",
+    )
+    for name in (*files, "bash", "web_fetch", "ask_user_question"):
         tool = hooks.tool(name)
         assert tool is not None
         assert tool.description

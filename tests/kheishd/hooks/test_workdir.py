@@ -36,12 +36,12 @@ def test_a_directory_inside(workspace: Path) -> None:
             assert workdir.path == str(workspace / "a" / "b")
 
 
-def test_a_workspace_that_is_a_link(workspace: Path, tmp_path: Path) -> None:
-    """What counts is where it leads."""
-    (tmp_path / "link").symlink_to(workspace)
-    (workspace / "sub").mkdir()
-    with opened(tmp_path / "link", "sub") as workdir:
-        assert (workdir.path, workdir.workspace) == (str(workspace / "sub"), str(workspace))
+def test_a_workspace_that_is_a_link(tmp_path: Path) -> None:
+    """It is resolved when the run is accepted; what becomes a link later is refused."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ToolError, match="link"):
+        open_workdir(str(tmp_path / "link"), ".")
 
 
 @pytest.mark.parametrize("name", ["..", "/", "/usr", "out", "sub/../..", "../workspace-2", "up/.."])
@@ -73,10 +73,18 @@ def test_what_is_no_directory(workspace: Path, name: str, why: str) -> None:
         open_workdir(str(workspace), name)
 
 
-def test_a_workspace_that_is_gone(tmp_path: Path) -> None:
+def test_a_workspace_that_is_missing_is_made(tmp_path: Path) -> None:
+    """For us alone, as the file tools make it."""
+    workdir = open_workdir(str(tmp_path / "new"), ".")
+    os.close(workdir.descriptor)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_workspace_that_is_no_directory(tmp_path: Path) -> None:
     """That is not the fault of the workdir."""
-    with pytest.raises(ToolError, match="the workspace cannot be used: No such file"):
-        open_workdir(str(tmp_path / "gone"), ".")
+    (tmp_path / "file").touch()
+    with pytest.raises(ToolError, match="the workspace"):
+        open_workdir(str(tmp_path / "file"), ".")
 
 
 def test_exchanging_it_changes_nothing(workspace: Path, tmp_path: Path) -> None:
