@@ -38,6 +38,7 @@ def handlers() -> tuple[Handler, ...]:
         audit,
         conversation,
         daemon,
+        forking,
         indoubt,
         journal,
         permission,
@@ -51,7 +52,7 @@ def handlers() -> tuple[Handler, ...]:
     )
     from kheishd.objects import definition as definition_object
 
-    talk = (rpc, daemon, conversation, session, run, transfer)
+    talk = (rpc, daemon, conversation, session, forking, run, transfer)
     people = (approval, question, indoubt, permission, audit)
     modules = (*talk, *people, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -172,6 +172,24 @@ def compact(app: App, session_id: str, **options: Any) -> None:
     sum_up(app, "session.compact", {"session_id": session_id}, **options)
 
 
+@verb(
+    group,
+    "fork",
+    method="session.fork",
+    examples=("kheishctl session fork ses_0EXAMPLE", "kheishctl session fork ses_0EXAMPLE --at 4711"),
+)
+@_session
+@click.option("--at", type=int, metavar="CURSOR", help="As it was there, in place of as it is now.")
+@click.option("--title", help="A title, for people; else the same.")
+@click.option(
+    "--agent", metavar="AGENT", shell_complete=complete("agents"), help="Another agent; else the same."
+)
+@mutating
+def fork(app: App, **params: Any) -> None:
+    """Make a session that goes on from where another one is, or was at a cursor."""
+    app.emit(app.call("session.fork", given(**params)), facts)
+
+
 @verb(group, "history", method="session.history")
 @_session
 @click.option("--newest", is_flag=True, help="Start with the newest messages.")

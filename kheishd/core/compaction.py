@@ -219,6 +219,12 @@ def _apart(placed: Sequence[Placed], number: int) -> bool:
 
 def after(prompt: Prompt, step: Step, summary: str = "") -> int:
     """The tokens that are shown after a step: as many fewer as the estimates of before and after differ."""
+    before, left = estimates(prompt, step, summary)
+    return -(-prompt.tokens * left // before) if before else 0
+
+
+def estimates(prompt: Prompt, step: Step, summary: str = "") -> tuple[int, int]:
+    """The tokens of everything before a step and after it, both estimated."""
     placed = list(prompt.placed)
     before = prompt.overhead + of_messages(each.message for each in placed)
     match step:
@@ -228,5 +234,4 @@ def after(prompt: Prompt, step: Step, summary: str = "") -> int:
             placed = summed_up(placed, upto, 0, summary)
         case Snip(upto):
             placed = snipped(placed, upto)
-    left = prompt.overhead + of_messages(each.message for each in placed)
-    return -(-prompt.tokens * left // before) if before else 0
+    return before, prompt.overhead + of_messages(each.message for each in placed)

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.objects.paging import cursor_after, page_of
+from kheishd.store.tables import SESSIONS
 from protocol.events import (
     InputReceived,
     MessageAppended,
@@ -27,17 +29,19 @@ def history_of(store: "Snapshot", session_id: str, after: str | None, limit: int
 
     Shape:  oldest or newest first, as ``order`` says; ``after`` is the ``next`` of the page before.
     Errors: InvalidParams for an ``after`` that no page gave.
-    Source: the session's journal.
+    Source: the session's journal, and of those it branched off what came before.
     """
-    found = _messages(store, session_id, cursor_after(after) or 0, reverse=order == "newest")
+    session = store.get(SESSIONS, session_id)
+    stretches = lineage(store, session) if session is not None else [Stretch(session_id, None)]
+    found = _messages(store, stretches, cursor_after(after) or 0, reverse=order == "newest")
     chosen, following = page_of(found, limit, lambda message: True)
     return History(chosen, following)
 
 
 def _messages(
-    store: "Snapshot", session_id: str, after: int, *, reverse: bool
+    store: "Snapshot", stretches: list[Stretch], after: int, *, reverse: bool
 ) -> Iterator[tuple[tuple[int], HistoryMessage | None]]:
-    for cursor, line in store.entries(session_id, after, reverse=reverse):
+    for _, cursor, line in entries_of(store, stretches, after, reverse=reverse):
         yield (cursor,), _message(line)
 
 

@@ -1,6 +1,7 @@
 """Taking a session out as a file and reading it back: journal lines with their hash chain."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.lineage import Stretch, lineage
 from kheishd.objects.paging import cursor_after, page_of
 from kheishd.objects.sending import find_definition, fits
 from kheishd.objects.session import find_session, scope_of
@@ -47,7 +49,7 @@ from protocol.transcript import Message, Text, ToolResult
 from protocol.wire import cannot_keep, nested_too_deep
 
 if TYPE_CHECKING:
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
 
 HASH_BYTES = 32
 NO_HASH = bytes(HASH_BYTES)
@@ -65,16 +67,24 @@ _line = msgspec.json.Decoder(_Line)
 
 @query(rows.EXPORT)
 def export(call: Call, params: SessionExportParams) -> SessionExport:
-    """One page of a session's journal, as lines of a JSONL file."""
-    cursor = cursor_after(params.after)
+    """One page of a session's journal, as lines of a JSONL file.
+
+    Before it come the lines that it branched off after: its first line names the hash of the last of them.
+    """
+    cursor = cursor_after(params.after) or 0
     with call.state.read() as store:
         session = find_session(store, call, params.session_id)
-        after = (session.session_id, cursor) if cursor is not None else None
-        found = (
-            (key, _exported(stored)) for key, stored in store.scan(JOURNAL, session.session_id, after=after)
-        )
+        found = _stored(store, lineage(store, session), cursor)
         lines, following = page_of(found, params.limit, lambda line: True)
     return SessionExport(session_id=session.session_id, lines=lines, next=following)
+
+
+def _stored(store: "Snapshot", stretches: list[Stretch], after: int) -> Iterator[tuple[tuple[str, int], str]]:
+    for session_id, upto in stretches:
+        for key, stored in store.scan(JOURNAL, session_id, after=(session_id, after)):
+            if upto is not None and key[1] > upto:
+                break
+            yield (session_id, key[1]), _exported(stored)
 
 
 def _exported(stored: bytes) -> str:
@@ -121,6 +131,9 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
         if problem is not None:
             raise ImportInvalid(f"line {number} cannot be kept: its values {problem}")
         events.append((envelope, event))
+        if isinstance(event, SessionCreated) and event.fork_of is not None:
+            # A session that branched off begins a chain of its own, and says which one it goes on from.
+            previous = NO_HASH if event.fork_of.hash == previous.hex() else previous
         previous = hashlib.sha256(previous + bytes(line.event)).digest()
         if previous.hex() != line.hash:
             raise ImportInvalid(
@@ -169,6 +182,10 @@ def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[
         match event:
             case InputReceived(items=items):
                 waiting[envelope.run_id] = (envelope.cursor, Message("user", list(items)))
+            case SessionCreated():
+                # Here a session branched off: what the other one was still to do is that one's affair.
+                messages += said
+                said, waiting = [], {}
             case RunStarted() if envelope.run_id in waiting:
                 messages.append(waiting.pop(envelope.run_id))
             case Steered(items=items):
@@ -196,6 +213,8 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
     created = part.events[0][1]
     if not isinstance(created, SessionCreated):
         raise ImportInvalid("an export begins with the event 'session_created'; send its lines in order")
+    if created.fork_of is not None:
+        raise ImportInvalid("this begins where a session branched off; the lines before that are missing")
     definition = find_definition(call, part.params.agent or created.agent)
     call.caller.need_sender(None)
     fits(created.metadata, METADATA_BYTES_MAX, "metadata", "$.params.lines[0]")

@@ -22,6 +22,7 @@ from kheishd.core.compaction import (
     SumUp,
     after,
     due,
+    estimates,
     prompt_of,
     snip_cut,
     summary_cut,
@@ -176,8 +177,8 @@ class Room:
         answer = await self._asked(run, [each for each in prompt.placed if each.cursor <= upto])
         try:
             summary = summary_of(answer.items)
-            left = after(prompt, SumUp(upto), summary)
-            if left >= prompt.tokens:
+            before, left = estimates(prompt, SumUp(upto), summary)
+            if left >= before:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
             return CompactionFailed(
@@ -189,7 +190,7 @@ class Room:
             trigger=trigger,
             summary=summary,
             pre_tokens=prompt.tokens,
-            post_tokens=left,
+            post_tokens=after(prompt, SumUp(upto), summary),
             usage=answer.usage,
             model=answer.model,
         )

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
+    CursorPruned,
     ImportInvalid,
     InputTooLarge,
     NothingToSteer,
@@ -193,6 +194,15 @@ class SessionCompact(Compacting, frozen=True, kw_only=True):
     session_id: Id
 
 
+class SessionFork(Mutation, frozen=True, kw_only=True):
+    """Params of ``session.fork``: without ``at``, everything up to now; without ``agent``, the same one."""
+
+    session_id: Id
+    at: Annotated[Cursor, Meta(description="The last event that counts, or any later cursor.")] | None = None
+    title: Title | None = None
+    agent: Name | None = None
+
+
 class SessionHistoryParams(Page, frozen=True, kw_only=True):
     """Params of ``session.history``."""
 
@@ -372,6 +382,15 @@ COMPACT = Method(
 HISTORY = Method(
     "session.history", "query", SessionHistoryParams, History, "Read a session's messages.", errors=_SESSION
 )
+FORK = Method(
+    "session.fork",
+    "mutation",
+    SessionFork,
+    Session,
+    "Make a session that goes on from where another one is, or was at a cursor.",
+    scope="operate",
+    errors=(SessionNotFound, AgentNotFound, AgentForbidden, CursorPruned, TooDeep, StorageFull),
+)
 RENAME = Method(
     "session.rename",
     "mutation",
@@ -426,5 +445,20 @@ IMPORT = Method(
     ),
 )
 
-METHODS = (CREATE, GET, LIST, UPDATE, SEND, STEER, COMPACT, HISTORY, RENAME, INTERRUPT, END, EXPORT, IMPORT)
+METHODS = (
+    CREATE,
+    GET,
+    LIST,
+    UPDATE,
+    SEND,
+    STEER,
+    COMPACT,
+    FORK,
+    HISTORY,
+    RENAME,
+    INTERRUPT,
+    END,
+    EXPORT,
+    IMPORT,
+)
 __all__ = ["METHODS", "InputItem", "Session"]

@@ -16,6 +16,7 @@ from kheishd.objects import (
     approval,
     audit,
     conversation,
+    forking,
     indoubt,
     journal,
     permission,
@@ -36,6 +37,7 @@ from tests.support.runtimes import make_runtime
 HANDLERS = (
     *conversation.HANDLERS,
     *session.HANDLERS,
+    *forking.HANDLERS,
     *run.HANDLERS,
     *permission.HANDLERS,
     *audit.HANDLERS,

@@ -105,6 +105,18 @@ def test_compact(ctl: Ctl, session: str) -> None:
     assert kinds.count("context_compacted") == 1
 
 
+def test_fork(ctl: Ctl, session: str) -> None:
+    """A branch has what was said, up to where it branched off, and goes its own way."""
+    ctl.json("session", "send", session, "one")
+    at = ctl.json("session", "get", session)["cursor"]
+    ctl.json("session", "send", session, "two")
+    branch = ctl.json("session", "fork", session, "--at", str(at), "--title", "Another way")
+    assert (branch["title"], branch["fork_of"]["cursor"]) == ("Another way", at)
+    assert "“one”" in ctl("session", "send", branch["session_id"], "three").out
+    assert len(ctl("session", "history", branch["session_id"]).rows) == 4
+    assert len(ctl("session", "history", session).rows) == 4
+
+
 def test_end(ctl: Ctl, session: str) -> None:
     """An ended session takes no more."""
     assert ctl.json("session", "end", session)["status"] == "ended"
@@ -114,6 +126,6 @@ def test_end(ctl: Ctl, session: str) -> None:
 
 def test_no_such_session(ctl: Ctl) -> None:
     """Each command on a session that is not there is refused."""
-    for words in (["get"], ["end"], ["history"], ["interrupt"], ["rename"], ["update"]):
+    for words in (["get"], ["end"], ["fork"], ["history"], ["interrupt"], ["rename"], ["update"]):
         done: Any = ctl("session", *words, "none")
         assert done.code == exits.FAILED, words
