@@ -131,6 +131,10 @@ class Follower:
                 return [Noted(f"the permission mode is {mode} now; it counts for runs accepted from here on")]
             case "steered":
                 return [Steered(message_text(event), str(event.get("sender") or ""))]
+            case "context_compacted":
+                return [Noted(_compacted(event))]
+            case "compaction_failed":
+                return [Noted(f"what was said could not be summed up: {event['error']['message']}")]
             case "calls_judged":
                 return self._judged(event)
             case other if "call_id" in event:
@@ -337,6 +341,13 @@ def _doubt_closed(event: Json) -> DoubtClosed:
     note = str(event.get("justification") or event.get("note") or "")
     by = str(event.get("actor", "daemon"))
     return DoubtClosed(str(event["indoubt_id"]), str(event["tool"]), str(event["outcome"]), by, note)
+
+
+def _compacted(event: Json) -> str:
+    what = "a summary" if event["strategy"] == "summary" else "less"
+    before, after = event.get("pre_tokens", 0), event.get("post_tokens", 0)
+    counted = f": {before} tokens became {after}" if before and after else ""
+    return f"the model is shown {what} of what was said so far{counted}"
 
 
 def _retry(event: Json) -> str:

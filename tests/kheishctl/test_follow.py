@@ -341,14 +341,8 @@ def test_an_approval_and_its_answer() -> None:
     assert isinstance(asked, ApprovalAsked)
     assert asked.approval["arguments"] == {"command": "rm x"}
     assert (asked.approval["approval_id"], asked.approval["requested_at_ms"]) == ("apr_1", 1000)
-    answer: Any = {
-        "approval_id": "apr_1",
-        "call_id": CALL,
-        "decision": "deny",
-        "reason": "no",
-        "actor": "uid:7",
-    }
-    assert told.event("approval_answered", **answer) == [
+    answer: Any = {"approval_id": "apr_1", "call_id": CALL, "decision": "deny", "actor": "uid:7"}
+    assert told.event("approval_answered", **answer, reason="no") == [
         ApprovalClosed("apr_1", "bash", "rm x", "deny", "uid:7", "no")
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")
@@ -421,6 +415,20 @@ def test_what_else_is_told_of_runs() -> None:
     assert isinstance(noted, Noted)
     assert "the permission mode is plan" in noted.text
     assert told.event("session_updated", changes={"title": "x"}) == []
+
+
+def test_what_is_told_of_the_context() -> None:
+    """That the model is shown less, and that it could not be had."""
+    told = Told()
+    compacted: Any = {"trigger": "auto", "strategy": "summary", "upto": 3}
+    assert told.event("context_compacted", **compacted, pre_tokens=90_000, post_tokens=2_000) == [
+        Noted("the model is shown a summary of what was said so far: 90000 tokens became 2000")
+    ]
+    assert told.event("context_compacted", **compacted | {"strategy": "results"}) == [
+        Noted("the model is shown less of what was said so far")
+    ]
+    failed = told.event("compaction_failed", trigger="manual", error={"reason": "x", "message": "no key"})
+    assert failed == [Noted("what was said could not be summed up: no key")]
 
 
 def test_calls_of_a_message_from_before() -> None:
