@@ -19,7 +19,7 @@ import click
 from kheishctl import client as _client
 from kheishctl import exits
 from kheishctl.client import Client, Failure, Json
-from kheishctl.text import Look, clean, json_safe, paint, styles_only, table
+from kheishctl.text import Look, clean, json_safe, one_line, paint, styles_only, table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +37,7 @@ class App:
     def __init__(self, home: str | None, path: str | None, *, as_json: bool) -> None:
         self.home = _client.home_directory(home)
         self.path = _client.socket_path(self.home, path)
+        self.given_home = home
         self.given_path = path
         self.as_json = as_json
         self._client: Client | None = None
@@ -54,6 +55,14 @@ class App:
         if params and params.get("check"):
             self.note("Nothing was changed. It would give:")
         return result
+
+    def typed(self, *words: str) -> str:
+        """A command of some words for the same daemon, ready to be typed; harmless, whoever wrote them."""
+        import shlex
+
+        home = ["--home", self.given_home] if self.given_home else []
+        path = ["--socket", self.given_path] if self.given_path else []
+        return shlex.join(["kheishctl", *home, *path, *map(one_line, words)])
 
     def hang_up(self) -> None:
         """Close the connection if there is one; the next call dials anew."""

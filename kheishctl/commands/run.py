@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from kheishctl import exits
+from kheishctl.outcome import looked_into, run_text, sentences
 from kheishctl.render import outcome, status_word
 from kheishctl.text import Column, Look, clean, facts
 from kheishctl.verb import (
@@ -80,6 +81,19 @@ def get(app: App, run_id: str) -> None:
     app.emit(app.call("run.get", {"run_id": run_id}), facts)
 
 
+@verb(group, "show", examples=("kheishctl run show run_0EXAMPLE",))
+@click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
+def show(app: App, run_id: str) -> None:
+    """Show how a run stands: its calls in flight, what it waits for, what it took.
+
+    With --json it is what 'kheishctl run get' gives, and what is 'waiting'.
+    """
+    run = looked_into(app.call, app.call("run.get", {"run_id": run_id}))
+    app.emit(run, run_text)
+    for sentence in sentences(run, app.typed):
+        app.note(sentence)
+
+
 @verb(group, "wait", method="run.wait", examples=("kheishctl run wait --timeout 5m run_0EXAMPLE",))
 @click.argument("run_id", metavar="RUN", shell_complete=complete("open_runs"), help="The run.")
 @click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m).")
@@ -88,9 +102,9 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
 
     The exit code tells the outcome, see 'kheishctl --help'.
     """
-    run = app.call("run.wait", given(run_id=run_id, timeout_s=timeout))
+    run = looked_into(app.call, app.call("run.wait", given(run_id=run_id, timeout_s=timeout)))
     app.emit(run, _answer)
-    if sentence := outcome(run):
+    for sentence in filter(None, [outcome(run), *sentences(run, app.typed)]):
         app.note(sentence)
     click.get_current_context().exit(exits.of_status(str(run["status"])))
 

@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from kheishctl import exits
+from kheishctl.calls import first_lines
 from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
 from kheishctl.follow import Follower
-from kheishctl.pieces import Finished, Noted, Restarted, Said, Shown
+from kheishctl.outcome import looked_into, sentences
+from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
-from kheishctl.text import clean, facts
+from kheishctl.text import clean, facts, one_line
 from kheishctl.verb import (
     App,
     Duration,
@@ -80,6 +82,9 @@ def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None,
     The agent and the sender are the whole address: sending to the same pair again goes on in the same
     conversation. The exit code tells the outcome, see 'kheishctl --help'. If the daemon restarts in the
     middle, the answer is waited for, and the input is not sent twice.
+
+    Where the run waits for a person, what it waits for is told with the commands that answer it; with
+    --json it is 'waiting'. An answer that is not whole is told, too: with --json it has a 'stop_reason'.
     """
     address = given(
         agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
@@ -145,31 +150,31 @@ def deliver(
     try:
         result = request.stream(_Printer()) if streaming else request.settle()
     except KeyboardInterrupt:
-        app.note(f"\nThe run goes on; this stops it: {_stopping(address)}")
+        app.note(f"\nThe run goes on; this stops it: {_stopping(app, address)}")
         raise
     show(app, result, streamed=streaming)
 
 
 def show(app: App, result: Json, *, streamed: bool) -> None:
     """Print the answer unless it was streamed, then end with the code of the outcome."""
+    if not streamed or result.get("status") != "completed":
+        result = looked_into(app.call, result)
     if app.as_json:
         app.document(result)
     elif not streamed and (output := result.get("output")):
         app.say(clean(output) if sys.stdout.isatty() else output.rstrip("\n"))
-    if sentence := outcome(result):
+    for sentence in filter(None, [outcome(result), *sentences(result, app.typed)]):
         app.note(sentence)
     click.get_current_context().exit(exits.of_status(str(result.get("status"))))
 
 
-def _stopping(address: Json) -> str:
+def _stopping(app: App, address: Json) -> str:
     """The command that stops what was begun at an address."""
-    import shlex
-
     if "session_id" in address:
-        return shlex.join(["kheishctl", "session", "interrupt", address["session_id"]])
+        return app.typed("session", "interrupt", address["session_id"])
     agent, sender = address.get("agent"), address.get("sender")
     words = [*([agent] if agent else []), *(["--as", sender] if sender else [])]
-    return shlex.join(["kheishctl", "conversation", "cancel", *words])
+    return app.typed("conversation", "cancel", *words)
 
 
 def _fresh_key() -> str:
@@ -266,17 +271,26 @@ class _Printer:
                 case Said(text):
                     self._write(clean(text))
                 case Restarted():
-                    self.end()
-                    sys.stderr.write("(the model is asked again; the answer starts over)\n")
+                    self._aside("(the model is asked again; the answer starts over)")
                 case Noted(text):
-                    self.end()
-                    sys.stderr.write(clean(text) + "\n")
-                case Finished(stop_reason) if stop_reason in STOP_NOTES:
-                    self.end()
-                    sys.stderr.write(f"({STOP_NOTES[stop_reason]})\n")
+                    self._aside(one_line(text))
+                case Finished(stop_reason):
+                    # What comes next begins a line of its own.
+                    self._aside(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
+                case Called(_, tool, about):
+                    self._aside(one_line(f"({tool} {about}".rstrip() + ")"))
+                case Returned(_, tool, _, how, text) if how not in ("returned", "answered"):
+                    self._aside(
+                        one_line(f"({tool} {how.replace('_', ' ')}: {' '.join(first_lines(text, 1))})")
+                    )
                 case _:
-                    pass  # Inputs, reasoning and other ends say nothing in a pipe-like answer.
+                    pass  # Inputs, reasoning and what people answer say nothing in a pipe-like answer.
         sys.stdout.flush()
+
+    def _aside(self, text: str) -> None:
+        self.end()
+        if text:
+            sys.stderr.write(f"{text}\n")
 
     def end(self) -> None:
         """End the line if one was begun."""

@@ -150,6 +150,9 @@ class Chat:
                     self.noted(command, "yellow")
                 case Slash("quit"):
                     return
+                case Slash("compact"):
+                    # A model is asked for it: the prompt does not wait.
+                    self._errand(self._command(command))
                 case Slash():
                     await self._command(command)
 

@@ -156,7 +156,10 @@ class Orders:
         await self._talk.call("conversation.steer", self._talk.address() | {"content": text})
 
     async def _compact(self) -> None:
-        await self._talk.call("conversation.compact", self._talk.address())
+        done = await self._talk.call("conversation.compact", self._talk.address() | {"wait": "settled"})
+        # What was done is told by the journal.
+        if reason := done.get("reason"):
+            self._note(f"nothing was done: {reason}", "dim")
 
     async def _mode(self, mode: str) -> None:
         session_id = self._talk.session_id

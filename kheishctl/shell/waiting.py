@@ -19,6 +19,9 @@ from kheishctl.client import Json
 # How long something must have been seen before a key can answer it.
 GRACE_SECONDS = 0.4
 
+# What the daemon takes in one request.
+AT_ONCE = 32
+
 # The keys that can mean something, where nothing is typed.
 KEYS = "arsdDeAXn123456789 b"
 
@@ -252,7 +255,11 @@ class Waiting:
             self._sent.add(item.key)
             of_run = by_run.setdefault(str(item.record.get("run_id")), [])
             of_run.append({"approval_id": item.key, **answer})
-        return tuple(Resolve(tuple(resolutions)) for resolutions in by_run.values())
+        return tuple(
+            Resolve(tuple(resolutions[at : at + AT_ONCE]))
+            for resolutions in by_run.values()
+            for at in range(0, len(resolutions), AT_ONCE)
+        )
 
     def answer(self, item: Item, selected: list[str], text: str = "") -> Actions:
         """Answer the part of a question that is shown; after the last, all of it."""

@@ -214,6 +214,21 @@ def test_ctrl_c_has_its_own_code() -> None:
     assert run(raising(KeyboardInterrupt())).exit_code == exits.INTERRUPTED
 
 
+@pytest.mark.parametrize(
+    ("home", "path", "line"),
+    [
+        (None, None, "kheishctl send 'a b'"),
+        ("/h h", None, "kheishctl --home '/h h' send 'a b'"),
+        (None, "/s", "kheishctl --socket /s send 'a b'"),
+    ],
+)
+def test_a_command_to_be_typed(home: str | None, path: str | None, line: str) -> None:
+    """It goes to the same daemon, and means what it says to a shell; nothing in it acts."""
+    app = App(home, path, as_json=False)
+    assert app.typed("send", "a b") == line
+    assert app.typed("send", "a\x1b\nb").endswith("send 'a␛ b'")
+
+
 def test_given_leaves_out_what_was_not() -> None:
     """Only what the command line says is sent; a zero was said."""
     assert given(a=None, b=False, c=(), d="", e=0, f="x", g=[]) == {"e": 0, "f": "x"}

@@ -33,6 +33,34 @@ def test_get(ctl: Ctl, sender: str) -> None:
     assert "hello" in ctl.json("run", "get", run_id)["output"]
 
 
+WRITE = '/call write_file {"path": "a", "content": "x"}'
+
+
+def test_show_and_wait_for_a_run_that_waits(ctl: Ctl, sender: str) -> None:
+    """What it does and what it waits for, with the commands that answer it; as JSON, too."""
+    sent = ctl.json("send", "--no-wait", "default", WRITE, "--as", sender)
+    waited = ctl("run", "wait", sent["run_id"])
+    assert waited.code == exits.RUN_WAITS
+    done = ctl("run", "show", sent["run_id"])
+    assert ["call", "call_1", "write_file", "waits for a yes or no"] in done.rows
+    for err in (waited.err, done.err):
+        assert "write_file waits for a yes or no: a\n" in err
+        assert f"kheishctl --home {ctl.home} approval allow apr_" in err
+    shown = ctl.json("run", "show", sent["run_id"])
+    assert [each["tool"] for each in shown["waiting"]["approvals"]] == ["write_file"]
+    assert shown["calls"][0]["state"] == "asked"
+    ctl("conversation", "cancel", "--as", sender)
+
+
+def test_show_a_run_that_ended(ctl: Ctl, sender: str) -> None:
+    """What it took."""
+    run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
+    done = ctl("run", "show", run_id)
+    assert (done.code, done.err) == (exits.OK, "")
+    assert ["status", "completed"] in done.rows
+    assert any(row[0] == "tokens" for row in done.rows)
+
+
 def test_wait(ctl: Ctl, sender: str) -> None:
     """The answer is printed, and the exit code tells the outcome."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 3 10\nhello", "--as", sender)

@@ -9,6 +9,8 @@ from kheishctl import exits
 from kheishctl.client import Json
 from kheishctl.commands import send as module
 from kheishctl.commands.send import SETTLED, pairs
+from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
+from kheishctl.verb import App
 from protocol.objects import run
 from tests.support.ctl import Ctl
 from tests.support.scripted import Peer, scripted
@@ -85,6 +87,61 @@ def test_a_run_that_goes_on(ctl: Ctl, sender: str) -> None:
     assert done.code == exits.TIMED_OUT
     assert "kheishctl run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
+
+
+@pytest.mark.parametrize(
+    ("call", "noun", "said"),
+    [
+        ('write_file {"path": "a", "content": "x"}', "approvals", "approval allow apr_"),
+        ('ask_user_question {"questions": [{"question": "Why?"}]}', "questions", "question answer qst_"),
+    ],
+)
+def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, said: str) -> None:
+    """A code of its own; what it waits for, with the command that answers it, or as JSON."""
+    done = ctl("send", "default", f"/call {call}", "--as", sender)
+    assert done.code == exits.RUN_WAITS
+    assert f"kheishctl --home {ctl.home} {said}" in done.err
+    ctl("conversation", "cancel", "--as", sender)
+    again = ctl("send", "default", f"/call {call}", "--as", sender, "--json")
+    assert (again.code, again.err) == (exits.RUN_WAITS, "")
+    assert len(again.json["waiting"][noun]) == 1
+    ctl("conversation", "cancel", "--as", sender)
+
+
+def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
+    """It is printed as it is, and said that it is not whole."""
+    done = ctl("send", "default", "/long 200000", "--as", sender)
+    assert done.code == exits.OK
+    assert done.err == "the answer was cut off at its length limit\n"
+    assert ctl.json("send", "default", "/long 200000", "--as", sender)["stop_reason"] == "length"
+
+
+def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each message on a line of its own; calls and what is to be known on standard error, harmless."""
+    printer = module._Printer()
+    pieces: list[Shown] = [
+        Said("one"),
+        Finished("tool_calls"),
+        Called("c", "bash", "ls"),
+        Returned("c", "bash", "ls", "returned", "output"),
+        Called("d", "bash", ""),
+        Returned("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        Restarted(),
+        Said("two\n"),
+        Noted("a\nb"),
+        Finished("length"),
+    ]
+    printer.show(pieces)
+    said = capsys.readouterr()
+    assert said.out == "one\ntwo\n"
+    assert said.err.splitlines() == [
+        "(bash ls)",
+        "(bash)",
+        "(bash in doubt: gone␛)",
+        "(the model is asked again; the answer starts over)",
+        "a b",
+        "(the answer was cut off at its length limit)",
+    ]
 
 
 def test_send_once(ctl: Ctl, sender: str) -> None:
@@ -171,7 +228,7 @@ def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
 )
 def test_how_to_stop_is_ready_to_be_typed(address: Json, command: str) -> None:
     """Whoever leaves with Ctrl-C learns the command for this very conversation."""
-    assert module._stopping(address) == command
+    assert module._stopping(App(None, None, as_json=False), address) == command
 
 
 def test_a_daemon_that_does_not_come_back(

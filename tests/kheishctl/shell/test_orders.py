@@ -186,9 +186,11 @@ def test_steer_and_compact() -> None:
     desk.obey("compact")
     assert desk.asked == [
         ("conversation.steer", {"agent": "default", "sender": "ada", "content": "leave the tests"}),
-        ("conversation.compact", {"agent": "default", "sender": "ada"}),
+        ("conversation.compact", {"agent": "default", "sender": "ada", "wait": "settled"}),
     ]
-    assert len(desk.shown) == 1
+    desk.answers["conversation.compact"] = {"reason": "it is short"}
+    desk.obey("compact")
+    assert desk.shown[1:] == ["nothing was done: it is short"]
 
 
 def test_mode() -> None:
