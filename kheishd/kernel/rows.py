@@ -150,7 +150,9 @@ def _of_record(table: Table[Any]) -> Explained:
     types = [projection for projection in PROJECTIONS if table in projection.indexes]
 
     def explained(store: "Snapshot", key: Key, value: Any) -> bool:
-        record_id = value or key[-1]
+        record_id = key[-1] if table.value is bytes else value
+        if not record_id:
+            return False
         records = ((projection, store.get(projection.table, record_id)) for projection in types)
         row = IndexRow(table, key, value)
         return any(record is not None and row in each.rows(record) for each, record in records)

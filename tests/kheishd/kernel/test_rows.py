@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kheishd.kernel.rows import CHECKS, Check
-from kheishd.store.tables import BLOBS, JOURNAL, META, TABLES
+from kheishd.store.tables import APPROVALS_WAITING, BLOBS, JOURNAL, META, TABLES
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, update
 
@@ -44,4 +44,12 @@ def test_a_row_out_of_nowhere(store: Store, check: Check) -> None:
         tx.put(check.table, *strange, value=value)
 
     update(store, put)
+    assert len(complaints(store, check)) == 1
+
+
+def test_an_index_row_that_names_nothing(store: Store) -> None:
+    """It has no reason either, and is no reason to stop looking."""
+    rich_history(store)
+    (check,) = [check for check in CHECKS if check.table is APPROVALS_WAITING]
+    update(store, lambda tx: tx.put(APPROVALS_WAITING, 10**15, value=""))
     assert len(complaints(store, check)) == 1

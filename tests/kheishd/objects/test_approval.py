@@ -1,6 +1,7 @@
 """Approvals over the socket: who may answer, what answers do, and that the first one counts."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -406,8 +407,6 @@ async def test_approval_resolve_tool_input_invalid(house: Household) -> None:
 
 def with_hooks(house: Household, composite: Any) -> Any:
     """The next runtime, with other tools."""
-    from dataclasses import replace
-
     return replace(house.holder.current(), generation=2, hooks=composite)
 
 

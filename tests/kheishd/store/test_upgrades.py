@@ -7,7 +7,20 @@ import lmdb
 import pytest
 
 from kheishd.store.opening import open_lmdb
-from kheishd.store.tables import META, PERMISSIONS, TABLES
+from kheishd.store.tables import (
+    APPROVALS,
+    APPROVALS_WAITING,
+    DEADLINES,
+    INDOUBTS,
+    INDOUBTS_OPEN,
+    META,
+    PERMISSIONS,
+    QUESTIONS,
+    QUESTIONS_WAITING,
+    RECORDS_BY_RUN,
+    RECORDS_BY_SESSION,
+    TABLES,
+)
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
 from protocol.limits import MIB
 
@@ -42,7 +55,8 @@ def test_the_first_makes_the_tables(env: lmdb.Environment) -> None:
 def test_a_store_of_the_first_version_gets_what_came_later(env: lmdb.Environment) -> None:
     """Its tables are those there were; what is there stays."""
     upgrade(env, 0, "1.0", (u001_first_tables,))
-    for later in (PERMISSIONS,):
+    people = (APPROVALS, APPROVALS_WAITING, QUESTIONS, QUESTIONS_WAITING, INDOUBTS, INDOUBTS_OPEN)
+    for later in (PERMISSIONS, *people, RECORDS_BY_SESSION, RECORDS_BY_RUN, DEADLINES):
         with env.begin(write=True) as txn:
             txn.drop(env.open_db(later.name.encode(), txn))
     upgrade(env, 1, "1.1")
