@@ -8,21 +8,22 @@ at most once, if there is an item that says so.
 
 import json
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contrib.bench.model import model_server
 from tests.support.journals import comparable
-from tests.support.victims import Script, Victim
+from tests.support.victims import Script, Victim, strace
 
 PATIENCE_SECONDS = 60.0
 
-EFFECT = 'echo {name} >> "$PWD/effects"'
+EFFECT = "echo {name} >> effects; sleep 0.2"
 
 
 def call(tool: str, **arguments: Any) -> str:
@@ -117,7 +118,6 @@ class Operator(Script):
             if task.get("kind") == "shell"
         ):
             assert time.monotonic() < deadline, "a background shell goes on"
-            time.sleep(0.02)
 
     def query(self, method: str, **params: Any) -> dict[str, Any]:
         """A call that changes nothing and needs no key."""
@@ -138,16 +138,6 @@ class Ending:
     files: dict[str, str]
     findings: list[Any]
     deaths: int = 0
-
-
-@dataclass(slots=True)
-class Certificate:
-    """What was tried and found."""
-
-    kills: int = 0
-    deaths: int = 0
-    doubts: int = 0
-    differences: list[str] = field(default_factory=list)
 
 
 CONFIG = """
@@ -184,11 +174,11 @@ def played(victim: Victim, *wrapper: str) -> Ending:
     operator.play()
     doubts = operator.query("indoubt.list", status="any", limit=500)["indoubts"]
     findings = operator.query("daemon.doctor", deep=True)["findings"]
-    events = operator.journal()
+    journal = comparable(_without_doubts(operator.journal(), str(victim.home)))
     workspace = victim.home / "workspace"
     effects = workspace / "effects"
     return Ending(
-        journal=comparable(_without_doubts(events)),
+        journal={stream: _settled(events) for stream, events in journal.items() if stream != "daemon"},
         doubts=doubts,
         effects=Counter(effects.read_text().split() if effects.exists() else ()),
         files={path.name: path.read_text() for path in sorted(workspace.glob("*.txt"))},
@@ -201,18 +191,40 @@ RECOVERY = frozenset(("call_doubted", "call_probed", "doubt_settled", "tool_call
 _OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
 
 
-def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_doubts(events: list[dict[str, Any]], home_path: str) -> list[dict[str, Any]]:
     """The events without recovery, and without how a call ended: that is compared by what the world saw."""
     kept = []
-    for event in events:
-        if event["type"] in RECOVERY:
-            continue
-        if event["type"] == "tool_returned":
-            event = {name: value for name, value in event.items() if name not in _OUTCOME}
-        if event["type"] == "message_appended":
-            event = {name: value for name, value in event.items() if name != "usage"}
+    for event in json.loads(json.dumps(events).replace(home_path, "HOME")):
+        match event["type"]:
+            case kind if kind in RECOVERY:
+                continue
+            case "tool_returned":
+                event = {name: value for name, value in event.items() if name not in _OUTCOME}
+            case "message_appended" | "context_compacted":
+                event.pop("usage", None)
+                event.pop("pre_tokens", None)
+                event.pop("post_tokens", None)
+            case "approval_requested":
+                # What it is bound to is a digest of where it would run, and homes differ.
+                event.get("preview", {}).pop("binding", None)
+            case _:
+                pass
         kept.append(event)
     return kept
+
+
+def _settled(events: list[str]) -> list[str]:
+    """Results of calls that ran side by side come in any order: those next to each other are sorted."""
+    kept: list[str] = []
+    run: list[str] = []
+    for event in [*events, ""]:
+        if '"type": "tool_returned"' in event:
+            run.append(event)
+            continue
+        kept += sorted(run)
+        run = []
+        kept.append(event)
+    return kept[:-1]
 
 
 def differences(calm: Ending, shaken: Ending) -> Iterator[str]:
@@ -226,7 +238,8 @@ def differences(calm: Ending, shaken: Ending) -> Iterator[str]:
         seen = shaken.effects[name]
         in_doubt = re.search(rf"\b{name}\b", doubted) is not None
         if seen != 1 and not (seen == 0 and in_doubt):
-            yield f"the effect '{name}' was seen {seen} times, and {'is' if in_doubt else 'nothing is'} in doubt"
+            item = "one says that it is in doubt" if in_doubt else "no item says so"
+            yield f"the effect '{name}' was seen {seen} times, and {item}"
     if shaken.files != calm.files and not shaken.doubts:
         yield f"the files differ: {shaken.files}"
 
@@ -238,4 +251,86 @@ def _of_streams(calm: list[str], shaken: list[str]) -> Iterator[str]:
         if before != after:
             yield f"expected {before}\n     found {after}"
             return
-    yield f"expected {len(calm)} events, found {len(shaken)}: {(calm + shaken)[min(len(calm), len(shaken)) :][:2]}"
+    more = (calm + shaken)[min(len(calm), len(shaken)) :][:2]
+    yield f"expected {len(calm)} events, found {len(shaken)}: {more}"
+
+
+# Where to be killed.
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One disturbance: what it is called, and the wrapper that brings it about (``{}`` for none)."""
+
+    name: str
+    wrapper: tuple[str, ...] = ()
+    effect: str | None = None
+
+
+def traced(directory: Path, port: int, calls: tuple[str, ...]) -> tuple[Ending, dict[str, int]]:
+    """The undisturbed ending, and how often one thread makes each of these system calls on the way."""
+    victim = home(directory, port)
+    trace = directory.parent / "trace"
+    ending = played(victim, *strace("-o", str(trace), "-e", f"trace={','.join(calls)}"))
+    victim.stop()
+    counts: dict[str, Counter[str]] = {name: Counter() for name in calls}
+    for line in trace.read_text(errors="replace").splitlines():
+        thread, _, rest = line.partition(" ")
+        name = rest.lstrip().partition("(")[0]
+        if name in counts:
+            counts[name][thread] += 1
+    return ending, {name: max(threads.values(), default=0) for name, threads in counts.items()}
+
+
+def places(counts: dict[str, int], every: int) -> Iterator[Place]:
+    """Every place to be killed or harmed at, or each ``every``-th of them."""
+    for name, most in counts.items():
+        for k in range(1, most + 1, every):
+            yield Place(f"SIGKILL at {name} {k}", _inject(f"{name}:signal=SIGKILL:when={k}"))
+    for effect_name in EFFECTS:
+        yield Place(f"SIGKILL while '{effect_name}' runs", effect=effect_name)
+    flushes = counts.get("fdatasync", 0)
+    for k in range(3, flushes, max(every, 4)):
+        yield Place(f"fdatasync {k} fails", _inject(f"fdatasync:error=EIO:when={k}"))
+    for k in range(6, flushes, max(every, 4)):
+        at = f"when={k}..{k + 2}"
+        yield Place(f"the disk is full at write {k}", _inject(f"pwrite64,writev,pwritev:error=ENOSPC:{at}"))
+
+
+def _inject(what: str) -> tuple[str, ...]:
+    names = what.partition(":")[0]
+    return strace("-o", "/dev/null", "-e", f"trace={names}", "-e", f"inject={what}")
+
+
+def disturbed(directory: Path, port: int, place: Place) -> Ending:
+    """The ending of one play with one disturbance."""
+    victim = home(directory, port)
+    try:
+        with _watched(victim, place.effect):
+            return played(victim, *place.wrapper)
+    finally:
+        victim.kill()
+
+
+@contextmanager
+def _watched(victim: Victim, effect_name: str | None) -> Iterator[None]:
+    """Kill the daemon as soon as an effect is seen in the world: its command still runs then."""
+    if effect_name is None:
+        yield
+        return
+    done = threading.Event()
+    seen = victim.home / "workspace" / "effects"
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            if seen.exists() and effect_name in seen.read_text().split():
+                victim.kill()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

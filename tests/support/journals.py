@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-ID = re.compile(r"\b(ses|run|inp|itm|tok)_[0-9A-V]{26}\b")
+ID = re.compile(r"\b(ses|run|inp|itm|tok|apr|qst|grt|str|tsk|out|art)_[0-9A-V]{26}\b")
 RECOVERY = frozenset(("daemon_started", "daemon_stopped", "daemon_reloaded", "run_released"))
 ATTEMPTS = frozenset(("run_started", "model_asked", "model_failed"))
 UNSTABLE = frozenset(

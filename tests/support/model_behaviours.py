@@ -194,6 +194,8 @@ def _two_tools(asked: Asked, rest: str) -> Iterator[Step]:
 
 def _orders(asked: Asked, rest: str) -> Iterator[Step]:
     """Each part of what was said is for one answer: its /call lines are the calls, the rest is repeated."""
+    if "<conversation>" in asked.said:
+        return _stream(asked, [Say("A summary of what was said."), Stop()])
     parts = re.split(r"^/then$", asked.said, flags=re.MULTILINE)
     lines = parts[asked.answered].strip().splitlines() if asked.answered < len(parts) else ["that is all"]
     calls: list[Move] = []

@@ -114,6 +114,11 @@ class Script:
                     answer = ask(peer, method, params)
                 except Undone:
                     continue
+            if "error" in answer and answer["error"]["data"]["retryable"]:
+                # The disk is full, or the daemon is about to stop: both pass.
+                assert self.daemon.process is not None
+                _breathe(self.daemon.process)
+                continue
             assert "error" not in answer, answer
             result: dict[str, Any] = answer["result"]
             return result
