@@ -110,8 +110,8 @@ WAIT_SECONDS_MAX = 24 * 3600
 
 # One message of a model may ask for so many tools; a batch of more is refused whole, call by call. They are
 # judged 16 at a time, which is one transaction: of each call a verdict and an approval's event and record,
-# with a subject of 1 KiB in two and of 256 bytes in one, a reason of 512 in all three, and a preview of 3 KiB,
-# are 8 KiB at most, and the run's record with 256 open calls another 48.
+# with a subject of 1 KiB in two and of 256 bytes in one, a reason of 512 in all three, and a preview of 3
+# KiB, are 8 KiB at most, and the run's record with 256 open calls another 48.
 CALLS_MAX = 256
 CALLS_JUDGED_MAX = 16
 

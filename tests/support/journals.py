@@ -12,7 +12,18 @@ ID = re.compile(r"\b(ses|run|inp|itm|tok|apr|qst|grt|str|tsk|out|art)_[0-9A-V]{2
 RECOVERY = frozenset(("daemon_started", "daemon_stopped", "daemon_reloaded", "run_released"))
 ATTEMPTS = frozenset(("run_started", "model_asked", "model_failed"))
 UNSTABLE = frozenset(
-    ("cursor", "at_ms", "request_id", "cause", "start", "attempt", "digest", "source_cursor")
+    (
+        "cursor",
+        "at_ms",
+        "request_id",
+        "cause",
+        "start",
+        "attempt",
+        "digest",
+        "source_cursor",
+        "message_cursor",
+        "upto",
+    )
 )
 
 

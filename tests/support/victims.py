@@ -114,8 +114,7 @@ class Script:
                     answer = ask(peer, method, params)
                 except Undone:
                     continue
-            if "error" in answer and answer["error"]["data"]["retryable"]:
-                # The disk is full, or the daemon is about to stop: both pass.
+            if "error" in answer and _passes(answer["error"]["data"]):
                 assert self.daemon.process is not None
                 _breathe(self.daemon.process)
                 continue
@@ -134,6 +133,11 @@ class Script:
             events += page["events"]
             after = page["next"]
         return events
+
+
+def _passes(data: dict[str, Any]) -> bool:
+    """Whether what a request was refused for passes: a full disk does, and a daemon that is about to stop."""
+    return bool(data["retryable"]) or data["reason"] == "storage_failed"
 
 
 def strace(*rest: str) -> tuple[str, ...]:
