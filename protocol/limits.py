@@ -149,7 +149,7 @@ TOOL_TEXT_BYTES_MAX = 32 * KIB
 EVIDENCE_BYTES_MAX = 4 * KIB
 
 # A command line. Whoever is asked about it sees all of it, with where it would run, in one preview.
-COMMAND_BYTES_MAX = 14 * KIB
+COMMAND_BYTES_MAX = 12 * KIB
 
 # What of a command's output its watchers are shown while it runs, and what a restart tells of a command that
 # it found cut short. A megabyte is more than anybody reads; the beginning and the end are in the result.

@@ -20,9 +20,9 @@ from kheishd.hooks.environment import cleaned
 from kheishd.hooks.excerpt import clipped, ending
 from kheishd.hooks.leftovers import hunt
 from kheishd.hooks.processes import GRACE_SECONDS, KILL_SECONDS_MAX, Command, Ended, NotStarted, running
-from kheishd.hooks.ran import ECHO_BYTES_MAX, Ran, outcome
+from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.sandbox import Sandbox
-from kheishd.hooks.spool import Spool, spool_name, tail
+from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Finding, Outcome, Part, Stale, Tool, ToolError, ToolUse
 from protocol.limits import COMMAND_BYTES_MAX, COMMAND_TAIL_BYTES_MAX, KIB
@@ -39,8 +39,9 @@ DRAIN_SECONDS_MAX = 1.0
 # What a keeper takes to see that its daemon has died, and to end what it keeps.
 KEEPER_SECONDS = 1.0
 
-# What evidence holds of a command, or of what it said last: with the rest, within 4 KiB.
-EVIDENCE_ECHO_BYTES_MAX = 2 * KIB
+# What evidence holds of a command, and of what it said last: with where it ran, within 4 KiB.
+EVIDENCE_ECHO_BYTES_MAX = 1 * KIB
+EVIDENCE_TAIL_BYTES_MAX = 2 * KIB
 
 DESCRIPTION = """\
 Run a command in a shell (bash) and give its exit code, standard output and standard error.
@@ -92,23 +93,19 @@ class Bash(Part):
         """The command line, and where it would run: the approval holds for both. Errors: ToolError."""
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
-        os.close(workdir.descriptor)
-        where = workdir.path if workdir.path.isprintable() else repr(workdir.path)
+        workdir.close()
         how = "in a sandbox" if boxed else "without a sandbox"
         # It comes first, so that no command can make it up.
-        text = f"in {where}, {how}:\n{asked.command}"
+        text = f"in {workdir.path}, {how}:\n{asked.command}"
         return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
 
     async def evidence(self, use: ToolUse) -> dict[str, Any]:
-        """What will be run, and where."""
-        try:
-            asked = _asked(use.arguments)
-            boxed, workdir = await self._prepare(use, asked)
-        except ToolError:
-            return {}
-        os.close(workdir.descriptor)
+        """What will be run, and where. Errors: ToolError."""
+        asked = _asked(use.arguments)
+        boxed, workdir = await self._prepare(use, asked)
+        workdir.close()
         argv = [*_shell(), clipped(asked.command, EVIDENCE_ECHO_BYTES_MAX)]
-        return {"argv": argv, "cwd": clipped(workdir.path, ECHO_BYTES_MAX), "sandboxed": boxed}
+        return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
 
     async def dispatch(self, use: ToolUse) -> Outcome:
         """Run it. Whatever happens, nothing of it runs any more when this has ended.
@@ -117,16 +114,11 @@ class Bash(Part):
         """
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
-        spool = Spool(self._calls / spool_name(use.key))
+        spool = Spool(self._calls / use.key)
         try:
             if use.binding not in (None, _binding(workdir, boxed)):
                 raise Stale
-            argv = [*_shell(), asked.command]
-            if boxed:
-                workspace = use.place.workspace
-                argv = await trio.to_thread.run_sync(self._sandbox.argv, workdir, workspace, argv)
-            environ = cleaned(self._environ, workdir.workspace)
-            command = Command(tuple(argv), environ, workdir.descriptor, self._mark(use), boxed)
+            command = await trio.to_thread.run_sync(self._command, use, asked, workdir, boxed)
             await trio.to_thread.run_sync(spool.begin)
             capture = Capture(spool, use.say)
             timeout_s = min(asked.timeout_s, self._timeout_s_max)
@@ -134,14 +126,14 @@ class Bash(Part):
             what = Ran(asked.command, workdir.path, boxed, timeout_s, ended)
             return await trio.to_thread.run_sync(outcome, what, capture, spool)
         finally:
-            os.close(workdir.descriptor)
+            workdir.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """What is known of a command that the daemon died in: that it is over, and what it said last."""
         over = await hunt(self._mark(use), patience_s=KEEPER_SECONDS)
-        spool = Spool(self._calls / spool_name(use.key))
+        spool = Spool(self._calls / use.key)
         said = await trio.to_thread.run_sync(tail, spool.path, COMMAND_TAIL_BYTES_MAX)
         await trio.to_thread.run_sync(spool.remove)
         if "pid" in evidence:
@@ -152,7 +144,7 @@ class Bash(Part):
             note = "the daemon ended just before the command began or just after it had ended"
         if not over:
             note += "; some of its processes cannot be stopped"
-        found = {} if said is None else {"output_tail": ending(said, EVIDENCE_ECHO_BYTES_MAX)}
+        found = {} if said is None else {"output_tail": ending(said, EVIDENCE_TAIL_BYTES_MAX)}
         return Finding("unknown", note, found)
 
     async def _prepare(self, use: ToolUse, asked: _Asked) -> tuple[bool, Workdir]:
@@ -160,8 +152,16 @@ class Bash(Part):
         boxed = await self._sandbox.chosen(use.place.sandbox)
         return boxed, await trio.to_thread.run_sync(open_workdir, use.place.workspace, asked.workdir)
 
+    def _command(self, use: ToolUse, asked: _Asked, workdir: Workdir, boxed: bool) -> Command:
+        argv = [*_shell(), asked.command]
+        if boxed:
+            argv = self._sandbox.argv(workdir, argv)
+        environ = cleaned(self._environ, workdir.workspace)
+        passed = (workdir.outer,) if boxed else ()
+        return Command(tuple(argv), environ, workdir.inner, self._mark(use), boxed, passed)
+
     def _mark(self, use: ToolUse) -> str:
-        return f"{self._home_id}.{spool_name(use.key)}"
+        return f"{self._home_id}.{use.key}"
 
     async def _perform(
         self, use: ToolUse, command: Command, capture: Capture, timeout_s: float

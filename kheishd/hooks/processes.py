@@ -54,7 +54,8 @@ class Ended:
 class Command:
     """What to run. ``workdir`` is an open directory; ``mark`` tells its processes from all others.
 
-    ``boxed``: the argv is that of a sandbox, which runs the command proper.
+    ``boxed``: the argv is that of a sandbox, which runs the command proper. It gets the descriptors
+    ``passed`` as they are, and sees to it that the command does not.
     """
 
     argv: tuple[str, ...]
@@ -62,6 +63,7 @@ class Command:
     workdir: int
     mark: str
     boxed: bool = False
+    passed: tuple[int, ...] = ()
 
 
 class Kept:
@@ -170,6 +172,7 @@ async def _start(command: Command, *, merged: bool) -> Kept:
                 # The directory itself, whatever its name leads to by now.
                 cwd=f"/proc/self/fd/{command.workdir}",
                 env={**command.environ, MARK: command.mark},
+                pass_fds=command.passed,
                 start_new_session=True,
             )
     except BaseException as error:

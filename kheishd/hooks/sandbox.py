@@ -25,11 +25,12 @@ import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Literal
+from dataclasses import dataclass
 
 import trio
 
 from kheishd.hooks.workdir import Workdir
+from kheishd.kernel.hook import Sandbox as Wanted
 from kheishd.kernel.hook import ToolError
 from protocol.limits import MIB
 
@@ -49,13 +50,9 @@ CREDENTIALS = (
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 # They are memory. Compilers and package managers use some hundred megabytes.
 SCRATCH_BYTES_MAX = 512 * MIB
-# Before 0.7, Bubblewrap does not limit them; then they have half of the machine's memory.
-UNKNOWN_OPTION = "Unknown option --size"
 
 # Starting it takes five milliseconds; on a machine that is very busy, a thousand times that.
 PROBE_SECONDS_MAX = 10.0
-
-Wanted = Literal["auto", "required", "off"]
 
 
 class Sandbox:
@@ -64,8 +61,7 @@ class Sandbox:
     def __init__(self, hidden: Sequence[str], readable: Sequence[str] = ()) -> None:
         self._hidden = tuple(hidden)
         self._readable = tuple(readable)
-        self._binary: str | None = None
-        self._scratch: tuple[str, ...] = ()
+        self._bubblewrap: Bubblewrap | None = None
 
     async def chosen(self, wanted: Wanted) -> bool:
         """Whether a command is confined. Errors: ToolError if it must be and cannot."""
@@ -84,42 +80,36 @@ class Sandbox:
 
         That it does not is found out anew each time: it may have been a bad moment, and it is cheap.
         """
-        if self._binary is not None:
+        if self._bubblewrap is not None:
             return None
-        binary = shutil.which("bwrap")
-        if binary is None:
+        path = shutil.which("bwrap")
+        if path is None:
             return "bubblewrap (bwrap) is not installed"
-        problem = await self._try(binary, ("--size", str(SCRATCH_BYTES_MAX)))
-        if problem is not None and UNKNOWN_OPTION in problem:
-            problem = await self._try(binary, ())
-        return problem
+        try:
+            bubblewrap = await _met(path)
+            options = await trio.to_thread.run_sync(lambda: list(self._options(bubblewrap, None)))
+            await _said([path, *options, "--", "/bin/sh", "-c", ":"])
+        except _Unusable as problem:
+            return str(problem)
+        self._bubblewrap = bubblewrap
+        return None
 
-    async def _try(self, binary: str, scratch: tuple[str, ...]) -> str | None:
-        options = await trio.to_thread.run_sync(lambda: list(self._options(None, scratch)))
-        problem = await _tried([binary, *options, "--", "/bin/sh", "-c", ":"])
-        if problem is None:
-            self._binary, self._scratch = binary, scratch
-        return problem
-
-    def argv(self, workdir: Workdir, workspace: str, command: Sequence[str]) -> list[str]:
+    def argv(self, workdir: Workdir, command: Sequence[str]) -> list[str]:
         """What runs a command in the sandbox, once ``chosen`` said so. Looks at the file system.
 
+        ``workdir.outer`` is to be open, under this number, in the process that becomes this.
         Errors: ToolError if the workspace cannot be confined to.
         """
-        assert self._binary is not None, "chosen before"
-        real = workdir.workspace
-        if real == "/" or real in map(os.path.realpath, self._hidden):
+        assert self._bubblewrap is not None, "chosen before"
+        where = workdir.workspace
+        if where == "/" or where in map(os.path.realpath, self._hidden):
             raise ToolError(
-                f"the workspace {real} cannot be confined to; ask the operator for one of its own"
+                f"the workspace {where} cannot be confined to; ask the operator for one of its own"
             )
-        return [
-            self._binary,
-            *self._options(real, self._scratch),
-            *self._alias(real, os.path.abspath(workspace)),
-            *("--remount-ro", "/", "--chdir", workdir.path, "--", *command),
-        ]
+        options = self._options(self._bubblewrap, workdir)
+        return [self._bubblewrap.path, *options, "--chdir", workdir.path, "--", *command]
 
-    def _options(self, workspace: str | None, scratch: tuple[str, ...]) -> Iterator[str]:
+    def _options(self, bubblewrap: "Bubblewrap", workdir: Workdir | None) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
         for path in SYSTEM:
@@ -127,22 +117,18 @@ class Sandbox:
         yield from _resolver()
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
         for path in SCRATCH:
-            yield from (*scratch, "--tmpfs", path)
-        yield from self._nested(workspace)
-        for path in ("/dev", "/proc") if os.geteuid() == 0 else ("/dev",):
+            yield from (*bubblewrap.scratch, "--tmpfs", path)
+        yield from self._nested({} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)})
+        for path in ("/dev", "/proc", "/") if os.geteuid() == 0 else ("/dev", "/"):
             yield from ("--remount-ro", path)
 
-    def _nested(self, workspace: str | None) -> Iterator[str]:
+    def _nested(self, there: dict[str, tuple[str, ...]]) -> Iterator[str]:
         """What may be inside one another, the inner after the outer."""
-        there = {os.path.realpath(path): "--ro-bind-try" for path in self._readable}
-        if workspace is not None:
-            there[workspace] = "--bind"
+        for path in map(os.path.realpath, self._readable):
+            there.setdefault(path, ("--ro-bind-try", path, path))
         covers = dict(self._covers((*there, *SYSTEM)))
         for path in sorted(there.keys() | covers.keys(), key=lambda path: path.count("/")):
-            if path in there:
-                yield from (there[path], path, path)
-            else:
-                yield from covers[path]
+            yield from there.get(path) or covers[path]
         # Only now: what is there may have to be put inside of what is covered.
         for path, (how, *_) in covers.items():
             if how == "--tmpfs" and path not in there:
@@ -156,10 +142,27 @@ class Sandbox:
                 is_directory = os.path.isdir(path)
                 yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
 
-    def _alias(self, workspace: str, named: str) -> Iterator[str]:
-        """The workspace under the name it is called by, if that is a link to it and not there by itself."""
-        if named != workspace and not _is_inside(named, (workspace, *self._readable, *SYSTEM)):
-            yield from ("--symlink", workspace, named)
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """The program, and which of its newer options it has."""
+
+    path: str
+    options: frozenset[str]
+
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """How scratch is limited; before 0.7 it has half of the machine's memory."""
+        return ("--size", str(SCRATCH_BYTES_MAX)) if "--size" in self.options else ()
+
+    def bind(self, workdir: Workdir) -> tuple[str, ...]:
+        """How the workspace gets there: as the directory that was opened; before 0.10, by its path.
+
+        An agent may be able to exchange another's workspace for a link, if that is in its own.
+        """
+        if "--bind-fd" in self.options:
+            return ("--bind-fd", str(workdir.outer), workdir.workspace)
+        return ("--bind", workdir.workspace, workdir.workspace)
 
 
 def _is_inside(path: str, directories: Iterable[str]) -> bool:
@@ -204,8 +207,17 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
         return []
 
 
-async def _tried(argv: list[str]) -> str | None:
-    """Why a program does not run; None if it does."""
+class _Unusable(Exception):
+    """Bubblewrap does not work here; the message says why."""
+
+
+async def _met(path: str) -> Bubblewrap:
+    """What a Bubblewrap can do. Errors: _Unusable."""
+    return Bubblewrap(path, frozenset((await _said([path, "--help"])).split()))
+
+
+async def _said(argv: list[str]) -> str:
+    """What a program says. Errors: _Unusable unless it ends well."""
     with trio.move_on_after(PROBE_SECONDS_MAX):
         try:
             done = await trio.run_process(
@@ -217,7 +229,9 @@ async def _tried(argv: list[str]) -> str | None:
                 env={},
             )
         except OSError as error:
-            return error.strerror or str(error)
+            raise _Unusable(error.strerror or str(error)) from None
+        if done.returncode == 0:
+            return done.stdout.decode(errors="replace")
         said = done.stderr.decode(errors="replace").strip()
-        return None if done.returncode == 0 else said or f"bwrap ended with {done.returncode}"
-    return f"bwrap did not start within {PROBE_SECONDS_MAX:g} s"
+        raise _Unusable(said or f"bwrap ended with {done.returncode}")
+    raise _Unusable(f"bwrap did not answer within {PROBE_SECONDS_MAX:g} s")

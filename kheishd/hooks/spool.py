@@ -7,18 +7,12 @@ is read from here. A file of the daemon's own home, in a directory that is nobod
 import io
 import os
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from protocol.limits import TOOL_OUTPUT_BYTES_MAX
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
-
-
-def spool_name(key: str) -> str:
-    """The name of a call's spool. A digest: part of a call's key is what a model made up."""
-    return sha256(key.encode(errors="replace")).hexdigest()[:32]
 
 
 class Spool:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from kheishd.hooks.addresses import Address, is_public
 from kheishd.hooks.excerpt import beginning, json_bytes
 from kheishd.hooks.urls import Target, read
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
 from protocol.limits import (
     KIB,
     TOOL_TEXT_BYTES_MAX,
@@ -114,12 +114,8 @@ class WebFetch(Part):
         self._secure: ssl.SSLContext | None = None
 
     def subject(self, use: ToolUse) -> str:
-        """The host that is asked first; redirects may lead to others."""
-        try:
-            return _target(use.arguments).host
-        except ToolError:
-            # It will not be fetched.
-            return ""
+        """The host that is asked first; redirects may lead to others. Errors: ToolError."""
+        return _target(use.arguments).host
 
     async def preview(self, use: ToolUse) -> Preview:
         """What would be fetched. Errors: ToolError."""

@@ -3,28 +3,20 @@
 import os
 import select
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any
 
 import msgspec
 
 from kheishd.hooks.bash import Bash
-from kheishd.kernel.hook import Outcome, Place, ToolUse
-from protocol.objects.run import Run
-from protocol.objects.session import Session
-from tests.support.samples import sample
-
-if TYPE_CHECKING:
-    from kheishd.kernel.state import State
-
-Mode = Literal["auto", "required", "off"]
+from kheishd.kernel.hook import Outcome, Place, Sandbox, ToolUse
+from tests.support.workspaces import place
 
 
-def place_at(workspace: Path, sandbox: Mode = "off") -> Place:
-    """A place of a run; the state is not to be used."""
-    session = msgspec.convert(sample(Session, full=False), Session)
-    run = msgspec.convert(sample(Run, full=False), Run)
-    return Place(session, run, str(workspace), sandbox, cast("State", None))
+def place_at(workspace: Path, sandbox: Sandbox = "off") -> Place:
+    """A place of a run, confined so."""
+    return replace(place(workspace), sandbox=sandbox)
 
 
 class Shell:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kheishd.hooks.bash import Bash
-from tests.support.commands import Mode, Shell, place_at
+from kheishd.kernel.hook import Sandbox
+from tests.support.commands import Shell, place_at
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def bubblewrap() -> None:
 
 
 @pytest.fixture(params=["off", "required"])
-def mode(request: pytest.FixtureRequest) -> Mode:
+def mode(request: pytest.FixtureRequest) -> Sandbox:
     """Without a sandbox, and in one."""
     if request.param == "required":
         request.getfixturevalue("bubblewrap")
@@ -51,7 +52,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture
-def shell(home: Path, workspace: Path, mode: Mode) -> Shell:
+def shell(home: Path, workspace: Path, mode: Sandbox) -> Shell:
     """The shell tool."""
     return Shell(Bash(home), place_at(workspace, mode))
 

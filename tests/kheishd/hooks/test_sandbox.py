@@ -3,36 +3,42 @@
 import os
 import pwd
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
 from kheishd.hooks.sandbox import Sandbox, _roots_own
-from kheishd.hooks.workdir import open_workdir
+from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 
 SHELL = ("/bin/sh", "-c")
 ROOT = os.geteuid() == 0
 
 
-async def argv(sandbox: Sandbox, workspace: Path, command: str, workdir: str = ".") -> list[str]:
-    """What runs a command in a sandbox."""
-    assert await sandbox.chosen("required")
-    opened = open_workdir(str(workspace), workdir)
-    os.close(opened.descriptor)
-    return sandbox.argv(opened, str(workspace), [*SHELL, command])
+@contextmanager
+def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
+    """A workdir, closed afterwards."""
+    there = open_workdir(str(workspace), workdir)
+    yield there
+    there.close()
 
 
-async def inside(sandbox: Sandbox, workspace: Path, command: str, workdir: str = ".") -> str:
+async def inside(sandbox: Sandbox, workspace: Path, command: str, *before: str) -> str:
     """What a command in a sandbox says, errors included."""
-    return said(await argv(sandbox, workspace, command, workdir))
+    assert await sandbox.chosen("required")
+    with opened(workspace) as workdir:
+        return said([*before, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
 
 
-def said(argv: list[str]) -> str:
+def said(argv: list[str], *passed: int) -> str:
     """What a program says, errors included."""
     environ = {"PATH": "/usr/bin:/bin"}
-    done = subprocess.run(argv, stdout=-1, stderr=subprocess.STDOUT, env=environ, timeout=60, check=False)
+    done = subprocess.run(
+        argv, stdout=-1, stderr=subprocess.STDOUT, env=environ, timeout=60, check=False, pass_fds=passed
+    )
     return done.stdout.decode()
 
 
@@ -163,21 +169,35 @@ async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
 
 
 @pytest.mark.usefixtures("bubblewrap")
-async def test_a_workspace_by_another_name(home: Path, workspace: Path, tmp_path: Path) -> None:
-    """Where a link leads to it, both names are good."""
-    (tmp_path / "link").symlink_to(workspace)
-    (workspace / "sub").mkdir()
+async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Path, tmp_path: Path) -> None:
+    """Who puts a link to something else in its place meanwhile is late."""
+    sandbox = Sandbox([str(home)])
+    if not await sandbox.chosen("required") or "--bind-fd" not in said(["bwrap", "--help"]):
+        pytest.skip("this bubblewrap cannot be given an open directory")
+    (workspace / "here").touch()
+    with opened(workspace) as workdir:
+        argv = sandbox.argv(workdir, [*SHELL, f"ls {workspace}; cd {workspace} && touch new"])
+        await trio.Path(workspace).rename(tmp_path / "moved")
+        await trio.Path(workspace).symlink_to(home)
+        assert said(argv, workdir.outer) == "here\n"
+    assert sorted(os.listdir(tmp_path / "moved")) == ["here", "new"]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_no_open_directory_leads_out(home: Path, workspace: Path) -> None:
+    """What it was given to set up with is not left to anybody inside: ``..`` of it would be outside."""
     text = await inside(
-        Sandbox([str(home)]), tmp_path / "link", f"pwd; touch {tmp_path}/link/x; ls {workspace}", "sub"
+        Sandbox([str(home)]), workspace, "for d in /proc/[0-9]*/fd/*; do ls -d $d/.. ; done 2>&1"
     )
-    assert text == f"{workspace}/sub\nsub\nx\n"
+    assert "home" not in text
+    assert text.count("Not a directory") + text.count("No such file") == len(text.splitlines())
 
 
 async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: None) -> None:
     """The whole machine, or the daemon's home itself."""
     for workspace in (Path("/"), home):
         with pytest.raises(ToolError, match="cannot be confined to"):
-            await argv(Sandbox([str(home)]), workspace, "true")
+            await inside(Sandbox([str(home)]), workspace, "true")
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may become another user")
@@ -186,9 +206,8 @@ async def test_as_an_ordinary_user(home: Path, workspace: Path) -> None:
     """The same options do for a user without any right, as long as users may make namespaces."""
     for directory in (workspace, *workspace.parents[:3]):
         directory.chmod(0o777)
-    options = await argv(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x")
-    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    text = said([*nobody, *options])
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
     if "namespace" in text:
         pytest.skip(f"ordinary users may not make namespaces here: {text}")
     assert text.startswith("65534\n")
@@ -223,9 +242,10 @@ def test_what_is_roots_own(tmp_path: Path) -> None:
     assert list(_roots_own(str(tmp_path / "missing"))) == []
 
 
-def fake(directory: Path, script: str) -> None:
-    """A program that is called bwrap."""
-    (directory / "bwrap").write_text(f"#!/bin/sh\n{script}\n")
+def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> None:
+    """A program that is called bwrap, and has these options."""
+    text = f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\n{script}\n'
+    (directory / "bwrap").write_text(text)
     (directory / "bwrap").chmod(0o700)
 
 
@@ -246,13 +266,21 @@ async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.
     assert not await sandbox.chosen("off")
 
 
-async def test_an_older_bubblewrap(
-    home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", ["--size --bind-fd", "--size", "--bind", ""])
+async def test_older_ones(
+    home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    """One that does not limit scratch is better than none."""
+    """What one does not have is done without: it is still better than none."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    fake(tmp_path, 'case "$*" in *--size*) echo "bwrap: Unknown option --size" >&2; exit 1;; esac')
-    assert "--size" not in await argv(Sandbox([str(home)]), workspace, "true")
+    fake(tmp_path, ":", options)
+    sandbox = Sandbox([str(home)])
+    assert await sandbox.chosen("required")
+    with opened(workspace) as workdir:
+        argv = sandbox.argv(workdir, SHELL)
+        by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
+    assert ("--size" in argv) is ("--size" in options)
+    how = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]
+    assert " ".join(how) in " ".join(argv)
 
 
 async def test_one_that_cannot_be_executed(

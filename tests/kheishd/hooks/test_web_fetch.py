@@ -133,9 +133,10 @@ async def test_what_rules_and_people_see(tool: WebFetch) -> None:
 
 
 async def test_what_cannot_be_fetched(tool: WebFetch) -> None:
-    """It is refused before anybody is asked, and no rule can match what it is not."""
+    """It is refused before anybody is asked or any rule is looked at, which it might not match."""
     use = use_of(tool, "http://user@example.org/")
-    assert tool.subject(use) == ""
+    with pytest.raises(ToolError, match="no place for a user"):
+        tool.subject(use)
     for refused in (tool.preview, tool.dispatch):
         with pytest.raises(ToolError, match="no place for a user"):
             await refused(use)
