@@ -54,6 +54,18 @@ class Scrubber:
             line = line.replace(spelled, REPLACEMENT)
         return self.text(line)
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where secrets stand in a text, as they are or as JSON spells them: in order, none over another."""
+        found: list[tuple[int, int]] = []
+        for needle in (*self.secrets, *self._spelled):
+            at = text.find(needle)
+            while at >= 0:
+                end = at + len(needle)
+                if all(end <= other or at >= until for other, until in found):
+                    found.append((at, end))
+                at = text.find(needle, at + 1)
+        return sorted(found)
+
     def certain(self, text: str, held: int = 0) -> int:
         """How much of a text that goes on can be scrubbed now: where no secret is cut, whole or begun.
 
@@ -89,6 +101,18 @@ class Scrubber:
                 return self._fields(value, top=False)
             case _:
                 return value
+
+
+def without(text: str, spans: Iterable[tuple[int, int]], start: int, end: int) -> str:
+    """The part of a text from ``start`` to ``end``; a span is replaced in the part where it begins."""
+    parts: list[str] = []
+    for at, until in spans:
+        if until <= start or at >= end:
+            continue
+        if at >= start:
+            parts += [text[start:at], REPLACEMENT]
+        start = min(until, end)
+    return "".join([*parts, text[start:end]])
 
 
 def _begun(text: str, secret: str) -> int:

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.scrub import Flow, Scrubber
+from kheishd.core.scrub import Flow, Scrubber, without
 from protocol.events import Envelope, MessageAppended, decode_event, encode_line
 from protocol.transcript import Message, Text, ToolCall
 
@@ -114,3 +114,20 @@ def test_a_flow_gives_what_scrubbing_the_whole_would(secrets: list[str], pieces:
     assert "".join(given) == whole
     for count in range(len(given)):
         assert whole.startswith("".join(given[:count]))
+
+
+def test_where_secrets_stand() -> None:
+    """In order, the longer of two that overlap, as they are and as JSON spells them."""
+    scrubber = Scrubber(["secret-1", "secret-1-and-more", 'quo"ted-one'])
+    text = 'secret-1 secret-1-and-more quo"ted-one quo\\"ted-one'
+    assert [text[start:end] for start, end in scrubber.spans(text)] == text.split(" ")
+    assert scrubber.spans("nothing") == []
+
+
+def test_a_part_without_secrets() -> None:
+    """A text read part by part is the text scrubbed: a secret is replaced in the part where it begins."""
+    text = f"a{SECRET}b{SECRET}"
+    spans = Scrubber([SECRET]).spans(text)
+    for size in (1, 2, 7, len(SECRET), 100):
+        parts = [without(text, spans, at, min(at + size, len(text))) for at in range(0, len(text), size)]
+        assert "".join(parts) == "a[scrubbed]b[scrubbed]"

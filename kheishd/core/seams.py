@@ -1,0 +1,127 @@
+"""JSON values in a row, such as the events of a stream, are scrubbed of secrets that lie across several.
+
+A model's text comes in pieces, and a secret in it may be cut anywhere: no piece holds it, and whoever joins
+the pieces has it. So the texts that stand at the same place in one value after another are scrubbed as the
+one text that they are. A value is held back while a text in it may be the beginning of a secret.
+
+The values themselves stay what they are and keep their order; only the texts in them change.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kheishd.core.scrub import Scrubber, without
+
+# A text that looks like the beginning of a secret and never goes on would hold everything back. A secret that
+# comes letter by letter takes as many values as it has letters, and few have more than these.
+HELD_MAX = 1_024
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class _Held:
+    """A value, and how many texts in it are not certain."""
+
+    value: Any
+    open: int = 0
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A text in a value: what is certain of it, and what is not yet."""
+
+    held: _Held
+    holder: Any
+    key: str | int
+    text: str
+    certain: list[str] = field(default_factory=list)
+
+
+class Seams:
+    """One row of values on its way."""
+
+    def __init__(self) -> None:
+        self._held: deque[_Held] = deque()
+        self._threads: dict[Place, deque[_Piece]] = {}
+
+    def feed(self, value: Any, scrubber: Scrubber) -> list[Any]:
+        """One more value, which is ours from now on: those that can be told by now."""
+        # A text is reached by what holds it, so one that is the whole value is put into a list.
+        held = _Held([value])
+        self._held.append(held)
+        for place, holder, key in list(_texts(held.value, scrubber)):
+            held.open += 1
+            thread = self._threads.setdefault(place, deque())
+            thread.append(_Piece(held, holder, key, holder[key]))
+            joined = "".join(piece.text for piece in thread)
+            self._settle(place, scrubber, joined, scrubber.certain(joined))
+        if len(self._held) > HELD_MAX:
+            return self.rest(scrubber)
+        return self._given()
+
+    def rest(self, scrubber: Scrubber) -> list[Any]:
+        """The row has ended: the values that were held back."""
+        for place in list(self._threads):
+            joined = "".join(piece.text for piece in self._threads[place])
+            self._settle(place, scrubber, joined, len(joined))
+        return self._given()
+
+    def _settle(self, place: Place, scrubber: Scrubber, joined: str, upto: int) -> None:
+        """Be certain of as much of the texts at one place."""
+        thread = self._threads[place]
+        spans = scrubber.spans(joined[:upto])
+        at = 0
+        for piece in thread:
+            taken = min(len(piece.text), upto - at)
+            piece.certain.append(without(joined, spans, at, at + taken))
+            piece.text = piece.text[taken:]
+            at += taken
+        while thread and not thread[0].text:
+            piece = thread.popleft()
+            piece.holder[piece.key] = "".join(piece.certain)
+            piece.held.open -= 1
+        if not thread:
+            del self._threads[place]
+
+    def _given(self) -> list[Any]:
+        given = []
+        while self._held and not self._held[0].open:
+            given.append(self._held.popleft().value[0])
+        return given
+
+
+def seamless(value: Any, scrubber: Scrubber) -> Any:
+    """One value without the secrets."""
+    seams = Seams()
+    return (seams.feed(value, scrubber) + seams.rest(scrubber))[0]
+
+
+def _texts(root: list[Any], scrubber: Scrubber) -> Iterator[tuple[Place, Any, str | int]]:
+    """Every text in a value: its place, what holds it and under which key. Names are scrubbed on the way.
+
+    What has a number of its own, called ``index``, is at that place wherever it stands.
+    """
+    left: list[tuple[Place, Any]] = [((), root)]
+    while left:
+        place, holder = left.pop()
+        if isinstance(holder, dict):
+            _scrub_names(holder, scrubber)
+            index = holder.get("index")
+            place = (*place, index) if isinstance(index, int) else place
+        entries = holder.items() if isinstance(holder, dict) else enumerate(holder)
+        for key, inner in entries:
+            if isinstance(inner, str):
+                yield (*place, key), holder, key
+            elif isinstance(inner, dict | list):
+                left.append(((*place, key), inner))
+
+
+def _scrub_names(table: dict[str, Any], scrubber: Scrubber) -> None:
+    scrubbed = {name: scrubber.text(name) for name in table}
+    if any(name != other for name, other in scrubbed.items()):
+        entries = list(table.items())
+        table.clear()
+        table.update((scrubbed[name], inner) for name, inner in entries)
