@@ -231,6 +231,14 @@ class GrantNotFound(NotFound, reason="grant_not_found"):
     """No grant has that id there; 'kheishctl permission list' shows those there are."""
 
 
+class DebugNotFound(NotFound, reason="debug_not_found"):
+    """Nothing is kept of that run's model calls; 'kheishctl send --debug redacted' captures those of one."""
+
+
+class ArtifactNotFound(NotFound, reason="artifact_not_found"):
+    """The run has no debug artifact of that id, or has it no more; 'kheishctl run debug RUN' lists them."""
+
+
 class TaskNotFound(NotFound, reason="task_not_found"):
     """The session has no task of that id; 'kheishctl task list' shows those there are."""
 

@@ -240,3 +240,17 @@ PATCH_BYTES_MAX = 16 * MIB
 # What a change looks like: 256 KiB are some 5,000 lines, more than anybody reads; what is longer says so.
 DIFF_BYTES_MAX = 256 * KIB
 DIFF_LINES_MAX = 1_000
+
+# What is captured of a run's model calls for debugging. A request holds a whole conversation: 4 MiB are the
+# million tokens of the longest. Three artifacts a call are 21 calls, and 32 MiB hold those of most.
+DEBUG_ARTIFACT_BYTES_MAX = 4 * MIB
+DEBUG_RUN_BYTES_MAX = 32 * MIB
+DEBUG_ARTIFACTS_MAX = 64
+DEBUG_ARTIFACT_ID_BYTES_MAX = 128
+
+# And of all runs, unless configured otherwise: a gigabyte is a few thousand calls of long conversations.
+DEBUG_BYTES_DEFAULT = 1024 * MIB
+
+# One answer of run.debug: as JSON 64 KiB of it are 384, at worst, and 256 KiB are 1.5 MiB.
+DEBUG_TEXT_BYTES_DEFAULT = 64 * KIB
+DEBUG_TEXT_BYTES_MAX = 256 * KIB

@@ -4,11 +4,21 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import RunAlreadyEnded, RunNotFound, SessionNotFound, StorageFull
+from protocol.errors import (
+    ArtifactNotFound,
+    DebugNotFound,
+    RunAlreadyEnded,
+    RunNotFound,
+    SessionNotFound,
+    StorageFull,
+)
 from protocol.ids import Cursor, Id
 from protocol.limits import (
     AGENT_BYTES_MAX,
     CONTEXT_TOKENS_DEFAULT,
+    DEBUG_ARTIFACT_ID_BYTES_MAX,
+    DEBUG_TEXT_BYTES_DEFAULT,
+    DEBUG_TEXT_BYTES_MAX,
     INPUT_ITEMS_MAX,
     MODEL_BYTES_MAX,
     PATH_BYTES_MAX,
@@ -42,6 +52,11 @@ SETTLED: frozenset[str] = ENDED | {"waiting_for_approval", "waiting_for_user_que
 
 RunKind = Literal["input", "compaction"]
 """What a run is for: to answer an input, or to sum up the session so far."""
+
+DebugLevel = Literal["off", "redacted", "full"]
+"""What is captured of a run's model calls: nothing; their structure, with lengths and digests in the place of
+texts; or all there is. Credentials are in none of them."""
+
 CallOutcome = Literal["returned", "failed", "denied", "in_doubt", "stopped", "answered"]
 CallState = Literal["new", "ready", "asked", "questioned", "called", "doubted", "returned"]
 """``new``: not judged. ``ready``: to be run. ``asked``, ``questioned``: a person is to answer. ``called``: it
@@ -75,7 +90,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, kept beside the run.
     ``tools`` is the tool surface: null is all there are, an empty list none. ``context_tokens`` is how much
-    the model can be shown.
+    the model can be shown. ``debug`` is what is captured of its model calls: a configuration that says
+    ``off`` later does not end it.
     """
 
     route: str
@@ -91,6 +107,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_turns: int = 0
     context_tokens: int = CONTEXT_TOKENS_DEFAULT
     generation: int = 0
+    debug: DebugLevel = "off"
 
 
 class RunError(Struct, frozen=True, omit_defaults=True):
@@ -174,6 +191,13 @@ class Delivery(Mutation, frozen=True, kw_only=True):
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False
     timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+    debug: (
+        Annotated[
+            DebugLevel,
+            Meta(description="What to capture of this run's model calls; takes the scope ``operate``."),
+        ]
+        | None
+    ) = None
 
 
 class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -263,6 +287,39 @@ class RunCancel(Mutation, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
 
 
+class RunDebug(Params, frozen=True, kw_only=True):
+    """Params of ``run.debug``. ``offset`` and ``limit`` are bytes of the artifact that is read."""
+
+    run_id: Id
+    artifact: Annotated[str, Meta(min_length=1, max_length=DEBUG_ARTIFACT_ID_BYTES_MAX)] | None = None
+    offset: Annotated[int, Meta(ge=0)] = 0
+    limit: Annotated[int, Meta(ge=4, le=DEBUG_TEXT_BYTES_MAX)] = DEBUG_TEXT_BYTES_DEFAULT
+
+
+class DebugArtifact(Struct, frozen=True, kw_only=True):
+    """A file that was captured: a request, the events that answered it, or what came of them."""
+
+    artifact_id: str
+    kind: Literal["request", "events", "answer"]
+    bytes: int
+    sha256: str
+    truncated: bool
+    at_ms: int
+
+
+class Captured(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was captured of a run, oldest first; or one artifact, and the part of its text that was asked for.
+
+    ``next`` is the offset at which its text goes on.
+    """
+
+    run_id: str
+    debug: DebugLevel
+    artifacts: list[DebugArtifact]
+    text: str | None = None
+    next: int | None = None
+
+
 LIST = Method(
     "run.list", "query", RunListParams, RunList, "List runs, newest first.", errors=(SessionNotFound,)
 )
@@ -286,4 +343,13 @@ CANCEL = Method(
     while_draining=True,
 )
 
-METHODS = (LIST, GET, WAIT, CANCEL)
+DEBUG = Method(
+    "run.debug",
+    "control",
+    RunDebug,
+    Captured,
+    "List what was captured of a run's model calls; read an artifact, which takes the scope `operate`.",
+    errors=(RunNotFound, DebugNotFound, ArtifactNotFound),
+)
+
+METHODS = (LIST, GET, WAIT, CANCEL, DEBUG)

@@ -65,6 +65,14 @@ def test_nesting_leaves_room_on_the_stack() -> None:
     assert limits.NESTING_MAX * 4 <= 1000
 
 
+def test_debug_captures() -> None:
+    """A run holds several of the longest artifacts, all runs many of the fullest; a part fits a message."""
+    assert limits.DEBUG_ARTIFACT_BYTES_MAX * 3 < limits.DEBUG_RUN_BYTES_MAX
+    assert limits.DEBUG_RUN_BYTES_MAX * 16 < limits.DEBUG_BYTES_DEFAULT
+    assert limits.DEBUG_TEXT_BYTES_DEFAULT <= limits.DEBUG_TEXT_BYTES_MAX
+    assert limits.DEBUG_TEXT_BYTES_MAX * 6 < limits.LINE_BYTES_MAX
+
+
 def test_file_tools() -> None:
     """What is read is less than what is edited, and that than what is hashed; a patch has its evidence."""
     assert limits.READ_BYTES_MAX < limits.EDIT_BYTES_MAX < limits.HASHED_BYTES_MAX

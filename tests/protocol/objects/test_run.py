@@ -5,7 +5,18 @@ from typing import get_args
 import msgspec
 import pytest
 
-from protocol.objects.run import ENDED, SETTLED, Outcome, Pinned, Run, RunListParams, RunView, RunWait, Status
+from protocol.objects.run import (
+    ENDED,
+    SETTLED,
+    Outcome,
+    Pinned,
+    Run,
+    RunDebug,
+    RunListParams,
+    RunView,
+    RunWait,
+    Status,
+)
 from tests.support.samples import refuse, sample, take
 
 
@@ -48,6 +59,12 @@ def test_no_tools_is_not_all_tools() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(pinned), type=Pinned).tools == []
 
 
+def test_a_run_of_an_earlier_version_is_not_captured() -> None:
+    """What says nothing of it says off."""
+    pinned = Pinned(route="r", driver="offline", model="m")
+    assert (pinned.debug, b"debug" in msgspec.msgpack.encode(pinned)) == ("off", False)
+
+
 @pytest.mark.parametrize(
     ("kind", "params", "field"),
     [
@@ -55,6 +72,10 @@ def test_no_tools_is_not_all_tools() -> None:
         (RunListParams, {"limit": 0}, "$.params.limit"),
         (RunWait, {"run_id": "r", "timeout_s": -1}, "$.params.timeout_s"),
         (RunWait, {}, "$.params.run_id"),
+        (RunDebug, {"run_id": "r", "artifact": ""}, "$.params.artifact"),
+        (RunDebug, {"run_id": "r", "artifact": "a" * 129}, "$.params.artifact"),
+        (RunDebug, {"run_id": "r", "offset": -1}, "$.params.offset"),
+        (RunDebug, {"run_id": "r", "limit": 3}, "$.params.limit"),
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
