@@ -28,6 +28,7 @@ class Scrubber:
             for secret, needle in zip(self.secrets, self._needles, strict=True)
             if (spelled := needle.decode()) != secret
         ]
+        self._looked_for: Final = (*self.secrets, *self._spelled)
 
     def __bool__(self) -> bool:
         return bool(self.secrets)
@@ -57,7 +58,7 @@ class Scrubber:
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where secrets stand in a text, as they are or as JSON spells them: in order, none over another."""
         found: list[tuple[int, int]] = []
-        for needle in (*self.secrets, *self._spelled):
+        for needle in self._looked_for:
             at = text.find(needle)
             while at >= 0:
                 end = at + len(needle)
@@ -71,8 +72,8 @@ class Scrubber:
 
         The first ``held`` characters were not certain before: what reaches into them holds all of them.
         """
-        cut = min((_begun(text, secret) for secret in self.secrets), default=len(text))
-        while (moved := min((_start(text, secret, cut) for secret in self.secrets), default=cut)) < cut:
+        cut = min((_begun(text, form) for form in self._looked_for), default=len(text))
+        while (moved := min((_start(text, form, cut) for form in self._looked_for), default=cut)) < cut:
             cut = moved if moved >= held else 0
         return cut
 

@@ -10,11 +10,11 @@ from msgspec import Struct
 from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
-from protocol.limits import CONTEXT_TOKENS_DEFAULT
+from protocol.limits import CONTEXT_TOKENS_DEFAULT, DEBUG_BYTES_DEFAULT
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
-from protocol.objects.run import Pinned
+from protocol.objects.run import DebugLevel, Pinned
 from protocol.transcript import Item, Message, Usage
 
 
@@ -52,6 +52,18 @@ class RunLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Debugging:
+    """What is captured of model calls, and kept; the fields of ``[debug]`` in config.toml.
+
+    ``kept_s`` is how old a run's captures may become, 0: however old; ``bytes_max`` what all of them take.
+    """
+
+    capture: DebugLevel = "off"
+    kept_s: float = 7 * 24 * 3600.0
+    bytes_max: int = DEBUG_BYTES_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """One generation of configuration. Held by a run while it is active, replaced whole by a reload.
 
@@ -73,6 +85,7 @@ class Runtime:
     rules: tuple[Rule, ...] = ()
     sandbox: Sandbox = "auto"
     context: ContextLimits = field(default_factory=ContextLimits)
+    debug: Debugging = field(default_factory=Debugging)
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -127,7 +140,8 @@ class ModelRequest:
     """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for.
 
     ``purpose``: for anything but an answer the options of the route that shape answers do not count, and
-    ``answer_tokens_max`` is how long what is asked for may become.
+    ``answer_tokens_max`` is how long what is asked for may become. ``turn`` and ``attempt`` tell a call from
+    the run's others, where it is captured.
     """
 
     pinned: Pinned
@@ -138,6 +152,8 @@ class ModelRequest:
     run_id: str = ""
     purpose: Literal["answer", "summary", "title"] = "answer"
     answer_tokens_max: int | None = None
+    turn: int = 0
+    attempt: int = 0
 
 
 class ModelFailure(Exception):

@@ -43,6 +43,13 @@ def test_a_secret_in_pieces(size: int) -> None:
     assert len(given) == len(events)
 
 
+def test_a_secret_as_json_spells_it() -> None:
+    """What a tool is called with comes as pieces of JSON."""
+    arguments = json.dumps({"key": 'sk-"quoted"-1'})
+    given = through([delta(piece) for piece in arguments], Scrubber(['sk-"quoted"-1']))
+    assert "".join(map(text_of, given)) == '{"key": "[scrubbed]"}'
+
+
 def test_what_cannot_become_a_secret_is_not_held() -> None:
     """An event is told at once; one that may begin a secret once the next one rules it out."""
     seams = Seams()
