@@ -6,11 +6,13 @@ the driver, the credential, the two timeouts, and that what goes wrong comes out
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
+from kheishd.kernel.captures import Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec, RunLimits
 from kheishd.providers import anthropic, credentials, offline, openai
+from kheishd.providers.capturing import Capture, Heard, capture_of
 from kheishd.providers.exchange import Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
 from kheishd.providers.wire import Driver
@@ -23,7 +25,8 @@ class Models:
     """The ModelCaller: one for each generation of configuration.
 
     ``environ`` is where ``env:`` looks; ``in_thread`` runs what would hold up the loop. ``learned`` is told
-    each credential before it is used, as it may be newer than the configuration.
+    each credential before it is used, as it may be newer than the configuration. ``captures`` is where the
+    calls of a run go that is captured.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class Models:
         environ: Mapping[str, str] = os.environ,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
         learned: Callable[[str], None] = lambda secret: None,
+        captures: Captures | None = None,
     ) -> None:
         self._learned = learned
+        self._captures = captures
         self._limits = limits or RunLimits()
         self._environ = environ
         self._places = Places(self._limits.active_max, in_thread)
@@ -45,13 +50,10 @@ class Models:
 
         Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
         """
-        patience = Patience(self._limits)
-        if request.pinned.driver == "offline":
-            async with aclosing(offline.answer(request)) as events:
-                yield _Timed(events, patience)
-        else:
-            async with self._exchange(request, patience) as events:
-                yield events
+        capture = capture_of(self._captures, request)
+        with capture or nullcontext():
+            async with self._asked(request, capture) as events:
+                yield events if capture is None else Heard(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
         """Why the route could not be used now (a missing credential, say), or None."""
@@ -63,7 +65,17 @@ class Models:
         """Close what is kept open between calls."""
         await self._places.aclose()
 
-    def _exchange(self, request: ModelRequest, patience: Patience) -> Exchange:
+    def _asked(
+        self, request: ModelRequest, capture: Capture | None
+    ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
+        patience = Patience(self._limits)
+        if request.pinned.driver != "offline":
+            return self._exchange(request, patience, capture)
+        if capture is not None:
+            capture.asking()
+        return _Timed(offline.answer(request), patience)
+
+    def _exchange(self, request: ModelRequest, patience: Patience, capture: Capture | None) -> Exchange:
         pinned = request.pinned
         driver = DRIVERS.get(pinned.driver)
         if driver is None:
@@ -80,15 +92,22 @@ class Models:
             driver.reader(refusing),
             refusing,
             patience,
+            capture,
         )
 
 
 class _Timed:
-    """Events under both timeouts."""
+    """Events under both timeouts; closed when left."""
 
-    def __init__(self, events: AsyncIterator[ModelEvent], patience: Patience) -> None:
+    def __init__(self, events: AsyncGenerator[ModelEvent], patience: Patience) -> None:
         self._events = events
         self._patience = patience
+
+    async def __aenter__(self) -> AsyncIterator[ModelEvent]:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._events.aclose()
 
     def __aiter__(self) -> AsyncIterator[ModelEvent]:
         return self

@@ -15,8 +15,9 @@ import trio
 
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, RunLimits
 from kheishd.providers import sse
+from kheishd.providers.capturing import Capture
 from kheishd.providers.failures import BODY_BYTES_MAX, Refusing
-from kheishd.providers.wire import Post, Reader, malformed
+from kheishd.providers.wire import Post, Reader, Sending, malformed
 
 if TYPE_CHECKING:
     from kheishd.providers.network import Pool, Reply
@@ -53,13 +54,20 @@ class Exchange:
     """A request and its answer: enter it to send, iterate it to read, leave it to close."""
 
     def __init__(
-        self, places: "Places", post: Post, reader: Reader, refusing: Refusing, patience: Patience
+        self,
+        places: "Places",
+        post: Post,
+        reader: Reader,
+        refusing: Refusing,
+        patience: Patience,
+        capture: Capture | None = None,
     ) -> None:
         self._places = places
         self._post = post
         self._reader = reader
         self._refusing = refusing
         self._patience = patience
+        self._capture = capture
         self._body = Body(reader)
         self._events: deque[ModelEvent] = deque()
         self._reply: Reply | None = None
@@ -96,11 +104,17 @@ class Exchange:
         return self._events.popleft()
 
     async def _send(self) -> None:
-        self._reply = reply = await self._places.send(self._post)
+        capture = self._capture
+        sending = None if capture is None else capture.sending
+        self._reply = reply = await self._places.send(self._post, sending)
+        if capture is not None:
+            capture.replied(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
             while len(body) < BODY_BYTES_MAX and (received := await reply.read()):
                 body += received
+            if capture is not None:
+                capture.received(body)
             raise self._refusing.by_status(reply.status, reply.headers, body, time.time())
         packed = reply.headers.get("content-encoding", "identity")
         if packed != "identity":
@@ -110,6 +124,8 @@ class Exchange:
         assert self._reply is not None, "iterated without having been entered"
         try:
             received = await self._guarded(self._reply.read)
+            if self._capture is not None:
+                self._capture.received(received)
             self._body.feed(received)
             if self._reply.ended:
                 self._body.finish()
@@ -230,13 +246,13 @@ class Places:
         self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
 
-    async def send(self, post: Post) -> "Reply":
+    async def send(self, post: Post, sending: Sending | None = None) -> "Reply":
         """Send a request. Errors: those that ``failure`` translates."""
         place = post.url.partition("?")[0]
         pool = self._pools.get(place) or await self._make(place)
         from kheishd.providers.network import send
 
-        return await send(pool, post)
+        return await send(pool, post, sending)
 
     def failure(self, error: Exception, refusing: Refusing) -> ModelFailure | None:
         """What sending or reading raised, as a failure; None if it is a fault of ours."""

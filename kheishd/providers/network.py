@@ -24,7 +24,7 @@ import trio
 
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Post
+from kheishd.providers.wire import Post, Sending
 
 # Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
 # one, 2 microseconds each; providers close theirs after a minute or more.
@@ -262,7 +262,7 @@ class Reply:
         return self._pieces.__anext__()
 
 
-async def send(pool: Pool, post: Post) -> Reply:
+async def send(pool: Pool, post: Post, sending: Sending | None = None) -> Reply:
     """Send a request and wait for the head of its answer. Errors: those of the library."""
     url = httpcore2.URL(post.url)
     headers = {
@@ -273,6 +273,8 @@ async def send(pool: Pool, post: Post) -> Reply:
         "content-length": str(len(post.body)),
         **post.headers,
     }
+    if sending is not None:
+        sending(post, headers)
     extensions = {"timeout": {"connect": CONNECT_SECONDS_MAX}}
     request = httpcore2.Request(
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions

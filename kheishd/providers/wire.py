@@ -1,6 +1,6 @@
 """What a driver with a wire of its own is: it makes a request and reads the answer; it does no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,10 @@ class Post:
 
     def __repr__(self) -> str:
         return f"Post({self.url!r})"
+
+
+Sending = Callable[[Post, Mapping[str, str]], None]
+"""Who is told what is about to be sent: a request, and all of its headers."""
 
 
 class Reader(Protocol):

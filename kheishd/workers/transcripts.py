@@ -93,6 +93,8 @@ class Reading:
             tools=hooks.offered(place),
             session_id=run.session_id,
             run_id=run.run_id,
+            turn=run.step + 1,
+            attempt=run.attempt,
         )
 
     def call_ids(self) -> frozenset[str]:
