@@ -19,7 +19,7 @@ from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.runtime import Debugging, ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.objects.workspaces import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
@@ -38,6 +38,7 @@ def handlers() -> tuple[Handler, ...]:
         audit,
         conversation,
         daemon,
+        debug,
         forking,
         indoubt,
         journal,
@@ -52,7 +53,7 @@ def handlers() -> tuple[Handler, ...]:
     )
     from kheishd.objects import definition as definition_object
 
-    talk = (rpc, daemon, conversation, session, forking, run, transfer)
+    talk = (rpc, daemon, conversation, session, forking, run, debug, transfer)
     people = (approval, question, indoubt, permission, audit)
     modules = (*talk, *people, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)
@@ -117,6 +118,7 @@ def build_runtime(
         permission_mode=config.permissions.mode,
         mode_max=config.permissions.mode_max,
         rules=tuple(config.permissions.rules),
+        debug=Debugging(**msgspec.structs.asdict(config.debug)),
         warnings=tuple(warnings),
         config=msgspec.to_builtins(config),
     )

@@ -9,23 +9,32 @@ from collections.abc import Iterator
 from datetime import date, time
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from kheishd.core.lines import Path as KeyPath
 from kheishd.core.lines import key_lines, line_of
+from kheishd.core.redaction import is_credential
 from kheishd.core.session import wider
 from kheishd.core.strict import Problem, dotted, problems
 from kheishd.kernel.hook import Sandbox
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
-from protocol.limits import CONTEXT_TOKENS_DEFAULT, MIB, PATH_BYTES_MAX, RULES_MAX
+from protocol.limits import (
+    CONTEXT_TOKENS_DEFAULT,
+    DEBUG_BYTES_DEFAULT,
+    DEBUG_RUN_BYTES_MAX,
+    MIB,
+    PATH_BYTES_MAX,
+    RULES_MAX,
+)
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
+from protocol.objects.run import DebugLevel
 
 BUILT_IN_ROUTE = "offline"
 BUILT_IN_AGENT = "default"
@@ -38,14 +47,6 @@ DRAIN_SECONDS_DEFAULT = 10.0
 CONFIG_BYTES_MAX = 1 * MIB
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
-
-# "max_tokens" and "token_budget" are options; "token", "api_key", "accessToken" and "Cookie" are credentials.
-_CREDENTIAL: Final = re.compile(
-    r"(?i:(^|[-_.])(api[-_]?key|key|auth|authorization|bearer|cookie|credentials?|secret|password|passwd"
-    r"|passphrase|token)$)|[a-z](Key|Credentials?|Secret|Password|Token)$"
-)
-# What stands in a header that is called otherwise.
-_CREDENTIAL_VALUE: Final = re.compile(r"(?i)(bearer|basic)\s+\S{8,}")
 
 Seconds = Annotated[float, Meta(ge=0, le=24 * 3600)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -158,6 +159,14 @@ class Log(Section, frozen=True):
     format: Literal["auto", "text", "json"] = "auto"
 
 
+class Debug(Section, frozen=True):
+    """``[debug]``: the fields of ``kernel.runtime.Debugging``."""
+
+    capture: DebugLevel = "off"
+    kept_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 7 * 24 * 3600.0
+    bytes_max: Annotated[int, Meta(ge=DEBUG_RUN_BYTES_MAX)] = DEBUG_BYTES_DEFAULT
+
+
 class DaemonTable(Section, frozen=True):
     """``[daemon]``: ``drain_s`` is how long runs in flight may take to finish at a stop."""
 
@@ -176,6 +185,7 @@ class Config(Section, frozen=True):
     runs: Runs = Runs()
     context: Context = Context()
     log: Log = Log()
+    debug: Debug = Debug()
     daemon: DaemonTable = DaemonTable()
 
 
@@ -323,7 +333,7 @@ def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
         yield Problem(path, "expected http://host[:port]/path or https://...")
         return
     names = [name for name, _ in parse_qsl(parts.query)]
-    if parts.username is not None or parts.password is not None or any(map(_CREDENTIAL.search, names)):
+    if parts.username is not None or parts.password is not None or any(map(is_credential, names)):
         yield Problem(path, "a URL is no place for a credential; name one by auth_ref")
 
 
@@ -343,6 +353,6 @@ def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
             yield from _option_problems(element, (*path, number))
     if isinstance(options, dict):
         for key, value in options.items():
-            if isinstance(value, str) and (_CREDENTIAL.search(key) or _CREDENTIAL_VALUE.fullmatch(value)):
+            if isinstance(value, str) and is_credential(key, value):
                 yield Problem((*path, key), "options are no place for a credential; name one by auth_ref")
             yield from _option_problems(value, (*path, key))

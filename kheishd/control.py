@@ -26,6 +26,7 @@ from protocol.limits import MIB
 from protocol.objects.daemon import Counts, Disk, Status
 
 if TYPE_CHECKING:
+    from kheishd.kernel.captures import Captures
     from kheishd.kernel.holder import RuntimeHolder
     from kheishd.kernel.state import State
     from kheishd.reloading import Coalesced
@@ -112,6 +113,7 @@ class DaemonControl:
         stopper: Stopper,
         reloads: "Coalesced[tuple[int, list[str]]]",
         config_path: Callable[[], Path | None],
+        captures: "Captures",
     ) -> None:
         self._vitals = vitals
         self._state = state
@@ -119,6 +121,7 @@ class DaemonControl:
         self._stopper = stopper
         self._reloads = reloads
         self._config_path = config_path
+        self._captures = captures
         self._started = time.monotonic()
 
     async def reload(self) -> tuple[int, list[str]]:
@@ -138,6 +141,10 @@ class DaemonControl:
         """The configuration file read, if there is one."""
         path = self._config_path()
         return None if path is None else str(path)
+
+    def captures(self) -> "Captures":
+        """What is captured of model calls."""
+        return self._captures
 
     def status(self) -> Status:
         """How the daemon is; costs the same whatever the store holds."""

@@ -24,6 +24,8 @@ from kheishd.assemble import Source, build_runtime, handlers, listen_options
 from kheishd.config import Config
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.scrub import Scrubber
+from kheishd.kernel.capture_files import CaptureFiles
+from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import RunLimits, Runtime
@@ -39,6 +41,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
+from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
 from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
@@ -71,6 +74,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
+        self._captures = Captures(CaptureFiles(source.home.debug))
         self._toolbox = Toolbox(source.home)
         self._notifier = Notifier(environ)
         self._watchdog_s = watchdog_seconds(environ)
@@ -87,6 +91,7 @@ class Daemon:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             async with open_state(self._source.home.state, version=__version__) as self._state:
                 async with trio.open_nursery() as nursery:
+                    await nursery.start(self._captures.serve)
                     await self._prepare(nursery)
                     nursery.start_soon(self._heed, signals)
                     if self._watchdog_s is not None:
@@ -138,11 +143,13 @@ class Daemon:
             self._stopper,
             self._reloads,
             lambda: self._source.config_path,
+            self._captures,
         )
         dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
             await workers.start(worker.serve)
             await workers.start(ExpiryWorker(self._state).serve)
+            await workers.start(Collector(self._captures, self._holder).serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):
@@ -279,7 +286,7 @@ class Daemon:
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _models(self, limits: RunLimits) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn)
+        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -299,6 +306,7 @@ class Daemon:
         self._state.store.set_scrub(self._scrubber.line)
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)
+        self._captures.scrub(self._scrubber)
 
     def _drain_seconds(self) -> float:
         return float(self._holder.current().config["daemon"]["drain_s"])

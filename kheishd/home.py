@@ -5,6 +5,7 @@
 ``agents/<name>.md``  agent definitions, written by people
 ``state/``            the store
 ``run/``              ``kheishd.sock``, ``kheishd.lock``
+``debug/<run id>/``   what is captured of model calls, if it is to be
 ``workspace/``        where agents work, unless another place is configured
 ====================  ============================================================
 """
@@ -58,6 +59,11 @@ class Home(Struct, frozen=True):
     def run(self) -> Path:
         """What exists only while a daemon runs."""
         return self.path / "run"
+
+    @property
+    def debug(self) -> Path:
+        """What is captured of model calls; made when it is first needed."""
+        return self.path / "debug"
 
     @property
     def workspace(self) -> Path:

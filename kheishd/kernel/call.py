@@ -20,6 +20,7 @@ from protocol.errors import AgentForbidden, ScopeMissing, SenderForbidden
 from protocol.method import AnyMethod, Scope
 
 if TYPE_CHECKING:
+    from kheishd.kernel.captures import Captures
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
@@ -112,6 +113,10 @@ class Control(Protocol):
 
     def config_path(self) -> str | None:
         """The configuration file read, if there is one."""
+        ...
+
+    def captures(self) -> "Captures":
+        """What is captured of model calls."""
         ...
 
 

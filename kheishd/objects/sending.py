@@ -69,11 +69,13 @@ def make_ready(
     """Check an input and give it its ids; nothing is written yet.
 
     Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden, AgentNotFound (of the guest),
-    WorkspaceForbidden.
+    WorkspaceForbidden, ScopeMissing (to say what is captured).
     """
     if sender is not None:
         valid_sender(sender)
     call.caller.need_sender(sender)
+    if params.debug is not None:
+        call.caller.need("operate")
     return Sending(
         params=params,
         items=input_items(params),
@@ -262,6 +264,7 @@ def pin(
         max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
         context_tokens=route.context_tokens,
         generation=runtime.generation,
+        debug=params.debug or runtime.debug.capture,
     )
 
 

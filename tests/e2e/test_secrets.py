@@ -27,6 +27,8 @@ driver = "openai"
 model = "echo"
 base_url = "{url}"
 auth_ref = "credential:key"
+[debug]
+capture = "full"
 """
 
 
@@ -93,8 +95,29 @@ def story(home: Path) -> None:
             assert not known(json.dumps(daemon.call(method)))
         for method in ("run.list", "journal.read", "conversation.history"):
             assert not known(json.dumps(daemon.call(method)))
+        daemon.call("conversation.send", agent="loose", content=f"Is it {SECRET}?", wait="settled")
         daemon.stop()
         assert not known(daemon.read_log())
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
+
+
+def captured(home: Path) -> None:
+    """What was captured of all that: every call, and in none of it the key, nor in its pieces joined."""
+    paths = [path for path in (home / "debug").rglob("*") if path.is_file()]
+    assert len(paths) == 6 * 3
+    for path in paths:
+        content = path.read_text()
+        assert not known(content)
+        joined = "".join(text for line in content.splitlines() for text in texts(json.loads(line)))
+        assert "0123456789" not in joined.replace("msg_0123456789", "")
 
 
 async def test_a_key_that_the_provider_repeats_is_told_to_nobody(home: Path) -> None:
@@ -102,3 +125,4 @@ async def test_a_key_that_the_provider_repeats_is_told_to_nobody(home: Path) -> 
     async with running_model_server() as server:
         (home / "config.toml").write_text(CONFIG.format(url=server.base_url))
         await trio.to_thread.run_sync(story, home)
+        await trio.to_thread.run_sync(captured, home)

@@ -21,7 +21,7 @@ from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import Composite
-from kheishd.kernel.runtime import RunLimits, Runtime
+from kheishd.kernel.runtime import Debugging, RunLimits, Runtime
 from kheishd.providers.caller import Models
 from protocol.catalogue import METHODS
 from protocol.errors import ConfigInvalid
@@ -98,6 +98,14 @@ def test_limits_are_those_of_the_configuration() -> None:
     """[runs] and RunLimits have the same fields and defaults, so neither can drift; so have [context]'s."""
     assert msgspec.to_builtins(parse("").runs) == dataclasses.asdict(RunLimits())
     assert msgspec.to_builtins(parse("").context) == dataclasses.asdict(ContextLimits())
+
+
+def test_what_is_captured_is_that_of_the_configuration(source: Source) -> None:
+    """[debug] and Debugging are the same, too; nothing is captured unless it says so."""
+    assert msgspec.to_builtins(parse("").debug) == dataclasses.asdict(Debugging())
+    assert build(source).debug.capture == "off"
+    source.home.config.write_text("[debug]\ncapture = 'full'\nkept_s = 60")
+    assert build(source).debug == Debugging("full", 60)
 
 
 def test_another_configuration_file(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ root = "~/work"
 active_max = 8
 recovery = "interrupt"
 
+[debug]
+capture = "redacted"
+kept_s = 3600
+
 [[listen.shared.grants]]
 uid = 1000
 scopes = ["read", "converse"]
@@ -80,6 +84,7 @@ def test_what_is_written_is_meant() -> None:
         Rule(tool="web*", decision="deny"),
     ]
     assert (config.runs.active_max, config.runs.recovery) == (8, "interrupt")
+    assert (config.debug.capture, config.debug.kept_s, config.debug.bytes_max) == ("redacted", 3600, 2**30)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,8 @@ def test_unknown_key(text: str, words: list[str]) -> None:
         ("routes = 3", ["config.toml:1", "routes", "expected"]),
         ("[routes]\nlocal = 3", ["config.toml:2", "routes.local", "expected a table, got a number"]),
         ("routes.'a b' = {driver='offline', model='m'}", ["config.toml:1", "routes.a b", "matching regex"]),
+        ("[debug]\ncapture = 'on'", ["config.toml:2", "debug.capture", "one of off, redacted, full", "on"]),
+        ("[debug]\nbytes_max = 1", ["config.toml:2", "debug.bytes_max", ">= 33554432"]),
         ("[permissions]\nmode = 'yolo'", ["config.toml:2", "permissions.mode", "one of default, ", "yolo"]),
         (
             "[[permissions.rules]]\ntool = 'a'\ndecision = 'ask'\n[[permissions.rules]]\ntool = 'a*b'",

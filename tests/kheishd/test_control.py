@@ -10,6 +10,8 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
+from kheishd.kernel.capture_files import CaptureFiles
+from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
@@ -36,6 +38,7 @@ def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **
         Stopper(lambda: 10.0),
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
+        Captures(CaptureFiles(Path("/h/debug"))),
     )
 
 

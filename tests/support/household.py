@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from kheishd.core.definition import built_in, parse
+from kheishd.kernel.capture_files import CaptureFiles
+from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.state import State
@@ -16,6 +18,7 @@ from kheishd.objects import (
     approval,
     audit,
     conversation,
+    debug,
     forking,
     indoubt,
     journal,
@@ -39,6 +42,7 @@ HANDLERS = (
     *session.HANDLERS,
     *forking.HANDLERS,
     *run.HANDLERS,
+    *debug.HANDLERS,
     *permission.HANDLERS,
     *audit.HANDLERS,
     *transfer.HANDLERS,
@@ -173,19 +177,31 @@ async def refused(client: Client, method: str, **params: Any) -> Refusal:
 
 @asynccontextmanager
 async def household(
-    directory: Path, *, work: bool = True, tcp: bool = False, **runtime: Any
+    directory: Path,
+    *,
+    work: bool = True,
+    tcp: bool = False,
+    captures: Captures | None = None,
+    **runtime: Any,
 ) -> AsyncIterator[Household]:
     """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
+    captures = captures or Captures(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
     fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}
     made = make_runtime(1, **(fields | runtime))
     holder = RuntimeHolder(made, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
-    async with rpc_server(directory, HANDLERS, runtime=holder.current, tcp=listen) as server:
+    control = FakeControl(captured=captures)
+    async with (
+        rpc_server(directory, HANDLERS, runtime=holder.current, control=control, tcp=listen) as server,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(captures.serve)
         house = Household(server, await server.connect(), holder, models)
         async with house.working() if work else nullcontext():
             yield house
+        nursery.cancel_scope.cancel()
 
 
 async def pages(client: Client, method: str, key: str, **params: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websoc
 
 from kheishd.hooks.composite import Composite
 from kheishd.kernel.call import Handler
+from kheishd.kernel.captures import Captures
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.kernel.state import State, open_state, wall_clock_ms
@@ -42,6 +43,7 @@ class FakeControl:
     is_draining: bool = False
     shutdowns: list[float | None] = field(default_factory=list)
     problem: str | None = None
+    captured: Captures | None = None
 
     async def reload(self) -> tuple[int, list[str]]:
         if self.problem is not None:
@@ -59,6 +61,10 @@ class FakeControl:
 
     def config_path(self) -> str | None:
         return None
+
+    def captures(self) -> Captures:
+        assert self.captured is not None, "this harness captures nothing"
+        return self.captured
 
 
 def bare_runtime() -> Runtime:
