@@ -173,7 +173,10 @@ def _print_log(app: App, chunk: bytes) -> None:
 @verb(group, "backup", method="daemon.backup", examples=("kheishctl daemon backup ~/kheish-backup",))
 @click.argument("path", type=click.Path(), help="Where to; must not exist yet.")
 def backup(app: App, path: str) -> None:
-    """Write a consistent copy of the store while the daemon runs."""
+    """Write a consistent copy of the store while the daemon runs.
+
+    All state is in the store. What is captured for debugging, in <home>/debug, is no part of it.
+    """
     target = os.path.abspath(os.path.expanduser(path))
     app.emit(app.call("daemon.backup", {"path": target}), _backed_up)
 

@@ -1,6 +1,7 @@
 """``kheishctl run``: what answers an input."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -8,7 +9,7 @@ import click
 from kheishctl import exits
 from kheishctl.outcome import looked_into, run_text, sentences
 from kheishctl.render import outcome, status_word
-from kheishctl.text import Column, Look, clean, facts
+from kheishctl.text import Column, Look, clean, facts, table
 from kheishctl.verb import (
     App,
     Duration,
@@ -21,6 +22,7 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from protocol.limits import DEBUG_TEXT_BYTES_MAX
 
 group = noun("run", "Runs: what answers an input, with everything it uses pinned at acceptance.")
 
@@ -112,6 +114,61 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
 def _answer(run: dict[str, Any], look: Look) -> str:
     output = str(run.get("output") or "")
     return clean(output) if sys.stdout.isatty() else output
+
+
+ARTIFACTS = (
+    Column("ARTIFACT", "artifact_id"),
+    Column("SIZE", "bytes", "size"),
+    Column("WRITTEN", "at_ms", "time"),
+    Column("", lambda row: "truncated" if row["truncated"] else ""),
+)
+
+
+@verb(
+    group,
+    "debug",
+    method="run.debug",
+    examples=(
+        "kheishctl send --debug full default 'What is a bell?'",
+        "kheishctl run debug run_0EXAMPLE",
+        "kheishctl run debug run_0EXAMPLE turn-0001-attempt-0001-request.json | jq .body",
+    ),
+)
+@click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
+@click.argument("artifact", required=False, help="What to print; without it, what there is.")
+def debug(app: App, run_id: str, artifact: str | None) -> None:
+    """List what was captured of a run's model calls, or print a part of it.
+
+    What is captured is said by [debug] in config.toml, or by --debug of a send: 'redacted' keeps the
+    structure of requests and answers with lengths and digests in the place of texts, 'full' keeps them
+    whole. Neither keeps credentials. Each call has a request, the provider's events as they came, and what
+    came of them. Captures are files in <home>/debug; they are removed after a week, and are no part of a
+    backup.
+    """
+    if artifact is None:
+        found = app.call("run.debug", {"run_id": run_id})
+        app.emit(found, lambda result, look: table(result["artifacts"], ARTIFACTS, look))
+        return
+    parts = _parts(app, {"run_id": run_id, "artifact": artifact})
+    if app.as_json:
+        read = list(parts)
+        app.document({**read[-1], "text": "".join(part["text"] for part in read)})
+        return
+    text = ""
+    for part in parts:
+        text = clean(part["text"]) if sys.stdout.isatty() else part["text"]
+        sys.stdout.write(text)
+    sys.stdout.write("" if text.endswith("\n") else "\n")
+
+
+def _parts(app: App, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """An artifact, part by part."""
+    part = {**params, "limit": DEBUG_TEXT_BYTES_MAX}
+    offset: int | None = 0
+    while offset is not None:
+        page: dict[str, Any] = app.call("run.debug", {**part, "offset": offset})
+        yield page
+        offset = page.get("next")
 
 
 @verb(group, "cancel", method="run.cancel")

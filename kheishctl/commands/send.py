@@ -47,6 +47,12 @@ delivery_options = options(
         "--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route to use, this once."
     ),
     click.option("--model", metavar="MODEL", help="The model to use, this once."),
+    click.option(
+        "--debug",
+        type=click.Choice(("off", "redacted", "full")),
+        metavar="LEVEL",
+        help="Capture the run's model calls: off, redacted or full; see 'kheishctl run debug'.",
+    ),
     click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with the input."),
     mutating,
 )
@@ -135,12 +141,16 @@ def deliver(
     timeout: float | None,
     route: str | None,
     model: str | None,
+    debug: str | None,
     metadata: tuple[str, ...],
     idempotency_key: str | None,
     check: bool,
 ) -> None:
     """Send an input and show what came of it; ends with the exit code of the outcome."""
-    params = address | given(content=content, route=route, model=model, metadata=pairs(metadata), check=check)
+    said = given(
+        content=content, route=route, model=model, debug=debug, metadata=pairs(metadata), check=check
+    )
+    params = address | said
     if no_wait or check:
         result = app.call(method, params | given(idempotency_key=idempotency_key))
         app.emit(result, facts)

@@ -40,6 +40,8 @@ NOT_OPTIONS = {
     "session.import": {"lines", "session_id", "last_hash"},
     "session.export": {"limit", "after"},
     "journal.subscribe": {"subscription"},
+    # Given by the command, which prints an artifact whole.
+    "run.debug": {"offset", "limit"},
     # Given with another name.
     "run.wait": {"timeout_s"},
     "token.create": {"expires_in_s"},

@@ -81,6 +81,35 @@ def test_wait_for_another_outcome(ctl: Ctl, sender: str, text: str, code: int) -
     ctl("conversation", "cancel", "--as", sender)
 
 
+def test_debug(ctl: Ctl, sender: str) -> None:
+    """What was captured is listed; an artifact is printed whole, however many parts it comes in."""
+    text = "word " * 20_000
+    run_id = ctl.json("send", "--debug", "full", "default", text, "--as", sender)["run_id"]
+    rows = ctl("run", "debug", run_id).rows
+    assert [row[0] for row in rows] == [
+        f"turn-0001-attempt-0001-{ending}" for ending in ("request.json", "events.jsonl", "answer.json")
+    ]
+    assert [row[0] for row in rows] == [
+        artifact["artifact_id"] for artifact in ctl.json("run", "debug", run_id)["artifacts"]
+    ]
+    done = ctl("run", "debug", run_id, rows[0][0])
+    assert done.json["body"]["messages"][0]["items"] == [{"kind": "text", "text": text}]
+    read = ctl.json("run", "debug", run_id, rows[0][0])
+    assert (read["text"] + "\n", "next" in read) == (done.out, False)
+    assert len(ctl("run", "debug", run_id, rows[1][0]).out.splitlines()) == 3, "lines end as they do"
+
+
+def test_debug_of_what_is_not_there(ctl: Ctl, sender: str) -> None:
+    """A run that was not captured, and an artifact that there is not, are refused in words that help."""
+    run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
+    done = ctl("run", "debug", run_id)
+    assert (done.code, "--debug redacted" in done.err) == (exits.FAILED, True)
+    run_id = ctl.json("send", "--debug", "redacted", "default", "hello", "--as", sender)["run_id"]
+    done = ctl("run", "debug", run_id, "../config.toml")
+    assert (done.code, "kheishctl run debug RUN" in done.err) == (exits.FAILED, True)
+    assert ctl("send", "--debug", "everything", "default", "hello").code == exits.USAGE
+
+
 def test_cancel(ctl: Ctl, sender: str) -> None:
     """The run has stopped when the command returns; cancelling again is refused."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
