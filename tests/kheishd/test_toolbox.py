@@ -19,7 +19,7 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
         "glob_search",
         "grep_search",
     )
-    for name in (*files, "bash", "web_fetch", "ask_user_question"):
+    for name in (*files, "bash", "web_fetch", "ask_user_question", "read_result"):
         tool = hooks.tool(name)
         assert tool is not None
         assert tool.description

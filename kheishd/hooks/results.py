@@ -1,0 +1,202 @@
+"""Reading what tools gave before: all of a result of which a model was shown a part, or nothing any more.
+
+Results are found by the ids of their calls in the session's own journal, and in those that it branched off,
+up to there: nobody reads what another session was given. A result that was too long to be read at once is a
+blob, of which only the chunks that are asked for are looked at.
+"""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.objects.lineage import Stretch, entries_of, lineage
+from kheishd.store.blobs import CHUNK_BYTES
+from kheishd.store.tables import BLOBS
+from protocol.events import MessageAppended, ToolReturned, TranscriptImported, decode_event
+from protocol.limits import CALL_ID_BYTES_MAX, KIB, MIB, TOOL_TEXT_BYTES_MAX
+from protocol.transcript import ToolResult
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+
+NAME: Final = "read_result"
+
+# With what is said around it, a portion stays below what a model is shown of one result.
+PORTION_BYTES_MAX: Final = 24 * KIB
+
+# Events looked through before others get their turn, and bytes of them: a millisecond of the loop.
+EVENTS_AT_ONCE: Final = 1_024
+BYTES_AT_ONCE: Final = MIB
+
+TOOL: Final = Tool(
+    name=NAME,
+    description=(
+        "Read the result of an earlier tool call, whole or in part. Use it where a result was shortened or "
+        "left out and says under which id it is kept."
+    ),
+    schema={
+        "type": "object",
+        "properties": {
+            "call_id": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": CALL_ID_BYTES_MAX,
+                "description": "The id of the call.",
+            },
+            "offset": {"type": "integer", "minimum": 0, "description": "From which byte on; 0 if absent."},
+            "limit": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": PORTION_BYTES_MAX,
+                "description": f"How many bytes; {PORTION_BYTES_MAX} if absent.",
+            },
+        },
+        "required": ["call_id"],
+        "additionalProperties": False,
+    },
+    kind="read",
+    repeatable=True,
+    parallel=True,
+    in_plan=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A result as it is kept: its text, or the name and size of the blob that holds all of it."""
+
+    tool: str
+    text: str
+    blob: str | None = None
+    size: int = 0
+
+
+class Results(Part):
+    """Offers ``read_result``, and says of each result that is not shown whole how the rest can be read."""
+
+    name = "results"
+    tools = (TOOL,)
+
+    def subject(self, use: ToolUse) -> str:
+        """The call whose result is read."""
+        return str(use.arguments.get("call_id", ""))
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Read a portion. Errors: ToolError."""
+        call_id = str(use.arguments["call_id"])
+        kept = await _find(use.place, call_id)
+        if kept is None:
+            raise ToolError(
+                f"no call with the id {call_id} has a result in this session; where a result was shortened "
+                "or left out, it says which id it is kept under"
+            )
+        offset = int(use.arguments.get("offset", 0))
+        limit = int(use.arguments.get("limit", PORTION_BYTES_MAX))
+        return Outcome(_portion(use.place, call_id, kept, offset, limit))
+
+    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+        """A result that is not shown whole says under which id it is kept, to a run that may read it."""
+        allowed = use.place.run.pinned.tools
+        if use.tool.name == NAME or (allowed is not None and NAME not in allowed):
+            return outcome
+        encoded = outcome.text.encode()
+        whole = outcome.whole
+        if whole is None and _is_too_long(encoded, outcome.text):
+            whole = encoded
+        if whole is None:
+            return outcome
+        note = f'\n[All of it is kept, {len(whole)} bytes: {NAME} with the call_id "{use.call_id}" reads it.]'
+        return replace(outcome, text=outcome.text + note, whole=whole)
+
+
+def _is_too_long(encoded: bytes, text: str) -> bool:
+    """Whether a result is shortened before a model reads it."""
+    return len(encoded) > TOOL_TEXT_BYTES_MAX or len(msgspec.json.encode(text)) > 2 * TOOL_TEXT_BYTES_MAX
+
+
+async def _find(place: Place, call_id: str) -> _Kept | None:
+    """The result of a call, the newest if there are several; None if there is none."""
+    with place.state.read() as store:
+        stretches = lineage(store, place.session)
+    needle = b'"call_id":' + msgspec.json.encode(call_id)
+    before = 0
+    while True:
+        with place.state.read() as store:
+            kept, before = _look(store, stretches, needle, call_id, before)
+        if kept is not None or before == 0:
+            return kept
+        await trio.lowlevel.checkpoint()
+
+
+def _look(
+    store: "Snapshot", stretches: Sequence[Stretch], needle: bytes, call_id: str, before: int
+) -> tuple[_Kept | None, int]:
+    """Look through the next events before a cursor; gives where to go on before, 0 at the end."""
+    events = size = cursor = 0
+    for _, cursor, line in islice(entries_of(store, stretches, before, reverse=True), EVENTS_AT_ONCE):
+        # Most lines are passed over without being read: it takes a hundredth of the time.
+        kept = _kept(line, call_id) if needle in line else None
+        events += 1
+        size += len(line)
+        if kept is not None or size >= BYTES_AT_ONCE:
+            return kept, cursor
+    return None, cursor if events == EVENTS_AT_ONCE else 0
+
+
+def _kept(line: bytes, call_id: str) -> _Kept | None:
+    match decode_event(line):
+        case ToolReturned(call_id=found, tool=tool, text=text, blob=blob, bytes=size) if found == call_id:
+            return _Kept(tool, text, blob, size or 0)
+        case MessageAppended(message=message) | TranscriptImported(message=message):
+            for item in message.items:
+                if isinstance(item, ToolResult) and item.call_id == call_id:
+                    return _Kept(item.name, item.text)
+        case _:
+            pass
+    return None
+
+
+def _portion(place: Place, call_id: str, kept: _Kept, offset: int, limit: int) -> str:
+    """Some bytes of a result as text. Errors: ToolError."""
+    whole = kept.text.encode() if kept.blob is None else None
+    size = len(whole) if whole is not None else kept.size
+    if offset and offset >= size:
+        raise ToolError(f"the result of {call_id} has {size} bytes; there is nothing at offset {offset}")
+    if whole is not None:
+        data = whole[offset : offset + limit]
+    else:
+        data = _chunks(place, kept.blob or "", offset, limit)
+    text, begin, end = _decoded(data, offset, size)
+    head = f"[Bytes {begin} to {end} of {size} of the result of {kept.tool}, {call_id}.]"
+    more = f"\n[There is more: offset {end}.]" if end < size else ""
+    return f"{head}\n{text}{more}"
+
+
+def _chunks(place: Place, blob: str, offset: int, limit: int) -> bytes:
+    """Some bytes of a blob. Errors: ToolError if it is not there."""
+    parts: list[bytes] = []
+    with place.state.read() as store:
+        for number in range(offset // CHUNK_BYTES, (offset + limit - 1) // CHUNK_BYTES + 1):
+            chunk = store.get(BLOBS, blob, number)
+            if chunk is None and not parts:
+                raise ToolError("all of this result is no longer kept; what was shown of it is all there is")
+            parts.append(chunk or b"")
+    begin = offset % CHUNK_BYTES
+    return b"".join(parts)[begin : begin + limit]
+
+
+def _decoded(data: bytes, offset: int, size: int) -> tuple[str, int, int]:
+    """Bytes as text, from where and up to where: no character is cut in two."""
+    begin = 0
+    while offset and begin < min(3, len(data)) and data[begin] & 0xC0 == 0x80:
+        begin += 1
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text = decoder.decode(data[begin:], final=offset + len(data) >= size)
+    left_over = len(decoder.getstate()[0])
+    return text, offset + begin, offset + len(data) - left_over

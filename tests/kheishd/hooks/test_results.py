@@ -1,0 +1,231 @@
+"""Reading what tools gave before: all of it, a portion at a time, and nobody else's."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.results import EVENTS_AT_ONCE, PORTION_BYTES_MAX, TOOL, Results, _decoded
+from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.objects import forking
+from kheishd.store.blobs import CHUNK_BYTES
+from kheishd.store.tables import BLOBS
+from protocol.events import SessionRenamed, ToolReturned, TranscriptImported
+from protocol.limits import TOOL_TEXT_BYTES_MAX
+from protocol.objects.session import Session, SessionFork
+from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.machine import Machine
+
+# Imported in a thread otherwise, and a mock clock would run away meanwhile.
+__import__("jsonschema_rs")
+
+LOOK = Tool("look", "Look around.", {"type": "object", "properties": {}}, "read")
+
+
+class Eyes(Part):
+    """A part whose tool gives what the test says."""
+
+    name = "eyes"
+    tools = (LOOK,)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """What there is to be seen."""
+        return self.outcome
+
+
+def calls(*asked: ToolCall) -> Any:
+    """A model that asks for tools, one after the other, and then is done."""
+    items: list[Item] = list(asked)
+    parts: list[Any] = [lambda request, item=item: gives(item, stop_reason="tool_calls") for item in items]
+    return Scripted([*parts, lambda request: says("done")])
+
+
+def given_to(models: Scripted) -> list[str]:
+    """What the model read of its tools' results, in order."""
+    items = [item for message in models.asked[-1].messages for item in message.items]
+    return [item.text for item in items if isinstance(item, ToolResult)]
+
+
+@asynccontextmanager
+async def seen(
+    directory: Path, outcome: Outcome, *then: ToolCall
+) -> AsyncIterator[tuple[Desk, Scripted, str]]:
+    """A conversation in which a tool gave something under the id 'c1'."""
+    models = calls(ToolCall("c1", "look", {}), *then)
+    hooks = Composite((Eyes(outcome), Results()))
+    async with open_desk(directory, models, hooks=hooks) as desk, working(desk):
+        sent = await desk.ask()
+        assert sent.status == "completed", sent.error
+        yield desk, models, sent.session_id
+
+
+def place(desk: Desk, session: Session) -> Place:
+    """Where a run of that session is."""
+    return Place(session, Machine().run, "/", "auto", desk.state)
+
+
+async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
+    """What the tool gives."""
+    arguments = {"call_id": call_id, **portion}
+    where = place(desk, desk.session(session_id))
+    return (await Results().dispatch(ToolUse(where, "r1", TOOL, arguments))).text
+
+
+async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is told under which id all of it is kept, and reads it in portions."""
+    text = "".join(f"line {number}\n" for number in range(6_000))
+    reads = [
+        ToolCall(f"r{n}", "read_result", {"call_id": "c1", "offset": n * PORTION_BYTES_MAX}) for n in range(3)
+    ]
+    async with seen(tmp_path, Outcome(text), *reads) as (_, models, _):
+        shown, *portions = given_to(models)
+    assert len(shown.encode()) <= TOOL_TEXT_BYTES_MAX + 100
+    assert shown.endswith(
+        f'[All of it is kept, {len(text)} bytes: read_result with the call_id "c1" reads it.]'
+    )
+    bodies = [portion.split("\n", 1)[1].rsplit("\n[There is more: offset ", 1)[0] for portion in portions]
+    assert "".join(bodies) == text
+    assert portions[0].startswith(
+        f"[Bytes 0 to {PORTION_BYTES_MAX} of {len(text)} of the result of look, c1.]"
+    )
+    assert portions[0].endswith(f"[There is more: offset {PORTION_BYTES_MAX}.]")
+    assert not portions[2].endswith("]")
+
+
+async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A tool that shortened its output itself kept the whole; a portion may lie across chunks."""
+    whole = bytes(range(32, 127)) * 5_000
+    outcome = Outcome("{}", whole=whole)
+    async with seen(tmp_path, outcome) as (desk, models, session_id):
+        assert f"[All of it is kept, {len(whole)} bytes" in given_to(models)[0]
+        found = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
+        assert found.split("\n", 1)[1].startswith(whole[CHUNK_BYTES - 10 : CHUNK_BYTES + 10].decode())
+        last = await read(desk, session_id, offset=len(whole) - 5)
+        assert last.endswith(whole[-5:].decode())
+
+
+async def test_a_short_result_is_read_from_the_journal(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It may no longer be shown; nothing is added to one that is shown whole."""
+    async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
+        assert given_to(models) == ["It is green."]
+        found = await read(desk, session_id)
+        assert found == "[Bytes 0 to 12 of 12 of the result of look, c1.]\nIt is green."
+        assert (await read(desk, session_id, offset=6, limit=5)).split("\n")[1] == "green"
+
+
+async def test_an_empty_result_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """There is nothing in it."""
+    async with seen(tmp_path, Outcome("")) as (desk, _, session_id):
+        assert await read(desk, session_id) == "[Bytes 0 to 0 of 0 of the result of look, c1.]\n"
+
+
+async def test_nobody_reads_what_another_session_was_given(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nor what is not there, nor beyond its end."""
+    async with seen(tmp_path, Outcome("It is green.")) as (desk, models, session_id):
+        models.parts = [lambda request: says("hello")]
+        other = (await desk.ask(sender="other")).session_id
+        for where, call_id, offset in ((other, "c1", 0), (session_id, "c2", 0), (session_id, "c1", 12)):
+            with pytest.raises(ToolError):
+                await read(desk, where, call_id, offset=offset)
+
+
+async def test_a_branch_reads_what_was_given_before_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """And nothing that came later, or was imported for somebody else."""
+    async with seen(tmp_path, Outcome("It is green.")) as (desk, _, session_id):
+        (returned,) = [e.cursor for e, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
+        late = await desk.do(forking.fork, SessionFork(session_id=session_id, at=returned))
+        early = await desk.do(forking.fork, SessionFork(session_id=session_id, at=returned - 1))
+        assert "It is green." in await read(desk, late.session_id)
+        with pytest.raises(ToolError):
+            await read(desk, early.session_id)
+
+
+async def test_the_newest_of_several_and_what_was_imported(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An imported session's results have no blob; a long journal is looked through in pieces."""
+    async with seen(tmp_path, Outcome("It is green.")) as (desk, _, session_id):
+        result = ToolResult("old", "dig", "It is deep.")
+
+        def tell(tx: Any) -> None:
+            for event in (
+                TranscriptImported(message=Message("tool", [result]), source_cursor=1),
+                TranscriptImported(message=Message("user", [Text('"call_id":"old"')]), source_cursor=2),
+                ToolReturned(call_id="c1", tool="look", how="returned", text="It is red."),
+                *(SessionRenamed(title=None) for _ in range(EVENTS_AT_ONCE)),
+            ):
+                tx.append(session_id, event, session_id=session_id)
+
+        await desk.state.update(tell)
+        assert (await read(desk, session_id)).endswith("It is red.")
+        assert (await read(desk, session_id, "old")).endswith("the result of dig, old.]\nIt is deep.")
+        with pytest.raises(ToolError):
+            await read(desk, session_id, "never")
+
+
+async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What was shown is all there is."""
+    async with seen(tmp_path, Outcome("x" * 50_000)) as (desk, _, session_id):
+
+        def lose(tx: Any) -> None:
+            for key, _ in list(tx.scan(BLOBS)):
+                tx.delete(BLOBS, *key)
+
+        await desk.state.update(lose)
+        with pytest.raises(ToolError, match="no longer kept"):
+            await read(desk, session_id)
+
+
+async def test_who_may_not_read_is_not_told_to() -> None:
+    """A run whose scope lacks the tool; and the tool's own results say nothing about themselves."""
+    use = ToolUse(Place(None, Machine(tools=["look"]).run, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
+    long = Outcome("x" * 50_000)
+    assert await Results().after(use, long) == long
+    own = ToolUse(Place(None, Machine().run, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
+    assert await Results().after(own, long) == long
+
+
+def test_the_tool() -> None:
+    """It only reads, so it may run beside others, twice, and in plan mode; its subject is the call."""
+    assert (TOOL.kind, TOOL.default) == ("read", "allow")
+    assert TOOL.repeatable
+    assert TOOL.parallel
+    assert TOOL.in_plan
+    use = ToolUse(Place(None, None, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
+    assert Results().subject(use) == "c1"
+    checked = Composite((Results(),)).checked
+    assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == {"call_id": "c1", "offset": 3}
+    for wrong in ({}, {"call_id": ""}, {"call_id": "c", "limit": 0}, {"call_id": "c", "limit": 10**9}):
+        with pytest.raises(ToolError):
+            checked(TOOL, wrong)
+
+
+@given(st.text(), st.lists(st.integers(1, 9), min_size=1))
+def test_portions_join_without_cutting_a_character(text: str, sizes: list[int]) -> None:
+    """Whatever the limits: read on from where each portion says it ends, and it is the text."""
+    whole = text.encode()
+    joined, offset, number = "", 0, 0
+    while offset < len(whole):
+        limit = sizes[number % len(sizes)] + 3
+        piece, begin, end = _decoded(whole[offset : offset + limit], offset, len(whole))
+        assert begin == offset
+        assert end > offset
+        joined, offset, number = joined + piece, end, number + 1
+    assert joined == text
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_bytes_that_are_no_text_are_shown_as_well_as_can_be(data: bytes, offset: int) -> None:
+    """And from any place in them."""
+    text, begin, end = _decoded(data, offset, offset + len(data))
+    assert offset <= begin <= offset + 3
+    assert end == offset + len(data)
+    assert len(text) <= len(data)
