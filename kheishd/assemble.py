@@ -111,6 +111,7 @@ def build_runtime(
         default_route=config.default_route,
         limits=limits,
         context=ContextLimits(**msgspec.structs.asdict(config.context)),
+        titles=config.titles.auto,
         models=models(limits),
         hooks=hooks(config),
         sandbox=config.workspace.sandbox,

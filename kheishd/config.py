@@ -152,6 +152,12 @@ class Context(Section, frozen=True):
     results_keep: Annotated[int, Meta(ge=0, le=1_000)] = 5
 
 
+class Titles(Section, frozen=True):
+    """``[titles]``: ``auto`` has conversations named by their models, which costs a small model call each."""
+
+    auto: bool = False
+
+
 class Log(Section, frozen=True):
     """``[log]``: what the command line does not say."""
 
@@ -184,6 +190,7 @@ class Config(Section, frozen=True):
     workspace: Workspace = Workspace()
     runs: Runs = Runs()
     context: Context = Context()
+    titles: Titles = Titles()
     log: Log = Log()
     debug: Debug = Debug()
     daemon: DaemonTable = DaemonTable()

@@ -44,6 +44,7 @@ from kheishd.toolbox import Toolbox
 from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
+from kheishd.workers.titles import Titles
 from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
 from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
 
@@ -134,7 +135,8 @@ class Daemon:
 
     async def _work(self) -> None:
         """Workers, connections, listeners; returns when all of them have ended."""
-        worker = RunWorker(self._state, self._live, self._holder)
+        titles = Titles(self._state, self._holder)
+        worker = RunWorker(self._state, self._live, self._holder, put_down=titles.consider)
         self._vitals.runs_active = lambda: worker.active
         control = DaemonControl(
             self._vitals,
@@ -147,6 +149,7 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
+            await workers.start(titles.serve)
             await workers.start(worker.serve)
             await workers.start(ExpiryWorker(self._state).serve)
             await workers.start(Collector(self._captures, self._holder).serve)

@@ -68,7 +68,7 @@ class Runtime:
     """One generation of configuration. Held by a run while it is active, replaced whole by a reload.
 
     ``permission_mode`` is for whoever says nothing else, ``mode_max`` the widest that anybody has; ``rules``
-    are the managed ones.
+    are the managed ones. ``titles``: conversations are named by their models.
     """
 
     generation: int
@@ -86,6 +86,7 @@ class Runtime:
     sandbox: Sandbox = "auto"
     context: ContextLimits = field(default_factory=ContextLimits)
     debug: Debugging = field(default_factory=Debugging)
+    titles: bool = False
     warnings: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ from kheishd.core.shortening import Placed
 from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.tokens import of_messages
 from kheishd.kernel.runtime import Answer, ModelFailure, ModelRequest
+from kheishd.workers.unseen import answer_of
 from protocol.events import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 from protocol.transcript import Message
@@ -220,11 +221,4 @@ class Room:
             purpose="summary",
             answer_tokens_max=self._runtime.context.summary_tokens,
         )
-        answer: Answer | None = None
-        async with self._runtime.models.ask(request) as events:
-            async for event in events:
-                if isinstance(event, Answer):
-                    answer = event
-        if answer is None:
-            raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
-        return answer
+        return await answer_of(self._runtime.models, request)

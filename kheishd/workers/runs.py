@@ -19,6 +19,8 @@ from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.turn import Turn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
@@ -29,9 +31,20 @@ log = logging.getLogger("kheishd.runs")
 
 
 class RunWorker:
-    """Executes runs: those of one session one at a time, those of different sessions side by side."""
+    """Executes runs: those of one session one at a time, those of different sessions side by side.
 
-    def __init__(self, state: "State", live: "Live", runtimes: "Runtimes") -> None:
+    ``put_down`` is told of every run that has left its hands; it must not wait or fail.
+    """
+
+    def __init__(
+        self,
+        state: "State",
+        live: "Live",
+        runtimes: "Runtimes",
+        *,
+        put_down: "Callable[[str], None]" = lambda run_id: None,
+    ) -> None:
+        self._put_down = put_down
         self._state = state
         self._live = live
         self._runtimes = runtimes
@@ -164,3 +177,4 @@ class RunWorker:
                 self._idle = trio.Event()
         # The commit that ended the run has rung already, while its slot was still taken: look again.
         self._look()
+        self._put_down(run_id)

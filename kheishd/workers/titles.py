@@ -1,0 +1,137 @@
+"""Naming conversations: after its first answers a session without a title gets one, if that is configured.
+
+It is a courtesy and nothing rests on it: few at a time, in the background, and where it fails nobody hears
+of it. A title that somebody gave meanwhile stays. The built-in stand-in has nothing to say and is not asked.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from kheishd.core.titles import ANSWER_TOKENS_MAX, INSTRUCTIONS, request_of, title_of
+from kheishd.kernel.runtime import ModelFailure, ModelRequest
+from kheishd.objects.fold import Fold
+from kheishd.objects.run import output_of
+from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.workers.unseen import answer_of
+from protocol.errors import Refusal
+from protocol.events import InputReceived, SessionRenamed, decode_event
+from protocol.transcript import text_of
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import Runtime, Runtimes
+    from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.run import Run
+    from protocol.objects.session import Session
+    from protocol.transcript import Usage
+
+log = logging.getLogger("kheishd.titles")
+
+AT_ONCE_MAX = 4
+SECONDS_MAX = 60.0
+
+RUNS_MAX = 3
+"""A session that has no title after so many runs has none: nobody is asked again and again."""
+
+
+class Titles:
+    """Gives sessions their titles."""
+
+    def __init__(self, state: "State", runtimes: "Runtimes") -> None:
+        self._state = state
+        self._runtimes = runtimes
+        self._nursery: trio.Nursery | None = None
+        self._busy: set[str] = set()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Name conversations until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def consider(self, run_id: str) -> None:
+        """A run is over, or waits: perhaps its session is to have a title. Never raises."""
+        runtime = self._runtimes.current()
+        if not runtime.titles or self._nursery is None or len(self._busy) >= AT_ONCE_MAX:
+            return
+        try:
+            with self._state.read() as store:
+                run, beginning = self._wanted(store, runtime, run_id)
+        except (msgspec.DecodeError, Refusal):
+            # What cannot be read is somebody else's to find.
+            return
+        if run is not None and run.session_id not in self._busy:
+            self._busy.add(run.session_id)
+            self._nursery.start_soon(self._name, run, beginning)
+
+    def _wanted(
+        self, store: "Snapshot", runtime: "Runtime", run_id: str
+    ) -> "tuple[Run | None, tuple[str, str]]":
+        """The run whose model is to be asked, and how its conversation begins."""
+        nothing = (None, ("", ""))
+        run = store.get(RUNS, run_id)
+        if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
+            return nothing
+        if run.pinned.driver == "offline" or run.pinned.route not in runtime.routes:
+            return nothing
+        session = store.get(SESSIONS, run.session_id)
+        if session is None or not _nameless(session):
+            return nothing
+        answered = output_of(store, run)
+        return (run, (_asked(store, run), answered)) if answered else nothing
+
+    async def _name(self, run: "Run", beginning: tuple[str, str]) -> None:
+        try:
+            with trio.move_on_after(SECONDS_MAX), self._runtimes.hold() as runtime:
+                answer = await answer_of(runtime.models, _request(run, beginning))
+                title = title_of(answer.items)
+                if title is not None:
+                    await self._state.update(lambda tx: _rename(tx, run.session_id, title, answer.usage))
+        except (ModelFailure, Refusal) as error:
+            log.info("no title: %s", error, extra={"session_id": run.session_id})
+        except Exception:
+            log.exception("a conversation could not be named", extra={"session_id": run.session_id})
+        finally:
+            self._busy.discard(run.session_id)
+
+
+def _nameless(session: "Session") -> bool:
+    """Whether a session is to be named: one that people talk in, and that has no name."""
+    return (
+        session.title is None
+        and session.status == "open"
+        and session.parent_session_id is None
+        and session.runs <= RUNS_MAX
+    )
+
+
+def _asked(store: "Snapshot", run: "Run") -> str:
+    """What the run was to answer: its input stands right before its acceptance."""
+    for _, line in store.entries(run.session_id, run.accepted_cursor, reverse=True):
+        event = decode_event(line)
+        return text_of(event.items) if isinstance(event, InputReceived) else ""
+    return ""
+
+
+def _request(run: "Run", beginning: tuple[str, str]) -> ModelRequest:
+    return ModelRequest(
+        pinned=run.pinned,
+        instructions=INSTRUCTIONS,
+        messages=request_of(*beginning),
+        session_id=run.session_id,
+        run_id=run.run_id,
+        purpose="title",
+        answer_tokens_max=ANSWER_TOKENS_MAX,
+    )
+
+
+def _rename(tx: "Transaction", session_id: str, title: str, usage: "Usage") -> None:
+    session = tx.get(SESSIONS, session_id)
+    if session is None or not _nameless(session):
+        return
+    fold = Fold(tx, session_id, session=session)
+    fold.append(SessionRenamed(title=title, usage=usage))
+    fold.write()
