@@ -171,8 +171,9 @@ class Orders:
             params = {"session_id": session_id, "permission_mode": mode}
             await self._talk.call("session.update", params)
         else:
-            listed = await self._talk.call("permission.list", {"session_id": session_id})
-            self._note(f"the permission mode is {listed['mode']}", "dim")
+            # Whatever is asked about, the answer says which mode is in force.
+            found = await self._talk.call("permission.why", {"tool": "bash", "session_id": session_id})
+            self._note(f"the permission mode is {found['mode']}", "dim")
 
     async def _why(self, argument: str) -> None:
         tool, _, subject = argument.partition(" ")
@@ -184,7 +185,9 @@ class Orders:
         for step in found["steps"]:
             says = step["says"] or "-"
             self._note(f"{step['source']}: {says}: {step['text']}", "dim")
-        self._note(f"so: {found['decision']}, in mode {found['mode']}", _STYLES.get(found["decision"], "dim"))
+        because = f": {found['reason']}" if found.get("reason") else ""
+        said = f"so: {found['decision']}, by {found['why']}{because}, in mode {found['mode']}"
+        self._note(said, _STYLES.get(found["decision"], "dim"))
 
 
 _STYLES: dict[Any, str] = {"allow": "green", "ask": "yellow", "deny": "red"}

@@ -1,6 +1,7 @@
 """The chat as a person has it: in a terminal, with a real daemon."""
 
 import os
+import pwd
 import re
 import signal
 import sys
@@ -202,6 +203,95 @@ def test_without_color(daemon: Daemon, chat: Chat) -> None:
     terminal.say("**bold** and `code`")
     terminal.sees("bold and code")
     assert not re.search(r"\x1b\[[0-9;]*(3[0-7]|[12])m", terminal.raw)
+
+
+WRITE = '/call write_file {"path": "notes.txt", "content": "remember\\n"}'
+KEYS = "a allow  r for this run"
+
+
+def test_a_change_is_allowed_with_one_key(daemon: Daemon, chat: Chat) -> None:
+    """What a call would do is shown, a key allows it, and then it is done and answered."""
+    terminal = chat(NO_COLOR="1")
+    terminal.sees("a new conversation")
+    terminal.say(WRITE)
+    text = terminal.sees(KEYS)
+    assert "? write_file needs your approval" in text
+    assert "  │ +remember" in text
+    assert terminal.raw.count("\a") == 1
+    terminal.type("a")
+    terminal.sees("✓ write_file  allowed by you")
+    text = terminal.until(
+        lambda text: "The tool write_file gave" in text and "answering" not in text, "the answer"
+    )
+    assert "needs your approval" not in text
+    assert re.search(r"✓ write_file  \d.* s · notes.txt", text)
+    assert (daemon.home / "workspace" / "notes.txt").read_text() == "remember\n"
+
+
+def test_another_client_answers_meanwhile(daemon: Daemon, chat: Chat) -> None:
+    """Two chats show the same; what one answers, the other is told by name, and asked no more."""
+    one, two = chat(), chat()
+    one.sees("a new conversation")
+    two.sees("a new conversation")
+    one.say(WRITE)
+    for terminal in (one, two):
+        terminal.sees(KEYS)
+    two.type("D")
+    two.sees("why not >")
+    two.say("not into the workspace")
+    two.sees("✗ write_file  denied by you · not into the workspace")
+    name = pwd.getpwuid(os.getuid()).pw_name
+    one.sees(f"✗ write_file  denied by {name} · not into the workspace")
+    for terminal in (one, two):
+        text = terminal.until(
+            lambda text: "The tool write_file failed" in text and "answering" not in text, "the answer"
+        )
+        assert "needs your approval" not in text
+    assert not (daemon.home / "workspace" / "notes.txt").exists()
+
+
+def test_a_question_is_answered(daemon: Daemon, chat: Chat) -> None:
+    """A digit picks an option; the agent reads it."""
+    options = '[{"label": "red"}, {"label": "blue"}]'
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.say(f'/call ask_user_question {{"questions": [{{"question": "Which?", "options": {options}}}]}}')
+    terminal.sees("1-9 answer")
+    terminal.type("2")
+    terminal.sees("✓ question  answered by you · blue")
+    terminal.until(lambda text: "The tool ask_user_question gave" in text and "blue" in text, "the answer")
+
+
+@pytest.mark.parametrize("orderly", [True, False], ids=["stopped", "killed"])
+def test_what_waits_outlives_the_daemon(daemon: Daemon, chat: Chat, orderly: bool) -> None:
+    """While it is away nothing can be answered; when it is back, what waited still does."""
+    terminal = chat()
+    terminal.sees("a new conversation")
+    terminal.say(WRITE)
+    terminal.sees(KEYS)
+    daemon.stop() if orderly else daemon.kill()
+    terminal.until(lambda text: "the connection is lost" in text and KEYS not in text, "the loss")
+    terminal.type("a")
+    terminal.sees("user > a")
+    terminal.type("\x7f")
+    daemon.restart()
+    terminal.sees("connected again")
+    terminal.sees(KEYS)
+    terminal.type("a")
+    terminal.sees("The tool write_file gave")
+
+
+def test_a_chat_that_comes_while_something_waits(daemon: Daemon, chat: Chat) -> None:
+    """It shows what was said, the call, and what waits; all of it can be allowed by a command."""
+    daemon.say(f"{WRITE}\n{WRITE.replace('notes', 'more')}", agent="default", sender="ada")
+    terminal = chat("default", "--as", "ada")
+    text = terminal.sees("1 of 2 · write_file needs your approval")
+    assert "→ write_file  notes.txt" in text
+    terminal.say("/approvals")
+    terminal.sees("· 2 of 2")
+    terminal.say("/allow all")
+    terminal.until(lambda text: text.count("allowed by you") == 2, "both allowed")
+    terminal.until(lambda text: text.count("The tool write_file gave") == 2, "both done")
 
 
 @contextmanager

@@ -49,7 +49,6 @@ class Room:
 
     async def _call(self, method: str, params: Json) -> Any:
         self.asked.append((method, params))
-        await asyncio.sleep(0)
         self.before()
         if isinstance(self.answer, Failure):
             raise self.answer

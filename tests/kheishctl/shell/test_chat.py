@@ -37,14 +37,21 @@ def history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def chat(
-    daemon: Daemon, sender: str, body: Callable[[Talk], Awaitable[None]], agent: str | None = None
+    daemon: Daemon,
+    sender: str,
+    body: Callable[[Talk], Awaitable[None]],
+    agent: str | None = None,
+    *,
+    verbose: bool = False,
 ) -> str:
     """Chat until the body leaves: everything that was written."""
 
     async def run(typed: PipeInput) -> str:
         talk = Talk(typed)
         output = Vt100_Output(talk.seen, lambda: Size(30, 90), term="xterm")
-        whole = Chat(str(daemon.socket), agent, sender, color=False, terminal=(typed, output))
+        whole = Chat(
+            str(daemon.socket), agent, sender, color=False, verbose=verbose, terminal=(typed, output)
+        )
         doing = asyncio.ensure_future(body(talk))
         async with asyncio.timeout(PATIENCE_S):
             await whole.run()
@@ -79,12 +86,51 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/cancel", "nothing is running"),
             ("/hlep", "perhaps /help?"),
             ("/history 1", "We"),
+            ("/approvals", "nothing waits for you"),
+            ("/allow", "no such approval waits"),
+            ("/decline", "no question waits"),
+            ("/doubts", "no call is in doubt"),
+            ("/settle done", "no call is in doubt"),
+            ("/steer faster", "No run is in flight"),
+            ("/mode", "the permission mode is default"),
+            ("/mode plan", "the permission mode is plan now"),
+            ("/why write_file a.txt", "so: deny, by"),
+            ("/compact", "nothing was done"),
             ("/reset", "was reset"),
             ("/reset", "is new already"),
         ):
             talk.type(f"{line}\r")
             await talk.sees(shown if line != "/history 1" else "“before”")
         talk.type("/quit\r")
+
+    chat(daemon, sender, body)
+
+
+def test_verbose(daemon: Daemon, sender: str) -> None:
+    """What decided about a call is shown, and what it gave."""
+
+    async def body(talk: Talk) -> None:
+        await talk.sees("a new conversation")
+        talk.type("/call list_files {}\r")
+        await talk.sees("The tool list_files gave")
+        talk.type("\x04")
+
+    assert "· list_files  allowed: " in chat(daemon, sender, body, verbose=True)
+    assert "allowed: " not in chat(daemon, f"{sender}-quiet", body)
+
+
+def test_a_run_is_steered(daemon: Daemon, sender: str) -> None:
+    """What is said to it while it works is shown, by whom."""
+
+    async def body(talk: Talk) -> None:
+        await talk.sees("a new conversation")
+        talk.type("/slow 1000 1000\r")
+        await talk.sees("answering")
+        talk.type("/steer leave the tests\r")
+        await talk.sees(f"{sender}, meanwhile > leave the tests")
+        talk.type("\x03")
+        await talk.sees("· stopped")
+        talk.type("\x04")
 
     chat(daemon, sender, body)
 

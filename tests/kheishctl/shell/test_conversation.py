@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kheishctl.client import Json, Refused
-from kheishctl.pieces import Finished, Heard, Said, Settled, Shown
+from kheishctl.pieces import ApprovalClosed, Began, Finished, Heard, Returned, Said, Settled, Shown
 from kheishctl.render import message_text
 from kheishctl.shell.conversation import Conversation
 from tests.support.daemons import PATIENCE_S, Daemon, short_home
@@ -261,6 +261,30 @@ def test_what_is_refused_is_said(daemon: Daemon, sender: str) -> None:
     converse(daemon.socket, sender, body)
 
 
+def test_what_waits_is_told_on_entry(daemon: Daemon, sender: str) -> None:
+    """Approvals and questions of the session, once; answered elsewhere, that is heard."""
+    write = '/call write_file {"path": "a", "content": "x"}'
+    ask = '/call ask_user_question {"questions": [{"question": "Why?"}]}'
+    daemon.say(f"{write}\n{ask}", agent="default", sender=sender)
+
+    async def body(conversation: Conversation, heeder: Heeder) -> None:
+        await heeder.notes("waits")
+        approval, question = heeder.asked
+        assert approval["arguments"] == {"path": "a", "content": "x"}
+        deny = [{"approval_id": approval["approval_id"], "decision": "deny"}]
+        await asyncio.to_thread(daemon.call, "approval.resolve", resolutions=deny)
+        await heeder.until(lambda: heeder.count(ApprovalClosed) == 1)
+        decline = {"question_id": question["question_id"], "declined": True}
+        await asyncio.to_thread(daemon.call, "question.answer", **decline)
+        await heeder.until(lambda: heeder.count(Settled) == 1)
+
+    heeder = converse(daemon.socket, sender, body, agent="default")
+    assert [type(piece).__name__ for piece in heeder.pieces if isinstance(piece, Returned)] == [
+        "Returned"
+    ] * 2
+    assert {piece.about for piece in heeder.pieces if isinstance(piece, ApprovalClosed)} == {"a content=x"}
+
+
 class Script:
     """A daemon that answers by method, until a method is missing."""
 
@@ -293,6 +317,43 @@ BASE = {
 def not_found(peer: Peer, request: Json) -> None:
     """There is no such conversation."""
     peer.refuse(request, 1404, "none yet", reason="conversation_not_found")
+
+
+def no_such_method(peer: Peer, request: Json) -> None:
+    """An older daemon."""
+    peer.refuse(request, -32601, "no such method", reason="method_not_found")
+
+
+def test_a_conversation_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    """What runs is shown, of a daemon that knows nothing that waits; long lists are read to their end."""
+    call = {"kind": "tool_call", "call_id": "c1", "name": "bash", "arguments": {"command": "ls"}}
+    message = {"cursor": 5, "message": {"role": "assistant", "items": [call]}}
+    run_call = {"call_id": "c1", "tool": "bash", "state": "called", "called_at_ms": 7}
+
+    def questions(peer: Peer, request: Json) -> None:
+        after = request["params"].get("after", "0")
+        page = {"0": ([{"question_id": "q1"}], "1"), "1": ([{"question_id": "q2"}], None)}[after]
+        peer.answer(request, {"questions": page[0], "next": page[1]})
+
+    answers = {
+        "conversation.get": {"session_id": "s", "session": {"cursor": 5, "open_runs": ["r"]}},
+        "conversation.history": {"messages": [message], "next": None},
+        "run.get": {"calls": [run_call]},
+        "approval.list": no_such_method,
+        "question.list": questions,
+        "indoubt.list": {"indoubts": [{"indoubt_id": "d"}], "next": None},
+    }
+
+    async def body(conversation: Conversation, heeder: Heeder) -> None:
+        await heeder.notes("waits")
+        assert conversation.running
+        assert conversation.session_id == "s"
+        assert heeder.pieces == [Began("c1", "bash", "ls", 7)]
+        assert [each["question_id"] for each in heeder.asked] == ["q1", "q2"]
+        assert heeder.doubts == [{"indoubt_id": "d"}]
+
+    with scripted(tmp_path / "s", Script(BASE | answers)):
+        converse(tmp_path / "s", "ada", body)
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:

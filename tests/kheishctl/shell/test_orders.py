@@ -1,15 +1,16 @@
 """The commands of the chat about tools and people."""
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from kheishctl.client import Json
 from kheishctl.shell.answering import Answering
-from kheishctl.shell.orders import Orders
+from kheishctl.shell.orders import MODES, Orders
 from kheishctl.shell.slash import Slash, parse
 from kheishctl.shell.waiting import Item
+from protocol.objects.permission import PermissionMode
 
 OPTIONS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
 QUESTION = {
@@ -193,10 +194,15 @@ def test_steer_and_compact() -> None:
     assert desk.shown[1:] == ["nothing was done: it is short"]
 
 
+def test_modes_are_the_contracts() -> None:
+    """What may be asked for is what there is."""
+    assert set(MODES) == set(get_args(PermissionMode))
+
+
 def test_mode() -> None:
     """Shown, changed; what is no mode is not sent, and a session must be there."""
     desk = Desk()
-    desk.answers["permission.list"] = {"mode": "default"}
+    desk.answers["permission.why"] = {"mode": "default"}
     for line in ("mode", "mode fast", "mode plan"):
         desk.obey(line)
     assert desk.shown[0] == "the permission mode is default"
@@ -214,10 +220,15 @@ def test_why() -> None:
         {"source": "managed", "says": "ask", "text": "a rule"},
         {"source": "mode", "says": None, "text": "-"},
     ]
-    desk.answers["permission.why"] = {"decision": "ask", "mode": "default", "steps": steps}
+    found = {"decision": "ask", "why": "managed rule", "reason": "others see it", "mode": "default"}
+    desk.answers["permission.why"] = found | {"steps": steps}
     desk.obey("why")
     desk.obey("why bash git push")
-    assert desk.shown[1:] == ["managed: ask: a rule", "mode: -: -", "so: ask, in mode default"]
+    assert desk.shown[1:] == [
+        "managed: ask: a rule",
+        "mode: -: -",
+        "so: ask, by managed rule: others see it, in mode default",
+    ]
     desk.session_id = None
     desk.obey("why bash")
     place = {"session_id": "ses_1"}
