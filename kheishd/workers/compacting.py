@@ -220,5 +220,7 @@ class Room:
             run_id=run.run_id,
             purpose="summary",
             answer_tokens_max=self._runtime.context.summary_tokens,
+            turn=run.step + 1,
+            attempt=max(run.attempt, 1),
         )
         return await answer_of(self._runtime.models, request)

@@ -131,6 +131,21 @@ async def test_run_debug_ok_of_a_run_in_flight(house: Household, server: ModelSe
     assert json.loads(read["text"])["outcome"] == "left"
 
 
+async def test_run_debug_ok_of_a_summary(house: Household) -> None:
+    """A call that sums up is captured under a name of its own."""
+    house.holder.replace(replace(house.holder.current(), generation=2, debug=Debugging("full")))
+    for number in range(5):
+        await house.ask(f"This is what I say number {number}.")
+    run_id = (await house.call("conversation.compact"))["run_id"]
+    await house.call("run.wait", run_id=run_id)
+    listed = await house.call("run.debug", run_id=run_id)
+    assert [row["artifact_id"] for row in listed["artifacts"]] == [
+        f"compaction-{STEM}-request.json",
+        f"compaction-{STEM}-events.jsonl",
+        f"compaction-{STEM}-answer.json",
+    ]
+
+
 async def test_run_debug_ok_for_who_may_only_read(house: Household) -> None:
     """That something was captured may be seen with the scope read; what it is, with operate."""
     run_id = await captured(house)
