@@ -188,6 +188,10 @@ def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[
                 said, waiting = [], {}
             case RunStarted() if envelope.run_id in waiting:
                 messages.append(waiting.pop(envelope.run_id))
+            case Steered(items=items) if envelope.run_id in waiting:
+                # It was said to a run that had not started, so it belongs to its input.
+                cursor, asked = waiting[envelope.run_id]
+                waiting[envelope.run_id] = (cursor, Message("user", [*asked.items, *items]))
             case Steered(items=items):
                 said.append((envelope.cursor, Message("user", list(items))))
             case DoubtSettled(note=note) if note:

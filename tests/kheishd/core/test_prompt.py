@@ -167,6 +167,17 @@ def test_what_is_said_to_a_run_that_waits_in_line_belongs_to_its_input() -> None
     assert script.read() == ["u:one", "a:first", "u:two, please"]
 
 
+def test_what_is_said_to_a_run_that_has_not_begun_belongs_to_its_input() -> None:
+    """It comes with it, not before, and goes with it where it is cancelled in its queue, or left behind."""
+    script = Script().said("r1", "one").started("r1").steered("r1", "unread").said("r2", "two")
+    script.steered("r2", " and three").answered("r1", "first").started("r2").asked("r2")
+    assert script.read() == ["u:one", "a:first", "u:unread", "u:two and three"]
+    script.said("r3", "four").steered("r3", "and five").add(RunEnded(outcome="cancelled"), "r3")
+    assert len(script.read()) == 4
+    script.said("r4", "six").steered("r4", "and seven").add(SessionCreated(agent="default"))
+    assert len(script.read()) == 4
+
+
 def test_a_session_that_was_cut_in_a_call_goes_on() -> None:
     """A result that was never kept is said to be missing before anything else is; so in a branch."""
     script = Script().said("r1", "one").started("r1").called("r1", "a", "b").returned("r1", "b")

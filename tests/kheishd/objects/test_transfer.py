@@ -177,6 +177,21 @@ async def test_session_import_ok_with_calls_and_what_was_said_meanwhile(house: H
         assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}
 
 
+async def test_session_import_ok_with_what_was_said_before_its_run_began(house: Household) -> None:
+    """It belongs to the input of that run, and comes with it."""
+    steered = {
+        "type": "steered",
+        "steer_id": "s1",
+        "run_id": "r1",
+        "items": [{"kind": "text", "text": "two"}],
+    }
+    started = {"type": "run_started", "start": 1, "run_id": "r1"}
+    imported = await house.call("session.import", lines=chained(BEGUN, said(1, "one"), steered, started))
+    assert imported["messages"] == 1
+    history = await house.call("session.history", session_id=imported["session_id"])
+    assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
+
+
 async def test_session_import_ok_with_what_had_not_been_answered(house: Household) -> None:
     """An input that waited when the export was made is not lost."""
     gate = house.gate("slow")
