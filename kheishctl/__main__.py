@@ -19,6 +19,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("conversation", f"{_COMMANDS}.conversation:group", "Conversations: an agent and a sender."),
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
         ("run", f"{_COMMANDS}.run:group", "Runs: what answers an input."),
+        ("output", f"{_COMMANDS}.output:group", "Outputs: what runs gave."),
         ("journal", f"{_COMMANDS}.journal:group", "The journal: everything that happened."),
     ),
     "Decide": (

@@ -186,6 +186,7 @@ _SUMMARIES: dict[str, _Summary] = {
             *(f"no grant {grant_id}" for grant_id in e.get("revoke", ())),
         ]
     ),
+    "output_emitted": lambda e: str(e["text"]),
     "run_released": lambda e: str(e.get("reason", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),

@@ -42,6 +42,7 @@ def handlers() -> tuple[Handler, ...]:
         forking,
         indoubt,
         journal,
+        output,
         permission,
         question,
         route,
@@ -53,7 +54,7 @@ def handlers() -> tuple[Handler, ...]:
     )
     from kheishd.objects import definition as definition_object
 
-    talk = (rpc, daemon, conversation, session, forking, run, debug, transfer)
+    talk = (rpc, daemon, conversation, session, forking, run, output, debug, transfer)
     people = (approval, question, indoubt, permission, audit)
     modules = (*talk, *people, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)

@@ -9,6 +9,7 @@ from kheishd.hooks.bash import Bash
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
+from kheishd.hooks.output import Outputs
 from kheishd.hooks.results import Results
 from kheishd.hooks.web_fetch import WebFetch
 
@@ -23,4 +24,4 @@ class Toolbox:
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
         bash = Bash(self.home.path, readable=tuple(config.workspace.readable))
-        return Composite((Files(self.locks), bash, WebFetch(), AskUser(), Results()))
+        return Composite((Files(self.locks), bash, WebFetch(), AskUser(), Outputs(), Results()))

@@ -364,6 +364,16 @@ class Steered(Event, frozen=True, tag="steered"):
     sender: str | None = None
 
 
+class OutputEmitted(Event, frozen=True, tag="output_emitted"):
+    """A run gave an output by a call. ``structured``: ``text`` is JSON that its output contract wants."""
+
+    output_id: str
+    text: str
+    call_id: str | None = None
+    value: Any = None
+    structured: bool = False
+
+
 class RunReleased(Event, frozen=True, tag="run_released"):
     """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
 
@@ -428,6 +438,7 @@ JournalEvent = (
     | Steered
     | ContextCompacted
     | CompactionFailed
+    | OutputEmitted
     | RunReleased
     | CancelRequested
     | RunEnded

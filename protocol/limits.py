@@ -254,3 +254,8 @@ DEBUG_BYTES_DEFAULT = 1024 * MIB
 # One answer of run.debug: as JSON 64 KiB of it are 384, at worst, and 256 KiB are 1.5 MiB.
 DEBUG_TEXT_BYTES_DEFAULT = 64 * KIB
 DEBUG_TEXT_BYTES_MAX = 256 * KIB
+
+# What a run gives by calls: one output as JSON (128 KiB is a long report; with the records it fits the
+# transaction of its result), and how many of them its record points at (some 10 bytes each).
+OUTPUT_BYTES_MAX = 128 * KIB
+OUTPUTS_MAX = 64

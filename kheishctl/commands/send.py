@@ -171,11 +171,16 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
         result = looked_into(app.call, result)
     if app.as_json:
         app.document(result)
-    elif not streamed and (output := result.get("output")):
+    elif (output := result.get("output")) and not (streamed and _was_said(result)):
         app.say(clean(output) if sys.stdout.isatty() else output.rstrip("\n"))
     for sentence in filter(None, [outcome(result), *sentences(result, app.typed)]):
         app.note(sentence)
     click.get_current_context().exit(exits.of_status(str(result.get("status"))))
+
+
+def _was_said(result: Json) -> bool:
+    """Whether the output is what was streamed: the text of the last answer, and nothing else."""
+    return bool(result.get("output_kind", "assistant_text") == "assistant_text")
 
 
 def _stopping(app: App, address: Json) -> str:

@@ -100,6 +100,7 @@ from protocol.events import (
     MessageAppended,
     ModelAsked,
     ModelFailed,
+    OutputEmitted,
     QuestionLapsed,
     RunAccepted,
     RunEnded,
@@ -341,6 +342,8 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return replace(run, starts_without_progress=0, taken=False)
         case Steered():
             return replace(run, steers=run.steers + 1)
+        case OutputEmitted():
+            return replace(run, outputs=[*run.outputs, envelope.cursor])
         case CancelRequested(outcome=outcome):
             return replace(run, cancel=outcome)
         case RunEnded(outcome=outcome, error=error):

@@ -8,10 +8,10 @@ from kheishd.core.commands import Cancel
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.giving import output_of
 from kheishd.objects.paging import Marks, cursor_after, last_part, page_of
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.errors import RunNotFound, SessionNotFound
-from protocol.events import MessageAppended, decode_event
 from protocol.objects import run as rows
 from protocol.objects.run import (
     SETTLED,
@@ -23,7 +23,6 @@ from protocol.objects.run import (
     RunView,
     RunWait,
 )
-from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
@@ -53,17 +52,6 @@ def covered(store: "Snapshot", call: Call, run: Run) -> bool:
     )
 
 
-def output_of(store: "Snapshot", run: Run) -> str | None:
-    """The text of the run's last answer, read from the journal; None before there is one."""
-    if run.output_cursor is None:
-        return None
-    found = store.entry(run.session_id, run.output_cursor)
-    if found is None:
-        return None
-    event = decode_event(found[1])
-    return text_of(event.message.items) if isinstance(event, MessageAppended) else None
-
-
 def view_of(store: "Snapshot", run: Run) -> RunView:
     """A run as it is shown: with its output and its place in the queue."""
     position = None
@@ -72,7 +60,15 @@ def view_of(store: "Snapshot", run: Run) -> RunView:
         if session is not None and run.run_id in session.open_runs:
             position = session.open_runs.index(run.run_id) or None
     fields = {name: getattr(run, name) for name in Run.__struct_fields__}
-    return RunView(**fields, queue_position=position, output=output_of(store, run))
+    return RunView(**fields, queue_position=position, **given_by(store, run))
+
+
+def given_by(store: "Snapshot", run: Run) -> dict[str, Any]:
+    """What a run gave so far, by the names that a view and the result of a send have for it."""
+    given = output_of(store, run)
+    if given is None:
+        return {}
+    return {"output": given.text, "output_kind": given.source_kind, "value": given.value}
 
 
 @query(rows.GET)

@@ -9,7 +9,7 @@ from kheishd.core.session import both
 from kheishd.kernel.call import Call
 from kheishd.objects.bounds import Bounds, bounds_of
 from kheishd.objects.fold import Fold
-from kheishd.objects.run import output_of, settled
+from kheishd.objects.run import given_by, settled
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.tables import BLOBS
 from protocol import ids
@@ -303,5 +303,5 @@ async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendR
         return result
     run = await settled(call, result.session_id, result.run_id, params.timeout_s)
     with call.state.read() as store:
-        output = output_of(store, run)
-    return msgspec.structs.replace(result, status=run.status, output=output, error=run.error, usage=run.usage)
+        given = given_by(store, run)
+    return msgspec.structs.replace(result, status=run.status, error=run.error, usage=run.usage, **given)

@@ -26,6 +26,7 @@ from protocol.limits import (
     WAIT_SECONDS_MAX,
 )
 from protocol.method import Method, Mutation, Page, Params
+from protocol.objects.output import OutputKind
 from protocol.objects.permission import Grant, Rule
 from protocol.transcript import InputItem, Usage
 
@@ -129,7 +130,8 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     but uses up no patience). ``output_cursor`` is where the last answer stands in the journal, ``calls``
     are the tool calls in it that are being carried out, in order; none once all have their results.
     ``steers`` counts what was said to the run and not yet read by its model; ``grants`` are approvals
-    remembered for the rest of the run, ``rules`` those made for it.
+    remembered for the rest of the run, ``rules`` those made for it. ``outputs`` is where the outputs stand
+    that it gave by calls.
     """
 
     run_id: Id
@@ -162,15 +164,18 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     steers: int = 0
     rules: list[Rule] = []
     grants: list[Grant] = []
+    outputs: list[Cursor] = []
     error: RunError | None = None
     usage: Usage = Usage()
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
-    """A run, what it answered, and where it stands in its session's queue (1 is next), if it waits."""
+    """A run, what it gave so far, and where it stands in its session's queue (1 is next), if it waits."""
 
     queue_position: int | None = None
     output: str | None = None
+    output_kind: OutputKind | None = None
+    value: Any = None
 
 
 class RunList(Struct, frozen=True):
@@ -204,6 +209,7 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of an input: the session and run it went to and, once settled, what came of it.
 
     ``cursor`` is that of the acceptance: ``journal.subscribe {after: cursor}`` misses nothing since.
+    ``value`` is what an output says that is JSON.
     """
 
     session_id: str
@@ -212,6 +218,8 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cursor: Cursor
     subscription: str | None = None
     output: str | None = None
+    output_kind: OutputKind | None = None
+    value: Any = None
     error: RunError | None = None
     usage: Usage = Usage()
 

@@ -1,0 +1,82 @@
+"""``emit_output``: what becomes a run's output, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.output import Outputs
+from protocol.events import OutputEmitted, ToolReturned
+from protocol.limits import OUTPUT_BYTES_MAX, OUTPUTS_MAX
+from protocol.transcript import ToolCall
+from tests.support.desk import Scripted, gives, open_desk, says, working
+
+Emitted = tuple[list[OutputEmitted], list[ToolReturned], list[int]]
+
+
+def emits(**arguments: Any) -> ToolCall:
+    """A call of the tool."""
+    return ToolCall("call_1", "emit_output", arguments)
+
+
+async def emitted(tmp_path: Path, *calls: ToolCall) -> Emitted:
+    """What calls in one message emit and return, and where the run's record says that its outputs stand."""
+    models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
+    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+        sent = await desk.ask()
+        assert sent.status == "completed"
+        events = [event for _, event in desk.journal(sent.session_id)]
+        outputs = [event for event in events if isinstance(event, OutputEmitted)]
+        results = [event for event in events if isinstance(event, ToolReturned)]
+        return outputs, results, desk.run(sent.run_id).outputs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "value"),
+    [
+        ({"text": "all is well"}, "all is well", None),
+        ({"value": {"b": 1, "a": [True]}}, '{"a":[true],"b":1}', {"a": [True], "b": 1}),
+        ({"text": "one apple", "value": 1}, "one apple", 1),
+        ({"value": False}, "false", False),
+    ],
+)
+async def test_an_output_is_a_text_a_value_or_both(
+    tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], text: str, value: Any
+) -> None:
+    """A value alone is its own text, always written the same way."""
+    outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
+    assert [(each.text, each.value, each.call_id) for each in outputs] == [(text, value, "call_1")]
+    assert [each.how for each in results] == ["returned"]
+    assert len(cursors) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "nothing to emit"),
+        ({"text": "", "value": None}, "nothing to emit"),
+        ({"text": "x" * OUTPUT_BYTES_MAX}, f"the limit is {OUTPUT_BYTES_MAX}"),
+        ({"content": "x"}, "do not fit emit_output"),
+    ],
+)
+async def test_what_is_nothing_or_too_much_is_not_emitted(
+    tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any], said: str
+) -> None:
+    """The model is told why, and the run goes on without an output of its own."""
+    outputs, results, cursors = await emitted(tmp_path, emits(**arguments))
+    assert (outputs, cursors) == ([], [])
+    assert [each.how for each in results] == ["failed"]
+    assert said in results[0].text
+
+
+async def test_the_last_output_counts_and_there_is_a_limit_to_them(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """One more than a record points at is refused; those before it stand."""
+    calls = [ToolCall(f"call_{n}", "emit_output", {"text": str(n)}) for n in range(OUTPUTS_MAX + 1)]
+    outputs, results, cursors = await emitted(tmp_path, *calls)
+    assert [each.text for each in outputs] == [str(n) for n in range(OUTPUTS_MAX)]
+    assert len(cursors) == OUTPUTS_MAX
+    assert f"{OUTPUTS_MAX} outputs, which is the limit" in results[-1].text
