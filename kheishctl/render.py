@@ -124,6 +124,11 @@ def person(actor: str) -> str:
 
 # Events.
 
+
+def _todo_status(todo: Mapping[str, Any]) -> str:
+    return str(todo.get("status", "pending")).replace("_", " ")
+
+
 _Summary = Callable[[Json], str]
 
 _SUMMARIES: dict[str, _Summary] = {
@@ -187,6 +192,9 @@ _SUMMARIES: dict[str, _Summary] = {
         ]
     ),
     "output_emitted": lambda e: str(e["text"]),
+    "todos_written": lambda e: ", ".join(f"{t['content']} ({_todo_status(t)})" for t in e["todos"]),
+    "plan_entered": lambda e: str(e.get("note", "")),
+    "plan_exited": lambda e: str(e.get("summary") or e["content"]),
     "run_released": lambda e: str(e.get("reason", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),

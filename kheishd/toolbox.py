@@ -10,6 +10,7 @@ from kheishd.hooks.composite import Composite
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
 from kheishd.hooks.output import Outputs
+from kheishd.hooks.planning import Planning
 from kheishd.hooks.results import Results
 from kheishd.hooks.web_fetch import WebFetch
 
@@ -24,4 +25,5 @@ class Toolbox:
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
         bash = Bash(self.home.path, readable=tuple(config.workspace.readable))
-        return Composite((Files(self.locks), bash, WebFetch(), AskUser(), Outputs(), Results()))
+        parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
+        return Composite(parts)

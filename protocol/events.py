@@ -17,6 +17,10 @@ from protocol.context import CompactionFailed as CompactionFailed
 from protocol.context import ContextCompacted as ContextCompacted
 from protocol.envelope import Envelope as Envelope
 from protocol.envelope import Event as Event
+from protocol.given import OutputEmitted as OutputEmitted
+from protocol.given import PlanEntered as PlanEntered
+from protocol.given import PlanExited as PlanExited
+from protocol.given import TodosWritten as TodosWritten
 from protocol.ids import Cursor
 from protocol.objects.approval import Preview, Remember
 from protocol.objects.permission import Grant, PermissionMode, Rule, RuleRef, Verdict
@@ -364,16 +368,6 @@ class Steered(Event, frozen=True, tag="steered"):
     sender: str | None = None
 
 
-class OutputEmitted(Event, frozen=True, tag="output_emitted"):
-    """A run gave an output by a call. ``structured``: ``text`` is JSON that its output contract wants."""
-
-    output_id: str
-    text: str
-    call_id: str | None = None
-    value: Any = None
-    structured: bool = False
-
-
 class RunReleased(Event, frozen=True, tag="run_released"):
     """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
 
@@ -439,6 +433,9 @@ JournalEvent = (
     | ContextCompacted
     | CompactionFailed
     | OutputEmitted
+    | TodosWritten
+    | PlanEntered
+    | PlanExited
     | RunReleased
     | CancelRequested
     | RunEnded

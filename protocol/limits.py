@@ -259,3 +259,11 @@ DEBUG_TEXT_BYTES_MAX = 256 * KIB
 # transaction of its result), and how many of them its record points at (some 10 bytes each).
 OUTPUT_BYTES_MAX = 128 * KIB
 OUTPUTS_MAX = 64
+
+# What an agent means to do. A list of 64 things of a line each is more than anybody follows, and stands in
+# the instructions of every model call; a plan is a document, shown whole to whoever is to agree.
+TODOS_MAX = 64
+TODO_BYTES_MAX = 512
+TODOS_BYTES_MAX = 16 * KIB
+PLAN_BYTES_MAX = 48 * KIB
+PLAN_SUMMARY_BYTES_MAX = 512

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core import planning
 from kheishd.core.grants import kept_by_session
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
@@ -17,12 +18,15 @@ from protocol.events import (
     Envelope,
     JournalEvent,
     MessageAppended,
+    PlanEntered,
+    PlanExited,
     RunAccepted,
     RunEnded,
     SessionCreated,
     SessionEnded,
     SessionRenamed,
     SessionUpdated,
+    TodosWritten,
 )
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, Session
@@ -38,7 +42,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
     assert session is not None, "a session's first event is its creation"
     match event:
         case SessionUpdated(changes=changes):
-            changed = replace(session, **_typed(changes))
+            before = planning.mode_set(session) if "permission_mode" in changes else session
+            changed = replace(before, **_typed(changes))
         case SessionRenamed(title=title, usage=usage):
             changed = replace(session, title=title, usage=session.usage + usage)
         case SessionEnded():
@@ -51,6 +56,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(session, open_runs=[r for r in session.open_runs if r != envelope.run_id])
         case MessageAppended(usage=usage) | ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
             changed = replace(session, usage=session.usage + usage)
+        case TodosWritten() | PlanEntered() | PlanExited():
+            changed = planning.evolve(session, envelope, event)
         case _:
             changed = kept_by_session(session, event, envelope.run_id)
             if changed is session:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kheishd.core.planning import unplanned
 from kheishd.core.session import both
 from kheishd.kernel.call import Call
 from kheishd.objects.bounds import Bounds, bounds_of
@@ -220,7 +221,8 @@ def pinned_for(
     Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden.
     """
     speaker = sending.guest or definition
-    bounds = bounds_of(tx, call.runtime, session, speaker)
+    # Plan mode ends within a run: what it may do at most is what it may when that has ended.
+    bounds = bounds_of(tx, call.runtime, unplanned(session), speaker)
     workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
     pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
     if tx.get(BLOBS, speaker.digest, 0) is None:

@@ -21,6 +21,7 @@ from kheishd.objects.compacting import (
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import Marks, page_of
+from kheishd.objects.planning import view_of
 from kheishd.objects.run import request_stop, settled
 from kheishd.objects.sending import (
     Sending,
@@ -70,6 +71,7 @@ from protocol.objects.session import (
     SessionSend,
     SessionSteer,
     SessionUpdate,
+    SessionView,
 )
 
 if TYPE_CHECKING:
@@ -182,10 +184,10 @@ def _same_or_refuse(call: Call, existing: Session, created: SessionCreated) -> S
 
 
 @query(rows.GET)
-def get(call: Call, params: SessionRef) -> Session:
+def get(call: Call, params: SessionRef) -> SessionView:
     """Show one session."""
     with call.state.read() as store:
-        return find_session(store, call, params.session_id)
+        return view_of(store, find_session(store, call, params.session_id))
 
 
 @query(rows.LIST)

@@ -64,13 +64,33 @@ class ForkOf(Struct, frozen=True, omit_defaults=True):
     hash: str = ""
 
 
+class Todo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that an agent means to do."""
+
+    todo_id: str
+    content: str
+    status: Literal["pending", "in_progress", "completed"] = "pending"
+
+
+class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent proposed when it left plan mode. A later one is the same artifact, updated."""
+
+    artifact_id: str
+    content: str
+    created_at_ms: int
+    updated_at_ms: int
+    summary: str = ""
+
+
 class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A session as it is kept and shown. Its record is what folding its events gives.
 
     ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
     ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``fork_of``
     is the session that this one branched off, if it did: what was said there until then was said here, too.
-    ``cursor`` is that of the last event that changed this record.
+    ``plan_mode``: its agent entered it, and leaving it makes ``pre_plan_mode`` the permission mode again.
+    ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``cursor`` is that
+    of the last event that changed this record.
     """
 
     session_id: Id
@@ -92,10 +112,21 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     open_runs: list[str] = []
     rules: list[Rule] = []
     grants: list[Grant] = []
+    plan_mode: bool = False
+    pre_plan_mode: PermissionMode | None = None
+    plan_cursor: Cursor | None = None
+    todos_cursor: Cursor | None = None
     first_cursor: Cursor = 0
     cursor: Cursor = 0
     runs: int = 0
     usage: Usage = Usage()
+
+
+class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
+    """A session, what its agent means to do, and the plan it proposed last."""
+
+    todos: list[Todo] = []
+    plan: Plan | None = None
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -314,7 +345,7 @@ CREATE = Method(
         StorageFull,
     ),
 )
-GET = Method("session.get", "query", SessionRef, Session, "Show one session.", errors=_SESSION)
+GET = Method("session.get", "query", SessionRef, SessionView, "Show one session.", errors=_SESSION)
 LIST = Method("session.list", "query", SessionListParams, SessionList, "List sessions, newest first.")
 UPDATE = Method(
     "session.update",
