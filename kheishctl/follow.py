@@ -47,6 +47,13 @@ from kheishctl.pieces import (
 from kheishctl.render import answer_text, answers_text, message_text
 from kheishctl.text import duration
 
+# Why a model is asked again though it had answered.
+SENT_BACK = {
+    "output_contract": "the answer does not fit its contract; it is to be mended",
+    "completion": "something is still to be done; the agent is reminded",
+    "length": "it is asked to go on",
+}
+
 
 @dataclass(slots=True)
 class _Call:
@@ -277,7 +284,8 @@ class Follower:
     def _message(self, event: Json) -> list[Shown]:
         message = event["message"]
         if message["role"] != "assistant":
-            return []
+            note = SENT_BACK.get(str(event.get("because")))
+            return [Noted(note)] if note is not None else []
         shown: list[Shown] = []
         mine = self._item is None or self._item[0] == event["item_id"]
         had = self._shown["text"] if mine else ""

@@ -192,6 +192,7 @@ _SUMMARIES: dict[str, _Summary] = {
         ]
     ),
     "output_emitted": lambda e: str(e["text"]),
+    "requirement_satisfied": lambda e: str(e["path"]),
     "todos_written": lambda e: ", ".join(f"{t['content']} ({_todo_status(t)})" for t in e["todos"]),
     "plan_entered": lambda e: str(e.get("note", "")),
     "plan_exited": lambda e: str(e.get("summary") or e["content"]),

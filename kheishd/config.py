@@ -24,6 +24,7 @@ from protocol.errors import ConfigInvalid
 from protocol.ids import Id
 from protocol.limits import (
     CONTEXT_TOKENS_DEFAULT,
+    CONTINUATIONS_MAX,
     DEBUG_BYTES_DEFAULT,
     DEBUG_RUN_BYTES_MAX,
     MIB,
@@ -134,6 +135,7 @@ class Runs(Section, frozen=True):
     stream_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 600.0
     inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
     turns_max: Positive = 500
+    continuations_max: Annotated[int, Meta(ge=0, le=CONTINUATIONS_MAX)] = CONTINUATIONS_MAX
     approval_expires_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 0.0
     recovery: Literal["resume", "interrupt"] = "resume"
 

@@ -339,6 +339,14 @@ class NotSupported(Refused, reason="not_supported"):
     """This version of the daemon cannot do that."""
 
 
+class ContractInvalid(Refused, reason="contract_invalid"):
+    """The contract's schema is not one that contracts may have; the message names every problem."""
+
+
+class InputContractViolated(Refused, reason="input_contract_violated"):
+    """The session takes only JSON that fits its input contract; 'kheishctl session get' shows it."""
+
+
 class SenderInvalid(Refused, reason="sender_invalid"):
     """A sender is 1-128 bytes of printable UTF-8."""
 

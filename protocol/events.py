@@ -15,11 +15,13 @@ from msgspec import Struct
 
 from protocol.context import CompactionFailed as CompactionFailed
 from protocol.context import ContextCompacted as ContextCompacted
+from protocol.contract import Because, Bound
 from protocol.envelope import Envelope as Envelope
 from protocol.envelope import Event as Event
 from protocol.given import OutputEmitted as OutputEmitted
 from protocol.given import PlanEntered as PlanEntered
 from protocol.given import PlanExited as PlanExited
+from protocol.given import RequirementSatisfied as RequirementSatisfied
 from protocol.given import TodosWritten as TodosWritten
 from protocol.ids import Cursor
 from protocol.objects.approval import Preview, Remember
@@ -94,6 +96,8 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     model: str | None = None
     metadata: dict[str, Any] = {}
     fork_of: ForkOf | None = None
+    input_contract: str | None = None
+    output_contract: Bound | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
@@ -197,7 +201,8 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     """A message was added to the transcript.
 
     ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of
-    an answer that had arrived when it was stopped.
+    an answer that had arrived when it was stopped. ``because``: the daemon says this, as a user, to have the
+    model answer again.
     """
 
     item_id: str
@@ -205,6 +210,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     usage: Usage = Usage()
     stop_reason: str = "end"
     model: str | None = None
+    because: Because | None = None
 
 
 class CallsJudged(Event, frozen=True, tag="calls_judged"):
@@ -433,6 +439,7 @@ JournalEvent = (
     | ContextCompacted
     | CompactionFailed
     | OutputEmitted
+    | RequirementSatisfied
     | TodosWritten
     | PlanEntered
     | PlanExited

@@ -16,6 +16,14 @@ class OutputEmitted(Event, frozen=True, tag="output_emitted"):
     structured: bool = False
 
 
+class RequirementSatisfied(Event, frozen=True, tag="requirement_satisfied"):
+    """A call did what the run must have done: the ``number``th of its requirements, from 0."""
+
+    number: int
+    call_id: str
+    path: str
+
+
 class TodosWritten(Event, frozen=True, tag="todos_written"):
     """An agent wrote down what it means to do, in place of what it wrote before."""
 

@@ -267,3 +267,18 @@ TODO_BYTES_MAX = 512
 TODOS_BYTES_MAX = 16 * KIB
 PLAN_BYTES_MAX = 48 * KIB
 PLAN_SUMMARY_BYTES_MAX = 512
+
+# Contracts. A schema of 12 KiB describes some 200 fields; it stands in the instructions of every model call
+# of the run and, escaped (twice as long at most) and with what is wrong (2 KiB), in a message beside an
+# answer that does not fit, for which that answer leaves room. What does not fit is asked for again.
+CONTRACT_BYTES_MAX = 12 * KIB
+CONTRACT_ROOM_BYTES_MAX = 32 * KIB
+REPAIRS_DEFAULT = 3
+REPAIRS_MAX = 5
+
+# What a run must have done; it stands in its record. How often it is reminded, and how often an answer that
+# was cut at its length limit is gone on with, each of them by a model call.
+REQUIREMENTS_MAX = 4
+REQUIRED_PATH_BYTES_MAX = 256
+REMINDERS_MAX = 2
+CONTINUATIONS_MAX = 3

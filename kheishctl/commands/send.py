@@ -15,6 +15,7 @@ from kheishctl.follow import Follower
 from kheishctl.outcome import looked_into, sentences
 from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
+from kheishctl.schema import SchemaFile, contract
 from kheishctl.text import clean, facts, one_line
 from kheishctl.verb import (
     App,
@@ -54,6 +55,25 @@ delivery_options = options(
         help="Capture the run's model calls: off, redacted or full; see 'kheishctl run debug'.",
     ),
     click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with the input."),
+    click.option(
+        "--output-contract",
+        type=SchemaFile(),
+        metavar="FILE",
+        help="The answer must be JSON that fits the JSON Schema in this file.",
+    ),
+    click.option(
+        "--repairs",
+        type=click.IntRange(0, 5),
+        metavar="N",
+        help="How often an answer may be mended that does not fit; else 3 times.",
+    ),
+    click.option(
+        "--require-file",
+        "required_files",
+        multiple=True,
+        metavar="PATH",
+        help="The run must have written this file; repeat for more.",
+    ),
     mutating,
 )
 """The options that every ``send`` has."""
@@ -67,6 +87,7 @@ delivery_options = options(
         "kheishctl send default 'What is a bell?'",
         "git diff | kheishctl send reviewer --as ci",
         "kheishctl send --no-wait reviewer < question.txt",
+        "kheishctl send reviewer --output-contract verdict.schema.json < change.diff",
     ),
 )
 @click.argument(
@@ -143,6 +164,9 @@ def deliver(
     model: str | None,
     debug: str | None,
     metadata: tuple[str, ...],
+    output_contract: Json | None,
+    repairs: int | None,
+    required_files: tuple[str, ...],
     idempotency_key: str | None,
     check: bool,
 ) -> None:
@@ -151,6 +175,10 @@ def deliver(
         content=content, route=route, model=model, debug=debug, metadata=pairs(metadata), check=check
     )
     params = address | said
+    params |= given(
+        output_contract=contract(output_contract, repairs_max=repairs),
+        completion_requirements=[{"type": "workspace_file", "path": path} for path in required_files],
+    )
     if no_wait or check:
         result = app.call(method, params | given(idempotency_key=idempotency_key))
         app.emit(result, facts)

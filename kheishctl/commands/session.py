@@ -9,6 +9,7 @@ from kheishctl.client import Json
 from kheishctl.commands.conversation import compact_options, show_history, sum_up
 from kheishctl.commands.send import deliver, delivery_options, pairs, spoken
 from kheishctl.commands.transfer import export, import_
+from kheishctl.schema import SchemaFile, contract
 from kheishctl.text import Column, facts
 from kheishctl.verb import (
     App,
@@ -16,6 +17,7 @@ from kheishctl.verb import (
     given,
     mutating,
     noun,
+    options,
     paged,
     pages,
     show_table,
@@ -28,7 +30,15 @@ group.add_command(export)
 group.add_command(import_)
 
 MODES = ("default", "acceptEdits", "plan", "dontAsk", "bypassPermissions")
-CLEARABLE = ("permission_mode", "workspace", "route", "model", "metadata")
+CLEARABLE = (
+    "permission_mode",
+    "workspace",
+    "route",
+    "model",
+    "metadata",
+    "input_contract",
+    "output_contract",
+)
 COLUMNS = (
     Column("SESSION", "session_id"),
     Column("STATUS", lambda row: "busy" if row.get("open_runs") else row.get("status", "open")),
@@ -38,6 +48,26 @@ COLUMNS = (
     Column("CHANGED", "changed_at_ms", "time"),
     Column("TITLE", "title"),
 )
+
+contract_options = options(
+    click.option(
+        "--input-contract",
+        type=SchemaFile(),
+        metavar="FILE",
+        help="Take only JSON that fits the JSON Schema in this file.",
+    ),
+    click.option(
+        "--output-contract",
+        type=SchemaFile(),
+        metavar="FILE",
+        help="Its runs must answer with JSON that fits the JSON Schema in this file.",
+    ),
+)
+
+
+def _contracts(input_contract: Json | None, output_contract: Json | None) -> Json:
+    return given(input_contract=contract(input_contract), output_contract=contract(output_contract))
+
 
 _session = click.argument(
     "session_id", metavar="SESSION", shell_complete=complete("sessions"), help="The session."
@@ -62,10 +92,19 @@ _session = click.argument(
 @click.option("--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route of its runs.")
 @click.option("--model", metavar="MODEL", help="The model of its runs.")
 @click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with it.")
+@contract_options
 @mutating
-def create(app: App, scope: str | None, metadata: tuple[str, ...], **properties: Any) -> None:
+def create(
+    app: App,
+    scope: str | None,
+    metadata: tuple[str, ...],
+    input_contract: Json | None,
+    output_contract: Json | None,
+    **properties: Any,
+) -> None:
     """Make a session, or give the one of that id if its properties are the same."""
     params = given(scope=_scope(scope), metadata=pairs(metadata) or None, **properties)
+    params |= _contracts(input_contract, output_contract)
     app.emit(app.call("session.create", params), facts)
 
 
@@ -117,6 +156,7 @@ def get(app: App, session_id: str) -> None:
 @click.option(
     "--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take a property away; repeat for more."
 )
+@contract_options
 @mutating
 def update(
     app: App,
@@ -124,10 +164,13 @@ def update(
     scope: str | None,
     metadata: tuple[str, ...],
     clear: tuple[str, ...],
+    input_contract: Json | None,
+    output_contract: Json | None,
     **properties: Any,
 ) -> None:
     """Change properties of a session; future runs use them."""
     params = given(session_id=session_id, scope=_scope(scope), metadata=pairs(metadata) or None, **properties)
+    params |= _contracts(input_contract, output_contract)
     params |= {name: {} if name == "metadata" else None for name in clear}
     app.emit(app.call("session.update", params), facts)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kheishd.core.contract import Checked
 from protocol.events import (
     ApprovalAnswered,
     ApprovalRequested,
@@ -15,6 +16,7 @@ from protocol.events import (
     QuestionAnswered,
     QuestionAsked,
     QuestionLapsed,
+    RequirementSatisfied,
     ToolCalled,
     ToolObserved,
     ToolReturned,
@@ -38,12 +40,18 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The model answered. Its calls have ids that differ."""
+    """The model answered. Its calls have ids that differ.
+
+    ``cut``: it said more than is kept. ``checked`` is what was found out about the answer of a run that an
+    output contract binds and that has emitted nothing.
+    """
 
     items: list[Item]
     usage: Usage
     stop_reason: str
     model: str | None
+    cut: bool = False
+    checked: Checked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ class Return:
 class Settle:
     """What was found out about a call that the daemon died in: its events, in order."""
 
-    events: tuple[CallProbed | CallDoubted | DoubtSettled | ToolReturned, ...]
+    events: tuple[CallProbed | CallDoubted | DoubtSettled | RequirementSatisfied | ToolReturned, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from kheishd.core import calls
+from kheishd.core.answering import answered, given, parts_of, sent_back
 from kheishd.core.commands import (
     Abandon,
     Answered,
@@ -102,6 +103,7 @@ from protocol.events import (
     ModelFailed,
     OutputEmitted,
     QuestionLapsed,
+    RequirementSatisfied,
     RunAccepted,
     RunEnded,
     RunReleased,
@@ -110,7 +112,6 @@ from protocol.events import (
     ToolCalled,
     ToolReturned,
 )
-from protocol.limits import CALLS_MAX
 from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import Item, Message, ToolCall
 
@@ -163,7 +164,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             asked = run.item_id if run.item_id is not None else item_id
             return [ModelAsked(item_id=asked, step=run.step + 1, attempt=run.attempt + 1)]
         case Answered():
-            return _answered(run, command)
+            return answered(run, command)
         case Errored(error, retry_at_ms):
             return _errored(run, error, retry_at_ms)
         case Compact(event):
@@ -245,39 +246,6 @@ def _start(run: Run) -> list[JournalEvent]:
     return [RunStarted(start=run.start + 1, alone=suspect(run))]
 
 
-def _answered(run: Run, command: Answered) -> list[JournalEvent]:
-    item_id = run.item_id
-    assert item_id is not None, "an answer to a question nobody asked"
-    said = MessageAppended(
-        item_id=item_id,
-        message=Message("assistant", command.items, agent=run.guest),
-        usage=command.usage,
-        stop_reason=command.stop_reason,
-        model=command.model,
-    )
-    asked = [item for item in command.items if isinstance(item, ToolCall)]
-    at_limit = run.pinned.max_turns and run.step + 1 >= run.pinned.max_turns
-    if not asked and run.steers and run.cancel is None and not at_limit:
-        # Something was said to the run that its model has not read yet.
-        return [said]
-    if not asked:
-        # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
-        return [said, RunEnded(outcome=run.cancel or "completed")]
-    if at_limit:
-        error = RunError("turn_limit", f"the run reached its limit of {run.pinned.max_turns} model calls")
-        ended = RunEnded(outcome=run.cancel or "failed", error=error)
-        return [said, *(_refused(call, f"This was not run: {error.message}.") for call in asked), ended]
-    if len(asked) > CALLS_MAX:
-        text = f"This was not run: {len(asked)} calls in one message, and the limit is {CALLS_MAX}."
-        return [said, *(_refused(call, text) for call in asked)]
-    return [said]
-
-
-def _refused(call: ToolCall, text: str) -> ToolReturned:
-    """The result of a call that is not even judged."""
-    return ToolReturned(call_id=call.call_id, tool=call.name, how="failed", text=text, is_error=True)
-
-
 def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
     if run.cancel is not None:
         return []
@@ -341,9 +309,9 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
         case RunReleased():
             return replace(run, starts_without_progress=0, taken=False)
         case Steered():
-            return replace(run, steers=run.steers + 1)
-        case OutputEmitted():
-            return replace(run, outputs=[*run.outputs, envelope.cursor])
+            return replace(run, steers=run.steers + 1, sent_back=None)
+        case OutputEmitted() | RequirementSatisfied():
+            return given(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
             return replace(run, cancel=outcome)
         case RunEnded(outcome=outcome, error=error):
@@ -419,7 +387,7 @@ def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
 
 def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
     if event.message.role != "assistant":
-        return run
+        return sent_back(run, event)
     return replace(
         run,
         step=run.step + 1,
@@ -429,6 +397,8 @@ def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
         output_cursor=envelope.cursor,
         output_item_id=event.item_id,
         calls=calls.opened(event.message.items),
+        sent_back=None,
+        parts=parts_of(run),
         usage=run.usage + event.usage,
         starts_without_progress=0,
     )

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from kheishd.core import planning
 from kheishd.core.grants import kept_by_session
+from protocol.contract import Bound
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
     CompactionFailed,
@@ -84,6 +85,8 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
         route=event.route,
         model=event.model,
         metadata=event.metadata,
+        input_contract=event.input_contract,
+        output_contract=event.output_contract,
         first_cursor=envelope.cursor,
         cursor=envelope.cursor,
     )
@@ -91,10 +94,11 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
 
 def _typed(changes: dict[str, Any]) -> dict[str, Any]:
     """The changes of an update as the record's own types: an event holds them as plain JSON values."""
-    scope = changes.get("scope")
-    if isinstance(scope, dict):
-        return {**changes, "scope": msgspec.convert(scope, CapabilityScope)}
-    return changes
+    types = {"scope": CapabilityScope, "output_contract": Bound}
+    return {
+        name: msgspec.convert(value, types[name]) if name in types and isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
 
 
 def both(one: list[str] | None, other: list[str] | None) -> list[str] | None:

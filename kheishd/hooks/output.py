@@ -1,10 +1,12 @@
 """``emit_output``: a run says itself what it gives, instead of that being the text of its last answer."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolError, ToolUse
+from kheishd.core.contract import Fits, Violates, canonical, checked, read
+from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.objects.contracts import schema_text
 from protocol import ids
 from protocol.events import OutputEmitted
 from protocol.limits import OUTPUT_BYTES_MAX, OUTPUTS_MAX
@@ -29,8 +31,6 @@ EMIT_OUTPUT: Final = Tool(
     repeatable=True,
 )
 
-_sorted = msgspec.json.Encoder(order="sorted")
-
 
 class Outputs(Part):
     """The part that lets a run give outputs."""
@@ -47,14 +47,32 @@ class Outputs(Part):
             raise ToolError(
                 f"this run has emitted {OUTPUTS_MAX} outputs, which is the limit; the last counts"
             )
+        agreed = _agreed(use.place, text, value)
         emitted = OutputEmitted(
             output_id=use.place.state.new_id(ids.OUTPUT),
-            text=text or _sorted.encode(value).decode(),
+            text=agreed.text if agreed is not None else text or canonical(value),
             call_id=use.call_id,
-            value=value,
+            value=agreed.value if agreed is not None else value,
+            structured=agreed is not None,
         )
         _fits(emitted)
         return Outcome("This is the output of the run now.", events=(emitted,))
+
+
+def _agreed(place: Place, text: str, value: Any) -> Fits | None:
+    """The output as the run's contract has it; None where no contract binds the run.
+
+    Errors: ToolError if it does not fit: the model can mend it at once.
+    """
+    bound = place.run.pinned.output_contract
+    if bound is None:
+        return None
+    with place.state.read() as store:
+        schema = msgspec.json.decode(schema_text(store, bound.digest))
+    found = checked(schema, value) if value is not None else read(schema, text)
+    if isinstance(found, Violates):
+        raise ToolError(f"this does not fit the schema of the output: {found.problem}")
+    return found
 
 
 def _fits(emitted: OutputEmitted) -> None:

@@ -47,6 +47,7 @@ class RunLimits:
     stream_timeout_s: float = 600.0
     inactivity_timeout_s: float = 120.0
     turns_max: int = 500
+    continuations_max: int = 3
     approval_expires_s: float = 0.0
     recovery: str = "resume"
 
@@ -140,15 +141,16 @@ ModelEvent = TextDelta | ThinkingDelta | Answer
 class ModelRequest:
     """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for.
 
-    ``purpose``: for anything but an answer the options of the route that shape answers do not count, and
-    ``answer_tokens_max`` is how long what is asked for may become. ``turn`` and ``attempt`` tell a call from
-    the run's others, where it is captured.
+    ``withheld``: it may ask for none of them now. ``purpose``: for anything but an answer the options of the
+    route that shape answers do not count, and ``answer_tokens_max`` is how long what is asked for may become.
+    ``turn`` and ``attempt`` tell a call from the run's others, where it is captured.
     """
 
     pinned: Pinned
     instructions: str
     messages: list[Message]
     tools: Sequence[Tool] = ()
+    withheld: bool = False
     session_id: str = ""
     run_id: str = ""
     purpose: Literal["answer", "summary", "title"] = "answer"

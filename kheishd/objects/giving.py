@@ -1,10 +1,17 @@
-"""What a run gave, read from the journal: the outputs of its calls, else the text of its last answer."""
+"""What a run gave, read from the journal: the outputs of its calls, else the text of its last answer.
 
-from collections.abc import Iterator
+Where an output contract binds a run that text is JSON, and what it gave is that, written in one way. It is
+worked out when it is read: whatever fitted the contract when the run completed fits it for good.
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.contract import Violates, read
+from kheishd.objects.contracts import schema_text
 from protocol import ids
 from protocol.events import MessageAppended, OutputEmitted, decode_envelope, decode_event
 from protocol.objects.output import Output, OutputKind
@@ -55,6 +62,28 @@ def _read(store: "Snapshot", run: "Run", cursor: int) -> Output | None:
         case MessageAppended(item_id=item_id, message=message):
             # The answer is its own output, and has an id that is as lasting as the message's.
             output_id = f"{ids.OUTPUT}_{item_id.partition('_')[2]}"
-            return replace(base, output_id=output_id, text=text_of(message.items))
+            text = said_at(store, run, run.parts) + text_of(message.items)
+            return _structured(store, run, replace(base, output_id=output_id, text=text))
         case _:
             return None
+
+
+def said_at(store: "Snapshot", run: "Run", cursors: Iterable[int]) -> str:
+    """The text of some answers of a run, such as those that were cut and that its last one goes on with."""
+    texts = []
+    for cursor in cursors:
+        found = store.entry(run.session_id, cursor)
+        event = decode_event(found[1]) if found is not None else None
+        texts.append(text_of(event.message.items) if isinstance(event, MessageAppended) else "")
+    return "".join(texts)
+
+
+def _structured(store: "Snapshot", run: "Run", output: Output) -> Output:
+    """An answer that a contract binds, as the JSON that it is; any other as it is."""
+    bound = run.pinned.output_contract
+    if bound is None or not output.final:
+        return output
+    found = read(msgspec.json.decode(schema_text(store, bound.digest)), output.text)
+    if isinstance(found, Violates):
+        return output
+    return replace(output, source_kind="structured_output", text=found.text, value=found.value)

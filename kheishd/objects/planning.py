@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from kheishd.objects.contracts import schema_shown
 from protocol.events import PlanExited, TodosWritten, decode_envelope, decode_event
 from protocol.objects.session import Plan, Session, SessionView, Todo
 
@@ -34,7 +35,14 @@ def plan_of(store: "Snapshot", session: Session) -> Plan | None:
 def view_of(store: "Snapshot", session: Session) -> SessionView:
     """A session as it is shown."""
     fields = {name: getattr(session, name) for name in Session.__struct_fields__}
-    return SessionView(**fields, todos=todos_of(store, session), plan=plan_of(store, session))
+    promised = session.output_contract
+    return SessionView(
+        **fields,
+        todos=todos_of(store, session),
+        plan=plan_of(store, session),
+        input_schema=schema_shown(store, session.input_contract),
+        output_schema=schema_shown(store, promised.digest if promised is not None else None),
+    )
 
 
 def _line(store: "Snapshot", session: Session, cursor: int | None) -> bytes | None:

@@ -9,11 +9,13 @@ from kheishd.core.planning import unplanned
 from kheishd.core.session import both
 from kheishd.kernel.call import Call
 from kheishd.objects.bounds import Bounds, bounds_of
+from kheishd.objects.contracts import Schema, bound_input, bound_to, schema_of
 from kheishd.objects.fold import Fold
 from kheishd.objects.run import given_by, settled
 from kheishd.objects.workspaces import asked, workspace_of
-from kheishd.store.tables import BLOBS
+from kheishd.store.blobs import put_chunk
 from protocol import ids
+from protocol.contract import Bound
 from protocol.errors import (
     AgentNotFound,
     InputTooLarge,
@@ -57,6 +59,7 @@ class Sending:
     session_id: str
     guest: Definition | None = None
     workspace: str | None = None
+    schema: Schema | None = None
 
 
 def make_ready(
@@ -69,23 +72,27 @@ def make_ready(
 ) -> Sending:
     """Check an input and give it its ids; nothing is written yet.
 
-    Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden, AgentNotFound (of the guest),
-    WorkspaceForbidden, ScopeMissing (to say what is captured).
+    Errors: InvalidParams, InputTooLarge, ContractInvalid, SenderInvalid, SenderForbidden, AgentNotFound (of
+    the guest), WorkspaceForbidden, ScopeMissing (to say what is captured).
     """
     if sender is not None:
         valid_sender(sender)
     call.caller.need_sender(sender)
     if params.debug is not None:
         call.caller.need("operate")
+    contract = params.output_contract
+    schema = schema_of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
+    room = INPUT_BYTES_MAX - len(schema.content) if schema is not None else INPUT_BYTES_MAX
     return Sending(
         params=params,
-        items=input_items(params),
+        items=input_items(params, room),
         sender=sender,
         input_id=call.state.new_id(ids.INPUT),
         run_id=call.state.new_id(ids.RUN),
         session_id=call.state.new_id(ids.SESSION),
         guest=find_definition(call, guest, "guest") if guest is not None else None,
         workspace=asked(call, workspace) if workspace is not None else None,
+        schema=schema,
     )
 
 
@@ -95,17 +102,19 @@ def valid_sender(sender: str) -> None:
         raise SenderInvalid(field="$.params.sender")
 
 
-def input_items(params: Delivery) -> list[InputItem]:
-    """What was said, as items, and its metadata looked at.
+def input_items(params: Delivery, bytes_max: int = INPUT_BYTES_MAX) -> list[InputItem]:
+    """What was said, as items, and its metadata looked at. A contract that comes along takes of its room.
 
     Errors: InvalidParams, InputTooLarge, as for ``said_items``.
     """
-    items = said_items(params.content, params.input_items)
+    items = said_items(params.content, params.input_items, bytes_max)
     fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
     return items
 
 
-def said_items(content: str | None, input_items: list[InputItem] | None) -> list[InputItem]:
+def said_items(
+    content: str | None, input_items: list[InputItem] | None, bytes_max: int = INPUT_BYTES_MAX
+) -> list[InputItem]:
     """What was said, as items.
 
     Errors: InvalidParams unless exactly one of ``content`` and ``input_items`` holds something;
@@ -121,7 +130,7 @@ def said_items(content: str | None, input_items: list[InputItem] | None) -> list
             "this version takes only items of kind 'text'; put the file's text there",
             field="$.params.input_items",
         )
-    fits(items, INPUT_BYTES_MAX, "input", "$.params.content")
+    fits(items, bytes_max, "input", "$.params.content")
     return list(items)
 
 
@@ -178,7 +187,7 @@ def find_route(runtime: "Runtime", *names: str | None) -> "RouteSpec":
 def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definition: Definition) -> SendResult:
     """Append the input and the acceptance of its run to a session; the caller writes the fold.
 
-    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden.
+    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden, InputContractViolated.
     """
     session = fold.session
     if session.status == "ended":
@@ -188,10 +197,13 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
             f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
         )
     pinned = pinned_for(tx, call, sending, session, definition)
+    items = bound_input(tx, session, sending.items)
+    if sending.schema is not None:
+        sending.schema.keep(tx)
     fold.append(
         InputReceived(
             input_id=sending.input_id,
-            items=sending.items,
+            items=items,
             sender=sending.sender,
             guest=sending.guest.name if sending.guest else None,
             metadata=sending.params.metadata,
@@ -225,8 +237,7 @@ def pinned_for(
     bounds = bounds_of(tx, call.runtime, unplanned(session), speaker)
     workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
     pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
-    if tx.get(BLOBS, speaker.digest, 0) is None:
-        tx.put(BLOBS, speaker.digest, 0, value=speaker.instructions.encode())
+    put_chunk(tx, speaker.digest, 0, speaker.instructions.encode())
     return pinned
 
 
@@ -267,7 +278,16 @@ def pin(
         context_tokens=route.context_tokens,
         generation=runtime.generation,
         debug=params.debug or runtime.debug.capture,
+        output_contract=_contract(sending, session),
+        requirements=params.completion_requirements,
+        continuations_max=runtime.limits.continuations_max,
     )
+
+
+def _contract(sending: Sending, session: Session) -> Bound | None:
+    """What binds the run's output: the contract it was sent with, else the session's."""
+    asked, schema = sending.params.output_contract, sending.schema
+    return bound_to(asked, schema) if asked is not None and schema is not None else session.output_contract
 
 
 def _ceiling(one: int | None, other: int) -> int:

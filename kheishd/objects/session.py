@@ -18,6 +18,7 @@ from kheishd.objects.compacting import (
     follow_compaction,
     wanted,
 )
+from kheishd.objects.contracts import Contracts, contracts_of
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import Marks, page_of
@@ -107,6 +108,7 @@ class _Creation:
     params: SessionCreate
     session_id: str
     definition: Definition
+    contracts: Contracts
 
 
 def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
@@ -120,7 +122,8 @@ def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
         find_route(call.runtime, params.route)
     if params.workspace is not None:
         params = msgspec.structs.replace(params, workspace=asked(call, params.workspace))
-    return _Creation(params, params.session_id or call.state.new_id(ids.SESSION), definition)
+    session_id = params.session_id or call.state.new_id(ids.SESSION)
+    return _Creation(params, session_id, definition, contracts_of(params))
 
 
 @mutation(rows.CREATE, prepare=_prepare_create)
@@ -163,11 +166,22 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
         route=params.route,
         model=params.model,
         metadata=params.metadata,
+        **plan.contracts.keep(tx),
     )
 
 
 def _same_or_refuse(call: Call, existing: Session, created: SessionCreated) -> Session:
-    compared = ("agent", "parent_session_id", "scope", "permission_mode", "workspace", "route", "model")
+    compared = (
+        "agent",
+        "parent_session_id",
+        "scope",
+        "permission_mode",
+        "workspace",
+        "route",
+        "model",
+        "input_contract",
+        "output_contract",
+    )
     differing = [name for name in compared if getattr(existing, name) != getattr(created, name)]
     if not call.caller.covers(existing.agent, existing.sender):
         # What it is like is none of the caller's business.
@@ -240,7 +254,7 @@ def _changes_of(params: SessionUpdate) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(params, name)) is not UNSET}
 
 
-def _prepare_update(call: Call, params: SessionUpdate) -> SessionUpdate:
+def _prepare_update(call: Call, params: SessionUpdate) -> tuple[SessionUpdate, Contracts]:
     if params.metadata is not UNSET:
         fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
     if params.scope is not UNSET:
@@ -249,14 +263,15 @@ def _prepare_update(call: Call, params: SessionUpdate) -> SessionUpdate:
         find_route(call.runtime, params.route)
     if isinstance(params.workspace, str):
         params = msgspec.structs.replace(params, workspace=asked(call, params.workspace))
-    return params
+    return params, contracts_of(params)
 
 
 @mutation(rows.UPDATE, prepare=_prepare_update)
-def update(tx: "Transaction", call: Call, params: SessionUpdate) -> Session:
+def update(tx: "Transaction", call: Call, plan: tuple[SessionUpdate, Contracts]) -> Session:
     """Change properties: scopes and a child's mode only narrow, and its workspace lies in its parent's."""
+    params, contracts = plan
     session = _changeable(tx, call, params.session_id)
-    changes = _changes_of(params)
+    changes = _changes_of(params) | msgspec.to_builtins(contracts.keep(tx))
     if isinstance(params.scope, CapabilityScope):
         changes["scope"] = msgspec.to_builtins(narrower(session.scope, params.scope))
     parent = tx.get(SESSIONS, session.parent_session_id) if session.parent_session_id else None

@@ -49,6 +49,8 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     }
     if tools := _tools(request):
         body["tools"] = tools
+        if request.withheld:
+            body["tool_choice"] = {"type": "none"}
     if request.instructions:
         body["system"] = request.instructions
     headers = {"anthropic-version": VERSION, **extra}

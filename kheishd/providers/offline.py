@@ -7,6 +7,7 @@ Lines that begin with a slash are obeyed, so that everything around a model can 
 ``/call <tool> <json>``  asks for a tool; several lines are one batch
 ``/then``                what follows is for the next answer, once these tools have returned
 ``/slow <n> <ms>``       gives the answer in n pieces with a pause before each
+``/answer <text>``       gives this text as the answer, and nothing else
 ``/long <n>``            adds n words to the answer
 ``/think <text>``        reasons first
 ``/fail <reason>``       fails as a provider would: ``rate_limited``, ``unauthorized``, ...
@@ -42,6 +43,7 @@ SUMMARY_WORDS = 40
 _THEN = re.compile(r"^/then[ \t]*$", re.MULTILINE)
 _SLOW = re.compile(r"/slow (\d{1,9}) (\d{1,9})")
 _LONG = re.compile(r"/long (\d{1,9})")
+_ANSWER = re.compile(r"/answer (.+)")
 _THINK = re.compile(r"/think (.+)")
 _FAIL = re.compile(r"/fail ([a-z_]{1,64})")
 _CALL = re.compile(r"/call ([A-Za-z0-9_.:-]{1,128})(?: (.*))?")
@@ -54,6 +56,7 @@ class Orders(Struct):
     pieces: int = 0
     pause_ms: int = 0
     words: int = 0
+    answer: str | None = None
     thought: str = ""
     failure: str | None = None
     calls: list[tuple[str, dict[str, Any]]] = []
@@ -122,6 +125,8 @@ def _obey(orders: Orders, line: str) -> bool:
         orders.pause_ms = min(int(found[2]), PAUSE_MS_MAX)
     elif found := _LONG.fullmatch(line):
         orders.words = min(int(found[1]), ANSWER_BYTES_MAX)
+    elif found := _ANSWER.fullmatch(line):
+        orders.answer = found[1]
     elif found := _THINK.fullmatch(line):
         orders.thought = found[1]
     elif found := _FAIL.fullmatch(line):
@@ -162,6 +167,8 @@ def _ordered(messages: list[Message]) -> str:
 
 
 def _compose(messages: list[Message], orders: Orders) -> str:
+    if orders.answer is not None:
+        return orders.answer
     results = _results(messages)
     if results:
         lines = [WHAT_IT_IS, *(_result_line(result) for result in results)]

@@ -45,7 +45,7 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
         "stream_options": {"include_usage": True},
         **options,
         "model": request.pinned.model,
-        **_tools(request.tools),
+        **_tools(request.tools, withheld=request.withheld),
         "messages": messages(request.instructions, request.messages, give_back_thinking=give_back),
         "stream": True,
     }
@@ -65,7 +65,7 @@ def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> d
     return {name: at_most(options.get(name), request.answer_tokens_max)}
 
 
-def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
+def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
     """The tools as functions; nothing where there are none, as some servers refuse an empty list."""
     functions = [
         {
@@ -74,7 +74,9 @@ def _tools(tools: Sequence[Tool]) -> dict[str, Any]:
         }
         for tool in tools
     ]
-    return {"tools": functions} if functions else {}
+    if not functions:
+        return {}
+    return {"tools": functions, "tool_choice": "none"} if withheld else {"tools": functions}
 
 
 def messages(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from kheishd.core.answering import met_by
 from kheishd.core.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Finding, Outcome, Place, Stale, ToolError, ToolUse
@@ -29,6 +30,7 @@ from protocol.events import (
     DoubtSettled,
     JournalEvent,
     MessageAppended,
+    RequirementSatisfied,
     ToolCalled,
     ToolObserved,
     ToolReturned,
@@ -206,6 +208,9 @@ class Calls:
         except Stale:
             await self._ask_again(call, place, use, judging)
         else:
+            if not outcome.is_error:
+                met = met_by(run, use.call_id, use.tool.name, use.arguments)
+                outcome = replace(outcome, events=(*outcome.events, *met))
             ended = _Ended(
                 "failed" if outcome.is_error else "returned", outcome, self._state.now_ms() - began
             )
@@ -302,22 +307,26 @@ class Calls:
         await self._runtime.hooks.ready()
         asked = self._asked(run)
         for place in places:
-            finding = await self._found(run, place, asked)
-            await self._commit(Settle(_settling(run, place, finding)))
+            finding, met = await self._found(run, place, asked)
+            await self._commit(Settle((*met, *_settling(run, place, finding))))
 
-    async def _found(self, run: "Run", place: int, asked: list[ToolCall]) -> Finding:
+    async def _found(
+        self, run: "Run", place: int, asked: list[ToolCall]
+    ) -> tuple[Finding, list[RequirementSatisfied]]:
+        """What became of a call, and what it did thereby that the run must have done."""
         call = run.calls[place]
         evidence = self._evidence(run, call)
         tool = self._runtime.hooks.tool(call.tool)
         if tool is None:
-            return Finding("unknown", "the tool is gone", evidence)
+            return Finding("unknown", "the tool is gone", evidence), []
         try:
             arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
         except ToolError:
-            return Finding("unknown", "its arguments no longer fit the tool", evidence)
+            return Finding("unknown", "its arguments no longer fit the tool", evidence), []
         use = ToolUse(self.place(run), call.call_id, tool, arguments, call.binding)
         finding = await self._runtime.hooks.probe(use, evidence)
-        return Finding(finding.outcome, finding.note, bounded({**evidence, **finding.evidence}))
+        met = met_by(run, use.call_id, tool.name, arguments) if finding.outcome == "done" else []
+        return Finding(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
 
     def _evidence(self, run: "Run", call: "OpenCall") -> dict[str, Any]:
         """What was noted about a call before and while it ran, the newest for each name.

@@ -5,7 +5,7 @@ from before the two parted.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from kheishd.core.answering import owed
+from kheishd.core.contract import instruction
 from kheishd.core.prompt import (
     CHECKPOINT_EVENTS,
     Transcript,
@@ -24,6 +26,7 @@ from kheishd.core.prompt import (
 )
 from kheishd.core.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
+from kheishd.objects.contracts import schema_text
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors import StorageFull
@@ -82,7 +85,7 @@ class Reading:
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
         sections = [kept.decode()] if kept is not None else []
-        sections += hooks.sections(place)
+        sections += [*hooks.sections(place), *self._owed(run)]
         speaker = run.guest or run.agent
         others = guests(transcript.messages)
         return ModelRequest(
@@ -91,11 +94,21 @@ class Reading:
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offered(place),
+            withheld=run.sent_back == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
             turn=run.step + 1,
             attempt=run.attempt,
         )
+
+    def _owed(self, run: "Run") -> Iterator[str]:
+        """What the run is told from the beginning of what it must do and give."""
+        todo, bound = owed(run), run.pinned.output_contract
+        if todo:
+            yield f"Before you are done you must {' and '.join(todo)}."
+        if bound is not None:
+            with self._state.read() as store:
+                yield instruction(schema_text(store, bound.digest))
 
     def call_ids(self) -> frozenset[str]:
         """The ids of the calls that the transcript holds."""
@@ -145,10 +158,9 @@ class Reading:
         """What is shown is much less than what happened: a checkpoint is worth its bytes."""
         self._folded = max(self._folded, CHECKPOINT_EVENTS)
 
-    def checkpoint(self, answer: "list[Item]") -> Checkpoint | None:
-        """A checkpoint to write with an answer, when enough was folded and both fit into a transaction."""
-        room = min(CHECKPOINT_BYTES_MAX, ANSWER_BYTES_MAX - room_of(answer))
-        return self._written_down(room)
+    def checkpoint(self, answer: "list[Item]", room: int = ANSWER_BYTES_MAX) -> Checkpoint | None:
+        """A checkpoint to write with an answer, when enough was folded and both fit into ``room``."""
+        return self._written_down(min(CHECKPOINT_BYTES_MAX, room - room_of(answer)))
 
     async def keep(self) -> None:
         """Write a checkpoint that no answer had room for, in a transaction of its own, if it is worth that.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
+from kheishd.core.answering import parts_of
 from kheishd.core.calls import distinct
 from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
 from kheishd.core.due import (
@@ -21,7 +22,9 @@ from kheishd.core.due import (
 from kheishd.core.retry import fitted, retry_at_ms
 from kheishd.core.run import decide
 from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.objects.contracts import checked
 from kheishd.objects.fold import Fold
+from kheishd.objects.giving import said_at
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.compacting import Room, given_up
 from kheishd.workers.executing import Calls
@@ -29,13 +32,14 @@ from kheishd.workers.saving import Saving
 from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
 from protocol.errors import RunAlreadyEnded
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import ANSWER_BYTES_MAX, CONTRACT_ROOM_BYTES_MAX
 from protocol.objects.run import Run, RunError
-from protocol.transcript import Item, Text
+from protocol.transcript import Item, Text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from kheishd.core.contract import Checked
     from kheishd.kernel.live import Live, Writing
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
@@ -292,14 +296,18 @@ class Turn:
         return answer
 
     async def _answered(self, answer: Answer) -> None:
-        items, cut = fitted(distinct(answer.items, self._shown.call_ids()), ANSWER_BYTES_MAX)
+        bound = self._run.pinned.output_contract is not None
+        room = ANSWER_BYTES_MAX - (CONTRACT_ROOM_BYTES_MAX if bound else 0)
+        items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
         command = Answered(
             items=items,
             usage=answer.usage,
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
+            cut=cut,
+            checked=self._checked(items),
         )
-        checkpoint = self._shown.checkpoint(items)
+        checkpoint = self._shown.checkpoint(items, room)
         await self._commit(command, checkpoint)
         self._write_no_more()
         if checkpoint is None:
@@ -338,6 +346,14 @@ class Turn:
             await self._shown.transcript()
             self._shown.became_shorter()
             await self._shown.keep()
+
+    def _checked(self, items: list[Item]) -> "Checked | None":
+        """What an answer is, against what the run must give."""
+        if self._run.pinned.output_contract is None:
+            return None
+        with self._state.read() as store:
+            before = said_at(store, self._run, parts_of(self._run))
+            return checked(store, self._run, before + text_of(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
         limits = self._runtime.limits

@@ -7,7 +7,9 @@ from msgspec import Meta, Struct
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
+    ContractInvalid,
     ConversationNotFound,
+    InputContractViolated,
     InputTooLarge,
     NothingToSteer,
     NotSupported,
@@ -152,6 +154,8 @@ SEND = Method(
         RouteNotFound,
         RouteNotReady,
         InputTooLarge,
+        ContractInvalid,
+        InputContractViolated,
         QueueFull,
         NotSupported,
         WorkspaceForbidden,

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.contract import Because, Bound, OutputContract, Requirement
 from protocol.errors import (
     ArtifactNotFound,
     DebugNotFound,
@@ -23,6 +24,7 @@ from protocol.limits import (
     MODEL_BYTES_MAX,
     PATH_BYTES_MAX,
     REASON_BYTES_MAX,
+    REQUIREMENTS_MAX,
     WAIT_SECONDS_MAX,
 )
 from protocol.method import Method, Mutation, Page, Params
@@ -92,7 +94,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``instructions_digest`` is the SHA-256 (hex) of the resolved instructions, kept beside the run.
     ``tools`` is the tool surface: null is all there are, an empty list none. ``context_tokens`` is how much
     the model can be shown. ``debug`` is what is captured of its model calls: a configuration that says
-    ``off`` later does not end it.
+    ``off`` later does not end it. ``output_contract`` and ``requirements`` are what the run must give and
+    have done; ``continuations_max`` is how often an answer that was cut at its length limit is gone on with.
     """
 
     route: str
@@ -109,6 +112,9 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     context_tokens: int = CONTEXT_TOKENS_DEFAULT
     generation: int = 0
     debug: DebugLevel = "off"
+    output_contract: Bound | None = None
+    requirements: list[Requirement] = []
+    continuations_max: int = 0
 
 
 class RunError(Struct, frozen=True, omit_defaults=True):
@@ -132,6 +138,10 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``steers`` counts what was said to the run and not yet read by its model; ``grants`` are approvals
     remembered for the rest of the run, ``rules`` those made for it. ``outputs`` is where the outputs stand
     that it gave by calls.
+
+    ``sent_back`` is why the model is asked again though it had answered. ``repairs`` and ``reminders`` count
+    how often that was for its contract and its requirements, of which ``met`` are fulfilled; ``parts`` is
+    where the answers stand that were cut and that the last one goes on with.
     """
 
     run_id: Id
@@ -165,6 +175,11 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: list[Rule] = []
     grants: list[Grant] = []
     outputs: list[Cursor] = []
+    sent_back: Because | None = None
+    repairs: int = 0
+    reminders: int = 0
+    met: list[int] = []
+    parts: list[Cursor] = []
     error: RunError | None = None
     usage: Usage = Usage()
 
@@ -193,6 +208,8 @@ class Delivery(Mutation, frozen=True, kw_only=True):
     route: Name | None = None
     model: ModelName | None = None
     metadata: dict[str, Any] = {}
+    output_contract: OutputContract | None = None
+    completion_requirements: Annotated[list[Requirement], Meta(max_length=REQUIREMENTS_MAX)] = []
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False
     timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None

@@ -4,11 +4,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from protocol.contract import Bound, InputContract, OutputContract
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
+    ContractInvalid,
     CursorPruned,
     ImportInvalid,
+    InputContractViolated,
     InputTooLarge,
     NothingToSteer,
     QueueFull,
@@ -89,8 +92,9 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``fork_of``
     is the session that this one branched off, if it did: what was said there until then was said here, too.
     ``plan_mode``: its agent entered it, and leaving it makes ``pre_plan_mode`` the permission mode again.
-    ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``cursor`` is that
-    of the last event that changed this record.
+    ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``input_contract``
+    is the SHA-256 of the schema that everything said to the session must fit, ``output_contract`` what its
+    runs must give. ``cursor`` is that of the last event that changed this record.
     """
 
     session_id: Id
@@ -116,6 +120,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pre_plan_mode: PermissionMode | None = None
     plan_cursor: Cursor | None = None
     todos_cursor: Cursor | None = None
+    input_contract: str | None = None
+    output_contract: Bound | None = None
     first_cursor: Cursor = 0
     cursor: Cursor = 0
     runs: int = 0
@@ -123,10 +129,12 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):
-    """A session, what its agent means to do, and the plan it proposed last."""
+    """A session, what its agent means to do, the plan it proposed last, and the schemas of its contracts."""
 
     todos: list[Todo] = []
     plan: Plan | None = None
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
 
 
 class HistoryMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -174,6 +182,8 @@ class SessionCreate(Mutation, frozen=True, kw_only=True):
     route: Name | None = None
     model: ModelName | None = None
     metadata: dict[str, Any] = {}
+    input_contract: InputContract | None = None
+    output_contract: OutputContract | None = None
 
 
 class SessionRef(Params, frozen=True, kw_only=True):
@@ -203,6 +213,8 @@ class SessionUpdate(Mutation, frozen=True, kw_only=True):
     route: Name | None | UnsetType = UNSET
     model: ModelName | None | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    input_contract: InputContract | None | UnsetType = UNSET
+    output_contract: OutputContract | None | UnsetType = UNSET
 
 
 class SessionSend(Delivery, frozen=True, kw_only=True):
@@ -320,6 +332,8 @@ _SEND = (
     RouteNotReady,
     WorkspaceForbidden,
     InputTooLarge,
+    ContractInvalid,
+    InputContractViolated,
     QueueFull,
     StorageFull,
 )
@@ -342,6 +356,7 @@ CREATE = Method(
         WorkspaceForbidden,
         TooDeep,
         InputTooLarge,
+        ContractInvalid,
         StorageFull,
     ),
 )
@@ -361,6 +376,7 @@ UPDATE = Method(
         ScopeWouldWiden,
         WorkspaceForbidden,
         InputTooLarge,
+        ContractInvalid,
         StorageFull,
     ),
 )

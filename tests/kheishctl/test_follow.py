@@ -1,12 +1,12 @@
 """Following a session, as transcripts: notifications in, what is shown out."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.follow import Follower
+from kheishctl.follow import SENT_BACK, Follower
 from kheishctl.pieces import (
     ApprovalAsked,
     ApprovalClosed,
@@ -30,6 +30,7 @@ from kheishctl.pieces import (
     Steered,
     Thought,
 )
+from protocol.contract import Because
 
 RUN, ITEM = "run_1", "itm_1"
 
@@ -248,6 +249,16 @@ def test_the_unknown_is_passed_over() -> None:
     assert told.event("sun_risen") == []
     assert told.delta("x", 0, kind="music") == []
     assert told.follower.feed("journal.new", {"cursor": 99}) == []
+
+
+def test_why_a_model_is_asked_again_is_noted() -> None:
+    """What the daemon says to it is not what anybody said; of a later version's reasons nothing is shown."""
+    told, again = Told(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
+    for because in get_args(Because):
+        shown = told.event("message_appended", item_id="x", message=again, because=because)
+        assert shown == [Noted(SENT_BACK[because])]
+    assert told.event("message_appended", item_id="x", message=again, because="boredom") == []
+    assert told.said == ""
 
 
 def test_user_messages_and_ended_sessions() -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.commands import Ask, Command, Start
+from kheishd.core.commands import Ask, Command, Resolve, Start
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
@@ -31,7 +31,15 @@ from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
 from kheishd.workers.runs import RunWorker
-from protocol.events import Envelope, JournalEvent, SessionRenamed, Unknown, decode_envelope, decode_event
+from protocol.events import (
+    ApprovalAnswered,
+    Envelope,
+    JournalEvent,
+    SessionRenamed,
+    Unknown,
+    decode_envelope,
+    decode_event,
+)
 from protocol.method import SCOPES
 from protocol.objects.conversation import ConversationCancel, ConversationSend
 from protocol.objects.run import Run, RunCancel, SendResult
@@ -249,6 +257,23 @@ class Desk:
         """Put into a new directory what would be on the disk if the daemon died now."""
         directory.mkdir()
         self.state.store.backup(directory / "state")
+    async def allow(self, run_id: str, **answer: Any) -> None:
+        """A person allows the first call that a run asks about; returns when the run has ended."""
+
+        def resolve(tx: Transaction) -> None:
+            record = tx.get(RUNS, run_id)
+            assert record is not None
+            asked = next(call for call in record.calls if call.state == "asked")
+            assert asked.waits_for is not None
+            allowed = ApprovalAnswered(
+                approval_id=asked.waits_for, call_id=asked.call_id, decision="allow", **answer
+            )
+            fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+            fold.append_all(decide(record, Resolve([allowed], [])))
+            fold.write()
+
+        await self.state.update(resolve)
+        await self.until(lambda: self.ended(run_id))
 
     def ended(self, run_id: str) -> bool:
         """Whether a run has ended."""

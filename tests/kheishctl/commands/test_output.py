@@ -15,7 +15,7 @@ def test_list(ctl: Ctl, sender: str) -> None:
     page = ctl.json("output", "list", "--session", first["session_id"])
     assert [each["run_id"] for each in page["outputs"]] == [first["run_id"], second["run_id"]]
     assert page["outputs"][0]["value"] == {"pages": 3}
-    assert ctl("output", "list", "--session", first["session_id"], "--limit", "1").err.startswith("more: ")
+    assert len(ctl("output", "list", "--session", first["session_id"], "--limit", "1").rows) == 1
 
 
 def test_list_names_either(ctl: Ctl) -> None:

@@ -245,3 +245,30 @@ def test_a_daemon_that_does_not_come_back(
 def test_no_daemon_is_said_at_once(tmp_path: Path) -> None:
     """With no daemon at all, nothing is waited for."""
     assert Ctl(tmp_path)("send", "default", "hi").code == exits.NO_DAEMON
+
+
+def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> None:
+    """JSON that fits is printed in one way; what does not fit fails the run, as often as it was mended."""
+    schema = tmp_path / "schema.json"
+    schema.write_text(
+        '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": false}'
+    )
+    words = ["send", "default", "--as", sender, "--output-contract", str(schema)]
+    done = ctl(*words, '/answer { "ok": true }')
+    assert (done.code, done.out) == (exits.OK, '{"ok":true}\n')
+    assert ctl.json(*words, '/answer {"ok": true}')["value"] == {"ok": True}
+    failed = ctl(*words, "--repairs", "1", "hello", "--json")
+    assert (failed.code, failed.json["error"]["reason"]) == (exits.RUN_FAILED, "output_contract_violated")
+    run = ctl.json("run", "get", failed.json["run_id"])
+    assert (run["repairs"], run["pinned"]["output_contract"]["repairs_max"]) == (1, 1)
+    schema.write_text('{"type": "string", "enum": []}')
+    refused = ctl(*words, "hello")
+    assert refused.code == exits.FAILED
+    assert "$.enum: not a keyword" in refused.err
+
+
+def test_a_file_that_must_be_written(ctl: Ctl, sender: str) -> None:
+    """A run that does not write it fails, and says so."""
+    done = ctl("send", "default", "hello", "--as", sender, "--require-file", "report.md")
+    assert done.code == exits.RUN_FAILED
+    assert "write the file 'report.md'" in done.err

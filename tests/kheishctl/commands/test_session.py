@@ -129,3 +129,18 @@ def test_no_such_session(ctl: Ctl) -> None:
     for words in (["get"], ["end"], ["fork"], ["history"], ["interrupt"], ["rename"], ["update"]):
         done: Any = ctl("session", *words, "none")
         assert done.code == exits.FAILED, words
+
+
+def test_contracts(ctl: Ctl, tmp_path: Path) -> None:
+    """From files, for what is said and for what is answered; cleared like other properties."""
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "boolean"}')
+    words = ["--input-contract", str(schema), "--output-contract", str(schema)]
+    session = ctl.json("session", "create", *words)["session_id"]
+    assert ctl.json("session", "get", session)["input_schema"] == {"type": "boolean"}
+    refused = ctl("session", "send", session, "maybe")
+    assert (refused.code, "input contract" in refused.err) == (exits.FAILED, True)
+    now = ctl.json(
+        "session", "update", session, "--clear", "input_contract", "--output-contract", str(schema)
+    )
+    assert ("input_contract" in now, "output_contract" in now) == (False, True)

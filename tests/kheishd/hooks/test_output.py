@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.output import Outputs
+from protocol.contract import OutputContract
 from protocol.events import OutputEmitted, ToolReturned
 from protocol.limits import OUTPUT_BYTES_MAX, OUTPUTS_MAX
 from protocol.transcript import ToolCall
@@ -80,3 +81,51 @@ async def test_the_last_output_counts_and_there_is_a_limit_to_them(
     assert [each.text for each in outputs] == [str(n) for n in range(OUTPUTS_MAX)]
     assert len(cursors) == OUTPUTS_MAX
     assert f"{OUTPUTS_MAX} outputs, which is the limit" in results[-1].text
+
+
+CONTRACT = OutputContract(
+    schema={
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "why": {"type": "string"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"value": {"ok": True, "why": None}},
+        {"text": "yes", "value": {"ok": True}},
+        {"text": '```json\n{"ok": true}\n```'},
+    ],
+)
+async def test_under_a_contract_what_is_emitted_fits(
+    tmp_path: Path, autojump_clock: MockClock, arguments: dict[str, Any]
+) -> None:
+    """It is what the run gives, whatever its last answer says."""
+    models = Scripted([lambda request: gives(emits(**arguments)), lambda request: says("that is it")])
+    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+        sent = await desk.ask(output_contract=CONTRACT)
+        assert (sent.status, sent.output, sent.value) == ("completed", '{"ok":true}', {"ok": True})
+        assert (sent.output_kind, desk.run(sent.run_id).repairs) == ("structured_output", 0)
+
+
+async def test_under_a_contract_what_does_not_fit_is_not_emitted(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The model learns what is wrong, and its answer is bound as before."""
+    models = Scripted(
+        [
+            lambda request: gives(emits(value={"ok": 1})),
+            lambda request: says("done"),
+            lambda request: says('{"ok": false}'),
+        ]
+    )
+    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+        sent = await desk.ask(output_contract=CONTRACT)
+        assert (sent.status, sent.output) == ("completed", '{"ok":false}')
+        result = next(event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned))
+        assert "this does not fit the schema of the output: $.ok: 1" in result.text
+        assert desk.run(sent.run_id).repairs == 1

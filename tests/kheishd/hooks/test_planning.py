@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from kheishd.core.commands import Resolve
-from kheishd.core.run import decide
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, PLAN_SHOWN_BYTES_MAX, Planning
-from kheishd.objects.fold import Fold
 from kheishd.objects.planning import plan_of, todos_of
-from kheishd.store.environment import Transaction
-from kheishd.store.tables import RUNS, SESSIONS
-from protocol.events import ApprovalAnswered, ApprovalRequested, ToolReturned
+from protocol.events import ApprovalRequested, ToolReturned
 from protocol.limits import PLAN_BYTES_MAX, PLAN_SUMMARY_BYTES_MAX, TODO_BYTES_MAX, TODOS_MAX
 from protocol.objects.run import SendResult
 from protocol.objects.session import Plan, Todo
@@ -60,25 +55,6 @@ def plan(desk: Desk, sent: SendResult) -> Plan | None:
     """What the session has planned."""
     with desk.state.read() as store:
         return plan_of(store, desk.session(sent.session_id))
-
-
-async def agree(desk: Desk, sent: SendResult, **answer: Any) -> None:
-    """A person agrees to what a run asks, and the run goes on to its end."""
-
-    def resolve(tx: Transaction) -> None:
-        run = tx.get(RUNS, sent.run_id)
-        assert run is not None
-        asked = run.calls[0]
-        assert asked.waits_for is not None
-        answered = ApprovalAnswered(
-            approval_id=asked.waits_for, call_id=asked.call_id, decision="allow", **answer
-        )
-        fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-        fold.append_all(decide(run, Resolve([answered], [])))
-        fold.write()
-
-    await desk.state.update(resolve)
-    await desk.until(lambda: desk.ended(sent.run_id))
 
 
 # Todos.
@@ -138,7 +114,7 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     asked = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested))
     assert asked.preview is not None
     assert (asked.preview.kind, asked.preview.text) == ("text", "# Plan\nlook")
-    await agree(desk, sent)
+    await desk.allow(sent.run_id)
     assert result(desk, sent).text == LEFT
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == (None, False)
@@ -152,7 +128,7 @@ async def test_a_person_may_change_the_plan(desk: Desk) -> None:
     """What was agreed upon is what the person made of it."""
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "look"})
-    await agree(desk, sent, updated_input={"plan": "look twice"})
+    await desk.allow(sent.run_id, updated_input={"plan": "look twice"})
     kept = plan(desk, sent)
     assert kept is not None
     assert kept.content == "look twice"
@@ -164,7 +140,7 @@ async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
     for content in ("look", "act"):
         await call(desk, "enter_plan_mode", {}, f"plan to {content}")
         sent = await call(desk, "exit_plan_mode", {"plan": content})
-        await agree(desk, sent)
+        await desk.allow(sent.run_id)
         plans.append(plan(desk, sent))
     first, second = plans
     assert first is not None
@@ -178,7 +154,7 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     """In the run it was agreed upon in, and while todos are open; a long one is cut."""
     await call(desk, "enter_plan_mode", {})
     sent = await call(desk, "exit_plan_mode", {"plan": "é" * PLAN_SHOWN_BYTES_MAX})
-    await agree(desk, sent)
+    await desk.allow(sent.run_id)
     shown = models(desk).asked[-1].instructions
     assert "é" * (PLAN_SHOWN_BYTES_MAX // 2) + "\n[... the rest is left out here]" in shown
     await desk.ask("thanks")
@@ -226,7 +202,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
     hooks = Composite((Planning(),))
     async with open_desk(tmp_path, Scripted(), hooks=hooks, permission_mode="plan") as desk, working(desk):
         sent = await call(desk, "exit_plan_mode", {"plan": "look"})
-        await agree(desk, sent)
+        await desk.allow(sent.run_id)
         assert result(desk, sent).text == KEPT
         assert plan(desk, sent) is not None
         assert desk.run(sent.run_id).pinned.permission_mode == "plan"

@@ -10,8 +10,10 @@ from kheishd.store.tables import CONVERSATIONS, RUNS
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
+    ContractInvalid,
     ConversationNotFound,
     IdempotencyConflict,
+    InputContractViolated,
     InputTooLarge,
     InvalidParams,
     NotSupported,
@@ -24,6 +26,7 @@ from protocol.errors import (
     WorkspaceForbidden,
 )
 from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SUBSCRIPTIONS_MAX
+from tests.support.desk import says
 from tests.support.household import Household, household, pages, refused
 
 
@@ -503,3 +506,38 @@ async def test_conversation_reset_sender_forbidden(idle: Household) -> None:
 async def test_conversation_reset_sender_invalid(idle: Household) -> None:
     """No sender is called so."""
     await invalid_sender(idle, "conversation.reset")
+
+
+async def test_conversation_send_contract_invalid(idle: Household) -> None:
+    """Every problem of the schema is named, and no session is made."""
+    refusal = await idle.refused(
+        "conversation.send", content="x", output_contract={"schema": {"type": "object", "oneOf": []}}
+    )
+    assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
+    assert "$.oneOf: not a keyword" in refusal.message
+    assert "$.additionalProperties: must be false" in refusal.message
+    assert idle.sessions() == 0
+
+
+async def test_conversation_send_input_contract_violated(idle: Household) -> None:
+    """A conversation is bound as its session is."""
+    sent = await idle.send()
+    contract = {"schema": {"type": "boolean"}}
+    await idle.call("session.update", session_id=sent["session_id"], input_contract=contract)
+    assert isinstance(await idle.refused("conversation.send", content="maybe"), InputContractViolated)
+    assert (await idle.send(" true "))["session_id"] == sent["session_id"]
+    events = await idle.events(session_id=sent["session_id"], types=["input_received"])
+    assert [each["items"][0]["text"] for each in events] == ["hello", "true"]
+
+
+async def test_conversation_send_ok_under_its_own_contract(house: Household) -> None:
+    """What it is sent with binds its run, before what binds its session; the others are as before."""
+    house.models.to["a number"] = lambda request: says(" 7 ")
+    sent = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
+    assert (sent["output"], sent["value"], sent["output_kind"]) == ("7", 7, "structured_output")
+    session_id = sent["session_id"]
+    await house.call("session.update", session_id=session_id, output_contract={"schema": {"type": "null"}})
+    again = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
+    assert again["value"] == 7
+    run = await house.call("run.get", run_id=sent["run_id"])
+    assert run["pinned"]["output_contract"]["digest"]

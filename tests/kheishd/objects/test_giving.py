@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from kheishd.hooks.composite import Composite
 from kheishd.hooks.output import Outputs
 from kheishd.objects.giving import output_of, outputs_of
 from kheishd.store.tables import JOURNAL
+from protocol.contract import OutputContract
 from protocol.objects.output import Output
 from protocol.transcript import Text, ToolCall
 from tests.support.desk import Desk, Gate, Part, Scripted, fails, gives, open_desk, says, working
@@ -105,3 +107,46 @@ async def test_what_was_pruned_is_passed_over(desk: Desk) -> None:
     assert cursor is not None
     await desk.state.update(lambda tx: tx.delete(JOURNAL, sent.session_id, cursor))
     assert read(desk, sent.run_id) == (None, [])
+
+
+SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
+CONTRACT = OutputContract(schema=SCHEMA, repairs_max=1)
+
+
+async def test_what_fits_its_contract_is_json(desk: Desk) -> None:
+    """As it is written in one way, with its value, also where it had to be mended first."""
+    answers(desk, lambda r: says("well"), lambda r: says("```json\n[1,\n 2]\n```"))
+    sent = await desk.ask(output_contract=CONTRACT)
+    last, given = read(desk, sent.run_id)
+    assert given == [last]
+    assert last is not None
+    assert (last.source_kind, last.text, last.value, last.final) == (
+        "structured_output",
+        "[1,2]",
+        [1, 2],
+        True,
+    )
+    assert (sent.output, sent.value, sent.output_kind) == ("[1,2]", [1, 2], "structured_output")
+
+
+async def test_what_does_not_fit_is_what_it_is(desk: Desk) -> None:
+    """The last text of a run that failed, and none of its outputs."""
+    answers(desk, lambda r: says("well"))
+    sent = await desk.ask(output_contract=CONTRACT)
+    last, given = read(desk, sent.run_id)
+    assert (sent.status, given) == ("failed", [])
+    assert sent.error is not None
+    assert sent.error.reason == "output_contract_violated"
+    assert last is not None
+    assert (last.source_kind, last.text, last.final) == ("assistant_text", "well", False)
+
+
+async def test_an_answer_in_parts_is_one(desk: Desk) -> None:
+    """However often it was cut; a contract binds the whole of it."""
+    cut: Part = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
+    answers(desk, cut, lambda r: says("2]"))
+    sent = await desk.ask()
+    assert (sent.output, sent.output_kind) == ("[1,2]", "assistant_text")
+    answers(desk, cut, lambda r: says(" 2]"))
+    bound = await desk.ask(output_contract=CONTRACT)
+    assert (bound.output, bound.output_kind) == ("[1,2]", "structured_output")

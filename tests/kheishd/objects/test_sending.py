@@ -53,6 +53,7 @@ async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
         "workspace": "/own",
         "max_turns": 7,
         "generation": 1,
+        "continuations_max": 3,
     }
     with idle.state.read() as store:
         assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."

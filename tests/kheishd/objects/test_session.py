@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.planning import Planning
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
+    ContractInvalid,
     IdempotencyConflict,
+    InputContractViolated,
     InputTooLarge,
     InvalidParams,
     QueueFull,
@@ -27,6 +31,8 @@ from protocol.errors import (
     WorkspaceForbidden,
 )
 from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SESSION_DEPTH_MAX
+from protocol.transcript import ToolCall
+from tests.support.desk import gives, says
 from tests.support.household import AGENTS, Household, household, pages, refused
 from tests.support.runtimes import make_runtime
 
@@ -607,3 +613,98 @@ async def test_every_mutation_needs_its_scope(idle: Household) -> None:
         assert isinstance(await refused(reader, f"session.{verb}", **params), ScopeMissing)
     mine = await reader.call("session.send", session_id=sent["session_id"], content="x")
     assert mine["status"] == "queued"
+
+
+# contracts
+
+WORD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"word": {"type": "string"}},
+    "additionalProperties": False,
+}
+UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
+
+
+async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+    """The method refuses a schema that contracts do not have, and says where it was given."""
+    refusal = await house.refused(method, **params, output_contract=UNKNOWN)
+    assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
+    assert "$.enum: not a keyword" in refusal.message
+
+
+async def test_session_create_ok_with_contracts(idle: Household) -> None:
+    """They are shown as they were given; the same session has the same ones."""
+    contracts = {"input_contract": {"schema": WORD}, "output_contract": {"schema": WORD, "repairs_max": 1}}
+    made = await create(idle, session_id="s", **contracts)
+    assert made["output_contract"] == {"digest": made["input_contract"], "repairs_max": 1}
+    view = await idle.call("session.get", session_id="s")
+    assert (view["input_schema"], view["output_schema"]) == (WORD, WORD)
+    assert await create(idle, session_id="s", **contracts) == made
+    refusal = await idle.refused("session.create", session_id="s")
+    assert isinstance(refusal, SessionExists)
+    assert "input_contract, output_contract" in refusal.message
+
+
+async def test_session_create_contract_invalid(idle: Household) -> None:
+    """Nothing is made."""
+    await contract_invalid(idle, "session.create")
+    assert idle.sessions() == 0
+
+
+async def test_session_update_ok_changes_contracts(house: Household) -> None:
+    """Runs that were accepted keep what they pinned; a null takes a contract away."""
+    session_id = (await create(house, output_contract={"schema": WORD, "repairs_max": 0}))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
+    assert sent["error"]["reason"] == "output_contract_violated"
+    updated = await house.call("session.update", session_id=session_id, output_contract=None)
+    assert "output_contract" not in updated
+    sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
+    assert (sent["status"], sent["output"]) == ("completed", "You said: x")
+    updated = await house.call(
+        "session.update", session_id=session_id, output_contract={"schema": {"type": "string"}}
+    )
+    assert "input_contract" not in updated
+    assert (await house.call("session.get", session_id=session_id))["output_schema"] == {"type": "string"}
+
+
+async def test_session_update_contract_invalid(idle: Household) -> None:
+    """Nothing is changed."""
+    session_id = (await create(idle))["session_id"]
+    await contract_invalid(idle, "session.update", session_id=session_id)
+
+
+async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
+    """What was said is kept as JSON, written in one way."""
+    session_id = (await create(house, input_contract={"schema": WORD}))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content='{ "word": "hi" }', wait="settled")
+    assert sent["output"] == 'You said: {"word":"hi"}'
+
+
+async def test_session_send_input_contract_violated(idle: Household) -> None:
+    """It names what is wrong, and no run exists."""
+    session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
+    refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
+    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
+    assert "$.word: 1 is not of type" in refusal.message
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+async def test_session_send_contract_invalid(idle: Household) -> None:
+    """Nothing is accepted."""
+    session_id = (await create(idle))["session_id"]
+    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+async def test_session_get_ok_shows_what_its_agent_means_to_do(tmp_path: Path) -> None:
+    """Its todos, and the plan that it proposed last."""
+    async with household(tmp_path, hooks=Composite((Planning(),))) as house:
+        todos = {"todos": [{"content": "look"}]}
+        house.models.parts[:] = [
+            lambda request: gives(ToolCall("call_1", "todo_write", todos)),
+            lambda request: says("done"),
+        ]
+        sent = await house.ask()
+        view = await house.call("session.get", session_id=sent["session_id"])
+        assert view["todos"] == [{"todo_id": "todo-1", "content": "look"}]
+        assert "plan" not in view

@@ -1,11 +1,13 @@
 """The messages API: what is sent, signatures unchanged, and what is made of published streams."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import Answer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
 from kheishd.providers.exchange import Body
@@ -350,3 +352,14 @@ def test_a_whole_error() -> None:
     with pytest.raises(ModelFailure) as raised:
         new().whole(b'{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}')
     assert raised.value.reason == "rate_limited"
+
+
+def test_tools_may_be_withheld() -> None:
+    """They are there and none may be asked for; where there are none, nothing is said about them."""
+    tool = Tool("look", "Look.", {"type": "object"}, "read")
+    request = dataclasses.replace(asking(), tools=(tool,), withheld=True)
+    body = msgspec.json.decode(post(request, "http://x", None).body)
+    assert (body["tool_choice"], len(body["tools"])) == ({"type": "none"}, 1)
+    assert "tool_choice" not in msgspec.json.decode(
+        post(dataclasses.replace(request, tools=()), "http://x", None).body
+    )

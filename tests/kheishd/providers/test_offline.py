@@ -208,3 +208,12 @@ def asking_of(*messages: Message) -> ModelRequest:
 def calls_of(said: Heard) -> list[str]:
     """The tools that an answer asks for."""
     return [item.name for item in said.answered().items if isinstance(item, ToolCall)]
+
+
+async def test_answer() -> None:
+    """That text and nothing else, with calls if there are any; in its turn, where there are several."""
+    said = await heard(asking('/answer {"ok": true}\nhello'))
+    assert said.text == '{"ok": true}'
+    said = await heard(asking("/answer yes\n/call look {}\n/then\n/answer no"))
+    assert [type(item) for item in said.answered().items] == [Text, ToolCall]
+    assert said.text == "yes"

@@ -1,11 +1,13 @@
 """Chat completions: what is sent, and what is made of the streams that servers publish."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import Answer, ModelFailure
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
@@ -337,3 +339,17 @@ def test_a_whole_completion_without_a_reason_or_content() -> None:
     empty = new()
     empty.whole(b"{}")
     assert empty.end() is None
+
+
+def test_tools_may_be_withheld() -> None:
+    """They are there and none may be asked for; where there are none, nothing is said about them."""
+    tool = Tool("look", "Look.", {"type": "object"}, "read")
+    request = dataclasses.replace(asking(), tools=(tool,), withheld=True)
+    body = msgspec.json.decode(post(request, "http://x/v1", None).body)
+    assert (body["tool_choice"], len(body["tools"])) == ("none", 1)
+    assert "tool_choice" not in msgspec.json.decode(
+        post(dataclasses.replace(request, tools=()), "http://x/v1", None).body
+    )
+    assert "tool_choice" not in msgspec.json.decode(
+        post(dataclasses.replace(request, withheld=False), "http://x/v1", None).body
+    )

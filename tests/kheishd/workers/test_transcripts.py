@@ -8,6 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.core.definition import built_in
 from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.output import Outputs
 from kheishd.objects.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.transcripts import (
@@ -17,6 +19,7 @@ from kheishd.workers.transcripts import (
     Reading,
     newest_checkpoint,
 )
+from protocol.contract import OutputContract, Requirement
 from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
@@ -219,3 +222,31 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0
+
+
+async def test_the_model_is_told_what_it_owes(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """From the beginning: the files it is to write and the schema of its answer."""
+    models = Scripted([lambda request: says('"yes"')])
+    contract = OutputContract(schema={"type": "string"}, repairs_max=0)
+    files = [Requirement(type="workspace_file", path="a.md")]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one", output_contract=contract)
+        told = models.asked[-1].instructions
+        assert told.endswith('no code fence.\n{"type":"string"}')
+        await desk.ask("two", output_contract=contract, completion_requirements=files)
+        assert "Before you are done you must write the file 'a.md'.\n\n" in models.asked[-1].instructions
+        await desk.ask("three")
+        assert models.asked[-1].instructions == desk.holder.current().definitions["default"].instructions
+
+
+async def test_tools_are_withheld_while_an_answer_is_mended(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """They are there, as the transcript may speak of them, and none may be asked for."""
+    models = Scripted([lambda request: says("no"), lambda request: says("null")])
+    contract = OutputContract(schema={"type": "null"})
+    hooks = Composite((Outputs(),))
+    async with open_desk(tmp_path, models, hooks=hooks) as desk, working(desk):
+        await desk.ask(output_contract=contract)
+        assert [(asked.withheld, len(asked.tools)) for asked in models.asked] == [(False, 1), (True, 1)]
+        assert models.asked[-1].messages[-1].role == "user"

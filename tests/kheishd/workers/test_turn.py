@@ -11,6 +11,9 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.core.workspace import Workspaces
+from kheishd.hooks.composite import Composite
+from kheishd.hooks.files.part import Files
 from kheishd.kernel.runtime import (
     Answer,
     ModelEvent,
@@ -21,13 +24,15 @@ from kheishd.kernel.runtime import (
     ThinkingDelta,
 )
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
-from protocol.events import MessageAppended, ModelFailed
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.contract import OutputContract, Requirement
+from protocol.events import MessageAppended, ModelFailed, RequirementSatisfied
+from protocol.limits import ANSWER_BYTES_MAX, CONTRACT_BYTES_MAX, METADATA_BYTES_MAX
 from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
     EPOCH_MS,
     Gate,
+    Part,
     Scripted,
     fails,
     full_disk,
@@ -401,3 +406,69 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(
             assert desk.run(sent.run_id).status == "queued"
         async with working(desk):
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+
+
+# What a run must have done and given.
+
+ONE_FILE = [Requirement(type="workspace_file", path="report.md")]
+WRITE = ToolCall("call_1", "write_file", {"path": "docs/report.md", "content": "all is well"})
+
+
+async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
+    """It answers, is reminded, writes the file after all, and is done."""
+    models = Scripted([lambda r: says("done"), lambda r: gives(WRITE), lambda r: says("now it is")])
+    made: dict[str, Any] = {"hooks": Composite((Files(),)), "workspaces": Workspaces(str(tmp_path), "/home/kheish")}
+    async with open_desk(tmp_path, models, **made) as desk, working(desk):
+        sent = await desk.ask(completion_requirements=ONE_FILE)
+        assert sent.status == "waiting_for_approval"
+        await desk.allow(sent.run_id)
+        run = desk.run(sent.run_id)
+        assert (run.status, run.reminders, run.met) == ("completed", 1, [0])
+        event = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, RequirementSatisfied))
+        assert (event.path, event.call_id) == ("docs/report.md", "call_1")
+        assert (tmp_path / "docs" / "report.md").read_text() == "all is well"
+
+
+async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) -> None:
+    """The run is reminded, twice at most, and fails."""
+    wrong = ToolCall("call_1", "write_file", {"path": "../report.md", "content": "x"})
+    models = Scripted([lambda r: gives(wrong), lambda r: says("done")])
+    made: dict[str, Any] = {"hooks": Composite((Files(),)), "workspaces": Workspaces(str(tmp_path), "/home/kheish")}
+    async with open_desk(tmp_path, models, **made) as desk, working(desk):
+        sent = await desk.ask(completion_requirements=ONE_FILE)
+        run = desk.run(sent.run_id)
+        assert (sent.status, run.met, run.reminders) == ("failed", [], 2)
+        assert run.error is not None
+        assert run.error.reason == "completion_required"
+
+
+async def test_a_run_is_bound_after_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What it owes and how often it was asked for it stand in its record."""
+    contract = OutputContract(schema={"type": "integer"}, repairs_max=1)
+    models = Scripted([lambda r: says("one"), Gate("two", "")])
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            sent = await desk.send(output_contract=contract)
+            await desk.until(lambda: desk.run(sent.run_id).repairs == 1)
+            await wait_all_tasks_blocked()
+        assert "run_released" in desk.kinds(sent.session_id)
+        models.parts[:] = [lambda r: says("three")]
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert run.error is not None
+        assert (run.repairs, run.error.reason) == (1, "output_contract_violated")
+        assert models.asked[-1].withheld
+
+
+async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The longest answer, a long schema and what is wrong with it are one transaction."""
+    schema = {"type": "string", "description": '"' * (CONTRACT_BYTES_MAX // 2 - 100)}
+    long: Part = lambda r: gives(Text("x" * ANSWER_BYTES_MAX), stop_reason="length")  # noqa: E731
+    models = Scripted([long, lambda r: says('"short"')])
+    metadata = {"filler": "x" * (METADATA_BYTES_MAX - 100)}
+    async with open_desk(tmp_path, models, threaded=False) as desk, working(desk):
+        sent = await desk.ask(output_contract=OutputContract(schema=schema), metadata=metadata)
+        assert (sent.status, sent.output) == ("completed", '"short"')

@@ -1,0 +1,36 @@
+"""JSON files on the command line: schemas of contracts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kheishctl.client import Json
+
+
+class SchemaFile(click.ParamType[Json]):
+    """A file that holds a JSON object, such as a JSON Schema. The daemon judges what is in it."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Json:
+        """The object. Errors: a usage error if the file cannot be read or holds none."""
+        if isinstance(value, dict):
+            return value
+        try:
+            content = json.loads(Path(value).read_bytes())
+        except OSError as error:
+            self.fail(f"{value}: {error.strerror}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value} is not JSON: {error}", param, ctx)
+        if not isinstance(content, dict):
+            self.fail(f"{value} does not hold a JSON object", param, ctx)
+        return content
+
+
+def contract(schema: Json | None, **others: Any) -> Json | None:
+    """A contract of a schema, as methods take it; None without one."""
+    if schema is None:
+        return None
+    return {"schema": schema, **{name: value for name, value in others.items() if value is not None}}

@@ -1,0 +1,38 @@
+"""Schemas from files."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from kheishctl.schema import SchemaFile, contract
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """What it holds is the value; what is a value already stays one."""
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "string"}')
+    assert SchemaFile().convert(str(file), None, None) == {"type": "string"}
+    assert SchemaFile().convert({"type": "null"}, None, None) == {"type": "null"}
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b"\xff", b"[" * 5_000])
+def test_what_is_no_object(tmp_path: Path, content: bytes) -> None:
+    """It never reaches the daemon."""
+    file = tmp_path / "schema.json"
+    file.write_bytes(content)
+    with pytest.raises(click.BadParameter, match="schema"):
+        SchemaFile().convert(str(file), None, None)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """The reason is said."""
+    with pytest.raises(click.BadParameter, match="No such file"):
+        SchemaFile().convert(str(tmp_path / "none"), None, None)
+
+
+def test_a_contract() -> None:
+    """What is not said is left to the daemon; a zero is said."""
+    assert contract(None, repairs_max=1) is None
+    assert contract({}, repairs_max=None) == {"schema": {}}
+    assert contract({}, repairs_max=0) == {"schema": {}, "repairs_max": 0}
