@@ -182,7 +182,8 @@ class Calls:
                 lambda text: self._say(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
             )
-            # Rules may have changed while this call, or another of its batch, waited for a person.
+            # Rules may have changed while this call, or another of its batch, waited for a person; and a call
+            # before this one may have entered plan mode.
             denial = judging.still_allowed(use)
             renewed = None
             if denial is None and call.binding is not None:

@@ -90,9 +90,10 @@ class Judging:
         return await self._approval(number, use, subject, reason, preview)
 
     def still_allowed(self, use: ToolUse) -> str | None:
-        """Why an approved call may not run after all, as a rule now denies it; None if it may."""
+        """Why a call may not run after all, as a rule or plan mode now denies it; None if it may."""
         judged = judge(facts_of(use.tool), self.runtime.hooks.subject(use), self._layers())
-        return judged.reason or judged.why if judged.base == "deny" else None
+        denied = judged.base == "deny" or judged.mode_effect == "denied_in_plan"
+        return judged.reason or judged.why if denied else None
 
     async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
         opinion = await self.runtime.hooks.before(use)

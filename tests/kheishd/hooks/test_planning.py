@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, PLAN_SHOWN_BYTES_MAX, Planning
+from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
 from kheishd.objects.planning import plan_of, todos_of
 from protocol.events import ApprovalRequested, ToolReturned
 from protocol.limits import PLAN_BYTES_MAX, PLAN_SUMMARY_BYTES_MAX, TODO_BYTES_MAX, TODOS_MAX
@@ -215,3 +216,57 @@ async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk
     later = await desk.ask("and now?")
     assert later.session_id == sent.session_id
     assert desk.run(later.run_id).pinned.permission_mode == "default"
+
+
+class Pen(Part):
+    """A part with a tool that writes, and one that reads."""
+
+    name = "pen"
+    tools = (
+        Tool("scribble", "Write.", {"type": "object"}, "edit"),
+        Tool("peek", "Look.", {"type": "object"}, "read", in_plan=True),
+    )
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """It is done."""
+        return Outcome("done")
+
+
+async def test_in_plan_mode_nothing_is_changed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What only reads is allowed and what writes is not, also in the very message that enters plan mode."""
+    hooks = Composite((Planning(), Pen()))
+    async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
+        batch = [ToolCall(f"call_{name}", name, {}) for name in ("enter_plan_mode", "scribble", "peek")]
+        models(desk).parts[:] = [lambda request: gives(*batch), lambda request: says("done")]
+        first = await desk.ask()
+        results = [e for _, e in desk.journal(first.session_id) if isinstance(e, ToolReturned)]
+        assert {e.tool: e.how for e in results} == {
+            "enter_plan_mode": "returned",
+            "scribble": "denied",
+            "peek": "returned",
+        }
+        assert "plan mode only reads and asks" in results[1].text
+        sent = await call(desk, "scribble", {}, "write")
+        assert result(desk, sent).how == "denied"
+        sent = await call(desk, "exit_plan_mode", {"plan": "write"}, "propose")
+        await desk.allow(sent.run_id)
+        sent = await call(desk, "scribble", {}, "write now")
+        assert result(desk, sent).how == "returned"
+
+
+async def test_a_plan_is_carried_out_in_the_run_that_proposed_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What held before plan mode holds again, at once."""
+    hooks = Composite((Planning(), Pen()))
+    async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
+        await call(desk, "enter_plan_mode", {}, "think first")
+        leave = ToolCall("call_1", "exit_plan_mode", {"plan": "write"})
+        models(desk).to["propose"] = lambda request: gives(leave)
+        models(desk).parts[:] = [
+            lambda request: gives(ToolCall("call_2", "scribble", {})),
+            lambda request: says("done"),
+        ]
+        sent = await desk.ask("propose")
+        await desk.allow(sent.run_id)
+        assert (result(desk, sent).tool, result(desk, sent).how) == ("scribble", "returned")
