@@ -1,6 +1,7 @@
-"""JSON files on the command line: schemas of contracts."""
+"""What a run must give and may cost, on the command line: schemas in files, amounts of money."""
 
 import json
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ class SchemaFile(click.ParamType[Json]):
         if not isinstance(content, dict):
             self.fail(f"{value} does not hold a JSON object", param, ctx)
         return content
+
+
+class Amount(click.ParamType[int]):
+    """An amount of money, ``0.5``; in micros, as methods take it."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Micros. Errors: a usage error for what is no amount above nothing."""
+        if isinstance(value, int):
+            return value
+        try:
+            micros = int((Decimal(value) * 1_000_000).to_integral_value())
+        except (InvalidOperation, ValueError, OverflowError):
+            micros = 0
+        if micros <= 0:
+            self.fail(f"{value!r} is not an amount such as 0.5", param, ctx)
+        return micros
 
 
 def contract(schema: Json | None, **others: Any) -> Json | None:

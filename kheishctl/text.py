@@ -25,6 +25,9 @@ _ESCAPE_IN_JSON = re.compile(
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
+# The prices of a route, and what each is for.
+PRICED = (("input", "in"), ("cached_input", "cached"), ("output", "out"))
+
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
@@ -131,6 +134,21 @@ def size(amount: int) -> str:
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def money(amount: Mapping[str, Any] | None) -> str | None:
+    """An amount of money: ``0.012345 USD``, ``3.00 USD``; nothing for none."""
+    if amount is None:
+        return None
+    whole, micros = divmod(int(amount["micros"]), 1_000_000)
+    cents, rest = divmod(micros, 10_000)
+    return f"{whole}.{cents:02d}{f'{rest:04d}'.rstrip('0')} {amount['currency']}"
+
+
+def price_list(prices: Mapping[str, Any]) -> str:
+    """What a million tokens cost: ``3.00 USD in, 0.30 USD cached, 15.00 USD out``."""
+    said = [(prices[name], word) for name, word in PRICED if prices.get(name) is not None]
+    return ", ".join(f"{money({'micros': n, 'currency': prices['currency']})} {word}" for n, word in said)
 
 
 def duration(seconds: float) -> str:
@@ -249,7 +267,13 @@ def facts(record: Mapping[str, Any], look: Look) -> str:
     """Any record, a field a line: times, sizes and nested values as they are best read."""
     pairs: list[tuple[str, str | None]] = []
     for name, value in record.items():
-        if isinstance(value, dict):
+        if name == "cost":
+            pairs.append((name, money(value)))
+        elif name == "costs":
+            pairs.append((name, ", ".join(filter(None, map(money, value)))))
+        elif name == "prices":
+            pairs.append((name, price_list(value)))
+        elif isinstance(value, dict):
             # An empty list inside says something: nothing is allowed, where none at all allows everything.
             inner = ((key, "[]" if part == [] else _fact(key, part, look)) for key, part in value.items())
             pairs += [(one_line(f"{name}.{key}"), part) for key, part in inner]

@@ -13,16 +13,18 @@ from msgspec import Struct
 from kheishd import config as written
 from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
 from kheishd.core import definition
+from kheishd.core.budget import micros
 from kheishd.core.compaction import ContextLimits
 from kheishd.core.definition import DefinitionError
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
-from kheishd.kernel.runtime import Debugging, ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.runtime import Debugging, ModelCaller, RouteSpec, RunLimits, Runtime, ToolLimits
 from kheishd.objects.workspaces import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
+from protocol.budget import Prices
 from protocol.errors import ConfigInvalid, WorkspaceForbidden
 from protocol.limits import AGENT_FILE_BYTES_MAX
 from protocol.objects.definition import Definition
@@ -103,6 +105,7 @@ def build_runtime(
         raise ConfigInvalid("; ".join(complaints))
     warnings = [f"skipped the agent in {complaint}" for complaint in complaints]
     warnings += _agent_warnings(config, definitions, source)
+    warnings += _cost_warnings(config)
     limits = RunLimits(**msgspec.structs.asdict(config.runs))
     return Runtime(
         generation=generation,
@@ -116,6 +119,7 @@ def build_runtime(
         models=models(limits),
         hooks=hooks(config),
         sandbox=config.workspace.sandbox,
+        tools=ToolLimits(**msgspec.structs.asdict(config.tools)),
         workspaces=workspaces,
         permission_mode=config.permissions.mode,
         mode_max=config.permissions.mode_max,
@@ -124,6 +128,14 @@ def build_runtime(
         warnings=tuple(warnings),
         config=msgspec.to_builtins(config),
     )
+
+
+def _cost_warnings(config: Config) -> list[str]:
+    """Routes on which a limit of cost limits nothing, as nobody can tell what they cost."""
+    unpriced = [route_id for route_id, table in config.routes.items() if table.price_input is None]
+    if not config.runs.cost_max or not unpriced:
+        return []
+    return [f"runs.cost_max does not limit runs on {', '.join(unpriced)}: no prices are stated there"]
 
 
 def offline_route() -> RouteSpec:
@@ -140,6 +152,19 @@ def _route(route_id: str, table: RouteTable) -> RouteSpec:
         table.auth_ref,
         table.options,
         table.context_tokens,
+        prices=_prices(table),
+    )
+
+
+def _prices(table: RouteTable) -> Prices | None:
+    if table.price_input is None or table.price_output is None:
+        return None
+    cached = table.price_cached_input
+    return Prices(
+        currency=table.currency,
+        input=micros(table.price_input),
+        output=micros(table.price_output),
+        cached_input=micros(cached) if cached is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from kheishd.core.budget import MICROS
 from kheishd.core.lines import Path as KeyPath
 from kheishd.core.lines import key_lines, line_of
 from kheishd.core.redaction import is_credential
@@ -23,13 +24,22 @@ from kheishd.kernel.hook import Sandbox
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
 from protocol.limits import (
+    CALLS_MAX,
     CONTEXT_TOKENS_DEFAULT,
     CONTINUATIONS_MAX,
     DEBUG_BYTES_DEFAULT,
     DEBUG_RUN_BYTES_MAX,
+    KIB,
     MIB,
+    MICROS_MAX,
+    PARALLEL_CALLS_MAX,
     PATH_BYTES_MAX,
     RULES_MAX,
+    RUN_OUTPUT_BYTES_DEFAULT,
+    TOKENS_MAX,
+    TOOL_INPUT_BYTES_MAX,
+    TOOL_OUTPUT_BYTES_MAX,
+    WALL_SECONDS_MAX,
 )
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
@@ -51,6 +61,8 @@ AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
 Seconds = Annotated[float, Meta(ge=0, le=24 * 3600)]
 Positive = Annotated[int, Meta(ge=1)]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
+Money = Annotated[float, Meta(ge=0, le=MICROS_MAX // MICROS)]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +107,7 @@ class Listen(Section, frozen=True):
 
 
 class RouteTable(Section, frozen=True):
-    """``[routes.<id>]``: one driver, one current model, one ``auth_ref``."""
+    """``[routes.<id>]``: one driver, one current model, one ``auth_ref``; prices of a million tokens."""
 
     driver: Driver
     model: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -103,6 +115,10 @@ class RouteTable(Section, frozen=True):
     auth_ref: str | None = None
     options: dict[str, Any] = {}
     context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = CONTEXT_TOKENS_DEFAULT
+    price_input: Money | None = None
+    price_cached_input: Money | None = None
+    price_output: Money | None = None
+    currency: Currency = "USD"
 
 
 class Permissions(Section, frozen=True):
@@ -124,8 +140,22 @@ class Workspace(Section, frozen=True):
     readable: list[Annotated[str, Meta(pattern="^/", max_length=PATH_BYTES_MAX)]] = []
 
 
+class Tools(Section, frozen=True):
+    """``[tools]``: what tools are held to; the fields of ``kernel.runtime.ToolLimits``."""
+
+    parallel_max: Annotated[int, Meta(ge=1, le=PARALLEL_CALLS_MAX)] = PARALLEL_CALLS_MAX
+    calls_max: Annotated[int, Meta(ge=1, le=CALLS_MAX)] = CALLS_MAX
+    timeout_max_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 180.0
+    input_bytes_max: Annotated[int, Meta(ge=KIB, le=TOOL_INPUT_BYTES_MAX)] = TOOL_INPUT_BYTES_MAX
+    output_bytes_max: Annotated[int, Meta(ge=KIB, le=TOOL_OUTPUT_BYTES_MAX)] = TOOL_OUTPUT_BYTES_MAX
+    run_output_bytes_max: Annotated[int, Meta(ge=KIB, le=1024 * MIB)] = RUN_OUTPUT_BYTES_DEFAULT
+
+
 class Runs(Section, frozen=True):
-    """``[runs]``: ceilings, retries and timeouts; the fields of ``kernel.runtime.RunLimits``."""
+    """``[runs]``: ceilings, retries and timeouts; the fields of ``kernel.runtime.RunLimits``.
+
+    ``tokens_max``, ``wall_s_max`` and ``cost_max`` are the budget of a run that is given no smaller one.
+    """
 
     active_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
     attempts_max: Annotated[int, Meta(ge=1, le=100)] = 4
@@ -136,6 +166,9 @@ class Runs(Section, frozen=True):
     inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
     turns_max: Positive = 500
     continuations_max: Annotated[int, Meta(ge=0, le=CONTINUATIONS_MAX)] = CONTINUATIONS_MAX
+    tokens_max: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] = 0
+    wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
+    cost_max: Money = 0.0
     approval_expires_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 0.0
     recovery: Literal["resume", "interrupt"] = "resume"
 
@@ -193,6 +226,7 @@ class Config(Section, frozen=True):
     runs: Runs = Runs()
     context: Context = Context()
     titles: Titles = Titles()
+    tools: Tools = Tools()
     log: Log = Log()
     debug: Debug = Debug()
     daemon: DaemonTable = DaemonTable()
@@ -327,6 +361,10 @@ def _route_problems(route_id: str, route: RouteTable) -> Iterator[Problem]:
         yield Problem(
             (*at, "auth_ref"), "expected env:NAME, credential:NAME or slot:NAME, never a key itself"
         )
+    if (route.price_input is None) != (route.price_output is None):
+        yield Problem(at, "price_input and price_output go together; give both or neither")
+    if route.price_cached_input is not None and route.price_input is None:
+        yield Problem((*at, "price_cached_input"), "it says nothing without price_input and price_output")
     yield from _option_problems(route.options, (*at, "options"))
 
 

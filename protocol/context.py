@@ -6,6 +6,7 @@ stays in the journal, whole.
 
 from typing import Literal
 
+from protocol.budget import Cost
 from protocol.envelope import Event
 from protocol.ids import Cursor
 from protocol.objects.run import RunError
@@ -21,7 +22,8 @@ class ContextCompacted(Event, frozen=True, tag="context_compacted"):
     ``strategy``: ``summary``, all of it is replaced by ``summary``; ``snip``, it is left out but for the
     newest input; ``results``, only the results of ``tools`` are left out. ``trigger``: ``auto``, it became
     long; ``manual``, somebody asked; ``overflow``, the provider refused it as too long. Tokens are what the
-    model was shown before and is shown after, as far as is known; ``usage`` is what the summary took.
+    model was shown before and is shown after, as far as is known; ``usage`` is what the summary took,
+    ``cost`` what that costs.
     """
 
     upto: Cursor
@@ -33,6 +35,7 @@ class ContextCompacted(Event, frozen=True, tag="context_compacted"):
     post_tokens: int = 0
     usage: Usage = Usage()
     model: str | None = None
+    cost: Cost | None = None
 
 
 class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
@@ -41,3 +44,4 @@ class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
     trigger: CompactTrigger
     error: RunError
     usage: Usage = Usage()
+    cost: Cost | None = None

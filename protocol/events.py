@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from protocol.budget import Cost
 from protocol.context import CompactionFailed as CompactionFailed
 from protocol.context import ContextCompacted as ContextCompacted
 from protocol.contract import Because, Bound
@@ -111,6 +112,7 @@ class SessionRenamed(Event, frozen=True, tag="session_renamed"):
 
     title: str | None
     usage: Usage = Usage()
+    cost: Cost | None = None
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
@@ -211,6 +213,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     stop_reason: str = "end"
     model: str | None = None
     because: Because | None = None
+    cost: Cost | None = None
 
 
 class CallsJudged(Event, frozen=True, tag="calls_judged"):

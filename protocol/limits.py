@@ -143,8 +143,10 @@ VERDICT_SUBJECT_BYTES_MAX = 256
 
 # What a tool takes and gives. 16 MiB is a large log; of it the model reads 32 KiB at once (about 8,000
 # tokens), and the rest stands in a blob. As JSON those can be six times as long: 192 KiB fit a transaction.
+# Four such logs are what the tools of one run give together, unless it is said otherwise.
 TOOL_INPUT_BYTES_MAX = 16 * MIB
 TOOL_OUTPUT_BYTES_MAX = 16 * MIB
+RUN_OUTPUT_BYTES_DEFAULT = 64 * MIB
 TOOL_TEXT_BYTES_MAX = 32 * KIB
 EVIDENCE_BYTES_MAX = 4 * KIB
 
@@ -282,3 +284,9 @@ REQUIREMENTS_MAX = 4
 REQUIRED_PATH_BYTES_MAX = 256
 REMINDERS_MAX = 2
 CONTINUATIONS_MAX = 3
+
+# Budgets: more tokens than anybody pays for, a month of time in hand, a million units of money in micros. At
+# the highest price, 10**12 micros a million tokens, 10**12 tokens cost 10**18 micros: that fits eight bytes.
+TOKENS_MAX = 10**12
+WALL_SECONDS_MAX = 31 * 24 * 3600
+MICROS_MAX = 10**12

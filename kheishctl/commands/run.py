@@ -9,7 +9,7 @@ import click
 from kheishctl import exits
 from kheishctl.outcome import looked_into, run_text, sentences
 from kheishctl.render import outcome, status_word
-from kheishctl.text import Column, Look, clean, facts, table
+from kheishctl.text import Column, Look, clean, facts, money, table
 from kheishctl.verb import (
     App,
     Duration,
@@ -48,6 +48,7 @@ COLUMNS = (
         lambda row: sum(map((row.get("usage") or {}).get, ("input_tokens", "output_tokens"), (0, 0))),
         "count",
     ),
+    Column("COST", lambda row: money(row.get("cost"))),
     Column("SESSION", "session_id"),
 )
 

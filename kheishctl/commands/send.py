@@ -15,7 +15,7 @@ from kheishctl.follow import Follower
 from kheishctl.outcome import looked_into, sentences
 from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
-from kheishctl.schema import SchemaFile, contract
+from kheishctl.schema import Amount, SchemaFile, contract
 from kheishctl.text import clean, facts, one_line
 from kheishctl.verb import (
     App,
@@ -73,6 +73,21 @@ delivery_options = options(
         multiple=True,
         metavar="PATH",
         help="The run must have written this file; repeat for more.",
+    ),
+    click.option(
+        "--tokens-max", type=click.IntRange(1), metavar="N", help="Tokens that the run may use, in and out."
+    ),
+    click.option(
+        "--time-max",
+        type=Duration(),
+        metavar="TIME",
+        help="How long it may work (90s, 15m), waiting for people not counted.",
+    ),
+    click.option(
+        "--cost-max",
+        type=Amount(),
+        metavar="AMOUNT",
+        help="What it may cost, in the currency of its route's prices.",
     ),
     mutating,
 )
@@ -167,6 +182,9 @@ def deliver(
     output_contract: Json | None,
     repairs: int | None,
     required_files: tuple[str, ...],
+    tokens_max: int | None,
+    time_max: float | None,
+    cost_max: int | None,
     idempotency_key: str | None,
     check: bool,
 ) -> None:
@@ -178,6 +196,7 @@ def deliver(
     params |= given(
         output_contract=contract(output_contract, repairs_max=repairs),
         completion_requirements=[{"type": "workspace_file", "path": path} for path in required_files],
+        budget=given(tokens_max=tokens_max, wall_s_max=time_max, cost_max=cost_max) or None,
     )
     if no_wait or check:
         result = app.call(method, params | given(idempotency_key=idempotency_key))

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from kheishd.core.budget import cost_of, used_up
 from kheishd.core.commands import Answered
 from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
 from protocol.contract import Because
@@ -32,14 +33,16 @@ WITHHELD: Final = "it asks for tools, and there are none now"
 def answered(run: Run, command: Answered) -> list[JournalEvent]:
     """The events of an answer to the run's open question."""
     assert run.item_id is not None, "an answer to a question nobody asked"
+    cost = cost_of(command.usage, run.pinned.prices)
     said = MessageAppended(
         item_id=run.item_id,
         message=Message("assistant", command.items, agent=run.guest),
         usage=command.usage,
         stop_reason=command.stop_reason,
         model=command.model,
+        cost=cost,
     )
-    limit = _limit(run)
+    limit = used_up(run, command.usage, cost)
     asked = [item for item in command.items if isinstance(item, ToolCall)]
     if asked:
         return [said, *_called(run, command, asked, limit)]
@@ -52,14 +55,6 @@ def answered(run: Run, command: Answered) -> list[JournalEvent]:
     return [said, _final(run, command, limit)]
 
 
-def _limit(run: Run) -> RunError | None:
-    """Why the model may not be asked again after this answer."""
-    most = run.pinned.max_turns
-    if most and run.step + 1 >= most:
-        return RunError("turn_limit", f"the run reached its limit of {most} model calls")
-    return None
-
-
 def _called(run: Run, command: Answered, asked: list[ToolCall], limit: RunError | None) -> list[JournalEvent]:
     """What follows at once from calls: nothing, as they are judged next, unless none of them may be."""
     if limit is not None:
@@ -68,8 +63,9 @@ def _called(run: Run, command: Answered, asked: list[ToolCall], limit: RunError 
     if run.sent_back == "output_contract" and run.cancel is None:
         text = "This was not run: answer with JSON only."
         return [*(_refused(call, text) for call in asked), _mend(run, command, WITHHELD, limit)]
-    if len(asked) > CALLS_MAX:
-        text = f"This was not run: {len(asked)} calls in one message, and the limit is {CALLS_MAX}."
+    most = min(command.calls_max, CALLS_MAX)
+    if len(asked) > most:
+        text = f"This was not run: {len(asked)} calls in one message, and the limit is {most}."
         return [_refused(call, text) for call in asked]
     return []
 

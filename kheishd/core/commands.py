@@ -21,6 +21,7 @@ from protocol.events import (
     ToolObserved,
     ToolReturned,
 )
+from protocol.limits import CALLS_MAX
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
 from protocol.transcript import InputItem, Item, Usage
@@ -42,8 +43,8 @@ class Ask:
 class Answered:
     """The model answered. Its calls have ids that differ.
 
-    ``cut``: it said more than is kept. ``checked`` is what was found out about the answer of a run that an
-    output contract binds and that has emitted nothing.
+    ``cut``: it said more than is kept. ``calls_max`` is how many calls one message may hold. ``checked`` is
+    what was found out about the answer of a run that an output contract binds and that has emitted nothing.
     """
 
     items: list[Item]
@@ -51,6 +52,7 @@ class Answered:
     stop_reason: str
     model: str | None
     cut: bool = False
+    calls_max: int = CALLS_MAX
     checked: Checked | None = None
 
 
@@ -174,11 +176,13 @@ class Cancel:
 class Stopped:
     """The effect of a run that is to be cancelled has stopped; ``items`` had arrived by then.
 
-    ``results`` are those of calls that were running.
+    ``results`` are those of calls that were running. ``error``: nobody asked for it to be cancelled, but it
+    may not go on.
     """
 
     items: list[Item]
     results: tuple[Return, ...] = ()
+    error: RunError | None = None
 
 
 @dataclass(frozen=True, slots=True)

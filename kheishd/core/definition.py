@@ -12,15 +12,20 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from kheishd.core.budget import MICROS, micros, narrowest
 from kheishd.core.lines import Path, line_of
 from kheishd.core.strict import Problem, dotted, problems
+from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits import (
     AGENT_FILE_BYTES_MAX,
+    MICROS_MAX,
     MODEL_BYTES_MAX,
     PATH_BYTES_MAX,
     RULES_MAX,
     SCOPE_BYTES_MAX,
+    TOKENS_MAX,
+    WALL_SECONDS_MAX,
 )
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
@@ -43,6 +48,9 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     route: str | None = None
     model: Annotated[str, Meta(max_length=MODEL_BYTES_MAX)] | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
+    tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] | None = None
+    wall_s_max: Annotated[float, Meta(gt=0, le=WALL_SECONDS_MAX)] | None = None
+    cost_max: Annotated[float, Meta(gt=0, le=MICROS_MAX // MICROS)] | None = None
     permission_mode: PermissionMode | None = None
     permissions: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
     workspace: Annotated[str, Meta(max_length=PATH_BYTES_MAX)] | None = None
@@ -87,13 +95,25 @@ def parse(name: str, content: bytes, path: str) -> Definition:
         raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
     matter, instructions = _divided(text)
     front = _front_matter(matter) if matter else FrontMatter()
+    fields = msgspec.structs.asdict(front)
+    budget = _budget(fields)
     return Definition(
         name=name,
         instructions=instructions,
         source="file",
         digest=_digest(instructions),
         path=path,
-        **msgspec.structs.asdict(front),
+        budget=narrowest([budget]),
+        **fields,
+    )
+
+
+def _budget(fields: dict[str, Any]) -> Budget:
+    """Take what limits a run's use out of the fields of front matter."""
+    return Budget(
+        tokens_max=fields.pop("tokens_max") or 0,
+        wall_s_max=fields.pop("wall_s_max") or 0.0,
+        cost_max=micros(fields.pop("cost_max") or 0),
     )
 
 

@@ -6,7 +6,8 @@ See ``core/run.py`` for the theory of operation.
 from dataclasses import dataclass
 
 from kheishd.core import calls
-from protocol.objects.run import ENDED, Run
+from kheishd.core.budget import time_up
+from protocol.objects.run import ENDED, Run, RunError
 
 ALONE_AT = 2
 PARKED_AT = 3
@@ -57,7 +58,14 @@ class Stop:
     """The effect is to be stopped, and the run ended as somebody asked."""
 
 
-Effect = TakeUp | AskModel | JudgeCalls | Execute | LookInto | Pause | Stop
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The run's time is over: the effect is to be stopped, and the run ended."""
+
+    error: RunError
+
+
+Effect = TakeUp | AskModel | JudgeCalls | Execute | LookInto | Pause | Stop | Expire
 
 
 def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
@@ -77,6 +85,8 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
         return None
     if not held:
         return TakeUp(alone=suspect(run))
+    if (error := time_up(run, now_ms)) is not None:
+        return Expire(error)
     if run.calls:
         return _due_calls(run)
     if run.retry_at_ms is not None and run.retry_at_ms > now_ms:

@@ -63,6 +63,7 @@ from msgspec.structs import replace
 
 from kheishd.core import calls
 from kheishd.core.answering import answered, given, parts_of, sent_back
+from kheishd.core.budget import added, cost_of, timed
 from kheishd.core.commands import (
     Abandon,
     Answered,
@@ -112,7 +113,7 @@ from protocol.events import (
     ToolCalled,
     ToolReturned,
 )
-from protocol.objects.run import ENDED, Run, RunError, Status
+from protocol.objects.run import ENDED, Outcome, Run, RunError, Status
 from protocol.transcript import Item, Message, ToolCall
 
 _APPROVING: Final = (Resolve, Lapse)
@@ -173,8 +174,8 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
         case Cancel(outcome, reason):
             return _cancel(run, outcome, reason)
-        case Stopped(items, results):
-            return _stopped(run, items, results)
+        case Stopped(items, results, error):
+            return _stopped(run, items, results, error)
         case Release(reason, results):
             return [*calls.ended(run, results), RunReleased(reason=reason)]
         case Fail(error):
@@ -224,6 +225,8 @@ def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[Journal
 
 def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> list[JournalEvent]:
     """A run that is for nothing else is over with it; any other goes on, whatever came of it."""
+    if event is not None:
+        event = replace(event, cost=cost_of(event.usage, run.pinned.prices))
     happened: list[JournalEvent] = [event] if event is not None else []
     if run.kind != "compaction":
         return happened
@@ -262,8 +265,11 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
     return [wanted]
 
 
-def _stopped(run: Run, items: list[Item], results: tuple[Return, ...] = ()) -> list[JournalEvent]:
-    ended = RunEnded(outcome=run.cancel or "cancelled")
+def _stopped(
+    run: Run, items: list[Item], results: tuple[Return, ...] = (), error: RunError | None = None
+) -> list[JournalEvent]:
+    outcome: Outcome = run.cancel or ("failed" if error is not None else "cancelled")
+    ended = RunEnded(outcome=outcome, error=error)
     # A call that had arrived will not be carried out, and one without a result may not stand.
     kept: list[Item] = [item for item in items if not isinstance(item, ToolCall)]
     if not kept or run.item_id is None:
@@ -287,7 +293,9 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
     if run.status in ENDED:
         # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
         return run
-    run = replace(kept_by_run(run, event), cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
+    run = replace(
+        kept_by_run(timed(run, envelope, event), event), cursor=envelope.cursor, changed_at_ms=envelope.at_ms
+    )
     match event:
         case RunStarted(start=start):
             return _started(run, envelope, event, start)
@@ -304,8 +312,9 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return replace(run, retry_at_ms=retry_at_ms, failures=run.failures + 1, starts_without_progress=0)
         case MessageAppended():
             return _appended(run, envelope, event)
-        case ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
-            return replace(run, usage=run.usage + usage, starts_without_progress=0)
+        case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
+            paid = added(run.cost, cost)
+            return replace(run, usage=run.usage + usage, cost=paid, starts_without_progress=0)
         case RunReleased():
             return replace(run, starts_without_progress=0, taken=False)
         case Steered():
@@ -342,7 +351,10 @@ def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
         case ToolCalled() if all(call.state != "called" for call in run.calls):
             # Calls that run side by side are one start.
             return replace(after, starts_without_progress=run.starts_without_progress + 1)
-        case CallsJudged() | ApprovalRequested() | ToolReturned():
+        case ToolReturned(bytes=size, text=text):
+            given_bytes = size if size is not None else len(text.encode())
+            return replace(after, starts_without_progress=0, tool_bytes=run.tool_bytes + given_bytes)
+        case CallsJudged() | ApprovalRequested():
             return replace(after, starts_without_progress=0)
         case _:
             return after
@@ -400,5 +412,6 @@ def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
         sent_back=None,
         parts=parts_of(run),
         usage=run.usage + event.usage,
+        cost=added(run.cost, event.cost),
         starts_without_progress=0,
     )

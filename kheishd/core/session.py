@@ -10,7 +10,9 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core import planning
+from kheishd.core.budget import summed
 from kheishd.core.grants import kept_by_session
+from protocol.budget import Cost
 from protocol.contract import Bound
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
@@ -31,6 +33,7 @@ from protocol.events import (
 )
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, Session
+from protocol.transcript import Usage
 
 
 def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> Session:
@@ -45,8 +48,8 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
         case SessionUpdated(changes=changes):
             before = planning.mode_set(session) if "permission_mode" in changes else session
             changed = replace(before, **_typed(changes))
-        case SessionRenamed(title=title, usage=usage):
-            changed = replace(session, title=title, usage=session.usage + usage)
+        case SessionRenamed(title=title, usage=usage, cost=cost):
+            changed = replace(_paid(session, usage, cost), title=title)
         case SessionEnded():
             changed = replace(session, status="ended")
         case RunAccepted():
@@ -55,8 +58,12 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
         case RunEnded():
             changed = replace(session, open_runs=[r for r in session.open_runs if r != envelope.run_id])
-        case MessageAppended(usage=usage) | ContextCompacted(usage=usage) | CompactionFailed(usage=usage):
-            changed = replace(session, usage=session.usage + usage)
+        case (
+            MessageAppended(usage=usage, cost=cost)
+            | ContextCompacted(usage=usage, cost=cost)
+            | CompactionFailed(usage=usage, cost=cost)
+        ):
+            changed = _paid(session, usage, cost)
         case TodosWritten() | PlanEntered() | PlanExited():
             changed = planning.evolve(session, envelope, event)
         case _:
@@ -64,6 +71,11 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             if changed is session:
                 return session
     return replace(changed, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
+
+
+def _paid(session: Session, usage: Usage, cost: Cost | None) -> Session:
+    costs = summed(session.costs, cost) if cost is not None else session.costs
+    return replace(session, usage=session.usage + usage, costs=costs)
 
 
 def _created(envelope: Envelope, event: SessionCreated) -> Session:

@@ -7,10 +7,20 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from kheishd.core.budget import micros
 from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
-from protocol.limits import CONTEXT_TOKENS_DEFAULT, DEBUG_BYTES_DEFAULT
+from protocol.budget import Budget, Prices
+from protocol.limits import (
+    CALLS_MAX,
+    CONTEXT_TOKENS_DEFAULT,
+    DEBUG_BYTES_DEFAULT,
+    PARALLEL_CALLS_MAX,
+    RUN_OUTPUT_BYTES_DEFAULT,
+    TOOL_INPUT_BYTES_MAX,
+    TOOL_OUTPUT_BYTES_MAX,
+)
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
@@ -33,6 +43,7 @@ class RouteSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     context_tokens: int = CONTEXT_TOKENS_DEFAULT
     built_in: bool = False
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,28 @@ class RunLimits:
     inactivity_timeout_s: float = 120.0
     turns_max: int = 500
     continuations_max: int = 3
+    tokens_max: int = 0
+    wall_s_max: float = 0.0
+    cost_max: float = 0.0
     approval_expires_s: float = 0.0
     recovery: str = "resume"
+
+    @property
+    def budget(self) -> Budget:
+        """What a run may use at most, as it is pinned: ``cost_max`` is in units here, and there in micros."""
+        return Budget(tokens_max=self.tokens_max, wall_s_max=self.wall_s_max, cost_max=micros(self.cost_max))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolLimits:
+    """What tools are held to, from the next batch on; ``run_output_bytes_max`` is for all of a run's."""
+
+    parallel_max: int = PARALLEL_CALLS_MAX
+    calls_max: int = CALLS_MAX
+    timeout_max_s: float = 180.0
+    input_bytes_max: int = TOOL_INPUT_BYTES_MAX
+    output_bytes_max: int = TOOL_OUTPUT_BYTES_MAX
+    run_output_bytes_max: int = RUN_OUTPUT_BYTES_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +112,7 @@ class Runtime:
     models: "ModelCaller"
     hooks: Hook
     workspaces: Workspaces
+    tools: ToolLimits = ToolLimits()
     permission_mode: PermissionMode = "default"
     mode_max: PermissionMode = "bypassPermissions"
     rules: tuple[Rule, ...] = ()

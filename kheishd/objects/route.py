@@ -21,6 +21,7 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         auth_ref=spec.auth_ref,
         options=dict(spec.options),
         context_tokens=spec.context_tokens,
+        prices=spec.prices,
         ready=problem is None,
         problem=problem,
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from kheishd.core.budget import narrowest
 from kheishd.core.planning import unplanned
 from kheishd.core.session import both
 from kheishd.kernel.call import Call
@@ -15,6 +16,7 @@ from kheishd.objects.run import given_by, settled
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.blobs import put_chunk
 from protocol import ids
+from protocol.budget import Budget
 from protocol.contract import Bound
 from protocol.errors import (
     AgentNotFound,
@@ -281,7 +283,26 @@ def pin(
         output_contract=_contract(sending, session),
         requirements=params.completion_requirements,
         continuations_max=runtime.limits.continuations_max,
+        budget=_budget(runtime, params, speaker, route),
+        prices=route.prices,
     )
+
+
+def _budget(runtime: "Runtime", params: Delivery, speaker: Definition, route: "RouteSpec") -> Budget | None:
+    """What the run may use at most: what the daemon, the agent and the request all allow.
+
+    Errors: InvalidParams where the request limits a cost that nobody can tell.
+    """
+    asked = params.budget
+    if asked is not None and asked.cost_max and route.prices is None:
+        raise InvalidParams(
+            f"the route '{route.route_id}' states no prices, so what a run costs cannot be limited",
+            field="$.params.budget.cost_max",
+        )
+    budget = narrowest((runtime.limits.budget, speaker.budget, asked))
+    if budget is None or route.prices is not None:
+        return budget
+    return narrowest([msgspec.structs.replace(budget, cost_max=0)])
 
 
 def _contract(sending: Sending, session: Session) -> Bound | None:
@@ -326,4 +347,6 @@ async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendR
     run = await settled(call, result.session_id, result.run_id, params.timeout_s)
     with call.state.read() as store:
         given = given_by(store, run)
-    return msgspec.structs.replace(result, status=run.status, error=run.error, usage=run.usage, **given)
+    return msgspec.structs.replace(
+        result, status=run.status, error=run.error, usage=run.usage, cost=run.cost, **given
+    )

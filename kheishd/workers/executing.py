@@ -40,13 +40,17 @@ from protocol.events import (
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.runtime import Runtime, ToolLimits
     from kheishd.kernel.state import State
     from kheishd.workers.saving import Saving
     from protocol.objects.run import CallOutcome, OpenCall, Run
 
 log = logging.getLogger("kheishd.runs")
+
+SAYING_SECONDS = 10.0
+"""What a tool has beyond the longest time, to stop and to say what it had by then."""
 
 Commit = Callable[[Command], Awaitable["Run"]]
 """Carries out a command; gives the run as it is then."""
@@ -140,7 +144,8 @@ class Calls:
         judging = await self._judging(run)
         asked = self._asked(run)
         ready: list[tuple[int, ToolUse]] = []
-        for place in places:
+        # Those beyond stay ready, and are due again when these have returned.
+        for place in places[: judging.present.tools.parallel_max]:
             use = await self._cleared(run, judging, place, asked)
             if use is None:
                 # It has its result now, or a person is asked again: look at the batch anew.
@@ -172,11 +177,11 @@ class Calls:
             await self._return(call, _Ended("failed", Outcome(f"The tool '{call.tool}' is gone.", True)))
             return None
         try:
-            arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
+            arguments = judging.checked(tool, self._arguments(run, place, asked))
             use = ToolUse(
                 judging.place,
                 call.call_id,
-                tool,
+                within(tool, judging.present.tools),
                 arguments,
                 call.binding,
                 lambda text: self._say(call.call_id, text),
@@ -252,7 +257,7 @@ class Calls:
 
     async def _return(self, call: "OpenCall", ended: _Ended) -> None:
         """Commit a result: what is too long to be read at once stands whole in a blob."""
-        text, whole = readable(ended.outcome)
+        text, whole = readable(ended.outcome, self._present().tools.output_bytes_max)
         blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
         returned = ToolReturned(
             call_id=call.call_id,
@@ -354,6 +359,12 @@ def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
     return replace(
         outcome, text=f"The person who approved this changed its input to {changed}\n{outcome.text}"
     )
+
+
+def within(tool: "Tool", limits: "ToolLimits") -> "Tool":
+    """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
+    longest = limits.timeout_max_s + SAYING_SECONDS
+    return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)
 
 
 def _settling(

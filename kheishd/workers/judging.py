@@ -4,8 +4,9 @@ Nothing here changes anything: what was judged is one command, committed before 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -65,6 +66,8 @@ class Judging:
     async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
+        if self.run.tool_bytes >= self.present.tools.run_output_bytes_max:
+            return self._failed(call, tool, self._no_more_output())
         if asked.invalid is not None:
             return self._failed(
                 call, tool, f"These arguments cannot be used: {asked.invalid}. Nothing was run."
@@ -72,10 +75,20 @@ class Judging:
         if tool is None:
             return self._failed(call, None, self._no_such_tool(call.tool))
         try:
-            arguments = self.runtime.hooks.checked(tool, asked.arguments)
+            arguments = self.checked(tool, asked.arguments)
             return await self._judged(number, call, ToolUse(self.place, call.call_id, tool, arguments))
         except ToolError as error:
             return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
+
+    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
+        most = self.present.tools.input_bytes_max
+        size = len(msgspec.json.encode(arguments))
+        if size > most:
+            raise ToolError(
+                f"the arguments take {size} bytes as JSON; the limit, tools.input_bytes_max, is {most}"
+            )
+        return self.runtime.hooks.checked(tool, arguments)
 
     async def renewed(self, number: int, use: ToolUse) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
@@ -202,6 +215,13 @@ class Judging:
         """A call that cannot be carried out, whoever allowed it."""
         verdict = Verdict(call_id=call.call_id, tool=call.tool, decision="deny", base="deny", why="not valid")
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
+
+    def _no_more_output(self) -> str:
+        given, most = self.run.tool_bytes, self.present.tools.run_output_bytes_max
+        return (
+            f"This was not run: the tools of this run gave {given} bytes together, and the limit, "
+            f"tools.run_output_bytes_max, is {most}. Answer with what there is."
+        )
 
     def _no_such_tool(self, name: str) -> str:
         known = sorted(self.offered)[:NAMES_SHOWN_MAX]

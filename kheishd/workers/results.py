@@ -18,14 +18,17 @@ from protocol.wire import cannot_keep
 log = logging.getLogger("kheishd.runs")
 
 
-def readable(outcome: Outcome) -> tuple[str, bytes | None]:
-    """The text of an outcome as a model reads it, and the whole output where that is more than the text."""
+def readable(outcome: Outcome, bytes_max: int = TOOL_OUTPUT_BYTES_MAX) -> tuple[str, bytes | None]:
+    """The text of an outcome as a model reads it, and the whole output where that is more than the text.
+
+    Of that so much is kept as ``tools.output_bytes_max`` says.
+    """
     text, whole = _cut(outcome.text), outcome.whole
     if text != outcome.text and whole is None:
         whole = outcome.text.encode()
-    if whole is not None and len(whole) > TOOL_OUTPUT_BYTES_MAX:
-        text += f"\n[Of {len(whole)} bytes of output the first {TOOL_OUTPUT_BYTES_MAX} were kept.]"
-        whole = whole[:TOOL_OUTPUT_BYTES_MAX]
+    if whole is not None and len(whole) > bytes_max:
+        text += f"\n[Of {len(whole)} bytes of output the first {bytes_max} were kept.]"
+        whole = whole[:bytes_max]
     return text, whole
 
 

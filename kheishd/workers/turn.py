@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 
 from kheishd.core.answering import parts_of
+from kheishd.core.budget import left_ms, time_up
 from kheishd.core.calls import distinct
 from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
 from kheishd.core.due import (
     AskModel,
     Execute,
+    Expire,
     JudgeCalls,
     LookInto,
     Pause,
@@ -136,6 +138,9 @@ class Turn:
                 case Stop():
                     await self._calls.save_ended(self._run)
                     await self._commit(Stopped([], self._calls.stopped(self._run)))
+                case Expire(error):
+                    await self._calls.save_ended(self._run)
+                    await self._commit(Stopped([], self._calls.stopped(self._run), error))
                 case Pause(until_ms):
                     await self._pause(until_ms)
                 case AskModel():
@@ -213,7 +218,9 @@ class Turn:
 
     def _next_effect(self) -> trio.CancelScope:
         """The scope of an effect that begins: cancelled from the start where ``stop`` came before it."""
-        scope = trio.CancelScope()
+        left = left_ms(self._run, self._state.now_ms())
+        # A millisecond later, so that nothing is left when it is looked at again.
+        scope = trio.CancelScope() if left is None else trio.move_on_after((left + 1) / 1000)
         if self._effect.cancel_called:
             scope.cancel()
         self._effect = scope
@@ -258,7 +265,7 @@ class Turn:
             text = "".join(heard)
             said: list[Item] = [Text(text)] if text else []
             items, _ = fitted(said, ANSWER_BYTES_MAX)
-            await self._commit(Stopped(items))
+            await self._commit(Stopped(items, error=time_up(self._run, self._state.now_ms())))
             return
         await self._answered(answer)
 
@@ -305,6 +312,7 @@ class Turn:
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
             cut=cut,
+            calls_max=self._runtimes.current().tools.calls_max,
             checked=self._checked(items),
         )
         checkpoint = self._shown.checkpoint(items, room)

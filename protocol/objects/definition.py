@@ -4,6 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from protocol.budget import Budget
 from protocol.errors import AgentNotFound
 from protocol.method import Method, Page, Params
 from protocol.objects.conversation import Agent
@@ -22,6 +23,7 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str | None = None
     model: str | None = None
     max_turns: int | None = None
+    budget: Budget | None = None
     permission_mode: PermissionMode | None = None
     permissions: list[Rule] = []
     workspace: str | None = None

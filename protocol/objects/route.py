@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.budget import Prices
 from protocol.errors import RouteNotFound
 from protocol.ids import Id
 from protocol.method import Method, Page, Params
@@ -14,8 +15,8 @@ Driver = Literal["openai", "anthropic", "offline"]
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A route as it is shown; a credential is shown by its reference only.
 
-    ``context_tokens`` is how much its model can be shown. ``ready`` is whether a run could use it now;
-    ``problem`` says why not.
+    ``context_tokens`` is how much its model can be shown, ``prices`` are for a million tokens. ``ready`` is
+    whether a run could use it now, ``problem`` why not.
     """
 
     route_id: str
@@ -27,6 +28,7 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     auth_ref: str | None = None
     options: dict[str, Any] = {}
     context_tokens: int = 0
+    prices: Prices | None = None
     ready: bool = True
     problem: str | None = None
 

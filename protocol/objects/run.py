@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from protocol.budget import Budget, Cost, Prices
 from protocol.contract import Because, Bound, OutputContract, Requirement
 from protocol.errors import (
     ArtifactNotFound,
@@ -96,6 +97,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     the model can be shown. ``debug`` is what is captured of its model calls: a configuration that says
     ``off`` later does not end it. ``output_contract`` and ``requirements`` are what the run must give and
     have done; ``continuations_max`` is how often an answer that was cut at its length limit is gone on with.
+    ``budget`` is what it may use, at these ``prices``.
     """
 
     route: str
@@ -115,6 +117,8 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_contract: Bound | None = None
     requirements: list[Requirement] = []
     continuations_max: int = 0
+    budget: Budget | None = None
+    prices: Prices | None = None
 
 
 class RunError(Struct, frozen=True, omit_defaults=True):
@@ -142,6 +146,9 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``sent_back`` is why the model is asked again though it had answered. ``repairs`` and ``reminders`` count
     how often that was for its contract and its requirements, of which ``met`` are fulfilled; ``parts`` is
     where the answers stand that were cut and that the last one goes on with.
+
+    ``worked_ms`` is how long workers had it in hand until the last event; ``tool_bytes`` is what its tools gave
+    together, ``cost`` what it costs so far, where its route has prices.
     """
 
     run_id: Id
@@ -180,8 +187,11 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reminders: int = 0
     met: list[int] = []
     parts: list[Cursor] = []
+    worked_ms: int = 0
+    tool_bytes: int = 0
     error: RunError | None = None
     usage: Usage = Usage()
+    cost: Cost | None = None
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
@@ -210,6 +220,7 @@ class Delivery(Mutation, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     output_contract: OutputContract | None = None
     completion_requirements: Annotated[list[Requirement], Meta(max_length=REQUIREMENTS_MAX)] = []
+    budget: Budget | None = None
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False
     timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
@@ -239,6 +250,7 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: Any = None
     error: RunError | None = None
     usage: Usage = Usage()
+    cost: Cost | None = None
 
 
 class Steering(Mutation, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from protocol.budget import Cost
 from protocol.contract import Bound, InputContract, OutputContract
 from protocol.errors import (
     AgentForbidden,
@@ -126,6 +127,7 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cursor: Cursor = 0
     runs: int = 0
     usage: Usage = Usage()
+    costs: list[Cost] = []
 
 
 class SessionView(Session, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,11 +1,11 @@
-"""Schemas from files."""
+"""Schemas from files, and amounts of money."""
 
 from pathlib import Path
 
 import click
 import pytest
 
-from kheishctl.schema import SchemaFile, contract
+from kheishctl.schema import Amount, SchemaFile, contract
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -36,3 +36,16 @@ def test_a_contract() -> None:
     assert contract(None, repairs_max=1) is None
     assert contract({}, repairs_max=None) == {"schema": {}}
     assert contract({}, repairs_max=0) == {"schema": {}, "repairs_max": 0}
+
+
+@pytest.mark.parametrize(("text", "micros"), [("1", 1_000_000), ("0.5", 500_000), ("0.000001", 1), (7, 7)])
+def test_an_amount(text: str | int, micros: int) -> None:
+    """As it is written, in micros; what is micros already stays so."""
+    assert Amount().convert(text, None, None) == micros
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "1e-9", "1,5"])
+def test_what_is_no_amount(text: str) -> None:
+    """Nothing is not an amount, either."""
+    with pytest.raises(click.BadParameter, match="is not an amount"):
+        Amount().convert(text, None, None)

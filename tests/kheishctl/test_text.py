@@ -17,6 +17,7 @@ from kheishctl.text import (
     fit,
     fold,
     json_safe,
+    money,
     one_line,
     paint,
     properties,
@@ -187,6 +188,38 @@ def test_properties_leave_out_what_is_missing() -> None:
     """Only what has a value is shown, on one line each."""
     assert properties([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
     assert properties([("a", "1")], PIPE) == "a\t1"
+
+
+@pytest.mark.parametrize(
+    ("micros", "said"),
+    [
+        (0, "0.00 USD"),
+        (1, "0.000001 USD"),
+        (12_345, "0.012345 USD"),
+        (120_000, "0.12 USD"),
+        (125_000, "0.125 USD"),
+        (3_000_000, "3.00 USD"),
+        (1_234_500_000, "1234.50 USD"),
+    ],
+)
+def test_money(micros: int, said: str) -> None:
+    """At least cents, and whatever is smaller where there is something."""
+    assert money({"micros": micros, "currency": "USD"}) == said
+    assert money(None) is None
+
+
+def test_facts_say_amounts_as_people_do() -> None:
+    """One of a run, one for each currency of a session."""
+    cost = {"micros": 500_000, "currency": "EUR"}
+    assert facts({"cost": cost, "costs": [cost, cost]}, PIPE) == "cost\t0.50 EUR\ncosts\t0.50 EUR, 0.50 EUR"
+
+
+def test_facts_say_what_tokens_cost() -> None:
+    """A price of nothing is said, one that is not there is not."""
+    prices = {"currency": "EUR", "input": 3_000_000, "output": 0}
+    assert facts({"prices": prices}, PIPE) == "prices\t3.00 EUR in, 0.00 EUR out"
+    cached = facts({"prices": prices | {"cached_input": 75_000}}, PIPE)
+    assert cached == "prices\t3.00 EUR in, 0.075 EUR cached, 0.00 EUR out"
 
 
 def test_facts_read_best() -> None:

@@ -21,8 +21,9 @@ from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import Composite
-from kheishd.kernel.runtime import Debugging, RunLimits, Runtime
+from kheishd.kernel.runtime import Debugging, RunLimits, Runtime, ToolLimits
 from kheishd.providers.caller import Models
+from protocol.budget import Budget, Prices
 from protocol.catalogue import METHODS
 from protocol.errors import ConfigInvalid
 from protocol.objects.permission import Rule
@@ -98,6 +99,31 @@ def test_limits_are_those_of_the_configuration() -> None:
     """[runs] and RunLimits have the same fields and defaults, so neither can drift; so have [context]'s."""
     assert msgspec.to_builtins(parse("").runs) == dataclasses.asdict(RunLimits())
     assert msgspec.to_builtins(parse("").context) == dataclasses.asdict(ContextLimits())
+    assert msgspec.to_builtins(parse("").tools) == dataclasses.asdict(ToolLimits())
+
+
+def test_what_things_cost(source: Source) -> None:
+    """Amounts are written in units and kept in micros; a route without prices has none."""
+    source.home.config.write_text(
+        "[runs]\ncost_max = 0.5\n"
+        "[routes.a]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 3\nprice_output = 15.25\n"
+        "[routes.b]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 0.075\nprice_output = 0\n"
+        "price_cached_input = 0.01\ncurrency = 'EUR'\n"
+    )
+    runtime = build(source)
+    assert runtime.limits.budget == Budget(cost_max=500_000)
+    assert runtime.routes["a"].prices == Prices(currency="USD", input=3_000_000, output=15_250_000)
+    assert runtime.routes["b"].prices == Prices(currency="EUR", input=75_000, output=0, cached_input=10_000)
+    assert runtime.routes["offline"].prices is None
+    assert runtime.warnings == ()
+
+
+def test_a_limit_of_cost_that_limits_nothing_is_said(source: Source) -> None:
+    """By the routes that state no prices."""
+    source.home.config.write_text("[runs]\ncost_max = 0.5\n[routes.free]\ndriver = 'openai'\nmodel = 'm'\n")
+    assert build(source).warnings == (
+        "runs.cost_max does not limit runs on free: no prices are stated there",
+    )
 
 
 def test_what_is_captured_is_that_of_the_configuration(source: Source) -> None:

@@ -272,3 +272,17 @@ def test_a_file_that_must_be_written(ctl: Ctl, sender: str) -> None:
     done = ctl("send", "default", "hello", "--as", sender, "--require-file", "report.md")
     assert done.code == exits.RUN_FAILED
     assert "write the file 'report.md'" in done.err
+
+
+def test_what_a_run_may_cost(ctl: Ctl, sender: str) -> None:
+    """Limits are pinned; what they end says which it was."""
+    words = ["send", "default", "--as", sender]
+    sent = ctl.json(*words, "hello", "--tokens-max", "9000", "--time-max", "5m")
+    pinned = ctl.json("run", "get", sent["run_id"])["pinned"]
+    assert pinned["budget"] == {"tokens_max": 9000, "wall_s_max": 300.0}
+    done = ctl(*words, "/slow 100 1000", "--time-max", "0.2s")
+    assert done.code == exits.RUN_FAILED
+    assert "in hand for 0.2 s" in done.err
+    refused = ctl(*words, "hello", "--cost-max", "0.5")
+    assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
+    assert ctl(*words, "hello", "--cost-max", "-1").code == exits.USAGE

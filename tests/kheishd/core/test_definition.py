@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.definition import DefinitionError, built_in, key_line, parse
+from protocol.budget import Budget
 from protocol.limits import AGENT_FILE_BYTES_MAX, SCOPE_BYTES_MAX
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
@@ -51,6 +52,14 @@ def test_the_example_of_the_contract() -> None:
     )
 
 
+def test_a_budget_of_its_own() -> None:
+    """Money is written in units and kept in micros; what is absent is without limit."""
+    budget = parse("a", b"---\ntokens_max: 1000\nwall_s_max: 90\ncost_max: 0.25\n---\n", "p").budget
+    assert budget == Budget(tokens_max=1_000, wall_s_max=90.0, cost_max=250_000)
+    assert parse("a", b"---\nwall_s_max: 0.5\n---\n", "p").budget == Budget(wall_s_max=0.5)
+    assert parse("a", b"---\nmodel: m\n---\n", "p").budget is None
+
+
 def test_the_same_file_from_another_editor() -> None:
     """A byte order mark and carriage returns change nothing."""
     other = b"\xef\xbb\xbf" + REVIEWER.replace(b"\n", b"\r\n")
@@ -75,6 +84,8 @@ def test_a_rule_within_the_instructions_is_text() -> None:
     [
         (b"---\nmodel: m\ndescripton: x\n---\n", 3, "did you mean 'description'"),
         (b"---\nmodel: m\n\nmax_turns: many\n---\n", 4, "max_turns: expected a whole number"),
+        (b"---\nmodel: m\ncost_max: .nan\n---\n", 3, "cost_max: expected a number > 0"),
+        (b"---\ntokens_max: 0\n---\n", 2, "tokens_max: expected a whole number >= 1"),
         (b"---\ntools: read_file\n---\n", 2, "tools: expected an array"),
         (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected a string, got a whole number (at [1])"),
         (b"---\npermission_mode: yolo\n---\n", 2, "permission_mode"),

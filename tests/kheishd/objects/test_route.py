@@ -7,11 +7,13 @@ import pytest
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.route import HANDLERS
 from kheishd.providers.caller import Models
+from protocol.budget import Prices
 from protocol.errors import RouteNotFound
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 
 SECRET = "sk-super-secret"
+PRICES = Prices(currency="EUR", input=1, output=2, cached_input=0)
 
 
 def runtime() -> Runtime:
@@ -19,7 +21,7 @@ def runtime() -> Runtime:
     url = "http://127.0.0.1:9/v1"
     routes = [
         RouteSpec("offline", "offline", "offline", built_in=True),
-        RouteSpec("ready", "openai", "m", url, "env:A_KEY", {"max_tokens": 5}),
+        RouteSpec("ready", "openai", "m", url, "env:A_KEY", {"max_tokens": 5}, prices=PRICES),
         RouteSpec("broken", "anthropic", "m", url, "env:NO_KEY"),
     ]
     return make_runtime(
@@ -61,3 +63,12 @@ async def test_route_get_route_not_found(tmp_path: Path) -> None:
         with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
             await client.call("route.get", route_id="nowhere")
     assert refused.value.field == "$.params.route_id"
+
+
+async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
+    """As they are pinned; a price of nothing is a price."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        shown = await client.call("route.get", route_id="ready")
+        assert shown["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}
+        assert "prices" not in await client.call("route.get", route_id="broken")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from kheishd.kernel.runtime import RunLimits
+from kheishd.kernel.runtime import RouteSpec, RunLimits
 from kheishd.objects.sending import fits, input_items
 from kheishd.store.tables import BLOBS
+from protocol.budget import Prices
 from protocol.errors import InputTooLarge, InvalidParams, RouteNotFound
 from protocol.limits import ANSWER_BYTES_MAX, INPUT_BYTES_MAX, METADATA_BYTES_MAX, QUEUED_RUNS_MAX
 from protocol.objects.conversation import ConversationSend
@@ -98,6 +99,53 @@ async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
         agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
         async with household(tmp_path / str(turns_max), work=False, limits=limits, **agents) as house:
             assert (await pinned(house))["max_turns"] == expected
+
+
+PRICED = RouteSpec(
+    "offline",
+    "offline",
+    "offline",
+    prices=Prices(currency="USD", input=3_000_000, output=15_000_000),
+)
+
+
+async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
+    """The daemon, the agent and the request; what none of them limits is without limit."""
+    limits = RunLimits(tokens_max=500, wall_s_max=60.0, cost_max=0.5)
+    spender = agent("spender", "tokens_max: 300\nwall_s_max: 90\ncost_max: 2")
+    agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
+    routes: dict[str, Any] = {"routes": {"offline": PRICED}}
+    async with household(tmp_path, work=False, limits=limits, **agents, **routes) as house:
+        assert (await pinned(house))["budget"] == {
+            "tokens_max": 300,
+            "wall_s_max": 60.0,
+            "cost_max": 500_000,
+        }
+        found = await pinned(house, budget={"tokens_max": 400, "wall_s_max": 1.5, "cost_max": 7})
+        assert found["budget"] == {"tokens_max": 300, "wall_s_max": 1.5, "cost_max": 7}
+        assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
+
+
+async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
+    """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
+    async with household(tmp_path, work=False, limits=RunLimits(cost_max=0.5)) as house:
+        refusal = await house.refused("conversation.send", content="x", budget={"cost_max": 7})
+        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.cost_max")
+        found = await pinned(house)
+        assert "budget" not in found
+        assert "prices" not in found
+
+
+async def test_what_a_conversation_costs(tmp_path: Path) -> None:
+    """Of each run and of its session, which is the sum of them."""
+    async with household(tmp_path, routes={"offline": PRICED}) as house:
+        first, second = await house.ask("one"), await house.ask("two")
+        cost = {"micros": 3 + 15, "currency": "USD"}
+        assert (first["cost"], second["cost"]) == (cost, cost)
+        run = await house.call("run.get", run_id=first["run_id"])
+        assert (run["cost"], run["usage"]) == (cost, {"input_tokens": 1, "output_tokens": 1})
+        view = await house.call("session.get", session_id=first["session_id"])
+        assert view["costs"] == [{"micros": 36, "currency": "USD"}]
 
 
 async def test_instructions_are_kept_once(idle: Household) -> None:

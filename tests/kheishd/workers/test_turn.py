@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.files.part import Files
+from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
 from kheishd.kernel.runtime import (
     Answer,
     ModelEvent,
@@ -22,17 +23,19 @@ from kheishd.kernel.runtime import (
     RunLimits,
     TextDelta,
     ThinkingDelta,
+    ToolLimits,
 )
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
+from protocol.budget import Budget
 from protocol.contract import OutputContract, Requirement
-from protocol.events import MessageAppended, ModelFailed, RequirementSatisfied
+from protocol.events import MessageAppended, ModelFailed, RequirementSatisfied, ToolReturned
 from protocol.limits import ANSWER_BYTES_MAX, CONTRACT_BYTES_MAX, METADATA_BYTES_MAX
-from protocol.objects.run import RunError
+from protocol.objects.run import RunError, SendResult
 from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
     EPOCH_MS,
+    Desk,
     Gate,
-    Part,
     Scripted,
     fails,
     full_disk,
@@ -417,7 +420,10 @@ WRITE = ToolCall("call_1", "write_file", {"path": "docs/report.md", "content": "
 async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
     """It answers, is reminded, writes the file after all, and is done."""
     models = Scripted([lambda r: says("done"), lambda r: gives(WRITE), lambda r: says("now it is")])
-    made: dict[str, Any] = {"hooks": Composite((Files(),)), "workspaces": Workspaces(str(tmp_path), "/home/kheish")}
+    made: dict[str, Any] = {
+        "hooks": Composite((Files(),)),
+        "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
+    }
     async with open_desk(tmp_path, models, **made) as desk, working(desk):
         sent = await desk.ask(completion_requirements=ONE_FILE)
         assert sent.status == "waiting_for_approval"
@@ -433,7 +439,10 @@ async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) 
     """The run is reminded, twice at most, and fails."""
     wrong = ToolCall("call_1", "write_file", {"path": "../report.md", "content": "x"})
     models = Scripted([lambda r: gives(wrong), lambda r: says("done")])
-    made: dict[str, Any] = {"hooks": Composite((Files(),)), "workspaces": Workspaces(str(tmp_path), "/home/kheish")}
+    made: dict[str, Any] = {
+        "hooks": Composite((Files(),)),
+        "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
+    }
     async with open_desk(tmp_path, models, **made) as desk, working(desk):
         sent = await desk.ask(completion_requirements=ONE_FILE)
         run = desk.run(sent.run_id)
@@ -466,9 +475,153 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
 ) -> None:
     """The longest answer, a long schema and what is wrong with it are one transaction."""
     schema = {"type": "string", "description": '"' * (CONTRACT_BYTES_MAX // 2 - 100)}
-    long: Part = lambda r: gives(Text("x" * ANSWER_BYTES_MAX), stop_reason="length")  # noqa: E731
+    long = lambda r: gives(Text("x" * ANSWER_BYTES_MAX), stop_reason="length")  # noqa: E731
     models = Scripted([long, lambda r: says('"short"')])
     metadata = {"filler": "x" * (METADATA_BYTES_MAX - 100)}
     async with open_desk(tmp_path, models, threaded=False) as desk, working(desk):
         sent = await desk.ask(output_contract=OutputContract(schema=schema), metadata=metadata)
         assert (sent.status, sent.output) == ("completed", '"short"')
+
+
+# What it may cost.
+
+IN_A_SECOND = Budget(wall_s_max=1.0)
+
+
+async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """At that very moment, with the reason."""
+    async with open_desk(tmp_path, Scripted([Gate("so far", "")])) as desk, working(desk):
+        began = trio.current_time()
+        sent = await desk.ask(budget=IN_A_SECOND)
+        assert trio.current_time() - began == pytest.approx(1.0, abs=0.01)
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason, sent.output) == ("failed", "time_budget", "so far")
+        assert desk.run(sent.run_id).worked_ms == pytest.approx(1_000, abs=10)
+        assert desk.writing() == []
+
+
+class Slow(Part):
+    """A part whose tool takes an hour, if it may."""
+
+    name = "slow"
+    tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
+
+    def __init__(self) -> None:
+        self.open = self.most = 0
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Wait, and say so."""
+        use.say("waiting")
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await trio.sleep_until(trio.current_time() + use.arguments.get("s", 3_600))
+        finally:
+            self.open -= 1
+        return Outcome("x" * use.arguments.get("gives", 0))
+
+
+def dawdles(*arguments: dict[str, Any]) -> list[Item]:
+    """Calls of the slow tool."""
+    return [ToolCall(f"call_{number}", "dawdle", each) for number, each in enumerate(arguments)]
+
+
+def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
+    """What calls gave."""
+    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
+
+
+async def test_time_ends_a_tool_and_every_call_has_its_result(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """With what it had said by then."""
+    models = Scripted([lambda r: gives(*dawdles({}, {}))])
+    async with open_desk(tmp_path, models, hooks=Composite((Slow(),))) as desk, working(desk):
+        sent = await desk.ask(budget=IN_A_SECOND)
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason) == ("failed", "time_budget")
+        assert [(each.how, "waiting" in each.text) for each in results(desk, sent)] == [("stopped", True)] * 2
+
+
+async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Waiting for a provider is work, too."""
+    limits = RunLimits(backoff_s=60.0, attempts_max=9)
+    async with open_desk(tmp_path, Scripted([lambda r: fails()]), limits=limits) as desk, working(desk):
+        sent = await desk.ask(budget=IN_A_SECOND)
+        assert sent.error is not None
+        assert sent.error.reason == "time_budget"
+
+
+async def test_waiting_in_the_queue_costs_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run is in hand when it is taken up."""
+    models = Scripted(to={"slow": lambda r: slowly(), "next": lambda r: says("done")})
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.send("slow")
+        assert (await desk.ask("next", budget=IN_A_SECOND)).status == "completed"
+
+
+async def slowly() -> AsyncIterator[ModelEvent]:
+    """An answer that takes ten seconds."""
+    await trio.sleep_until(trio.current_time() + 10)
+    yield Answer([Text("well")], Usage(1, 1), "end", "scripted")
+
+
+async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A reload counts from the next batch on, also in a run that is at work."""
+    slow = Slow()
+    batch = dawdles(*[{"s": 1}] * 3)
+    models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
+    limits = ToolLimits(parallel_max=1)
+    async with open_desk(tmp_path, models, hooks=Composite((slow,)), tools=limits) as desk, working(desk):
+        sent = await desk.send()
+        await desk.until(lambda: len(results(desk, sent)) == 2)
+        assert slow.most == 1
+        desk.holder.replace(make_runtime(2, models=models, hooks=Composite((slow,)), tools=ToolLimits()))
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert (slow.most, len(results(desk, sent))) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "arguments", "how", "said"),
+    [
+        (ToolLimits(calls_max=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolLimits(input_bytes_max=32), [{"note": "x" * 64}], "failed", "tools.input_bytes_max, is 32"),
+        (ToolLimits(timeout_max_s=50.0), [{"s": 100}], "failed", "longer than 60 s"),
+        (
+            ToolLimits(output_bytes_max=40_000),
+            [{"s": 1, "gives": 50_000}],
+            "returned",
+            "Of 50000 bytes of output the first 40000 were kept",
+        ),
+    ],
+)
+async def test_limits_of_tools_are_named(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    limits: ToolLimits,
+    arguments: list[dict[str, Any]],
+    how: str,
+    said: str,
+) -> None:
+    """The model reads which limit it was, and the run goes on."""
+    models = Scripted([lambda r: gives(*dawdles(*arguments)), lambda r: says("done")])
+    async with open_desk(tmp_path, models, hooks=Composite((Slow(),)), tools=limits) as desk, working(desk):
+        sent = await desk.ask()
+        assert sent.status == "completed"
+        assert {(each.how, said in each.text) for each in results(desk, sent)} == {(how, True)}
+
+
+async def test_what_all_tools_of_a_run_give_together_is_limited(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Once it is over the limit nothing more is run, and the model answers with what there is."""
+    call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
+    models = Scripted([call, call, call, lambda r: says("done")])
+    limits = ToolLimits(run_output_bytes_max=1_000)
+    async with open_desk(tmp_path, models, hooks=Composite((Slow(),)), tools=limits) as desk, working(desk):
+        sent = await desk.ask()
+        assert [each.how for each in results(desk, sent)] == ["returned", "returned", "failed"]
+        assert "gave 1200 bytes together" in results(desk, sent)[-1].text
+        assert sent.status == "completed"

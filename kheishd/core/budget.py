@@ -1,0 +1,130 @@
+"""What a run may cost: budgets that only narrow, money in whole micros, and time in hand. Pure.
+
+A run's time is counted while a worker has it in hand: from when it is taken up until it waits for a person,
+is put down or ends. What passed between its last event and a crash is not known, and not counted. A budget is
+looked at after each answer (tokens, money) and at every moment (time): what it ends, ends truthfully, with
+the answer or the part of it that had arrived, and with a result for every call.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from protocol.budget import Budget, Cost, Prices
+from protocol.events import Envelope, JournalEvent, RunStarted
+from protocol.objects.run import Run, RunError
+from protocol.transcript import Usage
+
+N = TypeVar("N", int, float)
+
+MICROS: Final = 1_000_000
+PRICED_TOKENS: Final = 1_000_000
+"""Prices are for so many tokens."""
+
+
+NONE: Final = Budget()
+
+
+def narrowest(budgets: Iterable[Budget | None]) -> Budget | None:
+    """The budget that allows what all allow, or None; 0 and None are no limits, so they take none away."""
+    each = tuple(budget for budget in budgets if budget is not None)
+    together = Budget(
+        tokens_max=_lowest([budget.tokens_max for budget in each]) or 0,
+        wall_s_max=_lowest([budget.wall_s_max for budget in each]) or 0.0,
+        cost_max=_lowest([budget.cost_max for budget in each]) or 0,
+    )
+    return together if together != NONE else None
+
+
+def _lowest(limits: list[N]) -> N | None:
+    return min((limit for limit in limits if limit), default=None)
+
+
+# Money.
+
+
+def micros(amount: float) -> int:
+    """An amount as people write it, ``0.075``, in micros, to the nearest one."""
+    return int((Decimal(str(amount)) * MICROS).to_integral_value())
+
+
+def cost_of(usage: Usage, prices: Prices | None) -> Cost | None:
+    """What tokens cost, rounded to a micro once; None without prices."""
+    if prices is None:
+        return None
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    cheap = prices.cached_input if prices.cached_input is not None else prices.input
+    exact = (
+        (usage.input_tokens - cached) * prices.input + cached * cheap + usage.output_tokens * prices.output
+    )
+    return Cost((exact + PRICED_TOKENS // 2) // PRICED_TOKENS, prices.currency)
+
+
+def added(one: Cost | None, other: Cost | None) -> Cost | None:
+    """Two amounts of one currency together; nothing is no amount."""
+    if one is None or other is None:
+        return one if other is None else other
+    assert one.currency == other.currency, "a run has the prices that it pinned"
+    return Cost(one.micros + other.micros, one.currency)
+
+
+def summed(costs: list[Cost], cost: Cost) -> list[Cost]:
+    """Amounts by currency, with one more."""
+    if not any(each.currency == cost.currency for each in costs):
+        return [*costs, cost]
+    return [
+        Cost(each.micros + cost.micros, each.currency) if each.currency == cost.currency else each
+        for each in costs
+    ]
+
+
+def shown(amount: Cost) -> str:
+    """An amount in a sentence."""
+    return f"{Decimal(amount.micros) / MICROS} {amount.currency}"
+
+
+# What is used up.
+
+
+def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
+    """Why a run's model may not be asked again after an answer that used this; None if it may."""
+    budget, step = run.pinned.budget or NONE, run.step + 1
+    most = run.pinned.max_turns
+    if most and step >= most:
+        return RunError("turn_limit", f"the run reached its limit of {most} model calls")
+    tokens = sum(each.input_tokens + each.output_tokens for each in (run.usage, usage))
+    if budget.tokens_max and tokens >= budget.tokens_max:
+        return RunError(
+            "token_budget", f"the run used {tokens} tokens, and its budget is {budget.tokens_max}"
+        )
+    total = added(run.cost, cost)
+    if budget.cost_max and total is not None and total.micros >= budget.cost_max:
+        allowed = shown(Cost(budget.cost_max, total.currency))
+        return RunError("cost_budget", f"the run cost {shown(total)}, and its budget is {allowed}")
+    return None
+
+
+def timed(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
+    """The run with the time that has passed until an event, before the event itself is folded."""
+    if not run.taken or isinstance(event, RunStarted):
+        return run
+    return replace(run, worked_ms=run.worked_ms + max(envelope.at_ms - run.changed_at_ms, 0))
+
+
+def left_ms(run: Run, now_ms: int) -> int | None:
+    """How much of its time a run has left; None without a limit."""
+    limit_s = (run.pinned.budget or NONE).wall_s_max
+    if not limit_s:
+        return None
+    passed = max(now_ms - run.changed_at_ms, 0) if run.taken else 0
+    return max(round(limit_s * 1000) - run.worked_ms - passed, 0)
+
+
+def time_up(run: Run, now_ms: int) -> RunError | None:
+    """Why a run has to end now, if its time is over."""
+    if left_ms(run, now_ms) != 0:
+        return None
+    limit_s = (run.pinned.budget or NONE).wall_s_max
+    return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")

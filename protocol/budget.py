@@ -1,0 +1,41 @@
+"""What a run may cost at most, and what it costs: tokens, time in hand, and money where a route has prices.
+
+Money is whole numbers of micros, millionths of a currency's unit: no sum of it is ever rounded.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from protocol.limits import MICROS_MAX, TOKENS_MAX, WALL_SECONDS_MAX
+
+Micros = Annotated[int, Meta(ge=0, le=MICROS_MAX)]
+
+
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a run may use at most; 0 is without limit.
+
+    ``tokens_max`` is of input and output together, ``wall_s_max`` of the time in which a worker has the run
+    in hand: waiting for a person or for its turn costs nothing. ``cost_max`` is in micros of the currency of
+    the route's prices.
+    """
+
+    tokens_max: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] = 0
+    wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
+    cost_max: Micros = 0
+
+
+class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a million tokens cost, in micros. ``cached_input`` null: as much as any input."""
+
+    currency: str
+    input: Micros
+    output: Micros
+    cached_input: Micros | None = None
+
+
+class Cost(Struct, frozen=True):
+    """An amount of money: ``micros`` millionths of a unit of ``currency``."""
+
+    micros: int
+    currency: str
