@@ -23,8 +23,8 @@ BY_CALL_ONLY = {"rpc.ping", "rpc.discover", "rpc.cancel", "journal.unsubscribe"}
 
 NOT_OPTIONS = {
     # Given by the command itself.
-    "conversation.send": {"content", "wait", "stream", "timeout_s"},
-    "session.send": {"content", "wait", "stream", "timeout_s"},
+    "conversation.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
+    "session.send": {"content", "wait", "stream", "timeout_s", "budget", "completion_requirements"},
     "conversation.steer": {"content"},
     "conversation.compact": {"wait", "timeout_s"},
     "session.compact": {"wait", "timeout_s"},
