@@ -13,7 +13,7 @@ import trio
 from kheishd.core.titles import ANSWER_TOKENS_MAX, INSTRUCTIONS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import Fold
-from kheishd.objects.run import output_of
+from kheishd.objects.giving import output_of
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.unseen import answer_of
 from protocol.errors import Refusal
@@ -81,7 +81,9 @@ class Titles:
         if session is None or not _nameless(session):
             return nothing
         answered = output_of(store, run)
-        return (run, (_asked(store, run), answered)) if answered else nothing
+        return (
+            (run, (_asked(store, run), answered.text)) if answered is not None and answered.text else nothing
+        )
 
     async def _name(self, run: "Run", beginning: tuple[str, str]) -> None:
         try:

@@ -147,8 +147,8 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     how often that was for its contract and its requirements, of which ``met`` are fulfilled; ``parts`` is
     where the answers stand that were cut and that the last one goes on with.
 
-    ``worked_ms`` is how long workers had it in hand until the last event; ``tool_bytes`` is what its tools gave
-    together, ``cost`` what it costs so far, where its route has prices.
+    ``worked_ms`` is how long workers had it in hand until the last event; ``tool_bytes`` is what its tools
+    gave together, ``cost`` what it costs so far, where its route has prices.
     """
 
     run_id: Id

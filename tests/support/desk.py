@@ -257,6 +257,7 @@ class Desk:
         """Put into a new directory what would be on the disk if the daemon died now."""
         directory.mkdir()
         self.state.store.backup(directory / "state")
+
     async def allow(self, run_id: str, **answer: Any) -> None:
         """A person allows the first call that a run asks about; returns when the run has ended."""
 
