@@ -228,6 +228,24 @@ def test_a_change_is_allowed_with_one_key(daemon: Daemon, chat: Chat) -> None:
     assert (daemon.home / "workspace" / "notes.txt").read_text() == "remember\n"
 
 
+def test_a_command_is_allowed_and_watched(daemon: Daemon, chat: Chat) -> None:
+    """What it writes is seen while it runs; then how it ended, and the answer."""
+    command = "echo $((6 * 7)) begun; until [ -e go ]; do sleep 0.02; done; echo and done"
+    terminal = chat(NO_COLOR="1")
+    terminal.sees("a new conversation")
+    terminal.say(f'/call bash {{"command": "{command}"}}')
+    text = terminal.sees(KEYS)
+    assert f"  │ {command}" in text
+    terminal.type("r")
+    terminal.sees("✓ bash  allowed by you for this run")
+    terminal.sees("  │ 42 begun")
+    (daemon.home / "workspace" / "go").touch()
+    text = terminal.until(lambda text: "The tool bash gave" in text and "answering" not in text, "the answer")
+    assert "and done" in text
+    assert re.search(r"✓ bash  \d.* s · echo", text)
+    assert "│ 42 begun" not in text
+
+
 def test_another_client_answers_meanwhile(daemon: Daemon, chat: Chat) -> None:
     """Two chats show the same; what one answers, the other is told by name, and asked no more."""
     one, two = chat(), chat()
