@@ -8,7 +8,6 @@ The values themselves stay what they are and keep their order; only the texts in
 """
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,10 @@ from kheishd.core.scrub import Scrubber, without
 # A text that looks like the beginning of a secret and never goes on would hold everything back. A secret that
 # comes letter by letter takes as many values as it has letters, and few have more than these.
 HELD_MAX = 1_024
+
+# What is remembered to hold no secret, so that it need not be looked at again.
+REMEMBERED_MAX = 1_024
+REMEMBERED_CHARACTERS = 64
 
 Place = tuple[str | int, ...]
 
@@ -46,18 +49,20 @@ class Seams:
     def __init__(self) -> None:
         self._held: deque[_Held] = deque()
         self._threads: dict[Place, deque[_Piece]] = {}
+        self._scrubber: Scrubber | None = None
+        self._harmless: set[str] = set()
+        self._names: set[str] = set()
 
     def feed(self, value: Any, scrubber: Scrubber) -> list[Any]:
         """One more value, which is ours from now on: those that can be told by now."""
+        if scrubber is not self._scrubber:
+            self._scrubber, self._harmless, self._names = scrubber, set(), set()
         # A text is reached by what holds it, so one that is the whole value is put into a list.
         held = _Held([value])
         self._held.append(held)
-        for place, holder, key in list(_texts(held.value, scrubber)):
-            held.open += 1
-            thread = self._threads.setdefault(place, deque())
-            thread.append(_Piece(held, holder, key, holder[key]))
-            joined = "".join(piece.text for piece in thread)
-            self._settle(place, scrubber, joined, scrubber.certain(joined))
+        for place, holder, key in self._texts(held.value, scrubber):
+            if place in self._threads or not self._is_harmless(holder[key], scrubber):
+                self._add(place, _Piece(held, holder, key, holder[key]), scrubber)
         if len(self._held) > HELD_MAX:
             return self.rest(scrubber)
         return self._given()
@@ -68,6 +73,55 @@ class Seams:
             joined = "".join(piece.text for piece in self._threads[place])
             self._settle(place, scrubber, joined, len(joined))
         return self._given()
+
+    def _add(self, place: Place, piece: _Piece, scrubber: Scrubber) -> None:
+        piece.held.open += 1
+        thread = self._threads.setdefault(place, deque())
+        thread.append(piece)
+        joined = "".join(piece.text for piece in thread)
+        self._settle(place, scrubber, joined, scrubber.certain(joined))
+
+    def _is_harmless(self, text: str, scrubber: Scrubber) -> bool:
+        """Whether a text holds no secret and ends with the beginning of none.
+
+        What is short is remembered: events repeat ids, models and types, and to look at them once is enough.
+        """
+        if text in self._harmless:
+            return True
+        if scrubber.certain(text) < len(text) or scrubber.spans(text):
+            return False
+        if len(text) <= REMEMBERED_CHARACTERS and len(self._harmless) < REMEMBERED_MAX:
+            self._harmless.add(text)
+        return True
+
+    def _texts(self, root: list[Any], scrubber: Scrubber) -> list[tuple[Place, Any, str | int]]:
+        """Every text in a value: its place, what holds it and under which key. Names are scrubbed on the way.
+
+        What has a number of its own, called ``index``, is at that place wherever it stands.
+        """
+        texts: list[tuple[Place, Any, str | int]] = []
+        left: list[tuple[Place, Any]] = [((), root)]
+        while left:
+            place, holder = left.pop()
+            if isinstance(holder, dict):
+                self._scrub_names(holder, scrubber)
+                index = holder.get("index")
+                place = (*place, index) if isinstance(index, int) else place
+            for key, inner in holder.items() if isinstance(holder, dict) else enumerate(holder):
+                if isinstance(inner, str):
+                    texts.append(((*place, key), holder, key))
+                elif isinstance(inner, dict | list):
+                    left.append(((*place, key), inner))
+        return texts
+
+    def _scrub_names(self, table: dict[str, Any], scrubber: Scrubber) -> None:
+        if self._names.issuperset(table):
+            return
+        entries = [(scrubber.text(name), inner) for name, inner in table.items()]
+        table.clear()
+        table.update(entries)
+        if len(self._names) < REMEMBERED_MAX:
+            self._names.update(name for name in table if len(name) <= REMEMBERED_CHARACTERS)
 
     def _settle(self, place: Place, scrubber: Scrubber, joined: str, upto: int) -> None:
         """Be certain of as much of the texts at one place."""
@@ -97,31 +151,3 @@ def seamless(value: Any, scrubber: Scrubber) -> Any:
     """One value without the secrets."""
     seams = Seams()
     return (seams.feed(value, scrubber) + seams.rest(scrubber))[0]
-
-
-def _texts(root: list[Any], scrubber: Scrubber) -> Iterator[tuple[Place, Any, str | int]]:
-    """Every text in a value: its place, what holds it and under which key. Names are scrubbed on the way.
-
-    What has a number of its own, called ``index``, is at that place wherever it stands.
-    """
-    left: list[tuple[Place, Any]] = [((), root)]
-    while left:
-        place, holder = left.pop()
-        if isinstance(holder, dict):
-            _scrub_names(holder, scrubber)
-            index = holder.get("index")
-            place = (*place, index) if isinstance(index, int) else place
-        entries = holder.items() if isinstance(holder, dict) else enumerate(holder)
-        for key, inner in entries:
-            if isinstance(inner, str):
-                yield (*place, key), holder, key
-            elif isinstance(inner, dict | list):
-                left.append(((*place, key), inner))
-
-
-def _scrub_names(table: dict[str, Any], scrubber: Scrubber) -> None:
-    scrubbed = {name: scrubber.text(name) for name in table}
-    if any(name != other for name, other in scrubbed.items()):
-        entries = list(table.items())
-        table.clear()
-        table.update((scrubbed[name], inner) for name, inner in entries)
