@@ -31,7 +31,7 @@ EDITED_CHARACTERS_MAX = 8 * 1_024
 
 YOU = "you"
 
-Closed = ApprovalClosed | QuestionClosed
+Closed = ApprovalClosed | QuestionClosed | DoubtClosed
 
 
 class Answering:
@@ -70,17 +70,15 @@ class Answering:
         match piece:
             case ApprovalAsked(record) | QuestionAsked(record):
                 self.waiting.put(record)
-            case ApprovalClosed(key) | QuestionClosed(key):
+            case ApprovalClosed(key) | QuestionClosed(key) | DoubtClosed(key):
                 self.waiting.drop(key)
+                self.doubts.pop(key, None)
                 if key in self._asked:
                     self._held[key] = piece
                     return None
                 return self._signed(piece, key)
             case Doubted(doubt):
                 self.doubts[str(doubt["indoubt_id"])] = doubt
-            case DoubtClosed(key):
-                self.doubts.pop(key, None)
-                return replace(piece, by=person(piece.by))
             case _:
                 pass  # Nothing that a person is to answer.
         return piece
@@ -116,6 +114,10 @@ class Answering:
                 self._open(approval_id, found.get("arguments", {}))
             case _:
                 assert_never(action)
+
+    async def settle(self, params: Json) -> None:
+        """Say what became of a call in doubt. Errors: Refused, Lost."""
+        await self._answered([str(params["indoubt_id"])], "indoubt.settle", params)
 
     async def _answered(self, keys: list[str], method: str, params: Json) -> None:
         self._asked.update(keys)

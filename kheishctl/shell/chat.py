@@ -173,7 +173,7 @@ class Chat:
         """A key where nothing is typed: it may answer what waits."""
         if not self._conversation.connected:
             return False
-        actions = self._waiting.press(key, time.time())
+        actions = self._waiting.press(key)
         if actions is None:
             return False
         self._answer(actions)
@@ -194,7 +194,7 @@ class Chat:
         return ""
 
     def _asks_for_a_line(self) -> bool:
-        return self._conversation.connected and self._waiting.takes_line(time.time())
+        return self._conversation.connected and self._waiting.takes_line
 
     def _answer(self, actions: Actions) -> None:
         if actions:
@@ -307,13 +307,13 @@ class Chat:
         """What waits for the person, who is called for it once."""
         if self._waiting.first is None or not self._conversation.connected:
             return []
-        now_s, empty = time.time(), self._screen.empty
-        self._waiting.drawn(now_s, empty=empty)
+        empty = self._screen.empty
+        self._waiting.drawn(empty=empty)
         if self._waiting.ring():
             self._screen.bell()
-        if not self._waiting.armed(now_s):
+        if not self._waiting.armed:
             self._screen.redraw(GRACE_SECONDS)
-        return self._sheet.lines(self._waiting, self._screen.columns, lines_max, now_s, empty=empty)
+        return self._sheet.lines(self._waiting, self._screen.columns, lines_max, time.time(), empty=empty)
 
     def _state(self) -> list[str]:
         if not self._conversation.connected:

@@ -145,7 +145,7 @@ class Orders:
         else:
             params: Json = {"indoubt_id": doubts[number - 1]["indoubt_id"], "outcome": outcome}
             why = {"justification": " ".join(words[1:])} if words[1:] else {}
-            await self._talk.call("indoubt.settle", params | why)
+            await self._answering.settle(params | why)
 
     # What is said and changed meanwhile.
 

@@ -124,7 +124,7 @@ class Sheet:
         # How many lines the keys take depends on whether there is more than a page, and the reverse.
         waiting.rows, waiting.page = len(every), max(1, lines_max - 2)
         for _ in range(2):
-            keys = self._keys(waiting, first, columns, now_s, lines_max // 3, empty=empty)
+            keys = self._keys(waiting, first, columns, lines_max // 3, empty=empty)
             waiting.page = max(1, lines_max - 1 - len(keys))
         return [head, *every[waiting.offset : waiting.offset + waiting.page], *keys]
 
@@ -143,9 +143,7 @@ class Sheet:
             )
         return self._folded[1]
 
-    def _keys(
-        self, waiting: Waiting, first: Item, columns: int, now_s: float, rows_max: int, *, empty: bool
-    ) -> list[str]:
+    def _keys(self, waiting: Waiting, first: Item, columns: int, rows_max: int, *, empty: bool) -> list[str]:
         if waiting.typing is not None:
             return [paint(fit("Enter sends it, Ctrl-C leaves it", columns), "dim", self._color)]
         turning = []
@@ -158,7 +156,7 @@ class Sheet:
         if len(rows) > max(1, rows_max) and not first.is_question:
             rows = _rows([*turning[:1], *BRIEF_KEYS], columns)
         painted = [self._painted(row) for row in rows]
-        if not waiting.armed(now_s):
+        if not waiting.armed:
             return ["" for _ in painted]
         if not empty and not first.is_question:
             said = "what is typed is no answer; keys count where nothing is typed"

@@ -1,4 +1,4 @@
-"""What waits for a person in a conversation, and what their keys mean. Pure: knows no screen, no connection.
+"""What waits for a person in a conversation, and what their keys mean. Knows no screen and no connection.
 
 Theory of operation. Approvals and questions are kept in the order in which they were asked; one at a time is
 shown, the oldest. What is shown takes a key only where nothing is typed, and only once it has stood there for
@@ -10,7 +10,8 @@ if the daemon refuses the answer, and is gone for good once the journal says so.
 """
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -111,7 +112,8 @@ class Item:
 class Waiting:
     """What waits, what of it is shown, and what was typed for it so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
         self.typing: Typing | None = None
         self.offset = 0
         self.page = self.rows = 0
@@ -170,7 +172,7 @@ class Waiting:
 
     # What is seen.
 
-    def drawn(self, now_s: float, *, empty: bool) -> None:
+    def drawn(self, *, empty: bool) -> None:
         """What is shown is being drawn; ``empty``: nothing is typed."""
         first = self.first
         shown = None if first is None else (first.key, first.step)
@@ -179,26 +181,29 @@ class Waiting:
         elif self._seen is None or self._seen[0] != shown:
             if self._seen is None or self._seen[0][0] != shown[0]:
                 self._takes_line = False
-            self._seen, self.offset = (shown, now_s), 0
-        self._takes_line = self._takes_line or (empty and self.armed(now_s))
+            self._seen, self.offset = (shown, self._now_s()), 0
+        self._takes_line = self._takes_line or (empty and self.armed)
 
-    def armed(self, now_s: float) -> bool:
+    @property
+    def armed(self) -> bool:
         """Whether what is shown has been seen long enough to be answered."""
         first = self.first
-        seen = self._seen is not None and first is not None and self._seen[0] == (first.key, first.step)
-        return seen and self._seen is not None and now_s - self._seen[1] >= GRACE_SECONDS
+        if first is None or self._seen is None or self._seen[0] != (first.key, first.step):
+            return False
+        return self._now_s() - self._seen[1] >= GRACE_SECONDS
 
-    def takes_line(self, now_s: float) -> bool:
+    @property
+    def takes_line(self) -> bool:
         """Whether a line that is entered now answers the question that is shown."""
         first = self.first
-        return first is not None and first.is_question and self._takes_line and self.armed(now_s)
+        return first is not None and first.is_question and self._takes_line and self.armed
 
     # What is pressed and typed.
 
-    def press(self, key: str, now_s: float) -> Actions | None:
+    def press(self, key: str) -> Actions | None:
         """What a key means where nothing is typed; None: nothing, it is text."""
         first = self.first
-        if first is None or self.typing is not None or not self.armed(now_s):
+        if first is None or self.typing is not None or not self.armed:
             return None
         if key in (" ", "b"):
             return self._turn(1 if key == " " else -1) if self.rows > self.page else None

@@ -195,6 +195,21 @@ def test_an_input_to_be_changed() -> None:
     assert ["too long" in note for note in room.notes] == [True]
 
 
+def test_a_doubt_that_we_settle() -> None:
+    """It is ours, as an answer is; what is refused is the caller's to tell."""
+
+    async def body(room: Room) -> None:
+        room.before = lambda: room.hears(DoubtClosed("dbt_1", "bash", "done", ME, ""))
+        await room.answering.settle({"indoubt_id": "dbt_1", "outcome": "done"})
+        room.answer = refusal("indoubt_settled")
+        with pytest.raises(Refused):
+            await room.answering.settle({"indoubt_id": "dbt_1", "outcome": "done"})
+
+    room = sit(body)
+    assert room.asked[0][0] == "indoubt.settle"
+    assert room.shown[-2:] == [DoubtClosed("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
+
+
 def test_doubts() -> None:
     """They are kept until they are settled, by whomever."""
     room = Room()

@@ -2,6 +2,7 @@
 
 import re
 import time
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -30,11 +31,12 @@ def command(text: str, **fields: object) -> Json:
 
 
 def waiting(*records: Json, seen: bool = True) -> Waiting:
-    """What waits, seen long enough to be answered or just come."""
-    waits = Waiting()
+    """What waits, seen long enough to be answered or just come. Each look at the clock takes long enough."""
+    ticks = count(0.0, 2 * GRACE_SECONDS if seen else 0.0)
+    waits = Waiting(lambda: next(ticks))
     for record in records:
         waits.put(record)
-    waits.drawn(NOW_S - GRACE_SECONDS * (2 if seen else 0), empty=True)
+    waits.drawn(empty=True)
     return waits
 
 
@@ -96,7 +98,7 @@ def test_a_long_one_is_shown_page_by_page() -> None:
     assert first[1] == f"{RULE}line 0"
     assert "space more (1-9 of 100 lines)" in first[-2]
     for _ in range(20):
-        waits.press(" ", NOW_S)
+        waits.press(" ")
     last = drawn(waits, lines=12)
     assert last[-3] == f"{RULE}line 99"
     assert "(92-100 of 100 lines)" in last[-2]
@@ -127,7 +129,7 @@ def test_keys_appear_when_they_count() -> None:
     assert fresh[-2:] == ["", ""]
     assert "keys count where nothing is typed" in drawn(waiting(*records), empty=False)[-2]
     waits = waiting(*records)
-    waits.press("D", NOW_S)
+    waits.press("D")
     assert drawn(waits, empty=False)[-1] == "Enter sends it, Ctrl-C leaves it"
 
 
@@ -143,9 +145,9 @@ def test_a_question() -> None:
         f"{RULE}2  blue",
         "1-9 answer  … or type  n don't answer",
     ]
-    waits.press("1", NOW_S)
-    waits.drawn(NOW_S - 2 * GRACE_SECONDS, empty=True)
-    waits.press("2", NOW_S)
+    waits.press("1")
+    waits.drawn(empty=True)
+    waits.press("2")
     assert drawn(waits)[-3:-1] == [f"{RULE}1  [ ] red: warm", f"{RULE}2  [x] blue"]
     assert "Enter answer" in drawn(waits)[-1]
 

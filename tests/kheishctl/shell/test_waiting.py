@@ -30,21 +30,21 @@ class Sitting:
     """Somebody who looks at what waits, and at a clock."""
 
     def __init__(self, *records: Json) -> None:
-        self.waiting = Waiting()
         self.now_s = 100.0
+        self.waiting = Waiting(lambda: self.now_s)
         for record in records:
             self.waiting.put(record)
         self.looks()
 
     def looks(self, *, empty: bool = True) -> None:
         """See what is shown, for long enough."""
-        self.waiting.drawn(self.now_s, empty=empty)
+        self.waiting.drawn(empty=empty)
         self.now_s += GRACE_SECONDS
-        self.waiting.drawn(self.now_s, empty=empty)
+        self.waiting.drawn(empty=empty)
 
     def press(self, key: str) -> Any:
         """Press a key."""
-        return self.waiting.press(key, self.now_s)
+        return self.waiting.press(key)
 
     @property
     def shown(self) -> str | None:
@@ -70,16 +70,20 @@ def test_a_key_answers_an_approval(key: str, resolution: Json) -> None:
 
 def test_a_key_answers_nothing_that_was_not_seen() -> None:
     """Not what has just appeared, and not what comes after what was answered; then it does."""
-    waiting = Waiting()
+    now_s = 0.0
+    waiting = Waiting(lambda: now_s)
     waiting.put(approval(1))
-    assert waiting.press("a", 0.0) is None
-    waiting.drawn(0.0, empty=True)
-    assert waiting.press("a", GRACE_SECONDS / 2) is None
+    assert waiting.press("a") is None
+    waiting.drawn(empty=True)
+    now_s = GRACE_SECONDS / 2
+    assert waiting.press("a") is None
     waiting.put(approval(2))
-    assert waiting.press("a", GRACE_SECONDS) is not None
-    assert waiting.press("a", GRACE_SECONDS) is None
-    waiting.drawn(GRACE_SECONDS, empty=True)
-    assert waiting.press("a", 2 * GRACE_SECONDS) is not None
+    now_s = GRACE_SECONDS
+    assert waiting.press("a") is not None
+    assert waiting.press("a") is None
+    waiting.drawn(empty=True)
+    now_s = 2 * GRACE_SECONDS
+    assert waiting.press("a") is not None
 
 
 @pytest.mark.parametrize(("key", "decision"), [("A", "allow"), ("X", "deny")])
@@ -200,15 +204,15 @@ def test_a_question_is_declined() -> None:
 def test_a_line_answers_a_question_that_was_seen() -> None:
     """Not one that was begun before the question was there; and approvals take none."""
     sitting = Sitting()
-    assert not sitting.waiting.takes_line(sitting.now_s)
+    assert not sitting.waiting.takes_line
     sitting.waiting.put(question(1, FREE))
     sitting.looks(empty=False)
-    assert not sitting.waiting.takes_line(sitting.now_s)
+    assert not sitting.waiting.takes_line
     sitting.looks()
-    assert sitting.waiting.takes_line(sitting.now_s)
+    assert sitting.waiting.takes_line
     sitting.looks(empty=False)
-    assert sitting.waiting.takes_line(sitting.now_s)
-    assert not Sitting(approval(1)).waiting.takes_line(1e9)
+    assert sitting.waiting.takes_line
+    assert not Sitting(approval(1)).waiting.takes_line
 
 
 def test_what_is_long_is_turned_over() -> None:
