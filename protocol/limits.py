@@ -110,15 +110,15 @@ WAIT_SECONDS_MAX = 24 * 3600
 
 # One message of a model may ask for so many tools; a batch of more is refused whole, call by call. They are
 # judged 16 at a time, which is one transaction: of each call a verdict and an approval's event and record,
-# with a subject of 1 KiB in two and of 256 bytes in one, a reason of 512 in all three, and a preview of 3
-# KiB, are 8 KiB at most, and the run's record with 256 open calls another 48.
+# with a subject of 1 KiB in two of them, a reason of 512 bytes in all, and a preview of 3 KiB, are 8 KiB at
+# most, and the run's record with 256 open calls another 48.
 CALLS_MAX = 256
 CALLS_JUDGED_MAX = 16
 
 # Calls of one message that wait for people at once, and those of them that are questions. A run that ends
-# takes all of them back in one transaction: 256 results of 450 bytes, and a record of 3 KiB for each that
-# waits, or of 12 for a question, leave room for the session's record of 40.
-ASKED_MAX = 16
+# takes all of them back in one transaction: 256 results of 450 bytes are 112 KiB, 24 events and records of
+# approvals 63, those of two questions another 24; 48 are left for the records of session and run.
+ASKED_MAX = 24
 QUESTIONED_MAX = 2
 
 # What a call adds to the transaction of its message besides itself: some 150 bytes in the run's record or,
@@ -184,11 +184,11 @@ RULES_BYTES_MAX = 4 * KIB
 GRANTS_BYTES_MAX = 4 * KIB
 GRANT_USES_MAX = 1_000_000
 
-# Answers to approvals are one transaction. Besides what a person writes, each takes an event, a result, a
-# record with its subject and a part of a receipt: 3.1 KiB at most, 100 for all, and the run's record with 256
-# open calls another 48. That leaves 96 KiB to changed inputs, written once, justifications, written twice,
-# and reasons, three times.
-RESOLUTIONS_MAX = 32
+# Answers to approvals are one transaction: to all that can wait of a run. Besides what a person writes, each
+# takes an event, a result, a record with its subject and a part of a receipt: 3.1 KiB at most, 75 for all,
+# and the run's record with 256 open calls another 48. That leaves 96 KiB to changed inputs, written once,
+# justifications, written twice, and reasons, three times.
+RESOLUTIONS_MAX = 24
 RESOLUTIONS_BYTES_MAX = 96 * KIB
 
 # Questions to a person: what fits a screen. Questions and answers stand in the request's record together,

@@ -127,7 +127,8 @@ class Toolbox(Part):
             case "slow" | "look" | "endless":
                 use.say(f"{text} begins\n")
                 self.reached.set()
-                await trio.sleep(float(use.arguments.get("seconds", 0.0)) or 10_000.0)
+                with trio.move_on_after(float(use.arguments.get("seconds", 0.0)) or 10_000.0):
+                    await trio.Event().wait()
                 use.say(f"{text} ends\n")
                 if use.tool.name == "look":
                     return Outcome(f"seen: {text}")

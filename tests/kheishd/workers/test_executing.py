@@ -28,7 +28,7 @@ from protocol.events import (
     ToolObserved,
     ToolReturned,
 )
-from protocol.limits import CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import ASKED_MAX, CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_TEXT_BYTES_MAX
 from protocol.objects.permission import PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED
@@ -353,12 +353,12 @@ async def test_a_run_that_waits_is_cancelled_at_once(tmp_path: Path, autojump_cl
         sent = await desk.ask(metadata={"m": "m" * 12_000})
         assert sent.status == "waiting_for_approval"
         waiting = [call for call in desk.run(sent.run_id).calls if call.state == "asked"]
-        assert len(waiting) == 16
-        assert len(returned(desk, sent.session_id)) == CALLS_MAX - 16
-        assert "wait for a person already" in returned(desk, sent.session_id)["call_17"].text
+        assert len(waiting) == ASKED_MAX
+        assert len(returned(desk, sent.session_id)) == CALLS_MAX - ASKED_MAX
+        assert "wait for a person already" in returned(desk, sent.session_id)["call_25"].text
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
         assert len(returned(desk, sent.session_id)) == CALLS_MAX
-        assert desk.kinds(sent.session_id).count("approval_lapsed") == 16
+        assert desk.kinds(sent.session_id).count("approval_lapsed") == ASKED_MAX
 
 
 # The daemon stops.
@@ -580,7 +580,7 @@ async def test_a_result_outlasts_a_full_disk(
         await box.reached.wait()
         with full_disk():
             box.goes_on.set()
-            await trio.sleep(60)
+            await wait_all_tasks_blocked()
             assert box.did == ["note a"]
             assert returned(desk, sent.session_id) == {}
         await desk.until(lambda: desk.ended(sent.run_id))
@@ -605,7 +605,7 @@ async def test_a_long_result_outlasts_a_full_disk(tmp_path: Path, autojump_clock
         await box.reached.wait()
         with full_disk():
             box.goes_on.set()
-            await trio.sleep(60)
+            await wait_all_tasks_blocked()
             assert returned(desk, sent.session_id) == {}
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = returned(desk, sent.session_id).values()
@@ -622,8 +622,8 @@ async def test_what_ended_on_a_full_disk_is_not_said_to_have_been_stopped(
         await box.reached.wait()
         with full_disk():
             box.goes_on.set()
-            await trio.sleep(60.5)
-        # There is room now, but the next try is only due in half a second: the wish comes first.
+            await wait_all_tasks_blocked()
+        # There is room now, but the next try is only due in a second: the wish comes first.
         assert returned(desk, sent.session_id) == {}
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
         (result,) = returned(desk, sent.session_id).values()
@@ -642,7 +642,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
                 await box.reached.wait()
                 disk.enter_context(full_disk())
                 box.goes_on.set()
-                await trio.sleep(10)
+                await wait_all_tasks_blocked()
         assert returned(desk, sent.session_id) == {}
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
