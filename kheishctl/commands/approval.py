@@ -1,7 +1,6 @@
 """``kheishctl approval``: calls that wait for a person's yes or no."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -26,9 +25,6 @@ from kheishctl.verb import (
 group = noun("approval", "Approvals: calls of tools that wait for a person's yes or no.")
 
 STATUSES = ("pending", "allowed", "denied", "expired", "withdrawn", "any")
-
-# What the daemon takes in one request; more approvals of one run are answered by several.
-AT_ONCE = 32
 
 COLUMNS = (
     Column("APPROVAL", "approval_id"),
@@ -212,7 +208,7 @@ def _resolve_all(app: App, where: Json, answer: Json) -> None:
     """Answer run by run; one that somebody else answered meanwhile keeps nobody from the others."""
     page = pages(app, "approval.list", given(limit=500, **where), "approvals", everything=True)
     runs: list[Json] = []
-    for run_id, approval_ids in _by_run(page["approvals"]):
+    for run_id, approval_ids in _by_run(page["approvals"]).items():
         resolutions = [answer | {"approval_id": approval_id} for approval_id in approval_ids]
         try:
             result = app.call("approval.resolve", {"resolutions": resolutions})
@@ -228,14 +224,12 @@ def _resolve_all(app: App, where: Json, answer: Json) -> None:
         click.get_current_context().exit(exits.FAILED)
 
 
-def _by_run(approvals: list[Json]) -> Iterator[tuple[str, list[str]]]:
-    """What one request each can answer: approvals of one run, no more than fit."""
+def _by_run(approvals: list[Json]) -> dict[str, list[str]]:
+    """The approvals of each run: no more than one request takes, for no more wait."""
     by_run: dict[str, list[str]] = {}
     for approval in approvals:
         by_run.setdefault(approval["run_id"], []).append(approval["approval_id"])
-    for run_id, approval_ids in by_run.items():
-        for start in range(0, len(approval_ids), AT_ONCE):
-            yield run_id, approval_ids[start : start + AT_ONCE]
+    return by_run
 
 
 # Watching.

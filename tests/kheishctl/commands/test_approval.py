@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 
 from kheishctl import exits
-from kheishctl.commands.approval import AT_ONCE, STATUSES, _by_run
-from protocol.limits import RESOLUTIONS_MAX
+from kheishctl.commands.approval import STATUSES
+from protocol.limits import ASKED_MAX, RESOLUTIONS_MAX
 from protocol.objects.approval import ApprovalStatus
 from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
@@ -26,9 +26,9 @@ def ended(ctl: Ctl, run_id: str) -> str:
 
 
 def test_statuses_and_limits_are_the_contracts() -> None:
-    """What can be asked for is what there is, and one request is as long as it may be."""
+    """What can be asked for is what there is; one request answers all that waits of one run."""
     assert set(STATUSES) == {*get_args(ApprovalStatus), "any"}
-    assert AT_ONCE == RESOLUTIONS_MAX
+    assert ASKED_MAX <= RESOLUTIONS_MAX
 
 
 def test_list_and_show(ctl: Ctl, sender: str) -> None:
@@ -112,13 +112,3 @@ def test_all_without_a_place_goes_run_by_run(ctl: Ctl, sender: str) -> None:
     done = ctl.json("approval", "deny-all")
     assert runs <= {run["run_id"] for run in done["runs"]}
     assert ctl.json("approval", "list")["approvals"] == []
-
-
-def test_many_approvals_of_one_run_are_several_requests() -> None:
-    """No request holds more than the daemon takes, nor approvals of two runs."""
-    waiting = [{"run_id": run_id, "approval_id": f"{run_id}-{n}"} for n in range(40) for run_id in ("r", "s")]
-    parts = list(_by_run(waiting))
-    assert [(run_id, len(part)) for run_id, part in parts] == [("r", 32), ("r", 8), ("s", 32), ("s", 8)]
-    assert sorted(each for _, part in parts for each in part) == sorted(
-        each["approval_id"] for each in waiting
-    )

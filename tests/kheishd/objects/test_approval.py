@@ -24,13 +24,14 @@ from protocol.errors import (
     ToolInputInvalid,
 )
 from protocol.limits import (
-    CALLS_JUDGED_MAX,
+    ASKED_MAX,
     KIB,
     RESOLUTIONS_BYTES_MAX,
     RESOLUTIONS_MAX,
     SUBJECT_BYTES_MAX,
 )
 from protocol.method import SCOPES
+from protocol.transcript import ToolCall
 from tests.support.household import Household, household, pages, refused
 from tests.support.rpc_server import Client
 from tests.support.workshop import Workshop, ask, calls, hooks, write
@@ -311,11 +312,13 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
 
     workshop = Slow()
     async with household(tmp_path, hooks=hooks(workshop)) as house:
-        house.models.parts = calls(*(write(f"/{number}", f"c{number}") for number in range(30)))
+        early = [write(f"/{number}", f"c{number}") for number in range(10)]
+        looks = [ToolCall(f"c{number}", "look", {"path": "/"}) for number in range(10, 20)]
+        house.models.parts = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
         sent = await house.send()
         await first.wait()
         waiting = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
-        assert len(waiting) == CALLS_JUDGED_MAX
+        assert [each["call_id"] for each in waiting] == [call.call_id for call in early]
         result = await resolve(house.client, *(allow(each["approval_id"]) for each in waiting))
         assert result["pending"] == 0
         gate.set()
@@ -324,7 +327,8 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
         rest = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
         await resolve(house.client, *(deny(each["approval_id"]) for each in rest))
         assert (await ended(house, sent["run_id"]))["status"] == "completed"
-        assert [arguments["path"] for _, arguments in workshop.done] == [f"/{n}" for n in range(16)]
+        written = [arguments["path"] for tool, arguments in workshop.done if tool == "write"]
+        assert written == [f"/{number}" for number in range(10)]
 
 
 async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
@@ -415,26 +419,29 @@ async def test_approval_resolve_input_too_large(house: Household) -> None:
     _, (approval_id,) = await asking(house)
     large = {"path": "/a", "text": "x" * RESOLUTIONS_BYTES_MAX}
     assert isinstance(await refusal_of(house, allow(approval_id, updated_input=large)), InputTooLarge)
-    _, approvals = await asking(house, *(write(f"/{n}", f"c{n}") for n in range(32)), sender="bob")
+    _, approvals = await asking(house, *(write(f"/{n}", f"c{n}") for n in range(ASKED_MAX)), sender="bob")
     wordy = [deny(each, reason='"' * 2 * KIB) for each in approvals]
     refusal = await refusal_of(house, *wordy)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.resolutions")
 
 
-async def test_as_many_as_may_be_answered_fit_at_once(house: Household, workshop: Workshop) -> None:
-    """The most answers that one request takes, saying as much as they may, are one transaction."""
-    asked = [write(f"/{number}" + "p" * 1000, f"{number}" + "c" * 110) for number in range(120)]
-    _, approvals = await asking(house, *asked)
+async def test_as_many_as_may_wait_are_answered_at_once(house: Household, workshop: Workshop) -> None:
+    """All that one message may have waiting, saying as much as may be said, is one transaction."""
+    others = [ToolCall(f"{number}" + "c" * 30, "look", {"path": "/"}) for number in range(200)]
+    asked = [write(f"/{number}" + "p" * 1000, f"w{number}" + "c" * 30) for number in range(ASKED_MAX)]
+    _, approvals = await asking(house, *others, *asked)
+    assert len(approvals) == ASKED_MAX == RESOLUTIONS_MAX
+    several, one = approvals[:-1], approvals[-1]
     result = await resolve(
         house.client,
-        *(deny(each, reason="r" * 800, justification="j" * 300) for each in approvals),
+        *(deny(each, reason="r" * 1100, justification="j" * 120) for each in several),
         idempotency_key="k",
     )
-    assert (len(approvals), result["pending"]) == (RESOLUTIONS_MAX, 0)
+    assert result["pending"] == 1
     assert all(len(each["arguments"]["path"]) > 1000 for each in result["approvals"])
     _, approvals = await asking(house, *asked, sender="another")
     large = {"path": "/a", "text": "x" * (RESOLUTIONS_BYTES_MAX - 1 * KIB)}
-    await resolve(house.client, allow(approvals[-1], updated_input=large), idempotency_key="l")
+    await resolve(house.client, allow(one, updated_input=large, remember="session"), idempotency_key="l")
 
 
 @pytest.mark.parametrize(
