@@ -36,7 +36,8 @@ class Thinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defau
 class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defaults=True):
     """A model asks for a tool. ``arguments`` is the JSON object as the model gave it.
 
-    ``invalid``: what it gave is no JSON object, and why; then there are no arguments, and the call fails.
+    ``invalid``: why what it gave cannot be used (``they are no JSON object; ...``); then there are no
+    arguments, and the call fails.
     """
 
     call_id: str

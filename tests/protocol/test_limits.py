@@ -34,6 +34,23 @@ def test_an_answer_fits_into_its_transaction() -> None:
     assert parts + RECORDS_BYTES <= limits.UPDATE_BYTES_MAX
 
 
+def test_a_batch_of_calls_fits_into_its_transactions() -> None:
+    """Judging some calls, taking back what waits as the run ends, stopping what runs, saving a result."""
+    open_calls = limits.CALLS_MAX * 190
+    record = limits.SUBJECT_BYTES_MAX + limits.JUDGED_REASON_BYTES_MAX + limits.KIB
+    verdict = limits.VERDICT_SUBJECT_BYTES_MAX + limits.JUDGED_REASON_BYTES_MAX + 600
+    judged = limits.CALLS_JUDGED_MAX * (verdict + 2 * record) + limits.PREVIEWS_BYTES_MAX
+    assert judged + open_calls <= limits.UPDATE_BYTES_MAX
+    results = limits.CALLS_MAX * 450
+    withdrawn = limits.ASKED_MAX * record + limits.QUESTIONED_MAX * limits.QUESTIONS_BYTES_MAX
+    session = 40 * limits.KIB
+    assert results + withdrawn + session + RECORDS_BYTES // 2 <= limits.UPDATE_BYTES_MAX
+    stopped = limits.PARALLEL_CALLS_MAX * limits.LAST_WORDS_BYTES_MAX
+    assert results + stopped + session + RECORDS_BYTES // 2 <= limits.UPDATE_BYTES_MAX
+    assert 2 * limits.TOOL_TEXT_BYTES_MAX + open_calls + 64 * limits.KIB <= limits.UPDATE_BYTES_MAX
+    assert limits.RESOLUTIONS_MAX >= limits.ASKED_MAX
+
+
 def test_everything_fits_into_a_message() -> None:
     """What is accepted and what is listed fits into one line, escaped or not."""
     assert limits.PARAMS_BYTES_MAX < limits.LINE_BYTES_MAX

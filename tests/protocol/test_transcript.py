@@ -20,6 +20,7 @@ ITEMS: list[Item] = [
     Thinking("hm", signature="s", redacted=True),
     Thinking("hm"),
     ToolCall("c1", "read_file", {"path": "a", "n": [1, None]}),
+    ToolCall("c1", "read_file", {}, invalid="they are no JSON object"),
     ToolResult("c1", "read_file", "gone", is_error=True),
     ToolResult("c1", "read_file", "here"),
     AssetReference("ast_1", "image/png"),
