@@ -354,6 +354,40 @@ def test_a_whole_error() -> None:
     assert raised.value.reason == "rate_limited"
 
 
+def test_tools_are_offered_and_those_that_are_gone_are_defined() -> None:
+    """The provider refuses a conversation that speaks of a tool it was not told of."""
+    schema = {"type": "object", "properties": {"path": {"type": "string"}}}
+    calls = [ToolCall("c1", "look", {}), ToolCall("c2", "gone", {}), ToolCall("c3", "gone", {})]
+    results: list[Item] = [ToolResult(call.call_id, call.name, "seen") for call in calls]
+    earlier = (Message("assistant", list(calls)), Message("tool", results))
+    request = dataclasses.replace(asking(earlier=earlier), tools=(Tool("look", "Look.", schema, "read"),))
+    body = msgspec.json.decode(post(request, "http://x", None).body)
+    assert body["tools"] == [
+        {"name": "look", "description": "Look.", "input_schema": schema},
+        {
+            "name": "gone",
+            "description": "This tool is not there any more.",
+            "input_schema": {"type": "object"},
+        },
+    ]
+    assert "tools" not in msgspec.json.decode(post(asking(), "http://x", None).body)
+
+
+def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
+    """An input must be an object, whatever the model began to write."""
+    piece = {"type": "input_json_delta", "partial_json": '{"path": "a'}
+    answer = answered(
+        start(0, type="tool_use", id="t", name="look", input={}),
+        {"type": "content_block_delta", "index": 0, "delta": piece},
+        stop("tool_use"),
+    )
+    (call,) = answer.items
+    assert isinstance(call, ToolCall)
+    assert call.invalid is not None
+    (said,) = messages([Message("assistant", answer.items)])
+    assert said["content"] == [{"type": "tool_use", "id": "t", "name": "look", "input": {}}]
+
+
 def test_tools_may_be_withheld() -> None:
     """They are there and none may be asked for; where there are none, nothing is said about them."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")

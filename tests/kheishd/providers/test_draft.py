@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure, TextDelta, ThinkingDelta
-from kheishd.providers.draft import Block, Draft
+from kheishd.providers.draft import INVALID_CHARACTERS_MAX, Block, Draft
 from protocol.transcript import Text, Thinking, ToolCall, Usage
 
 
@@ -40,31 +40,36 @@ def test_calls_are_items_and_no_deltas() -> None:
     assert answer.stop_reason == "tool_calls", "a server that says 'stop' after calls means them"
 
 
-@pytest.mark.parametrize("arguments", ['{"at', "[1]", '"text"', "[" * 5000])
-def test_arguments_that_are_no_object_are_a_bad_response(arguments: str) -> None:
-    """A call that cannot be made fails the answer, so that it is asked for again."""
-    draft = Draft()
-    draft.extend(draft.open(Block("call", call_id="1", name="look")), arguments)
-    with pytest.raises(ModelFailure, match="'look'") as raised:
-        draft.finish("tool_calls", Usage(), None)
-    assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ('{"n": 123456789012345678901234567890}', "more than 64 bits"),
-        ('{"n":' * 200 + "1" + "}" * 200, "deeper than 128 levels"),
+        ('{"at', "they are no JSON object; they began '{\"at'"),
+        ("[1]", "they are no JSON object; they began '[1]'"),
+        ('"text"', "they are no JSON object"),
+        ("[" * 5000, "they are no JSON object; they began '" + "[" * INVALID_CHARACTERS_MAX + "'"),
+        ('{"n": 123456789012345678901234567890}', "they hold a whole number of more than 64 bits"),
+        ('{"n":' * 200 + "1" + "}" * 200, "they are nested deeper than 128 levels"),
     ],
 )
-def test_arguments_that_no_record_can_hold_are_a_bad_response(arguments: str, words: str) -> None:
-    """Kept all the same, they would make the conversation unreadable for good."""
+def test_arguments_that_cannot_be_kept_are_told_of_as_that(arguments: str, words: str) -> None:
+    """The call stands without any, so that its result can tell the model; not so in an answer cut short."""
     draft = Draft()
     draft.extend(draft.open(Block("call", call_id="1", name="look")), arguments)
-    with pytest.raises(ModelFailure, match=words) as raised:
+    (call,) = draft.finish("tool_calls", Usage(), None).items
+    assert isinstance(call, ToolCall)
+    assert (call.call_id, call.name, call.arguments) == ("1", "look", {})
+    assert call.invalid is not None
+    assert words in call.invalid
+    assert draft.finish("length", Usage(), None).items == []
+
+
+def test_a_call_without_a_name_is_a_bad_response() -> None:
+    """No tool is meant, and no provider takes it back: the answer is asked for again."""
+    draft = Draft()
+    draft.extend(draft.open(Block("call", call_id="1")), "{}")
+    with pytest.raises(ModelFailure, match="without a name") as raised:
         draft.finish("tool_calls", Usage(), None)
     assert (raised.value.reason, raised.value.retryable) == ("bad_response", True)
-    assert draft.finish("length", Usage(), None).items == []
 
 
 def test_a_call_cut_short_is_left_out() -> None:

@@ -341,6 +341,43 @@ def test_a_whole_completion_without_a_reason_or_content() -> None:
     assert empty.end() is None
 
 
+def test_tools_are_offered_as_functions() -> None:
+    """In their order, each with its schema; where there are none nothing is said of them."""
+    schema = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+    tools = (
+        Tool("look", "Look at a path.", schema, "read"),
+        Tool("wait", "Wait.", {"type": "object"}, "read"),
+    )
+    body = msgspec.json.decode(post(dataclasses.replace(asking(), tools=tools), "http://x/v1", None).body)
+    assert body["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "look", "description": "Look at a path.", "parameters": schema},
+        },
+        {
+            "type": "function",
+            "function": {"name": "wait", "description": "Wait.", "parameters": {"type": "object"}},
+        },
+    ]
+    assert "tools" not in msgspec.json.decode(post(asking(), "http://x/v1", None).body)
+
+
+def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
+    """Servers read what they are given back, and refuse the whole conversation for one bad call."""
+    function = {"name": "look", "arguments": '{"path": "a'}
+    answer = answered(delta(tool_calls=[{"index": 0, "id": "c1", "function": function}]), delta("tool_calls"))
+    (call,) = answer.items
+    assert isinstance(call, ToolCall)
+    assert call.invalid is not None
+    result = Message("tool", [ToolResult("c1", "look", f"cannot be used: {call.invalid}", is_error=True)])
+    said, told = messages("", [Message("assistant", answer.items), result])
+    assert said["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    ]
+    assert (told["tool_call_id"], told["role"]) == ("c1", "tool")
+    assert "they began" in told["content"]
+
+
 def test_tools_may_be_withheld() -> None:
     """They are there and none may be asked for; where there are none, nothing is said about them."""
     tool = Tool("look", "Look.", {"type": "object"}, "read")
