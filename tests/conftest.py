@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+# Imported before any test runs: later it would be in a thread, which a mock clock does not wait for.
+import jsonschema_rs  # noqa: F401
 import pytest
 from hypothesis import settings
 

@@ -103,7 +103,8 @@ class Composite:
 
     async def ready(self) -> None:
         """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
-        await self._checker.ready()
+        if self._tools:
+            await self._checker.ready()
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""

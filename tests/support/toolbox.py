@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-# Imported before any test runs: later it would be in a thread, which a mock clock does not wait for.
-import jsonschema_rs  # noqa: F401
 import trio
 
 from kheishd.core.workspace import Workspaces

@@ -211,6 +211,7 @@ def test_the_library_is_imported_in_a_thread() -> None:
     program = """
 import sys, threading, trio
 from kheishd.hooks.composite import Composite
+from kheishd.kernel.hook import Part, Tool
 
 class Watch:
     threads = []
@@ -218,8 +219,12 @@ class Watch:
         if name == "jsonschema_rs":
             self.threads.append(threading.get_ident())
 
+class One(Part):
+    name, tools = "one", (Tool("look", "Look.", {}, "read"),)
+
 sys.meta_path.insert(0, Watch())
-hooks = Composite(())
+trio.run(Composite(()).ready)
+hooks = Composite((One(),))
 assert "jsonschema_rs" not in sys.modules
 trio.run(hooks.ready)
 trio.run(hooks.ready)

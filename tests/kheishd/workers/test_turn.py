@@ -499,6 +499,7 @@ async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
         assert sent.error is not None
         assert (sent.status, sent.error.reason, sent.output) == ("failed", "time_budget", "so far")
         assert desk.run(sent.run_id).worked_ms == pytest.approx(1_000, abs=10)
+        await wait_all_tasks_blocked()
         assert desk.writing() == []
 
 
