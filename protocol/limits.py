@@ -187,9 +187,9 @@ GRANT_USES_MAX = 1_000_000
 # Answers to approvals are one transaction: all that one message has waiting. Besides what a person writes,
 # each takes an event, a result, a record with its subject and a part of a receipt: 3.1 KiB at most, 75 for
 # all; the run's record with 256 open calls takes 48, and the session's, where it remembers, 40. That leaves
-# some 90 KiB to changed inputs, written once, justifications, written twice, and reasons, three times.
+# 88 KiB to changed inputs, written once, justifications, written twice, and reasons, three times.
 RESOLUTIONS_MAX = ASKED_MAX
-RESOLUTIONS_BYTES_MAX = 96 * KIB
+RESOLUTIONS_BYTES_MAX = 88 * KIB
 
 # Questions to a person: what fits a screen. Questions and answers stand in the request's record together,
 # and the answers in an event and, escaped once more, in the call's result: 12 + 24 + 24 + 48 KiB.
