@@ -69,12 +69,11 @@ class Composite:
         self._tools[tool.name] = tool
 
     def offered(self, place: Place) -> list[Tool]:
-        """The tools a run may call, in the order of their parts, within the scope it pinned."""
+        """The tools a run may call, in the order of their parts, within its scope then and now."""
         return [tool for part in self._parts for tool in self._of(part, place)]
 
     def _of(self, part: Part, place: Place) -> Iterator[Tool]:
-        allowed = place.run.pinned.tools
-        if not part.tools or allowed == []:
+        if not part.tools or [] in (place.run.pinned.tools, place.tools):
             return
         try:
             offered = part.offered(place)
@@ -82,7 +81,7 @@ class Composite:
             log.exception("a hook could not say what it offers", extra={"part": part.name})
             return
         for tool in offered:
-            if self._owners.get(tool.name) is part and (allowed is None or tool.name in allowed):
+            if self._owners.get(tool.name) is part and place.allows(tool.name):
                 yield tool
 
     def sections(self, place: Place) -> list[str]:

@@ -102,8 +102,7 @@ class Results(Part):
 
     async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
         """A result that is not shown whole says under which id it is kept, to a run that may read it."""
-        allowed = use.place.run.pinned.tools
-        if use.tool.name == NAME or (allowed is not None and NAME not in allowed):
+        if use.tool.name == NAME or not use.place.allows(NAME):
             return outcome
         encoded = outcome.text.encode()
         whole = outcome.whole

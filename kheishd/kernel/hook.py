@@ -70,7 +70,8 @@ class Place:
 
     ``workspace`` is an absolute path of a directory that file and shell tools are confined to.
     ``sandbox`` is how shell commands are confined. ``state`` is for reading only: what a tool changes in
-    the store it gives as events of its outcome.
+    the store it gives as events of its outcome. ``tools`` are those that the session, and all above it, allow
+    now, which may be fewer than the run pinned; None: all.
     """
 
     session: Session
@@ -78,6 +79,12 @@ class Place:
     workspace: str
     sandbox: Sandbox
     state: "State"
+    tools: Sequence[str] | None = None
+
+    def allows(self, tool: str) -> bool:
+        """Whether a tool of this name may be called: its run pinned it, and it is still allowed."""
+        scopes = (self.run.pinned.tools, self.tools)
+        return all(scope is None or tool in scope for scope in scopes)
 
 
 async def _nothing_observed(evidence: Mapping[str, Any]) -> None:
@@ -222,7 +229,7 @@ class Hook(Protocol):
     """All parts behind one face."""
 
     def offered(self, place: Place) -> list[Tool]:
-        """The tools a run may call, by name, within the scope it pinned."""
+        """The tools a run may call, by name, within the scope it pinned and that in force now."""
         ...
 
     def sections(self, place: Place) -> list[str]:

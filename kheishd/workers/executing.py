@@ -20,6 +20,7 @@ from kheishd.core.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Finding, Outcome, Place, Stale, ToolError, ToolUse
 from kheishd.kernel.live import OF_TOOLS
+from kheishd.objects.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.judging import Judging
 from kheishd.workers.results import bounded, last_words, readable
@@ -109,9 +110,11 @@ class Calls:
         """Where the run is."""
         with self._state.read() as store:
             session = store.get(SESSIONS, run.session_id)
-        assert session is not None, "a run has its session"
+            assert session is not None, "a run has its session"
+            # What the run pinned holds no longer where a session was narrowed since.
+            tools = bounds_of(store, self._present(), session).scope.tools
         workspace = run.pinned.workspace or self._runtime.workspace_root
-        return Place(session, run, workspace, self._runtime.sandbox, self._state)
+        return Place(session, run, workspace, self._runtime.sandbox, self._state, tools)
 
     def _asked(self, run: "Run") -> list[ToolCall]:
         """The calls as the model wrote them."""
@@ -174,7 +177,7 @@ class Calls:
         call = run.calls[place]
         tool = judging.offered.get(call.tool)
         if tool is None:
-            await self._return(call, _Ended("failed", Outcome(f"The tool '{call.tool}' is gone.", True)))
+            await self._return(call, _Ended("failed", Outcome(_missing(call.tool, judging.place), True)))
             return None
         try:
             arguments = judging.checked(tool, self._arguments(run, place, asked))
@@ -349,6 +352,12 @@ class Calls:
                     if isinstance(event, ToolCalled):
                         break
         return gathered
+
+
+def _missing(tool: str, place: Place) -> str:
+    """Why a tool that could be called is not offered any more."""
+    why = "is gone" if place.allows(tool) else "is no longer allowed here"
+    return f"The tool '{tool}' {why}."
 
 
 def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,14 @@ def test_a_scope_leaves_tools_out() -> None:
     assert hooks.offered(place(tools=[])) == []
     assert hooks.sections(place(tools=["does"])) == ["first"]
     assert hooks.sections(place(tools=[])) == ["first"]
+
+
+def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
+    """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
+    hooks = Composite([Thinking("first"), Toolbox(), Doing(None)])
+    narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
+    assert [each.name for each in hooks.offered(narrowed)] == ["look"]
+    assert hooks.offered(replace(place(), tools=[])) == []
 
 
 def test_a_part_offers_its_own_tools_only() -> None:

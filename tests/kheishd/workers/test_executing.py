@@ -15,7 +15,7 @@ from kheishd.core.scrub import Scrubber
 from kheishd.hooks.composite import Composite
 from kheishd.kernel.hook import Deny, NeedsAnswer, Outcome, Part, ToolUse
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import permission
+from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
 from protocol.events import (
     ApprovalRequested,
@@ -32,6 +32,7 @@ from protocol.limits import ASKED_MAX, CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_TEXT_
 from protocol.objects.permission import PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED
+from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend, SessionUpdate
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, full_disk, gives, working
 from tests.support.machine import allowed, answered, called, found, replied, resolved
@@ -750,6 +751,42 @@ async def test_a_tool_that_is_gone_after_a_wait_says_so(tmp_path: Path, autojump
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = returned(desk, sent.session_id).values()
         assert (result.how, result.text) == ("failed", "The tool 'careful' is gone.")
+
+
+async def narrowed(desk: Desk, session_id: str, tools: list[str]) -> None:
+    """The tools that a session may use at most are fewer from here on."""
+    await desk.do(session.update, SessionUpdate(session_id=session_id, scope=CapabilityScope(tools=tools)))
+
+
+async def test_a_tool_that_left_the_scope_does_not_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Whatever a person approved before, and whatever the run pinned."""
+    box = Toolbox()
+    pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
+    async with workbench(tmp_path, box, pair) as desk, working(desk):
+        sent = await desk.ask()
+        await narrowed(desk, sent.session_id, ["note"])
+        await desk.order(sent.run_id, resolved)
+        await desk.until(lambda: desk.ended(sent.run_id))
+        result = returned(desk, sent.session_id)["call_1"]
+        assert (result.how, result.text) == ("failed", "The tool 'careful' is no longer allowed here.")
+        assert notes(tmp_path) == ["b"]
+
+
+async def test_a_tool_that_left_the_scope_of_a_parent_is_not_offered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A child's run that was accepted before goes by what its parents allow when its calls are judged."""
+    box = Toolbox()
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
+        parent = await desk.do(session.create, SessionCreate(session_id="above"))
+        child = await desk.do(session.create, SessionCreate(parent_session_id=parent.session_id))
+        sent = await desk.do(session.send, SessionSend(session_id=child.session_id, content="go"))
+        await narrowed(desk, parent.session_id, ["look"])
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        (result,) = returned(desk, sent.session_id).values()
+        assert result.text == "There is no tool called 'note' here. Those there are: look."
+        assert notes(tmp_path) == []
 
 
 async def test_a_run_goes_on_under_the_runtime_there_is_after_its_wait(
