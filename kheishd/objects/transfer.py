@@ -43,8 +43,8 @@ from protocol.limits import (
     TITLE_BYTES_MAX,
 )
 from protocol.objects import session as rows
-from protocol.objects.session import SessionExport, SessionExportParams, SessionImport
-from protocol.objects.session import SessionImported as Imported
+from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport
+from protocol.objects.transfer import SessionImported as Imported
 from protocol.transcript import Message, Text, ToolResult
 from protocol.wire import cannot_keep, nested_too_deep
 

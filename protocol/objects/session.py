@@ -30,7 +30,7 @@ from protocol.errors import (
     WorkspaceForbidden,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import IMPORT_LINES_MAX, REASON_BYTES_MAX, TITLE_BYTES_MAX
+from protocol.limits import REASON_BYTES_MAX, TITLE_BYTES_MAX
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
@@ -44,6 +44,7 @@ from protocol.objects.run import (
     Steering,
     SteerResult,
 )
+from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImported
 from protocol.transcript import InputItem, Message, Usage
 
 Allowed = list[str] | None
@@ -282,45 +283,6 @@ class SessionEnd(Mutation, frozen=True, kw_only=True):
 
     session_id: Id
     reason: Reason = ""
-
-
-class SessionExportParams(Page, frozen=True, kw_only=True):
-    """Params of ``session.export``: a page of journal lines; put together they are a JSONL file."""
-
-    session_id: Id
-
-
-class SessionExport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Journal lines with their chain hashes.
-
-    Each of ``lines`` is ``{"hash": <hex>, "event": <the journal line>}``: SHA-256 over the hash of the
-    line before (32 zero bytes before the first) and the bytes of the line as stored.
-    """
-
-    session_id: str
-    lines: list[str]
-    next: str | None
-
-
-class SessionImport(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.import``: lines of an export, in order, into a new session.
-
-    A file too long for one message is sent in parts: ``session_id`` names the session the part before
-    gave, and ``last_hash`` the hash of its last line.
-    """
-
-    lines: Annotated[list[str], Meta(min_length=1, max_length=IMPORT_LINES_MAX)]
-    session_id: Id | None = None
-    last_hash: str | None = None
-    agent: Name | None = None
-
-
-class SessionImported(Struct, frozen=True, kw_only=True):
-    """What an import gave: the new session and how much came across so far."""
-
-    session_id: str
-    messages: int
-    last_hash: str
 
 
 _SESSION = (SessionNotFound,)
