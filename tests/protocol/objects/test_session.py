@@ -9,12 +9,12 @@ from protocol.objects.session import (
     CapabilityScope,
     Session,
     SessionCreate,
-    SessionImport,
     SessionListParams,
     SessionRename,
     SessionSend,
     SessionUpdate,
 )
+from protocol.objects.transfer import SessionImport
 from tests.support.samples import refuse, sample, take
 
 
