@@ -24,6 +24,7 @@ from kheishd.kernel.hook import Sandbox
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
 from protocol.limits import (
+    BUDGET_TOKENS_MAX,
     CALLS_MAX,
     CONTEXT_TOKENS_DEFAULT,
     CONTINUATIONS_MAX,
@@ -36,7 +37,6 @@ from protocol.limits import (
     PATH_BYTES_MAX,
     RULES_MAX,
     RUN_OUTPUT_BYTES_DEFAULT,
-    TOKENS_MAX,
     TOOL_INPUT_BYTES_MAX,
     TOOL_OUTPUT_BYTES_MAX,
     WALL_SECONDS_MAX,
@@ -166,7 +166,7 @@ class Runs(Section, frozen=True):
     inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
     turns_max: Positive = 500
     continuations_max: Annotated[int, Meta(ge=0, le=CONTINUATIONS_MAX)] = CONTINUATIONS_MAX
-    tokens_max: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] = 0
+    tokens_max: Annotated[int, Meta(ge=0, le=BUDGET_TOKENS_MAX)] = 0
     wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
     cost_max: Money = 0.0
     approval_expires_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 0.0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.limits import MICROS_MAX, TOKENS_MAX, WALL_SECONDS_MAX
+from protocol.limits import BUDGET_TOKENS_MAX, MICROS_MAX, WALL_SECONDS_MAX
 
 Micros = Annotated[int, Meta(ge=0, le=MICROS_MAX)]
 
@@ -20,7 +20,7 @@ class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     the route's prices.
     """
 
-    tokens_max: Annotated[int, Meta(ge=0, le=TOKENS_MAX)] = 0
+    tokens_max: Annotated[int, Meta(ge=0, le=BUDGET_TOKENS_MAX)] = 0
     wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
     cost_max: Micros = 0
 

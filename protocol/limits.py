@@ -287,6 +287,6 @@ CONTINUATIONS_MAX = 3
 
 # Budgets: more tokens than anybody pays for, a month of time in hand, a million units of money in micros. At
 # the highest price, 10**12 micros a million tokens, 10**12 tokens cost 10**18 micros: that fits eight bytes.
-TOKENS_MAX = 10**12
+BUDGET_TOKENS_MAX = 10**12
 WALL_SECONDS_MAX = 31 * 24 * 3600
 MICROS_MAX = 10**12

@@ -19,12 +19,12 @@ from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits import (
     AGENT_FILE_BYTES_MAX,
+    BUDGET_TOKENS_MAX,
     MICROS_MAX,
     MODEL_BYTES_MAX,
     PATH_BYTES_MAX,
     RULES_MAX,
     SCOPE_BYTES_MAX,
-    TOKENS_MAX,
     WALL_SECONDS_MAX,
 )
 from protocol.objects.definition import Definition
@@ -48,7 +48,7 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     route: str | None = None
     model: Annotated[str, Meta(max_length=MODEL_BYTES_MAX)] | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
-    tokens_max: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] | None = None
+    tokens_max: Annotated[int, Meta(ge=1, le=BUDGET_TOKENS_MAX)] | None = None
     wall_s_max: Annotated[float, Meta(gt=0, le=WALL_SECONDS_MAX)] | None = None
     cost_max: Annotated[float, Meta(gt=0, le=MICROS_MAX // MICROS)] | None = None
     permission_mode: PermissionMode | None = None

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from protocol.budget import Budget, Cost, Prices
-from protocol.limits import MICROS_MAX, TOKENS_MAX, WALL_SECONDS_MAX
+from protocol.limits import BUDGET_TOKENS_MAX, MICROS_MAX, WALL_SECONDS_MAX
 from tests.support.samples import refuse, take
 
 
@@ -20,7 +20,7 @@ def test_a_budget_without_limits_is_nothing() -> None:
     ("kind", "params", "field"),
     [
         (Budget, {"tokens_max": -1}, "$.params.tokens_max"),
-        (Budget, {"tokens_max": TOKENS_MAX + 1}, "$.params.tokens_max"),
+        (Budget, {"tokens_max": BUDGET_TOKENS_MAX + 1}, "$.params.tokens_max"),
         (Budget, {"wall_s_max": WALL_SECONDS_MAX + 1}, "$.params.wall_s_max"),
         (Budget, {"cost_max": 0.5}, "$.params.cost_max"),
         (Budget, {"cost_max": MICROS_MAX + 1}, "$.params.cost_max"),
@@ -35,5 +35,5 @@ def test_refused(kind: type[Any], params: dict[str, Any], field: str) -> None:
 
 def test_the_dearest_tokens_fit_a_record() -> None:
     """The most tokens at the highest price are a number that every record holds."""
-    worst = Cost(TOKENS_MAX * MICROS_MAX // 1_000_000, "USD")
+    worst = Cost(BUDGET_TOKENS_MAX * MICROS_MAX // 1_000_000, "USD")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(worst), type=Cost) == worst

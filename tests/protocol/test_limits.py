@@ -22,6 +22,12 @@ def test_limits_are_named_with_their_unit() -> None:
     assert all(block.startswith("#") for block in blocks if block.strip()), "a limit without its arithmetic"
 
 
+def test_each_limit_is_there_once() -> None:
+    """A second one of the same name would take the place of the first, and nobody would be told."""
+    names = re.findall(r"^([A-Z_]+) = ", Path(limits.__file__).read_text(), re.MULTILINE)
+    assert sorted(names) == sorted(set(names))
+
+
 def test_an_input_fits_into_its_transaction() -> None:
     """An input, its metadata, new instructions and the records are within what a transaction may write."""
     parts = limits.INPUT_BYTES_MAX + limits.METADATA_BYTES_MAX + limits.AGENT_FILE_BYTES_MAX
