@@ -21,7 +21,7 @@ from kheishctl.client import Json
 GRACE_SECONDS = 0.4
 
 # What the daemon takes in one request.
-AT_ONCE = 32
+AT_ONCE = 24
 
 # The keys that can mean something, where nothing is typed.
 KEYS = "arsdDeAXn123456789 b"
