@@ -263,7 +263,9 @@ class Chat:
         for entry in in_turns(messages):
             message = entry["message"]
             if message["role"] == "user":
-                sender = message.get("agent") or entry.get("sender") or self._conversation.sender
+                # What the daemon itself says to have an answer mended has an id, as answers have.
+                daemon = "the daemon" if entry.get("item_id") else None
+                sender = message.get("agent") or entry.get("sender") or daemon or self._conversation.sender
                 self._screen.print(self._presenter.input(message_text(message), str(sender)))
             else:
                 self._screen.print(self._presenter.answer(answer_text(message)))

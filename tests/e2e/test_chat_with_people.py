@@ -242,7 +242,11 @@ def test_what_waits_on_entry(stage: Stage, chat: Open) -> None:
     """Who comes in the middle sees what was said, what runs, what waits and what is in doubt."""
     call = {"kind": "tool_call", "call_id": "call_7", "name": "bash", "arguments": {"command": "sleep 9"}}
     message = {"role": "assistant", "items": [{"kind": "text", "text": "Working."}, call]}
-    stage.history = [{"cursor": 9, "at_ms": 1, "run_id": "run_1", "message": message}]
+    again = {"role": "user", "items": [{"kind": "text", "text": "Go on."}]}
+    stage.history = [
+        {"cursor": 8, "at_ms": 1, "run_id": "run_1", "message": again, "item_id": "itm_0.again"},
+        {"cursor": 9, "at_ms": 1, "run_id": "run_1", "message": message},
+    ]
     stage.run["calls"] = [
         {"call_id": "call_7", "tool": "bash", "state": "called", "attempt": 1, "called_at_ms": 1}
     ]
@@ -250,6 +254,7 @@ def test_what_waits_on_entry(stage: Stage, chat: Open) -> None:
     stage.doubts = [{"indoubt_id": "idt_1", "tool": "bash", "note": "gone", "arguments": {"command": "rm x"}}]
     terminal = chat()
     text = terminal.sees(KEYS)
+    assert "the daemon > Go on." in text
     assert "→ bash  sleep 9" in text
     assert "bash  sleep 9 · " in text
     assert "│ make install" in text
