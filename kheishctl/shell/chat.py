@@ -213,6 +213,7 @@ class Chat:
             self._screen.put(text)
         else:
             self._waiting.leave()
+            self.noted("something is typed already; press e where nothing is", "yellow")
         self.changed()
 
     async def _cancel(self) -> None:

@@ -1,6 +1,7 @@
 """What waits for a person, in a terminal: seen, answered with keys, gone when somebody else was first."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,28 @@ def test_an_input_is_edited(stage: Stage, chat: Open) -> None:
     terminal.type("\x7f\r")
     [answer] = stage.asks("approval.resolve")["resolutions"]
     assert answer == {"approval_id": "apr_1", "decision": "allow", "updated_input": {"command": "make"}}
+
+
+def test_an_input_does_not_replace_what_is_typed(stage: Stage, chat: Open) -> None:
+    """Who types before it has come goes on typing, and is told."""
+    asked, typed = threading.Event(), threading.Event()
+
+    def late(peer: Peer, request: Message) -> None:
+        asked.set()
+        assert typed.wait(30)
+        peer.answer(request, {"arguments": {"command": "make"}})
+
+    stage.replies["approval.get"] = late
+    terminal = chat()
+    ask(stage, 1, "make")
+    terminal.sees(KEYS)
+    terminal.type("e")
+    assert asked.wait(30)
+    terminal.type("x")
+    terminal.sees("user > x")
+    typed.set()
+    text = terminal.sees("something is typed already")
+    assert "its input" not in text
 
 
 def test_several_are_answered_at_once(stage: Stage, chat: Open) -> None:
@@ -234,6 +257,20 @@ def test_a_long_diff_is_read_page_by_page(stage: Stage, chat: Open) -> None:
     assert "user >" in terminal.lines
     assert "\x1b[2J" not in terminal.raw
     assert "stolen\x07" not in terminal.raw
+    terminal.type("d")
+    stage.asks("approval.resolve")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(24, 6), (40, 10)])
+def test_a_small_terminal(stage: Stage, chat: Open, columns: int, rows: int) -> None:
+    """There is a line of what is asked, the keys, and the prompt."""
+    terminal = chat(columns=columns, rows=rows)
+    ask(stage, 1, "\n".join(f"line {number}" for number in range(50)))
+    terminal.sees("a r s allow")
+    assert "user >" in terminal.lines
+    assert "  │ line 0" in terminal.lines
+    terminal.type(" ")
+    terminal.sees("  │ line 1")
     terminal.type("d")
     stage.asks("approval.resolve")
 
