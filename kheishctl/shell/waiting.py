@@ -20,9 +20,6 @@ from kheishctl.client import Json
 # How long something must have been seen before a key can answer it.
 GRACE_SECONDS = 0.4
 
-# What the daemon takes in one request.
-AT_ONCE = 24
-
 # The keys that can mean something, where nothing is typed.
 KEYS = "arsdDeAXn123456789 b"
 
@@ -260,11 +257,7 @@ class Waiting:
             self._sent.add(item.key)
             of_run = by_run.setdefault(str(item.record.get("run_id")), [])
             of_run.append({"approval_id": item.key, **answer})
-        return tuple(
-            Resolve(tuple(resolutions[at : at + AT_ONCE]))
-            for resolutions in by_run.values()
-            for at in range(0, len(resolutions), AT_ONCE)
-        )
+        return tuple(Resolve(tuple(resolutions)) for resolutions in by_run.values())
 
     def answer(self, item: Item, selected: list[str], text: str = "") -> Actions:
         """Answer the part of a question that is shown; after the last, all of it."""

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from kheishctl.client import Json
-from kheishctl.shell.waiting import AT_ONCE, GRACE_SECONDS, KEYS, Edit, Reply, Resolve, Typing, Waiting
-from protocol.limits import RESOLUTIONS_MAX
+from kheishctl.shell.waiting import GRACE_SECONDS, KEYS, Edit, Reply, Resolve, Typing, Waiting
 
 COLORS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
 
@@ -92,13 +91,6 @@ def test_all_that_wait_now(key: str, decision: str) -> None:
     sitting = Sitting(approval(1), approval(2, "run_2"), question(3, ONE), approval(4))
     assert [action.ids for action in sitting.press(key)] == [["apr_1", "apr_4"], ["apr_2"]]
     assert sitting.shown == "qst_3"
-
-
-def test_more_than_the_daemon_takes_at_once() -> None:
-    """Are answered in several requests."""
-    assert AT_ONCE == RESOLUTIONS_MAX
-    sitting = Sitting(*map(approval, range(AT_ONCE + 1)))
-    assert [len(action.ids) for action in sitting.press("A")] == [AT_ONCE, 1]
 
 
 def test_a_denial_with_a_reason() -> None:
