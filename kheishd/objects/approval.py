@@ -153,6 +153,10 @@ def _check_remembering(resolution: Resolution, field: str) -> None:
     elif resolution.decision == "deny":
         text = "a denial is not remembered; a permission rule denies for good ('permission.update')"
         raise InvalidParams(text, field=f"{field}.remember")
+    elif resolution.updated_input is not None:
+        # What would be granted is what the model wrote, of which the person has just said that it is wrong.
+        text = "an answer that changes the input is for this call only; say 'once'"
+        raise InvalidParams(text, field=f"{field}.remember")
 
 
 def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:

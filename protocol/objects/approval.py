@@ -107,7 +107,7 @@ class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
     ``updated_input`` replaces the call's arguments; ``reason`` of a denial reaches the model, the
     ``justification`` is only recorded. ``remember`` lets the answer hold for further calls of the tool on
-    the same subject, ``uses`` of them at most.
+    the same subject, ``uses`` of them at most; not one that changes the input.
     """
 
     approval_id: Id

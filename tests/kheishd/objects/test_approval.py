@@ -441,7 +441,7 @@ async def test_as_many_as_may_wait_are_answered_at_once(house: Household, worksh
     assert all(len(each["arguments"]["path"]) > 1000 for each in result["approvals"])
     _, approvals = await asking(house, *asked, sender="another")
     large = {"path": "/a", "text": "x" * (RESOLUTIONS_BYTES_MAX - 1 * KIB)}
-    await resolve(house.client, allow(one, updated_input=large, remember="session"), idempotency_key="l")
+    await resolve(house.client, allow(one, updated_input=large), idempotency_key="l")
 
 
 @pytest.mark.parametrize(
@@ -450,6 +450,9 @@ async def test_as_many_as_may_wait_are_answered_at_once(house: Household, worksh
         ({"decision": "deny", "remember": "run"}, "remember"),
         ({"decision": "deny", "updated_input": {}}, "updated_input"),
         ({"uses": 3}, "uses"),
+        # What the model wrote would be allowed again, and not what the person made of it.
+        ({"updated_input": {"path": "/b", "text": "b"}, "remember": "session"}, "remember"),
+        ({"updated_input": {"path": "/b", "text": "b"}, "remember": "run"}, "remember"),
     ],
 )
 async def test_answers_that_make_no_sense(house: Household, changes: dict[str, Any], field: str) -> None:
