@@ -61,7 +61,7 @@ def play(daemon: Victim, *wrapper: str) -> dict[str, list[str]]:
     daemon.start(*wrapper)
     script = Conversation(daemon)
     script.play()
-    journal = comparable(script.journal())
+    journal = comparable(script.journal(), str(daemon.home))
     diagnosis = script.call("daemon.doctor", deep=True)
     assert diagnosis["findings"] == []
     return journal

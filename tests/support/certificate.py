@@ -174,7 +174,7 @@ def played(victim: Victim, *wrapper: str) -> Ending:
     operator.play()
     doubts = operator.query("indoubt.list", status="any", limit=500)["indoubts"]
     findings = operator.query("daemon.doctor", deep=True)["findings"]
-    journal = comparable(_without_doubts(operator.journal(), str(victim.home)))
+    journal = comparable(_without_doubts(operator.journal()), str(victim.home))
     workspace = victim.home / "workspace"
     effects = workspace / "effects"
     return Ending(
@@ -191,10 +191,10 @@ RECOVERY = frozenset(("call_doubted", "call_probed", "doubt_settled", "tool_call
 _OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
 
 
-def _without_doubts(events: list[dict[str, Any]], home_path: str) -> list[dict[str, Any]]:
+def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The events without recovery, and without how a call ended: that is compared by what the world saw."""
     kept = []
-    for event in json.loads(json.dumps(events).replace(home_path, "HOME")):
+    for event in events:
         match event["type"]:
             case kind if kind in RECOVERY:
                 continue

@@ -27,8 +27,8 @@ UNSTABLE = frozenset(
 )
 
 
-def comparable(events: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """The events of each stream, made comparable.
+def comparable(events: list[dict[str, Any]], home: str) -> dict[str, list[str]]:
+    """The events of each stream, made comparable; ``home`` is where their daemon lives.
 
     Shape: stream (renamed session id, or ``daemon``) → its events as JSON texts, in order.
     """
@@ -38,7 +38,9 @@ def comparable(events: list[dict[str, Any]]) -> dict[str, list[str]]:
         if event["type"] in RECOVERY | ATTEMPTS:
             continue
         kept = {name: value for name, value in event.items() if name not in UNSTABLE}
-        text = ID.sub(lambda found: _renamed(names, found), json.dumps(kept, sort_keys=True))
+        text = ID.sub(
+            lambda found: _renamed(names, found), json.dumps(kept, sort_keys=True).replace(home, "HOME")
+        )
         stream = _renamed_text(names, event.get("session_id", "daemon"))
         streams.setdefault(stream, []).append(text)
     return streams
