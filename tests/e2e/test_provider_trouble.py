@@ -100,7 +100,7 @@ async def test_a_tool_that_is_not_there_gets_a_truthful_result(tmp_path: Path, d
         sent = await house.ask("hello", model="tools")
         assert sent["status"] == "completed"
         second = (await server.request(2)).body.decode()
-        assert second.count("There is no tool of that name here.") == 1
+        assert second.count("There is no tool called 'get_weather' here.") == 1
 
 
 @both_drivers
