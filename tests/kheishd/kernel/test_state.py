@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.kernel.state import Bell, State, open_state, wall_clock_ms
-from kheishd.store.blobs import CHUNK_BYTES, read_blob
+from kheishd.kernel.state import HASHED_AT_ONCE_BYTES, Bell, State, open_state, wall_clock_ms
+from kheishd.store.blobs import CHUNK_BYTES, blob_name, read_blob
 from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
 from kheishd.store.guards import StoreUnusable
@@ -294,6 +294,22 @@ async def test_a_blob_of_many_chunks(state: State) -> None:
     name = await state.put_blob(content)
     with state.read() as snapshot:
         assert read_blob(snapshot, name) == content
+
+
+async def test_a_large_value_is_hashed_beside_the_loop(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen megabytes would keep everybody waiting; what takes a millisecond needs no thread."""
+    threads: list[int] = []
+
+    def watched(content: bytes) -> str:
+        threads.append(threading.get_ident())
+        return blob_name(content)
+
+    monkeypatch.setattr("kheishd.kernel.state.blob_name", watched)
+    await state.put_blob(bytes(HASHED_AT_ONCE_BYTES))
+    name = await state.put_blob(bytes(HASHED_AT_ONCE_BYTES + 1))
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
+    with state.read() as snapshot:
+        assert read_blob(snapshot, name) == bytes(HASHED_AT_ONCE_BYTES + 1)
 
 
 async def test_a_backup_in_a_thread(state: State, tmp_path: Path) -> None:

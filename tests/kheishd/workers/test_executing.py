@@ -321,6 +321,53 @@ async def test_a_cancelled_call_has_stopped_before_the_answer(
         assert (await desk.ask("go on")).status == "completed"
 
 
+async def test_a_call_that_was_stopped_before_it_began_says_so(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It is journaled as called by then; nothing of it was done."""
+
+    class Cancelling(Toolbox):
+        async def evidence(self, use: ToolUse) -> dict[str, Any]:
+            await desk.cancel(use.place.run.run_id, follow=False)
+            return {}
+
+    box = Cancelling()
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, box.did) == ("cancelled", [])
+        assert of_calls(desk, sent.session_id) == ["tool_called call_1", "tool_returned call_1"]
+        assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
+
+
+@pytest.mark.parametrize("ends", ["cancel", "shutdown"])
+async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock, ends: str) -> None:
+    """A hook that ponders for ever keeps neither a person nor the daemon waiting."""
+
+    class Pondering(Part):
+        name = "pondering"
+
+        async def before(self, use: ToolUse) -> None:
+            box.reached.set()
+            await box.goes_on.wait()
+
+    box = Toolbox()
+    hooks = Composite((Pondering(), box))
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"})), hooks=hooks) as desk:
+        async with working(desk):
+            sent = await desk.send()
+            await box.reached.wait()
+            if ends == "cancel":
+                assert (await desk.cancel(sent.run_id)).status == "cancelled"
+                assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
+        if ends == "shutdown":
+            assert desk.kinds(sent.session_id)[-1] == "run_released"
+            assert not desk.run(sent.run_id).taken
+            box.goes_on.set()
+            async with working(desk):
+                await desk.until(lambda: desk.ended(sent.run_id))
+            assert notes(tmp_path) == ["a"]
+
+
 async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -541,6 +588,22 @@ async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
         assert (run.status, run.error.reason) == ("failed", "parked")
         assert desk.kinds(sent.session_id)[-3:] == ["call_doubted", "tool_returned", "run_ended"]
         assert desk.models.asked == []
+
+
+async def test_judging_that_kills_the_daemon_again_and_again_is_given_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nothing of it is journaled before it is done; that nobody got beyond it is what counts."""
+    async with workbench(tmp_path, Toolbox()) as desk:
+        sent = await desk.send()
+        begin = [lambda run: Start(), lambda run: Ask("itm_1"), lambda run: _calling()]
+        await desk.order(sent.run_id, *begin, *[lambda run: Start()] * 3)
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert run.error is not None
+        assert run.error.reason == "parked"
+        assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
 
 
 def _calling() -> Any:
