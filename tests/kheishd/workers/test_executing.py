@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from kheishd.kernel.hook import Deny, NeedsAnswer, Outcome, Part, ToolUse
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
+from kheishd.store.commit import Group
 from protocol.events import (
     ApprovalRequested,
     CallDoubted,
@@ -37,6 +39,7 @@ from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, full_disk, gives, working
 from tests.support.machine import allowed, answered, called, found, replied, resolved
 from tests.support.runtimes import make_runtime
+from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
 
 SAID = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
@@ -628,6 +631,77 @@ async def test_evidence_is_found_among_much_else(tmp_path: Path, autojump_clock:
         await desk.until(lambda: desk.ended(sent.run_id))
         (doubted,) = (e for _, e in desk.journal(sent.session_id) if isinstance(e, CallDoubted))
         assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
+
+
+class Recorded(Toolbox):
+    """A box that is copied after every commit, with the store and what its tools wrote."""
+
+    copies = 0
+
+    def watch(self, desk: Desk, directory: Path) -> None:
+        """From now on, copy."""
+        told = desk.state.settle
+
+        def settle(group: Group) -> None:
+            told(group)
+            self.copies += 1
+            desk.leave_behind(directory / f"after{self.copies}")
+            copytree(directory / "work", directory / f"after{self.copies}" / "work")
+
+        desk.state.settle = settle  # type: ignore[method-assign]
+
+
+async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_done_twice(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """After every single commit: the next daemon finishes the run, and what may not be done twice is not."""
+    box = Recorded()
+    batch = calls(
+        ("look", {"text": "one", "seconds": 1.0}),
+        ("look", {"text": "two", "seconds": 2.0}),
+        ("note", {"text": "noted"}),
+        ("again", {"text": "again"}),
+        ("plain", {"text": "approved"}),
+        ("fly", {}),
+    )
+    async with workbench(tmp_path, box) as desk, working(desk):
+        box.watch(desk, tmp_path)
+        desk.models.to["hello"] = batch
+        sent = await desk.ask("hello")
+        await desk.order(sent.run_id, resolved)
+        await desk.until(lambda: desk.ended(sent.run_id))
+        await wait_all_tasks_blocked()
+    assert box.copies > 15
+    for number in range(1, box.copies + 1):
+        copy = tmp_path / f"after{number}"
+        rmtree(tmp_path / "work")
+        copytree(copy / "work", tmp_path / "work")
+        async with workbench(copy, Toolbox()) as desk, working(desk):
+            desk.models.to["hello"] = batch
+            await _finished(desk, sent.run_id)
+            _undamaged(desk, sent.session_id, tmp_path)
+
+
+async def _finished(desk: Desk, run_id: str) -> None:
+    """Wait for the end of a run, and approve what it asks for."""
+    while True:
+        await desk.until(lambda: desk.run(run_id).status in SETTLED)
+        if desk.ended(run_id):
+            return
+        await desk.order(run_id, resolved)
+
+
+def _undamaged(desk: Desk, session_id: str, directory: Path) -> None:
+    results = returned(desk, session_id)
+    assert sorted(results) == [f"call_{number}" for number in range(1, 7)]
+    assert desk.kinds(session_id)[-1] == "run_ended"
+    assert {results[call_id].how for call_id in ("call_1", "call_2", "call_3", "call_5")} == {"returned"}
+    assert results["call_6"].how == "failed"
+    written = notes(directory)
+    assert [written.count(line) for line in ("noted", "approved")] == [1, 1]
+    assert written.count("again") in (1, 2)
+    for asked in desk.models.asked:
+        assert_valid(asked.messages)
 
 
 # A full disk.
