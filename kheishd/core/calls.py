@@ -309,6 +309,7 @@ def _folded(calls: list[OpenCall], envelope: Envelope, event: JournalEvent) -> l
                     state="ready",
                     parallel=by_id[call.call_id].parallel,
                     repeatable=by_id[call.call_id].repeatable,
+                    approved=by_id[call.call_id].grant_id is not None,
                 )
                 if call.state == "new" and call.call_id in by_id
                 else call

@@ -192,15 +192,18 @@ class Calls:
             )
             # Rules may have changed while this call, or another of its batch, waited for a person; and a call
             # before this one may have entered plan mode.
-            denial = judging.still_allowed(use)
+            judged = judging.reconsidered(use, approved=call.approved)
             renewed = None
-            if denial is None and call.binding is not None:
+            if judged.decision == "ask":
+                renewed = await judging.asked_late(place, use, judged)
+            elif judged.decision == "allow" and call.binding is not None:
                 renewed = await judging.renewed(place, use)
         except ToolError as error:
             await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return None
-        if denial is not None:
-            await self._return(call, _Ended("denied", Outcome(f"This is no longer allowed: {denial}", True)))
+        if judged.decision == "deny":
+            denial = f"This is no longer allowed: {judged.reason or judged.why}"
+            await self._return(call, _Ended("denied", Outcome(denial, True)))
             return None
         if renewed is not None:
             await self._commit(Renew(renewed))

@@ -6,6 +6,7 @@ Nothing here changes anything: what was judged is one command, committed before 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as _replaced
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -102,11 +103,28 @@ class Judging:
         subject = _beginning(self.runtime.hooks.subject(use), SUBJECT_BYTES_MAX)
         return await self._approval(number, use, subject, reason, preview)
 
-    def still_allowed(self, use: ToolUse) -> str | None:
-        """Why a call may not run after all, as a rule or plan mode now denies it; None if it may."""
+    def reconsidered(self, use: ToolUse, *, approved: bool) -> Judged:
+        """A call judged once more, when its turn has come: ``ask`` if nobody was asked who would be now.
+
+        What a person approved, now or by a grant, needs no more than that no rule, nor plan mode, denies it.
+        Errors: ToolError.
+        """
         judged = judge(facts_of(use.tool), self.runtime.hooks.subject(use), self._layers())
+        if not approved:
+            # A grant that would answer now is not counted down here: so a person does.
+            return judged if judged.grant_id is None else _replaced(judged, decision="ask")
         denied = judged.base == "deny" or judged.mode_effect == "denied_in_plan"
-        return judged.reason or judged.why if denied else None
+        return _replaced(judged, decision="deny" if denied else "allow")
+
+    async def asked_late(self, number: int, use: ToolUse, judged: Judged) -> ApprovalRequested:
+        """The approval of a call that was allowed when it was judged, and would have to be asked about now.
+
+        Errors: ToolError if it cannot be done at all.
+        """
+        why = judged.reason or judged.why
+        reason = f"this was allowed before, and now a person is to be asked: {why}"
+        subject = _beginning(self.runtime.hooks.subject(use), SUBJECT_BYTES_MAX)
+        return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
     async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
         opinion = await self.runtime.hooks.before(use)

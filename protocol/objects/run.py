@@ -72,7 +72,8 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is where its
     input was changed by an approval; else its arguments are those of the message. ``binding`` is what an
-    approval was bound to. ``cursor`` is the last event about it.
+    approval was bound to. ``approved``: a person allowed it, now or in advance by a grant. ``cursor`` is the
+    last event about it.
     """
 
     call_id: str

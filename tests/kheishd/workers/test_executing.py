@@ -31,9 +31,9 @@ from protocol.events import (
     ToolReturned,
 )
 from protocol.limits import ASKED_MAX, CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_TEXT_BYTES_MAX
-from protocol.objects.permission import PermissionUpdate, Rule
+from protocol.objects.permission import PermissionMode, PermissionUpdate, Rule
 from protocol.objects.question import Question
-from protocol.objects.run import SETTLED
+from protocol.objects.run import SETTLED, SendResult
 from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend, SessionUpdate
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, full_disk, gives, working
@@ -876,6 +876,51 @@ async def test_what_is_denied_meanwhile_does_not_run(
         denied = next(r for r in returned(desk, sent.session_id).values() if r.tool == tool_name)
         assert (denied.how, denied.text) == ("denied", "This is no longer allowed: closed for today")
         assert len(notes(tmp_path)) == 1
+
+
+async def allowed_beside_a_question(desk: Desk) -> SendResult:
+    """A run that waits for an answer, with a call beside of which only its mode says that it may run."""
+    made = await desk.do(session.create, SessionCreate(permission_mode="bypassPermissions"))
+    sent: SendResult = await desk.do(session.send, SessionSend(session_id=made.session_id, content="go"))
+    await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
+    assert desk.run(sent.run_id).status == "waiting_for_user_question"
+    return sent
+
+
+@pytest.mark.parametrize("mode", ["default", "dontAsk"])
+async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
+    tmp_path: Path, autojump_clock: MockClock, mode: PermissionMode
+) -> None:
+    """Nobody was asked, as the mode was wide; now a person is, or it is denied where nobody is to be."""
+    box = Toolbox(opinions={"note": NeedsAnswer([Question(question="Which?", key="which")])})
+    pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
+    async with workbench(tmp_path, box, pair) as desk, working(desk):
+        sent = await allowed_beside_a_question(desk)
+        await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode=mode))
+        await desk.order(sent.run_id, lambda run: replied(run.calls[1]))
+        await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
+        assert notes(tmp_path) == []
+        if mode == "dontAsk":
+            assert returned(desk, sent.session_id)["call_1"].how == "denied"
+            return
+        (asked,) = approvals(desk, sent.session_id)
+        assert asked.reason == "this was allowed before, and now a person is to be asked: default of careful"
+        assert asked.preview is not None
+        await desk.order(sent.run_id, resolved)
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert notes(tmp_path) == ["a"]
+
+
+async def test_what_a_person_approved_is_not_asked_about_again_by_a_narrower_mode(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nor denied where nobody is to be asked: somebody was."""
+    async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
+        sent = await desk.ask()
+        await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode="dontAsk"))
+        await desk.order(sent.run_id, resolved)
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert notes(tmp_path) == ["a"]
 
 
 async def test_a_tool_that_is_gone_after_a_wait_says_so(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -20,6 +20,7 @@ from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import approval_requested
+from tests.support.machine import resolved
 from tests.support.runtimes import make_runtime
 
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -121,8 +122,10 @@ async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scrip
     assert shell.ran == []
 
 
-async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(desk: Desk, models: Scripted) -> None:
-    """Though none of the verdicts is kept before all of them are made."""
+async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
+    desk: Desk, models: Scripted, shell: Shell
+) -> None:
+    """Though none of the verdicts is kept before all are made; what it allowed runs once it is gone."""
     sent = await desk.ask("hello")
     grant = Grant(grant_id="grt_1", tool="bash", subject="ls", by="uid:0", left=2)
     answer = ApprovalAnswered(
@@ -142,3 +145,7 @@ async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(desk: Desk,
     assert desk.session(sent.session_id).grants == []
     asked = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
     assert [(each.call_id, each.subject) for each in asked[1:]] == [("call_2", "ls")]
+    (run_id,) = desk.session(sent.session_id).open_runs
+    await desk.order(run_id, lambda run: resolved(run, "deny"))
+    await desk.until(lambda: desk.ended(run_id))
+    assert shell.ran == ["ls", "ls"]
