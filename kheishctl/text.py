@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 # Everything a terminal or a bidirectional layout acts on, besides tab and newline: C0, DEL, C1, the
 # separators that some take for newlines, the marks that reorder text, and halves of surrogate pairs, which
-# cannot be encoded at all.
-_HARMFUL = (
-    r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
+# cannot be encoded at all. And what nobody sees: who approves a command is to see all of it. The joiners
+# (U+200C, U+200D) are not among these, as whole scripts and many an emoji need them.
+_BEYOND_ASCII = (
+    r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
+    r"\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\U000e0000-\U000e007f"
 )
-_UNSAFE = re.compile(f"[{_HARMFUL}]")
-_ESCAPE_IN_JSON = re.compile(
-    r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
-)
+_UNSAFE = re.compile(rf"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
+_ESCAPE_IN_JSON = re.compile(f"[{_BEYOND_ASCII}]")
 
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 
@@ -60,7 +60,12 @@ def one_line(text: str) -> str:
 
 def json_safe(document: str) -> str:
     """A JSON document with what a terminal would act on as Unicode escapes, which mean the same."""
-    return _ESCAPE_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", document)
+    return _ESCAPE_IN_JSON.sub(_escaped, document)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # DEL is the one of them that JSON takes for ordinary; beyond 16 bits it takes two escapes.
+    return r"\u007f" if found.group() == "\x7f" else json.dumps(found.group())[1:-1]
 
 
 def fold(text: str, columns: int) -> list[str]:

@@ -56,6 +56,15 @@ def test_clean_makes_escapes_visible() -> None:
     assert clean("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
 
 
+@pytest.mark.parametrize("hidden", ["\u200b", "\xad", "\u2060", "\ufeff", "\U000e0001", "\U000e0041"])
+def test_clean_makes_what_nobody_sees_visible(hidden: str) -> None:
+    """Who approves a command sees that there is more of it; joiners, which scripts need, stay."""
+    assert clean(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
+    safe = json_safe(json.dumps(hidden, ensure_ascii=False))
+    assert (safe.isascii(), json.loads(safe)) == (True, hidden)
+    assert clean("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
+
+
 @given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
 def test_fold_keeps_everything(text: str, columns: int) -> None:
     """No line is longer than there is room for, and nothing of the text is lost."""
