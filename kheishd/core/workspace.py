@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from protocol.errors import WorkspaceForbidden
 
-OWN = frozenset({"state", "run", "agents", "skills", "cron", "events"})
+OWN = frozenset({"state", "run", "debug", "agents", "skills", "cron", "events"})
 """What the daemon keeps in its home, and obeys: who can write there is the daemon."""
 
 _FIELD = "$.params.workspace"

@@ -61,7 +61,7 @@ def test_a_root_inside_the_home() -> None:
     assert not allowed(inside, f"{HOME}/workspace")
 
 
-@pytest.mark.parametrize("root", [HOME, "/", "/home", f"{HOME}/state", f"{HOME}/agents/a", f"{HOME}/cron"])
+@pytest.mark.parametrize("root", [HOME, "/", "/home", f"{HOME}/state", f"{HOME}/agents/a", f"{HOME}/debug"])
 def test_a_root_that_is_the_daemons_own(root: str) -> None:
     """It is told why."""
     assert "daemon's own" in (root_problem(root, HOME) or "")
