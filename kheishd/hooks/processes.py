@@ -103,6 +103,9 @@ class Kept:
                     self._ended = Ended(None, unboxed=True)
                 case ["gone"]:
                     self._gone = True
+                case ["began" | "failed", *_]:
+                    # Whoever waited for it to begin was stopped before this was said.
+                    pass
                 case _:
                     log.error("a keeper said what nobody understands: %r", line)
         return self._ended

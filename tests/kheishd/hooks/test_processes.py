@@ -107,6 +107,18 @@ async def test_stopping_twice(workdir: int) -> None:
         assert await kept.wait() == Ended(128 + 15)
 
 
+async def test_stopping_before_it_is_known_to_have_begun(
+    workdir: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is ended all the same, and that it had begun is nothing to complain about."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with running(command(workdir, "sleep 1000")):
+            raise AssertionError("it is known to run")
+    assert scope.cancelled_caught
+    assert caplog.records == []
+
+
 async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
     """Who waited and left can wait again."""
     async with running(command(workdir, "trap 'exit 5' USR1; echo ready; while :; do :; done")) as kept:
