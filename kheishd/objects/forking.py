@@ -3,8 +3,8 @@
 Nothing is copied: the new session says where it branched off, and whoever reads what was said in it reads
 there first. So it takes one small transaction, however long the other is, and either it is there or not.
 
-It has the other's boundary, mode and parent, and the rules that narrow; what was allowed there was allowed
-there. It is nobody's child because of it: neither can tell the other anything.
+It has the other's boundary, contracts, mode and parent, and the rules that narrow; what was allowed there was
+allowed there. It is nobody's child because of it: neither can tell the other anything.
 """
 
 from dataclasses import dataclass
@@ -65,6 +65,8 @@ def fork(tx: "Transaction", call: Call, plan: _Branch) -> Session:
             route=source.route if same else None,
             model=source.model if same else None,
             metadata=source.metadata,
+            input_contract=source.input_contract,
+            output_contract=source.output_contract,
             fork_of=_place(tx, source, plan.params.at),
         )
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.commands import Steer
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call
+from kheishd.objects.contracts import bound_input
 from kheishd.objects.fold import Fold, origin_of
 from kheishd.objects.sending import said_items, valid_sender
 from kheishd.store.tables import RUNS
@@ -42,7 +43,10 @@ def made_ready(call: Call, params: Steering, sender: str | None) -> Said:
 
 
 def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) -> SteerResult:
-    """Say it to the first open run of a session. Errors: NothingToSteer, QueueFull."""
+    """Say it to the first open run of a session, as its input contract wants what is said.
+
+    Errors: NothingToSteer, QueueFull, InputContractViolated.
+    """
     run = _in_flight(tx, session)
     if run is None or session is None:
         raise NothingToSteer()
@@ -52,8 +56,9 @@ def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) ->
         raise NothingToSteer("the run in flight is being stopped; send the message instead")
     if run.steers >= STEERS_MAX:
         raise QueueFull(f"{STEERS_MAX} messages wait for the run's next model call; try again after it")
+    items = bound_input(tx, session, said.items)
     fold = Fold(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
-    fold.append_all(decide(run, Steer(said.steer_id, said.items, said.sender)))
+    fold.append_all(decide(run, Steer(said.steer_id, items, said.sender)))
     fold.write()
     return SteerResult(
         session_id=run.session_id, run_id=run.run_id, steer_id=said.steer_id, cursor=fold.run.cursor

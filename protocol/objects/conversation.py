@@ -170,7 +170,7 @@ STEER = Method(
     SteerResult,
     "Say something to the run in flight; its model reads it before its next answer.",
     scope="converse",
-    errors=(*_ADDRESS, NothingToSteer, InputTooLarge, QueueFull, StorageFull),
+    errors=(*_ADDRESS, NothingToSteer, InputTooLarge, InputContractViolated, QueueFull, StorageFull),
 )
 LIST = Method(
     "conversation.list",

@@ -367,6 +367,7 @@ STEER = Method(
         SenderInvalid,
         NothingToSteer,
         InputTooLarge,
+        InputContractViolated,
         QueueFull,
         StorageFull,
     ),

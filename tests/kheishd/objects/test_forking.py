@@ -206,7 +206,8 @@ async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> 
 
 
 async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
-    """Scope, mode, parent, workspace, route and metadata are the other's."""
+    """Scope, mode, parent, workspace, route, contracts and metadata are the other's."""
+    flag = {"type": "object", "properties": {}, "additionalProperties": False}
     parent = await idle.call("session.create", scope={"tools": ["a", "b"]}, workspace="/srv/a")
     made = await idle.call(
         "session.create",
@@ -218,10 +219,12 @@ async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
         model="m",
         title="T",
         metadata={"k": "v"},
+        input_contract={"schema": flag},
+        output_contract={"schema": flag},
     )
     branch = await fork(idle, made["session_id"])
     names = ("agent", "parent_session_id", "root_session_id", "scope", "permission_mode", "workspace")
-    for name in (*names, "route", "model", "title", "metadata"):
+    for name in (*names, "route", "model", "title", "metadata", "input_contract", "output_contract"):
         assert branch[name] == made[name], name
     children = await idle.call("session.list", parent_session_id=parent["session_id"])
     assert branch["session_id"] in [row["session_id"] for row in children["sessions"]]

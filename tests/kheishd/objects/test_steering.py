@@ -13,6 +13,7 @@ from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors import (
     AgentForbidden,
     ConversationNotFound,
+    InputContractViolated,
     InputTooLarge,
     InvalidParams,
     NothingToSteer,
@@ -152,6 +153,17 @@ async def test_conversation_steer_sender_invalid(idle: Household) -> None:
     assert isinstance(refusal, SenderInvalid)
 
 
+async def test_conversation_steer_input_contract_violated(idle: Household) -> None:
+    """What is said on the way is held to what may be said at all, and written in the same way."""
+    session_id = (await idle.send("one"))["session_id"]
+    flag = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
+    await idle.call("session.update", session_id=session_id, input_contract={"schema": flag})
+    assert isinstance(await idle.refused("conversation.steer", content="maybe"), InputContractViolated)
+    await idle.call("conversation.steer", content='{ "ok": true }')
+    (event,) = await idle.events(session_id=session_id, types=["steered"])
+    assert event["items"] == [{"kind": "text", "text": '{"ok":true}'}]
+
+
 # session.steer
 
 
@@ -194,6 +206,14 @@ async def test_session_steer_input_too_large(idle: Household) -> None:
     sent = await idle.send("one")
     said = {"session_id": sent["session_id"], "content": "x" * INPUT_BYTES_MAX}
     assert isinstance(await idle.refused("session.steer", **said), InputTooLarge)
+
+
+async def test_session_steer_input_contract_violated(idle: Household) -> None:
+    """As for a conversation."""
+    session_id = (await idle.send("one"))["session_id"]
+    await idle.call("session.update", session_id=session_id, input_contract={"schema": {"type": "null"}})
+    refusal = await idle.refused("session.steer", session_id=session_id, content="x")
+    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
 
 
 async def test_session_steer_sender_forbidden(idle: Household) -> None:
