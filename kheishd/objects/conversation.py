@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheishd.core.commands import Cancel
+from kheishd.core.planning import unplanned
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.compacting import (
     Wanted,
@@ -33,7 +34,7 @@ from kheishd.objects.steering import steer as steered
 from kheishd.store.records import Binding
 from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
 from protocol.errors import ConversationNotFound, NotSupported, SessionBusy
-from protocol.events import ConversationBound, SessionCreated
+from protocol.events import ConversationBound, SessionCreated, decode_event
 from protocol.events import ConversationReset as ResetEvent
 from protocol.ids import ID_PATTERN
 from protocol.objects import conversation as rows
@@ -53,7 +54,7 @@ from protocol.objects.conversation import (
 )
 from protocol.objects.definition import Definition
 from protocol.objects.run import ENDED, CompactResult, SendResult, SteerResult
-from protocol.objects.session import History
+from protocol.objects.session import History, Session
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
@@ -258,7 +259,10 @@ def compact(tx: "Transaction", call: Call, plan: tuple[ConversationCompact, Want
 
 @mutation(rows.RESET)
 def reset(tx: "Transaction", call: Call, params: ConversationReset) -> ConversationWasReset:
-    """Unbind the address. Errors: SessionBusy while runs are open, as their answers would go unseen."""
+    """Unbind the address: whoever may only converse may not shed what an operator set for its session.
+
+    Errors: SessionBusy while runs are open, as their answers would go unseen; ScopeMissing.
+    """
     agent, binding = find_binding(tx, call, params.agent, params.sender)
     session = tx.get(SESSIONS, binding.session_id)
     if session is not None and session.open_runs:
@@ -266,11 +270,26 @@ def reset(tx: "Transaction", call: Call, params: ConversationReset) -> Conversat
             f"the conversation has {len(session.open_runs)} runs that have not ended; "
             "wait for them or cancel them"
         )
+    if session is not None and session.status == "open" and _was_bounded(tx, session):
+        call.caller.need("operate")
     fold = Fold(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     fold.append(ResetEvent(agent=agent, sender=params.sender))
     fold.write()
     tx.delete(CONVERSATIONS, agent, params.sender)
     return ConversationWasReset(agent=agent, sender=params.sender, session_id=binding.session_id)
+
+
+_BOUNDS = ("scope", "permission_mode", "workspace", "input_contract", "output_contract")
+
+
+def _was_bounded(tx: "Transaction", session: Session) -> bool:
+    """Whether somebody set bounds for a session since it began, which a new one would not have."""
+    found = tx.entry(session.session_id, session.first_cursor)
+    began = decode_event(found[1]) if found is not None else None
+    if not isinstance(began, SessionCreated) or any(rule.decision != "allow" for rule in session.rules):
+        return True
+    now = unplanned(session)
+    return any(getattr(now, name) != getattr(began, name) for name in _BOUNDS)
 
 
 HANDLERS = (send, steer, list_, get, history, cancel, compact, reset)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from protocol.errors import (
     QueueFull,
     RouteNotFound,
     RouteNotReady,
+    ScopeMissing,
     SenderForbidden,
     SenderInvalid,
     SessionBusy,
@@ -478,6 +480,29 @@ async def test_conversation_reset_ok(house: Household) -> None:
     history = await house.call("session.history", session_id=first["session_id"])
     assert len(history["messages"]) == 2
     assert (await house.kinds(session_id=first["session_id"]))[-1] == "conversation_reset"
+
+
+CLOSED = {"type": "object", "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"permission_mode": "plan"},
+        {"scope": {"tools": []}},
+        {"input_contract": {"schema": {"type": "object", "additionalProperties": False}}},
+    ],
+    ids=lambda bound: next(iter(bound)),
+)
+async def test_conversation_reset_scope_missing(idle: Household, bound: dict[str, Any]) -> None:
+    """Whoever may only converse does not shed what an operator set: a new session would not have it."""
+    sent = await idle.send()
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    await idle.call("session.update", session_id=sent["session_id"], **bound)
+    speaker = await idle.limited(scopes=["converse"])
+    refusal = await refused(speaker, "conversation.reset")
+    assert (type(refusal), refusal.hint) == (ScopeMissing, "operate")
+    await idle.call("conversation.reset")
 
 
 async def test_conversation_reset_session_busy(idle: Household) -> None:
