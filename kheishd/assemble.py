@@ -51,13 +51,14 @@ def handlers() -> tuple[Handler, ...]:
         rpc,
         run,
         session,
+        task,
         token,
         transfer,
     )
     from kheishd.objects import definition as definition_object
 
     talk = (rpc, daemon, conversation, session, forking, run, output, debug, transfer)
-    people = (approval, question, indoubt, permission, audit)
+    people = (approval, question, indoubt, permission, audit, task)
     modules = (*talk, *people, journal, definition_object, route, token)
     return tuple(handler for module in modules for handler in module.HANDLERS)
 

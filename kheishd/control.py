@@ -28,6 +28,7 @@ from protocol.objects.daemon import Counts, Disk, Status
 if TYPE_CHECKING:
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.holder import RuntimeHolder
+    from kheishd.kernel.shells import Shells
     from kheishd.kernel.state import State
     from kheishd.reloading import Coalesced
 
@@ -114,6 +115,7 @@ class DaemonControl:
         reloads: "Coalesced[tuple[int, list[str]]]",
         config_path: Callable[[], Path | None],
         captures: "Captures",
+        shells: "Shells",
     ) -> None:
         self._vitals = vitals
         self._state = state
@@ -122,6 +124,7 @@ class DaemonControl:
         self._reloads = reloads
         self._config_path = config_path
         self._captures = captures
+        self._shells = shells
         self._started = time.monotonic()
 
     async def reload(self) -> tuple[int, list[str]]:
@@ -145,6 +148,10 @@ class DaemonControl:
     def captures(self) -> "Captures":
         """What is captured of model calls."""
         return self._captures
+
+    def shells(self) -> "Shells":
+        """Where what background shells wrote is read."""
+        return self._shells
 
     def status(self) -> Status:
         """How the daemon is; costs the same whatever the store holds."""

@@ -4,8 +4,8 @@
 
 Each lives in a nursery or context inside the one before it. Stopping goes inward out: the listeners
 close, runs in flight may finish until a deadline, connections are answered and closed, the workers are
-cancelled (what they do is committed, so nothing is lost), the last commit says that we stopped, and the
-store closes last of all.
+cancelled (what they do is committed, so nothing is lost; commands in the background are stopped, and their
+tasks say so), the last commit says that we stopped, and the store closes last of all.
 """
 
 import logging
@@ -24,6 +24,8 @@ from kheishd.assemble import Source, build_runtime, handlers, listen_options
 from kheishd.config import Config
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.scrub import Scrubber
+from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.shells.starting import Starter
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
@@ -41,9 +43,11 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
+from kheishd.workers.background import STOP_SECONDS_MAX
 from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
+from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import Titles
 from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
 from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
@@ -76,7 +80,8 @@ class Daemon:
         self._scrubber = Scrubber()
         self._live = Live()
         self._captures = Captures(CaptureFiles(source.home.debug))
-        self._toolbox = Toolbox(source.home)
+        self._shells = ShellFiles(source.home.shells)
+        self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
         self._watchdog_s = watchdog_seconds(environ)
         self._stopper = Stopper(self._drain_seconds)
@@ -137,6 +142,8 @@ class Daemon:
         """Workers, connections, listeners; returns when all of them have ended."""
         titles = Titles(self._state, self._holder)
         worker = RunWorker(self._state, self._live, self._holder, put_down=titles.consider)
+        starter = Starter(self._source.home.path, self._environ)
+        shells = ShellWorker(self._state, self._live, self._holder, self._shells, starter)
         self._vitals.runs_active = lambda: worker.active
         control = DaemonControl(
             self._vitals,
@@ -146,6 +153,7 @@ class Daemon:
             self._reloads,
             lambda: self._source.config_path,
             self._captures,
+            self._shells,
         )
         dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
@@ -153,6 +161,7 @@ class Daemon:
             await workers.start(worker.serve)
             await workers.start(ExpiryWorker(self._state).serve)
             await workers.start(Collector(self._captures, self._holder).serve)
+            await workers.start(shells.serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):
@@ -161,7 +170,8 @@ class Daemon:
                     self._say_ready()
                     await self._stopper.wait()
                     left_s = self._stopper.scope.deadline - trio.current_time()
-                    self._notifier.stopping("Waiting for runs in flight", left_s + CLOSE_SECONDS)
+                    left_s += CLOSE_SECONDS + (STOP_SECONDS_MAX if shells.active else 0.0)
+                    self._notifier.stopping("Waiting for runs in flight", left_s)
                     log.info("stopping", extra={"reason": self._stopper.reason})
                 with self._stopper.scope:
                     await worker.drain()

@@ -4,7 +4,7 @@
 ``config.toml``       node configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
 ``state/``            the store
-``run/``              ``kheishd.sock``, ``kheishd.lock``
+``run/``              ``kheishd.sock``, ``kheishd.lock``, what shells wrote
 ``debug/<run id>/``   what is captured of model calls, if it is to be
 ``workspace/``        where agents work, unless another place is configured
 ====================  ============================================================
@@ -64,6 +64,11 @@ class Home(Struct, frozen=True):
     def debug(self) -> Path:
         """What is captured of model calls; made when it is first needed."""
         return self.path / "debug"
+
+    @property
+    def shells(self) -> Path:
+        """What commands in the background wrote, a file each."""
+        return self.run / "shells"
 
     @property
     def workspace(self) -> Path:

@@ -12,6 +12,8 @@ from kheishd.hooks.files.part import Files
 from kheishd.hooks.output import Outputs
 from kheishd.hooks.planning import Planning
 from kheishd.hooks.results import Results
+from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.tasks.part import TaskTools
 from kheishd.hooks.web_fetch import WebFetch
 
 
@@ -20,10 +22,11 @@ class Toolbox:
     """What tools keep as long as the daemon lives: a reload makes new parts around it."""
 
     home: Home
+    shells: ShellFiles
     locks: PathLocks = field(default_factory=PathLocks)
 
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
         bash = Bash(self.home.path, readable=tuple(config.workspace.readable))
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
-        return Composite(parts)
+        return Composite((*parts, TaskTools(self.shells)))

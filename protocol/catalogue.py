@@ -15,6 +15,7 @@ from protocol.objects import (
     rpc,
     run,
     session,
+    task,
     token,
 )
 
@@ -31,6 +32,7 @@ METHODS: dict[str, AnyMethod] = {
         question,
         indoubt,
         permission,
+        task,
         journal,
         definition,
         route,

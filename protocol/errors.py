@@ -243,6 +243,26 @@ class TaskNotFound(NotFound, reason="task_not_found"):
     """The session has no task of that id; 'kheishctl task list' shows those there are."""
 
 
+class TaskTitleTaken(Conflict, reason="task_title_taken"):
+    """An open task of the session has that title; change that one, or choose another title."""
+
+
+class TaskEnded(Conflict, reason="task_ended"):
+    """The task has ended and no longer changes; create another."""
+
+
+class TaskRunning(Conflict, reason="task_running"):
+    """The task is a shell that runs; it can only be stopped."""
+
+
+class TaskBlocked(Conflict, reason="task_blocked"):
+    """The task waits for others that are not completed."""
+
+
+class TaskNeeded(Conflict, reason="task_needed"):
+    """Open tasks wait for this one; take it out of what they are blocked by first."""
+
+
 class NothingToSteer(Conflict, reason="nothing_to_steer"):
     """No run is in flight; send the message instead."""
 
@@ -299,6 +319,10 @@ class QuestionExpired(Gone, reason="question_expired"):
     """Nobody answered in time and the run was cancelled."""
 
 
+class TaskDeleted(Gone, reason="task_deleted"):
+    """The task was deleted; create another."""
+
+
 class MessageTooLarge(TooLarge, reason="message_too_large"):
     """The message is over 16 MiB; send large content as assets."""
 
@@ -319,6 +343,10 @@ class QueueFull(TooMany, reason="queue_full"):
     """The session has as many runs waiting as it may; wait for some to end or cancel them."""
 
 
+class TasksFull(TooMany, reason="tasks_full"):
+    """There are as many open tasks as there may be; end some, or stop some shells."""
+
+
 class ScopeWouldWiden(Refused, reason="scope_would_widen"):
     """Rights only ever narrow; ask for no more than what is held."""
 
@@ -333,6 +361,14 @@ class AnswerInvalid(Refused, reason="answer_invalid"):
 
 class ToolInputInvalid(Refused, reason="tool_input_invalid"):
     """The changed input does not fit the tool's schema."""
+
+
+class TaskCycle(Refused, reason="task_cycle"):
+    """Tasks may not wait for each other in a circle."""
+
+
+class TaskOutputMissing(Refused, reason="task_output_missing"):
+    """A task is completed with its output: say what came of it."""
 
 
 class NotSupported(Refused, reason="not_supported"):

@@ -31,6 +31,7 @@ from protocol.objects.question import Answer, Question
 from protocol.objects.run import CallOutcome, Outcome, Pinned, RunError, RunKind
 from protocol.objects.session import CapabilityScope, ForkOf
 from protocol.objects.token import TokenGrant
+from protocol.tasks import TaskEvent
 from protocol.transcript import InputItem, Message, Usage
 
 DAEMON_STREAM = "daemon"
@@ -446,6 +447,7 @@ JournalEvent = (
     | TodosWritten
     | PlanEntered
     | PlanExited
+    | TaskEvent
     | RunReleased
     | CancelRequested
     | RunEnded

@@ -202,6 +202,26 @@ ANSWERS_BYTES_MAX = 24 * KIB
 # Messages that wait for the next model call of a run.
 STEERS_MAX = 64
 
+# Tasks of a session. Where some are said to wait for others the open ones are looked through, each once: 256
+# are a millisecond. A task takes 8 + 16 + 4 KiB as JSON, 3 for its title and 1 for what it waits for; in its
+# transaction stand its event, its record and a receipt, 96 KiB in all.
+TASKS_OPEN_MAX = 256
+TASK_BLOCKERS_MAX = 32
+TASK_DESCRIPTION_BYTES_MAX = 8 * KIB
+TASK_OUTPUT_BYTES_MAX = 16 * KIB
+TASK_METADATA_BYTES_MAX = 4 * KIB
+
+# Shells in the background: each has a keeper of some 10 MiB, and a file of what it wrote last. That is cut to
+# 6 MiB whenever it reaches 8, so of four bytes written three are copied once more. What shells that have
+# ended wrote is kept until it is more than 256 MiB together.
+SHELLS_SESSION_MAX = 8
+SHELLS_MAX = 32
+SHELL_OUTPUT_BYTES_MAX = 8 * MIB
+SHELL_KEPT_BYTES_MAX = 6 * MIB
+SHELL_FILES_BYTES_MAX = 256 * MIB
+SHELL_TAIL_BYTES_DEFAULT = 8 * KIB
+SHELL_TAIL_BYTES_MAX = 256 * KIB
+
 # What a model can be shown where its route does not say: what most models that are offered today take.
 CONTEXT_TOKENS_DEFAULT = 200_000
 

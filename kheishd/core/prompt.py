@@ -35,6 +35,7 @@ from protocol.events import (
     TranscriptImported,
     Unknown,
 )
+from protocol.tasks import TaskEnded, TaskStalled
 from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
@@ -97,7 +98,7 @@ class Transcript(Struct):
                 self._return(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered(items=items):
                 self._steered(run_id, items)
-            case DoubtSettled(note=note) if note:
+            case DoubtSettled(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 self.said.append(Message("user", [Text(note)]))
             case ModelAsked():
                 self._read_out(envelope)

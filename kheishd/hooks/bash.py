@@ -7,6 +7,7 @@ reads what it writes, ``ran`` is what is told of it.
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import trio
 from msgspec import Struct
 
 from kheishd.hooks.capture import Capture
-from kheishd.hooks.environment import cleaned
 from kheishd.hooks.excerpt import clipped, ending
-from kheishd.hooks.leftovers import hunt
+from kheishd.hooks.leftovers import home_id, hunt
+from kheishd.hooks.prepared import prepared, shell
 from kheishd.hooks.processes import GRACE_SECONDS, KILL_SECONDS_MAX, Command, Ended, NotStarted, running
 from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.sandbox import Sandbox
+from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Finding, Outcome, Part, Stale, Tool, ToolError, ToolUse
@@ -52,6 +54,8 @@ Run a command in a shell (bash) and give its exit code, standard output and stan
   own and gone afterwards; ~ is the workspace. The network can be used.
 - Standard input is empty, so nothing that asks can be answered: use options such as --yes.
 - Of long output the middle is left out. A command that takes longer than timeout_s is stopped.
+- With run_in_background it is started and goes on beside you, without a time limit: servers, long builds,
+  whatever you need not wait for. It becomes a task: task_output gives what it wrote, task_stop ends it.
 To read, search or change files, use the tools for files if there are any."""
 
 
@@ -62,6 +66,7 @@ class _Asked(Struct, frozen=True):
     workdir: str = "."
     timeout_s: float = math.inf
     description: str = ""
+    run_in_background: bool = False
 
 
 class Bash(Part):
@@ -81,8 +86,7 @@ class Bash(Part):
         self._timeout_s_max = timeout_s_max
         self._environ = environ
         self._calls = home / "run" / "calls"
-        # Calls of another daemon's home on this machine have marks of their own.
-        self._home_id = sha256(os.path.realpath(home).encode()).hexdigest()[:12]
+        self._home_id = home_id(home)
         self._sandbox = Sandbox([str(home)], readable)
 
     def subject(self, use: ToolUse) -> str:
@@ -95,6 +99,8 @@ class Bash(Part):
         boxed, workdir = await self._prepare(use, asked)
         workdir.close()
         how = "in a sandbox" if boxed else "without a sandbox"
+        if asked.run_in_background:
+            how += ", in the background until it ends"
         # It comes first, so that no command can make it up.
         text = f"in {workdir.path}, {how}:\n{asked.command}"
         return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
@@ -104,21 +110,33 @@ class Bash(Part):
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
         workdir.close()
-        argv = [*_shell(), clipped(asked.command, EVIDENCE_ECHO_BYTES_MAX)]
+        argv = [*shell(), clipped(asked.command, EVIDENCE_ECHO_BYTES_MAX)]
         return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
 
     async def dispatch(self, use: ToolUse) -> Outcome:
         """Run it. Whatever happens, nothing of it runs any more when this has ended.
 
+        One for the background is not even begun by then: it is a task once this result is committed.
+
         Errors: ToolError, Stale if an approval was for somewhere else.
         """
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
-        spool = Spool(self._calls / use.key)
         try:
             if use.binding not in (None, _binding(workdir, boxed)):
                 raise Stale
-            command = await trio.to_thread.run_sync(self._command, use, asked, workdir, boxed)
+            if asked.run_in_background:
+                return begun(use, asked.command, asked.description, workdir, boxed=boxed)
+            return await self._run(use, asked, workdir, boxed=boxed)
+        finally:
+            workdir.close()
+
+    async def _run(self, use: ToolUse, asked: _Asked, workdir: Workdir, *, boxed: bool) -> Outcome:
+        spool = Spool(self._calls / use.key)
+        sandbox = self._sandbox if boxed else None
+        ready = partial(prepared, asked.command, workdir, self._environ, self._mark(use), sandbox)
+        try:
+            command = await trio.to_thread.run_sync(ready)
             await trio.to_thread.run_sync(spool.begin)
             capture = Capture(spool, use.say)
             timeout_s = min(asked.timeout_s, self._timeout_s_max)
@@ -126,12 +144,13 @@ class Bash(Part):
             what = Ran(asked.command, workdir.path, boxed, timeout_s, ended)
             return await trio.to_thread.run_sync(outcome, what, capture, spool)
         finally:
-            workdir.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """What is known of a command that the daemon died in: that it is over, and what it said last."""
+        if use.arguments.get("run_in_background"):
+            return Finding("not_done", "a command for the background begins once its result is kept")
         over = await hunt(self._mark(use), patience_s=KEEPER_SECONDS)
         spool = Spool(self._calls / use.key)
         said = await trio.to_thread.run_sync(tail, spool.path, COMMAND_TAIL_BYTES_MAX)
@@ -151,14 +170,6 @@ class Bash(Part):
         """Whether it is confined, and its open directory. Errors: ToolError."""
         boxed = await self._sandbox.chosen(use.place.sandbox)
         return boxed, await trio.to_thread.run_sync(open_workdir, use.place.workspace, asked.workdir)
-
-    def _command(self, use: ToolUse, asked: _Asked, workdir: Workdir, boxed: bool) -> Command:
-        argv = [*_shell(), asked.command]
-        if boxed:
-            argv = self._sandbox.argv(workdir, argv)
-        environ = cleaned(self._environ, workdir.workspace)
-        passed = (workdir.outer,) if boxed else ()
-        return Command(tuple(argv), environ, workdir.inner, self._mark(use), boxed, passed)
 
     def _mark(self, use: ToolUse) -> str:
         return f"{self._home_id}.{use.key}"
@@ -202,6 +213,10 @@ def _tool(timeout_s_max: float) -> Tool:
             "type": "string",
             "description": "What it is for, in a few words, for whoever watches.",
         },
+        "run_in_background": {
+            "type": "boolean",
+            "description": "Start it and go on at once; timeout_s does not count then.",
+        },
     }
     return Tool(
         name="bash",
@@ -228,13 +243,6 @@ def _asked(arguments: Mapping[str, Any]) -> _Asked:
             f"a command may have {COMMAND_BYTES_MAX} bytes; write a longer script to a file and run that"
         )
     return asked
-
-
-def _shell() -> tuple[str, ...]:
-    """The shell, which reads none of the files that would greet a person: some are in the workspace."""
-    if os.path.exists("/bin/bash"):
-        return ("/bin/bash", "--noprofile", "--norc", "-c")
-    return ("/bin/sh", "-c")
 
 
 def _binding(workdir: Workdir, boxed: bool) -> str:

@@ -7,6 +7,8 @@ it took care to lose that as well.
 
 import os
 import signal
+from hashlib import sha256
+from pathlib import Path
 
 import trio
 
@@ -19,6 +21,11 @@ LOOK_SECONDS = 0.02
 
 # A process that is just becoming another program has no environment for a moment, so one look may miss it.
 LOOKS = 2
+
+
+def home_id(home: Path) -> str:
+    """What the marks of one home's processes begin with: those of other homes are not ours."""
+    return sha256(os.path.realpath(home).encode()).hexdigest()[:12]
 
 
 def leftovers(mark: str) -> list[Process]:

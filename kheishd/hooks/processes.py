@@ -110,11 +110,11 @@ class Kept:
                     log.error("a keeper said what nobody understands: %r", line)
         return self._ended
 
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float = GRACE_SECONDS) -> None:
         """Have everything of it end: ask, and after a moment kill. Done when nothing of it runs any more."""
-        with trio.CancelScope(shield=True), trio.move_on_after(GRACE_SECONDS + KILL_SECONDS_MAX):
+        with trio.CancelScope(shield=True), trio.move_on_after(grace_s + KILL_SECONDS_MAX):
             with suppress(trio.BrokenResourceError):
-                await self._control.send_all(b"stop %.3f\n" % GRACE_SECONDS)
+                await self._control.send_all(b"stop %.3f\n" % grace_s)
             await self.wait()
 
     async def aclose(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.shells import Shells
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
     from protocol.objects.daemon import Status
@@ -117,6 +118,10 @@ class Control(Protocol):
 
     def captures(self) -> "Captures":
         """What is captured of model calls."""
+        ...
+
+    def shells(self) -> "Shells":
+        """Where what background shells wrote is read."""
         ...
 
 

@@ -32,6 +32,7 @@ from protocol.objects.session import Session
 
 if TYPE_CHECKING:
     from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot
     from protocol.events import JournalEvent
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
@@ -132,12 +133,19 @@ class Outcome:
 
     ``whole`` is the entire output where ``text`` holds only part of it; it is kept as a blob that the result
     refers to. ``events`` are committed in the same transaction as the result: 64 KiB of them at most.
+
+    ``change`` is for what must be decided by how the store is when it changes: it is called in the
+    transaction that commits the result, and what it gives is committed instead of this one, whose text nobody
+    sees then, and whose events count only if it is no error. It only reads, may be called again, and takes a
+    millisecond. So nothing that others do meanwhile can break a rule, and a call that does nothing else is
+    ``repeatable``: where its result was lost, so was its change. Errors: ToolError, which is the result then.
     """
 
     text: str
     is_error: bool = False
     whole: bytes | None = None
     events: "tuple[JournalEvent, ...]" = ()
+    change: "Callable[[Snapshot], Outcome] | None" = None
 
 
 # Opinions, before a call is judged.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 
 import msgspec
 
-from kheishd.core import approval, indoubt, question
+from kheishd.core import approval, indoubt, question, task
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
@@ -26,6 +26,11 @@ from kheishd.store.tables import (
     QUESTIONS_WAITING,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    SHELLS_LIVE,
+    SHELLS_STOPPING,
+    TASKS,
+    TASKS_OPEN,
+    TASKS_WAITING,
     Key,
     Table,
 )
@@ -48,6 +53,8 @@ from protocol.events import (
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.question import QuestionRequest
+from protocol.objects.task import OPEN, Task
+from protocol.tasks import TaskCreated, TaskEvent
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
@@ -109,6 +116,7 @@ class Projection(Generic[R]):
 APPROVAL: Final = "approval"
 QUESTION: Final = "question"
 INDOUBT: Final = "indoubt"
+TASK: Final = "task"
 
 
 def _approval_rows(record: Approval) -> frozenset[IndexRow]:
@@ -142,6 +150,21 @@ def _rows(
         rows.append(IndexRow(waiting, (record.cursor,), record_id))
     if expires_at_ms is not None:
         rows.append(IndexRow(DEADLINES, (expires_at_ms, kind, record_id)))
+    return frozenset(rows)
+
+
+def _task_rows(record: Task) -> frozenset[IndexRow]:
+    rows = [IndexRow(RECORDS_BY_SESSION, (record.session_id, TASK, record.cursor), record.task_id)]
+    if record.status not in OPEN or record.deleted_at_ms is not None:
+        return frozenset(rows)
+    rows += [IndexRow(TASKS_WAITING, (each, record.task_id)) for each in record.blocked_by]
+    if record.shell is None:
+        digest = task.title_digest(record.title)
+        rows.append(IndexRow(TASKS_OPEN, (record.session_id, digest, record.task_id)))
+    else:
+        rows.append(IndexRow(SHELLS_LIVE, (record.cursor,), record.task_id))
+        if record.shell.stop_requested_at_ms is not None:
+            rows.append(IndexRow(SHELLS_STOPPING, (record.cursor,), record.task_id))
     return frozenset(rows)
 
 
@@ -179,7 +202,24 @@ INDOUBT_RECORDS: Final = Projection(
     indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, INDOUBTS_OPEN),
 )
 
-PROJECTIONS: Final[tuple[Projection[Any], ...]] = (APPROVAL_RECORDS, QUESTION_RECORDS, INDOUBT_RECORDS)
+TASK_RECORDS: Final = Projection(
+    kind=TASK,
+    table=TASKS,
+    name="task_id",
+    begins=TaskCreated,
+    events=TaskEvent.__args__,
+    evolve=task.evolve,
+    final=lambda record: record.deleted_at_ms is not None,
+    rows=_task_rows,
+    indexes=(RECORDS_BY_SESSION, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING),
+)
+
+PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
+    APPROVAL_RECORDS,
+    QUESTION_RECORDS,
+    INDOUBT_RECORDS,
+    TASK_RECORDS,
+)
 
 _BY_EVENT: Final[dict[type[Any], tuple[Projection[Any], ...]]] = {
     event: tuple(projection for projection in PROJECTIONS if event in projection.events)

@@ -34,6 +34,7 @@ from kheishd.objects.sending import (
     make_ready,
     send_waits,
 )
+from kheishd.objects.shells import stop_all
 from kheishd.objects.steering import Said, made_ready
 from kheishd.objects.steering import steer as steered
 from kheishd.objects.workspaces import asked, workspace_of
@@ -320,6 +321,7 @@ def end(tx: "Transaction", call: Call, params: SessionEnd) -> Session:
         )
     fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
     fold.append(EndedEvent(reason=params.reason))
+    stop_all(fold, "the session was ended")
     fold.write()
     return fold.session
 

@@ -45,6 +45,7 @@ from protocol.limits import (
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.transfer import SessionImported as Imported
+from protocol.tasks import TaskEnded, TaskStalled
 from protocol.transcript import Message, Text, ToolResult
 from protocol.wire import cannot_keep, nested_too_deep
 
@@ -194,7 +195,7 @@ def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[
                 waiting[envelope.run_id] = (cursor, Message("user", [*asked.items, *items]))
             case Steered(items=items):
                 said.append((envelope.cursor, Message("user", list(items))))
-            case DoubtSettled(note=note) if note:
+            case DoubtSettled(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 said.append((envelope.cursor, Message("user", [Text(note)])))
             case ModelAsked():
                 messages += said

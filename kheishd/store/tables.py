@@ -16,6 +16,7 @@ from protocol.objects.indoubt import Indoubt
 from protocol.objects.question import QuestionRequest
 from protocol.objects.run import Run
 from protocol.objects.session import Session
+from protocol.objects.task import Task
 
 V = TypeVar("V")
 KeyPart = str | int
@@ -169,10 +170,20 @@ INDOUBTS = Table("indoubts", (str,), Indoubt)
 """(id of the doubt) → the call in doubt."""
 INDOUBTS_OPEN = Table("indoubts_open", (int,), str)
 """(cursor where it was found) → id of the doubt: nobody has settled it."""
+TASKS = Table("tasks", (str,), Task)
+"""(task id) → the task."""
+TASKS_OPEN = Table("tasks_open", (str, str, str), bytes)
+"""(session id, digest of the folded title, task id) → nothing: it has not ended. Shells are not here."""
+TASKS_WAITING = Table("tasks_waiting", (str, str), bytes)
+"""(id of a task, id of an open task that waits for it) → nothing."""
+SHELLS_LIVE = Table("shells_live", (int,), str)
+"""(cursor of its creation) → task id: a shell that has not ended."""
+SHELLS_STOPPING = Table("shells_stopping", (int,), str)
+"""(cursor of its creation) → task id: somebody wants it stopped and it has not ended."""
 RECORDS_BY_SESSION = Table("records_by_session", (str, str, int), str)
-"""(session id, kind, cursor where it began) → id of an approval, a question, a doubt."""
+"""(session id, kind, cursor where it began) → id of an approval, a question, a doubt, a task."""
 RECORDS_BY_RUN = Table("records_by_run", (str, str, int), str)
-"""(run id, kind, cursor where it began) → id, likewise."""
+"""(run id, kind, cursor where it began) → id of an approval, a question, a doubt."""
 DEADLINES = Table("deadlines", (int, str, str), bytes)
 """(when, kind, id) → nothing: what expires then."""
 TOKENS = Table("tokens", (str,), TokenRecord)
@@ -208,6 +219,11 @@ TABLES: tuple[Table[Any], ...] = (
     QUESTIONS_WAITING,
     INDOUBTS,
     INDOUBTS_OPEN,
+    TASKS,
+    TASKS_OPEN,
+    TASKS_WAITING,
+    SHELLS_LIVE,
+    SHELLS_STOPPING,
     RECORDS_BY_SESSION,
     RECORDS_BY_RUN,
     DEADLINES,

@@ -21,7 +21,12 @@ from kheishd.store.tables import (
     QUESTIONS_WAITING,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    SHELLS_LIVE,
+    SHELLS_STOPPING,
     TABLES,
+    TASKS,
+    TASKS_OPEN,
+    TASKS_WAITING,
 )
 
 Upgrade = Callable[[lmdb.Environment, "lmdb.Transaction[bytes]"], None]
@@ -58,7 +63,18 @@ def u003_people_in_the_loop(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]
         env.open_db(table.name.encode(), txn)
 
 
-UPGRADES: Final[tuple[Upgrade, ...]] = (u001_first_tables, u002_permissions, u003_people_in_the_loop)
+def u004_tasks(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+    """Tables for tasks, and for shells in the background."""
+    for table in (TASKS, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING):
+        env.open_db(table.name.encode(), txn)
+
+
+UPGRADES: Final[tuple[Upgrade, ...]] = (
+    u001_first_tables,
+    u002_permissions,
+    u003_people_in_the_loop,
+    u004_tasks,
+)
 SCHEMA: Final = len(UPGRADES)
 """The schema that this version reads and writes."""
 

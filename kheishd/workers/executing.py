@@ -10,6 +10,7 @@ somebody who wants the run stopped, its result is what came of it.
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.live import Live, Writing
     from kheishd.kernel.runtime import Runtime, ToolLimits
     from kheishd.kernel.state import State
+    from kheishd.store.environment import Snapshot
     from kheishd.workers.saving import Saving
     from protocol.objects.run import CallOutcome, OpenCall, Run
 
@@ -53,8 +55,8 @@ log = logging.getLogger("kheishd.runs")
 SAYING_SECONDS = 10.0
 """What a tool has beyond the longest time, to stop and to say what it had by then."""
 
-Commit = Callable[[Command], Awaitable["Run"]]
-"""Carries out a command; gives the run as it is then."""
+Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["Run"]]
+"""Carries out a command, or what is made one in its transaction; gives the run as it is then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +277,11 @@ class Calls:
             bytes=size,
             took_ms=ended.took_ms,
         )
-        await self._commit(Return(returned, ended.outcome.events))
+        change = ended.outcome.change
+        if change is None:
+            await self._commit(Return(returned, ended.outcome.events))
+        else:
+            await self._commit(partial(_changed, returned, ended.outcome, change))
 
     # Stopping.
 
@@ -363,14 +369,35 @@ def _missing(tool: str, place: Place) -> str:
     return f"The tool '{tool}' {why}."
 
 
+def _changed(
+    returned: ToolReturned, given: Outcome, change: Callable[["Snapshot"], Outcome], store: "Snapshot"
+) -> Return:
+    """A result as it is in the transaction that commits it, with what changes there."""
+    try:
+        outcome = change(store)
+    except ToolError as error:
+        outcome = Outcome(str(error), is_error=True)
+    how: CallOutcome = "failed" if outcome.is_error else "returned"
+    text, _ = readable(outcome)
+    final = msgspec.structs.replace(returned, how=how, text=text, is_error=outcome.is_error)
+    return Return(final, outcome.events if outcome.is_error else (*outcome.events, *given.events))
+
+
 def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
     """What a call gave that a person changed: the model is told what was done instead of what it wrote."""
     if call.input_cursor is None:
         return outcome
     changed = last_words(msgspec.json.encode(use.arguments).decode())
-    return replace(
-        outcome, text=f"The person who approved this changed its input to {changed}\n{outcome.text}"
-    )
+    said = f"The person who approved this changed its input to {changed}\n"
+    then = outcome.change
+    if then is None:
+        return replace(outcome, text=said + outcome.text)
+
+    def told(store: "Snapshot") -> Outcome:
+        settled = then(store)
+        return replace(settled, text=said + settled.text)
+
+    return replace(outcome, text=said + outcome.text, change=told)
 
 
 def within(tool: "Tool", limits: "ToolLimits") -> "Tool":

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.live import Live, Writing
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State
-    from kheishd.store.environment import Transaction
+    from kheishd.store.environment import Snapshot, Transaction
 
 log = logging.getLogger("kheishd.runs")
 
@@ -177,12 +177,14 @@ class Turn:
         self._run, self._asked = await self._saving.update(start)
         self._held = True
 
-    async def _commit(self, command: Command, checkpoint: Checkpoint | None = None) -> Run:
+    async def _commit(
+        self, command: "Command | Callable[[Snapshot], Command]", checkpoint: Checkpoint | None = None
+    ) -> Run:
         """Carry out a command; the run as it is then. Several calls that return together do so at once."""
 
         def carry_out(tx: "Transaction") -> Run:
             fold = self._fold(tx)
-            fold.append_all(decide(fold.run, command))
+            fold.append_all(decide(fold.run, command(tx) if callable(command) else command))
             fold.write()
             if checkpoint is not None:
                 checkpoint.write(tx)

@@ -15,6 +15,7 @@ from kheishd.kernel.call import Handler
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects import token
 from kheishd.server.dispatch import Dispatcher
@@ -44,6 +45,7 @@ class FakeControl:
     shutdowns: list[float | None] = field(default_factory=list)
     problem: str | None = None
     captured: Captures | None = None
+    written: Shells | None = None
 
     async def reload(self) -> tuple[int, list[str]]:
         if self.problem is not None:
@@ -65,6 +67,10 @@ class FakeControl:
     def captures(self) -> Captures:
         assert self.captured is not None, "this harness captures nothing"
         return self.captured
+
+    def shells(self) -> Shells:
+        assert self.written is not None, "this harness has no shells"
+        return self.written
 
 
 def bare_runtime() -> Runtime:

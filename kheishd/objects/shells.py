@@ -1,0 +1,102 @@
+"""Shells in the background, inside a transaction: how many there may be, and what becomes of their tasks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kheishd.core import task as rules
+from kheishd.objects.fold import Fold
+from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
+from protocol.errors import TasksFull
+from protocol.limits import SHELLS_MAX, SHELLS_SESSION_MAX
+from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
+from protocol.tasks import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """How a shell ended, and what is kept of what it wrote."""
+
+    why: ShellEnding
+    exit_code: int | None = None
+    problem: str = ""
+    output_bytes: int = 0
+    output_kept_bytes: int = 0
+
+
+def live(store: "Snapshot", session_id: str | None = None) -> Iterator[Task]:
+    """The shells that have not ended, oldest first; of one session, or all."""
+    for _, task_id in store.scan(SHELLS_LIVE):
+        task = store.get(TASKS, task_id)
+        assert task is not None, "what a list names has its record"
+        if session_id in (None, task.session_id):
+            yield task
+
+
+def may_begin(store: "Snapshot", session_id: str) -> None:
+    """Errors: TasksFull where as many shells run as may."""
+    sessions = [task.session_id for task in live(store)]
+    if sessions.count(session_id) >= SHELLS_SESSION_MAX:
+        raise TasksFull(f"{SHELLS_SESSION_MAX} shells of this session run in the background; stop some first")
+    if len(sessions) >= SHELLS_MAX:
+        raise TasksFull(f"{SHELLS_MAX} shells run in the background, which is all that may; try again later")
+
+
+def stop_all(fold: Fold, reason: str) -> None:
+    """Have every shell of a session stopped that nobody has stopped yet."""
+    for task in live(fold.tx, fold.session_id):
+        if task.shell is not None and task.shell.stop_requested_at_ms is None:
+            fold.append(TaskStopRequested(task_id=task.task_id, reason=reason))
+
+
+def started(tx: "Transaction", task_id: str, pid: int, since: int) -> None:
+    """Write down which process a shell is."""
+    task, fold = _open(tx, task_id)
+    if task is not None:
+        fold.append(TaskStarted(task_id=task_id, pid=pid, started=since))
+        fold.write()
+
+
+def stalled(tx: "Transaction", task_id: str) -> None:
+    """Write down, once, that a shell seems to wait for somebody to type."""
+    task, fold = _open(tx, task_id)
+    if task is not None and task.shell is not None and task.shell.stalled_at_ms is None:
+        fold.append(TaskStalled(task_id=task_id, note=rules.stalled_note(task)))
+        fold.write()
+
+
+def ended(tx: "Transaction", task_id: str, over: Over) -> None:
+    """Write down that a shell is over."""
+    task, fold = _open(tx, task_id)
+    if task is None or task.shell is None:
+        return
+    event = TaskEnded(
+        task_id=task_id,
+        status=_status(task.shell, over),
+        terminal_reason=over.why,
+        exit_code=over.exit_code,
+        problem=over.problem,
+        output_bytes=over.output_bytes,
+        output_kept_bytes=over.output_kept_bytes,
+        note=rules.ended_note(task, over.why, over.exit_code, over.problem, over.output_bytes),
+    )
+    fold.append(event)
+    fold.write()
+
+
+def _status(shell: Shell, over: Over) -> TaskEnding:
+    """What a shell comes to: what ended by itself by its exit code, else it was stopped, or failed."""
+    if over.why == "exited":
+        return "completed" if over.exit_code == 0 else "failed"
+    return "cancelled" if shell.stop_requested_at_ms is not None else "failed"
+
+
+def _open(tx: "Transaction", task_id: str) -> tuple[Task | None, Fold]:
+    """A shell's task, unless it has ended, and the fold of its session."""
+    task = tx.get(TASKS, task_id)
+    assert task is not None, "a task's record is never deleted"
+    fold = Fold(tx, task.session_id, session=tx.get(SESSIONS, task.session_id))
+    return (task if task.status in OPEN else None), fold

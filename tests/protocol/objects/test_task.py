@@ -1,0 +1,82 @@
+"""Tasks: what may be asked of them, and what is kept of one."""
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from protocol.limits import (
+    AGENT_BYTES_MAX,
+    SHELL_TAIL_BYTES_MAX,
+    TASK_BLOCKERS_MAX,
+    TASK_OUTPUT_BYTES_MAX,
+    TITLE_BYTES_MAX,
+    WAIT_SECONDS_MAX,
+)
+from protocol.objects.task import (
+    OPEN,
+    Shell,
+    ShellCommand,
+    Task,
+    TaskCreate,
+    TaskListParams,
+    TaskOutputParams,
+    TaskUpdate,
+    TaskView,
+)
+from tests.support.samples import refuse, sample, take
+
+NEW = {"session_id": "ses_1", "title": "Paint"}
+CHANGE = {"task_id": "tsk_1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "field"),
+    [
+        (TaskCreate, {"session_id": "ses_1"}, "$.params.title"),
+        (TaskCreate, NEW | {"title": ""}, "$.params.title"),
+        (TaskCreate, NEW | {"title": "x" * (TITLE_BYTES_MAX + 1)}, "$.params.title"),
+        (TaskCreate, NEW | {"owner": "x" * (AGENT_BYTES_MAX + 1)}, "$.params.owner"),
+        (TaskCreate, NEW | {"blocked_by": ["a b"]}, "$.params.blocked_by[0]"),
+        (TaskCreate, NEW | {"blocked_by": ["t"] * (TASK_BLOCKERS_MAX + 1)}, "$.params.blocked_by"),
+        (TaskCreate, NEW | {"task_id": "tsk_mine"}, "$.params.task_id"),
+        (TaskUpdate, CHANGE | {"status": "done"}, "$.params.status"),
+        (TaskUpdate, CHANGE | {"title": None}, "$.params.title"),
+        (TaskUpdate, CHANGE | {"output": "x" * (TASK_OUTPUT_BYTES_MAX + 1)}, "$.params.output"),
+        (TaskListParams, {"status": "closed"}, "$.params.status"),
+        (TaskListParams, {"kind": "cron"}, "$.params.kind"),
+        (TaskOutputParams, CHANGE | {"tail_bytes": SHELL_TAIL_BYTES_MAX + 1}, "$.params.tail_bytes"),
+        (TaskOutputParams, CHANGE | {"timeout_s": WAIT_SECONDS_MAX + 1}, "$.params.timeout_s"),
+        (TaskOutputParams, CHANGE | {"offset": -1}, "$.params.offset"),
+    ],
+)
+def test_refused(kind: type, params: dict[str, object], field: str) -> None:
+    """What has the wrong shape is refused by its path; an id is never the caller's choice."""
+    assert refuse(kind, params) == field
+
+
+def test_absent_is_not_null() -> None:
+    """What an update does not name stays as it is, and null clears an owner."""
+    unchanged = take(TaskUpdate, CHANGE)
+    assert (unchanged.owner, unchanged.status, unchanged.metadata) == (UNSET, UNSET, UNSET)
+    assert take(TaskUpdate, CHANGE | {"owner": None}).owner is None
+
+
+def test_lists_show_what_is_open() -> None:
+    """Unless something else is asked for; an output is not waited for unless it is."""
+    assert take(TaskListParams, {}).status == "open"
+    assert take(TaskListParams, {"status": "failed"}).status == "failed"
+    asked = take(TaskOutputParams, CHANGE)
+    assert (asked.wait, asked.timeout_s, asked.tail_bytes, asked.offset) == (False, 30.0, 8192, None)
+
+
+def test_what_is_open_has_not_ended() -> None:
+    """The other statuses are final."""
+    assert OPEN == {"pending", "in_progress", "blocked"}
+
+
+def test_a_view_is_a_record_and_more() -> None:
+    """Every field that is kept is shown under its name; and a shell's command stands in what is known of it."""
+    record = msgspec.convert(sample(Task, full=True), Task)
+    shown = msgspec.to_builtins(record)
+    assert msgspec.to_builtins(msgspec.convert(shown, TaskView)) == shown
+    assert set(ShellCommand.__struct_fields__) < set(Shell.__struct_fields__)
