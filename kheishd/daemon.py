@@ -157,11 +157,12 @@ class Daemon:
         )
         dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
         async with trio.open_nursery() as workers:
+            # Before any run: what it finds is of the daemon before this one.
+            await workers.start(shells.serve)
             await workers.start(titles.serve)
             await workers.start(worker.serve)
             await workers.start(ExpiryWorker(self._state).serve)
             await workers.start(Collector(self._captures, self._holder).serve)
-            await workers.start(shells.serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):

@@ -1,5 +1,7 @@
-"""What every test may ask for: a directory for a store, a store, a state."""
+"""What every test may ask for: a directory for a store, a store, a state; a sandbox."""
 
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -42,3 +44,18 @@ async def inline_state(store_dir: Path) -> AsyncIterator[State]:
     """A state whose writer runs inline, for tests on a mock clock."""
     async with open_state(store_dir, version="test", threaded=False) as state:
         yield state
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> None:
+    """Skips where Bubblewrap cannot make a sandbox: it is not there, or may not make namespaces."""
+    binary = shutil.which("bwrap")
+    if binary is None:
+        pytest.skip("bubblewrap is not installed")
+    done = subprocess.run(
+        [binary, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "/bin/sh", "-c", ":"],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"bubblewrap does not work here: {done.stderr.decode()}")

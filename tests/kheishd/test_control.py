@@ -10,6 +10,7 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
+from kheishd.hooks.shells.files import ShellFiles
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
@@ -20,6 +21,9 @@ from kheishd.reloading import Coalesced
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
+
+
+SHELLS = ShellFiles(Path("/h/run/shells"))
 
 
 async def reloaded() -> tuple[int, list[str]]:
@@ -39,6 +43,7 @@ def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
         Captures(CaptureFiles(Path("/h/debug"))),
+        SHELLS,
     )
 
 

@@ -56,7 +56,9 @@ from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.run import Pinned, RunError
+from protocol.objects.task import ShellCommand
 from protocol.objects.token import Token, TokenGrant
+from protocol.tasks import TaskCreated, TaskDeleted, TaskEnded, TaskStarted, TaskStopRequested, TaskUpdated
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -246,9 +248,47 @@ def rich_history(store: Store) -> None:
     session_with_runs(store, "ses_e", "answered")
     session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
     update(store, _reset_d)
+    update(store, _tasks)
     update(store, _permissions)
     token(store, "tok_a")
     token(store, "tok_b", revoked=True)
+
+
+SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=True)
+
+
+def task_created(task_id: str, *blocked_by: str, shell: bool = False) -> TaskCreated:
+    """A task that waits for others; or a shell."""
+    if shell:
+        return TaskCreated(task_id=task_id, title="make", kind="shell", shell=SHELL)
+    return TaskCreated(task_id=task_id, title=f"do {task_id}", blocked_by=list(blocked_by))
+
+
+def task_ended(task_id: str) -> TaskEnded:
+    """A shell is over."""
+    return TaskEnded(task_id=task_id, status="failed", terminal_reason="exited", exit_code=2)
+
+
+def _tasks(tx: Transaction) -> None:
+    """Tasks in every state, and shells: one that runs, one that is being stopped, one that has ended."""
+    fold = Fold(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    fold.append_all(
+        [
+            task_created("tsk_done"),
+            TaskUpdated(task_id="tsk_done", status="completed", output="it is done"),
+            task_created("tsk_open", "tsk_done"),
+            task_created("tsk_waits", "tsk_done", "tsk_open"),
+            task_created("tsk_gone"),
+            TaskDeleted(task_id="tsk_gone"),
+            task_created("tsk_runs", shell=True),
+            TaskStarted(task_id="tsk_runs", pid=7, started=8),
+            task_created("tsk_stops", shell=True),
+            TaskStopRequested(task_id="tsk_stops", reason="enough"),
+            task_created("tsk_over", shell=True),
+            task_ended("tsk_over"),
+        ]
+    )
+    fold.write()
 
 
 ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool="web*", decision="deny"))

@@ -27,6 +27,7 @@ from kheishd.objects import (
     question,
     run,
     session,
+    task,
     transfer,
 )
 from kheishd.server.listeners import TcpListen
@@ -51,6 +52,7 @@ HANDLERS = (
     *approval.HANDLERS,
     *question.HANDLERS,
     *indoubt.HANDLERS,
+    *task.HANDLERS,
     *journal.HANDLERS,
 )
 

@@ -7,7 +7,7 @@ _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]")
 
 # What asks, even where the line was ended.
 _ASKS: Final = re.compile(
-    r"\(\s*(y(es)?|n(o)?)\s*/\s*(y(es)?|n(o)?)[^)]{0,20}\)|\[\s*(y(es)?|n(o)?)\s*/\s*(y(es)?|n(o)?)[^\]]{0,20}\]"
+    r"[(\[]\s*(y|yes|n|no)\s*(/[^)\]]{0,30})?[)\]]\W*$"
     r"|\b(password|passphrase|username|login)\b[^\n]{0,60}:\s*$"
     r"|\bpress (enter|return|any key)\b|\b(continue|proceed|overwrite|are you sure)\b[^\n]{0,60}\?\s*$",
     re.IGNORECASE,

@@ -32,6 +32,7 @@ from protocol.events import (
     TranscriptImported,
     Unknown,
 )
+from protocol.tasks import TaskEnded, TaskStalled
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.machine import accepted
 from tests.support.talk import assert_valid
@@ -152,6 +153,21 @@ def test_what_is_said_to_a_run_is_read_before_its_next_answer() -> None:
     assert [message.role for message in script.fold().messages] == ["user", "assistant", "tool"]
     script.asked("r1")
     assert script.read()[3:] == ["u:first", "u:second", "u:It was done."]
+
+
+def test_what_became_of_shells_is_read_before_the_next_answer() -> None:
+    """That one ended or waits for somebody, whether a run was at work then or not; an empty note is none."""
+    script = Script().said("r1", "one").started("r1").called("r1", "a")
+    script.add(TaskStalled(task_id="t", note="It waits."))
+    ended = TaskEnded(task_id="t", status="completed", terminal_reason="exited", note="It ended.")
+    script.returned("r1", "a").asked("r1").answered("r1", "done").add(ended)
+    script.add(TaskEnded(task_id="u", status="completed", terminal_reason="exited"))
+    assert script.said("r2", "two").started("r2").read()[3:] == [
+        "u:It waits.",
+        "a:done",
+        "u:It ended.",
+        "u:two",
+    ]
 
 
 def test_what_is_said_to_a_run_that_ends_is_not_lost() -> None:

@@ -1,7 +1,5 @@
 """A workspace, and the shell tool in it: with a sandbox and without."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,21 +24,6 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "home" / "state").mkdir()
     (tmp_path / "home" / "config.toml").write_text("secret = 'of the daemon'\n")
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="session")
-def bubblewrap() -> None:
-    """Skips where Bubblewrap cannot make a sandbox: it is not there, or may not make namespaces."""
-    binary = shutil.which("bwrap")
-    if binary is None:
-        pytest.skip("bubblewrap is not installed")
-    done = subprocess.run(
-        [binary, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "/bin/sh", "-c", ":"],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"bubblewrap does not work here: {done.stderr.decode()}")
 
 
 @pytest.fixture(params=["off", "required"])

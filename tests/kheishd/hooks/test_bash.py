@@ -15,6 +15,8 @@ import trio
 
 from kheishd.hooks.bash import Bash
 from kheishd.kernel.hook import Stale, ToolError
+from kheishd.kernel.state import State
+from kheishd.store.writer import Store
 from protocol.limits import (
     COMMAND_BYTES_MAX,
     COMMAND_SAID_BYTES_MAX,
@@ -25,6 +27,7 @@ from protocol.limits import (
     TOOL_OUTPUT_BYTES_MAX,
     TOOL_TEXT_BYTES_MAX,
 )
+from protocol.tasks import TaskCreated
 from tests.support.commands import Shell, come_with, ended, place_at, running_with
 
 ROOT = Path(__file__).parents[3]
@@ -494,3 +497,41 @@ async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
     with trio.fail_after(20):
         await bare.bash.probe(use, {"pid": left.pid, "started": 1})
         assert await left.wait() == -signal.SIGKILL
+
+
+# In the background.
+
+
+async def test_a_command_for_the_background_is_not_run_by_its_call(
+    shell: Shell, workspace: Path, store: Store
+) -> None:
+    """It becomes a task when the result is committed, with what was judged: the place, the sandbox."""
+    (workspace / "sub").mkdir()
+    use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
+    place = replace(use.place, state=State(store, lambda: 7))
+    outcome = await shell.bash.dispatch(replace(use, place=place))
+    assert outcome.events == ()
+    assert outcome.change is not None
+    with store.read() as snapshot:
+        (event,) = outcome.change(snapshot).events
+    assert isinstance(event, TaskCreated)
+    assert event.shell is not None
+    assert (event.title, event.shell.command) == ("A beginning", "touch begun")
+    assert event.shell.workdir == str(workspace / "sub")
+    assert event.shell.sandboxed == (shell.place.sandbox == "required")
+    assert not (workspace / "sub" / "begun").exists()
+
+
+async def test_who_approves_sees_that_it_goes_on(shell: Shell) -> None:
+    """What is shown says so; the approval holds for the place, as for any command."""
+    preview = await shell.bash.preview(shell.use("make", run_in_background=True))
+    assert "in the background until it ends:\nmake" in preview.text
+    assert preview.binding == (await shell.bash.preview(shell.use("make"))).binding
+    with pytest.raises(Stale):
+        await shell.bash.dispatch(shell.use("make", run_in_background=True, binding="another"))
+
+
+async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> None:
+    """Nothing begins before the result is kept, so the call is simply run again."""
+    finding = await bare.bash.probe(bare.use("make", run_in_background=True), {})
+    assert finding.outcome == "not_done"

@@ -2,13 +2,14 @@
 
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import trio
 
 from kheishd.hooks import leftovers as module
 from kheishd.hooks.keeper import started_at
-from kheishd.hooks.leftovers import MARK, hunt, leftovers
+from kheishd.hooks.leftovers import MARK, home_id, hunt, leftovers
 
 
 async def marked(mark: str, command: str) -> trio.Process:
@@ -21,6 +22,14 @@ async def marked(mark: str, command: str) -> trio.Process:
     assert process.stdout is not None
     assert await process.stdout.receive_some() == b"ready\n"
     return process
+
+
+def test_marks_of_homes_differ(tmp_path: Path) -> None:
+    """And are the same for one home, whatever leads to it; a mark is one word."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    assert home_id(tmp_path / "home") == home_id(tmp_path / "link") != home_id(tmp_path)
+    assert home_id(tmp_path).isalnum()
 
 
 async def test_found_by_the_whole_mark() -> None:

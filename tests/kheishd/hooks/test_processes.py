@@ -166,3 +166,14 @@ async def test_what_outlives_even_a_kill(
             await deaf.aclose()
     theirs.close()
     assert "could not be killed" in caplog.text
+
+
+async def test_how_long_it_may_take_to_end(workdir: int) -> None:
+    """Who stops it says; within that time, what it does at its end is done, and after it is killed."""
+    script = "trap 'sleep 0.7; echo put away; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
+    for grace_s, said, code in ((20.0, b"put away\n", 4), (0.05, b"", 137)):
+        async with running(command(workdir, script)) as kept:
+            assert await kept.stdout.receive_some() == b"ready\n"
+            await kept.stop(grace_s)
+            assert await read(kept.stdout) == said
+            assert await kept.wait() == Ended(code)

@@ -40,12 +40,15 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
+from protocol.tasks import TaskDeleted, TaskStalled, TaskStarted, TaskStopRequested, TaskUpdated
 from tests.support.histories import (
     NOW_MS,
     approval_requested,
     call_doubted,
     question_asked,
     session_with_runs,
+    task_created,
+    task_ended,
 )
 from tests.support.stores import opened, update
 
@@ -190,6 +193,8 @@ ASKED = (
     lambda name: approval_requested(f"apr_{name}"),
     lambda name: question_asked(f"qst_{name}", expires_at_ms=NOW_MS + name),
     lambda name: call_doubted(f"dbt_{name}"),
+    lambda name: task_created(f"tsk_{name}", f"tsk_{name - 1}"),
+    lambda name: task_created(f"shl_{name}", shell=True),
 )
 
 
@@ -208,6 +213,18 @@ def ends(record_id: str) -> list[JournalEvent]:
         "dbt": [
             DoubtSettled(indoubt_id=record_id, call_id="c", tool="t", outcome="done"),
             DoubtSettled(indoubt_id=record_id, call_id="c", tool="t", outcome="not_done"),
+        ],
+        "tsk": [
+            TaskUpdated(task_id=record_id, title="another", blocked_by=["tsk_0", "tsk_1"]),
+            TaskUpdated(task_id=record_id, status="completed", output="x"),
+            TaskDeleted(task_id=record_id),
+        ],
+        "shl": [
+            TaskStarted(task_id=record_id, pid=1, started=2),
+            TaskStopRequested(task_id=record_id),
+            TaskStalled(task_id=record_id),
+            task_ended(record_id),
+            TaskDeleted(task_id=record_id),
         ],
     }
     return about[record_id[:3]]

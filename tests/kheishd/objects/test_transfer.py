@@ -192,6 +192,23 @@ async def test_session_import_ok_with_what_was_said_before_its_run_began(house: 
     assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
 
 
+async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -> None:
+    """What the model was told of it is told again; the task itself stays where it was."""
+    asked = {"type": "model_asked", "item_id": "i", "step": 1, "attempt": 1, "run_id": "r1"}
+    ended = {
+        "type": "task_ended",
+        "task_id": "tsk_1",
+        "status": "completed",
+        "terminal_reason": "exited",
+        "note": "It ended.",
+    }
+    started = {"type": "run_started", "start": 1, "run_id": "r1"}
+    lines = chained(BEGUN, said(1, "one"), started, ended, asked)
+    imported = await house.call("session.import", lines=lines)
+    assert await texts(house, imported["session_id"]) == [("user", "one"), ("user", "It ended.")]
+    assert (await house.call("task.list", session_id=imported["session_id"], status="any"))["tasks"] == []
+
+
 async def test_session_import_ok_with_what_had_not_been_answered(house: Household) -> None:
     """An input that waited when the export was made is not lost."""
     gate = house.gate("slow")

@@ -14,11 +14,13 @@ from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.commands import Ask, Start
 from kheishd.core.scrub import Scrubber
 from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Deny, NeedsAnswer, Outcome, Part, ToolUse
+from kheishd.kernel.hook import Deny, NeedsAnswer, Outcome, Part, ToolError, ToolUse
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
+from kheishd.store.environment import Snapshot
+from kheishd.store.tables import SESSIONS
 from protocol.events import (
     ApprovalRequested,
     CallDoubted,
@@ -148,6 +150,62 @@ async def test_what_a_tool_changes_is_committed_with_its_result(
         events = [event for _, event in desk.journal(sent.session_id)]
         (at,) = (number for number, event in enumerate(events) if isinstance(event, SessionRenamed))
         assert isinstance(events[at + 1], ToolReturned)
+
+
+class Settles(Part):
+    """A part whose one tool changes the title, by what it is when that is committed; it is never longer."""
+
+    name = "settles"
+    tools = (tool("settles", default="ask", repeatable=True),)
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """Say what is to be decided later."""
+        wanted = str(use.arguments["text"])
+
+        def change(store: Snapshot) -> Outcome:
+            title = _title(store, use.place.session.session_id)
+            if title is not None and len(wanted) > len(title):
+                raise ToolError(f"{title} is shorter")
+            return Outcome(f"{title} became {wanted}", events=(SessionRenamed(title=wanted),))
+
+        return Outcome("nobody reads this", change=change)
+
+
+def _title(store: Snapshot, session_id: str) -> str | None:
+    found = store.get(SESSIONS, session_id)
+    return found.title if found is not None else None
+
+
+async def test_what_a_call_changes_can_be_decided_when_it_is_committed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """By what is true then: what was decided is the result, right after what it changed."""
+    hooks, allow = Composite((Settles(),)), (Rule(tool="settles", decision="allow"),)
+    twice = calls(("settles", {"text": "short"}), ("settles", {"text": "much longer"}))
+    async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, rules=allow) as desk, working(desk):
+        sent = await desk.ask()
+        results = returned(desk, sent.session_id)
+        assert (results["call_1"].text, results["call_1"].how) == ("None became short", "returned")
+        assert (results["call_2"].text, results["call_2"].how) == ("short is shorter", "failed")
+        assert results["call_2"].is_error
+        assert desk.session(sent.session_id).title == "short"
+        events = [event for _, event in desk.journal(sent.session_id)]
+        (at,) = (number for number, event in enumerate(events) if isinstance(event, SessionRenamed))
+        assert events[at + 1] == results["call_1"]
+
+
+async def test_what_is_decided_late_still_says_that_a_person_changed_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The model is told what was done instead of what it wrote."""
+    hooks = Composite((Settles(),))
+    once = calls(("settles", {"text": "long enough"}))
+    async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
+        sent = await desk.ask()
+        await desk.order(sent.run_id, lambda run: resolved(run, updated_input={"text": "x"}))
+        await desk.until(lambda: desk.ended(sent.run_id))
+        told = returned(desk, sent.session_id)["call_1"].text
+        assert told == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
 
 
 # What goes wrong.

@@ -75,7 +75,7 @@ def test_what_is_open_has_not_ended() -> None:
 
 
 def test_a_view_is_a_record_and_more() -> None:
-    """Every field that is kept is shown under its name; and a shell's command stands in what is known of it."""
+    """Every field that is kept is shown under its name; a shell is its command and what is known of it."""
     record = msgspec.convert(sample(Task, full=True), Task)
     shown = msgspec.to_builtins(record)
     assert msgspec.to_builtins(msgspec.convert(shown, TaskView)) == shown

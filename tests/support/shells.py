@@ -1,0 +1,103 @@
+"""Shells in the background for tests: a worker on a real store, with real processes."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.shells.starting import Starter
+from kheishd.objects.fold import Fold
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS, TASKS
+from kheishd.workers.shells import ShellWorker
+from protocol.events import JournalEvent, SessionCreated
+from protocol.objects.task import Shell, ShellCommand, Task
+from protocol.tasks import TaskCreated, TaskStopRequested
+from tests.support.desk import Desk, open_desk
+
+
+class Yard:
+    """A session ``s`` whose shells run in a workspace; nobody starts them unless ``worked``."""
+
+    def __init__(self, desk: Desk, directory: Path) -> None:
+        self.desk = desk
+        self.home = directory / "home"
+        self.workspace = directory / "work"
+        self.files = ShellFiles(self.home / "run" / "shells")
+        self.starter = Starter(self.home, {"PATH": os.environ["PATH"]})
+
+    @asynccontextmanager
+    async def worked(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
+        """A worker; leaving stops what it runs, as a daemon that stops does."""
+        desk = self.desk
+        worker = ShellWorker(desk.state, desk.live, desk.holder, self.files, self.starter, stall_s=stall_s)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.serve)
+            yield worker
+            nursery.cancel_scope.cancel()
+
+    async def append(self, *events: JournalEvent) -> None:
+        """Append events to the session."""
+
+        def change(tx: Transaction) -> None:
+            fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+            if tx.get(SESSIONS, "s") is None:
+                fold.append(SessionCreated(agent="default"))
+            fold.append_all(list(events))
+            fold.write()
+
+        await self.desk.state.update(change)
+
+    async def begin(
+        self, command: str, task_id: str = "t", *, workdir: str = "", boxed: bool = False
+    ) -> None:
+        """A command is to be run in the background."""
+        shell = ShellCommand(
+            command=command,
+            workdir=str(self.workspace / workdir),
+            workspace=str(self.workspace),
+            sandboxed=boxed,
+        )
+        await self.append(TaskCreated(task_id=task_id, title=command[:80], kind="shell", shell=shell))
+
+    async def stop(self, task_id: str = "t", reason: str = "") -> None:
+        """Somebody wants it stopped."""
+        await self.append(TaskStopRequested(task_id=task_id, reason=reason))
+
+    def task(self, task_id: str = "t") -> tuple[Task, Shell]:
+        """A task as it is kept now."""
+        with self.desk.state.read() as store:
+            task = store.get(TASKS, task_id)
+        assert task is not None
+        assert task.shell is not None
+        return task, task.shell
+
+    async def ended(self, task_id: str = "t") -> tuple[Task, Shell]:
+        """A task once it has ended."""
+        await self.desk.until(lambda: self.task(task_id)[0].ended_at_ms is not None)
+        return self.task(task_id)
+
+    async def wrote(self, text: str, task_id: str = "t") -> str:
+        """What a shell wrote, once that holds a text."""
+        while True:
+            grown = self.files.grown(task_id)
+            written = await self.files.read(task_id, 100_000)
+            if text in written.text:
+                return written.text
+            await grown.wait()
+
+    def kinds(self) -> list[str]:
+        """The types of the events about tasks."""
+        return [kind for kind in self.desk.kinds("s") if kind.startswith("task_")]
+
+
+@asynccontextmanager
+async def yard(directory: Path, **runtime: object) -> AsyncIterator[Yard]:
+    """A yard in a new directory. A test that hangs fails."""
+    for name in ("home", "work"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    async with open_desk(directory / "home", threaded=True, **runtime) as desk:
+        yield Yard(desk, directory)
