@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kheishd.runs")
 
-SAYING_SECONDS = 10.0
+SAYING_SECONDS = 20.0
 """What a tool has beyond the longest time, to stop and to say what it had by then."""
 
 Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["Run"]]

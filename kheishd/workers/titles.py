@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from kheishd.core.budget import cost_of
 from kheishd.core.titles import ANSWER_TOKENS_MAX, INSTRUCTIONS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import Fold
@@ -91,7 +92,7 @@ class Titles:
                 answer = await answer_of(runtime.models, _request(run, beginning))
                 title = title_of(answer.items)
                 if title is not None:
-                    await self._state.update(lambda tx: _rename(tx, run.session_id, title, answer.usage))
+                    await self._state.update(lambda tx: _rename(tx, run, title, answer.usage))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
@@ -130,10 +131,10 @@ def _request(run: "Run", beginning: tuple[str, str]) -> ModelRequest:
     )
 
 
-def _rename(tx: "Transaction", session_id: str, title: str, usage: "Usage") -> None:
-    session = tx.get(SESSIONS, session_id)
+def _rename(tx: "Transaction", run: "Run", title: str, usage: "Usage") -> None:
+    session = tx.get(SESSIONS, run.session_id)
     if session is None or not _nameless(session):
         return
-    fold = Fold(tx, session_id, session=session)
-    fold.append(SessionRenamed(title=title, usage=usage))
+    fold = Fold(tx, run.session_id, session=session)
+    fold.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, run.pinned.prices)))
     fold.write()

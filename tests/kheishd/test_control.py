@@ -22,7 +22,6 @@ from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
 
-
 SHELLS = ShellFiles(Path("/h/run/shells"))
 
 

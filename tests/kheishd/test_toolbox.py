@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from kheishd.config import Config
+from kheishd.config import Config, Tools
 from kheishd.home import Home
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.toolbox import Toolbox
+from kheishd.workers.executing import SAYING_SECONDS
 
 
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
@@ -22,7 +23,8 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
         "grep_search",
     )
     tasks = ("create", "get", "list", "update", "stop", "delete", "output")
-    others = ("bash", "web_fetch", "ask_user_question", "read_result")
+    planning = ("todo_write", "enter_plan_mode", "exit_plan_mode", "emit_output")
+    others = ("bash", "web_fetch", "ask_user_question", "read_result", *planning)
     for name in (*files, *others, *(f"task_{verb}" for verb in tasks)):
         tool = hooks.tool(name)
         assert tool is not None
@@ -30,3 +32,11 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
         assert tool.schema["type"] == "object"
         assert tool.schema["additionalProperties"] is False
     assert hooks.tool("no_such_tool") is None
+
+
+def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
+    """So that what takes too long is stopped by the tool itself, which can say what it had by then."""
+    for longest_s in (5.0, 180.0, 3600.0):
+        tool = Toolbox(Home(tmp_path)).hooks(Config(tools=Tools(timeout_max_s=longest_s))).tool("bash")
+        assert tool is not None
+        assert longest_s < tool.timeout_s <= longest_s + SAYING_SECONDS

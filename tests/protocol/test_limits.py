@@ -57,6 +57,18 @@ def test_a_batch_of_calls_fits_into_its_transactions() -> None:
     assert limits.RESOLUTIONS_MAX >= limits.ASKED_MAX
 
 
+def test_what_a_run_gives_fits_into_its_transactions() -> None:
+    """An output and a plan beside the result of their call; a repair beside the answer that it is about."""
+    open_calls, records = limits.CALLS_MAX * 190, 40 * limits.KIB + limits.KIB
+    assert limits.OUTPUT_BYTES_MAX + open_calls + records <= limits.UPDATE_BYTES_MAX
+    assert limits.PLAN_BYTES_MAX + limits.PLAN_SUMMARY_BYTES_MAX <= limits.OUTPUT_BYTES_MAX
+    # Escaped, a schema is twice as long at most; what is wrong with an answer is a few sentences.
+    assert 2 * limits.CONTRACT_BYTES_MAX <= limits.CONTRACT_ROOM_BYTES_MAX - 8 * limits.KIB
+    assert limits.CONTRACT_ROOM_BYTES_MAX < limits.ANSWER_BYTES_MAX
+    assert limits.TODOS_BYTES_MAX < limits.PLAN_BYTES_MAX
+    assert limits.OUTPUTS_MAX * 10 < limits.KIB
+
+
 def test_everything_fits_into_a_message() -> None:
     """What is accepted and what is listed fits into one line, escaped or not."""
     assert limits.PARAMS_BYTES_MAX < limits.LINE_BYTES_MAX

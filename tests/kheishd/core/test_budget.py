@@ -12,6 +12,7 @@ from kheishd.core.commands import (
     Answered,
     Ask,
     Cancel,
+    Compact,
     Judge,
     Judgement,
     Release,
@@ -21,6 +22,7 @@ from kheishd.core.commands import (
 )
 from kheishd.core.due import AskModel, Expire, Stop, due
 from protocol.budget import Budget, Cost, Prices
+from protocol.context import CompactionFailed, ContextCompacted
 from protocol.events import ApprovalAnswered, ApprovalRequested, MessageAppended, ToolReturned
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
@@ -240,3 +242,12 @@ def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
     """It does not take any, either."""
     machine = passes(begun(budget=TIMED), -500_000).do(Release("shutdown"))
     assert machine.run.worked_ms == 10
+
+
+def test_what_a_summary_costs_is_counted() -> None:
+    """At the prices of its run, whether it was one or not; it does not end the run by itself."""
+    summary = ContextCompacted(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
+    failed = CompactionFailed(trigger="auto", error=RunError("no_summary", "no"), usage=Usage(5, 0))
+    machine = begun(prices=PRICES, budget=Budget(cost_max=1)).do(Compact(summary), Compact(failed))
+    assert (machine.run.cost, machine.run.status) == (Cost(30 + 15 + 15, "USD"), "running")
+    assert machine.do(says(CALL, usage=Usage())).run.status == "failed"

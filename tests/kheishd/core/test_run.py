@@ -378,6 +378,7 @@ def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
     machine = Machine().do(Start(), ask(), Compact(SUMMARY), Compact(NO_SUMMARY))
     assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
     assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
+    assert machine.run.cost is None
     assert due(machine.run, 0, held=True) == AskModel()
     assert machine.do(answered()).run.status == "completed"
 

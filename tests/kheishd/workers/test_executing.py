@@ -1,6 +1,6 @@
 """Tool calls in the worker's hands: what is journaled when, and what becomes of them whatever happens."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -14,13 +14,14 @@ from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.commands import Ask, Start
 from kheishd.core.scrub import Scrubber
 from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Deny, NeedsAnswer, Outcome, Part, ToolError, ToolUse
+from kheishd.kernel.hook import Deny, Finding, NeedsAnswer, Outcome, Part, Tool, ToolError, ToolUse
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
+from protocol.contract import Requirement
 from protocol.events import (
     ApprovalRequested,
     CallDoubted,
@@ -38,7 +39,7 @@ from protocol.objects.question import Question
 from protocol.objects.run import SETTLED, SendResult
 from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend, SessionUpdate
 from protocol.transcript import ToolCall, ToolResult
-from tests.support.desk import Desk, full_disk, gives, working
+from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.machine import allowed, answered, called, found, replied, resolved
 from tests.support.runtimes import make_runtime
 from tests.support.talk import assert_valid
@@ -546,6 +547,48 @@ async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump
         (result,) = returned(desk, session_id).values()
         assert (result.how, result.is_error) == ("returned", False)
         assert "took effect all the same: the line is there." in result.text
+
+
+class Scribe(Part):
+    """A part whose tool writes a file, and in which the daemon dies once it has been written."""
+
+    name = "scribe"
+    tools = (Tool("write_file", "Write.", {"type": "object"}, "edit"),)
+
+    def __init__(self, found: Finding) -> None:
+        self.found = found
+        self.reached = trio.Event()
+
+    async def dispatch(self, use: ToolUse) -> Outcome:
+        """It is written, but nobody hears of it any more."""
+        self.reached.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+        """What the test says."""
+        return self.found
+
+
+@pytest.mark.parametrize(("outcome", "met"), [("done", [0]), ("unknown", [])])
+async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
+    tmp_path: Path, autojump_clock: MockClock, outcome: Any, met: list[int]
+) -> None:
+    """A run that must have written a file has, if the probe finds it; else it is reminded."""
+    scribe = Scribe(Finding(outcome, "it was looked for"))
+    hooks = Composite((scribe,))
+    wanted = [Requirement(type="workspace_file", path="a.md")]
+    write = ToolCall("call_1", "write_file", {"path": "a.md"})
+    async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
+        sent = await desk.send(completion_requirements=wanted)
+        await scribe.reached.wait()
+        desk.leave_behind(tmp_path / "after")
+    models = Scripted([lambda r: says("done")])
+    async with open_desk(tmp_path / "after", models, hooks=hooks) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert (run.met, run.status) == (met, "completed" if met else "failed")
+        assert run.reminders == (0 if met else 2)
 
 
 async def test_a_call_that_took_no_effect_is_run(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects import session
 from kheishd.workers.runs import RunWorker
 from kheishd.workers.titles import AT_ONCE_MAX, RUNS_MAX, Titles
+from protocol.budget import Cost, Prices
 from protocol.events import SessionRenamed
 from protocol.objects.session import SessionRename
 from protocol.transcript import Usage, text_of
@@ -153,3 +154,13 @@ async def test_a_damaged_record_is_somebody_elses_to_find(
             titles.consider(sent.run_id)
             nursery.cancel_scope.cancel()
     assert caplog.messages == []
+
+
+async def test_what_a_title_costs_is_counted(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With the session that has it, at the prices of the run it was asked with."""
+    prices = Prices(currency="USD", input=3_000_000, output=4_000_000)
+    routes = {"local": RouteSpec("local", "openai", "m", prices=prices)}
+    async with named(tmp_path, titled(), routes=routes) as desk:
+        session_id = (await desk.ask("How do I sail?")).session_id
+        assert await title(desk, session_id) == "Sailing a small boat"
+        assert desk.session(session_id).costs == [Cost(2 * (3 + 4), "USD")]
