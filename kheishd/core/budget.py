@@ -124,7 +124,10 @@ def left_ms(run: Run, now_ms: int) -> int | None:
 
 def time_up(run: Run, now_ms: int) -> RunError | None:
     """Why a run has to end now, if its time is over."""
-    if left_ms(run, now_ms) != 0:
-        return None
+    return out_of_time(run) if left_ms(run, now_ms) == 0 else None
+
+
+def out_of_time(run: Run) -> RunError:
+    """Why a run has to end whose time is over."""
     limit_s = (run.pinned.budget or NONE).wall_s_max
     return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, assert_never
 import trio
 
 from kheishd.core.answering import parts_of
-from kheishd.core.budget import left_ms, time_up
+from kheishd.core.budget import left_ms, out_of_time
 from kheishd.core.calls import distinct
 from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
 from kheishd.core.due import (
     AskModel,
+    Effect,
     Execute,
     Expire,
     JudgeCalls,
@@ -81,6 +82,7 @@ class Turn:
         self._interrupt = interrupt
         self._held = False
         self._patient_until_ms = 0
+        self._over = False
         self._asked = False
         self._shown = Reading(state, run.session_id)
         self._effect = trio.CancelScope()
@@ -125,9 +127,7 @@ class Turn:
 
     async def _perform(self) -> None:
         while True:
-            # A pause is over when it was slept through, whatever the wall clock has done meanwhile.
-            now_ms = max(self._state.now_ms(), self._patient_until_ms)
-            effect = due(self._run, now_ms, held=self._held)
+            effect = self._due()
             match effect:
                 case None:
                     return
@@ -141,6 +141,9 @@ class Turn:
                 case Expire(error):
                     await self._calls.save_ended(self._run)
                     await self._commit(Stopped([], self._calls.stopped(self._run), error))
+                case Pause(until_ms) if until_ms <= self._patient_until_ms:
+                    # A pause is over when it was slept through, whatever the wall clock has done meanwhile.
+                    await self._ask()
                 case Pause(until_ms):
                     await self._pause(until_ms)
                 case AskModel():
@@ -153,6 +156,13 @@ class Turn:
                     await self._calls.look_into(self._run, places)
                 case _:
                     assert_never(effect)
+
+    def _due(self) -> Effect | None:
+        """What is due; once the time was over by the clock that nobody sets, nothing else than to end."""
+        effect = due(self._run, self._state.now_ms(), held=self._held)
+        if self._over and self._run.status == "running" and not isinstance(effect, Stop | LookInto):
+            return Expire(out_of_time(self._run))
+        return effect
 
     # Committing.
 
@@ -221,27 +231,32 @@ class Turn:
     def _next_effect(self) -> trio.CancelScope:
         """The scope of an effect that begins: cancelled from the start where ``stop`` came before it."""
         left = left_ms(self._run, self._state.now_ms())
-        # A millisecond later, so that nothing is left when it is looked at again.
-        scope = trio.CancelScope() if left is None else trio.move_on_after((left + 1) / 1000)
+        scope = trio.CancelScope() if left is None else trio.move_on_after(left / 1000)
         if self._effect.cancel_called:
             scope.cancel()
         self._effect = scope
         return scope
+
+    def _left(self, scope: trio.CancelScope) -> bool:
+        """Whether an effect was left before it ended: it is to be stopped, or the run's time is over."""
+        self._over = self._over or (scope.cancelled_caught and trio.current_time() >= scope.deadline)
+        return scope.cancelled_caught
 
     async def _stoppable(
         self, effect: "Callable[[Run, tuple[int, ...]], Awaitable[None]]", places: tuple[int, ...]
     ) -> None:
         with self._next_effect() as scope:
             await effect(self._run, places)
-        if scope.cancelled_caught:
+        if self._left(scope):
             self._reread()
 
     async def _pause(self, until_ms: int) -> None:
         # No pause is longer than patience, even if the clock was set back while nobody looked.
         longest_s = max(self._runtime.limits.backoff_max_s, self._runtime.limits.retry_after_max_s)
-        with self._next_effect():
+        with self._next_effect() as scope:
             await trio.sleep(min(max(until_ms - self._state.now_ms(), 0) / 1000, longest_s))
             self._patient_until_ms = until_ms
+        self._left(scope)
         self._reread()
 
     async def _ask(self) -> None:
@@ -267,7 +282,7 @@ class Turn:
             text = "".join(heard)
             said: list[Item] = [Text(text)] if text else []
             items, _ = fitted(said, ANSWER_BYTES_MAX)
-            await self._commit(Stopped(items, error=time_up(self._run, self._state.now_ms())))
+            await self._commit(Stopped(items, error=out_of_time(self._run) if self._over else None))
             return
         await self._answered(answer)
 
@@ -297,7 +312,7 @@ class Turn:
                             answer = event
                         case _:
                             assert_never(event)
-        if answer is None and effect.cancelled_caught:
+        if self._left(effect) and answer is None:
             return None
         self._live.whole(writing)
         if answer is None:
@@ -335,19 +350,20 @@ class Turn:
         with self._next_effect() as scope:
             if not await self._room.overflowed(self._run, self._calls.place(self._run)):
                 await self._failed(given_up(failure))
-        if scope.cancelled_caught:
+        if self._left(scope):
             self._reread()
 
     async def _compact(self) -> None:
         """Sum up the session, which is all that this run is for."""
-        command: Command = Stopped([])
+        command: Command | None = None
         try:
-            with self._next_effect():
+            with self._next_effect() as scope:
                 command = await self._room.all_summed_up(self._run, self._calls.place(self._run))
         except ModelFailure as failure:
             await self._failed(failure)
             return
-        await self._commit(command)
+        self._left(scope)
+        await self._commit(command or Stopped([], error=out_of_time(self._run) if self._over else None))
         await self._keep_short()
 
     async def _keep_short(self) -> None:

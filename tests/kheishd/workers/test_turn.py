@@ -546,6 +546,22 @@ async def test_time_ends_a_tool_and_every_call_has_its_result(
         assert [(each.how, "waiting" in each.text) for each in results(desk, sent)] == [("stopped", True)] * 2
 
 
+@pytest.mark.parametrize("answer", [Gate("so far", ""), lambda r: gives(*dawdles({})), lambda r: fails()])
+async def test_time_ends_a_run_whatever_the_wall_clock_does(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    """One that is set back, or stands still, gives no run more time, and cancels none."""
+    monkeypatch.setattr("tests.support.desk.wall_clock", lambda: EPOCH_MS)
+    limits = RunLimits(backoff_s=60.0, attempts_max=9)
+    made: dict[str, Any] = {"hooks": Composite((Slow(),)), "limits": limits}
+    async with open_desk(tmp_path, Scripted([answer]), **made) as desk, working(desk):
+        began = trio.current_time()
+        sent = await desk.ask(budget=IN_A_SECOND)
+        assert trio.current_time() - began == pytest.approx(1.0, abs=0.01)
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason) == ("failed", "time_budget")
+
+
 async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Waiting for a provider is work, too."""
     limits = RunLimits(backoff_s=60.0, attempts_max=9)
