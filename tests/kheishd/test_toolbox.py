@@ -36,7 +36,9 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
 
 def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
     """So that what takes too long is stopped by the tool itself, which can say what it had by then."""
+    home = Home(tmp_path)
+    toolbox = Toolbox(home, ShellFiles(home.shells))
     for longest_s in (5.0, 180.0, 3600.0):
-        tool = Toolbox(Home(tmp_path)).hooks(Config(tools=Tools(timeout_max_s=longest_s))).tool("bash")
+        tool = toolbox.hooks(Config(tools=Tools(timeout_max_s=longest_s))).tool("bash")
         assert tool is not None
         assert longest_s < tool.timeout_s <= longest_s + SAYING_SECONDS
