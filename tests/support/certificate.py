@@ -73,9 +73,9 @@ class Operator(Script):
     def play(self) -> None:
         """The whole script."""
         self.run(FIRST)
+        self.settle_tasks()
         self.call("conversation.compact", sender="ada", wait="settled")
         self.run(SECOND)
-        self.settle_tasks()
 
     def run(self, text: str) -> dict[str, Any]:
         """Send, and answer whatever is asked until the run has ended."""
@@ -118,6 +118,17 @@ class Operator(Script):
             if task.get("kind") == "shell"
         ):
             assert time.monotonic() < deadline, "a background shell goes on"
+            self.daemon.breathe()
+
+    def cut_short(self) -> list[dict[str, Any]]:
+        """The background shells that a daemon died with: their tasks say so."""
+        session_id = self.query("conversation.get", sender="ada")["session_id"]
+        tasks = self.query("task.list", session_id=session_id, status="any")["tasks"]
+        return [
+            {"arguments": task["shell"]["command"]}
+            for task in tasks
+            if task.get("shell", {}).get("terminal_reason") == "daemon_restarted"
+        ]
 
     def query(self, method: str, **params: Any) -> dict[str, Any]:
         """A call that changes nothing and needs no key."""
@@ -173,6 +184,7 @@ def played(victim: Victim, *wrapper: str) -> Ending:
     operator = Operator(victim)
     operator.play()
     doubts = operator.query("indoubt.list", status="any", limit=500)["indoubts"]
+    doubts += operator.cut_short()
     findings = operator.query("daemon.doctor", deep=True)["findings"]
     journal = comparable(_without_doubts(operator.journal()), str(victim.home))
     workspace = victim.home / "workspace"
@@ -187,7 +199,17 @@ def played(victim: Victim, *wrapper: str) -> Ending:
     )
 
 
-RECOVERY = frozenset(("call_doubted", "call_probed", "doubt_settled", "tool_called", "tool_observed"))
+RECOVERY = frozenset(
+    (
+        "call_doubted",
+        "call_probed",
+        "doubt_settled",
+        "tool_called",
+        "tool_observed",
+        "task_started",
+        "task_ended",
+    )
+)
 _OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
 
 

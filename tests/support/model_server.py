@@ -176,11 +176,16 @@ class ModelServer:
         return behaviours.steps(asked)
 
 
+NOTES = ("The background shell ", "About an earlier call ")
+"""How what the daemon itself tells a model begins, among what users say."""
+
+
 def _said(messages: "list[_Message]") -> tuple[str, int]:
-    """What the user said last, and how often was answered since."""
+    """What the user said last, and how often was answered since. What the daemon tells is not the user's."""
     answered = 0
     for message in reversed(messages):
-        if message.role == "user" and (text := _text(message.content)):
+        paragraphs = _text(message.content).split("\n\n") if message.role == "user" else []
+        if text := "\n\n".join(each for each in paragraphs if not each.startswith(NOTES)):
             return text, answered
         answered += message.role == "assistant"
     return "", answered

@@ -48,10 +48,15 @@ class Victim:
                 peer.connect(str(self.home / "run" / "kheishd.sock"))
             except OSError:
                 peer.close()
-                _breathe(self.process)
+                self.breathe()
                 continue
             return peer
         raise AssertionError("the daemon did not come up")
+
+    def breathe(self) -> None:
+        """Wait a moment, less if the daemon dies."""
+        assert self.process is not None
+        _breathe(self.process)
 
     def stop(self) -> None:
         assert self.process is not None
@@ -115,8 +120,7 @@ class Script:
                 except Undone:
                     continue
             if "error" in answer and _passes(answer["error"]["data"]):
-                assert self.daemon.process is not None
-                _breathe(self.daemon.process)
+                self.daemon.breathe()
                 continue
             assert "error" not in answer, answer
             result: dict[str, Any] = answer["result"]
