@@ -17,7 +17,7 @@ from kheishctl.verb import App, pages
 
 RECONNECT_PAUSE_SECONDS = 0.5
 TYPES = ["approval_requested", "approval_answered", "approval_lapsed"]
-PROMPT = "a allows, d denies, s skips, q quits"
+PROMPT = "a allows, d denies, n goes on to the next, q quits"
 
 
 class Watch:
@@ -29,6 +29,7 @@ class Watch:
         self.waiting: dict[str, Json] = {}
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty() and not app.as_json
         self._shown: str | None = None
+        self._lost = False
         self._over = False
 
     def run(self) -> None:
@@ -38,6 +39,7 @@ class Watch:
             try:
                 self._follow(self.app.client)
             except Lost:
+                self._lost = True
                 self.app.note("The connection is lost; waiting for the daemon.")
             except NoDaemon:
                 pass  # It is still away.
@@ -48,6 +50,9 @@ class Watch:
     def _follow(self, client: Client) -> None:
         """Watch over one connection; returns when the person quits or the daemon ends it."""
         client.call("journal.subscribe", {"types": TYPES} | self.where)
+        if self._lost:
+            self._lost = False
+            self.app.note("Connected again.")
         self._look_up()
         notifications = client.notifications()
         while not self._over:
@@ -124,7 +129,7 @@ class Watch:
         elif key == "d":
             reason = self._line("Reason, for the model (Enter for none): ")
             self._resolve({"decision": "deny"} | ({"reason": reason} if reason else {}))
-        elif key == "s":
+        elif key == "n":
             self.waiting.pop(self._shown)
             self._shown = None
         else:

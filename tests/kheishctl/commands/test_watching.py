@@ -31,7 +31,8 @@ def command(home: Path, *words: str) -> list[str]:
 @contextmanager
 def piped(home: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """Watching, with its output read by this process."""
-    with subprocess.Popen(command(home, *words), stdout=subprocess.PIPE, text=True) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(home, *words), stdout=pipe, stderr=pipe, text=True) as child:
         yield child
         child.terminate()
 
@@ -80,7 +81,7 @@ def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str)
         terminal.say("not this one")
         terminal.sees("denied by uid:")
         terminal.until(lambda text: text.count("write_file c.txt") == 1, "the third one")
-        terminal.type("s")
+        terminal.type("n")
         terminal.type("q")
         assert terminal.ends() == exits.OK
     rows = ctl.json("approval", "list", "--run", run_id, "--status", "any")["approvals"]
@@ -120,6 +121,20 @@ def test_watching_goes_on_over_a_restart() -> None:
             ctl("approval", "deny", first["approval_id"])
             lines = (json.loads(line) for line in child.stdout)
             assert next(line["status"] for line in lines) == "denied"
+
+
+def test_what_is_said_over_a_restart() -> None:
+    """That the daemon is gone, and that it is there again."""
+    with short_home() as home, Daemon(home) as daemon:
+        waits(Ctl(home), "ann", writes("a.txt"))
+        with piped(home) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            assert child.stdout.readline()
+            daemon.kill()
+            daemon.restart()
+            assert child.stderr.readline() == "The connection is lost; waiting for the daemon.\n"
+            assert child.stderr.readline() == "Connected again.\n"
 
 
 def test_watching_without_a_daemon(tmp_path: Path) -> None:
