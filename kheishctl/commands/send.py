@@ -12,7 +12,7 @@ from kheishctl import exits
 from kheishctl.calls import first_lines
 from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
 from kheishctl.follow import Follower
-from kheishctl.outcome import looked_into, sentences
+from kheishctl.outcome import WAITS, looked_into, sentences
 from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
 from kheishctl.render import STOP_NOTES, outcome
 from kheishctl.schema import Amount, SchemaFile, contract
@@ -202,6 +202,8 @@ def deliver(
         result = app.call(method, params | given(idempotency_key=idempotency_key))
         app.emit(result, facts)
         return
+    if idempotency_key is None:  # With one, the run that waits may be this very one, sent before.
+        _behind(app, address)
     request = Request(app, method, params | {"idempotency_key": idempotency_key or _fresh_key()}, timeout)
     streaming = sys.stdout.isatty() and not app.as_json
     try:
@@ -210,6 +212,25 @@ def deliver(
         app.note(f"\nThe run goes on; this stops it: {_stopping(app, address)}")
         raise
     show(app, result, streamed=streaming)
+
+
+def _behind(app: App, address: Json) -> None:
+    """Say so where a run before this one waits for a person: until somebody answers, nothing comes."""
+    try:
+        whose = given(session_id=address.get("session_id"))
+        if not whose:
+            pair = given(agent=address.get("agent"), sender=address.get("sender"))
+            whose = {"session_id": app.call("conversation.get", pair)["session_id"]}
+        runs = app.call("run.list", whose | {"active": True})["runs"]
+    except Lost:
+        app.hang_up()
+    except Failure:
+        pass  # There is no conversation yet, or we may not look; a daemon that is not there is told later.
+    else:
+        for run in runs:
+            if run["status"] in WAITS:
+                how = app.typed("run", "show", run["run_id"])
+                app.note(f"an earlier run waits for a person, and this one for it: {how}")
 
 
 def show(app: App, result: Json, *, streamed: bool) -> None:

@@ -108,6 +108,21 @@ def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: s
     ctl("conversation", "cancel", "--as", sender)
 
 
+def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None:
+    """Nothing comes before somebody answers, so that is said at once; behind any other run nothing is."""
+    first = ctl("send", "default", '/call write_file {"path": "a", "content": "x"}', "--as", sender, "--json")
+    behind = ctl("send", "default", "next", "--as", sender, "--timeout", "0.2s")
+    assert behind.err.startswith("an earlier run waits for a person, and this one for it: ")
+    assert behind.err.split("\n")[0].endswith(f"run show {first.json['run_id']}")
+    session = ctl("session", "send", first.json["session_id"], "next", "--timeout", "0.2s")
+    assert session.err.count("an earlier run waits") == 1
+    assert "an earlier run" not in ctl("send", "default", "hello", "--as", f"{sender}-other").err
+    keyed = ctl("send", "default", "k", "--as", sender, "--timeout", "0.2s", "--idempotency-key", sender)
+    assert "an earlier run" not in keyed.err
+    ctl("conversation", "cancel", "--as", sender)
+    assert "an earlier run" not in ctl("send", "default", "last", "--as", sender).err
+
+
 def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
     """It is printed as it is, and said that it is not whole."""
     done = ctl("send", "default", "/long 200000", "--as", sender)
@@ -235,8 +250,13 @@ def test_a_daemon_that_does_not_come_back(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the end it is said how to learn the answer."""
+
+    def lost(peer: Peer) -> None:
+        peer.refuse(peer.request(), 1404, "There is none yet.", reason="conversation_not_found")
+        assert peer.request()["method"] == "conversation.send"
+
     monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.3)
-    with scripted(path, lambda peer: peer.request()):
+    with scripted(path, lost):
         done = Ctl(tmp_path)("send", "default", "hi")
     assert done.code == exits.NO_DAEMON
     assert "--idempotency-key kheishctl-" in done.err
