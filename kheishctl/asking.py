@@ -63,7 +63,8 @@ def question(request: Json, look: Look) -> str:
 
 def one_question(asked: Json, look: Look, answer: Json | None = None) -> str:
     """One question with its options, numbered; those that were chosen are marked."""
-    title = f"{asked['key']}  {asked.get('header', '')}".strip()
+    several = "(several may be chosen)" if asked.get("multi_select") else ""
+    title = "  ".join(filter(None, [asked["key"], asked.get("header", ""), several]))
     lines = [paint(one_line(title), "bold", look.color), clean(str(asked["question"]))]
     chosen = answer.get("selected", ()) if answer is not None else ()
     for number, option in enumerate(asked.get("options", ()), 1):

@@ -44,7 +44,8 @@ def sentences(run: Json, typed: Typed) -> Iterator[str]:
         yield STOP_NOTES[run["stop_reason"]]
     waiting = run.get("waiting", {})
     for approval in waiting.get("approvals", ())[:NAMED_MAX]:
-        yield one_line(f"{approval['tool']} waits for a yes or no: {approval.get('subject', '')}")
+        subject = f": {approval['subject']}" if approval.get("subject") else ""
+        yield one_line(f"{approval['tool']} waits for a yes or no{subject}")
         yield "  " + typed("approval", "show", approval["approval_id"])
         yield "  " + typed("approval", "allow", approval["approval_id"])
         yield "  " + typed("approval", "deny", approval["approval_id"])

@@ -93,7 +93,9 @@ class Working:
         if end is None or (piece.how == "denied" and piece.told):
             return ""
         mark, style, word = end
-        word = f"{word} by {piece.why}" if piece.why else word
+        if piece.why:
+            # What was denied says by whom or what; what could not be carried out at all says only that.
+            word = f"{word} by {piece.why}" if piece.how == "denied" else piece.why
         took = duration(piece.took_ms / 1000) if piece.took_ms is not None else ""
         how = " after ".join(filter(None, (word, took)))
         line = self.line(mark, style, piece.tool, how, piece.about)

@@ -103,6 +103,12 @@ def test_a_question_with_its_answer() -> None:
     ]
 
 
+def test_a_question_with_several_answers() -> None:
+    """That more than one option may be chosen is said before any is."""
+    shown = asking.one_question(ASKED | {"multi_select": True}, WIDE)
+    assert shown.startswith("q1 Color (several may be chosen)\nWhich color?\n")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

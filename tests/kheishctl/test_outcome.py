@@ -84,6 +84,15 @@ def test_a_run_that_cannot_be_looked_into(status: str) -> None:
     assert looked_into(gone, run) == run
 
 
+def test_a_call_about_nothing_in_particular() -> None:
+    """What has no subject, such as a plan, is named and nothing after it."""
+    run = {
+        "run_id": "run_1",
+        "waiting": {"approvals": [APPROVAL | {"tool": "exit_plan_mode", "subject": ""}]},
+    }
+    assert next(sentences(run, typed)) == "exit_plan_mode waits for a yes or no"
+
+
 def test_sentences_of_what_waits() -> None:
     """What it is, and the exact commands that answer it."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL], "questions": [QUESTION]}}

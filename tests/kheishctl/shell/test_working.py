@@ -27,6 +27,12 @@ def returned(how: str, text: str = "", **fields: object) -> Returned:
     return Returned(CALL, "bash", "make", how, text, **fields)  # type: ignore[arg-type]
 
 
+def test_a_call_that_cannot_be_carried_out() -> None:
+    """Nobody made it fail: it says only what is wrong with it; what was denied says by whom."""
+    assert working().show(returned("failed", why="not valid")) == "✗ bash  not valid · make\n"
+    assert working().show(returned("denied", why="rule bash")) == "✗ bash  denied by rule bash · make\n"
+
+
 def test_a_call_is_one_line_when_it_is_asked_for() -> None:
     """Its tool and what it is about, as much as fits."""
     assert working().show(Called(CALL, "bash", "ls -la")) == "→ bash  ls -la\n"
