@@ -86,7 +86,7 @@ def stop(app: App, drain: float | None) -> None:
     app.emit({"pid": pid, "stopped": True}, lambda result, _: f"stopped, pid {result['pid']}")
 
 
-@verb(group, "reload", method="daemon.reload")
+@verb(group, "reload", method="daemon.reload", examples=("kheishctl daemon reload",))
 def reload(app: App) -> None:
     """Read the configuration and agents again; an invalid file changes nothing."""
     app.emit(app.call("daemon.reload"), _reloaded)
@@ -100,7 +100,7 @@ def _warnings(result: Json) -> list[str]:
     return [f"warning: {one_line(warning)}" for warning in result["warnings"]]
 
 
-@verb(group, "config", method="daemon.config")
+@verb(group, "config", method="daemon.config", examples=("kheishctl daemon config --json",))
 def config(app: App) -> None:
     """Show the configuration in force, credentials by reference only."""
     app.emit(app.call("daemon.config"), _config)
@@ -235,7 +235,7 @@ def restore(app: App, path: str) -> None:
     _offline(app, "restore", os.path.abspath(path))
 
 
-@verb(group, "compact")
+@verb(group, "compact", examples=("kheishctl daemon stop && kheishctl daemon compact",))
 def compact(app: App) -> None:
     """Give unused space of the store back to the disk. The daemon must be stopped."""
     _stopped_only(app, "compacting")

@@ -16,7 +16,7 @@ COLUMNS = (
 )
 
 
-@verb(group, "list", method="definition.list")
+@verb(group, "list", method="definition.list", examples=("kheishctl definition list",))
 @paged
 def list_(app: App, limit: int | None, after: str | None, everything: bool) -> None:
     """List the agents there are, by name."""

@@ -21,7 +21,10 @@ COLUMNS = (
     group,
     "list",
     method="output.list",
-    examples=("kheishctl output list --run run_0EXAMPLE", "kheishctl output list --session S --json"),
+    examples=(
+        "kheishctl output list --run run_0EXAMPLE",
+        "kheishctl output list --session ses_0EXAMPLE --json",
+    ),
 )
 @click.option("--run", "run_id", metavar="RUN", shell_complete=complete("runs"), help="What this run gave.")
 @click.option(

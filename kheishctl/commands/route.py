@@ -18,7 +18,7 @@ COLUMNS = (
 )
 
 
-@verb(group, "list", method="route.list")
+@verb(group, "list", method="route.list", examples=("kheishctl route list --json",))
 @paged
 def list_(app: App, limit: int | None, after: str | None, everything: bool) -> None:
     """List the routes there are, by id."""

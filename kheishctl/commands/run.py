@@ -77,7 +77,7 @@ def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
     show_table(app, page, "runs", COLUMNS, "No runs.")
 
 
-@verb(group, "get", method="run.get")
+@verb(group, "get", method="run.get", examples=("kheishctl run get run_0EXAMPLE --json",))
 @click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
 def get(app: App, run_id: str) -> None:
     """Show one run."""
@@ -172,7 +172,12 @@ def _parts(app: App, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         offset = page.get("next")
 
 
-@verb(group, "cancel", method="run.cancel")
+@verb(
+    group,
+    "cancel",
+    method="run.cancel",
+    examples=("kheishctl run cancel run_0EXAMPLE --reason 'not needed any more'",),
+)
 @click.argument("run_id", metavar="RUN", shell_complete=complete("open_runs"), help="The run.")
 @click.option("--reason", help="Why; it is kept in the journal.")
 @mutating

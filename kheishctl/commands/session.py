@@ -130,7 +130,7 @@ def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
     show_table(app, page, "sessions", COLUMNS, "No sessions yet: 'kheishctl send' starts one.")
 
 
-@verb(group, "get", method="session.get")
+@verb(group, "get", method="session.get", examples=("kheishctl session get ses_0EXAMPLE",))
 @_session
 def get(app: App, session_id: str) -> None:
     """Show one session."""
@@ -229,11 +229,19 @@ def compact(app: App, session_id: str, **options: Any) -> None:
 )
 @mutating
 def fork(app: App, **params: Any) -> None:
-    """Make a session that goes on from where another one is, or was at a cursor."""
+    """Make a session that goes on from where another one is, or was at a cursor.
+
+    No agent and sender mean it: speak in it with 'kheishctl session send'.
+    """
     app.emit(app.call("session.fork", given(**params)), facts)
 
 
-@verb(group, "history", method="session.history")
+@verb(
+    group,
+    "history",
+    method="session.history",
+    examples=("kheishctl session history ses_0EXAMPLE --newest --limit 5",),
+)
 @_session
 @click.option("--newest", is_flag=True, help="Start with the newest messages.")
 @paged
@@ -257,7 +265,7 @@ def rename(app: App, session_id: str, title: str | None, **mutation: Any) -> Non
     app.emit(app.call("session.rename", params), facts)
 
 
-@verb(group, "interrupt", method="session.interrupt")
+@verb(group, "interrupt", method="session.interrupt", examples=("kheishctl session interrupt ses_0EXAMPLE",))
 @_session
 @click.option("--reason", help="Why; it is kept in the journal.")
 @mutating
@@ -270,7 +278,9 @@ def interrupt(app: App, session_id: str, reason: str | None, **mutation: Any) ->
     app.emit(result, lambda r, _: f"interrupted {r['run_id']}" if r["interrupted"] else "nothing was running")
 
 
-@verb(group, "end", method="session.end")
+@verb(
+    group, "end", method="session.end", examples=("kheishctl session end ses_0EXAMPLE --reason 'it is done'",)
+)
 @_session
 @click.option("--reason", help="Why; it is kept in the journal.")
 @mutating

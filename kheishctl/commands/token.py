@@ -117,7 +117,7 @@ def _made(result: Json, look: Look) -> str:
     return "\n".join(lines)
 
 
-@verb(group, "list", method="token.list")
+@verb(group, "list", method="token.list", examples=("kheishctl token list --revoked",))
 @click.option("--revoked", is_flag=True, help="Also revoked and expired ones.")
 @paged
 def list_(app: App, revoked: bool, limit: int | None, after: str | None, everything: bool) -> None:
@@ -127,7 +127,12 @@ def list_(app: App, revoked: bool, limit: int | None, after: str | None, everyth
     show_table(app, page, "tokens", COLUMNS, "No tokens.")
 
 
-@verb(group, "revoke", method="token.revoke")
+@verb(
+    group,
+    "revoke",
+    method="token.revoke",
+    examples=("kheishctl token revoke tok_0EXAMPLE --reason 'it was lost'",),
+)
 @click.argument("token_id", metavar="TOKEN", shell_complete=complete("tokens"), help="The token.")
 @click.option("--reason", help="Why; it is kept in the journal.")
 @mutating

@@ -93,7 +93,9 @@ def test_every_command_explains_itself(path: str, command: click.Command) -> Non
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
-    for example in getattr(command, "examples", ()):
+    examples = getattr(command, "examples", ())
+    assert examples, "the README says that there are some"
+    for example in examples:
         assert path.removeprefix("kheishctl ").split()[-1] in example or "kheishctl send" in example
 
 
