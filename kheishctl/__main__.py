@@ -20,6 +20,7 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
         ("run", f"{_COMMANDS}.run:group", "Runs: what answers an input."),
         ("output", f"{_COMMANDS}.output:group", "Outputs: what runs gave."),
+        ("task", f"{_COMMANDS}.task:group", "Tasks, and shells in the background."),
         ("journal", f"{_COMMANDS}.journal:group", "The journal: everything that happened."),
     ),
     "Decide": (

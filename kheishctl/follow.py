@@ -44,7 +44,7 @@ from kheishctl.pieces import (
     Steered,
     Thought,
 )
-from kheishctl.render import answer_text, answers_text, message_text
+from kheishctl.render import answer_text, answers_text, message_text, task_end
 from kheishctl.text import duration
 
 # Why a model is asked again though it had answered.
@@ -142,6 +142,10 @@ class Follower:
                 return [Noted(_compacted(event))]
             case "compaction_failed":
                 return [Noted(f"what was said could not be summed up: {event['error']['message']}")]
+            case "task_stalled":
+                return [Noted(f"the background shell {event['task_id']} asks something nobody can answer")]
+            case "task_ended":
+                return [Noted(f"the background shell {event['task_id']} has ended: {task_end(event)}")]
             case "calls_judged":
                 return self._judged(event)
             case other if "call_id" in event:

@@ -109,6 +109,19 @@ def _took(event: Json) -> str:
     return f" after {duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
 
 
+def _changes(event: Json) -> str:
+    """What an update of a task names, with the values that fit a line. Not yet harmless."""
+    brief = ("title", "status", "owner", "blocked_by")
+    said = [f"{name} {event[name] if event[name] is not None else '-'}" for name in brief if name in event]
+    return ", ".join([*said, *(name for name in ("description", "output", "metadata") if name in event)])
+
+
+def task_end(event: Json) -> str:
+    """How a shell in the background ended. Not yet harmless."""
+    code = f" with exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
+    return f"{event['status']}, {event['terminal_reason']}{code}" + _because(event.get("problem"))
+
+
 def person(actor: str) -> str:
     """Who did something, as people call them: the login of a user, where there is one. Not yet harmless."""
     kind, _, number = actor.partition(":")
@@ -184,6 +197,15 @@ _SUMMARIES: dict[str, _Summary] = {
         f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
     ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
+    "task_created": lambda e: f"{e['task_id']} {e['title']}",
+    "task_updated": lambda e: f"{e['task_id']} " + _changes(e) + _because(e.get("reason")),
+    "task_deleted": lambda e: str(e["task_id"]),
+    "task_started": lambda e: f"{e['task_id']} as process {e['pid']}",
+    "task_stop_requested": lambda e: (
+        f"{e['task_id']} by {e.get('actor', 'daemon')}" + _because(e.get("reason"))
+    ),
+    "task_stalled": lambda e: f"{e['task_id']} wrote a question and waits",
+    "task_ended": lambda e: f"{e['task_id']} " + task_end(e),
     "permissions_changed": lambda e: "; ".join(
         [
             *(f"{r['decision']} {r['tool']} {r.get('subject') or ''}" for r in e.get("add", ())),

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MODES = ("default", "acceptEdits", "plan", "dontAsk", "bypassPermissions")
 OUTCOMES = {"done": "done", "not-done": "not_done", "not_done": "not_done"}
 
+# What fits a screen; the rest is for the command line.
+TASKS_SHOWN = 20
+
 SETTLING = "'/settle done' or '/settle not-done'; '/settle 2 done' where several are in doubt"
 
 
@@ -67,6 +70,8 @@ class Orders:
                 self._list_doubts()
             case "settle":
                 await self._settle(argument)
+            case "tasks":
+                await self._tasks()
             case "steer":
                 await self._steer(argument)
             case "compact":
@@ -146,6 +151,20 @@ class Orders:
             params: Json = {"indoubt_id": doubts[number - 1]["indoubt_id"], "outcome": outcome}
             why = {"justification": " ".join(words[1:])} if words[1:] else {}
             await self._answering.settle(params | why)
+
+    # What is to be done.
+
+    async def _tasks(self) -> None:
+        session_id = self._talk.session_id
+        params = {"session_id": session_id, "limit": TASKS_SHOWN}
+        found = {"tasks": []} if session_id is None else await self._talk.call("task.list", params)
+        for task in found["tasks"]:
+            what = "shell, " if task.get("kind") == "shell" else ""
+            self._note(f"{task['task_id']} {what}{task['status']}: {task['title']}", "")
+        if not found["tasks"]:
+            self._note("nothing is to be done", "dim")
+        elif found.get("next") is not None:
+            self._note(f"and more: kheishctl task list --session {session_id}", "dim")
 
     # What is said and changed meanwhile.
 

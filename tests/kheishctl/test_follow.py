@@ -428,6 +428,18 @@ def test_what_else_is_told_of_runs() -> None:
     assert told.event("session_updated", changes={"title": "x"}) == []
 
 
+def test_what_became_of_shells_is_told() -> None:
+    """That one asks what nobody can answer, and how one ended; of other tasks nothing."""
+    told = Told()
+    assert told.event("task_created", task_id="tsk_1", title="npm run dev") == []
+    (asks,) = told.event("task_stalled", task_id="tsk_1", note="for the model")
+    assert asks == Noted("the background shell tsk_1 asks something nobody can answer")
+    (ended,) = told.event(
+        "task_ended", task_id="tsk_1", status="failed", terminal_reason="exited", exit_code=2, note="x"
+    )
+    assert ended == Noted("the background shell tsk_1 has ended: failed, exited with exit code 2")
+
+
 def test_what_is_told_of_the_context() -> None:
     """That the model is shown less, and that it could not be had."""
     told = Told()

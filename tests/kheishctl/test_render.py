@@ -102,6 +102,18 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
             event("steered", sender="ada", items=[{"kind": "text", "text": "faster"}]),
             "ada: faster",
         ),
+        (event("task_created", task_id="t1", title="Paint"), "t1 Paint"),
+        (
+            event("task_updated", task_id="t1", status="blocked", owner=None, output="x", reason="rain"),
+            "t1 status blocked, owner -, output: rain",
+        ),
+        (event("task_started", task_id="t1", pid=7, started=1), "t1 as process 7"),
+        (event("task_stop_requested", task_id="t1", actor="uid:7", reason="no"), "t1 by uid:7: no"),
+        (event("task_stalled", task_id="t1"), "t1 wrote a question and waits"),
+        (
+            event("task_ended", task_id="t1", status="failed", terminal_reason="exited", exit_code=2),
+            "t1 failed, exited with exit code 2",
+        ),
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else None,
 )

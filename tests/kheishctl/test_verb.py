@@ -42,6 +42,8 @@ NOT_OPTIONS = {
     "journal.subscribe": {"subscription"},
     # Given by the command, which prints an artifact whole.
     "run.debug": {"offset", "limit"},
+    # Given by the command, which goes on where it was.
+    "task.output": {"offset"},
     # Given with another name.
     "run.wait": {"timeout_s"},
     "token.create": {"expires_in_s"},
@@ -129,7 +131,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 @pytest.mark.parametrize(
     ("line", "meant"),
     [
-        (["statsu"], "Did you mean 'kheishctl status'?"),
+        (["statsu"], "Did you mean 'kheishctl status' or 'kheishctl task'?"),
         (["agent", "list"], "Did you mean 'kheishctl definition'?"),
         (["history"], "Did you mean 'kheishctl conversation history' or 'kheishctl session history'?"),
         (["session", "lsit"], "Did you mean 'kheishctl session list'?"),

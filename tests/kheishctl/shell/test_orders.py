@@ -242,3 +242,34 @@ def test_what_is_none_of_them() -> None:
     """The chat obeys the others itself."""
     with pytest.raises(AssertionError, match="help"):
         Desk().obey("help")
+
+
+def test_tasks() -> None:
+    """What is to be done in the session, a line each; and where to see the rest."""
+    desk = Desk()
+    desk.answers["task.list"] = {
+        "tasks": [
+            {"task_id": "tsk_1", "status": "blocked", "title": "Paint"},
+            {"task_id": "tsk_2", "status": "in_progress", "title": "npm run dev", "kind": "shell"},
+        ],
+        "next": "9",
+    }
+    desk.obey("tasks")
+    assert desk.shown == [
+        "tsk_1 blocked: Paint",
+        "tsk_2 shell, in_progress: npm run dev",
+        "and more: kheishctl task list --session ses_1",
+    ]
+    assert desk.asked[0][1]["session_id"] == "ses_1"
+    empty = Desk()
+    empty.answers["task.list"] = {"tasks": [], "next": None}
+    empty.obey("tasks")
+    assert empty.shown == ["nothing is to be done"]
+
+
+def test_no_session_no_tasks() -> None:
+    """Nothing is asked for."""
+    desk = Desk()
+    desk.session_id = None
+    desk.obey("tasks")
+    assert (desk.asked, desk.shown) == ([], ["nothing is to be done"])

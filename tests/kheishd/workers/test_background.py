@@ -68,7 +68,7 @@ async def test_it_is_stopped(tmp_path: Path) -> None:
             nursery.start_soon(stop)
             over = await background.perform(yard_.starter, ())
         assert (over.why, over.exit_code) == ("stopped", 0)
-        assert (await yard_.files.read("t", 9)).text == "put away\n"
+        assert "put away\n" in (await yard_.files.read("t", 100)).text
 
 
 async def test_what_does_not_hear_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,147 @@
+"""Tasks and shells in the background of a real daemon, which is stopped and killed at any moment."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.asked import order
+from tests.support.commands import running_with
+from tests.support.daemons import Daemon, short_home, until
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A daemon whose agents may do anything without being asked about."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text('[permissions]\nmode = "bypassPermissions"\n')
+        with Daemon(home) as daemon:
+            yield daemon
+
+
+def begun(daemon: Daemon, command: str) -> Any:
+    """A shell in the background, once it has written something."""
+    sent = daemon.say(order("bash", command=f"echo begun; {command}", run_in_background=True))
+    (task,) = daemon.call("task.list", session_id=sent["session_id"], kind="shell")["tasks"]
+    daemon.call("task.output", task_id=task["task_id"], wait=True, offset=0)
+    return daemon.call("task.get", task_id=task["task_id"])
+
+
+def nothing_runs(word: str) -> None:
+    """Wait until no process has a word in its arguments."""
+    until(lambda: not running_with(word), f"nothing runs {word}")
+
+
+def is_sound(daemon: Daemon) -> bool:
+    """Whether the doctor finds nothing."""
+    findings: list[Any] = daemon.call("daemon.doctor", deep=True)["findings"]
+    return findings == []
+
+
+def test_a_shell_goes_on_while_its_agent_answers(daemon: Daemon) -> None:
+    """Its run has ended long before; its end is told with the next answer, and what it wrote can be read."""
+    go = daemon.home / "workspace" / "go"
+    task = begun(daemon, "until [ -e go ]; do sleep 0.02; done; echo done; exit 3")
+    assert daemon.call("run.get", run_id=task["created_by_run_id"])["status"] == "completed"
+    assert "You say" in daemon.say("are you there?")["output"]
+    go.touch()
+    read = daemon.call("task.output", task_id=task["task_id"], wait=True)
+    assert (read["text"], read["task"]["status"]) == ("begun\ndone\n", "failed")
+    assert Path(read["path"]).read_text() == "begun\ndone\n"
+    told = daemon.say("and now?")["output"]
+    assert f"{task['task_id']}, 'echo begun;" in told
+    assert "ended with exit code 3" in told
+    assert "ended with" not in daemon.say("once more")["output"]
+    assert is_sound(daemon)
+
+
+def test_an_agent_uses_its_tools_for_a_shell(daemon: Daemon) -> None:
+    """It looks, stops it, and sees what became of it."""
+    task = begun(daemon, "exec sleep 4400.5")
+    stopped = daemon.say(order("task_stop", task_id=task["task_id"], reason="not needed"))
+    assert "it is being stopped" in stopped["output"]
+    # The stand-in obeys the last message alone, and that may be what became of the shell.
+    daemon.call("task.output", task_id=task["task_id"], wait=True)
+    shown = daemon.say(order("task_output", task_id=task["task_id"]))["output"]
+    assert '"status":"cancelled"' in shown
+    assert '"reason":"not needed"' in shown
+    assert '"output":"begun\\n' in shown
+    nothing_runs("4400.5")
+
+
+def test_a_daemon_that_is_killed_takes_its_shells_along(daemon: Daemon) -> None:
+    """The next one says so from the beginning; tasks that are to be done are as they were."""
+    task = begun(daemon, "(setsid sleep 4401.5 &); exec sleep 4401.5")
+    session_id = task["session_id"]
+    todo = daemon.call("task.create", session_id=session_id, title="Paint", blocked_by=[task["task_id"]])
+    daemon.kill()
+    daemon.restart()
+    after = daemon.call("task.get", task_id=task["task_id"])
+    assert (after["status"], after["shell"]["terminal_reason"]) == ("failed", "daemon_restarted")
+    assert "exit_code" not in after["shell"]
+    nothing_runs("4401.5")
+    assert daemon.call("task.output", task_id=task["task_id"])["text"] == "begun\n"
+    assert daemon.call("task.get", task_id=todo["task_id"]) == todo
+    assert "because the daemon went down" in daemon.say("what happened?")["output"]
+    daemon.kill()
+    daemon.restart()
+    again = daemon.call("task.get", task_id=task["task_id"])
+    assert again == after
+    assert is_sound(daemon)
+
+
+def test_a_daemon_that_stops_ends_its_shells_in_order(daemon: Daemon) -> None:
+    """They put away what they have; the next daemon shows what became of them."""
+    task = begun(daemon, "trap 'echo put away; exit 0' TERM; while :; do sleep 0.02; done")
+    assert daemon.stop() == 0
+    daemon.restart()
+    after = daemon.call("task.get", task_id=task["task_id"])
+    assert (after["status"], after["shell"]["terminal_reason"]) == ("failed", "daemon_stopped")
+    assert "put away\n" in daemon.call("task.output", task_id=task["task_id"])["text"]
+
+
+def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
+    """Those of others go on."""
+    task = begun(daemon, "exec sleep 4402.5")
+    daemon.call("conversation.reset", agent="default", sender="user")
+    other = begun(daemon, "exec sleep 4403.5")
+    daemon.call("session.end", session_id=task["session_id"])
+    read = daemon.call("task.output", task_id=task["task_id"], wait=True)
+    assert (read["task"]["status"], read["task"]["reason"]) == ("cancelled", "the session was ended")
+    nothing_runs("4402.5")
+    assert daemon.call("task.get", task_id=other["task_id"])["status"] == "in_progress"
+
+
+def test_killed_at_any_moment_there_is_one_task_a_call(daemon: Daemon) -> None:
+    """Whenever the daemon dies in a call for the background: the call has its result, one task and no other,
+    and nothing runs that no task tells of.
+    """
+    command = order("bash", command="exec sleep 4404.5", run_in_background=True)
+    for number in range(12):
+        sent = daemon.call("conversation.send", content=command, sender=f"s{number}")
+        for _ in range(number):
+            daemon.call("rpc.ping")
+        daemon.kill()
+        daemon.restart()
+        assert daemon.call("run.wait", run_id=sent["run_id"])["status"] == "completed"
+    tasks = daemon.call("task.list", status="any")["tasks"]
+    assert sorted(task["session_id"] for task in tasks) == sorted(
+        session["session_id"] for session in daemon.call("session.list")["sessions"]
+    )
+    assert daemon.call("indoubt.list", status="any")["indoubts"] == []
+    results = [json.loads(event["text"]) for event in daemon.events(types=["tool_returned"])]
+    assert {result["task_id"] for result in results} == {task["task_id"] for task in tasks}
+    live = [task for task in tasks if task["status"] in ("pending", "in_progress")]
+    until(
+        lambda: all(
+            daemon.call("task.get", task_id=task["task_id"])["status"] == "in_progress" for task in live
+        ),
+        "all of them run",
+    )
+    for task in live:
+        daemon.call("task.stop", task_id=task["task_id"])
+    nothing_runs("4404.5")
+    assert is_sound(daemon)

@@ -1,0 +1,146 @@
+"""``kheishctl task``, against a real daemon: what is to be done, and shells in the background."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import get_args
+
+from kheishctl import exits
+from kheishctl.commands.task import OPEN, STATUSES
+from protocol.objects import task
+from protocol.objects.task import TaskStatus
+from tests.support.asked import order, waits
+from tests.support.ctl import Ctl
+from tests.support.daemons import Daemon
+from tests.support.terminal import Terminal
+
+
+def session(ctl: Ctl, sender: str) -> str:
+    """A session of the sender."""
+    return str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
+
+
+def created(ctl: Ctl, session_id: str, title: str, *more: str) -> str:
+    """A task's id, as it is printed."""
+    done = ctl("task", "create", "--session", session_id, title, *more)
+    assert done.code == exits.OK, done.err
+    return done.out.strip()
+
+
+def shell(ctl: Ctl, sender: str, command: str) -> tuple[str, str]:
+    """A command that runs in the background, which somebody allowed: its session and its task."""
+    run_id = waits(ctl, sender, order("bash", command=command, run_in_background=True))
+    ((approval_id, *_),) = ctl("approval", "list", "--run", run_id).rows
+    assert ctl("approval", "allow", approval_id).code == exits.OK
+    run = ctl.json("run", "wait", run_id)
+    ((task_id, *_),) = ctl("task", "list", "--session", run["session_id"], "--status", "any").rows
+    return run["session_id"], task_id
+
+
+def test_statuses_are_the_contracts() -> None:
+    """What can be asked for is what there is."""
+    assert set(STATUSES) == {*get_args(TaskStatus), "open", "any"}
+    assert set(OPEN) == task.OPEN
+
+
+def test_a_task_from_its_beginning_to_its_end(ctl: Ctl, sender: str) -> None:
+    """Created, listed, changed, completed, deleted."""
+    session_id = session(ctl, sender)
+    first = created(ctl, session_id, "Buy paint", "--owner", "ann")
+    second = created(ctl, session_id, "Paint", "--blocked-by", first, "--description", "blue")
+    listed = ctl("task", "list", "--session", session_id).rows
+    assert [row[0] for row in listed] == [first, second]
+    assert listed[0][1:4] == ["pending", "task", "ann"]
+    assert listed[1][5:7] == ["Paint", first]
+    blocked = ctl("task", "update", second, "--status", "in_progress")
+    assert (blocked.code, "waits for" in blocked.err) == (exits.FAILED, True)
+    done = ctl("task", "update", first, "--status", "completed", "--output", "It is in the shed.")
+    assert done.out == f"{first} completed\n"
+    assert ctl("task", "output", first).out == "It is in the shed."
+    assert "description\tblue" in ctl("task", "show", second).out
+    stopped = ctl("task", "stop", second, "--reason", "it rains")
+    assert stopped.out == f"{second} cancelled: it rains\n"
+    assert ctl("task", "list", "--session", session_id).out == ""
+    assert len(ctl("task", "list", "--session", session_id, "--status", "any").rows) == 2
+    assert ctl("task", "delete", second).out == f"{second} is deleted\n"
+    gone = ctl("task", "show", second)
+    assert (gone.code, "was deleted" in gone.err) == (exits.FAILED, True)
+
+
+def test_what_is_cleared(ctl: Ctl, sender: str) -> None:
+    """An owner, what is waited for, and what is kept with it."""
+    session_id = session(ctl, sender)
+    first = created(ctl, session_id, "one")
+    second = created(ctl, session_id, "two", "--owner", "ann", "--blocked-by", first, "-m", "ticket=7")
+    assert ctl.json("task", "show", second)["metadata"] == {"ticket": "7"}
+    ctl("task", "update", second, "--clear", "owner", "--clear", "blocked_by", "--clear", "metadata")
+    shown = ctl.json("task", "show", second)
+    assert shown.keys() & {"owner", "blocked_by", "metadata"} == set()
+
+
+def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
+    """It says what would be."""
+    session_id = session(ctl, sender)
+    task_id = created(ctl, session_id, "one")
+    assert ctl("task", "stop", task_id, "--check").out == f"{task_id} cancelled\n"
+    assert ctl.json("task", "show", task_id)["status"] == "pending"
+
+
+def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
+    """Its output as it comes, to its end; the exit code tells how that was."""
+    work = Path(ctl.json("daemon", "status")["home"]) / "workspace"
+    command = f"echo one; until [ -e {sender} ]; do sleep 0.02; done; echo two; exit 3"
+    session_id, task_id = shell(ctl, sender, command)
+    ((_, status, kind, *_),) = ctl("task", "list", "--session", session_id, "--kind", "shell").rows
+    assert (status in ("pending", "in_progress"), kind) == (True, "shell")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        os.dup2(write, 1)
+        argv = [
+            sys.executable,
+            "-m",
+            "kheishctl",
+            "--home",
+            str(daemon.home),
+            "task",
+            "output",
+            task_id,
+            "-f",
+        ]
+        os.execv(sys.executable, argv)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert said.readline() == "one\n"
+        (work / sender).touch()
+        assert said.read() == "two\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exits.RUN_FAILED
+    again = ctl("task", "output", task_id, "--wait")
+    assert (again.out, again.code) == ("one\ntwo\n", exits.RUN_FAILED)
+    tail = ctl("task", "output", task_id, "--tail", "4")
+    assert (tail.out, tail.err) == ("two\n", "4 bytes before this are not shown\n")
+    lines = ctl("task", "output", task_id, "--follow", "--json").out.splitlines()
+    assert "".join(json.loads(line)["text"] for line in lines) == "one\ntwo\n"
+    assert ctl("task", "output", task_id, "--follow", "--wait").code == exits.USAGE
+
+
+def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
+    """With all that it started; who waits in vain is told so."""
+    _, task_id = shell(ctl, sender, "echo begun; exec sleep 4300.5")
+    early = ctl("task", "output", task_id, "--wait", "--timeout", "0.01s")
+    assert early.code == exits.TIMED_OUT
+    stopped = ctl("task", "stop", task_id, "--reason", "enough")
+    assert stopped.out == f"{task_id} cancelled: enough\n"
+    assert ctl("task", "output", task_id, "--wait").code == exits.RUN_STOPPED
+
+
+def test_output_cannot_act_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
+    """What a program writes is made visible there."""
+    _, task_id = shell(ctl, sender, r"printf '\033]0;owned\007 text\n'")
+    ctl("task", "output", task_id, "--wait")
+    argv = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "task", "output", task_id]
+    with Terminal(argv, {}) as terminal:
+        terminal.sees("owned")
+        assert "\x1b]0;owned" not in terminal.raw
