@@ -213,12 +213,14 @@ TASK_METADATA_BYTES_MAX = 4 * KIB
 
 # Shells in the background: each has a keeper of some 10 MiB, and a file of what it wrote last. That is cut to
 # 6 MiB whenever it reaches 8, so of four bytes written three are copied once more. What shells that have
-# ended wrote is kept until it is more than 256 MiB together.
+# ended wrote is kept until it is more than 256 MiB together. Nobody reads 8 MiB a second, and a disk takes
+# some hundred: a shell that goes on writing more is slowed down.
 SHELLS_SESSION_MAX = 8
 SHELLS_MAX = 32
 SHELL_OUTPUT_BYTES_MAX = 8 * MIB
 SHELL_KEPT_BYTES_MAX = 6 * MIB
 SHELL_FILES_BYTES_MAX = 256 * MIB
+SHELL_SECOND_BYTES_MAX = 8 * MIB
 SHELL_TAIL_BYTES_DEFAULT = 8 * KIB
 SHELL_TAIL_BYTES_MAX = 256 * KIB
 

@@ -13,6 +13,7 @@ from kheishd.hooks.processes import KILL_SECONDS_MAX, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects import shells
 from kheishd.objects.shells import Over
+from protocol.limits import SHELL_SECOND_BYTES_MAX
 
 if TYPE_CHECKING:
     from kheishd.hooks.shells.files import ShellFiles, ShellLog
@@ -32,6 +33,9 @@ DRAIN_SECONDS_MAX: Final = 1.0
 
 STALL_SECONDS: Final = 45.0
 """How long a shell that wrote a question last may be silent before somebody is told."""
+
+BURST_SECONDS: Final = 4.0
+"""How long it may write faster than is kept up with."""
 
 READ_BYTES: Final = 64 * 1024
 
@@ -122,9 +126,13 @@ class Background:
     async def _pump(self, stream: trio.abc.ReceiveStream, pumped: trio.Event) -> None:
         """Write down what it writes, as text and without secrets, until that ends."""
         decoder, flow = getincrementaldecoder("utf-8")("replace"), Flow()
+        began = trio.current_time()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await stream.receive_some(READ_BYTES):
                 await self._write(flow.feed(decoder.decode(data), self._live.scrubber))
+                # Not read for a while, it waits: its pipe is full.
+                ahead_s = self._log.total_bytes / SHELL_SECOND_BYTES_MAX - (trio.current_time() - began)
+                await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
         last = flow.feed(decoder.decode(b"", final=True), self._live.scrubber)
         await self._write(last + flow.rest(self._live.scrubber))
         pumped.set()

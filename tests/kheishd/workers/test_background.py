@@ -130,6 +130,16 @@ async def test_output_without_end(tmp_path: Path) -> None:
         assert (await yard_.files.read("t", 9)).text == "\nthe end\n"
 
 
+async def test_who_writes_too_much_is_slowed_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it does not take the disk for itself; nothing of what it writes is lost."""
+    monkeypatch.setattr("kheishd.workers.background.BURST_SECONDS", 0.0)
+    async with yard(tmp_path) as yard_:
+        began = trio.current_time()
+        over = await performed(yard_, f"head -c {4 * MIB} /dev/zero | tr '\\0' x")
+        assert over.output_bytes == 4 * MIB
+        assert trio.current_time() - began > 0.4
+
+
 async def test_output_that_is_no_text(tmp_path: Path) -> None:
     """Becomes text, however it is cut into pieces."""
     async with yard(tmp_path) as yard_:
