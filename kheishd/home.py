@@ -57,7 +57,7 @@ class Home(Struct, frozen=True):
 
     @property
     def run(self) -> Path:
-        """What exists only while a daemon runs."""
+        """What is a running daemon's own; and what its shells wrote, which stays."""
         return self.path / "run"
 
     @property

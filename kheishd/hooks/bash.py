@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from kheishd.hooks.capture import Capture
 from kheishd.hooks.excerpt import clipped, ending
-from kheishd.hooks.leftovers import home_id, hunt
+from kheishd.hooks.leftovers import KEEPER_SECONDS, home_id, hunt
 from kheishd.hooks.prepared import prepared, shell
 from kheishd.hooks.processes import GRACE_SECONDS, KILL_SECONDS_MAX, Command, Ended, NotStarted, running
 from kheishd.hooks.ran import Ran, outcome
@@ -37,9 +37,6 @@ STOPPING_SECONDS = GRACE_SECONDS + 3 * KILL_SECONDS_MAX
 
 # Once all processes are gone their pipes end, unless one handed its own to somebody who lives on.
 DRAIN_SECONDS_MAX = 1.0
-
-# What a keeper takes to see that its daemon has died, and to end what it keeps.
-KEEPER_SECONDS = 1.0
 
 # What evidence holds of a command, and of what it said last: with where it ran, within 4 KiB.
 EVIDENCE_ECHO_BYTES_MAX = 1 * KIB

@@ -17,6 +17,9 @@ from kheishd.hooks.keeper import Process, started_at, strike
 MARK = "KHEISH_CALL"
 
 HUNT_SECONDS_MAX = 5.0
+
+# What a keeper takes to see that its daemon has died, and to end what it keeps.
+KEEPER_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 
 # A process that is just becoming another program has no environment for a moment, so one look may miss it.

@@ -73,6 +73,7 @@ class ShellWorker:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run shells until cancelled; then stop those that are left, and return when they have ended."""
         await self._end_left()
+        await self._prune()
         async with trio.open_nursery() as self._nursery:
             try:
                 task_status.started()
@@ -146,7 +147,7 @@ class ShellWorker:
                 await trio.sleep(SAVE_AGAIN_SECONDS)
 
     async def _prune(self) -> None:
-        """Make room for what a shell will write: files of tasks that were deleted go, then the oldest."""
+        """Make room for what shells will write: files of tasks that were deleted go, then the oldest."""
         names = await self._files.names()
         with self._state.read() as store:
             found = {name: store.get(TASKS, name) for name in names}

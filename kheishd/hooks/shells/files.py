@@ -158,10 +158,10 @@ class ShellFiles:
         found = []
         for name in self._names():
             path = self._directory / name
-            if name not in live:
-                # A daemon may have died while it cut one.
-                path.with_suffix(NEW).unlink(missing_ok=True)
             with suppress(OSError):
+                if name not in live:
+                    # A daemon may have died while it cut one.
+                    path.with_suffix(NEW).unlink(missing_ok=True)
                 if name in unwanted:
                     path.unlink()
                 elif name not in live:

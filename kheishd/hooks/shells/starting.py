@@ -13,16 +13,13 @@ from typing import Final
 
 import trio
 
-from kheishd.hooks.leftovers import home_id, hunt
+from kheishd.hooks.leftovers import KEEPER_SECONDS, home_id, hunt
 from kheishd.hooks.prepared import prepared
 from kheishd.hooks.processes import Command, Kept, NotStarted, running
 from kheishd.hooks.sandbox import Sandbox
 from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 from protocol.objects.task import Shell
-
-# What a keeper takes to see that its daemon has died, and to end what it keeps.
-KEEPER_SECONDS: Final = 1.0
 
 TASK: Final = "KHEISH_SHELL_TASK_ID"
 """The variable that tells a shell which task it is."""
