@@ -29,6 +29,7 @@ RESULT_TOOLS: Final = (
     "web_fetch",
     "web_search",
     "read_result",
+    "task_output",
 )
 """The tools whose results can be had again, or are kept, and are long."""
 
