@@ -222,7 +222,7 @@ class Part:
 
         Errors: ToolError, Stale.
         """
-        raise NotImplementedError
+        raise ToolError(f"the part '{self.name}' does not carry out {use.tool.name}")
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in. Leaves nothing of it running."""

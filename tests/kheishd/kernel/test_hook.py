@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from kheishd.kernel.hook import Finding, Outcome, Part, ToolUse
+from kheishd.kernel.hook import Finding, Outcome, Part, ToolError, ToolUse
 from tests.support.toolbox import place, tool, use_of
 
 
 async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
     """It has no opinion, shows nothing, and knows nothing of what became of a call."""
     part, use = Part(), use_of(tool("note"))
+    part.name = "plain"
     part.tools = (tool("note"),)
     assert list(part.offered(place())) == [tool("note")]
     assert list(part.sections(place())) == []
@@ -20,7 +21,7 @@ async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
     assert await part.evidence(use) == {}
     assert await part.after(use, Outcome("done")) == Outcome("done")
     assert await part.probe(use, {}) == Finding("unknown", "nothing is known about it")
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(ToolError, match="the part 'plain' does not carry out note"):
         await part.dispatch(use)
 
 
