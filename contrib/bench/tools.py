@@ -67,9 +67,10 @@ def many_runs(scale: Scale, client: Client, direct: Direct) -> Row:
     rounds = []
     for number in scale.rounds:
         began = perf_counter_ns()
-        send = {"content": orders(CALLS), "wait": "settled"}
-        calls = [("conversation.send", {"sender": f"many{number}-{n}", **send}) for n in range(runs)]
-        for result in client.many(calls, deep=runs):
+        said = orders(CALLS)
+        calls = [("conversation.send", {"sender": f"many{number}-{n}", "content": said}) for n in range(runs)]
+        sent = client.many(calls)
+        for result in client.many([("run.wait", {"run_id": each["run_id"]}) for each in sent]):
             completed(result)
         took = (perf_counter_ns() - began) / 1e6
         alone = median(direct.turn(ORDERS).end_ms for _ in range(20))
