@@ -11,11 +11,11 @@ from typing import Any
 from kheishctl.text import clean, one_line, unstyled
 
 # What a call is about fits a line of any terminal; so much of an argument is looked at.
-ABOUT_CHARACTERS_MAX = 400
-ARGUMENT_CHARACTERS_MAX = 200
+MAX_ABOUT_CHARACTERS = 400
+MAX_ARGUMENT_CHARACTERS = 200
 
 # Of what a call wrote its last lines are shown: so much is kept of it.
-TAIL_CHARACTERS_MAX = 2_000
+MAX_TAIL_CHARACTERS = 2_000
 
 # Arguments that say what a call works on; they need no name. The first that is there is meant.
 SUBJECTS = ("command", "path", "file_path", "pattern", "url", "query", "name", "agent", "task")
@@ -26,19 +26,19 @@ def about(arguments: Any) -> str:
     if not isinstance(arguments, Mapping):
         return ""
     subject = next((name for name in SUBJECTS if isinstance(arguments.get(name), str)), None)
-    words = [] if subject is None else [str(arguments[subject])[:ARGUMENT_CHARACTERS_MAX]]
+    words = [] if subject is None else [str(arguments[subject])[:MAX_ARGUMENT_CHARACTERS]]
     for name, value in arguments.items():
         if name != subject:
-            words.append(f"{name[:ARGUMENT_CHARACTERS_MAX]}={_brief(value)}")
-        if sum(map(len, words)) > ABOUT_CHARACTERS_MAX:
+            words.append(f"{name[:MAX_ARGUMENT_CHARACTERS]}={_brief(value)}")
+        if sum(map(len, words)) > MAX_ABOUT_CHARACTERS:
             break
-    return one_line("  ".join(words)[:ABOUT_CHARACTERS_MAX])
+    return one_line("  ".join(words)[:MAX_ABOUT_CHARACTERS])
 
 
 def _brief(value: Any) -> str:
     match value:
         case str():
-            return value[:ARGUMENT_CHARACTERS_MAX]
+            return value[:MAX_ARGUMENT_CHARACTERS]
         case dict():
             return "{…}" if value else "{}"
         case list():
@@ -51,7 +51,7 @@ def _brief(value: Any) -> str:
 
 def first_lines(text: str, count: int) -> list[str]:
     """The first lines of a text that say something, each harmless and on one line."""
-    lines = map(one_line, unstyled(text[: count * TAIL_CHARACTERS_MAX]).split("\n"))
+    lines = map(one_line, unstyled(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
     return [line for line in lines if line][:count]
 
 
@@ -63,7 +63,7 @@ class Tail:
 
     def add(self, text: str) -> None:
         """More of it."""
-        self.text = (self.text + text[-TAIL_CHARACTERS_MAX:])[-TAIL_CHARACTERS_MAX:]
+        self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
 
     def lines(self, count: int) -> list[str]:
         """Its last lines that are not empty, harmless, each as a terminal would show it."""

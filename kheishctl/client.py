@@ -17,12 +17,12 @@ from kheishctl import __version__, exits
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
 
 # What the kernel takes as the path of a Unix socket: 108 bytes with the zero at the end.
-PATH_BYTES_MAX = 107
+MAX_PATH_BYTES = 107
 
 # What a message or a backlog of notifications takes at most before we hang up: pages end at a mebibyte, and
 # nothing is asked beside a stream. Who sends more is no daemon, or means harm.
-MESSAGE_BYTES_MAX = 32 * 1024 * 1024
-KEPT_MAX = 10_000
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+MAX_KEPT = 10_000
 
 # Bytes asked of the socket at once: a kernel buffer's worth.
 READ_BYTES = 256 * 1024
@@ -149,7 +149,7 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
 
 
 def _connect(connection: socket.socket, path: str) -> None:
-    if len(os.fsencode(path)) <= PATH_BYTES_MAX:
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         connection.connect(path)
         return
     directory, name = os.path.split(path)
@@ -246,7 +246,7 @@ class Client:
 
     def _keep(self, message: Json) -> None:
         if "method" in message and "id" not in message:
-            if len(self._kept) >= KEPT_MAX:
+            if len(self._kept) >= MAX_KEPT:
                 raise NoKheish
             params = message.get("params")
             self._kept.append((str(message["method"]), params if isinstance(params, dict) else {}))
@@ -281,7 +281,7 @@ class Client:
                 self._searched = 0
                 return line
             self._searched = len(self._buffer)
-            if self._searched > MESSAGE_BYTES_MAX:
+            if self._searched > MAX_MESSAGE_BYTES:
                 raise NoKheish
             self._buffer += self._receive(deadline)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOG_NAME = os.path.join("run", "kheishd.log")
 
 # The log of a daemon that was started by hand. It is begun anew when a start finds it longer.
-LOG_BYTES_MAX = 10 * 1024 * 1024
+MAX_LOG_BYTES = 10 * 1024 * 1024
 
 # What systemd passes to a service belongs to that service, not to a daemon that one of its children starts.
 _NOT_INHERITED = (
@@ -112,7 +112,7 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
     _see_that_it_is_ours(run)
     log = os.open(log_path(home), LOG_FLAGS, 0o600)
     try:
-        if os.fstat(log).st_size > LOG_BYTES_MAX:
+        if os.fstat(log).st_size > MAX_LOG_BYTES:
             os.ftruncate(log, 0)
         offset = os.fstat(log).st_size
         child = subprocess.Popen(

@@ -11,7 +11,7 @@ WAITS = ("waiting_for_approval", "waiting_for_user_question")
 LISTED = (("approval.list", "approvals"), ("question.list", "questions"))
 
 # What is named of much that waits; the rest is listed by a command.
-NAMED_MAX = 8
+MAX_NAMED = 8
 
 Call = Callable[[str, Json], Any]
 Typed = Callable[..., str]
@@ -43,17 +43,17 @@ def sentences(run: Json, typed: Typed) -> Iterator[str]:
     if run.get("stop_reason") in STOP_NOTES:
         yield STOP_NOTES[run["stop_reason"]]
     waiting = run.get("waiting", {})
-    for approval in waiting.get("approvals", ())[:NAMED_MAX]:
+    for approval in waiting.get("approvals", ())[:MAX_NAMED]:
         subject = f": {approval['subject']}" if approval.get("subject") else ""
         yield one_line(f"{approval['tool']} waits for a yes or no{subject}")
         yield "  " + typed("approval", "show", approval["approval_id"])
         yield "  " + typed("approval", "allow", approval["approval_id"])
         yield "  " + typed("approval", "deny", approval["approval_id"])
-    for question in waiting.get("questions", ())[:NAMED_MAX]:
+    for question in waiting.get("questions", ())[:MAX_NAMED]:
         for part in question["questions"]:
             yield one_line(f"the agent asks: {part['question']}{_options(part)}")
         yield "  " + typed("question", "answer", question["question_id"], *_answers(question))
-    if sum(map(len, waiting.values())) > NAMED_MAX:
+    if sum(map(len, waiting.values())) > MAX_NAMED:
         noun = "approval" if "approvals" in waiting else "question"
         yield f"and more: {typed(noun, 'list', '--run', run['run_id'])}"
 

@@ -251,12 +251,12 @@ def _by_column(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> lis
     return [(column, [line[index] for line in cells]) for index, column in enumerate(columns)]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column], columns_max: int) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column], max_columns: int) -> str:
     parts = []
     for cell, length, column in zip(cells, widths, columns, strict=True):
         space = " " * (length - width(cell))
         parts.append(space + cell if column.kind in ("size", "count") else cell + space)
-    return fit("  ".join(parts).rstrip(), columns_max)
+    return fit("  ".join(parts).rstrip(), max_columns)
 
 
 def properties(pairs: Sequence[tuple[str, str | None]], look: Look) -> str:

@@ -26,11 +26,11 @@ from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
 from protocol.budget import Prices
 from protocol.errors import ConfigInvalid, WorkspaceForbidden
-from protocol.limits import AGENT_FILE_BYTES_MAX
+from protocol.limits import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 
 # More agents than this are not a home but an accident, such as a checkout of something else.
-AGENT_FILES_MAX = 1_000
+MAX_AGENT_FILES = 1_000
 
 
 def handlers() -> tuple[Handler, ...]:
@@ -123,7 +123,7 @@ def build_runtime(
         tools=ToolLimits(**msgspec.structs.asdict(config.tools)),
         workspaces=workspaces,
         permission_mode=config.permissions.mode,
-        mode_max=config.permissions.mode_max,
+        max_mode=config.permissions.max_mode,
         rules=tuple(config.permissions.rules),
         debug=Debugging(**msgspec.structs.asdict(config.debug)),
         warnings=tuple(warnings),
@@ -134,9 +134,9 @@ def build_runtime(
 def _cost_warnings(config: Config) -> list[str]:
     """Routes on which a limit of cost limits nothing, as nobody can tell what they cost."""
     unpriced = [route_id for route_id, table in config.routes.items() if table.price_input is None]
-    if not config.runs.cost_max or not unpriced:
+    if not config.runs.max_cost or not unpriced:
         return []
-    return [f"runs.cost_max does not limit runs on {', '.join(unpriced)}: no prices are stated there"]
+    return [f"runs.max_cost does not limit runs on {', '.join(unpriced)}: no prices are stated there"]
 
 
 def offline_route() -> RouteSpec:
@@ -228,11 +228,11 @@ def _agent_files(directory: Path, complaints: list[str]) -> list[Path]:
     except OSError as error:
         complaints.append(f"{directory.name}:1: {error.strerror}")
         return []
-    if len(files) > AGENT_FILES_MAX:
+    if len(files) > MAX_AGENT_FILES:
         complaints.append(
-            f"{directory.name}:1: only the first {AGENT_FILES_MAX} of {len(files)} files are read"
+            f"{directory.name}:1: only the first {MAX_AGENT_FILES} of {len(files)} files are read"
         )
-    return files[:AGENT_FILES_MAX]
+    return files[:MAX_AGENT_FILES]
 
 
 def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspaces) -> Definition:
@@ -240,7 +240,7 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DefinitionError([(1, "it is no ordinary file")])
-            content = file.read(AGENT_FILE_BYTES_MAX + 1)
+            content = file.read(MAX_AGENT_FILE_BYTES + 1)
     except OSError as error:
         raise DefinitionError([(1, error.strerror or "cannot be read")]) from None
     agent = definition.parse(path.stem, content, str(path))

@@ -24,22 +24,22 @@ from kheishd.kernel.hook import Sandbox
 from protocol.errors import ConfigInvalid
 from protocol.ids import Id
 from protocol.limits import (
-    BUDGET_TOKENS_MAX,
-    CALLS_MAX,
-    CONTEXT_TOKENS_DEFAULT,
-    CONTINUATIONS_MAX,
-    DEBUG_BYTES_DEFAULT,
-    DEBUG_RUN_BYTES_MAX,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_DEBUG_BYTES,
+    DEFAULT_RUN_OUTPUT_BYTES,
     KIB,
+    MAX_BUDGET_TOKENS,
+    MAX_CALLS,
+    MAX_CONTINUATIONS,
+    MAX_DEBUG_RUN_BYTES,
+    MAX_MICROS,
+    MAX_PARALLEL_CALLS,
+    MAX_PATH_BYTES,
+    MAX_RULES,
+    MAX_TOOL_INPUT_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
+    MAX_WORK_SECONDS,
     MIB,
-    MICROS_MAX,
-    PARALLEL_CALLS_MAX,
-    PATH_BYTES_MAX,
-    RULES_MAX,
-    RUN_OUTPUT_BYTES_DEFAULT,
-    TOOL_INPUT_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
-    WALL_SECONDS_MAX,
 )
 from protocol.method import Scope
 from protocol.objects.conversation import Agent
@@ -52,17 +52,17 @@ BUILT_IN_AGENT = "default"
 
 # Ten seconds is longer than most answers take to finish and shorter than the 90 s after which systemd
 # kills; what is not finished then is asked again by the next daemon.
-DRAIN_SECONDS_DEFAULT = 10.0
+DEFAULT_DRAIN_SECONDS = 10.0
 
 # A thousand routes of a kilobyte each.
-CONFIG_BYTES_MAX = 1 * MIB
+MAX_CONFIG_BYTES = 1 * MIB
 
 AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
 
 Seconds = Annotated[float, Meta(ge=0, le=24 * 3600)]
 Positive = Annotated[int, Meta(ge=1)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
-Money = Annotated[float, Meta(ge=0, le=MICROS_MAX // MICROS)]
+Money = Annotated[float, Meta(ge=0, le=MAX_MICROS // MICROS)]
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +114,7 @@ class RouteTable(Section, frozen=True):
     base_url: str | None = None
     auth_ref: str | None = None
     options: dict[str, Any] = {}
-    context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = CONTEXT_TOKENS_DEFAULT
+    context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = DEFAULT_CONTEXT_TOKENS
     price_input: Money | None = None
     price_cached_input: Money | None = None
     price_output: Money | None = None
@@ -122,11 +122,11 @@ class RouteTable(Section, frozen=True):
 
 
 class Permissions(Section, frozen=True):
-    """``[permissions]``: the broadest layer. ``mode`` is for whoever says nothing, ``mode_max`` for all."""
+    """``[permissions]``: the broadest layer. ``mode`` is for whoever says nothing, ``max_mode`` for all."""
 
     mode: PermissionMode = "default"
-    mode_max: PermissionMode = "bypassPermissions"
-    rules: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
+    max_mode: PermissionMode = "bypassPermissions"
+    rules: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
 
 
 class Workspace(Section, frozen=True):
@@ -137,38 +137,38 @@ class Workspace(Section, frozen=True):
 
     root: str | None = None
     sandbox: Sandbox = "auto"
-    readable: list[Annotated[str, Meta(pattern="^/", max_length=PATH_BYTES_MAX)]] = []
+    readable: list[Annotated[str, Meta(pattern="^/", max_length=MAX_PATH_BYTES)]] = []
 
 
 class Tools(Section, frozen=True):
     """``[tools]``: what tools are held to; the fields of ``kernel.runtime.ToolLimits``."""
 
-    parallel_max: Annotated[int, Meta(ge=1, le=PARALLEL_CALLS_MAX)] = PARALLEL_CALLS_MAX
-    calls_max: Annotated[int, Meta(ge=1, le=CALLS_MAX)] = CALLS_MAX
-    timeout_max_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 180.0
-    input_bytes_max: Annotated[int, Meta(ge=KIB, le=TOOL_INPUT_BYTES_MAX)] = TOOL_INPUT_BYTES_MAX
-    output_bytes_max: Annotated[int, Meta(ge=KIB, le=TOOL_OUTPUT_BYTES_MAX)] = TOOL_OUTPUT_BYTES_MAX
-    run_output_bytes_max: Annotated[int, Meta(ge=KIB, le=1024 * MIB)] = RUN_OUTPUT_BYTES_DEFAULT
+    max_parallel: Annotated[int, Meta(ge=1, le=MAX_PARALLEL_CALLS)] = MAX_PARALLEL_CALLS
+    max_calls: Annotated[int, Meta(ge=1, le=MAX_CALLS)] = MAX_CALLS
+    max_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 180.0
+    max_input_bytes: Annotated[int, Meta(ge=KIB, le=MAX_TOOL_INPUT_BYTES)] = MAX_TOOL_INPUT_BYTES
+    max_output_bytes: Annotated[int, Meta(ge=KIB, le=MAX_TOOL_OUTPUT_BYTES)] = MAX_TOOL_OUTPUT_BYTES
+    max_run_output_bytes: Annotated[int, Meta(ge=KIB, le=1024 * MIB)] = DEFAULT_RUN_OUTPUT_BYTES
 
 
 class Runs(Section, frozen=True):
     """``[runs]``: ceilings, retries and timeouts; the fields of ``kernel.runtime.RunLimits``.
 
-    ``tokens_max``, ``wall_s_max`` and ``cost_max`` are the budget of a run that is given no smaller one.
+    ``max_tokens``, ``max_work_s`` and ``max_cost`` are the budget of a run that is given no smaller one.
     """
 
-    active_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
-    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 4
+    max_active: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 4
     backoff_s: Seconds = 1.0
-    backoff_max_s: Seconds = 60.0
-    retry_after_max_s: Seconds = 3600.0
+    max_backoff_s: Seconds = 60.0
+    max_retry_after_s: Seconds = 3600.0
     stream_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 600.0
     inactivity_timeout_s: Annotated[float, Meta(gt=0, le=24 * 3600)] = 120.0
-    turns_max: Positive = 500
-    continuations_max: Annotated[int, Meta(ge=0, le=CONTINUATIONS_MAX)] = CONTINUATIONS_MAX
-    tokens_max: Annotated[int, Meta(ge=0, le=BUDGET_TOKENS_MAX)] = 0
-    wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
-    cost_max: Money = 0.0
+    max_turns: Positive = 500
+    max_continuations: Annotated[int, Meta(ge=0, le=MAX_CONTINUATIONS)] = MAX_CONTINUATIONS
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_BUDGET_TOKENS)] = 0
+    max_work_s: Annotated[float, Meta(ge=0, le=MAX_WORK_SECONDS)] = 0.0
+    max_cost: Money = 0.0
     approval_expires_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 0.0
     recovery: Literal["resume", "interrupt"] = "resume"
 
@@ -180,7 +180,7 @@ class Context(Section, frozen=True):
     margin_tokens: Annotated[int, Meta(ge=0)] = 13_000
     keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 6
     summary_tokens: Annotated[int, Meta(ge=256, le=32_768)] = 4_096
-    failures_max: Positive = 3
+    max_failures: Positive = 3
     snip_tokens: Annotated[int, Meta(ge=1_000)] = 120_000
     snip_keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 10
     results_idle_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 900.0
@@ -205,13 +205,13 @@ class Debug(Section, frozen=True):
 
     capture: DebugLevel = "off"
     kept_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 7 * 24 * 3600.0
-    bytes_max: Annotated[int, Meta(ge=DEBUG_RUN_BYTES_MAX)] = DEBUG_BYTES_DEFAULT
+    max_bytes: Annotated[int, Meta(ge=MAX_DEBUG_RUN_BYTES)] = DEFAULT_DEBUG_BYTES
 
 
 class DaemonTable(Section, frozen=True):
     """``[daemon]``: ``drain_s`` is how long runs in flight may take to finish at a stop."""
 
-    drain_s: Annotated[float, Meta(ge=0, le=3600)] = DRAIN_SECONDS_DEFAULT
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = DEFAULT_DRAIN_SECONDS
 
 
 class Config(Section, frozen=True):
@@ -257,11 +257,11 @@ def load(path: Path) -> Config:
     """The configuration in a file. Errors: ConfigInvalid, also when it cannot be read."""
     try:
         with path.open("rb") as file:
-            content = file.read(CONFIG_BYTES_MAX + 1)
+            content = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigInvalid(f"{path}: {error.strerror}; nothing was read") from None
-    if len(content) > CONFIG_BYTES_MAX:
-        raise ConfigInvalid(f"{path} is over {CONFIG_BYTES_MAX} bytes; a configuration is a few kilobytes")
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ConfigInvalid(f"{path} is over {MAX_CONFIG_BYTES} bytes; a configuration is a few kilobytes")
     try:
         return parse(content.decode(), path.name)
     except UnicodeDecodeError as error:
@@ -291,8 +291,8 @@ def _rule_problems(config: Config) -> Iterator[Problem]:
         known = ", ".join([*config.routes, BUILT_IN_ROUTE])
         yield Problem(("default_route",), f"there is no route '{config.default_route}'; there are: {known}")
     allowed = config.permissions
-    if wider(allowed.mode, allowed.mode_max):
-        yield Problem(("permissions", "mode"), f"wider than mode_max, which is {allowed.mode_max}")
+    if wider(allowed.mode, allowed.max_mode):
+        yield Problem(("permissions", "mode"), f"wider than max_mode, which is {allowed.max_mode}")
     if config.listen.tcp is not None:
         yield from _tcp_problems(config.listen.tcp)
     if config.listen.shared is not None:

@@ -43,7 +43,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
-from kheishd.workers.background import STOP_SECONDS_MAX
+from kheishd.workers.background import MAX_STOP_SECONDS
 from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
@@ -171,7 +171,7 @@ class Daemon:
                     self._say_ready()
                     await self._stopper.wait()
                     left_s = self._stopper.scope.deadline - trio.current_time()
-                    left_s += CLOSE_SECONDS + (STOP_SECONDS_MAX if shells.active else 0.0)
+                    left_s += CLOSE_SECONDS + (MAX_STOP_SECONDS if shells.active else 0.0)
                     self._notifier.stopping("Waiting for runs in flight", left_s)
                     log.info("stopping", extra={"reason": self._stopper.reason})
                 with self._stopper.scope:

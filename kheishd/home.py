@@ -19,7 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 PRIVATE = 0o700
-LOCK_BYTES_MAX = 32
+MAX_LOCK_BYTES = 32
 
 
 class HomeUnusable(Exception):
@@ -188,5 +188,5 @@ class Lock:
 
 
 def _pid_in(descriptor: int) -> int | None:
-    text = os.pread(descriptor, LOCK_BYTES_MAX, 0).strip()
+    text = os.pread(descriptor, MAX_LOCK_BYTES, 0).strip()
     return int(text) if text.isdigit() else None

@@ -20,7 +20,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 # A datagram may have as much as the socket's send buffer, 208 KiB by default; no message needs more.
-MESSAGE_CHARACTERS_MAX: Final = 64 * 1024
+MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
 
 _ORDINARY: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _PRIORITY: Final = {
@@ -113,7 +113,7 @@ class JournalHandler(logging.Handler):
         """Send one record."""
         message = record.getMessage() + _trace(logging.Formatter(), record)
         entry = {
-            "MESSAGE": message[:MESSAGE_CHARACTERS_MAX],
+            "MESSAGE": message[:MAX_MESSAGE_CHARACTERS],
             "PRIORITY": _PRIORITY.get(record.levelno, 5),
             "SYSLOG_IDENTIFIER": "kheishd",
             "LOGGER": record.name,

@@ -27,7 +27,7 @@ class Toolbox:
 
     def hooks(self, config: Config) -> Composite:
         """The parts, in the order in which they give sections and opinions."""
-        longest_s = config.tools.timeout_max_s
-        bash = Bash(self.home.path, readable=tuple(config.workspace.readable), timeout_s_max=longest_s)
+        longest_s = config.tools.max_timeout_s
+        bash = Bash(self.home.path, readable=tuple(config.workspace.readable), max_timeout_s=longest_s)
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
         return Composite((*parts, TaskTools(self.shells)))

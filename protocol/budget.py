@@ -7,22 +7,22 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.limits import BUDGET_TOKENS_MAX, MICROS_MAX, WALL_SECONDS_MAX
+from protocol.limits import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
 
-Micros = Annotated[int, Meta(ge=0, le=MICROS_MAX)]
+Micros = Annotated[int, Meta(ge=0, le=MAX_MICROS)]
 
 
 class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a run may use at most; 0 is without limit.
 
-    ``tokens_max`` is of input and output together, ``wall_s_max`` of the time in which a worker has the run
-    in hand: waiting for a person or for its turn costs nothing. ``cost_max`` is in micros of the currency of
+    ``max_tokens`` is of input and output together, ``max_work_s`` of the time in which a worker has the run
+    in hand: waiting for a person or for its turn costs nothing. ``max_cost`` is in micros of the currency of
     the route's prices.
     """
 
-    tokens_max: Annotated[int, Meta(ge=0, le=BUDGET_TOKENS_MAX)] = 0
-    wall_s_max: Annotated[float, Meta(ge=0, le=WALL_SECONDS_MAX)] = 0.0
-    cost_max: Micros = 0
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_BUDGET_TOKENS)] = 0
+    max_work_s: Annotated[float, Meta(ge=0, le=MAX_WORK_SECONDS)] = 0.0
+    max_cost: Micros = 0
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):

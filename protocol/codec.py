@@ -11,14 +11,14 @@ read as if nothing had happened. Between frames nothing is held.
 """
 
 from protocol.errors import MessageTooLarge, ParseError
-from protocol.limits import HEADER_BYTES_MAX, LINE_BYTES_MAX
+from protocol.limits import MAX_HEADER_BYTES, MAX_LINE_BYTES
 from protocol.wire import Malformed, Value, decode
 
 _HEADER_STARTS = (b"content-length:", b"content-type:")
 _BLANK = b" \t\r\n"
 
 
-def decode_message(data: bytes, limit: int = LINE_BYTES_MAX) -> Value:
+def decode_message(data: bytes, limit: int = MAX_LINE_BYTES) -> Value:
     """The value of one whole message, where the transport keeps messages apart (WebSocket)."""
     return _too_large(limit) if len(data) > limit else decode(data)
 
@@ -28,7 +28,7 @@ class Codec:
 
     __slots__ = ("_first", "_framing", "_limit")
 
-    def __init__(self, limit: int = LINE_BYTES_MAX) -> None:
+    def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
         self._first = b""
         self._framing: _Lines | _Headers | None = None
@@ -180,7 +180,7 @@ class _Headers:
         if newline >= 0:
             self._header(bytes(held[position:newline]).strip(), values)
             return newline + 1
-        if ready > HEADER_BYTES_MAX:
+        if ready > MAX_HEADER_BYTES:
             self._complain("a header line is too long", values)
             return len(held)
         return None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.limits import REPAIRS_DEFAULT, REPAIRS_MAX, REQUIRED_PATH_BYTES_MAX
+from protocol.limits import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
 
 Schema = Annotated[
     dict[str, Any],
@@ -28,21 +28,21 @@ class InputContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OutputContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run must give: one JSON value that fits a schema. ``repairs_max``: how often it may mend it."""
+    """What a run must give: one JSON value that fits a schema. ``max_repairs``: how often it may mend it."""
 
     schema: Schema
-    repairs_max: Annotated[int, Meta(ge=0, le=REPAIRS_MAX)] = REPAIRS_DEFAULT
+    max_repairs: Annotated[int, Meta(ge=0, le=MAX_REPAIRS)] = DEFAULT_REPAIRS
 
 
 class Bound(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An output contract as it is kept: ``digest`` is the SHA-256 of its schema, in hex."""
 
     digest: str
-    repairs_max: int = REPAIRS_DEFAULT
+    max_repairs: int = DEFAULT_REPAIRS
 
 
 class Requirement(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a run must have done before it is complete: written a file, this one if ``path`` is given."""
 
     type: Literal["workspace_file"]
-    path: Annotated[str, Meta(min_length=1, max_length=REQUIRED_PATH_BYTES_MAX)] | None = None
+    path: Annotated[str, Meta(min_length=1, max_length=MAX_REQUIRED_PATH_BYTES)] | None = None

@@ -7,10 +7,10 @@ from msgspec import Meta, Struct
 
 from protocol.errors import Refusal
 from protocol.limits import (
-    IDEMPOTENCY_KEY_BYTES_MAX,
-    PAGE_ROWS_DEFAULT,
-    PAGE_ROWS_MAX,
-    PARAMS_BYTES_MAX,
+    DEFAULT_PAGE_ROWS,
+    MAX_IDEMPOTENCY_KEY_BYTES,
+    MAX_PAGE_ROWS,
+    MAX_PARAMS_BYTES,
 )
 
 Kind = Literal["query", "mutation", "control"]
@@ -38,7 +38,7 @@ class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
             str,
             Meta(
                 min_length=1,
-                max_length=IDEMPOTENCY_KEY_BYTES_MAX,
+                max_length=MAX_IDEMPOTENCY_KEY_BYTES,
                 description="The same key with the same params gives the same result, once done, for 7 days.",
             ),
         ]
@@ -52,7 +52,7 @@ class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Page(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The params every list has besides its own."""
 
-    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS_MAX, description="Rows at most.")] = PAGE_ROWS_DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="Rows at most.")] = DEFAULT_PAGE_ROWS
     after: Annotated[str, Meta(max_length=1024, description="The ``next`` of the page before.")] | None = None
 
 
@@ -62,7 +62,7 @@ class Method(Generic[P, R]):
 
     ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to
     do). ``secret`` names the result field that is shown once: a repeated request is ``already_shown``.
-    ``params_bytes_max`` is how long its params may be as they come. ``while_draining`` is for mutations
+    ``max_params_bytes`` is how long its params may be as they come. ``while_draining`` is for mutations
     that make no new work: they are served while the daemon stops, too.
     """
 
@@ -76,7 +76,7 @@ class Method(Generic[P, R]):
     since: str = "0.1"
     uncompared: tuple[str, ...] = ()
     secret: str | None = None
-    params_bytes_max: int = PARAMS_BYTES_MAX
+    max_params_bytes: int = MAX_PARAMS_BYTES
     while_draining: bool = False
 
 

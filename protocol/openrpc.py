@@ -14,7 +14,7 @@ import msgspec
 from protocol import errors
 from protocol.errors import ErrorData, Refusal
 from protocol.events import Envelope, JournalEvent
-from protocol.limits import BATCH_MESSAGES_MAX, LINE_BYTES_MAX, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.limits import DEFAULT_PAGE_ROWS, MAX_BATCH_MESSAGES, MAX_LINE_BYTES, MAX_PAGE_ROWS
 from protocol.method import AnyMethod, Mutation
 from protocol.objects.journal import NOTIFICATIONS
 
@@ -190,8 +190,8 @@ def _reachable(content: Any, components: Json) -> set[str]:
 
 
 _CONVENTIONS = {
-    "framing": f"On the Unix socket one message or batch per line, {LINE_BYTES_MAX} bytes at most; a peer "
-    f"that begins with 'Content-Length:' is spoken to in that framing. A batch has {BATCH_MESSAGES_MAX} "
+    "framing": f"On the Unix socket one message or batch per line, {MAX_LINE_BYTES} bytes at most; a peer "
+    f"that begins with 'Content-Length:' is spoken to in that framing. A batch has {MAX_BATCH_MESSAGES} "
     "messages at most. Requests of one connection run concurrently; answers may come in any order.",
     "errors": "error.data is of the schema ErrorData; 'reason' is stable, 'message' is for people.",
     "idempotency_key": "Every mutation takes it: the same key and params give the same result, done once, "
@@ -199,7 +199,7 @@ _CONVENTIONS = {
     "('wait', 'stream', 'timeout_s') is not compared. Refusals are not recorded.",
     "check": "Every mutation takes it: the change is tried and taken back, and the answer says what it "
     "would have given.",
-    "lists": f"'limit' ({PAGE_ROWS_DEFAULT}; at most {PAGE_ROWS_MAX}) and 'after'; 'next' is null at the "
+    "lists": f"'limit' ({DEFAULT_PAGE_ROWS}; at most {MAX_PAGE_ROWS}) and 'after'; 'next' is null at the "
     "end. A page may end early, even empty, with 'next'.",
     "times": "Integers, Unix milliseconds, named '*_at_ms'; durations '*_ms' or '*_s'; sizes '*_bytes'.",
     "kinds": "'query' changes nothing; 'mutation' is one transaction; 'control' acts on the running daemon.",

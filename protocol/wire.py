@@ -24,7 +24,7 @@ from protocol.errors import (
     Refusal,
 )
 from protocol.ids import ID_PATTERN, ID_SHAPE
-from protocol.limits import BATCH_MESSAGES_MAX, ID_BYTES_MAX, NESTING_MAX
+from protocol.limits import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 
 NULL = b"null"
 
@@ -105,7 +105,7 @@ class _IdOnly(Struct, frozen=True):
 # passes over the rest and so costs the same for a batch of any length.
 _BatchItems = msgspec.defstruct(
     "_BatchItems",
-    [(f"item_{number}", Raw, Raw()) for number in range(BATCH_MESSAGES_MAX + 1)],
+    [(f"item_{number}", Raw, Raw()) for number in range(MAX_BATCH_MESSAGES + 1)],
     array_like=True,
 )
 
@@ -143,8 +143,8 @@ def decode(data: bytes) -> Value:
 def _message(incoming: _Incoming) -> Message | Malformed:
     """The message that a decoded object is, or what it lacks."""
     id_ = bytes(incoming.id)
-    if id_ and (id_[0] in b"{[tf" or len(id_) > ID_BYTES_MAX):
-        text = f"an id is a string, a number or null, of {ID_BYTES_MAX} bytes at most"
+    if id_ and (id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES):
+        text = f"an id is a string, a number or null, of {MAX_ID_BYTES} bytes at most"
         return Malformed(InvalidRequest(text, field="$.id"))
     if incoming.method is not None:
         if id_:
@@ -178,21 +178,21 @@ def _odd(data: bytes, complaint: str) -> Batch | Malformed:
         return Malformed(_too_deep())
     except ValueError as error:
         return Malformed(ParseError(f"the message is not JSON: {error}"))
-    if not id_ or id_[0] in b"{[tf" or len(id_) > ID_BYTES_MAX:
+    if not id_ or id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES:
         id_ = NULL
     return Malformed(InvalidRequest(f"the message is not a JSON-RPC 2.0 request: {complaint}"), id_)
 
 
 def _batch(data: bytes) -> Batch | Malformed:
     """Errors: msgspec.DecodeError if it is not JSON."""
-    if data.count(b",") < BATCH_MESSAGES_MAX:
+    if data.count(b",") < MAX_BATCH_MESSAGES:
         items = _items.decode(data)
     else:
         items = [item for item in msgspec.structs.astuple(_items_guarded.decode(data)) if item]
     if not items:
         return Malformed(InvalidRequest("the batch is empty"))
-    if len(items) > BATCH_MESSAGES_MAX:
-        text = f"the batch has more than {BATCH_MESSAGES_MAX} messages; send it in parts"
+    if len(items) > MAX_BATCH_MESSAGES:
+        text = f"the batch has more than {MAX_BATCH_MESSAGES} messages; send it in parts"
         return Malformed(InvalidRequest(text))
     return Batch([_item(bytes(item)) for item in items])
 
@@ -219,7 +219,7 @@ def _too_deep() -> ParseError:
     return ParseError("the message is nested deeper than can be read")
 
 
-def nested_too_deep(data: bytes, levels: int = NESTING_MAX) -> bool:
+def nested_too_deep(data: bytes, levels: int = MAX_NESTING) -> bool:
     """Whether the arrays and objects of valid JSON nest deeper than so many levels.
 
     For values that are kept; a message as a whole is only passed over, and need not be this shallow.
@@ -236,7 +236,7 @@ def nested_too_deep(data: bytes, levels: int = NESTING_MAX) -> bool:
     return True
 
 
-def cannot_keep(value: object, levels: int = NESTING_MAX) -> str | None:
+def cannot_keep(value: object, levels: int = MAX_NESTING) -> str | None:
     """Why a JSON value of somebody else's making cannot be kept in a record: a sentence's end; else None."""
     try:
         encoded = msgspec.json.encode(value)

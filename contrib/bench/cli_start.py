@@ -15,7 +15,7 @@ from contrib.bench.scale import Scale
 from contrib.bench.table import Round, Row, at_most
 
 PROMPT = b"user >"
-PROMPT_SECONDS_MAX = 20.0
+MAX_PROMPT_SECONDS = 20.0
 
 
 def measure(scale: Scale) -> Iterator[Row]:
@@ -46,7 +46,7 @@ def prompted(arguments: list[str | Path]) -> float:
         environment = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
         os.execve(command[0], command, environment)
     try:
-        until_shown(terminal, began + PROMPT_SECONDS_MAX)
+        until_shown(terminal, began + MAX_PROMPT_SECONDS)
         return (time.perf_counter() - began) * 1000
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 
-from contrib.bench.processes import START_SECONDS_MAX, Broken, program, scratch
+from contrib.bench.processes import MAX_START_SECONDS, Broken, program, scratch
 
 CHUNKS = 50
 ANSWER = f"chunks:{CHUNKS}"
@@ -33,7 +33,7 @@ def model_server() -> Iterator[int]:
     with scratch() as directory:
         log = directory / "log"
         with program([sys.executable, "-m", "tests.support.model_server"], log) as process:
-            deadline = time.perf_counter() + START_SECONDS_MAX
+            deadline = time.perf_counter() + MAX_START_SECONDS
             while not (said := log.read_text()).endswith("\n"):
                 if process.poll() is not None or time.perf_counter() > deadline:
                     raise Broken(f"the model server does not start:\n{said}")

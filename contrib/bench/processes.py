@@ -15,7 +15,7 @@ from contrib.bench.client import PING, Client, dial
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-START_SECONDS_MAX = 60.0
+MAX_START_SECONDS = 60.0
 
 
 class Broken(Exception):
@@ -71,12 +71,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def until_answering(path: Path, process: subprocess.Popen[bytes], log: Path) -> float:
     """Wait until the first ping is answered; gives the clock's reading then. Errors: Broken."""
-    deadline = time.perf_counter() + START_SECONDS_MAX
+    deadline = time.perf_counter() + MAX_START_SECONDS
     while time.perf_counter() < deadline:
         if process.poll() is not None:
             break
         try:
-            with dial(path, START_SECONDS_MAX) as connection:
+            with dial(path, MAX_START_SECONDS) as connection:
                 connection.sendall(PING)
                 if connection.recv(4096):
                     return time.perf_counter()
@@ -142,7 +142,7 @@ def yardstick(name: str, *arguments: str) -> Iterator[Path]:
         path, log = directory / "socket", directory / "log"
         module = f"contrib.bench.yardsticks.{name}"
         with program([sys.executable, "-m", module, str(path), *arguments], log) as process:
-            deadline = time.perf_counter() + START_SECONDS_MAX
+            deadline = time.perf_counter() + MAX_START_SECONDS
             while not listens(path):
                 if process.poll() is not None or time.perf_counter() > deadline:
                     raise Broken(f"the yardstick {name} does not start:\n{log.read_text()[-4000:]}")

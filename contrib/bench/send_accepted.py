@@ -17,7 +17,7 @@ from contrib.bench.store_update import percentile
 from contrib.bench.table import Round, Row, at_least, at_most
 
 # One run may be active, and it writes for ten minutes: every other waits in its line.
-CONFIG = "[runs]\nactive_max = 1\n[daemon]\ndrain_s = 0\n"
+CONFIG = "[runs]\nmax_active = 1\n[daemon]\ndrain_s = 0\n"
 HOLD = "/slow 1 600000"
 CALLERS = {1: None, 10: at_least(2.5), 100: at_least(4)}
 

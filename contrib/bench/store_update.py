@@ -22,7 +22,7 @@ from protocol.events import InputReceived
 from protocol.transcript import Text
 
 VERSION = "bench"
-STALL_MS_MAX = 5.0
+MAX_STALL_MS = 5.0
 BEAT_SECONDS = 0.001
 ENTRY_BYTES = 300
 SWITCH_SECONDS = 0.0005
@@ -71,7 +71,7 @@ def crowds(rounds: dict[int, list[Load]], apart: list[Load]) -> Iterator[Row]:
     yield Row(what, "/s", beside(apart, alone), None, "ratio", "1 caller", note)
     for callers in (100, 1_000):
         stalls = [Round(percentile(load.late_ms, 0.99)) for load in rounds[callers]]
-        yield Row(f"loop stall p99, {callers:,} callers", "ms", stalls, at_most(STALL_MS_MAX))
+        yield Row(f"loop stall p99, {callers:,} callers", "ms", stalls, at_most(MAX_STALL_MS))
     waits = [
         Round(median(many.took_us), median(one.took_us)) for many, one in zip(rounds[100], alone, strict=True)
     ]

@@ -18,11 +18,11 @@ group = noun("daemon", "Start, stop, reload, back up and examine the daemon.")
 
 # After the time for draining the daemon closes its store and ends; more than this means it hangs.
 STOP_SECONDS = 30.0
-DRAIN_SECONDS_DEFAULT = 10.0
+DEFAULT_DRAIN_SECONDS = 10.0
 
 LOG_LINES = 50
 LOG_PAUSE_SECONDS = 0.2
-LOG_TAIL_BYTES_MAX = 4 * 1024 * 1024
+MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
 
 
 @verb(
@@ -77,7 +77,7 @@ def stop(app: App, drain: float | None) -> None:
         dial(app.path).close()
     except NoDaemon:
         raise NoDaemon(f"no daemon is running at {app.path}; there is nothing to stop") from None
-    configured = app.call("daemon.config")["config"].get("daemon", {}).get("drain_s", DRAIN_SECONDS_DEFAULT)
+    configured = app.call("daemon.config")["config"].get("daemon", {}).get("drain_s", DEFAULT_DRAIN_SECONDS)
     pid = int(app.call("daemon.shutdown", given(drain_s=drain))["pid"])
     if not launch.wait_gone(pid, (configured if drain is None else drain) + STOP_SECONDS):
         raise TimedOut(
@@ -154,7 +154,7 @@ def logs(app: App, follow: bool, lines: int) -> None:
 
 
 def _tail(app: App, log: Any, lines: int) -> None:
-    log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL_BYTES_MAX))
+    log.seek(max(0, os.fstat(log.fileno()).st_size - MAX_LOG_TAIL_BYTES))
     kept = log.read().splitlines(keepends=True)
     if kept and lines:
         _print_log(app, b"".join(kept[-lines:]))

@@ -22,7 +22,7 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
-from protocol.limits import DEBUG_TEXT_BYTES_MAX
+from protocol.limits import MAX_DEBUG_TEXT_BYTES
 
 group = noun("run", "Runs: what answers an input, with everything it uses pinned at acceptance.")
 
@@ -164,7 +164,7 @@ def debug(app: App, run_id: str, artifact: str | None) -> None:
 
 def _parts(app: App, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """An artifact, part by part."""
-    part = {**params, "limit": DEBUG_TEXT_BYTES_MAX}
+    part = {**params, "limit": MAX_DEBUG_TEXT_BYTES}
     offset: int | None = 0
     while offset is not None:
         page: dict[str, Any] = app.call("run.debug", {**part, "offset": offset})

@@ -182,9 +182,9 @@ def deliver(
     output_contract: Json | None,
     repairs: int | None,
     required_files: tuple[str, ...],
-    tokens_max: int | None,
-    time_max: float | None,
-    cost_max: int | None,
+    max_tokens: int | None,
+    max_time: float | None,
+    max_cost: int | None,
     idempotency_key: str | None,
     check: bool,
 ) -> None:
@@ -194,9 +194,9 @@ def deliver(
     )
     params = address | said
     params |= given(
-        output_contract=contract(output_contract, repairs_max=repairs),
+        output_contract=contract(output_contract, max_repairs=repairs),
         completion_requirements=[{"type": "workspace_file", "path": path} for path in required_files],
-        budget=given(tokens_max=tokens_max, wall_s_max=time_max, cost_max=cost_max) or None,
+        budget=given(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None,
     )
     if no_wait or check:
         result = app.call(method, params | given(idempotency_key=idempotency_key))

@@ -11,10 +11,10 @@ import click
 from kheishctl.client import Failure, Json, Refused
 from kheishctl.text import clean, facts, json_safe
 from kheishctl.verb import App, complete, given, mutating, verb
-from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINES_MAX
+from protocol.limits import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
 
-PART_BYTES_MAX = IMPORT_BYTES_MAX
-PART_LINES_MAX = IMPORT_LINES_MAX
+MAX_PART_BYTES = MAX_IMPORT_BYTES
+MAX_PART_LINES = MAX_IMPORT_LINES
 EXPORT_PAGE_LINES = 500
 
 
@@ -139,7 +139,7 @@ def parts(lines: Iterable[str]) -> Iterator[list[str]]:
     part: list[str] = []
     length = 0
     for line in filter(None, lines):
-        if part and (length + len(line.encode()) > PART_BYTES_MAX or len(part) == PART_LINES_MAX):
+        if part and (length + len(line.encode()) > MAX_PART_BYTES or len(part) == MAX_PART_LINES):
             yield part
             part, length = [], 0
         part.append(line)

@@ -27,7 +27,7 @@ from kheishctl.shell.waiting import Action, Actions, Edit, Reply, Resolve, Waiti
 EXPLAINED = ("approval_resolved", "approval_expired", "question_closed", "question_expired")
 
 # Longer than this, an input is not changed on a terminal's line.
-EDITED_CHARACTERS_MAX = 8 * 1_024
+MAX_EDITED_CHARACTERS = 8 * 1_024
 
 YOU = "you"
 
@@ -135,7 +135,7 @@ class Answering:
 
     def _open(self, approval_id: str, arguments: Json) -> None:
         text = json.dumps(arguments, ensure_ascii=False, indent=2)
-        if len(text) > EDITED_CHARACTERS_MAX:
+        if len(text) > MAX_EDITED_CHARACTERS:
             self._note("its input is too long to be changed here; deny it and say what to change", "yellow")
         elif self.waiting.edit(approval_id):
             self._edit(text)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 TURNS_IN_HISTORY = 20
-TURNS_MAX = 500
+MAX_TURNS = 500
 
 
 class Chat:
@@ -255,7 +255,7 @@ class Chat:
             self.noted("the conversation is new already; the next message begins it")
 
     async def _history(self, argument: str) -> None:
-        limit = min(int(argument), TURNS_MAX) if argument.isdecimal() and int(argument) else TURNS_IN_HISTORY
+        limit = min(int(argument), MAX_TURNS) if argument.isdecimal() and int(argument) else TURNS_IN_HISTORY
         params = self._conversation.address() | {"order": "newest", "limit": limit}
         page = await self._conversation.call("conversation.history", params)
         self._print_messages(page["messages"][::-1])
@@ -290,23 +290,23 @@ class Chat:
             return "why not" if typing.what == "reason" else "its input"
         return "answer" if self._asks_for_a_line() else one_line(self._conversation.sender)
 
-    def _live(self, lines_max: int) -> str:
+    def _live(self, max_lines: int) -> str:
         """The end of the answer, what runs and waits, and what goes on; empty when nothing does."""
         columns, conversation = self._screen.columns, self._conversation
         queued = [f"queued: {one_line(text)}" for text in self._presenter.queue.values()]
         if not conversation.connected:
             queued += [f"to be sent: {one_line(text)}" for _, text in conversation.outbox]
-        sheet = self._drawn_sheet(lines_max - len(queued))
+        sheet = self._drawn_sheet(max_lines - len(queued))
         state = [] if sheet else self._state()
         below = [paint(fit(line, columns), "dim", self._color) for line in [*queued, *state]]
-        room = max(1, lines_max - len(below) - len(sheet))
+        room = max(1, max_lines - len(below) - len(sheet))
         working = self._presenter.working.live(room) if conversation.connected else []
         if working:
             self._screen.redraw(1 / SPINS_A_SECOND)
         answer = self._presenter.live(max(1, room - len(working)))
         return "\n".join([*([answer, ""] if answer else []), *working, *sheet, *below])
 
-    def _drawn_sheet(self, lines_max: int) -> list[str]:
+    def _drawn_sheet(self, max_lines: int) -> list[str]:
         """What waits for the person, who is called for it once."""
         if self._waiting.first is None or not self._conversation.connected:
             return []
@@ -316,7 +316,7 @@ class Chat:
             self._screen.bell()
         if not self._waiting.armed:
             self._screen.redraw(GRACE_SECONDS)
-        return self._sheet.lines(self._waiting, self._screen.columns, lines_max, time.time(), empty=empty)
+        return self._sheet.lines(self._waiting, self._screen.columns, max_lines, time.time(), empty=empty)
 
     def _state(self) -> list[str]:
         if not self._conversation.connected:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Self
 
-from kheishctl.client import MESSAGE_BYTES_MAX, Json, Lost, NoKheish, Refused, dial
+from kheishctl.client import MAX_MESSAGE_BYTES, Json, Lost, NoKheish, Refused, dial
 
 
 class Link(asyncio.Protocol):
@@ -65,7 +65,7 @@ class Link(asyncio.Protocol):
             del self._buffer[: end + 1]
             searched = 0
             self._message(line)
-        if len(self._buffer) > MESSAGE_BYTES_MAX:
+        if len(self._buffer) > MAX_MESSAGE_BYTES:
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

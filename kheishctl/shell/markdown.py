@@ -16,10 +16,10 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 # Rich takes half a millisecond a kilobyte of prose, 16 of code and 24 of a list. A block longer than this
 # is shown as plain text while it grows, as it is rendered again and again: 50 ms of a list.
-LIVE_CHARACTERS_MAX = 2 * 1_024
+MAX_LIVE_CHARACTERS = 2 * 1_024
 
 # A block longer than this is never rendered: the prompt would stand still for longer than half a second.
-RENDER_CHARACTERS_MAX = 20 * 1_024
+MAX_RENDER_CHARACTERS = 20 * 1_024
 
 
 class Blocks:
@@ -95,7 +95,7 @@ def renderer(*, color: bool) -> Callable[[str, int], str]:
     """A function that renders markdown at a width: lines joined by newlines, none after the last."""
 
     def render(text: str, width: int) -> str:
-        if len(text) > RENDER_CHARACTERS_MAX:
+        if len(text) > MAX_RENDER_CHARACTERS:
             return clean(text).strip("\n")
         # Made where used: rich costs as much as starting the interpreter several times.
         from rich.console import Console
@@ -124,6 +124,6 @@ def warm_up() -> None:
     renderer(color=False)("`warm`", 80)
 
 
-def wrapped(text: str, width: int, lines_max: int) -> str:
+def wrapped(text: str, width: int, max_lines: int) -> str:
     """The end of a plain text, wrapped hard at a width: what is shown of a block too long to render."""
-    return "\n".join(fold(clean(text[-width * lines_max :]), width)[-lines_max:])
+    return "\n".join(fold(clean(text[-width * max_lines :]), width)[-max_lines:])

@@ -30,7 +30,7 @@ from kheishctl.pieces import (
     Thought,
 )
 from kheishctl.render import STOP_NOTES
-from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, Blocks, wrapped
+from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, Blocks, wrapped
 from kheishctl.shell.working import Working
 from kheishctl.text import clean, fit, one_line, paint
 
@@ -163,7 +163,7 @@ class Presenter:
         """Something about the conversation rather than in it."""
         return paint(f"· {one_line(text)}", style, self._color) + "\n"
 
-    def live(self, lines_max: int) -> str:
+    def live(self, max_lines: int) -> str:
         """The end of the answer being written, as much as fits: no newline after the last line."""
         width, text = self._width(), self._blocks.rest
         if self._thought and not text:
@@ -171,9 +171,9 @@ class Presenter:
             return paint(fit(f"thinking: {one_line(last)}", width), "dim", self._color)
         if not text.strip():
             return ""
-        if len(text) > LIVE_CHARACTERS_MAX:
-            return wrapped(text, width, lines_max)
-        return "\n".join(self._render(text, width).split("\n")[-lines_max:])
+        if len(text) > MAX_LIVE_CHARACTERS:
+            return wrapped(text, width, max_lines)
+        return "\n".join(self._render(text, width).split("\n")[-max_lines:])
 
     def rest(self) -> str:
         """What was written and not yet shown for good, for one who leaves now."""

@@ -170,9 +170,9 @@ class Screen:
 
     def _message(self) -> ANSI:
         """The live area and the prompt; when the prompt is over, nothing of it may stay."""
-        lines_max = max(1, self._output.get_size().rows - LINES_FOR_PROMPT)
+        max_lines = max(1, self._output.get_size().rows - LINES_FOR_PROMPT)
         began = time.perf_counter()
-        live = self._live(lines_max)
+        live = self._live(max_lines)
         self._redraw_after = max(REDRAW_SECONDS, REDRAW_REST * (time.perf_counter() - began))
         label = paint(f"{self._label()} >", "green", self._color)
         return ANSI(f"{live}\n{label} " if live else f"{label} ")

@@ -14,9 +14,9 @@ from kheishctl.shell.working import RULE
 from kheishctl.text import ago, clean, fit, fold, one_line, paint, width
 
 # What is looked at of a diff or of arguments. Four times what the daemon sends; folding it takes 20 ms.
-SHOWN_CHARACTERS_MAX = 64 * 1_024
+MAX_SHOWN_CHARACTERS = 64 * 1_024
 
-REASON_CHARACTERS_MAX = 2_048
+MAX_REASON_CHARACTERS = 2_048
 
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -37,25 +37,25 @@ def body(item: Item) -> Iterator[Line]:
 
 def _approval(approval: Json) -> Iterator[Line]:
     if reason := approval.get("reason"):
-        yield f"why: {one_line(str(reason)[:REASON_CHARACTERS_MAX])}", ""
+        yield f"why: {one_line(str(reason)[:MAX_REASON_CHARACTERS])}", ""
     preview = approval.get("preview")
     if not preview:
         yield from _arguments(approval)
         return
     text = str(preview.get("text", "")).rstrip("\n")
     diff = preview.get("kind") == "diff"
-    for line in text[:SHOWN_CHARACTERS_MAX].split("\n"):
+    for line in text[:MAX_SHOWN_CHARACTERS].split("\n"):
         yield line, _DIFF_STYLES.get(line[:1], "") if diff else "bold"
-    if preview.get("truncated") or len(text) > SHOWN_CHARACTERS_MAX:
+    if preview.get("truncated") or len(text) > MAX_SHOWN_CHARACTERS:
         yield "This is not all of it: there is more than is shown here.", "yellow"
 
 
 def _arguments(approval: Json) -> Iterator[Line]:
     arguments = approval.get("arguments")
     if not isinstance(arguments, dict) or not arguments:
-        yield one_line(str(approval.get("subject", ""))[:SHOWN_CHARACTERS_MAX]), "bold"
+        yield one_line(str(approval.get("subject", ""))[:MAX_SHOWN_CHARACTERS]), "bold"
         return
-    room = SHOWN_CHARACTERS_MAX
+    room = MAX_SHOWN_CHARACTERS
     for name, value in arguments.items():
         text = f"{name}: {_written(value)}"
         yield from ((line, "bold") for line in text[:room].split("\n"))
@@ -71,15 +71,15 @@ def _written(value: Any) -> str:
 
 def _question(item: Item) -> Iterator[Line]:
     question = item.question
-    header = one_line(str(question.get("header", ""))[:REASON_CHARACTERS_MAX])
-    asked = str(question["question"])[:SHOWN_CHARACTERS_MAX]
+    header = one_line(str(question.get("header", ""))[:MAX_REASON_CHARACTERS])
+    asked = str(question["question"])[:MAX_SHOWN_CHARACTERS]
     for line in (f"{header}: {asked}" if header else asked).split("\n"):
         yield line, "bold"
     for number, option in enumerate(item.options, 1):
         chosen = "[x] " if option["option_id"] in item.chosen else "[ ] "
         mark = chosen if question.get("multi_select") else ""
-        about = one_line(str(option.get("description", ""))[:REASON_CHARACTERS_MAX])
-        label = one_line(str(option["label"])[:REASON_CHARACTERS_MAX])
+        about = one_line(str(option.get("description", ""))[:MAX_REASON_CHARACTERS])
+        label = one_line(str(option["label"])[:MAX_REASON_CHARACTERS])
         yield f"{number}  {mark}{label}" + (f": {about}" if about else ""), ""
 
 
@@ -108,7 +108,7 @@ class Sheet:
         return "\n".join([head, *self._body(item, columns)]) + "\n"
 
     def lines(
-        self, waiting: Waiting, columns: int, lines_max: int, now_s: float, *, empty: bool
+        self, waiting: Waiting, columns: int, max_lines: int, now_s: float, *, empty: bool
     ) -> list[str]:
         """What is shown of what waits: its title, a page of it, its keys; nothing where nothing waits.
 
@@ -122,10 +122,10 @@ class Sheet:
         head = paint(fit(f"? {which}{title(first, now_s)}", columns), "yellow", self._color)
         every = self._body(first, columns)
         # How many lines the keys take depends on whether there is more than a page, and the reverse.
-        waiting.rows, waiting.page = len(every), max(1, lines_max - 2)
+        waiting.rows, waiting.page = len(every), max(1, max_lines - 2)
         for _ in range(2):
-            keys = self._keys(waiting, first, columns, lines_max // 3, empty=empty)
-            waiting.page = max(1, lines_max - 1 - len(keys))
+            keys = self._keys(waiting, first, columns, max_lines // 3, empty=empty)
+            waiting.page = max(1, max_lines - 1 - len(keys))
         return [head, *every[waiting.offset : waiting.offset + waiting.page], *keys]
 
     def _body(self, item: Item, columns: int) -> list[str]:
@@ -143,7 +143,7 @@ class Sheet:
             )
         return self._folded[1]
 
-    def _keys(self, waiting: Waiting, first: Item, columns: int, rows_max: int, *, empty: bool) -> list[str]:
+    def _keys(self, waiting: Waiting, first: Item, columns: int, max_rows: int, *, empty: bool) -> list[str]:
         if waiting.typing is not None:
             return [paint(fit("Enter sends it, Ctrl-C leaves it", columns), "dim", self._color)]
         turning = []
@@ -153,7 +153,7 @@ class Sheet:
             turning = [("space", f"more ({lines})"), ("b", "back")]
         keys = question_keys(first) if first.is_question else approval_keys(len(waiting.approvals))
         rows = _rows([*turning, *keys], columns)
-        if len(rows) > max(1, rows_max) and not first.is_question:
+        if len(rows) > max(1, max_rows) and not first.is_question:
             rows = _rows([*turning[:1], *BRIEF_KEYS], columns)
         painted = [self._painted(row) for row in rows]
         if not waiting.armed:

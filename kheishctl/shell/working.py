@@ -119,11 +119,11 @@ class Working:
         room = max(1, self._width() - len(RULE))
         return [paint(RULE + fit(line, room), "dim", self._color) for line in lines]
 
-    def live(self, lines_max: int) -> list[str]:
+    def live(self, max_lines: int) -> list[str]:
         """The calls that run: what each is about and since when, and the end of what it wrote."""
         running = [call for call in self._running.values() if call.at_ms is not None]
-        shown = running[: max(1, lines_max)]
-        spare = max(0, lines_max - len(shown))
+        shown = running[: max(1, max_lines)]
+        spare = max(0, max_lines - len(shown))
         lines: list[str] = []
         for call in shown:
             lines.append(self._spinning(call))

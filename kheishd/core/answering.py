@@ -23,7 +23,7 @@ from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
 from protocol.contract import Because
 from protocol.events import JournalEvent, MessageAppended, RequirementSatisfied, RunEnded, ToolReturned
 from protocol.given import OutputEmitted
-from protocol.limits import CALLS_MAX, REMINDERS_MAX
+from protocol.limits import MAX_CALLS, MAX_REMINDERS
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Message, Text, ToolCall
 
@@ -63,7 +63,7 @@ def _called(run: Run, command: Answered, asked: list[ToolCall], limit: RunError 
     if run.sent_back == "output_contract" and run.cancel is None:
         text = "This was not run: answer with JSON only."
         return [*(_refused(call, text) for call in asked), _mend(run, command, WITHHELD, limit)]
-    most = min(command.calls_max, CALLS_MAX)
+    most = min(command.max_calls, MAX_CALLS)
     if len(asked) > most:
         text = f"This was not run: {len(asked)} calls in one message, and the limit is {most}."
         return [_refused(call, text) for call in asked]
@@ -77,11 +77,11 @@ def _refused(call: ToolCall, text: str) -> ToolReturned:
 
 def _final(run: Run, command: Answered, limit: RunError | None) -> JournalEvent:
     """The end of the run, or why its model is asked again."""
-    may_go_on = limit is None and len(run.parts) < run.pinned.continuations_max
+    may_go_on = limit is None and len(run.parts) < run.pinned.max_continuations
     if command.stop_reason == "length" and not command.cut and may_go_on:
         return _again(run, "length", GO_ON)
     todo = owed(run)
-    if todo and run.reminders < REMINDERS_MAX and limit is None:
+    if todo and run.reminders < MAX_REMINDERS and limit is None:
         return _again(run, "completion", reminder(todo))
     if todo:
         return _failed("completion_required", f"the run was to {' and to '.join(todo)}, and did not")
@@ -95,7 +95,7 @@ def _mend(run: Run, command: Answered, problem: str, limit: RunError | None) -> 
     bound, checked = run.pinned.output_contract, command.checked
     assert bound is not None, "only what is bound by a contract is mended"
     assert checked is not None, "an answer that a contract binds is checked"
-    if limit is None and run.repairs < bound.repairs_max:
+    if limit is None and run.repairs < bound.max_repairs:
         return _again(run, "output_contract", repair(problem, checked.schema))
     return _failed("output_contract_violated", f"the answer does not fit the output contract: {problem}")
 

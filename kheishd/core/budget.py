@@ -31,9 +31,9 @@ def narrowest(budgets: Iterable[Budget | None]) -> Budget | None:
     """The budget that allows what all allow, or None; 0 and None are no limits, so they take none away."""
     each = tuple(budget for budget in budgets if budget is not None)
     together = Budget(
-        tokens_max=_lowest([budget.tokens_max for budget in each]) or 0,
-        wall_s_max=_lowest([budget.wall_s_max for budget in each]) or 0.0,
-        cost_max=_lowest([budget.cost_max for budget in each]) or 0,
+        max_tokens=_lowest([budget.max_tokens for budget in each]) or 0,
+        max_work_s=_lowest([budget.max_work_s for budget in each]) or 0.0,
+        max_cost=_lowest([budget.max_cost for budget in each]) or 0,
     )
     return together if together != NONE else None
 
@@ -95,13 +95,13 @@ def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
     if most and step >= most:
         return RunError("turn_limit", f"the run reached its limit of {most} model calls")
     tokens = sum(each.input_tokens + each.output_tokens for each in (run.usage, usage))
-    if budget.tokens_max and tokens >= budget.tokens_max:
+    if budget.max_tokens and tokens >= budget.max_tokens:
         return RunError(
-            "token_budget", f"the run used {tokens} tokens, and its budget is {budget.tokens_max}"
+            "token_budget", f"the run used {tokens} tokens, and its budget is {budget.max_tokens}"
         )
     total = added(run.cost, cost)
-    if budget.cost_max and total is not None and total.micros >= budget.cost_max:
-        allowed = shown(Cost(budget.cost_max, total.currency))
+    if budget.max_cost and total is not None and total.micros >= budget.max_cost:
+        allowed = shown(Cost(budget.max_cost, total.currency))
         return RunError("cost_budget", f"the run cost {shown(total)}, and its budget is {allowed}")
     return None
 
@@ -115,7 +115,7 @@ def timed(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
 
 def left_ms(run: Run, now_ms: int) -> int | None:
     """How much of its time a run has left; None without a limit."""
-    limit_s = (run.pinned.budget or NONE).wall_s_max
+    limit_s = (run.pinned.budget or NONE).max_work_s
     if not limit_s:
         return None
     passed = max(now_ms - run.changed_at_ms, 0) if run.taken else 0
@@ -129,5 +129,5 @@ def time_up(run: Run, now_ms: int) -> RunError | None:
 
 def out_of_time(run: Run) -> RunError:
     """Why a run has to end whose time is over."""
-    limit_s = (run.pinned.budget or NONE).wall_s_max
+    limit_s = (run.pinned.budget or NONE).max_work_s
     return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")

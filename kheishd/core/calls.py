@@ -56,7 +56,7 @@ from protocol.events import (
     ToolReturned,
 )
 from protocol.ids import INDOUBT
-from protocol.limits import CALL_ID_BYTES_MAX, CALLS_JUDGED_MAX, PARALLEL_CALLS_MAX, TOOL_BYTES_MAX
+from protocol.limits import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import CallState, OpenCall, Run, Status
 from protocol.transcript import Item, ToolCall
 
@@ -81,7 +81,7 @@ def distinct(items: list[Item], used: Container[str]) -> list[Item]:
     kept: list[Item] = []
     for item in items:
         if isinstance(item, ToolCall):
-            name = _UNNAMED.sub("_", item.name)[:TOOL_BYTES_MAX]
+            name = _UNNAMED.sub("_", item.name)[:MAX_TOOL_BYTES]
             item = replace(item, call_id=_fresh(item.call_id, seen, used), name=name)
             seen.add(item.call_id)
         kept.append(item)
@@ -89,8 +89,8 @@ def distinct(items: list[Item], used: Container[str]) -> list[Item]:
 
 
 def _fresh(call_id: str, seen: set[str], used: Container[str]) -> str:
-    fresh = _cut(call_id, CALL_ID_BYTES_MAX) or "call"
-    stem = _cut(fresh, CALL_ID_BYTES_MAX - len("-1000000"))
+    fresh = _cut(call_id, MAX_CALL_ID_BYTES) or "call"
+    stem = _cut(fresh, MAX_CALL_ID_BYTES - len("-1000000"))
     number = 1
     while fresh in seen or fresh in used:
         number += 1
@@ -98,8 +98,8 @@ def _fresh(call_id: str, seen: set[str], used: Container[str]) -> str:
     return fresh
 
 
-def _cut(text: str, bytes_max: int) -> str:
-    return text.encode()[:bytes_max].decode(errors="ignore")
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def opened(items: list[Item]) -> list[OpenCall]:
@@ -110,7 +110,7 @@ def opened(items: list[Item]) -> list[OpenCall]:
 def to_judge(calls: list[OpenCall]) -> tuple[int, ...]:
     """Which calls to judge next, by their places: at most so many as one transaction takes."""
     new = [place for place, call in enumerate(calls) if call.state == "new"]
-    return tuple(new[:CALLS_JUDGED_MAX])
+    return tuple(new[:MAX_CALLS_JUDGED])
 
 
 def to_run(calls: list[OpenCall]) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def to_run(calls: list[OpenCall]) -> tuple[int, ...]:
         if group and not call.parallel:
             break
         group.append(place)
-        if not call.parallel or len(group) == PARALLEL_CALLS_MAX:
+        if not call.parallel or len(group) == MAX_PARALLEL_CALLS:
             break
     return tuple(group)
 

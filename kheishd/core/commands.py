@@ -21,7 +21,7 @@ from protocol.events import (
     ToolObserved,
     ToolReturned,
 )
-from protocol.limits import CALLS_MAX
+from protocol.limits import MAX_CALLS
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
 from protocol.transcript import InputItem, Item, Usage
@@ -43,7 +43,7 @@ class Ask:
 class Answered:
     """The model answered. Its calls have ids that differ.
 
-    ``cut``: it said more than is kept. ``calls_max`` is how many calls one message may hold. ``checked`` is
+    ``cut``: it said more than is kept. ``max_calls`` is how many calls one message may hold. ``checked`` is
     what was found out about the answer of a run that an output contract binds and that has emitted nothing.
     """
 
@@ -52,7 +52,7 @@ class Answered:
     stop_reason: str
     model: str | None
     cut: bool = False
-    calls_max: int = CALLS_MAX
+    max_calls: int = MAX_CALLS
     checked: Checked | None = None
 
 

@@ -48,7 +48,7 @@ class ContextLimits:
     """How much models are shown; the fields of ``[context]`` in config.toml.
 
     A summary is made beyond ``compact_tokens``, or when the route's window has only room left for an answer
-    and ``margin_tokens``; ``keep_messages`` stay as they are. After ``failures_max`` failures in a row no
+    and ``margin_tokens``; ``keep_messages`` stay as they are. After ``max_failures`` failures in a row no
     summary is tried any more in that run: then what is beyond ``snip_tokens`` is left out, but never the last
     ``snip_keep_messages``. After ``results_idle_s`` without an answer all results but the newest
     ``results_keep`` are left out.
@@ -58,7 +58,7 @@ class ContextLimits:
     margin_tokens: int = 13_000
     keep_messages: int = 6
     summary_tokens: int = 4_096
-    failures_max: int = 3
+    max_failures: int = 3
     snip_tokens: int = 120_000
     snip_keep_messages: int = 10
     results_idle_s: float = 900.0

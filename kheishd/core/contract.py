@@ -27,8 +27,8 @@ _OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
 }
 _AT_ROOT: Final = frozenset(("$schema", "title"))
 
-PROBLEMS_MAX = 5
-PROBLEM_CHARACTERS_MAX = 300
+MAX_PROBLEMS = 5
+MAX_PROBLEM_CHARACTERS = 300
 
 _FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _sorted: Final = msgspec.json.Encoder(order="sorted")
@@ -126,8 +126,8 @@ def checked(schema: Mapping[str, Any], value: Any) -> Fits | Violates:
     problems = []
     for error in jsonschema_rs.validator_for(dict(schema)).iter_errors(value):
         path = "$" + "".join(_step(part) for part in error.instance_path)
-        problems.append(f"{path}: {error.message}"[:PROBLEM_CHARACTERS_MAX])
-        if len(problems) == PROBLEMS_MAX:
+        problems.append(f"{path}: {error.message}"[:MAX_PROBLEM_CHARACTERS])
+        if len(problems) == MAX_PROBLEMS:
             break
     return Violates("; ".join(problems)) if problems else Fits(canonical(value), value)
 

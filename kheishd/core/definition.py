@@ -18,14 +18,14 @@ from kheishd.core.strict import Problem, dotted, problems
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits import (
-    AGENT_FILE_BYTES_MAX,
-    BUDGET_TOKENS_MAX,
-    MICROS_MAX,
-    MODEL_BYTES_MAX,
-    PATH_BYTES_MAX,
-    RULES_MAX,
-    SCOPE_BYTES_MAX,
-    WALL_SECONDS_MAX,
+    MAX_AGENT_FILE_BYTES,
+    MAX_BUDGET_TOKENS,
+    MAX_MICROS,
+    MAX_MODEL_BYTES,
+    MAX_PATH_BYTES,
+    MAX_RULES,
+    MAX_SCOPE_BYTES,
+    MAX_WORK_SECONDS,
 )
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
@@ -46,14 +46,14 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     description: Annotated[str, Meta(max_length=1024)] = ""
     route: str | None = None
-    model: Annotated[str, Meta(max_length=MODEL_BYTES_MAX)] | None = None
+    model: Annotated[str, Meta(max_length=MAX_MODEL_BYTES)] | None = None
     max_turns: Annotated[int, Meta(ge=1)] | None = None
-    tokens_max: Annotated[int, Meta(ge=1, le=BUDGET_TOKENS_MAX)] | None = None
-    wall_s_max: Annotated[float, Meta(gt=0, le=WALL_SECONDS_MAX)] | None = None
-    cost_max: Annotated[float, Meta(gt=0, le=MICROS_MAX // MICROS)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_BUDGET_TOKENS)] | None = None
+    max_work_s: Annotated[float, Meta(gt=0, le=MAX_WORK_SECONDS)] | None = None
+    max_cost: Annotated[float, Meta(gt=0, le=MAX_MICROS // MICROS)] | None = None
     permission_mode: PermissionMode | None = None
-    permissions: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
-    workspace: Annotated[str, Meta(max_length=PATH_BYTES_MAX)] | None = None
+    permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
+    workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     persona: str | None = None
     tools: Allowed = None
     skills: Allowed = None
@@ -87,8 +87,8 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     """
     if not re.fullmatch(ID_PATTERN, name):
         raise DefinitionError([(1, f"an agent cannot be called {name!r}; use A-Z a-z 0-9 . _ : -")])
-    if len(content) > AGENT_FILE_BYTES_MAX:
-        raise DefinitionError([(1, f"an agent file has at most {AGENT_FILE_BYTES_MAX} bytes")])
+    if len(content) > MAX_AGENT_FILE_BYTES:
+        raise DefinitionError([(1, f"an agent file has at most {MAX_AGENT_FILE_BYTES} bytes")])
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -111,9 +111,9 @@ def parse(name: str, content: bytes, path: str) -> Definition:
 def _budget(fields: dict[str, Any]) -> Budget:
     """Take what limits a run's use out of the fields of front matter."""
     return Budget(
-        tokens_max=fields.pop("tokens_max") or 0,
-        wall_s_max=fields.pop("wall_s_max") or 0.0,
-        cost_max=micros(fields.pop("cost_max") or 0),
+        max_tokens=fields.pop("max_tokens") or 0,
+        max_work_s=fields.pop("max_work_s") or 0.0,
+        max_cost=micros(fields.pop("max_cost") or 0),
     )
 
 
@@ -160,9 +160,9 @@ def _unsayable(table: dict[str, Any]) -> Iterator[Problem]:
 def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
     """Lists that every event of a session would write again: with them, a long answer could not be kept."""
     sizes = {name: len(str(table[name]).encode()) for name in _LISTS if isinstance(table.get(name), list)}
-    if sum(sizes.values()) > SCOPE_BYTES_MAX:
+    if sum(sizes.values()) > MAX_SCOPE_BYTES:
         longest = max(sizes, key=lambda name: sizes[name])
-        yield Problem((longest,), f"the lists of names take more than {SCOPE_BYTES_MAX} bytes together")
+        yield Problem((longest,), f"the lists of names take more than {MAX_SCOPE_BYTES} bytes together")
 
 
 def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:

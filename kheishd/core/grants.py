@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from protocol.events import ApprovalAnswered, CallsJudged, JournalEvent, PermissionsChanged
-from protocol.limits import GRANTS_BYTES_MAX, RULES_BYTES_MAX, RULES_MAX
+from protocol.limits import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Run
 from protocol.objects.session import Session
@@ -67,10 +67,10 @@ def about(rule: Rule | RuleRef) -> tuple[str, str | None]:
 
 def granted(grants: Sequence[Grant], grant: Grant) -> list[Grant]:
     """The grants with one more, if there is any room for it; then the oldest are forgotten that fill it."""
-    if _size([grant]) > GRANTS_BYTES_MAX:
+    if _size([grant]) > MAX_GRANTS_BYTES:
         return list(grants)
-    kept = [*grants, grant][-RULES_MAX:]
-    while _size(kept) > GRANTS_BYTES_MAX:
+    kept = [*grants, grant][-MAX_RULES:]
+    while _size(kept) > MAX_GRANTS_BYTES:
         del kept[0]
     return kept
 
@@ -93,11 +93,11 @@ def _used(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> bool:
 
 def too_many(rules: Sequence[Rule]) -> str | None:
     """Why so many rules cannot be kept in one layer, or None if they can."""
-    if len(rules) > RULES_MAX:
-        return f"a layer has {RULES_MAX} rules at most, and these would be {len(rules)}"
+    if len(rules) > MAX_RULES:
+        return f"a layer has {MAX_RULES} rules at most, and these would be {len(rules)}"
     size = _size(rules)
-    if size > RULES_BYTES_MAX:
-        return f"the rules of a layer take {RULES_BYTES_MAX} bytes at most, and these would take {size}"
+    if size > MAX_RULES_BYTES:
+        return f"the rules of a layer take {MAX_RULES_BYTES} bytes at most, and these would take {size}"
     return None
 
 

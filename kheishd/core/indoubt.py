@@ -15,7 +15,7 @@ from protocol.objects.indoubt import Indoubt
 PROBE: Final = "probe"
 """Who settled a doubt, where the tool itself found out."""
 
-INPUT_CHARACTERS_MAX = 200
+MAX_INPUT_CHARACTERS = 200
 """How much of a call's input the model is reminded of."""
 
 IndoubtEvent = CallDoubted | DoubtSettled
@@ -65,8 +65,8 @@ def _doubted(envelope: Envelope, event: CallDoubted) -> Indoubt:
 def told(doubt: Indoubt, arguments: Mapping[str, Any], outcome: Literal["done", "not_done"]) -> str:
     """The sentence by which the model learns what became of a call that it was left in doubt about."""
     called = json.dumps(arguments, ensure_ascii=False)
-    if len(called) > INPUT_CHARACTERS_MAX:
-        called = f"{called[:INPUT_CHARACTERS_MAX]}…"
+    if len(called) > MAX_INPUT_CHARACTERS:
+        called = f"{called[:MAX_INPUT_CHARACTERS]}…"
     found = "it did take effect" if outcome == "done" else "it did not take effect"
     return (
         f"About an earlier call of yours, {doubt.tool} {called}, of which it was not known whether it took "

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from protocol.errors import AnswerInvalid
 from protocol.events import Envelope, QuestionAnswered, QuestionAsked, QuestionLapsed, ToolReturned
-from protocol.limits import ANSWERS_BYTES_MAX
+from protocol.limits import MAX_ANSWERS_BYTES
 from protocol.objects.question import Answer, Question, QuestionRequest, QuestionStatus
 
 QuestionEvent = QuestionAsked | QuestionAnswered | QuestionLapsed
@@ -85,9 +85,9 @@ def check(questions: Sequence[Question], answers: Sequence[Answer], *, declined:
     if missing:
         raise AnswerInvalid(f"there is no answer to {', '.join(missing)}", field="$.params.answers")
     size = len(msgspec.json.encode(answers))
-    if size > ANSWERS_BYTES_MAX:
+    if size > MAX_ANSWERS_BYTES:
         raise AnswerInvalid(
-            f"the answers take {size} bytes as JSON; the limit is {ANSWERS_BYTES_MAX}",
+            f"the answers take {size} bytes as JSON; the limit is {MAX_ANSWERS_BYTES}",
             field="$.params.answers",
         )
 

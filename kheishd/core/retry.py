@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from protocol.limits import CALL_ROOM_BYTES_MAX
+from protocol.limits import MAX_CALL_ROOM_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall
 
 
@@ -11,11 +11,11 @@ def retry_at_ms(
     *,
     now_ms: int,
     attempt: int,
-    attempts_max: int,
+    max_attempts: int,
     backoff_s: float,
-    backoff_max_s: float,
+    max_backoff_s: float,
     retry_after_s: float | None,
-    retry_after_max_s: float,
+    max_retry_after_s: float,
     jitter: float,
 ) -> int | None:
     """When attempt ``attempt`` (from 1), which failed in a way that may pass, is to be followed by another.
@@ -25,27 +25,27 @@ def retry_at_ms(
     waited in full.
 
     Shape:  Unix milliseconds; None when there were enough attempts, or the provider asks for more
-            patience than ``retry_after_max_s`` or for what is no time at all.
+            patience than ``max_retry_after_s`` or for what is no time at all.
     """
-    if attempt >= attempts_max:
+    if attempt >= max_attempts:
         return None
     if retry_after_s is not None:
-        patient = 0 <= retry_after_s <= retry_after_max_s
+        patient = 0 <= retry_after_s <= max_retry_after_s
         return now_ms + round(retry_after_s * 1000) if patient else None
     # 64 doublings are more than any ceiling; more would be more than a float can hold.
-    pause = min(backoff_s * 2.0 ** min(attempt - 1, 64), backoff_max_s)
+    pause = min(backoff_s * 2.0 ** min(attempt - 1, 64), max_backoff_s)
     return now_ms + round(pause * (1 - jitter / 2) * 1000)
 
 
-def fitted(items: list[Item], bytes_max: int) -> tuple[list[Item], bool]:
-    """The items as far as they fit into ``bytes_max`` bytes of JSON, and whether anything was left out.
+def fitted(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:
+    """The items as far as they fit into ``max_bytes`` bytes of JSON, and whether anything was left out.
 
     Text is cut between characters, and so is thinking that nobody signed; everything else is kept whole
     or not at all: half a signed thought is no longer what was signed. A call takes the room of its place in
     the run's record and of a short result too, as it may not stand without one.
     """
     kept: list[Item] = []
-    room = bytes_max
+    room = max_bytes
     for item in items:
         size = _size(item)
         if size > room:
@@ -63,7 +63,7 @@ def room_of(items: list[Item]) -> int:
 
 def _size(item: Item) -> int:
     size = len(msgspec.json.encode(item))
-    return size + CALL_ROOM_BYTES_MAX if isinstance(item, ToolCall) else size
+    return size + MAX_CALL_ROOM_BYTES if isinstance(item, ToolCall) else size
 
 
 def _cut(item: Item, room: int) -> list[Item]:

@@ -15,10 +15,10 @@ from kheishd.core.scrub import Scrubber, without
 
 # A text that looks like the beginning of a secret and never goes on would hold everything back. A secret that
 # comes letter by letter takes as many values as it has letters, and few have more than these.
-HELD_MAX = 1_024
+MAX_HELD = 1_024
 
 # What is remembered to hold no secret, so that it need not be looked at again.
-REMEMBERED_MAX = 1_024
+MAX_REMEMBERED = 1_024
 REMEMBERED_CHARACTERS = 64
 
 Place = tuple[str | int, ...]
@@ -63,7 +63,7 @@ class Seams:
         for place, holder, key in self._texts(held.value, scrubber):
             if place in self._threads or not self._is_harmless(holder[key], scrubber):
                 self._add(place, _Piece(held, holder, key, holder[key]), scrubber)
-        if len(self._held) > HELD_MAX:
+        if len(self._held) > MAX_HELD:
             return self.rest(scrubber)
         return self._given()
 
@@ -90,7 +90,7 @@ class Seams:
             return True
         if scrubber.certain(text) < len(text) or scrubber.spans(text):
             return False
-        if len(text) <= REMEMBERED_CHARACTERS and len(self._harmless) < REMEMBERED_MAX:
+        if len(text) <= REMEMBERED_CHARACTERS and len(self._harmless) < MAX_REMEMBERED:
             self._harmless.add(text)
         return True
 
@@ -120,7 +120,7 @@ class Seams:
         entries = [(scrubber.text(name), inner) for name, inner in table.items()]
         table.clear()
         table.update(entries)
-        if len(self._names) < REMEMBERED_MAX:
+        if len(self._names) < MAX_REMEMBERED:
             self._names.update(name for name in table if len(name) <= REMEMBERED_CHARACTERS)
 
     def _settle(self, place: Place, scrubber: Scrubber, joined: str, upto: int) -> None:

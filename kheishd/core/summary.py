@@ -13,7 +13,7 @@ import msgspec
 
 from kheishd.core.shortening import Placed
 from kheishd.core.tokens import of_text
-from protocol.limits import SUMMARY_BYTES_MAX
+from protocol.limits import MAX_SUMMARY_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
 
 INSTRUCTIONS: Final = (
@@ -41,9 +41,9 @@ which there is nothing. Stay under 1,500 words.
 
 # What of one message is shown at most. A result says most at its beginning; of what people and models wrote
 # the end counts as well.
-RESULT_CHARACTERS_MAX: Final = 2_000
-ARGUMENT_CHARACTERS_MAX: Final = 1_000
-TEXT_CHARACTERS_MAX: Final = 20_000
+MAX_RESULT_CHARACTERS: Final = 2_000
+MAX_ARGUMENT_CHARACTERS: Final = 1_000
+MAX_TEXT_CHARACTERS: Final = 20_000
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*conversation\b)", re.IGNORECASE)
 
@@ -52,14 +52,14 @@ class NoSummary(Exception):
     """An answer that holds no summary; says why."""
 
 
-def request_of(placed: Sequence[Placed], tokens_max: int, primary: str) -> list[Message]:
+def request_of(placed: Sequence[Placed], max_tokens: int, primary: str) -> list[Message]:
     """What a model is asked, to sum up some messages: within so many tokens, as estimated.
 
     ``primary`` is the session's own agent.
     """
     shown = [_entry(each, primary) for each in placed]
     sizes = [of_text(entry) for entry in shown]
-    over = of_text(_REQUEST) + sum(sizes) - tokens_max
+    over = of_text(_REQUEST) + sum(sizes) - max_tokens
     left_out: set[int] = set()
     for number, each in enumerate(placed[:-1]):
         if over <= 0:
@@ -90,24 +90,24 @@ def _entry(each: Placed, primary: str) -> str:
 def _said(item: Item) -> str:
     match item:
         case Text(text):
-            return _shortened(text, TEXT_CHARACTERS_MAX)
+            return _shortened(text, MAX_TEXT_CHARACTERS)
         case ToolCall(_, name, arguments):
             written = msgspec.json.encode(arguments).decode()
-            return f"[calls {name} {_shortened(written, ARGUMENT_CHARACTERS_MAX)}]"
+            return f"[calls {name} {_shortened(written, MAX_ARGUMENT_CHARACTERS)}]"
         case ToolResult(_, name, text, is_error):
             how = "failed" if is_error else "gave"
-            return f"[{name} {how}] {_shortened(text, RESULT_CHARACTERS_MAX)}"
+            return f"[{name} {how}] {_shortened(text, MAX_RESULT_CHARACTERS)}"
         case Thinking():
             return ""
         case _:
             return "[an attached file]"
 
 
-def _shortened(text: str, characters_max: int) -> str:
+def _shortened(text: str, max_characters: int) -> str:
     """The beginning of a text and the end of it."""
-    if len(text) <= characters_max:
+    if len(text) <= max_characters:
         return text
-    head, tail = characters_max * 3 // 4, characters_max // 4
+    head, tail = max_characters * 3 // 4, max_characters // 4
     return f"{text[:head]} [... {len(text) - head - tail} characters left out ...] {text[-tail:]}"
 
 
@@ -121,4 +121,4 @@ def summary_of(items: list[Item]) -> str:
     text = text_of(items).strip()
     if not text:
         raise NoSummary("the model said nothing")
-    return text.encode()[:SUMMARY_BYTES_MAX].decode(errors="ignore")
+    return text.encode()[:MAX_SUMMARY_BYTES].decode(errors="ignore")

@@ -25,7 +25,7 @@ from protocol.errors import (
     TaskTitleTaken,
 )
 from protocol.errors import TaskEnded as Ended
-from protocol.limits import TASKS_OPEN_MAX
+from protocol.limits import MAX_TASKS_OPEN
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task
 from protocol.tasks import (
     TaskCreated,
@@ -187,8 +187,8 @@ def titled(title: str) -> str:
 
 def may_create(others: Others, event: TaskCreated) -> None:
     """Errors: TasksFull, TaskTitleTaken, TaskNotFound."""
-    if others.open() >= TASKS_OPEN_MAX:
-        raise TasksFull(f"the session has {TASKS_OPEN_MAX} open tasks; end some of them first")
+    if others.open() >= MAX_TASKS_OPEN:
+        raise TasksFull(f"the session has {MAX_TASKS_OPEN} open tasks; end some of them first")
     _title_is_free(others, event.task_id, event.title)
     _are_there(others, event.blocked_by)
 
@@ -267,12 +267,12 @@ def _is_free(others: Others, task: Task) -> None:
         )
 
 
-SHOWN_MAX: Final = 5
+MAX_SHOWN: Final = 5
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
-    return ", ".join(names[:SHOWN_MAX]) + more
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _circle(others: Others, task_id: str, blocked_by: list[str]) -> list[str] | None:

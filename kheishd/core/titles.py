@@ -11,12 +11,12 @@ INSTRUCTIONS: Final = (
 )
 
 # What of the first question and of its answer is shown: the subject stands at the beginning.
-SHOWN_CHARACTERS_MAX: Final = 200
-WORDS_MAX: Final = 10
-CHARACTERS_MAX: Final = 80
+MAX_SHOWN_CHARACTERS: Final = 200
+MAX_WORDS: Final = 10
+MAX_CHARACTERS: Final = 80
 
 # Reasoning counts, where a model cannot do without.
-ANSWER_TOKENS_MAX: Final = 256
+MAX_ANSWER_TOKENS: Final = 256
 
 # What models put around a title all the same.
 _AROUND: Final = " \t\"'\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e`*_#.:"
@@ -30,7 +30,7 @@ def request_of(asked: str, answered: str) -> list[Message]:
 
 
 def _beginning(text: str) -> str:
-    return " ".join(text.split())[:SHOWN_CHARACTERS_MAX].replace("<", "&lt;")
+    return " ".join(text.split())[:MAX_SHOWN_CHARACTERS].replace("<", "&lt;")
 
 
 def title_of(items: list[Item]) -> str | None:
@@ -42,6 +42,6 @@ def title_of(items: list[Item]) -> str | None:
         return None
     line = "".join(character if character.isprintable() else " " for character in lines[0])
     title = " ".join(_LABEL.sub("", line.strip(_AROUND)).strip(_AROUND).split())
-    if not title or len(title.split()) > WORDS_MAX or len(title) > CHARACTERS_MAX:
+    if not title or len(title.split()) > MAX_WORDS or len(title) > MAX_CHARACTERS:
         return None
     return title

@@ -14,16 +14,16 @@ import msgspec
 import trio
 
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import TOOL_INPUT_BYTES_MAX
+from protocol.limits import MAX_TOOL_INPUT_BYTES
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
-PROBLEMS_MAX = 5
-PROBLEM_CHARACTERS_MAX = 300
+MAX_PROBLEMS = 5
+MAX_PROBLEM_CHARACTERS = 300
 
 # Beyond it a float no longer tells one whole number from the next.
-WHOLE_FLOAT_MAX = 2.0**53
+MAX_WHOLE_FLOAT = 2.0**53
 
 _LIBRARY: Final = "jsonschema_rs"
 _TRUTH: Final = {"true": True, "false": False}
@@ -46,8 +46,8 @@ class Checker:
 
         Errors: ToolError, naming what is wrong with which of them.
         """
-        if len(msgspec.json.encode(arguments)) > TOOL_INPUT_BYTES_MAX:
-            raise ToolError(f"the arguments take more than {TOOL_INPUT_BYTES_MAX} bytes; send less at once")
+        if len(msgspec.json.encode(arguments)) > MAX_TOOL_INPUT_BYTES:
+            raise ToolError(f"the arguments take more than {MAX_TOOL_INPUT_BYTES} bytes; send less at once")
         mended = coerced(tool.schema, arguments)
         problems = list(self._problems(tool, mended))
         if problems:
@@ -56,9 +56,9 @@ class Checker:
 
     def _problems(self, tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
         found = self._validator(tool).iter_errors(arguments)
-        for _, error in zip(range(PROBLEMS_MAX), found, strict=False):
+        for _, error in zip(range(MAX_PROBLEMS), found, strict=False):
             parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
-            yield f"${''.join(parts)}: {error.message}"[:PROBLEM_CHARACTERS_MAX]
+            yield f"${''.join(parts)}: {error.message}"[:MAX_PROBLEM_CHARACTERS]
 
     def _validator(self, tool: Tool) -> "jsonschema_rs.Validator":
         schema, validator = self._validators.get(tool.name, (None, None))
@@ -77,7 +77,7 @@ def _compiled(tool: Tool) -> "jsonschema_rs.Validator":
         # is not repeated, as it may be long; its place is named.
         return jsonschema_rs.validator_for(dict(tool.schema), mask="this", offline=True)
     except ValueError as error:
-        message = str(error).splitlines()[0][:PROBLEM_CHARACTERS_MAX]
+        message = str(error).splitlines()[0][:MAX_PROBLEM_CHARACTERS]
         raise ToolError(f"the schema of {tool.name} is not valid, so no call can be: {message}") from error
 
 
@@ -101,7 +101,7 @@ def _value(schema: Mapping[str, Any], value: Any) -> Any:
         case list() if isinstance(schema.get("items"), Mapping):
             return [_value(schema["items"], element) for element in value]
         case float() if _may_be(schema, "integer") and not _may_be(schema, "number"):
-            return int(value) if value.is_integer() and abs(value) <= WHOLE_FLOAT_MAX else value
+            return int(value) if value.is_integer() and abs(value) <= MAX_WHOLE_FLOAT else value
         case str():
             return _read(schema, value)
         case _:

@@ -11,15 +11,15 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.kernel.hook import Deny, NeedsAnswer, Opinion, Outcome, Part, Tool, ToolError, ToolUse
-from protocol.limits import QUESTION_OPTIONS_MAX, QUESTIONS_BYTES_MAX, QUESTIONS_MAX
+from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 
 NAME: Final = "ask_user_question"
 
 # A year: what nobody answers in that time is asked for no longer.
-EXPIRES_AFTER_S_MAX: Final = 365 * 24 * 3600
+MAX_EXPIRES_AFTER_S: Final = 365 * 24 * 3600
 
-QUOTED_CHARACTERS_MAX: Final = 80
+MAX_QUOTED_CHARACTERS: Final = 80
 
 _OPTION: Final = {
     "type": "object",
@@ -37,7 +37,7 @@ _QUESTION: Final = {
         "question": {"type": "string", "minLength": 1, "description": "The question, whole."},
         "options": {
             "type": "array",
-            "maxItems": QUESTION_OPTIONS_MAX,
+            "maxItems": MAX_QUESTION_OPTIONS,
             "items": _OPTION,
             "description": "What can be chosen; the user may always write a text instead. None: a text.",
         },
@@ -52,14 +52,14 @@ _SCHEMA: Final = {
         "questions": {
             "type": "array",
             "minItems": 1,
-            "maxItems": QUESTIONS_MAX,
+            "maxItems": MAX_QUESTIONS,
             "items": _QUESTION,
             "description": "Everything there is to ask now.",
         },
         "expires_after_s": {
             "type": "number",
             "exclusiveMinimum": 0,
-            "maximum": EXPIRES_AFTER_S_MAX,
+            "maximum": MAX_EXPIRES_AFTER_S,
             "description": "How long to wait for an answer. When it is over, the run is cancelled.",
         },
     },
@@ -144,14 +144,14 @@ def _questions(written: list[dict[str, Any]]) -> list[Question]:
         for number, each in enumerate(asked, 1)
     ]
     size = len(msgspec.json.encode(questions))
-    if size > QUESTIONS_BYTES_MAX:
-        raise ToolError(f"the questions take {size} bytes; the limit is {QUESTIONS_BYTES_MAX}: ask shorter")
+    if size > MAX_QUESTIONS_BYTES:
+        raise ToolError(f"the questions take {size} bytes; the limit is {MAX_QUESTIONS_BYTES}: ask shorter")
     return questions
 
 
 def _brief(text: str) -> str:
     """A text as it is quoted: what the model wrote may be long."""
-    return text if len(text) <= QUOTED_CHARACTERS_MAX else f"{text[:QUOTED_CHARACTERS_MAX]}…"
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
 
 def _distinct(texts: Iterable[str], what: str) -> None:

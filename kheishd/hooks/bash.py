@@ -20,27 +20,27 @@ from kheishd.hooks.capture import Capture
 from kheishd.hooks.excerpt import clipped, ending
 from kheishd.hooks.leftovers import KEEPER_SECONDS, home_id, hunt
 from kheishd.hooks.prepared import prepared, shell
-from kheishd.hooks.processes import GRACE_SECONDS, KILL_SECONDS_MAX, Command, Ended, NotStarted, running
+from kheishd.hooks.processes import GRACE_SECONDS, MAX_KILL_SECONDS, Command, Ended, NotStarted, running
 from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.sandbox import Sandbox
 from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Finding, Outcome, Part, Stale, Tool, ToolError, ToolUse
-from protocol.limits import COMMAND_BYTES_MAX, COMMAND_TAIL_BYTES_MAX, KIB
+from protocol.limits import KIB, MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.objects.approval import Preview
 
-TIMEOUT_SECONDS_MAX = 180.0
+MAX_TIMEOUT_SECONDS = 180.0
 
 # What a command takes to be gone once its time is over, so that this is what tells, and not a cancellation.
-STOPPING_SECONDS = GRACE_SECONDS + 3 * KILL_SECONDS_MAX
+STOPPING_SECONDS = GRACE_SECONDS + 3 * MAX_KILL_SECONDS
 
 # Once all processes are gone their pipes end, unless one handed its own to somebody who lives on.
-DRAIN_SECONDS_MAX = 1.0
+MAX_DRAIN_SECONDS = 1.0
 
 # What evidence holds of a command, and of what it said last: with where it ran, within 4 KiB.
-EVIDENCE_ECHO_BYTES_MAX = 1 * KIB
-EVIDENCE_TAIL_BYTES_MAX = 2 * KIB
+MAX_EVIDENCE_ECHO_BYTES = 1 * KIB
+MAX_EVIDENCE_TAIL_BYTES = 2 * KIB
 
 DESCRIPTION = """\
 Run a command in a shell (bash) and give its exit code, standard output and standard error.
@@ -76,11 +76,11 @@ class Bash(Part):
         home: Path,
         *,
         readable: Sequence[str] = (),
-        timeout_s_max: float = TIMEOUT_SECONDS_MAX,
+        max_timeout_s: float = MAX_TIMEOUT_SECONDS,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self.tools = (_tool(timeout_s_max),)
-        self._timeout_s_max = timeout_s_max
+        self.tools = (_tool(max_timeout_s),)
+        self._max_timeout_s = max_timeout_s
         self._environ = environ
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
@@ -107,7 +107,7 @@ class Bash(Part):
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
         workdir.close()
-        argv = [*shell(), clipped(asked.command, EVIDENCE_ECHO_BYTES_MAX)]
+        argv = [*shell(), clipped(asked.command, MAX_EVIDENCE_ECHO_BYTES)]
         return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
 
     async def dispatch(self, use: ToolUse) -> Outcome:
@@ -136,7 +136,7 @@ class Bash(Part):
             command = await trio.to_thread.run_sync(ready)
             await trio.to_thread.run_sync(spool.begin)
             capture = Capture(spool, use.say)
-            timeout_s = min(asked.timeout_s, self._timeout_s_max)
+            timeout_s = min(asked.timeout_s, self._max_timeout_s)
             ended = await self._perform(use, command, capture, timeout_s)
             what = Ran(asked.command, workdir.path, boxed, timeout_s, ended)
             return await trio.to_thread.run_sync(outcome, what, capture, spool)
@@ -150,7 +150,7 @@ class Bash(Part):
             return Finding("not_done", "a command for the background begins once its result is kept")
         over = await hunt(self._mark(use), patience_s=KEEPER_SECONDS)
         spool = Spool(self._calls / use.key)
-        said = await trio.to_thread.run_sync(tail, spool.path, COMMAND_TAIL_BYTES_MAX)
+        said = await trio.to_thread.run_sync(tail, spool.path, MAX_COMMAND_TAIL_BYTES)
         await trio.to_thread.run_sync(spool.remove)
         if "pid" in evidence:
             note = "the command was running when the daemon ended, and was stopped with it"
@@ -160,7 +160,7 @@ class Bash(Part):
             note = "the daemon ended just before the command began or just after it had ended"
         if not over:
             note += "; some of its processes cannot be stopped"
-        found = {} if said is None else {"output_tail": ending(said, EVIDENCE_TAIL_BYTES_MAX)}
+        found = {} if said is None else {"output_tail": ending(said, MAX_EVIDENCE_TAIL_BYTES)}
         return Finding("unknown", note, found)
 
     async def _prepare(self, use: ToolUse, asked: _Asked) -> tuple[bool, Workdir]:
@@ -188,13 +188,13 @@ class Bash(Part):
                         ended = await kept.wait()
                     if ended is None:
                         await kept.stop()
-                    nursery.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS_MAX
+                    nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
         except NotStarted as error:
             raise ToolError(f"the command could not be started: {error}") from None
         return ended
 
 
-def _tool(timeout_s_max: float) -> Tool:
+def _tool(max_timeout_s: float) -> Tool:
     properties = {
         "command": {"type": "string", "minLength": 1, "description": "The command line, or a short script."},
         "workdir": {
@@ -204,7 +204,7 @@ def _tool(timeout_s_max: float) -> Tool:
         "timeout_s": {
             "type": "number",
             "exclusiveMinimum": 0,
-            "description": f"When it is stopped, in seconds: at most, and if left out, {timeout_s_max:g}.",
+            "description": f"When it is stopped, in seconds: at most, and if left out, {max_timeout_s:g}.",
         },
         "description": {
             "type": "string",
@@ -226,7 +226,7 @@ def _tool(timeout_s_max: float) -> Tool:
         },
         kind="execute",
         default="ask",
-        timeout_s=timeout_s_max + STOPPING_SECONDS,
+        timeout_s=max_timeout_s + STOPPING_SECONDS,
     )
 
 
@@ -235,9 +235,9 @@ def _asked(arguments: Mapping[str, Any]) -> _Asked:
     asked = msgspec.convert(dict(arguments), _Asked)
     if "\0" in asked.command:
         raise ToolError("a command cannot hold a NUL character; write such data with printf")
-    if len(asked.command.encode(errors="replace")) > COMMAND_BYTES_MAX:
+    if len(asked.command.encode(errors="replace")) > MAX_COMMAND_BYTES:
         raise ToolError(
-            f"a command may have {COMMAND_BYTES_MAX} bytes; write a longer script to a file and run that"
+            f"a command may have {MAX_COMMAND_BYTES} bytes; write a longer script to a file and run that"
         )
     return asked
 

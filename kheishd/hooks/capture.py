@@ -13,7 +13,7 @@ import trio
 
 from kheishd.hooks.excerpt import Excerpt, json_bytes
 from kheishd.hooks.spool import Spool
-from protocol.limits import COMMAND_SAID_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_COMMAND_SAID_BYTES, MAX_TOOL_TEXT_BYTES
 
 READ_BYTES = 64 * 1024
 ENOUGH = "\n[it goes on; no more of it is shown while it runs]\n"
@@ -24,8 +24,8 @@ class Capture:
 
     def __init__(self, spool: Spool, say: Callable[[str], None]) -> None:
         # One of them may fill all the text that a result has.
-        self.stdout = Excerpt(TOOL_TEXT_BYTES_MAX // 2)
-        self.stderr = Excerpt(TOOL_TEXT_BYTES_MAX // 2)
+        self.stdout = Excerpt(MAX_TOOL_TEXT_BYTES // 2)
+        self.stderr = Excerpt(MAX_TOOL_TEXT_BYTES // 2)
         self._spool = spool
         self._spooling = trio.Lock()
         self._say = say
@@ -41,22 +41,22 @@ class Capture:
                 self._show(decoder.decode(data), len(data))
         self._show(decoder.decode(b"", final=True), 0)
 
-    def shown(self, json_bytes_max: int) -> tuple[tuple[str, bool], tuple[str, bool]]:
+    def shown(self, max_json_bytes: int) -> tuple[tuple[str, bool], tuple[str, bool]]:
         """Output and errors as text of so many bytes of JSON together; whether each is all there was.
 
         Shape:  where both are long each has half, where one is short the other has the rest.
         """
-        half = json_bytes_max // 2
-        output, errors = self.stdout.text(json_bytes_max), self.stderr.text(json_bytes_max)
-        if json_bytes(output[0]) + json_bytes(errors[0]) > json_bytes_max:
-            errors = self.stderr.text(max(half, json_bytes_max - json_bytes(output[0])))
-            output = self.stdout.text(json_bytes_max - json_bytes(errors[0]))
+        half = max_json_bytes // 2
+        output, errors = self.stdout.text(max_json_bytes), self.stderr.text(max_json_bytes)
+        if json_bytes(output[0]) + json_bytes(errors[0]) > max_json_bytes:
+            errors = self.stderr.text(max(half, max_json_bytes - json_bytes(output[0])))
+            output = self.stdout.text(max_json_bytes - json_bytes(errors[0]))
         return output, errors
 
     def _show(self, text: str, size: int) -> None:
-        if text and self._said < COMMAND_SAID_BYTES_MAX:
+        if text and self._said < MAX_COMMAND_SAID_BYTES:
             self._said += size
-            self._say(text if self._said < COMMAND_SAID_BYTES_MAX else text + ENOUGH)
+            self._say(text if self._said < MAX_COMMAND_SAID_BYTES else text + ENOUGH)
 
     async def _keep(self, data: bytes | bytearray) -> None:
         """Add to the spool. Once that is full, the loop does not go to a thread for nothing."""

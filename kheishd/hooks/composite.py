@@ -32,17 +32,17 @@ from kheishd.kernel.hook import (
     ToolError,
     ToolUse,
 )
-from protocol.limits import TOOL_BYTES_MAX
+from protocol.limits import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")
 
-_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{TOOL_BYTES_MAX}}}")
+_NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TOOL_BYTES}}}")
 
 _RANK: Final[Mapping[type[Opinion], int]] = {Deny: 0, NeedsAnswer: 1, NeedsApproval: 2}
 
 # A probe looks at what is there: who wants the run stopped waits for it.
-PROBE_SECONDS_MAX = 30.0
+MAX_PROBE_SECONDS = 30.0
 
 FAILED: Final = "Something failed inside the tool; the daemon's log has the details."
 
@@ -176,7 +176,7 @@ class Composite:
 
     async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in; unknown where even that cannot be found out."""
-        with trio.move_on_after(min(use.tool.timeout_s, PROBE_SECONDS_MAX)):
+        with trio.move_on_after(min(use.tool.timeout_s, MAX_PROBE_SECONDS)):
             try:
                 return await self._owner(use).probe(use, evidence)
             except Exception as error:

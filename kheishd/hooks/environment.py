@@ -9,7 +9,7 @@ from collections.abc import Mapping
 PASSED = frozenset(("PATH", "LANG", "LANGUAGE", "TZ"))
 PASSED_PREFIX = "LC_"
 
-PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def cleaned(environ: Mapping[str, str], workspace: str) -> dict[str, str]:
@@ -22,7 +22,7 @@ def cleaned(environ: Mapping[str, str], workspace: str) -> dict[str, str]:
         name: value for name, value in environ.items() if name in PASSED or name.startswith(PASSED_PREFIX)
     }
     return {
-        "PATH": PATH_DEFAULT,
+        "PATH": DEFAULT_PATH,
         "LANG": "C.UTF-8",
         **passed,
         "HOME": workspace,

@@ -14,31 +14,31 @@ def json_bytes(text: str) -> int:
     return len(_encode(text)) - 2
 
 
-def clipped(text: str, json_bytes_max: int) -> str:
+def clipped(text: str, max_json_bytes: int) -> str:
     """A text, without its middle if it is longer than so many bytes of JSON."""
-    excerpt = Excerpt(json_bytes_max)
+    excerpt = Excerpt(max_json_bytes)
     excerpt.take(text.encode(errors="replace"))
-    return excerpt.text(json_bytes_max)[0]
+    return excerpt.text(max_json_bytes)[0]
 
 
-def beginning(text: str, json_bytes_max: int) -> tuple[str, bool]:
+def beginning(text: str, max_json_bytes: int) -> tuple[str, bool]:
     """The beginning of a text, of so many bytes of JSON; and whether that is all of it."""
-    if json_bytes(text) <= json_bytes_max:
+    if json_bytes(text) <= max_json_bytes:
         return text, True
     fits, too_long = 0, len(text)
     while too_long - fits > 1:
         size = (fits + too_long) // 2
-        if json_bytes(text[:size]) <= json_bytes_max:
+        if json_bytes(text[:size]) <= max_json_bytes:
             fits = size
         else:
             too_long = size
     return text[:fits], False
 
 
-def ending(data: bytes, json_bytes_max: int) -> str:
+def ending(data: bytes, max_json_bytes: int) -> str:
     """The end of some output, as text of so many bytes of JSON."""
     text = _ended(data).decode(errors="replace")
-    while json_bytes(text) > json_bytes_max:
+    while json_bytes(text) > max_json_bytes:
         text = text[len(text) // 8 + 1 :]
     return text
 
@@ -65,25 +65,25 @@ class Excerpt:
         """Whether nothing was left out so far."""
         return self.total == len(self._head) + len(self._tail)
 
-    def text(self, json_bytes_max: int) -> tuple[str, bool]:
+    def text(self, max_json_bytes: int) -> tuple[str, bool]:
         """What is kept, as text of so many bytes of JSON; and whether that is all there was."""
         if self.whole:
             text = (self._head + self._tail).decode(errors="replace")
-            if json_bytes(text) <= json_bytes_max:
+            if json_bytes(text) <= max_json_bytes:
                 return text, True
         head, tail = bytes(self._head), bytes(self._tail)
         if self.whole:
             joined = head + tail
             middle = len(joined) // 2
             head, tail = joined[:middle], joined[middle:]
-        return self._longest(head, tail, json_bytes_max), False
+        return self._longest(head, tail, max_json_bytes), False
 
-    def _longest(self, head: bytes, tail: bytes, json_bytes_max: int) -> str:
+    def _longest(self, head: bytes, tail: bytes, max_json_bytes: int) -> str:
         """As much from both ends as fits, found by halving."""
         fits, too_long = 0, max(len(head), len(tail)) + 1
         while too_long - fits > 1:
             size = (fits + too_long) // 2
-            if json_bytes(self._cut(head, tail, size)) <= json_bytes_max:
+            if json_bytes(self._cut(head, tail, size)) <= max_json_bytes:
                 fits = size
             else:
                 too_long = size

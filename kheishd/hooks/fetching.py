@@ -18,9 +18,9 @@ from kheishd.hooks.pinned import Backend, Forbidden
 from kheishd.hooks.urls import Target, follow
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
-from protocol.limits import WEB_BODY_BYTES_MAX, WEB_REDIRECTS_MAX
+from protocol.limits import MAX_WEB_BODY_BYTES, MAX_WEB_REDIRECTS
 
-SECONDS_MAX = 15.0
+MAX_SECONDS = 15.0
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
@@ -60,14 +60,14 @@ def header(headers: list[tuple[str, str]], name: str) -> str:
 
 async def fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> Page:
     """Fetch a page from where it is allowed to. Errors: ToolError."""
-    with trio.move_on_after(SECONDS_MAX):
+    with trio.move_on_after(MAX_SECONDS):
         try:
             return await _fetch(target, allowed, secure)
         except Forbidden as forbidden:
             raise ToolError(f"{forbidden}; nothing is fetched from there") from None
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException) as error:
             raise ToolError(f"{target.host} could not be fetched from: {_told(error)}") from None
-    raise ToolError(f"{target.host} took longer than {SECONDS_MAX:g} s")
+    raise ToolError(f"{target.host} took longer than {MAX_SECONDS:g} s")
 
 
 async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl.SSLContext) -> Page:
@@ -83,8 +83,8 @@ async def _fetch(target: Target, allowed: Callable[[Address], bool], secure: ssl
                 if response.status not in REDIRECTS or not location:
                     body, truncated = await _read(response, headers, target)
                     return Page(target, response.status, headers, body, truncated, redirects, downgraded)
-            if len(redirects) == WEB_REDIRECTS_MAX:
-                raise ToolError(f"more than {WEB_REDIRECTS_MAX} redirects; the last one leads to {location}")
+            if len(redirects) == MAX_WEB_REDIRECTS:
+                raise ToolError(f"more than {MAX_WEB_REDIRECTS} redirects; the last one leads to {location}")
             followed = follow(target, location)
             downgraded = downgraded or (target.secure and not followed.secure)
             target = followed
@@ -115,11 +115,11 @@ async def _read(
     async with aclosing(response.aiter_stream()) as pieces:
         async for piece in pieces:
             body += piece
-            if len(body) > WEB_BODY_BYTES_MAX:
+            if len(body) > MAX_WEB_BODY_BYTES:
                 break
     if not kind and b"\0" in body:
         raise ToolError(f"{target.url} is no text; only text, JSON and XML can be read")
-    return bytes(body[:WEB_BODY_BYTES_MAX]), len(body) > WEB_BODY_BYTES_MAX
+    return bytes(body[:MAX_WEB_BODY_BYTES]), len(body) > MAX_WEB_BODY_BYTES
 
 
 def _told(error: BaseException) -> str:

@@ -45,10 +45,10 @@ PR_SET_CHILD_SUBREAPER = 36
 # After a kill, how long to wait before looking again for what is left, and at most: what cannot be killed
 # (it waits for a disk, or became another user's) is not asked a hundred times a second.
 SWEEP_SECONDS = 0.01
-SWEEP_SECONDS_MAX = 1.0
+MAX_SWEEP_SECONDS = 1.0
 
 # A tree that grows while it is being stopped is looked at again; what outruns this meets the next sweep.
-STOPPING_ROUNDS_MAX = 200
+MAX_STOPPING_ROUNDS = 200
 
 # If memory runs out, the command is to go and not the daemon.
 OOM_SCORE = 500
@@ -111,7 +111,7 @@ def sweep(root: int) -> None:
     takes less time than starting one, so this gains on a tree that grows.
     """
     stopped: dict[int, int] = {}
-    for _ in range(STOPPING_ROUNDS_MAX):
+    for _ in range(MAX_STOPPING_ROUNDS):
         fresh = descendants(root, stopped)
         if not fresh:
             break
@@ -233,7 +233,7 @@ class Keeper:
             _hurry()
             sweep(os.getpid())
         self._kill_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, SWEEP_SECONDS_MAX)
+        self._pause = min(2 * self._pause, MAX_SWEEP_SECONDS)
 
     def _kill_main(self) -> None:
         """Kill the command and its group; not reaped yet, its number is still its own.

@@ -16,7 +16,7 @@ from kheishd.hooks.keeper import Process, started_at, strike
 
 MARK = "KHEISH_CALL"
 
-HUNT_SECONDS_MAX = 5.0
+MAX_HUNT_SECONDS = 5.0
 
 # What a keeper takes to see that its daemon has died, and to end what it keeps.
 KEEPER_SECONDS = 1.0
@@ -57,7 +57,7 @@ async def hunt(mark: str, *, patience_s: float = 0.0) -> bool:
     ``patience_s`` is how long those may take that are just ending by themselves.
     """
     began = trio.current_time()
-    with trio.move_on_after(patience_s + HUNT_SECONDS_MAX):
+    with trio.move_on_after(patience_s + MAX_HUNT_SECONDS):
         looked_in_vain = 0
         while looked_in_vain < LOOKS:
             there = await trio.to_thread.run_sync(leftovers, mark)

@@ -9,7 +9,7 @@ from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
 from kheishd.objects.contracts import schema_text
 from protocol import ids
 from protocol.events import OutputEmitted
-from protocol.limits import OUTPUT_BYTES_MAX, OUTPUTS_MAX
+from protocol.limits import MAX_OUTPUT_BYTES, MAX_OUTPUTS
 
 EMIT_OUTPUT: Final = Tool(
     name="emit_output",
@@ -43,9 +43,9 @@ class Outputs(Part):
         text, value = use.arguments.get("text", ""), use.arguments.get("value")
         if not text and value is None:
             raise ToolError("there is nothing to emit; give 'text', 'value' or both")
-        if len(use.place.run.outputs) >= OUTPUTS_MAX:
+        if len(use.place.run.outputs) >= MAX_OUTPUTS:
             raise ToolError(
-                f"this run has emitted {OUTPUTS_MAX} outputs, which is the limit; the last counts"
+                f"this run has emitted {MAX_OUTPUTS} outputs, which is the limit; the last counts"
             )
         agreed = _agreed(use.place, text, value)
         emitted = OutputEmitted(
@@ -77,5 +77,5 @@ def _agreed(place: Place, text: str, value: Any) -> Fits | None:
 
 def _fits(emitted: OutputEmitted) -> None:
     size = len(msgspec.json.encode(emitted))
-    if size > OUTPUT_BYTES_MAX:
-        raise ToolError(f"the output takes {size} bytes as JSON; the limit is {OUTPUT_BYTES_MAX}: say less")
+    if size > MAX_OUTPUT_BYTES:
+        raise ToolError(f"the output takes {size} bytes as JSON; the limit is {MAX_OUTPUT_BYTES}: say less")

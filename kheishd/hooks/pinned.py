@@ -17,8 +17,8 @@ import trio
 from kheishd.hooks.addresses import Address
 
 # An address that does not answer by then is not waited for while there are others.
-ATTEMPT_SECONDS_MAX = 4.0
-ATTEMPTS_MAX = 4
+MAX_ATTEMPT_SECONDS = 4.0
+MAX_ATTEMPTS = 4
 
 
 class Forbidden(Exception):
@@ -50,10 +50,10 @@ class Backend(httpcore2.AsyncNetworkBackend):
             if not self._allowed(address):
                 raise Forbidden(host, address)
         problem: Exception = httpcore2.ConnectError(f"{host} has no address")
-        for address in _alternating(addresses)[:ATTEMPTS_MAX]:
+        for address in _alternating(addresses)[:MAX_ATTEMPTS]:
             try:
                 return await self._inner.connect_tcp(
-                    str(address), port, ATTEMPT_SECONDS_MAX, local_address, socket_options or ()
+                    str(address), port, MAX_ATTEMPT_SECONDS, local_address, socket_options or ()
                 )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 problem = error

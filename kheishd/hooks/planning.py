@@ -16,18 +16,18 @@ from protocol import ids
 from protocol.events import PlanEntered, PlanExited, TodosWritten
 from protocol.limits import (
     KIB,
-    PLAN_BYTES_MAX,
-    PLAN_SUMMARY_BYTES_MAX,
-    TODO_BYTES_MAX,
-    TODOS_BYTES_MAX,
-    TODOS_MAX,
+    MAX_PLAN_BYTES,
+    MAX_PLAN_SUMMARY_BYTES,
+    MAX_TODO_BYTES,
+    MAX_TODOS,
+    MAX_TODOS_BYTES,
 )
 from protocol.objects.approval import Preview
 from protocol.objects.session import Plan, Todo
 
 # How much of a plan stands in the instructions while it is carried out; the whole is in the transcript, too,
 # as far as that has not been compacted.
-PLAN_SHOWN_BYTES_MAX = 4 * KIB
+MAX_PLAN_SHOWN_BYTES = 4 * KIB
 
 IN_PLAN_MODE: Final = (
     "Plan mode is on: read and ask, but change nothing, as calls that change something are denied. When you "
@@ -50,12 +50,12 @@ TODO_WRITE: Final = Tool(
         "properties": {
             "todos": {
                 "type": "array",
-                "maxItems": TODOS_MAX,
+                "maxItems": MAX_TODOS,
                 "items": {
                     "type": "object",
                     "properties": {
                         "id": {"type": "string", "minLength": 1, "maxLength": 64},
-                        "content": {"type": "string", "minLength": 1, "maxLength": TODO_BYTES_MAX},
+                        "content": {"type": "string", "minLength": 1, "maxLength": MAX_TODO_BYTES},
                         "status": {"enum": ["pending", "in_progress", "completed"]},
                         "completed": {"type": "boolean", "description": "The same as status completed."},
                     },
@@ -153,8 +153,8 @@ def _write_todos(given: list[dict[str, Any]]) -> Outcome:
     if twice:
         raise ToolError(f"two todos have the id '{twice[0]}'; give each one of its own, or none")
     size = len(msgspec.json.encode(todos))
-    if size > TODOS_BYTES_MAX:
-        raise ToolError(f"the todos take {size} bytes together; the limit is {TODOS_BYTES_MAX}")
+    if size > MAX_TODOS_BYTES:
+        raise ToolError(f"the todos take {size} bytes together; the limit is {MAX_TODOS_BYTES}")
     counts = Counter(todo.status for todo in todos)
     done, total = counts["completed"], len(todos)
     return Outcome(f"{done} of {total} done.", events=(TodosWritten(todos=todos),))
@@ -193,9 +193,9 @@ def _plan_section(place: Place, plan: Plan | None, todos: list[Todo]) -> Iterato
 
 def _shortened(content: str) -> str:
     encoded = content.encode()
-    if len(encoded) <= PLAN_SHOWN_BYTES_MAX:
+    if len(encoded) <= MAX_PLAN_SHOWN_BYTES:
         return content
-    return f"{encoded[:PLAN_SHOWN_BYTES_MAX].decode(errors='ignore')}\n[... the rest is left out here]"
+    return f"{encoded[:MAX_PLAN_SHOWN_BYTES].decode(errors='ignore')}\n[... the rest is left out here]"
 
 
 def _in_plan_mode(place: Place) -> bool:
@@ -214,12 +214,12 @@ def _proposed(use: ToolUse, before: Plan | None) -> PlanExited:
     if not _in_plan_mode(use.place):
         raise ToolError("plan mode is not on, so there is nothing to leave")
     content, summary = use.arguments["plan"], use.arguments.get("summary", "")
-    if len(msgspec.json.encode(content)) > PLAN_BYTES_MAX:
+    if len(msgspec.json.encode(content)) > MAX_PLAN_BYTES:
         raise ToolError(
-            f"the plan takes more than {PLAN_BYTES_MAX} bytes; say less, or name files that say it"
+            f"the plan takes more than {MAX_PLAN_BYTES} bytes; say less, or name files that say it"
         )
-    if len(summary.encode()) > PLAN_SUMMARY_BYTES_MAX:
-        raise ToolError(f"the summary takes more than {PLAN_SUMMARY_BYTES_MAX} bytes; one line is enough")
+    if len(summary.encode()) > MAX_PLAN_SUMMARY_BYTES:
+        raise ToolError(f"the summary takes more than {MAX_PLAN_SUMMARY_BYTES} bytes; one line is enough")
     state = use.place.state
     return PlanExited(
         artifact_id=before.artifact_id if before is not None else state.new_id(ids.ARTIFACT),

@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 # How long a command may take to end once it was asked to, before it is killed; and the keeper to see that
 # everything is gone. A killed process is gone in milliseconds unless the kernel holds it.
 GRACE_SECONDS = 0.5
-KILL_SECONDS_MAX = 5.0
+MAX_KILL_SECONDS = 5.0
 
 # What the longest line of a keeper may have: a reason why a command could not be started.
-LINE_BYTES_MAX = 4096
+MAX_LINE_BYTES = 4096
 
 ROOT = Path(__file__).parents[2]
 # Imported, not run as a script: so it is compiled once and not at every start.
@@ -112,7 +112,7 @@ class Kept:
 
     async def stop(self, grace_s: float = GRACE_SECONDS) -> None:
         """Have everything of it end: ask, and after a moment kill. Done when nothing of it runs any more."""
-        with trio.CancelScope(shield=True), trio.move_on_after(grace_s + KILL_SECONDS_MAX):
+        with trio.CancelScope(shield=True), trio.move_on_after(grace_s + MAX_KILL_SECONDS):
             with suppress(trio.BrokenResourceError):
                 await self._control.send_all(b"stop %.3f\n" % grace_s)
             await self.wait()
@@ -126,16 +126,16 @@ class Kept:
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
                     await stream.aclose()
-            with trio.move_on_after(KILL_SECONDS_MAX):
+            with trio.move_on_after(MAX_KILL_SECONDS):
                 await self._keeper.wait()
             if not self._gone and not await hunt(self._mark):
                 log.error("processes of a command could not be killed", extra={"mark": self._mark})
 
     async def _hear(self) -> str:
         """The keeper's next line; empty when it has ended."""
-        while b"\n" not in self._heard and len(self._heard) < LINE_BYTES_MAX:
+        while b"\n" not in self._heard and len(self._heard) < MAX_LINE_BYTES:
             try:
-                more = await self._control.receive_some(LINE_BYTES_MAX)
+                more = await self._control.receive_some(MAX_LINE_BYTES)
             except trio.BrokenResourceError:
                 more = b""
             if not more:

@@ -10,12 +10,12 @@ from kheishd.hooks.excerpt import clipped
 from kheishd.hooks.processes import Ended
 from kheishd.hooks.spool import Spool
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import KIB, TOOL_TEXT_BYTES_MAX
+from protocol.limits import KIB, MAX_TOOL_TEXT_BYTES
 
 # What a result repeats of the command, and of where it ran.
-ECHO_BYTES_MAX = 1 * KIB
+MAX_ECHO_BYTES = 1 * KIB
 
-PROBLEM_BYTES_MAX = 2 * KIB
+MAX_PROBLEM_BYTES = 2 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def outcome(ran: Ran, capture: Capture, spool: Spool) -> Outcome:
     """
     code = _code(ran, capture)
     empty = Result(
-        command=clipped(ran.command, ECHO_BYTES_MAX),
-        workdir=clipped(ran.workdir, ECHO_BYTES_MAX),
+        command=clipped(ran.command, MAX_ECHO_BYTES),
+        workdir=clipped(ran.workdir, MAX_ECHO_BYTES),
         exit_code=code,
         success=code == 0,
         timed_out=ran.ended is None,
@@ -64,7 +64,7 @@ def outcome(ran: Ran, capture: Capture, spool: Spool) -> Outcome:
         stderr_truncated=False,
         note=_note(ran, spool),
     )
-    room = TOOL_TEXT_BYTES_MAX - len(msgspec.json.encode(empty))
+    room = MAX_TOOL_TEXT_BYTES - len(msgspec.json.encode(empty))
     (stdout, stdout_is_whole), (stderr, stderr_is_whole) = capture.shown(room)
     result = msgspec.structs.replace(
         empty,
@@ -84,7 +84,7 @@ def _code(ran: Ran, capture: Capture) -> int | None:
     if ran.ended is None or ran.ended.code is not None:
         return None if ran.ended is None else ran.ended.code
     if ran.ended.unboxed:
-        why, _ = capture.stderr.text(PROBLEM_BYTES_MAX)
+        why, _ = capture.stderr.text(MAX_PROBLEM_BYTES)
         raise ToolError(f"the command did not run, for its sandbox could not be set up: {why.strip()}")
     raise ToolError(
         "how the command ended is not known, for what watched over it was killed; "

@@ -19,7 +19,7 @@ from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events import MessageAppended, ToolReturned, TranscriptImported, decode_event
-from protocol.limits import CALL_ID_BYTES_MAX, KIB, MIB, TOOL_TEXT_BYTES_MAX
+from protocol.limits import KIB, MAX_CALL_ID_BYTES, MAX_TOOL_TEXT_BYTES, MIB
 from protocol.transcript import ToolResult
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NAME: Final = "read_result"
 
 # With what is said around it, a portion stays below what a model is shown of one result.
-PORTION_BYTES_MAX: Final = 24 * KIB
+MAX_PORTION_BYTES: Final = 24 * KIB
 
 # Events looked through before others get their turn, and bytes of them: a millisecond of the loop.
 EVENTS_AT_ONCE: Final = 1_024
@@ -46,15 +46,15 @@ TOOL: Final = Tool(
             "call_id": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": CALL_ID_BYTES_MAX,
+                "maxLength": MAX_CALL_ID_BYTES,
                 "description": "The id of the call.",
             },
             "offset": {"type": "integer", "minimum": 0, "description": "From which byte on; 0 if absent."},
             "limit": {
                 "type": "integer",
                 "minimum": 1,
-                "maximum": PORTION_BYTES_MAX,
-                "description": f"How many bytes; {PORTION_BYTES_MAX} if absent.",
+                "maximum": MAX_PORTION_BYTES,
+                "description": f"How many bytes; {MAX_PORTION_BYTES} if absent.",
             },
         },
         "required": ["call_id"],
@@ -97,7 +97,7 @@ class Results(Part):
                 "or left out, it says which id it is kept under"
             )
         offset = int(use.arguments.get("offset", 0))
-        limit = int(use.arguments.get("limit", PORTION_BYTES_MAX))
+        limit = int(use.arguments.get("limit", MAX_PORTION_BYTES))
         return Outcome(_portion(use.place, call_id, kept, offset, limit))
 
     async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
@@ -116,7 +116,7 @@ class Results(Part):
 
 def _is_too_long(encoded: bytes, text: str) -> bool:
     """Whether a result is shortened before a model reads it."""
-    return len(encoded) > TOOL_TEXT_BYTES_MAX or len(msgspec.json.encode(text)) > 2 * TOOL_TEXT_BYTES_MAX
+    return len(encoded) > MAX_TOOL_TEXT_BYTES or len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES
 
 
 async def _find(place: Place, call_id: str) -> _Kept | None:

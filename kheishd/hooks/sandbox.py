@@ -49,10 +49,10 @@ CREDENTIALS = (
 
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 # They are memory. Compilers and package managers use some hundred megabytes.
-SCRATCH_BYTES_MAX = 512 * MIB
+MAX_SCRATCH_BYTES = 512 * MIB
 
 # Starting it takes five milliseconds; on a machine that is very busy, a thousand times that.
-PROBE_SECONDS_MAX = 10.0
+MAX_PROBE_SECONDS = 10.0
 
 
 class Sandbox:
@@ -153,7 +153,7 @@ class Bubblewrap:
     @property
     def scratch(self) -> tuple[str, ...]:
         """How scratch is limited; before 0.7 it has half of the machine's memory."""
-        return ("--size", str(SCRATCH_BYTES_MAX)) if "--size" in self.options else ()
+        return ("--size", str(MAX_SCRATCH_BYTES)) if "--size" in self.options else ()
 
     def bind(self, workdir: Workdir) -> tuple[str, ...]:
         """How the workspace gets there: as the directory that was opened; before 0.10, by its path.
@@ -218,7 +218,7 @@ async def _met(path: str) -> Bubblewrap:
 
 async def _said(argv: list[str]) -> str:
     """What a program says. Errors: _Unusable unless it ends well."""
-    with trio.move_on_after(PROBE_SECONDS_MAX):
+    with trio.move_on_after(MAX_PROBE_SECONDS):
         try:
             done = await trio.run_process(
                 argv,
@@ -234,4 +234,4 @@ async def _said(argv: list[str]) -> str:
             return done.stdout.decode(errors="replace")
         said = done.stderr.decode(errors="replace").strip()
         raise _Unusable(said or f"bwrap ended with {done.returncode}")
-    raise _Unusable(f"bwrap did not answer within {PROBE_SECONDS_MAX:g} s")
+    raise _Unusable(f"bwrap did not answer within {MAX_PROBE_SECONDS:g} s")

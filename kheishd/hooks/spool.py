@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from protocol.limits import TOOL_OUTPUT_BYTES_MAX
+from protocol.limits import MAX_TOOL_OUTPUT_BYTES
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
@@ -21,11 +21,11 @@ class Spool:
     ``dropped`` is how much it did not take: it was full, or could not be written, which ``problem`` says.
     """
 
-    def __init__(self, path: Path, bytes_max: int = TOOL_OUTPUT_BYTES_MAX) -> None:
+    def __init__(self, path: Path, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> None:
         self.path = path
         self.dropped = 0
         self.problem: str | None = None
-        self._room = bytes_max
+        self._room = max_bytes
         self._file: io.FileIO | None = None
 
     @property
@@ -71,12 +71,12 @@ class Spool:
             self.path.unlink()
 
 
-def tail(path: Path, bytes_max: int) -> bytes | None:
+def tail(path: Path, max_bytes: int) -> bytes | None:
     """The end of a spool that somebody left; None if there is none."""
     try:
         with io.FileIO(path, "r", opener=_private) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - bytes_max))
-            return file.read(bytes_max)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
+            return file.read(max_bytes)
     except OSError:
         return None
 

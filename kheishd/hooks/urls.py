@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from msgspec import Struct
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import URL_BYTES_MAX
+from protocol.limits import MAX_URL_BYTES
 
 # Blanks and control characters are dropped by some and not by others, and a backslash is a slash to some.
 _UNCLEAR = re.compile(r"[\x00-\x20\x7f\\]")
@@ -31,8 +31,8 @@ class Target(Struct, frozen=True):
 def read(text: str) -> Target:
     """The target that an URL names. Errors: ToolError, which says what to write instead."""
     text = text.strip()
-    if len(text.encode(errors="replace")) > URL_BYTES_MAX:
-        raise ToolError(f"an URL may have {URL_BYTES_MAX} bytes")
+    if len(text.encode(errors="replace")) > MAX_URL_BYTES:
+        raise ToolError(f"an URL may have {MAX_URL_BYTES} bytes")
     if _UNCLEAR.search(text):
         raise ToolError(
             "an URL has no blanks, control characters or backslashes; write them as %20 and so on"

@@ -22,10 +22,10 @@ from typing import Final, Literal
 from kheishd.core.scrub import Scrubber, without
 from protocol.errors import ArtifactNotFound, DebugNotFound
 from protocol.limits import (
-    DEBUG_ARTIFACT_BYTES_MAX,
-    DEBUG_ARTIFACTS_MAX,
-    DEBUG_BYTES_DEFAULT,
-    DEBUG_RUN_BYTES_MAX,
+    DEFAULT_DEBUG_BYTES,
+    MAX_DEBUG_ARTIFACT_BYTES,
+    MAX_DEBUG_ARTIFACTS,
+    MAX_DEBUG_RUN_BYTES,
 )
 from protocol.objects.run import DebugArtifact
 
@@ -63,9 +63,9 @@ class CaptureRefused(Exception):
 class Limits:
     """How much is kept of one run."""
 
-    artifact_bytes: int = DEBUG_ARTIFACT_BYTES_MAX
-    run_bytes: int = DEBUG_RUN_BYTES_MAX
-    artifacts: int = DEBUG_ARTIFACTS_MAX
+    artifact_bytes: int = MAX_DEBUG_ARTIFACT_BYTES
+    run_bytes: int = MAX_DEBUG_RUN_BYTES
+    artifacts: int = MAX_DEBUG_ARTIFACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,14 @@ class _File:
 
 
 class CaptureFiles:
-    """All captures of a home. ``bytes_max`` is what they may take together, until ``collect`` says more."""
+    """All captures of a home. ``max_bytes`` is what they may take together, until ``collect`` says more."""
 
     def __init__(
-        self, directory: Path, limits: Limits | None = None, bytes_max: int = DEBUG_BYTES_DEFAULT
+        self, directory: Path, limits: Limits | None = None, max_bytes: int = DEFAULT_DEBUG_BYTES
     ) -> None:
         self.limits = limits or Limits()
         self._directory = directory
-        self._bytes_max = bytes_max
+        self._max_bytes = max_bytes
         self._used: int | None = None
         self._writing: Counter[str] = Counter()
 
@@ -118,11 +118,11 @@ class CaptureFiles:
         """Count bytes that are about to be written. Errors: CaptureRefused if there is no room for them."""
         if self._used is None:
             self._used = sum(size for _, _, size in self._runs())
-        if self._used + count > self._bytes_max:
-            self._evict(int(self._bytes_max * LEFT) - count)
-        if self._used + count > self._bytes_max:
+        if self._used + count > self._max_bytes:
+            self._evict(int(self._max_bytes * LEFT) - count)
+        if self._used + count > self._max_bytes:
             raise CaptureRefused(
-                f"the captures of runs in flight take all of debug.bytes_max ({self._bytes_max})"
+                f"the captures of runs in flight take all of debug.max_bytes ({self._max_bytes})"
             )
         self._used += count
 
@@ -130,18 +130,18 @@ class CaptureFiles:
         """Count bytes that are not there any more."""
         self._used = max((self._used or 0) - count, 0)
 
-    def collect(self, now_s: float, kept_s: float, bytes_max: int) -> None:
-        """Remove what is older than ``kept_s``, unless that is 0, and as much as ``bytes_max`` asks for.
+    def collect(self, now_s: float, kept_s: float, max_bytes: int) -> None:
+        """Remove what is older than ``kept_s``, unless that is 0, and as much as ``max_bytes`` asks for.
 
         Errors: OSError, CaptureRefused.
         """
-        self._bytes_max = bytes_max
+        self._max_bytes = max_bytes
         for run_id, newest_s, _ in self._runs():
             if kept_s and newest_s < now_s - kept_s and run_id not in self._writing:
                 self._remove(run_id)
         self._used = sum(size for _, _, size in self._runs())
-        if self._used > bytes_max:
-            self._evict(int(bytes_max * LEFT))
+        if self._used > max_bytes:
+            self._evict(int(max_bytes * LEFT))
 
     def _evict(self, left: int) -> None:
         """Remove the oldest runs until no more than ``left`` bytes are there."""
@@ -401,7 +401,7 @@ def _read(directory: int, name: str) -> bytes:
     """Errors: OSError."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(name, flags, dir_fd=directory), "rb") as file:
-        return file.read(DEBUG_ARTIFACT_BYTES_MAX)
+        return file.read(MAX_DEBUG_ARTIFACT_BYTES)
 
 
 def _write(descriptor: int, content: bytes) -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Job = Callable[[], None]
 
 # What waits to be written: the requests of a few long conversations, and what a gigabit brings in a second.
-WAITING_BYTES_MAX: Final = 64 * MIB
+MAX_WAITING_BYTES: Final = 64 * MIB
 
 # What a job takes besides what it writes.
 JOB_BYTES: Final = 512
@@ -35,7 +35,7 @@ JOB_BYTES: Final = 512
 CLOSE_SECONDS: Final = 2.0
 
 # Of how many runs it is remembered that their failing was logged.
-LOGGED_MAX: Final = 1_000
+MAX_LOGGED: Final = 1_000
 
 
 class Captures:
@@ -77,7 +77,7 @@ class Captures:
 
     def put(self, run_id: str, size: int, job: Job) -> bool:
         """Have a job done, after all before it; whether it was taken. One without a size always is."""
-        if size and self._handed_bytes - self._done_bytes + size > WAITING_BYTES_MAX:
+        if size and self._handed_bytes - self._done_bytes + size > MAX_WAITING_BYTES:
             return False
         self._jobs.append((run_id, size + JOB_BYTES, job))
         self._handed += 1
@@ -89,9 +89,9 @@ class Captures:
         """The place for the artifacts of one call; for jobs. Errors: OSError, CaptureRefused."""
         return self._files.open(run_id, stem)
 
-    def collect(self, kept_s: float, bytes_max: int) -> None:
+    def collect(self, kept_s: float, max_bytes: int) -> None:
         """Have removed what is old, and as much as is too much."""
-        self.put("", 0, lambda: self._files.collect(self._clock(), kept_s, bytes_max))
+        self.put("", 0, lambda: self._files.collect(self._clock(), kept_s, max_bytes))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the jobs until cancelled; those that are left then, as far as time allows."""
@@ -134,7 +134,7 @@ class Captures:
     def _complain(self, run_id: str, error: Exception) -> None:
         if run_id in self._logged:
             return
-        if len(self._logged) >= LOGGED_MAX:
+        if len(self._logged) >= MAX_LOGGED:
             del self._logged[next(iter(self._logged))]
         self._logged[run_id] = None
         foreseen = isinstance(error, OSError | CaptureRefused)

@@ -29,7 +29,7 @@ STEP_ROWS = 64
 # What an examination that is not deep looks at: the newest events, and the newest rows of each table.
 SHALLOW_ROWS = 10_000
 # More findings than this say no more than these.
-FINDINGS_MAX = 500
+MAX_FINDINGS = 500
 
 _RESTORE = "restore a backup with 'kheishd restore BACKUP'; what is not named here is not affected"
 _REPAIR = "stop the daemon and run 'kheishd doctor --repair'"
@@ -72,7 +72,7 @@ class Examination:
         )
 
     def _note(self, complaint: Complaint) -> None:
-        if len(self._findings) >= FINDINGS_MAX:
+        if len(self._findings) >= MAX_FINDINGS:
             self._complete = False
             return
         match complaint:

@@ -24,14 +24,14 @@ from typing import Literal, Protocol
 import msgspec
 
 from kheishd.core.scrub import Flow, Scrubber
-from protocol.limits import LIVE_CHARACTERS_MAX
+from protocol.limits import MAX_LIVE_CHARACTERS
 
 Kind = Literal["text", "thinking", "output"]
 OF_MODELS: tuple[Kind, ...] = ("thinking", "text")
 OF_TOOLS: tuple[Kind, ...] = ("output",)
 
 # A tool may write a character at a time, and each piece takes some 50 bytes besides.
-PIECES_MAX = 1_024
+MAX_PIECES = 1_024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -56,7 +56,7 @@ class Strand:
             return
         while self.length - self.start - len(self._pieces[0]) >= self._most:
             self.start += len(self._pieces.popleft())
-        if len(self._pieces) > PIECES_MAX or self.length - self.start > 2 * self._most:
+        if len(self._pieces) > MAX_PIECES or self.length - self.start > 2 * self._most:
             kept = self.text()[-self._most :]
             self.start = self.length - len(kept)
             self._pieces = deque((kept,))
@@ -89,7 +89,7 @@ class Writing:
         self.item_id = item_id
         self.attempt = attempt
         self.strands: dict[Kind, Strand] = {
-            kind: Strand(LIVE_CHARACTERS_MAX if kind == "output" else None) for kind in kinds
+            kind: Strand(MAX_LIVE_CHARACTERS if kind == "output" else None) for kind in kinds
         }
         self.followers: list[Follower] = []
         self._stem = _encode({"run_id": run_id, "item_id": item_id, "attempt": attempt})[1:-1]
@@ -165,10 +165,10 @@ class Live:
         if not text:
             return
         strand = writing.strands[kind]
-        if kind == "output" and len(text) > LIVE_CHARACTERS_MAX:
+        if kind == "output" and len(text) > MAX_LIVE_CHARACTERS:
             # So long a piece would be no message: what nobody will see again is not sent either.
-            strand.skip(len(text) - LIVE_CHARACTERS_MAX)
-            text = text[-LIVE_CHARACTERS_MAX:]
+            strand.skip(len(text) - MAX_LIVE_CHARACTERS)
+            text = text[-MAX_LIVE_CHARACTERS:]
         if writing.followers:
             delta = writing.delta(kind, strand.length, text)
             for follower in writing.followers:

@@ -272,7 +272,7 @@ class Changes:
 
 # What a replay keeps of records that may still change. Of more than these the oldest are put aside; where one
 # of those changes later, it is folded alone, from the beginning of the stream.
-KEPT_MAX: Final = 1_000
+MAX_KEPT: Final = 1_000
 
 Expected = tuple[Table[Any], Key, Any]
 """A row as it must be."""
@@ -304,7 +304,7 @@ class Replayed:
                 yield from _expected(projection, record_id, record)
                 continue
             self._kept[projection.kind, record_id] = (projection, record)
-            if len(self._kept) > KEPT_MAX:
+            if len(self._kept) > MAX_KEPT:
                 kind, oldest = next(iter(self._kept))
                 aside, _ = self._kept.pop((kind, oldest))
                 yield from self._alone(store, aside, oldest)

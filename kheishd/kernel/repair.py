@@ -21,7 +21,7 @@ CHANGES_PER_TRANSACTION = 4
 
 # One pass puts what the journal says, one deletes what it does not, one finds nothing. Deleting can take
 # the reason of another row away, so there may be a few more; what is left then, going on does not mend.
-PASSES_MAX = 8
+MAX_PASSES = 8
 
 STEP_ROWS = 4096
 
@@ -29,7 +29,7 @@ STEP_ROWS = 4096
 def repair(store: "Store", now_ms: int) -> tuple[int, "Diagnosis"]:
     """Mend what can be mended; how many rows were changed, and what a last look at everything found."""
     changed = 0
-    for _ in range(PASSES_MAX):
+    for _ in range(MAX_PASSES):
         diagnosis, changes = _one_pass(store, now_ms)
         changed += changes
         if not changes:

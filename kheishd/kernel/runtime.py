@@ -13,13 +13,13 @@ from kheishd.core.workspace import Workspaces
 from kheishd.kernel.hook import Hook, Sandbox, Tool
 from protocol.budget import Budget, Prices
 from protocol.limits import (
-    CALLS_MAX,
-    CONTEXT_TOKENS_DEFAULT,
-    DEBUG_BYTES_DEFAULT,
-    PARALLEL_CALLS_MAX,
-    RUN_OUTPUT_BYTES_DEFAULT,
-    TOOL_INPUT_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_DEBUG_BYTES,
+    DEFAULT_RUN_OUTPUT_BYTES,
+    MAX_CALLS,
+    MAX_PARALLEL_CALLS,
+    MAX_TOOL_INPUT_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
 )
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
@@ -41,7 +41,7 @@ class RouteSpec:
     base_url: str | None = None
     auth_ref: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    context_tokens: int = CONTEXT_TOKENS_DEFAULT
+    context_tokens: int = DEFAULT_CONTEXT_TOKENS
     built_in: bool = False
     prices: Prices | None = None
 
@@ -50,56 +50,56 @@ class RouteSpec:
 class RunLimits:
     """How runs are run: ceilings, retries, timeouts. Seconds unless named otherwise."""
 
-    active_max: int = 256
-    attempts_max: int = 4
+    max_active: int = 256
+    max_attempts: int = 4
     backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
-    retry_after_max_s: float = 3600.0
+    max_backoff_s: float = 60.0
+    max_retry_after_s: float = 3600.0
     stream_timeout_s: float = 600.0
     inactivity_timeout_s: float = 120.0
-    turns_max: int = 500
-    continuations_max: int = 3
-    tokens_max: int = 0
-    wall_s_max: float = 0.0
-    cost_max: float = 0.0
+    max_turns: int = 500
+    max_continuations: int = 3
+    max_tokens: int = 0
+    max_work_s: float = 0.0
+    max_cost: float = 0.0
     approval_expires_s: float = 0.0
     recovery: str = "resume"
 
     @property
     def budget(self) -> Budget:
-        """What a run may use at most, as it is pinned: ``cost_max`` is in units here, and there in micros."""
-        return Budget(tokens_max=self.tokens_max, wall_s_max=self.wall_s_max, cost_max=micros(self.cost_max))
+        """What a run may use at most, as it is pinned: ``max_cost`` is in units here, and there in micros."""
+        return Budget(max_tokens=self.max_tokens, max_work_s=self.max_work_s, max_cost=micros(self.max_cost))
 
 
 @dataclass(frozen=True, slots=True)
 class ToolLimits:
-    """What tools are held to, from the next batch on; ``run_output_bytes_max`` is for all of a run's."""
+    """What tools are held to, from the next batch on; ``max_run_output_bytes`` is for all of a run's."""
 
-    parallel_max: int = PARALLEL_CALLS_MAX
-    calls_max: int = CALLS_MAX
-    timeout_max_s: float = 180.0
-    input_bytes_max: int = TOOL_INPUT_BYTES_MAX
-    output_bytes_max: int = TOOL_OUTPUT_BYTES_MAX
-    run_output_bytes_max: int = RUN_OUTPUT_BYTES_DEFAULT
+    max_parallel: int = MAX_PARALLEL_CALLS
+    max_calls: int = MAX_CALLS
+    max_timeout_s: float = 180.0
+    max_input_bytes: int = MAX_TOOL_INPUT_BYTES
+    max_output_bytes: int = MAX_TOOL_OUTPUT_BYTES
+    max_run_output_bytes: int = DEFAULT_RUN_OUTPUT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Debugging:
     """What is captured of model calls, and kept; the fields of ``[debug]`` in config.toml.
 
-    ``kept_s`` is how old a run's captures may become, 0: however old; ``bytes_max`` what all of them take.
+    ``kept_s`` is how old a run's captures may become, 0: however old; ``max_bytes`` what all of them take.
     """
 
     capture: DebugLevel = "off"
     kept_s: float = 7 * 24 * 3600.0
-    bytes_max: int = DEBUG_BYTES_DEFAULT
+    max_bytes: int = DEFAULT_DEBUG_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
     """One generation of configuration. Held by a run while it is active, replaced whole by a reload.
 
-    ``permission_mode`` is for whoever says nothing else, ``mode_max`` the widest that anybody has; ``rules``
+    ``permission_mode`` is for whoever says nothing else, ``max_mode`` the widest that anybody has; ``rules``
     are the managed ones. ``titles``: conversations are named by their models.
     """
 
@@ -114,7 +114,7 @@ class Runtime:
     workspaces: Workspaces
     tools: ToolLimits = ToolLimits()
     permission_mode: PermissionMode = "default"
-    mode_max: PermissionMode = "bypassPermissions"
+    max_mode: PermissionMode = "bypassPermissions"
     rules: tuple[Rule, ...] = ()
     sandbox: Sandbox = "auto"
     context: ContextLimits = field(default_factory=ContextLimits)
@@ -174,7 +174,7 @@ class ModelRequest:
     """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for.
 
     ``withheld``: it may ask for none of them now. ``purpose``: for anything but an answer the options of the
-    route that shape answers do not count, and ``answer_tokens_max`` is how long what is asked for may become.
+    route that shape answers do not count, and ``max_answer_tokens`` is how long what is asked for may become.
     ``turn`` and ``attempt`` tell a call from the run's others, where it is captured.
     """
 
@@ -186,7 +186,7 @@ class ModelRequest:
     session_id: str = ""
     run_id: str = ""
     purpose: Literal["answer", "summary", "title"] = "answer"
-    answer_tokens_max: int | None = None
+    max_answer_tokens: int | None = None
     turn: int = 0
     attempt: int = 0
 

@@ -25,7 +25,7 @@ class Written:
 class Shells(Protocol):
     """Where what shells wrote is read, by the ids of their tasks. What is not there is empty."""
 
-    async def read(self, task_id: str, bytes_max: int, offset: int | None = None) -> Written:
+    async def read(self, task_id: str, max_bytes: int, offset: int | None = None) -> Written:
         """The end of it, or what follows an offset: so many bytes at most."""
         ...
 

@@ -27,7 +27,7 @@ from protocol.errors import (
     ToolInputInvalid,
 )
 from protocol.events import ApprovalAnswered, ApprovalRequested
-from protocol.limits import RESOLUTIONS_BYTES_MAX, SUBJECT_BYTES_MAX
+from protocol.limits import MAX_RESOLUTIONS_BYTES, MAX_SUBJECT_BYTES
 from protocol.objects import approval as rows
 from protocol.objects.approval import (
     Approval,
@@ -136,9 +136,9 @@ def _prepare(call: Call, params: ApprovalResolve) -> list[_Answer]:
         updated = _input(call, resolution, field) if resolution.updated_input is not None else None
         answers.append(_Answer(resolution, field, updated, call.state.new_id(ids.GRANT)))
     size = sum(map(_written_bytes, answers))
-    if size > RESOLUTIONS_BYTES_MAX:
+    if size > MAX_RESOLUTIONS_BYTES:
         raise InputTooLarge(
-            f"the answers take {size} bytes as they are written down; the limit is {RESOLUTIONS_BYTES_MAX}: "
+            f"the answers take {size} bytes as they are written down; the limit is {MAX_RESOLUTIONS_BYTES}: "
             "answer fewer of them at once, or say less",
             field="$.params.resolutions",
         )
@@ -168,7 +168,7 @@ def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:
         approval = find_approval(
             store, call, resolution.approval_id, field.replace("updated_input", "approval_id")
         )
-    fits(resolution.updated_input, RESOLUTIONS_BYTES_MAX, "changed input", field)
+    fits(resolution.updated_input, MAX_RESOLUTIONS_BYTES, "changed input", field)
     tool = call.runtime.hooks.tool(approval.tool)
     if tool is None:
         text = f"the tool '{approval.tool}' is gone, so its input cannot be changed; deny the call"
@@ -245,7 +245,7 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
     resolution = answer.resolution
     grant = None
     if resolution.remember != "once":
-        if len(approval.subject.encode()) >= SUBJECT_BYTES_MAX - 3 and approval.subject.endswith("…"):
+        if len(approval.subject.encode()) >= MAX_SUBJECT_BYTES - 3 and approval.subject.endswith("…"):
             # It was cut, and a grant is for one thing, to the letter: this one would never hold.
             raise InvalidParams("what this is about is too long to be remembered", field=field)
         grant = Grant(

@@ -21,7 +21,7 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_BYTES_MAX, PAGE_EXAMINED_MAX
+from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
 from protocol.objects import permission as rows
 from protocol.objects.journal import Filter
 from protocol.objects.permission import AuditList, AuditRow, PermissionAudit
@@ -55,9 +55,9 @@ def audit(call: Call, params: PermissionAudit) -> AuditList:
             for number, row in enumerate(new[skipped:], skipped + 1):
                 audits.append(row)
                 size += len(msgspec.json.encode(row))
-                if len(audits) >= params.limit or size >= PAGE_BYTES_MAX:
+                if len(audits) >= params.limit or size >= MAX_PAGE_BYTES:
                     return AuditList(audits, f"{at}.{number}" if number < len(new) else str(at))
-            if examined >= PAGE_EXAMINED_MAX or seen >= PAGE_EXAMINED_BYTES_MAX:
+            if examined >= MAX_PAGE_EXAMINED or seen >= MAX_PAGE_EXAMINED_BYTES:
                 return AuditList(audits, str(at))
     return AuditList(audits, None)
 

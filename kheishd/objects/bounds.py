@@ -35,9 +35,9 @@ def bounds_of(
 ) -> Bounds:
     """The boundary in force in a session, for its own agent or for another one who speaks in it.
 
-    Source: the records of the session and of those above it, SESSION_DEPTH_MAX at most.
+    Source: the records of the session and of those above it, MAX_SESSION_DEPTH at most.
     """
-    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.mode_max)
+    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.max_mode)
     bounds = Bounds(session.scope, mode)
     for parent in above(store, session):
         bounds = Bounds(
@@ -81,10 +81,10 @@ def may_have(call: "Call", mode: PermissionMode | None, *others: PermissionMode)
     """
     if mode is None:
         return
-    if wider(mode, call.runtime.mode_max):
+    if wider(mode, call.runtime.max_mode):
         raise ScopeWouldWiden(
             f"the permission mode '{mode}' is wider than the configuration lets be: "
-            f"permissions.mode_max is '{call.runtime.mode_max}'",
+            f"permissions.max_mode is '{call.runtime.max_mode}'",
             field="$.params.permission_mode",
         )
     if all(wider(mode, other) for other in others):

@@ -10,7 +10,7 @@ from kheishd.core.contract import Checked, Violates, read, schema_problems
 from kheishd.store.blobs import blob_name, put_chunk, read_blob
 from protocol.contract import Bound, InputContract, OutputContract
 from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
-from protocol.limits import CONTRACT_BYTES_MAX
+from protocol.limits import MAX_CONTRACT_BYTES
 from protocol.transcript import InputItem, Text, text_of
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def schema_of(schema: dict[str, Any], field: str) -> Schema:
         content = msgspec.json.encode(schema)
     except (OverflowError, RecursionError):
         raise ContractInvalid("a schema holds no numbers and nests a few levels", field=field) from None
-    if len(content) > CONTRACT_BYTES_MAX:
-        text = f"the schema takes {len(content)} bytes as JSON; the limit is {CONTRACT_BYTES_MAX}"
+    if len(content) > MAX_CONTRACT_BYTES:
+        text = f"the schema takes {len(content)} bytes as JSON; the limit is {MAX_CONTRACT_BYTES}"
         raise InputTooLarge(text, field=field)
     problems = schema_problems(schema)
     if problems:
@@ -82,7 +82,7 @@ def contracts_of(params: "SessionCreate | SessionUpdate") -> Contracts:
 
 def bound_to(contract: OutputContract, schema: Schema) -> Bound:
     """An output contract as it is pinned and kept."""
-    return Bound(digest=schema.digest, repairs_max=contract.repairs_max)
+    return Bound(digest=schema.digest, max_repairs=contract.max_repairs)
 
 
 def schema_text(store: "Snapshot", digest: str) -> str:

@@ -21,7 +21,7 @@ from kheishd.objects.session import find_session, scope_of
 from protocol import ids
 from protocol.errors import AgentNotFound, CursorPruned, InvalidParams, TooDeep
 from protocol.events import PermissionsChanged, SessionCreated
-from protocol.limits import FORKS_MAX
+from protocol.limits import MAX_FORKS
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
@@ -85,7 +85,7 @@ def _mode(
         return mode_within(bounds_of(tx, call.runtime, source).mode, None, definition.permission_mode)
     if source.permission_mode is None or source.parent_session_id is not None:
         return source.permission_mode
-    mode = narrowest_mode(call.runtime.mode_max, source.permission_mode)
+    mode = narrowest_mode(call.runtime.max_mode, source.permission_mode)
     may_have(call, mode, usual_mode(call.runtime, definition))
     return mode
 
@@ -104,8 +104,8 @@ def _place(tx: "Transaction", source: Session, at: int | None) -> ForkOf:
         if found is None:
             continue
         cursor = found[0]
-        if number > FORKS_MAX:
-            raise TooDeep(f"a session branches off another one {FORKS_MAX} deep at most; use one before it")
+        if number > MAX_FORKS:
+            raise TooDeep(f"a session branches off another one {MAX_FORKS} deep at most; use one before it")
         if cursor < pruned_until(tx, session_id):
             raise CursorPruned(f"what was said up to cursor {cursor} was pruned", field="$.params.at")
         entry = tx.entry(session_id, cursor)

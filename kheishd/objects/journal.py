@@ -10,7 +10,7 @@ from kheishd.kernel.call import Call, Caller, control, query
 from kheishd.store.tables import META, RUNS, SESSIONS
 from protocol.errors import CursorPruned, RunNotFound, SessionNotFound
 from protocol.events import DAEMON_STREAM
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_BYTES_MAX, PAGE_EXAMINED_MAX
+from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
 from protocol.objects import journal as rows
 from protocol.objects.journal import (
     Filter,
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 # Verdicts about streams, remembered: 4,096 of 40 bytes and their keys are half a mebibyte at most.
-REMEMBERED_MAX = 4_096
+MAX_REMEMBERED = 4_096
 
 # What a key holds of a cursor, less one bit. Beyond it there is nothing, whatever a client says.
-CURSOR_MAX = 2**63 - 1
+MAX_CURSOR = 2**63 - 1
 
 
 class _Aspect(Struct, frozen=True, gc=False):
@@ -74,7 +74,7 @@ class Selection:
             return stream == self.stream
         verdict = self._remembered.get(stream)
         if verdict is None:
-            if len(self._remembered) >= REMEMBERED_MAX:
+            if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             verdict = self._remembered[stream] = self._judge(store, stream)
         return verdict
@@ -109,7 +109,7 @@ class Selection:
         self, store: "Snapshot", after: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
         """Entries beyond ``after``: cursor, line (None where it does not match), bytes looked through."""
-        after = min(after, CURSOR_MAX)
+        after = min(after, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, after, reverse=newest):
                 yield cursor, line if self.takes(line) else None, len(line)
@@ -174,9 +174,9 @@ def read(call: Call, params: JournalRead) -> JournalPage:
             if line is not None:
                 events.append(Raw(line))
                 size += length
-            if len(events) >= params.limit or size >= PAGE_BYTES_MAX:
+            if len(events) >= params.limit or size >= MAX_PAGE_BYTES:
                 return JournalPage(events, cursor)
-            if examined >= PAGE_EXAMINED_MAX or seen >= PAGE_EXAMINED_BYTES_MAX:
+            if examined >= MAX_PAGE_EXAMINED or seen >= MAX_PAGE_EXAMINED_BYTES:
                 return JournalPage(events, cursor)
     return JournalPage(events, None)
 

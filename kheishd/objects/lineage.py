@@ -24,7 +24,7 @@ class Stretch(NamedTuple):
 def lineage(store: "Snapshot", session: Session) -> list[Stretch]:
     """The stretches of journals that make up a session, the oldest first, its own last.
 
-    Shape: FORKS_MAX and one at most.
+    Shape: MAX_FORKS and one at most.
     """
     stretches = [Stretch(session.session_id, None)]
     found: Session | None = session

@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.errors import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
+from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
@@ -111,12 +111,12 @@ def page_of(
     chosen: list[V] = []
     size = 0
     # The time of this thread: what others take meanwhile makes no page shorter.
-    until = time.thread_time() + PAGE_MS_MAX / 1000
+    until = time.thread_time() + MAX_PAGE_MS / 1000
     for examined, (key, value) in enumerate(found, 1):
         if value is not None and wanted(value):
             chosen.append(value)
             size += len(msgspec.json.encode(value))
-        if len(chosen) >= limit or size >= PAGE_BYTES_MAX or examined >= PAGE_EXAMINED_MAX:
+        if len(chosen) >= limit or size >= MAX_PAGE_BYTES or examined >= MAX_PAGE_EXAMINED:
             return chosen, mark(key)
         if examined % _ROWS_A_LOOK == 0 and time.thread_time() > until:
             return chosen, mark(key)

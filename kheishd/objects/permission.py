@@ -62,7 +62,7 @@ def layers_of(store: "Snapshot", runtime: "Runtime", session: Session, run: Run 
     Source: the records of the session and those above it, the run's, and the configuration.
     """
     found = [
-        Layered(layer="managed", rules=list(runtime.rules), mode=runtime.mode_max),
+        Layered(layer="managed", rules=list(runtime.rules), mode=runtime.max_mode),
         Layered(layer="daemon", rules=_daemon_rules(store)),
     ]
     for each in (*reversed(above(store, session)), session):

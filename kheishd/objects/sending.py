@@ -31,11 +31,11 @@ from protocol.errors import (
 )
 from protocol.events import InputReceived, RunAccepted
 from protocol.limits import (
-    INPUT_BYTES_MAX,
-    METADATA_BYTES_MAX,
-    NESTING_MAX,
-    QUEUED_RUNS_MAX,
-    SENDER_BYTES_MAX,
+    MAX_INPUT_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_NESTING,
+    MAX_QUEUED_RUNS,
+    MAX_SENDER_BYTES,
 )
 from protocol.objects.definition import Definition
 from protocol.objects.journal import Filter
@@ -84,7 +84,7 @@ def make_ready(
         call.caller.need("operate")
     contract = params.output_contract
     schema = schema_of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
-    room = INPUT_BYTES_MAX - len(schema.content) if schema is not None else INPUT_BYTES_MAX
+    room = MAX_INPUT_BYTES - len(schema.content) if schema is not None else MAX_INPUT_BYTES
     return Sending(
         params=params,
         items=input_items(params, room),
@@ -100,22 +100,22 @@ def make_ready(
 
 def valid_sender(sender: str) -> None:
     """Errors: SenderInvalid unless it is 1-128 bytes of printable text, compared exactly later."""
-    if not 1 <= len(sender.encode()) <= SENDER_BYTES_MAX or not sender.isprintable():
+    if not 1 <= len(sender.encode()) <= MAX_SENDER_BYTES or not sender.isprintable():
         raise SenderInvalid(field="$.params.sender")
 
 
-def input_items(params: Delivery, bytes_max: int = INPUT_BYTES_MAX) -> list[InputItem]:
+def input_items(params: Delivery, max_bytes: int = MAX_INPUT_BYTES) -> list[InputItem]:
     """What was said, as items, and its metadata looked at. A contract that comes along takes of its room.
 
     Errors: InvalidParams, InputTooLarge, as for ``said_items``.
     """
-    items = said_items(params.content, params.input_items, bytes_max)
-    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    items = said_items(params.content, params.input_items, max_bytes)
+    fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
     return items
 
 
 def said_items(
-    content: str | None, input_items: list[InputItem] | None, bytes_max: int = INPUT_BYTES_MAX
+    content: str | None, input_items: list[InputItem] | None, max_bytes: int = MAX_INPUT_BYTES
 ) -> list[InputItem]:
     """What was said, as items.
 
@@ -132,7 +132,7 @@ def said_items(
             "this version takes only items of kind 'text'; put the file's text there",
             field="$.params.input_items",
         )
-    fits(items, bytes_max, "input", "$.params.content")
+    fits(items, max_bytes, "input", "$.params.content")
     return list(items)
 
 
@@ -148,12 +148,12 @@ def fits(value: object, limit: int, name: str, field: str) -> None:
     except OverflowError:
         raise InvalidParams(f"the {name} holds a whole number of more than 64 bits", field=field) from None
     except RecursionError:
-        raise InvalidParams(f"the {name} is nested deeper than {NESTING_MAX} levels", field=field) from None
+        raise InvalidParams(f"the {name} is nested deeper than {MAX_NESTING} levels", field=field) from None
     if len(encoded) > limit:
         text = f"the {name} takes {len(encoded)} bytes as JSON; the limit is {limit}"
         raise InputTooLarge(text, field=field)
     if nested_too_deep(encoded):
-        raise InvalidParams(f"the {name} is nested deeper than {NESTING_MAX} levels", field=field)
+        raise InvalidParams(f"the {name} is nested deeper than {MAX_NESTING} levels", field=field)
 
 
 def find_definition(call: Call, name: str | None, param: str = "agent") -> Definition:
@@ -194,9 +194,9 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
     session = fold.session
     if session.status == "ended":
         raise SessionEnded(f"the session {session.session_id} was ended and takes no more input")
-    if len(session.open_runs) > QUEUED_RUNS_MAX:
+    if len(session.open_runs) > MAX_QUEUED_RUNS:
         raise QueueFull(
-            f"the session has {QUEUED_RUNS_MAX} runs waiting; wait for some to end or cancel them"
+            f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
         )
     pinned = pinned_for(tx, call, sending, session, definition)
     items = bound_input(tx, session, sending.items)
@@ -276,13 +276,13 @@ def pin(
         tools=[] if sending.guest else both(speaker.tools, bounds.scope.tools),
         workspace=workspace,
         permission_mode=bounds.mode,
-        max_turns=_ceiling(speaker.max_turns, runtime.limits.turns_max),
+        max_turns=_ceiling(speaker.max_turns, runtime.limits.max_turns),
         context_tokens=route.context_tokens,
         generation=runtime.generation,
         debug=params.debug or runtime.debug.capture,
         output_contract=_contract(sending, session),
         requirements=params.completion_requirements,
-        continuations_max=runtime.limits.continuations_max,
+        max_continuations=runtime.limits.max_continuations,
         budget=_budget(runtime, params, speaker, route),
         prices=route.prices,
     )
@@ -294,15 +294,15 @@ def _budget(runtime: "Runtime", params: Delivery, speaker: Definition, route: "R
     Errors: InvalidParams where the request limits a cost that nobody can tell.
     """
     asked = params.budget
-    if asked is not None and asked.cost_max and route.prices is None:
+    if asked is not None and asked.max_cost and route.prices is None:
         raise InvalidParams(
             f"the route '{route.route_id}' states no prices, so what a run costs cannot be limited",
-            field="$.params.budget.cost_max",
+            field="$.params.budget.max_cost",
         )
     budget = narrowest((runtime.limits.budget, speaker.budget, asked))
     if budget is None or route.prices is not None:
         return budget
-    return narrowest([msgspec.structs.replace(budget, cost_max=0)])
+    return narrowest([msgspec.structs.replace(budget, max_cost=0)])
 
 
 def _contract(sending: Sending, session: Session) -> Bound | None:

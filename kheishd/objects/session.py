@@ -51,7 +51,7 @@ from protocol.errors import (
 )
 from protocol.events import DAEMON_STREAM, SessionCreated, SessionRenamed, SessionUpdated
 from protocol.events import SessionEnded as EndedEvent
-from protocol.limits import METADATA_BYTES_MAX, SCOPE_BYTES_MAX, SESSION_DEPTH_MAX
+from protocol.limits import MAX_METADATA_BYTES, MAX_SCOPE_BYTES, MAX_SESSION_DEPTH
 from protocol.objects import session as rows
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode
@@ -115,8 +115,8 @@ class _Creation:
 def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
     if params.session_id == DAEMON_STREAM:
         raise InvalidParams(f"no session may be called '{DAEMON_STREAM}'", field="$.params.session_id")
-    fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
-    fits(params.scope, SCOPE_BYTES_MAX, "scope", "$.params.scope")
+    fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
+    fits(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
     definition = find_definition(call, params.agent)
     call.caller.need_sender(None)
     if params.route is not None:
@@ -147,7 +147,7 @@ def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCre
     if params.parent_session_id is not None:
         parent = find_session(tx, call, params.parent_session_id, "parent_session_id")
         above = bounds_of(tx, call.runtime, parent)
-        if above.depth + 1 >= SESSION_DEPTH_MAX:
+        if above.depth + 1 >= MAX_SESSION_DEPTH:
             raise TooDeep(field="$.params.parent_session_id")
         root = parent.root_session_id or parent.session_id
         scope = narrowest(inherited(above.scope, params.scope), scope)
@@ -257,9 +257,9 @@ def _changes_of(params: SessionUpdate) -> dict[str, Any]:
 
 def _prepare_update(call: Call, params: SessionUpdate) -> tuple[SessionUpdate, Contracts]:
     if params.metadata is not UNSET:
-        fits(params.metadata, METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+        fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
     if params.scope is not UNSET:
-        fits(params.scope, SCOPE_BYTES_MAX, "scope", "$.params.scope")
+        fits(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
     if isinstance(params.route, str):
         find_route(call.runtime, params.route)
     if isinstance(params.workspace, str):

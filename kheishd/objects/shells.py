@@ -8,7 +8,7 @@ from kheishd.core import task as rules
 from kheishd.objects.fold import Fold
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors import TasksFull
-from protocol.limits import SHELLS_MAX, SHELLS_SESSION_MAX
+from protocol.limits import MAX_SHELLS, MAX_SHELLS_SESSION
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
 from protocol.tasks import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 
@@ -39,10 +39,10 @@ def live(store: "Snapshot", session_id: str | None = None) -> Iterator[Task]:
 def may_begin(store: "Snapshot", session_id: str) -> None:
     """Errors: TasksFull where as many shells run as may."""
     sessions = [task.session_id for task in live(store)]
-    if sessions.count(session_id) >= SHELLS_SESSION_MAX:
-        raise TasksFull(f"{SHELLS_SESSION_MAX} shells of this session run in the background; stop some first")
-    if len(sessions) >= SHELLS_MAX:
-        raise TasksFull(f"{SHELLS_MAX} shells run in the background, which is all that may; try again later")
+    if sessions.count(session_id) >= MAX_SHELLS_SESSION:
+        raise TasksFull(f"{MAX_SHELLS_SESSION} shells of this session run in the background; stop some first")
+    if len(sessions) >= MAX_SHELLS:
+        raise TasksFull(f"{MAX_SHELLS} shells run in the background, which is all that may; try again later")
 
 
 def stop_all(fold: Fold, reason: str) -> None:

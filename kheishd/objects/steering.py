@@ -16,7 +16,7 @@ from kheishd.objects.sending import said_items, valid_sender
 from kheishd.store.tables import RUNS
 from protocol import ids
 from protocol.errors import NothingToSteer, QueueFull
-from protocol.limits import STEERS_MAX
+from protocol.limits import MAX_STEERS
 from protocol.objects.run import Run, Steering, SteerResult
 from protocol.objects.session import Session
 from protocol.transcript import InputItem
@@ -54,8 +54,8 @@ def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) ->
         raise NothingToSteer("the run in flight answers nobody; send the message instead")
     if run.cancel is not None:
         raise NothingToSteer("the run in flight is being stopped; send the message instead")
-    if run.steers >= STEERS_MAX:
-        raise QueueFull(f"{STEERS_MAX} messages wait for the run's next model call; try again after it")
+    if run.steers >= MAX_STEERS:
+        raise QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
     items = bound_input(tx, session, said.items)
     fold = Fold(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
     fold.append_all(decide(run, Steer(said.steer_id, items, said.sender)))

@@ -22,7 +22,7 @@ from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN
 from protocol import ids
 from protocol.errors import SessionEnded, TaskNotFound
 from protocol.errors import TaskDeleted as Deleted
-from protocol.limits import TASK_DESCRIPTION_BYTES_MAX, TASK_METADATA_BYTES_MAX, TASK_OUTPUT_BYTES_MAX
+from protocol.limits import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_METADATA_BYTES, MAX_TASK_OUTPUT_BYTES
 from protocol.objects import task as rows
 from protocol.objects.task import (
     OPEN,
@@ -166,8 +166,8 @@ def new_task(task_id: str, params: TaskCreate) -> TaskCreated:
 
     Errors: InvalidParams, InputTooLarge.
     """
-    fits(params.description, TASK_DESCRIPTION_BYTES_MAX, "description", "$.params.description")
-    fits(params.metadata, TASK_METADATA_BYTES_MAX, "metadata", "$.params.metadata")
+    fits(params.description, MAX_TASK_DESCRIPTION_BYTES, "description", "$.params.description")
+    fits(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
     return TaskCreated(
         task_id=task_id,
         title=rules.titled(params.title),
@@ -184,9 +184,9 @@ def new_state(params: TaskUpdate) -> TaskUpdated:
     Errors: InvalidParams, InputTooLarge.
     """
     limits = (
-        ("description", TASK_DESCRIPTION_BYTES_MAX),
-        ("output", TASK_OUTPUT_BYTES_MAX),
-        ("metadata", TASK_METADATA_BYTES_MAX),
+        ("description", MAX_TASK_DESCRIPTION_BYTES),
+        ("output", MAX_TASK_OUTPUT_BYTES),
+        ("metadata", MAX_TASK_METADATA_BYTES),
     )
     for name, limit in limits:
         if getattr(params, name) is not UNSET:

@@ -20,7 +20,7 @@ from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors import InvalidParams, ScopeWouldWiden, TokenInvalid, TokenNotFound
 from protocol.events import DAEMON_STREAM, JournalEvent, TokenCreated, TokenRevoked
 from protocol.ids import TOKEN
-from protocol.limits import TOKENS_MAX
+from protocol.limits import MAX_TOKENS
 from protocol.objects import token as rows
 from protocol.objects.token import (
     Token,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 # How often in a row a token can be narrowed: every request to connect walks up this far at most.
-NARROWED_MAX = 32
+MAX_NARROWED = 32
 
 # How many tokens are looked at where there is no room for another, and how many of those that open nothing
 # are taken away: a millisecond.
@@ -174,10 +174,10 @@ def _make(
     tx: "Transaction", call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
 ) -> TokenMade:
     digest = digest_of(new.secret)
-    if tx.count(TOKENS_BY_DIGEST) >= TOKENS_MAX and not _make_room(tx, digest):
+    if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _make_room(tx, digest):
         raise TokenLimit()
-    if parent_token_id is not None and len(lineage(tx, _find(tx, parent_token_id))) > NARROWED_MAX:
-        raise TokenLimit(f"a token can be narrowed {NARROWED_MAX} times in a row at most")
+    if parent_token_id is not None and len(lineage(tx, _find(tx, parent_token_id))) > MAX_NARROWED:
+        raise TokenLimit(f"a token can be narrowed {MAX_NARROWED} times in a row at most")
     event = TokenCreated(
         token_id=new.token_id, digest=digest, grant=grant, name=name, parent_token_id=parent_token_id
     )

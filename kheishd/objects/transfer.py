@@ -36,11 +36,11 @@ from protocol.events import (
     decode_event,
 )
 from protocol.limits import (
-    IMPORT_BYTES_MAX,
-    IMPORT_LINE_BYTES_MAX,
-    METADATA_BYTES_MAX,
-    NESTING_MAX,
-    TITLE_BYTES_MAX,
+    MAX_IMPORT_BYTES,
+    MAX_IMPORT_LINE_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_NESTING,
+    MAX_TITLE_BYTES,
 )
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport
@@ -104,9 +104,9 @@ class _Part:
 
 def _prepare(call: Call, params: SessionImport) -> _Part:
     size = sum(len(line.encode()) for line in params.lines)
-    if size > (IMPORT_BYTES_MAX if len(params.lines) > 1 else IMPORT_LINE_BYTES_MAX):
+    if size > (MAX_IMPORT_BYTES if len(params.lines) > 1 else MAX_IMPORT_LINE_BYTES):
         raise InputTooLarge(
-            f"this part takes {size} bytes; send at most {IMPORT_BYTES_MAX}, or one line, at a time",
+            f"this part takes {size} bytes; send at most {MAX_IMPORT_BYTES}, or one line, at a time",
             field="$.params.lines",
         )
     if (params.session_id is None) != (params.last_hash is None):
@@ -126,9 +126,9 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
         # What was taken nested no deeper than the limit, and stands a few levels down in its event.
-        if nested_too_deep(bytes(line.event), 2 * NESTING_MAX):
-            raise ImportInvalid(f"line {number} is nested deeper than {2 * NESTING_MAX} levels")
-        problem = cannot_keep(event, 2 * NESTING_MAX)
+        if nested_too_deep(bytes(line.event), 2 * MAX_NESTING):
+            raise ImportInvalid(f"line {number} is nested deeper than {2 * MAX_NESTING} levels")
+        problem = cannot_keep(event, 2 * MAX_NESTING)
         if problem is not None:
             raise ImportInvalid(f"line {number} cannot be kept: its values {problem}")
         events.append((envelope, event))
@@ -222,10 +222,10 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
         raise ImportInvalid("this begins where a session branched off; the lines before that are missing")
     definition = find_definition(call, part.params.agent or created.agent)
     call.caller.need_sender(None)
-    fits(created.metadata, METADATA_BYTES_MAX, "metadata", "$.params.lines[0]")
-    if created.title is not None and len(created.title) > TITLE_BYTES_MAX:
+    fits(created.metadata, MAX_METADATA_BYTES, "metadata", "$.params.lines[0]")
+    if created.title is not None and len(created.title) > MAX_TITLE_BYTES:
         raise ImportInvalid(
-            f"the title has more than {TITLE_BYTES_MAX} characters", field="$.params.lines[0]"
+            f"the title has more than {MAX_TITLE_BYTES} characters", field="$.params.lines[0]"
         )
     fold = Fold(tx, part.new_session_id, session=None, origin=origin_of(call))
     fold.append(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.workspace import place
 from kheishd.store.tables import SESSIONS
 from protocol.errors import InvalidParams
-from protocol.limits import PATH_BYTES_MAX
+from protocol.limits import MAX_PATH_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.session import Session
 
@@ -30,7 +30,7 @@ def asked(call: "Call", path: str) -> str:
     resolved = resolve(path, workspaces.root)
     if resolved is None:
         raise InvalidParams(
-            f"a workspace is a path of at most {PATH_BYTES_MAX} bytes, all of them printable",
+            f"a workspace is a path of at most {MAX_PATH_BYTES} bytes, all of them printable",
             field="$.params.workspace",
         )
     workspaces.check(resolved, free="operate" in call.caller.scopes)
@@ -42,7 +42,7 @@ def resolve(path: str, root: str) -> str | None:
     if not path.isprintable():
         return None
     resolved = os.path.realpath(os.path.join(root, path))
-    fits = resolved.isprintable() and len(resolved.encode()) <= PATH_BYTES_MAX
+    fits = resolved.isprintable() and len(resolved.encode()) <= MAX_PATH_BYTES
     return resolved if fits else None
 
 
@@ -56,7 +56,7 @@ def workspace_of(
     """Where a session's next run works, told so or not, with its own agent or another one speaking.
 
     Errors: WorkspaceForbidden if it, or one above it, was told to work where it may not any more.
-    Source: the records of the session and of those above it, SESSION_DEPTH_MAX at most.
+    Source: the records of the session and of those above it, MAX_SESSION_DEPTH at most.
     """
     chosen = chosen or session.workspace
     if chosen is not None:

@@ -42,7 +42,7 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     options, extra = body_options(request)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": at_most(options.get("max_tokens", MAX_TOKENS), request.answer_tokens_max),
+        "max_tokens": at_most(options.get("max_tokens", MAX_TOKENS), request.max_answer_tokens),
         "model": request.pinned.model,
         "messages": messages(request.messages),
         "stream": True,

@@ -42,7 +42,7 @@ class Models:
         self._captures = captures
         self._limits = limits or RunLimits()
         self._environ = environ
-        self._places = Places(self._limits.active_max, in_thread)
+        self._places = Places(self._limits.max_active, in_thread)
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:

@@ -240,8 +240,8 @@ class Sheet:
         """Write a whole artifact; where it is too long, its body is the beginning of a text."""
         head = seamless(head, self._captures.scrubber)
         content = encode({**head, name: msgspec.Raw(body)})
-        kept = bytes_max = self._captures.limits.artifact_bytes
-        while len(content) > bytes_max and kept:
+        kept = max_bytes = self._captures.limits.artifact_bytes
+        while len(content) > max_bytes and kept:
             kept = kept * 3 // 4
             text = body[:kept].decode(errors="ignore")
             content = encode({"truncated": True, **head, name: text} if kept else {"truncated": True})

@@ -15,7 +15,7 @@ from pathlib import Path
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
 
 # A file longer than this is no credential; the longest in use are signed tokens of a few KiB.
-CREDENTIAL_BYTES_MAX = 64 * 1024
+MAX_CREDENTIAL_BYTES = 64 * 1024
 
 # A shorter value is not scrubbed: "test" or "1234" would be cut out of ordinary text everywhere.
 SCRUBBED_CHARACTERS_MIN = 8
@@ -85,8 +85,8 @@ def _read(name: str, environ: Mapping[str, str]) -> str | None:
         return None
     try:
         with (Path(directory) / name).open("rb") as file:
-            value = file.read(CREDENTIAL_BYTES_MAX + 1)
-        return value.decode() if len(value) <= CREDENTIAL_BYTES_MAX else None
+            value = file.read(MAX_CREDENTIAL_BYTES + 1)
+        return value.decode() if len(value) <= MAX_CREDENTIAL_BYTES else None
     except (OSError, UnicodeDecodeError):
         return None
 

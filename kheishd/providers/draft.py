@@ -6,11 +6,11 @@ import msgspec
 from msgspec import Struct, field
 
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 from protocol.wire import cannot_keep
 
-INVALID_CHARACTERS_MAX = 200
+MAX_INVALID_CHARACTERS = 200
 """How much of arguments that are no JSON object is shown to the model that wrote them."""
 
 
@@ -31,11 +31,11 @@ class Block(Struct):
 
 
 class Draft:
-    """The answer so far, within ``bytes_max``: once ``full``, what comes after is passed over."""
+    """The answer so far, within ``max_bytes``: once ``full``, what comes after is passed over."""
 
-    def __init__(self, bytes_max: int = ANSWER_BYTES_MAX) -> None:
+    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.full = False
-        self._room = bytes_max
+        self._room = max_bytes
         self._blocks: list[Block] = []
         self._fresh: list[Block] = []
 
@@ -142,5 +142,5 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
     if not block.name:
         raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
     # The model is told, as the result of this call: it knows best what it meant.
-    began = arguments[:INVALID_CHARACTERS_MAX]
+    began = arguments[:MAX_INVALID_CHARACTERS]
     return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they began {began!r}")

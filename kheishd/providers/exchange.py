@@ -16,7 +16,7 @@ import trio
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, RunLimits
 from kheishd.providers import sse
 from kheishd.providers.capturing import Capture
-from kheishd.providers.failures import BODY_BYTES_MAX, Refusing
+from kheishd.providers.failures import MAX_BODY_BYTES, Refusing
 from kheishd.providers.wire import Post, Reader, Sending, malformed
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # An answer in one JSON object: the longest that is kept (128 KiB), escaped, with all that surrounds it.
-WHOLE_BYTES_MAX = 4 * 1024 * 1024
+MAX_WHOLE_BYTES = 4 * 1024 * 1024
 
 # How long the end of the HTTP message may come after the end of the answer, for the connection to be kept.
-TAIL_SECONDS_MAX = 0.05
+MAX_TAIL_SECONDS = 0.05
 
 
 class Patience:
@@ -111,7 +111,7 @@ class Exchange:
             capture.replied(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
-            while len(body) < BODY_BYTES_MAX and (received := await reply.read()):
+            while len(body) < MAX_BODY_BYTES and (received := await reply.read()):
                 body += received
             if capture is not None:
                 capture.received(body)
@@ -163,7 +163,7 @@ class Exchange:
     async def _read_tail(self) -> None:
         """Read to the end of the HTTP message, so that its connection can be used again."""
         assert self._reply is not None, "an answer came from a reply"
-        with trio.move_on_after(TAIL_SECONDS_MAX):
+        with trio.move_on_after(MAX_TAIL_SECONDS):
             try:
                 while not self._reply.ended:
                     await self._reply.read()
@@ -198,7 +198,7 @@ class Body:
         try:
             events = self._decoder.feed(received)
         except sse.EventTooLarge:
-            raise malformed(f"an event of more than {sse.EVENT_BYTES_MAX} bytes") from None
+            raise malformed(f"an event of more than {sse.MAX_EVENT_BYTES} bytes") from None
         self._take(events)
 
     def finish(self) -> None:
@@ -230,8 +230,8 @@ class Body:
     def _gather(self, received: bytes) -> None:
         assert self._whole is not None, "gathering begins with an object"
         self._whole += received
-        if len(self._whole) > WHOLE_BYTES_MAX:
-            raise malformed(f"an answer of more than {WHOLE_BYTES_MAX} bytes")
+        if len(self._whole) > MAX_WHOLE_BYTES:
+            raise malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
 
 
 class Places:
@@ -240,8 +240,8 @@ class Places:
     ``in_thread`` runs what takes long: importing the library and reading the system's certificates.
     """
 
-    def __init__(self, connections_max: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
-        self._connections_max = connections_max
+    def __init__(self, max_connections: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
+        self._max_connections = max_connections
         self._in_thread = in_thread or trio.to_thread.run_sync
         self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
@@ -270,7 +270,7 @@ class Places:
         async with self._making:
             pool = self._pools.get(place)
             if pool is None:
-                pool = self._pools[place] = await self._in_thread(_make_pool, place, self._connections_max)
+                pool = self._pools[place] = await self._in_thread(_make_pool, place, self._max_connections)
             return pool
 
 
@@ -282,7 +282,7 @@ def host_of(url: str) -> str:
         return "the provider"
 
 
-def _make_pool(place: str, connections_max: int) -> "Pool":
+def _make_pool(place: str, max_connections: int) -> "Pool":
     from kheishd.providers.network import make_pool
 
-    return make_pool(place, connections_max)
+    return make_pool(place, max_connections)

@@ -10,9 +10,9 @@ import msgspec
 from kheishd.kernel.runtime import ModelFailure
 
 # What of a provider's complaint is kept, and what is read of it to find the part that matters.
-MESSAGE_BYTES_MAX = 2 * 1024
-CLEANED_CHARACTERS_MAX = 4 * MESSAGE_BYTES_MAX
-BODY_BYTES_MAX = 64 * 1024
+MAX_MESSAGE_BYTES = 2 * 1024
+MAX_CLEANED_CHARACTERS = 4 * MAX_MESSAGE_BYTES
+MAX_BODY_BYTES = 64 * 1024
 
 RETRYABLE = frozenset(
     ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
@@ -97,17 +97,17 @@ class Refusing:
         return ModelFailure(reason, self.clean(f"{self._host}: {what}"), retryable=reason in RETRYABLE)
 
     def clean(self, message: str) -> str:
-        """A message on one line, without the credential and within MESSAGE_BYTES_MAX."""
+        """A message on one line, without the credential and within MAX_MESSAGE_BYTES."""
         if self._secret:
             for form in (self._secret, msgspec.json.encode(self._secret).decode()[1:-1]):
                 message = message.replace(form, "[credential]")
         # Cut first: half a megabyte, character by character, holds the loop up for a tenth of a second.
-        message = message[:CLEANED_CHARACTERS_MAX]
+        message = message[:MAX_CLEANED_CHARACTERS]
         line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
         encoded = line.encode()
-        if len(encoded) <= MESSAGE_BYTES_MAX:
+        if len(encoded) <= MAX_MESSAGE_BYTES:
             return line
-        return encoded[: MESSAGE_BYTES_MAX - 3].decode(errors="ignore") + "…"
+        return encoded[: MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "…"
 
 
 def explain(body: bytes) -> tuple[str, str]:

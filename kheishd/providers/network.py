@@ -28,16 +28,16 @@ from kheishd.providers.wire import Post, Sending
 
 # Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
 # one, 2 microseconds each; providers close theirs after a minute or more.
-IDLE_CONNECTIONS_MAX = 64
-IDLE_SECONDS_MAX = 30.0
+MAX_IDLE_CONNECTIONS = 64
+MAX_IDLE_SECONDS = 30.0
 
 # A place that does not even answer the network within this is not there.
-CONNECT_SECONDS_MAX = 30.0
+MAX_CONNECT_SECONDS = 30.0
 
 # How many pieces that arrived together are handed on together: the head of an answer and its first words,
 # and then as many as take a few milliseconds to take apart, some 10 microseconds each.
-FIRST_PIECES_MAX = 4
-PIECES_MAX = 256
+MAX_FIRST_PIECES = 4
+MAX_PIECES = 256
 
 _WAITING = object()
 _ERRORS = (
@@ -156,7 +156,7 @@ class Backend(httpcore2.AsyncNetworkBackend):
 Pool = httpcore2.AsyncConnectionPool
 
 
-def make_pool(base_url: str, connections_max: int) -> Pool:
+def make_pool(base_url: str, max_connections: int) -> Pool:
     """A pool of connections to one place, by the proxy that the environment names for it, if any.
 
     Errors: UnsupportedProtocol if the URL, or that of the proxy, is of a kind that cannot be used.
@@ -166,9 +166,9 @@ def make_pool(base_url: str, connections_max: int) -> Pool:
     return httpcore2.AsyncConnectionPool(
         ssl_context=secure,
         proxy=_proxy(url.scheme, url.hostname or ""),
-        max_connections=connections_max,
-        max_keepalive_connections=IDLE_CONNECTIONS_MAX,
-        keepalive_expiry=IDLE_SECONDS_MAX,
+        max_connections=max_connections,
+        max_keepalive_connections=MAX_IDLE_CONNECTIONS,
+        keepalive_expiry=MAX_IDLE_SECONDS,
         network_backend=Backend(),
     )
 
@@ -215,7 +215,7 @@ class Reply:
         self._response = response
         self._pieces = response.aiter_stream()
         self._parked: Coroutine[Any, Any, bytes] | None = None
-        self._pieces_max = FIRST_PIECES_MAX
+        self._max_pieces = MAX_FIRST_PIECES
         self._error: Exception | None = None
         self._stream: Stream = response.extensions["network_stream"]
 
@@ -229,11 +229,11 @@ class Reply:
         if self._error is not None:
             raise self._error
         parts: list[bytes] = []
-        pieces_max, self._pieces_max = self._pieces_max, PIECES_MAX
+        max_pieces, self._max_pieces = self._max_pieces, MAX_PIECES
         step, self._parked = self._parked or self._next(), None
         try:
             parts.append(await _go_on(step))
-            while len(parts) < pieces_max:
+            while len(parts) < max_pieces:
                 step = self._next()
                 piece = await self._stream.ahead(step)
                 if piece is None:
@@ -275,7 +275,7 @@ async def send(pool: Pool, post: Post, sending: Sending | None = None) -> Reply:
     }
     if sending is not None:
         sending(post, headers)
-    extensions = {"timeout": {"connect": CONNECT_SECONDS_MAX}}
+    extensions = {"timeout": {"connect": MAX_CONNECT_SECONDS}}
     request = httpcore2.Request(
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions
     )
@@ -294,7 +294,7 @@ def failure(error: Exception, refusing: Refusing) -> ModelFailure | None:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
             return refusing.broke(f"the request cannot be sent: {_told(error)}", "bad_request")
         case httpcore2.ConnectTimeout():
-            return refusing.broke(f"no connection within {CONNECT_SECONDS_MAX:g} s")
+            return refusing.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
         case httpcore2.ConnectError() | httpcore2.ProxyError():
             return refusing.broke(f"no connection: {_told(error)}")
         case httpcore2.NetworkError() | httpcore2.ProtocolError() | httpcore2.TimeoutException() | OSError():

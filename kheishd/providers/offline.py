@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
 from kheishd.providers.failures import RETRYABLE
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from protocol.wire import cannot_keep
 
@@ -35,9 +35,9 @@ WHAT_IT_IS = (
 
 # What one line may ask for: an answer of ten thousand pieces, or a pause of ten minutes, is enough to
 # try out every limit there is. More is taken down to these.
-PIECES_MAX = 10_000
-PAUSE_MS_MAX = 600_000
-QUOTE_CHARACTERS_MAX = 2_000
+MAX_PIECES = 10_000
+MAX_PAUSE_MS = 600_000
+MAX_QUOTE_CHARACTERS = 2_000
 SUMMARY_WORDS = 40
 
 _THEN = re.compile(r"^/then[ \t]*$", re.MULTILINE)
@@ -80,7 +80,7 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
             retryable=orders.failure in RETRYABLE,
         )
     full = _compose(request.messages, orders)
-    text = cut(full, ANSWER_BYTES_MAX)
+    text = cut(full, MAX_ANSWER_BYTES)
     if orders.thought:
         yield ThinkingDelta(orders.thought)
     for piece in _pieces(text, orders.pieces):
@@ -121,10 +121,10 @@ def read_orders(text: str) -> Orders:
 
 def _obey(orders: Orders, line: str) -> bool:
     if found := _SLOW.fullmatch(line):
-        orders.pieces = max(1, min(int(found[1]), PIECES_MAX))
-        orders.pause_ms = min(int(found[2]), PAUSE_MS_MAX)
+        orders.pieces = max(1, min(int(found[1]), MAX_PIECES))
+        orders.pause_ms = min(int(found[2]), MAX_PAUSE_MS)
     elif found := _LONG.fullmatch(line):
-        orders.words = min(int(found[1]), ANSWER_BYTES_MAX)
+        orders.words = min(int(found[1]), MAX_ANSWER_BYTES)
     elif found := _ANSWER.fullmatch(line):
         orders.answer = found[1]
     elif found := _THINK.fullmatch(line):
@@ -206,8 +206,8 @@ def _remembered(messages: list[Message]) -> str:
 
 
 def _quote(text: str) -> str:
-    if len(text) > QUOTE_CHARACTERS_MAX:
-        text = f"{text[:QUOTE_CHARACTERS_MAX]}…"
+    if len(text) > MAX_QUOTE_CHARACTERS:
+        text = f"{text[:MAX_QUOTE_CHARACTERS]}…"
     return f"“{text}”"
 
 
@@ -238,9 +238,9 @@ def _usage(request: ModelRequest, thought: str, text: str) -> Usage:
     )
 
 
-def cut(text: str, bytes_max: int) -> str:
-    """As much of the text as fits into ``bytes_max`` bytes of UTF-8, never half a character."""
-    if len(text) * 4 <= bytes_max:
+def cut(text: str, max_bytes: int) -> str:
+    """As much of the text as fits into ``max_bytes`` bytes of UTF-8, never half a character."""
+    if len(text) * 4 <= max_bytes:
         return text
     encoded = text.encode()
-    return text if len(encoded) <= bytes_max else encoded[:bytes_max].decode(errors="ignore")
+    return text if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore")

@@ -56,13 +56,13 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
 
 def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> dict[str, Any]:
     """How long what is asked for may become, where that is limited, by the name that is in use there."""
-    if request.answer_tokens_max is None:
+    if request.max_answer_tokens is None:
         return {}
     # OpenAI's newer models refuse the older name, which is the one that compatible servers know.
     usual = "max_completion_tokens" if base_url == BASE_URL else "max_tokens"
     names = ("max_completion_tokens", "max_tokens")
     name = next((name for name in names if name in options), usual)
-    return {name: at_most(options.get(name), request.answer_tokens_max)}
+    return {name: at_most(options.get(name), request.max_answer_tokens)}
 
 
 def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:

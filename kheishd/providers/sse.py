@@ -5,13 +5,13 @@ taken apart as bytes, so that a read which ends inside a character needs no care
 """
 
 # One event. A model's whole answer in one (128 KiB), JSON-escaped and wrapped, stays below a fourth of it.
-EVENT_BYTES_MAX = 1024 * 1024
+MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
-    """An event is over EVENT_BYTES_MAX."""
+    """An event is over MAX_EVENT_BYTES."""
 
 
 class Decoder:
@@ -43,7 +43,7 @@ class Decoder:
         *lines, rest = buffer.split(b"\n")
         self._rest = rest + held
         events = self._take(lines)
-        if len(self._rest) + self._size > EVENT_BYTES_MAX:
+        if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise EventTooLarge
         return events
 

@@ -110,12 +110,12 @@ def at_most(value: Any, limit: int | None) -> Any:
 
 
 # No context holds as many; a session's sum of them stays below 64 bits for 18 billion answers.
-TOKENS_MAX = 10**9
+MAX_TOKENS = 10**9
 
 
 def tokens(count: float | None) -> int:
     """A count as it may be kept: some servers leave it out, and some send -1, or nonsense, for unknown."""
-    return int(min(max(count, 0), TOKENS_MAX)) if count is not None else 0
+    return int(min(max(count, 0), MAX_TOKENS)) if count is not None else 0
 
 
 def shown(items: list[Item]) -> list[str]:

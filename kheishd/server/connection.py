@@ -6,8 +6,8 @@ and only then does a task exist to send the rest.
 
 What a peer can make the daemon hold is bounded. Past a bound the connection is not read until it drains:
 
-* ``OPEN_REQUESTS_MAX`` requests whose transactions are not committed yet;
-* ``UNSENT_BYTES_MAX`` of answers it has not taken.
+* ``MAX_OPEN_REQUESTS`` requests whose transactions are not committed yet;
+* ``MAX_UNSENT_BYTES`` of answers it has not taken.
 
 As many requests may *wait* (for a run to settle, say), each in a task; one more is refused as overloaded
 instead, since waiting may last for hours and a cancellation must still be heard.
@@ -35,7 +35,7 @@ from protocol.errors import (
     SubscriptionNotFound,
     TokenInvalid,
 )
-from protocol.limits import OPEN_REQUESTS_MAX, SUBSCRIPTIONS_MAX, UNSENT_BYTES_MAX
+from protocol.limits import MAX_OPEN_REQUESTS, MAX_SUBSCRIPTIONS, MAX_UNSENT_BYTES
 from protocol.wire import (
     NULL,
     Batch,
@@ -165,7 +165,7 @@ class Connection(ABC):
 
     def _full(self) -> bool:
         return (
-            self._committing >= OPEN_REQUESTS_MAX or self._ready_bytes + self.unsent_bytes > UNSENT_BYTES_MAX
+            self._committing >= MAX_OPEN_REQUESTS or self._ready_bytes + self.unsent_bytes > MAX_UNSENT_BYTES
         )
 
     async def _pause(self) -> None:
@@ -184,8 +184,8 @@ class Connection(ABC):
         """Note a request that is not answered at once. Errors: Overloaded."""
         if not waits:
             self._committing += 1
-        elif self._waiting >= OPEN_REQUESTS_MAX:
-            raise Overloaded(f"{OPEN_REQUESTS_MAX} requests of this connection are waiting already")
+        elif self._waiting >= MAX_OPEN_REQUESTS:
+            raise Overloaded(f"{MAX_OPEN_REQUESTS} requests of this connection are waiting already")
         else:
             self._waiting += 1
         opened = Open(id_, reply, self._close_request, waits=waits)
@@ -257,8 +257,8 @@ class Connection(ABC):
         """
         if self.subscriptions is None:
             self.subscriptions = {}
-        if len(self.subscriptions) >= SUBSCRIPTIONS_MAX:
-            raise Overloaded(f"this connection has {SUBSCRIPTIONS_MAX} subscriptions; end some")
+        if len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Overloaded(f"this connection has {MAX_SUBSCRIPTIONS} subscriptions; end some")
         if subscription is not None and subscription in self.subscriptions:
             raise SubscriptionExists(field="$.params.subscription")
         return self._shared.hub.subscribe(

@@ -137,7 +137,7 @@ class _Entry:
         """The params, if the caller may ask at all. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.need(self.scope)
-        size, limit = memoryview(request.params).nbytes, self.row.params_bytes_max
+        size, limit = memoryview(request.params).nbytes, self.row.max_params_bytes
         if size > limit:
             raise MessageTooLarge(f"the params take {size} bytes; the limit is {limit}", field="$.params")
         return decode_params(self.decoder, request.params)

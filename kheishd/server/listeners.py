@@ -26,7 +26,7 @@ from kheishd.server.peers import Grant
 log = logging.getLogger(__name__)
 
 # What fits into sockaddr_un.sun_path (108 bytes) with its closing zero.
-PATH_BYTES_MAX = 107
+MAX_PATH_BYTES = 107
 BACKLOG = 1024
 LISTEN_FD_FIRST = 3
 # Accepted at most before the connections that were get their turn.
@@ -185,7 +185,7 @@ def _bound(spec: Listen) -> Iterator[Listener]:
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
     """The path, or where it is too long for the kernel, the same file by its directory's descriptor."""
-    if len(os.fsencode(path)) <= PATH_BYTES_MAX:
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         yield str(path)
         return
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -18,7 +18,7 @@ from kheishd.objects.token import good
 from kheishd.store.records import Receipt
 from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from protocol.errors import AlreadyShown, IdempotencyConflict, InvalidParams, TokenInvalid
-from protocol.limits import IDEMPOTENCY_KEPT_MS, IDEMPOTENCY_KEY_BYTES_MAX
+from protocol.limits import IDEMPOTENCY_KEPT_MS, MAX_IDEMPOTENCY_KEY_BYTES
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call, Mutate
@@ -121,8 +121,8 @@ def _digest(params: "Mutation", blank: dict[str, Any]) -> bytes:
     Errors: InvalidParams if the key is too long.
     """
     assert params.idempotency_key is not None
-    if len(params.idempotency_key.encode()) > IDEMPOTENCY_KEY_BYTES_MAX:
-        text = f"an idempotency key has {IDEMPOTENCY_KEY_BYTES_MAX} bytes of UTF-8 at most"
+    if len(params.idempotency_key.encode()) > MAX_IDEMPOTENCY_KEY_BYTES:
+        text = f"an idempotency key has {MAX_IDEMPOTENCY_KEY_BYTES} bytes of UTF-8 at most"
         raise InvalidParams(text, field="$.params.idempotency_key")
     return hashlib.sha256(_encode_sorted(msgspec.structs.replace(params, **blank))).digest()
 

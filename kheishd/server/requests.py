@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors import Overloaded, Refusal, RequestCancelled
-from protocol.limits import LINE_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES
 from protocol.wire import encode_batch, encode_error
 
 if TYPE_CHECKING:
@@ -95,5 +95,5 @@ class Gathering:
 
     def room(self) -> None:
         """Errors: Overloaded once the answers are as long together as one message may be."""
-        if self._bytes >= LINE_BYTES_MAX:
-            raise Overloaded(f"the batch's answers are over {LINE_BYTES_MAX} bytes; send it in parts")
+        if self._bytes >= MAX_LINE_BYTES:
+            raise Overloaded(f"the batch's answers are over {MAX_LINE_BYTES} bytes; send it in parts")

@@ -21,7 +21,7 @@ from kheishd.server.connection import Connection, Reason, Shared
 from kheishd.server.listeners import TcpListen, accept_all
 from kheishd.server.peers import check_origin, token_caller
 from protocol.errors import Forbidden, InvalidRequest, Refusal, Unauthenticated
-from protocol.limits import LINE_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES
 from protocol.wire import decode, encode_error
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PATH = "/rpc"
 READ_BYTES = 64 * 1024
 # A head holds a token and what browsers send along; h11 itself takes no more than this.
-HEAD_BYTES_MAX = 16 * 1024
+MAX_HEAD_BYTES = 16 * 1024
 # A handshake, TLS included, takes a few round trips; so does saying goodbye.
 HANDSHAKE_S = 10.0
 GOODBYE_S = 5.0
@@ -114,7 +114,7 @@ async def _admit(
 ) -> "tuple[Replayed, Caller, int | None] | None":
     """The stream as it was before its head was read, who it is and until when; None if turned away."""
     head = bytearray()
-    parser = h11.Connection(h11.SERVER, HEAD_BYTES_MAX)
+    parser = h11.Connection(h11.SERVER, MAX_HEAD_BYTES)
     try:
         while (request := parser.next_event()) is h11.NEED_DATA:
             data = await stream.receive_some(READ_BYTES)
@@ -222,7 +222,7 @@ async def _converse(host: Host, stream: Replayed, caller: Caller, expires_at_ms:
         # What is not an upgrade is answered with 400 by the library, which then closes the stream.
         with trio.move_on_after(HANDSHAKE_S) as handshake:
             request = await wrap_server_stream(
-                nursery, stream, max_message_size=LINE_BYTES_MAX, receive_buffer_size=READ_BYTES
+                nursery, stream, max_message_size=MAX_LINE_BYTES, receive_buffer_size=READ_BYTES
             )
             websocket = stream.websocket = await request.accept()
         if not handshake.cancelled_caught:
@@ -274,7 +274,7 @@ class WebSocketPeer(Connection):
                 self._code = UNSUPPORTED
                 return
             # The library counts characters.
-            if len(data) > LINE_BYTES_MAX:
+            if len(data) > MAX_LINE_BYTES:
                 self._code = TOO_BIG
                 return
             await self.receive([decode(data)])

@@ -40,7 +40,7 @@ from protocol.errors import DaemonDraining, PathRefused, StorageFull
 
 # A copy holds back every page that is freed meanwhile, so that the file grows, for good. At 100 MB a
 # second ten minutes are 60 GB; what is larger is copied by compacting it first, or by the file system.
-BACKUP_SECONDS_MAX: Final = 600.0
+MAX_BACKUP_SECONDS: Final = 600.0
 
 _PIECE_BYTES = 1 << 20
 _LOOK_SECONDS = 0.1

@@ -31,7 +31,7 @@ from msgspec import Struct
 from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
 from protocol.errors import Refusal, StorageFailed, StorageFull
-from protocol.limits import UPDATE_BYTES_MAX, UPDATE_GROUP_MAX
+from protocol.limits import MAX_UPDATE_BYTES, MAX_UPDATE_GROUP
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # function that went on after an error. Whoever was in the transaction gets the error itself.
 _PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
 # The most that one commit writes: everything its members may, and as much again for the pages between.
-_COMMIT_BYTES = 2 * UPDATE_GROUP_MAX * UPDATE_BYTES_MAX
+_COMMIT_BYTES = 2 * MAX_UPDATE_GROUP * MAX_UPDATE_BYTES
 
 
 GONE: Final = (

@@ -12,7 +12,7 @@ from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
 from protocol.errors import DaemonDraining, UpdateTooLarge
 from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event, encode_line
-from protocol.limits import UPDATE_BYTES_MAX
+from protocol.limits import MAX_UPDATE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,7 +257,7 @@ class Transaction(Snapshot):
         packed = table.pack(key)
         stored = table.encode(value)
         self._bytes += len(packed) + len(stored)
-        if self._bytes > UPDATE_BYTES_MAX:
+        if self._bytes > MAX_UPDATE_BYTES:
             raise UpdateTooLarge()
         self._txn.put(packed, stored, True, True, False, self._handles[table])
         self.rung.add(table.name)
@@ -317,7 +317,7 @@ class Transaction(Snapshot):
         number = cursor.to_bytes(8, "big")
         entry = digest + line
         self._bytes += len(entry) + 64
-        if self._bytes > UPDATE_BYTES_MAX:
+        if self._bytes > MAX_UPDATE_BYTES:
             raise UpdateTooLarge()
         fresh = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
         risen = self._txn.put(number, head.name, True, False, True, self._cursors)

@@ -21,7 +21,7 @@ STREAM_BELL = "stream:"
 
 # The newest entries of as many streams are remembered between commits. 4,096 of them take about
 # 2 MiB and cover every session with a run in flight; any other is one look into the table.
-HEADS_MAX = 4_096
+MAX_HEADS = 4_096
 
 
 def link(previous: bytes, line: bytes) -> bytes:
@@ -62,7 +62,7 @@ class Heads:
 
     def bound(self) -> None:
         """Keep the memory this takes within its limit; called between transactions."""
-        if len(self.streams) > HEADS_MAX:
+        if len(self.streams) > MAX_HEADS:
             self.streams.clear()
 
 

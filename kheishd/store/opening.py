@@ -32,9 +32,9 @@ LOCK = "lock.mdb"
 # Address space, not disk: 1 TiB of journal is some ten million long conversations. It is never resized,
 # because that would pull the map away from under open snapshots.
 MAP_BYTES = 1 << 40
-TABLES_MAX = 64
+MAX_TABLES = 64
 # Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's own habit.
-READERS_MAX = 126
+MAX_READERS = 126
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ def open_lmdb(directory: Path, *, map_bytes: int = MAP_BYTES, readonly: bool = F
     return lmdb.open(
         str(directory),
         map_size=map_bytes,
-        max_dbs=TABLES_MAX,
-        max_readers=READERS_MAX,
+        max_dbs=MAX_TABLES,
+        max_readers=MAX_READERS,
         max_spare_txns=8,
         # Read what is asked for and no more: a cold gigabyte opens in a millisecond instead of thirty.
         readahead=False,

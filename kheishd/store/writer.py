@@ -10,13 +10,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from kheishd.store.backup import BACKUP_SECONDS_MAX, write_backup
+from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
 from kheishd.store.commit import Committer, Group, Job, Outcome
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA
 from protocol.errors import DaemonDraining
-from protocol.limits import UPDATE_GROUP_MAX
+from protocol.limits import MAX_UPDATE_GROUP
 
 __all__ = ["Group", "Job", "Outcome", "Store"]
 
@@ -154,7 +154,7 @@ class Store:
         self,
         directory: Path,
         *,
-        timeout_s: float = BACKUP_SECONDS_MAX,
+        timeout_s: float = MAX_BACKUP_SECONDS,
         check: Callable[[], object] = lambda: None,
     ) -> int:
         """Copy the store, as it is now, to a new directory; gives its newest cursor. From any thread.
@@ -180,7 +180,7 @@ class Store:
         queue = self._queue
         while (first := queue.get()) is not None:
             taken = [first]
-            for _ in range(min(queue.qsize(), UPDATE_GROUP_MAX - 1)):
+            for _ in range(min(queue.qsize(), MAX_UPDATE_GROUP - 1)):
                 job = queue.get()
                 if job is None:
                     # Nothing is submitted after the end, so it comes right after this group.

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from kheishd.core.scrub import Flow
-from kheishd.hooks.processes import KILL_SECONDS_MAX, Ended, Kept, NotStarted
+from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects import shells
 from kheishd.objects.shells import Over
-from protocol.limits import SHELL_SECOND_BYTES_MAX
+from protocol.limits import MAX_SHELL_SECOND_BYTES
 
 if TYPE_CHECKING:
     from kheishd.hooks.shells.files import ShellFiles, ShellLog
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 GRACE_SECONDS: Final = 2.0
 """What a shell has to end once it was asked to: a server may have something to put away."""
 
-STOP_SECONDS_MAX: Final = GRACE_SECONDS + 2 * KILL_SECONDS_MAX
+MAX_STOP_SECONDS: Final = GRACE_SECONDS + 2 * MAX_KILL_SECONDS
 """How long it takes at most until a shell that is to be stopped is over."""
 
-DRAIN_SECONDS_MAX: Final = 1.0
+MAX_DRAIN_SECONDS: Final = 1.0
 """How long output is waited for once all processes are gone: one may have handed its end on."""
 
 STALL_SECONDS: Final = 45.0
@@ -39,7 +39,7 @@ BURST_SECONDS: Final = 4.0
 
 READ_BYTES: Final = 64 * 1024
 
-PROBLEM_CHARACTERS_MAX: Final = 500
+MAX_PROBLEM_CHARACTERS: Final = 500
 
 Save = Callable[["Callable[[Transaction], None]"], Awaitable[None]]
 """Commits, however long that takes."""
@@ -96,9 +96,9 @@ class Background:
                 ended = await kept.wait()
             if ended is None:
                 await kept.stop(GRACE_SECONDS)
-                with trio.move_on_after(KILL_SECONDS_MAX):
+                with trio.move_on_after(MAX_KILL_SECONDS):
                     ended = await kept.wait()
-            with trio.move_on_after(DRAIN_SECONDS_MAX):
+            with trio.move_on_after(MAX_DRAIN_SECONDS):
                 await pumped.wait()
             nursery.cancel_scope.cancel()
         return ended
@@ -131,7 +131,7 @@ class Background:
             while data := await stream.receive_some(READ_BYTES):
                 await self._write(flow.feed(decoder.decode(data), self._live.scrubber))
                 # Not read for a while, it waits: its pipe is full.
-                ahead_s = self._log.total_bytes / SHELL_SECOND_BYTES_MAX - (trio.current_time() - began)
+                ahead_s = self._log.total_bytes / MAX_SHELL_SECOND_BYTES - (trio.current_time() - began)
                 await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
         last = flow.feed(decoder.decode(b"", final=True), self._live.scrubber)
         await self._write(last + flow.rest(self._live.scrubber))
@@ -155,4 +155,4 @@ class Background:
 
 
 def _brief(text: str) -> str:
-    return " ".join(text.split())[:PROBLEM_CHARACTERS_MAX]
+    return " ".join(text.split())[:MAX_PROBLEM_CHARACTERS]

@@ -24,5 +24,5 @@ class Collector:
         task_status.started()
         while True:
             debug = self._runtimes.current().debug
-            self._captures.collect(debug.kept_s, debug.bytes_max)
+            self._captures.collect(debug.kept_s, debug.max_bytes)
             await trio.sleep(COLLECT_SECONDS)

@@ -50,7 +50,7 @@ log = logging.getLogger("kheishd.runs")
 SUMMARY_TRIES = 4
 """How often a summary is asked for, each time of half as much, while that is too long for the model."""
 
-OVERFLOWS_MAX = 4
+MAX_OVERFLOWS = 4
 """How often what one answer needs is made shorter because the provider refused it."""
 
 
@@ -87,7 +87,7 @@ class Room:
         limits = self._runtime.context
         while True:
             request, prompt = await self._prompt(run, place)
-            resting = self._failures >= limits.failures_max
+            resting = self._failures >= limits.max_failures
             step = due(prompt, self._ceiling(run), self._state.now_ms(), limits, resting=resting)
             if step is None or not await self._take(run, prompt, step):
                 return request
@@ -97,7 +97,7 @@ class Room:
         if run.step != self._step:
             self._step, self._overflows = run.step, 0
         self._overflows += 1
-        if self._overflows > OVERFLOWS_MAX:
+        if self._overflows > MAX_OVERFLOWS:
             return False
         _, prompt = await self._prompt(run, place)
         # The window is smaller than was thought, by whatever measure; and so it is for the rest of the run.
@@ -199,16 +199,16 @@ class Room:
     async def _asked(self, run: "Run", placed: Sequence[Placed]) -> Answer:
         """The model's answer. Errors: ModelFailure."""
         # The estimate is a third too high on purpose. Here too long costs no more than another try.
-        tokens_max, tries = run.pinned.context_tokens * 4 // 3, SUMMARY_TRIES
+        max_tokens, tries = run.pinned.context_tokens * 4 // 3, SUMMARY_TRIES
         while True:
-            messages = request_of(placed, tokens_max, run.agent)
+            messages = request_of(placed, max_tokens, run.agent)
             try:
                 return await self._answer(run, messages)
             except ModelFailure as failure:
                 tries -= 1
                 if failure.reason != "context_too_long" or not tries:
                     raise
-                tokens_max = of_messages(messages) // 2
+                max_tokens = of_messages(messages) // 2
 
     async def _answer(self, run: "Run", messages: list[Message]) -> Answer:
         """One model call, which nobody follows. Errors: ModelFailure."""
@@ -219,7 +219,7 @@ class Room:
             session_id=run.session_id,
             run_id=run.run_id,
             purpose="summary",
-            answer_tokens_max=self._runtime.context.summary_tokens,
+            max_answer_tokens=self._runtime.context.summary_tokens,
             turn=run.step + 1,
             attempt=max(run.attempt, 1),
         )

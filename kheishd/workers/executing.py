@@ -150,7 +150,7 @@ class Calls:
         asked = self._asked(run)
         ready: list[tuple[int, ToolUse]] = []
         # Those beyond stay ready, and are due again when these have returned.
-        for place in places[: judging.present.tools.parallel_max]:
+        for place in places[: judging.present.tools.max_parallel]:
             use = await self._cleared(run, judging, place, asked)
             if use is None:
                 # It has its result now, or a person is asked again: look at the batch anew.
@@ -265,7 +265,7 @@ class Calls:
 
     async def _return(self, call: "OpenCall", ended: _Ended) -> None:
         """Commit a result: what is too long to be read at once stands whole in a blob."""
-        text, whole = readable(ended.outcome, self._present().tools.output_bytes_max)
+        text, whole = readable(ended.outcome, self._present().tools.max_output_bytes)
         blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
         returned = ToolReturned(
             call_id=call.call_id,
@@ -402,7 +402,7 @@ def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
 
 def within(tool: "Tool", limits: "ToolLimits") -> "Tool":
     """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
-    longest = limits.timeout_max_s + SAYING_SECONDS
+    longest = limits.max_timeout_s + SAYING_SECONDS
     return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)
 
 

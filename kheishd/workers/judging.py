@@ -20,15 +20,15 @@ from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.events import ApprovalRequested, QuestionAsked, ToolReturned
 from protocol.limits import (
-    ASKED_MAX,
-    CALLS_JUDGED_MAX,
-    JUDGED_REASON_BYTES_MAX,
-    PREVIEW_BYTES_MAX,
-    PREVIEWS_BYTES_MAX,
-    QUESTIONED_MAX,
-    REASON_BYTES_MAX,
-    SUBJECT_BYTES_MAX,
-    VERDICT_SUBJECT_BYTES_MAX,
+    MAX_CALLS_JUDGED,
+    MAX_JUDGED_REASON_BYTES,
+    MAX_PREVIEW_BYTES,
+    MAX_PREVIEWS_BYTES,
+    MAX_REASON_BYTES,
+    MAX_SUBJECT_BYTES,
+    MAX_VERDICT_SUBJECT_BYTES,
+    MAX_WAITING_CALLS,
+    MAX_WAITING_QUESTIONS,
 )
 from protocol.objects.permission import Verdict
 from protocol.transcript import ToolCall
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kheishd.runs")
 
-NAMES_SHOWN_MAX = 40
+MAX_NAMES_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Judging:
     async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
-        if self.run.tool_bytes >= self.present.tools.run_output_bytes_max:
+        if self.run.tool_bytes >= self.present.tools.max_run_output_bytes:
             return self._failed(call, tool, self._no_more_output())
         if asked.invalid is not None:
             return self._failed(
@@ -83,11 +83,11 @@ class Judging:
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
-        most = self.present.tools.input_bytes_max
+        most = self.present.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
         if size > most:
             raise ToolError(
-                f"the arguments take {size} bytes as JSON; the limit, tools.input_bytes_max, is {most}"
+                f"the arguments take {size} bytes as JSON; the limit, tools.max_input_bytes, is {most}"
             )
         return self.runtime.hooks.checked(tool, arguments)
 
@@ -100,7 +100,7 @@ class Judging:
         if preview is None or preview.binding == use.binding:
             return None
         reason = "what was approved has changed since: look again"
-        subject = _beginning(self.runtime.hooks.subject(use), SUBJECT_BYTES_MAX)
+        subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, preview)
 
     def reconsidered(self, use: ToolUse, *, approved: bool) -> Judged:
@@ -123,7 +123,7 @@ class Judging:
         """
         why = judged.reason or judged.why
         reason = f"this was allowed before, and now a person is to be asked: {why}"
-        subject = _beginning(self.runtime.hooks.subject(use), SUBJECT_BYTES_MAX)
+        subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
     async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
@@ -131,8 +131,8 @@ class Judging:
         # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
         whole = self.runtime.hooks.subject(use)
         judged = judge(facts_of(use.tool), whole, self._layers(), opinion_of(opinion))
-        subject = _beginning(whole, SUBJECT_BYTES_MAX)
-        verdict = _verdict(call, use.tool, _beginning(whole, VERDICT_SUBJECT_BYTES_MAX), judged)
+        subject = _beginning(whole, MAX_SUBJECT_BYTES)
+        verdict = _verdict(call, use.tool, _beginning(whole, MAX_VERDICT_SUBJECT_BYTES), judged)
         if judged.grant_id is not None:
             self.used.append(judged.grant_id)
         if judged.decision == "deny":
@@ -141,9 +141,9 @@ class Judging:
             return self._question(verdict, call, opinion)
         if judged.decision == "allow":
             return Judgement(verdict)
-        if len(self._waiting()) >= ASKED_MAX:
+        if len(self._waiting()) >= MAX_WAITING_CALLS:
             return self._crowded(
-                verdict, call, f"{ASKED_MAX} calls of this message wait for a person already"
+                verdict, call, f"{MAX_WAITING_CALLS} calls of this message wait for a person already"
             )
         try:
             preview = await self.runtime.hooks.preview(use)
@@ -157,7 +157,7 @@ class Judging:
 
     def _question(self, verdict: Verdict, call: "OpenCall", opinion: NeedsAnswer) -> Judgement:
         waiting = self._waiting()
-        if waiting.count("questioned") >= QUESTIONED_MAX or len(waiting) >= ASKED_MAX:
+        if waiting.count("questioned") >= MAX_WAITING_QUESTIONS or len(waiting) >= MAX_WAITING_CALLS:
             return self._crowded(
                 verdict, call, "other calls of this message ask already; ask all in one call"
             )
@@ -197,7 +197,7 @@ class Judging:
             number=number,
             message_cursor=self.run.output_cursor,
             subject=subject,
-            reason=_beginning(reason, JUDGED_REASON_BYTES_MAX),
+            reason=_beginning(reason, MAX_JUDGED_REASON_BYTES),
             preview=await self._shown(preview),
             expires_at_ms=self._in(round(limits.approval_expires_s * 1000) or None),
             agent=self.run.agent,
@@ -208,8 +208,8 @@ class Judging:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
-        room = max(PREVIEWS_BYTES_MAX // min(len(self.run.calls), CALLS_JUDGED_MAX), 1024)
-        room = min(room, PREVIEW_BYTES_MAX)
+        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_CALLS_JUDGED), 1024)
+        room = min(room, MAX_PREVIEW_BYTES)
         encoded = preview.text.encode()
         if len(msgspec.json.encode(preview.text)) <= room:
             return preview
@@ -235,24 +235,24 @@ class Judging:
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
 
     def _no_more_output(self) -> str:
-        given, most = self.run.tool_bytes, self.present.tools.run_output_bytes_max
+        given, most = self.run.tool_bytes, self.present.tools.max_run_output_bytes
         return (
             f"This was not run: the tools of this run gave {given} bytes together, and the limit, "
-            f"tools.run_output_bytes_max, is {most}. Answer with what there is."
+            f"tools.max_run_output_bytes, is {most}. Answer with what there is."
         )
 
     def _no_such_tool(self, name: str) -> str:
-        known = sorted(self.offered)[:NAMES_SHOWN_MAX]
+        known = sorted(self.offered)[:MAX_NAMES_SHOWN]
         those = f"Those there are: {', '.join(known)}." if known else "There are none."
         return f"There is no tool called '{name}' here. {those}"
 
 
-def _beginning(whole: str, bytes_max: int) -> str:
+def _beginning(whole: str, max_bytes: int) -> str:
     """A text as it is kept; one that was cut says so, and so a subject is never that of another call."""
     encoded = whole.encode()
-    if len(encoded) <= bytes_max:
+    if len(encoded) <= max_bytes:
         return whole
-    return encoded[: bytes_max - 3].decode(errors="ignore") + "…"
+    return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
 def _verdict(call: "OpenCall", tool: Tool, subject: str, judged: Judged) -> Verdict:
@@ -264,7 +264,7 @@ def _verdict(call: "OpenCall", tool: Tool, subject: str, judged: Judged) -> Verd
             base=judged.base,
             why=judged.why,
             subject=subject,
-            reason=_beginning(judged.reason, JUDGED_REASON_BYTES_MAX),
+            reason=_beginning(judged.reason, MAX_JUDGED_REASON_BYTES),
             mode=judged.mode,
             mode_effect=judged.mode_effect,
             grant_id=judged.grant_id,
@@ -280,10 +280,10 @@ def _of_tool(verdict: Verdict, tool: Tool | None) -> Verdict:
 
 
 def _failure(call: "OpenCall", text: str) -> ToolReturned:
-    text = _beginning(text, REASON_BYTES_MAX)
+    text = _beginning(text, MAX_REASON_BYTES)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="failed", text=text, is_error=True)
 
 
 def _denied(call: "OpenCall", reason: str) -> ToolReturned:
-    text = _beginning(f"This was not allowed: {reason}", REASON_BYTES_MAX)
+    text = _beginning(f"This was not allowed: {reason}", MAX_REASON_BYTES)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="denied", text=text, is_error=True)

@@ -8,51 +8,51 @@ import msgspec
 
 from kheishd.kernel.hook import Outcome
 from protocol.limits import (
-    EVIDENCE_BYTES_MAX,
-    LAST_WORDS_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
-    TOOL_TEXT_BYTES_MAX,
+    MAX_EVIDENCE_BYTES,
+    MAX_LAST_WORDS_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
+    MAX_TOOL_TEXT_BYTES,
 )
 from protocol.wire import cannot_keep
 
 log = logging.getLogger("kheishd.runs")
 
 
-def readable(outcome: Outcome, bytes_max: int = TOOL_OUTPUT_BYTES_MAX) -> tuple[str, bytes | None]:
+def readable(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[str, bytes | None]:
     """The text of an outcome as a model reads it, and the whole output where that is more than the text.
 
-    Of that so much is kept as ``tools.output_bytes_max`` says.
+    Of that so much is kept as ``tools.max_output_bytes`` says.
     """
     text, whole = _cut(outcome.text), outcome.whole
     if text != outcome.text and whole is None:
         whole = outcome.text.encode()
-    if whole is not None and len(whole) > bytes_max:
-        text += f"\n[Of {len(whole)} bytes of output the first {bytes_max} were kept.]"
-        whole = whole[:bytes_max]
+    if whole is not None and len(whole) > max_bytes:
+        text += f"\n[Of {len(whole)} bytes of output the first {max_bytes} were kept.]"
+        whole = whole[:max_bytes]
     return text, whole
 
 
 def _cut(text: str) -> str:
     encoded = text.encode()
-    if len(encoded) > TOOL_TEXT_BYTES_MAX:
-        text = shortened(encoded, TOOL_TEXT_BYTES_MAX)
-    if len(msgspec.json.encode(text)) > 2 * TOOL_TEXT_BYTES_MAX:
+    if len(encoded) > MAX_TOOL_TEXT_BYTES:
+        text = shortened(encoded, MAX_TOOL_TEXT_BYTES)
+    if len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES:
         # What is no text takes up to six bytes for each of its own in the journal.
-        text = shortened(encoded, TOOL_TEXT_BYTES_MAX // 3)
+        text = shortened(encoded, MAX_TOOL_TEXT_BYTES // 3)
     return text
 
 
-def shortened(encoded: bytes, bytes_max: int) -> str:
+def shortened(encoded: bytes, max_bytes: int) -> str:
     """The beginning and the end of a long text, and how much was left out between them."""
-    half = bytes_max // 2
+    half = max_bytes // 2
     head, tail = encoded[:half].decode(errors="ignore"), encoded[-half:].decode(errors="ignore")
     return f"{head}\n[... {len(encoded) - 2 * half} bytes left out here ...]\n{tail}"
 
 
 def last_words(text: str) -> str:
     """The end of a text, as much as is kept of what was cut short."""
-    kept = text[-LAST_WORDS_BYTES_MAX:]
-    while len(msgspec.json.encode(kept)) > LAST_WORDS_BYTES_MAX:
+    kept = text[-MAX_LAST_WORDS_BYTES:]
+    while len(msgspec.json.encode(kept)) > MAX_LAST_WORDS_BYTES:
         kept = kept[len(kept) // 4 + 1 :]
     return kept if len(kept) == len(text) else f"[...] {kept}"
 
@@ -61,7 +61,7 @@ def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
     """Evidence as it may be journaled: what cannot be said, or takes too much room, is left out."""
     sizes = {name: _size(name, value) for name, value in evidence.items()}
     kept = {name: value for name, value in evidence.items() if sizes[name] is not None}
-    while kept and sum(sizes[name] or 0 for name in kept) > EVIDENCE_BYTES_MAX:
+    while kept and sum(sizes[name] or 0 for name in kept) > MAX_EVIDENCE_BYTES:
         del kept[max(kept, key=lambda name: sizes[name] or 0)]
     return kept
 

@@ -120,7 +120,7 @@ class RunWorker:
         Shape:  each run, and whether it is to be alone.
         """
         chosen: list[tuple[Run, bool]] = []
-        slots = self._runtimes.current().limits.active_max - len(self._active)
+        slots = self._runtimes.current().limits.max_active - len(self._active)
         if slots <= 0 or any(turn.suspect for turn in self._active.values()):
             return chosen
         for _, run_id in store.scan(RUNS_READY):

@@ -20,7 +20,7 @@ from kheishd.objects.shells import Over
 from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.background import STALL_SECONDS, Background
 from protocol.errors import StorageFull
-from protocol.limits import SHELL_FILES_BYTES_MAX
+from protocol.limits import MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +153,7 @@ class ShellWorker:
             found = {name: store.get(TASKS, name) for name in names}
             live = [task.task_id for task in shells.live(store)]
         unwanted = [name for name, task in found.items() if task is None or task.deleted_at_ms is not None]
-        await self._files.prune(unwanted, live, SHELL_FILES_BYTES_MAX)
+        await self._files.prune(unwanted, live, MAX_SHELL_FILES_BYTES)
 
     # What a daemon before this one left.
 

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from kheishd.core.budget import cost_of
-from kheishd.core.titles import ANSWER_TOKENS_MAX, INSTRUCTIONS, request_of, title_of
+from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import Fold
 from kheishd.objects.giving import output_of
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kheishd.titles")
 
-AT_ONCE_MAX = 4
-SECONDS_MAX = 60.0
+MAX_AT_ONCE = 4
+MAX_SECONDS = 60.0
 
-RUNS_MAX = 3
+MAX_RUNS = 3
 """A session that has no title after so many runs has none: nobody is asked again and again."""
 
 
@@ -56,7 +56,7 @@ class Titles:
     def consider(self, run_id: str) -> None:
         """A run is over, or waits: perhaps its session is to have a title. Never raises."""
         runtime = self._runtimes.current()
-        if not runtime.titles or self._nursery is None or len(self._busy) >= AT_ONCE_MAX:
+        if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:
@@ -88,7 +88,7 @@ class Titles:
 
     async def _name(self, run: "Run", beginning: tuple[str, str]) -> None:
         try:
-            with trio.move_on_after(SECONDS_MAX), self._runtimes.hold() as runtime:
+            with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
                 answer = await answer_of(runtime.models, _request(run, beginning))
                 title = title_of(answer.items)
                 if title is not None:
@@ -107,7 +107,7 @@ def _nameless(session: "Session") -> bool:
         session.title is None
         and session.status == "open"
         and session.parent_session_id is None
-        and session.runs <= RUNS_MAX
+        and session.runs <= MAX_RUNS
     )
 
 
@@ -127,7 +127,7 @@ def _request(run: "Run", beginning: tuple[str, str]) -> ModelRequest:
         session_id=run.session_id,
         run_id=run.run_id,
         purpose="title",
-        answer_tokens_max=ANSWER_TOKENS_MAX,
+        max_answer_tokens=MAX_ANSWER_TOKENS,
     )
 
 

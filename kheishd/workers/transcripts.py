@@ -31,7 +31,7 @@ from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors import StorageFull
 from protocol.events import decode_envelope, decode_event
-from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES, MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -158,16 +158,16 @@ class Reading:
         """What is shown is much less than what happened: a checkpoint is worth its bytes."""
         self._folded = max(self._folded, CHECKPOINT_EVENTS)
 
-    def checkpoint(self, answer: "list[Item]", room: int = ANSWER_BYTES_MAX) -> Checkpoint | None:
+    def checkpoint(self, answer: "list[Item]", room: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
         """A checkpoint to write with an answer, when enough was folded and both fit into ``room``."""
-        return self._written_down(min(CHECKPOINT_BYTES_MAX, room - room_of(answer)))
+        return self._written_down(min(MAX_CHECKPOINT_BYTES, room - room_of(answer)))
 
     async def keep(self) -> None:
         """Write a checkpoint that no answer had room for, in a transaction of its own, if it is worth that.
 
         It is only a cache: on a full disk it is done without.
         """
-        checkpoint = self._written_down(CHECKPOINT_ALONE_BYTES_MAX)
+        checkpoint = self._written_down(MAX_CHECKPOINT_ALONE_BYTES)
         if checkpoint is not None:
             with suppress(StorageFull):
                 await self._state.update(checkpoint.write)

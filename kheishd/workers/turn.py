@@ -35,7 +35,7 @@ from kheishd.workers.saving import Saving
 from kheishd.workers.transcripts import Checkpoint, Reading
 from protocol import ids
 from protocol.errors import RunAlreadyEnded
-from protocol.limits import ANSWER_BYTES_MAX, CONTRACT_ROOM_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES, MAX_CONTRACT_ROOM_BYTES
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Item, Text, text_of
 
@@ -252,7 +252,7 @@ class Turn:
 
     async def _pause(self, until_ms: int) -> None:
         # No pause is longer than patience, even if the clock was set back while nobody looked.
-        longest_s = max(self._runtime.limits.backoff_max_s, self._runtime.limits.retry_after_max_s)
+        longest_s = max(self._runtime.limits.max_backoff_s, self._runtime.limits.max_retry_after_s)
         with self._next_effect() as scope:
             await trio.sleep(min(max(until_ms - self._state.now_ms(), 0) / 1000, longest_s))
             self._patient_until_ms = until_ms
@@ -281,7 +281,7 @@ class Turn:
         if answer is None:
             text = "".join(heard)
             said: list[Item] = [Text(text)] if text else []
-            items, _ = fitted(said, ANSWER_BYTES_MAX)
+            items, _ = fitted(said, MAX_ANSWER_BYTES)
             await self._commit(Stopped(items, error=out_of_time(self._run) if self._over else None))
             return
         await self._answered(answer)
@@ -321,7 +321,7 @@ class Turn:
 
     async def _answered(self, answer: Answer) -> None:
         bound = self._run.pinned.output_contract is not None
-        room = ANSWER_BYTES_MAX - (CONTRACT_ROOM_BYTES_MAX if bound else 0)
+        room = MAX_ANSWER_BYTES - (MAX_CONTRACT_ROOM_BYTES if bound else 0)
         items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
         command = Answered(
             items=items,
@@ -329,7 +329,7 @@ class Turn:
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
             cut=cut,
-            calls_max=self._runtimes.current().tools.calls_max,
+            max_calls=self._runtimes.current().tools.max_calls,
             checked=self._checked(items),
         )
         checkpoint = self._shown.checkpoint(items, room)
@@ -389,11 +389,11 @@ class Turn:
             again = retry_at_ms(
                 now_ms=self._state.now_ms(),
                 attempt=self._run.failures + 1,
-                attempts_max=limits.attempts_max,
+                max_attempts=limits.max_attempts,
                 backoff_s=limits.backoff_s,
-                backoff_max_s=limits.backoff_max_s,
+                max_backoff_s=limits.max_backoff_s,
                 retry_after_s=failure.retry_after_s,
-                retry_after_max_s=limits.retry_after_max_s,
+                max_retry_after_s=limits.max_retry_after_s,
                 jitter=random.random(),
             )
         await self._commit(Errored(error, again))

@@ -19,7 +19,7 @@ from protocol.errors import (
     ToolInputInvalid,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import GRANT_USES_MAX, REASON_BYTES_MAX, RESOLUTIONS_MAX
+from protocol.limits import MAX_GRANT_USES, MAX_REASON_BYTES, MAX_RESOLUTIONS
 from protocol.method import Method, Mutation, Page, Params
 
 ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "withdrawn"]
@@ -113,16 +113,16 @@ class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     approval_id: Id
     decision: Literal["allow", "deny"]
     updated_input: dict[str, Any] | None = None
-    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
-    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
     remember: Remember = "once"
-    uses: Annotated[int, Meta(ge=1, le=GRANT_USES_MAX)] | None = None
+    uses: Annotated[int, Meta(ge=1, le=MAX_GRANT_USES)] | None = None
 
 
 class ApprovalResolve(Mutation, frozen=True, kw_only=True):
     """Params of ``approval.resolve``: answers to approvals of one run, all of them or none taken."""
 
-    resolutions: Annotated[list[Resolution], Meta(min_length=1, max_length=RESOLUTIONS_MAX)]
+    resolutions: Annotated[list[Resolution], Meta(min_length=1, max_length=MAX_RESOLUTIONS)]
 
 
 class ApprovalsResolved(Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from protocol.errors import (
     WorkspaceForbidden,
 )
 from protocol.ids import Id
-from protocol.limits import AGENT_BYTES_MAX, REASON_BYTES_MAX, SENDER_BYTES_MAX
+from protocol.limits import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.run import (
     Compacting,
@@ -39,8 +39,8 @@ from protocol.objects.session import History, Order, Session
 
 DEFAULT_SENDER = "user"
 
-Agent = Annotated[str, Meta(min_length=1, max_length=AGENT_BYTES_MAX)]
-Sender = Annotated[str, Meta(min_length=1, max_length=SENDER_BYTES_MAX)]
+Agent = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
+Sender = Annotated[str, Meta(min_length=1, max_length=MAX_SENDER_BYTES)]
 
 
 class Conversation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,7 +111,7 @@ class ConversationCancel(Mutation, frozen=True, kw_only=True):
 
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
-    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class ConversationCancelled(Struct, frozen=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from protocol.errors import IndoubtNotFound, IndoubtSettled, RunNotFound, SessionNotFound, StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import REASON_BYTES_MAX
+from protocol.limits import MAX_REASON_BYTES
 from protocol.method import Method, Mutation, Page, Params
 
 IndoubtStatus = Literal["open", "done", "not_done"]
@@ -75,7 +75,7 @@ class IndoubtSettle(Mutation, frozen=True, kw_only=True):
 
     indoubt_id: Id
     outcome: Literal["done", "not_done"]
-    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 LIST = Method(

@@ -13,7 +13,7 @@ from protocol.errors import (
     SubscriptionNotFound,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.limits import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.method import Method, Params
 
 
@@ -33,7 +33,7 @@ class JournalRead(Filter, frozen=True, kw_only=True):
     """Params of ``journal.read``. ``after`` is a cursor: with ``order`` newest, the events before it."""
 
     after: Cursor | None = None
-    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS_MAX)] = PAGE_ROWS_DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_PAGE_ROWS
     order: Literal["oldest", "newest"] = "oldest"
 
 

@@ -26,11 +26,11 @@ from protocol.errors import (
 )
 from protocol.ids import Cursor, Id
 from protocol.limits import (
-    AGENT_BYTES_MAX,
-    REASON_BYTES_MAX,
-    RULES_MAX,
-    SUBJECT_BYTES_MAX,
-    TOOL_BYTES_MAX,
+    MAX_AGENT_BYTES,
+    MAX_REASON_BYTES,
+    MAX_RULES,
+    MAX_SUBJECT_BYTES,
+    MAX_TOOL_BYTES,
 )
 from protocol.method import Method, Mutation, Page, Params
 
@@ -48,14 +48,14 @@ Pattern = Annotated[
     str,
     Meta(
         pattern=PATTERN,
-        max_length=TOOL_BYTES_MAX,
+        max_length=MAX_TOOL_BYTES,
         description="A tool's name, a prefix and '*', or '*'.",
     ),
 ]
 Subject = Annotated[
     str,
     Meta(
-        max_length=SUBJECT_BYTES_MAX,
+        max_length=MAX_SUBJECT_BYTES,
         description="What the tool works on: a path, a command line, a host. In a rule, '*' is anything.",
     ),
 ]
@@ -67,7 +67,7 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     tool: Pattern
     decision: Decision
     subject: Subject | None = None
-    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -168,7 +168,7 @@ AgentName = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=AGENT_BYTES_MAX,
+        max_length=MAX_AGENT_BYTES,
         description="A new session of this agent, where neither a session nor a run is named.",
     ),
 ]
@@ -181,8 +181,8 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
     this mode, within what bounds it.
     """
 
-    tool: Annotated[str, Meta(min_length=1, max_length=TOOL_BYTES_MAX)]
-    subject: Annotated[str, Meta(max_length=SUBJECT_BYTES_MAX)] = ""
+    tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT_BYTES)] = ""
     session_id: Id | None = None
     run_id: Id | None = None
     agent: AgentName | None = None
@@ -206,9 +206,9 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
 
     session_id: Id | None = None
     run_id: Id | None = None
-    add: Annotated[list[Rule], Meta(max_length=RULES_MAX)] = []
-    remove: Annotated[list[RuleRef], Meta(max_length=RULES_MAX)] = []
-    revoke: Annotated[list[Id], Meta(max_length=RULES_MAX)] = []
+    add: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
+    remove: Annotated[list[RuleRef], Meta(max_length=MAX_RULES)] = []
+    revoke: Annotated[list[Id], Meta(max_length=MAX_RULES)] = []
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from protocol.errors import (
     StorageFull,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import ANSWER_TEXT_BYTES_MAX, QUESTIONS_MAX, REASON_BYTES_MAX
+from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS, MAX_REASON_BYTES
 from protocol.method import Method, Mutation, Page, Params
 
 QuestionStatus = Literal["pending", "answered", "declined", "cancelled", "expired", "withdrawn"]
@@ -48,7 +48,7 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
     key: str
     selected: list[str] = []
-    text: Annotated[str, Meta(max_length=ANSWER_TEXT_BYTES_MAX)] = ""
+    text: Annotated[str, Meta(max_length=MAX_ANSWER_TEXT_BYTES)] = ""
 
 
 class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,16 +96,16 @@ class QuestionAnswer(Mutation, frozen=True, kw_only=True):
     """Params of ``question.answer``: an answer to every question of the request, or ``declined``."""
 
     question_id: Id
-    answers: Annotated[list[Answer], Meta(max_length=QUESTIONS_MAX)] = []
+    answers: Annotated[list[Answer], Meta(max_length=MAX_QUESTIONS)] = []
     declined: bool = False
-    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class QuestionCancel(Mutation, frozen=True, kw_only=True):
     """Params of ``question.cancel``: nobody will answer, and the run is cancelled."""
 
     question_id: Id
-    justification: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 _CHANGE = (QuestionNotFound, QuestionClosed, QuestionExpired, StorageFull)

@@ -16,17 +16,17 @@ from protocol.errors import (
 )
 from protocol.ids import Cursor, Id
 from protocol.limits import (
-    AGENT_BYTES_MAX,
-    CONTEXT_TOKENS_DEFAULT,
-    DEBUG_ARTIFACT_ID_BYTES_MAX,
-    DEBUG_TEXT_BYTES_DEFAULT,
-    DEBUG_TEXT_BYTES_MAX,
-    INPUT_ITEMS_MAX,
-    MODEL_BYTES_MAX,
-    PATH_BYTES_MAX,
-    REASON_BYTES_MAX,
-    REQUIREMENTS_MAX,
-    WAIT_SECONDS_MAX,
+    DEFAULT_CONTEXT_TOKENS,
+    DEFAULT_DEBUG_TEXT_BYTES,
+    MAX_AGENT_BYTES,
+    MAX_DEBUG_ARTIFACT_ID_BYTES,
+    MAX_DEBUG_TEXT_BYTES,
+    MAX_INPUT_ITEMS,
+    MAX_MODEL_BYTES,
+    MAX_PATH_BYTES,
+    MAX_REASON_BYTES,
+    MAX_REQUIREMENTS,
+    MAX_WAIT_SECONDS,
 )
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.output import OutputKind
@@ -43,10 +43,10 @@ Status = Literal[
     "cancelled",
     "interrupted",
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=AGENT_BYTES_MAX)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
 """What an agent or a route may be called."""
-ModelName = Annotated[str, Meta(min_length=1, max_length=MODEL_BYTES_MAX)]
-PathName = Annotated[str, Meta(min_length=1, max_length=PATH_BYTES_MAX)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL_BYTES)]
+PathName = Annotated[str, Meta(min_length=1, max_length=MAX_PATH_BYTES)]
 Outcome = Literal["completed", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("completed", "failed", "cancelled", "interrupted"))
 """The statuses that never change again."""
@@ -97,7 +97,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``tools`` is the tool surface: null is all there are, an empty list none. ``context_tokens`` is how much
     the model can be shown. ``debug`` is what is captured of its model calls: a configuration that says
     ``off`` later does not end it. ``output_contract`` and ``requirements`` are what the run must give and
-    have done; ``continuations_max`` is how often an answer that was cut at its length limit is gone on with.
+    have done; ``max_continuations`` is how often an answer that was cut at its length limit is gone on with.
     ``budget`` is what it may use, at these ``prices``.
     """
 
@@ -112,12 +112,12 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workspace: str | None = None
     permission_mode: str = "default"
     max_turns: int = 0
-    context_tokens: int = CONTEXT_TOKENS_DEFAULT
+    context_tokens: int = DEFAULT_CONTEXT_TOKENS
     generation: int = 0
     debug: DebugLevel = "off"
     output_contract: Bound | None = None
     requirements: list[Requirement] = []
-    continuations_max: int = 0
+    max_continuations: int = 0
     budget: Budget | None = None
     prices: Prices | None = None
 
@@ -215,16 +215,16 @@ class Delivery(Mutation, frozen=True, kw_only=True):
     """The params every ``send`` has besides its address: what is said, and how the caller waits."""
 
     content: str | None = None
-    input_items: Annotated[list[InputItem], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
+    input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
     route: Name | None = None
     model: ModelName | None = None
     metadata: dict[str, Any] = {}
     output_contract: OutputContract | None = None
-    completion_requirements: Annotated[list[Requirement], Meta(max_length=REQUIREMENTS_MAX)] = []
+    completion_requirements: Annotated[list[Requirement], Meta(max_length=MAX_REQUIREMENTS)] = []
     budget: Budget | None = None
     wait: Literal["accepted", "settled"] = "accepted"
     stream: bool = False
-    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
     debug: (
         Annotated[
             DebugLevel,
@@ -258,7 +258,7 @@ class Steering(Mutation, frozen=True, kw_only=True):
     """The params every ``steer`` has besides its address: what is said to the run in flight."""
 
     content: str | None = None
-    input_items: Annotated[list[InputItem], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
+    input_items: Annotated[list[InputItem], Meta(max_length=MAX_INPUT_ITEMS)] | None = None
 
 
 class SteerResult(Struct, frozen=True, kw_only=True):
@@ -274,7 +274,7 @@ class Compacting(Mutation, frozen=True, kw_only=True):
     """The params every ``compact`` has besides its address: how the caller waits."""
 
     wait: Literal["accepted", "settled"] = "accepted"
-    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
 
 
 class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -315,23 +315,23 @@ class RunWait(Params, frozen=True, kw_only=True):
     """Params of ``run.wait``. When the time is over, the answer is the run as it is then."""
 
     run_id: Id
-    timeout_s: Annotated[float, Meta(gt=0, le=WAIT_SECONDS_MAX)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_SECONDS)] | None = None
 
 
 class RunCancel(Mutation, frozen=True, kw_only=True):
     """Params of ``run.cancel``."""
 
     run_id: Id
-    reason: Annotated[str, Meta(max_length=REASON_BYTES_MAX)] = ""
+    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class RunDebug(Params, frozen=True, kw_only=True):
     """Params of ``run.debug``. ``offset`` and ``limit`` are bytes of the artifact that is read."""
 
     run_id: Id
-    artifact: Annotated[str, Meta(min_length=1, max_length=DEBUG_ARTIFACT_ID_BYTES_MAX)] | None = None
+    artifact: Annotated[str, Meta(min_length=1, max_length=MAX_DEBUG_ARTIFACT_ID_BYTES)] | None = None
     offset: Annotated[int, Meta(ge=0)] = 0
-    limit: Annotated[int, Meta(ge=4, le=DEBUG_TEXT_BYTES_MAX)] = DEBUG_TEXT_BYTES_DEFAULT
+    limit: Annotated[int, Meta(ge=4, le=MAX_DEBUG_TEXT_BYTES)] = DEFAULT_DEBUG_TEXT_BYTES
 
 
 class DebugArtifact(Struct, frozen=True, kw_only=True):

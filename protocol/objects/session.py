@@ -30,7 +30,7 @@ from protocol.errors import (
     WorkspaceForbidden,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import REASON_BYTES_MAX, TITLE_BYTES_MAX
+from protocol.limits import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
@@ -167,8 +167,8 @@ class SessionList(Struct, frozen=True):
     next: str | None
 
 
-Title = Annotated[str, Meta(max_length=TITLE_BYTES_MAX)]
-Reason = Annotated[str, Meta(max_length=REASON_BYTES_MAX)]
+Title = Annotated[str, Meta(max_length=MAX_TITLE_BYTES)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 Order = Literal["oldest", "newest"]
 
 

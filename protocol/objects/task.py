@@ -30,15 +30,15 @@ from protocol.errors import (
 )
 from protocol.ids import Cursor, Id
 from protocol.limits import (
-    AGENT_BYTES_MAX,
-    REASON_BYTES_MAX,
-    SHELL_TAIL_BYTES_DEFAULT,
-    SHELL_TAIL_BYTES_MAX,
-    TASK_BLOCKERS_MAX,
-    TASK_DESCRIPTION_BYTES_MAX,
-    TASK_OUTPUT_BYTES_MAX,
-    TITLE_BYTES_MAX,
-    WAIT_SECONDS_MAX,
+    DEFAULT_SHELL_TAIL_BYTES,
+    MAX_AGENT_BYTES,
+    MAX_REASON_BYTES,
+    MAX_SHELL_TAIL_BYTES,
+    MAX_TASK_BLOCKERS,
+    MAX_TASK_DESCRIPTION_BYTES,
+    MAX_TASK_OUTPUT_BYTES,
+    MAX_TITLE_BYTES,
+    MAX_WAIT_SECONDS,
 )
 from protocol.method import Method, Mutation, Page, Params
 
@@ -153,12 +153,12 @@ class TaskOutput(Struct, frozen=True, kw_only=True):
     path: str | None = None
 
 
-Title = Annotated[str, Meta(min_length=1, max_length=TITLE_BYTES_MAX)]
-Description = Annotated[str, Meta(max_length=TASK_DESCRIPTION_BYTES_MAX)]
-Owner = Annotated[str, Meta(min_length=1, max_length=AGENT_BYTES_MAX)]
-Blockers = Annotated[list[Id], Meta(max_length=TASK_BLOCKERS_MAX)]
-Output = Annotated[str, Meta(max_length=TASK_OUTPUT_BYTES_MAX)]
-Reason = Annotated[str, Meta(max_length=REASON_BYTES_MAX)]
+Title = Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_BYTES)]
+Description = Annotated[str, Meta(max_length=MAX_TASK_DESCRIPTION_BYTES)]
+Owner = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_BYTES)]
+Blockers = Annotated[list[Id], Meta(max_length=MAX_TASK_BLOCKERS)]
+Output = Annotated[str, Meta(max_length=MAX_TASK_OUTPUT_BYTES)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 
 
 class TaskCreate(Mutation, frozen=True, kw_only=True):
@@ -220,8 +220,8 @@ class TaskOutputParams(Params, frozen=True, kw_only=True):
     wait: Annotated[
         bool, Meta(description="Wait until it has ended or, with an offset, until there is more than that.")
     ] = False
-    timeout_s: Annotated[float, Meta(ge=0, le=WAIT_SECONDS_MAX, description="How long to wait.")] = 30.0
-    tail_bytes: Annotated[int, Meta(ge=1, le=SHELL_TAIL_BYTES_MAX)] = SHELL_TAIL_BYTES_DEFAULT
+    timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS, description="How long to wait.")] = 30.0
+    tail_bytes: Annotated[int, Meta(ge=1, le=MAX_SHELL_TAIL_BYTES)] = DEFAULT_SHELL_TAIL_BYTES
     offset: Annotated[int, Meta(ge=0)] | None = None
 
 

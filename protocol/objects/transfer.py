@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from protocol.ids import Id
-from protocol.limits import IMPORT_LINES_MAX
+from protocol.limits import MAX_IMPORT_LINES
 from protocol.method import Mutation, Page
 from protocol.objects.run import Name
 
@@ -35,7 +35,7 @@ class SessionImport(Mutation, frozen=True, kw_only=True):
     gave, and ``last_hash`` the hash of its last line.
     """
 
-    lines: Annotated[list[str], Meta(min_length=1, max_length=IMPORT_LINES_MAX)]
+    lines: Annotated[list[str], Meta(min_length=1, max_length=MAX_IMPORT_LINES)]
     session_id: Id | None = None
     last_hash: str | None = None
     agent: Name | None = None

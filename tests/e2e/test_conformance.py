@@ -14,7 +14,7 @@ import trio
 from kheishd.objects import journal, rpc
 from kheishd.server.listeners import TcpListen
 from protocol.errors import RequestCancelled, RequestNotFound
-from protocol.limits import BATCH_MESSAGES_MAX
+from protocol.limits import MAX_BATCH_MESSAGES
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
@@ -232,9 +232,9 @@ async def test_a_batch_mixes_everything(client: Client, toys: Toys) -> None:
 async def test_a_batch_of_the_limit_is_answered(client: Client) -> None:
     """One more is refused as a whole."""
     call = {"jsonrpc": "2.0", "method": "toy.read"}
-    await client.send([call | {"id": number} for number in range(BATCH_MESSAGES_MAX)])
-    assert len(await client.read()) == BATCH_MESSAGES_MAX
-    await client.send([call | {"id": number} for number in range(BATCH_MESSAGES_MAX + 1)])
+    await client.send([call | {"id": number} for number in range(MAX_BATCH_MESSAGES)])
+    assert len(await client.read()) == MAX_BATCH_MESSAGES
+    await client.send([call | {"id": number} for number in range(MAX_BATCH_MESSAGES + 1)])
     assert essence(await client.read()) == refused(-32600)
     await alive(client)
 

@@ -183,7 +183,7 @@ def test_a_reload_takes_what_is_new(daemon: Daemon, how: str) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("config.toml", "[runs]\nactive_max = 'x'\n", "config.toml:2: runs.active_max"),
+        ("config.toml", "[runs]\nmax_active = 'x'\n", "config.toml:2: runs.max_active"),
         ("agents/bad.md", "---\nrouet: x\n---\n", "bad.md:2: rouet: unknown key; did you mean 'route'?"),
         (
             "agents/bad.md",
@@ -256,7 +256,7 @@ def test_the_configuration_shows_no_credential(home: Path) -> None:
     with Daemon(home, environ={"MY_KEY": "sk-super-secret"}) as daemon:
         shown = daemon.call("daemon.config")
         assert shown["config"]["routes"]["r"]["auth_ref"] == "env:MY_KEY"
-        assert shown["config"]["runs"]["active_max"] == 256
+        assert shown["config"]["runs"]["max_active"] == 256
         assert shown["path"] == str(home / "config.toml")
         assert "problem" not in daemon.call("route.get", route_id="r")
         everything = json.dumps([shown, daemon.call("route.list"), daemon.call("daemon.status")])

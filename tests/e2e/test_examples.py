@@ -11,7 +11,7 @@ from tests.support.daemons import Daemon
 from tests.support.programs import BIN, ROOT, environment
 
 EXAMPLES = ROOT / "contrib" / "examples"
-LINES_MAX = 6
+MAX_LINES = 6
 
 PROGRAMS = {
     "socat.sh": ["sh"],
@@ -54,7 +54,7 @@ def test_every_example_is_tested_and_short() -> None:
     scripts = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
     assert scripts == set(PROGRAMS)
     for name in scripts:
-        assert len(code_lines(EXAMPLES / name)) <= LINES_MAX, name
+        assert len(code_lines(EXAMPLES / name)) <= MAX_LINES, name
 
 
 def test_the_socat_example_prints_a_json_rpc_answer(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.support.household import Household, household
 from tests.support.model_server import ModelServer, running_model_server
 
 SECRET = "sk-provider-secret-0123456789"
-LIMITS = RunLimits(backoff_s=0.01, backoff_max_s=0.02, inactivity_timeout_s=0.2)
+LIMITS = RunLimits(backoff_s=0.01, max_backoff_s=0.02, inactivity_timeout_s=0.2)
 
 both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 

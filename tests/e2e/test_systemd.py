@@ -16,7 +16,7 @@ from tests.support.daemons import PATIENCE_S, Client, Daemon
 UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
 
 # Out of 10, times 10. 2.8 is what is left with the namespaces, mounts and networks that tools need.
-EXPOSURE_MAX = 30
+MAX_EXPOSURE = 30
 
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
@@ -52,7 +52,7 @@ def test_the_system_service_is_hardened(tmp_path: Path) -> None:
     """The score that systemd gives what a service could do stays below a threshold."""
     unit = installed(tmp_path, "system")[0]
     scored = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit)],
+        ["systemd-analyze", "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", str(unit)],
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.calls import ABOUT_CHARACTERS_MAX, TAIL_CHARACTERS_MAX, Tail, about, first_lines
+from kheishctl.calls import MAX_ABOUT_CHARACTERS, MAX_TAIL_CHARACTERS, Tail, about, first_lines
 from kheishctl.text import one_line
 
 ANYTHING = st.recursive(
@@ -42,7 +42,7 @@ def test_about_is_one_harmless_line(arguments: Any) -> None:
     """Whatever a model asks for."""
     line = about({"command": "x", "y": arguments, str(arguments): 1})
     assert one_line(line) == line
-    assert len(line) <= ABOUT_CHARACTERS_MAX
+    assert len(line) <= MAX_ABOUT_CHARACTERS
 
 
 def test_what_is_huge_takes_no_time() -> None:
@@ -53,7 +53,7 @@ def test_what_is_huge_takes_no_time() -> None:
     assert first_lines(huge, 3)
     tail = Tail()
     tail.add(huge)
-    assert len(tail.lines(3)[0]) == TAIL_CHARACTERS_MAX
+    assert len(tail.lines(3)[0]) == MAX_TAIL_CHARACTERS
     assert time.process_time() - began < 0.5
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kheishctl import __version__, exits
 from kheishctl.client import (
-    PATH_BYTES_MAX,
+    MAX_PATH_BYTES,
     Client,
     Lost,
     NoDaemon,
@@ -98,7 +98,7 @@ def test_what_is_no_daemon_is_named(path: Path, line: bytes) -> None:
 @pytest.mark.parametrize("endless", [b"x" * 4096, b'{"method": "journal.event", "params": {}}\n' * 64])
 def test_what_never_ends_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
     """A line without an end, or notifications without an answer: neither is kept for long."""
-    monkeypatch.setattr("kheishctl.client.MESSAGE_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr("kheishctl.client.MAX_MESSAGE_BYTES", 1 << 20)
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -254,7 +254,7 @@ def test_a_long_path(tmp_path: Path) -> None:
     """A path longer than the kernel takes is reached through its directory."""
     directory = tmp_path / ("d" * 100) / ("e" * 100)
     directory.mkdir(parents=True)
-    assert len(os.fsencode(directory / "s")) > PATH_BYTES_MAX
+    assert len(os.fsencode(directory / "s")) > MAX_PATH_BYTES
     descriptor = os.open(directory, os.O_PATH)
     try:
         with scripted(Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")):

@@ -71,7 +71,7 @@ def test_start_with_a_bad_configuration(home: Path) -> None:
 
 def test_a_long_log_is_begun_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log over its limit is emptied at a start; the end of an old one is never taken for the new."""
-    monkeypatch.setattr(launch, "LOG_BYTES_MAX", 10)
+    monkeypatch.setattr(launch, "MAX_LOG_BYTES", 10)
     (home / "run").mkdir(parents=True)
     (home / "run" / "kheishd.log").write_text("an old log, too long\n")
     (home / "config.toml").write_text("nonsense")

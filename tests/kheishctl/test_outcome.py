@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl.client import Json, Lost, Refused
-from kheishctl.outcome import NAMED_MAX, WAITS, looked_into, run_text, sentences
+from kheishctl.outcome import MAX_NAMED, WAITS, looked_into, run_text, sentences
 from kheishctl.text import Look, clean
 from protocol.objects.run import ENDED, SETTLED, OpenCall, RunView
 from tests.support.samples import sample
@@ -111,7 +111,7 @@ def test_sentences_of_much_that_waits() -> None:
     """Some of it, and how to see the rest."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL] * 20}}
     lines = list(sentences(run, typed))
-    assert len(lines) == 4 * NAMED_MAX + 1
+    assert len(lines) == 4 * MAX_NAMED + 1
     assert lines[-1] == "and more: kheishctl approval list --run run_1"
 
 

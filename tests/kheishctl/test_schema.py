@@ -33,9 +33,9 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_a_contract() -> None:
     """What is not said is left to the daemon; a zero is said."""
-    assert contract(None, repairs_max=1) is None
-    assert contract({}, repairs_max=None) == {"schema": {}}
-    assert contract({}, repairs_max=0) == {"schema": {}, "repairs_max": 0}
+    assert contract(None, max_repairs=1) is None
+    assert contract({}, max_repairs=None) == {"schema": {}}
+    assert contract({}, max_repairs=0) == {"schema": {}, "max_repairs": 0}
 
 
 @pytest.mark.parametrize(("text", "micros"), [("1", 1_000_000), ("0.5", 500_000), ("0.000001", 1), (7, 7)])

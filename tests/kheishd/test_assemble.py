@@ -38,12 +38,12 @@ base_url = "http://127.0.0.1:9/v1"
 auth_ref = "env:A_KEY"
 context_tokens = 32_768
 [runs]
-active_max = 7
+max_active = 7
 [context]
 keep_messages = 4
 [permissions]
 mode = "plan"
-mode_max = "default"
+max_mode = "default"
 rules = [{ tool = "bash", decision = "ask" }]
 [workspace]
 root = "work"
@@ -86,9 +86,9 @@ def test_what_the_configuration_says(source: Source) -> None:
     runtime = build(source)
     assert set(runtime.routes) == {"offline", "local"}
     assert runtime.routes["local"].auth_ref == "env:A_KEY"
-    assert runtime.limits.active_max == 7
+    assert runtime.limits.max_active == 7
     assert (runtime.context.keep_messages, runtime.routes["local"].context_tokens) == (4, 32_768)
-    assert (runtime.permission_mode, runtime.mode_max) == ("plan", "default")
+    assert (runtime.permission_mode, runtime.max_mode) == ("plan", "default")
     assert runtime.rules == (Rule(tool="bash", decision="ask"),)
     assert runtime.workspace_root == str(source.home.path / "work")
     assert runtime.workspaces.limited
@@ -105,13 +105,13 @@ def test_limits_are_those_of_the_configuration() -> None:
 def test_what_things_cost(source: Source) -> None:
     """Amounts are written in units and kept in micros; a route without prices has none."""
     source.home.config.write_text(
-        "[runs]\ncost_max = 0.5\n"
+        "[runs]\nmax_cost = 0.5\n"
         "[routes.a]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 3\nprice_output = 15.25\n"
         "[routes.b]\ndriver = 'openai'\nmodel = 'm'\nprice_input = 0.075\nprice_output = 0\n"
         "price_cached_input = 0.01\ncurrency = 'EUR'\n"
     )
     runtime = build(source)
-    assert runtime.limits.budget == Budget(cost_max=500_000)
+    assert runtime.limits.budget == Budget(max_cost=500_000)
     assert runtime.routes["a"].prices == Prices(currency="USD", input=3_000_000, output=15_250_000)
     assert runtime.routes["b"].prices == Prices(currency="EUR", input=75_000, output=0, cached_input=10_000)
     assert runtime.routes["offline"].prices is None
@@ -120,9 +120,9 @@ def test_what_things_cost(source: Source) -> None:
 
 def test_a_limit_of_cost_that_limits_nothing_is_said(source: Source) -> None:
     """By the routes that state no prices."""
-    source.home.config.write_text("[runs]\ncost_max = 0.5\n[routes.free]\ndriver = 'openai'\nmodel = 'm'\n")
+    source.home.config.write_text("[runs]\nmax_cost = 0.5\n[routes.free]\ndriver = 'openai'\nmodel = 'm'\n")
     assert build(source).warnings == (
-        "runs.cost_max does not limit runs on free: no prices are stated there",
+        "runs.max_cost does not limit runs on free: no prices are stated there",
     )
 
 
@@ -137,8 +137,8 @@ def test_what_is_captured_is_that_of_the_configuration(source: Source) -> None:
 def test_another_configuration_file(tmp_path: Path) -> None:
     """--config wins over the home's own; if it is not there, that is an error."""
     (tmp_path / "config.toml").write_text("[zebra]")
-    (tmp_path / "other.toml").write_text("[runs]\nactive_max = 3\n")
-    assert build(Source(Home(tmp_path), tmp_path / "other.toml", {})).limits.active_max == 3
+    (tmp_path / "other.toml").write_text("[runs]\nmax_active = 3\n")
+    assert build(Source(Home(tmp_path), tmp_path / "other.toml", {})).limits.max_active == 3
     with pytest.raises(ConfigInvalid, match="No such file"):
         build(Source(Home(tmp_path), tmp_path / "gone.toml", {}))
 

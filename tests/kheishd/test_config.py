@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.config import CONFIG_BYTES_MAX, Config, RouteTable, load, parse, split_address
+from kheishd.config import MAX_CONFIG_BYTES, Config, RouteTable, load, parse, split_address
 from protocol.errors import ConfigInvalid
 from protocol.objects.permission import Rule
 
@@ -26,7 +26,7 @@ options = { max_tokens = 1024 }
 
 [permissions]
 mode = "plan"
-mode_max = "acceptEdits"
+max_mode = "acceptEdits"
 rules = [
     { tool = "bash", subject = "git push*", decision = "ask", reason = "others see it" },
     { tool = "web*", decision = "deny" },
@@ -36,7 +36,7 @@ rules = [
 root = "~/work"
 
 [runs]
-active_max = 8
+max_active = 8
 recovery = "interrupt"
 
 [debug]
@@ -78,13 +78,13 @@ def test_what_is_written_is_meant() -> None:
     assert config.listen.shared is not None
     assert config.listen.shared.grants[0].scopes == ["read", "converse"]
     assert (config.permissions.mode, config.workspace.root) == ("plan", "~/work")
-    assert config.permissions.mode_max == "acceptEdits"
+    assert config.permissions.max_mode == "acceptEdits"
     assert config.permissions.rules == [
         Rule(tool="bash", subject="git push*", decision="ask", reason="others see it"),
         Rule(tool="web*", decision="deny"),
     ]
-    assert (config.runs.active_max, config.runs.recovery) == (8, "interrupt")
-    assert (config.debug.capture, config.debug.kept_s, config.debug.bytes_max) == ("redacted", 3600, 2**30)
+    assert (config.runs.max_active, config.runs.recovery) == (8, "interrupt")
+    assert (config.debug.capture, config.debug.kept_s, config.debug.max_bytes) == ("redacted", 3600, 2**30)
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_unknown_key(text: str, words: list[str]) -> None:
     ("text", "words"),
     [
         (
-            "[runs]\nactive_max = '8'",
-            ["config.toml:2", "runs.active_max", "expected a whole number, got a string"],
+            "[runs]\nmax_active = '8'",
+            ["config.toml:2", "runs.max_active", "expected a whole number, got a string"],
         ),
-        ("[runs]\n\nactive_max = 0", ["config.toml:3", "runs.active_max", ">= 1"]),
+        ("[runs]\n\nmax_active = 0", ["config.toml:3", "runs.max_active", ">= 1"]),
         ("[routes.local]\ndriver = 'opnai'\nmodel = 'm'", ["config.toml:2", "routes.local.driver", "opnai"]),
         ("[routes.local]\ndriver = 'openai'", ["config.toml:1", "routes.local", "'model' is missing"]),
         ("routes = 3", ["config.toml:1", "routes", "expected"]),
         ("[routes]\nlocal = 3", ["config.toml:2", "routes.local", "expected a table, got a number"]),
         ("routes.'a b' = {driver='offline', model='m'}", ["config.toml:1", "routes.a b", "matching regex"]),
         ("[debug]\ncapture = 'on'", ["config.toml:2", "debug.capture", "one of off, redacted, full", "on"]),
-        ("[debug]\nbytes_max = 1", ["config.toml:2", "debug.bytes_max", ">= 33554432"]),
+        ("[debug]\nmax_bytes = 1", ["config.toml:2", "debug.max_bytes", ">= 33554432"]),
         ("[permissions]\nmode = 'yolo'", ["config.toml:2", "permissions.mode", "one of default, ", "yolo"]),
         (
             "[[permissions.rules]]\ntool = 'a'\ndecision = 'ask'\n[[permissions.rules]]\ntool = 'a*b'",
@@ -131,9 +131,9 @@ def test_unknown_key(text: str, words: list[str]) -> None:
             ["config.toml:2", "permissions.rules", "<= 64"],
         ),
         ("[[listen.shared.grants]]\nuid=1\nscopes=['red']", ["config.toml:3", "grants[0].scopes", "red"]),
-        ("[tools]\nparallel_max = 17", ["config.toml:2", "tools.parallel_max", "<= 16"]),
-        ("[tools]\ntimeout_max_s = 0", ["config.toml:2", "tools.timeout_max_s", "> 0"]),
-        ("[runs]\ncost_max = nan", ["config.toml:2", "runs.cost_max"]),
+        ("[tools]\nmax_parallel = 17", ["config.toml:2", "tools.max_parallel", "<= 16"]),
+        ("[tools]\nmax_timeout_s = 0", ["config.toml:2", "tools.max_timeout_s", "> 0"]),
+        ("[runs]\nmax_cost = nan", ["config.toml:2", "runs.max_cost"]),
         ("[routes.r]\ncurrency = 'euro'", ["config.toml:2", "routes.r.currency", "matching regex"]),
         ("a = \n", ["config.toml:1", "not TOML: invalid value"]),
         ("[a\n", ["config.toml:1", "not TOML: expected ']'"]),
@@ -147,9 +147,9 @@ def test_wrong_value(text: str, words: list[str]) -> None:
 
 def test_every_problem_is_named_at_once() -> None:
     """Whoever has three typing errors learns of all three, in the order of their lines."""
-    message = refused("defualt_route = 1\n[runs]\nactive_max = 'x'\n[workspace]\nroot = 3\n")
+    message = refused("defualt_route = 1\n[runs]\nmax_active = 'x'\n[workspace]\nroot = 3\n")
     assert message.startswith("config.toml:1: ")
-    assert message.index("defualt_route") < message.index("runs.active_max") < message.index("workspace.root")
+    assert message.index("defualt_route") < message.index("runs.max_active") < message.index("workspace.root")
 
 
 ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
@@ -184,8 +184,8 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         ),
         ("[routes.offline]\ndriver='offline'\nmodel='m'", ["config.toml:1", "built in"]),
         (
-            "[permissions]\nmode = 'acceptEdits'\nmode_max = 'default'",
-            ["config.toml:2", "permissions.mode", "wider than mode_max"],
+            "[permissions]\nmode = 'acceptEdits'\nmax_mode = 'default'",
+            ["config.toml:2", "permissions.mode", "wider than max_mode"],
         ),
         ("[listen.tcp]\naddress = '0.0.0.0:7707'", ["config.toml:2", "insecure = true"]),
         ("[listen.tcp]\naddress = 'example.org:7707'", ["config.toml:2", "insecure = true"]),
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"\n\ndefault_agent = '\xff'")
     with pytest.raises(ConfigInvalid, match=r"config\.toml:3: not UTF-8"):
         load(tmp_path / "config.toml")
-    (tmp_path / "config.toml").write_bytes(b"#" * (CONFIG_BYTES_MAX + 1))
+    (tmp_path / "config.toml").write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
     with pytest.raises(ConfigInvalid, match="is over"):
         load(tmp_path / "config.toml")
     (tmp_path / "config.toml").write_text(EXAMPLE)

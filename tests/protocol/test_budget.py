@@ -6,25 +6,25 @@ import msgspec
 import pytest
 
 from protocol.budget import Budget, Cost, Prices
-from protocol.limits import BUDGET_TOKENS_MAX, MICROS_MAX, WALL_SECONDS_MAX
+from protocol.limits import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
 from tests.support.samples import refuse, take
 
 
 def test_a_budget_without_limits_is_nothing() -> None:
     """Nothing of it is written down."""
     assert msgspec.json.encode(Budget()) == b"{}"
-    assert take(Budget, {"wall_s_max": 90}) == Budget(wall_s_max=90.0)
+    assert take(Budget, {"max_work_s": 90}) == Budget(max_work_s=90.0)
 
 
 @pytest.mark.parametrize(
     ("kind", "params", "field"),
     [
-        (Budget, {"tokens_max": -1}, "$.params.tokens_max"),
-        (Budget, {"tokens_max": BUDGET_TOKENS_MAX + 1}, "$.params.tokens_max"),
-        (Budget, {"wall_s_max": WALL_SECONDS_MAX + 1}, "$.params.wall_s_max"),
-        (Budget, {"cost_max": 0.5}, "$.params.cost_max"),
-        (Budget, {"cost_max": MICROS_MAX + 1}, "$.params.cost_max"),
-        (Budget, {"money_max": 1}, "$.params.money_max"),
+        (Budget, {"max_tokens": -1}, "$.params.max_tokens"),
+        (Budget, {"max_tokens": MAX_BUDGET_TOKENS + 1}, "$.params.max_tokens"),
+        (Budget, {"max_work_s": MAX_WORK_SECONDS + 1}, "$.params.max_work_s"),
+        (Budget, {"max_cost": 0.5}, "$.params.max_cost"),
+        (Budget, {"max_cost": MAX_MICROS + 1}, "$.params.max_cost"),
+        (Budget, {"max_money": 1}, "$.params.max_money"),
         (Prices, {"currency": "USD", "input": -1, "output": 1}, "$.params.input"),
     ],
 )
@@ -35,5 +35,5 @@ def test_refused(kind: type[Any], params: dict[str, Any], field: str) -> None:
 
 def test_the_dearest_tokens_fit_a_record() -> None:
     """The most tokens at the highest price are a number that every record holds."""
-    worst = Cost(BUDGET_TOKENS_MAX * MICROS_MAX // 1_000_000, "USD")
+    worst = Cost(MAX_BUDGET_TOKENS * MAX_MICROS // 1_000_000, "USD")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(worst), type=Cost) == worst

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol import wire
 from protocol.codec import Codec, decode_message
-from protocol.limits import HEADER_BYTES_MAX, LINE_BYTES_MAX
+from protocol.limits import MAX_HEADER_BYTES, MAX_LINE_BYTES
 from protocol.wire import Batch, Malformed, Notification, Request, Response, Value
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'
@@ -62,7 +62,7 @@ def show(value: Value) -> object:
             return (id_, bytes(result), error)
 
 
-def read(pieces: list[bytes], limit: int = LINE_BYTES_MAX) -> list[object]:
+def read(pieces: list[bytes], limit: int = MAX_LINE_BYTES) -> list[object]:
     """What a codec makes of pieces and the end of input."""
     codec = Codec(limit)
     values = [value for piece in pieces for value in codec.feed(piece)]
@@ -147,7 +147,7 @@ def test_line_of_17_mib(size: int) -> None:
     values = read(pieces)
     assert reasons(values) == ["message_too_large", b"1"]
     assert isinstance(values[0], tuple)
-    assert str(LINE_BYTES_MAX) in str(values[0][1])
+    assert str(MAX_LINE_BYTES) in str(values[0][1])
 
 
 def test_line_of_exactly_the_limit() -> None:
@@ -163,9 +163,9 @@ def test_too_long_a_line_is_not_held() -> None:
     """The bytes of a line that is skipped are let go of as they come."""
     codec = Codec()
     piece = b"x" * 64 * 1024
-    for _ in range(LINE_BYTES_MAX // len(piece)):
+    for _ in range(MAX_LINE_BYTES // len(piece)):
         assert codec.feed(piece) == []
-    assert codec.held_bytes == LINE_BYTES_MAX
+    assert codec.held_bytes == MAX_LINE_BYTES
     assert len(codec.feed(piece)) == 1
     for _ in range(100):
         assert codec.feed(piece) == []
@@ -272,9 +272,9 @@ def test_header_line_too_long() -> None:
     """A header line that does not end is not held."""
     codec = Codec()
     codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
-    values = [value for _ in range(10) for value in codec.feed(b"x" * HEADER_BYTES_MAX)]
+    values = [value for _ in range(10) for value in codec.feed(b"x" * MAX_HEADER_BYTES)]
     assert len(values) == 1
-    assert codec.held_bytes <= HEADER_BYTES_MAX
+    assert codec.held_bytes <= MAX_HEADER_BYTES
     codec.feed(b"\r\n\r\n")
     (value,) = codec.feed(b"Content-Length: 44\r\n\r\n" + PING)
     assert isinstance(value, Request)

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 from protocol.contract import Bound, InputContract, OutputContract, Requirement
-from protocol.limits import REPAIRS_DEFAULT, REPAIRS_MAX, REQUIRED_PATH_BYTES_MAX
+from protocol.limits import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
 from tests.support.samples import refuse, take
 
 
 def test_an_output_contract_says_how_often_it_is_mended() -> None:
     """Three times where nothing is said, five at most, none if that is wanted."""
-    assert take(OutputContract, {"schema": {}}).repairs_max == REPAIRS_DEFAULT
-    assert take(OutputContract, {"schema": {}, "repairs_max": 0}).repairs_max == 0
-    assert refuse(OutputContract, {"schema": {}, "repairs_max": REPAIRS_MAX + 1}) == "$.params.repairs_max"
+    assert take(OutputContract, {"schema": {}}).max_repairs == DEFAULT_REPAIRS
+    assert take(OutputContract, {"schema": {}, "max_repairs": 0}).max_repairs == 0
+    assert refuse(OutputContract, {"schema": {}, "max_repairs": MAX_REPAIRS + 1}) == "$.params.max_repairs"
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ def test_an_output_contract_says_how_often_it_is_mended() -> None:
     [
         (InputContract, {}, "$.params.schema"),
         (InputContract, {"schema": True}, "$.params.schema"),
-        (InputContract, {"schema": {}, "repairs_max": 1}, "$.params.repairs_max"),
+        (InputContract, {"schema": {}, "max_repairs": 1}, "$.params.max_repairs"),
         (Requirement, {"type": "poem"}, "$.params.type"),
         (Requirement, {"type": "workspace_file", "path": ""}, "$.params.path"),
         (
             Requirement,
-            {"type": "workspace_file", "path": "x" * (REQUIRED_PATH_BYTES_MAX + 1)},
+            {"type": "workspace_file", "path": "x" * (MAX_REQUIRED_PATH_BYTES + 1)},
             "$.params.path",
         ),
     ],
@@ -40,4 +40,4 @@ def test_refused(kind: type[Any], params: dict[str, Any], field: str) -> None:
 def test_what_is_kept_is_small() -> None:
     """A record holds the digest and, where it is not as usual, how often."""
     assert msgspec.json.encode(Bound(digest="d")) == b'{"digest":"d"}'
-    assert msgspec.json.encode(Bound(digest="d", repairs_max=0)) == b'{"digest":"d","repairs_max":0}'
+    assert msgspec.json.encode(Bound(digest="d", max_repairs=0)) == b'{"digest":"d","max_repairs":0}'

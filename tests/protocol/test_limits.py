@@ -30,87 +30,87 @@ def test_each_limit_is_there_once() -> None:
 
 def test_an_input_fits_into_its_transaction() -> None:
     """An input, its metadata, new instructions and the records are within what a transaction may write."""
-    parts = limits.INPUT_BYTES_MAX + limits.METADATA_BYTES_MAX + limits.AGENT_FILE_BYTES_MAX
-    assert parts + RECORDS_BYTES <= limits.UPDATE_BYTES_MAX
+    parts = limits.MAX_INPUT_BYTES + limits.MAX_METADATA_BYTES + limits.MAX_AGENT_FILE_BYTES
+    assert parts + RECORDS_BYTES <= limits.MAX_UPDATE_BYTES
 
 
 def test_an_answer_fits_into_its_transaction() -> None:
     """So are an answer, a checkpoint and the records."""
-    parts = limits.ANSWER_BYTES_MAX + limits.CHECKPOINT_BYTES_MAX
-    assert parts + RECORDS_BYTES <= limits.UPDATE_BYTES_MAX
+    parts = limits.MAX_ANSWER_BYTES + limits.MAX_CHECKPOINT_BYTES
+    assert parts + RECORDS_BYTES <= limits.MAX_UPDATE_BYTES
 
 
 def test_a_batch_of_calls_fits_into_its_transactions() -> None:
     """Judging some calls, taking back what waits as the run ends, stopping what runs, saving a result."""
-    open_calls = limits.CALLS_MAX * 190
-    record = limits.SUBJECT_BYTES_MAX + limits.JUDGED_REASON_BYTES_MAX + limits.KIB
-    verdict = limits.VERDICT_SUBJECT_BYTES_MAX + limits.JUDGED_REASON_BYTES_MAX + 600
-    judged = limits.CALLS_JUDGED_MAX * (verdict + 2 * record) + limits.PREVIEWS_BYTES_MAX
-    assert judged + open_calls <= limits.UPDATE_BYTES_MAX
-    results = limits.CALLS_MAX * 450
-    withdrawn = limits.ASKED_MAX * record + limits.QUESTIONED_MAX * limits.QUESTIONS_BYTES_MAX
+    open_calls = limits.MAX_CALLS * 190
+    record = limits.MAX_SUBJECT_BYTES + limits.MAX_JUDGED_REASON_BYTES + limits.KIB
+    verdict = limits.MAX_VERDICT_SUBJECT_BYTES + limits.MAX_JUDGED_REASON_BYTES + 600
+    judged = limits.MAX_CALLS_JUDGED * (verdict + 2 * record) + limits.MAX_PREVIEWS_BYTES
+    assert judged + open_calls <= limits.MAX_UPDATE_BYTES
+    results = limits.MAX_CALLS * 450
+    withdrawn = limits.MAX_WAITING_CALLS * record + limits.MAX_WAITING_QUESTIONS * limits.MAX_QUESTIONS_BYTES
     session = 40 * limits.KIB
-    assert results + withdrawn + session + RECORDS_BYTES // 2 <= limits.UPDATE_BYTES_MAX
-    stopped = limits.PARALLEL_CALLS_MAX * limits.LAST_WORDS_BYTES_MAX
-    assert results + stopped + session + RECORDS_BYTES // 2 <= limits.UPDATE_BYTES_MAX
-    assert 2 * limits.TOOL_TEXT_BYTES_MAX + open_calls + 64 * limits.KIB <= limits.UPDATE_BYTES_MAX
-    assert limits.RESOLUTIONS_MAX >= limits.ASKED_MAX
+    assert results + withdrawn + session + RECORDS_BYTES // 2 <= limits.MAX_UPDATE_BYTES
+    stopped = limits.MAX_PARALLEL_CALLS * limits.MAX_LAST_WORDS_BYTES
+    assert results + stopped + session + RECORDS_BYTES // 2 <= limits.MAX_UPDATE_BYTES
+    assert 2 * limits.MAX_TOOL_TEXT_BYTES + open_calls + 64 * limits.KIB <= limits.MAX_UPDATE_BYTES
+    assert limits.MAX_RESOLUTIONS >= limits.MAX_WAITING_CALLS
 
 
 def test_what_a_run_gives_fits_into_its_transactions() -> None:
     """An output and a plan beside the result of their call; a repair beside the answer that it is about."""
-    open_calls, records = limits.CALLS_MAX * 190, 40 * limits.KIB + limits.KIB
-    assert limits.OUTPUT_BYTES_MAX + open_calls + records <= limits.UPDATE_BYTES_MAX
-    assert limits.PLAN_BYTES_MAX + limits.PLAN_SUMMARY_BYTES_MAX <= limits.OUTPUT_BYTES_MAX
+    open_calls, records = limits.MAX_CALLS * 190, 40 * limits.KIB + limits.KIB
+    assert limits.MAX_OUTPUT_BYTES + open_calls + records <= limits.MAX_UPDATE_BYTES
+    assert limits.MAX_PLAN_BYTES + limits.MAX_PLAN_SUMMARY_BYTES <= limits.MAX_OUTPUT_BYTES
     # Escaped, a schema is twice as long at most; what is wrong with an answer is a few sentences.
-    assert 2 * limits.CONTRACT_BYTES_MAX <= limits.CONTRACT_ROOM_BYTES_MAX - 8 * limits.KIB
-    assert limits.CONTRACT_ROOM_BYTES_MAX < limits.ANSWER_BYTES_MAX
-    assert limits.TODOS_BYTES_MAX < limits.PLAN_BYTES_MAX
-    assert limits.OUTPUTS_MAX * 10 < limits.KIB
+    assert 2 * limits.MAX_CONTRACT_BYTES <= limits.MAX_CONTRACT_ROOM_BYTES - 8 * limits.KIB
+    assert limits.MAX_CONTRACT_ROOM_BYTES < limits.MAX_ANSWER_BYTES
+    assert limits.MAX_TODOS_BYTES < limits.MAX_PLAN_BYTES
+    assert limits.MAX_OUTPUTS * 10 < limits.KIB
 
 
 def test_everything_fits_into_a_message() -> None:
     """What is accepted and what is listed fits into one line, escaped or not."""
-    assert limits.PARAMS_BYTES_MAX < limits.LINE_BYTES_MAX
-    assert (limits.INPUT_BYTES_MAX + limits.METADATA_BYTES_MAX) * 6 < limits.PARAMS_BYTES_MAX
+    assert limits.MAX_PARAMS_BYTES < limits.MAX_LINE_BYTES
+    assert (limits.MAX_INPUT_BYTES + limits.MAX_METADATA_BYTES) * 6 < limits.MAX_PARAMS_BYTES
     # What is imported holds its escapes already; a client may send the characters of two bytes as six.
-    assert limits.IMPORT_LINE_BYTES_MAX * 3 < limits.PARAMS_BYTES_MAX
-    assert limits.PAGE_BYTES_MAX + limits.UPDATE_BYTES_MAX < limits.LINE_BYTES_MAX
+    assert limits.MAX_IMPORT_LINE_BYTES * 3 < limits.MAX_PARAMS_BYTES
+    assert limits.MAX_PAGE_BYTES + limits.MAX_UPDATE_BYTES < limits.MAX_LINE_BYTES
 
 
 def test_names_fit_into_keys() -> None:
     """Two names and their ends are a key."""
-    assert limits.AGENT_BYTES_MAX + limits.SENDER_BYTES_MAX + 2 <= LMDB_KEY_BYTES
+    assert limits.MAX_AGENT_BYTES + limits.MAX_SENDER_BYTES + 2 <= LMDB_KEY_BYTES
 
 
 def test_pages() -> None:
     """A page has a default below its most, and is found in what may be examined."""
-    assert limits.PAGE_ROWS_DEFAULT <= limits.PAGE_ROWS_MAX <= limits.PAGE_EXAMINED_MAX
+    assert limits.DEFAULT_PAGE_ROWS <= limits.MAX_PAGE_ROWS <= limits.MAX_PAGE_EXAMINED
 
 
 def test_what_a_connection_holds_is_bounded() -> None:
     """One connection cannot hold more than the daemon gives to all."""
-    assert limits.OPEN_REQUESTS_MAX < limits.BATCH_MESSAGES_MAX
-    assert limits.UNSENT_BYTES_MAX <= limits.LINE_BYTES_MAX
-    assert limits.ID_BYTES_MAX * limits.OPEN_REQUESTS_MAX <= limits.UNSENT_BYTES_MAX
+    assert limits.MAX_OPEN_REQUESTS < limits.MAX_BATCH_MESSAGES
+    assert limits.MAX_UNSENT_BYTES <= limits.MAX_LINE_BYTES
+    assert limits.MAX_ID_BYTES * limits.MAX_OPEN_REQUESTS <= limits.MAX_UNSENT_BYTES
 
 
 def test_nesting_leaves_room_on_the_stack() -> None:
     """What arrived can be decoded again from a stack several times as deep."""
-    assert limits.NESTING_MAX * 4 <= 1000
+    assert limits.MAX_NESTING * 4 <= 1000
 
 
 def test_debug_captures() -> None:
     """A run holds several of the longest artifacts, all runs many of the fullest; a part fits a message."""
-    assert limits.DEBUG_ARTIFACT_BYTES_MAX * 3 < limits.DEBUG_RUN_BYTES_MAX
-    assert limits.DEBUG_RUN_BYTES_MAX * 16 < limits.DEBUG_BYTES_DEFAULT
-    assert limits.DEBUG_TEXT_BYTES_DEFAULT <= limits.DEBUG_TEXT_BYTES_MAX
-    assert limits.DEBUG_TEXT_BYTES_MAX * 6 < limits.LINE_BYTES_MAX
+    assert limits.MAX_DEBUG_ARTIFACT_BYTES * 3 < limits.MAX_DEBUG_RUN_BYTES
+    assert limits.MAX_DEBUG_RUN_BYTES * 16 < limits.DEFAULT_DEBUG_BYTES
+    assert limits.DEFAULT_DEBUG_TEXT_BYTES <= limits.MAX_DEBUG_TEXT_BYTES
+    assert limits.MAX_DEBUG_TEXT_BYTES * 6 < limits.MAX_LINE_BYTES
 
 
 def test_file_tools() -> None:
     """What is read is less than what is edited, and that than what is hashed; a patch has its evidence."""
-    assert limits.READ_BYTES_MAX < limits.EDIT_BYTES_MAX < limits.HASHED_BYTES_MAX
-    assert limits.PATCH_FILES_MAX * 2 * 67 < limits.EVIDENCE_BYTES_MAX
-    assert limits.EDIT_BYTES_MAX <= limits.PATCH_BYTES_MAX <= limits.TOOL_INPUT_BYTES_MAX
-    assert limits.PATH_BYTES_MAX <= limits.SUBJECT_BYTES_MAX
+    assert limits.MAX_READ_BYTES < limits.MAX_EDIT_BYTES < limits.MAX_HASHED_BYTES
+    assert limits.MAX_PATCH_FILES * 2 * 67 < limits.MAX_EVIDENCE_BYTES
+    assert limits.MAX_EDIT_BYTES <= limits.MAX_PATCH_BYTES <= limits.MAX_TOOL_INPUT_BYTES
+    assert limits.MAX_PATH_BYTES <= limits.MAX_SUBJECT_BYTES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.limits import IDEMPOTENCY_KEY_BYTES_MAX, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.limits import DEFAULT_PAGE_ROWS, MAX_IDEMPOTENCY_KEY_BYTES, MAX_PAGE_ROWS
 from protocol.method import SCOPES, Method, Mutation, Page, Params
 from tests.support.samples import refuse, take
 
@@ -26,7 +26,7 @@ def test_mutation_takes_a_key_and_check() -> None:
     assert (given.idempotency_key, given.check) == ("k", True)
 
 
-@pytest.mark.parametrize("key", ["", "x" * (IDEMPOTENCY_KEY_BYTES_MAX + 1), 5])
+@pytest.mark.parametrize("key", ["", "x" * (MAX_IDEMPOTENCY_KEY_BYTES + 1), 5])
 def test_key_has_a_length(key: object) -> None:
     """A key is a string that is neither empty nor over its limit."""
     assert refuse(Rename, {"title": "x", "idempotency_key": key}) == "$.params.idempotency_key"
@@ -34,11 +34,11 @@ def test_key_has_a_length(key: object) -> None:
 
 def test_page() -> None:
     """A list has a limit and goes on after a page's end."""
-    assert take(Page, {}).limit == PAGE_ROWS_DEFAULT
-    assert take(Page, {"limit": PAGE_ROWS_MAX, "after": "x"}).after == "x"
+    assert take(Page, {}).limit == DEFAULT_PAGE_ROWS
+    assert take(Page, {"limit": MAX_PAGE_ROWS, "after": "x"}).after == "x"
 
 
-@pytest.mark.parametrize("limit", [0, -1, PAGE_ROWS_MAX + 1, 1.5, "5"])
+@pytest.mark.parametrize("limit", [0, -1, MAX_PAGE_ROWS + 1, 1.5, "5"])
 def test_page_limit(limit: object) -> None:
     """More rows than the most are refused, not cut."""
     assert refuse(Page, {"limit": limit}) == "$.params.limit"

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from protocol import errors, wire
 from protocol.ids import ID_SHAPE, Id
-from protocol.limits import BATCH_MESSAGES_MAX, ID_BYTES_MAX, NESTING_MAX
+from protocol.limits import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 from protocol.method import Params
 from protocol.wire import Batch, Malformed, Notification, Request, Response, decode
 
@@ -164,7 +164,7 @@ def test_id_is_echoed_as_sent(id_: str) -> None:
     assert wire.encode_result(request.id, b"{}") == b'{"jsonrpc":"2.0","id":%b,"result":{}}' % id_.encode()
 
 
-@pytest.mark.parametrize("id_", [b"true", b"false", b"{}", b"[1]", b'"%b"' % (b"x" * ID_BYTES_MAX)])
+@pytest.mark.parametrize("id_", [b"true", b"false", b"{}", b"[1]", b'"%b"' % (b"x" * MAX_ID_BYTES)])
 def test_id_of_another_kind(id_: bytes) -> None:
     """What cannot be an id is refused, and not echoed."""
     value = malformed(b'{"jsonrpc":"2.0","method":"a","id":%b}' % id_)
@@ -266,9 +266,9 @@ def nested(levels: int) -> bytes:
 
 def test_nested_too_deep() -> None:
     """Nesting is counted by levels: neither by brackets side by side nor by those in strings."""
-    for levels in (0, 1, 2, NESTING_MAX - 1, NESTING_MAX):
+    for levels in (0, 1, 2, MAX_NESTING - 1, MAX_NESTING):
         assert not wire.nested_too_deep(nested(levels))
-    for levels in (NESTING_MAX + 1, NESTING_MAX + 2, 900):
+    for levels in (MAX_NESTING + 1, MAX_NESTING + 2, 900):
         assert wire.nested_too_deep(nested(levels))
         json.loads(nested(levels))
     assert wire.nested_too_deep(nested(6), 5)
@@ -290,8 +290,8 @@ def deep(levels: int) -> list[Any]:
         ({"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "x"]}, None),
         ({"a": [[2**64]]}, "64 bits"),
         ({"a": -(2**63) - 1}, "64 bits"),
-        (json.loads(nested(NESTING_MAX)), None),
-        (json.loads(nested(NESTING_MAX + 1)), "deeper than 128 levels"),
+        (json.loads(nested(MAX_NESTING)), None),
+        (json.loads(nested(MAX_NESTING + 1)), "deeper than 128 levels"),
         (deep(5_000), "deeper"),
     ],
 )
@@ -315,17 +315,17 @@ def test_batch_holds_good_and_bad() -> None:
 def test_batch_limit() -> None:
     """A batch of the most messages is taken; one more is refused, naming the limit."""
     one = b'{"jsonrpc":"2.0","method":"a"}'
-    batch = decode(b"[%b]" % b",".join([one] * BATCH_MESSAGES_MAX))
+    batch = decode(b"[%b]" % b",".join([one] * MAX_BATCH_MESSAGES))
     assert isinstance(batch, Batch)
-    assert len(batch.items) == BATCH_MESSAGES_MAX
-    value = malformed(b"[%b]" % b",".join([one] * (BATCH_MESSAGES_MAX + 1)))
+    assert len(batch.items) == MAX_BATCH_MESSAGES
+    value = malformed(b"[%b]" % b",".join([one] * (MAX_BATCH_MESSAGES + 1)))
     assert value.refusal.number == -32600
-    assert str(BATCH_MESSAGES_MAX) in value.refusal.message
+    assert str(MAX_BATCH_MESSAGES) in value.refusal.message
 
 
 def test_batch_of_few_with_many_commas() -> None:
     """Commas inside of messages do not count as messages."""
-    one = b'{"jsonrpc":"2.0","method":"a","params":[%b0]}' % (b"0," * 2 * BATCH_MESSAGES_MAX)
+    one = b'{"jsonrpc":"2.0","method":"a","params":[%b0]}' % (b"0," * 2 * MAX_BATCH_MESSAGES)
     batch = decode(b"[%b,%b]" % (one, one))
     assert isinstance(batch, Batch)
     assert [type(item) for item in batch.items] == [Notification, Notification]

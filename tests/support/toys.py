@@ -10,7 +10,7 @@ from kheishd.kernel.call import Act, Call, Handler, Mutate, Query
 from kheishd.store.tables import META
 from protocol.errors import RunAlreadyEnded
 from protocol.events import DAEMON_STREAM, DaemonStopped
-from protocol.limits import LINE_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES
 from protocol.method import Kind, Method, Mutation, Params
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Toys:
         anything = cast("type[Params]", Any)
         return [
             Query(
-                _row("toy.echo", "query", Echo, Any, scope=None, params_bytes_max=LINE_BYTES_MAX),
+                _row("toy.echo", "query", Echo, Any, scope=None, max_params_bytes=MAX_LINE_BYTES),
                 lambda call, params: params,
             ),
             Query(_row("toy.read", "query", Nothing, bool), lambda call, params: True),

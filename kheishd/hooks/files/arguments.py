@@ -7,12 +7,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import FOUND_MAX, PATCH_HUNKS_MAX, PATTERN_BYTES_MAX
+from protocol.limits import MAX_MATCHES, MAX_PATCH_HUNKS, MAX_PATTERN_BYTES
 
 FilePath = Annotated[str, Meta(min_length=1, description="The file, relative to the workspace.")]
 Base = Annotated[str, Meta(description="The directory to search, relative to the workspace.")]
 Limit = Annotated[
-    int, Meta(ge=1, description=f"How many to give at most; more than {FOUND_MAX} are never given.")
+    int, Meta(ge=1, description=f"How many to give at most; more than {MAX_MATCHES} are never given.")
 ]
 Digest = Annotated[
     str,
@@ -65,22 +65,22 @@ class EditFile(Arguments, frozen=True):
 class ApplyPatch(Arguments, frozen=True):
     """What ``apply_patch`` is asked."""
 
-    hunks: Annotated[list[EditFile], Meta(min_length=1, max_length=PATCH_HUNKS_MAX)]
+    hunks: Annotated[list[EditFile], Meta(min_length=1, max_length=MAX_PATCH_HUNKS)]
 
 
 class ListFiles(Arguments, frozen=True):
     """What ``list_files`` is asked."""
 
     base: Base = "."
-    limit: Limit = FOUND_MAX
+    limit: Limit = MAX_MATCHES
 
 
 class Pattern(Arguments, frozen=True):
     """What ``glob_search`` and ``grep_search`` are asked."""
 
-    pattern: Annotated[str, Meta(min_length=1, max_length=PATTERN_BYTES_MAX)]
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN_BYTES)]
     base: Base = "."
-    limit: Limit = FOUND_MAX
+    limit: Limit = MAX_MATCHES
 
 
 def decoded(kind: type[Asked], arguments: Mapping[str, Any]) -> Asked:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import PATH_BYTES_MAX
+from protocol.limits import MAX_PATH_BYTES
 
 ROOT = "."
 """The path of the workspace itself, as tools say it."""
@@ -44,8 +44,8 @@ def relative(text: str, workspace: str) -> str:
     refused: a person who approves must see what is meant.
     Errors: ToolError.
     """
-    if not text.isprintable() or len(text.encode(errors="replace")) > PATH_BYTES_MAX:
-        raise ToolError(f"a path has at most {PATH_BYTES_MAX} bytes, all of them printable")
+    if not text.isprintable() or len(text.encode(errors="replace")) > MAX_PATH_BYTES:
+        raise ToolError(f"a path has at most {MAX_PATH_BYTES} bytes, all of them printable")
     if posixpath.isabs(text):
         text = posixpath.relpath(posixpath.normpath(text), workspace)
     path = posixpath.normpath(text or ROOT)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from kheishd.hooks.files.planning import Change
-from protocol.limits import DIFF_BYTES_MAX, DIFF_LINES_MAX
+from protocol.limits import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 CONTEXT_LINES = 3
 
@@ -12,13 +12,13 @@ _Opcode = tuple[str, int, int, int, int]
 
 
 def diff_of(changes: Sequence[Change]) -> str:
-    """A diff of all changes; what is beyond DIFF_BYTES_MAX is left out, and the last line says so."""
+    """A diff of all changes; what is beyond MAX_DIFF_BYTES is left out, and the last line says so."""
     lines: list[str] = []
-    left = DIFF_BYTES_MAX
+    left = MAX_DIFF_BYTES
     for line in (line for change in changes for line in _file(change)):
         left -= len(line.encode()) + 1
         if left < 0:
-            return "\n".join([*lines, f"... and more: the diff has over {DIFF_BYTES_MAX} bytes", ""])
+            return "\n".join([*lines, f"... and more: the diff has over {MAX_DIFF_BYTES} bytes", ""])
         lines.append(line)
     return "\n".join([*lines, ""])
 
@@ -61,7 +61,7 @@ def _groups(before: list[str], after: list[str]) -> Iterator[list[_Opcode]]:
     end = min(_alike(before[::-1], after[::-1]), len(before) - same, len(after) - same)
     start, beyond = max(same - CONTEXT_LINES, 0), max(end - CONTEXT_LINES, 0)
     one, other = before[start : len(before) - beyond], after[start : len(after) - beyond]
-    if max(len(one), len(other)) <= DIFF_LINES_MAX:
+    if max(len(one), len(other)) <= MAX_DIFF_LINES:
         groups = [*difflib.SequenceMatcher(None, one, other).get_grouped_opcodes(CONTEXT_LINES)]
     else:
         groups = [_as_one(len(one), len(other), same - start, end - beyond)]

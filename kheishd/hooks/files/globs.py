@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fnmatch import translate
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import PATTERN_ALTERNATIVES_MAX
+from protocol.limits import MAX_PATTERN_ALTERNATIVES
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _ANY = "**"
@@ -42,9 +42,9 @@ def _alternatives(pattern: str) -> list[str]:
     found = [pattern]
     while any(_BRACES.search(each) for each in found):
         found = [each for one in found for each in _apart(one)]
-        if len(found) > PATTERN_ALTERNATIVES_MAX:
+        if len(found) > MAX_PATTERN_ALTERNATIVES:
             raise ToolError(
-                f"the braces stand for more than {PATTERN_ALTERNATIVES_MAX} patterns; search twice"
+                f"the braces stand for more than {MAX_PATTERN_ALTERNATIVES} patterns; search twice"
             )
     return found
 

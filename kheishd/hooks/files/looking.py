@@ -10,7 +10,7 @@ import trio
 
 from kheishd.hooks.files.confine import Root, explained
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, HASHED_BYTES_MAX
+from protocol.limits import MAX_EDIT_BYTES, MAX_HASHED_BYTES
 
 ABSENT = "absent"
 """Stands for the digest of a file that is not there."""
@@ -53,7 +53,7 @@ class Found:
 def look(root: Root, path: str, check: Check = still_wanted) -> Found:
     """What is at a path.
 
-    Errors: ToolError for what is no ordinary file, cannot be read or is over HASHED_BYTES_MAX.
+    Errors: ToolError for what is no ordinary file, cannot be read or is over MAX_HASHED_BYTES.
     """
     with explained(path):
         try:
@@ -65,9 +65,9 @@ def look(root: Root, path: str, check: Check = still_wanted) -> Found:
 
 def _read(path: str, descriptor: int, check: Check) -> Found:
     status = os.fstat(descriptor)
-    if status.st_size > HASHED_BYTES_MAX:
+    if status.st_size > MAX_HASHED_BYTES:
         raise ToolError(
-            f"{path} has {status.st_size} bytes; file tools change nothing over {HASHED_BYTES_MAX}"
+            f"{path} has {status.st_size} bytes; file tools change nothing over {MAX_HASHED_BYTES}"
         )
     digest = hashlib.sha256()
     kept: list[bytes] | None = []
@@ -75,12 +75,12 @@ def _read(path: str, descriptor: int, check: Check) -> Found:
     for piece in pieces(descriptor, check):
         digest.update(piece)
         size += len(piece)
-        kept = [*kept, piece] if kept is not None and size <= EDIT_BYTES_MAX else None
+        kept = [*kept, piece] if kept is not None and size <= MAX_EDIT_BYTES else None
     content = b"".join(kept) if kept is not None else None
     return Found(path, digest.hexdigest(), size, content, stat.S_IMODE(status.st_mode), stamp_of(status))
 
 
-def pieces(descriptor: int, check: Check, size: int = HASHED_BYTES_MAX) -> Iterator[bytes]:
+def pieces(descriptor: int, check: Check, size: int = MAX_HASHED_BYTES) -> Iterator[bytes]:
     """What is in a file, ``size`` bytes of it at most, also if it grows meanwhile."""
     left = size
     while left > 0 and (piece := os.read(descriptor, min(PIECE_BYTES, left))):

@@ -27,7 +27,7 @@ from kheishd.hooks.files.ripgrep import InThread, regex_search
 from kheishd.hooks.files.searching import glob_search, list_files, literal_search, told
 from kheishd.hooks.files.tools import tools
 from kheishd.kernel.hook import Finding, Outcome, Part, Place, Stale, ToolError, ToolUse
-from protocol.limits import PARALLEL_CALLS_MAX
+from protocol.limits import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks.files")
@@ -62,7 +62,7 @@ class Files(Part):
         self.tools = tools(regex=ripgrep is not None)
         self._locks = locks if locks is not None else PathLocks()
         # Threads of our own: a disk that hangs shall not take those that others wait for.
-        limiter = trio.CapacityLimiter(PARALLEL_CALLS_MAX)
+        limiter = trio.CapacityLimiter(MAX_PARALLEL_CALLS)
         self._in_thread = in_thread or partial(trio.to_thread.run_sync, limiter=limiter)
 
     def sections(self, place: Place) -> Sequence[str]:

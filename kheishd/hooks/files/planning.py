@@ -14,7 +14,7 @@ from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.confine import ROOT, relative
 from kheishd.hooks.files.looking import Found
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, PATCH_BYTES_MAX, PATCH_FILES_MAX, SUBJECT_BYTES_MAX
+from protocol.limits import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES, MAX_SUBJECT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ def orders_of(asked: WriteFile | EditFile | ApplyPatch, workspace: str) -> list[
     hunks = asked.hunks if isinstance(asked, ApplyPatch) else [asked]
     orders = [_replace(hunk, workspace) for hunk in hunks]
     paths = paths_of(orders)
-    if len(paths) > PATCH_FILES_MAX or len("\n".join(paths).encode()) > SUBJECT_BYTES_MAX:
+    if len(paths) > MAX_PATCH_FILES or len("\n".join(paths).encode()) > MAX_SUBJECT_BYTES:
         raise ToolError(
-            f"one patch changes at most {PATCH_FILES_MAX} files, whose paths together have at most "
-            f"{SUBJECT_BYTES_MAX} bytes; make several patches"
+            f"one patch changes at most {MAX_PATCH_FILES} files, whose paths together have at most "
+            f"{MAX_SUBJECT_BYTES} bytes; make several patches"
         )
     return [*orders]
 
@@ -102,8 +102,8 @@ def _bytes(text: str) -> bytes:
 
 
 def _editable(path: str, content: bytes) -> bytes:
-    if len(content) > EDIT_BYTES_MAX:
-        raise ToolError(f"{path} would have {len(content)} bytes; the limit is {EDIT_BYTES_MAX}")
+    if len(content) > MAX_EDIT_BYTES:
+        raise ToolError(f"{path} would have {len(content)} bytes; the limit is {MAX_EDIT_BYTES}")
     return content
 
 
@@ -138,8 +138,8 @@ def plan(orders: Sequence[Order], founds: Mapping[str, Found]) -> list[Change]:
                 count += before.replacements if before else 0
                 changes[order.path] = Change(found, content, count)
     size = sum(max(change.found.size, len(change.after)) for change in changes.values())
-    if len(changes) > 1 and size > PATCH_BYTES_MAX:
-        raise ToolError(f"the files of one patch have at most {PATCH_BYTES_MAX} bytes together; these {size}")
+    if len(changes) > 1 and size > MAX_PATCH_BYTES:
+        raise ToolError(f"the files of one patch have at most {MAX_PATCH_BYTES} bytes together; these {size}")
     return [changes[path] for path in sorted(changes)]
 
 
@@ -163,8 +163,8 @@ def replaced(order: Replace, found: Found, content: bytes | None) -> tuple[bytes
         )
     # Before it is made: a short text that occurs often, and a long one in its place, would fill the memory.
     size = len(_encoded(text)) + count * (len(_encoded(new)) - len(_encoded(old)))
-    if size > EDIT_BYTES_MAX:
-        raise ToolError(f"{order.path} would have {size} bytes; the limit is {EDIT_BYTES_MAX}")
+    if size > MAX_EDIT_BYTES:
+        raise ToolError(f"{order.path} would have {size} bytes; the limit is {MAX_EDIT_BYTES}")
     return _encoded(text.replace(old, new)), count
 
 
@@ -172,7 +172,7 @@ def _text(path: str, found: Found, content: bytes | None) -> str:
     if content is None:
         if found.absent:
             raise ToolError(f"there is no {path}; write_file makes new files")
-        raise ToolError(f"{path} has {found.size} bytes; files over {EDIT_BYTES_MAX} are not edited")
+        raise ToolError(f"{path} has {found.size} bytes; files over {MAX_EDIT_BYTES} are not edited")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from kheishd.hooks.files.arguments import ReadFile
 from kheishd.hooks.files.confine import Root, explained, relative
 from kheishd.hooks.files.looking import Check, pieces, still_wanted
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import HASHED_BYTES_MAX, KIB, READ_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import KIB, MAX_HASHED_BYTES, MAX_READ_BYTES, MAX_TOOL_TEXT_BYTES
 
 # A path of 1 KiB, each byte of which may be two as JSON, and the rest.
 _AROUND_BYTES: Final = 3 * KIB
@@ -63,8 +63,8 @@ class _Scan:
         first = _after(piece, self._before - self._ends)
         beyond = len(piece) if self._through is None else _after(piece, self._through - self._ends)
         self.chosen += piece[first:beyond]
-        self.cut = self.cut or len(self.chosen) > READ_BYTES_MAX
-        del self.chosen[READ_BYTES_MAX:]
+        self.cut = self.cut or len(self.chosen) > MAX_READ_BYTES
+        del self.chosen[MAX_READ_BYTES:]
         self._ends += piece.count(b"\n")
         self._last = piece[-1:]
 
@@ -106,11 +106,11 @@ def read_file(root: Root, asked: ReadFile, check: Check = still_wanted) -> Outco
             scan.take(piece)
         size = max(os.fstat(descriptor).st_size, scan.size)
     if asked.start_line > max(scan.lines, 1):
-        reach = "has" if size == scan.size else f"has, in the first {HASHED_BYTES_MAX} bytes,"
+        reach = "has" if size == scan.size else f"has, in the first {MAX_HASHED_BYTES} bytes,"
         raise ToolError(f"{path} {reach} {scan.lines} lines; line {asked.start_line} cannot be read")
     every = _shown(path, asked, scan, size, bytes(scan.chosen))
     whole = msgspec.json.encode(every)
-    if len(whole) <= TOOL_TEXT_BYTES_MAX:
+    if len(whole) <= MAX_TOOL_TEXT_BYTES:
         return Outcome(whole.decode())
     cost = partial(_cost, text=not every.binary, base64=asked.include_base64)
     part = _shown(path, asked, scan, size, bytes(scan.chosen[: _fitting(bytes(scan.chosen), cost)]))
@@ -166,7 +166,7 @@ def _cost(piece: bytes, *, text: bool, base64: bool) -> int:
 
 def _fitting(chosen: bytes, cost: Callable[[bytes], int]) -> int:
     """How many bytes can be shown: whole lines, but of a first line that is too long its beginning."""
-    left = TOOL_TEXT_BYTES_MAX - _AROUND_BYTES
+    left = MAX_TOOL_TEXT_BYTES - _AROUND_BYTES
     taken = 0
     for line in chosen.split(b"\n"):
         ended = chosen[taken : taken + len(line) + 1]
@@ -175,7 +175,7 @@ def _fitting(chosen: bytes, cost: Callable[[bytes], int]) -> int:
             break
         taken += len(ended)
     if taken == 0:
-        taken = TOOL_TEXT_BYTES_MAX
-        while cost(chosen[:taken]) > TOOL_TEXT_BYTES_MAX - _AROUND_BYTES:
+        taken = MAX_TOOL_TEXT_BYTES
+        while cost(chosen[:taken]) > MAX_TOOL_TEXT_BYTES - _AROUND_BYTES:
             taken = taken * 3 // 4
     return taken

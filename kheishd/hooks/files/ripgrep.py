@@ -25,7 +25,7 @@ from kheishd.hooks.files.arguments import Pattern
 from kheishd.hooks.files.confine import Root, explained, open_root, relative
 from kheishd.hooks.files.searching import Bounded, Match, around, told
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, FOUND_MAX, GREP_LINE_BYTES_MAX, GREP_OUTPUT_BYTES_MAX, KIB
+from protocol.limits import KIB, MAX_EDIT_BYTES, MAX_GREP_LINE_BYTES, MAX_GREP_OUTPUT_BYTES, MAX_MATCHES
 
 ARGUMENTS: Final = (
     "--json",
@@ -35,8 +35,8 @@ ARGUMENTS: Final = (
     "--glob=!.git",
     "--encoding=none",
     "--sort=path",
-    f"--max-count={FOUND_MAX + 1}",
-    f"--max-filesize={EDIT_BYTES_MAX}",
+    f"--max-count={MAX_MATCHES + 1}",
+    f"--max-filesize={MAX_EDIT_BYTES}",
 )
 ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
 
@@ -98,12 +98,12 @@ class Lines:
     def take(self, piece: bytes) -> list[bytes]:
         """The lines that end in this piece; an empty piece is the end of all."""
         self._taken += len(piece)
-        self.cut = self._taken > GREP_OUTPUT_BYTES_MAX
+        self.cut = self._taken > MAX_GREP_OUTPUT_BYTES
         *lines, self._rest = (self._rest + (piece or b"\n")).split(b"\n")
         if lines and self._skipping:
             del lines[0]
             self._skipping = False
-        if self._skipping or len(self._rest) > GREP_LINE_BYTES_MAX:
+        if self._skipping or len(self._rest) > MAX_GREP_LINE_BYTES:
             self._skipping = self.skipped = True
             self._rest = b""
         said = [line for line in lines if line and not line.startswith(b"{")]

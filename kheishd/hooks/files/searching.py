@@ -12,7 +12,7 @@ from kheishd.hooks.files.globs import Glob
 from kheishd.hooks.files.looking import Check, pieces, still_wanted
 from kheishd.hooks.files.walking import Walk
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, FOUND_MAX, KIB, MATCH_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import KIB, MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES, MAX_TOOL_TEXT_BYTES
 
 # What stands around what was found: a base and a pattern of 1 KiB each, every byte perhaps two as JSON.
 _AROUND_BYTES: Final = 6 * KIB
@@ -32,8 +32,8 @@ class Bounded:
     def __init__(self, limit: int) -> None:
         self.items: list[Any] = []
         self.cut = False
-        self._limit = min(limit, FOUND_MAX)
-        self._left = TOOL_TEXT_BYTES_MAX - _AROUND_BYTES
+        self._limit = min(limit, MAX_MATCHES)
+        self._left = MAX_TOOL_TEXT_BYTES - _AROUND_BYTES
 
     def take(self, item: str | Match) -> bool:
         """Take one more; False, and nothing is taken, where there is no room."""
@@ -91,10 +91,10 @@ def _in_file(root: Root, path: str, wanted: bytes, check: Check) -> Iterator[Mat
     """What a file holds; nothing of one that is binary, large, or cannot be read."""
     try:
         with explained(path), root.file(path) as descriptor:
-            content = b"".join(pieces(descriptor, check, EDIT_BYTES_MAX + 1))
+            content = b"".join(pieces(descriptor, check, MAX_EDIT_BYTES + 1))
     except ToolError:
         return
-    if wanted not in content or b"\0" in content or len(content) > EDIT_BYTES_MAX:
+    if wanted not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES:
         return
     for number, line in enumerate(content.split(b"\n"), 1):
         place = line.find(wanted)
@@ -105,10 +105,10 @@ def _in_file(root: Root, path: str, wanted: bytes, check: Check) -> Iterator[Mat
 def around(line: bytes, place: int) -> str:
     """A line without its end; of a long one the part in which the match begins, at byte ``place``."""
     line = line.rstrip(b"\r\n")
-    if len(line) <= MATCH_BYTES_MAX:
+    if len(line) <= MAX_MATCH_BYTES:
         return line.decode(errors="replace")
-    start = max(0, min(place - MATCH_BYTES_MAX // 4, len(line) - MATCH_BYTES_MAX))
-    return line[start : start + MATCH_BYTES_MAX].decode(errors="replace")
+    start = max(0, min(place - MAX_MATCH_BYTES // 4, len(line) - MAX_MATCH_BYTES))
+    return line[start : start + MAX_MATCH_BYTES].decode(errors="replace")
 
 
 def told(result: dict[str, Any]) -> str:

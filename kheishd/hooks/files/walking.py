@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kheishd.hooks.files.confine import ROOT, Root, explained
 from kheishd.hooks.files.looking import Check, still_wanted
 from kheishd.kernel.hook import ToolError
-from protocol.limits import PATH_BYTES_MAX, WALKED_ENTRIES_MAX
+from protocol.limits import MAX_PATH_BYTES, MAX_WALKED_ENTRIES
 
 PASSED_OVER = frozenset({".git"})
 """What no search looks into: a repository's own files, which are many and nobody's text."""
@@ -78,7 +78,7 @@ class Walk:
 
     def _take(self, found: list[Entry], below: str, path: str, entries: Iterable[os.DirEntry[str]]) -> None:
         for each in entries:
-            if self.looked_at == WALKED_ENTRIES_MAX:
+            if self.looked_at == MAX_WALKED_ENTRIES:
                 self.cut = True
                 return
             self.looked_at += 1
@@ -87,7 +87,7 @@ class Walk:
             if each.name in PASSED_OVER:
                 continue
             there = each.name if path == ROOT else f"{path}/{each.name}"
-            if not there.isprintable() or len(there.encode()) > PATH_BYTES_MAX:
+            if not there.isprintable() or len(there.encode()) > MAX_PATH_BYTES:
                 self.unnamed += 1
                 continue
             found.append(

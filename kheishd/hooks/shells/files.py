@@ -20,14 +20,14 @@ import trio
 
 from kheishd.kernel.shells import Written
 from kheishd.kernel.state import Bell
-from protocol.limits import KIB, SHELL_KEPT_BYTES_MAX, SHELL_OUTPUT_BYTES_MAX
+from protocol.limits import KIB, MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
 
 PRIVATE_DIRECTORY: Final = 0o700
 PRIVATE_FILE: Final = 0o600
 
 MARKER: Final = "[... {} bytes of older output are no longer kept ...]\n"
 _MARKER: Final = re.compile(rb"\[\.\.\. (\d{1,19}) bytes of older output are no longer kept \.\.\.\]\n")
-MARKER_BYTES_MAX: Final = 128
+MAX_MARKER_BYTES: Final = 128
 
 # What a file is called while it is to take another's place.
 NEW: Final = ".new"
@@ -36,9 +36,9 @@ NEW: Final = ".new"
 LAST_BYTES: Final = 1 * KIB
 
 # Where a file is cut, the rest of the line is left out, too, if it is no longer than that.
-LINE_BYTES_MAX: Final = 4 * KIB
+MAX_LINE_BYTES: Final = 4 * KIB
 
-CHARACTER_BYTES_MAX: Final = 4
+MAX_CHARACTER_BYTES: Final = 4
 
 
 class ShellLog:
@@ -48,13 +48,13 @@ class ShellLog:
     """
 
     def __init__(
-        self, path: Path, bytes_max: int = SHELL_OUTPUT_BYTES_MAX, bytes_kept: int = SHELL_KEPT_BYTES_MAX
+        self, path: Path, max_bytes: int = MAX_SHELL_OUTPUT_BYTES, bytes_kept: int = MAX_SHELL_KEPT_BYTES
     ) -> None:
         self.path = path
         self.total_bytes = 0
         self.last = b""
         self.problem: str | None = None
-        self._max = bytes_max
+        self._max = max_bytes
         self._kept = bytes_kept
         self._size = 0
         self._descriptor = -1
@@ -134,16 +134,16 @@ class ShellFiles:
             bell = self._bells[task_id] = Bell()
         return bell
 
-    async def read(self, task_id: str, bytes_max: int, offset: int | None = None) -> Written:
+    async def read(self, task_id: str, max_bytes: int, offset: int | None = None) -> Written:
         """The end of what a shell wrote, or what follows an offset: so many bytes at most.
 
         Shape:  whole characters; nothing where there is no file.
         """
-        return await trio.to_thread.run_sync(_read, self._directory / task_id, bytes_max, offset)
+        return await trio.to_thread.run_sync(_read, self._directory / task_id, max_bytes, offset)
 
-    async def prune(self, unwanted: Collection[str], live: Collection[str], bytes_max: int) -> None:
+    async def prune(self, unwanted: Collection[str], live: Collection[str], max_bytes: int) -> None:
         """Remove what is unwanted, and then the oldest of those that do not grow, until the rest fits."""
-        await trio.to_thread.run_sync(self._prune, frozenset(unwanted), frozenset(live), bytes_max)
+        await trio.to_thread.run_sync(self._prune, frozenset(unwanted), frozenset(live), max_bytes)
 
     async def names(self) -> list[str]:
         """The ids of the tasks that there are files of."""
@@ -154,7 +154,7 @@ class ShellFiles:
             return sorted({name.removesuffix(NEW) for name in os.listdir(self._directory)})
         return []
 
-    def _prune(self, unwanted: frozenset[str], live: frozenset[str], bytes_max: int) -> None:
+    def _prune(self, unwanted: frozenset[str], live: frozenset[str], max_bytes: int) -> None:
         found = []
         for name in self._names():
             path = self._directory / name
@@ -170,7 +170,7 @@ class ShellFiles:
         kept = 0
         for _, size, path in sorted(found, reverse=True):
             kept += size
-            if kept > bytes_max:
+            if kept > max_bytes:
                 with suppress(OSError):
                     path.unlink()
 
@@ -187,29 +187,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _line_start(data: bytes) -> int:
     """Where the first whole line begins, or at least the first whole character."""
-    end = data.find(b"\n", 0, LINE_BYTES_MAX)
+    end = data.find(b"\n", 0, MAX_LINE_BYTES)
     return end + 1 if end >= 0 else _character_start(data)
 
 
 def _character_start(data: bytes) -> int:
     start = 0
-    while start < min(CHARACTER_BYTES_MAX - 1, len(data)) and 0x80 <= data[start] < 0xC0:
+    while start < min(MAX_CHARACTER_BYTES - 1, len(data)) and 0x80 <= data[start] < 0xC0:
         start += 1
     return start
 
 
-def _read(path: Path, bytes_max: int, offset: int | None) -> Written:
+def _read(path: Path, max_bytes: int, offset: int | None) -> Written:
     try:
         descriptor = _open(path, os.O_RDONLY)
     except OSError:
         return Written()
     try:
-        marker = _MARKER.match(os.pread(descriptor, MARKER_BYTES_MAX, 0))
+        marker = _MARKER.match(os.pread(descriptor, MAX_MARKER_BYTES, 0))
         begin, gone = (marker.end(), int(marker[1])) if marker is not None else (0, 0)
         kept = os.fstat(descriptor).st_size - begin
         total = gone + kept
         # Whole characters only: with less room than one takes, nothing would ever be read.
-        room = max(bytes_max, CHARACTER_BYTES_MAX)
+        room = max(max_bytes, MAX_CHARACTER_BYTES)
         start = min(max(total - room if offset is None else offset, gone), total)
         data = os.pread(descriptor, room, begin + start - gone)
     finally:

@@ -29,7 +29,7 @@ from kheishd.objects.task import (
 )
 from protocol import ids
 from protocol.errors import Refusal
-from protocol.limits import KIB, TOOL_TEXT_BYTES_MAX
+from protocol.limits import KIB, MAX_TOOL_TEXT_BYTES
 from protocol.objects.task import Task, TaskCreate, TaskListParams, TaskOutputParams, TaskUpdate
 from protocol.tasks import TaskDeleted
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 # A page of what a list says of each task: some 250 bytes at most, without a long title.
-LISTED_MAX = 100
+MAX_LISTED = 100
 
 # What else than output a result of ``task_output`` holds.
 BESIDES_BYTES = 2 * KIB
@@ -85,7 +85,7 @@ class TaskTools(Part):
 
     def _list(self, place: Place, asked: Listing) -> Outcome:
         after = None if asked.after is UNSET else asked.after
-        params = TaskListParams(status=asked.status, limit=LISTED_MAX, after=after)
+        params = TaskListParams(status=asked.status, limit=MAX_LISTED, after=after)
         with place.state.read() as store:
             tasks, following = page_of_session(store, place.session.session_id, params)
         listed: dict[str, Any] = {"tasks": [{**_brief(task), "blocks": task.blocks} for task in tasks]}
@@ -99,7 +99,7 @@ class TaskTools(Part):
         )
         given = await output_of(place.state, self._shells, task, params)
         # A model reads so much at once; the rest of what it asked for is kept whole beside the result.
-        text = ending(given.text.encode(), TOOL_TEXT_BYTES_MAX - BESIDES_BYTES)
+        text = ending(given.text.encode(), MAX_TOOL_TEXT_BYTES - BESIDES_BYTES)
         said = {
             **_brief(given.task),
             "ready": given.ready,

@@ -6,15 +6,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kheishd.hooks.files.arguments import Arguments, schema_of
 from kheishd.kernel.hook import Tool
-from protocol.limits import SHELL_TAIL_BYTES_DEFAULT, SHELL_TAIL_BYTES_MAX, TASK_BLOCKERS_MAX
+from protocol.limits import DEFAULT_SHELL_TAIL_BYTES, MAX_SHELL_TAIL_BYTES, MAX_TASK_BLOCKERS
 from protocol.objects.task import Description, Output, Owner, Reason, TaskStatus, Title
 
-WAIT_SECONDS_MAX: Final = 120.0
+MAX_WAIT_SECONDS: Final = 120.0
 
 TaskId = Annotated[str, Meta(min_length=1, description="The task's id.")]
 Blockers = Annotated[
     list[str],
-    Meta(max_length=TASK_BLOCKERS_MAX, description="Ids of the tasks that must be completed before it."),
+    Meta(max_length=MAX_TASK_BLOCKERS, description="Ids of the tasks that must be completed before it."),
 ]
 
 
@@ -69,11 +69,11 @@ class Read(Arguments, frozen=True):
     task_id: TaskId
     wait: Annotated[bool, Meta(description="Wait until it has ended.")] = True
     timeout_s: Annotated[
-        float, Meta(ge=0, le=WAIT_SECONDS_MAX, description="How long to wait; then it goes on all the same.")
+        float, Meta(ge=0, le=MAX_WAIT_SECONDS, description="How long to wait; then it goes on all the same.")
     ] = 30.0
     tail_bytes: Annotated[
-        int, Meta(ge=1, le=SHELL_TAIL_BYTES_MAX, description="How much of the end of its output to give.")
-    ] = SHELL_TAIL_BYTES_DEFAULT
+        int, Meta(ge=1, le=MAX_SHELL_TAIL_BYTES, description="How much of the end of its output to give.")
+    ] = DEFAULT_SHELL_TAIL_BYTES
 
 
 # What any of them changes is committed together with its result: where that was lost, nothing was changed.
@@ -115,6 +115,6 @@ TOOLS: Final = (
         "Give what came of a task, or what a command in the background wrote last. Waits until it has ended, "
         "unless told not to; ready says whether it has.",
         schema_of(Read),
-        **{**_READS, "timeout_s": WAIT_SECONDS_MAX + 10.0},
+        **{**_READS, "timeout_s": MAX_WAIT_SECONDS + 10.0},
     ),
 )

@@ -7,7 +7,7 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.approval import STATUSES
-from protocol.limits import ASKED_MAX, RESOLUTIONS_MAX
+from protocol.limits import MAX_RESOLUTIONS, MAX_WAITING_CALLS
 from protocol.objects.approval import ApprovalStatus
 from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
@@ -28,7 +28,7 @@ def ended(ctl: Ctl, run_id: str) -> str:
 def test_statuses_and_limits_are_the_contracts() -> None:
     """What can be asked for is what there is; one request answers all that waits of one run."""
     assert set(STATUSES) == {*get_args(ApprovalStatus), "any"}
-    assert ASKED_MAX <= RESOLUTIONS_MAX
+    assert MAX_WAITING_CALLS <= MAX_RESOLUTIONS
 
 
 def test_list_and_show(ctl: Ctl, sender: str) -> None:

@@ -128,7 +128,7 @@ def test_reload_refused(program: Program) -> None:
 def test_config(ctl: Ctl) -> None:
     """Dotted keys, as the file would have them; it could be one."""
     out = ctl("daemon", "config").out
-    assert tomllib.loads(out)["runs"]["turns_max"] == 500
+    assert tomllib.loads(out)["runs"]["max_turns"] == 500
     lines = out.splitlines()
     assert "# listen.tcp is not set" in lines
     assert lines[0].startswith("# no file")

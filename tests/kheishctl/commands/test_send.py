@@ -280,7 +280,7 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     failed = ctl(*words, "--repairs", "1", "hello", "--json")
     assert (failed.code, failed.json["error"]["reason"]) == (exits.RUN_FAILED, "output_contract_violated")
     run = ctl.json("run", "get", failed.json["run_id"])
-    assert (run["repairs"], run["pinned"]["output_contract"]["repairs_max"]) == (1, 1)
+    assert (run["repairs"], run["pinned"]["output_contract"]["max_repairs"]) == (1, 1)
     schema.write_text('{"type": "string", "enum": []}')
     refused = ctl(*words, "hello")
     assert refused.code == exits.FAILED
@@ -299,7 +299,7 @@ def test_what_a_run_may_cost(ctl: Ctl, sender: str) -> None:
     words = ["send", "default", "--as", sender]
     sent = ctl.json(*words, "hello", "--tokens-max", "9000", "--time-max", "5m")
     pinned = ctl.json("run", "get", sent["run_id"])["pinned"]
-    assert pinned["budget"] == {"tokens_max": 9000, "wall_s_max": 300.0}
+    assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--time-max", "0.2s")
     assert done.code == exits.RUN_FAILED
     assert "in hand for 0.2 s" in done.err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kheishctl import exits
 from kheishctl.commands import transfer
-from kheishctl.commands.transfer import PART_BYTES_MAX, parts
+from kheishctl.commands.transfer import MAX_PART_BYTES, parts
 from tests.support.ctl import Ctl
 
 
@@ -25,7 +25,7 @@ def session(ctl: Ctl, sender: str) -> str:
 def test_there_and_back(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export in pages, an import in parts: the same conversation, which can be continued."""
     monkeypatch.setattr(transfer, "EXPORT_PAGE_LINES", 3)
-    monkeypatch.setattr(transfer, "PART_LINES_MAX", 4)
+    monkeypatch.setattr(transfer, "MAX_PART_LINES", 4)
     file = tmp_path / "session.jsonl"
     told = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
@@ -99,7 +99,7 @@ def test_a_damage_further_on_says_what_there_is(
     ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read before it is a session, and lines are counted as people count."""
-    monkeypatch.setattr(transfer, "PART_LINES_MAX", 4)
+    monkeypatch.setattr(transfer, "MAX_PART_LINES", 4)
     lines = ctl("session", "export", session).out.splitlines()
     lines[5] = "nonsense"
     done = ctl("session", "import", "-", stdin="\n".join(lines))
@@ -125,8 +125,8 @@ def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
 def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int) -> None:
     """Parts stay within both limits, unless one line alone does not; nothing is lost but empty lines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "PART_LINES_MAX", count)
-        patch.setattr(transfer, "PART_BYTES_MAX", size)
+        patch.setattr(transfer, "MAX_PART_LINES", count)
+        patch.setattr(transfer, "MAX_PART_BYTES", size)
         found = list(parts(lines))
     assert [line for part in found for line in part] == [line for line in lines if line]
     for part in found:
@@ -136,6 +136,6 @@ def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int)
 
 def test_a_part_fits_into_a_transaction() -> None:
     """The limit leaves room within what one transaction may write."""
-    from protocol.limits import UPDATE_BYTES_MAX
+    from protocol.limits import MAX_UPDATE_BYTES
 
-    assert PART_BYTES_MAX < UPDATE_BYTES_MAX
+    assert MAX_PART_BYTES < MAX_UPDATE_BYTES

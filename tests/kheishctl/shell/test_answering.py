@@ -19,7 +19,7 @@ from kheishctl.pieces import (
     Said,
     Shown,
 )
-from kheishctl.shell.answering import EDITED_CHARACTERS_MAX, Answering
+from kheishctl.shell.answering import MAX_EDITED_CHARACTERS, Answering
 from kheishctl.shell.waiting import Edit, Reply, Resolve, Typing
 from tests.support.daemons import PATIENCE_S
 
@@ -183,7 +183,7 @@ def test_an_input_to_be_changed() -> None:
         await room.answering.carry_out((Edit("apr_1"),))
         assert room.answering.waiting.typing == Typing("input", "apr_1")
         room.answering.waiting.leave()
-        room.answer = {"arguments": {"command": "x" * EDITED_CHARACTERS_MAX}}
+        room.answer = {"arguments": {"command": "x" * MAX_EDITED_CHARACTERS}}
         await room.answering.carry_out((Edit("apr_1"),))
         room.answering.waiting.drop("apr_1")
         room.answer = {}

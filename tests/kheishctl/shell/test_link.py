@@ -47,7 +47,7 @@ def talk(path: Path, script: Script, body: Callable[[Link, Owner], Awaitable[Non
 
 def test_a_line_without_an_end_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not kept for ever."""
-    monkeypatch.setattr("kheishctl.shell.link.MESSAGE_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr("kheishctl.shell.link.MAX_MESSAGE_BYTES", 1 << 20)
 
     def script(peer: Peer) -> None:
         with suppress(OSError):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl.shell.markdown import (
-    RENDER_CHARACTERS_MAX,
+    MAX_RENDER_CHARACTERS,
     Blocks,
     hard_lines,
     renderer,
@@ -77,7 +77,7 @@ def test_render_keeps_lines() -> None:
 
 def test_render_leaves_the_very_long_as_it_is() -> None:
     """A block that would take too long to render is only made harmless."""
-    text = "**x**\x1b " * RENDER_CHARACTERS_MAX
+    text = "**x**\x1b " * MAX_RENDER_CHARACTERS
     assert renderer(color=True)(text, 80) == clean(text)
 
 

@@ -27,7 +27,7 @@ from kheishctl.pieces import (
     Steered,
     Thought,
 )
-from kheishctl.shell.markdown import LIVE_CHARACTERS_MAX, renderer
+from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, renderer
 from kheishctl.shell.present import Presenter
 
 
@@ -62,7 +62,7 @@ def test_the_live_area_fits() -> None:
     present = presenter(columns=20)
     told(present, Said("".join(f"line {n}\n" for n in range(50))))
     assert present.live(3).split("\n") == ["line 47", "line 48", "line 49"]
-    told(present, Said("x" * LIVE_CHARACTERS_MAX))
+    told(present, Said("x" * MAX_LIVE_CHARACTERS))
     lines = present.live(5).split("\n")
     assert len(lines) == 5
     assert set("".join(lines)) == {"x"}

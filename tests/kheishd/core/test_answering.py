@@ -13,13 +13,13 @@ from kheishd.core.contract import Checked, instruction
 from kheishd.core.due import AskModel, JudgeCalls, due
 from protocol.contract import Bound, Requirement
 from protocol.events import MessageAppended, OutputEmitted, RequirementSatisfied, RunEnded, ToolReturned
-from protocol.limits import REMINDERS_MAX
+from protocol.limits import MAX_REMINDERS
 from protocol.objects.run import Run
 from protocol.transcript import Item, Text, ToolCall, Usage, text_of
 from tests.support.machine import Machine
 
 SCHEMA = '{"type":"null"}'
-CONTRACT = Bound(digest="0" * 64, repairs_max=2)
+CONTRACT = Bound(digest="0" * 64, max_repairs=2)
 FILE = Requirement(type="workspace_file", path="a.md")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_mended_fails_the_run() -> None:
     assert (machine.run.status, failure(machine)) == ("failed", "output_contract_violated")
     assert machine.run.error is not None
     assert "$: wrong" in machine.run.error.message
-    at_once = begun(output_contract=Bound(digest="0", repairs_max=0)).do(bad)
+    at_once = begun(output_contract=Bound(digest="0", max_repairs=0)).do(bad)
     assert failure(at_once) == "output_contract_violated"
 
 
@@ -139,7 +139,7 @@ def test_what_is_to_be_done_is_asked_for_twice() -> None:
     assert (machine.run.sent_back, machine.run.reminders) == ("completion", 1)
     assert "write the file 'a.md'" in last_said(machine)
     then(machine, says())
-    assert machine.run.reminders == REMINDERS_MAX
+    assert machine.run.reminders == MAX_REMINDERS
     then(machine, says())
     assert (machine.run.status, failure(machine)) == ("failed", "completion_required")
 
@@ -180,7 +180,7 @@ def test_a_reminder_leaves_the_tools() -> None:
 def test_an_answer_that_was_cut_is_gone_on_with() -> None:
     """Its parts are remembered, in order, until the last one is whole."""
     cut = says("one ", stop_reason="length")
-    machine = then(begun(continuations_max=3).do(cut), cut, says("two"))
+    machine = then(begun(max_continuations=3).do(cut), cut, says("two"))
     run = machine.run
     assert (run.status, len(run.parts), run.step) == ("completed", 2, 3)
     cursors = [envelope.cursor for envelope, event in machine.journal if is_answer(event)]
@@ -195,20 +195,20 @@ def is_answer(event: object) -> bool:
 def test_in_the_end_a_cut_answer_is_the_answer() -> None:
     """As often as the run pinned; and never where what is kept was cut by us."""
     cut = says("one ", stop_reason="length")
-    machine = then(begun(continuations_max=1).do(cut), cut)
+    machine = then(begun(max_continuations=1).do(cut), cut)
     assert (machine.run.status, len(machine.run.parts)) == ("completed", 1)
     assert begun().do(cut).run.status == "completed"
-    assert begun(continuations_max=3).do(says(stop_reason="length", cut=True)).run.status == "completed"
+    assert begun(max_continuations=3).do(says(stop_reason="length", cut=True)).run.status == "completed"
 
 
 def test_what_comes_after_something_else_is_no_part() -> None:
     """A part of an answer that somebody interrupted, or that led to calls, is not of the next answer."""
     cut = says("one ", stop_reason="length")
-    machine = begun(continuations_max=3).do(cut)
+    machine = begun(max_continuations=3).do(cut)
     machine.do(Steer("str_1", [Text("stop, rather this")], "user"))
     then(machine, says("two"))
     assert (machine.run.status, machine.run.parts) == ("completed", [])
-    bound = then(begun(continuations_max=3, output_contract=CONTRACT).do(cut), says(problem="$: wrong"))
+    bound = then(begun(max_continuations=3, output_contract=CONTRACT).do(cut), says(problem="$: wrong"))
     assert len(bound.run.parts) == 1
     assert then(bound, says()).run.parts == []
 
@@ -222,7 +222,7 @@ def test_what_comes_after_something_else_is_no_part() -> None:
         ({"output_contract": CONTRACT}, says(problem="$: wrong"), "output_contract_violated"),
         ({"requirements": [FILE]}, says(), "completion_required"),
         ({}, calls("bash"), "turn_limit"),
-        ({"continuations_max": 3}, says(stop_reason="length"), None),
+        ({"max_continuations": 3}, says(stop_reason="length"), None),
         ({"output_contract": CONTRACT}, says(), None),
     ],
 )
@@ -238,7 +238,7 @@ def test_at_the_last_model_call_nothing_is_asked_again(
 @pytest.mark.parametrize("answer", [says(problem="$: wrong"), says(stop_reason="length"), says()])
 def test_a_run_that_is_to_stop_is_not_asked_again(answer: Answered) -> None:
     """The answer is kept, the wish is honoured."""
-    machine = begun(output_contract=CONTRACT, requirements=[FILE], continuations_max=3)
+    machine = begun(output_contract=CONTRACT, requirements=[FILE], max_continuations=3)
     machine.do(Cancel("cancelled"), answer)
     assert machine.run.status == "cancelled"
 
@@ -268,7 +268,7 @@ def test_every_bound_run_ends_and_a_restart_changes_nothing(
     bound: dict[str, Any] = {
         "output_contract": CONTRACT,
         "requirements": [FILE],
-        "continuations_max": 3,
+        "max_continuations": 3,
     }
     calm, shaken = begun(**bound), begun(**bound)
     for number, answer in enumerate(answers):

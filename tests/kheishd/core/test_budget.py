@@ -34,9 +34,9 @@ CALL = ToolCall("call_1", "bash", {})
 
 BUDGETS = st.builds(
     Budget,
-    tokens_max=st.integers(0, 9),
-    wall_s_max=st.sampled_from((0.0, 1.0, 2.5)),
-    cost_max=st.integers(0, 9),
+    max_tokens=st.integers(0, 9),
+    max_work_s=st.sampled_from((0.0, 1.0, 2.5)),
+    max_cost=st.integers(0, 9),
 )
 
 
@@ -131,10 +131,10 @@ def says(*items: Item, usage: Usage) -> Answered:
 @pytest.mark.parametrize(
     ("budget", "reason"),
     [
-        (Budget(tokens_max=13), "token_budget"),
-        (Budget(tokens_max=14), None),
-        (Budget(cost_max=75), "cost_budget"),
-        (Budget(cost_max=76), None),
+        (Budget(max_tokens=13), "token_budget"),
+        (Budget(max_tokens=14), None),
+        (Budget(max_cost=75), "cost_budget"),
+        (Budget(max_cost=76), None),
     ],
 )
 def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | None) -> None:
@@ -151,7 +151,7 @@ def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | Non
 
 def test_an_answer_that_uses_up_the_budget_is_still_the_answer() -> None:
     """The work is done; and what it cost is what the record says."""
-    machine = begun(budget=Budget(tokens_max=5, cost_max=5), prices=PRICES).do(says(usage=Usage(10, 3)))
+    machine = begun(budget=Budget(max_tokens=5, max_cost=5), prices=PRICES).do(says(usage=Usage(10, 3)))
     assert (machine.run.status, machine.run.cost) == ("completed", Cost(75, "USD"))
     event = machine.journal[-2][1]
     assert isinstance(event, MessageAppended)
@@ -180,7 +180,7 @@ ASKED = Judge(
 
 def test_what_was_used_before_counts() -> None:
     """A budget is for the whole run; without prices there is no cost."""
-    machine = begun(budget=Budget(tokens_max=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
+    machine = begun(budget=Budget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
     assert machine.run.status == "running"
     machine.do(Ask("itm_2"), says(CALL, usage=Usage(10, 1)))
     assert machine.run.error == RunError("token_budget", "the run used 20 tokens, and its budget is 20")
@@ -193,7 +193,7 @@ def passes(machine: Machine, ms: int) -> Machine:
     return machine
 
 
-TIMED = Budget(wall_s_max=1.0)
+TIMED = Budget(max_work_s=1.0)
 
 
 def test_time_is_over_when_it_was_in_hand_so_long() -> None:
@@ -248,6 +248,6 @@ def test_what_a_summary_costs_is_counted() -> None:
     """At the prices of its run, whether it was one or not; it does not end the run by itself."""
     summary = ContextCompacted(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
     failed = CompactionFailed(trigger="auto", error=RunError("no_summary", "no"), usage=Usage(5, 0))
-    machine = begun(prices=PRICES, budget=Budget(cost_max=1)).do(Compact(summary), Compact(failed))
+    machine = begun(prices=PRICES, budget=Budget(max_cost=1)).do(Compact(summary), Compact(failed))
     assert (machine.run.cost, machine.run.status) == (Cost(30 + 15 + 15, "USD"), "running")
     assert machine.do(says(CALL, usage=Usage())).run.status == "failed"

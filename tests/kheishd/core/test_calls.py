@@ -43,7 +43,7 @@ from protocol.events import (
     ToolObserved,
     ToolReturned,
 )
-from protocol.limits import CALL_ID_BYTES_MAX, CALLS_JUDGED_MAX, CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_BYTES_MAX
+from protocol.limits import MAX_CALL_ID_BYTES, MAX_CALLS, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import ENDED, CallState, OpenCall
 from protocol.transcript import Item, Text, ToolCall, ToolResult
 from tests.support.machine import (
@@ -131,20 +131,20 @@ def test_ids_and_names_are_such_as_every_provider_takes_back(ids: list[str], use
     assert len(set(fresh)) == len(ids)
     assert not used & set(fresh)
     for call in kept:
-        assert 0 < len(call.call_id.encode()) <= CALL_ID_BYTES_MAX
-        assert len(call.name) <= TOOL_BYTES_MAX
+        assert 0 < len(call.call_id.encode()) <= MAX_CALL_ID_BYTES
+        assert len(call.name) <= MAX_TOOL_BYTES
         assert all(character.isascii() for character in call.name)
         assert call.name.replace("-", "").replace("_", "").isalnum() or not call.name.strip("-_")
 
 
 def test_too_many_calls_are_refused_one_by_one() -> None:
     """Three hundred calls in one message: none runs, each is told why, and the model is asked again."""
-    machine = begun(CALLS_MAX + 44)
+    machine = begun(MAX_CALLS + 44)
     assert machine.run.calls == []
     assert machine.run.status == "running"
     assert len(results(machine)) == 300
     assert "300 calls in one message, and the limit is 256" in results(machine)["call_300"].text
-    assert begun(CALLS_MAX).states() == " ".join(["new"] * CALLS_MAX)
+    assert begun(MAX_CALLS).states() == " ".join(["new"] * MAX_CALLS)
 
 
 # Judging.
@@ -152,13 +152,13 @@ def test_too_many_calls_are_refused_one_by_one() -> None:
 
 def test_a_large_batch_is_judged_a_part_at_a_time() -> None:
     """The run is judged on while some of it waits for a person already, whose answer may come meanwhile."""
-    machine = begun(CALLS_JUDGED_MAX + 2)
-    assert to_judge(machine.run.calls) == tuple(range(CALLS_JUDGED_MAX))
+    machine = begun(MAX_CALLS_JUDGED + 2)
+    assert to_judge(machine.run.calls) == tuple(range(MAX_CALLS_JUDGED))
     machine.do(asked)
     assert machine.run.status == "running"
     assert to_run(machine.run.calls) == ()
     machine.do(resolved)
-    assert to_judge(machine.run.calls) == (CALLS_JUDGED_MAX, CALLS_JUDGED_MAX + 1)
+    assert to_judge(machine.run.calls) == (MAX_CALLS_JUDGED, MAX_CALLS_JUDGED + 1)
     assert to_run(machine.run.calls) == ()
     assert machine.do(asked).run.status == "waiting_for_approval"
     machine.do(resolved)
@@ -210,7 +210,7 @@ def _state(state: str) -> CallState:
         (["returned", "returned"], ()),
         (["ready+", "asked"], ()),
         (["asked", "ready+"], ()),
-        (["ready+"] * 20, tuple(range(PARALLEL_CALLS_MAX))),
+        (["ready+"] * 20, tuple(range(MAX_PARALLEL_CALLS))),
     ],
 )
 def test_calls_run_side_by_side_if_they_say_so_and_stand_together(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.contract import (
-    PROBLEM_CHARACTERS_MAX,
-    PROBLEMS_MAX,
+    MAX_PROBLEM_CHARACTERS,
+    MAX_PROBLEMS,
     Fits,
     Violates,
     canonical,
@@ -24,7 +24,7 @@ from kheishd.core.contract import (
     unfenced,
 )
 from protocol.contract import Requirement
-from protocol.limits import NESTING_MAX
+from protocol.limits import MAX_NESTING
 
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -160,7 +160,7 @@ def test_a_whole_number_is_a_number() -> None:
         ('Here you are: {"ok": true}', "this is not one JSON value"),
         ("NaN", "this is not one JSON value"),
         ("[" * 2_000 + "]" * 2_000, "this is not one JSON value"),
-        ("[" * (NESTING_MAX + 2) + "]" * (NESTING_MAX + 2), "nested deeper"),
+        ("[" * (MAX_NESTING + 2) + "]" * (MAX_NESTING + 2), "nested deeper"),
         ('{"ok": 1e999}', "this is not one JSON value"),
         ("{}", '$: "ok" is a required property'),
         ('{"ok": null}', "$.ok: null is not of type"),
@@ -179,9 +179,9 @@ def test_what_does_not_fit_is_named_by_its_path(text: str, said: str) -> None:
 def test_problems_are_few_and_short() -> None:
     """What is wrong a thousand times, or very long, is said a few times and cut."""
     found = problem(json.dumps({"ok": True, "tags": [1] * 1_000}))
-    assert found.count("$.tags[") == PROBLEMS_MAX
+    assert found.count("$.tags[") == MAX_PROBLEMS
     long = problem(json.dumps({"ok": "x" * 10_000}))
-    assert len(long) == PROBLEM_CHARACTERS_MAX
+    assert len(long) == MAX_PROBLEM_CHARACTERS
 
 
 def test_one_fence_is_taken_away_and_not_two() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kheishd.core.definition import DefinitionError, built_in, key_line, parse
 from protocol.budget import Budget
-from protocol.limits import AGENT_FILE_BYTES_MAX, SCOPE_BYTES_MAX
+from protocol.limits import MAX_AGENT_FILE_BYTES, MAX_SCOPE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 
@@ -54,9 +54,9 @@ def test_the_example_of_the_contract() -> None:
 
 def test_a_budget_of_its_own() -> None:
     """Money is written in units and kept in micros; what is absent is without limit."""
-    budget = parse("a", b"---\ntokens_max: 1000\nwall_s_max: 90\ncost_max: 0.25\n---\n", "p").budget
-    assert budget == Budget(tokens_max=1_000, wall_s_max=90.0, cost_max=250_000)
-    assert parse("a", b"---\nwall_s_max: 0.5\n---\n", "p").budget == Budget(wall_s_max=0.5)
+    budget = parse("a", b"---\nmax_tokens: 1000\nmax_work_s: 90\nmax_cost: 0.25\n---\n", "p").budget
+    assert budget == Budget(max_tokens=1_000, max_work_s=90.0, max_cost=250_000)
+    assert parse("a", b"---\nmax_work_s: 0.5\n---\n", "p").budget == Budget(max_work_s=0.5)
     assert parse("a", b"---\nmodel: m\n---\n", "p").budget is None
 
 
@@ -84,8 +84,8 @@ def test_a_rule_within_the_instructions_is_text() -> None:
     [
         (b"---\nmodel: m\ndescripton: x\n---\n", 3, "did you mean 'description'"),
         (b"---\nmodel: m\n\nmax_turns: many\n---\n", 4, "max_turns: expected a whole number"),
-        (b"---\nmodel: m\ncost_max: .nan\n---\n", 3, "cost_max: expected a number > 0"),
-        (b"---\ntokens_max: 0\n---\n", 2, "tokens_max: expected a whole number >= 1"),
+        (b"---\nmodel: m\nmax_cost: .nan\n---\n", 3, "max_cost: expected a number > 0"),
+        (b"---\nmax_tokens: 0\n---\n", 2, "max_tokens: expected a whole number >= 1"),
         (b"---\ntools: read_file\n---\n", 2, "tools: expected an array"),
         (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected a string, got a whole number (at [1])"),
         (b"---\npermission_mode: yolo\n---\n", 2, "permission_mode"),
@@ -104,7 +104,7 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\npermissions: [" + b"{tool: a, decision: ask}," * 65 + b"]\n---\n", 2, "length <= 64"),
         (b"---\nmodel: m\n", 1, "no closing"),
         (b"---\nmodel: m\n---\n\n\xff", 5, "not UTF-8"),
-        (b"x" * (AGENT_FILE_BYTES_MAX + 1), 1, "at most"),
+        (b"x" * (MAX_AGENT_FILE_BYTES + 1), 1, "at most"),
         (b"---\nmodel: 2026-13-45\n---\n", 2, "month"),
         (b"---\nroute: x\nmax_turns: 99999999999999999999\n---\n", 3, "more than 64 bits"),
         (b'---\ndescription: "\\ud800"\n---\n', 2, "surrogate"),
@@ -133,7 +133,7 @@ def test_lists_have_the_limit_of_a_scope() -> None:
     """Each event of a session writes its record again, lists and all."""
     some, many = (", ".join(f"tool_{n:06}" for n in range(count)) for count in (200, 4_500))
     assert parse("a", f"---\ntools: [{some}]\n---\nx".encode(), "a.md").tools is not None
-    with pytest.raises(DefinitionError, match=str(SCOPE_BYTES_MAX)) as caught:
+    with pytest.raises(DefinitionError, match=str(MAX_SCOPE_BYTES)) as caught:
         parse("a", f"---\nskills: []\ntools: [{many}]\n---\nx".encode(), "a.md")
     assert caught.value.found[0][0] == 3
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from kheishd.core.grants import about, changed, granted, kept_by_run, kept_by_session, spent, too_many
 from protocol.events import ApprovalAnswered, CallsJudged, PermissionsChanged, RunReleased
-from protocol.limits import GRANTS_BYTES_MAX, RULES_BYTES_MAX, RULES_MAX, SUBJECT_BYTES_MAX
+from protocol.limits import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES, MAX_SUBJECT_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session
@@ -109,23 +109,23 @@ def test_what_changes_nothing_leaves_the_record_as_it_is(event: Any) -> None:
 def test_the_oldest_grant_makes_room() -> None:
     """By number and by size; what would not fit alone is not kept, and pushes nothing out."""
     many: list[Grant] = []
-    for number in range(RULES_MAX + 2):
+    for number in range(MAX_RULES + 2):
         many = granted(many, grant(f"g{number}", subject=""))
-    assert many[-1].grant_id == f"g{RULES_MAX + 1}"
+    assert many[-1].grant_id == f"g{MAX_RULES + 1}"
     long: list[Grant] = []
     for number in range(6):
-        long = granted(long, grant(f"g{number}", subject="x" * SUBJECT_BYTES_MAX))
+        long = granted(long, grant(f"g{number}", subject="x" * MAX_SUBJECT_BYTES))
     assert [each.grant_id for each in long] == ["g3", "g4", "g5"]
-    assert granted(long, grant("huge", subject="x" * GRANTS_BYTES_MAX)) == long
+    assert granted(long, grant("huge", subject="x" * MAX_GRANTS_BYTES)) == long
 
 
 def test_a_layer_has_only_so_many_rules() -> None:
     """Its limit is named."""
-    many = [Rule(tool=f"t{number}", decision="ask") for number in range(RULES_MAX + 1)]
+    many = [Rule(tool=f"t{number}", decision="ask") for number in range(MAX_RULES + 1)]
     assert too_many(many[:-1]) is None
-    assert str(RULES_MAX) in (too_many(many) or "")
+    assert str(MAX_RULES) in (too_many(many) or "")
     long = [Rule(tool=f"t{number}", decision="ask", reason="x" * 1000) for number in range(5)]
-    assert str(RULES_BYTES_MAX) in (too_many(long) or "")
+    assert str(MAX_RULES_BYTES) in (too_many(long) or "")
 
 
 RULE = st.builds(
@@ -168,4 +168,4 @@ def test_what_is_spent_only_ever_becomes_less(grants: list[Grant], used: list[st
     kept: list[Grant] = []
     for each in grants:
         kept = granted(kept, each)
-    assert len(json.encode(kept)) <= GRANTS_BYTES_MAX
+    assert len(json.encode(kept)) <= MAX_GRANTS_BYTES

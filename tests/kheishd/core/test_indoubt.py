@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from kheishd.core.indoubt import INPUT_CHARACTERS_MAX, PROBE, evolve, told
+from kheishd.core.indoubt import MAX_INPUT_CHARACTERS, PROBE, evolve, told
 from protocol.events import DoubtSettled, Envelope
 from protocol.objects.indoubt import Indoubt
 from tests.support.histories import NOW_MS, call_doubted
@@ -67,5 +67,5 @@ def test_what_the_model_is_told() -> None:
     assert 'write {"path": "bücher"}' in done
     assert done.endswith("says that it did take effect.")
     long = told(doubted(), {"text": "x" * 10_000}, "not_done")
-    assert len(long) < INPUT_CHARACTERS_MAX + 250
+    assert len(long) < MAX_INPUT_CHARACTERS + 250
     assert long.endswith("says that it did not take effect.")

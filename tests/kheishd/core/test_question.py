@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kheishd.core.question import DECLINED, check, evolve, reply
 from protocol.errors import AnswerInvalid
 from protocol.events import Envelope, QuestionAnswered, QuestionAsked, QuestionLapsed
-from protocol.limits import ANSWER_TEXT_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_TOOL_TEXT_BYTES
 from protocol.objects.question import Answer, Option, Question, QuestionRequest
 
 COLORS = [
@@ -127,7 +127,7 @@ def test_answers_that_fit() -> None:
         (with_first(selected=["o1", "o1"]), "$.params.answers[0].selected", "twice"),
         (with_first(selected=[]), "$.params.answers[0]", "empty"),
         (with_first(selected=[], text=" \n"), "$.params.answers[0]", "empty"),
-        (with_first(text='"' * ANSWER_TEXT_BYTES_MAX), "$.params.answers", "limit"),
+        (with_first(text='"' * MAX_ANSWER_TEXT_BYTES), "$.params.answers", "limit"),
     ],
 )
 def test_answers_that_do_not_fit(answers: list[Answer], field: str, says: str) -> None:
@@ -176,4 +176,4 @@ def test_what_fits_can_be_read_at_once(texts: list[str]) -> None:
     """Answers that are taken never give a result too long for a model to be shown whole."""
     answers = [Answer(key=f"q{number}", text=f"x{text}") for number, text in enumerate(texts, 1)]
     check(QUESTIONS, answers, declined=False)
-    assert len(reply(asked(), "ask", answered(answers=answers)).text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(reply(asked(), "ask", answered(answers=answers)).text.encode()) <= MAX_TOOL_TEXT_BYTES

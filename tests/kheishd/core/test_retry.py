@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.retry import fitted, retry_at_ms
-from protocol.limits import CALL_ROOM_BYTES_MAX
+from protocol.limits import MAX_CALL_ROOM_BYTES
 from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall
 
 
@@ -17,11 +17,11 @@ def at(attempt: int = 1, **changes: Any) -> int | None:
     """When to try again, with patience for four attempts, from time 0."""
     usual = {
         "now_ms": 0,
-        "attempts_max": 4,
+        "max_attempts": 4,
         "backoff_s": 1.0,
-        "backoff_max_s": 60.0,
+        "max_backoff_s": 60.0,
         "retry_after_s": None,
-        "retry_after_max_s": 3600.0,
+        "max_retry_after_s": 3600.0,
         "jitter": 0.0,
     }
     return retry_at_ms(attempt=attempt, **(usual | changes))
@@ -29,8 +29,8 @@ def at(attempt: int = 1, **changes: Any) -> int | None:
 
 def test_the_pause_doubles_until_its_ceiling() -> None:
     """1, 2, 4 seconds and so on, never more than the ceiling, however many attempts there were."""
-    assert [at(n, attempts_max=100) for n in (1, 2, 3, 6, 7, 99)] == [1000, 2000, 4000, 32000, 60000, 60000]
-    assert at(5000, attempts_max=10_000) == 60_000
+    assert [at(n, max_attempts=100) for n in (1, 2, 3, 6, 7, 99)] == [1000, 2000, 4000, 32000, 60000, 60000]
+    assert at(5000, max_attempts=10_000) == 60_000
 
 
 def test_enough_attempts_are_enough() -> None:
@@ -44,7 +44,7 @@ def test_enough_attempts_are_enough() -> None:
 @given(st.floats(0, 1), st.integers(1, 50))
 def test_jitter_takes_up_to_half_of_the_pause_away(jitter: float, attempt: int) -> None:
     """So that many that failed together do not come back together."""
-    full, some = at(attempt, attempts_max=100), at(attempt, attempts_max=100, jitter=jitter)
+    full, some = at(attempt, max_attempts=100), at(attempt, max_attempts=100, jitter=jitter)
     assert full is not None
     assert some is not None
     assert full / 2 <= some <= full
@@ -108,7 +108,7 @@ def test_signed_thinking_and_calls_are_kept_whole_or_not_at_all() -> None:
 def test_a_call_takes_the_room_of_its_result_too() -> None:
     """A call whose result would not fit is left out, for it may not stand without one."""
     call = ToolCall("c", "t", {})
-    room = size([call]) - 2 + CALL_ROOM_BYTES_MAX
+    room = size([call]) - 2 + MAX_CALL_ROOM_BYTES
     assert fitted([call], room) == ([call], False)
     assert fitted([call], room - 1) == ([], True)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import REPLACEMENT, Scrubber
-from kheishd.core.seams import HELD_MAX, Seams, seamless
+from kheishd.core.seams import MAX_HELD, Seams, seamless
 
 SECRET = "sk-0123456789"
 SCRUBBER = Scrubber([SECRET])
@@ -94,9 +94,9 @@ def test_no_more_is_held_than_a_limit() -> None:
     """A text that never goes on holds back so many events and no more."""
     seams = Seams()
     assert seams.feed({"id": "msg-s"}, SCRUBBER) == []
-    held = [seams.feed({"n": number}, SCRUBBER) for number in range(HELD_MAX - 1)]
+    held = [seams.feed({"n": number}, SCRUBBER) for number in range(MAX_HELD - 1)]
     assert not any(held)
-    assert len(seams.feed({"n": -1}, SCRUBBER)) == HELD_MAX + 1
+    assert len(seams.feed({"n": -1}, SCRUBBER)) == MAX_HELD + 1
 
 
 def test_without_secrets_nothing_is_held() -> None:

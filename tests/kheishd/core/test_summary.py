@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from kheishd.core.shortening import Placed, summed_up
 from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.tokens import of_messages, of_text
-from protocol.limits import SUMMARY_BYTES_MAX
+from protocol.limits import MAX_SUMMARY_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.talk import transcripts
 
 LONG = 10**9
 
 
-def asked(*messages: Message, tokens_max: int = LONG) -> str:
+def asked(*messages: Message, max_tokens: int = LONG) -> str:
     """What a model is asked about some messages."""
     placed = [Placed(n, n, message) for n, message in enumerate(messages, 1)]
-    (request,) = request_of(placed, tokens_max, "default")
+    (request,) = request_of(placed, max_tokens, "default")
     assert request.role == "user"
     return text_of(request.items)
 
@@ -89,13 +89,13 @@ def test_the_oldest_is_left_out_where_all_is_too_long() -> None:
 
 
 @given(transcripts(), st.integers(1, 20_000))
-def test_no_request_is_longer_than_it_may_be(placed: list[Placed], tokens_max: int) -> None:
+def test_no_request_is_longer_than_it_may_be(placed: list[Placed], max_tokens: int) -> None:
     """Unless what must be in it is."""
     if not placed:
         return
-    (request,) = request_of(placed, tokens_max, "default")
+    (request,) = request_of(placed, max_tokens, "default")
     least = of_messages(request_of(placed[-1:], LONG, "default"))
-    assert of_text(text_of(request.items)) <= max(tokens_max, least) + 10 * len(placed) + 30
+    assert of_text(text_of(request.items)) <= max(max_tokens, least) + 10 * len(placed) + 30
 
 
 # What is taken of the answer.
@@ -104,8 +104,8 @@ def test_no_request_is_longer_than_it_may_be(placed: list[Placed], tokens_max: i
 def test_a_summary_is_the_text_of_an_answer() -> None:
     """Without what was thought, and not longer than is kept."""
     assert summary_of([Thinking("hm"), Text(" 1. Task: "), Text("none ")]) == "1. Task: none"
-    kept = summary_of([Text("ä" * SUMMARY_BYTES_MAX)])
-    assert SUMMARY_BYTES_MAX - 2 < len(kept.encode()) <= SUMMARY_BYTES_MAX
+    kept = summary_of([Text("ä" * MAX_SUMMARY_BYTES)])
+    assert MAX_SUMMARY_BYTES - 2 < len(kept.encode()) <= MAX_SUMMARY_BYTES
 
 
 @pytest.mark.parametrize(

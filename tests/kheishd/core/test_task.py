@@ -23,7 +23,7 @@ from protocol.errors import (
     TaskTitleTaken,
 )
 from protocol.errors import TaskEnded as Over
-from protocol.limits import TASKS_OPEN_MAX
+from protocol.limits import MAX_TASKS_OPEN
 from protocol.objects.task import OPEN, ShellCommand, Task, TaskStatus
 from protocol.tasks import (
     TaskCreated,
@@ -211,7 +211,7 @@ def test_what_is_waited_for_must_be_there() -> None:
 
 def test_so_many_may_be_open() -> None:
     """Those that have ended make room."""
-    many = [task(f"t{number}") for number in range(TASKS_OPEN_MAX)]
+    many = [task(f"t{number}") for number in range(MAX_TASKS_OPEN)]
     with pytest.raises(TasksFull):
         may_create(Session(*many), new("more"))
     may_create(Session(*many[1:], replace(many[0], status="failed")), new("more"))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.titles import CHARACTERS_MAX, SHOWN_CHARACTERS_MAX, WORDS_MAX, request_of, title_of
-from protocol.limits import TITLE_BYTES_MAX
+from kheishd.core.titles import MAX_CHARACTERS, MAX_SHOWN_CHARACTERS, MAX_WORDS, request_of, title_of
+from protocol.limits import MAX_TITLE_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall, text_of
 
 
@@ -17,7 +17,7 @@ def test_a_model_is_shown_the_beginning() -> None:
     assert "User: How do I &lt;b>sail&lt;/b>? x" in shown
     assert "\nAgent: Like so. y" in shown
     assert shown.count("<") == 2
-    assert len(shown) < 2 * SHOWN_CHARACTERS_MAX + 120
+    assert len(shown) < 2 * MAX_SHOWN_CHARACTERS + 120
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_what_stands_around_a_title_is_taken_off(said: str) -> None:
         [Text('"."')],
         [Text("Sailing"), ToolCall("c", "bash", {})],
         [Text("Here is a title:\nSailing")],
-        [Text("word " * (WORDS_MAX + 1))],
-        [Text("x" * (CHARACTERS_MAX + 1))],
+        [Text("word " * (MAX_WORDS + 1))],
+        [Text("x" * (MAX_CHARACTERS + 1))],
     ],
 )
 def test_what_is_no_title_is_none(items: list[Item]) -> None:
@@ -58,5 +58,5 @@ def test_a_title_is_one_harmless_line(said: str) -> None:
     title = title_of([Text(said)])
     if title is not None:
         assert title.isprintable()
-        assert 1 <= len(title) <= CHARACTERS_MAX <= TITLE_BYTES_MAX
+        assert 1 <= len(title) <= MAX_CHARACTERS <= MAX_TITLE_BYTES
         assert title == " ".join(title.split())

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.hooks.arguments import PROBLEM_CHARACTERS_MAX, PROBLEMS_MAX, Checker, coerced
+from kheishd.hooks.arguments import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Checker, coerced
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import TOOL_INPUT_BYTES_MAX
+from protocol.limits import MAX_TOOL_INPUT_BYTES
 from tests.house.sources import ROOT
 from tests.support.toolbox import tool
 
@@ -163,8 +163,8 @@ def test_a_refusal_names_the_arguments_and_what_is_wrong() -> None:
     assert '$.path: this is not of type "string"' in text
     assert '$.limits[1]: this is not of type "integer"' in text
     many = refusal(taking({f"a{n}": {"type": "string"} for n in range(20)}), {f"a{n}": 1 for n in range(20)})
-    assert many.count("$.") == PROBLEMS_MAX
-    assert len(many) < PROBLEMS_MAX * (PROBLEM_CHARACTERS_MAX + 2) + 50
+    assert many.count("$.") == MAX_PROBLEMS
+    assert len(many) < MAX_PROBLEMS * (MAX_PROBLEM_CHARACTERS + 2) + 50
 
 
 def test_what_is_missing_and_what_is_too_much_is_said() -> None:
@@ -177,8 +177,8 @@ def test_what_is_missing_and_what_is_too_much_is_said() -> None:
 
 def test_huge_arguments_are_refused_before_they_are_looked_at() -> None:
     """The limit is named."""
-    text = "x" * TOOL_INPUT_BYTES_MAX
-    assert str(TOOL_INPUT_BYTES_MAX) in refusal(taking({"text": {"type": "string"}}), {"text": text})
+    text = "x" * MAX_TOOL_INPUT_BYTES
+    assert str(MAX_TOOL_INPUT_BYTES) in refusal(taking({"text": {"type": "string"}}), {"text": text})
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:1/s.json", "https://example.com/s", "file:///etc/passwd"])

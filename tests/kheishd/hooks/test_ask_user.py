@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kheishd.hooks.ask_user import EXPIRES_AFTER_S_MAX, NAME, TOOL, AskUser
+from kheishd.hooks.ask_user import MAX_EXPIRES_AFTER_S, NAME, TOOL, AskUser
 from kheishd.hooks.composite import Composite
 from kheishd.kernel.hook import Deny, NeedsAnswer, Place, Tool, ToolError, ToolUse
-from protocol.limits import QUESTION_OPTIONS_MAX, QUESTIONS_BYTES_MAX, QUESTIONS_MAX
+from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
 from tests.support.machine import Machine
@@ -83,7 +83,7 @@ async def test_other_tools_are_none_of_its_business() -> None:
         ([{"question": "Which?", "options": [{"label": "A"}, {"label": "a"}]}], "option of 'Which?'"),
         ([{"question": "Which?", "options": [{"label": " "}]}], "needs words"),
         ([{"question": "Which?", "multi_select": True}], "no options"),
-        ([{"question": "x" * QUESTIONS_BYTES_MAX}], str(QUESTIONS_BYTES_MAX)),
+        ([{"question": "x" * MAX_QUESTIONS_BYTES}], str(MAX_QUESTIONS_BYTES)),
     ],
 )
 async def test_questions_that_make_no_sense(questions: list[dict[str, Any]], says: str) -> None:
@@ -113,17 +113,17 @@ async def test_a_message_asks_once() -> None:
     ("questions", "more", "says"),
     [
         ([], {}, "questions"),
-        ([COLOR] * (QUESTIONS_MAX + 1), {}, "questions"),
+        ([COLOR] * (MAX_QUESTIONS + 1), {}, "questions"),
         ([{"header": "x"}], {}, "question"),
         ([{"question": ""}], {}, "question"),
         (
-            [{"question": "x", "options": [{"label": str(n)} for n in range(QUESTION_OPTIONS_MAX + 1)]}],
+            [{"question": "x", "options": [{"label": str(n)} for n in range(MAX_QUESTION_OPTIONS + 1)]}],
             {},
             "opt",
         ),
         ([{"question": "x", "options": ["Red"]}], {}, "options"),
         ([COLOR], {"expires_after_s": 0}, "expires_after_s"),
-        ([COLOR], {"expires_after_s": EXPIRES_AFTER_S_MAX + 1}, "expires_after_s"),
+        ([COLOR], {"expires_after_s": MAX_EXPIRES_AFTER_S + 1}, "expires_after_s"),
     ],
 )
 def test_arguments_that_the_schema_refuses(questions: list[Any], more: dict[str, Any], says: str) -> None:

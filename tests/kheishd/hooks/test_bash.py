@@ -18,14 +18,14 @@ from kheishd.kernel.hook import Stale, ToolError
 from kheishd.kernel.state import State
 from kheishd.store.writer import Store
 from protocol.limits import (
-    COMMAND_BYTES_MAX,
-    COMMAND_SAID_BYTES_MAX,
-    EVIDENCE_BYTES_MAX,
     KIB,
+    MAX_COMMAND_BYTES,
+    MAX_COMMAND_SAID_BYTES,
+    MAX_EVIDENCE_BYTES,
+    MAX_PREVIEW_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
+    MAX_TOOL_TEXT_BYTES,
     MIB,
-    PREVIEW_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
-    TOOL_TEXT_BYTES_MAX,
 )
 from protocol.tasks import TaskCreated
 from tests.support.commands import Shell, come_with, ended, place_at, running_with
@@ -103,8 +103,8 @@ async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
     """The model reads the beginning and the end within its bound; the whole is kept."""
     outcome = await shell.outcome("seq 100000; echo the end >&2")
     result = msgspec.json.decode(outcome.text)
-    assert len(outcome.text.encode()) <= TOOL_TEXT_BYTES_MAX
-    assert len(outcome.text.encode()) > TOOL_TEXT_BYTES_MAX - 200
+    assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    assert len(outcome.text.encode()) > MAX_TOOL_TEXT_BYTES - 200
     assert re.fullmatch(
         r"1\n2\n3\n.*\n\[\.\.\. \d+ bytes left out \.\.\.\]\n.*\n99999\n100000\n", result["stdout"], re.DOTALL
     )
@@ -117,7 +117,7 @@ async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
 async def test_one_line_without_end(shell: Shell) -> None:
     """A line of a megabyte is output like any other."""
     outcome = await shell.outcome("head -c 1048576 /dev/zero | tr '\\0' x")
-    assert len(outcome.text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
     assert outcome.whole == b"x" * MIB
 
 
@@ -142,12 +142,12 @@ async def test_a_flood(shell: Shell) -> None:
         outcome = await shell.outcome("head -c 50331648 /dev/zero; echo the end")
         nursery.cancel_scope.cancel()
     result = msgspec.json.decode(outcome.text)
-    assert outcome.whole == bytes(TOOL_OUTPUT_BYTES_MAX)
+    assert outcome.whole == bytes(MAX_TOOL_OUTPUT_BYTES)
     assert result["stdout"].endswith("the end\n")
-    lost = 48 * MIB + len("the end\n") - TOOL_OUTPUT_BYTES_MAX
+    lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
     assert result["note"] == f"{lost} bytes of the output are lost: it was more than is kept"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
-    assert sum(map(len, shell.said)) < COMMAND_SAID_BYTES_MAX + 65 * KIB
+    assert sum(map(len, shell.said)) < MAX_COMMAND_SAID_BYTES + 65 * KIB
     assert shell.said[-1].endswith("[it goes on; no more of it is shown while it runs]\n")
 
 
@@ -234,7 +234,7 @@ async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
 
 async def test_the_longest_time_is_the_operators(home: Path, workspace: Path) -> None:
     """A model may ask for less time than there is, and gets no more."""
-    shell = Shell(Bash(home, timeout_s_max=0.2), place_at(workspace))
+    shell = Shell(Bash(home, max_timeout_s=0.2), place_at(workspace))
     assert (await shell.run("sleep 600", timeout_s=3600))["timed_out"]
     assert (await shell.run("sleep 600"))["timed_out"]
     assert shell.bash.tools[0].timeout_s > 0.2, "its own timeout comes before any other"
@@ -333,8 +333,8 @@ async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Pat
     ("command", "why"),
     [
         ("echo \0", "NUL"),
-        ("x" * (COMMAND_BYTES_MAX + 1), "write a longer script to a file"),
-        ("ü" * (COMMAND_BYTES_MAX // 2 + 1), "write a longer script to a file"),
+        ("x" * (MAX_COMMAND_BYTES + 1), "write a longer script to a file"),
+        ("ü" * (MAX_COMMAND_BYTES // 2 + 1), "write a longer script to a file"),
     ],
 )
 async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) -> None:
@@ -347,10 +347,10 @@ async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) ->
 
 async def test_the_longest_command(shell: Shell) -> None:
     """It runs, and neither what is shown of it nor its evidence is longer than they may be."""
-    use = shell.use(":".ljust(COMMAND_BYTES_MAX, "\x01"))
+    use = shell.use(":".ljust(MAX_COMMAND_BYTES, "\x01"))
     assert not (await shell.bash.dispatch(use)).is_error
-    assert len((await shell.bash.preview(use)).text.encode()) <= PREVIEW_BYTES_MAX
-    assert len(msgspec.json.encode(await shell.bash.evidence(use))) < EVIDENCE_BYTES_MAX
+    assert len((await shell.bash.preview(use)).text.encode()) <= MAX_PREVIEW_BYTES
+    assert len(msgspec.json.encode(await shell.bash.evidence(use))) < MAX_EVIDENCE_BYTES
 
 
 async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
@@ -486,7 +486,7 @@ async def test_a_probe_that_finds_less(bare: Shell, home: Path) -> None:
     finding = await bare.bash.probe(use, {})
     assert "about to run" in finding.note
     assert finding.evidence["output_tail"].endswith("\1the end")
-    assert len(msgspec.json.encode(finding.evidence)) < EVIDENCE_BYTES_MAX
+    assert len(msgspec.json.encode(finding.evidence)) < MAX_EVIDENCE_BYTES
 
 
 async def test_a_probe_kills_what_is_left(bare: Shell) -> None:

@@ -8,7 +8,7 @@ import trio
 from kheishd.hooks.capture import ENOUGH, Capture
 from kheishd.hooks.excerpt import json_bytes
 from kheishd.hooks.spool import Spool
-from protocol.limits import COMMAND_SAID_BYTES_MAX, KIB
+from protocol.limits import KIB, MAX_COMMAND_SAID_BYTES
 
 
 class Script(trio.abc.ReceiveStream):
@@ -33,7 +33,7 @@ class Script(trio.abc.ReceiveStream):
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     """A spool that takes a hundred bytes."""
-    spool = Spool(tmp_path / "spool", bytes_max=100)
+    spool = Spool(tmp_path / "spool", max_bytes=100)
     spool.begin()
     return spool
 
@@ -75,7 +75,7 @@ async def test_showing_has_an_end(spool: Spool) -> None:
     capture = Capture(spool, said.append)
     piece = b"x" * 64 * KIB
     await capture.pump(Script(*[piece] * 20, b"the end"), capture.stdout)
-    assert len("".join(said)) == COMMAND_SAID_BYTES_MAX + len(ENOUGH)
+    assert len("".join(said)) == MAX_COMMAND_SAID_BYTES + len(ENOUGH)
     assert said[-1].endswith(ENOUGH)
     assert capture.shown(1_000)[0][0].endswith("the end")
     assert spool.dropped == 20 * 64 * KIB + len("the end") - 100

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import FAILED, PROBE_SECONDS_MAX, Composite
+from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, Composite
 from kheishd.kernel.hook import (
     Deny,
     Finding,
@@ -24,7 +24,7 @@ from kheishd.kernel.hook import (
     ToolError,
     ToolUse,
 )
-from protocol.limits import TOOL_BYTES_MAX
+from protocol.limits import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 from protocol.objects.question import Question
 from tests.support.toolbox import Toolbox, place, tool, use_of
@@ -152,7 +152,7 @@ def test_two_tools_of_one_name_are_a_fault() -> None:
         Composite([Toolbox(tools=(tool("does"),)), Doing(None)])
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (TOOL_BYTES_MAX + 1), "a\n"])
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (MAX_TOOL_BYTES + 1), "a\n"])
 def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
     """One such name would have every request of every agent refused."""
     with pytest.raises(ValueError, match="no provider takes"):
@@ -289,7 +289,7 @@ async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> No
     chosen = tool("does", timeout_s=3_600.0)
     hooks = Composite([Doing(trio.sleep_forever)])
     assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
-    assert trio.current_time() == pytest.approx(PROBE_SECONDS_MAX)
+    assert trio.current_time() == pytest.approx(MAX_PROBE_SECONDS)
 
 
 async def test_what_a_probe_finds_is_what_is_found() -> None:

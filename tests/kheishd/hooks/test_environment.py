@@ -1,6 +1,6 @@
 """The environment of a command: what passes, and that nothing else does."""
 
-from kheishd.hooks.environment import PATH_DEFAULT, cleaned
+from kheishd.hooks.environment import DEFAULT_PATH, cleaned
 
 
 def test_little_passes() -> None:
@@ -36,5 +36,5 @@ def test_little_passes() -> None:
 
 def test_a_bare_environment_is_enough() -> None:
     """Started by nobody in particular, a command still finds its programs and writes UTF-8."""
-    assert cleaned({}, "/w")["PATH"] == PATH_DEFAULT
+    assert cleaned({}, "/w")["PATH"] == DEFAULT_PATH
     assert cleaned({}, "/w")["LANG"] == "C.UTF-8"

@@ -54,18 +54,18 @@ def test_what_is_no_text_is_replaced() -> None:
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 60), st.integers(40, 400))
-def test_laws(pieces: list[bytes], half: int, json_bytes_max: int) -> None:
+def test_laws(pieces: list[bytes], half: int, max_json_bytes: int) -> None:
     """It always fits, is text, and is either all there was or says what is missing."""
     taken = excerpt(*pieces, half=half)
-    text, whole = taken.text(json_bytes_max)
+    text, whole = taken.text(max_json_bytes)
     joined = b"".join(pieces)
     assert taken.total == len(joined)
-    assert len(msgspec.json.encode(text)) - 2 <= json_bytes_max
+    assert len(msgspec.json.encode(text)) - 2 <= max_json_bytes
     if whole:
         assert text == joined.decode(errors="replace")
     else:
         assert "bytes left out" in text
-    if len(joined) <= 2 * half and json_bytes(joined.decode(errors="replace")) <= json_bytes_max:
+    if len(joined) <= 2 * half and json_bytes(joined.decode(errors="replace")) <= max_json_bytes:
         assert whole
 
 

@@ -15,7 +15,7 @@ from kheishd.hooks.fetching import Page, fetch
 from kheishd.hooks.urls import read
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
-from protocol.limits import WEB_BODY_BYTES_MAX
+from protocol.limits import MAX_WEB_BODY_BYTES
 from tests.support.names import Names
 from tests.support.web_server import WebServer, answer, redirect, web_server
 
@@ -123,7 +123,7 @@ async def test_no_proxy(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None
     assert (await fetched(web.url())).body == b"direct"
 
 
-@pytest.mark.parametrize("length", [WEB_BODY_BYTES_MAX, WEB_BODY_BYTES_MAX + 1, 5 * WEB_BODY_BYTES_MAX])
+@pytest.mark.parametrize("length", [MAX_WEB_BODY_BYTES, MAX_WEB_BODY_BYTES + 1, 5 * MAX_WEB_BODY_BYTES])
 async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> None:
     """Declared or not, the rest stays where it is, and that there is more is told."""
     web.answers["/declared"] = answer(b"x" * length)
@@ -134,8 +134,8 @@ async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> No
     web.answers["/undeclared"] = endless
     for path in ("/declared", "/undeclared"):
         page = await fetched(web.url(path))
-        assert page.body == b"x" * min(length, WEB_BODY_BYTES_MAX)
-        assert page.truncated is (length > WEB_BODY_BYTES_MAX)
+        assert page.body == b"x" * min(length, MAX_WEB_BODY_BYTES)
+        assert page.truncated is (length > MAX_WEB_BODY_BYTES)
 
 
 async def test_a_body_without_end(web: WebServer) -> None:
@@ -230,7 +230,7 @@ async def test_nobody_there() -> None:
 
 async def test_a_server_that_takes_its_time(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything together has one limit, however it is spread."""
-    monkeypatch.setattr(fetching, "SECONDS_MAX", 0.2)
+    monkeypatch.setattr(fetching, "MAX_SECONDS", 0.2)
 
     async def slow(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")

@@ -73,7 +73,7 @@ async def test_nothing_left() -> None:
 async def test_what_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for without end."""
     process = await marked("test-3", "read x")
-    monkeypatch.setattr(module, "HUNT_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(module, "MAX_HUNT_SECONDS", 0.1)
     monkeypatch.setattr(module, "strike", lambda process, number: None)
     assert not await hunt("test-3")
     process.kill()

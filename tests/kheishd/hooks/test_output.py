@@ -10,7 +10,7 @@ from kheishd.hooks.composite import Composite
 from kheishd.hooks.output import Outputs
 from protocol.contract import OutputContract
 from protocol.events import OutputEmitted, ToolReturned
-from protocol.limits import OUTPUT_BYTES_MAX, OUTPUTS_MAX
+from protocol.limits import MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from protocol.transcript import ToolCall
 from tests.support.desk import Scripted, gives, open_desk, says, working
 
@@ -58,7 +58,7 @@ async def test_an_output_is_a_text_a_value_or_both(
     [
         ({}, "nothing to emit"),
         ({"text": "", "value": None}, "nothing to emit"),
-        ({"text": "x" * OUTPUT_BYTES_MAX}, f"the limit is {OUTPUT_BYTES_MAX}"),
+        ({"text": "x" * MAX_OUTPUT_BYTES}, f"the limit is {MAX_OUTPUT_BYTES}"),
         ({"content": "x"}, "do not fit emit_output"),
     ],
 )
@@ -76,11 +76,11 @@ async def test_the_last_output_counts_and_there_is_a_limit_to_them(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """One more than a record points at is refused; those before it stand."""
-    calls = [ToolCall(f"call_{n}", "emit_output", {"text": str(n)}) for n in range(OUTPUTS_MAX + 1)]
+    calls = [ToolCall(f"call_{n}", "emit_output", {"text": str(n)}) for n in range(MAX_OUTPUTS + 1)]
     outputs, results, cursors = await emitted(tmp_path, *calls)
-    assert [each.text for each in outputs] == [str(n) for n in range(OUTPUTS_MAX)]
-    assert len(cursors) == OUTPUTS_MAX
-    assert f"{OUTPUTS_MAX} outputs, which is the limit" in results[-1].text
+    assert [each.text for each in outputs] == [str(n) for n in range(MAX_OUTPUTS)]
+    assert len(cursors) == MAX_OUTPUTS
+    assert f"{MAX_OUTPUTS} outputs, which is the limit" in results[-1].text
 
 
 CONTRACT = OutputContract(

@@ -8,11 +8,11 @@ import pytest
 from trio.testing import MockClock
 
 from kheishd.hooks.composite import Composite
-from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, PLAN_SHOWN_BYTES_MAX, Planning
+from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
 from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
 from kheishd.objects.planning import plan_of, todos_of
 from protocol.events import ApprovalRequested, ToolReturned
-from protocol.limits import PLAN_BYTES_MAX, PLAN_SUMMARY_BYTES_MAX, TODO_BYTES_MAX, TODOS_MAX
+from protocol.limits import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS
 from protocol.objects.run import SendResult
 from protocol.objects.session import Plan, Todo
 from protocol.transcript import ToolCall
@@ -80,9 +80,9 @@ async def test_todos_are_replaced_as_a_whole(desk: Desk) -> None:
         ([{"content": "a", "id": "x"}, {"content": "b", "id": "x"}], "two todos have the id 'x'"),
         ([{"content": "a", "id": "todo-2"}, {"content": "b"}], "two todos have the id 'todo-2'"),
         ([{"content": ""}], "do not fit todo_write"),
-        ([{"content": "x" * (TODO_BYTES_MAX + 1)}], "do not fit todo_write"),
-        ([{"content": "a"}] * (TODOS_MAX + 1), "do not fit todo_write"),
-        ([{"content": "x" * TODO_BYTES_MAX}] * 40, "the limit is"),
+        ([{"content": "x" * (MAX_TODO_BYTES + 1)}], "do not fit todo_write"),
+        ([{"content": "a"}] * (MAX_TODOS + 1), "do not fit todo_write"),
+        ([{"content": "x" * MAX_TODO_BYTES}] * 40, "the limit is"),
     ],
 )
 async def test_todos_that_are_not_kept(desk: Desk, given: list[dict[str, str]], said: str) -> None:
@@ -154,10 +154,10 @@ async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
 async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     """In the run it was agreed upon in, and while todos are open; a long one is cut."""
     await call(desk, "enter_plan_mode", {})
-    sent = await call(desk, "exit_plan_mode", {"plan": "é" * PLAN_SHOWN_BYTES_MAX})
+    sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SHOWN_BYTES})
     await desk.allow(sent.run_id)
     shown = models(desk).asked[-1].instructions
-    assert "é" * (PLAN_SHOWN_BYTES_MAX // 2) + "\n[... the rest is left out here]" in shown
+    assert "é" * (MAX_PLAN_SHOWN_BYTES // 2) + "\n[... the rest is left out here]" in shown
     await desk.ask("thanks")
     assert "agreed upon" not in models(desk).asked[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look"}]})
@@ -167,8 +167,8 @@ async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"plan": "x" * PLAN_BYTES_MAX}, "takes more than"),
-        ({"plan": "x", "summary": "x" * (PLAN_SUMMARY_BYTES_MAX + 1)}, "the summary takes more than"),
+        ({"plan": "x" * MAX_PLAN_BYTES}, "takes more than"),
+        ({"plan": "x", "summary": "x" * (MAX_PLAN_SUMMARY_BYTES + 1)}, "the summary takes more than"),
         ({"plan": ""}, "do not fit exit_plan_mode"),
     ],
 )

@@ -151,7 +151,7 @@ async def test_what_outlives_even_a_kill(
     workdir: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is waited for no longer than is bearable, and the log tells."""
-    for name in ("GRACE_SECONDS", "KILL_SECONDS_MAX"):
+    for name in ("GRACE_SECONDS", "MAX_KILL_SECONDS"):
         monkeypatch.setattr(processes, name, 0.05)
 
     async def in_vain(mark: str) -> bool:

@@ -10,7 +10,7 @@ from kheishd.hooks.processes import Ended
 from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.spool import Spool
 from kheishd.kernel.hook import ToolError
-from protocol.limits import COMMAND_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_COMMAND_BYTES, MAX_TOOL_TEXT_BYTES
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_the_text_has_its_bound(capture: Capture, spool: Spool) -> None:
     spool.dropped = 10**12
     for excerpt in (capture.stdout, capture.stderr):
         excerpt.take(b"\x01" * 100_000)
-    told = outcome(ran(Ended(0), "\x02" * COMMAND_BYTES_MAX, "/" + "\x03" * 4_000), capture, spool)
-    assert TOOL_TEXT_BYTES_MAX - 64 <= len(told.text.encode()) <= TOOL_TEXT_BYTES_MAX
+    told = outcome(ran(Ended(0), "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000), capture, spool)
+    assert MAX_TOOL_TEXT_BYTES - 64 <= len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
     result = msgspec.json.decode(told.text)
     assert result["stdout_truncated"]
     assert result["stderr_truncated"]

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from kheishd.hooks.composite import Composite
-from kheishd.hooks.results import EVENTS_AT_ONCE, PORTION_BYTES_MAX, TOOL, Results, _decoded
+from kheishd.hooks.results import EVENTS_AT_ONCE, MAX_PORTION_BYTES, TOOL, Results, _decoded
 from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
 from kheishd.objects import forking
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events import SessionRenamed, ToolReturned, TranscriptImported
-from protocol.limits import TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_TOOL_TEXT_BYTES
 from protocol.objects.session import Session, SessionFork
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
@@ -85,20 +85,20 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
     """It is told under which id all of it is kept, and reads it in portions."""
     text = "".join(f"line {number}\n" for number in range(6_000))
     reads = [
-        ToolCall(f"r{n}", "read_result", {"call_id": "c1", "offset": n * PORTION_BYTES_MAX}) for n in range(3)
+        ToolCall(f"r{n}", "read_result", {"call_id": "c1", "offset": n * MAX_PORTION_BYTES}) for n in range(3)
     ]
     async with seen(tmp_path, Outcome(text), *reads) as (_, models, _):
         shown, *portions = given_to(models)
-    assert len(shown.encode()) <= TOOL_TEXT_BYTES_MAX + 100
+    assert len(shown.encode()) <= MAX_TOOL_TEXT_BYTES + 100
     assert shown.endswith(
         f'[All of it is kept, {len(text)} bytes: read_result with the call_id "c1" reads it.]'
     )
     bodies = [portion.split("\n", 1)[1].rsplit("\n[There is more: offset ", 1)[0] for portion in portions]
     assert "".join(bodies) == text
     assert portions[0].startswith(
-        f"[Bytes 0 to {PORTION_BYTES_MAX} of {len(text)} of the result of look, c1.]"
+        f"[Bytes 0 to {MAX_PORTION_BYTES} of {len(text)} of the result of look, c1.]"
     )
-    assert portions[0].endswith(f"[There is more: offset {PORTION_BYTES_MAX}.]")
+    assert portions[0].endswith(f"[There is more: offset {MAX_PORTION_BYTES}.]")
     assert not portions[2].endswith("]")
 
 

@@ -21,7 +21,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 def test_it_has_an_end(tmp_path: Path) -> None:
     """What there is no room for is counted, to the byte."""
-    spool = Spool(tmp_path / "one", bytes_max=10)
+    spool = Spool(tmp_path / "one", max_bytes=10)
     spool.begin()
     spool.write(b"123456")
     assert spool.takes_more

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kheishd.hooks.urls import Target, follow, read
 from kheishd.kernel.hook import ToolError
-from protocol.limits import URL_BYTES_MAX
+from protocol.limits import MAX_URL_BYTES
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
         ("http://exa%00mple.org/", "no name of a host"),
         ("http://a..b/", "no name of a host"),
         ("http://" + "a" * 64 + ".org/", "no name of a host"),
-        ("http://example.org/" + "a" * URL_BYTES_MAX, f"may have {URL_BYTES_MAX} bytes"),
+        ("http://example.org/" + "a" * MAX_URL_BYTES, f"may have {MAX_URL_BYTES} bytes"),
     ],
 )
 def test_what_may_not(text: str, why: str) -> None:

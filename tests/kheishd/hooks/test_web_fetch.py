@@ -10,7 +10,7 @@ import pytest
 from kheishd.hooks.addresses import Address
 from kheishd.hooks.web_fetch import WebFetch
 from kheishd.kernel.hook import Outcome, ToolError, ToolUse
-from protocol.limits import TOOL_TEXT_BYTES_MAX, WEB_BODY_BYTES_MAX
+from protocol.limits import MAX_TOOL_TEXT_BYTES, MAX_WEB_BODY_BYTES
 from tests.support.commands import place_at
 from tests.support.web_server import WebServer, answer, redirect, web_server
 
@@ -74,15 +74,15 @@ async def test_what_the_model_reads(tool: WebFetch, web: WebServer) -> None:
 
 async def test_a_long_page(tool: WebFetch, web: WebServer) -> None:
     """The model reads its beginning; what was read is kept."""
-    web.answers["/"] = answer(b"begin" + b"\x01" * WEB_BODY_BYTES_MAX)
+    web.answers["/"] = answer(b"begin" + b"\x01" * MAX_WEB_BODY_BYTES)
     told = await outcome(tool, web.url())
     decoded = msgspec.json.decode(told.text)
-    assert TOOL_TEXT_BYTES_MAX - 100 < len(told.text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert MAX_TOOL_TEXT_BYTES - 100 < len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
     assert decoded["truncated"]
-    assert decoded["bytes_read"] == WEB_BODY_BYTES_MAX
+    assert decoded["bytes_read"] == MAX_WEB_BODY_BYTES
     assert decoded["body"].startswith("begin\x01")
     assert decoded["note"] == f"{NOTE}; body is only the beginning; 128 KiB at most are read"
-    assert told.whole == b"begin" + b"\x01" * (WEB_BODY_BYTES_MAX - 5)
+    assert told.whole == b"begin" + b"\x01" * (MAX_WEB_BODY_BYTES - 5)
 
 
 async def test_many_headers(tool: WebFetch, web: WebServer) -> None:
@@ -92,7 +92,7 @@ async def test_many_headers(tool: WebFetch, web: WebServer) -> None:
     decoded = await result(tool, web.url())
     assert decoded["headers"]["long"] == "x" * 4096
     assert decoded["headers"]["a"] == "1, 2"
-    assert len(msgspec.json.encode(decoded["headers"])) <= TOOL_TEXT_BYTES_MAX // 4
+    assert len(msgspec.json.encode(decoded["headers"])) <= MAX_TOOL_TEXT_BYTES // 4
     told = sum(name.startswith("h") for name in decoded["headers"])
     assert decoded["note"] == f"{NOTE}; {20 - told} headers are left out"
     assert decoded["body"] == "the page"

@@ -253,14 +253,14 @@ def test_all_captures_together_are_bounded(directory: Path) -> None:
     for number in range(3):
         capture(before, f"run_{number}", size=30)
         aged(directory, f"run_{number}", number)
-    files = CaptureFiles(directory, bytes_max=100)
+    files = CaptureFiles(directory, max_bytes=100)
     sheaf = files.open("run_0", stem(2))
     sheaf.write("request", b"x" * 10)
     sheaf.write("answer", b"x" * 10)
     assert total(directory) <= 100
     assert sorted(path.name for path in directory.iterdir()) == ["run_0", "run_2"]
     sheaf.line(b"y" * 40)
-    with pytest.raises(CaptureRefused, match=r"debug\.bytes_max"):
+    with pytest.raises(CaptureRefused, match=r"debug\.max_bytes"):
         sheaf.line(b"y" * 40)
     sheaf.close()
     assert [path.name for path in directory.iterdir()] == ["run_0"]

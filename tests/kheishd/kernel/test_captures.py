@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import LOGGED_MAX, WAITING_BYTES_MAX, Captures
+from kheishd.kernel.captures import MAX_LOGGED, MAX_WAITING_BYTES, Captures
 from protocol.errors import DebugNotFound
 from tests.support.model_asking import inline
 
@@ -39,13 +39,13 @@ async def test_what_waits_is_bounded(tmp_path: Path, nursery: trio.Nursery) -> N
     """While the disk is slow so much is taken and no more, but for what has no size; then more again."""
     captures, gate = captures_in(tmp_path), threading.Event()
     await nursery.start(captures.serve)
-    assert captures.put("run_1", WAITING_BYTES_MAX // 2, gate.wait)  # type: ignore[arg-type]
+    assert captures.put("run_1", MAX_WAITING_BYTES // 2, gate.wait)  # type: ignore[arg-type]
     await wait_all_tasks_blocked()
-    assert not captures.put("run_1", WAITING_BYTES_MAX // 2, gate.wait)  # type: ignore[arg-type]
+    assert not captures.put("run_1", MAX_WAITING_BYTES // 2, gate.wait)  # type: ignore[arg-type]
     assert captures.put("run_1", 0, lambda: None)
     gate.set()
     await captures.flushed()
-    assert captures.put("run_1", WAITING_BYTES_MAX // 2, lambda: None)
+    assert captures.put("run_1", MAX_WAITING_BYTES // 2, lambda: None)
 
 
 async def test_a_job_that_fails_harms_nobody(
@@ -82,10 +82,10 @@ async def test_what_is_remembered_of_failures_is_bounded(
     def full() -> None:
         raise OSError
 
-    for number in [*range(LOGGED_MAX + 1), LOGGED_MAX, 0]:
+    for number in [*range(MAX_LOGGED + 1), MAX_LOGGED, 0]:
         captures.put(f"run_{number}", 1, full)
     await captures.flushed()
-    assert [vars(record)["run_id"] for record in caplog.records[-2:]] == [f"run_{LOGGED_MAX}", "run_0"]
+    assert [vars(record)["run_id"] for record in caplog.records[-2:]] == [f"run_{MAX_LOGGED}", "run_0"]
 
 
 async def test_the_end_does_what_is_left(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_shallow_look_says_that_it_is_one(store: Store, monkeypatch: pytest.Mo
 
 def test_more_findings_than_anybody_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """They end at a limit, and the diagnosis says that it is not all."""
-    monkeypatch.setattr(doctor, "FINDINGS_MAX", 3)
+    monkeypatch.setattr(doctor, "MAX_FINDINGS", 3)
     rich_history(store)
 
     def forget(tx: Transaction) -> None:

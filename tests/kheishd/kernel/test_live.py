@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import Scrubber
-from kheishd.kernel.live import OF_TOOLS, PIECES_MAX, Live, Strand, Writing
-from protocol.limits import LIVE_CHARACTERS_MAX
+from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, Strand, Writing
+from protocol.limits import MAX_LIVE_CHARACTERS
 
 
 class Listener:
@@ -158,14 +158,14 @@ def test_of_a_tools_output_the_end_is_kept() -> None:
     assert text_of(listener, "output") == whole
     assert strand.length == len(whole)
     assert strand.start > 0
-    assert LIVE_CHARACTERS_MAX <= len(strand.text()) < 2 * LIVE_CHARACTERS_MAX
+    assert MAX_LIVE_CHARACTERS <= len(strand.text()) < 2 * MAX_LIVE_CHARACTERS
     assert strand.text() == whole[strand.start :]
     for offset in (0, strand.start, strand.start + 10, len(whole) - 1, len(whole)):
         assert strand.text(offset) == whole[max(offset, strand.start) :]
 
 
 @pytest.mark.parametrize(
-    "pieces", [["x" * (3 * LIVE_CHARACTERS_MAX)], ["abc", "y" * (2 * LIVE_CHARACTERS_MAX)]]
+    "pieces", [["x" * (3 * MAX_LIVE_CHARACTERS)], ["abc", "y" * (2 * MAX_LIVE_CHARACTERS)]]
 )
 def test_a_piece_that_is_no_message_is_told_from_its_end(pieces: list[str]) -> None:
     """The offset shows what was left out."""
@@ -179,10 +179,10 @@ def test_a_piece_that_is_no_message_is_told_from_its_end(pieces: list[str]) -> N
     live.text(writing, "output", "after")
     length = len("before " + "".join(pieces))
     told, after = listener.heard[-2:]
-    assert len(str(told["text"])) == LIVE_CHARACTERS_MAX
-    assert told["offset"] == length - LIVE_CHARACTERS_MAX
+    assert len(str(told["text"])) == MAX_LIVE_CHARACTERS
+    assert told["offset"] == length - MAX_LIVE_CHARACTERS
     assert after["offset"] == length
-    assert writing.strands["output"].text() == pieces[-1][-LIVE_CHARACTERS_MAX:] + "after"
+    assert writing.strands["output"].text() == pieces[-1][-MAX_LIVE_CHARACTERS:] + "after"
 
 
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 20))
@@ -200,11 +200,11 @@ def test_a_strand_keeps_at_least_what_it_should(sizes: list[int], most: int) -> 
 
 def test_a_tool_that_writes_a_character_at_a_time_costs_little() -> None:
     """Pieces are joined before there are many of them."""
-    strand = Strand(LIVE_CHARACTERS_MAX)
-    for _ in range(3 * PIECES_MAX):
+    strand = Strand(MAX_LIVE_CHARACTERS)
+    for _ in range(3 * MAX_PIECES):
         strand.append("x")
-        assert len(strand._pieces) <= PIECES_MAX + 1
-    assert strand.text() == "x" * 3 * PIECES_MAX
+        assert len(strand._pieces) <= MAX_PIECES + 1
+    assert strand.text() == "x" * 3 * MAX_PIECES
     read_often = Strand(10)
     for number in range(100):
         read_often.append(str(number % 10))

@@ -166,7 +166,7 @@ def test_a_replay_keeps_what_may_change(store: Store) -> None:
 
 def test_a_replay_puts_aside_what_is_too_much(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never holds more than so many records, and finds out all the same what each must be."""
-    monkeypatch.setattr(projections, "KEPT_MAX", 4)
+    monkeypatch.setattr(projections, "MAX_KEPT", 4)
     names = [f"dbt_{number:02}" for number in range(20)]
     update(store, lambda tx: fold(tx, *map(call_doubted, names)))
     settled = [DoubtSettled(indoubt_id=name, call_id="c", tool="t", outcome="done") for name in names[::3]]

@@ -24,11 +24,11 @@ from protocol.errors import (
     ToolInputInvalid,
 )
 from protocol.limits import (
-    ASKED_MAX,
     KIB,
-    RESOLUTIONS_BYTES_MAX,
-    RESOLUTIONS_MAX,
-    SUBJECT_BYTES_MAX,
+    MAX_RESOLUTIONS,
+    MAX_RESOLUTIONS_BYTES,
+    MAX_SUBJECT_BYTES,
+    MAX_WAITING_CALLS,
 )
 from protocol.method import SCOPES
 from protocol.transcript import ToolCall
@@ -417,9 +417,11 @@ def with_hooks(house: Household, composite: Any) -> Any:
 async def test_approval_resolve_input_too_large(house: Household) -> None:
     """What is written down with the answers has a limit together."""
     _, (approval_id,) = await asking(house)
-    large = {"path": "/a", "text": "x" * RESOLUTIONS_BYTES_MAX}
+    large = {"path": "/a", "text": "x" * MAX_RESOLUTIONS_BYTES}
     assert isinstance(await refusal_of(house, allow(approval_id, updated_input=large)), InputTooLarge)
-    _, approvals = await asking(house, *(write(f"/{n}", f"c{n}") for n in range(ASKED_MAX)), sender="bob")
+    _, approvals = await asking(
+        house, *(write(f"/{n}", f"c{n}") for n in range(MAX_WAITING_CALLS)), sender="bob"
+    )
     wordy = [deny(each, reason='"' * 2 * KIB) for each in approvals]
     refusal = await refusal_of(house, *wordy)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.resolutions")
@@ -428,9 +430,9 @@ async def test_approval_resolve_input_too_large(house: Household) -> None:
 async def test_as_many_as_may_wait_are_answered_at_once(house: Household, workshop: Workshop) -> None:
     """All that one message may have waiting, saying as much as may be said, is one transaction."""
     others = [ToolCall(f"{number}" + "c" * 30, "look", {"path": "/"}) for number in range(200)]
-    asked = [write(f"/{number}" + "p" * 1000, f"w{number}" + "c" * 30) for number in range(ASKED_MAX)]
+    asked = [write(f"/{number}" + "p" * 1000, f"w{number}" + "c" * 30) for number in range(MAX_WAITING_CALLS)]
     _, approvals = await asking(house, *others, *asked)
-    assert len(approvals) == ASKED_MAX == RESOLUTIONS_MAX
+    assert len(approvals) == MAX_WAITING_CALLS == MAX_RESOLUTIONS
     several, one = approvals[:-1], approvals[-1]
     result = await resolve(
         house.client,
@@ -440,7 +442,7 @@ async def test_as_many_as_may_wait_are_answered_at_once(house: Household, worksh
     assert result["pending"] == 1
     assert all(len(each["arguments"]["path"]) > 1000 for each in result["approvals"])
     _, approvals = await asking(house, *asked, sender="another")
-    large = {"path": "/a", "text": "x" * (RESOLUTIONS_BYTES_MAX - 1 * KIB)}
+    large = {"path": "/a", "text": "x" * (MAX_RESOLUTIONS_BYTES - 1 * KIB)}
     await resolve(house.client, allow(one, updated_input=large), idempotency_key="l")
 
 
@@ -476,7 +478,7 @@ async def test_answers_of_one_request_are_about_one_run_once(house: Household) -
 
 async def test_what_is_too_long_to_be_told_apart_is_not_remembered(house: Household) -> None:
     """A subject that may have been cut says only how something begins."""
-    _, (approval_id,) = await asking(house, write("/" + "a" * SUBJECT_BYTES_MAX + "/harmless"))
+    _, (approval_id,) = await asking(house, write("/" + "a" * MAX_SUBJECT_BYTES + "/harmless"))
     refusal = await refusal_of(house, allow(approval_id, remember="session"))
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.resolutions[0].remember")
     await resolve(house.client, allow(approval_id))

@@ -70,7 +70,7 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
     plain, plan = session(0, CapabilityScope(), None), session(0, CapabilityScope(), "acceptEdits")
     reviewer = AGENTS["reviewer"]
     assert bounds_of(Family([plain]), RUNTIME, plain).mode == "default"
-    limited = make_runtime(definitions=AGENTS, mode_max="default")
+    limited = make_runtime(definitions=AGENTS, max_mode="default")
     assert bounds_of(Family([plan]), limited, plan).mode == "default"
     assert bounds_of(Family([plain]), RUNTIME, plain, reviewer).mode == "plan"
     assert bounds_of(Family([plan]), RUNTIME, plan, reviewer).mode == "acceptEdits"

@@ -18,7 +18,7 @@ from kheishd.objects.contracts import (
 from kheishd.store.tables import BLOBS
 from protocol.contract import Bound, InputContract, OutputContract
 from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
-from protocol.limits import CONTRACT_BYTES_MAX
+from protocol.limits import MAX_CONTRACT_BYTES
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session, SessionCreate, SessionUpdate
 from protocol.transcript import AssetReference, InputItem, Text
@@ -73,7 +73,7 @@ async def test_a_schema_is_kept_once_and_as_it_was_given(desk: Desk) -> None:
     [
         ({"type": "string", "enum": ["a"]}, ContractInvalid),
         ({"type": "string", "minLength": 2**64}, ContractInvalid),
-        ({"type": "string", "description": "x" * CONTRACT_BYTES_MAX}, InputTooLarge),
+        ({"type": "string", "description": "x" * MAX_CONTRACT_BYTES}, InputTooLarge),
     ],
 )
 def test_a_schema_that_is_not_kept(schema: dict[str, Any], refusal: type[Exception]) -> None:
@@ -96,12 +96,12 @@ async def test_contracts_of_a_session(desk: Desk) -> None:
     """What is given is named and kept, what is null is cleared, what is absent is not there."""
     params = SessionCreate(
         input_contract=InputContract(schema=FLAG),
-        output_contract=OutputContract(schema={"type": "null"}, repairs_max=1),
+        output_contract=OutputContract(schema={"type": "null"}, max_repairs=1),
     )
     contracts = contracts_of(params)
     assert await desk.state.update(contracts.keep) == {
         "input_contract": DIGEST,
-        "output_contract": Bound(digest=schema_of({"type": "null"}, "$").digest, repairs_max=1),
+        "output_contract": Bound(digest=schema_of({"type": "null"}, "$").digest, max_repairs=1),
     }
     assert desk.count(BLOBS) == 2
     assert contracts_of(SessionUpdate(session_id="s")).named == {}

@@ -27,7 +27,7 @@ from protocol.errors import (
     SessionBusy,
     WorkspaceForbidden,
 )
-from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SUBSCRIPTIONS_MAX
+from protocol.limits import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SUBSCRIPTIONS
 from tests.support.desk import says
 from tests.support.household import Household, household, pages, refused
 
@@ -121,7 +121,7 @@ async def test_conversation_send_ok_streams_from_the_first_event(house: Househol
 
 async def test_conversation_send_ok_without_a_stream_where_none_is_left(house: Household) -> None:
     """The input is accepted all the same, and says so: a refusal would have it sent twice."""
-    for _ in range(SUBSCRIPTIONS_MAX):
+    for _ in range(MAX_SUBSCRIPTIONS):
         await house.client.request("journal.subscribe")
     sent = await house.send(stream=True)
     assert sent["status"] == "queued"
@@ -258,16 +258,16 @@ async def test_conversation_send_route_not_ready(idle: Household) -> None:
 
 async def test_conversation_send_input_too_large(idle: Household) -> None:
     """Input and metadata have limits, counted as JSON."""
-    refusal = await idle.refused("conversation.send", content='"' * (INPUT_BYTES_MAX // 2))
+    refusal = await idle.refused("conversation.send", content='"' * (MAX_INPUT_BYTES // 2))
     assert isinstance(refusal, InputTooLarge)
     refusal = await idle.refused("conversation.send", content="x", metadata={"a": "b" * 20_000})
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.metadata")
-    assert (await idle.send("x" * (INPUT_BYTES_MAX - 100)))["status"] == "queued"
+    assert (await idle.send("x" * (MAX_INPUT_BYTES - 100)))["status"] == "queued"
 
 
 async def test_conversation_send_queue_full(idle: Household) -> None:
     """One in flight and 256 behind it; the next is refused until one has ended."""
-    for _ in range(QUEUED_RUNS_MAX + 1):
+    for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("conversation.send", content="x")
     refusal = await idle.refused("conversation.send", content="x")
     assert isinstance(refusal, QueueFull)

@@ -33,7 +33,7 @@ async def server() -> AsyncIterator[ModelServer]:
 async def house(tmp_path: Path, server: ModelServer) -> AsyncIterator[Household]:
     """A daemon whose routes are models of the server; what is captured is said by each send."""
     captures = Captures(CaptureFiles(tmp_path / "debug"))
-    limits = RunLimits(backoff_s=0.0, backoff_max_s=0.0)
+    limits = RunLimits(backoff_s=0.0, max_backoff_s=0.0)
     models = Models(
         limits,
         environ={"KEY": SECRET},

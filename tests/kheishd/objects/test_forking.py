@@ -20,7 +20,7 @@ from protocol.errors import (
     TooDeep,
 )
 from protocol.events import Envelope, SessionCreated, decode_envelope, decode_event
-from protocol.limits import FORKS_MAX
+from protocol.limits import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
 from tests.support.household import AGENTS, Household, household, pages, refused
@@ -328,7 +328,7 @@ async def test_session_fork_cursor_pruned(idle: Household) -> None:
 async def test_session_fork_too_deep(idle: Household) -> None:
     """Each branch of a branch is looked up whenever all of it is read."""
     session_id = (await idle.send())["session_id"]
-    for _ in range(FORKS_MAX):
+    for _ in range(MAX_FORKS):
         session_id = (await fork(idle, session_id))["session_id"]
     assert isinstance(await idle.refused("session.fork", session_id=session_id), TooDeep)
     assert len((await idle.call("session.history", session_id=session_id))["messages"]) == 1

@@ -110,7 +110,7 @@ async def test_what_was_pruned_is_passed_over(desk: Desk) -> None:
 
 
 SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
-CONTRACT = OutputContract(schema=SCHEMA, repairs_max=1)
+CONTRACT = OutputContract(schema=SCHEMA, max_repairs=1)
 
 
 async def test_what_fits_its_contract_is_json(desk: Desk) -> None:

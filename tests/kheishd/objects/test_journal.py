@@ -9,7 +9,7 @@ import pytest
 
 from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
-from kheishd.objects.journal import REMEMBERED_MAX, Selection, pruned_until
+from kheishd.objects.journal import MAX_REMEMBERED, Selection, pruned_until
 from kheishd.store.environment import Transaction
 from protocol.errors import (
     CursorPruned,
@@ -19,7 +19,7 @@ from protocol.errors import (
     SubscriptionExists,
     SubscriptionNotFound,
 )
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_BYTES_MAX, PAGE_EXAMINED_MAX, SUBSCRIPTIONS_MAX
+from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES, MAX_SUBSCRIPTIONS
 from protocol.objects.journal import Filter
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.stories import add_daemon_event, add_event, add_session, mark_pruned, put_run
@@ -134,13 +134,13 @@ async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Clie
     for _ in range(8):
         await add(server, 1, title="x" * 200_000)
     page = await client.call("journal.read", limit=500)
-    assert len(msgspec.json.encode(page)) < PAGE_BYTES_MAX + 300_000
+    assert len(msgspec.json.encode(page)) < MAX_PAGE_BYTES + 300_000
     assert page["next"] == cursors(page)[-1] < 9
-    for _ in range(PAGE_EXAMINED_MAX // 1000):
+    for _ in range(MAX_PAGE_EXAMINED // 1000):
         await add(server, 1000)
     found = await commit(server, add_daemon_event)
     empty = await client.call("journal.read", types=["daemon_reloaded"])
-    assert (empty["events"], empty["next"]) == ([], PAGE_EXAMINED_MAX)
+    assert (empty["events"], empty["next"]) == ([], MAX_PAGE_EXAMINED)
     assert cursors(await client.call("journal.read", types=["daemon_reloaded"], after=empty["next"])) == [
         found
     ]
@@ -150,7 +150,7 @@ async def test_journal_read_ok_a_search_through_large_entries_ends_early(
     server: RpcServer, client: Client
 ) -> None:
     """At eight mebibytes: 5,000 entries may be a gigabyte."""
-    count = PAGE_EXAMINED_BYTES_MAX // 200_000 + 1
+    count = MAX_PAGE_EXAMINED_BYTES // 200_000 + 1
     for _ in range(count + 5):
         await add(server, 1, title="x" * 200_000)
     empty = await client.call("journal.read", types=["daemon_reloaded"])
@@ -222,9 +222,9 @@ async def test_remembered_verdicts_are_bounded(server: RpcServer) -> None:
     """However many streams there are."""
     with server.state.read() as store:
         selection = Selection(store, LIMITED, Filter())
-        for number in range(REMEMBERED_MAX + 10):
+        for number in range(MAX_REMEMBERED + 10):
             assert not selection.admits(store, f"ses_{number}")
-    assert len(selection._remembered) <= REMEMBERED_MAX
+    assert len(selection._remembered) <= MAX_REMEMBERED
 
 
 # journal.subscribe, journal.unsubscribe
@@ -291,7 +291,7 @@ async def test_journal_subscribe_subscription_exists(server: RpcServer, client: 
 
 async def test_journal_subscribe_overloaded(client: Client) -> None:
     """There may be so many, not more."""
-    for _ in range(SUBSCRIPTIONS_MAX):
+    for _ in range(MAX_SUBSCRIPTIONS):
         await client.call("journal.subscribe")
     with pytest.raises(Overloaded):
         await client.call("journal.subscribe")

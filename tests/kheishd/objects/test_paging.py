@@ -15,7 +15,7 @@ from kheishd.objects.paging import Marks, cursor_after, id_after, page_of
 from kheishd.store.writer import Store
 from protocol.errors import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits import PAGE_BYTES_MAX, PAGE_EXAMINED_MAX, PAGE_MS_MAX
+from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
 
 
 def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
@@ -40,11 +40,11 @@ def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> No
 
 def test_a_page_ends_at_a_mebibyte() -> None:
     """However many rows are asked for."""
-    large = "x" * (PAGE_BYTES_MAX // 4)
+    large = "x" * (MAX_PAGE_BYTES // 4)
     chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
     assert (len(chosen), following) == (4, "3")
     # As JSON: a control character is one byte in a record and six on the wire.
-    escaped = "\x01" * (PAGE_BYTES_MAX // 24 + 1)
+    escaped = "\x01" * (MAX_PAGE_BYTES // 24 + 1)
     chosen, following = page_of((((number,), escaped) for number in count()), 500, lambda row: True)
     assert (len(chosen), following) == (4, "3")
 
@@ -52,9 +52,9 @@ def test_a_page_ends_at_a_mebibyte() -> None:
 def test_a_page_ends_when_enough_was_examined() -> None:
     """Even empty, with where to go on; rows that are no longer there are passed over."""
     endless: Iterator[tuple[tuple[int], int | None]] = (((number,), None) for number in count())
-    assert page_of(endless, 50, lambda row: True) == ([], str(PAGE_EXAMINED_MAX - 1))
+    assert page_of(endless, 50, lambda row: True) == ([], str(MAX_PAGE_EXAMINED - 1))
     numbers = (((number,), number) for number in count())
-    assert page_of(numbers, 50, lambda row: False) == ([], str(PAGE_EXAMINED_MAX - 1))
+    assert page_of(numbers, 50, lambda row: False) == ([], str(MAX_PAGE_EXAMINED - 1))
 
 
 def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kheishd.objects.paging.time.thread_time", lambda: worked)
     chosen, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
     assert following is not None
-    assert PAGE_MS_MAX / 0.5 < int(following) < 2 * PAGE_MS_MAX / 0.5
+    assert MAX_PAGE_MS / 0.5 < int(following) < 2 * MAX_PAGE_MS / 0.5
     assert chosen == list(range(0, int(following) + 1, 2))
 
 

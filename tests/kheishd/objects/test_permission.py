@@ -30,7 +30,7 @@ from protocol.errors import (
     SessionNotFound,
 )
 from protocol.events import ApprovalAnswered, CallsJudged
-from protocol.limits import RULES_MAX, SESSION_DEPTH_MAX
+from protocol.limits import MAX_RULES, MAX_SESSION_DEPTH
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, Verdict
 from tests.support.histories import approval_requested
@@ -411,12 +411,12 @@ async def test_permission_update_scope_would_widen(idle: Household) -> None:
 async def test_permission_update_input_too_large(idle: Household) -> None:
     """By number and by size, with what is there already; taking away is always possible."""
     for part in (0, 1):
-        half = [rule("ask", f"t{part}_{number}") for number in range(RULES_MAX // 2)]
+        half = [rule("ask", f"t{part}_{number}") for number in range(MAX_RULES // 2)]
         await update(idle, *half)
     for new in (rule("ask", "more"), rule("ask", "t0_1", "x" * 1000)):
         refusal = await idle.refused("permission.update", add=[new, rule("ask", "x", "y" * 1000)])
         assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.add")
-    assert len((await idle.call("permission.update", remove=[{"tool": "t0_1"}]))["rules"]) == RULES_MAX - 1
+    assert len((await idle.call("permission.update", remove=[{"tool": "t0_1"}]))["rules"]) == MAX_RULES - 1
 
 
 # The layers of a place.
@@ -425,7 +425,7 @@ async def test_permission_update_input_too_large(idle: Household) -> None:
 async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: Household) -> None:
     """What the root's agent is denied, its children are; what a child's agent is allowed, a child is not."""
     parent = await create(idle, "s0", agent="careful")
-    for depth in range(1, SESSION_DEPTH_MAX):
+    for depth in range(1, MAX_SESSION_DEPTH):
         name = ("bold", "critic", "careful")[depth % 3]
         parent = await create(idle, f"s{depth}", agent=name, parent_session_id=parent)
     assert await why(idle, session_id=parent) == ("ask", "default of bash")
@@ -496,7 +496,7 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
 async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
     """Managed rules and the widest mode that may be."""
     rules = (Rule(tool="bash", decision="ask", reason="always"),)
-    async with household(tmp_path, work=False, rules=rules, mode_max="acceptEdits", **FIELDS) as house:
+    async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
         found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")

@@ -12,7 +12,7 @@ from kheishd.objects.sending import fits, input_items
 from kheishd.store.tables import BLOBS
 from protocol.budget import Prices
 from protocol.errors import InputTooLarge, InvalidParams, RouteNotFound
-from protocol.limits import ANSWER_BYTES_MAX, INPUT_BYTES_MAX, METADATA_BYTES_MAX, QUEUED_RUNS_MAX
+from protocol.limits import MAX_ANSWER_BYTES, MAX_INPUT_BYTES, MAX_METADATA_BYTES, MAX_QUEUED_RUNS
 from protocol.objects.conversation import ConversationSend
 from protocol.transcript import AssetReference, Text
 from tests.support.household import AGENTS, Household, agent, household
@@ -54,7 +54,7 @@ async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
         "workspace": "/own",
         "max_turns": 7,
         "generation": 1,
-        "continuations_max": 3,
+        "max_continuations": 3,
     }
     with idle.state.read() as store:
         assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."
@@ -94,10 +94,10 @@ async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> N
 
 async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
     """The agent's and the daemon's; none is no ceiling."""
-    for turns_max, expected in ((3, 3), (0, 7), (500, 7)):
-        limits = RunLimits(turns_max=turns_max)
+    for max_turns, expected in ((3, 3), (0, 7), (500, 7)):
+        limits = RunLimits(max_turns=max_turns)
         agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
-        async with household(tmp_path / str(turns_max), work=False, limits=limits, **agents) as house:
+        async with household(tmp_path / str(max_turns), work=False, limits=limits, **agents) as house:
             assert (await pinned(house))["max_turns"] == expected
 
 
@@ -111,26 +111,26 @@ PRICED = RouteSpec(
 
 async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
     """The daemon, the agent and the request; what none of them limits is without limit."""
-    limits = RunLimits(tokens_max=500, wall_s_max=60.0, cost_max=0.5)
-    spender = agent("spender", "tokens_max: 300\nwall_s_max: 90\ncost_max: 2")
+    limits = RunLimits(max_tokens=500, max_work_s=60.0, max_cost=0.5)
+    spender = agent("spender", "max_tokens: 300\nmax_work_s: 90\nmax_cost: 2")
     agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
     routes: dict[str, Any] = {"routes": {"offline": PRICED}}
     async with household(tmp_path, work=False, limits=limits, **agents, **routes) as house:
         assert (await pinned(house))["budget"] == {
-            "tokens_max": 300,
-            "wall_s_max": 60.0,
-            "cost_max": 500_000,
+            "max_tokens": 300,
+            "max_work_s": 60.0,
+            "max_cost": 500_000,
         }
-        found = await pinned(house, budget={"tokens_max": 400, "wall_s_max": 1.5, "cost_max": 7})
-        assert found["budget"] == {"tokens_max": 300, "wall_s_max": 1.5, "cost_max": 7}
+        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 7})
+        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost": 7}
         assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
 
 
 async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
     """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
-    async with household(tmp_path, work=False, limits=RunLimits(cost_max=0.5)) as house:
-        refusal = await house.refused("conversation.send", content="x", budget={"cost_max": 7})
-        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.cost_max")
+    async with household(tmp_path, work=False, limits=RunLimits(max_cost=0.5)) as house:
+        refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
+        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
         found = await pinned(house)
         assert "budget" not in found
         assert "prices" not in found
@@ -167,7 +167,7 @@ async def test_an_agent_whose_route_is_gone_is_refused_before_anything_is_writte
 
 async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Path) -> None:
     """The longest input, metadata, instructions, scope, names and queue together; and the longest answer."""
-    metadata = {"a": "b" * (METADATA_BYTES_MAX - 20)}
+    metadata = {"a": "b" * (MAX_METADATA_BYTES - 20)}
     async with household(tmp_path, definitions={"large": agent("large")}) as house:
         await house.call(
             "session.create",
@@ -179,22 +179,22 @@ async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Pa
             workspace="/" + "w" * 1023,
         )
         gate = house.gate("first")
-        gate.after = "x" * 2 * ANSWER_BYTES_MAX
+        gate.after = "x" * 2 * MAX_ANSWER_BYTES
         to_it = {"session_id": "s" * 128, "model": "m" * 256}
         first = await house.call("session.send", content="first", **to_it)
         await gate.reached.wait()
-        for _ in range(QUEUED_RUNS_MAX - 1):
+        for _ in range(MAX_QUEUED_RUNS - 1):
             await house.client.request("session.send", content="x", **to_it)
         large = agent("large", instructions="i" * 65_000)
         house.holder.replace(make_runtime(2, models=house.models, definitions={"large": large}))
         last = await house.call(
-            "session.send", content="x" * (INPUT_BYTES_MAX - 100), metadata=metadata, **to_it
+            "session.send", content="x" * (MAX_INPUT_BYTES - 100), metadata=metadata, **to_it
         )
         assert last["status"] == "queued"
         gate.opened.set()
         answered = await house.call("run.wait", run_id=first["run_id"])
         assert answered["status"] == "completed"
-        assert len(answered["output"]) > ANSWER_BYTES_MAX - 100
+        assert len(answered["output"]) > MAX_ANSWER_BYTES - 100
 
 
 def test_what_was_said_is_items() -> None:

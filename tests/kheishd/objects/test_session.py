@@ -30,7 +30,7 @@ from protocol.errors import (
     TooDeep,
     WorkspaceForbidden,
 )
-from protocol.limits import INPUT_BYTES_MAX, QUEUED_RUNS_MAX, SESSION_DEPTH_MAX
+from protocol.limits import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
 from tests.support.household import AGENTS, Household, household, pages, refused
@@ -205,7 +205,7 @@ async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Hous
 
 async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -> None:
     """Not for who may approve, neither at once nor later, neither of a session nor of its child."""
-    async with household(tmp_path, work=False, mode_max="acceptEdits") as house:
+    async with household(tmp_path, work=False, max_mode="acceptEdits") as house:
         session_id = (await create(house, permission_mode="acceptEdits"))["session_id"]
         for method, params in (
             ("session.create", {}),
@@ -219,7 +219,7 @@ async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -
 async def test_session_create_too_deep(idle: Household) -> None:
     """Sessions nest so deep and no deeper."""
     parent = (await create(idle))["session_id"]
-    for _ in range(SESSION_DEPTH_MAX - 1):
+    for _ in range(MAX_SESSION_DEPTH - 1):
         parent = (await create(idle, parent_session_id=parent))["session_id"]
     refusal = await idle.refused("session.create", parent_session_id=parent)
     assert (type(refusal), refusal.field) == (TooDeep, "$.params.parent_session_id")
@@ -281,7 +281,7 @@ async def test_a_page_names_nothing_that_is_not_covered(
     idle: Household, monkeypatch: pytest.MonkeyPatch, method: str, plural: str
 ) -> None:
     """A page may end at a row of somebody else: where the next begins does not say which."""
-    monkeypatch.setattr("kheishd.objects.paging.PAGE_EXAMINED_MAX", 2)
+    monkeypatch.setattr("kheishd.objects.paging.MAX_PAGE_EXAMINED", 2)
     mine = []
     for number in range(9):
         sent = await idle.send(agent="critic" if number % 4 else "default", sender=f"s{number}")
@@ -524,14 +524,14 @@ async def test_session_send_route_not_ready(idle: Household) -> None:
 async def test_session_send_input_too_large(idle: Household) -> None:
     """Large content is an asset."""
     await create(idle, session_id="s")
-    refusal = await idle.refused("session.send", session_id="s", content="x" * (INPUT_BYTES_MAX + 1))
+    refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
     assert isinstance(refusal, InputTooLarge)
 
 
 async def test_session_send_queue_full(idle: Household) -> None:
     """As many may wait as may wait."""
     await create(idle, session_id="s")
-    for _ in range(QUEUED_RUNS_MAX + 1):
+    for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("session.send", session_id="s", content="x")
     assert isinstance(await idle.refused("session.send", session_id="s", content="x"), QueueFull)
 
@@ -634,9 +634,9 @@ async def contract_invalid(house: Household, method: str, **params: Any) -> None
 
 async def test_session_create_ok_with_contracts(idle: Household) -> None:
     """They are shown as they were given; the same session has the same ones."""
-    contracts = {"input_contract": {"schema": WORD}, "output_contract": {"schema": WORD, "repairs_max": 1}}
+    contracts = {"input_contract": {"schema": WORD}, "output_contract": {"schema": WORD, "max_repairs": 1}}
     made = await create(idle, session_id="s", **contracts)
-    assert made["output_contract"] == {"digest": made["input_contract"], "repairs_max": 1}
+    assert made["output_contract"] == {"digest": made["input_contract"], "max_repairs": 1}
     view = await idle.call("session.get", session_id="s")
     assert (view["input_schema"], view["output_schema"]) == (WORD, WORD)
     assert await create(idle, session_id="s", **contracts) == made
@@ -653,7 +653,7 @@ async def test_session_create_contract_invalid(idle: Household) -> None:
 
 async def test_session_update_ok_changes_contracts(house: Household) -> None:
     """Runs that were accepted keep what they pinned; a null takes a contract away."""
-    session_id = (await create(house, output_contract={"schema": WORD, "repairs_max": 0}))["session_id"]
+    session_id = (await create(house, output_contract={"schema": WORD, "max_repairs": 0}))["session_id"]
     sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
     assert sent["error"]["reason"] == "output_contract_violated"
     updated = await house.call("session.update", session_id=session_id, output_contract=None)

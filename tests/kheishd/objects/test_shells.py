@@ -14,7 +14,7 @@ from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
 from protocol.errors import TasksFull
 from protocol.events import JournalEvent, SessionCreated, decode_event
-from protocol.limits import SHELLS_MAX, SHELLS_SESSION_MAX
+from protocol.limits import MAX_SHELLS, MAX_SHELLS_SESSION
 from protocol.objects.task import Shell, Task
 from protocol.tasks import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from tests.support.histories import task_created, task_ended
@@ -74,7 +74,7 @@ def test_live_ones(store: Store) -> None:
 
 def test_so_many_run_in_a_session(store: Store) -> None:
     """One that has ended makes room; other sessions have their own."""
-    update(store, begun(*(f"t{number}" for number in range(SHELLS_SESSION_MAX))))
+    update(store, begun(*(f"t{number}" for number in range(MAX_SHELLS_SESSION))))
     with store.read() as snapshot:
         with pytest.raises(TasksFull, match="of this session"):
             may_begin(snapshot, "s")
@@ -86,9 +86,9 @@ def test_so_many_run_in_a_session(store: Store) -> None:
 
 def test_so_many_run_in_all(store: Store) -> None:
     """Whoever comes last is told to wait."""
-    for number in range(SHELLS_MAX):
-        update(store, begun(f"t{number}", session_id=f"s{number % (SHELLS_MAX // 4)}"))
-    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{SHELLS_MAX} shells run"):
+    for number in range(MAX_SHELLS):
+        update(store, begun(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
+    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
         may_begin(snapshot, "another")
 
 

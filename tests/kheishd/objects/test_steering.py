@@ -23,7 +23,7 @@ from protocol.errors import (
     SenderInvalid,
     SessionNotFound,
 )
-from protocol.limits import INPUT_BYTES_MAX, STEERS_MAX
+from protocol.limits import MAX_INPUT_BYTES, MAX_STEERS
 from protocol.transcript import text_of
 from tests.support.household import Household, household, refused
 
@@ -111,17 +111,17 @@ def started(tx: Any, run_id: str) -> None:
 async def test_conversation_steer_queue_full(idle: Household) -> None:
     """As many may wait for the next model call as may wait."""
     await idle.send("one")
-    for _ in range(STEERS_MAX):
+    for _ in range(MAX_STEERS):
         await steer(idle)
     refusal = await idle.refused("conversation.steer", content="x")
     assert isinstance(refusal, QueueFull)
-    assert str(STEERS_MAX) in refusal.message
+    assert str(MAX_STEERS) in refusal.message
 
 
 async def test_conversation_steer_input_too_large(idle: Household) -> None:
     """What is said has the limit of an input, and must be something."""
     await idle.send("one")
-    refusal = await idle.refused("conversation.steer", content="x" * INPUT_BYTES_MAX)
+    refusal = await idle.refused("conversation.steer", content="x" * MAX_INPUT_BYTES)
     assert isinstance(refusal, InputTooLarge)
     for nothing in ({}, {"content": ""}, {"content": "x", "input_items": [{"kind": "text", "text": "y"}]}):
         assert isinstance(await idle.refused("conversation.steer", **nothing), InvalidParams)
@@ -195,7 +195,7 @@ async def test_session_steer_nothing_to_steer(idle: Household) -> None:
 async def test_session_steer_queue_full(idle: Household) -> None:
     """As many may wait for the next model call as may wait."""
     sent = await idle.send("one")
-    for _ in range(STEERS_MAX):
+    for _ in range(MAX_STEERS):
         await idle.call("session.steer", session_id=sent["session_id"], content="x")
     refusal = await idle.refused("session.steer", session_id=sent["session_id"], content="x")
     assert isinstance(refusal, QueueFull)
@@ -204,7 +204,7 @@ async def test_session_steer_queue_full(idle: Household) -> None:
 async def test_session_steer_input_too_large(idle: Household) -> None:
     """What is said has the limit of an input."""
     sent = await idle.send("one")
-    said = {"session_id": sent["session_id"], "content": "x" * INPUT_BYTES_MAX}
+    said = {"session_id": sent["session_id"], "content": "x" * MAX_INPUT_BYTES}
     assert isinstance(await idle.refused("session.steer", **said), InputTooLarge)
 
 

@@ -33,7 +33,7 @@ from protocol.errors import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.limits import TASK_DESCRIPTION_BYTES_MAX, TASK_OUTPUT_BYTES_MAX, TASKS_OPEN_MAX
+from protocol.limits import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
 from tests.support.histories import task_created
 from tests.support.household import Household, household, pages, refused
 
@@ -169,7 +169,7 @@ async def test_task_create_session_ended(house: Household) -> None:
 
 async def test_task_create_input_too_large(house: Household) -> None:
     """Measured as it is written down: a character may take six bytes."""
-    text = "\x01" * (TASK_DESCRIPTION_BYTES_MAX // 4)
+    text = "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)
     refusal = await refusal_of(house, "task.create", session_id="s", title="x", description=text)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.description")
     refusal = await refusal_of(house, "task.create", session_id="s", title="x", metadata={"x": "x" * 5000})
@@ -181,7 +181,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
 
     def many(tx: Transaction) -> None:
         fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(TASKS_OPEN_MAX)])
+        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)])
         fold.write()
 
     await house.state.update(many)
@@ -334,8 +334,8 @@ async def test_task_update_input_too_large(house: Household) -> None:
     """Each part has its limit."""
     task_id = await made(house)
     for name, value in (
-        ("description", "\x01" * (TASK_DESCRIPTION_BYTES_MAX // 4)),
-        ("output", "\x01" * (TASK_OUTPUT_BYTES_MAX // 4)),
+        ("description", "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)),
+        ("output", "\x01" * (MAX_TASK_OUTPUT_BYTES // 4)),
         ("metadata", {"x": "x" * 5000}),
     ):
         refusal = await refusal_of(house, "task.update", task_id=task_id, **{name: value})

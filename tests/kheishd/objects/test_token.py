@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kheishd.core.token import digest_of, evolve
 from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
-from kheishd.objects.token import NARROWED_MAX, as_shown, good
+from kheishd.objects.token import MAX_NARROWED, as_shown, good
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors import AlreadyShown, InvalidParams, ScopeMissing, ScopeWouldWiden, TokenNotFound
 from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
@@ -131,7 +131,7 @@ async def test_token_create_scope_would_widen(server: RpcServer, client: Client)
 
 async def test_token_create_token_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are as many as there may be; revoking one makes room."""
-    monkeypatch.setattr("kheishd.objects.token.TOKENS_MAX", 2)
+    monkeypatch.setattr("kheishd.objects.token.MAX_TOKENS", 2)
     first = await client.call("token.create", scopes=["read"])
     await client.call("token.create", scopes=["read"])
     with pytest.raises(TokenLimit):
@@ -144,7 +144,7 @@ async def test_what_opens_nothing_makes_room(
     server: RpcServer, client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weakest of tokens can be narrowed until there is no room; revoking it is enough to mend that."""
-    monkeypatch.setattr("kheishd.objects.token.TOKENS_MAX", 100)
+    monkeypatch.setattr("kheishd.objects.token.MAX_TOKENS", 100)
     weak = await client.call("token.create", scopes=["read"])
     brief = await client.call("token.create", scopes=["read"], expires_in_s=1)
     for _ in range(98):
@@ -244,7 +244,7 @@ async def test_a_token_narrows_nothing_that_would_outlive_it(server: RpcServer, 
 async def test_token_narrow_token_limit(client: Client) -> None:
     """Neither too many nor too deep."""
     made = await client.call("token.create", scopes=["read"])
-    for _ in range(NARROWED_MAX):
+    for _ in range(MAX_NARROWED):
         made = await client.call("token.narrow", token_id=made["token"]["token_id"])
     with pytest.raises(TokenLimit, match="in a row"):
         await client.call("token.narrow", token_id=made["token"]["token_id"])

@@ -18,7 +18,7 @@ from protocol.errors import (
     SenderForbidden,
     SessionNotFound,
 )
-from protocol.limits import IMPORT_BYTES_MAX, IMPORT_LINE_BYTES_MAX
+from protocol.limits import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
 from tests.support.household import Household, household, pages, refused
@@ -310,10 +310,10 @@ async def test_session_import_import_invalid_what_no_record_can_hold(
 
 async def test_session_import_input_too_large(house: Household) -> None:
     """A part is one transaction; metadata has the limit it has everywhere."""
-    half = "ä" * (IMPORT_BYTES_MAX // 4)
+    half = "ä" * (MAX_IMPORT_BYTES // 4)
     refusal = await house.refused("session.import", lines=chained(BEGUN, said(1, half), said(2, half)))
     assert isinstance(refusal, InputTooLarge)
-    refusal = await house.refused("session.import", lines=["x" * (IMPORT_LINE_BYTES_MAX + 1)])
+    refusal = await house.refused("session.import", lines=["x" * (MAX_IMPORT_LINE_BYTES + 1)])
     assert isinstance(refusal, InputTooLarge)
     refusal = await house.refused("session.import", lines=chained({**BEGUN, "metadata": {"a": "b" * 20_000}}))
     assert isinstance(refusal, InputTooLarge)
@@ -322,7 +322,7 @@ async def test_session_import_input_too_large(house: Household) -> None:
 async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
     """A part as large as may be, and the longest answer there is, fit into their transactions."""
     lines = chained(BEGUN, *(said(number, "x" * 260) for number in range(400)))
-    assert 150_000 < sum(map(len, lines)) < IMPORT_BYTES_MAX
+    assert 150_000 < sum(map(len, lines)) < MAX_IMPORT_BYTES
     assert (await house.call("session.import", lines=lines))["messages"] == 400
     answer = {"role": "assistant", "items": [{"kind": "text", "text": "x" * 196_000}]}
     lines = chained(BEGUN, {"type": "message_appended", "item_id": "i", "message": answer})

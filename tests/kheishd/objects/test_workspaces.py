@@ -9,7 +9,7 @@ import pytest
 from kheishd.core.workspace import Workspaces
 from kheishd.objects.workspaces import resolve
 from protocol.errors import InvalidParams, WorkspaceForbidden
-from protocol.limits import PATH_BYTES_MAX
+from protocol.limits import MAX_PATH_BYTES
 from tests.support.household import AGENTS, Household, agent, household
 from tests.support.runtimes import make_runtime
 
@@ -56,7 +56,7 @@ def test_resolving(tmp_path: Path) -> None:
     assert resolve("..", f"{root}/link") == root
     assert resolve("/srv//x/", root) == "/srv/x"
     assert resolve("a\nb", root) is None
-    assert resolve("x" * PATH_BYTES_MAX, root) is None
+    assert resolve("x" * MAX_PATH_BYTES, root) is None
     (tmp_path / "strange").symlink_to("a\x1bb")
     assert resolve("strange", root) is None
 

@@ -12,7 +12,7 @@ from kheishd.kernel.runtime import Answer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
     Item,
@@ -325,12 +325,12 @@ def test_malformed_data(data: bytes) -> None:
 
 def test_too_long_an_answer() -> None:
     """What is over the limit is not kept, and the reader says that it needs no more."""
-    pieces = [delta(0, type="text_delta", text="x" * 1024) for _ in range(ANSWER_BYTES_MAX // 1024 + 1)]
+    pieces = [delta(0, type="text_delta", text="x" * 1024) for _ in range(MAX_ANSWER_BYTES // 1024 + 1)]
     fresh = read(start(0, type="text", text=""), *pieces)
     assert fresh.done
     answer = fresh.end()
     assert answer is not None
-    assert (answer.items, answer.stop_reason) == ([Text("x" * ANSWER_BYTES_MAX)], "length")
+    assert (answer.items, answer.stop_reason) == ([Text("x" * MAX_ANSWER_BYTES)], "length")
 
 
 def test_a_whole_message() -> None:

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, RunLimits, TextDelta
 from kheishd.providers.caller import Models
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.model_asking import Heard, ask, asking, inline
 from tests.support.model_server import ModelServer
@@ -108,7 +108,7 @@ async def test_a_long_answer_is_bounded(server: ModelServer, driver: str) -> Non
     said = await heard(server, driver, "long:300000")
     assert said.answered().stop_reason == "length"
     assert said.text == text_of(said.answered().items)
-    assert len(said.text) == ANSWER_BYTES_MAX
+    assert len(said.text) == MAX_ANSWER_BYTES
 
 
 @DRIVERS
@@ -208,7 +208,7 @@ async def test_no_url() -> None:
 
 async def test_many_at_once(server: ModelServer) -> None:
     """Fifty calls at once are answered, each with its own, and their connections are used again."""
-    caller = models(RunLimits(active_max=64))
+    caller = models(RunLimits(max_active=64))
     answers: dict[int, str] = {}
 
     async def one(number: int) -> None:
@@ -226,7 +226,7 @@ async def test_many_at_once(server: ModelServer) -> None:
 
 async def test_more_than_connections_wait(server: ModelServer) -> None:
     """Calls beyond the ceiling of connections wait for one and are answered."""
-    caller = models(RunLimits(active_max=2))
+    caller = models(RunLimits(max_active=2))
     async with trio.open_nursery() as nursery:
         for _ in range(6):
             nursery.start_soon(ask, caller, to(server, "openai", "echo"))

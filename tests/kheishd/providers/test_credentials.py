@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
-from kheishd.providers.credentials import CREDENTIAL_BYTES_MAX, known_secrets, problem, resolve
+from kheishd.providers.credentials import MAX_CREDENTIAL_BYTES, known_secrets, problem, resolve
 
 
 def spec(auth_ref: str | None, name: str = "r") -> RouteSpec:
@@ -79,7 +79,7 @@ def test_no_credentials_directory() -> None:
 
 def test_a_huge_file_is_no_credential(tmp_path: Path) -> None:
     """A name that leads to a log or a device does not fill the memory, and half a secret is none."""
-    (tmp_path / "huge").write_text("x" * (CREDENTIAL_BYTES_MAX + 1))
+    (tmp_path / "huge").write_text("x" * (MAX_CREDENTIAL_BYTES + 1))
     assert "is not set" in (problem("credential:huge", {"CREDENTIALS_DIRECTORY": str(tmp_path)}) or "")
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure, TextDelta, ThinkingDelta
-from kheishd.providers.draft import INVALID_CHARACTERS_MAX, Block, Draft
+from kheishd.providers.draft import MAX_INVALID_CHARACTERS, Block, Draft
 from protocol.transcript import Text, Thinking, ToolCall, Usage
 
 
@@ -46,7 +46,7 @@ def test_calls_are_items_and_no_deltas() -> None:
         ('{"at', "they are no JSON object; they began '{\"at'"),
         ("[1]", "they are no JSON object; they began '[1]'"),
         ('"text"', "they are no JSON object"),
-        ("[" * 5000, "they are no JSON object; they began '" + "[" * INVALID_CHARACTERS_MAX + "'"),
+        ("[" * 5000, "they are no JSON object; they began '" + "[" * MAX_INVALID_CHARACTERS + "'"),
         ('{"n": 123456789012345678901234567890}', "they hold a whole number of more than 64 bits"),
         ('{"n":' * 200 + "1" + "}" * 200, "they are nested deeper than 128 levels"),
     ],
@@ -83,7 +83,7 @@ def test_a_call_cut_short_is_left_out() -> None:
 
 def test_full() -> None:
     """Beyond the limit nothing is kept, no character is halved, and the answer says that it was cut."""
-    draft = Draft(bytes_max=7)
+    draft = Draft(max_bytes=7)
     draft.write("text", "abcd")
     assert not draft.full
     draft.write("text", "ef😀")
@@ -114,7 +114,7 @@ def test_signatures() -> None:
 
 def test_half_a_signature_is_none() -> None:
     """A signature that does not fit is dropped whole: half of one would be refused."""
-    draft = Draft(bytes_max=4)
+    draft = Draft(max_bytes=4)
     block = draft.open(Block("thinking"))
     draft.extend(block, "ab")
     draft.sign(block, "long")
@@ -125,7 +125,7 @@ def test_half_a_signature_is_none() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["text", "thinking"]), st.text()), max_size=20), st.integers(1, 60))
 def test_deltas_and_items_say_the_same(pieces: list[tuple[str, str]], limit: int) -> None:
     """What followers were told is what the transcript keeps, whatever the pieces and the limit."""
-    draft = Draft(bytes_max=limit)
+    draft = Draft(max_bytes=limit)
     told: list[str] = []
     for kind, piece in pieces:
         draft.write(kind, piece)  # type: ignore[arg-type]

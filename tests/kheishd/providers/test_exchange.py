@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelFailure, RunLimits, TextDelta
 from kheishd.providers import openai
-from kheishd.providers.exchange import WHOLE_BYTES_MAX, Body, Exchange, Patience, Places, host_of
+from kheishd.providers.exchange import MAX_WHOLE_BYTES, Body, Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
-from kheishd.providers.sse import EVENT_BYTES_MAX
+from kheishd.providers.sse import MAX_EVENT_BYTES
 from kheishd.providers.wire import Post
 from protocol.transcript import Text
 from tests.support.model_asking import Heard, asking, inline
@@ -284,7 +284,7 @@ def test_what_follows_the_end_is_passed_over() -> None:
     assert reader.end() is not None
 
 
-@pytest.mark.parametrize("read", [b"data: " + b"x" * EVENT_BYTES_MAX + b"x", b"{" + b" " * WHOLE_BYTES_MAX])
+@pytest.mark.parametrize("read", [b"data: " + b"x" * MAX_EVENT_BYTES + b"x", b"{" + b" " * MAX_WHOLE_BYTES])
 def test_bodies_without_end(read: bytes) -> None:
     """Neither an event nor an object is gathered without end."""
     with pytest.raises(ModelFailure, match="of more than") as raised:

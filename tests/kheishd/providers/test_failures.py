@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.failures import (
-    CLEANED_CHARACTERS_MAX,
-    MESSAGE_BYTES_MAX,
+    MAX_CLEANED_CHARACTERS,
+    MAX_MESSAGE_BYTES,
     Refusing,
     explain,
     retry_after,
@@ -181,7 +181,7 @@ def test_the_credential_is_taken_out() -> None:
         {"error": {"message": f"Incorrect API key provided: {SECRET}."}},
         f"plain {SECRET} text".encode(),
         {"unknown": f"key {SECRET}"},
-        {"error": {"message": "x" * (MESSAGE_BYTES_MAX - 10) + SECRET}},
+        {"error": {"message": "x" * (MAX_MESSAGE_BYTES - 10) + SECRET}},
     ):
         message = by_status(401, body).message
         assert SECRET not in message
@@ -194,7 +194,7 @@ def test_messages_are_one_line_and_short() -> None:
     """A page of text, control characters and all, becomes one line within the limit."""
     message = by_status(500, b"first\r\nsecond\x00\x1b[31m" + "ü".encode() * 10_000).message
     assert message.startswith("api.test answered 500: first second")
-    assert len(message.encode()) <= MESSAGE_BYTES_MAX
+    assert len(message.encode()) <= MAX_MESSAGE_BYTES
     assert message.isprintable()
 
 
@@ -215,5 +215,5 @@ def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
     """But not before the credential is out of it: a part of it must not be left where it is cut."""
     refusing = Refusing("api.test", SECRET)
     long = refusing.clean("x" * 1_000_000)
-    assert len(long.encode()) <= MESSAGE_BYTES_MAX
-    assert refusing.clean(" " * (CLEANED_CHARACTERS_MAX - 8) + SECRET + "y" * 1_000_000) == "[credent"
+    assert len(long.encode()) <= MAX_MESSAGE_BYTES
+    assert refusing.clean(" " * (MAX_CLEANED_CHARACTERS - 8) + SECRET + "y" * 1_000_000) == "[credent"

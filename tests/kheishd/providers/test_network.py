@@ -14,8 +14,8 @@ import trustme
 
 from kheishd.providers.failures import Refusing
 from kheishd.providers.network import (
-    FIRST_PIECES_MAX,
-    PIECES_MAX,
+    MAX_FIRST_PIECES,
+    MAX_PIECES,
     Pool,
     Reply,
     Stream,
@@ -66,7 +66,7 @@ async def test_one_write_is_the_first_words_and_the_rest(server: ModelServer) ->
     """Of fifty pieces that arrived together the first few are given at once, the others together."""
     async with pool_to(server.base_url) as pool:
         reads = await read_all(await send(pool, asked(server, "chunks:50:60")))
-    assert [read.count(b"word") for read in reads] == [FIRST_PIECES_MAX - 1, 51 - FIRST_PIECES_MAX]
+    assert [read.count(b"word") for read in reads] == [MAX_FIRST_PIECES - 1, 51 - MAX_FIRST_PIECES]
     assert reads[-1].endswith(b"data: [DONE]\n\n")
 
 
@@ -74,7 +74,7 @@ async def test_no_read_is_without_end(server: ModelServer) -> None:
     """However much arrived together, others get their turn before all of it is taken apart."""
     async with pool_to(server.base_url) as pool:
         reads = await read_all(await send(pool, asked(server, "chunks:2000:2010")))
-    assert max(read.count(b"data: ") for read in reads) <= PIECES_MAX
+    assert max(read.count(b"data: ") for read in reads) <= MAX_PIECES
     assert sum(read.count(b"word") for read in reads) == 2000
 
 

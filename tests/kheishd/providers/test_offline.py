@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelRequest, TextDelta, ThinkingDelta
 from kheishd.providers.caller import Models
-from kheishd.providers.offline import PAUSE_MS_MAX, PIECES_MAX, WHAT_IT_IS, cut, read_orders
-from protocol.limits import ANSWER_BYTES_MAX
+from kheishd.providers.offline import MAX_PAUSE_MS, MAX_PIECES, WHAT_IT_IS, cut, read_orders
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.model_asking import Heard, ask, asking
@@ -106,7 +106,7 @@ async def test_an_answer_over_the_limit_is_cut() -> None:
     """An answer longer than is kept is cut and says so, as a model's is."""
     said = await heard(asking("/long 999999999"))
     assert said.answered().stop_reason == "length"
-    assert len(said.text.encode()) == ANSWER_BYTES_MAX
+    assert len(said.text.encode()) == MAX_ANSWER_BYTES
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_an_order_that_failed_is_not_obeyed_again() -> None:
 def test_orders() -> None:
     """Orders are lines of their own; their numbers are bounded; other slash lines are text."""
     orders = read_orders("/slow 99999999 99999999\nhello /slow 1 1\n/unknown x\n/slow x y\n/long 3 ")
-    assert (orders.pieces, orders.pause_ms, orders.words) == (PIECES_MAX, PAUSE_MS_MAX, 3)
+    assert (orders.pieces, orders.pause_ms, orders.words) == (MAX_PIECES, MAX_PAUSE_MS, 3)
     assert orders.said == "hello /slow 1 1\n/unknown x\n/slow x y"
     assert read_orders("/slow 0 0").pieces == 1
 

@@ -12,7 +12,7 @@ from kheishd.kernel.runtime import Answer, ModelFailure
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
 from kheishd.providers.openai import Reader, messages, post, reader
-from protocol.limits import ANSWER_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
     Item,
@@ -308,13 +308,13 @@ def test_bytes_that_are_no_utf8() -> None:
 
 def test_too_long_an_answer() -> None:
     """What is over the limit is not kept, and the reader says that it needs no more."""
-    fresh = read(*(delta(content="x" * 1024) for _ in range(ANSWER_BYTES_MAX // 1024)))
+    fresh = read(*(delta(content="x" * 1024) for _ in range(MAX_ANSWER_BYTES // 1024)))
     assert not fresh.done
     fresh.event(msgspec.json.encode(delta(content="y")))
     assert fresh.done
     answer = fresh.end()
     assert answer is not None
-    assert (answer.items, answer.stop_reason) == ([Text("x" * ANSWER_BYTES_MAX)], "length")
+    assert (answer.items, answer.stop_reason) == ([Text("x" * MAX_ANSWER_BYTES)], "length")
 
 
 def test_a_whole_completion() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.providers.sse import EVENT_BYTES_MAX, Decoder, EventTooLarge
+from kheishd.providers.sse import MAX_EVENT_BYTES, Decoder, EventTooLarge
 
 
 def decoded(*reads: bytes) -> list[bytes]:
@@ -67,10 +67,10 @@ def test_an_event_is_given_as_soon_as_it_is_complete() -> None:
 def test_an_event_over_the_limit_is_refused() -> None:
     """An event that never ends is not gathered without end, in one line or in many."""
     with pytest.raises(EventTooLarge):
-        Decoder().feed(b"data: " + b"x" * EVENT_BYTES_MAX + b"x")
+        Decoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
     decoder = Decoder()
     line = b"data: " + b"x" * 1000 + b"\n"
-    for _ in range(EVENT_BYTES_MAX // 1000):
+    for _ in range(MAX_EVENT_BYTES // 1000):
         decoder.feed(line)
     with pytest.raises(EventTooLarge):
         decoder.feed(line)

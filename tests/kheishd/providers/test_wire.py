@@ -51,9 +51,9 @@ def test_what_shapes_answers_does_not_shape_a_summary() -> None:
     assert body_options(replace_purpose(asking("hello"), "title")) == ({}, {})
 
 
-def replace_purpose(request: Any, purpose: Any, tokens_max: int | None = None) -> Any:
+def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
     """A request for something else."""
-    return dataclasses.replace(request, purpose=purpose, answer_tokens_max=tokens_max)
+    return dataclasses.replace(request, purpose=purpose, max_answer_tokens=max_tokens)
 
 
 @pytest.mark.parametrize(

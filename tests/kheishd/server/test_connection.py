@@ -15,7 +15,7 @@ from kheishd.objects import journal, rpc
 from kheishd.server.connection import SLICE_S, Connection, Reason, Shared
 from kheishd.store.environment import Transaction
 from protocol.errors import DaemonDraining, SubscriptionExists, SubscriptionNotFound
-from protocol.limits import OPEN_REQUESTS_MAX, UNSENT_BYTES_MAX
+from protocol.limits import MAX_OPEN_REQUESTS, MAX_UNSENT_BYTES
 from protocol.method import SCOPES
 from protocol.objects.journal import Filter
 from protocol.wire import Value, decode
@@ -174,7 +174,7 @@ async def test_a_peer_that_takes_nothing_is_not_read(wire: Wire, nursery: trio.N
     nursery.start_soon(wire.receive, values)
     await trio.testing.wait_all_tasks_blocked()
     assert len(wire.messages()) == 3
-    assert wire.unsent_bytes <= UNSENT_BYTES_MAX + 401 * 1024
+    assert wire.unsent_bytes <= MAX_UNSENT_BYTES + 401 * 1024
     wire.take()
     await until(lambda: len(wire.messages()) == 10)
 
@@ -196,10 +196,10 @@ async def test_uncommitted_requests_are_bounded(server: RpcServer, wire: Wire, n
     """With 64 on their way to the disk, dispatching stops until some are there."""
     release = await held(server, nursery)
     nursery.start_soon(wire.receive, [request("toy.keep", number, value="x") for number in range(200)])
-    await until(lambda: len(wire.opened) == OPEN_REQUESTS_MAX)
+    await until(lambda: len(wire.opened) == MAX_OPEN_REQUESTS)
     for _ in range(5):
         await trio.lowlevel.checkpoint()
-    assert len(wire.opened) == OPEN_REQUESTS_MAX
+    assert len(wire.opened) == MAX_OPEN_REQUESTS
     release()
     await until(lambda: len(wire.messages()) == 200)
     assert not wire.opened
@@ -207,12 +207,12 @@ async def test_uncommitted_requests_are_bounded(server: RpcServer, wire: Wire, n
 
 async def test_waiting_requests_are_bounded_and_the_rest_goes_on(wire: Wire, toys: Toys) -> None:
     """The 65th is refused; reading, cancelling and what needs no waiting still work."""
-    await wire.receive([request("toy.wait", number) for number in range(OPEN_REQUESTS_MAX + 1)])
+    await wire.receive([request("toy.wait", number) for number in range(MAX_OPEN_REQUESTS + 1)])
     (refused,) = wire.messages()
     assert refused["error"]["data"] == {"reason": "overloaded", "retryable": True}
     await wire.receive([request("toy.read", "r"), request("rpc.cancel", "c", id=7)])
     await until(lambda: len(wire.messages()) == 4)
-    assert {message["id"] for message in wire.messages()} == {OPEN_REQUESTS_MAX, "r", "c", 7}
+    assert {message["id"] for message in wire.messages()} == {MAX_OPEN_REQUESTS, "r", "c", 7}
     await wire.receive([request("toy.wait", "again")])
     toys.gate.set()
     await until(lambda: not wire.opened)

@@ -26,7 +26,7 @@ from protocol.errors import (
     ScopeMissing,
 )
 from protocol.events import DAEMON_STREAM
-from protocol.limits import IDEMPOTENCY_KEPT_MS, PARAMS_BYTES_MAX
+from protocol.limits import IDEMPOTENCY_KEPT_MS, MAX_PARAMS_BYTES
 from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
 from tests.support.toys import Toys
 
@@ -83,11 +83,11 @@ def events(server: RpcServer) -> int:
 
 async def test_params_over_their_limit_are_not_even_decoded(client: Client) -> None:
     """Five million empty objects would take the loop a second; a method that needs more says so."""
-    items = ["x" * (PARAMS_BYTES_MAX // 4)] * 4
+    items = ["x" * (MAX_PARAMS_BYTES // 4)] * 4
     refusal = await refused(client, "toy.keep", value="x", extra=items)
     assert isinstance(refusal, MessageTooLarge)
     assert refusal.field == "$.params"
-    assert str(PARAMS_BYTES_MAX) in refusal.message
+    assert str(MAX_PARAMS_BYTES) in refusal.message
     assert isinstance(await refused(client, "toy.keep", value="x", extra=items[1:]), InvalidParams)
     assert await client.call("toy.echo", value=items)
 

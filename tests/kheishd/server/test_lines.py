@@ -13,7 +13,7 @@ import trio.testing
 from kheishd.objects import journal, rpc
 from kheishd.server.lines import FEED_BYTES
 from protocol.codec import Codec
-from protocol.limits import LINE_BYTES_MAX, UNSENT_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES, MAX_UNSENT_BYTES
 from protocol.wire import Value
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
@@ -139,7 +139,7 @@ async def test_a_line_of_the_limit_is_taken(server: RpcServer) -> None:
     """To the byte."""
     client = await server.connect()
     head, tail = b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"', b'"}}'
-    room = LINE_BYTES_MAX - len(head) - len(tail)
+    room = MAX_LINE_BYTES - len(head) - len(tail)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.stream.send_all, head + b"x" * room + tail + b"\n")
         answer = await client.read()
@@ -156,9 +156,9 @@ async def test_a_peer_that_reads_nothing_is_read_no_more(server: RpcServer) -> N
         for number in range(30)
     )
     await client.stream.send_all(lines)
-    await until(lambda: any(each.unsent_bytes > UNSENT_BYTES_MAX for each in server.server.connected()))
+    await until(lambda: any(each.unsent_bytes > MAX_UNSENT_BYTES for each in server.server.connected()))
     assert await neighbour.call("toy.read") is True
-    assert max(each.unsent_bytes for each in server.server.connected()) < UNSENT_BYTES_MAX + 2 * size
+    assert max(each.unsent_bytes for each in server.server.connected()) < MAX_UNSENT_BYTES + 2 * size
     for number in range(30):
         assert (await client.read())["id"] == number
     assert await client.call("toy.read") is True
@@ -186,7 +186,7 @@ async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_faul
         over.set()
 
     monkeypatch.setattr("kheishd.server.lines.wait_writable", closed_meanwhile)
-    await client.request("toy.large", size=UNSENT_BYTES_MAX - 1_000)
+    await client.request("toy.large", size=MAX_UNSENT_BYTES - 1_000)
     with trio.fail_after(10):
         await over.wait()
     await trio.testing.wait_all_tasks_blocked()

@@ -15,7 +15,7 @@ import trio
 from kheishd.server import listeners
 from kheishd.server.listeners import (
     DESCRIPTORS_RESERVED,
-    PATH_BYTES_MAX,
+    MAX_PATH_BYTES,
     Listener,
     RpcListen,
     SharedListen,
@@ -144,7 +144,7 @@ def test_a_path_too_long_for_the_kernel_works(tmp_path: Path) -> None:
     """It is bound, and reached, through its directory's descriptor."""
     run_dir = tmp_path / ("deep" * 30) / "run"
     path = run_dir / "kheishd.sock"
-    assert len(os.fsencode(path)) > PATH_BYTES_MAX
+    assert len(os.fsencode(path)) > MAX_PATH_BYTES
     with opened(run_dir):
         assert mode(path) == 0o600
         assert reached(path)

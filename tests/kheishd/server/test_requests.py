@@ -6,7 +6,7 @@ import trio
 
 from kheishd.server.requests import Gathering, Open
 from protocol.errors import Overloaded, RunNotFound
-from protocol.limits import LINE_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES
 
 
 class Job:
@@ -117,6 +117,6 @@ def test_a_batch_of_long_answers_is_cut_short() -> None:
     gathering = Gathering(lambda answer: None)
     gathering.expect()
     gathering.room()
-    gathering.add(b" " * LINE_BYTES_MAX)
+    gathering.add(b" " * MAX_LINE_BYTES)
     with pytest.raises(Overloaded):
         gathering.room()

@@ -18,7 +18,7 @@ from kheishd.kernel.live import OF_TOOLS, Live, Writing
 from kheishd.kernel.state import State, open_state
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
-from protocol.limits import LIVE_CHARACTERS_MAX
+from protocol.limits import MAX_LIVE_CHARACTERS
 from protocol.method import SCOPES
 from protocol.objects.journal import Filter
 from tests.support.stories import (
@@ -697,7 +697,7 @@ async def test_who_falls_far_behind_a_tool_gets_the_end(stage: Stage) -> None:
     whole += "last"
     for each in (peer, late):
         text = outputs(each)["call_1"]
-        assert len(whole) > len(text) >= LIVE_CHARACTERS_MAX
+        assert len(whole) > len(text) >= MAX_LIVE_CHARACTERS
         assert whole.endswith(text)
 
 

@@ -16,7 +16,7 @@ from trio_websocket import open_websocket_url
 from kheishd.objects import journal, rpc
 from kheishd.server.listeners import TcpListen
 from protocol.errors import AgentForbidden, ScopeMissing, ScopeWouldWiden
-from protocol.limits import LINE_BYTES_MAX
+from protocol.limits import MAX_LINE_BYTES
 from tests.support.rpc_server import UPGRADE, Client, Messages, RpcServer, rpc_server
 from tests.support.stories import add_session
 from tests.support.toys import Toys
@@ -262,7 +262,7 @@ async def test_text_that_is_not_utf8_closes(server: RpcServer) -> None:
     assert await closed(client) == 1007
 
 
-@pytest.mark.parametrize("text", [b"x" * (LINE_BYTES_MAX + 1), "é".encode() * (LINE_BYTES_MAX // 2 + 1)])
+@pytest.mark.parametrize("text", [b"x" * (MAX_LINE_BYTES + 1), "é".encode() * (MAX_LINE_BYTES // 2 + 1)])
 async def test_a_message_over_the_limit_closes(server: RpcServer, text: bytes) -> None:
     """1009: in bytes, not characters."""
     client = await connect(server)
@@ -282,7 +282,7 @@ async def test_a_message_of_the_limit_is_taken(server: RpcServer) -> None:
     """To the byte."""
     client = await connect(server)
     head, tail = b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"', b'"}}'
-    room = LINE_BYTES_MAX - len(head) - len(tail)
+    room = MAX_LINE_BYTES - len(head) - len(tail)
     await client.send(head + b"x" * room + tail)
     assert len((await client.read())["result"]["value"]) == room
 

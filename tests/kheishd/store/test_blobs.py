@@ -8,7 +8,7 @@ from kheishd.store.blobs import CHUNK_BYTES, blob_name, chunks, put_chunk, read_
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import BLOBS
 from kheishd.store.writer import Store
-from protocol.limits import UPDATE_BYTES_MAX
+from protocol.limits import MAX_UPDATE_BYTES
 from tests.support.stores import update
 
 
@@ -34,7 +34,7 @@ def read(store: Store, name: str) -> bytes | None:
 def test_a_blob_comes_back(store: Store, size: int) -> None:
     """Its name is the SHA-256 of its content, whatever its size; every chunk fits into an update."""
     content = bytes(number % 251 for number in range(size))
-    assert all(len(chunk) <= CHUNK_BYTES < UPDATE_BYTES_MAX for _, chunk in chunks(content))
+    assert all(len(chunk) <= CHUNK_BYTES < MAX_UPDATE_BYTES for _, chunk in chunks(content))
     name = put(store, content)
     assert name == hashlib.sha256(content).hexdigest()
     assert read(store, name) == content

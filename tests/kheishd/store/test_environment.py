@@ -33,7 +33,7 @@ from kheishd.store.tables import (
 from kheishd.store.writer import Store
 from protocol.errors import DaemonDraining, UpdateTooLarge
 from protocol.events import DAEMON_STREAM, DaemonStopped, InputReceived, decode_envelope, decode_event
-from protocol.limits import UPDATE_BYTES_MAX
+from protocol.limits import MAX_UPDATE_BYTES
 from tests.support.stores import NOW_MS, append, fill, opened, said, update
 
 # Reading.
@@ -253,7 +253,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
 @pytest.mark.parametrize("parts", [1, 64])
 def test_an_update_has_its_limit(store: Store, parts: int) -> None:
     """Over 256 KiB in all it is refused and changes nothing; just under, it is not."""
-    piece = bytes(UPDATE_BYTES_MAX // parts - 20)
+    piece = bytes(MAX_UPDATE_BYTES // parts - 20)
 
     def fill(tx: Transaction, more: int = 0) -> None:
         for number in range(parts):
@@ -271,7 +271,7 @@ def test_an_update_has_its_limit(store: Store, parts: int) -> None:
 def test_an_event_has_its_limit(store: Store) -> None:
     """An event over the limit is refused as well, and the cursor it would have had is given to the next."""
     with pytest.raises(UpdateTooLarge):
-        append(store, text="x" * UPDATE_BYTES_MAX)
+        append(store, text="x" * MAX_UPDATE_BYTES)
     assert append(store) == 1
 
 

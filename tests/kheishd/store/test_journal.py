@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from kheishd.store.journal import HASH_BYTES, HEADS_MAX, NO_HASH, Break, Head, Heads, link, verify_chain
+from kheishd.store.journal import HASH_BYTES, MAX_HEADS, NO_HASH, Break, Head, Heads, link, verify_chain
 from kheishd.store.tables import CURSORS, JOURNAL
 from kheishd.store.writer import Store
 from tests.support.stores import append, update
@@ -95,6 +95,6 @@ def test_heads_are_forgotten_and_bounded() -> None:
     heads.forget()
     assert heads.last is None
     assert not heads.streams
-    heads.streams = {str(number): Head("x", 0, NO_HASH) for number in range(HEADS_MAX + 1)}
+    heads.streams = {str(number): Head("x", 0, NO_HASH) for number in range(MAX_HEADS + 1)}
     heads.bound()
     assert heads.streams == {}

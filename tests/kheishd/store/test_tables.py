@@ -20,9 +20,9 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.limits import AGENT_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, SENDER_BYTES_MAX
+from protocol.limits import MAX_AGENT_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SENDER_BYTES
 
-LMDB_KEY_BYTES_MAX = 511
+MAX_LMDB_KEY_BYTES = 511
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
 numbers = st.integers(0, 2**64 - 1)
@@ -85,14 +85,14 @@ def test_the_longest_keys_fit() -> None:
     principal = "token:" + "t" * 128
     longest: dict[Table[Any], Key] = {
         JOURNAL: ("s" * 128, 1),
-        CONVERSATIONS: ("a" * AGENT_BYTES_MAX, "s" * SENDER_BYTES_MAX),
-        RECEIPTS: (principal, "conversation.cancel", "k" * IDEMPOTENCY_KEY_BYTES_MAX),
-        RECEIPTS_BY_AGE: (1, principal, "conversation.cancel", "k" * IDEMPOTENCY_KEY_BYTES_MAX),
+        CONVERSATIONS: ("a" * MAX_AGENT_BYTES, "s" * MAX_SENDER_BYTES),
+        RECEIPTS: (principal, "conversation.cancel", "k" * MAX_IDEMPOTENCY_KEY_BYTES),
+        RECEIPTS_BY_AGE: (1, principal, "conversation.cancel", "k" * MAX_IDEMPOTENCY_KEY_BYTES),
         TOKENS_BY_DIGEST: ("f" * 64,),
         BLOBS: ("f" * 64, 1),
     }
     for table, key in longest.items():
-        assert len(table.pack(key)) <= LMDB_KEY_BYTES_MAX, table
+        assert len(table.pack(key)) <= MAX_LMDB_KEY_BYTES, table
 
 
 def test_values_come_back() -> None:

@@ -10,7 +10,7 @@ from kheishd.core.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellLog
 from kheishd.objects.shells import Over
 from kheishd.workers.background import Background
-from protocol.limits import MIB, SHELL_OUTPUT_BYTES_MAX
+from protocol.limits import MAX_SHELL_OUTPUT_BYTES, MIB
 from tests.support.commands import come_with, ended, running_with
 from tests.support.shells import Yard, yard
 
@@ -126,7 +126,7 @@ async def test_output_without_end(tmp_path: Path) -> None:
     async with yard(tmp_path) as yard_:
         over = await performed(yard_, f"head -c {20 * MIB} /dev/zero | tr '\\0' x; echo; echo the end")
         assert over.output_bytes == 20 * MIB + 9
-        assert over.output_kept_bytes <= SHELL_OUTPUT_BYTES_MAX
+        assert over.output_kept_bytes <= MAX_SHELL_OUTPUT_BYTES
         assert (await yard_.files.read("t", 9)).text == "\nthe end\n"
 
 

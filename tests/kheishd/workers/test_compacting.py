@@ -108,7 +108,7 @@ async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockC
         await talk(desk, 4)
     (request,) = models.summed
     assert request.pinned == models.asked[-1].pinned
-    assert (request.tools, request.purpose, request.answer_tokens_max) == ((), "summary", 4_096)
+    assert (request.tools, request.purpose, request.max_answer_tokens) == ((), "summary", 4_096)
     (message,) = request.messages
     record = text_of(message.items)
     for number in range(3):

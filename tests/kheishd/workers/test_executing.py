@@ -33,7 +33,7 @@ from protocol.events import (
     ToolObserved,
     ToolReturned,
 )
-from protocol.limits import ASKED_MAX, CALLS_MAX, PARALLEL_CALLS_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_TEXT_BYTES, MAX_WAITING_CALLS
 from protocol.objects.permission import PermissionMode, PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED, SendResult
@@ -116,17 +116,17 @@ async def test_nothing_has_run_when_a_call_is_journaled(tmp_path: Path, autojump
 async def test_calls_that_say_so_run_side_by_side(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Sixteen at once at most; the others wait for all of those."""
     box = Toolbox()
-    many = calls(*(("look", {"text": str(n), "seconds": 10.0}) for n in range(PARALLEL_CALLS_MAX + 4)))
+    many = calls(*(("look", {"text": str(n), "seconds": 10.0}) for n in range(MAX_PARALLEL_CALLS + 4)))
     async with workbench(tmp_path, box, many) as desk, working(desk):
         began = trio.current_time()
         sent = await desk.ask()
         assert trio.current_time() - began == pytest.approx(20.0)
-        assert box.most == PARALLEL_CALLS_MAX
-        assert len(returned(desk, sent.session_id)) == PARALLEL_CALLS_MAX + 4
+        assert box.most == MAX_PARALLEL_CALLS
+        assert len(returned(desk, sent.session_id)) == MAX_PARALLEL_CALLS + 4
         assert {result.took_ms for result in returned(desk, sent.session_id).values()} == {10_000}
         results = desk.models.asked[1].messages[-1].items
         order = [item.call_id for item in results if isinstance(item, ToolResult)]
-        assert order == [f"call_{n + 1}" for n in range(PARALLEL_CALLS_MAX + 4)]
+        assert order == [f"call_{n + 1}" for n in range(MAX_PARALLEL_CALLS + 4)]
 
 
 async def test_other_calls_run_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -266,7 +266,7 @@ async def test_too_many_calls_are_refused_and_the_run_goes_on(
     async with workbench(tmp_path, box, lambda request: gives(*many)) as desk, working(desk):
         sent = await desk.ask()
         assert sent.status == "completed"
-        assert CALLS_MAX < len(returned(desk, sent.session_id)) <= 300
+        assert MAX_CALLS < len(returned(desk, sent.session_id)) <= 300
         assert box.did == []
 
 
@@ -278,8 +278,8 @@ async def test_a_long_result_stands_whole_in_a_blob(tmp_path: Path, autojump_clo
     async with workbench(tmp_path, Toolbox(), calls(("long", {"size": 1_000_000}))) as desk, working(desk):
         sent = await desk.ask()
         (result,) = returned(desk, sent.session_id).values()
-        assert len(result.text.encode()) < TOOL_TEXT_BYTES_MAX + 100
-        assert f"[... {1_000_000 - TOOL_TEXT_BYTES_MAX} bytes left out here ...]" in result.text
+        assert len(result.text.encode()) < MAX_TOOL_TEXT_BYTES + 100
+        assert f"[... {1_000_000 - MAX_TOOL_TEXT_BYTES} bytes left out here ...]" in result.text
         assert result.blob is not None
         assert result.bytes == 1_000_000
         with desk.state.read() as store:
@@ -458,17 +458,17 @@ async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
 async def test_a_run_that_waits_is_cancelled_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What was asked is withdrawn, however many wait; no more of them than one commit can take back."""
     box = Toolbox()
-    many = calls(*(("careful", {"text": "x" * (900 if n < 8 else 20)}) for n in range(CALLS_MAX)))
+    many = calls(*(("careful", {"text": "x" * (900 if n < 8 else 20)}) for n in range(MAX_CALLS)))
     async with workbench(tmp_path, box, many) as desk, working(desk):
         sent = await desk.ask(metadata={"m": "m" * 12_000})
         assert sent.status == "waiting_for_approval"
         waiting = [call for call in desk.run(sent.run_id).calls if call.state == "asked"]
-        assert len(waiting) == ASKED_MAX
-        assert len(returned(desk, sent.session_id)) == CALLS_MAX - ASKED_MAX
+        assert len(waiting) == MAX_WAITING_CALLS
+        assert len(returned(desk, sent.session_id)) == MAX_CALLS - MAX_WAITING_CALLS
         assert "wait for a person already" in returned(desk, sent.session_id)["call_25"].text
         assert (await desk.cancel(sent.run_id)).status == "cancelled"
-        assert len(returned(desk, sent.session_id)) == CALLS_MAX
-        assert desk.kinds(sent.session_id).count("approval_lapsed") == ASKED_MAX
+        assert len(returned(desk, sent.session_id)) == MAX_CALLS
+        assert desk.kinds(sent.session_id).count("approval_lapsed") == MAX_WAITING_CALLS
 
 
 # The daemon stops.

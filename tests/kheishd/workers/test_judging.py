@@ -15,7 +15,7 @@ from kheishd.objects.fold import Fold
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from protocol.events import ApprovalAnswered, ApprovalRequested, CallsJudged
-from protocol.limits import SUBJECT_BYTES_MAX, VERDICT_SUBJECT_BYTES_MAX
+from protocol.limits import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
 from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
@@ -115,9 +115,9 @@ async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
 async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scripted, shell: Shell) -> None:
     """What is kept of it is cut, and says so; what is chained to it beyond that is asked about."""
     await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
-    (verdict,) = await judged(desk, models, "git log " + "x" * SUBJECT_BYTES_MAX + "; rm -rf /")
+    (verdict,) = await judged(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
     assert (verdict.decision, verdict.why) == ("ask", "default of bash")
-    assert len(verdict.subject.encode()) <= VERDICT_SUBJECT_BYTES_MAX
+    assert len(verdict.subject.encode()) <= MAX_VERDICT_SUBJECT_BYTES
     assert verdict.subject.endswith("x…")
     assert shell.ran == []
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from kheishd.kernel.hook import Outcome
 from kheishd.workers.results import bounded, last_words, readable, shortened
 from protocol.limits import (
-    EVIDENCE_BYTES_MAX,
-    LAST_WORDS_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
-    TOOL_TEXT_BYTES_MAX,
+    MAX_EVIDENCE_BYTES,
+    MAX_LAST_WORDS_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
+    MAX_TOOL_TEXT_BYTES,
 )
 
 
@@ -21,7 +21,7 @@ def test_what_fits_is_kept_as_it_is() -> None:
     """Text and bytes."""
     assert readable(Outcome("done")) == ("done", None)
     assert readable(Outcome("some of it", whole=b"all of it")) == ("some of it", b"all of it")
-    text = "x" * TOOL_TEXT_BYTES_MAX
+    text = "x" * MAX_TOOL_TEXT_BYTES
     assert readable(Outcome(text)) == (text, None)
 
 
@@ -30,7 +30,7 @@ def test_a_long_text_is_read_at_both_ends(text: str) -> None:
     """As JSON it fits its transaction, whatever it is made of; all of it is what stands in the blob."""
     read, whole = readable(Outcome(text))
     assert whole == text.encode()
-    assert len(msgspec.json.encode(read)) <= 2 * TOOL_TEXT_BYTES_MAX + 100
+    assert len(msgspec.json.encode(read)) <= 2 * MAX_TOOL_TEXT_BYTES + 100
     head, middle, tail = read.split("\n")
     assert text.startswith(head)
     assert text.endswith(tail)
@@ -45,49 +45,49 @@ def test_what_stands_whole_elsewhere_is_not_replaced_by_a_long_text() -> None:
 
 def test_output_has_a_limit_and_says_so() -> None:
     """The model learns how much there was."""
-    text, whole = readable(Outcome("much", whole=bytes(TOOL_OUTPUT_BYTES_MAX + 5)))
+    text, whole = readable(Outcome("much", whole=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
     assert whole is not None
-    assert len(whole) == TOOL_OUTPUT_BYTES_MAX
+    assert len(whole) == MAX_TOOL_OUTPUT_BYTES
     assert (
-        f"Of {TOOL_OUTPUT_BYTES_MAX + 5} bytes of output the first {TOOL_OUTPUT_BYTES_MAX} were kept" in text
+        f"Of {MAX_TOOL_OUTPUT_BYTES + 5} bytes of output the first {MAX_TOOL_OUTPUT_BYTES} were kept" in text
     )
 
 
 @given(st.text(min_size=20, max_size=200), st.integers(2, 30))
-def test_what_is_left_out_is_counted(text: str, bytes_max: int) -> None:
+def test_what_is_left_out_is_counted(text: str, max_bytes: int) -> None:
     """Cut between characters, with the rest in between."""
     encoded = text.encode()
-    if len(encoded) <= bytes_max:
+    if len(encoded) <= max_bytes:
         return
-    read = shortened(encoded, bytes_max)
-    left_out = len(encoded) - 2 * (bytes_max // 2)
+    read = shortened(encoded, max_bytes)
+    left_out = len(encoded) - 2 * (max_bytes // 2)
     head, _, tail = read.partition(f"\n[... {left_out} bytes left out here ...]\n")
     assert text.startswith(head)
     assert text.endswith(tail)
-    assert len(head.encode()) <= bytes_max // 2 >= len(tail.encode())
+    assert len(head.encode()) <= max_bytes // 2 >= len(tail.encode())
 
 
-@given(st.text(max_size=3 * LAST_WORDS_BYTES_MAX))
+@given(st.text(max_size=3 * MAX_LAST_WORDS_BYTES))
 def test_last_words_are_the_end_of_it(text: str) -> None:
     """As much as fits, and a sign if that is not all."""
     kept = last_words(text)
-    assert len(msgspec.json.encode(kept)) <= LAST_WORDS_BYTES_MAX + 10
+    assert len(msgspec.json.encode(kept)) <= MAX_LAST_WORDS_BYTES + 10
     if kept != text:
         assert kept.startswith("[...] ")
         assert text.endswith(kept.removeprefix("[...] "))
     else:
-        assert len(msgspec.json.encode(text)) <= LAST_WORDS_BYTES_MAX
+        assert len(msgspec.json.encode(text)) <= MAX_LAST_WORDS_BYTES
 
 
 def test_of_long_words_most_of_what_may_be_kept_is() -> None:
     """Escapes count."""
-    assert len(last_words("x" * 10_000)) > LAST_WORDS_BYTES_MAX * 0.7
-    assert len(last_words("\0" * 10_000)) * 6 > LAST_WORDS_BYTES_MAX * 0.5
+    assert len(last_words("x" * 10_000)) > MAX_LAST_WORDS_BYTES * 0.7
+    assert len(last_words("\0" * 10_000)) * 6 > MAX_LAST_WORDS_BYTES * 0.5
 
 
 def test_evidence_is_kept_as_far_as_it_fits() -> None:
     """What is largest goes first."""
-    small, large = {"pid": 7, "digest": "d" * 64}, {"output": "x" * EVIDENCE_BYTES_MAX}
+    small, large = {"pid": 7, "digest": "d" * 64}, {"output": "x" * MAX_EVIDENCE_BYTES}
     assert bounded(small) == small
     assert bounded(small | large) == small
     assert bounded({str(n): "x" * 1_000 for n in range(10)}).keys() < {str(n) for n in range(10)}

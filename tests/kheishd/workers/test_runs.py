@@ -59,7 +59,7 @@ async def test_no_more_run_at_once_than_may(tmp_path: Path, autojump_clock: Mock
     """The rest waits its turn, by the order of acceptance, and everybody gets one."""
     first, second = Gate(), Gate()
     models = Scripted(to={"s0": first, "s1": second})
-    async with open_desk(tmp_path, models, limits=RunLimits(active_max=2)) as desk, working(desk) as worker:
+    async with open_desk(tmp_path, models, limits=RunLimits(max_active=2)) as desk, working(desk) as worker:
         sent = [await desk.send(f"s{number}", sender=f"s{number}") for number in range(6)]
         await first.reached.wait()
         await second.reached.wait()
@@ -202,7 +202,7 @@ async def test_a_wish_to_stop_survives_a_crash(tmp_path: Path, autojump_clock: M
         await desk.left_running(doomed.run_id, 1)
         await desk.cancel(doomed.run_id, follow=False)
         assert desk.count(RUNS_CANCELLED) == 1
-    limits = RunLimits(active_max=1)
+    limits = RunLimits(max_active=1)
     async with open_desk(tmp_path, Scripted([Gate()]), limits=limits) as desk, working(desk):
         await desk.until(lambda: desk.run(doomed.run_id).status == "cancelled")
         assert desk.kinds(doomed.session_id)[-1] == "run_ended"

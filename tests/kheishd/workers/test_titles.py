@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects import session
 from kheishd.workers.runs import RunWorker
-from kheishd.workers.titles import AT_ONCE_MAX, RUNS_MAX, Titles
+from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, Titles
 from protocol.budget import Cost, Prices
 from protocol.events import SessionRenamed
 from protocol.objects.session import SessionRename
@@ -95,13 +95,13 @@ async def test_where_it_fails_nothing_is_said(
 ) -> None:
     """It is tried again after the next runs, and then no more."""
     async with named(tmp_path, models) as desk:
-        for number in range(RUNS_MAX + 2):
+        for number in range(MAX_RUNS + 2):
             session_id = (await desk.ask(str(number))).session_id
             await wait_all_tasks_blocked()
             autojump_clock.jump(100)
             await wait_all_tasks_blocked()
         assert desk.session(session_id).title is None
-        assert len(models.summed) == RUNS_MAX
+        assert len(models.summed) == MAX_RUNS
     assert caplog.messages == []
 
 
@@ -110,14 +110,14 @@ async def test_few_are_named_at_once(tmp_path: Path, autojump_clock: MockClock) 
     gate = Gate("", "Sailing")
     models = Scripted(summaries=[gate])
     async with named(tmp_path, models) as desk:
-        for number in range(AT_ONCE_MAX + 2):
+        for number in range(MAX_AT_ONCE + 2):
             sent = await desk.ask("hello", sender=f"sender {number}")
         await wait_all_tasks_blocked()
-        assert len(models.summed) == AT_ONCE_MAX
+        assert len(models.summed) == MAX_AT_ONCE
         gate.opened.set()
         await wait_all_tasks_blocked()
         assert desk.session(sent.session_id).title is None
-        await desk.ask("again", sender=f"sender {AT_ONCE_MAX + 1}")
+        await desk.ask("again", sender=f"sender {MAX_AT_ONCE + 1}")
         assert await title(desk, sent.session_id) == "Sailing"
 
 

@@ -20,7 +20,7 @@ from kheishd.workers.transcripts import (
     newest_checkpoint,
 )
 from protocol.contract import OutputContract, Requirement
-from protocol.limits import ANSWER_BYTES_MAX, CHECKPOINT_ALONE_BYTES_MAX, CHECKPOINT_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES, MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.toolbox import TOOLS, Toolbox, workbench
@@ -103,7 +103,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_passed_over(
 async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Where both do not fit into one transaction, the answer goes first and the cache follows by itself."""
     models = Scripted()
-    models.to["long"] = lambda request: gives(Text("x" * ANSWER_BYTES_MAX))
+    models.to["long"] = lambda request: gives(Text("x" * MAX_ANSWER_BYTES))
     models.to["fill"] = lambda request: says("y" * 3_000)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(CHECKPOINT_EVENTS // 6):
@@ -124,13 +124,13 @@ async def test_a_long_transcript_is_written_down_by_itself(tmp_path: Path, autoj
     models = Scripted()
     models.to["fill"] = lambda request: says("fine")
     async with open_desk(tmp_path, models) as desk, working(desk):
-        session_id = (await desk.ask("x" * 2 * CHECKPOINT_BYTES_MAX)).session_id
+        session_id = (await desk.ask("x" * 2 * MAX_CHECKPOINT_BYTES)).session_id
         for _ in range(CHECKPOINT_EVENTS // 6 + 2):
             await desk.ask("fill")
         await wait_all_tasks_blocked()
         with desk.state.read() as store:
             ((key, content),) = store.scan(CHECKPOINTS, session_id)
-        assert CHECKPOINT_BYTES_MAX < len(content) < CHECKPOINT_ALONE_BYTES_MAX
+        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_CHECKPOINT_ALONE_BYTES
         assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
         before = models.asked[-1].messages
         await desk.ask("fill")
@@ -218,7 +218,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
     monkeypatch.setattr("kheishd.workers.transcripts.to_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
-            await desk.ask("x" * (CHECKPOINT_ALONE_BYTES_MAX // 3))
+            await desk.ask("x" * (MAX_CHECKPOINT_ALONE_BYTES // 3))
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0
@@ -227,7 +227,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
 async def test_the_model_is_told_what_it_owes(tmp_path: Path, autojump_clock: MockClock) -> None:
     """From the beginning: the files it is to write and the schema of its answer."""
     models = Scripted([lambda request: says('"yes"')])
-    contract = OutputContract(schema={"type": "string"}, repairs_max=0)
+    contract = OutputContract(schema={"type": "string"}, max_repairs=0)
     files = [Requirement(type="workspace_file", path="a.md")]
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.ask("one", output_contract=contract)

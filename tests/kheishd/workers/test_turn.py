@@ -29,7 +29,7 @@ from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.budget import Budget
 from protocol.contract import OutputContract, Requirement
 from protocol.events import MessageAppended, ModelFailed, RequirementSatisfied, ToolReturned
-from protocol.limits import ANSWER_BYTES_MAX, CONTRACT_BYTES_MAX, METADATA_BYTES_MAX
+from protocol.limits import MAX_ANSWER_BYTES, MAX_CONTRACT_BYTES, MAX_METADATA_BYTES
 from protocol.objects.run import RunError, SendResult
 from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (
@@ -48,7 +48,7 @@ from tests.support.desk import (
 from tests.support.machine import STEER
 from tests.support.runtimes import make_runtime
 
-NO_JITTER = RunLimits(backoff_s=1.0, attempts_max=4)
+NO_JITTER = RunLimits(backoff_s=1.0, max_attempts=4)
 
 
 async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -295,7 +295,7 @@ async def test_a_call_gets_its_result_before_the_model_is_asked_again(
 async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The run has failed after as many calls as it may make."""
     models = Scripted([lambda request: gives(ToolCall("c1", "look", {}))])
-    async with open_desk(tmp_path, models, limits=RunLimits(turns_max=5)) as desk, working(desk):
+    async with open_desk(tmp_path, models, limits=RunLimits(max_turns=5)) as desk, working(desk):
         sent = await desk.ask()
     assert sent.error is not None
     assert (sent.error.reason, len(models.asked)) == ("turn_limit", 5)
@@ -329,14 +329,14 @@ async def test_what_is_said_to_a_run_is_read_before_it_ends(
 
 async def test_an_answer_is_kept_as_far_as_it_fits(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A long one says that it was cut; escapes count; with it still goes what a transaction needs."""
-    for text in ("x" * 2 * ANSWER_BYTES_MAX, '"' * ANSWER_BYTES_MAX, "ä" * ANSWER_BYTES_MAX):
+    for text in ("x" * 2 * MAX_ANSWER_BYTES, '"' * MAX_ANSWER_BYTES, "ä" * MAX_ANSWER_BYTES):
         models = Scripted([lambda request, text=text: gives(Text(text))])  # type: ignore[misc]
         async with open_desk(tmp_path, models) as desk, working(desk):
             sent = await desk.ask(metadata={"notes": "n" * 10_000})
             assert sent.status == "completed"
             assert sent.output is not None
             assert text.startswith(sent.output)
-            assert len(sent.output.encode()) > ANSWER_BYTES_MAX // 3
+            assert len(sent.output.encode()) > MAX_ANSWER_BYTES // 3
             said = [e for _, e in desk.journal(sent.session_id) if isinstance(e, MessageAppended)][-1]
             assert said.stop_reason == "length"
 
@@ -453,7 +453,7 @@ async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) 
 
 async def test_a_run_is_bound_after_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What it owes and how often it was asked for it stand in its record."""
-    contract = OutputContract(schema={"type": "integer"}, repairs_max=1)
+    contract = OutputContract(schema={"type": "integer"}, max_repairs=1)
     models = Scripted([lambda r: says("one"), Gate("two", "")])
     async with open_desk(tmp_path, models) as desk:
         async with working(desk):
@@ -474,10 +474,10 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """The longest answer, a long schema and what is wrong with it are one transaction."""
-    schema = {"type": "string", "description": '"' * (CONTRACT_BYTES_MAX // 2 - 100)}
-    long = lambda r: gives(Text("x" * ANSWER_BYTES_MAX), stop_reason="length")  # noqa: E731
+    schema = {"type": "string", "description": '"' * (MAX_CONTRACT_BYTES // 2 - 100)}
+    long = lambda r: gives(Text("x" * MAX_ANSWER_BYTES), stop_reason="length")  # noqa: E731
     models = Scripted([long, lambda r: says('"short"')])
-    metadata = {"filler": "x" * (METADATA_BYTES_MAX - 100)}
+    metadata = {"filler": "x" * (MAX_METADATA_BYTES - 100)}
     async with open_desk(tmp_path, models, threaded=False) as desk, working(desk):
         sent = await desk.ask(output_contract=OutputContract(schema=schema), metadata=metadata)
         assert (sent.status, sent.output) == ("completed", '"short"')
@@ -485,7 +485,7 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
 
 # What it may cost.
 
-IN_A_SECOND = Budget(wall_s_max=1.0)
+IN_A_SECOND = Budget(max_work_s=1.0)
 
 
 async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
@@ -552,7 +552,7 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
 ) -> None:
     """One that is set back, or stands still, gives no run more time, and cancels none."""
     monkeypatch.setattr("tests.support.desk.wall_clock", lambda: EPOCH_MS)
-    limits = RunLimits(backoff_s=60.0, attempts_max=9)
+    limits = RunLimits(backoff_s=60.0, max_attempts=9)
     made: dict[str, Any] = {"hooks": Composite((Slow(),)), "limits": limits}
     async with open_desk(tmp_path, Scripted([answer]), **made) as desk, working(desk):
         began = trio.current_time()
@@ -564,7 +564,7 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
 
 async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Waiting for a provider is work, too."""
-    limits = RunLimits(backoff_s=60.0, attempts_max=9)
+    limits = RunLimits(backoff_s=60.0, max_attempts=9)
     async with open_desk(tmp_path, Scripted([lambda r: fails()]), limits=limits) as desk, working(desk):
         sent = await desk.ask(budget=IN_A_SECOND)
         assert sent.error is not None
@@ -590,7 +590,7 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
     slow = Slow()
     batch = dawdles(*[{"s": 1}] * 3)
     models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
-    limits = ToolLimits(parallel_max=1)
+    limits = ToolLimits(max_parallel=1)
     async with open_desk(tmp_path, models, hooks=Composite((slow,)), tools=limits) as desk, working(desk):
         sent = await desk.send()
         await desk.until(lambda: len(results(desk, sent)) == 2)
@@ -603,11 +603,11 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
 @pytest.mark.parametrize(
     ("limits", "arguments", "how", "said"),
     [
-        (ToolLimits(calls_max=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
-        (ToolLimits(input_bytes_max=32), [{"note": "x" * 64}], "failed", "tools.input_bytes_max, is 32"),
-        (ToolLimits(timeout_max_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
+        (ToolLimits(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolLimits(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
+        (ToolLimits(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
         (
-            ToolLimits(output_bytes_max=40_000),
+            ToolLimits(max_output_bytes=40_000),
             [{"s": 1, "gives": 50_000}],
             "returned",
             "Of 50000 bytes of output the first 40000 were kept",
@@ -636,7 +636,7 @@ async def test_what_all_tools_of_a_run_give_together_is_limited(
     """Once it is over the limit nothing more is run, and the model answers with what there is."""
     call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
     models = Scripted([call, call, call, lambda r: says("done")])
-    limits = ToolLimits(run_output_bytes_max=1_000)
+    limits = ToolLimits(max_run_output_bytes=1_000)
     async with open_desk(tmp_path, models, hooks=Composite((Slow(),)), tools=limits) as desk, working(desk):
         sent = await desk.ask()
         assert [each.how for each in results(desk, sent)] == ["returned", "returned", "failed"]

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from protocol.limits import GRANT_USES_MAX, REASON_BYTES_MAX, RESOLUTIONS_MAX
+from protocol.limits import MAX_GRANT_USES, MAX_REASON_BYTES, MAX_RESOLUTIONS
 from protocol.objects.approval import Approval, ApprovalListParams, ApprovalResolve, ApprovalView, Resolution
 from tests.support.samples import refuse, sample, take
 
@@ -14,13 +14,13 @@ YES = {"approval_id": "apr_1", "decision": "allow"}
     ("params", "field"),
     [
         ({"resolutions": []}, "$.params.resolutions"),
-        ({"resolutions": [YES] * (RESOLUTIONS_MAX + 1)}, "$.params.resolutions"),
+        ({"resolutions": [YES] * (MAX_RESOLUTIONS + 1)}, "$.params.resolutions"),
         ({"resolutions": [YES | {"decision": "maybe"}]}, "$.params.resolutions[0].decision"),
         ({"resolutions": [YES | {"remember": "always"}]}, "$.params.resolutions[0].remember"),
         ({"resolutions": [YES | {"uses": 0}]}, "$.params.resolutions[0].uses"),
-        ({"resolutions": [YES | {"uses": GRANT_USES_MAX + 1}]}, "$.params.resolutions[0].uses"),
+        ({"resolutions": [YES | {"uses": MAX_GRANT_USES + 1}]}, "$.params.resolutions[0].uses"),
         (
-            {"resolutions": [YES | {"reason": "x" * (REASON_BYTES_MAX + 1)}]},
+            {"resolutions": [YES | {"reason": "x" * (MAX_REASON_BYTES + 1)}]},
             "$.params.resolutions[0].reason",
         ),
         ({"resolutions": [YES | {"approval": "apr_1"}]}, "$.params.resolutions[0].approval"),

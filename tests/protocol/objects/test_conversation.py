@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.limits import AGENT_BYTES_MAX, INPUT_ITEMS_MAX, SENDER_BYTES_MAX, WAIT_SECONDS_MAX
+from protocol.limits import MAX_AGENT_BYTES, MAX_INPUT_ITEMS, MAX_SENDER_BYTES, MAX_WAIT_SECONDS
 from protocol.objects.conversation import SEND, ConversationCancel, ConversationRef, ConversationSend
 from protocol.transcript import AssetReference, Text
 from tests.support.samples import refuse, take
@@ -26,17 +26,17 @@ def test_items() -> None:
     ("params", "field"),
     [
         ({"agent": ""}, "$.params.agent"),
-        ({"agent": "x" * (AGENT_BYTES_MAX + 1)}, "$.params.agent"),
+        ({"agent": "x" * (MAX_AGENT_BYTES + 1)}, "$.params.agent"),
         ({"sender": ""}, "$.params.sender"),
         ({"sender": None}, "$.params.sender"),
-        ({"sender": "x" * (SENDER_BYTES_MAX + 1)}, "$.params.sender"),
+        ({"sender": "x" * (MAX_SENDER_BYTES + 1)}, "$.params.sender"),
         ({"content": 5}, "$.params.content"),
         ({"input_items": [{"kind": "tool_call"}]}, "$.params.input_items[0].kind"),
-        ({"input_items": [{"kind": "text", "text": ""}] * (INPUT_ITEMS_MAX + 1)}, "$.params.input_items"),
+        ({"input_items": [{"kind": "text", "text": ""}] * (MAX_INPUT_ITEMS + 1)}, "$.params.input_items"),
         ({"wait": "forever"}, "$.params.wait"),
         ({"stream": "yes"}, "$.params.stream"),
         ({"timeout_s": 0}, "$.params.timeout_s"),
-        ({"timeout_s": WAIT_SECONDS_MAX + 1}, "$.params.timeout_s"),
+        ({"timeout_s": MAX_WAIT_SECONDS + 1}, "$.params.timeout_s"),
         ({"metadata": []}, "$.params.metadata"),
         ({"message": "hello"}, "$.params.message"),
     ],

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from protocol.limits import PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX
+from protocol.limits import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.objects.journal import (
     NOTIFICATIONS,
     EventNotification,
@@ -51,7 +51,7 @@ def test_notifications_name_their_subscription(name: str) -> None:
 def test_read_defaults() -> None:
     """Without params: everything the caller may read, from the beginning, a page of it."""
     assert take(JournalRead, {}) == JournalRead(
-        session_id=None, run_id=None, types=None, after=None, limit=PAGE_ROWS_DEFAULT, order="oldest"
+        session_id=None, run_id=None, types=None, after=None, limit=DEFAULT_PAGE_ROWS, order="oldest"
     )
 
 
@@ -60,7 +60,7 @@ def test_read_defaults() -> None:
     [
         (JournalRead, {"after": -1}, "$.params.after"),
         (JournalRead, {"after": "7"}, "$.params.after"),
-        (JournalRead, {"limit": PAGE_ROWS_MAX + 1}, "$.params.limit"),
+        (JournalRead, {"limit": MAX_PAGE_ROWS + 1}, "$.params.limit"),
         (JournalRead, {"types": "run_started"}, "$.params.types"),
         (JournalRead, {"types": ["x"] * 65}, "$.params.types"),
         (JournalRead, {"session_id": "a b"}, "$.params.session_id"),

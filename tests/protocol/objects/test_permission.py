@@ -6,7 +6,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from protocol.limits import RULES_MAX, SUBJECT_BYTES_MAX, TOOL_BYTES_MAX
+from protocol.limits import MAX_RULES, MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.objects.permission import (
     PATTERN,
     Layer,
@@ -29,7 +29,7 @@ def test_a_pattern_is_a_name_or_its_beginning(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "**", "a*b", "*a", "two words", "a\n", "\n", "x" * (TOOL_BYTES_MAX + 1)]
+    "pattern", ["", "**", "a*b", "*a", "two words", "a\n", "\n", "x" * (MAX_TOOL_BYTES + 1)]
 )
 def test_what_is_no_pattern(pattern: str) -> None:
     """It is refused by its path, and never taken for another."""
@@ -52,9 +52,9 @@ def test_the_pattern_is_one_for_every_language() -> None:
         (PermissionUpdate, {"add": [{"tool": "a", "decision": "ask", "x": 1}]}, "$.params.add[0].x"),
         (PermissionUpdate, {"remove": [{"tool": "a", "decision": "ask"}]}, "$.params.remove[0].decision"),
         (PermissionUpdate, {"revoke": ["two words"]}, "$.params.revoke[0]"),
-        (PermissionUpdate, {"remove": [{"tool": "a"}] * (RULES_MAX + 1)}, "$.params.remove"),
+        (PermissionUpdate, {"remove": [{"tool": "a"}] * (MAX_RULES + 1)}, "$.params.remove"),
         (PermissionWhy, {"tool": ""}, "$.params.tool"),
-        (PermissionWhy, {"tool": "a", "subject": "x" * (SUBJECT_BYTES_MAX + 1)}, "$.params.subject"),
+        (PermissionWhy, {"tool": "a", "subject": "x" * (MAX_SUBJECT_BYTES + 1)}, "$.params.subject"),
         (PermissionWhy, {"tool": "a", "mode": "yolo"}, "$.params.mode"),
         (PermissionAudit, {"order": "random"}, "$.params.order"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.limits import ANSWER_TEXT_BYTES_MAX, QUESTIONS_MAX
+from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS
 from protocol.objects.question import Answer, QuestionAnswer, QuestionCancel, QuestionListParams
 from tests.support.samples import refuse, take
 
@@ -13,7 +13,7 @@ from tests.support.samples import refuse, take
         (QuestionAnswer, {"answers": []}, "$.params.question_id"),
         (
             QuestionAnswer,
-            {"question_id": "q", "answers": [{"key": "k"}] * (QUESTIONS_MAX + 1)},
+            {"question_id": "q", "answers": [{"key": "k"}] * (MAX_QUESTIONS + 1)},
             "$.params.answers",
         ),
         (QuestionAnswer, {"question_id": "q", "answers": [{"text": "x"}]}, "$.params.answers[0].key"),
@@ -24,7 +24,7 @@ from tests.support.samples import refuse, take
         ),
         (
             QuestionAnswer,
-            {"question_id": "q", "answers": [{"key": "k", "text": "x" * (ANSWER_TEXT_BYTES_MAX + 1)}]},
+            {"question_id": "q", "answers": [{"key": "k", "text": "x" * (MAX_ANSWER_TEXT_BYTES + 1)}]},
             "$.params.answers[0].text",
         ),
         (QuestionAnswer, {"question_id": "q", "declined": "yes"}, "$.params.declined"),

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from protocol.limits import TITLE_BYTES_MAX
+from protocol.limits import MAX_TITLE_BYTES
 from protocol.objects.session import (
     CapabilityScope,
     Session,
@@ -39,7 +39,7 @@ def test_scope_round_trip_keeps_empty_lists() -> None:
     ("kind", "params", "field"),
     [
         (SessionCreate, {"session_id": "a b"}, "$.params.session_id"),
-        (SessionCreate, {"title": "x" * (TITLE_BYTES_MAX + 1)}, "$.params.title"),
+        (SessionCreate, {"title": "x" * (MAX_TITLE_BYTES + 1)}, "$.params.title"),
         (SessionCreate, {"permission_mode": "yolo"}, "$.params.permission_mode"),
         (SessionCreate, {"scope": {"tool": []}}, "$.params.scope.tool"),
         (SessionCreate, {"scope": {"tools": "all"}}, "$.params.scope.tools"),

@@ -5,12 +5,12 @@ import pytest
 from msgspec import UNSET
 
 from protocol.limits import (
-    AGENT_BYTES_MAX,
-    SHELL_TAIL_BYTES_MAX,
-    TASK_BLOCKERS_MAX,
-    TASK_OUTPUT_BYTES_MAX,
-    TITLE_BYTES_MAX,
-    WAIT_SECONDS_MAX,
+    MAX_AGENT_BYTES,
+    MAX_SHELL_TAIL_BYTES,
+    MAX_TASK_BLOCKERS,
+    MAX_TASK_OUTPUT_BYTES,
+    MAX_TITLE_BYTES,
+    MAX_WAIT_SECONDS,
 )
 from protocol.objects.task import (
     OPEN,
@@ -34,18 +34,18 @@ CHANGE = {"task_id": "tsk_1"}
     [
         (TaskCreate, {"session_id": "ses_1"}, "$.params.title"),
         (TaskCreate, NEW | {"title": ""}, "$.params.title"),
-        (TaskCreate, NEW | {"title": "x" * (TITLE_BYTES_MAX + 1)}, "$.params.title"),
-        (TaskCreate, NEW | {"owner": "x" * (AGENT_BYTES_MAX + 1)}, "$.params.owner"),
+        (TaskCreate, NEW | {"title": "x" * (MAX_TITLE_BYTES + 1)}, "$.params.title"),
+        (TaskCreate, NEW | {"owner": "x" * (MAX_AGENT_BYTES + 1)}, "$.params.owner"),
         (TaskCreate, NEW | {"blocked_by": ["a b"]}, "$.params.blocked_by[0]"),
-        (TaskCreate, NEW | {"blocked_by": ["t"] * (TASK_BLOCKERS_MAX + 1)}, "$.params.blocked_by"),
+        (TaskCreate, NEW | {"blocked_by": ["t"] * (MAX_TASK_BLOCKERS + 1)}, "$.params.blocked_by"),
         (TaskCreate, NEW | {"task_id": "tsk_mine"}, "$.params.task_id"),
         (TaskUpdate, CHANGE | {"status": "done"}, "$.params.status"),
         (TaskUpdate, CHANGE | {"title": None}, "$.params.title"),
-        (TaskUpdate, CHANGE | {"output": "x" * (TASK_OUTPUT_BYTES_MAX + 1)}, "$.params.output"),
+        (TaskUpdate, CHANGE | {"output": "x" * (MAX_TASK_OUTPUT_BYTES + 1)}, "$.params.output"),
         (TaskListParams, {"status": "closed"}, "$.params.status"),
         (TaskListParams, {"kind": "cron"}, "$.params.kind"),
-        (TaskOutputParams, CHANGE | {"tail_bytes": SHELL_TAIL_BYTES_MAX + 1}, "$.params.tail_bytes"),
-        (TaskOutputParams, CHANGE | {"timeout_s": WAIT_SECONDS_MAX + 1}, "$.params.timeout_s"),
+        (TaskOutputParams, CHANGE | {"tail_bytes": MAX_SHELL_TAIL_BYTES + 1}, "$.params.tail_bytes"),
+        (TaskOutputParams, CHANGE | {"timeout_s": MAX_WAIT_SECONDS + 1}, "$.params.timeout_s"),
         (TaskOutputParams, CHANGE | {"offset": -1}, "$.params.offset"),
     ],
 )

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from protocol.limits import IMPORT_LINES_MAX
+from protocol.limits import MAX_IMPORT_LINES
 from protocol.objects.session import EXPORT, IMPORT
 from protocol.objects.transfer import SessionExport, SessionImport
 
@@ -16,7 +16,7 @@ def test_what_is_exported_can_be_imported() -> None:
     assert (EXPORT.result, IMPORT.params) == (SessionExport, SessionImport)
 
 
-@pytest.mark.parametrize("count", [0, IMPORT_LINES_MAX + 1])
+@pytest.mark.parametrize("count", [0, MAX_IMPORT_LINES + 1])
 def test_an_import_has_lines_and_not_too_many(count: int) -> None:
     """Neither none nor more than one transaction takes."""
     with pytest.raises(msgspec.ValidationError, match="lines"):

@@ -13,7 +13,7 @@ from kheishd.hooks.files.changing import changed, looked_into, noted, shown
 from kheishd.hooks.files.looking import ABSENT
 from kheishd.hooks.files.planning import Order, orders_of
 from kheishd.kernel.hook import Finding, Stale, ToolError
-from protocol.limits import EVIDENCE_BYTES_MAX, PATCH_FILES_MAX, SUBJECT_BYTES_MAX
+from protocol.limits import MAX_EVIDENCE_BYTES, MAX_PATCH_FILES, MAX_SUBJECT_BYTES
 
 
 def digest(content: bytes) -> str:
@@ -148,12 +148,12 @@ def test_the_same_content_written_again_is_done(ws: Path) -> None:
 
 def test_evidence_fits(tmp_path: Path) -> None:
     """That of the largest patch there may be."""
-    width = SUBJECT_BYTES_MAX // PATCH_FILES_MAX - 1
-    paths = [f"{number:0{width}}" for number in range(PATCH_FILES_MAX)]
+    width = MAX_SUBJECT_BYTES // MAX_PATCH_FILES - 1
+    paths = [f"{number:0{width}}" for number in range(MAX_PATCH_FILES)]
     for path in paths:
         (tmp_path / path).write_text("old")
     orders = patch(tmp_path, **dict.fromkeys(paths, "new"))
     evidence = noted(str(tmp_path), orders)
-    assert len(evidence["after"]) == PATCH_FILES_MAX
-    assert len(msgspec.json.encode(evidence)) <= EVIDENCE_BYTES_MAX
-    assert len(changed(str(tmp_path), orders, "key", None)) == PATCH_FILES_MAX
+    assert len(evidence["after"]) == MAX_PATCH_FILES
+    assert len(msgspec.json.encode(evidence)) <= MAX_EVIDENCE_BYTES
+    assert len(changed(str(tmp_path), orders, "key", None)) == MAX_PATCH_FILES

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.hooks.files.confine import ROOT, explained, names_of, open_root, relative
 from kheishd.kernel.hook import ToolError
-from protocol.limits import PATH_BYTES_MAX
+from protocol.limits import MAX_PATH_BYTES
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_a_path_that_leads_out_or_cannot_be_shown_is_refused(text: str) -> None:
 
 def test_a_path_has_a_limit() -> None:
     """In bytes."""
-    assert relative("a" * PATH_BYTES_MAX, "/srv/ws")
+    assert relative("a" * MAX_PATH_BYTES, "/srv/ws")
     with pytest.raises(ToolError, match="1024 bytes"):
-        relative("é" * PATH_BYTES_MAX, "/srv/ws")
+        relative("é" * MAX_PATH_BYTES, "/srv/ws")
 
 
 def test_names() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kheishd.hooks.files.diffs import diff_of
 from kheishd.hooks.files.looking import ABSENT, Found
 from kheishd.hooks.files.planning import Change
-from protocol.limits import DIFF_BYTES_MAX, DIFF_LINES_MAX
+from protocol.limits import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 
 def change(before: bytes | None, after: bytes, path: str = "f") -> Change:
@@ -68,17 +68,17 @@ def test_a_large_file_that_is_replaced() -> None:
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="patch(1) is not installed here")
-@pytest.mark.parametrize("apart", [2, DIFF_LINES_MAX * 2])
+@pytest.mark.parametrize("apart", [2, MAX_DIFF_LINES * 2])
 def test_patch_understands_changes_in_a_long_file(tmp_path: Path, apart: int) -> None:
     """Near each other they are shown in detail, far apart as one; either way with the right numbers."""
-    before = numbered(DIFF_LINES_MAX * 4)
+    before = numbered(MAX_DIFF_LINES * 4)
     after = list(before)
     after[500] = "changed\n"
     after[500 + apart] = "changed, too\n"
     del after[600]
     diff = diff_of([change("".join(before).encode(), "".join(after).encode())])
     assert applied(tmp_path, diff, "".join(before).encode()) == "".join(after).encode()
-    assert ("-line 501" in diff) == (apart > DIFF_LINES_MAX)
+    assert ("-line 501" in diff) == (apart > MAX_DIFF_LINES)
 
 
 @given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\r\n", "d"]), max_size=14)] * 2)
@@ -114,9 +114,9 @@ def patched(text: str, diff: str) -> str:
 
 def test_a_long_diff_says_that_there_is_more() -> None:
     """And takes no more than its limit, but for that line."""
-    diff = diff_of([change(None, b"x" * 99 + b"\n" + b"y\n" * DIFF_BYTES_MAX)])
-    assert len(diff) < DIFF_BYTES_MAX + 100
-    assert diff.endswith(f"... and more: the diff has over {DIFF_BYTES_MAX} bytes\n")
+    diff = diff_of([change(None, b"x" * 99 + b"\n" + b"y\n" * MAX_DIFF_BYTES)])
+    assert len(diff) < MAX_DIFF_BYTES + 100
+    assert diff.endswith(f"... and more: the diff has over {MAX_DIFF_BYTES} bytes\n")
 
 
 def test_what_differs_a_lot_is_not_compared_line_by_line() -> None:

@@ -9,7 +9,7 @@ import pytest
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.looking import Found, look, pieces, still_wanted
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, HASHED_BYTES_MAX
+from protocol.limits import MAX_EDIT_BYTES, MAX_HASHED_BYTES
 
 
 def found(workspace: Path, path: str) -> Found:
@@ -42,11 +42,11 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_a_large_file_is_hashed_and_not_kept(tmp_path: Path) -> None:
     """What nobody edits takes no memory; what takes too long to hash is refused."""
-    content = b"x" * (EDIT_BYTES_MAX + 1)
+    content = b"x" * (MAX_EDIT_BYTES + 1)
     (tmp_path / "f").write_bytes(content)
     large = found(tmp_path, "f")
     assert (large.content, large.digest) == (None, hashlib.sha256(content).hexdigest())
-    os.truncate(tmp_path / "f", HASHED_BYTES_MAX + 1)
+    os.truncate(tmp_path / "f", MAX_HASHED_BYTES + 1)
     with pytest.raises(ToolError, match="file tools change nothing over"):
         found(tmp_path, "f")
 

@@ -13,7 +13,7 @@ import trio
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
 from kheishd.kernel.hook import Stale, ToolError
-from protocol.limits import HASHED_BYTES_MAX
+from protocol.limits import MAX_HASHED_BYTES
 from tests.support.workspaces import Workshop, place, swapping
 
 
@@ -271,7 +271,7 @@ async def test_work_that_is_not_waited_for_ends(shop: Workshop) -> None:
     """A long read is given up between two pieces, and when the call has ended its thread has, too."""
     shop.path.mkdir()
     (shop.path / "huge").touch()
-    os.truncate(shop.path / "huge", HASHED_BYTES_MAX)
+    os.truncate(shop.path / "huge", MAX_HASHED_BYTES)
     before = len(os.listdir("/proc/self/fd"))
     scope = trio.CancelScope()
     shop.files = Files(in_thread=_GivenUp(scope, "read"))

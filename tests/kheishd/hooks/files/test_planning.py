@@ -10,7 +10,7 @@ from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.looking import ABSENT, Found
 from kheishd.hooks.files.planning import Change, binding_of, orders_of, paths_of, plan
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, PATCH_BYTES_MAX, PATCH_FILES_MAX
+from protocol.limits import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
 
 
 def found(path: str, content: bytes | None) -> Found:
@@ -57,7 +57,7 @@ def test_writing_what_is_not_clear() -> None:
     refused("exactly one of", WriteFile(path="f"))
     refused("exactly one of", WriteFile(path="f", content="a", content_base64="YQ=="))
     refused("not base64", WriteFile(path="f", content_base64="a$=="))
-    refused("the limit is", WriteFile(path="f", content="x" * (EDIT_BYTES_MAX + 1)))
+    refused("the limit is", WriteFile(path="f", content="x" * (MAX_EDIT_BYTES + 1)))
     refused("half a character", WriteFile(path="f", content="\ud800"))
     refused("the workspace itself", WriteFile(path="a/..", content=""))
     refused("out of the workspace", WriteFile(path="../f", content=""))
@@ -90,12 +90,12 @@ def test_what_is_no_text_is_not_edited() -> None:
     refused("half a character", edit("a", "\udfff"), f=b"a")
     orders = orders_of(edit("a", "b"), "/ws")
     with pytest.raises(ToolError, match="files over 4194304 are not edited"):
-        plan(orders, {"f": Found("f", "0" * 64, EDIT_BYTES_MAX + 1)})
+        plan(orders, {"f": Found("f", "0" * 64, MAX_EDIT_BYTES + 1)})
 
 
 def test_an_edit_does_not_make_a_file_too_large() -> None:
     """That is found out before it is made: this one would have 16 TB."""
-    refused("the limit is", edit("a", "b" * EDIT_BYTES_MAX, replace_all=True), f=b"a" * EDIT_BYTES_MAX)
+    refused("the limit is", edit("a", "b" * MAX_EDIT_BYTES, replace_all=True), f=b"a" * MAX_EDIT_BYTES)
 
 
 def test_line_ends_stay_what_they_are() -> None:
@@ -140,12 +140,12 @@ def test_a_patch_is_refused_whole() -> None:
 
 def test_a_patch_has_limits() -> None:
     """Of files, of what all their names take, of what all their contents take."""
-    many = [edit("a", "b", path=f"f{number}") for number in range(PATCH_FILES_MAX + 1)]
+    many = [edit("a", "b", path=f"f{number}") for number in range(MAX_PATCH_FILES + 1)]
     refused("at most 24 files", ApplyPatch(hunks=many))
     long = [edit("a", "b", path=f"{number}{'x' * 600}") for number in range(2)]
     refused("at most 1024 bytes", ApplyPatch(hunks=long))
-    count = PATCH_BYTES_MAX // EDIT_BYTES_MAX + 1
-    large = {f"f{number}": b"a" + b"x" * (EDIT_BYTES_MAX - 1) for number in range(count)}
+    count = MAX_PATCH_BYTES // MAX_EDIT_BYTES + 1
+    large = {f"f{number}": b"a" + b"x" * (MAX_EDIT_BYTES - 1) for number in range(count)}
     hunks = [edit("a", "b", path=path) for path in large]
     refused("of one patch have at most", ApplyPatch(hunks=hunks), **large)
 

@@ -13,7 +13,7 @@ from kheishd.hooks.files.arguments import ReadFile
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.reading import read_file
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import HASHED_BYTES_MAX, READ_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_HASHED_BYTES, MAX_READ_BYTES, MAX_TOOL_TEXT_BYTES
 
 
 def outcome(path: Path, **asked: Any) -> Outcome:
@@ -90,14 +90,14 @@ def test_a_long_file_is_read_on_and_on(file: Path) -> None:
     parts, line = [], 1
     while True:
         found = outcome(file, start_line=line)
-        assert len(found.text.encode()) <= TOOL_TEXT_BYTES_MAX
+        assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
         part = msgspec.json.decode(found.text)
         assert (part["sha256"], part["start_line"]) == (digest, line)
         parts.append(part["content"])
         if not part["truncated"]:
             break
         assert found.whole is not None
-        assert len(msgspec.json.decode(found.whole)["content"].encode()) <= READ_BYTES_MAX
+        assert len(msgspec.json.decode(found.whole)["content"].encode()) <= MAX_READ_BYTES
         line = part["next_line"]
     assert "".join(parts) == content
     assert len(parts) > 10
@@ -108,10 +108,10 @@ def test_a_line_that_is_too_long_is_cut(file: Path, letter: str) -> None:
     """Between characters, however much they take as JSON; what follows can be read."""
     file.write_text(letter * 200_000 + "\nlast\n")
     found = outcome(file)
-    assert len(found.text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
     part = msgspec.json.decode(found.text)
     assert set(part["content"]) == {letter}
-    assert len(found.text.encode()) > TOOL_TEXT_BYTES_MAX // 2
+    assert len(found.text.encode()) > MAX_TOOL_TEXT_BYTES // 2
     assert (part["truncated"], part["next_line"], part["encoding"]) == (True, 2, "utf-8")
     assert read(file, start_line=2)["content"] == "last\n"
 
@@ -132,7 +132,7 @@ def test_bytes_of_a_large_file_are_bounded(file: Path) -> None:
     for content in (b"x" * 79 + b"\n", b"\xff" * 79 + b"\n"):
         file.write_bytes(content * 1_000)
         found = outcome(file, include_base64=True)
-        assert len(found.text.encode()) <= TOOL_TEXT_BYTES_MAX
+        assert len(found.text.encode()) <= MAX_TOOL_TEXT_BYTES
         part = msgspec.json.decode(found.text)
         assert part["truncated"]
         assert b64decode(part["content_base64"]) == (content * 1_000)[: part["bytes_read"]]
@@ -141,10 +141,10 @@ def test_bytes_of_a_large_file_are_bounded(file: Path) -> None:
 def test_a_huge_file_is_looked_at_in_part(file: Path) -> None:
     """It says so, and gives no digest; what was asked for whole is not cut."""
     file.write_bytes(b"one\ntwo\n")
-    os.truncate(file, HASHED_BYTES_MAX + 5)
+    os.truncate(file, MAX_HASHED_BYTES + 5)
     first = read(file, line_count=2)
     assert (first["content"], first["sha256"], first["truncated"]) == ("one\ntwo\n", None, False)
-    assert first["note"].startswith(f"only the first {HASHED_BYTES_MAX} of {HASHED_BYTES_MAX + 5} bytes")
+    assert first["note"].startswith(f"only the first {MAX_HASHED_BYTES} of {MAX_HASHED_BYTES + 5} bytes")
     assert read(file)["truncated"]
     with pytest.raises(ToolError, match=r"has, in the first 67108864 bytes, 3 lines; line 4"):
         read(file, start_line=4)

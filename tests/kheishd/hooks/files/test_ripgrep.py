@@ -14,11 +14,11 @@ from kheishd.hooks.files.arguments import Pattern
 from kheishd.hooks.files.ripgrep import Lines, regex_search
 from kheishd.kernel.hook import ToolError
 from protocol.limits import (
-    EDIT_BYTES_MAX,
-    FOUND_MAX,
-    GREP_LINE_BYTES_MAX,
-    GREP_OUTPUT_BYTES_MAX,
-    TOOL_TEXT_BYTES_MAX,
+    MAX_EDIT_BYTES,
+    MAX_GREP_LINE_BYTES,
+    MAX_GREP_OUTPUT_BYTES,
+    MAX_MATCHES,
+    MAX_TOOL_TEXT_BYTES,
 )
 from tests.support.workspaces import swapping
 
@@ -83,7 +83,7 @@ async def test_a_pattern_that_is_none(tree: Path, pattern: str) -> None:
 async def test_what_is_not_searched(tree: Path) -> None:
     """Binary files, large files, links; what is not UTF-8 is told as well as it can be."""
     (tree / "binary").write_bytes(b"\0\0\nneedles\n")
-    (tree / "large").write_bytes(b"needles\n" + b"x" * EDIT_BYTES_MAX)
+    (tree / "large").write_bytes(b"needles\n" + b"x" * MAX_EDIT_BYTES)
     (tree / "latin").write_bytes(b"needles \xff\r\n")
     (tree / "utf16").write_text("needles\n", encoding="utf-16")
     (tree / "link").symlink_to("latin")
@@ -103,13 +103,13 @@ async def test_limits(tree: Path) -> None:
     (tree / "a" / "z.c").write_text("needle\n" * 10_000)
     many = await searched(tree, "needle", base="a")
     assert (len(many["matches"]), many["matches"][-1]["line"], many["truncated"]) == (
-        FOUND_MAX,
-        FOUND_MAX,
+        MAX_MATCHES,
+        MAX_MATCHES,
         True,
     )
     (tree / "a" / "z.c").write_text(f"{'x' * 5_000}needle{'y' * 5_000}\n" * 200)
     text = await text_of(tree, "needle", base="a")
-    assert len(text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(text.encode()) <= MAX_TOOL_TEXT_BYTES
     assert msgspec.json.decode(text)["truncated"] is True
     assert "xneedley" in text
 
@@ -216,9 +216,9 @@ def test_lines_in_pieces() -> None:
 def test_a_line_that_is_too_long_is_skipped() -> None:
     """The next ones are not, and it is not held meanwhile."""
     lines = Lines()
-    assert lines.take(b'{"a":1}\n{"' + b"x" * GREP_LINE_BYTES_MAX) == [b'{"a":1}']
+    assert lines.take(b'{"a":1}\n{"' + b"x" * MAX_GREP_LINE_BYTES) == [b'{"a":1}']
     for _ in range(3):
-        assert lines.take(b"x" * GREP_LINE_BYTES_MAX) == []
+        assert lines.take(b"x" * MAX_GREP_LINE_BYTES) == []
     assert lines.take(b'"}\n{"b":2}\n') == [b'{"b":2}']
     assert lines.skipped
     assert not lines.cut
@@ -228,7 +228,7 @@ def test_endless_output_is_cut() -> None:
     """Line by line it is all well, together it is too much."""
     lines = Lines()
     piece = b'{"a":"' + b"x" * 10_000 + b'"}\n'
-    for _ in range(GREP_OUTPUT_BYTES_MAX // len(piece) + 1):
+    for _ in range(MAX_GREP_OUTPUT_BYTES // len(piece) + 1):
         assert not lines.cut
         lines.take(piece)
     assert lines.cut

@@ -10,7 +10,7 @@ from kheishd.hooks.files.arguments import ListFiles, Pattern
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.searching import Match, around, glob_search, list_files, literal_search
 from kheishd.kernel.hook import ToolError
-from protocol.limits import EDIT_BYTES_MAX, FOUND_MAX, MATCH_BYTES_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES, MAX_TOOL_TEXT_BYTES
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ def test_limits(tree: Path) -> None:
     """Fewer, if that is said; never more than there may be; never more than a model reads at once."""
     assert listed(tree, limit=2) == {"base": ".", "paths": ["a/", "b/"], "truncated": True}
     assert listed(tree, limit=7)["truncated"] is False
-    for number in range(FOUND_MAX + 10):
+    for number in range(MAX_MATCHES + 10):
         (tree / "a" / f"{number:03}").touch()
     many = listed(tree, base="a", limit=10_000)
-    assert (len(many["paths"]), many["paths"][0], many["truncated"]) == (FOUND_MAX, "a/000", True)
+    assert (len(many["paths"]), many["paths"][0], many["truncated"]) == (MAX_MATCHES, "a/000", True)
     for number in range(200):
         (tree / "b" / f"{number:03}{'ü' * 120}").touch()
     with open_root(str(tree)) as root:
         text = list_files(root, ListFiles(base="b"))
-    assert len(text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(text.encode()) <= MAX_TOOL_TEXT_BYTES
     assert msgspec.json.decode(text)["truncated"] is True
 
 
@@ -101,7 +101,7 @@ def test_literal_search(tree: Path) -> None:
 def test_what_is_not_searched(tree: Path) -> None:
     """Binary files, large files, links."""
     (tree / "binary").write_bytes(b"needle\0")
-    (tree / "large").write_bytes(b"needle\n" + b"x" * EDIT_BYTES_MAX)
+    (tree / "large").write_bytes(b"needle\n" + b"x" * MAX_EDIT_BYTES)
     (tree / "latin").write_bytes(b"needle \xff\r\n")
     (tree / "link").symlink_to("latin")
     assert searched(tree, "needle")["matches"] == [{"path": "latin", "line": 1, "text": "needle \ufffd"}]
@@ -112,7 +112,7 @@ def test_of_a_long_line_the_part_around_the_match_is_told() -> None:
     line = b"x" * 5_000 + b"needle" + b"y" * 5_000
     for place in (0, 5_000, 10_000):
         text = around(line, place)
-        assert len(text) == MATCH_BYTES_MAX
+        assert len(text) == MAX_MATCH_BYTES
     assert "xneedley" in around(line, 5_000)
     assert around(b"short\r\n", 0) == "short"
 
@@ -122,10 +122,10 @@ def test_matches_fit_what_a_model_reads(tree: Path) -> None:
     (tree / "a" / "z.c").write_bytes(b"\x01" * 600 + b"\n" * 1 + (b"\x01" * 600 + b"\n") * 300)
     with open_root(str(tree)) as root:
         text = literal_search(root, Pattern(pattern="\x01"))
-    assert len(text.encode()) <= TOOL_TEXT_BYTES_MAX
+    assert len(text.encode()) <= MAX_TOOL_TEXT_BYTES
     found = msgspec.json.decode(text)
     assert found["truncated"] is True
-    assert Match(**found["matches"][0]).text == "\x01" * MATCH_BYTES_MAX
+    assert Match(**found["matches"][0]).text == "\x01" * MAX_MATCH_BYTES
 
 
 def test_a_search_begins_inside(tree: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.walking import CHECKED_ENTRIES, Walk
 from kheishd.kernel.hook import ToolError
-from protocol.limits import WALKED_ENTRIES_MAX
+from protocol.limits import MAX_WALKED_ENTRIES
 from tests.support.workspaces import swapping
 
 
@@ -104,6 +104,6 @@ def test_a_walk_ends(tree: Path) -> None:
     """After so many entries it says that there are more."""
     with open_root(str(tree)) as root:
         walk = Walk(root, ".")
-        walk.looked_at = WALKED_ENTRIES_MAX - 2
+        walk.looked_at = MAX_WALKED_ENTRIES - 2
         assert len(list(walk)) <= 2
         assert walk.cut

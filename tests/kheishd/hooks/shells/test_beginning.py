@@ -16,7 +16,7 @@ from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
 from protocol.events import SessionCreated
-from protocol.limits import SHELLS_SESSION_MAX
+from protocol.limits import MAX_SHELLS_SESSION
 from protocol.tasks import TaskCreated
 from tests.support.commands import Shell
 from tests.support.histories import task_created
@@ -76,7 +76,7 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
     def begin(tx: Transaction) -> None:
         fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
         fold.append(SessionCreated(agent="default"))
-        fold.append_all([task_created(f"t{number}", shell=True) for number in range(SHELLS_SESSION_MAX)])
+        fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SHELLS_SESSION)])
         fold.write()
 
     update(store, begin)

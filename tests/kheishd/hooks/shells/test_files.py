@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from kheishd.hooks.shells.files import MARKER, NEW, ShellFiles, ShellLog
 from kheishd.kernel.shells import Shells, Written
-from protocol.limits import MIB, SHELL_KEPT_BYTES_MAX, SHELL_OUTPUT_BYTES_MAX
+from protocol.limits import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES, MIB
 
 
 @pytest.fixture
@@ -92,13 +92,13 @@ async def test_the_newest_part_is_kept(files: ShellFiles, tmp_path: Path) -> Non
     line = b"x" * 99 + b"\n"
     for _ in range(13 * MIB // (len(line) * 500)):
         await files.write("t", log, line * 500)
-        assert (tmp_path / "run" / "shells" / "t").stat().st_size <= SHELL_OUTPUT_BYTES_MAX
+        assert (tmp_path / "run" / "shells" / "t").stat().st_size <= MAX_SHELL_OUTPUT_BYTES
     await files.write("t", log, b"the end\n")
     log.close()
     found = await files.read("t", 100)
     assert found.text.endswith("the end\n")
     assert (found.total_bytes, found.offset) == (log.total_bytes, log.total_bytes)
-    assert SHELL_KEPT_BYTES_MAX - 200 < found.kept_bytes <= SHELL_OUTPUT_BYTES_MAX
+    assert MAX_SHELL_KEPT_BYTES - 200 < found.kept_bytes <= MAX_SHELL_OUTPUT_BYTES
     gone = found.total_bytes - found.kept_bytes
     text = (tmp_path / "run" / "shells" / "t").read_bytes()
     assert text.startswith(MARKER.format(gone).encode() + line)
@@ -111,7 +111,7 @@ async def test_the_newest_part_is_kept(files: ShellFiles, tmp_path: Path) -> Non
 async def test_whatever_is_written_its_end_is_there(pieces: list[str], size: int, offset: int) -> None:
     """In whole characters, and read on from any offset, in portions of any size, without a gap."""
     with tempfile.TemporaryDirectory() as directory:
-        log = ShellLog(Path(directory) / "t", bytes_max=400, bytes_kept=200)
+        log = ShellLog(Path(directory) / "t", max_bytes=400, bytes_kept=200)
         log.begin()
         for piece in pieces:
             log.write(piece.encode())

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from kheishd.hooks.composite import Composite
 from kheishd.hooks.shells.files import ShellFiles
-from kheishd.hooks.tasks.part import LISTED_MAX, TaskTools
+from kheishd.hooks.tasks.part import MAX_LISTED, TaskTools
 from kheishd.kernel.doctor import examine_whole
 from kheishd.kernel.hook import Outcome, Place, ToolError, ToolUse
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
@@ -22,7 +22,7 @@ from kheishd.objects.shells import Over
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from protocol.events import JournalEvent, SessionCreated, ToolReturned
-from protocol.limits import TASKS_OPEN_MAX, TOOL_TEXT_BYTES_MAX
+from protocol.limits import MAX_TASKS_OPEN, MAX_TOOL_TEXT_BYTES
 from protocol.objects.task import Task
 from protocol.tasks import TaskCreated, TaskUpdated
 from protocol.transcript import ToolCall, ToolResult
@@ -158,9 +158,9 @@ async def test_the_list(bench: Bench) -> None:
     listed = (await bench.run("task_list"))["tasks"]
     assert listed[0] == {"task_id": first, "title": "first", "status": "pending", "blocks": [second]}
     assert (listed[1]["blocked_by"], len(listed[1]["title"])) == ([first], 81)
-    await bench.append(*(task_created(f"tsk_{number:03}") for number in range(LISTED_MAX)))
+    await bench.append(*(task_created(f"tsk_{number:03}") for number in range(MAX_LISTED)))
     page = await bench.run("task_list")
-    assert len(page["tasks"]) == LISTED_MAX
+    assert len(page["tasks"]) == MAX_LISTED
     rest = await bench.run("task_list", after=page["next"])
     assert (len(rest["tasks"]), "next" in rest) == (2, False)
     await bench.run("task_stop", task_id=first)
@@ -169,9 +169,9 @@ async def test_the_list(bench: Bench) -> None:
 
 async def test_the_largest_list_is_read_whole(bench: Bench) -> None:
     """A page fits into what a model reads at once."""
-    await bench.append(*(task_created(f"tsk_{'0' * 26}{number:03}") for number in range(LISTED_MAX)))
+    await bench.append(*(task_created(f"tsk_{'0' * 26}{number:03}") for number in range(MAX_LISTED)))
     outcome = await bench.asked("task_list")
-    assert len(outcome.text) < TOOL_TEXT_BYTES_MAX
+    assert len(outcome.text) < MAX_TOOL_TEXT_BYTES
 
 
 # Rules.
@@ -216,8 +216,8 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
 
 async def test_so_many_are_open(bench: Bench) -> None:
     """The limit is that of the method."""
-    await bench.append(*(task_created(f"tsk_{number}") for number in range(TASKS_OPEN_MAX)))
-    assert f"{TASKS_OPEN_MAX} open tasks" in await bench.refused("task_create", title="x")
+    await bench.append(*(task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)))
+    assert f"{MAX_TASKS_OPEN} open tasks" in await bench.refused("task_create", title="x")
 
 
 async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
@@ -295,7 +295,7 @@ async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
     await shell(bench, text)
     outcome = await bench.asked("task_output", task_id="tsk_shell", wait=False, tail_bytes=100_000)
     said = msgspec.json.decode(outcome.text)
-    assert len(outcome.text) <= TOOL_TEXT_BYTES_MAX
+    assert len(outcome.text) <= MAX_TOOL_TEXT_BYTES
     assert said["output"].endswith("line 19999\n")
     assert said["left_out_bytes"] == len(text) - len(said["output"])
     assert outcome.whole is not None

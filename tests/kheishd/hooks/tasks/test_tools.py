@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from kheishd.hooks.arguments import Checker
-from kheishd.hooks.tasks.tools import TOOLS, WAIT_SECONDS_MAX, Create, Listing, Named, Read, Stop, Update
+from kheishd.hooks.tasks.tools import MAX_WAIT_SECONDS, TOOLS, Create, Listing, Named, Read, Stop, Update
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import SHELL_TAIL_BYTES_MAX
+from protocol.limits import MAX_SHELL_TAIL_BYTES
 from protocol.objects.task import TaskCreate, TaskUpdate
 
 BY_NAME = {tool.name: tool for tool in TOOLS}
@@ -30,7 +30,7 @@ def test_what_the_daemon_knows_of_each(tool: Tool) -> None:
 
 def test_waiting_ends_before_the_tool_s_time() -> None:
     """So that what there is by then is given."""
-    assert BY_NAME["task_output"].timeout_s > WAIT_SECONDS_MAX
+    assert BY_NAME["task_output"].timeout_s > MAX_WAIT_SECONDS
 
 
 def test_what_is_asked_is_what_the_methods_take() -> None:
@@ -47,8 +47,8 @@ def test_what_is_asked_is_what_the_methods_take() -> None:
         ("task_update", {"task_id": "t", "status": "done"}),
         ("task_list", {"status": "closed"}),
         ("task_get", {}),
-        ("task_output", {"task_id": "t", "timeout_s": WAIT_SECONDS_MAX + 1}),
-        ("task_output", {"task_id": "t", "tail_bytes": SHELL_TAIL_BYTES_MAX + 1}),
+        ("task_output", {"task_id": "t", "timeout_s": MAX_WAIT_SECONDS + 1}),
+        ("task_output", {"task_id": "t", "tail_bytes": MAX_SHELL_TAIL_BYTES + 1}),
     ],
 )
 def test_what_does_not_fit_is_refused(name: str, arguments: dict[str, object]) -> None:
