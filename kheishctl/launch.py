@@ -1,9 +1,10 @@
 """Starting the daemon's program: in the background, or in this process's place."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exits
@@ -12,6 +13,7 @@ from kheishctl.text import clean
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Sequence
 
 LOG_NAME = os.path.join("run", "kheishd.log")
 
@@ -139,7 +141,7 @@ def _see_that_it_is_ours(directory: str) -> None:
         )
 
 
-def _ready(child: "subprocess.Popen[bytes]", home: str, offset: int, tell: Callable[[str], None]) -> Json:
+def _ready(child: subprocess.Popen[bytes], home: str, offset: int, tell: Callable[[str], None]) -> Json:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         code = child.poll()

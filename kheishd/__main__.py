@@ -1,13 +1,18 @@
 """The program ``kheishd``: without a command it runs the daemon in the foreground."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kheishd import __version__
 from kheishd.core.harmless import harmless
 from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +51,7 @@ def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     # Given before the command, it must survive the command's own default.

@@ -1,5 +1,7 @@
 """What handlers may ask of the running daemon: reload, shut down, say how it is."""
 
+from __future__ import annotations
+
 import logging
 import os
 import time
@@ -109,13 +111,13 @@ class DaemonControl:
     def __init__(
         self,
         vitals: Vitals,
-        state: "State",
-        holder: "RuntimeHolder",
+        state: State,
+        holder: RuntimeHolder,
         stopper: Stopper,
-        reloads: "Coalesced[tuple[int, list[str]]]",
+        reloads: Coalesced[tuple[int, list[str]]],
         config_path: Callable[[], Path | None],
-        captures: "Captures",
-        shells: "Shells",
+        captures: Captures,
+        shells: Shells,
     ) -> None:
         self._vitals = vitals
         self._state = state
@@ -145,11 +147,11 @@ class DaemonControl:
         path = self._config_path()
         return None if path is None else str(path)
 
-    def captures(self) -> "Captures":
+    def captures(self) -> Captures:
         """What is captured of model calls."""
         return self._captures
 
-    def shells(self) -> "Shells":
+    def shells(self) -> Shells:
         """Where what background shells wrote is read."""
         return self._shells
 

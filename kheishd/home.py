@@ -10,13 +10,18 @@
 ====================  ============================================================
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PRIVATE = 0o700
 MAX_LOCK_BYTES = 32
@@ -159,7 +164,7 @@ class Lock:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, home: Home) -> "Lock":
+    def take(cls, home: Home) -> Lock:
         """Lock a prepared home and write down our pid. Errors: HomeHeld, HomeUnusable."""
         try:
             descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -180,7 +185,7 @@ class Lock:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Lock:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,11 +1,12 @@
 """From a command line to a running daemon: the home, its lock, the configuration, then the loop."""
 
+from __future__ import annotations
+
 import gc
 import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ from msgspec import Struct
 from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, MutableMapping
+
     from kheishd.logs import Format
 
 STOPPED: Final = 0

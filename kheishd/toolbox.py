@@ -6,7 +6,7 @@ from kheishd.config import Config
 from kheishd.home import Home
 from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.bash import Bash
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
 from kheishd.hooks.output import Outputs
@@ -25,9 +25,9 @@ class Toolbox:
     shells: ShellFiles
     locks: PathLocks = field(default_factory=PathLocks)
 
-    def hooks(self, config: Config) -> Composite:
+    def hooks(self, config: Config) -> CompositeHook:
         """The parts, in the order in which they give sections and opinions."""
         longest_s = config.tools.max_timeout_s
         bash = Bash(self.home.path, readable=tuple(config.workspace.readable), max_timeout_s=longest_s)
         parts = (Files(self.locks), bash, WebFetch(), AskUser(), Planning(), Outputs(), Results())
-        return Composite((*parts, TaskTools(self.shells)))
+        return CompositeHook((*parts, TaskTools(self.shells)))

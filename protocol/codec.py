@@ -10,6 +10,8 @@ are skipped without being held; whatever else is wrong becomes ``Malformed`` too
 read as if nothing had happened. Between frames nothing is held.
 """
 
+from __future__ import annotations
+
 from protocol.errors import MessageTooLarge, ParseError
 from protocol.limits import MAX_HEADER_BYTES, MAX_LINE_BYTES
 from protocol.wire import Malformed, Value, decode
@@ -67,7 +69,7 @@ class Codec:
         return len(self._first) + (self._framing.held_bytes if self._framing else 0)
 
 
-def _choose(data: bytes, limit: int) -> "_Lines | _Headers | None":
+def _choose(data: bytes, limit: int) -> _Lines | _Headers | None:
     """The framing that the first bytes tell; None while they may still become a header."""
     start = data[: max(map(len, _HEADER_STARTS))].lower()
     if start.startswith(_HEADER_STARTS):

@@ -16,7 +16,7 @@ Schema = Annotated[
         "description; at the root also $schema and title."
     ),
 ]
-Because = Literal["output_contract", "completion", "length"]
+FollowUp = Literal["output_contract", "completion", "length"]
 """Why a model is asked again though it had answered: the answer does not fit, something is still to be done,
 or the answer was cut at its length limit."""
 
@@ -34,7 +34,7 @@ class OutputContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_repairs: Annotated[int, Meta(ge=0, le=MAX_REPAIRS)] = DEFAULT_REPAIRS
 
 
-class Bound(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BoundContract(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An output contract as it is kept: ``digest`` is the SHA-256 of its schema, in hex."""
 
     digest: str

@@ -4,11 +4,13 @@
 next. A refusal is raised where a rule says no and becomes a JSON-RPC error at the border.
 """
 
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 from msgspec import Struct
 
-REFUSALS: dict[str, type["Refusal"]] = {}
+REFUSALS: dict[str, type[Refusal]] = {}
 """Reason to class. Filled while this module is imported and never afterwards."""
 
 

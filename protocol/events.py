@@ -16,7 +16,7 @@ from msgspec import Struct
 from protocol.budget import Cost
 from protocol.context import CompactionFailed as CompactionFailed
 from protocol.context import ContextCompacted as ContextCompacted
-from protocol.contract import Because, Bound
+from protocol.contract import BoundContract, FollowUp
 from protocol.envelope import Envelope as Envelope
 from protocol.envelope import Event as Event
 from protocol.given import OutputEmitted as OutputEmitted
@@ -99,7 +99,7 @@ class SessionCreated(Event, frozen=True, tag="session_created"):
     metadata: dict[str, Any] = {}
     fork_of: ForkOf | None = None
     input_contract: str | None = None
-    output_contract: Bound | None = None
+    output_contract: BoundContract | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
@@ -213,7 +213,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     usage: Usage = Usage()
     stop_reason: str = "end"
     model: str | None = None
-    because: Because | None = None
+    because: FollowUp | None = None
     cost: Cost | None = None
 
 

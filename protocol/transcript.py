@@ -12,6 +12,8 @@ tool        ``tool_result``
 =========== =======================================================
 """
 
+from __future__ import annotations
+
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -83,7 +85,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cache_write_tokens: Annotated[int, Meta(ge=0)] = 0
     reasoning_tokens: Annotated[int, Meta(ge=0)] = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
+    def __add__(self, other: Usage) -> Usage:
         """The sum, field by field."""
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 

@@ -9,6 +9,8 @@ The same functions serve both sides: a server gets requests and notifications, a
 notifications.
 """
 
+from __future__ import annotations
+
 import re
 from typing import Any, Literal, TypeVar
 
@@ -116,7 +118,7 @@ _items_guarded = msgspec.json.Decoder(_BatchItems)
 _raw = msgspec.json.Decoder(Raw)
 _error = msgspec.json.Decoder(Error)
 _error_data = msgspec.json.Decoder(ErrorData)
-_id: "msgspec.json.Decoder[Id]" = msgspec.json.Decoder(Id)
+_id: msgspec.json.Decoder[Id] = msgspec.json.Decoder(Id)
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -265,7 +267,7 @@ _MISSING = re.compile(r"Object (?:missing required|contains unknown) field `([^`
 _PATH = re.compile(r" - at `\$([^`]*)`$")
 
 
-def decode_params(decoder: "msgspec.json.Decoder[P]", params: Raw) -> P:
+def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
     """The params of a method, by its row's decoder.
 
     An array that holds one object is taken as that object (some clients wrap it); no params are ``{}``.

@@ -1,13 +1,17 @@
 """A blocking client that costs little, so that what is measured is the daemon."""
 
+from __future__ import annotations
+
 import itertools
 import socket
-from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter_ns, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 PING = b'{"jsonrpc":"2.0","id":"01K0BENCH000000000000000000","method":"rpc.ping","params":{}}\n'
 """The request whose round trip is measured; the yardstick echoes the same line."""
@@ -52,7 +56,7 @@ class Client:
         self._rest = b""
         self._lines: list[bytes] = []
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *exc: object) -> None:

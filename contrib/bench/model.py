@@ -1,15 +1,20 @@
 """The local model server, behind a route of the daemon or called directly."""
 
+from __future__ import annotations
+
 import json
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 from contrib.bench.processes import MAX_START_SECONDS, Broken, program, scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 CHUNKS = 50
 ANSWER = f"chunks:{CHUNKS}"
@@ -56,7 +61,7 @@ class Direct:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __enter__(self) -> "Direct":
+    def __enter__(self) -> Direct:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,17 +1,22 @@
 """The programs that are measured, each in a place of its own that is gone afterwards."""
 
+from __future__ import annotations
+
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contrib.bench.client import PING, Client, dial
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -95,7 +100,7 @@ class Daemon:
         self.pid = 0
 
     @contextmanager
-    def running(self, *before: str) -> Iterator["Daemon"]:
+    def running(self, *before: str) -> Iterator[Daemon]:
         """The daemon while it runs and answers; ``before`` is put before its command (strace, say)."""
         arguments = [*before, sys.executable, "-m", "kheishd", "--home", str(self.home)]
         with program(arguments, self.log) as process:

@@ -1,10 +1,11 @@
 """``kheishctl send``: say something to an agent and print the answer; made for pipes."""
 
+from __future__ import annotations
+
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +29,9 @@ from kheishctl.verb import (
     verb,
     workspace_option,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A daemon that restarts is back within a second or two; one that is not back by then needs a person.
 RECONNECT_SECONDS = 30.0
@@ -281,7 +285,7 @@ class Request:
         """The result once the run has settled. Errors: Failure."""
         return self._persist(lambda wait: self.app.call(self.method, self.params | wait))
 
-    def stream(self, printer: "_Printer") -> Json:
+    def stream(self, printer: _Printer) -> Json:
         """The result, the answer having been printed as it was written. Errors: Failure."""
         follower = Follower()
         try:
@@ -292,7 +296,7 @@ class Request:
             printer.end()
             raise
 
-    def _streamed(self, wait: Json, follower: Follower, printer: "_Printer") -> Json:
+    def _streamed(self, wait: Json, follower: Follower, printer: _Printer) -> Json:
         result: Json | None = None
         ended = False
         for name, params in self.app.client.exchange(self.method, self.params | wait):

@@ -1,9 +1,10 @@
 """The chat on the screen: what is typed goes to the conversation, what happens in it is shown."""
 
+from __future__ import annotations
+
 import asyncio
 import signal
 import time
-from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kheishctl.client import Failure, Json, Lost, Refused
@@ -24,6 +25,8 @@ from kheishctl.shell.working import SPINS_A_SECOND
 from kheishctl.text import Look, fit, one_line, paint
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
@@ -44,7 +47,7 @@ class Chat:
         fresh: bool = False,
         thinking: bool = False,
         verbose: bool = False,
-        terminal: "tuple[Input, Output] | None" = None,
+        terminal: tuple[Input, Output] | None = None,
     ) -> None:
         self._color = color
         self._conversation = Conversation(path, agent, sender, self, fresh=fresh)
@@ -355,7 +358,7 @@ def in_turns(messages: list[Json]) -> Iterator[Json]:
     yield from waiting
 
 
-async def _end(tasks: list["asyncio.Future[None]"]) -> None:
+async def _end(tasks: list[asyncio.Future[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,16 +10,20 @@ Two subscriptions make that whole: ``watch`` hears when the address comes to mea
 first message, a reset), the other follows the session that it means now.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from kheishctl import __version__
 from kheishctl.client import Json, Lost, NoDaemon, Refused, version_difference
 from kheishctl.follow import Follower
-from kheishctl.pieces import Shown
 from kheishctl.shell.link import Link
+
+if TYPE_CHECKING:
+    from kheishctl.pieces import Shown
 
 WATCH = "watch"
 WATCHED_TYPES = ["conversation_bound", "conversation_reset"]
@@ -138,7 +142,7 @@ class Conversation:
             self._up.clear()
             link.close()
 
-    def _lost(self, sessions: "asyncio.Queue[str | None]") -> None:
+    def _lost(self, sessions: asyncio.Queue[str | None]) -> None:
         was_up = self._up.is_set()
         self._link = None
         self._up.clear()

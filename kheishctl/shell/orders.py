@@ -1,11 +1,13 @@
 """The commands of the chat about tools and people: what waits, what may be done, what is said meanwhile."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kheishctl.client import Json
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kheishctl.client import Json
     from kheishctl.shell.answering import Answering
     from kheishctl.shell.slash import Slash
     from kheishctl.shell.waiting import Item
@@ -45,9 +47,9 @@ class Orders:
     def __init__(
         self,
         talk: Talk,
-        answering: "Answering",
+        answering: Answering,
         note: Callable[[str, str], None],
-        whole: "Callable[[str, Item], None]",
+        whole: Callable[[str, Item], None],
         doubt: Callable[[str, Json], None],
     ) -> None:
         self._talk = talk
@@ -56,7 +58,7 @@ class Orders:
         self._whole = whole
         self._doubt = doubt
 
-    async def obey(self, slash: "Slash") -> None:
+    async def obey(self, slash: Slash) -> None:
         """Do what a command says. Errors: Refused, Lost."""
         name, argument = slash.name, slash.argument
         match name:

@@ -5,10 +5,11 @@ stay on the screen goes through :meth:`Screen.print`; what may still change is d
 each time. Nothing is asked of the terminal (no cursor position reports), so nothing waits for its answer.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from prompt_toolkit import PromptSession
@@ -29,6 +30,8 @@ from kheishctl.shell.waiting import KEYS
 from kheishctl.text import paint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
 
@@ -86,7 +89,7 @@ class Screen:
         *,
         color: bool,
         history: History,
-        terminal: "tuple[Input, Output] | None" = None,
+        terminal: tuple[Input, Output] | None = None,
     ) -> None:
         self._label = label
         self._live = live

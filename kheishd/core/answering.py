@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from kheishd.core.budget import cost_of, used_up
 from kheishd.core.commands import Answered
 from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
-from protocol.contract import Because
+from protocol.contract import FollowUp
 from protocol.events import JournalEvent, MessageAppended, RequirementSatisfied, RunEnded, ToolReturned
 from protocol.given import OutputEmitted
 from protocol.limits import MAX_CALLS, MAX_REMINDERS
@@ -104,7 +104,7 @@ def _failed(reason: str, message: str) -> RunEnded:
     return RunEnded(outcome="failed", error=RunError(reason, message))
 
 
-def _again(run: Run, because: Because, text: str) -> MessageAppended:
+def _again(run: Run, because: FollowUp, text: str) -> MessageAppended:
     """What the daemon says to have the model answer again; its id follows from the answer's."""
     message = Message("user", [Text(text)])
     return MessageAppended(item_id=f"{run.item_id}.again", message=message, because=because)

@@ -9,10 +9,14 @@ Numbers, names of fields and what a protocol's own words are for (types, roles, 
 reasons to stop) stay, but not inside of what a tool is called with: there all is content.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 REDACTED: Final = "[redacted]"
 
@@ -60,7 +64,7 @@ def shown_url(url: str) -> str:
     return _PARAMETER.sub(shown, _USER.sub(f"{REDACTED}@", url))
 
 
-def shown_headers(headers: Mapping[str, str], veil: "Veil | None" = None) -> dict[str, str]:
+def shown_headers(headers: Mapping[str, str], veil: Redactor | None = None) -> dict[str, str]:
     """Headers without credentials; behind a veil, without the values of those that may say anything."""
     shown: dict[str, str] = {}
     for name, value in headers.items():
@@ -73,7 +77,7 @@ def shown_headers(headers: Mapping[str, str], veil: "Veil | None" = None) -> dic
     return shown
 
 
-class Veil:
+class Redactor:
     """Takes texts out; equal ones look equal behind veils of one key."""
 
     def __init__(self, key: bytes) -> None:

@@ -5,10 +5,14 @@ values, never in field names or tags, so that a scrubbed line is still a line of
 sent while it is written comes in pieces of any length: its end is held back while it may become a secret.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REPLACEMENT: Final = "[scrubbed]"
 # Values that name a variant of a union. A secret that is a substring of one must not make lines unreadable.
@@ -33,7 +37,7 @@ class Scrubber:
     def __bool__(self) -> bool:
         return bool(self.secrets)
 
-    def with_more(self, secrets: Iterable[str]) -> "Scrubber":
+    def with_more(self, secrets: Iterable[str]) -> Scrubber:
         """A scrubber that knows these as well: what was a secret before a reload still is one."""
         return Scrubber([*self.secrets, *secrets])
 

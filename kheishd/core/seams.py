@@ -43,7 +43,7 @@ class _Piece:
     certain: list[str] = field(default_factory=list)
 
 
-class Seams:
+class StreamRedactor:
     """One row of values on its way."""
 
     def __init__(self) -> None:
@@ -149,5 +149,5 @@ class Seams:
 
 def seamless(value: Any, scrubber: Scrubber) -> Any:
     """One value without the secrets."""
-    seams = Seams()
+    seams = StreamRedactor()
     return (seams.feed(value, scrubber) + seams.rest(scrubber))[0]

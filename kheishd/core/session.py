@@ -13,7 +13,7 @@ from kheishd.core import planning
 from kheishd.core.budget import summed
 from kheishd.core.grants import kept_by_session
 from protocol.budget import Cost
-from protocol.contract import Bound
+from protocol.contract import BoundContract
 from protocol.errors import ScopeWouldWiden
 from protocol.events import (
     CompactionFailed,
@@ -106,7 +106,7 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
 
 def _typed(changes: dict[str, Any]) -> dict[str, Any]:
     """The changes of an update as the record's own types: an event holds them as plain JSON values."""
-    types = {"scope": CapabilityScope, "output_contract": Bound}
+    types = {"scope": CapabilityScope, "output_contract": BoundContract}
     return {
         name: msgspec.convert(value, types[name]) if name in types and isinstance(value, dict) else value
         for name, value in changes.items()

@@ -6,6 +6,8 @@ list as the text of one, and ``null`` for what they leave out; these are mended 
 plainly what type a value has, as there is no doubt then about what was meant.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -60,7 +62,7 @@ class Checker:
             parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
             yield f"${''.join(parts)}: {error.message}"[:MAX_PROBLEM_CHARACTERS]
 
-    def _validator(self, tool: Tool) -> "jsonschema_rs.Validator":
+    def _validator(self, tool: Tool) -> jsonschema_rs.Validator:
         schema, validator = self._validators.get(tool.name, (None, None))
         if validator is None or schema is not tool.schema:
             validator = _compiled(tool)
@@ -68,7 +70,7 @@ class Checker:
         return validator
 
 
-def _compiled(tool: Tool) -> "jsonschema_rs.Validator":
+def _compiled(tool: Tool) -> jsonschema_rs.Validator:
     # Imported here: a daemon without tools in use never pays for it.
     import jsonschema_rs
 

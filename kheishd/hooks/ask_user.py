@@ -4,15 +4,19 @@ The run waits without a task, over restarts, until somebody answers, declines, o
 message asks once: what is to be known together is asked together, on one screen.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from kheishd.kernel.hook import Deny, NeedsAnswer, Opinion, Outcome, Part, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Opinion, Outcome, SubHook, Tool, ToolError
 from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAME: Final = "ask_user_question"
 
@@ -94,13 +98,13 @@ class _Choice(Struct, frozen=True):
     description: str = ""
 
 
-class AskUser(Part):
+class AskUser(SubHook):
     """Offers ``ask_user_question``."""
 
     name = "ask_user"
     tools = (TOOL,)
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """A call of the tool is a question to a person; one that makes no sense is refused, saying why."""
         if use.tool.name != NAME:
             return None
@@ -112,12 +116,12 @@ class AskUser(Part):
         except ToolError as error:
             return Deny(str(error))
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Never asked for: the answer of a person is the result."""
         raise ToolError("a question is answered by a person")
 
 
-def _expires_after_ms(use: ToolUse) -> int | None:
+def _expires_after_ms(use: Invocation) -> int | None:
     seconds = use.arguments.get("expires_after_s")
     return None if seconds is None else max(round(seconds * 1000), 1)
 

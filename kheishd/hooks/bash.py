@@ -26,7 +26,7 @@ from kheishd.hooks.sandbox import Sandbox
 from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
-from kheishd.kernel.hook import Finding, Outcome, Part, Stale, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Finding, Invocation, Outcome, Stale, SubHook, Tool, ToolError
 from protocol.limits import KIB, MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.objects.approval import Preview
 
@@ -66,7 +66,7 @@ class _Asked(Struct, frozen=True):
     run_in_background: bool = False
 
 
-class Bash(Part):
+class Bash(SubHook):
     """Shell commands of runs. ``readable`` is what sandboxed ones see besides the system."""
 
     name = "bash"
@@ -86,11 +86,11 @@ class Bash(Part):
         self._home_id = home_id(home)
         self._sandbox = Sandbox([str(home)], readable)
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The command line."""
         return str(use.arguments.get("command", ""))
 
-    async def preview(self, use: ToolUse) -> Preview:
+    async def preview(self, use: Invocation) -> Preview:
         """The command line, and where it would run: the approval holds for both. Errors: ToolError."""
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
@@ -102,7 +102,7 @@ class Bash(Part):
         text = f"in {workdir.path}, {how}:\n{asked.command}"
         return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What will be run, and where. Errors: ToolError."""
         asked = _asked(use.arguments)
         boxed, workdir = await self._prepare(use, asked)
@@ -110,7 +110,7 @@ class Bash(Part):
         argv = [*shell(), clipped(asked.command, MAX_EVIDENCE_ECHO_BYTES)]
         return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Run it. Whatever happens, nothing of it runs any more when this has ended.
 
         One for the background is not even begun by then: it is a task once this result is committed.
@@ -128,7 +128,7 @@ class Bash(Part):
         finally:
             workdir.close()
 
-    async def _run(self, use: ToolUse, asked: _Asked, workdir: Workdir, *, boxed: bool) -> Outcome:
+    async def _run(self, use: Invocation, asked: _Asked, workdir: Workdir, *, boxed: bool) -> Outcome:
         spool = Spool(self._calls / use.key)
         sandbox = self._sandbox if boxed else None
         ready = partial(prepared, asked.command, workdir, self._environ, self._mark(use), sandbox)
@@ -144,7 +144,7 @@ class Bash(Part):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """What is known of a command that the daemon died in: that it is over, and what it said last."""
         if use.arguments.get("run_in_background"):
             return Finding("not_done", "a command for the background begins once its result is kept")
@@ -163,16 +163,16 @@ class Bash(Part):
         found = {} if said is None else {"output_tail": ending(said, MAX_EVIDENCE_TAIL_BYTES)}
         return Finding("unknown", note, found)
 
-    async def _prepare(self, use: ToolUse, asked: _Asked) -> tuple[bool, Workdir]:
+    async def _prepare(self, use: Invocation, asked: _Asked) -> tuple[bool, Workdir]:
         """Whether it is confined, and its open directory. Errors: ToolError."""
         boxed = await self._sandbox.chosen(use.place.sandbox)
         return boxed, await trio.to_thread.run_sync(open_workdir, use.place.workspace, asked.workdir)
 
-    def _mark(self, use: ToolUse) -> str:
+    def _mark(self, use: Invocation) -> str:
         return f"{self._home_id}.{use.key}"
 
     async def _perform(
-        self, use: ToolUse, command: Command, capture: Capture, timeout_s: float
+        self, use: Invocation, command: Command, capture: Capture, timeout_s: float
     ) -> Ended | None:
         """Run a command and take in what it writes: how it ended; None if it took too long."""
         ended = None

@@ -21,16 +21,16 @@ from kheishd.hooks.arguments import Checker
 from kheishd.kernel.hook import (
     Deny,
     Finding,
+    Invocation,
     NeedsAnswer,
     NeedsApproval,
     Opinion,
     Outcome,
-    Part,
-    Place,
+    RunContext,
     Stale,
+    SubHook,
     Tool,
     ToolError,
-    ToolUse,
 )
 from protocol.limits import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
@@ -47,19 +47,19 @@ MAX_PROBE_SECONDS = 30.0
 FAILED: Final = "Something failed inside the tool; the daemon's log has the details."
 
 
-class Composite:
+class CompositeHook:
     """Parts, in order. Errors: ValueError where two offer tools of one name, or one has no proper name."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[SubHook]) -> None:
         self._parts = tuple(parts)
-        self._owners: dict[str, Part] = {}
+        self._owners: dict[str, SubHook] = {}
         self._tools: dict[str, Tool] = {}
         self._checker = Checker()
         for part in self._parts:
             for tool in part.tools:
                 self._own(part, tool)
 
-    def _own(self, part: Part, tool: Tool) -> None:
+    def _own(self, part: SubHook, tool: Tool) -> None:
         if not _NAME.fullmatch(tool.name):
             raise ValueError(f"{part.name} offers a tool called {tool.name!r}, which no provider takes")
         if tool.name in self._owners:
@@ -68,11 +68,11 @@ class Composite:
         self._owners[tool.name] = part
         self._tools[tool.name] = tool
 
-    def offered(self, place: Place) -> list[Tool]:
+    def offered(self, place: RunContext) -> list[Tool]:
         """The tools a run may call, in the order of their parts, within its scope then and now."""
         return [tool for part in self._parts for tool in self._of(part, place)]
 
-    def _of(self, part: Part, place: Place) -> Iterator[Tool]:
+    def _of(self, part: SubHook, place: RunContext) -> Iterator[Tool]:
         if not part.tools or [] in (place.run.pinned.tools, place.tools):
             return
         try:
@@ -84,7 +84,7 @@ class Composite:
             if self._owners.get(tool.name) is part and place.allows(tool.name):
                 yield tool
 
-    def sections(self, place: Place) -> list[str]:
+    def sections(self, place: RunContext) -> list[str]:
         """What parts add to the instructions, in their order; of a part with tools, if any is offered."""
         found: list[str] = []
         for part in self._parts:
@@ -109,7 +109,7 @@ class Composite:
         """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""
         return self._checker.checked(tool, arguments)
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """What permission rules match besides the tool's name.
 
         Errors: ToolError if that cannot be said, for then no rule can be kept.
@@ -121,7 +121,7 @@ class Composite:
         except Exception:
             raise _logged("a tool could not say its subject", use) from None
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """The opinion that counts. A part that fails to give any denies: nothing runs unjudged."""
         opinions: list[Opinion] = []
         for part in self._parts:
@@ -134,7 +134,7 @@ class Composite:
                 opinions.append(opinion)
         return min(opinions, key=lambda opinion: _RANK[type(opinion)], default=None)
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """What the call would do. Errors: ToolError if it cannot be done at all."""
         try:
             preview = await self._owner(use).preview(use)
@@ -144,7 +144,7 @@ class Composite:
             raise _logged("a tool failed to show what it would do", use) from None
         return None if preview is None else msgspec.structs.replace(preview, text=_sayable(preview.text))
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What will help to find out later whether the call took effect."""
         try:
             return await self._owner(use).evidence(use)
@@ -155,7 +155,7 @@ class Composite:
             log.exception("a tool failed to note its evidence", extra=_about(use))
             return {}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Carry the call out within its time. Errors: Stale; everything else is an outcome."""
         with trio.move_on_after(use.tool.timeout_s):
             try:
@@ -165,7 +165,7 @@ class Composite:
             return replace(outcome, text=_sayable(outcome.text))
         return Outcome(f"This took longer than {use.tool.timeout_s:g} s and was stopped.", is_error=True)
 
-    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome as each part amends it; one that fails to leaves it as it was."""
         for part in self._parts:
             try:
@@ -174,7 +174,7 @@ class Composite:
                 log.exception("a hook failed after a call", extra={"part": part.name, "tool": use.tool.name})
         return replace(outcome, text=_sayable(outcome.text))
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in; unknown where even that cannot be found out."""
         with trio.move_on_after(min(use.tool.timeout_s, MAX_PROBE_SECONDS)):
             try:
@@ -183,11 +183,11 @@ class Composite:
                 log.warning("a probe failed: %s", error, extra=_about(use))
         return Finding("unknown", "what became of it could not be found out")
 
-    def _owner(self, use: ToolUse) -> Part:
+    def _owner(self, use: Invocation) -> SubHook:
         return self._owners[use.tool.name]
 
 
-def _unhappy(error: Exception, use: ToolUse) -> Outcome:
+def _unhappy(error: Exception, use: Invocation) -> Outcome:
     """What a failed dispatch gives. Errors: Stale."""
     if isinstance(error, Stale):
         raise error
@@ -203,13 +203,13 @@ def _only(error: Exception) -> Exception:
     return error
 
 
-def _logged(what: str, use: ToolUse, error: Exception | None = None) -> ToolError:
+def _logged(what: str, use: Invocation, error: Exception | None = None) -> ToolError:
     """A fault of a part is told to the log; the model learns that there was one."""
     log.error(what, exc_info=error if error is not None else True, extra=_about(use))
     return ToolError(FAILED)
 
 
-def _about(use: ToolUse) -> dict[str, str]:
+def _about(use: Invocation) -> dict[str, str]:
     return {"tool": use.tool.name, "run_id": use.place.run.run_id}
 
 

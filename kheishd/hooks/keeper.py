@@ -27,6 +27,8 @@ What can still get away: a command without a sandbox that kills its keeper, whic
 as well kill the daemon. Such leftovers carry a mark (see ``leftovers``).
 """
 
+from __future__ import annotations
+
 import os
 import select
 import signal
@@ -92,7 +94,7 @@ def strike(process: Process, number: int) -> None:
         os.close(handle)
 
 
-def descendants(root: int, known: "Collection[int]" = ()) -> list[Process]:
+def descendants(root: int, known: Collection[int] = ()) -> list[Process]:
     """Every process below one, nearest first, but those that are known already."""
     children: dict[int, list[Process]] = {}
     for name in os.listdir("/proc"):
@@ -267,7 +269,7 @@ def _hurry() -> None:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def _become(argv: list[str], report: int) -> "NoReturn":
+def _become(argv: list[str], report: int) -> NoReturn:
     """Turn this child into the command; why it could not be done goes to ``report``."""
     try:
         keeper = os.getppid()

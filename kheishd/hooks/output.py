@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from kheishd.core.contract import Fits, Violates, canonical, checked, read
-from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.contracts import schema_text
 from protocol import ids
 from protocol.events import OutputEmitted
@@ -32,13 +32,13 @@ EMIT_OUTPUT: Final = Tool(
 )
 
 
-class Outputs(Part):
+class Outputs(SubHook):
     """The part that lets a run give outputs."""
 
     name = "output"
     tools = (EMIT_OUTPUT,)
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Emit an output. Errors: ToolError where there is nothing in it, or too much, or one too many."""
         text, value = use.arguments.get("text", ""), use.arguments.get("value")
         if not text and value is None:
@@ -59,7 +59,7 @@ class Outputs(Part):
         return Outcome("This is the output of the run now.", events=(emitted,))
 
 
-def _agreed(place: Place, text: str, value: Any) -> Fits | None:
+def _agreed(place: RunContext, text: str, value: Any) -> Fits | None:
     """The output as the run's contract has it; None where no contract binds the run.
 
     Errors: ToolError if it does not fit: the model can mend it at once.

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.planning import plan_of, todos_of
 from protocol import ids
 from protocol.events import PlanEntered, PlanExited, TodosWritten
@@ -109,25 +109,25 @@ EXIT_PLAN_MODE: Final = Tool(
 )
 
 
-class Planning(Part):
+class Planning(SubHook):
     """The part that lets an agent plan. Everything that its tools do is an event of their outcome."""
 
     name = "planning"
     tools = (TODO_WRITE, ENTER_PLAN_MODE, EXIT_PLAN_MODE)
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """Plan mode while it is on, the todos while some are open, the plan while it is carried out."""
         with place.state.read() as store:
             todos, plan = todos_of(store, place.session), plan_of(store, place.session)
         return [*_mode_section(place), *_todo_section(todos), *_plan_section(place, plan, todos)]
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """The plan, as the person who is asked reads it. Errors: ToolError if it cannot be proposed."""
         if use.tool.name != EXIT_PLAN_MODE.name:
             return None
         return Preview(kind="text", text=_proposed(use, None).content)
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Write todos, enter or leave plan mode. Errors: ToolError."""
         match use.tool.name:
             case "todo_write":
@@ -137,7 +137,7 @@ class Planning(Part):
             case _:
                 return self._exit(use)
 
-    def _exit(self, use: ToolUse) -> Outcome:
+    def _exit(self, use: Invocation) -> Outcome:
         with use.place.state.read() as store:
             before = plan_of(store, use.place.session)
         left = use.place.session.plan_mode
@@ -177,12 +177,12 @@ def _todo_section(todos: list[Todo]) -> Iterator[str]:
 # Plan mode.
 
 
-def _mode_section(place: Place) -> Iterator[str]:
+def _mode_section(place: RunContext) -> Iterator[str]:
     if _in_plan_mode(place):
         yield IN_PLAN_MODE
 
 
-def _plan_section(place: Place, plan: Plan | None, todos: list[Todo]) -> Iterator[str]:
+def _plan_section(place: RunContext, plan: Plan | None, todos: list[Todo]) -> Iterator[str]:
     """The plan, in the run it was agreed upon in and as long as something of it is left to do."""
     if plan is None or place.session.plan_cursor is None or _in_plan_mode(place):
         return
@@ -198,18 +198,18 @@ def _shortened(content: str) -> str:
     return f"{encoded[:MAX_PLAN_SHOWN_BYTES].decode(errors='ignore')}\n[... the rest is left out here]"
 
 
-def _in_plan_mode(place: Place) -> bool:
+def _in_plan_mode(place: RunContext) -> bool:
     """Whether the agent entered plan mode, or is not let out of it by whoever set the mode."""
     return place.session.permission_mode == "plan" or place.run.pinned.permission_mode == "plan"
 
 
-def _enter(use: ToolUse) -> Outcome:
+def _enter(use: Invocation) -> Outcome:
     if _in_plan_mode(use.place):
         return Outcome("Plan mode is on already.")
     return Outcome(IN_PLAN_MODE, events=(PlanEntered(note=use.arguments.get("note", "")),))
 
 
-def _proposed(use: ToolUse, before: Plan | None) -> PlanExited:
+def _proposed(use: Invocation, before: Plan | None) -> PlanExited:
     """The plan that a call proposes. Errors: ToolError if it is too long, or plan mode is not on."""
     if not _in_plan_mode(use.place):
         raise ToolError("plan mode is not on, so there is nothing to leave")

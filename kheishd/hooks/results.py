@@ -5,8 +5,9 @@ up to there: nobody reads what another session was given. A result that was too 
 blob, of which only the chunks that are asked for are looked at.
 """
 
+from __future__ import annotations
+
 import codecs
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
@@ -23,6 +24,8 @@ from protocol.limits import KIB, MAX_CALL_ID_BYTES, MAX_TOOL_TEXT_BYTES, MIB
 from protocol.transcript import ToolResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kheishd.store.environment import Snapshot
 
 NAME: Final = "read_result"
@@ -77,17 +80,17 @@ class _Kept:
     size: int = 0
 
 
-class Results(Part):
+class Results(SubHook):
     """Offers ``read_result``, and says of each result that is not shown whole how the rest can be read."""
 
     name = "results"
     tools = (TOOL,)
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The call whose result is read."""
         return str(use.arguments.get("call_id", ""))
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Read a portion. Errors: ToolError."""
         call_id = str(use.arguments["call_id"])
         kept = await _find(use.place, call_id)
@@ -100,7 +103,7 @@ class Results(Part):
         limit = int(use.arguments.get("limit", MAX_PORTION_BYTES))
         return Outcome(_portion(use.place, call_id, kept, offset, limit))
 
-    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """A result that is not shown whole says under which id it is kept, to a run that may read it."""
         if use.tool.name == NAME or not use.place.allows(NAME):
             return outcome
@@ -119,7 +122,7 @@ def _is_too_long(encoded: bytes, text: str) -> bool:
     return len(encoded) > MAX_TOOL_TEXT_BYTES or len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES
 
 
-async def _find(place: Place, call_id: str) -> _Kept | None:
+async def _find(place: RunContext, call_id: str) -> _Kept | None:
     """The result of a call, the newest if there are several; None if there is none."""
     with place.state.read() as store:
         stretches = lineage(store, place.session)
@@ -134,7 +137,7 @@ async def _find(place: Place, call_id: str) -> _Kept | None:
 
 
 def _look(
-    store: "Snapshot", stretches: Sequence[Stretch], needle: bytes, call_id: str, before: int
+    store: Snapshot, stretches: Sequence[Stretch], needle: bytes, call_id: str, before: int
 ) -> tuple[_Kept | None, int]:
     """Look through the next events before a cursor; gives where to go on before, 0 at the end."""
     events = size = cursor = 0
@@ -161,7 +164,7 @@ def _kept(line: bytes, call_id: str) -> _Kept | None:
     return None
 
 
-def _portion(place: Place, call_id: str, kept: _Kept, offset: int, limit: int) -> str:
+def _portion(place: RunContext, call_id: str, kept: _Kept, offset: int, limit: int) -> str:
     """Some bytes of a result as text. Errors: ToolError."""
     whole = kept.text.encode() if kept.blob is None else None
     size = len(whole) if whole is not None else kept.size
@@ -177,7 +180,7 @@ def _portion(place: Place, call_id: str, kept: _Kept, offset: int, limit: int) -
     return f"{head}\n{text}{more}"
 
 
-def _chunks(place: Place, blob: str, offset: int, limit: int) -> bytes:
+def _chunks(place: RunContext, blob: str, offset: int, limit: int) -> bytes:
     """Some bytes of a blob. Errors: ToolError if it is not there."""
     parts: list[bytes] = []
     with place.state.read() as store:

@@ -18,21 +18,27 @@ So what only root may read below ``/etc`` is covered, and ``/proc`` is read-only
 into ``/proc/sys`` without any capability, and what stands there names programs that it runs outside.
 """
 
+from __future__ import annotations
+
 import os
 import pwd
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.hooks.workdir import Workdir
 from kheishd.kernel.hook import Sandbox as Wanted
 from kheishd.kernel.hook import ToolError
 from protocol.limits import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from kheishd.hooks.workdir import Workdir
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
@@ -109,7 +115,7 @@ class Sandbox:
         options = self._options(self._bubblewrap, workdir)
         return [self._bubblewrap.path, *options, "--chdir", workdir.path, "--", *command]
 
-    def _options(self, bubblewrap: "Bubblewrap", workdir: Workdir | None) -> Iterator[str]:
+    def _options(self, bubblewrap: Bubblewrap, workdir: Workdir | None) -> Iterator[str]:
         yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
         yield from ("--cap-drop", "ALL")
         for path in SYSTEM:

@@ -4,9 +4,9 @@ What it gives is written by strangers. It is handed on as data in a field of its
 says so, and nothing of it is interpreted here.
 """
 
+from __future__ import annotations
+
 import re
-import ssl
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec import Struct
 from kheishd.hooks.addresses import Address, is_public
 from kheishd.hooks.excerpt import beginning, json_bytes
 from kheishd.hooks.urls import Target, read
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from protocol.limits import (
     KIB,
     MAX_TOOL_TEXT_BYTES,
@@ -28,6 +28,9 @@ from protocol.limits import (
 from protocol.objects.approval import Preview
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+
     from kheishd.hooks.fetching import Page
 
 # A fetch has 15 seconds of its own. Importing the library takes a second on a busy machine.
@@ -103,7 +106,7 @@ class Result(Struct, frozen=True, kw_only=True, omit_defaults=True):
     body: str
 
 
-class WebFetch(Part):
+class WebFetch(SubHook):
     """Pages of the internet. ``allowed`` says which addresses may be connected to, of all that a name has."""
 
     name = "web_fetch"
@@ -113,19 +116,19 @@ class WebFetch(Part):
         self._allowed = allowed
         self._secure: ssl.SSLContext | None = None
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The host that is asked first; redirects may lead to others. Errors: ToolError."""
         return _target(use.arguments).host
 
-    async def preview(self, use: ToolUse) -> Preview:
+    async def preview(self, use: Invocation) -> Preview:
         """What would be fetched. Errors: ToolError."""
         return Preview(kind="text", text=f"fetch {_target(use.arguments).url}")
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What is fetched."""
         return {"host": self.subject(use)}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Fetch it. Errors: ToolError."""
         target = _target(use.arguments)
         if self._secure is None:
@@ -149,7 +152,7 @@ def _target(arguments: Mapping[str, Any]) -> Target:
     return read(str(arguments.get("url", "")))
 
 
-def _outcome(target: Target, page: "Page") -> Outcome:
+def _outcome(target: Target, page: Page) -> Outcome:
     headers, left_out = _headers(page.headers)
     text = _decoded(page)
     notes = [DATA, *([DOWNGRADED] if page.downgraded else []), *left_out]
@@ -190,7 +193,7 @@ def _headers(headers: list[tuple[str, str]]) -> tuple[dict[str, str], list[str]]
     return told, [f"{left_out} headers are left out"] if left_out else []
 
 
-def _decoded(page: "Page") -> str:
+def _decoded(page: Page) -> str:
     named = _CHARSET.search(page.content_type)
     charset = named[1].lower() if named else "utf-8"
     return page.body.decode(charset if charset in CHARSETS else "utf-8", errors="replace").removeprefix(

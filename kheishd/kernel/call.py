@@ -12,20 +12,23 @@ A module in ``objects`` exports ``HANDLERS``, a tuple of the values that the thr
 The dispatcher does authorisation by scope, idempotency keys and ``check`` for all of them alike.
 """
 
-from collections.abc import Awaitable, Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol.errors import AgentForbidden, ScopeMissing, SenderForbidden
-from protocol.method import AnyMethod, Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.shells import Shells
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
+    from protocol.method import AnyMethod, Scope
     from protocol.objects.daemon import Status
     from protocol.objects.journal import Filter, Subscribed
 
@@ -74,13 +77,13 @@ class Connection(Protocol):
 
     def subscribe(
         self,
-        filter_: "Filter",
+        filter_: Filter,
         after: int | None,
         *,
         deltas: bool,
         subscription: str | None = None,
         until_settled: str | None = None,
-    ) -> "Subscribed":
+    ) -> Subscribed:
         """Start a subscription; with ``until_settled`` (a run id) it ends once that run has settled."""
         ...
 
@@ -108,7 +111,7 @@ class Control(Protocol):
         """Whether the daemon is stopping."""
         ...
 
-    def status(self) -> "Status":
+    def status(self) -> Status:
         """How the daemon is."""
         ...
 
@@ -116,11 +119,11 @@ class Control(Protocol):
         """The configuration file read, if there is one."""
         ...
 
-    def captures(self) -> "Captures":
+    def captures(self) -> Captures:
         """What is captured of model calls."""
         ...
 
-    def shells(self) -> "Shells":
+    def shells(self) -> Shells:
         """Where what background shells wrote is read."""
         ...
 
@@ -130,9 +133,9 @@ class Call:
     """One request on its way through a handler."""
 
     caller: Caller
-    state: "State"
-    live: "Live"
-    runtime: "Runtime"
+    state: State
+    live: Live
+    runtime: Runtime
     control: Control
     connection: Connection
     request_id: str | int | None
@@ -152,7 +155,7 @@ class Mutate:
     """A row, what is done before, inside and after its transaction."""
 
     row: AnyMethod
-    apply: Callable[["Transaction", Call, Any], Any]
+    apply: Callable[[Transaction, Call, Any], Any]
     prepare: Callable[[Call, Any], Any] | None = None
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None
     follows: Callable[[Any], bool] | None = None
@@ -180,7 +183,7 @@ def mutation(
     prepare: Callable[[Call, Any], Any] | None = None,
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None,
     follows: Callable[[Any], bool] | None = None,
-) -> Callable[[Callable[["Transaction", Call, Any], Any]], Mutate]:
+) -> Callable[[Callable[[Transaction, Call, Any], Any]], Mutate]:
     """Decorate the transaction function of a mutation."""
     return lambda function: Mutate(row, function, prepare, follow, follows)
 

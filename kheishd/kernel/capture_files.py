@@ -7,17 +7,17 @@ but none that is being written.
 What writes is called by one thread at a time; what reads may be called beside it.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core.scrub import Scrubber, without
 from protocol.errors import ArtifactNotFound, DebugNotFound
@@ -28,6 +28,10 @@ from protocol.limits import (
     MAX_DEBUG_RUN_BYTES,
 )
 from protocol.objects.run import DebugArtifact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 Kind = Literal["request", "events", "answer"]
 
@@ -93,7 +97,7 @@ class CaptureFiles:
 
     # Writing.
 
-    def open(self, run_id: str, stem: str) -> "Sheaf":
+    def open(self, run_id: str, stem: str) -> CallArtifacts:
         """The place for the artifacts of one model call.
 
         Errors: OSError, CaptureRefused.
@@ -101,7 +105,7 @@ class CaptureFiles:
         with self._entered(make=True) as parent:
             directory = _enter(_safe(run_id), parent, make=True)
         try:
-            sheaf = Sheaf(self, run_id, directory, _unused(directory, stem))
+            sheaf = CallArtifacts(self, run_id, directory, _unused(directory, stem))
         except BaseException:
             os.close(directory)
             raise
@@ -231,7 +235,7 @@ class CaptureFiles:
             os.close(directory)
 
 
-class Sheaf:
+class CallArtifacts:
     """The artifacts of one model call, while they are written."""
 
     def __init__(self, files: CaptureFiles, run_id: str, directory: int, stem: str) -> None:

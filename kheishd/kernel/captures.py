@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import trio
 
-from kheishd.core.redaction import Veil
+from kheishd.core.redaction import Redactor
 from kheishd.core.scrub import Scrubber
-from kheishd.kernel.capture_files import CaptureFiles, CaptureRefused, Limits, Sheaf
+from kheishd.kernel.capture_files import CallArtifacts, CaptureFiles, CaptureRefused, Limits
 from protocol.limits import MIB
 from protocol.objects.run import DebugArtifact
 
@@ -52,7 +52,7 @@ class Captures:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.scrubber = Scrubber()
-        self.veil: Final = Veil(os.urandom(32))
+        self.veil: Final = Redactor(os.urandom(32))
         self._files = files
         self._clock = clock
         self._in_thread = in_thread or _own_thread()
@@ -85,7 +85,7 @@ class Captures:
         self._work.set()
         return True
 
-    def open(self, run_id: str, stem: str) -> Sheaf:
+    def open(self, run_id: str, stem: str) -> CallArtifacts:
         """The place for the artifacts of one call; for jobs. Errors: OSError, CaptureRefused."""
         return self._files.open(run_id, stem)
 

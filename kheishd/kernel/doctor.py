@@ -5,9 +5,10 @@ beside a working daemon without holding back a page of the store or a client. Be
 grows, what one step found out about it stays true for the next.
 """
 
+from __future__ import annotations
+
 import hashlib
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,8 @@ from kheishd.store.tables import BLOBS, JOURNAL, Key
 from protocol.objects.daemon import Diagnosis, Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
 
@@ -51,7 +54,7 @@ class Examination:
         self._left = 0
         self._work = self._everything()
 
-    def step(self, store: "Snapshot") -> bool:
+    def step(self, store: Snapshot) -> bool:
         """Examine a little more; whether there is more to do."""
         self._store, self._left, self.complaints = store, self._step_rows, []
         for complaint in self._work:
@@ -209,7 +212,7 @@ def _blob_damage(name: str, digest: str) -> Iterator[Damage]:
         yield Damage(f"the content of the blob {name} is not what was stored")
 
 
-async def examine(state: "State", *, deep: bool) -> Diagnosis:
+async def examine(state: State, *, deep: bool) -> Diagnosis:
     """Examine the store of a working daemon, taking at most half of the loop's time."""
     examination = Examination(deep=deep)
     more = True
@@ -221,7 +224,7 @@ async def examine(state: "State", *, deep: bool) -> Diagnosis:
     return examination.diagnosis()
 
 
-def examine_whole(read: "Callable[[], Snapshot]", *, deep: bool, step_rows: int = 4096) -> Diagnosis:
+def examine_whole(read: Callable[[], Snapshot], *, deep: bool, step_rows: int = 4096) -> Diagnosis:
     """Examine a store that nobody else uses."""
     examination = Examination(deep=deep, step_rows=step_rows)
     more = True

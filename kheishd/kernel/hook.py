@@ -17,23 +17,25 @@ The life of one call, and who is asked on the way:
 6. Had the daemon died in between, ``probe`` is asked, with the evidence, what became of it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
-from protocol.objects.approval import Preview
-from protocol.objects.permission import Decision
-from protocol.objects.question import Question
-from protocol.objects.run import Run
-from protocol.objects.session import Session
-
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.events import JournalEvent
+    from protocol.objects.approval import Preview
+    from protocol.objects.permission import Decision
+    from protocol.objects.question import Question
+    from protocol.objects.run import Run
+    from protocol.objects.session import Session
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """What a tool does to the world. ``coordinate`` changes only what the daemon itself keeps."""
@@ -66,7 +68,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunContext:
     """Where a run is: what decides which tools and sections it is shown.
 
     ``workspace`` is an absolute path of a directory that file and shell tools are confined to.
@@ -79,7 +81,7 @@ class Place:
     run: Run
     workspace: str
     sandbox: Sandbox
-    state: "State"
+    state: State
     tools: Sequence[str] | None = None
 
     def allows(self, tool: str) -> bool:
@@ -93,7 +95,7 @@ async def _nothing_observed(evidence: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUse:
+class Invocation:
     """One call of one tool. ``arguments`` fit the tool's schema.
 
     ``binding`` is what an approval was bound to (see :class:`Preview`); None where nobody was asked. ``say``
@@ -101,7 +103,7 @@ class ToolUse:
     ``observe`` journals more evidence once the tool has begun, such as a process id; at most 4 KiB.
     """
 
-    place: Place
+    place: RunContext
     call_id: str
     tool: Tool
     arguments: Mapping[str, Any]
@@ -144,8 +146,8 @@ class Outcome:
     text: str
     is_error: bool = False
     whole: bytes | None = None
-    events: "tuple[JournalEvent, ...]" = ()
-    change: "Callable[[Snapshot], Outcome] | None" = None
+    events: tuple[JournalEvent, ...] = ()
+    change: Callable[[Snapshot], Outcome] | None = None
 
 
 # Opinions, before a call is judged.
@@ -187,48 +189,48 @@ class Finding(Struct, frozen=True):
     evidence: dict[str, Any] = {}
 
 
-class Part:
+class SubHook:
     """One part of the composite Hook; the defaults are those of a part that only offers tools."""
 
     name: str
     tools: tuple[Tool, ...] = ()
 
-    def offered(self, place: Place) -> Sequence[Tool]:
+    def offered(self, place: RunContext) -> Sequence[Tool]:
         """The tools of this part that make sense in a place; scopes are applied by the composite."""
         return self.tools
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """What the instructions of a run say about this part."""
         return ()
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """What permission rules match besides the tool's name: a path, a command line, a host."""
         return ""
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """An opinion about a call of any part's tool, or None."""
         return None
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """What a call of this part's tool would do. Errors: ToolError if it cannot be done at all."""
         return None
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What will help to find out later whether a call took effect; at most 4 KiB as JSON."""
         return {}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Carry out a call of one of this part's tools. Cancelled: it has stopped when this has ended.
 
         Errors: ToolError, Stale.
         """
         raise ToolError(f"the part '{self.name}' does not carry out {use.tool.name}")
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in. Leaves nothing of it running."""
         return Finding("unknown", "nothing is known about it")
 
-    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome of a call of any part's tool, perhaps amended."""
         return outcome
 
@@ -236,11 +238,11 @@ class Part:
 class Hook(Protocol):
     """All parts behind one face."""
 
-    def offered(self, place: Place) -> list[Tool]:
+    def offered(self, place: RunContext) -> list[Tool]:
         """The tools a run may call, by name, within the scope it pinned and that in force now."""
         ...
 
-    def sections(self, place: Place) -> list[str]:
+    def sections(self, place: RunContext) -> list[str]:
         """What parts add to the instructions, in their order."""
         ...
 
@@ -252,7 +254,7 @@ class Hook(Protocol):
         """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""
         ...
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """What permission rules match besides the tool's name. Errors: ToolError if that cannot be said."""
         ...
 
@@ -260,26 +262,26 @@ class Hook(Protocol):
         """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
         ...
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """The opinion that counts of all parts': Deny, then NeedsAnswer, then NeedsApproval."""
         ...
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """What the call would do. Errors: ToolError if it cannot be done at all."""
         ...
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What will help to find out later whether it took effect."""
         ...
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Carry it out: validated, by name, within its timeout. Never raises but Stale and cancellation."""
         ...
 
-    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome as the model is to read it. Never raises but cancellation."""
         ...
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """What became of a call that the daemon died in."""
         ...

@@ -36,7 +36,7 @@ MAX_PIECES = 1_024
 _encode = msgspec.json.Encoder().encode
 
 
-class Strand:
+class TextBuffer:
     """The text of one kind, or its end: ``length`` characters came, those from ``start`` on are kept."""
 
     __slots__ = ("_most", "_pieces", "flow", "length", "start")
@@ -88,8 +88,8 @@ class Writing:
         self.run_id = run_id
         self.item_id = item_id
         self.attempt = attempt
-        self.strands: dict[Kind, Strand] = {
-            kind: Strand(MAX_LIVE_CHARACTERS if kind == "output" else None) for kind in kinds
+        self.strands: dict[Kind, TextBuffer] = {
+            kind: TextBuffer(MAX_LIVE_CHARACTERS if kind == "output" else None) for kind in kinds
         }
         self.followers: list[Follower] = []
         self._stem = _encode({"run_id": run_id, "item_id": item_id, "attempt": attempt})[1:-1]

@@ -9,7 +9,8 @@ a pure ``evolve``.
 A record says which session it is in and at which cursor it began. It may change after its run has ended.
 """
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -50,14 +51,16 @@ from protocol.events import (
     decode_envelope,
     decode_event,
 )
-from protocol.objects.approval import Approval
-from protocol.objects.indoubt import Indoubt
-from protocol.objects.question import QuestionRequest
 from protocol.objects.task import OPEN, Task
 from protocol.tasks import TaskCreated, TaskEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.approval import Approval
+    from protocol.objects.indoubt import Indoubt
+    from protocol.objects.question import QuestionRequest
 
 
 class Recorded(Protocol):
@@ -239,7 +242,7 @@ def touched(event: JournalEvent) -> tuple[Projection[Any], ...]:
 class Changes:
     """The records that one transaction changes: fold events in, then write once."""
 
-    def __init__(self, tx: "Transaction") -> None:
+    def __init__(self, tx: Transaction) -> None:
         self._tx = tx
         self._changed: dict[tuple[str, str], tuple[Projection[Any], Any, Any]] = {}
 
@@ -288,7 +291,7 @@ class Replayed:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def fold(self, store: "Snapshot", envelope: Envelope, event: JournalEvent) -> Iterator[Expected]:
+    def fold(self, store: Snapshot, envelope: Envelope, event: JournalEvent) -> Iterator[Expected]:
         """Take an event in; gives the rows that no later event changes, or that are put aside.
 
         Errors: AssertionError if it does not follow from those before it.
@@ -314,7 +317,7 @@ class Replayed:
         for (_, record_id), (projection, record) in self._kept.items():
             yield from _expected(projection, record_id, record)
 
-    def _alone(self, store: "Snapshot", projection: Projection[Any], record_id: str) -> Iterator[Expected]:
+    def _alone(self, store: Snapshot, projection: Projection[Any], record_id: str) -> Iterator[Expected]:
         """One record by itself: all its events, read from the beginning of the stream to its end."""
         record, needle = None, record_id.encode()
         for _, line in store.entries(self._stream):

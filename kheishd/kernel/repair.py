@@ -5,6 +5,8 @@ transactions, pass after pass, until a pass finds nothing: a power cut in betwee
 next repair finishes. The journal itself is never changed.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from kheishd.kernel.doctor import Examination
@@ -26,7 +28,7 @@ MAX_PASSES = 8
 STEP_ROWS = 4096
 
 
-def repair(store: "Store", now_ms: int) -> tuple[int, "Diagnosis"]:
+def repair(store: Store, now_ms: int) -> tuple[int, Diagnosis]:
     """Mend what can be mended; how many rows were changed, and what a last look at everything found."""
     changed = 0
     for _ in range(MAX_PASSES):
@@ -37,7 +39,7 @@ def repair(store: "Store", now_ms: int) -> tuple[int, "Diagnosis"]:
     return changed, diagnosis
 
 
-def _one_pass(store: "Store", now_ms: int) -> tuple["Diagnosis", int]:
+def _one_pass(store: Store, now_ms: int) -> tuple[Diagnosis, int]:
     """Put and delete what the journal says; only where it had nothing to say, delete what has no reason.
 
     While a row is missing, others that it explains seem to have no reason.
@@ -60,13 +62,13 @@ def _one_pass(store: "Store", now_ms: int) -> tuple["Diagnosis", int]:
     return examination.diagnosis(), changes
 
 
-def _apply_all(store: "Store", now_ms: int, differences: list[Difference]) -> None:
+def _apply_all(store: Store, now_ms: int, differences: list[Difference]) -> None:
     for start in range(0, len(differences), CHANGES_PER_TRANSACTION):
         _apply(store, now_ms, differences[start : start + CHANGES_PER_TRANSACTION])
 
 
-def _apply(store: "Store", now_ms: int, differences: list[Difference]) -> None:
-    def change(tx: "Transaction") -> None:
+def _apply(store: Store, now_ms: int, differences: list[Difference]) -> None:
+    def change(tx: Transaction) -> None:
         for difference in differences:
             if difference.expected is None:
                 tx.delete(difference.table, *difference.key)

@@ -4,7 +4,8 @@ What the events say and what the tables say must be the same. Where they are not
 is the chained one, and the difference found here is also the instruction that mends it.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,12 @@ from protocol.events import (
     decode_event,
 )
 from protocol.objects.run import ENDED, SETTLED, Run
-from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot
+    from protocol.objects.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Replay:
     def __post_init__(self) -> None:
         self.records = Replayed(self.stream)
 
-    def entry(self, store: "Snapshot", cursor: int, stored: bytes) -> Iterator[Complaint]:
+    def entry(self, store: Snapshot, cursor: int, stored: bytes) -> Iterator[Complaint]:
         """Take the next entry: its hash and line, as stored."""
         line = stored[HASH_BYTES:]
         digest = link(self.head, line)
@@ -124,7 +127,7 @@ class Replay:
         if not self.chain_only and not self.damaged and not isinstance(event, Unknown):
             yield from self._fold(store, envelope, event)
 
-    def finish(self, store: "Snapshot") -> Iterator[Complaint]:
+    def finish(self, store: Snapshot) -> Iterator[Complaint]:
         """Compare what is left to compare, once ``at`` is the newest entry of this snapshot."""
         if self.chain_only or self.damaged:
             return
@@ -144,7 +147,7 @@ class Replay:
         self.damaged = True
         return Damage(message, self.stream, cursor)
 
-    def _fold(self, store: "Snapshot", envelope: Envelope, event: JournalEvent) -> Iterator[Complaint]:
+    def _fold(self, store: Snapshot, envelope: Envelope, event: JournalEvent) -> Iterator[Complaint]:
         try:
             if self.stream == DAEMON_STREAM:
                 self._fold_token(envelope, event)
@@ -192,7 +195,7 @@ class Replay:
             before = self.rules.rules if self.rules is not None else []
             self.rules = DaemonRules(rules=changed(before, event), cursor=envelope.cursor)
 
-    def _run_rows(self, store: "Snapshot", run: Run) -> Iterator[Difference]:
+    def _run_rows(self, store: Snapshot, run: Run) -> Iterator[Difference]:
         yield from _row(store, self.stream, RUNS, (run.run_id,), run)
         yield from _row(store, self.stream, RUNS_BY_SESSION, (self.stream, run.accepted_cursor), run.run_id)
         stopping = run.cancel is not None and run.status not in ENDED
@@ -201,7 +204,7 @@ class Replay:
         if run.status in ENDED:
             yield from _row(store, self.stream, RUNS_READY, (run.accepted_cursor,), None)
 
-    def _ready_row(self, store: "Snapshot", session: Session) -> Iterator[Difference]:
+    def _ready_row(self, store: Snapshot, session: Session) -> Iterator[Difference]:
         """The first open run is the worker's business, unless it waits for a person."""
         for place, run_id in enumerate(session.open_runs):
             run = self.runs.get(run_id)
@@ -209,7 +212,7 @@ class Replay:
                 expected = run_id if place == 0 and run.status not in SETTLED else None
                 yield from _row(store, self.stream, RUNS_READY, (run.accepted_cursor,), expected)
 
-    def _binding_row(self, store: "Snapshot") -> Iterator[Difference]:
+    def _binding_row(self, store: Snapshot) -> Iterator[Difference]:
         """The address means this session, unless a later session took it over."""
         if self.bound is not None:
             agent, sender, at_ms = self.bound
@@ -222,7 +225,7 @@ class Replay:
             if found is not None and found.session_id == self.stream:
                 yield Difference(CONVERSATIONS, self.unbound, None, self.stream)
 
-    def _token_rows(self, store: "Snapshot") -> Iterator[Difference]:
+    def _token_rows(self, store: Snapshot) -> Iterator[Difference]:
         for token_id, record in self.tokens.items():
             yield from _row(store, self.stream, TOKENS, (token_id,), record)
             # A revoked token opens nothing any more: its secret leads nowhere.
@@ -235,7 +238,7 @@ class Replay:
                     yield Difference(TOKENS, key, None, self.stream)
 
 
-def _row(store: "Snapshot", stream: str, table: Table[Any], key: Key, expected: Any) -> Iterator[Difference]:
+def _row(store: Snapshot, stream: str, table: Table[Any], key: Key, expected: Any) -> Iterator[Difference]:
     try:
         found = store.get(table, *key)
     except (msgspec.DecodeError, UnicodeDecodeError):

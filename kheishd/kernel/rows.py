@@ -3,6 +3,8 @@
 A replay finds what the journal says and a table lacks; this finds what a table says and the journal lacks.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,6 @@ import msgspec
 
 from kheishd.kernel.projections import PROJECTIONS, IndexRow, Projection
 from kheishd.kernel.replay import Difference
-from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.tables import (
     CHECKPOINTS,
     CHILDREN,
@@ -32,10 +33,11 @@ from kheishd.store.tables import (
 )
 from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED, Run
-from protocol.objects.session import Session
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
+    from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+    from protocol.objects.session import Session
 
 Explained = Callable[["Snapshot", Key, Any], bool]
 
@@ -47,7 +49,7 @@ class Check:
     table: Table[Any]
     explained: Explained
 
-    def examine(self, store: "Snapshot", key: Key, value: Any) -> Difference | None:
+    def examine(self, store: Snapshot, key: Key, value: Any) -> Difference | None:
         """The instruction to delete a row that nothing explains, or None."""
         try:
             explained = self.explained(store, key, value)
@@ -57,22 +59,22 @@ class Check:
         return None if explained else Difference(self.table, key, None, "")
 
 
-def _session(store: "Snapshot", key: Key, value: Session) -> bool:
+def _session(store: Snapshot, key: Key, value: Session) -> bool:
     return value.session_id == key[0] and store.head(key[0])[0] > 0
 
 
-def _run(store: "Snapshot", key: Key, run: Run) -> bool:
+def _run(store: Snapshot, key: Key, run: Run) -> bool:
     """The journal has its acceptance."""
     entry = store.entry(run.session_id, run.accepted_cursor)
     return entry is not None and decode_envelope(entry[1]).run_id == key[0] == run.run_id
 
 
-def _run_of_session(store: "Snapshot", key: Key, run_id: str) -> bool:
+def _run_of_session(store: Snapshot, key: Key, run_id: str) -> bool:
     run = store.get(RUNS, run_id)
     return run is not None and key == (run.session_id, run.accepted_cursor)
 
 
-def _ready(store: "Snapshot", key: Key, run_id: str) -> bool:
+def _ready(store: Snapshot, key: Key, run_id: str) -> bool:
     run = store.get(RUNS, run_id)
     if run is None or run.accepted_cursor != key[0] or run.status in SETTLED:
         return False
@@ -80,7 +82,7 @@ def _ready(store: "Snapshot", key: Key, run_id: str) -> bool:
     return session is not None and session.open_runs[:1] == [run_id]
 
 
-def _cancelled(store: "Snapshot", key: Key, run_id: str) -> bool:
+def _cancelled(store: Snapshot, key: Key, run_id: str) -> bool:
     run = store.get(RUNS, run_id)
     return (
         run is not None
@@ -90,17 +92,17 @@ def _cancelled(store: "Snapshot", key: Key, run_id: str) -> bool:
     )
 
 
-def _child(store: "Snapshot", key: Key, value: bytes) -> bool:
+def _child(store: Snapshot, key: Key, value: bytes) -> bool:
     session = store.get(SESSIONS, key[1])
     return session is not None and session.parent_session_id == key[0]
 
 
-def _conversation(store: "Snapshot", key: Key, binding: Binding) -> bool:
+def _conversation(store: Snapshot, key: Key, binding: Binding) -> bool:
     session = store.get(SESSIONS, binding.session_id)
     return session is not None and (session.agent, session.sender) == key
 
 
-def _token(store: "Snapshot", key: Key, record: TokenRecord) -> bool:
+def _token(store: Snapshot, key: Key, record: TokenRecord) -> bool:
     token_id: str = key[0]
     leads_to = store.get(TOKENS_BY_DIGEST, record.digest)
     return token_id == record.token.token_id and leads_to == (
@@ -108,36 +110,36 @@ def _token(store: "Snapshot", key: Key, record: TokenRecord) -> bool:
     )
 
 
-def _digest(store: "Snapshot", key: Key, token_id: str) -> bool:
+def _digest(store: Snapshot, key: Key, token_id: str) -> bool:
     record = store.get(TOKENS, token_id)
     return record is not None and record.digest == key[0] and record.token.revoked_at_ms is None
 
 
-def _daemon_rules(store: "Snapshot", key: Key, record: DaemonRules) -> bool:
+def _daemon_rules(store: Snapshot, key: Key, record: DaemonRules) -> bool:
     return key == (DAEMON_STREAM,) and store.entry(DAEMON_STREAM, record.cursor) is not None
 
 
-def _receipt(store: "Snapshot", key: Key, receipt: Receipt) -> bool:
+def _receipt(store: Snapshot, key: Key, receipt: Receipt) -> bool:
     return store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None
 
 
-def _receipt_age(store: "Snapshot", key: Key, value: bytes) -> bool:
+def _receipt_age(store: Snapshot, key: Key, value: bytes) -> bool:
     receipt = store.get(RECEIPTS, *key[1:])
     return receipt is not None and receipt.at_ms == key[0]
 
 
-def _checkpoint(store: "Snapshot", key: Key, value: bytes) -> bool:
+def _checkpoint(store: Snapshot, key: Key, value: bytes) -> bool:
     return bool(key[1] <= store.head(key[0])[0])
 
 
-def _cursor(store: "Snapshot", key: Key, stream: str) -> bool:
+def _cursor(store: Snapshot, key: Key, stream: str) -> bool:
     return store.entry(stream, key[0]) is not None
 
 
 def _record(projection: Projection[Any]) -> Explained:
     """The journal has the event that began it."""
 
-    def explained(store: "Snapshot", key: Key, record: Any) -> bool:
+    def explained(store: Snapshot, key: Key, record: Any) -> bool:
         entry = store.entry(record.session_id, record.cursor)
         event = decode_event(entry[1]) if entry is not None else None
         return isinstance(event, projection.begins) and projection.id_of(event) == key[0]
@@ -149,7 +151,7 @@ def _of_record(table: Table[Any]) -> Explained:
     """A record of one of the types that have rows here gives rise to it."""
     types = [projection for projection in PROJECTIONS if table in projection.indexes]
 
-    def explained(store: "Snapshot", key: Key, value: Any) -> bool:
+    def explained(store: Snapshot, key: Key, value: Any) -> bool:
         record_id = key[-1] if table.value is bytes else value
         if not record_id:
             return False

@@ -1,16 +1,14 @@
 """What a Runtime is: an immutable snapshot of everything that a reload replaces. Types only."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
 from kheishd.core.budget import micros
 from kheishd.core.compaction import ContextLimits
-from kheishd.core.workspace import Workspaces
-from kheishd.kernel.hook import Hook, Sandbox, Tool
 from protocol.budget import Budget, Prices
 from protocol.limits import (
     DEFAULT_CONTEXT_TOKENS,
@@ -21,11 +19,18 @@ from protocol.limits import (
     MAX_TOOL_INPUT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
 )
-from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.route import Driver
-from protocol.objects.run import DebugLevel, Pinned
 from protocol.transcript import Item, Message, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+    from kheishd.core.workspace import Workspaces
+    from kheishd.kernel.hook import Hook, Sandbox, Tool
+    from protocol.objects.definition import Definition
+    from protocol.objects.permission import PermissionMode, Rule
+    from protocol.objects.route import Driver
+    from protocol.objects.run import DebugLevel, Pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Runtime:
     default_agent: str
     default_route: str
     limits: RunLimits
-    models: "ModelCaller"
+    models: ModelCaller
     hooks: Hook
     workspaces: Workspaces
     tools: ToolLimits = ToolLimits()
@@ -156,7 +161,7 @@ class ThinkingDelta(Struct, frozen=True):
     text: str
 
 
-class Answer(Struct, frozen=True):
+class ModelAnswer(Struct, frozen=True):
     """The end of an answer: every item in order, exactly as it goes into the transcript."""
 
     items: list[Item]
@@ -165,7 +170,7 @@ class Answer(Struct, frozen=True):
     model: str | None = None
 
 
-ModelEvent = TextDelta | ThinkingDelta | Answer
+ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
 """Deltas, then exactly one Answer, last."""
 
 

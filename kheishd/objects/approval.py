@@ -1,5 +1,7 @@
 """Approvals: calls that wait for a person's yes or no. The first answer wins."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +15,9 @@ from kheishd.core.run import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
 from kheishd.kernel.projections import APPROVAL_RECORDS
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.records import Reader, Waiting, find, fold_of, page
-from kheishd.objects.sending import fits
+from kheishd.objects.sending import require_storable
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors import (
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def find_approval(
-    store: "Snapshot", call: Call, approval_id: str, field: str = "$.params.approval_id"
+    store: Snapshot, call: Call, approval_id: str, field: str = "$.params.approval_id"
 ) -> Approval:
     """An approval that the caller may read.
 
@@ -168,7 +170,7 @@ def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:
         approval = find_approval(
             store, call, resolution.approval_id, field.replace("updated_input", "approval_id")
         )
-    fits(resolution.updated_input, MAX_RESOLUTIONS_BYTES, "changed input", field)
+    require_storable(resolution.updated_input, MAX_RESOLUTIONS_BYTES, "changed input", field)
     tool = call.runtime.hooks.tool(approval.tool)
     if tool is None:
         text = f"the tool '{approval.tool}' is gone, so its input cannot be changed; deny the call"
@@ -187,7 +189,7 @@ def _written_bytes(answer: _Answer) -> int:
 
 
 @mutation(rows.RESOLVE, prepare=_prepare, follow=_shown, follows=lambda params: True)
-def resolve(tx: "Transaction", call: Call, plan: list[_Answer]) -> ApprovalsResolved:
+def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolved:
     """Answer approvals of one run: all of them or none. The run goes on once none of it waits any more."""
     found = [
         find_approval(tx, call, answer.resolution.approval_id, f"{answer.field}.approval_id")
@@ -224,7 +226,7 @@ def _briefly(approval: Approval) -> ApprovalView:
     return replace(_bare(approval), subject="", justification="", denial="")
 
 
-def _see_that_it_waits(tx: "Transaction", approval: Approval, field: str) -> None:
+def _see_that_it_waits(tx: Transaction, approval: Approval, field: str) -> None:
     """Errors: ApprovalResolved, saying who answered; ApprovalExpired, also before that is written down."""
     name, field = approval.approval_id, f"{field}.approval_id"
     if approval.status in ("allowed", "denied"):
@@ -236,7 +238,7 @@ def _see_that_it_waits(tx: "Transaction", approval: Approval, field: str) -> Non
         raise ApprovalExpired(field=field)
 
 
-def _in_time(tx: "Transaction", expires_at_ms: int | None) -> bool:
+def _in_time(tx: Transaction, expires_at_ms: int | None) -> bool:
     return expires_at_ms is None or tx.now_ms < expires_at_ms
 
 
@@ -271,14 +273,14 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
 # Expiring.
 
 
-def lapse(tx: "Transaction", approval_id: str) -> None:
+def lapse(tx: Transaction, approval_id: str) -> None:
     """Deny a call that nobody answered for in time. What was answered meanwhile is left as it is."""
     approval = tx.get(APPROVALS, approval_id)
     if approval is None or approval.status != "pending" or _in_time(tx, approval.expires_at_ms):
         return
     run = tx.get(RUNS, approval.run_id)
     assert run is not None, "an approval has its run"
-    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     fold.append_all(decide(run, Lapse(approval_id, rules.refused(approval, "expired"))))
     fold.write()
 

@@ -5,20 +5,22 @@ was made under it, and no chain of sessions yields a right that its root lacks. 
 the configuration lets be.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.session import narrowest, narrowest_mode, wider
 from kheishd.store.tables import SESSIONS
 from protocol.errors import ScopeWouldWiden
-from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode
-from protocol.objects.session import CapabilityScope, Session
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot
+    from protocol.objects.definition import Definition
+    from protocol.objects.permission import PermissionMode
+    from protocol.objects.session import CapabilityScope, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Bounds:
 
 
 def bounds_of(
-    store: "Snapshot", runtime: "Runtime", session: Session, speaker: Definition | None = None
+    store: Snapshot, runtime: Runtime, session: Session, speaker: Definition | None = None
 ) -> Bounds:
     """The boundary in force in a session, for its own agent or for another one who speaks in it.
 
@@ -48,7 +50,7 @@ def bounds_of(
     return bounds
 
 
-def above(store: "Snapshot", session: Session) -> list[Session]:
+def above(store: Snapshot, session: Session) -> list[Session]:
     """The sessions above one, the nearest first."""
     found: list[Session] = []
     parent_id = session.parent_session_id
@@ -60,18 +62,18 @@ def above(store: "Snapshot", session: Session) -> list[Session]:
     return found
 
 
-def mode_of(runtime: "Runtime", session: Session, speaker: Definition | None = None) -> PermissionMode:
+def mode_of(runtime: Runtime, session: Session, speaker: Definition | None = None) -> PermissionMode:
     """The session's own mode, else its agent's, else the daemon's."""
     return session.permission_mode or usual_mode(runtime, speaker or runtime.definitions.get(session.agent))
 
 
-def usual_mode(runtime: "Runtime", definition: Definition | None) -> PermissionMode:
+def usual_mode(runtime: Runtime, definition: Definition | None) -> PermissionMode:
     """The mode of an agent's sessions that have none of their own."""
     by_agent = definition.permission_mode if definition is not None else None
     return by_agent or runtime.permission_mode
 
 
-def may_have(call: "Call", mode: PermissionMode | None, *others: PermissionMode) -> None:
+def may_have(call: Call, mode: PermissionMode | None, *others: PermissionMode) -> None:
     """See that the caller may give a session that is nobody's child a mode. ``others`` it has anyhow.
 
     A mode that is wider than those approves in advance what a person would be asked, so it takes the right

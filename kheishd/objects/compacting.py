@@ -5,23 +5,25 @@ and a daemon that dies in it takes it up again. It is accepted only where nothin
 was being said meanwhile would be half inside the summary.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.kernel.call import Call
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.run import settled
 from kheishd.objects.sending import Sending, pinned_for
 from protocol import ids
 from protocol.errors import AgentNotFound, SessionBusy, SessionEnded
 from protocol.events import ContextCompacted, RunAccepted, RunEnded, decode_envelope, decode_event
-from protocol.objects.run import Compacting, CompactResult, Delivery
-from protocol.objects.session import Session
+from protocol.objects.run import CompactParams, CompactResult, SendParams
 
 if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def wanted(call: Call) -> Wanted:
     return Wanted(call.state.new_id(ids.RUN), call.state.new_id(ids.INPUT))
 
 
-def accept_compaction(tx: "Transaction", call: Call, session: Session, plan: Wanted) -> CompactResult:
+def accept_compaction(tx: Transaction, call: Call, session: Session, plan: Wanted) -> CompactResult:
     """Accept a run that sums a session up.
 
     Errors: SessionEnded, SessionBusy, AgentNotFound, RouteNotFound, RouteNotReady, WorkspaceForbidden.
@@ -53,14 +55,14 @@ def accept_compaction(tx: "Transaction", call: Call, session: Session, plan: Wan
     if definition is None:
         raise AgentNotFound(f"the session's agent '{session.agent}' is no longer defined")
     sending = Sending(
-        params=Delivery(),
+        params=SendParams(),
         items=[],
         sender=session.sender,
         input_id=plan.input_id,
         run_id=plan.run_id,
         session_id=session.session_id,
     )
-    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call, session.sender))
+    fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call, session.sender))
     accepted = fold.append(
         RunAccepted(
             input_id=plan.input_id,
@@ -77,12 +79,12 @@ def accept_compaction(tx: "Transaction", call: Call, session: Session, plan: Wan
     )
 
 
-def compact_waits(params: Compacting) -> bool:
+def compact_waits(params: CompactParams) -> bool:
     """Whether there is something to do after the commit."""
     return params.wait == "settled"
 
 
-async def follow_compaction(call: Call, params: Compacting, result: CompactResult) -> CompactResult:
+async def follow_compaction(call: Call, params: CompactParams, result: CompactResult) -> CompactResult:
     """Wait for the run; what came of it."""
     run = await settled(call, result.session_id, result.run_id, params.timeout_s)
     result = msgspec.structs.replace(result, status=run.status, error=run.error, usage=run.usage)
@@ -90,7 +92,7 @@ async def follow_compaction(call: Call, params: Compacting, result: CompactResul
         return _outcome(store, result)
 
 
-def _outcome(store: "Snapshot", result: CompactResult) -> CompactResult:
+def _outcome(store: Snapshot, result: CompactResult) -> CompactResult:
     """Read from the run's own events, which are few."""
     for _, line in store.entries(result.session_id, result.cursor):
         if decode_envelope(line).run_id != result.run_id:

@@ -1,6 +1,7 @@
 """Contracts in the store: a schema is checked when somebody gives it, and kept once, by its digest."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +9,14 @@ import msgspec
 
 from kheishd.core.contract import Checked, Violates, read, schema_problems
 from kheishd.store.blobs import blob_name, put_chunk, read_blob
-from protocol.contract import Bound, InputContract, OutputContract
+from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
 from protocol.limits import MAX_CONTRACT_BYTES
 from protocol.transcript import InputItem, Text, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Run
     from protocol.objects.session import Session, SessionCreate, SessionUpdate
@@ -30,7 +33,7 @@ class Schema:
         """What it is called."""
         return blob_name(self.content)
 
-    def keep(self, tx: "Transaction") -> str:
+    def keep(self, tx: Transaction) -> str:
         """Keep it, unless it is there; gives its digest."""
         put_chunk(tx, self.digest, 0, self.content)
         return self.digest
@@ -58,14 +61,14 @@ class Contracts:
     named: dict[str, Any]
     schemas: tuple[Schema, ...]
 
-    def keep(self, tx: "Transaction") -> dict[str, Any]:
+    def keep(self, tx: Transaction) -> dict[str, Any]:
         """Keep the schemas; gives what the record has of them."""
         for schema in self.schemas:
             schema.keep(tx)
         return self.named
 
 
-def contracts_of(params: "SessionCreate | SessionUpdate") -> Contracts:
+def contracts_of(params: SessionCreate | SessionUpdate) -> Contracts:
     """The contracts in some params; null is one that is cleared. Errors: InputTooLarge, ContractInvalid."""
     named: dict[str, Any] = {}
     schemas: list[Schema] = []
@@ -80,19 +83,19 @@ def contracts_of(params: "SessionCreate | SessionUpdate") -> Contracts:
     return Contracts(named | {name: None for name, given in cleared if given is None}, tuple(schemas))
 
 
-def bound_to(contract: OutputContract, schema: Schema) -> Bound:
+def bound_to(contract: OutputContract, schema: Schema) -> BoundContract:
     """An output contract as it is pinned and kept."""
-    return Bound(digest=schema.digest, max_repairs=contract.max_repairs)
+    return BoundContract(digest=schema.digest, max_repairs=contract.max_repairs)
 
 
-def schema_text(store: "Snapshot", digest: str) -> str:
+def schema_text(store: Snapshot, digest: str) -> str:
     """A schema that is kept. Errors: AssertionError if it is not: what refers to it is damaged."""
     content = read_blob(store, digest)
     assert content is not None, "a contract's schema is kept"
     return content.decode()
 
 
-def schema_shown(store: "Snapshot", digest: str | None) -> dict[str, Any] | None:
+def schema_shown(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
     """A schema as people see it."""
     if digest is None:
         return None
@@ -100,7 +103,7 @@ def schema_shown(store: "Snapshot", digest: str | None) -> dict[str, Any] | None
     return shown
 
 
-def bound_input(store: "Snapshot", session: "Session", items: Sequence[InputItem]) -> list[InputItem]:
+def bound_input(store: Snapshot, session: Session, items: Sequence[InputItem]) -> list[InputItem]:
     """What is said to a session, as its input contract wants it: JSON, written in one way.
 
     Shape:  the items themselves without a contract; else the texts are one, where the first of them was.
@@ -123,7 +126,7 @@ def bound_input(store: "Snapshot", session: "Session", items: Sequence[InputItem
     return whole
 
 
-def checked(store: "Snapshot", run: "Run", text: str) -> Checked | None:
+def checked(store: Snapshot, run: Run, text: str) -> Checked | None:
     """What is found out about a run's answer: how it fits the contract that the run pinned.
 
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.

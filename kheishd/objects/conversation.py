@@ -1,8 +1,9 @@
 """Conversations: the pair (agent, sender) is the whole address; sending to it again resumes."""
 
+from __future__ import annotations
+
 import re
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheishd.core.commands import Cancel
@@ -15,7 +16,7 @@ from kheishd.objects.compacting import (
     follow_compaction,
     wanted,
 )
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.history import history_of
 from kheishd.objects.paging import not_a_mark, page_of
 from kheishd.objects.run import request_stop, settled
@@ -52,17 +53,19 @@ from protocol.objects.conversation import (
     ConversationSteer,
     ConversationWasReset,
 )
-from protocol.objects.definition import Definition
 from protocol.objects.run import ENDED, CompactResult, SendResult, SteerResult
-from protocol.objects.session import History, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.definition import Definition
+    from protocol.objects.session import History, Session
 
 _Address = tuple[str, str]
 
 
-def find_binding(store: "Snapshot", call: Call, agent: str | None, sender: str) -> tuple[str, Binding]:
+def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) -> tuple[str, Binding]:
     """The agent that is meant, and the session bound to it and the sender.
 
     Errors: AgentForbidden, SenderForbidden, SenderInvalid, ConversationNotFound.
@@ -92,7 +95,7 @@ def _prepare(call: Call, params: ConversationSend) -> tuple[Sending, Definition]
 
 
 @mutation(rows.SEND, prepare=_prepare, follow=follow_send, follows=send_waits)
-def send(tx: "Transaction", call: Call, plan: tuple[Sending, Definition]) -> SendResult:
+def send(tx: Transaction, call: Call, plan: tuple[Sending, Definition]) -> SendResult:
     """Resolve the address, accept the input and its run: one transaction."""
     sending, definition = plan
     sender = sending.sender or rows.DEFAULT_SENDER
@@ -102,14 +105,16 @@ def send(tx: "Transaction", call: Call, plan: tuple[Sending, Definition]) -> Sen
     return result
 
 
-def _bound(tx: "Transaction", call: Call, sending: Sending, definition: Definition, sender: str) -> Fold:
+def _bound(
+    tx: Transaction, call: Call, sending: Sending, definition: Definition, sender: str
+) -> SessionWriter:
     """The session the address means; a new one, bound to it, where it means none."""
     origin = origin_of(call, sender)
     binding = tx.get(CONVERSATIONS, definition.name, sender)
     session = tx.get(SESSIONS, binding.session_id) if binding is not None else None
     if session is not None and session.status == "open":
-        return Fold(tx, session.session_id, session=session, origin=origin)
-    fold = Fold(tx, sending.session_id, session=None, origin=origin)
+        return SessionWriter(tx, session.session_id, session=session, origin=origin)
+    fold = SessionWriter(tx, sending.session_id, session=None, origin=origin)
     fold.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
     fold.append(ConversationBound(agent=definition.name, sender=sender))
     tx.put(
@@ -126,7 +131,7 @@ def _prepare_steer(call: Call, params: ConversationSteer) -> tuple[ConversationS
 
 
 @mutation(rows.STEER, prepare=_prepare_steer)
-def steer(tx: "Transaction", call: Call, plan: tuple[ConversationSteer, Said]) -> SteerResult:
+def steer(tx: Transaction, call: Call, plan: tuple[ConversationSteer, Said]) -> SteerResult:
     """Say something to the run in flight."""
     params, said = plan
     _, binding = find_binding(tx, call, params.agent, params.sender)
@@ -141,7 +146,7 @@ def get(call: Call, params: ConversationRef) -> Conversation:
         return _shown(store, agent, params.sender, binding)
 
 
-def _shown(store: "Snapshot", agent: str, sender: str, binding: Binding) -> Conversation:
+def _shown(store: Snapshot, agent: str, sender: str, binding: Binding) -> Conversation:
     return Conversation(
         agent=agent,
         sender=sender,
@@ -183,7 +188,7 @@ def _after(params: ConversationListParams) -> _Address | None:
 
 
 def _rows(
-    store: "Snapshot", agents: list[str] | None, senders: list[str] | None, after: _Address | None
+    store: Snapshot, agents: list[str] | None, senders: list[str] | None, after: _Address | None
 ) -> Iterator[tuple[_Address, Binding]]:
     """The conversations of some agents and senders, beyond ``after``, in order.
 
@@ -202,7 +207,7 @@ def _rows(
                 yield (agent, sender), binding
 
 
-def _agents(store: "Snapshot") -> Iterator[str]:
+def _agents(store: Snapshot) -> Iterator[str]:
     """The agents that have conversations, each found without walking through those of the one before."""
     after = None
     while (row := next(store.scan(CONVERSATIONS, after=after), None)) is not None:
@@ -230,7 +235,7 @@ async def _until_stopped(
 
 
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
-def cancel(tx: "Transaction", call: Call, params: ConversationCancel) -> ConversationCancelled:
+def cancel(tx: Transaction, call: Call, params: ConversationCancel) -> ConversationCancelled:
     """Stop the run in flight; the conversation stays."""
     _, binding = find_binding(tx, call, params.agent, params.sender)
     session = tx.get(SESSIONS, binding.session_id)
@@ -248,7 +253,7 @@ def _prepare_compact(call: Call, params: ConversationCompact) -> tuple[Conversat
 
 
 @mutation(rows.COMPACT, prepare=_prepare_compact, follow=follow_compaction, follows=compact_waits)
-def compact(tx: "Transaction", call: Call, plan: tuple[ConversationCompact, Wanted]) -> CompactResult:
+def compact(tx: Transaction, call: Call, plan: tuple[ConversationCompact, Wanted]) -> CompactResult:
     """Accept a run that sums the conversation up."""
     params, ids_of_it = plan
     _, binding = find_binding(tx, call, params.agent, params.sender)
@@ -258,7 +263,7 @@ def compact(tx: "Transaction", call: Call, plan: tuple[ConversationCompact, Want
 
 
 @mutation(rows.RESET)
-def reset(tx: "Transaction", call: Call, params: ConversationReset) -> ConversationWasReset:
+def reset(tx: Transaction, call: Call, params: ConversationReset) -> ConversationWasReset:
     """Unbind the address: whoever may only converse may not shed what an operator set for its session.
 
     Errors: SessionBusy while runs are open, as their answers would go unseen; ScopeMissing.
@@ -272,7 +277,7 @@ def reset(tx: "Transaction", call: Call, params: ConversationReset) -> Conversat
         )
     if session is not None and session.status == "open" and _was_bounded(tx, session):
         call.caller.need("operate")
-    fold = Fold(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
+    fold = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     fold.append(ResetEvent(agent=agent, sender=params.sender))
     fold.write()
     tx.delete(CONVERSATIONS, agent, params.sender)
@@ -282,7 +287,7 @@ def reset(tx: "Transaction", call: Call, params: ConversationReset) -> Conversat
 _BOUNDS = ("scope", "permission_mode", "workspace", "input_contract", "output_contract")
 
 
-def _was_bounded(tx: "Transaction", session: Session) -> bool:
+def _was_bounded(tx: Transaction, session: Session) -> bool:
     """Whether somebody set bounds for a session since it began, which a new one would not have."""
     found = tx.entry(session.session_id, session.first_cursor)
     began = decode_event(found[1]) if found is not None else None

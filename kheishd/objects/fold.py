@@ -4,6 +4,8 @@ Because nothing else writes these records, a record is always what folding its e
 doctor can prove it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,12 +22,12 @@ from kheishd.store.tables import (
 )
 from protocol.events import RunAccepted
 from protocol.objects.run import ENDED, SETTLED, Run
-from protocol.objects.session import Session
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
     from protocol.events import Envelope, JournalEvent
+    from protocol.objects.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Origin:
     request_id: str | int | None = None
 
 
-def origin_of(call: "Call", on_behalf_of: str | None = None) -> Origin:
+def origin_of(call: Call, on_behalf_of: str | None = None) -> Origin:
     """The origin of what a call causes."""
     return Origin(call.caller.principal, on_behalf_of, call.request_id)
 
@@ -52,7 +54,7 @@ class _Ready(NamedTuple):
     accepted_cursor: int
 
 
-class Fold:
+class SessionWriter:
     """A session, perhaps one of its runs, and the transaction in which they change.
 
     Records of other types that an event is about are changed along with them.
@@ -63,7 +65,7 @@ class Fold:
 
     def __init__(
         self,
-        tx: "Transaction",
+        tx: Transaction,
         session_id: str,
         *,
         session: Session | None,
@@ -91,7 +93,7 @@ class Fold:
         assert self._run is not None
         return self._run
 
-    def append(self, event: "JournalEvent", *, run_id: str | None = None) -> "Envelope":
+    def append(self, event: JournalEvent, *, run_id: str | None = None) -> Envelope:
         """Append one event and fold it into the session and, if it is a run's, into the run."""
         run_id = run_id if run_id is not None else (self._run.run_id if self._run is not None else None)
         envelope, stored = self.tx.append(
@@ -109,7 +111,7 @@ class Fold:
         self._changes.fold(envelope, stored)
         return envelope
 
-    def append_all(self, events: "list[JournalEvent]") -> None:
+    def append_all(self, events: list[JournalEvent]) -> None:
         """Append events in order."""
         for event in events:
             self.append(event)

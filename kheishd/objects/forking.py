@@ -7,13 +7,15 @@ It has the other's boundary, contracts, mode and parent, and the rules that narr
 allowed there. It is nobody's child because of it: neither can tell the other anything.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.session import mode_within, narrowest, narrowest_mode
 from kheishd.kernel.call import Call, mutation
 from kheishd.objects.bounds import bounds_of, may_have, usual_mode
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.journal import pruned_until
 from kheishd.objects.lineage import lineage
 from kheishd.objects.sending import find_definition
@@ -23,12 +25,12 @@ from protocol.errors import AgentNotFound, CursorPruned, InvalidParams, TooDeep
 from protocol.events import PermissionsChanged, SessionCreated
 from protocol.limits import MAX_FORKS
 from protocol.objects import session as rows
-from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode
 from protocol.objects.session import ForkOf, Session, SessionFork
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
+    from protocol.objects.definition import Definition
+    from protocol.objects.permission import PermissionMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,14 @@ def _prepare(call: Call, params: SessionFork) -> _Branch:
 
 
 @mutation(rows.FORK, prepare=_prepare)
-def fork(tx: "Transaction", call: Call, plan: _Branch) -> Session:
+def fork(tx: Transaction, call: Call, plan: _Branch) -> Session:
     """Make a session that goes on from where another one was."""
     source = find_session(tx, call, plan.params.session_id)
     definition = plan.definition or call.runtime.definitions.get(source.agent)
     if definition is None:
         raise AgentNotFound(f"the session's agent '{source.agent}' is no longer defined; name another")
     same = definition.name == source.agent
-    branch = Fold(tx, plan.session_id, session=None, origin=origin_of(call, source.sender))
+    branch = SessionWriter(tx, plan.session_id, session=None, origin=origin_of(call, source.sender))
     branch.append(
         SessionCreated(
             agent=definition.name,
@@ -78,7 +80,7 @@ def fork(tx: "Transaction", call: Call, plan: _Branch) -> Session:
 
 
 def _mode(
-    tx: "Transaction", call: Call, source: Session, definition: Definition, *, same: bool
+    tx: Transaction, call: Call, source: Session, definition: Definition, *, same: bool
 ) -> PermissionMode | None:
     """The mode of the branch. Errors: ScopeMissing for one that takes the right to approve."""
     if not same:
@@ -90,7 +92,7 @@ def _mode(
     return mode
 
 
-def _place(tx: "Transaction", source: Session, at: int | None) -> ForkOf:
+def _place(tx: Transaction, source: Session, at: int | None) -> ForkOf:
     """Where to branch off: at the last event up to a cursor, in whichever session that is.
 
     Errors: InvalidParams, CursorPruned, TooDeep.

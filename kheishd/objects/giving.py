@@ -4,7 +4,8 @@ Where an output contract binds a run that text is JSON, and what it gave is that
 worked out when it is read: whatever fitted the contract when the run completed fits it for good.
 """
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,18 +19,20 @@ from protocol.objects.output import Output, OutputKind
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from kheishd.store.environment import Snapshot
     from protocol.objects.run import Run
 
 
-def output_of(store: "Snapshot", run: "Run") -> Output | None:
+def output_of(store: Snapshot, run: Run) -> Output | None:
     """What the run gave last; None before there is anything. It is final only of a completed run."""
     if run.outputs:
         return _read(store, run, run.outputs[-1])
     return None if run.output_cursor is None else _read(store, run, run.output_cursor)
 
 
-def outputs_of(store: "Snapshot", run: "Run") -> Iterator[Output]:
+def outputs_of(store: Snapshot, run: Run) -> Iterator[Output]:
     """Everything that the run gave, in order: what its calls gave, or its answer, once that is final."""
     if run.outputs:
         yield from filter(None, (_read(store, run, cursor) for cursor in run.outputs))
@@ -39,7 +42,7 @@ def outputs_of(store: "Snapshot", run: "Run") -> Iterator[Output]:
             yield answered
 
 
-def _read(store: "Snapshot", run: "Run", cursor: int) -> Output | None:
+def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
     """The output that stands in the journal at a cursor; None where that was pruned."""
     found = store.entry(run.session_id, cursor)
     if found is None:
@@ -68,7 +71,7 @@ def _read(store: "Snapshot", run: "Run", cursor: int) -> Output | None:
             return None
 
 
-def said_at(store: "Snapshot", run: "Run", cursors: Iterable[int]) -> str:
+def said_at(store: Snapshot, run: Run, cursors: Iterable[int]) -> str:
     """The text of some answers of a run, such as those that were cut and that its last one goes on with."""
     texts = []
     for cursor in cursors:
@@ -78,7 +81,7 @@ def said_at(store: "Snapshot", run: "Run", cursors: Iterable[int]) -> str:
     return "".join(texts)
 
 
-def _structured(store: "Snapshot", run: "Run", output: Output) -> Output:
+def _structured(store: Snapshot, run: Run, output: Output) -> Output:
     """An answer that a contract binds, as the JSON that it is; any other as it is."""
     bound = run.pinned.output_contract
     if bound is None or not output.final:

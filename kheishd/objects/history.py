@@ -1,6 +1,7 @@
 """A session's messages as people read them: in the order they came, with what they cost."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -21,10 +22,12 @@ from protocol.objects.session import History, HistoryMessage, Order
 from protocol.transcript import Message, ToolResult
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot
 
 
-def history_of(store: "Snapshot", session_id: str, after: str | None, limit: int, order: Order) -> History:
+def history_of(store: Snapshot, session_id: str, after: str | None, limit: int, order: Order) -> History:
     """One page of a session's messages.
 
     Shape:  oldest or newest first, as ``order`` says; ``after`` is the ``next`` of the page before.
@@ -39,7 +42,7 @@ def history_of(store: "Snapshot", session_id: str, after: str | None, limit: int
 
 
 def _messages(
-    store: "Snapshot", stretches: list[Stretch], after: int, *, reverse: bool
+    store: Snapshot, stretches: list[Stretch], after: int, *, reverse: bool
 ) -> Iterator[tuple[tuple[int], HistoryMessage | None]]:
     for _, cursor, line in entries_of(store, stretches, after, reverse=reverse):
         yield (cursor,), _message(line)

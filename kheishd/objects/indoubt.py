@@ -1,5 +1,7 @@
 """Calls in doubt: the daemon died while they ran. An operator says what became of them; the model is told."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 
-def find_indoubt(store: "Snapshot", call: Call, indoubt_id: str) -> Indoubt:
+def find_indoubt(store: Snapshot, call: Call, indoubt_id: str) -> Indoubt:
     """A call in doubt that the caller may read.
 
     Errors: IndoubtNotFound, also for one whose agent or sender the caller's token does not cover.
@@ -73,7 +75,7 @@ async def _shown(call: Call, params: IndoubtSettle, result: IndoubtView) -> Indo
 
 
 @mutation(rows.SETTLE, follow=_shown, follows=lambda params: True)
-def settle(tx: "Transaction", call: Call, params: IndoubtSettle) -> IndoubtView:
+def settle(tx: Transaction, call: Call, params: IndoubtSettle) -> IndoubtView:
     """Say what became of a call, also of a run that has ended: the session's next model call is told."""
     doubt = find_indoubt(tx, call, params.indoubt_id)
     if doubt.status != "open":

@@ -1,6 +1,7 @@
 """The journal for clients: which entries a caller may see and asked for, pages of them, following."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +24,8 @@ from protocol.objects.journal import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot
 
 # Verdicts about streams, remembered: 4,096 of 40 bytes and their keys are half a mebibyte at most.
@@ -52,7 +55,7 @@ class Selection:
 
     __slots__ = ("_caller", "_remembered", "_root", "_run_id", "_types", "stream", "whole_stream")
 
-    def __init__(self, store: "Snapshot", caller: Caller, filter_: Filter) -> None:
+    def __init__(self, store: Snapshot, caller: Caller, filter_: Filter) -> None:
         """Errors: SessionNotFound, RunNotFound, also for what the caller's token does not cover."""
         session_id = filter_.session_id
         if filter_.run_id is not None:
@@ -68,7 +71,7 @@ class Selection:
         self.stream = None if subtree else session_id
         self.whole_stream = self.stream is not None and filter_.run_id is None and filter_.types is None
 
-    def admits(self, store: "Snapshot", stream: str) -> bool:
+    def admits(self, store: Snapshot, stream: str) -> bool:
         """Whether entries of this stream can match."""
         if self.stream is not None:
             return stream == self.stream
@@ -79,7 +82,7 @@ class Selection:
             verdict = self._remembered[stream] = self._judge(store, stream)
         return verdict
 
-    def _judge(self, store: "Snapshot", stream: str) -> bool:
+    def _judge(self, store: Snapshot, stream: str) -> bool:
         if stream == DAEMON_STREAM:
             return self._root is None and self._caller.unlimited
         session = store.get(SESSIONS, stream)
@@ -106,7 +109,7 @@ class Selection:
         return self._run_id is None or self._run_id == run_id
 
     def examine(
-        self, store: "Snapshot", after: int, *, newest: bool = False
+        self, store: Snapshot, after: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
         """Entries beyond ``after``: cursor, line (None where it does not match), bytes looked through."""
         after = min(after, MAX_CURSOR)
@@ -122,7 +125,7 @@ class Selection:
                 yield cursor, found[1] if self.takes(found[1]) else None, len(found[1])
 
 
-def _session_of_run(store: "Snapshot", caller: Caller, run_id: str, session_id: str | None) -> str:
+def _session_of_run(store: Snapshot, caller: Caller, run_id: str, session_id: str | None) -> str:
     """The session of a run. Errors: RunNotFound; what is not covered is not told from what is not there."""
     run = store.get(RUNS, run_id)
     if run is None or session_id not in (None, run.session_id) or not _covered(store, caller, run.session_id):
@@ -130,7 +133,7 @@ def _session_of_run(store: "Snapshot", caller: Caller, run_id: str, session_id: 
     return run.session_id
 
 
-def _covered(store: "Snapshot", caller: Caller, session_id: str) -> bool:
+def _covered(store: Snapshot, caller: Caller, session_id: str) -> bool:
     session = store.get(SESSIONS, session_id)
     return session is not None and caller.covers(session.agent, session.sender)
 
@@ -139,7 +142,7 @@ EVERY_STREAM = "*"
 PRUNED = "pruned:"
 
 
-def pruned_until(store: "Snapshot", stream: str | None) -> int:
+def pruned_until(store: Snapshot, stream: str | None) -> int:
     """The last cursor that was pruned of a stream, or with None of any; 0 if nothing was.
 
     Source: the marks that pruning leaves in META, eight bytes each, under ``pruned:<stream>`` and the

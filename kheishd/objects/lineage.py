@@ -4,14 +4,17 @@ Cursors are one rising number for the whole daemon, and a session begins after t
 at. So the stretches of a lineage follow one another, and one cursor says where one stands in all of them.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.store.tables import SESSIONS
-from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from kheishd.store.environment import Snapshot
+    from protocol.objects.session import Session
 
 
 class Stretch(NamedTuple):
@@ -21,7 +24,7 @@ class Stretch(NamedTuple):
     upto: int | None
 
 
-def lineage(store: "Snapshot", session: Session) -> list[Stretch]:
+def lineage(store: Snapshot, session: Session) -> list[Stretch]:
     """The stretches of journals that make up a session, the oldest first, its own last.
 
     Shape: MAX_FORKS and one at most.
@@ -35,7 +38,7 @@ def lineage(store: "Snapshot", session: Session) -> list[Stretch]:
 
 
 def entries_of(
-    store: "Snapshot", stretches: Sequence[Stretch], after: int = 0, *, reverse: bool = False
+    store: Snapshot, stretches: Sequence[Stretch], after: int = 0, *, reverse: bool = False
 ) -> Iterator[tuple[str, int, bytes]]:
     """Entries of a lineage, (session id, cursor, line): oldest first, beyond ``after``.
 
@@ -48,14 +51,14 @@ def entries_of(
             yield from _beyond(store, stretch, after)
 
 
-def _beyond(store: "Snapshot", stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
+def _beyond(store: Snapshot, stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
     for cursor, line in store.entries(stretch.session_id, after):
         if stretch.upto is not None and cursor > stretch.upto:
             return
         yield stretch.session_id, cursor, line
 
 
-def _before(store: "Snapshot", stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
+def _before(store: Snapshot, stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
     # Where a stretch ends, its entry at that place is the first one from there on backwards.
     end = min(filter(None, (after, stretch.upto + 1 if stretch.upto is not None else 0)), default=0)
     for cursor, line in store.entries(stretch.session_id, end, reverse=True):

@@ -1,13 +1,14 @@
 """Outputs: listing what runs gave. Nothing is kept of them but the journal and where they stand in it."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kheishd.kernel.call import Call, query
 from kheishd.objects.giving import outputs_of
 from kheishd.objects.paging import not_a_mark, page_of
-from kheishd.objects.run import covered, find_run
+from kheishd.objects.run import find_run, may_read
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION
 from protocol.errors import InvalidParams
@@ -15,6 +16,8 @@ from protocol.objects import output as rows
 from protocol.objects.output import Output, OutputList, OutputListParams
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot
     from protocol.objects.run import Run
 
@@ -48,7 +51,7 @@ def _mark(place: tuple[int, ...]) -> str:
     return ".".join(map(str, place))
 
 
-def _runs(store: "Snapshot", call: Call, params: OutputListParams, after: _Place) -> "Iterator[Run]":
+def _runs(store: Snapshot, call: Call, params: OutputListParams, after: _Place) -> Iterator[Run]:
     """The runs that are meant, from the one on in which the page before ended."""
     if params.run_id is not None and params.session_id is None:
         return iter([find_run(store, call, params.run_id)])
@@ -58,18 +61,16 @@ def _runs(store: "Snapshot", call: Call, params: OutputListParams, after: _Place
     raise InvalidParams("give either 'run_id' or 'session_id'", field="$.params.run_id")
 
 
-def _runs_of(store: "Snapshot", call: Call, session_id: str, after: _Place) -> "Iterator[Run]":
+def _runs_of(store: Snapshot, call: Call, session_id: str, after: _Place) -> Iterator[Run]:
     beyond = (session_id, after[0] - 1) if after[0] else None
     for _, run_id in store.scan(RUNS_BY_SESSION, session_id, after=beyond):
         run = store.get(RUNS, run_id)
         assert run is not None, "what is in a session's line is a run"
-        if covered(store, call, run):
+        if may_read(store, call, run):
             yield run
 
 
-def _outputs(
-    store: "Snapshot", runs: "Iterator[Run]", after: _Place
-) -> Iterator[tuple[_Place, Output | None]]:
+def _outputs(store: Snapshot, runs: Iterator[Run], after: _Place) -> Iterator[tuple[_Place, Output | None]]:
     """Every output beyond a place; a run that gave none is a row of its own, with nothing in it."""
     for run in runs:
         yield (run.accepted_cursor, 0), None

@@ -1,9 +1,10 @@
 """One page of a list: rows until the limit, a mebibyte, or as many examined as one answer may cost."""
 
+from __future__ import annotations
+
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable
 from hashlib import blake2b, shake_256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,8 @@ from protocol.ids import ID_PATTERN
 from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from kheishd.kernel.call import Call
 
 V = TypeVar("V")
@@ -55,7 +58,7 @@ def last_part(key: tuple[Any, ...]) -> str:
     return str(key[-1])
 
 
-class Marks:
+class PageTokens:
     """Where pages of ids begin, as one caller is told it.
 
     A page ends where enough was examined, and that may be a row that the caller's token does not cover: its
@@ -63,7 +66,7 @@ class Marks:
     by a key that only the daemon has.
     """
 
-    def __init__(self, call: "Call") -> None:
+    def __init__(self, call: Call) -> None:
         self._key = b"" if call.caller.unlimited else call.state.store.identity.encode()
 
     def of(self, key: tuple[Any, ...]) -> str:

@@ -5,6 +5,8 @@ whatever is changed counts from the next judgement on; called inside the transac
 nothing can be changed in between.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, assert_never, cast
 
 from msgspec.structs import replace
@@ -15,7 +17,7 @@ from kheishd.core.session import both
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.bounds import above, bounds_of, mode_of
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.paging import cursor_after, page_of
 from kheishd.objects.run import find_run
 from kheishd.objects.sending import find_definition
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 # What counts in a place.
 
 
-def layers_of(store: "Snapshot", runtime: "Runtime", session: Session, run: Run | None = None) -> Layers:
+def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | None = None) -> Layers:
     """Everything that a call in a session, or in one of its runs, is judged by now.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
@@ -77,18 +79,18 @@ def layers_of(store: "Snapshot", runtime: "Runtime", session: Session, run: Run 
     return Layers(tuple(found), in_force(found))
 
 
-def _daemon_rules(store: "Snapshot") -> list[Rule]:
+def _daemon_rules(store: Snapshot) -> list[Rule]:
     record = store.get(PERMISSIONS, DAEMON_STREAM)
     return record.rules if record is not None else []
 
 
-def _parent(runtime: "Runtime", session: Session) -> Layered:
+def _parent(runtime: Runtime, session: Session) -> Layered:
     """A session further up: what was granted in it was not granted to its children."""
     mode = mode_of(runtime, session)
     return Layered(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
 
 
-def _own(runtime: "Runtime", session: Session, run: Run | None = None) -> Layered:
+def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
     return Layered(
         layer="session",
@@ -99,7 +101,7 @@ def _own(runtime: "Runtime", session: Session, run: Run | None = None) -> Layere
     )
 
 
-def _definition(runtime: "Runtime", agent: str, found: list[Layered]) -> list[Layered]:
+def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Layered]:
     """The layer of an agent's definition, unless it is there already.
 
     Of an agent that is no longer defined nobody knows what it was denied: a person is asked, in any mode.
@@ -114,7 +116,7 @@ def _definition(runtime: "Runtime", agent: str, found: list[Layered]) -> list[La
 
 
 def _find_place(
-    store: "Snapshot", call: Call, session_id: str | None, run_id: str | None, agent: str | None
+    store: Snapshot, call: Call, session_id: str | None, run_id: str | None, agent: str | None
 ) -> tuple[Session, Run | None]:
     """The session and run that are meant; without either a session that is still to be made.
 
@@ -214,7 +216,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
 
 
 @mutation(rows.UPDATE)
-def update(tx: "Transaction", call: Call, params: PermissionUpdate) -> Layered:
+def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     """Change the rules and grants of one layer; gives it as it is then.
 
     Errors: SessionNotFound, RunNotFound, SessionEnded, RunAlreadyEnded, GrantNotFound, ScopeWouldWiden,
@@ -230,7 +232,7 @@ def update(tx: "Transaction", call: Call, params: PermissionUpdate) -> Layered:
         raise SessionEnded(f"the session {session.session_id} was ended and can no longer be changed")
     held = run or session
     _see_that_it_can_be(event, held.rules, held.grants)
-    fold = Fold(tx, session.session_id, session=session, run=run, origin=origin_of(call))
+    fold = SessionWriter(tx, session.session_id, session=session, run=run, origin=origin_of(call))
     if event.revoke or changed(held.rules, event) != held.rules:
         fold.append(event)
         fold.write()
@@ -239,7 +241,7 @@ def update(tx: "Transaction", call: Call, params: PermissionUpdate) -> Layered:
     return layers_of(tx, call.runtime, fold.session, fold.run).layers[-1]
 
 
-def _update_daemon(tx: "Transaction", call: Call, event: PermissionsChanged) -> Layered:
+def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> Layered:
     if not call.caller.unlimited:
         raise ScopeWouldWiden(
             "rules for the whole daemon concern every agent and sender, and the token covers only some; "

@@ -1,5 +1,7 @@
 """What an agent means to do, read from the journal: its todos and its plan stand there and nowhere else."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 from kheishd.objects.contracts import schema_shown
@@ -10,14 +12,14 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 
-def todos_of(store: "Snapshot", session: Session) -> list[Todo]:
+def todos_of(store: Snapshot, session: Session) -> list[Todo]:
     """What the session's agent wrote down last; nothing if it never did."""
     line = _line(store, session, session.todos_cursor)
     event = decode_event(line) if line is not None else None
     return event.todos if isinstance(event, TodosWritten) else []
 
 
-def plan_of(store: "Snapshot", session: Session) -> Plan | None:
+def plan_of(store: Snapshot, session: Session) -> Plan | None:
     """The plan that the session's agent proposed last; None if it never did."""
     line = _line(store, session, session.plan_cursor)
     event = decode_event(line) if line is not None else None
@@ -32,7 +34,7 @@ def plan_of(store: "Snapshot", session: Session) -> Plan | None:
     )
 
 
-def view_of(store: "Snapshot", session: Session) -> SessionView:
+def view_of(store: Snapshot, session: Session) -> SessionView:
     """A session as it is shown."""
     fields = {name: getattr(session, name) for name in Session.__struct_fields__}
     promised = session.output_contract
@@ -45,7 +47,7 @@ def view_of(store: "Snapshot", session: Session) -> SessionView:
     )
 
 
-def _line(store: "Snapshot", session: Session, cursor: int | None) -> bytes | None:
+def _line(store: Snapshot, session: Session, cursor: int | None) -> bytes | None:
     """What stands at a cursor; None where nothing does, or nothing any more."""
     found = store.entry(session.session_id, cursor) if cursor is not None else None
     return found[1] if found is not None else None

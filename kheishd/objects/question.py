@@ -1,5 +1,7 @@
 """Questions that agents ask people: answered, declined, or given up with their run."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core import question as rules
@@ -8,7 +10,7 @@ from kheishd.core.commands import Abandon, Reply
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.projections import QUESTION_RECORDS
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.records import Waiting, find, fold_of, page
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
 from protocol.errors import QuestionClosed, QuestionExpired, QuestionNotFound
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from protocol.objects.run import Run
 
 
-def find_question(store: "Snapshot", call: Call, question_id: str) -> QuestionRequest:
+def find_question(store: Snapshot, call: Call, question_id: str) -> QuestionRequest:
     """The questions of one call, if the caller may read them.
 
     Errors: QuestionNotFound, also for those whose agent or sender the caller's token does not cover.
@@ -65,7 +67,7 @@ def list_(call: Call, params: QuestionListParams) -> QuestionList:
 
 
 @mutation(rows.ANSWER)
-def answer(tx: "Transaction", call: Call, params: QuestionAnswer) -> QuestionRequest:
+def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionRequest:
     """Answer all questions of a call, or decline to: that is its result, and the run goes on."""
     request = _waiting(tx, call, params.question_id)
     rules.check(request.questions, params.answers, declined=params.declined)
@@ -85,7 +87,7 @@ def answer(tx: "Transaction", call: Call, params: QuestionAnswer) -> QuestionReq
 
 
 @mutation(rows.CANCEL)
-def cancel(tx: "Transaction", call: Call, params: QuestionCancel) -> QuestionRequest:
+def cancel(tx: Transaction, call: Call, params: QuestionCancel) -> QuestionRequest:
     """Give a question up, and its run with it."""
     request = _waiting(tx, call, params.question_id)
     fold = fold_of(tx, call, _run_of(tx, request))
@@ -94,7 +96,7 @@ def cancel(tx: "Transaction", call: Call, params: QuestionCancel) -> QuestionReq
     return find_question(tx, call, request.question_id)
 
 
-def _waiting(tx: "Transaction", call: Call, question_id: str) -> QuestionRequest:
+def _waiting(tx: Transaction, call: Call, question_id: str) -> QuestionRequest:
     """Errors: QuestionNotFound, QuestionClosed, saying by whom, QuestionExpired."""
     request = find_question(tx, call, question_id)
     if request.status == "expired" or (request.status == "pending" and not _in_time(tx, request)):
@@ -105,18 +107,18 @@ def _waiting(tx: "Transaction", call: Call, question_id: str) -> QuestionRequest
     return request
 
 
-def _in_time(tx: "Transaction", request: QuestionRequest) -> bool:
+def _in_time(tx: Transaction, request: QuestionRequest) -> bool:
     return request.expires_at_ms is None or tx.now_ms < request.expires_at_ms
 
 
-def _run_of(tx: "Transaction", request: QuestionRequest) -> "Run":
+def _run_of(tx: Transaction, request: QuestionRequest) -> Run:
     run = tx.get(RUNS, request.run_id)
     assert run is not None, "a question has its run"
     return run
 
 
 def _abandon(
-    fold: Fold,
+    fold: SessionWriter,
     request: QuestionRequest,
     how: Literal["cancelled", "expired"],
     reason: str,
@@ -132,13 +134,13 @@ def _abandon(
 # Expiring.
 
 
-def lapse(tx: "Transaction", question_id: str) -> None:
+def lapse(tx: Transaction, question_id: str) -> None:
     """Give up a question that nobody answered in time, and its run. One that was answered is left alone."""
     request = tx.get(QUESTIONS, question_id)
     if request is None or request.status != "pending" or _in_time(tx, request):
         return
     run = _run_of(tx, request)
-    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     _abandon(fold, request, "expired", f"nobody answered the question {question_id} in time")
 
 

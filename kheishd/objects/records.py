@@ -1,11 +1,12 @@
 """What approvals, questions and calls in doubt have in common: who may read them, lists, a call's input."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from kheishd.objects.fold import Fold, origin_of
-from kheishd.objects.paging import Marks, cursor_after, page_of
-from kheishd.objects.run import covered, find_run
+from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.objects.paging import PageTokens, cursor_after, page_of
+from kheishd.objects.run import find_run, may_read
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors import RunNotFound
@@ -13,6 +14,8 @@ from protocol.events import JournalEvent, MessageAppended, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kheishd.kernel.call import Call
     from kheishd.kernel.projections import Projection
     from kheishd.store.environment import Snapshot, Transaction
@@ -87,23 +90,23 @@ R = TypeVar("R", bound=OfRun)
 V = TypeVar("V")
 
 
-def find(store: "Snapshot", call: "Call", projection: "Projection[R]", record_id: str) -> R | None:
+def find(store: Snapshot, call: Call, projection: Projection[R], record_id: str) -> R | None:
     """A record that the caller may read; None also for one whose run the caller's token does not cover."""
     record = store.get(projection.table, record_id)
     return record if record is not None and _readable(store, call, record) else None
 
 
-def _readable(store: "Snapshot", call: "Call", record: OfRun) -> bool:
+def _readable(store: Snapshot, call: Call, record: OfRun) -> bool:
     if call.caller.unlimited:
         return True
     run = store.get(RUNS, record.run_id)
-    return run is not None and covered(store, call, run)
+    return run is not None and may_read(store, call, run)
 
 
 def page(
-    store: "Snapshot",
-    call: "Call",
-    projection: "Projection[R]",
+    store: Snapshot,
+    call: Call,
+    projection: Projection[R],
     params: Listing,
     *,
     waiting: Waiting,
@@ -121,7 +124,7 @@ def page(
 
     index, prefix = _where(store, call, projection, params, waiting)
     if index is None:
-        marks = Marks(call)
+        marks = PageTokens(call)
         mark = marks.after(params.after)
         rows = store.scan(projection.table, after=(mark,) if mark is not None else None)
         found = ((key, wanted(record)) for key, record in rows)
@@ -133,9 +136,9 @@ def page(
 
 
 def _where(
-    store: "Snapshot",
-    call: "Call",
-    projection: "Projection[Any]",
+    store: Snapshot,
+    call: Call,
+    projection: Projection[Any],
     params: Listing,
     waiting: Waiting,
 ) -> tuple[Table[str] | None, tuple[str, ...]]:
@@ -154,16 +157,16 @@ def _where(
     return (waiting.table if params.status == waiting.status else None), ()
 
 
-def fold_of(tx: "Transaction", call: "Call", run: "Run") -> Fold:
+def fold_of(tx: Transaction, call: Call, run: Run) -> SessionWriter:
     """A run and its session, to be changed by a caller."""
     session = tx.get(SESSIONS, run.session_id)
-    return Fold(tx, run.session_id, session=session, run=run, origin=origin_of(call))
+    return SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))
 
 
 class Reader:
     """Reads events that records point at. It keeps the last message: its calls are asked for one by one."""
 
-    def __init__(self, store: "Snapshot") -> None:
+    def __init__(self, store: Snapshot) -> None:
         self._store = store
         self._message: tuple[str, int] | None = None
         self._calls: list[ToolCall] = []

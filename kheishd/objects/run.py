@@ -1,5 +1,7 @@
 """Runs: showing, waiting for and cancelling them."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -7,9 +9,9 @@ import trio
 from kheishd.core.commands import Cancel
 from kheishd.core.run import decide
 from kheishd.kernel.call import Call, control, mutation, query
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.giving import output_of
-from kheishd.objects.paging import Marks, cursor_after, last_part, page_of
+from kheishd.objects.paging import PageTokens, cursor_after, last_part, page_of
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.errors import RunNotFound, SessionNotFound
 from protocol.objects import run as rows
@@ -28,18 +30,18 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
 
 
-def find_run(store: "Snapshot", call: Call, run_id: str) -> Run:
+def find_run(store: Snapshot, call: Call, run_id: str) -> Run:
     """A run that the caller may read.
 
     Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
     """
     run = store.get(RUNS, run_id)
-    if run is None or not covered(store, call, run):
+    if run is None or not may_read(store, call, run):
         raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
     return run
 
 
-def covered(store: "Snapshot", call: Call, run: Run) -> bool:
+def may_read(store: Snapshot, call: Call, run: Run) -> bool:
     """Whether the caller may read a run: who asked for it is covered, and whose session answers it, too."""
     caller = call.caller
     if caller.unlimited:
@@ -52,7 +54,7 @@ def covered(store: "Snapshot", call: Call, run: Run) -> bool:
     )
 
 
-def view_of(store: "Snapshot", run: Run) -> RunView:
+def view_of(store: Snapshot, run: Run) -> RunView:
     """A run as it is shown: with its output and its place in the queue."""
     position = None
     if run.status == "queued":
@@ -63,7 +65,7 @@ def view_of(store: "Snapshot", run: Run) -> RunView:
     return RunView(**fields, queue_position=position, **given_by(store, run))
 
 
-def given_by(store: "Snapshot", run: Run) -> dict[str, Any]:
+def given_by(store: Snapshot, run: Run) -> dict[str, Any]:
     """What a run gave so far, by the names that a view and the result of a send have for it."""
     given = output_of(store, run)
     if given is None:
@@ -95,7 +97,7 @@ def list_(call: Call, params: RunListParams) -> RunList:
             found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
             mark = last_part
         else:
-            marks = Marks(call)
+            marks = PageTokens(call)
             run_id = marks.after(params.after)
             found = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
             mark = marks.of
@@ -103,10 +105,10 @@ def list_(call: Call, params: RunListParams) -> RunList:
         return RunList(chosen, following)
 
 
-def _wanted(store: "Snapshot", call: Call, params: RunListParams, run: Run) -> bool:
+def _wanted(store: Snapshot, call: Call, params: RunListParams, run: Run) -> bool:
     if params.active and run.status in rows.ENDED:
         return False
-    return (params.status is None or run.status == params.status) and covered(store, call, run)
+    return (params.status is None or run.status == params.status) and may_read(store, call, run)
 
 
 async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> Run:
@@ -143,14 +145,16 @@ async def _until_stopped(call: Call, params: RunCancel, result: Run) -> Run:
 
 
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
-def cancel(tx: "Transaction", call: Call, params: RunCancel) -> Run:
+def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
     """Ask for a run to be stopped; the answer waits until it has."""
     return request_stop(tx, call, find_run(tx, call, params.run_id), Cancel("cancelled", params.reason))
 
 
-def request_stop(tx: "Transaction", call: Call, run: Run, command: Cancel) -> Run:
+def request_stop(tx: Transaction, call: Call, run: Run, command: Cancel) -> Run:
     """Commit that a run is to be stopped. Errors: RunAlreadyEnded."""
-    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run, origin=origin_of(call))
+    fold = SessionWriter(
+        tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run, origin=origin_of(call)
+    )
     fold.append_all(decide(run, command))
     fold.write()
     return fold.run

@@ -1,5 +1,7 @@
 """Sending: an input becomes a run, with everything the run uses pinned. Shared by every ``send``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,16 +10,12 @@ import msgspec
 from kheishd.core.budget import narrowest
 from kheishd.core.planning import unplanned
 from kheishd.core.session import both
-from kheishd.kernel.call import Call
 from kheishd.objects.bounds import Bounds, bounds_of
 from kheishd.objects.contracts import Schema, bound_input, bound_to, schema_of
-from kheishd.objects.fold import Fold
 from kheishd.objects.run import given_by, settled
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.blobs import put_chunk
 from protocol import ids
-from protocol.budget import Budget
-from protocol.contract import Bound
 from protocol.errors import (
     AgentNotFound,
     InputTooLarge,
@@ -37,23 +35,27 @@ from protocol.limits import (
     MAX_QUEUED_RUNS,
     MAX_SENDER_BYTES,
 )
-from protocol.objects.definition import Definition
 from protocol.objects.journal import Filter
-from protocol.objects.run import Delivery, Pinned, SendResult
-from protocol.objects.session import Session
+from protocol.objects.run import Pinned, SendParams, SendResult
 from protocol.transcript import InputItem, Text
 from protocol.wire import nested_too_deep
 
 if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import RouteSpec, Runtime
+    from kheishd.objects.fold import SessionWriter
     from kheishd.store.environment import Transaction
+    from protocol.budget import Budget
+    from protocol.contract import BoundContract
+    from protocol.objects.definition import Definition
+    from protocol.objects.session import Session
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
     """An input made ready: checked, and with the ids it will have."""
 
-    params: Delivery
+    params: SendParams
     items: list[InputItem]
     sender: str | None
     input_id: str
@@ -66,7 +68,7 @@ class Sending:
 
 def make_ready(
     call: Call,
-    params: Delivery,
+    params: SendParams,
     *,
     sender: str | None,
     guest: str | None = None,
@@ -104,13 +106,13 @@ def valid_sender(sender: str) -> None:
         raise SenderInvalid(field="$.params.sender")
 
 
-def input_items(params: Delivery, max_bytes: int = MAX_INPUT_BYTES) -> list[InputItem]:
+def input_items(params: SendParams, max_bytes: int = MAX_INPUT_BYTES) -> list[InputItem]:
     """What was said, as items, and its metadata looked at. A contract that comes along takes of its room.
 
     Errors: InvalidParams, InputTooLarge, as for ``said_items``.
     """
     items = said_items(params.content, params.input_items, max_bytes)
-    fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
+    require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
     return items
 
 
@@ -132,11 +134,11 @@ def said_items(
             "this version takes only items of kind 'text'; put the file's text there",
             field="$.params.input_items",
         )
-    fits(items, max_bytes, "input", "$.params.content")
+    require_storable(items, max_bytes, "input", "$.params.content")
     return list(items)
 
 
-def fits(value: object, limit: int, name: str, field: str) -> None:
+def require_storable(value: object, limit: int, name: str, field: str) -> None:
     """See that a value can be kept.
 
     Errors: InputTooLarge if it takes more than ``limit`` bytes as JSON; InvalidParams if it nests too
@@ -173,7 +175,7 @@ def find_definition(call: Call, name: str | None, param: str = "agent") -> Defin
     return definition
 
 
-def find_route(runtime: "Runtime", *names: str | None) -> "RouteSpec":
+def find_route(runtime: Runtime, *names: str | None) -> RouteSpec:
     """The first route named; the default one where no name is given.
 
     Errors: RouteNotFound for a name that is given and is not there.
@@ -186,7 +188,9 @@ def find_route(runtime: "Runtime", *names: str | None) -> "RouteSpec":
     return route
 
 
-def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definition: Definition) -> SendResult:
+def accept(
+    tx: Transaction, call: Call, sending: Sending, fold: SessionWriter, definition: Definition
+) -> SendResult:
     """Append the input and the acceptance of its run to a session; the caller writes the fold.
 
     Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden, InputContractViolated.
@@ -228,7 +232,7 @@ def accept(tx: "Transaction", call: Call, sending: Sending, fold: Fold, definiti
 
 
 def pinned_for(
-    tx: "Transaction", call: Call, sending: Sending, session: Session, definition: Definition
+    tx: Transaction, call: Call, sending: Sending, session: Session, definition: Definition
 ) -> Pinned:
     """What a run will use, with the instructions kept beside it.
 
@@ -244,7 +248,7 @@ def pinned_for(
 
 
 def pin(
-    runtime: "Runtime",
+    runtime: Runtime,
     sending: Sending,
     session: Session,
     speaker: Definition,
@@ -288,7 +292,7 @@ def pin(
     )
 
 
-def _budget(runtime: "Runtime", params: Delivery, speaker: Definition, route: "RouteSpec") -> Budget | None:
+def _budget(runtime: Runtime, params: SendParams, speaker: Definition, route: RouteSpec) -> Budget | None:
     """What the run may use at most: what the daemon, the agent and the request all allow.
 
     Errors: InvalidParams where the request limits a cost that nobody can tell.
@@ -305,7 +309,7 @@ def _budget(runtime: "Runtime", params: Delivery, speaker: Definition, route: "R
     return narrowest([msgspec.structs.replace(budget, max_cost=0)])
 
 
-def _contract(sending: Sending, session: Session) -> Bound | None:
+def _contract(sending: Sending, session: Session) -> BoundContract | None:
     """What binds the run's output: the contract it was sent with, else the session's."""
     asked, schema = sending.params.output_contract, sending.schema
     return bound_to(asked, schema) if asked is not None and schema is not None else session.output_contract
@@ -316,7 +320,7 @@ def _ceiling(one: int | None, other: int) -> int:
     return min((limit for limit in (one, other) if limit), default=0)
 
 
-def send_waits(params: Delivery) -> bool:
+def send_waits(params: SendParams) -> bool:
     """Whether a send has something to do after its commit."""
     return params.stream or params.wait == "settled"
 
@@ -338,7 +342,7 @@ def _stream(call: Call, result: SendResult) -> str | None:
     return subscribed.subscription
 
 
-async def follow_send(call: Call, params: Delivery, result: SendResult) -> SendResult:
+async def follow_send(call: Call, params: SendParams, result: SendResult) -> SendResult:
     """Stream and wait, as the params of a send say; both are done anew for a repeated request."""
     if params.stream:
         result = msgspec.structs.replace(result, subscription=_stream(call, result))

@@ -1,5 +1,7 @@
 """Sessions: making, showing, changing, reading and ending them."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,9 @@ from kheishd.objects.compacting import (
     wanted,
 )
 from kheishd.objects.contracts import Contracts, contracts_of
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.history import history_of
-from kheishd.objects.paging import Marks, page_of
+from kheishd.objects.paging import PageTokens, page_of
 from kheishd.objects.planning import view_of
 from kheishd.objects.run import request_stop, settled
 from kheishd.objects.sending import (
@@ -29,9 +31,9 @@ from kheishd.objects.sending import (
     accept,
     find_definition,
     find_route,
-    fits,
     follow_send,
     make_ready,
+    require_storable,
     send_waits,
 )
 from kheishd.objects.shells import stop_all
@@ -53,9 +55,6 @@ from protocol.events import DAEMON_STREAM, SessionCreated, SessionRenamed, Sessi
 from protocol.events import SessionEnded as EndedEvent
 from protocol.limits import MAX_METADATA_BYTES, MAX_SCOPE_BYTES, MAX_SESSION_DEPTH
 from protocol.objects import session as rows
-from protocol.objects.definition import Definition
-from protocol.objects.permission import PermissionMode
-from protocol.objects.run import CompactResult, SendResult, SteerResult
 from protocol.objects.session import (
     CapabilityScope,
     History,
@@ -78,9 +77,12 @@ from protocol.objects.session import (
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.objects.definition import Definition
+    from protocol.objects.permission import PermissionMode
+    from protocol.objects.run import CompactResult, SendResult, SteerResult
 
 
-def find_session(store: "Snapshot", call: Call, session_id: str, param: str = "session_id") -> Session:
+def find_session(store: Snapshot, call: Call, session_id: str, param: str = "session_id") -> Session:
     """A session that the caller may read.
 
     Errors: SessionNotFound, also for one whose agent or sender the caller's token does not cover.
@@ -115,8 +117,8 @@ class _Creation:
 def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
     if params.session_id == DAEMON_STREAM:
         raise InvalidParams(f"no session may be called '{DAEMON_STREAM}'", field="$.params.session_id")
-    fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
-    fits(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
+    require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
+    require_storable(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
     definition = find_definition(call, params.agent)
     call.caller.need_sender(None)
     if params.route is not None:
@@ -128,19 +130,19 @@ def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
 
 
 @mutation(rows.CREATE, prepare=_prepare_create)
-def create(tx: "Transaction", call: Call, plan: _Creation) -> Session:
+def create(tx: Transaction, call: Call, plan: _Creation) -> Session:
     """Make a session; one that exists with the same properties is given as it is."""
     created = _created_event(tx, call, plan)
     existing = tx.get(SESSIONS, plan.session_id)
     if existing is not None:
         return _same_or_refuse(call, existing, created)
-    fold = Fold(tx, plan.session_id, session=None, origin=origin_of(call))
+    fold = SessionWriter(tx, plan.session_id, session=None, origin=origin_of(call))
     fold.append(created)
     fold.write()
     return fold.session
 
 
-def _created_event(tx: "Transaction", call: Call, plan: _Creation) -> SessionCreated:
+def _created_event(tx: Transaction, call: Call, plan: _Creation) -> SessionCreated:
     params = plan.params
     scope = narrowest(scope_of(plan.definition), params.scope)
     root, mode = None, params.permission_mode
@@ -210,7 +212,7 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
     """List sessions by id, which is by time for those the daemon named."""
     reverse = params.order == "newest"
     with call.state.read() as store:
-        marks = Marks(call)
+        marks = PageTokens(call)
         mark = marks.after(params.after)
         if params.parent_session_id is None:
             found: Any = store.scan(SESSIONS, after=(mark,) if mark else None, reverse=reverse)
@@ -243,7 +245,7 @@ def history(call: Call, params: SessionHistoryParams) -> History:
 # Changing.
 
 
-def _changeable(tx: "Transaction", call: Call, session_id: str) -> Session:
+def _changeable(tx: Transaction, call: Call, session_id: str) -> Session:
     session = find_session(tx, call, session_id)
     if session.status == "ended":
         raise SessionEnded(f"the session {session_id} was ended and can no longer be changed")
@@ -257,9 +259,9 @@ def _changes_of(params: SessionUpdate) -> dict[str, Any]:
 
 def _prepare_update(call: Call, params: SessionUpdate) -> tuple[SessionUpdate, Contracts]:
     if params.metadata is not UNSET:
-        fits(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
+        require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
     if params.scope is not UNSET:
-        fits(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
+        require_storable(params.scope, MAX_SCOPE_BYTES, "scope", "$.params.scope")
     if isinstance(params.route, str):
         find_route(call.runtime, params.route)
     if isinstance(params.workspace, str):
@@ -268,7 +270,7 @@ def _prepare_update(call: Call, params: SessionUpdate) -> tuple[SessionUpdate, C
 
 
 @mutation(rows.UPDATE, prepare=_prepare_update)
-def update(tx: "Transaction", call: Call, plan: tuple[SessionUpdate, Contracts]) -> Session:
+def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, Contracts]) -> Session:
     """Change properties: scopes and a child's mode only narrow, and its workspace lies in its parent's."""
     params, contracts = plan
     session = _changeable(tx, call, params.session_id)
@@ -282,14 +284,14 @@ def update(tx: "Transaction", call: Call, plan: tuple[SessionUpdate, Contracts])
         within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     if not changes:
         return session
-    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     fold.append(SessionUpdated(changes=changes))
     fold.write()
     return fold.session
 
 
 def _new_mode(
-    tx: "Transaction", call: Call, session: Session, parent: Session | None, mode: PermissionMode | None
+    tx: Transaction, call: Call, session: Session, parent: Session | None, mode: PermissionMode | None
 ) -> PermissionMode | None:
     """The mode that a session gets. Errors: ScopeWouldWiden, ScopeMissing."""
     runtime = call.runtime
@@ -302,24 +304,24 @@ def _new_mode(
 
 
 @mutation(rows.RENAME)
-def rename(tx: "Transaction", call: Call, params: SessionRename) -> Session:
+def rename(tx: Transaction, call: Call, params: SessionRename) -> Session:
     """Give a session a title."""
     session = find_session(tx, call, params.session_id)
-    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     fold.append(SessionRenamed(title=params.title))
     fold.write()
     return fold.session
 
 
 @mutation(rows.END)
-def end(tx: "Transaction", call: Call, params: SessionEnd) -> Session:
+def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
     """End an idle session."""
     session = _changeable(tx, call, params.session_id)
     if session.open_runs:
         raise SessionBusy(
             f"the session has {len(session.open_runs)} runs that have not ended; wait for them or cancel them"
         )
-    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
     fold.append(EndedEvent(reason=params.reason))
     stop_all(fold, "the session was ended")
     fold.write()
@@ -334,14 +336,14 @@ def _prepare_send(call: Call, params: SessionSend) -> Sending:
 
 
 @mutation(rows.SEND, prepare=_prepare_send, follow=follow_send, follows=send_waits)
-def send(tx: "Transaction", call: Call, sending: Sending) -> SendResult:
+def send(tx: Transaction, call: Call, sending: Sending) -> SendResult:
     """Accept an input and its run into a session."""
     assert isinstance(sending.params, SessionSend)
     session = find_session(tx, call, sending.params.session_id)
     definition = call.runtime.definitions.get(session.agent)
     if definition is None:
         raise AgentNotFound(f"the session's agent '{session.agent}' is no longer defined")
-    fold = Fold(tx, session.session_id, session=session, origin=origin_of(call, sending.sender))
+    fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call, sending.sender))
     result = accept(tx, call, sending, fold, definition)
     fold.write()
     return result
@@ -352,7 +354,7 @@ def _prepare_steer(call: Call, params: SessionSteer) -> tuple[SessionSteer, Said
 
 
 @mutation(rows.STEER, prepare=_prepare_steer)
-def steer(tx: "Transaction", call: Call, plan: tuple[SessionSteer, Said]) -> SteerResult:
+def steer(tx: Transaction, call: Call, plan: tuple[SessionSteer, Said]) -> SteerResult:
     """Say something to the run in flight."""
     params, said = plan
     return steered(tx, call, find_session(tx, call, params.session_id), said)
@@ -363,7 +365,7 @@ def _prepare_compact(call: Call, params: SessionCompact) -> tuple[SessionCompact
 
 
 @mutation(rows.COMPACT, prepare=_prepare_compact, follow=follow_compaction, follows=compact_waits)
-def compact(tx: "Transaction", call: Call, plan: tuple[SessionCompact, Wanted]) -> CompactResult:
+def compact(tx: Transaction, call: Call, plan: tuple[SessionCompact, Wanted]) -> CompactResult:
     """Accept a run that sums the session up."""
     params, ids_of_it = plan
     return accept_compaction(tx, call, find_session(tx, call, params.session_id), ids_of_it)
@@ -378,7 +380,7 @@ async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupt
 
 
 @mutation(rows.INTERRUPT, follow=_until_stopped, follows=lambda params: True)
-def interrupt(tx: "Transaction", call: Call, params: SessionInterrupt) -> Interrupted:
+def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> Interrupted:
     """Interrupt the run in flight; queued ones go on."""
     session = find_session(tx, call, params.session_id)
     run = tx.get(RUNS, session.open_runs[0]) if session.open_runs else None

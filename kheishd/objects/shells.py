@@ -1,11 +1,12 @@
 """Shells in the background, inside a transaction: how many there may be, and what becomes of their tasks."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core import task as rules
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors import TasksFull
 from protocol.limits import MAX_SHELLS, MAX_SHELLS_SESSION
@@ -13,6 +14,8 @@ from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
 from protocol.tasks import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot, Transaction
 
 
@@ -27,7 +30,7 @@ class Over:
     output_kept_bytes: int = 0
 
 
-def live(store: "Snapshot", session_id: str | None = None) -> Iterator[Task]:
+def live(store: Snapshot, session_id: str | None = None) -> Iterator[Task]:
     """The shells that have not ended, oldest first; of one session, or all."""
     for _, task_id in store.scan(SHELLS_LIVE):
         task = store.get(TASKS, task_id)
@@ -36,7 +39,7 @@ def live(store: "Snapshot", session_id: str | None = None) -> Iterator[Task]:
             yield task
 
 
-def may_begin(store: "Snapshot", session_id: str) -> None:
+def may_begin(store: Snapshot, session_id: str) -> None:
     """Errors: TasksFull where as many shells run as may."""
     sessions = [task.session_id for task in live(store)]
     if sessions.count(session_id) >= MAX_SHELLS_SESSION:
@@ -45,14 +48,14 @@ def may_begin(store: "Snapshot", session_id: str) -> None:
         raise TasksFull(f"{MAX_SHELLS} shells run in the background, which is all that may; try again later")
 
 
-def stop_all(fold: Fold, reason: str) -> None:
+def stop_all(fold: SessionWriter, reason: str) -> None:
     """Have every shell of a session stopped that nobody has stopped yet."""
     for task in live(fold.tx, fold.session_id):
         if task.shell is not None and task.shell.stop_requested_at_ms is None:
             fold.append(TaskStopRequested(task_id=task.task_id, reason=reason))
 
 
-def started(tx: "Transaction", task_id: str, pid: int, since: int) -> None:
+def started(tx: Transaction, task_id: str, pid: int, since: int) -> None:
     """Write down which process a shell is."""
     task, fold = _open(tx, task_id)
     if task is not None:
@@ -60,7 +63,7 @@ def started(tx: "Transaction", task_id: str, pid: int, since: int) -> None:
         fold.write()
 
 
-def stalled(tx: "Transaction", task_id: str) -> None:
+def stalled(tx: Transaction, task_id: str) -> None:
     """Write down, once, that a shell seems to wait for somebody to type."""
     task, fold = _open(tx, task_id)
     if task is not None and task.shell is not None and task.shell.stalled_at_ms is None:
@@ -68,7 +71,7 @@ def stalled(tx: "Transaction", task_id: str) -> None:
         fold.write()
 
 
-def ended(tx: "Transaction", task_id: str, over: Over) -> None:
+def ended(tx: Transaction, task_id: str, over: Over) -> None:
     """Write down that a shell is over."""
     task, fold = _open(tx, task_id)
     if task is None or task.shell is None:
@@ -94,9 +97,9 @@ def _status(shell: Shell, over: Over) -> TaskEnding:
     return "cancelled" if shell.stop_requested_at_ms is not None else "failed"
 
 
-def _open(tx: "Transaction", task_id: str) -> tuple[Task | None, Fold]:
+def _open(tx: Transaction, task_id: str) -> tuple[Task | None, SessionWriter]:
     """A shell's task, unless it has ended, and the fold of its session."""
     task = tx.get(TASKS, task_id)
     assert task is not None, "a task's record is never deleted"
-    fold = Fold(tx, task.session_id, session=tx.get(SESSIONS, task.session_id))
+    fold = SessionWriter(tx, task.session_id, session=tx.get(SESSIONS, task.session_id))
     return (task if task.status in OPEN else None), fold

@@ -4,25 +4,27 @@ Shared by conversations and sessions. It is on the disk when it is acknowledged,
 is giving its last answer is heard all the same: the run goes on then.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.commands import Steer
 from kheishd.core.run import decide
-from kheishd.kernel.call import Call
 from kheishd.objects.contracts import bound_input
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.sending import said_items, valid_sender
 from kheishd.store.tables import RUNS
 from protocol import ids
 from protocol.errors import NothingToSteer, QueueFull
 from protocol.limits import MAX_STEERS
-from protocol.objects.run import Run, Steering, SteerResult
-from protocol.objects.session import Session
-from protocol.transcript import InputItem
+from protocol.objects.run import Run, SteerParams, SteerResult
 
 if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
+    from protocol.objects.session import Session
+    from protocol.transcript import InputItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Said:
     sender: str | None
 
 
-def made_ready(call: Call, params: Steering, sender: str | None) -> Said:
+def made_ready(call: Call, params: SteerParams, sender: str | None) -> Said:
     """Check what is said. Errors: InvalidParams, InputTooLarge, SenderInvalid, SenderForbidden."""
     if sender is not None:
         valid_sender(sender)
@@ -42,7 +44,7 @@ def made_ready(call: Call, params: Steering, sender: str | None) -> Said:
     return Said(call.state.new_id(ids.STEER), said_items(params.content, params.input_items), sender)
 
 
-def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) -> SteerResult:
+def steer(tx: Transaction, call: Call, session: Session | None, said: Said) -> SteerResult:
     """Say it to the first open run of a session, as its input contract wants what is said.
 
     Errors: NothingToSteer, QueueFull, InputContractViolated.
@@ -57,7 +59,7 @@ def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) ->
     if run.steers >= MAX_STEERS:
         raise QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
     items = bound_input(tx, session, said.items)
-    fold = Fold(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
+    fold = SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
     fold.append_all(decide(run, Steer(said.steer_id, items, said.sender)))
     fold.write()
     return SteerResult(
@@ -65,7 +67,7 @@ def steer(tx: "Transaction", call: Call, session: Session | None, said: Said) ->
     )
 
 
-def _in_flight(tx: "Transaction", session: Session | None) -> Run | None:
+def _in_flight(tx: Transaction, session: Session | None) -> Run | None:
     """The run that holds the session's slot."""
     if session is None or not session.open_runs:
         return None

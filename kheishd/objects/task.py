@@ -4,7 +4,8 @@ Agents change the same tasks by their tools. Whoever changes one makes the event
 asked about it in the transaction that appends it (see ``core/task.py``).
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -14,9 +15,9 @@ from kheishd.core import task as rules
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.kernel.projections import TASK
 from kheishd.kernel.shells import Shells, Written
-from kheishd.objects.fold import Fold, origin_of
-from kheishd.objects.paging import Marks, cursor_after, page_of
-from kheishd.objects.sending import fits
+from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.objects.paging import PageTokens, cursor_after, page_of
+from kheishd.objects.sending import require_storable
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
@@ -41,6 +42,8 @@ from protocol.objects.task import (
 from protocol.tasks import TaskCreated, TaskDeleted, TaskStopRequested, TaskUpdated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
 
@@ -51,7 +54,7 @@ STOP_SECONDS: Final = 5.0
 class Tasks:
     """The tasks of one session, for the rules."""
 
-    def __init__(self, store: "Snapshot", session_id: str) -> None:
+    def __init__(self, store: Snapshot, session_id: str) -> None:
         self._store = store
         self._session_id = session_id
 
@@ -74,13 +77,13 @@ class Tasks:
         return sum(1 for _ in self._store.scan(TASKS_OPEN, self._session_id))
 
 
-def view_of(store: "Snapshot", task: Task) -> TaskView:
+def view_of(store: Snapshot, task: Task) -> TaskView:
     """A task with what waits for it."""
     fields = {name: getattr(task, name) for name in Task.__struct_fields__}
     return TaskView(**fields, blocks=list(Tasks(store, task.session_id).waiting_for(task.task_id)))
 
 
-def find_task(store: "Snapshot", call: Call, task_id: str) -> Task:
+def find_task(store: Snapshot, call: Call, task_id: str) -> Task:
     """A task that the caller may read.
 
     Errors: TaskNotFound, also for one whose session the caller's token does not cover; TaskDeleted.
@@ -88,17 +91,17 @@ def find_task(store: "Snapshot", call: Call, task_id: str) -> Task:
     task = store.get(TASKS, task_id)
     if task is None or not _readable(store, call, task):
         raise TaskNotFound(f"there is no task '{task_id}'", field="$.params.task_id")
-    return there(task)
+    return require_not_deleted(task)
 
 
-def there(task: Task) -> Task:
+def require_not_deleted(task: Task) -> Task:
     """The task, unless it was deleted. Errors: TaskDeleted."""
     if task.deleted_at_ms is not None:
         raise Deleted(f"the task {task.task_id} was deleted; create another", field="$.params.task_id")
     return task
 
 
-def _readable(store: "Snapshot", call: Call, task: Task) -> bool:
+def _readable(store: Snapshot, call: Call, task: Task) -> bool:
     if call.caller.unlimited:
         return True
     session = store.get(SESSIONS, task.session_id)
@@ -123,7 +126,7 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
             find_session(store, call, params.session_id)
             found, following = page_of_session(store, params.session_id, params)
             return TaskList(found, following)
-        marks = Marks(call)
+        marks = PageTokens(call)
         mark = marks.after(params.after)
         scanned = store.scan(TASKS, after=(mark,) if mark is not None else None)
         shown = (
@@ -135,7 +138,7 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
 
 
 def page_of_session(
-    store: "Snapshot", session_id: str, params: TaskListParams
+    store: Snapshot, session_id: str, params: TaskListParams
 ) -> tuple[list[TaskView], str | None]:
     """A page of a session's tasks and where the next one starts. Errors: InvalidParams."""
     cursor = cursor_after(params.after)
@@ -166,8 +169,8 @@ def new_task(task_id: str, params: TaskCreate) -> TaskCreated:
 
     Errors: InvalidParams, InputTooLarge.
     """
-    fits(params.description, MAX_TASK_DESCRIPTION_BYTES, "description", "$.params.description")
-    fits(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
+    require_storable(params.description, MAX_TASK_DESCRIPTION_BYTES, "description", "$.params.description")
+    require_storable(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
     return TaskCreated(
         task_id=task_id,
         title=rules.titled(params.title),
@@ -190,7 +193,7 @@ def new_state(params: TaskUpdate) -> TaskUpdated:
     )
     for name, limit in limits:
         if getattr(params, name) is not UNSET:
-            fits(getattr(params, name), limit, name, f"$.params.{name}")
+            require_storable(getattr(params, name), limit, name, f"$.params.{name}")
     return TaskUpdated(
         task_id=params.task_id,
         title=params.title if params.title is UNSET else rules.titled(params.title),
@@ -222,7 +225,7 @@ def _prepare_create(call: Call, params: TaskCreate) -> tuple[str, TaskCreated]:
 
 
 @mutation(rows.CREATE, prepare=_prepare_create)
-def create(tx: "Transaction", call: Call, plan: tuple[str, TaskCreated]) -> TaskView:
+def create(tx: Transaction, call: Call, plan: tuple[str, TaskCreated]) -> TaskView:
     """Create a task in a session."""
     session_id, event = plan
     session = find_session(tx, call, session_id)
@@ -233,7 +236,7 @@ def create(tx: "Transaction", call: Call, plan: tuple[str, TaskCreated]) -> Task
 
 
 @mutation(rows.UPDATE, prepare=lambda call, params: new_state(params))
-def update(tx: "Transaction", call: Call, event: TaskUpdated) -> TaskView:
+def update(tx: Transaction, call: Call, event: TaskUpdated) -> TaskView:
     """Change a task."""
     task = _changeable(tx, call, event.task_id)
     rules.may_update(Tasks(tx, task.session_id), task, event)
@@ -252,7 +255,7 @@ async def _until_stopped(call: Call, params: TaskStop, result: TaskView) -> Task
 
 
 @mutation(rows.STOP, follow=_until_stopped, follows=lambda params: True)
-def stop(tx: "Transaction", call: Call, params: TaskStop) -> TaskView:
+def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
     """Cancel a task, or have a shell stopped. The first who does is who did."""
     task = find_task(tx, call, params.task_id)
     event = stopping(task, params.reason)
@@ -260,14 +263,14 @@ def stop(tx: "Transaction", call: Call, params: TaskStop) -> TaskView:
 
 
 @mutation(rows.DELETE)
-def delete(tx: "Transaction", call: Call, params: TaskDelete) -> TaskView:
+def delete(tx: Transaction, call: Call, params: TaskDelete) -> TaskView:
     """Delete a task for good."""
     task = _changeable(tx, call, params.task_id)
     rules.may_delete(Tasks(tx, task.session_id), task)
     return _appended(tx, call, task.session_id, TaskDeleted(task_id=task.task_id))
 
 
-def _changeable(tx: "Transaction", call: Call, task_id: str) -> Task:
+def _changeable(tx: Transaction, call: Call, task_id: str) -> Task:
     """Errors: TaskNotFound, TaskDeleted, SessionEnded."""
     task = find_task(tx, call, task_id)
     session = tx.get(SESSIONS, task.session_id)
@@ -277,18 +280,18 @@ def _changeable(tx: "Transaction", call: Call, task_id: str) -> Task:
 
 
 def _appended(
-    tx: "Transaction",
+    tx: Transaction,
     call: Call,
     session_id: str,
     event: TaskCreated | TaskUpdated | TaskStopRequested | TaskDeleted,
 ) -> TaskView:
-    fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin_of(call))
+    fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin_of(call))
     fold.append(event)
     fold.write()
     return view_of(tx, _present(tx, event.task_id))
 
 
-def _present(store: "Snapshot", task_id: str) -> Task:
+def _present(store: Snapshot, task_id: str) -> Task:
     task = store.get(TASKS, task_id)
     assert task is not None, "a task's record is never deleted"
     return task
@@ -297,7 +300,7 @@ def _present(store: "Snapshot", task_id: str) -> Task:
 # Output.
 
 
-async def until_ended(state: "State", task: Task, timeout_s: float) -> None:
+async def until_ended(state: State, task: Task, timeout_s: float) -> None:
     """Wait until a task has ended, but no longer than that."""
     with trio.move_on_after(timeout_s):
         while True:
@@ -308,7 +311,7 @@ async def until_ended(state: "State", task: Task, timeout_s: float) -> None:
             await bell.wait()
 
 
-async def output_of(state: "State", shells: Shells, task: Task, params: TaskOutputParams) -> TaskOutput:
+async def output_of(state: State, shells: Shells, task: Task, params: TaskOutputParams) -> TaskOutput:
     """What a task gave so far, waited for as the params say."""
     in_vain = False
     if params.wait and params.offset is None:
@@ -334,7 +337,7 @@ async def output_of(state: "State", shells: Shells, task: Task, params: TaskOutp
     )
 
 
-async def _until_more(state: "State", shells: Shells, task: Task, offset: int, timeout_s: float) -> None:
+async def _until_more(state: State, shells: Shells, task: Task, offset: int, timeout_s: float) -> None:
     """Wait until a shell wrote more than that, or has ended."""
 
     async def ended() -> None:

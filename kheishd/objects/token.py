@@ -5,6 +5,8 @@ of it, in one small transaction and without looking for them. What a token calle
 own token, so nobody can keep with a second token what is taken back with the first.
 """
 
+from __future__ import annotations
+
 import os
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -46,7 +48,7 @@ LOOKED_AT = 64
 MADE_ROOM = 16
 
 
-def lineage(store: "Snapshot", token: Token) -> list[Token]:
+def lineage(store: Snapshot, token: Token) -> list[Token]:
     """A token, the one it was narrowed from, and so on."""
     found = [token]
     while found[-1].parent_token_id is not None:
@@ -56,12 +58,12 @@ def lineage(store: "Snapshot", token: Token) -> list[Token]:
     return found
 
 
-def good(store: "Snapshot", token: Token, now_ms: int) -> bool:
+def is_valid(store: Snapshot, token: Token, now_ms: int) -> bool:
     """Whether a token opens anything now: itself and all it was narrowed from."""
     return all(alive(each, now_ms) for each in lineage(store, token))
 
 
-def as_shown(store: "Snapshot", token: Token) -> Token:
+def as_shown(store: Snapshot, token: Token) -> Token:
     """A token as it is listed: one whose ancestor was revoked shows when."""
     revoked = [each.revoked_at_ms for each in lineage(store, token) if each.revoked_at_ms is not None]
     return replace(token, revoked_at_ms=min(revoked)) if revoked else token
@@ -88,7 +90,7 @@ def _prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]
 
 
 @mutation(rows.CREATE, prepare=_prepare_create)
-def create(tx: "Transaction", call: Call, plan: tuple[TokenCreate, _New]) -> TokenMade:
+def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> TokenMade:
     """Make a token that allows no more than the caller may.
 
     Errors: ScopeWouldWiden, TokenLimit.
@@ -105,14 +107,14 @@ def create(tx: "Transaction", call: Call, plan: tuple[TokenCreate, _New]) -> Tok
 
 
 @mutation(rows.NARROW, prepare=_prepare_narrow)
-def narrow(tx: "Transaction", call: Call, plan: tuple[TokenNarrow, _New]) -> TokenMade:
+def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> TokenMade:
     """Make a weaker token; what is left out is as it was.
 
     Errors: TokenNotFound, ScopeWouldWiden, TokenLimit.
     """
     params, new = plan
     parent = _find(tx, params.token_id or call.caller.token_id or "")
-    if not good(tx, parent, tx.now_ms):
+    if not is_valid(tx, parent, tx.now_ms):
         raise TokenNotFound(f"the token '{parent.token_id}' was revoked or has expired")
     _see_that_it_came_of(tx, call.caller, parent)
     held = parent.grant
@@ -140,7 +142,7 @@ def list_(call: Call, params: TokenListParams) -> TokenList:
 
 
 @mutation(rows.REVOKE)
-def revoke(tx: "Transaction", call: Call, params: TokenRevoke) -> Token:
+def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
     """Revoke a token; revoking it again changes nothing. Errors: TokenNotFound."""
     token = _find(tx, params.token_id)
     if token.revoked_at_ms is not None:
@@ -153,7 +155,7 @@ def revoke(tx: "Transaction", call: Call, params: TokenRevoke) -> Token:
     return _append(tx, event, token, record.digest, origin_of(call))
 
 
-def _make_room(tx: "Transaction", beyond: str) -> bool:
+def _make_room(tx: Transaction, beyond: str) -> bool:
     """Take away a few tokens that open nothing any more; whether there were some.
 
     They have expired, or what they came of was revoked. Otherwise whoever holds the weakest of tokens could
@@ -162,7 +164,7 @@ def _make_room(tx: "Transaction", beyond: str) -> bool:
     """
     rows = chain(tx.scan(TOKENS_BY_DIGEST, after=(beyond,)), tx.scan(TOKENS_BY_DIGEST))
     looked_at = [(key[0], _find(tx, token_id)) for key, token_id in islice(rows, LOOKED_AT)]
-    dead = [(digest, token) for digest, token in looked_at if not good(tx, token, tx.now_ms)]
+    dead = [(digest, token) for digest, token in looked_at if not is_valid(tx, token, tx.now_ms)]
     for digest, token in dict(dead[:MADE_ROOM]).items():
         tx.delete(TOKENS_BY_DIGEST, digest)
         event = TokenRevoked(token_id=token.token_id, reason="it opened nothing any more")
@@ -171,7 +173,7 @@ def _make_room(tx: "Transaction", beyond: str) -> bool:
 
 
 def _make(
-    tx: "Transaction", call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
+    tx: Transaction, call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
 ) -> TokenMade:
     digest = digest_of(new.secret)
     if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _make_room(tx, digest):
@@ -186,7 +188,7 @@ def _make(
     return TokenMade(token=token, secret=new.secret)
 
 
-def _see_that_it_came_of(store: "Snapshot", caller: Caller, parent: Token) -> None:
+def _see_that_it_came_of(store: Snapshot, caller: Caller, parent: Token) -> None:
     """Errors: ScopeWouldWiden for a token whose child would live on when the caller's own is revoked."""
     own = caller.token_id
     if own is not None and all(own != each.token_id for each in lineage(store, parent)):
@@ -196,9 +198,7 @@ def _see_that_it_came_of(store: "Snapshot", caller: Caller, parent: Token) -> No
         )
 
 
-def _append(
-    tx: "Transaction", event: JournalEvent, token: Token | None, digest: str, origin: Origin
-) -> Token:
+def _append(tx: Transaction, event: JournalEvent, token: Token | None, digest: str, origin: Origin) -> Token:
     """Append an event, and write the record that follows from it."""
     envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
     changed = evolve(token, envelope, stored)
@@ -207,14 +207,14 @@ def _append(
     return changed
 
 
-def _find(store: "Snapshot", token_id: str) -> Token:
+def _find(store: Snapshot, token_id: str) -> Token:
     record = store.get(TOKENS, token_id)
     if record is None:
         raise TokenNotFound(f"there is no token '{token_id}'", field="$.params.token_id")
     return record.token
 
 
-def _held_by(store: "Snapshot", caller: Caller) -> TokenGrant:
+def _held_by(store: Snapshot, caller: Caller) -> TokenGrant:
     """What a caller may do, as a grant; what its token allows now, if it comes with one."""
     expires_at_ms = None
     if caller.token_id is not None:
@@ -230,7 +230,7 @@ def _held_by(store: "Snapshot", caller: Caller) -> TokenGrant:
     )
 
 
-def _end(tx: "Transaction", expires_in_s: int) -> int:
+def _end(tx: Transaction, expires_in_s: int) -> int:
     return tx.now_ms + 1000 * expires_in_s
 
 

@@ -1,7 +1,8 @@
 """Taking a session out as a file and reading it back: journal lines with their hash chain."""
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import Fold, origin_of
+from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.lineage import Stretch, lineage
 from kheishd.objects.paging import cursor_after, page_of
-from kheishd.objects.sending import find_definition, fits
+from kheishd.objects.sending import find_definition, require_storable
 from kheishd.objects.session import find_session, scope_of
 from kheishd.store.tables import JOURNAL
 from protocol import ids
@@ -50,6 +51,8 @@ from protocol.transcript import Message, Text, ToolResult
 from protocol.wire import cannot_keep, nested_too_deep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot, Transaction
 
 HASH_BYTES = 32
@@ -80,7 +83,7 @@ def export(call: Call, params: SessionExportParams) -> SessionExport:
     return SessionExport(session_id=session.session_id, lines=lines, next=following)
 
 
-def _stored(store: "Snapshot", stretches: list[Stretch], after: int) -> Iterator[tuple[tuple[str, int], str]]:
+def _stored(store: Snapshot, stretches: list[Stretch], after: int) -> Iterator[tuple[tuple[str, int], str]]:
     for session_id, upto in stretches:
         for key, stored in store.scan(JOURNAL, session_id, after=(session_id, after)):
             if upto is not None and key[1] > upto:
@@ -152,7 +155,7 @@ def _hash(text: str | None) -> bytes:
 
 
 @mutation(rows.IMPORT, prepare=_prepare)
-def import_(tx: "Transaction", call: Call, part: _Part) -> Imported:
+def import_(tx: Transaction, call: Call, part: _Part) -> Imported:
     """Read a part of an export into a session that it makes, or that the part before made."""
     fold = _begun(tx, call, part) if part.params.session_id is None else _continued(tx, call, part)
     messages = _messages_of(part.events)
@@ -214,7 +217,7 @@ def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[
     return [*messages, *said, *waiting.values()]
 
 
-def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
+def _begun(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
     created = part.events[0][1]
     if not isinstance(created, SessionCreated):
         raise ImportInvalid("an export begins with the event 'session_created'; send its lines in order")
@@ -222,12 +225,12 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
         raise ImportInvalid("this begins where a session branched off; the lines before that are missing")
     definition = find_definition(call, part.params.agent or created.agent)
     call.caller.need_sender(None)
-    fits(created.metadata, MAX_METADATA_BYTES, "metadata", "$.params.lines[0]")
+    require_storable(created.metadata, MAX_METADATA_BYTES, "metadata", "$.params.lines[0]")
     if created.title is not None and len(created.title) > MAX_TITLE_BYTES:
         raise ImportInvalid(
             f"the title has more than {MAX_TITLE_BYTES} characters", field="$.params.lines[0]"
         )
-    fold = Fold(tx, part.new_session_id, session=None, origin=origin_of(call))
+    fold = SessionWriter(tx, part.new_session_id, session=None, origin=origin_of(call))
     fold.append(
         SessionCreated(
             agent=definition.name,
@@ -239,7 +242,7 @@ def _begun(tx: "Transaction", call: Call, part: _Part) -> Fold:
     return fold
 
 
-def _continued(tx: "Transaction", call: Call, part: _Part) -> Fold:
+def _continued(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
     session = find_session(tx, call, part.params.session_id or "")
     found = tx.entry(session.session_id, tx.head(session.session_id)[0])
     last = decode_event(found[1]) if found is not None else None
@@ -248,7 +251,7 @@ def _continued(tx: "Transaction", call: Call, part: _Part) -> Fold:
             "this does not go on where the part before ended; start the import again",
             field="$.params.last_hash",
         )
-    return Fold(tx, session.session_id, session=session, origin=origin_of(call))
+    return SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
 
 
 HANDLERS = (export, import_)

@@ -5,6 +5,8 @@ whenever a run is accepted, as configurations change; and tools enter it without
 one which is put in its way later leads nowhere.
 """
 
+from __future__ import annotations
+
 import os
 from typing import TYPE_CHECKING
 
@@ -12,16 +14,16 @@ from kheishd.core.workspace import place
 from kheishd.store.tables import SESSIONS
 from protocol.errors import InvalidParams
 from protocol.limits import MAX_PATH_BYTES
-from protocol.objects.definition import Definition
-from protocol.objects.session import Session
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot
+    from protocol.objects.definition import Definition
+    from protocol.objects.session import Session
 
 
-def asked(call: "Call", path: str) -> str:
+def asked(call: Call, path: str) -> str:
     """A directory that a caller wants work to be done in, resolved; a relative one begins at the root.
 
     Errors: InvalidParams, WorkspaceForbidden.
@@ -47,8 +49,8 @@ def resolve(path: str, root: str) -> str | None:
 
 
 def workspace_of(
-    store: "Snapshot",
-    runtime: "Runtime",
+    store: Snapshot,
+    runtime: Runtime,
     session: Session,
     chosen: str | None = None,
     speaker: Definition | None = None,

@@ -5,17 +5,21 @@ data where the signature is. Options of a route go into the request as they are,
 to the head, ``anthropic-beta`` for one); ``max_tokens`` has a default, because the wire asks for it.
 """
 
+from __future__ import annotations
+
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.failures import Refusing
 from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
+
+if TYPE_CHECKING:
+    from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
+    from kheishd.providers.failures import Refusing
 
 BASE_URL = "https://api.anthropic.com"
 VERSION = "2023-06-01"
@@ -186,7 +190,7 @@ class Event(MessageHead):
 _event = msgspec.json.Decoder(Event)
 
 
-def reader(refusing: Refusing) -> "Reader":
+def reader(refusing: Refusing) -> Reader:
     """A reader for one answer."""
     return Reader(refusing)
 
@@ -237,7 +241,7 @@ class Reader:
         """The deltas since the last time."""
         return self._draft.take()
 
-    def end(self) -> Answer | None:
+    def end(self) -> ModelAnswer | None:
         """The answer; None if its end never came. Errors: ModelFailure."""
         if self._stop is None and not self._draft.full:
             return None

@@ -10,22 +10,32 @@ streams apart, taking out texts where they are not wanted, and always credential
 * ``answer.json``: what was made of it, why it failed, or that nobody waited for its end.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from __future__ import annotations
+
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from kheishd.core.redaction import shown_headers, shown_url
-from kheishd.core.seams import Seams, seamless
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from kheishd.core.seams import StreamRedactor, seamless
+from kheishd.kernel.runtime import (
+    ModelAnswer,
+    ModelEvent,
+    ModelFailure,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+)
 from kheishd.providers import sse
 from kheishd.providers.wire import Post, encode
 
 if TYPE_CHECKING:
-    from kheishd.kernel.capture_files import Kind, Sheaf
+    from collections.abc import AsyncIterator, Mapping
+    from types import TracebackType
+
+    from kheishd.kernel.capture_files import CallArtifacts, Kind
     from kheishd.kernel.captures import Captures
 
 _PREFIXES: Final = {"answer": "", "summary": "compaction-", "title": "title-"}
@@ -37,7 +47,7 @@ _END: Final = b"[DONE]"
 _EVENT_BYTES: Final = 256
 
 
-def capture_of(captures: "Captures | None", request: ModelRequest) -> "Capture | None":
+def capture_of(captures: Captures | None, request: ModelRequest) -> Capture | None:
     """The capture of a call, if its run is captured."""
     if request.pinned.debug == "off" or captures is None or not request.run_id:
         return None
@@ -47,15 +57,15 @@ def capture_of(captures: "Captures | None", request: ModelRequest) -> "Capture |
 class Capture:
     """What one model call tells. Enter it around the call; nothing of it ever fails or waits."""
 
-    def __init__(self, captures: "Captures", request: ModelRequest) -> None:
+    def __init__(self, captures: Captures, request: ModelRequest) -> None:
         self._captures = captures
         self._request = request
         self._sheet = Sheet(captures, request)
         self._began = trio.current_time()
         self._lost = False
-        self._answer: Answer | None = None
+        self._answer: ModelAnswer | None = None
 
-    def __enter__(self) -> "Capture":
+    def __enter__(self) -> Capture:
         return self
 
     def __exit__(
@@ -86,7 +96,7 @@ class Capture:
 
     def heard(self, event: ModelEvent) -> None:
         """An event that is told on. Where nothing is received, these are all that came."""
-        if isinstance(event, Answer):
+        if isinstance(event, ModelAnswer):
             self._answer = event
         elif self._request.pinned.driver == "offline":
             self._put(len(event.text) + _EVENT_BYTES, self._sheet.delta, self._ms(), event)
@@ -121,14 +131,14 @@ class Heard:
 class Sheet:
     """What is written of one model call. Only in the thread, one step after another."""
 
-    def __init__(self, captures: "Captures", request: ModelRequest) -> None:
+    def __init__(self, captures: Captures, request: ModelRequest) -> None:
         self._captures = captures
         self._run_id = request.run_id
         self._stem = f"{_PREFIXES[request.purpose]}turn-{request.turn:04d}-attempt-{request.attempt:04d}"
         self._veil = captures.veil if request.pinned.debug == "redacted" else None
-        self._sheaf: Sheaf | None = None
+        self._sheaf: CallArtifacts | None = None
         self._failed = False
-        self._seams = Seams()
+        self._seams = StreamRedactor()
         self._decoder: sse.Decoder | None = sse.Decoder()
         self._start = bytearray()
         self._events = 0
@@ -178,7 +188,7 @@ class Sheet:
         kind = "text" if isinstance(event, TextDelta) else "thinking"
         self._tell({"ms": ms, "data": self._veiled({"type": kind, "text": event.text})})
 
-    def end(self, ms: int, answer: Answer | None, failure: ModelFailure | None, lost: bool) -> None:
+    def end(self, ms: int, answer: ModelAnswer | None, failure: ModelFailure | None, lost: bool) -> None:
         """Write what came of it, and close."""
         if self._decoder is not None and not lost:
             for event in self._decoder.finish():
@@ -236,7 +246,7 @@ class Sheet:
             return body
         return encode(seamless(self._veiled(msgspec.json.decode(body)), scrubber))
 
-    def _write(self, kind: "Kind", head: dict[str, Any], name: str, body: bytes) -> None:
+    def _write(self, kind: Kind, head: dict[str, Any], name: str, body: bytes) -> None:
         """Write a whole artifact; where it is too long, its body is the beginning of a text."""
         head = seamless(head, self._captures.scrubber)
         content = encode({**head, name: msgspec.Raw(body)})
@@ -247,7 +257,7 @@ class Sheet:
             content = encode({"truncated": True, **head, name: text} if kept else {"truncated": True})
         self._open().write(kind, content)
 
-    def _open(self) -> "Sheaf":
+    def _open(self) -> CallArtifacts:
         if self._sheaf is None:
             self._sheaf = self._captures.open(self._run_id, self._stem)
         return self._sheaf

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
 from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 from protocol.wire import cannot_keep
@@ -82,7 +82,7 @@ class Draft:
             for block in fresh
         ]
 
-    def finish(self, stop_reason: str, usage: Usage, model: str | None) -> Answer:
+    def finish(self, stop_reason: str, usage: Usage, model: str | None) -> ModelAnswer:
         """The answer as it goes into the transcript.
 
         A call whose arguments are no JSON object says so; in an answer that was cut short it is left out.
@@ -99,7 +99,7 @@ class Draft:
         called = any(isinstance(item, ToolCall) for item in items)
         if called and stop_reason == "end":
             stop_reason = "tool_calls"
-        return Answer(items, usage, stop_reason, model)
+        return ModelAnswer(items, usage, stop_reason, model)
 
     def _fitting(self, piece: str) -> str:
         if self.full:

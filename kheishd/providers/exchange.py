@@ -4,22 +4,25 @@ It belongs to the task that asked: leaving the ``async with`` block early closes
 cancellation does the same, and there is no other task whose errors could arrive in a group.
 """
 
+from __future__ import annotations
+
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import trio
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, RunLimits
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, RunLimits
 from kheishd.providers import sse
-from kheishd.providers.capturing import Capture
 from kheishd.providers.failures import MAX_BODY_BYTES, Refusing
 from kheishd.providers.wire import Post, Reader, Sending, malformed
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from types import TracebackType
+
+    from kheishd.providers.capturing import Capture
     from kheishd.providers.network import Pool, Reply
 
 T = TypeVar("T")
@@ -55,7 +58,7 @@ class Exchange:
 
     def __init__(
         self,
-        places: "Places",
+        places: Places,
         post: Post,
         reader: Reader,
         refusing: Refusing,
@@ -71,7 +74,7 @@ class Exchange:
         self._body = Body(reader)
         self._events: deque[ModelEvent] = deque()
         self._reply: Reply | None = None
-        self._answer: Answer | None = None
+        self._answer: ModelAnswer | None = None
         self._failure: ModelFailure | None = None
 
     async def __aenter__(self) -> AsyncIterator[ModelEvent]:
@@ -246,7 +249,7 @@ class Places:
         self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
 
-    async def send(self, post: Post, sending: Sending | None = None) -> "Reply":
+    async def send(self, post: Post, sending: Sending | None = None) -> Reply:
         """Send a request. Errors: those that ``failure`` translates."""
         place = post.url.partition("?")[0]
         pool = self._pools.get(place) or await self._make(place)
@@ -266,7 +269,7 @@ class Places:
         for pool in pools.values():
             await pool.aclose()
 
-    async def _make(self, place: str) -> "Pool":
+    async def _make(self, place: str) -> Pool:
         async with self._making:
             pool = self._pools.get(place)
             if pool is None:
@@ -282,7 +285,7 @@ def host_of(url: str) -> str:
         return "the provider"
 
 
-def _make_pool(place: str, max_connections: int) -> "Pool":
+def _make_pool(place: str, max_connections: int) -> Pool:
     from kheishd.providers.network import make_pool
 
     return make_pool(place, max_connections)

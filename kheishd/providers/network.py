@@ -11,20 +11,24 @@ come so far, and await the coroutine later. The other way, a task that reads and
 turns of the scheduler for every token: 40 microseconds of the 150 that a token may take.
 """
 
-import ssl
+from __future__ import annotations
+
 import types
-from collections.abc import Coroutine, Generator, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 import trio
 
-from kheishd.kernel.runtime import ModelFailure
-from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Post, Sending
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Coroutine, Generator, Iterable
+
+    from kheishd.kernel.runtime import ModelFailure
+    from kheishd.providers.failures import Refusing
+    from kheishd.providers.wire import Post, Sending
 
 # Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
 # one, 2 microseconds each; providers close theirs after a minute or more.
@@ -125,7 +129,7 @@ class Stream(httpcore2.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
-    ) -> "Stream":
+    ) -> Stream:
         """The same connection, encrypted."""
         return Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 

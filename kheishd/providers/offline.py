@@ -22,7 +22,14 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest, TextDelta, ThinkingDelta
+from kheishd.kernel.runtime import (
+    ModelAnswer,
+    ModelEvent,
+    ModelFailure,
+    ModelRequest,
+    TextDelta,
+    ThinkingDelta,
+)
 from kheishd.providers.failures import RETRYABLE
 from protocol.limits import MAX_ANSWER_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
@@ -92,10 +99,10 @@ async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
     items: list[Item] = [Thinking(orders.thought)] if orders.thought else []
     items += [Text(text), *calls]
     stop = "tool_calls" if calls else "end" if text == full else "length"
-    yield Answer(items, _usage(request, orders.thought, text), stop, request.pinned.model)
+    yield ModelAnswer(items, _usage(request, orders.thought, text), stop, request.pinned.model)
 
 
-def _said_of(request: ModelRequest) -> Answer:
+def _said_of(request: ModelRequest) -> ModelAnswer:
     """What stands for a summary, or a title: orders in what is summed up are not obeyed."""
     words = text_of(request.messages[0].items).split() if request.messages else []
     if request.purpose == "title":
@@ -106,7 +113,7 @@ def _said_of(request: ModelRequest) -> Answer:
             f"The offline stand-in cannot sum up. It was shown {len(words)} words, which begin: “{shown} …”"
         )
     usage = Usage(input_tokens=len(words), output_tokens=len(text.split()))
-    return Answer([Text(text)], usage, "end", request.pinned.model)
+    return ModelAnswer([Text(text)], usage, "end", request.pinned.model)
 
 
 def read_orders(text: str) -> Orders:

@@ -7,18 +7,23 @@ Options of a route go into the request as they are, but for ``headers`` (added t
 ``reasoning_content`` (true: the model's reasoning is given back to it under that name).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from kheishd.kernel.hook import Tool
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.failures import Refusing
 from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kheishd.kernel.hook import Tool
+    from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
+    from kheishd.providers.failures import Refusing
 
 BASE_URL = "https://api.openai.com/v1"
 
@@ -209,7 +214,7 @@ class Chunk(Struct):
 _chunk = msgspec.json.Decoder(Chunk)
 
 
-def reader(refusing: Refusing) -> "Reader":
+def reader(refusing: Refusing) -> Reader:
     """A reader for one answer."""
     return Reader(refusing)
 
@@ -245,7 +250,7 @@ class Reader:
         """The deltas since the last time."""
         return self._draft.take()
 
-    def end(self) -> Answer | None:
+    def end(self) -> ModelAnswer | None:
         """The answer; None if its end never came. Errors: ModelFailure."""
         if self._stop is None and not self._draft.full:
             return None

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest
 from kheishd.providers.failures import Refusing
 from protocol.transcript import AssetReference, Item, Text
 
@@ -47,7 +47,7 @@ class Reader(Protocol):
         """The deltas since the last time."""
         ...
 
-    def end(self) -> Answer | None:
+    def end(self) -> ModelAnswer | None:
         """The answer; None if its end never came. Errors: ModelFailure."""
         ...
 

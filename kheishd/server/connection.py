@@ -15,16 +15,16 @@ instead, since waiting may last for hours and a cancellation must still be heard
 The end of a peer's input is a half-close: what it asked is still answered.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import trio
 from msgspec import Struct
 
-from kheishd.kernel.call import Caller
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.requests import Gathering, Open, Reply
 from protocol.errors import (
@@ -49,6 +49,9 @@ from protocol.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from kheishd.kernel.call import Caller
     from kheishd.server.subscriptions import Hub, Subscription
     from protocol.objects.journal import Filter, Subscribed
 
@@ -244,13 +247,13 @@ class Connection(ABC):
 
     def subscribe(
         self,
-        filter_: "Filter",
+        filter_: Filter,
         after: int | None,
         *,
         deltas: bool,
         subscription: str | None = None,
         until_settled: str | None = None,
-    ) -> "Subscribed":
+    ) -> Subscribed:
         """Start a subscription.
 
         Errors: SubscriptionExists, Overloaded, SessionNotFound, RunNotFound.

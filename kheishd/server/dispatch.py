@@ -10,7 +10,8 @@ The row says who may ask and what the params are. Then, by kind:
 Whatever goes wrong becomes the answer to that one request.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from __future__ import annotations
+
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -20,14 +21,16 @@ import trio
 from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler, Mutate, Query
 from kheishd.server.faults import refusal_of
 from kheishd.server.receipts import Change, Repeated, TakenBack, uncompared
-from kheishd.server.requests import Open, Reply
 from protocol.errors import DaemonDraining, MessageTooLarge, MethodNotFound
 from protocol.wire import decode_params, encode_error, encode_result, id_value
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
+    from kheishd.server.requests import Open, Reply
     from protocol.method import AnyMethod
     from protocol.wire import Request
 
@@ -57,10 +60,10 @@ class Dispatcher:
     def __init__(
         self,
         handlers: Iterable[Handler],
-        state: "State",
-        live: "Live",
+        state: State,
+        live: Live,
         control: Control,
-        runtime: "Callable[[], Runtime]",
+        runtime: Callable[[], Runtime],
     ) -> None:
         self.state = state
         self.live = live
@@ -71,7 +74,7 @@ class Dispatcher:
             assert handler.row.name not in self._entries, f"two handlers for {handler.row.name}"
             self._entries[handler.row.name] = self._entry(handler)
 
-    def dispatch(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
+    def dispatch(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
         """The encoded answer; None if ``reply`` will get it later. Never raises."""
         try:
             entry = self._entries.get(request.method)
@@ -100,7 +103,7 @@ class Dispatcher:
         scrub = self.state.store.scrub
         return encoded if scrub is None else scrub(encoded)
 
-    def _entry(self, handler: Handler) -> "Callable[[Request, Asker, Reply], bytes | None]":
+    def _entry(self, handler: Handler) -> Callable[[Request, Asker, Reply], bytes | None]:
         match handler:
             case Query():
                 return _Queries(self, handler)
@@ -127,13 +130,13 @@ class Dispatcher:
 class _Entry:
     """One method, made ready: its decoder, the right it needs."""
 
-    def __init__(self, dispatcher: Dispatcher, row: "AnyMethod") -> None:
+    def __init__(self, dispatcher: Dispatcher, row: AnyMethod) -> None:
         self.dispatcher = dispatcher
         self.row = row
         self.scope = row.scope
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
-    def params(self, request: "Request", asker: Asker) -> Any:
+    def params(self, request: Request, asker: Asker) -> Any:
         """The params, if the caller may ask at all. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.need(self.scope)
@@ -166,7 +169,7 @@ class _Queries(_Entry):
         super().__init__(dispatcher, handler.row)
         self.answer = handler.answer
 
-    def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         dispatcher = self.dispatcher
         return encode_result(request.id, dispatcher.encode(self.answer(dispatcher.call(asker), params)))
@@ -177,16 +180,16 @@ class _Acts(_Entry):
         super().__init__(dispatcher, handler.row)
         self.act = handler.act
 
-    def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         return encode_result(request.id, self.dispatcher.encode(self.act(self.call(request, asker), params)))
 
-    def call(self, request: "Request", asker: Asker) -> Call:
+    def call(self, request: Request, asker: Asker) -> Call:
         return self.dispatcher.call(asker, _journaled(request.id))
 
 
 class _WaitingActs(_Acts):
-    def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         call = self.call(request, asker)
         opened = asker.open(request.id, reply, waits=True)
@@ -201,7 +204,7 @@ class _Mutations(_Entry):
         self.blank = uncompared(handler.row)
         self.result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.row.result)
 
-    def __call__(self, request: "Request", asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         if self.dispatcher.control.draining() and not self.row.while_draining:
             raise DaemonDraining()

@@ -5,6 +5,8 @@ everything, anybody else nothing. On a shared socket a grant says what a user or
 a bearer token does, and only that: being on the same machine is no proof of anything there.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import socket
@@ -16,7 +18,7 @@ from msgspec import Struct
 
 from kheishd.core.token import digest_of
 from kheishd.kernel.call import Caller
-from kheishd.objects.token import good
+from kheishd.objects.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
 from protocol.method import SCOPES, Scope
@@ -74,7 +76,7 @@ def shared_caller(peer: Peer, grants: tuple[Grant, ...]) -> Caller:
 # Tokens.
 
 
-def token_caller(store: "Snapshot", authorization: str | None, now_ms: int) -> tuple[Caller, int | None]:
+def token_caller(store: Snapshot, authorization: str | None, now_ms: int) -> tuple[Caller, int | None]:
     """The caller that an ``Authorization`` header names, and when its token expires.
 
     Errors: TokenMissing, TokenInvalid.
@@ -84,7 +86,7 @@ def token_caller(store: "Snapshot", authorization: str | None, now_ms: int) -> t
         raise TokenMissing()
     token_id = store.get(TOKENS_BY_DIGEST, digest_of(secret.strip()))
     record = None if token_id is None else store.get(TOKENS, token_id)
-    if record is None or not good(store, record.token, now_ms):
+    if record is None or not is_valid(store, record.token, now_ms):
         raise TokenInvalid()
     grant = record.token.grant
     caller = Caller(

@@ -8,13 +8,15 @@ A token that was revoked changes nothing any more: its connections are closed so
 the queue behind its revocation would still be carried out.
 """
 
+from __future__ import annotations
+
 import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from kheishd.objects.token import good
+from kheishd.objects.token import is_valid
 from kheishd.store.records import Receipt
 from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from protocol.errors import AlreadyShown, IdempotencyConflict, InvalidParams, TokenInvalid
@@ -48,7 +50,7 @@ class Repeated(Struct, frozen=True):
     result: bytes
 
 
-def uncompared(row: "AnyMethod") -> dict[str, Any]:
+def uncompared(row: AnyMethod) -> dict[str, Any]:
     """The params that say how to ask, not what for, each with its default."""
     names = ("idempotency_key", "check", *row.uncompared)
     return {field.name: field.default for field in msgspec.structs.fields(row.params) if field.name in names}
@@ -60,7 +62,7 @@ class Change:
     __slots__ = ("_call", "_digest", "_handler", "_params", "_plan")
 
     def __init__(
-        self, handler: "Mutate", call: "Call", params: "Mutation", plan: Any, blank: dict[str, Any]
+        self, handler: Mutate, call: Call, params: Mutation, plan: Any, blank: dict[str, Any]
     ) -> None:
         self._handler = handler
         self._call = call
@@ -68,7 +70,7 @@ class Change:
         self._plan = plan
         self._digest = b"" if params.idempotency_key is None else _digest(params, blank)
 
-    def __call__(self, tx: "Transaction") -> Any:
+    def __call__(self, tx: Transaction) -> Any:
         """The handler's result, or ``Repeated``. Errors: TakenBack for a check; TokenInvalid; refusals."""
         _see_that_it_is_good(tx, self._call.caller.token_id)
         key = self._params.idempotency_key
@@ -83,7 +85,7 @@ class Change:
             self._record(tx, key, result)
         return result
 
-    def _look_up(self, tx: "Transaction", key: str) -> Repeated | None:
+    def _look_up(self, tx: Transaction, key: str) -> Repeated | None:
         row = self._handler.row
         receipt = tx.get(RECEIPTS, self._call.caller.principal, row.name, key)
         if receipt is None or receipt.at_ms + IDEMPOTENCY_KEPT_MS <= tx.now_ms:
@@ -94,7 +96,7 @@ class Change:
             raise AlreadyShown(field="$.params.idempotency_key")
         return Repeated(receipt.result)
 
-    def _record(self, tx: "Transaction", key: str, result: Any) -> None:
+    def _record(self, tx: Transaction, key: str, result: Any) -> None:
         row = self._handler.row
         name = (self._call.caller.principal, row.name, key)
         expired = tx.get(RECEIPTS, *name)
@@ -107,15 +109,15 @@ class Change:
         _purge(tx)
 
 
-def _see_that_it_is_good(tx: "Transaction", token_id: str | None) -> None:
+def _see_that_it_is_good(tx: Transaction, token_id: str | None) -> None:
     """Errors: TokenInvalid for a token that was revoked or has expired since its request came."""
     if token_id is not None:
         record = tx.get(TOKENS, token_id)
-        if record is None or not good(tx, record.token, tx.now_ms):
+        if record is None or not is_valid(tx, record.token, tx.now_ms):
             raise TokenInvalid
 
 
-def _digest(params: "Mutation", blank: dict[str, Any]) -> bytes:
+def _digest(params: Mutation, blank: dict[str, Any]) -> bytes:
     """What is compared: the params by value, defaults filled in, those aside that do not count.
 
     Errors: InvalidParams if the key is too long.
@@ -131,7 +133,7 @@ def _without_secret(result: Any, secret: str | None) -> Any:
     return result if secret is None else msgspec.structs.replace(result, **{secret: PLACEHOLDER})
 
 
-def _purge(tx: "Transaction") -> None:
+def _purge(tx: Transaction) -> None:
     """Forget a few receipts that are past their time."""
     expired: list[tuple[Any, ...]] = []
     for key, _ in tx.scan(RECEIPTS_BY_AGE):

@@ -1,5 +1,7 @@
 """Requests on their way: one that is open, and the answers of a batch."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +33,7 @@ class Open:
 
     __slots__ = ("_closed", "_reply", "id", "job", "refusal", "scope", "waits")
 
-    def __init__(self, id_: bytes, reply: Reply, closed: "Callable[[Open], None]", *, waits: bool) -> None:
+    def __init__(self, id_: bytes, reply: Reply, closed: Callable[[Open], None], *, waits: bool) -> None:
         self.id = id_
         self.waits = waits
         self.job: Undo | None = None

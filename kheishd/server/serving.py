@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 
 from kheishd.kernel.call import Caller
-from kheishd.objects.token import good
+from kheishd.objects.token import is_valid
 from kheishd.server.connection import Connection, Shared
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.lines import LineConnection
@@ -115,7 +115,7 @@ class Server:
         with state.read() as store:
             for connection in connections:
                 record = store.get(TOKENS, str(connection.caller.token_id))
-                if record is None or not good(store, record.token, state.now_ms()):
+                if record is None or not is_valid(store, record.token, state.now_ms()):
                     connection.stop("revoked")
 
 

@@ -16,10 +16,11 @@ Both states look at committed rows, not at messages: hearing twice is harmless, 
 possible, because every bell is taken before the rows are read.
 """
 
+from __future__ import annotations
+
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -28,8 +29,6 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
-from kheishd.kernel.call import Caller
-from kheishd.kernel.live import Kind, Live, Writing
 from kheishd.objects.journal import Selection, pruned_until
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
@@ -38,8 +37,10 @@ from protocol.objects.run import SETTLED
 from protocol.wire import encode_notification
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from kheishd.kernel.call import Caller
+    from kheishd.kernel.live import Kind, Live, Writing
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
@@ -65,7 +66,7 @@ class Peer(Protocol):
 
     caller: Caller
     ended: bool
-    subscriptions: "dict[str, Subscription] | None"
+    subscriptions: dict[str, Subscription] | None
 
     @property
     def clear(self) -> bool:
@@ -84,7 +85,7 @@ class Peer(Protocol):
         """Wake whoever sleeps in ``change``."""
         ...
 
-    def start(self, work: "Callable[[], Awaitable[None]]") -> None:
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run a task."""
         ...
 
@@ -94,7 +95,7 @@ class Subscription:
 
     def __init__(
         self,
-        hub: "Hub",
+        hub: Hub,
         peer: Peer,
         selection: Selection,
         name: str,
@@ -144,7 +145,7 @@ class Subscription:
             else:
                 self._fall_behind()
 
-    def hand(self, store: "Snapshot", entries: list["Entry"]) -> None:
+    def hand(self, store: Snapshot, entries: list[Entry]) -> None:
         """Send new entries on, if the peer has taken everything before."""
         if not self._level:
             return
@@ -162,7 +163,7 @@ class Subscription:
         self._peer.push(messages)
         self._end_if_settled(store)
 
-    def _matches(self, store: "Snapshot", entry: "Entry") -> bool:
+    def _matches(self, store: Snapshot, entry: Entry) -> bool:
         return (
             entry.cursor > self._cursor
             and self.selection.admits(store, entry.stream)
@@ -221,7 +222,7 @@ class Subscription:
             self._peer.push(messages)
             return self._end_if_settled(store) or self._become_level(store)
 
-    def _become_level(self, store: "Snapshot") -> bool:
+    def _become_level(self, store: Snapshot) -> bool:
         """Whether it did: the peer may be full before all the text so far is sent."""
         if self._deltas:
             for writing in self._hub.live.current(self):
@@ -233,7 +234,7 @@ class Subscription:
         self._hub.join(self, store.last_cursor)
         return True
 
-    def _send_text(self, store: "Snapshot", writing: Writing) -> None:
+    def _send_text(self, store: Snapshot, writing: Writing) -> None:
         """Send the rest of a writing in one piece of each kind, unless what ends it is already out.
 
         Where the rest is no longer kept, that is a gap: the offset says so.
@@ -253,7 +254,7 @@ class Subscription:
         self._sent[writing.key] = (writing.attempt, writing.lengths())
         self._peer.push(messages)
 
-    def _tell_gap(self, store: "Snapshot") -> None:
+    def _tell_gap(self, store: Snapshot) -> None:
         """Say so if history was pruned beyond the cursor. Of one stream, all up to there is gone."""
         pruned = pruned_until(store, self.selection.stream)
         if pruned > max(self._cursor, self._gap_told):
@@ -265,7 +266,7 @@ class Subscription:
 
     # The end.
 
-    def _end_if_settled(self, store: "Snapshot") -> bool:
+    def _end_if_settled(self, store: Snapshot) -> bool:
         """End after the event with which the run settled. That event is in ``store``, so it was sent."""
         if self.until_settled is None:
             return False
@@ -293,7 +294,7 @@ class Subscription:
         return encode_notification(f"journal.{what}", _encode({"subscription": self.name, **fields}))
 
 
-def _still_written(run: "Run", item_id: str) -> bool:
+def _still_written(run: Run, item_id: str) -> bool:
     """Whether a message of a run, or the result of a call, is not in the journal yet."""
     return run.item_id == item_id or any(
         call.call_id == item_id and call.state == "called" for call in run.calls
@@ -334,7 +335,7 @@ class Hub:
     snapshot as new as the hub's or newer, so nothing falls between the two.
     """
 
-    def __init__(self, state: "State", live: Live) -> None:
+    def __init__(self, state: State, live: Live) -> None:
         self.state = state
         self.live = live
         self._all: dict[Subscription, None] = {}
@@ -352,7 +353,7 @@ class Hub:
     def subscribe(
         self,
         peer: Peer,
-        filter_: "Filter",
+        filter_: Filter,
         after: int | None,
         *,
         deltas: bool,
@@ -484,7 +485,7 @@ class Hub:
         for follower in list(self._of_many):
             yield follower, entries
 
-    def _entry(self, store: "Snapshot", cursor: int, stream: str) -> Entry:
+    def _entry(self, store: Snapshot, cursor: int, stream: str) -> Entry:
         found = store.entry(stream, cursor)
         assert found is not None, "a cursor leads to its entry"
         return Entry(cursor, stream, found[1])

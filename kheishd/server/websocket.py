@@ -5,24 +5,29 @@ business here gets a plain HTTP answer (403 for another site's page, 401 for wan
 wrong path) and reaches no other code. From then on one text message is one JSON-RPC message or batch.
 """
 
+from __future__ import annotations
+
 import logging
 import socket
 import ssl
 from collections import deque
-from contextlib import AbstractContextManager
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
-from kheishd.kernel.call import Caller
 from kheishd.server.connection import Connection, Reason, Shared
 from kheishd.server.listeners import TcpListen, accept_all
 from kheishd.server.peers import check_origin, token_caller
 from protocol.errors import Forbidden, InvalidRequest, Refusal, Unauthenticated
 from protocol.limits import MAX_LINE_BYTES
 from protocol.wire import decode, encode_error
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from kheishd.kernel.call import Caller
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +116,7 @@ async def _serve(host: Host, stream: trio.abc.Stream, spec: TcpListen) -> None:
 
 async def _admit(
     host: Host, stream: trio.abc.Stream, spec: TcpListen
-) -> "tuple[Replayed, Caller, int | None] | None":
+) -> tuple[Replayed, Caller, int | None] | None:
     """The stream as it was before its head was read, who it is and until when; None if turned away."""
     head = bytearray()
     parser = h11.Connection(h11.SERVER, MAX_HEAD_BYTES)

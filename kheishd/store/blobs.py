@@ -5,7 +5,8 @@ reference afterwards, and what a crash left behind half-written is found by its 
 Writing the same content again writes nothing that is there.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from kheishd.store.tables import BLOBS
 from protocol.limits import KIB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kheishd.store.environment import Snapshot, Transaction
 
 # One chunk fits into what one update may write, 256 KiB, with room for what else the update does.
@@ -30,13 +33,13 @@ def chunks(content: bytes) -> Iterator[tuple[int, bytes]]:
         yield number, content[start : start + CHUNK_BYTES]
 
 
-def put_chunk(tx: "Transaction", name: str, number: int, chunk: bytes) -> None:
+def put_chunk(tx: Transaction, name: str, number: int, chunk: bytes) -> None:
     """Write one chunk, unless it is there."""
     if tx.get(BLOBS, name, number) is None:
         tx.put(BLOBS, name, number, value=chunk)
 
 
-def read_blob(snapshot: "Snapshot", name: str) -> bytes | None:
+def read_blob(snapshot: Snapshot, name: str) -> bytes | None:
     """The content of a blob; None if it is not there, or not whole."""
     content = b"".join(chunk for _, chunk in snapshot.scan(BLOBS, name))
     return content if blob_name(content) == name else None

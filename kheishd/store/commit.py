@@ -17,13 +17,14 @@ How a group is settled:
 Nobody is told anything before the commit: what one refused may rest on what another did in the group.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import lmdb
 from msgspec import Struct
@@ -32,6 +33,9 @@ from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
 from protocol.errors import Refusal, StorageFailed, StorageFull
 from protocol.limits import MAX_UPDATE_BYTES, MAX_UPDATE_GROUP
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -178,7 +182,7 @@ class Committer:
             raise
         return rung
 
-    def _alone_in(self, parent: "lmdb.Transaction[bytes]", job: Job[Any]) -> set[str]:
+    def _alone_in(self, parent: lmdb.Transaction[bytes], job: Job[Any]) -> set[str]:
         job.error = None
         child = self._environment.lmdb.begin(write=True, parent=parent)
         transaction = Transaction(self._environment, child, self._heads, self.scrub)
@@ -192,7 +196,7 @@ class Committer:
         child.commit()
         return transaction.rung
 
-    def _take_back(self, txn: "lmdb.Transaction[bytes]") -> None:
+    def _take_back(self, txn: lmdb.Transaction[bytes]) -> None:
         txn.abort()
         self._heads.forget()
 

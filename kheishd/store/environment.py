@@ -1,12 +1,12 @@
 """What is inside: the environment with its tables, snapshots to read it, transactions to write it."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import lmdb
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
@@ -17,6 +17,8 @@ from protocol.limits import MAX_UPDATE_BYTES
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
+
+    import lmdb
 
 V = TypeVar("V")
 Scrub = Callable[[bytes], bytes]
@@ -40,13 +42,13 @@ class Readers:
         self._idle = threading.Event()
         self.closing = False
 
-    def enter(self, snapshot: "Snapshot") -> None:
+    def enter(self, snapshot: Snapshot) -> None:
         """Errors: DaemonDraining once closing."""
         if self.closing:
             raise DaemonDraining("the store is closed")
         self._open[snapshot] = threading.get_ident()
 
-    def leave(self, snapshot: "Snapshot") -> None:
+    def leave(self, snapshot: Snapshot) -> None:
         """The snapshot is no longer open."""
         self._open.pop(snapshot, None)
         if self.closing and not self._open:
@@ -65,7 +67,7 @@ class Readers:
 class Environment:
     """An open LMDB environment, the handles of its tables, and what it says about itself."""
 
-    directory: "Path"
+    directory: Path
     lmdb: lmdb.Environment
     handles: dict[Table[Any], Handle]
     identity: str
@@ -83,7 +85,7 @@ class Snapshot:
         self._last: int | None = None
         self._txn: lmdb.Transaction[bytes]
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         self._environment.readers.enter(self)
         try:
             self._txn = self._environment.lmdb.begin()
@@ -191,13 +193,13 @@ class Snapshot:
                 yield packed, stored
 
 
-def _beyond(cursor: "lmdb.Cursor[bytes]", prefix: bytes, start: bytes | None) -> bool:
+def _beyond(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
     if start is None or start < prefix:
         return cursor.set_range(prefix)
     return cursor.set_range(start) and (cursor.key() != start or cursor.next())
 
 
-def _before(cursor: "lmdb.Cursor[bytes]", prefix: bytes, start: bytes | None) -> bool:
+def _before(cursor: lmdb.Cursor[bytes], prefix: bytes, start: bytes | None) -> bool:
     end = _successor(prefix)
     if start is None or (end is not None and start >= end):
         start = end
@@ -221,7 +223,7 @@ class Transaction(Snapshot):
     __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_scrub", "now_ms", "rung")
 
     def __init__(
-        self, environment: Environment, txn: "lmdb.Transaction[bytes]", heads: Heads, scrub: Scrub | None
+        self, environment: Environment, txn: lmdb.Transaction[bytes], heads: Heads, scrub: Scrub | None
     ) -> None:
         super().__init__(environment)
         self._txn = txn

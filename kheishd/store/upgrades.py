@@ -4,6 +4,8 @@ An upgrade may add tables and rewrite records and indexes. It never rewrites jou
 in every shape they ever had.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -36,18 +38,18 @@ VERSION_KEY = META.pack(("version",))
 IDENTITY_KEY = META.pack(("identity",))
 
 
-def u001_first_tables(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+def u001_first_tables(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """The tables of the first version."""
     for table in TABLES:
         env.open_db(table.name.encode(), txn)
 
 
-def u002_permissions(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+def u002_permissions(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """A table for the permission rules of the whole daemon."""
     env.open_db(PERMISSIONS.name.encode(), txn)
 
 
-def u003_people_in_the_loop(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+def u003_people_in_the_loop(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """Tables for approvals, questions and calls in doubt."""
     for table in (
         APPROVALS,
@@ -63,7 +65,7 @@ def u003_people_in_the_loop(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]
         env.open_db(table.name.encode(), txn)
 
 
-def u004_tasks(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+def u004_tasks(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
     """Tables for tasks, and for shells in the background."""
     for table in (TASKS, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING):
         env.open_db(table.name.encode(), txn)

@@ -4,11 +4,11 @@ Update functions queue up while a commit is on its way to the disk; the next com
 to 256. So the busier the store, the less each update costs, and a lonely one waits for nobody.
 """
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
 from kheishd.store.commit import Committer, Group, Job, Outcome
@@ -17,6 +17,10 @@ from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA
 from protocol.errors import DaemonDraining
 from protocol.limits import MAX_UPDATE_GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["Group", "Job", "Outcome", "Store"]
 
@@ -66,7 +70,7 @@ class Store:
         threaded: bool = True,
         version: str,
         map_bytes: int = MAP_BYTES,
-    ) -> "Store":
+    ) -> Store:
         """Open the store in ``directory``, making it if there is none.
 
         ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread.

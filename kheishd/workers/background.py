@@ -1,5 +1,7 @@
 """One shell in the background, from its beginning to its end: read, watched, stopped if that is wanted."""
 
+from __future__ import annotations
+
 from codecs import getincrementaldecoder
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -49,7 +51,7 @@ class Background:
     """One shell. Nothing but ``stop`` and its own end ends it, so it is not to be cancelled."""
 
     def __init__(
-        self, task: "Task", live: "Live", files: "ShellFiles", save: Save, *, stall_s: float = STALL_SECONDS
+        self, task: Task, live: Live, files: ShellFiles, save: Save, *, stall_s: float = STALL_SECONDS
     ) -> None:
         self.task = task
         self._live = live
@@ -66,7 +68,7 @@ class Background:
             self._why = why
             self._waiting.cancel()
 
-    async def perform(self, starter: "Starter", readable: Sequence[str]) -> Over:
+    async def perform(self, starter: Starter, readable: Sequence[str]) -> Over:
         """Run it to its end: then nothing of it runs any more, and what it wrote is in its file."""
         shell = self.task.shell
         assert shell is not None, "only shells are run"
@@ -109,7 +111,7 @@ class Background:
         why, problem = self._how(ended)
         return Over(why, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
 
-    def _how(self, ended: Ended | None) -> tuple["ShellEnding", str]:
+    def _how(self, ended: Ended | None) -> tuple[ShellEnding, str]:
         """Why it is over, and what went wrong."""
         problem = self._log.problem or ""
         if self._waiting.cancelled_caught:

@@ -1,5 +1,7 @@
 """Removing what was captured of model calls and is not to be kept: at the start, and every hour."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,7 +17,7 @@ COLLECT_SECONDS = 3600.0
 class Collector:
     """Has captures collected, by what is configured then."""
 
-    def __init__(self, captures: "Captures", runtimes: "Runtimes") -> None:
+    def __init__(self, captures: Captures, runtimes: Runtimes) -> None:
         self._captures = captures
         self._runtimes = runtimes
 

@@ -5,8 +5,9 @@ the journal or nothing is. A summary is made by the run's own model, and nobody 
 it cannot be had, the run goes on without: what is shown is long, but not yet too long.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,22 +29,24 @@ from kheishd.core.compaction import (
     summary_cut,
     threshold,
 )
-from kheishd.core.shortening import Placed
 from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.tokens import of_messages
-from kheishd.kernel.runtime import Answer, ModelFailure, ModelRequest
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.workers.unseen import answer_of
 from protocol.events import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
-from protocol.transcript import Message
 
 if TYPE_CHECKING:
-    from kheishd.kernel.hook import Place
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from kheishd.core.shortening import Placed
+    from kheishd.kernel.hook import RunContext
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
-    from kheishd.workers.transcripts import Reading
+    from kheishd.workers.transcripts import TranscriptReader
     from protocol.context import CompactTrigger
     from protocol.objects.run import Run
+    from protocol.transcript import Message
 
 log = logging.getLogger("kheishd.runs")
 
@@ -63,15 +66,15 @@ def given_up(failure: ModelFailure) -> ModelFailure:
     return ModelFailure(failure.reason, f"{failure.message}; {hint}", retryable=False, status=failure.status)
 
 
-class Room:
+class ContextWindow:
     """The room in the context of one run's model, while a worker has the run in its hands."""
 
     def __init__(
         self,
-        state: "State",
-        runtime: "Runtime",
-        reading: "Reading",
-        commit: Callable[[Command], Awaitable["Run"]],
+        state: State,
+        runtime: Runtime,
+        reading: TranscriptReader,
+        commit: Callable[[Command], Awaitable[Run]],
     ) -> None:
         self._state = state
         self._runtime = runtime
@@ -82,7 +85,7 @@ class Room:
         self._overflows = 0
         self._refused_tokens: int | None = None
 
-    async def request(self, run: "Run", place: "Place") -> ModelRequest:
+    async def request(self, run: Run, place: RunContext) -> ModelRequest:
         """The model call that is due, once what is too long was made shorter."""
         limits = self._runtime.context
         while True:
@@ -92,7 +95,7 @@ class Room:
             if step is None or not await self._take(run, prompt, step):
                 return request
 
-    async def overflowed(self, run: "Run", place: "Place") -> bool:
+    async def overflowed(self, run: Run, place: RunContext) -> bool:
         """Make shorter what the provider refused as too long; whether anything could be done."""
         if run.step != self._step:
             self._step, self._overflows = run.step, 0
@@ -113,7 +116,7 @@ class Room:
         await self._shorten(prompt, Snip(upto), "overflow")
         return True
 
-    async def all_summed_up(self, run: "Run", place: "Place") -> Compact:
+    async def all_summed_up(self, run: Run, place: RunContext) -> Compact:
         """What a run that is for nothing else comes to. Errors: ModelFailure."""
         _, prompt = await self._prompt(run, place)
         upto = summary_cut(prompt.placed, self._ceiling(run), self._runtime.context)
@@ -123,27 +126,27 @@ class Room:
 
     # How much there is.
 
-    async def _prompt(self, run: "Run", place: "Place") -> tuple[ModelRequest, Prompt]:
+    async def _prompt(self, run: Run, place: RunContext) -> tuple[ModelRequest, Prompt]:
         request = await self._reading.request(run, self._runtime.hooks, place)
         transcript = self._reading.last
         tools = sum(len(msgspec.json.encode(tool.schema)) + len(tool.description) for tool in request.tools)
         overhead = len(request.instructions.encode()) + tools
         return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead)
 
-    def _ceiling(self, run: "Run") -> int:
+    def _ceiling(self, run: Run) -> int:
         ceiling = threshold(self._runtime.context, run.pinned.context_tokens, run.pinned.options)
         return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
 
     # Steps.
 
-    async def _take(self, run: "Run", prompt: Prompt, step: Step) -> bool:
+    async def _take(self, run: Run, prompt: Prompt, step: Step) -> bool:
         """Take a step; whether it was taken."""
         if isinstance(step, SumUp):
             return await self._sum_up(run, prompt, step.upto, "auto")
         await self._shorten(prompt, step, "auto")
         return True
 
-    async def _shorten(self, prompt: Prompt, step: LeaveOutResults | Snip, trigger: "CompactTrigger") -> None:
+    async def _shorten(self, prompt: Prompt, step: LeaveOutResults | Snip, trigger: CompactTrigger) -> None:
         event = ContextCompacted(
             upto=step.upto,
             strategy="snip" if isinstance(step, Snip) else "results",
@@ -155,7 +158,7 @@ class Room:
         await self._commit(Compact(event))
         self._reading.became_shorter()
 
-    async def _sum_up(self, run: "Run", prompt: Prompt, upto: int, trigger: "CompactTrigger") -> bool:
+    async def _sum_up(self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
         """Have messages summed up and commit what came of it; whether there is a summary."""
         try:
             event = await self._summed_up(run, prompt, upto, trigger)
@@ -172,7 +175,7 @@ class Room:
         return False
 
     async def _summed_up(
-        self, run: "Run", prompt: Prompt, upto: int, trigger: "CompactTrigger"
+        self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> ContextCompacted | CompactionFailed:
         """Errors: ModelFailure where the model gave no answer at all."""
         answer = await self._asked(run, [each for each in prompt.placed if each.cursor <= upto])
@@ -196,7 +199,7 @@ class Room:
             model=answer.model,
         )
 
-    async def _asked(self, run: "Run", placed: Sequence[Placed]) -> Answer:
+    async def _asked(self, run: Run, placed: Sequence[Placed]) -> ModelAnswer:
         """The model's answer. Errors: ModelFailure."""
         # The estimate is a third too high on purpose. Here too long costs no more than another try.
         max_tokens, tries = run.pinned.context_tokens * 4 // 3, SUMMARY_TRIES
@@ -210,7 +213,7 @@ class Room:
                     raise
                 max_tokens = of_messages(messages) // 2
 
-    async def _answer(self, run: "Run", messages: list[Message]) -> Answer:
+    async def _answer(self, run: Run, messages: list[Message]) -> ModelAnswer:
         """One model call, which nobody follows. Errors: ModelFailure."""
         request = ModelRequest(
             pinned=run.pinned,

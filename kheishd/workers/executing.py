@@ -7,6 +7,8 @@ A call that has ended is remembered until its result is saved: whatever happens 
 somebody who wants the run stopped, its result is what came of it.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +21,11 @@ import trio
 from kheishd.core.answering import met_by
 from kheishd.core.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
-from kheishd.kernel.hook import Finding, Outcome, Place, Stale, ToolError, ToolUse
+from kheishd.kernel.hook import Finding, Invocation, Outcome, RunContext, Stale, ToolError
 from kheishd.kernel.live import OF_TOOLS
 from kheishd.objects.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
-from kheishd.workers.judging import Judging
+from kheishd.workers.judging import CallJudge
 from kheishd.workers.results import bounded, last_words, readable
 from protocol.events import (
     ApprovalAnswered,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime, ToolLimits
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
-    from kheishd.workers.saving import Saving
+    from kheishd.workers.saving import DurableCommit
     from protocol.objects.run import CallOutcome, OpenCall, Run
 
 log = logging.getLogger("kheishd.runs")
@@ -63,12 +65,12 @@ Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["Run"]]
 class _Ended:
     """What came of a call."""
 
-    how: "CallOutcome"
+    how: CallOutcome
     outcome: Outcome
     took_ms: int | None = None
 
 
-class Calls:
+class CallExecutor:
     """The calls of one run, while a worker has it in its hands.
 
     ``runtime`` is the one that the run holds, ``present`` gives the one in force: its rules are judged by.
@@ -76,11 +78,11 @@ class Calls:
 
     def __init__(
         self,
-        state: "State",
-        live: "Live",
-        runtime: "Runtime",
-        present: Callable[[], "Runtime"],
-        saving: "Saving",
+        state: State,
+        live: Live,
+        runtime: Runtime,
+        present: Callable[[], Runtime],
+        saving: DurableCommit,
         commit: Commit,
     ) -> None:
         self._state = state
@@ -95,20 +97,20 @@ class Calls:
 
     # Judging.
 
-    async def judge(self, run: "Run", places: tuple[int, ...]) -> None:
+    async def judge(self, run: Run, places: tuple[int, ...]) -> None:
         """Judge some calls and commit what comes of it."""
         judging = await self._judging(run)
         asked = self._asked(run)
         judgements = [await judging.judgement(place, run.calls[place], asked[place]) for place in places]
         await self._commit(Judge(judgements))
 
-    async def _judging(self, run: "Run") -> Judging:
+    async def _judging(self, run: Run) -> CallJudge:
         await self._runtime.hooks.ready()
         place = self.place(run)
         offered = {tool.name: tool for tool in self._runtime.hooks.offered(place)}
-        return Judging(self._state, self._runtime, self._present(), self._saving, run, place, offered)
+        return CallJudge(self._state, self._runtime, self._present(), self._saving, run, place, offered)
 
-    def place(self, run: "Run") -> Place:
+    def place(self, run: Run) -> RunContext:
         """Where the run is."""
         with self._state.read() as store:
             session = store.get(SESSIONS, run.session_id)
@@ -116,16 +118,16 @@ class Calls:
             # What the run pinned holds no longer where a session was narrowed since.
             tools = bounds_of(store, self._present(), session).scope.tools
         workspace = run.pinned.workspace or self._runtime.workspace_root
-        return Place(session, run, workspace, self._runtime.sandbox, self._state, tools)
+        return RunContext(session, run, workspace, self._runtime.sandbox, self._state, tools)
 
-    def _asked(self, run: "Run") -> list[ToolCall]:
+    def _asked(self, run: Run) -> list[ToolCall]:
         """The calls as the model wrote them."""
         assert run.output_cursor is not None, "a call stands in a message"
         event = self._event(run, run.output_cursor)
         assert isinstance(event, MessageAppended)
         return [item for item in event.message.items if isinstance(item, ToolCall)]
 
-    def _event(self, run: "Run", cursor: int) -> JournalEvent:
+    def _event(self, run: Run, cursor: int) -> JournalEvent:
         with self._state.read() as store:
             found = store.entry(run.session_id, cursor)
         assert found is not None, "what a record points at is in the journal"
@@ -133,7 +135,7 @@ class Calls:
         assert not isinstance(event, Unknown), "what a record points at was written by this version"
         return event
 
-    def _arguments(self, run: "Run", place: int, asked: list[ToolCall]) -> Mapping[str, Any]:
+    def _arguments(self, run: Run, place: int, asked: list[ToolCall]) -> Mapping[str, Any]:
         """The input of a call: as the person who approved it changed it, else as the model wrote it."""
         call = run.calls[place]
         if call.input_cursor is None:
@@ -144,11 +146,11 @@ class Calls:
 
     # Running.
 
-    async def execute(self, run: "Run", places: tuple[int, ...]) -> None:
+    async def execute(self, run: Run, places: tuple[int, ...]) -> None:
         """Run some calls side by side; on cancellation all of them have stopped when this ends."""
         judging = await self._judging(run)
         asked = self._asked(run)
-        ready: list[tuple[int, ToolUse]] = []
+        ready: list[tuple[int, Invocation]] = []
         # Those beyond stay ready, and are due again when these have returned.
         for place in places[: judging.present.tools.max_parallel]:
             use = await self._cleared(run, judging, place, asked)
@@ -173,8 +175,8 @@ class Calls:
                 nursery.start_soon(self._perform, run, place, use, judging)
 
     async def _cleared(
-        self, run: "Run", judging: Judging, place: int, asked: list[ToolCall]
-    ) -> ToolUse | None:
+        self, run: Run, judging: CallJudge, place: int, asked: list[ToolCall]
+    ) -> Invocation | None:
         """A call as it is to be dispatched; None if it may not run after all, which is committed then."""
         call = run.calls[place]
         tool = judging.offered.get(call.tool)
@@ -183,7 +185,7 @@ class Calls:
             return None
         try:
             arguments = judging.checked(tool, self._arguments(run, place, asked))
-            use = ToolUse(
+            use = Invocation(
                 judging.place,
                 call.call_id,
                 within(tool, judging.present.tools),
@@ -212,7 +214,7 @@ class Calls:
             return None
         return use
 
-    async def _perform(self, run: "Run", place: int, use: ToolUse, judging: Judging) -> None:
+    async def _perform(self, run: Run, place: int, use: Invocation, judging: CallJudge) -> None:
         call = run.calls[place]
         began = self._state.now_ms()
         writing = self._live.begin(run.session_id, run.run_id, call.call_id, call.attempt, OF_TOOLS)
@@ -235,7 +237,7 @@ class Calls:
             await self._save(call)
         self._live.end(self._writings.pop(call.call_id))
 
-    async def _ask_again(self, call: "OpenCall", place: int, use: ToolUse, judging: Judging) -> None:
+    async def _ask_again(self, call: OpenCall, place: int, use: Invocation, judging: CallJudge) -> None:
         """What was approved changed at the last moment, and nothing was done."""
         try:
             approval = await judging.renewed(place, use)
@@ -258,12 +260,12 @@ class Calls:
     async def _observe(self, call_id: str, evidence: Mapping[str, Any]) -> None:
         await self._commit(Observe(ToolObserved(call_id=call_id, evidence=bounded(evidence))))
 
-    async def _save(self, call: "OpenCall") -> None:
+    async def _save(self, call: OpenCall) -> None:
         """Commit the result of a call that has ended."""
         await self._return(call, self._ended[call.call_id])
         del self._ended[call.call_id]
 
-    async def _return(self, call: "OpenCall", ended: _Ended) -> None:
+    async def _return(self, call: OpenCall, ended: _Ended) -> None:
         """Commit a result: what is too long to be read at once stands whole in a blob."""
         text, whole = readable(ended.outcome, self._present().tools.max_output_bytes)
         blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
@@ -285,13 +287,13 @@ class Calls:
 
     # Stopping.
 
-    async def save_ended(self, run: "Run") -> None:
+    async def save_ended(self, run: Run) -> None:
         """Commit the results of calls that had ended when the rest was stopped."""
         for call in run.calls:
             if call.call_id in self._ended:
                 await self._save(call)
 
-    def stopped(self, run: "Run", *, for_good: bool = True) -> tuple[Return, ...]:
+    def stopped(self, run: Run, *, for_good: bool = True) -> tuple[Return, ...]:
         """The results of the calls that were running when they were stopped: what they had said by then.
 
         ``for_good``: of all of them; else only of those that may not be run again.
@@ -302,7 +304,7 @@ class Calls:
             if call.state == "called" and (for_good or not call.repeatable)
         )
 
-    def _stopped(self, call: "OpenCall") -> ToolReturned:
+    def _stopped(self, call: OpenCall) -> ToolReturned:
         writing = self._writings.get(call.call_id)
         if writing is None:
             # Journaled as called, and stopped before it was dispatched.
@@ -320,7 +322,7 @@ class Calls:
 
     # After a crash.
 
-    async def look_into(self, run: "Run", places: tuple[int, ...]) -> None:
+    async def look_into(self, run: Run, places: tuple[int, ...]) -> None:
         """Find out what became of calls that the daemon died in, and commit what is known."""
         await self._runtime.hooks.ready()
         asked = self._asked(run)
@@ -329,7 +331,7 @@ class Calls:
             await self._commit(Settle((*met, *_settling(run, place, finding))))
 
     async def _found(
-        self, run: "Run", place: int, asked: list[ToolCall]
+        self, run: Run, place: int, asked: list[ToolCall]
     ) -> tuple[Finding, list[RequirementSatisfied]]:
         """What became of a call, and what it did thereby that the run must have done."""
         call = run.calls[place]
@@ -341,12 +343,12 @@ class Calls:
             arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
         except ToolError:
             return Finding("unknown", "its arguments no longer fit the tool", evidence), []
-        use = ToolUse(self.place(run), call.call_id, tool, arguments, call.binding)
+        use = Invocation(self.place(run), call.call_id, tool, arguments, call.binding)
         finding = await self._runtime.hooks.probe(use, evidence)
         met = met_by(run, use.call_id, tool.name, arguments) if finding.outcome == "done" else []
         return Finding(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
 
-    def _evidence(self, run: "Run", call: "OpenCall") -> dict[str, Any]:
+    def _evidence(self, run: Run, call: OpenCall) -> dict[str, Any]:
         """What was noted about a call before and while it ran, the newest for each name.
 
         Source: the journal, back from the last event about the call to the one with which it began.
@@ -363,14 +365,14 @@ class Calls:
         return gathered
 
 
-def _missing(tool: str, place: Place) -> str:
+def _missing(tool: str, place: RunContext) -> str:
     """Why a tool that could be called is not offered any more."""
     why = "is gone" if place.allows(tool) else "is no longer allowed here"
     return f"The tool '{tool}' {why}."
 
 
 def _changed(
-    returned: ToolReturned, given: Outcome, change: Callable[["Snapshot"], Outcome], store: "Snapshot"
+    returned: ToolReturned, given: Outcome, change: Callable[[Snapshot], Outcome], store: Snapshot
 ) -> Return:
     """A result as it is in the transaction that commits it, with what changes there."""
     try:
@@ -383,7 +385,7 @@ def _changed(
     return Return(final, outcome.events if outcome.is_error else (*outcome.events, *given.events))
 
 
-def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
+def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
     """What a call gave that a person changed: the model is told what was done instead of what it wrote."""
     if call.input_cursor is None:
         return outcome
@@ -393,21 +395,21 @@ def _as_changed(call: "OpenCall", use: ToolUse, outcome: Outcome) -> Outcome:
     if then is None:
         return replace(outcome, text=said + outcome.text)
 
-    def told(store: "Snapshot") -> Outcome:
+    def told(store: Snapshot) -> Outcome:
         settled = then(store)
         return replace(settled, text=said + settled.text)
 
     return replace(outcome, text=said + outcome.text, change=told)
 
 
-def within(tool: "Tool", limits: "ToolLimits") -> "Tool":
+def within(tool: Tool, limits: ToolLimits) -> Tool:
     """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
     longest = limits.max_timeout_s + SAYING_SECONDS
     return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)
 
 
 def _settling(
-    run: "Run", place: int, finding: Finding
+    run: Run, place: int, finding: Finding
 ) -> tuple[CallProbed | CallDoubted | DoubtSettled | ToolReturned, ...]:
     """The events of what was found out about a call."""
     call = run.calls[place]

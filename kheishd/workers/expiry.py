@@ -5,8 +5,9 @@ others or until a commit touches the list. Deadlines are times of the wall clock
 so it never sleeps longer than half a minute while there is a deadline, and asks the clock anew each time.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,6 +18,8 @@ from kheishd.store.tables import DEADLINES
 from protocol.errors import StorageFull
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
 
@@ -28,7 +31,7 @@ LOOK_SECONDS: Final = 30.0
 AGAIN_SECONDS: Final = 1.0
 """How long to wait before a lapse is written again while the disk is full."""
 
-LAPSES: Final[Mapping[str, Callable[["Transaction", str], None]]] = {
+LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
     APPROVAL: approval.lapse,
     QUESTION: question.lapse,
 }
@@ -40,7 +43,7 @@ _Deadline = tuple[int, str, str]
 class ExpiryWorker:
     """Lapses what is due, one object a transaction."""
 
-    def __init__(self, state: "State") -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
         self._given_up: set[_Deadline] = set()
 

@@ -3,8 +3,9 @@
 Nothing here changes anything: what was judged is one command, committed before any call runs.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as _replaced
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from kheishd.core.commands import Judgement
 from kheishd.core.permissions import Judged, Layers, judge, used
-from kheishd.kernel.hook import NeedsAnswer, NeedsApproval, Place, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunContext, Tool, ToolError
 from kheishd.objects.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
@@ -31,14 +32,16 @@ from protocol.limits import (
     MAX_WAITING_QUESTIONS,
 )
 from protocol.objects.permission import Verdict
-from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
-    from kheishd.workers.saving import Saving
+    from kheishd.workers.saving import DurableCommit
     from protocol.objects.approval import Preview
     from protocol.objects.run import CallState, OpenCall, Run
+    from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
 
@@ -46,7 +49,7 @@ MAX_NAMES_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Judging:
+class CallJudge:
     """Judges the calls of one run by what holds now.
 
     ``runtime`` is what the run uses, ``present`` what is configured now: a rule that was written there
@@ -54,17 +57,17 @@ class Judging:
     those of its calls will have that wait for a person.
     """
 
-    state: "State"
-    runtime: "Runtime"
-    present: "Runtime"
-    saving: "Saving"
-    run: "Run"
-    place: Place
+    state: State
+    runtime: Runtime
+    present: Runtime
+    saving: DurableCommit
+    run: Run
+    place: RunContext
     offered: dict[str, Tool]
     used: list[str] = field(default_factory=list)
-    asking: "list[CallState]" = field(default_factory=list)
+    asking: list[CallState] = field(default_factory=list)
 
-    async def judgement(self, number: int, call: "OpenCall", asked: ToolCall) -> Judgement:
+    async def judgement(self, number: int, call: OpenCall, asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
         if self.run.tool_bytes >= self.present.tools.max_run_output_bytes:
@@ -77,7 +80,7 @@ class Judging:
             return self._failed(call, None, self._no_such_tool(call.tool))
         try:
             arguments = self.checked(tool, asked.arguments)
-            return await self._judged(number, call, ToolUse(self.place, call.call_id, tool, arguments))
+            return await self._judged(number, call, Invocation(self.place, call.call_id, tool, arguments))
         except ToolError as error:
             return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
 
@@ -91,7 +94,7 @@ class Judging:
             )
         return self.runtime.hooks.checked(tool, arguments)
 
-    async def renewed(self, number: int, use: ToolUse) -> ApprovalRequested | None:
+    async def renewed(self, number: int, use: Invocation) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
 
         Errors: ToolError if what was approved can no longer be done at all.
@@ -103,7 +106,7 @@ class Judging:
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, preview)
 
-    def reconsidered(self, use: ToolUse, *, approved: bool) -> Judged:
+    def reconsidered(self, use: Invocation, *, approved: bool) -> Judged:
         """A call judged once more, when its turn has come: ``ask`` if nobody was asked who would be now.
 
         What a person approved, now or by a grant, needs no more than that no rule, nor plan mode, denies it.
@@ -116,7 +119,7 @@ class Judging:
         denied = judged.base == "deny" or judged.mode_effect == "denied_in_plan"
         return _replaced(judged, decision="deny" if denied else "allow")
 
-    async def asked_late(self, number: int, use: ToolUse, judged: Judged) -> ApprovalRequested:
+    async def asked_late(self, number: int, use: Invocation, judged: Judged) -> ApprovalRequested:
         """The approval of a call that was allowed when it was judged, and would have to be asked about now.
 
         Errors: ToolError if it cannot be done at all.
@@ -126,7 +129,7 @@ class Judging:
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
-    async def _judged(self, number: int, call: "OpenCall", use: ToolUse) -> Judgement:
+    async def _judged(self, number: int, call: OpenCall, use: Invocation) -> Judgement:
         opinion = await self.runtime.hooks.before(use)
         # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
         whole = self.runtime.hooks.subject(use)
@@ -155,7 +158,7 @@ class Judging:
         self.asking.append("asked")
         return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
 
-    def _question(self, verdict: Verdict, call: "OpenCall", opinion: NeedsAnswer) -> Judgement:
+    def _question(self, verdict: Verdict, call: OpenCall, opinion: NeedsAnswer) -> Judgement:
         waiting = self._waiting()
         if waiting.count("questioned") >= MAX_WAITING_QUESTIONS or len(waiting) >= MAX_WAITING_CALLS:
             return self._crowded(
@@ -172,21 +175,21 @@ class Judging:
         )
         return Judgement(replace(verdict, question_id=asked.question_id), asks=asked)
 
-    def _waiting(self) -> "list[CallState]":
+    def _waiting(self) -> list[CallState]:
         """The states of the calls of this message that wait for a person: by now, and from this batch on."""
         with self.state.read() as store:
             run = store.get(RUNS, self.run.run_id)
         assert run is not None, "a run's record is never deleted"
         return [call.state for call in run.calls if call.waits_for is not None] + self.asking
 
-    def _crowded(self, verdict: Verdict, call: "OpenCall", why: str) -> Judgement:
+    def _crowded(self, verdict: Verdict, call: OpenCall, why: str) -> Judgement:
         """A call that would have a person asked, beside so many that it is one too many."""
         return Judgement(
             verdict, result=_failure(call, f"This was not run: {why}. Try this one again later.")
         )
 
     async def _approval(
-        self, number: int, use: ToolUse, subject: str, reason: str, preview: "Preview | None"
+        self, number: int, use: Invocation, subject: str, reason: str, preview: Preview | None
     ) -> ApprovalRequested:
         assert self.run.output_cursor is not None, "a call stands in a message"
         limits = self.runtime.limits
@@ -204,7 +207,7 @@ class Judging:
             sender=self.run.sender,
         )
 
-    async def _shown(self, preview: "Preview | None") -> "Preview | None":
+    async def _shown(self, preview: Preview | None) -> Preview | None:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
@@ -229,7 +232,7 @@ class Judging:
     def _in(self, ms: int | None) -> int | None:
         return None if ms is None else self.state.now_ms() + ms
 
-    def _failed(self, call: "OpenCall", tool: Tool | None, text: str) -> Judgement:
+    def _failed(self, call: OpenCall, tool: Tool | None, text: str) -> Judgement:
         """A call that cannot be carried out, whoever allowed it."""
         verdict = Verdict(call_id=call.call_id, tool=call.tool, decision="deny", base="deny", why="not valid")
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
@@ -255,7 +258,7 @@ def _beginning(whole: str, max_bytes: int) -> str:
     return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
-def _verdict(call: "OpenCall", tool: Tool, subject: str, judged: Judged) -> Verdict:
+def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdict:
     return _of_tool(
         Verdict(
             call_id=call.call_id,
@@ -279,11 +282,11 @@ def _of_tool(verdict: Verdict, tool: Tool | None) -> Verdict:
     return replace(verdict, parallel=tool.parallel, repeatable=tool.repeatable)
 
 
-def _failure(call: "OpenCall", text: str) -> ToolReturned:
+def _failure(call: OpenCall, text: str) -> ToolReturned:
     text = _beginning(text, MAX_REASON_BYTES)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="failed", text=text, is_error=True)
 
 
-def _denied(call: "OpenCall", reason: str) -> ToolReturned:
+def _denied(call: OpenCall, reason: str) -> ToolReturned:
     text = _beginning(f"This was not allowed: {reason}", MAX_REASON_BYTES)
     return ToolReturned(call_id=call.call_id, tool=call.tool, how="denied", text=text, is_error=True)

@@ -8,6 +8,8 @@ What goes wrong inside one run ends that run. Where not even that can be committ
 read, the run is given up until the daemon starts again: it is logged, and its neighbours go on.
 """
 
+from __future__ import annotations
+
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ import trio
 
 from kheishd.core.due import TakeUp, due
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
-from kheishd.workers.turn import Turn
+from kheishd.workers.turn import RunExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +40,17 @@ class RunWorker:
 
     def __init__(
         self,
-        state: "State",
-        live: "Live",
-        runtimes: "Runtimes",
+        state: State,
+        live: Live,
+        runtimes: Runtimes,
         *,
-        put_down: "Callable[[str], None]" = lambda run_id: None,
+        put_down: Callable[[str], None] = lambda run_id: None,
     ) -> None:
         self._put_down = put_down
         self._state = state
         self._live = live
         self._runtimes = runtimes
-        self._active: dict[str, Turn] = {}
+        self._active: dict[str, RunExecutor] = {}
         self._given_up: set[str] = set()
         self._draining = False
         self._idle = trio.Event()
@@ -97,7 +99,7 @@ class RunWorker:
                 if run is not None and run.status == "running":
                     self._start(run, interrupt=True)
 
-    def _cancelled(self, store: "Snapshot") -> list["Run"]:
+    def _cancelled(self, store: Snapshot) -> list[Run]:
         """Stop what is to be stopped; gives those that nobody is at.
 
         They take no slot, for nothing of them will be executed.
@@ -113,7 +115,7 @@ class RunWorker:
                 orphans.append(run)
         return orphans
 
-    def _startable(self, store: "Snapshot") -> list[tuple["Run", bool]]:
+    def _startable(self, store: Snapshot) -> list[tuple[Run, bool]]:
         """The next runs to start, in the order of their acceptance, as far as there are slots.
 
         One that is to be alone waits for the others to end and holds back those behind it meanwhile.
@@ -137,7 +139,7 @@ class RunWorker:
                 break
         return chosen
 
-    def _record(self, store: "Snapshot", run_id: str) -> "Run | None":
+    def _record(self, store: Snapshot, run_id: str) -> Run | None:
         """A run's record; None, and given up, if it cannot be read."""
         if run_id in self._given_up:
             return None
@@ -150,9 +152,9 @@ class RunWorker:
             self._given_up.add(run_id)
         return run
 
-    def _start(self, run: "Run", *, suspect: bool = False, interrupt: bool = False) -> None:
+    def _start(self, run: Run, *, suspect: bool = False, interrupt: bool = False) -> None:
         assert self._nursery is not None
-        turn = Turn(
+        turn = RunExecutor(
             self._state,
             self._live,
             self._runtimes,
@@ -164,7 +166,7 @@ class RunWorker:
         self._active[run.run_id] = turn
         self._nursery.start_soon(self._execute, run.run_id, turn)
 
-    async def _execute(self, run_id: str, turn: Turn) -> None:
+    async def _execute(self, run_id: str, turn: RunExecutor) -> None:
         try:
             await turn.perform()
         except Exception:

@@ -4,8 +4,9 @@ What has happened cannot be taken back, so nothing but an orderly stop of the da
 as nobody goes on before it is saved, nothing new is begun meanwhile.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,8 @@ import trio
 from protocol.errors import StorageFull
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from kheishd.kernel.live import Live
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
@@ -26,16 +29,16 @@ SAVE_AGAIN_SECONDS = 1.0
 """How long to wait before an outcome is saved again while the disk is full."""
 
 
-class Saving:
+class DurableCommit:
     """Saves for one run. Once it is not ``patient``, a full disk is told at once."""
 
-    def __init__(self, state: "State", live: "Live", run_id: str) -> None:
+    def __init__(self, state: State, live: Live, run_id: str) -> None:
         self.patient = True
         self._state = state
         self._live = live
         self._run_id = run_id
 
-    async def update(self, fn: "Callable[[Transaction], T]") -> T:
+    async def update(self, fn: Callable[[Transaction], T]) -> T:
         """Commit. Errors: as ``State.update``; StorageFull only where there is no patience."""
         return await self._saved(partial(self._state.update, fn))
 

@@ -8,6 +8,8 @@ anything stands.
 No shell is cancelled with the worker: each is stopped in order, and its task says so, before the worker ends.
 """
 
+from __future__ import annotations
+
 import logging
 from contextlib import suppress
 from functools import partial
@@ -46,11 +48,11 @@ class ShellWorker:
 
     def __init__(
         self,
-        state: "State",
-        live: "Live",
-        runtimes: "Runtimes",
-        files: "ShellFiles",
-        starter: "Starter",
+        state: State,
+        live: Live,
+        runtimes: Runtimes,
+        files: ShellFiles,
+        starter: Starter,
         *,
         stall_s: float = STALL_SECONDS,
     ) -> None:
@@ -98,7 +100,7 @@ class ShellWorker:
             if task_id in self._running:
                 self._running[task_id].stop("stopped")
 
-    def _start(self, task: "Task") -> None:
+    def _start(self, task: Task) -> None:
         assert self._nursery is not None
         shell = Background(task, self._live, self._files, self._save, stall_s=self._stall_s)
         self._running[task.task_id] = shell
@@ -131,7 +133,7 @@ class ShellWorker:
         workspace = self._runtimes.current().config.get("workspace", {})
         return list(workspace.get("readable", ()))
 
-    async def _save(self, fn: "Callable[[Transaction], None]") -> None:
+    async def _save(self, fn: Callable[[Transaction], None]) -> None:
         """Commit. On a full disk it is tried again until there is room, or the daemon ends.
 
         Errors: StorageFull then, and as for ``State.update``.
@@ -165,7 +167,7 @@ class ShellWorker:
             for task in left:
                 nursery.start_soon(self._end, task)
 
-    async def _end(self, task: "Task") -> None:
+    async def _end(self, task: Task) -> None:
         gone = await self._starter.hunt(task.task_id)
         if not gone:
             log.error("processes of a shell could not be killed", extra={"task_id": task.task_id})

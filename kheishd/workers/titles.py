@@ -4,6 +4,8 @@ It is a courtesy and nothing rests on it: few at a time, in the background, and 
 of it. A title that somebody gave meanwhile stays. The built-in stand-in has nothing to say and is not asked.
 """
 
+from __future__ import annotations
+
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ import trio
 from kheishd.core.budget import cost_of
 from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.giving import output_of
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.unseen import answer_of
@@ -41,7 +43,7 @@ MAX_RUNS = 3
 class Titles:
     """Gives sessions their titles."""
 
-    def __init__(self, state: "State", runtimes: "Runtimes") -> None:
+    def __init__(self, state: State, runtimes: Runtimes) -> None:
         self._state = state
         self._runtimes = runtimes
         self._nursery: trio.Nursery | None = None
@@ -68,9 +70,7 @@ class Titles:
             self._busy.add(run.session_id)
             self._nursery.start_soon(self._name, run, beginning)
 
-    def _wanted(
-        self, store: "Snapshot", runtime: "Runtime", run_id: str
-    ) -> "tuple[Run | None, tuple[str, str]]":
+    def _wanted(self, store: Snapshot, runtime: Runtime, run_id: str) -> tuple[Run | None, tuple[str, str]]:
         """The run whose model is to be asked, and how its conversation begins."""
         nothing = (None, ("", ""))
         run = store.get(RUNS, run_id)
@@ -86,7 +86,7 @@ class Titles:
             (run, (_asked(store, run), answered.text)) if answered is not None and answered.text else nothing
         )
 
-    async def _name(self, run: "Run", beginning: tuple[str, str]) -> None:
+    async def _name(self, run: Run, beginning: tuple[str, str]) -> None:
         try:
             with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
                 answer = await answer_of(runtime.models, _request(run, beginning))
@@ -101,7 +101,7 @@ class Titles:
             self._busy.discard(run.session_id)
 
 
-def _nameless(session: "Session") -> bool:
+def _nameless(session: Session) -> bool:
     """Whether a session is to be named: one that people talk in, and that has no name."""
     return (
         session.title is None
@@ -111,7 +111,7 @@ def _nameless(session: "Session") -> bool:
     )
 
 
-def _asked(store: "Snapshot", run: "Run") -> str:
+def _asked(store: Snapshot, run: Run) -> str:
     """What the run was to answer: its input stands right before its acceptance."""
     for _, line in store.entries(run.session_id, run.accepted_cursor, reverse=True):
         event = decode_event(line)
@@ -119,7 +119,7 @@ def _asked(store: "Snapshot", run: "Run") -> str:
     return ""
 
 
-def _request(run: "Run", beginning: tuple[str, str]) -> ModelRequest:
+def _request(run: Run, beginning: tuple[str, str]) -> ModelRequest:
     return ModelRequest(
         pinned=run.pinned,
         instructions=INSTRUCTIONS,
@@ -131,10 +131,10 @@ def _request(run: "Run", beginning: tuple[str, str]) -> ModelRequest:
     )
 
 
-def _rename(tx: "Transaction", run: "Run", title: str, usage: "Usage") -> None:
+def _rename(tx: Transaction, run: Run, title: str, usage: Usage) -> None:
     session = tx.get(SESSIONS, run.session_id)
     if session is None or not _nameless(session):
         return
-    fold = Fold(tx, run.session_id, session=session)
+    fold = SessionWriter(tx, run.session_id, session=session)
     fold.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, run.pinned.prices)))
     fold.write()

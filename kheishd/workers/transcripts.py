@@ -4,8 +4,9 @@ A session that branched off another one begins with that one's transcript, and w
 from before the two parted.
 """
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -35,7 +36,9 @@ from protocol.limits import MAX_ANSWER_BYTES, MAX_CHECKPOINT_ALONE_BYTES, MAX_CH
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
-    from kheishd.kernel.hook import Hook, Place
+    from collections.abc import Iterator, Sequence
+
+    from kheishd.kernel.hook import Hook, RunContext
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Run
@@ -58,7 +61,7 @@ class Checkpoint:
     cursor: int
     content: bytes
 
-    def write(self, tx: "Transaction") -> None:
+    def write(self, tx: Transaction) -> None:
         """Keep it, unless the session's next run wrote down more meanwhile."""
         kept = [key for key, _ in tx.scan(CHECKPOINTS, self.session_id)]
         if any(key[1] > self.cursor for key in kept):
@@ -68,17 +71,17 @@ class Checkpoint:
         tx.put(CHECKPOINTS, self.session_id, self.cursor, value=self.content)
 
 
-class Reading:
+class TranscriptReader:
     """A session's transcript while one run needs it: read once, then only what came since."""
 
-    def __init__(self, state: "State", session_id: str) -> None:
+    def __init__(self, state: State, session_id: str) -> None:
         self._state = state
         self._session_id = session_id
         self._stretches: list[Stretch] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
-    async def request(self, run: "Run", hooks: "Hook", place: "Place") -> ModelRequest:
+    async def request(self, run: Run, hooks: Hook, place: RunContext) -> ModelRequest:
         """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
         transcript = await self.transcript()
         digest = run.pinned.instructions_digest
@@ -101,7 +104,7 @@ class Reading:
             attempt=run.attempt,
         )
 
-    def _owed(self, run: "Run") -> Iterator[str]:
+    def _owed(self, run: Run) -> Iterator[str]:
         """What the run is told from the beginning of what it must do and give."""
         todo, bound = owed(run), run.pinned.output_contract
         if todo:
@@ -145,7 +148,7 @@ class Reading:
         self._folded += events
         return transcript, events < EVENTS_AT_ONCE and size < BYTES_AT_ONCE
 
-    def _begin(self, store: "Snapshot") -> Transcript:
+    def _begin(self, store: Snapshot) -> Transcript:
         session = store.get(SESSIONS, self._session_id)
         assert session is not None, "a run has its session"
         self._stretches = lineage(store, session)
@@ -158,7 +161,7 @@ class Reading:
         """What is shown is much less than what happened: a checkpoint is worth its bytes."""
         self._folded = max(self._folded, CHECKPOINT_EVENTS)
 
-    def checkpoint(self, answer: "list[Item]", room: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
+    def checkpoint(self, answer: list[Item], room: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
         """A checkpoint to write with an answer, when enough was folded and both fit into ``room``."""
         return self._written_down(min(MAX_CHECKPOINT_BYTES, room - room_of(answer)))
 
@@ -189,7 +192,7 @@ class Reading:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: "Snapshot", stretches: Sequence[Stretch]) -> Transcript:
+def newest_checkpoint(store: Snapshot, stretches: Sequence[Stretch]) -> Transcript:
     """The transcript of the newest checkpoint of a lineage that can be read; an empty one without any."""
     for session_id, upto in reversed(stretches):
         for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):

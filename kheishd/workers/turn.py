@@ -1,5 +1,7 @@
 """One run in the hands of the worker: ask what is due, do it, commit what came of it, ask again."""
 
+from __future__ import annotations
+
 import logging
 import random
 from typing import TYPE_CHECKING, assert_never
@@ -24,15 +26,15 @@ from kheishd.core.due import (
 )
 from kheishd.core.retry import fitted, retry_at_ms
 from kheishd.core.run import decide
-from kheishd.kernel.runtime import Answer, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.contracts import checked
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.giving import said_at
 from kheishd.store.tables import RUNS, SESSIONS
-from kheishd.workers.compacting import Room, given_up
-from kheishd.workers.executing import Calls
-from kheishd.workers.saving import Saving
-from kheishd.workers.transcripts import Checkpoint, Reading
+from kheishd.workers.compacting import ContextWindow, given_up
+from kheishd.workers.executing import CallExecutor
+from kheishd.workers.saving import DurableCommit
+from kheishd.workers.transcripts import Checkpoint, TranscriptReader
 from protocol import ids
 from protocol.errors import RunAlreadyEnded
 from protocol.limits import MAX_ANSWER_BYTES, MAX_CONTRACT_ROOM_BYTES
@@ -53,7 +55,7 @@ log = logging.getLogger("kheishd.runs")
 DAEMON_RESTARTED = RunError("daemon_restarted", "the daemon was restarted while this run was working")
 
 
-class Turn:
+class RunExecutor:
     """A run being executed. ``perform`` returns when nothing is due any more.
 
     ``suspect``: it is to be alone, having brought the daemon down before; ``relieved`` is called once it
@@ -63,12 +65,12 @@ class Turn:
 
     def __init__(
         self,
-        state: "State",
-        live: "Live",
-        runtimes: "Runtimes",
+        state: State,
+        live: Live,
+        runtimes: Runtimes,
         run: Run,
         *,
-        relieved: "Callable[[], None]",
+        relieved: Callable[[], None],
         suspect: bool = False,
         interrupt: bool = False,
     ) -> None:
@@ -84,12 +86,12 @@ class Turn:
         self._patient_until_ms = 0
         self._over = False
         self._asked = False
-        self._shown = Reading(state, run.session_id)
+        self._shown = TranscriptReader(state, run.session_id)
         self._effect = trio.CancelScope()
-        self._saving = Saving(state, live, run.run_id)
+        self._saving = DurableCommit(state, live, run.run_id)
         self._writing: Writing | None = None
-        self._calls: Calls
-        self._room: Room
+        self._calls: CallExecutor
+        self._room: ContextWindow
 
     def stop(self) -> None:
         """Somebody asked for the run to be stopped: leave the effect and look at the record again."""
@@ -101,10 +103,10 @@ class Turn:
         Errors: whatever kept a run that failed inside the daemon from being marked so.
         """
         with self._runtimes.hold() as self._runtime:
-            self._calls = Calls(
+            self._calls = CallExecutor(
                 self._state, self._live, self._runtime, self._runtimes.current, self._saving, self._commit
             )
-            self._room = Room(self._state, self._runtime, self._shown, self._commit)
+            self._room = ContextWindow(self._state, self._runtime, self._shown, self._commit)
             await self._guarded()
 
     async def _guarded(self) -> None:
@@ -166,16 +168,16 @@ class Turn:
 
     # Committing.
 
-    def _fold(self, tx: "Transaction") -> Fold:
+    def _fold(self, tx: Transaction) -> SessionWriter:
         run = tx.get(RUNS, self._run.run_id)
         assert run is not None, "a run's record is never deleted"
-        return Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        return SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
 
     async def _take_up(self) -> None:
         """Start and, if that is due at once, ask: one commit."""
         item_id = self._state.new_id(ids.ITEM)
 
-        def start(tx: "Transaction") -> tuple[Run, bool]:
+        def start(tx: Transaction) -> tuple[Run, bool]:
             fold = self._fold(tx)
             fold.append_all(decide(fold.run, Start()))
             asked = isinstance(due(fold.run, tx.now_ms, held=True), AskModel)
@@ -188,11 +190,11 @@ class Turn:
         self._held = True
 
     async def _commit(
-        self, command: "Command | Callable[[Snapshot], Command]", checkpoint: Checkpoint | None = None
+        self, command: Command | Callable[[Snapshot], Command], checkpoint: Checkpoint | None = None
     ) -> Run:
         """Carry out a command; the run as it is then. Several calls that return together do so at once."""
 
-        def carry_out(tx: "Transaction") -> Run:
+        def carry_out(tx: Transaction) -> Run:
             fold = self._fold(tx)
             fold.append_all(decide(fold.run, command(tx) if callable(command) else command))
             fold.write()
@@ -243,7 +245,7 @@ class Turn:
         return scope.cancelled_caught
 
     async def _stoppable(
-        self, effect: "Callable[[Run, tuple[int, ...]], Awaitable[None]]", places: tuple[int, ...]
+        self, effect: Callable[[Run, tuple[int, ...]], Awaitable[None]], places: tuple[int, ...]
     ) -> None:
         with self._next_effect() as scope:
             await effect(self._run, places)
@@ -292,11 +294,11 @@ class Turn:
             return None
         return RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
 
-    async def _listen(self, heard: list[str]) -> Answer | None:
+    async def _listen(self, heard: list[str]) -> ModelAnswer | None:
         """The model's answer; None if it was stopped, with what had arrived by then in ``heard``."""
         run = self._run
         assert run.item_id is not None, "the model is asked for a message that has an id"
-        answer: Answer | None = None
+        answer: ModelAnswer | None = None
         with self._next_effect() as effect:
             request = await self._room.request(run, self._calls.place(run))
             writing = self._writing = self._live.begin(run.session_id, run.run_id, run.item_id, run.attempt)
@@ -308,7 +310,7 @@ class Turn:
                             self._live.text(writing, "text", text)
                         case ThinkingDelta(text):
                             self._live.text(writing, "thinking", text)
-                        case Answer():
+                        case ModelAnswer():
                             answer = event
                         case _:
                             assert_never(event)
@@ -319,7 +321,7 @@ class Turn:
             raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
         return answer
 
-    async def _answered(self, answer: Answer) -> None:
+    async def _answered(self, answer: ModelAnswer) -> None:
         bound = self._run.pinned.output_contract is not None
         room = MAX_ANSWER_BYTES - (MAX_CONTRACT_ROOM_BYTES if bound else 0)
         items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
@@ -373,7 +375,7 @@ class Turn:
             self._shown.became_shorter()
             await self._shown.keep()
 
-    def _checked(self, items: list[Item]) -> "Checked | None":
+    def _checked(self, items: list[Item]) -> Checked | None:
         """What an answer is, against what the run must give."""
         if self._run.pinned.output_contract is None:
             return None

@@ -1,19 +1,21 @@
 """A model call that is no answer to anybody: nobody follows it while it is written."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
-from kheishd.kernel.runtime import Answer, ModelFailure
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelCaller, ModelRequest
 
 
-async def answer_of(models: "ModelCaller", request: "ModelRequest") -> Answer:
+async def answer_of(models: ModelCaller, request: ModelRequest) -> ModelAnswer:
     """What a model says in the end. Errors: ModelFailure, also for one that ends without an answer."""
-    answer: Answer | None = None
+    answer: ModelAnswer | None = None
     async with models.ask(request) as events:
         async for event in events:
-            if isinstance(event, Answer):
+            if isinstance(event, ModelAnswer):
                 answer = event
     if answer is None:
         raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)

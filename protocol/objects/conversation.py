@@ -27,12 +27,12 @@ from protocol.ids import Id
 from protocol.limits import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.run import (
-    Compacting,
+    CompactParams,
     CompactResult,
-    Delivery,
     PathName,
+    SendParams,
     SendResult,
-    Steering,
+    SteerParams,
     SteerResult,
 )
 from protocol.objects.session import History, Order, Session
@@ -60,7 +60,7 @@ class ConversationList(Struct, frozen=True):
     next: str | None
 
 
-class ConversationSend(Delivery, frozen=True, kw_only=True):
+class ConversationSend(SendParams, frozen=True, kw_only=True):
     """Params of ``conversation.send``. Without ``agent``, the configured default agent is meant."""
 
     agent: Agent | None = None
@@ -70,14 +70,14 @@ class ConversationSend(Delivery, frozen=True, kw_only=True):
     reply_targets: list[dict[str, Any]] | None = None
 
 
-class ConversationSteer(Steering, frozen=True, kw_only=True):
+class ConversationSteer(SteerParams, frozen=True, kw_only=True):
     """Params of ``conversation.steer``."""
 
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
 
 
-class ConversationCompact(Compacting, frozen=True, kw_only=True):
+class ConversationCompact(CompactParams, frozen=True, kw_only=True):
     """Params of ``conversation.compact``."""
 
     agent: Agent | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from protocol.budget import Budget, Cost, Prices
-from protocol.contract import Because, Bound, OutputContract, Requirement
+from protocol.contract import BoundContract, FollowUp, OutputContract, Requirement
 from protocol.errors import (
     ArtifactNotFound,
     DebugNotFound,
@@ -115,7 +115,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     context_tokens: int = DEFAULT_CONTEXT_TOKENS
     generation: int = 0
     debug: DebugLevel = "off"
-    output_contract: Bound | None = None
+    output_contract: BoundContract | None = None
     requirements: list[Requirement] = []
     max_continuations: int = 0
     budget: Budget | None = None
@@ -183,7 +183,7 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: list[Rule] = []
     grants: list[Grant] = []
     outputs: list[Cursor] = []
-    sent_back: Because | None = None
+    sent_back: FollowUp | None = None
     repairs: int = 0
     reminders: int = 0
     met: list[int] = []
@@ -211,7 +211,7 @@ class RunList(Struct, frozen=True):
     next: str | None
 
 
-class Delivery(Mutation, frozen=True, kw_only=True):
+class SendParams(Mutation, frozen=True, kw_only=True):
     """The params every ``send`` has besides its address: what is said, and how the caller waits."""
 
     content: str | None = None
@@ -254,7 +254,7 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: Cost | None = None
 
 
-class Steering(Mutation, frozen=True, kw_only=True):
+class SteerParams(Mutation, frozen=True, kw_only=True):
     """The params every ``steer`` has besides its address: what is said to the run in flight."""
 
     content: str | None = None
@@ -270,7 +270,7 @@ class SteerResult(Struct, frozen=True, kw_only=True):
     cursor: Cursor
 
 
-class Compacting(Mutation, frozen=True, kw_only=True):
+class CompactParams(Mutation, frozen=True, kw_only=True):
     """The params every ``compact`` has besides its address: how the caller waits."""
 
     wait: Literal["accepted", "settled"] = "accepted"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol.budget import Cost
-from protocol.contract import Bound, InputContract, OutputContract
+from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
@@ -34,14 +34,14 @@ from protocol.limits import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.method import Method, Mutation, Page, Params
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
-    Compacting,
+    CompactParams,
     CompactResult,
-    Delivery,
     ModelName,
     Name,
     PathName,
+    SendParams,
     SendResult,
-    Steering,
+    SteerParams,
     SteerResult,
 )
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImported
@@ -123,7 +123,7 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     plan_cursor: Cursor | None = None
     todos_cursor: Cursor | None = None
     input_contract: str | None = None
-    output_contract: Bound | None = None
+    output_contract: BoundContract | None = None
     first_cursor: Cursor = 0
     cursor: Cursor = 0
     runs: int = 0
@@ -220,21 +220,21 @@ class SessionUpdate(Mutation, frozen=True, kw_only=True):
     output_contract: OutputContract | None | UnsetType = UNSET
 
 
-class SessionSend(Delivery, frozen=True, kw_only=True):
+class SessionSend(SendParams, frozen=True, kw_only=True):
     """Params of ``session.send``: as ``conversation.send``, addressed by session."""
 
     session_id: Id
     sender: str | None = None
 
 
-class SessionSteer(Steering, frozen=True, kw_only=True):
+class SessionSteer(SteerParams, frozen=True, kw_only=True):
     """Params of ``session.steer``: as ``conversation.steer``, addressed by session."""
 
     session_id: Id
     sender: str | None = None
 
 
-class SessionCompact(Compacting, frozen=True, kw_only=True):
+class SessionCompact(CompactParams, frozen=True, kw_only=True):
     """Params of ``session.compact``: as ``conversation.compact``, addressed by session."""
 
     session_id: Id

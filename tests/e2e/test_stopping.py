@@ -8,13 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest, TextDelta
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, TextDelta
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.errors import RunAlreadyEnded
 from protocol.events import MessageAppended
 from protocol.objects.session import Interrupted
 from protocol.transcript import Text, ToolCall, Usage, text_of
-from tests.support.desk import Gate, Part, Scripted, fails, gives, open_desk, says, working
+from tests.support.desk import Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 
 
 async def test_a_cancelled_answer_keeps_what_had_arrived(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -136,9 +136,9 @@ async def test_a_cancel_may_come_at_any_turn_of_the_loop(
         assert (await desk.ask("two")).status == "completed"
 
 
-def make_steps(steps: int) -> list[Part]:
+def make_steps(steps: int) -> list[ModelPart]:
     """A model that calls a tool in every step but the last, and fails once before each."""
-    parts: list[Part] = []
+    parts: list[ModelPart] = []
     for _ in range(steps - 1):
         parts += [lambda request: fails(), lambda request: gives(Text("hm"), ToolCall("c1", "look", {}))]
     return [*parts, lambda request: fails(), lambda request: says("do", "ne"), lambda request: says("done")]
@@ -171,7 +171,7 @@ class Lingering(Scripted):
         await trio.sleep_forever()
 
     async def _events(self) -> AsyncIterator[ModelEvent]:
-        yield Answer([Text("all of it")], Usage(3, 4), "end", "scripted")
+        yield ModelAnswer([Text("all of it")], Usage(3, 4), "end", "scripted")
 
 
 class Grouped(Scripted):

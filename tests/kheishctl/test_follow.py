@@ -30,7 +30,7 @@ from kheishctl.pieces import (
     Steered,
     Thought,
 )
-from protocol.contract import Because
+from protocol.contract import FollowUp
 
 RUN, ITEM = "run_1", "itm_1"
 
@@ -254,7 +254,7 @@ def test_the_unknown_is_passed_over() -> None:
 def test_why_a_model_is_asked_again_is_noted() -> None:
     """What the daemon says to it is not what anybody said; of a later version's reasons nothing is shown."""
     told, again = Told(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
-    for because in get_args(Because):
+    for because in get_args(FollowUp):
         shown = told.event("message_appended", item_id="x", message=again, because=because)
         assert shown == [Noted(SENT_BACK[because])]
     assert told.event("message_appended", item_id="x", message=again, because="boredom") == []

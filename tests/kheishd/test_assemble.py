@@ -20,7 +20,7 @@ from kheishd.config import parse
 from kheishd.core.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import Debugging, RunLimits, Runtime, ToolLimits
 from kheishd.providers.caller import Models
 from protocol.budget import Budget, Prices
@@ -59,7 +59,7 @@ def source(tmp_path: Path) -> Source:
 
 def build(source: Source, *, skip: bool = True) -> Runtime:
     """Generation 1."""
-    return build_runtime(source, 1, Models, lambda config: Composite(()), skip_bad_agents=skip)
+    return build_runtime(source, 1, Models, lambda config: CompositeHook(()), skip_bad_agents=skip)
 
 
 def test_every_method_of_the_contract_has_one_handler() -> None:

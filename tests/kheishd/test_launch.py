@@ -1,10 +1,12 @@
 """From a command line to a daemon: what can be foreseen ends with a message and a code, never a traceback."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,8 +16,11 @@ from kheishd.server.listeners import SocketInUse
 from kheishd.store.opening import StoreUnusable
 from protocol.errors import ConfigInvalid, StorageFailed
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def kheishd(*arguments: str) -> "subprocess.CompletedProcess[str]":
+
+def kheishd(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end."""
     command = [sys.executable, "-m", "kheishd", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -1,9 +1,11 @@
 """Working on a store while no daemon runs, by the program's own commands."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,9 @@ from kheishd.store.tables import RUNS
 from kheishd.store.writer import Store
 from protocol.catalogue import METHODS
 from tests.support.histories import dump, rich_history, session_with_runs, spoil_line, update
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def content(home: Home) -> dict[str, list[object]]:
         store.close()
 
 
-def kheishd(home: Home, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def kheishd(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command on a home."""
     command = [sys.executable, "-m", "kheishd", "--home", str(home.path), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

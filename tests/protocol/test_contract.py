@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.contract import Bound, InputContract, OutputContract, Requirement
+from protocol.contract import BoundContract, InputContract, OutputContract, Requirement
 from protocol.limits import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
 from tests.support.samples import refuse, take
 
@@ -39,5 +39,5 @@ def test_refused(kind: type[Any], params: dict[str, Any], field: str) -> None:
 
 def test_what_is_kept_is_small() -> None:
     """A record holds the digest and, where it is not as usual, how often."""
-    assert msgspec.json.encode(Bound(digest="d")) == b'{"digest":"d"}'
-    assert msgspec.json.encode(Bound(digest="d", max_repairs=0)) == b'{"digest":"d","max_repairs":0}'
+    assert msgspec.json.encode(BoundContract(digest="d")) == b'{"digest":"d"}'
+    assert msgspec.json.encode(BoundContract(digest="d", max_repairs=0)) == b'{"digest":"d","max_repairs":0}'

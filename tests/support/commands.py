@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from kheishd.hooks.bash import Bash
-from kheishd.kernel.hook import Outcome, Place, Sandbox, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, Sandbox
 from tests.support.workspaces import place
 
 
-def place_at(workspace: Path, sandbox: Sandbox = "off") -> Place:
+def place_at(workspace: Path, sandbox: Sandbox = "off") -> RunContext:
     """A place of a run, confined so."""
     return replace(place(workspace), sandbox=sandbox)
 
@@ -22,19 +22,19 @@ def place_at(workspace: Path, sandbox: Sandbox = "off") -> Place:
 class Shell:
     """The tool in one workspace; ``said`` is what it showed while it ran, ``observed`` what it journaled."""
 
-    def __init__(self, bash: Bash, place: Place) -> None:
+    def __init__(self, bash: Bash, place: RunContext) -> None:
         self.bash = bash
         self.place = place
         self.said: list[str] = []
         self.observed: list[dict[str, Any]] = []
         self._calls = 0
 
-    def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> ToolUse:
+    def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
         """A new call."""
         self._calls += 1
         arguments = {"command": command, **arguments}
         tool, call_id = self.bash.tools[0], f"call_{self._calls}"
-        return ToolUse(self.place, call_id, tool, arguments, binding, self.said.append, self._observe)
+        return Invocation(self.place, call_id, tool, arguments, binding, self.said.append, self._observe)
 
     async def outcome(self, command: str, **arguments: Any) -> Outcome:
         """Run a command: the outcome as it is."""

@@ -1,5 +1,7 @@
 """A real ``kheishd`` subprocess and a plain client for it: a blocking socket and JSON lines."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -9,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
 
 # How long anything may take before a test is failed: a loaded machine is slow, a hang is forever.
 PATIENCE_S = 30.0
@@ -103,7 +107,7 @@ class Client:
         self._lines.close()
         self.socket.close()
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -131,7 +135,7 @@ class Daemon:
 
     # Its life.
 
-    def start(self, *, wait: bool = True) -> "Daemon":
+    def start(self, *, wait: bool = True) -> Daemon:
         """Start it and wait until it answers. Errors: AssertionError with its log if it does not."""
         assert self._process is None, "one at a time"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("KHEISH")}
@@ -166,7 +170,7 @@ class Daemon:
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    def restart(self) -> "Daemon":
+    def restart(self) -> Daemon:
         """Start it again on the same home, after ``kill`` or ``stop``."""
         return self.start()
 
@@ -182,7 +186,7 @@ class Daemon:
         return code
 
     @property
-    def process(self) -> "subprocess.Popen[bytes]":
+    def process(self) -> subprocess.Popen[bytes]:
         """The running process."""
         assert self._process is not None, "it does not run"
         return self._process
@@ -230,7 +234,7 @@ class Daemon:
             self._client.close()
             self._client = None
 
-    def __enter__(self) -> "Daemon":
+    def __enter__(self) -> Daemon:
         return self.start()
 
     def __exit__(
@@ -252,7 +256,7 @@ def short_home() -> Iterator[Path]:
         shutil.rmtree(parent)
 
 
-def run_kheishd(home: Path, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+def run_kheishd(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run ``kheishd`` with a command to its end."""
     command = [sys.executable, "-m", "kheishd", "--home", str(home), *arguments]
     return subprocess.run(

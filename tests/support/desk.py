@@ -16,7 +16,7 @@ from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live, Writing
 from kheishd.kernel.runtime import (
-    Answer,
+    ModelAnswer,
     ModelEvent,
     ModelFailure,
     ModelRequest,
@@ -26,7 +26,7 @@ from kheishd.kernel.runtime import (
 )
 from kheishd.kernel.state import State, open_state
 from kheishd.objects import conversation, run, session
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
@@ -53,7 +53,7 @@ PATIENCE_S = 30.0
 VIRTUAL_PATIENCE_S = 1_000_000.0
 """How long a test may take, on the real clock and on a mock one."""
 
-Part = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
+ModelPart = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
 
 
 def wall_clock() -> int:
@@ -65,12 +65,12 @@ async def says(*pieces: str) -> AsyncIterator[ModelEvent]:
     """An answer in pieces."""
     for piece in pieces:
         yield TextDelta(piece)
-    yield Answer([Text("".join(pieces))], Usage(len(pieces), 1), "end", "scripted")
+    yield ModelAnswer([Text("".join(pieces))], Usage(len(pieces), 1), "end", "scripted")
 
 
 async def gives(*items: Item, stop_reason: str = "end") -> AsyncIterator[ModelEvent]:
     """An answer that comes all at once."""
-    yield Answer(list(items), Usage(1, 1), stop_reason, "scripted")
+    yield ModelAnswer(list(items), Usage(1, 1), stop_reason, "scripted")
 
 
 async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[ModelEvent]:
@@ -89,12 +89,12 @@ class Scripted:
     ``summed`` are the same for what is to be summed up.
     """
 
-    parts: list[Part] = field(default_factory=list)
-    to: dict[str, Part] = field(default_factory=dict)
+    parts: list[ModelPart] = field(default_factory=list)
+    to: dict[str, ModelPart] = field(default_factory=dict)
     asked: list[ModelRequest] = field(default_factory=list)
     open: int = 0
     most: int = 0
-    summaries: list[Part] = field(default_factory=lambda: [sums_up])
+    summaries: list[ModelPart] = field(default_factory=lambda: [sums_up])
     summed: list[ModelRequest] = field(default_factory=list)
 
     @asynccontextmanager
@@ -113,7 +113,7 @@ class Scripted:
         finally:
             self.open -= 1
 
-    def _next(self) -> Part:
+    def _next(self) -> ModelPart:
         if not self.parts:
             return echo
         return self.parts.pop(0) if len(self.parts) > 1 else self.parts[0]
@@ -129,7 +129,7 @@ class Scripted:
 async def sums_up(request: ModelRequest) -> AsyncIterator[ModelEvent]:
     """A summary."""
     yield TextDelta("They talked.")
-    yield Answer([Text("They talked.")], Usage(500, 20), "end", "scripted")
+    yield ModelAnswer([Text("They talked.")], Usage(500, 20), "end", "scripted")
 
 
 def echo(request: ModelRequest) -> AsyncIterator[ModelEvent]:
@@ -153,7 +153,7 @@ class Gate:
         self.reached.set()
         await self.opened.wait()
         yield TextDelta(self.after)
-        yield Answer([Text(self.before + self.after)], Usage(2, 2), "end", "scripted")
+        yield ModelAnswer([Text(self.before + self.after)], Usage(2, 2), "end", "scripted")
 
 
 class Everything:
@@ -246,7 +246,9 @@ class Desk:
             for each in make:
                 record = tx.get(RUNS, run_id)
                 assert record is not None
-                fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+                fold = SessionWriter(
+                    tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
+                )
                 fold.append_all(decide(fold.run, each(fold.run)))
                 fold.write()
             return fold.run
@@ -269,7 +271,9 @@ class Desk:
             allowed = ApprovalAnswered(
                 approval_id=asked.waits_for, call_id=asked.call_id, decision="allow", **answer
             )
-            fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+            fold = SessionWriter(
+                tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
+            )
             fold.append_all(decide(record, Resolve([allowed], [])))
             fold.write()
 
@@ -294,7 +298,9 @@ class Desk:
         def begin(tx: Transaction) -> None:
             record = tx.get(RUNS, run_id)
             assert record is not None
-            fold = Fold(tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record)
+            fold = SessionWriter(
+                tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
+            )
             for _ in range(max(starts, 1)):
                 fold.append_all(decide(fold.run, Start()))
                 if starts:
@@ -320,7 +326,7 @@ class Desk:
         """Make a session's journal longer."""
 
         def again(tx: Transaction) -> None:
-            fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+            fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
             for number in range(times):
                 fold.append(SessionRenamed(title=f"title {number}"))
             fold.write()

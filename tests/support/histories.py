@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from kheishd.store.tables import (
@@ -76,7 +76,7 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
     """A session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
 
     def make(tx: Transaction) -> None:
-        fold = Fold(tx, session_id, session=None)
+        fold = SessionWriter(tx, session_id, session=None)
         fold.append(SessionCreated(agent="default", sender=session_id, parent_session_id=parent))
         fold.append(ConversationBound(agent="default", sender=session_id))
         fold.append(SessionRenamed(title="a title"))
@@ -200,7 +200,7 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
     events = _events(session_id, run_id, status)
 
     def make(tx: Transaction) -> None:
-        fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         for event in events:
             fold.append(event, run_id=run_id)
         fold.write()
@@ -271,7 +271,7 @@ def task_ended(task_id: str) -> TaskEnded:
 
 def _tasks(tx: Transaction) -> None:
     """Tasks in every state, and shells: one that runs, one that is being stopped, one that has ended."""
-    fold = Fold(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     fold.append_all(
         [
             task_created("tsk_done"),
@@ -301,10 +301,10 @@ def _permissions(tx: Transaction) -> None:
     cursor = tx.append(DAEMON_STREAM, changed)[0].cursor
     tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], cursor=cursor))
     run_id = "run_ses_a_2"
-    fold = Fold(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
+    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
     fold.append(PermissionsChanged(add=[ALLOW]))
     fold.write()
-    fold = Fold(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
+    fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"), run=tx.get(RUNS, run_id))
     fold.append(PermissionsChanged(add=[DENY]))
     fold.append_all(_granted("grt_1", "run", left=1))
     fold.append_all(_granted("grt_2", "session", left=2))
@@ -334,7 +334,7 @@ def _verdict(grant_id: str) -> Verdict:
 
 
 def _reset_d(tx: Transaction) -> None:
-    fold = Fold(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
+    fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     fold.append(ConversationReset(agent="default", sender="ses_d"))
     fold.write()
     tx.delete(CONVERSATIONS, "default", "ses_d")

@@ -4,6 +4,8 @@ Ids are renamed in the order of their first appearance; times, cursors, recovery
 left out, because a daemon that was killed has others. Everything else must be equal, to the letter.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from typing import Any
@@ -46,7 +48,7 @@ def comparable(events: list[dict[str, Any]], home: str) -> dict[str, list[str]]:
     return streams
 
 
-def _renamed(names: dict[str, str], found: "re.Match[str]") -> str:
+def _renamed(names: dict[str, str], found: re.Match[str]) -> str:
     return names.setdefault(found[0], f"{found[1]}_{len(names)}")
 
 

@@ -1,9 +1,10 @@
 """The run machine by itself: a run, and commands that are decided and folded as the store would."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hypothesis import strategies as st
@@ -62,6 +63,9 @@ from protocol.objects.question import Question
 from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, Run, RunError, RunKind
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 ERROR = RunError("server_error", "the provider failed", 500, retryable=True)
 TEXT: Item = Text("hello")
 CALL: Item = ToolCall("call_1", "read_file", {"path": "/etc/hostname"})
@@ -116,7 +120,7 @@ class Machine:
         self.journal.append((envelope, stored))
         self.record = evolve(self.record, envelope, stored)
 
-    def do(self, *commands: "Command | Callable[[Run], Command]") -> "Machine":
+    def do(self, *commands: Command | Callable[[Run], Command]) -> Machine:
         """Decide and fold commands, one after another; some are made for the run as it is by then."""
         for each in commands:
             command = each(self.run) if callable(each) else each

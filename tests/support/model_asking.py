@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kheishd.kernel.runtime import (
-    Answer,
+    ModelAnswer,
     ModelCaller,
     ModelEvent,
     ModelFailure,
@@ -22,7 +22,7 @@ class Heard:
     """What was heard of one call."""
 
     deltas: list[TextDelta | ThinkingDelta] = field(default_factory=list)
-    answer: Answer | None = None
+    answer: ModelAnswer | None = None
     failure: ModelFailure | None = None
 
     @property
@@ -38,12 +38,12 @@ class Heard:
     def take(self, event: ModelEvent) -> None:
         """Take an event in; nothing may follow an answer."""
         assert self.answer is None, "an answer is the last event"
-        if isinstance(event, Answer):
+        if isinstance(event, ModelAnswer):
             self.answer = event
         else:
             self.deltas.append(event)
 
-    def answered(self) -> Answer:
+    def answered(self) -> ModelAnswer:
         """The answer, which there must be."""
         assert self.answer is not None, f"no answer: {self.failure and self.failure.message}"
         return self.answer

@@ -10,13 +10,14 @@ trio's readiness calls, and the answers that only count pieces are encoded once.
     python -m tests.support.model_server --port 0        # prints the port, serves until it is killed
 """
 
+from __future__ import annotations
+
 import argparse
 import socket
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -24,6 +25,9 @@ import trio
 from tests.support import model_behaviours as behaviours
 from tests.support.model_behaviours import Asked, Cut, Head, Pause, Piece, Pieces, Raw, Step
 from tests.support.model_wire import Anthropic, OpenAI, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 REQUESTS_KEPT = 1_000
 WIRES: dict[str, type[OpenAI] | type[Anthropic]] = {
@@ -180,7 +184,7 @@ NOTES = ("The background shell ", "About an earlier call ")
 """How what the daemon itself tells a model begins, among what users say."""
 
 
-def _said(messages: "list[_Message]") -> tuple[str, int]:
+def _said(messages: list[_Message]) -> tuple[str, int]:
     """What the user said last, and how often was answered since. What the daemon tells is not the user's."""
     answered = 0
     for message in reversed(messages):

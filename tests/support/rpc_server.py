@@ -1,21 +1,18 @@
 """A server inside the test: a real store, real sockets, real dispatch; and a client that speaks lines."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from __future__ import annotations
+
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.call import Handler
-from kheishd.kernel.captures import Captures
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
-from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects import token
 from kheishd.server.dispatch import Dispatcher
@@ -23,9 +20,17 @@ from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_li
 from kheishd.server.serving import Server, open_server
 from protocol.errors import ConfigInvalid
 from protocol.method import SCOPES
-from protocol.objects.daemon import Status
 from protocol.wire import Error, refusal_of
 from tests.support.runtimes import WORKSPACES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
+
+    from kheishd.kernel.call import Handler
+    from kheishd.kernel.captures import Captures
+    from kheishd.kernel.shells import Shells
+    from protocol.objects.daemon import Status
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -83,7 +88,7 @@ def bare_runtime() -> Runtime:
         default_route="offline",
         limits=RunLimits(),
         models=cast("ModelCaller", None),
-        hooks=Composite(()),
+        hooks=CompositeHook(()),
         workspaces=WORKSPACES,
     )
 
@@ -142,7 +147,7 @@ class Client:
         self._answers: dict[Any, dict[str, Any]] = {}
         self._next_id = 0
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Client:
         return self
 
     async def __aexit__(self, *exc: object) -> None:

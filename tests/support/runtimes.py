@@ -4,7 +4,7 @@ from typing import Any
 
 from kheishd.core.definition import built_in
 from kheishd.core.workspace import Workspaces
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import RouteSpec, RunLimits, Runtime
 from kheishd.providers.caller import Models
 
@@ -21,7 +21,7 @@ def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
         "default_route": "offline",
         "limits": RunLimits(),
         "models": Models(),
-        "hooks": Composite(()),
+        "hooks": CompositeHook(()),
         "workspaces": WORKSPACES,
     }
     return Runtime(generation=generation, **(fields | changes))

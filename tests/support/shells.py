@@ -9,7 +9,7 @@ import trio
 
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from kheishd.workers.shells import ShellWorker
@@ -43,7 +43,7 @@ class Yard:
         """Append events to the session."""
 
         def change(tx: Transaction) -> None:
-            fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+            fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
             if tx.get(SESSIONS, "s") is None:
                 fold.append(SessionCreated(agent="default"))
             fold.append_all(list(events))

@@ -1,20 +1,25 @@
 """Small things that tests of the store share: events, updates, programs under strace."""
 
+from __future__ import annotations
+
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from kheishd.store.environment import Transaction
 from kheishd.store.opening import MAP_BYTES
 from kheishd.store.tables import CHECKPOINTS
 from kheishd.store.writer import Store
 from protocol.events import InputReceived
 from protocol.transcript import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kheishd.store.environment import Transaction
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -58,7 +63,7 @@ def injected(injection: str) -> list[str]:
 
 def python(
     program: str, *arguments: str | Path, under: Sequence[str] = ()
-) -> "subprocess.CompletedProcess[str]":
+) -> subprocess.CompletedProcess[str]:
     """Run a program of its own, perhaps under another one such as strace."""
     command = [*under, sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

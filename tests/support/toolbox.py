@@ -10,17 +10,17 @@ from typing import Any, Literal, cast
 import trio
 
 from kheishd.core.workspace import Workspaces
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import (
     Finding,
+    Invocation,
     Opinion,
     Outcome,
-    Part,
-    Place,
+    RunContext,
     Stale,
+    SubHook,
     Tool,
     ToolError,
-    ToolUse,
 )
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from protocol.events import SessionRenamed
@@ -61,7 +61,7 @@ TOOLS = (
 
 
 @dataclass
-class Toolbox(Part):
+class Toolbox(SubHook):
     """What the tools of this part did, in order, and how many ran at once.
 
     ``opinions`` are what it thinks of calls, by tool. ``lost`` are names that are not offered any more.
@@ -81,23 +81,23 @@ class Toolbox(Part):
     reached: trio.Event = field(default_factory=trio.Event)
     goes_on: trio.Event = field(default_factory=trio.Event)
 
-    def offered(self, place: Place) -> Sequence[Tool]:
+    def offered(self, place: RunContext) -> Sequence[Tool]:
         """All but what is lost."""
         return [each for each in self.tools if each.name not in self.lost]
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """One."""
         return [f"Notes are kept in {place.workspace}."]
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The text."""
         return str(use.arguments.get("text", ""))
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """What the test wants it to think."""
         return self.opinions.get(use.tool.name)
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """The line that would be added, bound to the notes as they are."""
         text = str(use.arguments.get("text", ""))
         if text == "impossible":
@@ -106,11 +106,11 @@ class Toolbox(Part):
             return None
         return Preview(kind="text", text=f"adds: {text}", binding=self._digest(use))
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """How long the notes are."""
         return {"size": len(self._read(use))}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Do what the tool's name says."""
         self.open += 1
         self.most = max(self.most, self.open)
@@ -119,7 +119,7 @@ class Toolbox(Part):
         finally:
             self.open -= 1
 
-    async def _do(self, use: ToolUse) -> Outcome:
+    async def _do(self, use: Invocation) -> Outcome:
         text = str(use.arguments.get("text", ""))
         match use.tool.name:
             case "slow" | "look" | "endless":
@@ -156,11 +156,11 @@ class Toolbox(Part):
             self.reached.set()
             await self.goes_on.wait()
 
-    def _note(self, use: ToolUse, text: str) -> None:
+    def _note(self, use: Invocation, text: str) -> None:
         with (Path(use.place.workspace) / NOTES).open("a") as notes:
             notes.write(f"{text}\n")
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """Whether the notes grew by the line."""
         if "size" not in evidence:
             return Finding("unknown", "it was not noted how long the notes were")
@@ -171,11 +171,11 @@ class Toolbox(Part):
             Finding("unknown", "other lines are there") if added else Finding("not_done", "no line is there")
         )
 
-    def _read(self, use: ToolUse) -> str:
+    def _read(self, use: Invocation) -> str:
         path = Path(use.place.workspace) / NOTES
         return path.read_text() if path.exists() else ""
 
-    def _digest(self, use: ToolUse) -> str:
+    def _digest(self, use: Invocation) -> str:
         return hashlib.sha256((self._read(use) + self.shown).encode()).hexdigest()[:16]
 
 
@@ -197,19 +197,19 @@ async def workbench(
     work.mkdir(parents=True, exist_ok=True)
     models = Scripted([*parts, lambda request: says("done")])
     fields: dict[str, Any] = {
-        "hooks": Composite((box,)),
+        "hooks": CompositeHook((box,)),
         "workspaces": Workspaces(str(work), str(directory / "home")),
     }
     async with open_desk(directory, models, **(fields | runtime)) as desk:
         yield desk
 
 
-def place(workspace: str = "/", tools: list[str] | None = None) -> Place:
+def place(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
     """A place for parts that read nothing from the store."""
     session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, changed_at_ms=1)
-    return Place(session, Machine(tools=tools).run, workspace, "auto", cast("Any", None))
+    return RunContext(session, Machine(tools=tools).run, workspace, "auto", cast("Any", None))
 
 
-def use_of(chosen: Tool, where: Place | None = None, **arguments: Any) -> ToolUse:
+def use_of(chosen: Tool, where: RunContext | None = None, **arguments: Any) -> Invocation:
     """A call of a tool."""
-    return ToolUse(where or place(), "call_1", chosen, arguments)
+    return Invocation(where or place(), "call_1", chosen, arguments)

@@ -1,5 +1,7 @@
 """A small table of methods, one of each sort, for tests of the dispatcher and the transports."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
@@ -147,7 +149,7 @@ def _prepare(call: Call, params: Keep) -> str:
     return params.value.upper()
 
 
-def _keep(tx: "Transaction", call: Call, params: Keep) -> Kept:
+def _keep(tx: Transaction, call: Call, params: Keep) -> Kept:
     """Append an event, count in META, and refuse if told to: after having written."""
     number = int((tx.get(META, "toys") or b"0").decode()) + 1
     tx.put(META, "toys", value=b"%d" % number)

@@ -1,5 +1,7 @@
 """A daemon that is killed as often as a test wants, and the wrapper that kills it where it wants."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -71,7 +73,7 @@ class Victim:
         self.process.wait(PATIENCE_SECONDS)
 
 
-def _breathe(process: "subprocess.Popen[bytes]") -> None:
+def _breathe(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process to end, a moment at most: what there is to wait for is outside of us."""
     try:
         process.wait(0.01)

@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kheishd.hooks.ask_user import AskUser
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Finding, Outcome, Part, Tool, ToolError, ToolUse
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelRequest
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Finding, Invocation, Outcome, SubHook, Tool, ToolError
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
 from protocol.objects.approval import Preview
 from protocol.transcript import Item, Text, ToolCall, Usage
-from tests.support.desk import Part as ModelPart
-from tests.support.desk import says
+from tests.support.desk import ModelPart, says
 
 TEXT_SCHEMA = {
     "type": "object",
@@ -23,7 +22,7 @@ LOOK = Tool("look", "Look at a path.", TEXT_SCHEMA, "read", repeatable=True, par
 SEND = Tool("send", "Send a text somewhere.", TEXT_SCHEMA, "execute")
 
 
-class Workshop(Part):
+class Workshop(SubHook):
     """``write`` asks and shows a diff, ``look`` only reads, ``send`` cannot be run twice."""
 
     name = "workshop"
@@ -33,29 +32,29 @@ class Workshop(Part):
         self.done: list[tuple[str, dict[str, Any]]] = []
         self.binding: str | None = None
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The path."""
         return str(use.arguments["path"])
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """What would be written. Errors: ToolError for a path that is none."""
         if use.arguments["path"] == "nowhere":
             raise ToolError("there is no such place")
         return Preview(kind="diff", text=f"+{use.arguments.get('text', '')}", binding=self.binding)
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Note that it was done."""
         self.done.append((use.tool.name, dict(use.arguments)))
         return Outcome(f"{use.tool.name} of {use.arguments['path']} is done")
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """Nobody knows."""
         return Finding("unknown", "its file is there")
 
 
-def hooks(*parts: Part) -> Composite:
+def hooks(*parts: SubHook) -> CompositeHook:
     """These parts, and the one that asks the user."""
-    return Composite((AskUser(), *parts))
+    return CompositeHook((AskUser(), *parts))
 
 
 def write(path: str = "/a", call_id: str = "c1", **more: Any) -> ToolCall:
@@ -76,6 +75,6 @@ def calls(*asked: ToolCall) -> list[ModelPart]:
     items: list[Item] = [Text("I will."), *asked]
 
     async def first(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        yield Answer(items, Usage(1, 1), "tool_calls", "scripted")
+        yield ModelAnswer(items, Usage(1, 1), "tool_calls", "scripted")
 
     return [first, lambda request: says("done")]

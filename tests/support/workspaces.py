@@ -12,14 +12,14 @@ from typing import Any, cast
 import msgspec
 
 from kheishd.hooks.files.part import Files
-from kheishd.kernel.hook import Outcome, Place, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session
 
 ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 
 
-def place(workspace: Path, tools: list[str] | None = None) -> Place:
+def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
     """A run in a workspace, which may use these tools, or all."""
     session = Session(
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, changed_at_ms=1
@@ -37,7 +37,7 @@ def place(workspace: Path, tools: list[str] | None = None) -> Place:
         cursor=1,
         pinned=pinned,
     )
-    return Place(session, run, str(workspace), "off", cast("Any", None))
+    return RunContext(session, run, str(workspace), "off", cast("Any", None))
 
 
 @dataclass
@@ -48,11 +48,11 @@ class Workshop:
     files: Files = field(default_factory=Files)
     calls: int = 0
 
-    def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> ToolUse:
+    def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
         """A call, as it is dispatched."""
         self.calls += 1
         row = next(row for row in self.files.tools if row.name == tool)
-        return ToolUse(place(self.path), f"call_{self.calls}", row, arguments, binding)
+        return Invocation(place(self.path), f"call_{self.calls}", row, arguments, binding)
 
     async def outcome(self, tool: str, **arguments: Any) -> Outcome:
         """What a call gives."""

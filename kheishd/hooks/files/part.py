@@ -26,7 +26,7 @@ from kheishd.hooks.files.reading import read_file
 from kheishd.hooks.files.ripgrep import InThread, regex_search
 from kheishd.hooks.files.searching import glob_search, list_files, literal_search, told
 from kheishd.hooks.files.tools import tools
-from kheishd.kernel.hook import Finding, Outcome, Part, Place, Stale, ToolError, ToolUse
+from kheishd.kernel.hook import Finding, Invocation, Outcome, RunContext, Stale, SubHook, ToolError
 from protocol.limits import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
@@ -41,7 +41,7 @@ _CHANGES: Final[dict[str, type[WriteFile | EditFile | ApplyPatch]]] = {
 }
 
 
-class Files(Part):
+class Files(SubHook):
     """File tools. ``locks`` outlive a reload; ``find`` gives the path of a program, if it is installed.
 
     ``in_thread`` runs what waits for the disk, so that the loop does not.
@@ -65,7 +65,7 @@ class Files(Part):
         limiter = trio.CapacityLimiter(MAX_PARALLEL_CALLS)
         self._in_thread = in_thread or partial(trio.to_thread.run_sync, limiter=limiter)
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """Where the workspace is, and how paths are meant; nothing to a run that has no file tool."""
         allowed = place.run.pinned.tools
         if allowed is not None and not any(tool.name in allowed for tool in self.tools):
@@ -75,7 +75,7 @@ class Files(Part):
             "it, with '/' between names. Links are not followed.",
         )
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The path that a call is about, relative to the workspace; of a patch the paths, a line each."""
         try:
             if use.tool.name in _CHANGES:
@@ -86,13 +86,13 @@ class Files(Part):
             # The call will be refused, whatever is decided about it.
             return ""
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """The change as a diff."""
         if use.tool.name not in _CHANGES:
             return None
         return await self._do(partial(shown, use.place.workspace, _orders(use)))
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What the files are, and what they are to be."""
         if use.tool.name not in _CHANGES:
             return {}
@@ -101,7 +101,7 @@ class Files(Part):
         except ToolError:
             return {}
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Carry out a call."""
         if use.tool.name in _CHANGES:
             return Outcome(_told(use, await self._change(use)))
@@ -109,7 +109,7 @@ class Files(Part):
             return Outcome(await self._grep(use.place.workspace, decoded(Pattern, use.arguments)))
         return await self._do(partial(_read, use.tool.name, use.place.workspace, use.arguments))
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """Compare the files with what was noted; what is left of the call's own files is removed."""
         try:
             orders = _orders(use)
@@ -118,7 +118,7 @@ class Files(Part):
         except ToolError as error:
             return Finding("unknown", f"the files could not be looked at: {error}")
 
-    async def _change(self, use: ToolUse) -> list[Change]:
+    async def _change(self, use: Invocation) -> list[Change]:
         orders = _orders(use)
         async with self._locks.held(_held(use, orders)):
             try:
@@ -144,12 +144,12 @@ class Files(Part):
         return done
 
 
-def _orders(use: ToolUse) -> list[Order]:
+def _orders(use: Invocation) -> list[Order]:
     """Errors: ToolError."""
     return orders_of(decoded(_CHANGES[use.tool.name], use.arguments), use.place.workspace)
 
 
-def _held(use: ToolUse, orders: Sequence[Order]) -> list[str]:
+def _held(use: Invocation, orders: Sequence[Order]) -> list[str]:
     """The files by their whole paths: a workspace may lie inside another."""
     return [os.path.join(use.place.workspace, path) for path in paths_of(orders)]
 
@@ -171,7 +171,7 @@ def _in_root(workspace: str, work: Callable[[Root], T]) -> T:
         return work(root)
 
 
-def _told(use: ToolUse, changes: Sequence[Change]) -> str:
+def _told(use: Invocation, changes: Sequence[Change]) -> str:
     """What a model is told of changes that were made."""
     if use.tool.name == "write_file":
         (change,) = changes

@@ -5,13 +5,14 @@ sees the task then: so a command never runs that no record tells of, and where t
 there is neither a task nor a process.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kheishd.core.task import brief
-from kheishd.hooks.workdir import Workdir
-from kheishd.kernel.hook import Outcome, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.objects.shells import may_begin
 from protocol import ids
 from protocol.errors import TasksFull
@@ -19,6 +20,7 @@ from protocol.objects.task import ShellCommand
 from protocol.tasks import TaskCreated
 
 if TYPE_CHECKING:
+    from kheishd.hooks.workdir import Workdir
     from kheishd.store.environment import Snapshot
 
 NOTE = (
@@ -27,7 +29,7 @@ NOTE = (
 )
 
 
-def begun(use: ToolUse, command: str, title: str, workdir: Workdir, *, boxed: bool) -> Outcome:
+def begun(use: Invocation, command: str, title: str, workdir: Workdir, *, boxed: bool) -> Outcome:
     """The outcome of a call whose command is to run in the background. Errors: ToolError."""
     event = TaskCreated(
         task_id=use.place.state.new_id(ids.TASK),
@@ -43,7 +45,7 @@ def begun(use: ToolUse, command: str, title: str, workdir: Workdir, *, boxed: bo
         ),
     )
 
-    def change(store: "Snapshot") -> Outcome:
+    def change(store: Snapshot) -> Outcome:
         try:
             may_begin(store, use.place.session.session_id)
         except TasksFull as refusal:

@@ -5,6 +5,8 @@ commits the call's result: people change the same tasks over RPC, and other runs
 So every rule holds whoever is first, and either a change and its result are on the disk, or neither is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,15 +18,15 @@ from kheishd.core import task as rules
 from kheishd.hooks.excerpt import ending, json_bytes
 from kheishd.hooks.files.arguments import decoded
 from kheishd.hooks.tasks.tools import TOOLS, Create, Listing, Named, Read, Stop, Update
-from kheishd.kernel.hook import Outcome, Part, Place, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, ToolError
 from kheishd.objects.task import (
     Tasks,
     new_state,
     new_task,
     output_of,
     page_of_session,
+    require_not_deleted,
     stopping,
-    there,
     view_of,
 )
 from protocol import ids
@@ -46,20 +48,20 @@ BESIDES_BYTES = 2 * KIB
 Change = Callable[["Snapshot"], Outcome]
 
 
-class TaskTools(Part):
+class TaskTools(SubHook):
     """The tools for tasks. ``shells`` is where what shells wrote is read."""
 
     name = "tasks"
     tools = TOOLS
 
-    def __init__(self, shells: "Shells") -> None:
+    def __init__(self, shells: Shells) -> None:
         self._shells = shells
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The task's id; of one that is to be created, its title."""
         return str(use.arguments.get("task_id") or use.arguments.get("title") or "")
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Read tasks, or say what is to be changed. Errors: ToolError."""
         with _refused():
             match use.tool.name:
@@ -79,11 +81,11 @@ class TaskTools(Part):
                     change = _deletion(use.place, decoded(Named, use.arguments))
         return Outcome("", change=_told(change))
 
-    def _get(self, place: Place, asked: Named) -> Outcome:
+    def _get(self, place: RunContext, asked: Named) -> Outcome:
         with place.state.read() as store:
             return Outcome(_json(view_of(store, _found(store, place, asked.task_id))))
 
-    def _list(self, place: Place, asked: Listing) -> Outcome:
+    def _list(self, place: RunContext, asked: Listing) -> Outcome:
         after = None if asked.after is UNSET else asked.after
         params = TaskListParams(status=asked.status, limit=MAX_LISTED, after=after)
         with place.state.read() as store:
@@ -91,7 +93,7 @@ class TaskTools(Part):
         listed: dict[str, Any] = {"tasks": [{**_brief(task), "blocks": task.blocks} for task in tasks]}
         return Outcome(_json(listed if following is None else {**listed, "next": following}))
 
-    async def _output(self, place: Place, asked: Read) -> Outcome:
+    async def _output(self, place: RunContext, asked: Read) -> Outcome:
         with place.state.read() as store:
             task = _found(store, place, asked.task_id)
         params = TaskOutputParams(
@@ -121,25 +123,25 @@ def _refused() -> Iterator[None]:
 
 
 def _told(change: Change) -> Change:
-    def told(store: "Snapshot") -> Outcome:
+    def told(store: Snapshot) -> Outcome:
         with _refused():
             return change(store)
 
     return told
 
 
-def _found(store: "Snapshot", place: Place, task_id: str) -> Task:
+def _found(store: Snapshot, place: RunContext, task_id: str) -> Task:
     """A task of the session. Errors: ToolError, TaskDeleted."""
     task = Tasks(store, place.session.session_id).task(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list shows those there are")
-    return there(task)
+    return require_not_deleted(task)
 
 
 # Changing.
 
 
-def _creation(place: Place, asked: Create) -> Change:
+def _creation(place: RunContext, asked: Create) -> Change:
     session_id = place.session.session_id
     params = TaskCreate(
         session_id=session_id,
@@ -150,7 +152,7 @@ def _creation(place: Place, asked: Create) -> Change:
     )
     event = new_task(place.state.new_id(ids.TASK), params)
 
-    def change(store: "Snapshot") -> Outcome:
+    def change(store: Snapshot) -> Outcome:
         rules.may_create(Tasks(store, session_id), event)
         return Outcome(
             _json({"task_id": event.task_id, "title": event.title, "status": "pending"}), events=(event,)
@@ -159,11 +161,11 @@ def _creation(place: Place, asked: Create) -> Change:
     return change
 
 
-def _update(place: Place, asked: Update) -> Change:
+def _update(place: RunContext, asked: Update) -> Change:
     named = {name: getattr(asked, name) for name in Update.__struct_fields__}
     wanted = new_state(TaskUpdate(**named))
 
-    def change(store: "Snapshot") -> Outcome:
+    def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
         event = wanted
         if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
@@ -176,8 +178,8 @@ def _update(place: Place, asked: Update) -> Change:
     return change
 
 
-def _stop(place: Place, asked: Stop) -> Change:
-    def change(store: "Snapshot") -> Outcome:
+def _stop(place: RunContext, asked: Stop) -> Change:
+    def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
         event = stopping(task, asked.reason)
         if event is None:
@@ -191,8 +193,8 @@ def _stop(place: Place, asked: Stop) -> Change:
     return change
 
 
-def _deletion(place: Place, asked: Named) -> Change:
-    def change(store: "Snapshot") -> Outcome:
+def _deletion(place: RunContext, asked: Named) -> Change:
+    def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
         rules.may_delete(Tasks(store, task.session_id), task)
         event = TaskDeleted(task_id=task.task_id)

@@ -1,11 +1,12 @@
 """``kheishctl approval watch``: live, in a pipe and in a terminal."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,10 @@ from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home
 from tests.support.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def command(home: Path, *words: str) -> list[str]:
 
 
 @contextmanager
-def piped(home: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
+def piped(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Watching, with its output read by this process."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command(home, *words), stdout=pipe, stderr=pipe, text=True) as child:

@@ -11,7 +11,7 @@ from kheishd.core.answering import owed
 from kheishd.core.commands import Answered, Ask, Cancel, Command, Release, Start, Steer
 from kheishd.core.contract import Checked, instruction
 from kheishd.core.due import AskModel, JudgeCalls, due
-from protocol.contract import Bound, Requirement
+from protocol.contract import BoundContract, Requirement
 from protocol.events import MessageAppended, OutputEmitted, RequirementSatisfied, RunEnded, ToolReturned
 from protocol.limits import MAX_REMINDERS
 from protocol.objects.run import Run
@@ -19,7 +19,7 @@ from protocol.transcript import Item, Text, ToolCall, Usage, text_of
 from tests.support.machine import Machine
 
 SCHEMA = '{"type":"null"}'
-CONTRACT = Bound(digest="0" * 64, max_repairs=2)
+CONTRACT = BoundContract(digest="0" * 64, max_repairs=2)
 FILE = Requirement(type="workspace_file", path="a.md")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_mended_fails_the_run() -> None:
     assert (machine.run.status, failure(machine)) == ("failed", "output_contract_violated")
     assert machine.run.error is not None
     assert "$: wrong" in machine.run.error.message
-    at_once = begun(output_contract=Bound(digest="0", max_repairs=0)).do(bad)
+    at_once = begun(output_contract=BoundContract(digest="0", max_repairs=0)).do(bad)
     assert failure(at_once) == "output_contract_violated"
 
 

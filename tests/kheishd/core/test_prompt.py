@@ -1,5 +1,7 @@
 """What a model is shown: questions and answers in order, checkpoints, and guests in their frames."""
 
+from __future__ import annotations
+
 from typing import get_args
 
 import msgspec
@@ -45,41 +47,41 @@ class Script:
         self.lines: list[tuple[Envelope, JournalEvent | Unknown]] = []
         self.add(SessionCreated(agent="default"))
 
-    def add(self, event: JournalEvent | Unknown, run_id: str | None = None) -> "Script":
+    def add(self, event: JournalEvent | Unknown, run_id: str | None = None) -> Script:
         cursor = 3 * len(self.lines) + 1
         self.lines.append((Envelope(cursor=cursor, at_ms=cursor, session_id="ses_1", run_id=run_id), event))
         return self
 
-    def said(self, run_id: str, text: str) -> "Script":
+    def said(self, run_id: str, text: str) -> Script:
         """Somebody says something; a run is to answer it."""
         self.add(InputReceived(input_id=f"inp_{run_id}", items=[Text(text)]), run_id)
         event = accepted()
         event = type(event)(input_id=f"inp_{run_id}", agent=event.agent, pinned=event.pinned)
         return self.add(event, run_id)
 
-    def started(self, run_id: str) -> "Script":
+    def started(self, run_id: str) -> Script:
         return self.add(RunStarted(start=1), run_id)
 
-    def answered(self, run_id: str, text: str) -> "Script":
+    def answered(self, run_id: str, text: str) -> Script:
         message = Message("assistant", [Text(text)])
         self.add(MessageAppended(item_id=f"itm_{run_id}", message=message), run_id)
         return self.add(RunEnded(outcome="completed"), run_id)
 
-    def called(self, run_id: str, *calls: str) -> "Script":
+    def called(self, run_id: str, *calls: str) -> Script:
         """A model asks for tools."""
         items: list[Item] = [ToolCall(call, "look", {}) for call in calls]
         message = Message("assistant", items)
         return self.add(MessageAppended(item_id=f"itm_{len(self.lines)}", message=message), run_id)
 
-    def returned(self, run_id: str, call: str) -> "Script":
+    def returned(self, run_id: str, call: str) -> Script:
         """A tool has its result."""
         return self.add(ToolReturned(call_id=call, tool="look", how="returned", text=f"saw {call}"), run_id)
 
-    def steered(self, run_id: str, text: str) -> "Script":
+    def steered(self, run_id: str, text: str) -> Script:
         """Somebody says something to a run."""
         return self.add(Steered(steer_id=f"str_{len(self.lines)}", items=[Text(text)]), run_id)
 
-    def asked(self, run_id: str) -> "Script":
+    def asked(self, run_id: str) -> Script:
         """A model is asked."""
         return self.add(ModelAsked(item_id=f"itm_{run_id}", step=1, attempt=1), run_id)
 

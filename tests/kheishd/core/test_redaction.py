@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.redaction import REDACTED, SHORT_CHARACTERS, Veil, is_credential, shown_headers, shown_url
+from kheishd.core.redaction import (
+    REDACTED,
+    SHORT_CHARACTERS,
+    Redactor,
+    is_credential,
+    shown_headers,
+    shown_url,
+)
 
-VEIL = Veil(b"key")
+VEIL = Redactor(b"key")
 LONG = "What a long sentence this is, to be sure."
 
 
@@ -62,7 +69,7 @@ def test_a_veiled_text() -> None:
     """Its length is told, and of a long one a digest that only the same key gives; of a short one none."""
     assert VEIL.text(LONG) == VEIL.text(LONG) != VEIL.text(LONG[::-1])
     assert VEIL.text(LONG).startswith(f"[{len(LONG)} characters, ")
-    assert VEIL.text(LONG) != Veil(b"another").text(LONG)
+    assert VEIL.text(LONG) != Redactor(b"another").text(LONG)
     assert VEIL.text("yes") == VEIL.text("not") == "[3 characters]"
     assert VEIL.text("\ud800" * SHORT_CHARACTERS), "half a character is one"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import REPLACEMENT, Scrubber
-from kheishd.core.seams import MAX_HELD, Seams, seamless
+from kheishd.core.seams import MAX_HELD, StreamRedactor, seamless
 
 SECRET = "sk-0123456789"
 SCRUBBER = Scrubber([SECRET])
@@ -27,7 +27,7 @@ def text_of(event: dict[str, Any]) -> str:
 
 def through(events: list[Any], scrubber: Scrubber = SCRUBBER) -> list[Any]:
     """A row of values, scrubbed."""
-    seams = Seams()
+    seams = StreamRedactor()
     given = [value for event in events for value in seams.feed(event, scrubber)]
     return given + seams.rest(scrubber)
 
@@ -52,7 +52,7 @@ def test_a_secret_as_json_spells_it() -> None:
 
 def test_what_cannot_become_a_secret_is_not_held() -> None:
     """An event is told at once; one that may begin a secret once the next one rules it out."""
-    seams = Seams()
+    seams = StreamRedactor()
     assert seams.feed(delta("hello"), SCRUBBER) == [delta("hello")]
     assert seams.feed(delta("it is s"), SCRUBBER) == []
     assert seams.feed({"type": "ping"}, SCRUBBER) == [], "the order stays"
@@ -92,7 +92,7 @@ def test_a_value_nests_as_deep_as_it_likes() -> None:
 
 def test_no_more_is_held_than_a_limit() -> None:
     """A text that never goes on holds back so many events and no more."""
-    seams = Seams()
+    seams = StreamRedactor()
     assert seams.feed({"id": "msg-s"}, SCRUBBER) == []
     held = [seams.feed({"n": number}, SCRUBBER) for number in range(MAX_HELD - 1)]
     assert not any(held)
@@ -101,7 +101,7 @@ def test_no_more_is_held_than_a_limit() -> None:
 
 def test_without_secrets_nothing_is_held() -> None:
     """Where nothing is known as a secret, events go through as they are."""
-    assert Seams().feed(delta("sk-"), Scrubber()) == [delta("sk-")]
+    assert StreamRedactor().feed(delta("sk-"), Scrubber()) == [delta("sk-")]
 
 
 @given(st.text("ab", min_size=2, max_size=6), st.lists(st.text("ab", max_size=4), max_size=12))

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from kheishd.hooks.ask_user import MAX_EXPIRES_AFTER_S, NAME, TOOL, AskUser
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Deny, NeedsAnswer, Place, Tool, ToolError, ToolUse
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, RunContext, Tool, ToolError
 from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
@@ -15,18 +15,20 @@ from tests.support.machine import Machine
 from tests.support.workshop import COLOR, LOOK
 
 
-def use(*questions: dict[str, Any], tool: Tool = TOOL, others: tuple[str, ...] = (), **more: Any) -> ToolUse:
+def use(
+    *questions: dict[str, Any], tool: Tool = TOOL, others: tuple[str, ...] = (), **more: Any
+) -> Invocation:
     """A call of the tool, in a message with some other calls of it before it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
-    place = Place(None, run, "/", "auto", None)  # type: ignore[arg-type]
-    return ToolUse(place, "c1", tool, {"questions": list(questions), **more})
+    place = RunContext(None, run, "/", "auto", None)  # type: ignore[arg-type]
+    return Invocation(place, "c1", tool, {"questions": list(questions), **more})
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """What the part says of a call."""
     asked = use(*questions, **more)
-    checked = Composite((AskUser(),)).checked(TOOL, asked.arguments)
+    checked = CompositeHook((AskUser(),)).checked(TOOL, asked.arguments)
     assert checked == asked.arguments
     return await AskUser().before(asked)
 
@@ -34,7 +36,7 @@ async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
 def refused(*questions: Any, **more: Any) -> str:
     """What the schema says of arguments that are none."""
     with pytest.raises(ToolError) as caught:
-        Composite((AskUser(),)).checked(TOOL, {"questions": list(questions), **more})
+        CompositeHook((AskUser(),)).checked(TOOL, {"questions": list(questions), **more})
     return str(caught.value)
 
 

@@ -9,20 +9,20 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, Composite
+from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
     Deny,
     Finding,
+    Invocation,
     NeedsAnswer,
     NeedsApproval,
     Opinion,
     Outcome,
-    Part,
-    Place,
+    RunContext,
     Stale,
+    SubHook,
     Tool,
     ToolError,
-    ToolUse,
 )
 from protocol.limits import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
@@ -30,7 +30,7 @@ from protocol.objects.question import Question
 from tests.support.toolbox import Toolbox, place, tool, use_of
 
 
-class Thinking(Part):
+class Thinking(SubHook):
     """A part without tools that thinks something of every call, and says something after it."""
 
     def __init__(self, name: str, opinion: Opinion | Exception | None = None, says: str = "") -> None:
@@ -38,59 +38,59 @@ class Thinking(Part):
         self._opinion = opinion
         self._says = says
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """Its name."""
         return [self.name]
 
-    async def before(self, use: ToolUse) -> Opinion | None:
+    async def before(self, use: Invocation) -> Opinion | None:
         """What it thinks."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
         return self._opinion
 
-    async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome, and what it says."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
         return Outcome(outcome.text + self._says, outcome.is_error)
 
 
-class Broken(Part):
+class Broken(SubHook):
     """A part in which everything goes wrong."""
 
     name = "broken"
     tools = (tool("breaks"),)
 
-    def offered(self, place: Place) -> Sequence[Tool]:
+    def offered(self, place: RunContext) -> Sequence[Tool]:
         """Errors: KeyError."""
         raise KeyError("offered")
 
-    def sections(self, place: Place) -> Sequence[str]:
+    def sections(self, place: RunContext) -> Sequence[str]:
         """Errors: KeyError."""
         raise KeyError("sections")
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """Errors: KeyError."""
         raise KeyError("subject")
 
-    async def preview(self, use: ToolUse) -> Preview | None:
+    async def preview(self, use: Invocation) -> Preview | None:
         """Errors: KeyError."""
         raise KeyError("preview")
 
-    async def evidence(self, use: ToolUse) -> dict[str, Any]:
+    async def evidence(self, use: Invocation) -> dict[str, Any]:
         """Errors: KeyError."""
         raise KeyError("evidence")
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Errors: KeyError."""
         raise KeyError("dispatch")
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """Errors: KeyError."""
         raise KeyError("probe")
 
 
-class Doing(Part):
+class Doing(SubHook):
     """A part whose one tool does what it is given."""
 
     name = "doing"
@@ -99,11 +99,11 @@ class Doing(Part):
     def __init__(self, does: Any) -> None:
         self._does = does
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Do it."""
         return Outcome(await self._does() or "done")
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """Do it."""
         await self._does()
         return Finding("done", "it was done")
@@ -114,7 +114,7 @@ class Doing(Part):
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """A part without tools has its say, too."""
-    hooks = Composite([Thinking("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
+    hooks = CompositeHook([Thinking("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [each.name for each in hooks.offered(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
     assert hooks.tool("does") is Doing.tools[0]
@@ -123,7 +123,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
 
 def test_a_scope_leaves_tools_out() -> None:
     """Null is everything, empty is nothing; what explains tools that are not there is left out with them."""
-    hooks = Composite([Thinking("first"), Toolbox(), Doing(None)])
+    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
     assert [each.name for each in hooks.offered(within)] == ["look", "does"]
     assert hooks.offered(place(tools=[])) == []
@@ -133,7 +133,7 @@ def test_a_scope_leaves_tools_out() -> None:
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
-    hooks = Composite([Thinking("first"), Toolbox(), Doing(None)])
+    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
     assert [each.name for each in hooks.offered(narrowed)] == ["look"]
     assert hooks.offered(replace(place(), tools=[])) == []
@@ -143,20 +143,20 @@ def test_a_part_offers_its_own_tools_only() -> None:
     """One that offers what is not its own would have it dispatched to another part."""
     stray = Toolbox(tools=(tool("mine"),))
     stray.offered = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
-    assert [each.name for each in Composite([stray, Doing(None)]).offered(place())] == ["mine", "does"]
+    assert [each.name for each in CompositeHook([stray, Doing(None)]).offered(place())] == ["mine", "does"]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
     """Whoever puts parts together is told which."""
     with pytest.raises(ValueError, match="both toolbox and doing offer a tool called does"):
-        Composite([Toolbox(tools=(tool("does"),)), Doing(None)])
+        CompositeHook([Toolbox(tools=(tool("does"),)), Doing(None)])
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (MAX_TOOL_BYTES + 1), "a\n"])
 def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
     """One such name would have every request of every agent refused."""
     with pytest.raises(ValueError, match="no provider takes"):
-        Composite([Toolbox(tools=(tool(name),))])
+        CompositeHook([Toolbox(tools=(tool(name),))])
 
 
 # Opinions.
@@ -177,13 +177,13 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
     """No before a question, a question before an approval; of two alike the first; a failure is a no."""
     parts = [Thinking(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
-    assert await Composite([*parts, Toolbox()]).before(use_of(tool("note"))) == counts
+    assert await CompositeHook([*parts, Toolbox()]).before(use_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Each part amends what the one before left; one that fails leaves it as it was."""
     parts = [Thinking("a", says=" a"), Thinking("b", ValueError("x")), Thinking("c", says=" c")]
-    outcome = await Composite([*parts, Toolbox()]).after(use_of(tool("note")), Outcome("done"))
+    outcome = await CompositeHook([*parts, Toolbox()]).after(use_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
 
@@ -197,13 +197,13 @@ async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
     async def done() -> str:
         return "by the right one"
 
-    hooks = Composite([Toolbox(), Doing(done)])
+    hooks = CompositeHook([Toolbox(), Doing(done)])
     assert await hooks.dispatch(use_of(Doing.tools[0])) == Outcome("by the right one")
 
 
 async def test_a_call_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
     """It is stopped, and the model is told after how long."""
-    outcome = await Composite([Doing(trio.sleep_forever)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(trio.sleep_forever)]).dispatch(use_of(Doing.tools[0]))
     assert outcome == Outcome("This took longer than 2 s and was stopped.", is_error=True)
     assert trio.current_time() == pytest.approx(2.0)
 
@@ -214,20 +214,20 @@ async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureF
     async def impatient() -> None:
         raise trio.TooSlowError
 
-    outcome = await Composite([Doing(impatient)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(impatient)]).dispatch(use_of(Doing.tools[0]))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "TooSlowError" in caplog.text
 
 
 async def test_a_tools_no_is_what_the_model_reads() -> None:
     """Out of a nursery, too."""
-    outcome = await Composite([Toolbox()]).dispatch(use_of(tool("refuses")))
+    outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("refuses")))
     assert outcome == Outcome("this tool does nothing; say something else", is_error=True)
 
 
 async def test_a_fault_is_for_the_log_and_not_for_the_model(caplog: pytest.LogCaptureFixture) -> None:
     """The model learns that there was one."""
-    outcome = await Composite([Toolbox()]).dispatch(use_of(tool("raises")))
+    outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("raises")))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "nobody's business" in caplog.text
 
@@ -240,7 +240,7 @@ async def test_what_went_stale_is_for_the_worker() -> None:
             raise Stale
 
     with pytest.raises(Stale):
-        await Composite([Doing(stale)]).dispatch(use_of(Doing.tools[0]))
+        await CompositeHook([Doing(stale)]).dispatch(use_of(Doing.tools[0]))
 
 
 async def test_what_is_no_text_is_made_one() -> None:
@@ -249,7 +249,7 @@ async def test_what_is_no_text_is_made_one() -> None:
     async def lists() -> str:
         return "caf\udce9.txt é"
 
-    outcome = await Composite([Doing(lists)]).dispatch(use_of(Doing.tools[0]))
+    outcome = await CompositeHook([Doing(lists)]).dispatch(use_of(Doing.tools[0]))
     assert outcome.text == "caf?.txt é"
 
 
@@ -258,7 +258,7 @@ async def test_what_is_no_text_is_made_one() -> None:
 
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
     """Others are offered what they were; what it cannot say about its calls keeps them from being run."""
-    hooks = Composite([Broken(), Doing(None)])
+    hooks = CompositeHook([Broken(), Doing(None)])
     assert [each.name for each in hooks.offered(place())] == ["does"]
     assert hooks.sections(place()) == []
     use = use_of(Broken.tools[0])
@@ -275,7 +275,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
 
 async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
     """Nobody is asked about what cannot be done; what it notes is then nothing."""
-    hooks = Composite([Toolbox()])
+    hooks = CompositeHook([Toolbox()])
     use = use_of(tool("careful"), place(str(tmp_path)), text="impossible")
     with pytest.raises(ToolError, match="this cannot be noted"):
         await hooks.preview(use)
@@ -287,7 +287,7 @@ async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
 async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
     """Whoever wants the run stopped waits for it; nothing is known then."""
     chosen = tool("does", timeout_s=3_600.0)
-    hooks = Composite([Doing(trio.sleep_forever)])
+    hooks = CompositeHook([Doing(trio.sleep_forever)])
     assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
     assert trio.current_time() == pytest.approx(MAX_PROBE_SECONDS)
 
@@ -298,5 +298,5 @@ async def test_what_a_probe_finds_is_what_is_found() -> None:
     async def nothing() -> None:
         return None
 
-    hooks = Composite([Doing(nothing)])
+    hooks = CompositeHook([Doing(nothing)])
     assert await hooks.probe(use_of(Doing.tools[0]), {}) == Finding("done", "it was done")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from protocol.contract import OutputContract
 from protocol.events import OutputEmitted, ToolReturned
@@ -25,7 +25,7 @@ def emits(**arguments: Any) -> ToolCall:
 async def emitted(tmp_path: Path, *calls: ToolCall) -> Emitted:
     """What calls in one message emit and return, and where the run's record says that its outputs stand."""
     models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
-    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         sent = await desk.ask()
         assert sent.status == "completed"
         events = [event for _, event in desk.journal(sent.session_id)]
@@ -106,7 +106,7 @@ async def test_under_a_contract_what_is_emitted_fits(
 ) -> None:
     """It is what the run gives, whatever its last answer says."""
     models = Scripted([lambda request: gives(emits(**arguments)), lambda request: says("that is it")])
-    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         sent = await desk.ask(output_contract=CONTRACT)
         assert (sent.status, sent.output, sent.value) == ("completed", '{"ok":true}', {"ok": True})
         assert (sent.output_kind, desk.run(sent.run_id).repairs) == ("structured_output", 0)
@@ -123,7 +123,7 @@ async def test_under_a_contract_what_does_not_fit_is_not_emitted(
             lambda request: says('{"ok": false}'),
         ]
     )
-    async with open_desk(tmp_path, models, hooks=Composite((Outputs(),))) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         sent = await desk.ask(output_contract=CONTRACT)
         assert (sent.status, sent.output) == ("completed", '{"ok":false}')
         result = next(event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.objects.planning import plan_of, todos_of
 from protocol.events import ApprovalRequested, ToolReturned
 from protocol.limits import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS
@@ -22,7 +22,7 @@ from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 @pytest.fixture
 async def desk(tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Desk]:
     """A desk with a worker; its agent may plan."""
-    async with open_desk(tmp_path, Scripted(), hooks=Composite((Planning(),))) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(), hooks=CompositeHook((Planning(),))) as desk, working(desk):
         yield desk
 
 
@@ -200,7 +200,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """The plan is kept, and the mode stays what it is set to."""
-    hooks = Composite((Planning(),))
+    hooks = CompositeHook((Planning(),))
     async with open_desk(tmp_path, Scripted(), hooks=hooks, permission_mode="plan") as desk, working(desk):
         sent = await call(desk, "exit_plan_mode", {"plan": "look"})
         await desk.allow(sent.run_id)
@@ -218,7 +218,7 @@ async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk
     assert desk.run(later.run_id).pinned.permission_mode == "default"
 
 
-class Pen(Part):
+class Pen(SubHook):
     """A part with a tool that writes, and one that reads."""
 
     name = "pen"
@@ -227,14 +227,14 @@ class Pen(Part):
         Tool("peek", "Look.", {"type": "object"}, "read", in_plan=True),
     )
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """It is done."""
         return Outcome("done")
 
 
 async def test_in_plan_mode_nothing_is_changed(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What only reads is allowed and what writes is not, also in the very message that enters plan mode."""
-    hooks = Composite((Planning(), Pen()))
+    hooks = CompositeHook((Planning(), Pen()))
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         batch = [ToolCall(f"call_{name}", name, {}) for name in ("enter_plan_mode", "scribble", "peek")]
         models(desk).parts[:] = [lambda request: gives(*batch), lambda request: says("done")]
@@ -258,7 +258,7 @@ async def test_a_plan_is_carried_out_in_the_run_that_proposed_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """What held before plan mode holds again, at once."""
-    hooks = Composite((Planning(), Pen()))
+    hooks = CompositeHook((Planning(), Pen()))
     async with open_desk(tmp_path, Scripted(), hooks=hooks) as desk, working(desk):
         await call(desk, "enter_plan_mode", {}, "think first")
         leave = ToolCall("call_1", "exit_plan_mode", {"plan": "write"})

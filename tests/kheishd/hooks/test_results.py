@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.results import EVENTS_AT_ONCE, MAX_PORTION_BYTES, TOOL, Results, _decoded
-from kheishd.kernel.hook import Outcome, Part, Place, Tool, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects import forking
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
@@ -29,7 +29,7 @@ __import__("jsonschema_rs")
 LOOK = Tool("look", "Look around.", {"type": "object", "properties": {}}, "read")
 
 
-class Eyes(Part):
+class Eyes(SubHook):
     """A part whose tool gives what the test says."""
 
     name = "eyes"
@@ -38,7 +38,7 @@ class Eyes(Part):
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """What there is to be seen."""
         return self.outcome
 
@@ -62,23 +62,23 @@ async def seen(
 ) -> AsyncIterator[tuple[Desk, Scripted, str]]:
     """A conversation in which a tool gave something under the id 'c1'."""
     models = calls(ToolCall("c1", "look", {}), *then)
-    hooks = Composite((Eyes(outcome), Results()))
+    hooks = CompositeHook((Eyes(outcome), Results()))
     async with open_desk(directory, models, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
         assert sent.status == "completed", sent.error
         yield desk, models, sent.session_id
 
 
-def place(desk: Desk, session: Session) -> Place:
+def place(desk: Desk, session: Session) -> RunContext:
     """Where a run of that session is."""
-    return Place(session, Machine().run, "/", "auto", desk.state)
+    return RunContext(session, Machine().run, "/", "auto", desk.state)
 
 
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
     """What the tool gives."""
     arguments = {"call_id": call_id, **portion}
     where = place(desk, desk.session(session_id))
-    return (await Results().dispatch(ToolUse(where, "r1", TOOL, arguments))).text
+    return (await Results().dispatch(Invocation(where, "r1", TOOL, arguments))).text
 
 
 async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -186,10 +186,10 @@ async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock:
 
 async def test_who_may_not_read_is_not_told_to() -> None:
     """A run whose scope lacks the tool; and the tool's own results say nothing about themselves."""
-    use = ToolUse(Place(None, Machine(tools=["look"]).run, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
+    use = Invocation(RunContext(None, Machine(tools=["look"]).run, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
     long = Outcome("x" * 50_000)
     assert await Results().after(use, long) == long
-    own = ToolUse(Place(None, Machine().run, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
+    own = Invocation(RunContext(None, Machine().run, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
     assert await Results().after(own, long) == long
 
 
@@ -199,9 +199,9 @@ def test_the_tool() -> None:
     assert TOOL.repeatable
     assert TOOL.parallel
     assert TOOL.in_plan
-    use = ToolUse(Place(None, None, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
+    use = Invocation(RunContext(None, None, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
     assert Results().subject(use) == "c1"
-    checked = Composite((Results(),)).checked
+    checked = CompositeHook((Results(),)).checked
     assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == {"call_id": "c1", "offset": 3}
     for wrong in ({}, {"call_id": ""}, {"call_id": "c", "limit": 0}, {"call_id": "c", "limit": 10**9}):
         with pytest.raises(ToolError):

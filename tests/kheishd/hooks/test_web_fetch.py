@@ -9,7 +9,7 @@ import pytest
 
 from kheishd.hooks.addresses import Address
 from kheishd.hooks.web_fetch import WebFetch
-from kheishd.kernel.hook import Outcome, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from protocol.limits import MAX_TOOL_TEXT_BYTES, MAX_WEB_BODY_BYTES
 from tests.support.commands import place_at
 from tests.support.web_server import WebServer, answer, redirect, web_server
@@ -35,9 +35,9 @@ def tool() -> WebFetch:
     return WebFetch(loopback)
 
 
-def use_of(tool: WebFetch, url: str) -> ToolUse:
+def use_of(tool: WebFetch, url: str) -> Invocation:
     """A call."""
-    return ToolUse(place_at(Path("/")), "call_1", tool.tools[0], {"url": url})
+    return Invocation(place_at(Path("/")), "call_1", tool.tools[0], {"url": url})
 
 
 async def outcome(tool: WebFetch, url: str) -> Outcome:

@@ -10,10 +10,10 @@ import pytest
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.capture_files import (
     TRUNCATED_LINE,
+    CallArtifacts,
     CaptureFiles,
     CaptureRefused,
     Limits,
-    Sheaf,
 )
 from protocol.errors import ArtifactNotFound, DebugNotFound
 from tests.support.desk import full_disk
@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_no_halves(directory: Path) -> None:
 
 def test_what_is_too_long_is_a_fault_of_ours(directory: Path) -> None:
     """Whoever writes an artifact has cut it."""
-    sheaf: Sheaf = CaptureFiles(directory, SMALL).open("run_1", STEM)
+    sheaf: CallArtifacts = CaptureFiles(directory, SMALL).open("run_1", STEM)
     with pytest.raises(AssertionError):
         sheaf.write("request", b"x" * 101)
     sheaf.close()

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from kheishd.kernel.hook import Finding, Outcome, Part, ToolError, ToolUse
+from kheishd.kernel.hook import Finding, Invocation, Outcome, SubHook, ToolError
 from tests.support.toolbox import place, tool, use_of
 
 
 async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
     """It has no opinion, shows nothing, and knows nothing of what became of a call."""
-    part, use = Part(), use_of(tool("note"))
+    part, use = SubHook(), use_of(tool("note"))
     part.name = "plain"
     part.tools = (tool("note"),)
     assert list(part.offered(place())) == [tool("note")]
@@ -36,7 +36,7 @@ async def test_a_call_that_nobody_watches_may_speak_all_the_same() -> None:
 def test_the_name_of_a_call_is_safe_for_files(call_id: str) -> None:
     """Whatever a model calls it; and it is the same after a restart."""
     where = place()
-    key = ToolUse(where, call_id, tool("note"), {}).key
+    key = Invocation(where, call_id, tool("note"), {}).key
     assert re.fullmatch(r"run_1\.0\.[0-9a-f]{16}", key)
-    assert key == ToolUse(where, call_id, tool("note"), {"text": "other"}).key
-    assert key != ToolUse(where, call_id + "2", tool("note"), {}).key
+    assert key == Invocation(where, call_id, tool("note"), {"text": "other"}).key
+    assert key != Invocation(where, call_id + "2", tool("note"), {}).key

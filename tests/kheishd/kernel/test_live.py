@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import Scrubber
-from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, Strand, Writing
+from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, TextBuffer, Writing
 from protocol.limits import MAX_LIVE_CHARACTERS
 
 
@@ -188,7 +188,7 @@ def test_a_piece_that_is_no_message_is_told_from_its_end(pieces: list[str]) -> N
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 20))
 def test_a_strand_keeps_at_least_what_it_should(sizes: list[int], most: int) -> None:
     """Whatever the pieces are: the end is there, from where the strand says, and not much more than that."""
-    strand, whole = Strand(most), ""
+    strand, whole = TextBuffer(most), ""
     for number, size in enumerate(sizes):
         piece = chr(ord("a") + number % 26) * size
         whole += piece
@@ -200,12 +200,12 @@ def test_a_strand_keeps_at_least_what_it_should(sizes: list[int], most: int) -> 
 
 def test_a_tool_that_writes_a_character_at_a_time_costs_little() -> None:
     """Pieces are joined before there are many of them."""
-    strand = Strand(MAX_LIVE_CHARACTERS)
+    strand = TextBuffer(MAX_LIVE_CHARACTERS)
     for _ in range(3 * MAX_PIECES):
         strand.append("x")
         assert len(strand._pieces) <= MAX_PIECES + 1
     assert strand.text() == "x" * 3 * MAX_PIECES
-    read_often = Strand(10)
+    read_often = TextBuffer(10)
     for number in range(100):
         read_often.append(str(number % 10))
         assert len(read_often.text()) <= 2 * 10

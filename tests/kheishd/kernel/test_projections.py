@@ -13,7 +13,7 @@ from kheishd.kernel import projections
 from kheishd.kernel.doctor import examine_whole
 from kheishd.kernel.projections import PROJECTIONS, Changes, IndexRow, Projection, Replayed, touched
 from kheishd.kernel.rows import CHECKS
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import (
     APPROVALS,
@@ -73,7 +73,7 @@ def test_most_events_are_about_none() -> None:
 def fold(tx: Transaction, *events: JournalEvent) -> None:
     """Append events of a run to session ``s`` and write what comes of them."""
     session = tx.get(SESSIONS, "s")
-    fold = Fold(tx, "s", session=session)
+    fold = SessionWriter(tx, "s", session=session)
     if session is None:
         fold.append(SessionCreated(agent="default"))
     for event in events:

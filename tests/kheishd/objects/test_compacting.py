@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.workspace import Workspaces
-from kheishd.kernel.runtime import Answer, ModelEvent
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
@@ -54,7 +54,7 @@ async def talk(house: Household, turns: int = 5) -> str:
 
 async def answers(tokens: int) -> AsyncIterator[ModelEvent]:
     """An answer to a prompt of so many tokens."""
-    yield Answer([Text("fine " * 100)], Usage(tokens, 100), "end")
+    yield ModelAnswer([Text("fine " * 100)], Usage(tokens, 100), "end")
 
 
 def compact(house: Household, **params: Any) -> Any:

@@ -16,7 +16,7 @@ from kheishd.objects.contracts import (
     schema_text,
 )
 from kheishd.store.tables import BLOBS
-from protocol.contract import Bound, InputContract, OutputContract
+from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
 from protocol.limits import MAX_CONTRACT_BYTES
 from protocol.objects.run import Pinned, Run
@@ -101,7 +101,7 @@ async def test_contracts_of_a_session(desk: Desk) -> None:
     contracts = contracts_of(params)
     assert await desk.state.update(contracts.keep) == {
         "input_contract": DIGEST,
-        "output_contract": Bound(digest=schema_of({"type": "null"}, "$").digest, max_repairs=1),
+        "output_contract": BoundContract(digest=schema_of({"type": "null"}, "$").digest, max_repairs=1),
     }
     assert desk.count(BLOBS) == 2
     assert contracts_of(SessionUpdate(session_id="s")).named == {}
@@ -125,7 +125,7 @@ async def test_what_is_said_is_written_in_one_way(desk: Desk) -> None:
 
 async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:
     """Against what the run pinned; nothing where that is nothing, or where it gave something already."""
-    bound = replace(RUN, pinned=replace(RUN.pinned, output_contract=Bound(digest=DIGEST)))
+    bound = replace(RUN, pinned=replace(RUN.pinned, output_contract=BoundContract(digest=DIGEST)))
     with desk.state.read() as store:
         good, bad = checked(store, bound, '{"ok": true}'), checked(store, bound, "fine")
         assert good is not None

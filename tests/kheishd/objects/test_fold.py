@@ -12,7 +12,7 @@ from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
 from kheishd.core.commands import Command
 from kheishd.core.run import decide
-from kheishd.objects.fold import BY_DAEMON, Fold, Origin
+from kheishd.objects.fold import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS
 from kheishd.store.writer import Store
@@ -35,14 +35,14 @@ from tests.support.stores import NOW_MS, opened, update
 
 def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
     """A session."""
-    fold = Fold(tx, session_id, session=None)
+    fold = SessionWriter(tx, session_id, session=None)
     fold.append(SessionCreated(agent="default", parent_session_id=parent))
     fold.write()
 
 
 def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> Run:
     """An input and its run."""
-    fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
+    fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
     fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
     fold.append(accepted(), run_id=run_id)
     fold.write()
@@ -53,7 +53,7 @@ def perform(tx: Transaction, run_id: str, command: Command) -> None:
     """A command on a run."""
     run = tx.get(RUNS, run_id)
     assert run is not None
-    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     fold.append_all(decide(run, command))
     fold.write()
 
@@ -76,7 +76,7 @@ def test_a_record_is_folded_from_what_was_stored(store: Store) -> None:
     store.set_scrub(lambda line: line.replace(b"hunter2", b"[...]"))
 
     def rename(tx: Transaction) -> Session:
-        fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
         fold.append(SessionRenamed(title="my hunter2"))
         fold.write()
         return fold.session
@@ -95,7 +95,7 @@ def test_nothing_changed_is_nothing_written(store: Store) -> None:
 
     def nothing(tx: Transaction) -> frozenset[str]:
         before = frozenset(tx.rung)
-        Fold(tx, "s", session=tx.get(SESSIONS, "s")).write()
+        SessionWriter(tx, "s", session=tx.get(SESSIONS, "s")).write()
         return frozenset(tx.rung) - before
 
     assert update(store, nothing) == frozenset()

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.core.prompt import Transcript
 from kheishd.store.tables import CHECKPOINTS, META
-from kheishd.workers.transcripts import Reading
+from kheishd.workers.transcripts import TranscriptReader
 from protocol.errors import (
     AgentForbidden,
     AgentNotFound,
@@ -131,7 +131,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         branched.calls, branched.results = dict(transcript.calls), dict(transcript.results)
         branched.said = list(transcript.said)
         branched.fold(Envelope(cursor=cursor + 1, at_ms=0), SessionCreated(agent="default"))
-        reading = Reading(house.state, branch["session_id"])
+        reading = TranscriptReader(house.state, branch["session_id"])
         assert (await reading.transcript()).messages == branched.messages
         assert_valid(branched.messages)
         await send(house, branch["session_id"], "go on")
@@ -193,7 +193,7 @@ async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> 
         ((key, _),) = store.scan(CHECKPOINTS, session_id)
     for at in (None, key[1], key[1] - 1):
         branch = await fork(house, session_id, at=at)
-        reading = Reading(house.state, branch["session_id"])
+        reading = TranscriptReader(house.state, branch["session_id"])
         with house.state.read() as store:
             begun = reading._begin(store).cursor
         assert begun == (0 if at == key[1] - 1 else key[1])

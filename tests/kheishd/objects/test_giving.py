@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.objects.giving import output_of, outputs_of
 from kheishd.store.tables import JOURNAL
 from protocol.contract import OutputContract
 from protocol.objects.output import Output
 from protocol.transcript import Text, ToolCall
-from tests.support.desk import Desk, Gate, Part, Scripted, fails, gives, open_desk, says, working
+from tests.support.desk import Desk, Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 
 EMIT = ToolCall("call_1", "emit_output", {"text": "first"})
 AGAIN = ToolCall("call_2", "emit_output", {"value": 2})
@@ -22,11 +22,11 @@ AGAIN = ToolCall("call_2", "emit_output", {"value": 2})
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """A desk with a worker; its runs may emit outputs."""
-    async with open_desk(tmp_path, Scripted(), hooks=Composite((Outputs(),))) as desk, working(desk):
+    async with open_desk(tmp_path, Scripted(), hooks=CompositeHook((Outputs(),))) as desk, working(desk):
         yield desk
 
 
-def answers(desk: Desk, *parts: Part) -> None:
+def answers(desk: Desk, *parts: ModelPart) -> None:
     """What the model says next, in order."""
     models = desk.holder.current().models
     assert isinstance(models, Scripted)
@@ -143,7 +143,7 @@ async def test_what_does_not_fit_is_what_it_is(desk: Desk) -> None:
 
 async def test_an_answer_in_parts_is_one(desk: Desk) -> None:
     """However often it was cut; a contract binds the whole of it."""
-    cut: Part = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
+    cut: ModelPart = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
     answers(desk, cut, lambda r: says("2]"))
     sent = await desk.ask()
     assert (sent.output, sent.output_kind) == ("[1,2]", "assistant_text")

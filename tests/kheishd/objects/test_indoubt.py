@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.core.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
 from kheishd.core.run import decide
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors import (
@@ -51,7 +51,7 @@ async def died_in_a_call(house: Household, sender: str = "user") -> str:
     def leave(tx: Transaction) -> None:
         run = tx.get(RUNS, sent["run_id"])
         assert run is not None
-        fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         for command in commands:
             fold.append_all(decide(fold.run, command))
         fold.write()

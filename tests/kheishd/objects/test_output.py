@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from protocol.errors import InvalidParams, RunNotFound, SessionNotFound
 from protocol.transcript import ToolCall
@@ -16,7 +16,7 @@ from tests.support.household import Household, household, pages, refused
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon whose runs may emit outputs."""
-    async with household(tmp_path, tcp=True, hooks=Composite((Outputs(),))) as house:
+    async with household(tmp_path, tcp=True, hooks=CompositeHook((Outputs(),))) as house:
         yield house
 
 

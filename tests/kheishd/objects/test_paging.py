@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kheishd.kernel.call import Call, Caller
 from kheishd.kernel.state import State
-from kheishd.objects.paging import Marks, cursor_after, id_after, page_of
+from kheishd.objects.paging import PageTokens, cursor_after, id_after, page_of
 from kheishd.store.writer import Store
 from protocol.errors import InvalidParams
 from protocol.ids import ID_PATTERN
@@ -101,10 +101,10 @@ def test_marks_are_checked() -> None:
             assert refused.value.field == "$.params.after"
 
 
-def marks(state: State, *, limited: bool) -> Marks:
+def marks(state: State, *, limited: bool) -> PageTokens:
     """The marks of a caller."""
     caller = Caller("token:t", frozenset(), agents=frozenset(("a",)) if limited else None)
-    return Marks(cast("Call", SimpleNamespace(caller=caller, state=state)))
+    return PageTokens(cast("Call", SimpleNamespace(caller=caller, state=state)))
 
 
 @given(text=st.from_regex(ID_PATTERN, fullmatch=True))

@@ -9,9 +9,9 @@ import pytest
 from kheishd.core.commands import Start
 from kheishd.core.permissions import Opinion, ToolFacts, judge
 from kheishd.core.run import decide
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Part, Tool
-from kheishd.objects.fold import Fold
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.permission import facts_of, layers_of, opinion_of
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -47,7 +47,7 @@ TOOLS = {
 }
 
 
-class Toolbox(Part):
+class Toolbox(SubHook):
     """A part that offers them."""
 
     name = "toolbox"
@@ -60,7 +60,7 @@ CAREFUL = agent(
 BOLD = agent("bold", "permissions: [{tool: '*', decision: allow}]\npermission_mode: acceptEdits")
 FIELDS: dict[str, Any] = {
     "definitions": AGENTS | {"careful": CAREFUL, "bold": BOLD},
-    "hooks": Composite((Toolbox(),)),
+    "hooks": CompositeHook((Toolbox(),)),
 }
 
 
@@ -116,7 +116,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
     def change(tx: Transaction) -> None:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
             fold.append_all(decide(run, Start()))
         fold.append(event)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.planning import plan_of, todos_of, view_of
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import JOURNAL
@@ -23,7 +23,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_desk(tmp_path) as desk:
 
         def create(tx: Transaction) -> None:
-            fold = Fold(tx, "ses_1", session=None)
+            fold = SessionWriter(tx, "ses_1", session=None)
             fold.append(SessionCreated(agent="default"))
             fold.write()
 
@@ -35,7 +35,7 @@ async def append(desk: Desk, *events: JournalEvent) -> Session:
     """The session after these events."""
 
     def add(tx: Transaction) -> Session:
-        fold = Fold(tx, "ses_1", session=desk.session("ses_1"))
+        fold = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
         fold.append_all(list(events))
         fold.write()
         return fold.session

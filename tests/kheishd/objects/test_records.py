@@ -9,7 +9,7 @@ import pytest
 from kheishd.kernel.call import Caller
 from kheishd.kernel.projections import APPROVAL_RECORDS, INDOUBT_RECORDS
 from kheishd.objects.approval import WAITING
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.records import Reader, find, fold_of, page
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -36,7 +36,7 @@ async def add(desk: Desk, run_id: str, *events: Any) -> list[int]:
     def append(tx: Transaction) -> list[int]:
         run = tx.get(RUNS, run_id)
         assert run is not None
-        fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         cursors = [fold.append(event).cursor for event in events]
         fold.write()
         return cursors

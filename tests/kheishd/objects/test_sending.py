@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kheishd.kernel.runtime import RouteSpec, RunLimits
-from kheishd.objects.sending import fits, input_items
+from kheishd.objects.sending import input_items, require_storable
 from kheishd.store.tables import BLOBS
 from protocol.budget import Prices
 from protocol.errors import InputTooLarge, InvalidParams, RouteNotFound
@@ -213,13 +213,13 @@ def test_what_was_said_is_items() -> None:
 
 def test_what_is_kept_fits() -> None:
     """In size, in depth and in the numbers it holds; the refusal names the field."""
-    fits({"a": [1, "b"]}, 13, "metadata", "$.params.metadata")
+    require_storable({"a": [1, "b"]}, 13, "metadata", "$.params.metadata")
     with pytest.raises(InputTooLarge) as refused:
-        fits({"a": [1, "b"]}, 12, "metadata", "$.params.metadata")
+        require_storable({"a": [1, "b"]}, 12, "metadata", "$.params.metadata")
     assert refused.value.field == "$.params.metadata"
     deep: Any = "x"
     for _ in range(200):
         deep = [deep]
     for wrong in ({"a": 2**64}, {"a": deep}):
         with pytest.raises(InvalidParams):
-            fits(wrong, 10_000, "metadata", "$.params.metadata")
+            require_storable(wrong, 10_000, "metadata", "$.params.metadata")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import Planning
 from protocol.errors import (
     AgentForbidden,
@@ -698,7 +698,7 @@ async def test_session_send_contract_invalid(idle: Household) -> None:
 
 async def test_session_get_ok_shows_what_its_agent_means_to_do(tmp_path: Path) -> None:
     """Its todos, and the plan that it proposed last."""
-    async with household(tmp_path, hooks=Composite((Planning(),))) as house:
+    async with household(tmp_path, hooks=CompositeHook((Planning(),))) as house:
         todos = {"todos": [{"content": "look"}]}
         house.models.parts[:] = [
             lambda request: gives(ToolCall("call_1", "todo_write", todos)),

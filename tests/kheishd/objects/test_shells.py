@@ -7,7 +7,7 @@ import pytest
 
 from kheishd.kernel.doctor import examine_whole
 from kheishd.objects import shells
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.shells import Over, live, may_begin, stop_all
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
@@ -26,7 +26,7 @@ def append(*events: JournalEvent, session_id: str = "s") -> Callable[[Transactio
 
     def change(tx: Transaction) -> None:
         session = tx.get(SESSIONS, session_id)
-        fold = Fold(tx, session_id, session=session)
+        fold = SessionWriter(tx, session_id, session=session)
         if session is None:
             fold.append(SessionCreated(agent="default"))
         fold.append_all(list(events))
@@ -99,7 +99,7 @@ def test_stopping_all_of_a_session(store: Store) -> None:
     update(store, append(task_ended("a"), TaskStopRequested(task_id="b", reason="first")))
 
     def stop(tx: Transaction) -> None:
-        fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
         stop_all(fold, "all of you")
         fold.write()
 

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.core.commands import Start
 from kheishd.core.run import decide
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors import (
     AgentForbidden,
@@ -103,7 +103,7 @@ async def test_conversation_steer_nothing_to_steer_in_what_is_being_stopped(idle
 def started(tx: Any, run_id: str) -> None:
     """A worker takes the run up and goes away."""
     run = tx.get(RUNS, run_id)
-    fold = Fold(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     fold.append_all(decide(run, Start()))
     fold.write()
 

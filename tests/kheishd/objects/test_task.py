@@ -11,7 +11,7 @@ from kheishd.hooks.shells.files import ShellFiles
 from kheishd.kernel.doctor import examine_whole
 from kheishd.objects import shells
 from kheishd.objects import task as task_object
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.shells import Over
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_STOPPING, TASKS_OPEN, TASKS_WAITING
@@ -62,7 +62,7 @@ async def shell(house: Household, task_id: str = "tsk_shell", session_id: str = 
     """A shell that lives, as far as the store goes."""
 
     def begin(tx: Transaction) -> None:
-        fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         fold.append(task_created(task_id, shell=True))
         fold.write()
 
@@ -180,7 +180,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
     """One that ends makes room."""
 
     def many(tx: Transaction) -> None:
-        fold = Fold(tx, "s", session=tx.get(SESSIONS, "s"))
+        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
         fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)])
         fold.write()
 

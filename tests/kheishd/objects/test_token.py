@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kheishd.core.token import digest_of, evolve
 from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
-from kheishd.objects.token import MAX_NARROWED, as_shown, good
+from kheishd.objects.token import MAX_NARROWED, as_shown, is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors import AlreadyShown, InvalidParams, ScopeMissing, ScopeWouldWiden, TokenNotFound
 from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
@@ -238,7 +238,7 @@ async def test_a_token_narrows_nothing_that_would_outlive_it(server: RpcServer, 
     with server.state.read() as store:
         record = store.get(TOKENS, grandchild["token"]["token_id"])
         assert record is not None
-        assert not good(store, record.token, NOW_MS)
+        assert not is_valid(store, record.token, NOW_MS)
 
 
 async def test_token_narrow_token_limit(client: Client) -> None:
@@ -311,7 +311,7 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
         assert store.get(TOKENS_BY_DIGEST, digest_of(parent["secret"])) is None
         records = {key[0]: record.token for key, record in store.scan(TOKENS)}
         narrowed = records[child["token"]["token_id"]]
-        assert not good(store, narrowed, NOW_MS)
+        assert not is_valid(store, narrowed, NOW_MS)
         assert as_shown(store, narrowed) == replace(narrowed, revoked_at_ms=NOW_MS + 5)
     record_is_the_fold(server)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kheishd.kernel.hook import Tool
-from kheishd.kernel.runtime import Answer, ModelFailure
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
@@ -56,7 +56,7 @@ def stop(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
 
 
-def answered(*events: dict[str, Any]) -> Answer:
+def answered(*events: dict[str, Any]) -> ModelAnswer:
     """The answer that these events are."""
     answer = read(*events).end()
     assert answer is not None
@@ -344,7 +344,7 @@ def test_a_whole_message() -> None:
     message = {"type": "message", "model": "m", "content": content, "stop_reason": "tool_use"}
     fresh.whole(msgspec.json.encode({**message, "usage": {"input_tokens": 3, "output_tokens": 4}}))
     items: list[Item] = [Thinking("hm", "signed"), Text("a"), ToolCall("t", "look", {})]
-    assert fresh.end() == Answer(items, Usage(3, 4), "tool_calls", "m")
+    assert fresh.end() == ModelAnswer(items, Usage(3, 4), "tool_calls", "m")
 
 
 def test_a_whole_error() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kheishd.kernel.hook import Tool
-from kheishd.kernel.runtime import Answer, ModelFailure
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
 from kheishd.providers.openai import Reader, messages, post, reader
@@ -46,7 +46,7 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
-def answered(*chunks: dict[str, Any] | str) -> Answer:
+def answered(*chunks: dict[str, Any] | str) -> ModelAnswer:
     """The answer that these chunks are."""
     answer = read(*chunks).end()
     assert answer is not None
@@ -324,7 +324,7 @@ def test_a_whole_completion() -> None:
     message = {"content": "a", "reasoning_content": "hm", "tool_calls": [{"id": "c", "function": function}]}
     choice = {"message": {"role": "assistant", **message}, "finish_reason": "tool_calls"}
     fresh.whole(msgspec.json.encode({"choices": [choice], "usage": {"prompt_tokens": 3}, "model": "m"}))
-    assert fresh.end() == Answer(
+    assert fresh.end() == ModelAnswer(
         [Thinking("hm"), Text("a"), ToolCall("c", "look", {})], Usage(3), "tool_calls", "m"
     )
 

@@ -1,9 +1,9 @@
 """Upgrades: each once, in order, each whole or not at all."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from __future__ import annotations
 
-import lmdb
+from typing import TYPE_CHECKING
+
 import pytest
 
 from kheishd.store.opening import open_lmdb
@@ -23,6 +23,12 @@ from kheishd.store.tables import (
 )
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
 from protocol.limits import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import lmdb
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_only_what_is_missing_is_done(env: lmdb.Environment) -> None:
 def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
     """The steps before it are kept; the next start goes on from there."""
 
-    def second(env: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> None:
+    def second(env: lmdb.Environment, txn: lmdb.Transaction[bytes]) -> None:
         txn.put(b"half", b"done", db=env.open_db(META.name.encode(), txn))
         raise OSError(28, "No space left on device")
 

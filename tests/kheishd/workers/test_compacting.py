@@ -13,8 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.core.compaction import ContextLimits
 from kheishd.core.prompt import CHECKPOINT_EVENTS
 from kheishd.core.shortening import SNIPPED
-from kheishd.kernel.runtime import Answer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
-from kheishd.objects.fold import Fold
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.lineage import Stretch
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
@@ -22,7 +22,18 @@ from kheishd.workers.transcripts import newest_checkpoint
 from protocol.events import CompactionFailed, ContextCompacted, InputReceived, TranscriptImported
 from protocol.objects.run import SendResult
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
-from tests.support.desk import Desk, Gate, Part, Scripted, fails, gives, open_desk, says, sums_up, working
+from tests.support.desk import (
+    Desk,
+    Gate,
+    ModelPart,
+    Scripted,
+    fails,
+    gives,
+    open_desk,
+    says,
+    sums_up,
+    working,
+)
 from tests.support.talk import assert_valid
 
 LONG = 900
@@ -33,12 +44,12 @@ FAR = 10**9
 LIMITS = ContextLimits(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
 
 
-def counts(tokens: int, text: str = "fine " * 100) -> Part:
+def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
     """An answer to a prompt of so many tokens."""
 
     async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield TextDelta(text)
-        yield Answer([Text(text)], Usage(tokens - 1, 1), "end", "scripted")
+        yield ModelAnswer([Text(text)], Usage(tokens - 1, 1), "end", "scripted")
 
     return part
 
@@ -165,7 +176,7 @@ async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
     ids=["a call", "nothing", "no shorter", "a failure", "no answer"],
 )
 async def test_a_run_goes_on_without_a_summary(
-    tmp_path: Path, autojump_clock: MockClock, part: Part, reason: str
+    tmp_path: Path, autojump_clock: MockClock, part: ModelPart, reason: str
 ) -> None:
     """What is shown is long but not too long; the failure is journaled with what it took."""
     models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
@@ -184,7 +195,7 @@ async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autoj
     """No more summaries are tried in that run, and the model is told that something is missing."""
 
     async def calls(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        yield Answer([ToolCall("c", "look", {})], Usage(LONG, 1), "tool_calls")
+        yield ModelAnswer([ToolCall("c", "look", {})], Usage(LONG, 1), "tool_calls")
 
     models = Scripted(
         [counts(10), counts(10), counts(LONG), calls, calls, calls, calls, counts(10)],
@@ -232,14 +243,14 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
 # Where the provider refuses.
 
 
-def refuses(longest: int) -> Part:
+def refuses(longest: int) -> ModelPart:
     """A model that takes so many messages."""
 
     async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         if len(request.messages) > longest:
             raise ModelFailure("context_too_long", "at most 42 tokens", retryable=False, status=400)
         yield TextDelta("fine")
-        yield Answer([Text("fine")], Usage(7, 1), "end")
+        yield ModelAnswer([Text("fine")], Usage(7, 1), "end")
 
     return part
 
@@ -351,7 +362,7 @@ async def tell(desk: Desk, session_id: str, *messages: Message) -> None:
     """Put messages into a session's transcript."""
 
     def append(tx: Transaction) -> None:
-        fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         for message in messages:
             fold.append(TranscriptImported(message=message, source_cursor=1))
         fold.write()

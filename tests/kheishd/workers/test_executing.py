@@ -13,8 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.commands import Ask, Start
 from kheishd.core.scrub import Scrubber
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Deny, Finding, NeedsAnswer, Outcome, Part, Tool, ToolError, ToolUse
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Deny, Finding, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
@@ -153,13 +153,13 @@ async def test_what_a_tool_changes_is_committed_with_its_result(
         assert isinstance(events[at + 1], ToolReturned)
 
 
-class Settles(Part):
+class Settles(SubHook):
     """A part whose one tool changes the title, by what it is when that is committed; it is never longer."""
 
     name = "settles"
     tools = (tool("settles", default="ask", repeatable=True),)
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Say what is to be decided later."""
         wanted = str(use.arguments["text"])
 
@@ -181,7 +181,7 @@ async def test_what_a_call_changes_can_be_decided_when_it_is_committed(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """By what is true then: what was decided is the result, right after what it changed."""
-    hooks, allow = Composite((Settles(),)), (Rule(tool="settles", decision="allow"),)
+    hooks, allow = CompositeHook((Settles(),)), (Rule(tool="settles", decision="allow"),)
     twice = calls(("settles", {"text": "short"}), ("settles", {"text": "much longer"}))
     async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, rules=allow) as desk, working(desk):
         sent = await desk.ask()
@@ -199,7 +199,7 @@ async def test_what_is_decided_late_still_says_that_a_person_changed_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """The model is told what was done instead of what it wrote."""
-    hooks = Composite((Settles(),))
+    hooks = CompositeHook((Settles(),))
     once = calls(("settles", {"text": "long enough"}))
     async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
@@ -286,7 +286,7 @@ async def test_a_long_result_stands_whole_in_a_blob(tmp_path: Path, autojump_clo
             assert read_blob(store, result.blob) == b"x" * 1_000_000
 
 
-class Whole(Part):
+class Whole(SubHook):
     """A part whose one tool gives some bytes beside its text."""
 
     name = "whole"
@@ -295,7 +295,7 @@ class Whole(Part):
     def __init__(self, text: str, whole: bytes) -> None:
         self._outcome = Outcome(text, whole=whole)
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Give them."""
         return self._outcome
 
@@ -303,7 +303,7 @@ class Whole(Part):
 async def test_no_blob_holds_a_secret(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Neither does the text."""
     part = Whole("it is sk-12345", b"\xff it is sk-12345 \xff")
-    hooks = Composite((part,))
+    hooks = CompositeHook((part,))
     async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         scrubber = Scrubber(["sk-12345"])
         desk.live.scrub(scrubber)
@@ -346,15 +346,15 @@ async def test_output_is_followed_while_a_tool_runs(tmp_path: Path, autojump_clo
 async def test_output_that_is_no_text_is_made_one(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A follower is not harmed by what a program writes."""
 
-    class Odd(Part):
+    class Odd(SubHook):
         name = "odd"
         tools = (tool("dumps"),)
 
-        async def dispatch(self, use: ToolUse) -> Outcome:
+        async def dispatch(self, use: Invocation) -> Outcome:
             use.say("caf\udce9 é")
             return Outcome("done")
 
-    hooks = Composite((Odd(),))
+    hooks = CompositeHook((Odd(),))
     async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         heard = desk.listen()
         await desk.ask()
@@ -389,7 +389,7 @@ async def test_a_call_that_was_stopped_before_it_began_says_so(
     """It is journaled as called by then; nothing of it was done."""
 
     class Cancelling(Toolbox):
-        async def evidence(self, use: ToolUse) -> dict[str, Any]:
+        async def evidence(self, use: Invocation) -> dict[str, Any]:
             await desk.cancel(use.place.run.run_id, follow=False)
             return {}
 
@@ -405,15 +405,15 @@ async def test_a_call_that_was_stopped_before_it_began_says_so(
 async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock, ends: str) -> None:
     """A hook that ponders for ever keeps neither a person nor the daemon waiting."""
 
-    class Pondering(Part):
+    class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: ToolUse) -> None:
+        async def before(self, use: Invocation) -> None:
             box.reached.set()
             await box.goes_on.wait()
 
     box = Toolbox()
-    hooks = Composite((Pondering(), box))
+    hooks = CompositeHook((Pondering(), box))
     async with workbench(tmp_path, box, calls(("note", {"text": "a"})), hooks=hooks) as desk:
         async with working(desk):
             sent = await desk.send()
@@ -435,16 +435,16 @@ async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
 ) -> None:
     """A hook that takes its time over a result does not make it one that was stopped."""
 
-    class Slow(Part):
+    class Slow(SubHook):
         name = "slow"
 
-        async def after(self, use: ToolUse, outcome: Outcome) -> Outcome:
+        async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
             box.reached.set()
             await trio.sleep_forever()
             return outcome
 
     box = Toolbox()
-    hooks = Composite((box, Slow()))
+    hooks = CompositeHook((box, Slow()))
     renaming = calls(("renames", {"text": "A title"}))
     async with workbench(tmp_path, box, renaming, hooks=hooks) as desk, working(desk):
         sent = await desk.send()
@@ -549,7 +549,7 @@ async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump
         assert "took effect all the same: the line is there." in result.text
 
 
-class Scribe(Part):
+class Scribe(SubHook):
     """A part whose tool writes a file, and in which the daemon dies once it has been written."""
 
     name = "scribe"
@@ -559,13 +559,13 @@ class Scribe(Part):
         self.found = found
         self.reached = trio.Event()
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """It is written, but nobody hears of it any more."""
         self.reached.set()
         await trio.sleep_forever()
         raise AssertionError
 
-    async def probe(self, use: ToolUse, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
         """What the test says."""
         return self.found
 
@@ -576,7 +576,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
 ) -> None:
     """A run that must have written a file has, if the probe finds it; else it is reminded."""
     scribe = Scribe(Finding(outcome, "it was looked for"))
-    hooks = Composite((scribe,))
+    hooks = CompositeHook((scribe,))
     wanted = [Requirement(type="workspace_file", path="a.md")]
     write = ToolCall("call_1", "write_file", {"path": "a.md"})
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
@@ -832,13 +832,13 @@ async def test_a_long_result_outlasts_a_full_disk(tmp_path: Path, autojump_clock
     """Its blob, too."""
 
     class Dumps(Whole):
-        async def dispatch(self, use: ToolUse) -> Outcome:
+        async def dispatch(self, use: Invocation) -> Outcome:
             box.reached.set()
             await box.goes_on.wait()
             return await super().dispatch(use)
 
     box = Toolbox()
-    hooks = Composite((Dumps("much", b"y" * 500_000),))
+    hooks = CompositeHook((Dumps("much", b"y" * 500_000),))
     async with workbench(tmp_path, box, calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         sent = await desk.send()
         await box.reached.wait()
@@ -1081,7 +1081,9 @@ async def test_a_run_goes_on_under_the_runtime_there_is_after_its_wait(
         present = desk.holder.current()
         changed = Toolbox(tools=(tool("careful", default="ask", schema={"required": ["line"]}),))
         desk.holder.replace(
-            make_runtime(2, models=present.models, hooks=Composite((changed,)), workspaces=present.workspaces)
+            make_runtime(
+                2, models=present.models, hooks=CompositeHook((changed,)), workspaces=present.workspaces
+            )
         )
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.ended(sent.run_id))
@@ -1095,17 +1097,17 @@ async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
 ) -> None:
     """Nothing runs before all of it is judged."""
 
-    class Pondering(Part):
+    class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: ToolUse) -> None:
+        async def before(self, use: Invocation) -> None:
             if use.arguments["text"] == "last":
                 box.reached.set()
                 await box.goes_on.wait()
 
     box = Toolbox()
     batch = calls(*(("plain", {"text": str(n)}) for n in range(16)), ("plain", {"text": "last"}))
-    hooks = Composite((Pondering(), box))
+    hooks = CompositeHook((Pondering(), box))
     async with workbench(tmp_path, box, batch, hooks=hooks) as desk, working(desk):
         sent = await desk.send()
         await box.reached.wait()

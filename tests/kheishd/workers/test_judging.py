@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from protocol.events import ApprovalAnswered, ApprovalRequested, CallsJudged
@@ -26,7 +26,7 @@ from tests.support.runtimes import make_runtime
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 
 
-class Shell(Part):
+class Shell(SubHook):
     """A shell that does nothing; ``ran`` are the commands it was given."""
 
     name = "shell"
@@ -35,11 +35,11 @@ class Shell(Part):
     def __init__(self) -> None:
         self.ran: list[str] = []
 
-    def subject(self, use: ToolUse) -> str:
+    def subject(self, use: Invocation) -> str:
         """The command."""
         return str(use.arguments["command"])
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Note it."""
         self.ran.append(self.subject(use))
         return Outcome("done")
@@ -70,7 +70,7 @@ async def desk(
     tmp_path: Path, shell: Shell, models: Scripted, autojump_clock: MockClock
 ) -> AsyncIterator[Desk]:
     """A desk with a shell, whose worker is at work."""
-    async with open_desk(tmp_path, models, hooks=Composite((shell,))) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((shell,))) as desk, working(desk):
         yield desk
 
 
@@ -133,7 +133,7 @@ async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
     )
 
     def remember(tx: Transaction) -> None:
-        fold = Fold(tx, sent.session_id, session=tx.get(SESSIONS, sent.session_id))
+        fold = SessionWriter(tx, sent.session_id, session=tx.get(SESSIONS, sent.session_id))
         fold.append(approval_requested("apr_1", "call_1"), run_id=sent.run_id)
         fold.append(answer, run_id=sent.run_id)
         fold.write()

@@ -12,14 +12,14 @@ from kheishd.kernel.state import State
 from kheishd.store.blobs import read_blob
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
-from kheishd.workers.saving import SAVE_AGAIN_SECONDS, Saving
+from kheishd.workers.saving import SAVE_AGAIN_SECONDS, DurableCommit
 from protocol.errors import RunAlreadyEnded, StorageFull
 from tests.support.desk import full_disk
 
 
-def saving(state: State) -> Saving:
+def saving(state: State) -> DurableCommit:
     """The saving of one run."""
-    return Saving(state, Live(), "run_1")
+    return DurableCommit(state, Live(), "run_1")
 
 
 def put(tx: Transaction) -> str:
@@ -77,7 +77,7 @@ async def test_a_blob_holds_no_secret(inline_state: State, tmp_path: Path) -> No
     """Its name and size are those of what is kept."""
     live = Live()
     live.scrub(Scrubber(["sk-12345"]))
-    name, size = await Saving(inline_state, live, "run_1").put_blob(b"it is sk-12345\xff")
+    name, size = await DurableCommit(inline_state, live, "run_1").put_blob(b"it is sk-12345\xff")
     with inline_state.read() as store:
         kept = read_blob(store, name)
     assert kept == b"it is [scrubbed]\xff"

@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.core.definition import built_in
 from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.objects.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
@@ -16,7 +16,7 @@ from kheishd.workers.transcripts import (
     BYTES_AT_ONCE,
     EVENTS_AT_ONCE,
     Checkpoint,
-    Reading,
+    TranscriptReader,
     newest_checkpoint,
 )
 from protocol.contract import OutputContract, Requirement
@@ -152,7 +152,7 @@ async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_cl
     """It is only a cache."""
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        reading = Reading(desk.state, session_id)
+        reading = TranscriptReader(desk.state, session_id)
         await reading.transcript()
         reading.became_shorter()
         with full_disk():
@@ -178,14 +178,14 @@ async def test_a_journal_of_long_lines_is_read_a_piece_at_a_time(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hundred and fifty-six long answers would hold the loop up for a tenth of a second."""
-    read_some, reads = Reading._read_some, []
+    read_some, reads = TranscriptReader._read_some, []
 
-    def watched(reading: Reading) -> tuple[Transcript, bool]:
+    def watched(reading: TranscriptReader) -> tuple[Transcript, bool]:
         transcript, whole = read_some(reading)
         reads.append(transcript.cursor)
         return transcript, whole
 
-    monkeypatch.setattr(Reading, "_read_some", watched)
+    monkeypatch.setattr(TranscriptReader, "_read_some", watched)
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(5):
@@ -245,7 +245,7 @@ async def test_tools_are_withheld_while_an_answer_is_mended(
     """They are there, as the transcript may speak of them, and none may be asked for."""
     models = Scripted([lambda request: says("no"), lambda request: says("null")])
     contract = OutputContract(schema={"type": "null"})
-    hooks = Composite((Outputs(),))
+    hooks = CompositeHook((Outputs(),))
     async with open_desk(tmp_path, models, hooks=hooks) as desk, working(desk):
         await desk.ask(output_contract=contract)
         assert [(asked.withheld, len(asked.tools)) for asked in models.asked] == [(False, 1), (True, 1)]

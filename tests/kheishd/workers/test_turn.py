@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.core.workspace import Workspaces
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.files.part import Files
-from kheishd.kernel.hook import Outcome, Part, Tool, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import (
-    Answer,
+    ModelAnswer,
     ModelEvent,
     ModelRequest,
     RouteSpec,
@@ -124,7 +124,7 @@ async def test_text_is_followed_while_it_is_written(tmp_path: Path, autojump_clo
         yield ThinkingDelta("hm ")
         yield TextDelta("he")
         yield TextDelta("llo")
-        yield Answer([Thinking("hm "), Text("hello")], Usage(), "end")
+        yield ModelAnswer([Thinking("hm "), Text("hello")], Usage(), "end")
 
     async with open_desk(tmp_path, Scripted([thinks])) as desk, working(desk):
         heard = desk.listen()
@@ -421,7 +421,7 @@ async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
     """It answers, is reminded, writes the file after all, and is done."""
     models = Scripted([lambda r: says("done"), lambda r: gives(WRITE), lambda r: says("now it is")])
     made: dict[str, Any] = {
-        "hooks": Composite((Files(),)),
+        "hooks": CompositeHook((Files(),)),
         "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
     }
     async with open_desk(tmp_path, models, **made) as desk, working(desk):
@@ -440,7 +440,7 @@ async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) 
     wrong = ToolCall("call_1", "write_file", {"path": "../report.md", "content": "x"})
     models = Scripted([lambda r: gives(wrong), lambda r: says("done")])
     made: dict[str, Any] = {
-        "hooks": Composite((Files(),)),
+        "hooks": CompositeHook((Files(),)),
         "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
     }
     async with open_desk(tmp_path, models, **made) as desk, working(desk):
@@ -503,7 +503,7 @@ async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(
         assert desk.writing() == []
 
 
-class Slow(Part):
+class Slow(SubHook):
     """A part whose tool takes an hour, if it may."""
 
     name = "slow"
@@ -512,7 +512,7 @@ class Slow(Part):
     def __init__(self) -> None:
         self.open = self.most = 0
 
-    async def dispatch(self, use: ToolUse) -> Outcome:
+    async def dispatch(self, use: Invocation) -> Outcome:
         """Wait, and say so."""
         use.say("waiting")
         self.open += 1
@@ -539,7 +539,7 @@ async def test_time_ends_a_tool_and_every_call_has_its_result(
 ) -> None:
     """With what it had said by then."""
     models = Scripted([lambda r: gives(*dawdles({}, {}))])
-    async with open_desk(tmp_path, models, hooks=Composite((Slow(),))) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((Slow(),))) as desk, working(desk):
         sent = await desk.ask(budget=IN_A_SECOND)
         assert sent.error is not None
         assert (sent.status, sent.error.reason) == ("failed", "time_budget")
@@ -553,7 +553,7 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
     """One that is set back, or stands still, gives no run more time, and cancels none."""
     monkeypatch.setattr("tests.support.desk.wall_clock", lambda: EPOCH_MS)
     limits = RunLimits(backoff_s=60.0, max_attempts=9)
-    made: dict[str, Any] = {"hooks": Composite((Slow(),)), "limits": limits}
+    made: dict[str, Any] = {"hooks": CompositeHook((Slow(),)), "limits": limits}
     async with open_desk(tmp_path, Scripted([answer]), **made) as desk, working(desk):
         began = trio.current_time()
         sent = await desk.ask(budget=IN_A_SECOND)
@@ -582,7 +582,7 @@ async def test_waiting_in_the_queue_costs_no_time(tmp_path: Path, autojump_clock
 async def slowly() -> AsyncIterator[ModelEvent]:
     """An answer that takes ten seconds."""
     await trio.sleep_until(trio.current_time() + 10)
-    yield Answer([Text("well")], Usage(1, 1), "end", "scripted")
+    yield ModelAnswer([Text("well")], Usage(1, 1), "end", "scripted")
 
 
 async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -591,11 +591,11 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
     batch = dawdles(*[{"s": 1}] * 3)
     models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
     limits = ToolLimits(max_parallel=1)
-    async with open_desk(tmp_path, models, hooks=Composite((slow,)), tools=limits) as desk, working(desk):
+    async with open_desk(tmp_path, models, hooks=CompositeHook((slow,)), tools=limits) as desk, working(desk):
         sent = await desk.send()
         await desk.until(lambda: len(results(desk, sent)) == 2)
         assert slow.most == 1
-        desk.holder.replace(make_runtime(2, models=models, hooks=Composite((slow,)), tools=ToolLimits()))
+        desk.holder.replace(make_runtime(2, models=models, hooks=CompositeHook((slow,)), tools=ToolLimits()))
         await desk.until(lambda: desk.ended(sent.run_id))
         assert (slow.most, len(results(desk, sent))) == (3, 6)
 
@@ -624,7 +624,10 @@ async def test_limits_of_tools_are_named(
 ) -> None:
     """The model reads which limit it was, and the run goes on."""
     models = Scripted([lambda r: gives(*dawdles(*arguments)), lambda r: says("done")])
-    async with open_desk(tmp_path, models, hooks=Composite((Slow(),)), tools=limits) as desk, working(desk):
+    async with (
+        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        working(desk),
+    ):
         sent = await desk.ask()
         assert sent.status == "completed"
         assert {(each.how, said in each.text) for each in results(desk, sent)} == {(how, True)}
@@ -637,7 +640,10 @@ async def test_what_all_tools_of_a_run_give_together_is_limited(
     call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
     models = Scripted([call, call, call, lambda r: says("done")])
     limits = ToolLimits(max_run_output_bytes=1_000)
-    async with open_desk(tmp_path, models, hooks=Composite((Slow(),)), tools=limits) as desk, working(desk):
+    async with (
+        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        working(desk),
+    ):
         sent = await desk.ask()
         assert [each.how for each in results(desk, sent)] == ["returned", "returned", "failed"]
         assert "gave 1200 bytes together" in results(desk, sent)[-1].text

@@ -9,9 +9,9 @@ import pytest
 
 from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.workdir import open_workdir
-from kheishd.kernel.hook import Outcome, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.kernel.state import State
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
@@ -23,7 +23,7 @@ from tests.support.histories import task_created
 from tests.support.stores import update
 
 
-def use(bare: Shell, store: Store) -> ToolUse:
+def use(bare: Shell, store: Store) -> Invocation:
     """A call in a place that has a store."""
     return replace(bare.use("make"), place=replace(bare.place, state=State(store, lambda: 7)))
 
@@ -74,7 +74,7 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
     session_id = bare.place.session.session_id
 
     def begin(tx: Transaction) -> None:
-        fold = Fold(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         fold.append(SessionCreated(agent="default"))
         fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SHELLS_SESSION)])
         fold.write()

@@ -10,14 +10,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.hooks.composite import Composite
+from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.tasks.part import MAX_LISTED, TaskTools
 from kheishd.kernel.doctor import examine_whole
-from kheishd.kernel.hook import Outcome, Place, ToolError, ToolUse
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import shells
-from kheishd.objects.fold import Fold
+from kheishd.objects.fold import SessionWriter
 from kheishd.objects.shells import Over
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
@@ -34,16 +34,16 @@ from tests.support.machine import Machine
 class Bench:
     """The tools in one session of a store; their changes are committed as the worker commits them."""
 
-    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, place: Place) -> None:
+    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, place: RunContext) -> None:
         self.desk = desk
         self.part = part
         self.files = files
         self.place = place
 
-    def use(self, name: str, **arguments: Any) -> ToolUse:
+    def use(self, name: str, **arguments: Any) -> Invocation:
         """A call of a tool."""
         tool = next(tool for tool in self.part.tools if tool.name == name)
-        return ToolUse(self.place, "c1", tool, arguments)
+        return Invocation(self.place, "c1", tool, arguments)
 
     async def asked(self, name: str, **arguments: Any) -> Outcome:
         """What dispatching gives: nothing is changed yet."""
@@ -82,7 +82,7 @@ class Bench:
 
     def _append(self, tx: Transaction, *events: JournalEvent) -> None:
         session = tx.get(SESSIONS, "s")
-        fold = Fold(tx, "s", session=session)
+        fold = SessionWriter(tx, "s", session=session)
         if session is None:
             fold.append(SessionCreated(agent="default"))
         fold.append_all(list(events))
@@ -105,7 +105,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
         await bench.append()
         run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
-        bench.place = Place(desk.session("s"), run, str(tmp_path), "off", desk.state)
+        bench.place = RunContext(desk.session("s"), run, str(tmp_path), "off", desk.state)
         yield bench
 
 
@@ -333,7 +333,7 @@ async def test_a_run_works_on_a_task(tmp_path: Path, autojump_clock: MockClock) 
         about_last("task_update", status="completed", output="blue"),
         lambda request: says("done"),
     ]
-    hooks = Composite((TaskTools(ShellFiles(tmp_path / "shells")),))
+    hooks = CompositeHook((TaskTools(ShellFiles(tmp_path / "shells")),))
     async with open_desk(tmp_path, Scripted(parts), hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
         journal = desk.journal(sent.session_id)
@@ -353,7 +353,7 @@ async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clo
     """Two in one message of the same title: the second is refused, and the run goes on."""
     twice = [ToolCall(f"c{number}", "task_create", {"title": "Paint"}) for number in (1, 2)]
     parts = [lambda request: gives(*twice, stop_reason="tool_calls"), lambda request: says("done")]
-    hooks = Composite((TaskTools(ShellFiles(tmp_path / "shells")),))
+    hooks = CompositeHook((TaskTools(ShellFiles(tmp_path / "shells")),))
     async with open_desk(tmp_path, Scripted(parts), hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
         results = [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
