@@ -25,8 +25,9 @@ from kheishd.objects.workspaces import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
 from protocol.budget import Prices
-from protocol.errors import ConfigInvalid, WorkspaceForbidden
-from protocol.limits import MAX_AGENT_FILE_BYTES
+from protocol.errors.daemon import ConfigInvalid
+from protocol.errors.session import WorkspaceForbidden
+from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 
 # More agents than this are not a home but an accident, such as a checkout of something else.

@@ -21,31 +21,27 @@ from kheishd.core.redaction import is_credential
 from kheishd.core.session import wider
 from kheishd.core.strict import Problem, dotted, problems
 from kheishd.kernel.hook import Sandbox
-from protocol.errors import ConfigInvalid
+from protocol.errors.daemon import ConfigInvalid
 from protocol.ids import Id
-from protocol.limits import (
-    DEFAULT_CONTEXT_TOKENS,
-    DEFAULT_DEBUG_BYTES,
+from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.call import (
     DEFAULT_RUN_OUTPUT_BYTES,
-    KIB,
-    MAX_BUDGET_TOKENS,
     MAX_CALLS,
-    MAX_CONTINUATIONS,
-    MAX_DEBUG_RUN_BYTES,
-    MAX_MICROS,
     MAX_PARALLEL_CALLS,
-    MAX_PATH_BYTES,
-    MAX_RULES,
     MAX_TOOL_INPUT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
-    MAX_WORK_SECONDS,
-    MIB,
 )
-from protocol.method import Scope
+from protocol.limits.debug import DEFAULT_DEBUG_BYTES, MAX_DEBUG_RUN_BYTES
+from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.limits.names import MAX_PATH_BYTES
+from protocol.limits.output import MAX_CONTINUATIONS
+from protocol.limits.permission import MAX_RULES
+from protocol.limits.units import KIB, MIB
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.route import Driver
 from protocol.objects.run import DebugLevel
+from protocol.rpc.method import Scope
 
 BUILT_IN_ROUTE = "offline"
 BUILT_IN_AGENT = "default"

@@ -24,7 +24,7 @@ from kheishd.store.tables import (
     SESSIONS,
     TOKENS,
 )
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 from protocol.objects.daemon import Counts, Disk, Status
 
 if TYPE_CHECKING:

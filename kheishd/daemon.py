@@ -49,8 +49,10 @@ from kheishd.workers.expiry import ExpiryWorker
 from kheishd.workers.runs import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import Titles
-from protocol.errors import ConfigInvalid, StorageFailed, StorageFull
-from protocol.events import DAEMON_STREAM, DaemonReloaded, DaemonStarted, DaemonStopped
+from protocol.errors.daemon import ConfigInvalid
+from protocol.errors.store import StorageFailed, StorageFull
+from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
+from protocol.journal.envelope import DAEMON_STREAM
 
 log = logging.getLogger("kheishd.daemon")
 

@@ -95,7 +95,7 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
     from kheishd.assemble import Source
     from kheishd.daemon import Daemon
     from kheishd.logs import Logs
-    from protocol.errors import ConfigInvalid
+    from protocol.errors.daemon import ConfigInvalid
 
     source = Source(home, None if options.config is None else Path(options.config).absolute(), environ)
     try:
@@ -124,7 +124,8 @@ def explain(error: BaseException) -> Exit:
 
     from kheishd.server.listeners import SocketInUse
     from kheishd.store.opening import StoreUnusable
-    from protocol.errors import ConfigInvalid, Refusal
+    from protocol.errors.daemon import ConfigInvalid
+    from protocol.errors.refusal import Refusal
 
     # Several tasks can learn of one failure, each in its own words: the first will do.
     alike = {type(leaf) for leaf in _leaves(error)}

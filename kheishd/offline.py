@@ -14,7 +14,7 @@ from typing import Any
 from kheishd import __version__
 from kheishd.home import Home, HomeUnusable, find_home
 from kheishd.launch import FAILED, STOPPED, STORE_REFUSED, UNUSABLE, Exit, locked, usable_home
-from protocol.errors import Refusal
+from protocol.errors.refusal import Refusal
 from protocol.objects.daemon import Diagnosis
 
 
@@ -146,8 +146,8 @@ def discover() -> int:
     """Print the contract."""
     import msgspec
 
-    from protocol.catalogue import METHODS
-    from protocol.openrpc import document
+    from protocol.rpc.catalogue import METHODS
+    from protocol.rpc.openrpc import document
 
     print(msgspec.json.format(msgspec.json.encode(document(METHODS.values(), __version__))).decode())
     return STOPPED

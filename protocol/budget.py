@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.limits import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
 
 Micros = Annotated[int, Meta(ge=0, le=MAX_MICROS)]
 

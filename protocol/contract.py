@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.limits import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
+from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
 
 Schema = Annotated[
     dict[str, Any],

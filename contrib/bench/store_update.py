@@ -18,7 +18,7 @@ from contrib.bench.scale import Scale
 from contrib.bench.table import Goal, Round, Row, at_least, at_most
 from kheishd.kernel.state import State, open_state
 from kheishd.store.environment import Transaction
-from protocol.events import InputReceived
+from protocol.events.run import InputReceived
 from protocol.transcript import Text
 
 VERSION = "bench"

@@ -55,6 +55,6 @@ def _object(text: str) -> Json:
 
 def _methods(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     # The names come from the rows, not from the daemon: they complete without one, too.
-    from protocol.catalogue import METHODS
+    from protocol.rpc.catalogue import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]

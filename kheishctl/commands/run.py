@@ -22,7 +22,7 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
-from protocol.limits import MAX_DEBUG_TEXT_BYTES
+from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 
 group = noun("run", "Runs: what answers an input, with everything it uses pinned at acceptance.")
 

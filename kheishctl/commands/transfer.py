@@ -11,7 +11,7 @@ import click
 from kheishctl.client import Failure, Json, Refused
 from kheishctl.text import clean, facts, json_safe
 from kheishctl.verb import App, complete, given, mutating, verb
-from protocol.limits import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
 
 MAX_PART_BYTES = MAX_IMPORT_BYTES
 MAX_PART_LINES = MAX_IMPORT_LINES

@@ -21,9 +21,12 @@ from kheishd.core.budget import cost_of, used_up
 from kheishd.core.commands import Answered
 from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
 from protocol.contract import FollowUp
-from protocol.events import JournalEvent, MessageAppended, RequirementSatisfied, RunEnded, ToolReturned
-from protocol.given import OutputEmitted
-from protocol.limits import MAX_CALLS, MAX_REMINDERS
+from protocol.events.call import ToolReturned
+from protocol.events.output import OutputEmitted, RequirementSatisfied
+from protocol.events.run import MessageAppended, RunEnded
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import MAX_CALLS
+from protocol.limits.output import MAX_REMINDERS
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Message, Text, ToolCall
 

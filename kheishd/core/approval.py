@@ -7,7 +7,9 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from protocol.events import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, Envelope, ToolReturned
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.call import ToolReturned
+from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, ApprovalStatus
 
 ApprovalEvent = ApprovalRequested | ApprovalAnswered | ApprovalLapsed

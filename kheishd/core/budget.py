@@ -13,7 +13,9 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from protocol.budget import Budget, Cost, Prices
-from protocol.events import Envelope, JournalEvent, RunStarted
+from protocol.events.run import RunStarted
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Usage
 

@@ -39,24 +39,15 @@ from kheishd.core.commands import (
     Return,
     Settle,
 )
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalLapsed,
-    ApprovalRequested,
-    CallDoubted,
-    CallProbed,
-    CallsJudged,
-    Envelope,
-    JournalEvent,
-    QuestionAsked,
-    QuestionLapsed,
-    RunStarted,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
-)
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.indoubt import CallDoubted
+from protocol.events.question import QuestionAsked, QuestionLapsed
+from protocol.events.run import RunStarted
 from protocol.ids import INDOUBT
-from protocol.limits import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import CallState, OpenCall, Run, Status
 from protocol.transcript import Item, ToolCall
 

@@ -4,24 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kheishd.core.contract import Checked
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalRequested,
-    CallDoubted,
-    CallProbed,
-    CompactionFailed,
-    ContextCompacted,
-    DoubtSettled,
-    JournalEvent,
-    QuestionAnswered,
-    QuestionAsked,
-    QuestionLapsed,
-    RequirementSatisfied,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
-)
-from protocol.limits import MAX_CALLS
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.output import RequirementSatisfied
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import MAX_CALLS
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
 from protocol.transcript import InputItem, Item, Usage

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.contract import Requirement
-from protocol.wire import cannot_keep
+from protocol.rpc.wire import cannot_keep
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _ANYWHERE: Final = frozenset(("type", "description"))

@@ -17,16 +17,10 @@ from kheishd.core.lines import Path, line_of
 from kheishd.core.strict import Problem, dotted, problems
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
-from protocol.limits import (
-    MAX_AGENT_FILE_BYTES,
-    MAX_BUDGET_TOKENS,
-    MAX_MICROS,
-    MAX_MODEL_BYTES,
-    MAX_PATH_BYTES,
-    MAX_RULES,
-    MAX_SCOPE_BYTES,
-    MAX_WORK_SECONDS,
-)
+from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.names import MAX_MODEL_BYTES, MAX_PATH_BYTES, MAX_SCOPE_BYTES
+from protocol.limits.permission import MAX_RULES
+from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.session import Allowed

@@ -12,8 +12,11 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from protocol.events import ApprovalAnswered, CallsJudged, JournalEvent, PermissionsChanged
-from protocol.limits import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallsJudged
+from protocol.events.permission import PermissionsChanged
+from protocol.journal.line import JournalEvent
+from protocol.limits.permission import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Run
 from protocol.objects.session import Session

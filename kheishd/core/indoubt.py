@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
-from protocol.events import CallDoubted, DoubtSettled, Envelope
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.journal.envelope import Envelope
 from protocol.objects.indoubt import Indoubt
 
 PROBE: Final = "probe"

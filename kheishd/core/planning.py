@@ -8,7 +8,8 @@ counts, and ends plan mode.
 
 from msgspec.structs import replace
 
-from protocol.events import Envelope, PlanEntered, PlanExited, TodosWritten
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.journal.envelope import Envelope
 from protocol.objects.session import Session
 
 

@@ -18,24 +18,22 @@ import msgspec
 from msgspec import Struct, field
 
 from kheishd.core.shortening import Placed, snipped, summed_up, without_results
-from protocol.events import (
-    ContextCompacted,
-    DoubtSettled,
-    Envelope,
+from protocol.events.call import ToolReturned
+from protocol.events.context import ContextCompacted
+from protocol.events.indoubt import DoubtSettled
+from protocol.events.run import (
     InputReceived,
-    JournalEvent,
     MessageAppended,
     ModelAsked,
     RunAccepted,
     RunEnded,
     RunStarted,
-    SessionCreated,
     Steered,
-    ToolReturned,
-    TranscriptImported,
-    Unknown,
 )
-from protocol.tasks import TaskEnded, TaskStalled
+from protocol.events.session import SessionCreated, TranscriptImported
+from protocol.events.task import TaskEnded, TaskStalled
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolResult
 
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)

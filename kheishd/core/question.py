@@ -10,9 +10,11 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from protocol.errors import AnswerInvalid
-from protocol.events import Envelope, QuestionAnswered, QuestionAsked, QuestionLapsed, ToolReturned
-from protocol.limits import MAX_ANSWERS_BYTES
+from protocol.errors.question import AnswerInvalid
+from protocol.events.call import ToolReturned
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.journal.envelope import Envelope
+from protocol.limits.question import MAX_ANSWERS_BYTES
 from protocol.objects.question import Answer, Question, QuestionRequest, QuestionStatus
 
 QuestionEvent = QuestionAsked | QuestionAnswered | QuestionLapsed

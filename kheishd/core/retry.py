@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from protocol.limits import MAX_CALL_ROOM_BYTES
+from protocol.limits.call import MAX_CALL_ROOM_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall
 
 

@@ -90,29 +90,25 @@ from kheishd.core.commands import (
 )
 from kheishd.core.due import PARKED_AT, left_running, suspect
 from kheishd.core.grants import kept_by_run
-from protocol.errors import RunAlreadyEnded
-from protocol.events import (
-    ApprovalRequested,
-    CallsJudged,
+from protocol.errors.run import RunAlreadyEnded
+from protocol.events.approval import ApprovalRequested
+from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.output import OutputEmitted, RequirementSatisfied
+from protocol.events.question import QuestionLapsed
+from protocol.events.run import (
     CancelRequested,
-    CompactionFailed,
-    ContextCompacted,
-    Envelope,
-    JournalEvent,
     MessageAppended,
     ModelAsked,
     ModelFailed,
-    OutputEmitted,
-    QuestionLapsed,
-    RequirementSatisfied,
     RunAccepted,
     RunEnded,
     RunReleased,
     RunStarted,
     Steered,
-    ToolCalled,
-    ToolReturned,
 )
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
 from protocol.objects.run import ENDED, Outcome, Run, RunError, Status
 from protocol.transcript import Item, Message, ToolCall
 

@@ -14,23 +14,13 @@ from kheishd.core.budget import summed
 from kheishd.core.grants import kept_by_session
 from protocol.budget import Cost
 from protocol.contract import BoundContract
-from protocol.errors import ScopeWouldWiden
-from protocol.events import (
-    CompactionFailed,
-    ContextCompacted,
-    Envelope,
-    JournalEvent,
-    MessageAppended,
-    PlanEntered,
-    PlanExited,
-    RunAccepted,
-    RunEnded,
-    SessionCreated,
-    SessionEnded,
-    SessionRenamed,
-    SessionUpdated,
-    TodosWritten,
-)
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.events.run import MessageAppended, RunAccepted, RunEnded
+from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 from protocol.transcript import Usage

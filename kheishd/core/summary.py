@@ -13,7 +13,7 @@ import msgspec
 
 from kheishd.core.shortening import Placed
 from kheishd.core.tokens import of_text
-from protocol.limits import MAX_SUMMARY_BYTES
+from protocol.limits.model import MAX_SUMMARY_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
 
 INSTRUCTIONS: Final = (

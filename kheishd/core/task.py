@@ -12,9 +12,8 @@ from typing import Final, Protocol
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from protocol.envelope import Envelope
-from protocol.errors import (
-    InvalidParams,
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.task import (
     TaskBlocked,
     TaskCycle,
     TaskNeeded,
@@ -24,10 +23,8 @@ from protocol.errors import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.errors import TaskEnded as Ended
-from protocol.limits import MAX_TASKS_OPEN
-from protocol.objects.task import OPEN, Shell, ShellEnding, Task
-from protocol.tasks import (
+from protocol.errors.task import TaskEnded as Ended
+from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
     TaskEnded,
@@ -37,6 +34,9 @@ from protocol.tasks import (
     TaskStopRequested,
     TaskUpdated,
 )
+from protocol.journal.envelope import Envelope
+from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.objects.task import OPEN, Shell, ShellEnding, Task
 
 # Folding.
 

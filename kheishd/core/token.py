@@ -5,10 +5,12 @@ from base64 import urlsafe_b64encode
 
 from msgspec.structs import replace
 
-from protocol.errors import ScopeWouldWiden
-from protocol.events import Envelope, JournalEvent, TokenCreated, TokenRevoked
-from protocol.method import SCOPES
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
 from protocol.objects.token import Names, Token, TokenGrant
+from protocol.rpc.method import SCOPES
 
 SECRET_PREFIX = "kht_"
 """What every secret begins with, so that scanners for leaked credentials can know it."""

@@ -7,7 +7,7 @@ only an operator may choose it; and a child's lies within its parent's.
 
 from dataclasses import dataclass
 
-from protocol.errors import WorkspaceForbidden
+from protocol.errors.session import WorkspaceForbidden
 
 OWN = frozenset({"state", "run", "debug", "agents", "skills", "cron", "events"})
 """What the daemon keeps in its home, and obeys: who can write there is the daemon."""

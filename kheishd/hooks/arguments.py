@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import MAX_TOOL_INPUT_BYTES
+from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 
 if TYPE_CHECKING:
     import jsonschema_rs

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Opinion, Outcome, SubHook, Tool, ToolError
-from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
+from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Finding, Invocation, Outcome, Stale, SubHook, Tool, ToolError
-from protocol.limits import KIB, MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
+from protocol.limits.units import KIB
 from protocol.objects.approval import Preview
 
 MAX_TIMEOUT_SECONDS = 180.0

@@ -13,7 +13,8 @@ import trio
 
 from kheishd.hooks.excerpt import Excerpt, json_bytes
 from kheishd.hooks.spool import Spool
-from protocol.limits import MAX_COMMAND_SAID_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.shell import MAX_COMMAND_SAID_BYTES
 
 READ_BYTES = 64 * 1024
 ENOUGH = "\n[it goes on; no more of it is shown while it runs]\n"

@@ -32,7 +32,7 @@ from kheishd.kernel.hook import (
     Tool,
     ToolError,
 )
-from protocol.limits import MAX_TOOL_BYTES
+from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")

@@ -18,7 +18,7 @@ from kheishd.hooks.pinned import Backend, Forbidden
 from kheishd.hooks.urls import Target, follow
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
-from protocol.limits import MAX_WEB_BODY_BYTES, MAX_WEB_REDIRECTS
+from protocol.limits.web import MAX_WEB_BODY_BYTES, MAX_WEB_REDIRECTS
 
 MAX_SECONDS = 15.0
 

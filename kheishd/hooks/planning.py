@@ -13,15 +13,15 @@ import msgspec
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.planning import plan_of, todos_of
 from protocol import ids
-from protocol.events import PlanEntered, PlanExited, TodosWritten
-from protocol.limits import (
-    KIB,
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.limits.plan import (
     MAX_PLAN_BYTES,
     MAX_PLAN_SUMMARY_BYTES,
     MAX_TODO_BYTES,
     MAX_TODOS,
     MAX_TODOS_BYTES,
 )
+from protocol.limits.units import KIB
 from protocol.objects.approval import Preview
 from protocol.objects.session import Plan, Todo
 

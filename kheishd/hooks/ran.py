@@ -10,7 +10,8 @@ from kheishd.hooks.excerpt import clipped
 from kheishd.hooks.processes import Ended
 from kheishd.hooks.spool import Spool
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import KIB, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.units import KIB
 
 # What a result repeats of the command, and of where it ran.
 MAX_ECHO_BYTES = 1 * KIB

@@ -19,8 +19,12 @@ from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, 
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
-from protocol.events import MessageAppended, ToolReturned, TranscriptImported, decode_event
-from protocol.limits import KIB, MAX_CALL_ID_BYTES, MAX_TOOL_TEXT_BYTES, MIB
+from protocol.events.call import ToolReturned
+from protocol.events.run import MessageAppended
+from protocol.events.session import TranscriptImported
+from protocol.journal.line import decode_event
+from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.units import KIB, MIB
 from protocol.transcript import ToolResult
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ import trio
 
 from kheishd.kernel.hook import Sandbox as Wanted
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from protocol.limits import MAX_TOOL_OUTPUT_BYTES
+from protocol.limits.call import MAX_TOOL_OUTPUT_BYTES
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600

@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from msgspec import Struct
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_URL_BYTES
+from protocol.limits.web import MAX_URL_BYTES
 
 # Blanks and control characters are dropped by some and not by others, and a backslash is a slash to some.
 _UNCLEAR = re.compile(r"[\x00-\x20\x7f\\]")

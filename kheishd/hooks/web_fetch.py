@@ -17,14 +17,9 @@ from kheishd.hooks.addresses import Address, is_public
 from kheishd.hooks.excerpt import beginning, json_bytes
 from kheishd.hooks.urls import Target, read
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
-from protocol.limits import (
-    KIB,
-    MAX_TOOL_TEXT_BYTES,
-    MAX_URL_BYTES,
-    MAX_WEB_BODY_BYTES,
-    MAX_WEB_HEADER_BYTES,
-    MAX_WEB_REDIRECTS,
-)
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.units import KIB
+from protocol.limits.web import MAX_URL_BYTES, MAX_WEB_BODY_BYTES, MAX_WEB_HEADER_BYTES, MAX_WEB_REDIRECTS
 from protocol.objects.approval import Preview
 
 if TYPE_CHECKING:

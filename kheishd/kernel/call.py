@@ -17,7 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from protocol.errors import AgentForbidden, ScopeMissing, SenderForbidden
+from protocol.errors.conversation import SenderForbidden
+from protocol.errors.definition import AgentForbidden
+from protocol.errors.token import ScopeMissing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from kheishd.kernel.shells import Shells
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
-    from protocol.method import AnyMethod, Scope
     from protocol.objects.daemon import Status
     from protocol.objects.journal import Filter, Subscribed
+    from protocol.rpc.method import AnyMethod, Scope
 
 
 @dataclass(frozen=True, slots=True)

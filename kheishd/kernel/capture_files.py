@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core.scrub import Scrubber, without
-from protocol.errors import ArtifactNotFound, DebugNotFound
-from protocol.limits import (
+from protocol.errors.run import ArtifactNotFound, DebugNotFound
+from protocol.limits.debug import (
     DEFAULT_DEBUG_BYTES,
     MAX_DEBUG_ARTIFACT_BYTES,
     MAX_DEBUG_ARTIFACTS,

@@ -18,7 +18,7 @@ import trio
 from kheishd.core.redaction import Redactor
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.capture_files import CallArtifacts, CaptureFiles, CaptureRefused, Limits
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 from protocol.objects.run import DebugArtifact
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
-    from protocol.events import JournalEvent
+    from protocol.journal.line import JournalEvent
     from protocol.objects.approval import Preview
     from protocol.objects.permission import Decision
     from protocol.objects.question import Question

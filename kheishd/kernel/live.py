@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from kheishd.core.scrub import Flow, Scrubber
-from protocol.limits import MAX_LIVE_CHARACTERS
+from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 Kind = Literal["text", "thinking", "output"]
 OF_MODELS: tuple[Kind, ...] = ("thinking", "text")

@@ -35,29 +35,18 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalLapsed,
-    ApprovalRequested,
-    CallDoubted,
-    DoubtSettled,
-    Envelope,
-    Event,
-    JournalEvent,
-    QuestionAnswered,
-    QuestionAsked,
-    QuestionLapsed,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.task import TaskCreated, TaskEvent
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from protocol.objects.task import OPEN, Task
-from protocol.tasks import TaskCreated, TaskEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.journal.envelope import Envelope, Event
     from protocol.objects.approval import Approval
     from protocol.objects.indoubt import Indoubt
     from protocol.objects.question import QuestionRequest

@@ -33,21 +33,13 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events import (
-    DAEMON_STREAM,
-    ConversationBound,
-    ConversationReset,
-    Envelope,
-    JournalEvent,
-    PermissionsChanged,
-    RunAccepted,
-    SessionCreated,
-    TokenCreated,
-    TokenRevoked,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
+from protocol.events.conversation import ConversationBound, ConversationReset
+from protocol.events.permission import PermissionsChanged
+from protocol.events.run import RunAccepted
+from protocol.events.session import SessionCreated
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM, Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED, Run
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED, Run
 
 if TYPE_CHECKING:

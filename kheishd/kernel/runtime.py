@@ -10,15 +10,15 @@ from msgspec import Struct
 from kheishd.core.budget import micros
 from kheishd.core.compaction import ContextLimits
 from protocol.budget import Budget, Prices
-from protocol.limits import (
-    DEFAULT_CONTEXT_TOKENS,
-    DEFAULT_DEBUG_BYTES,
+from protocol.limits.call import (
     DEFAULT_RUN_OUTPUT_BYTES,
     MAX_CALLS,
     MAX_PARALLEL_CALLS,
     MAX_TOOL_INPUT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
 )
+from protocol.limits.debug import DEFAULT_DEBUG_BYTES
+from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.transcript import Item, Message, Usage
 
 if TYPE_CHECKING:

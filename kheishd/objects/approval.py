@@ -20,16 +20,12 @@ from kheishd.objects.records import Reader, Waiting, find, fold_of, page
 from kheishd.objects.sending import require_storable
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
-from protocol.errors import (
-    ApprovalExpired,
-    ApprovalNotFound,
-    ApprovalResolved,
-    InputTooLarge,
-    InvalidParams,
-    ToolInputInvalid,
-)
-from protocol.events import ApprovalAnswered, ApprovalRequested
-from protocol.limits import MAX_RESOLUTIONS_BYTES, MAX_SUBJECT_BYTES
+from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputTooLarge
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.limits.call import MAX_SUBJECT_BYTES
+from protocol.limits.permission import MAX_RESOLUTIONS_BYTES
 from protocol.objects import approval as rows
 from protocol.objects.approval import (
     Approval,

@@ -13,15 +13,11 @@ import msgspec
 from kheishd.kernel.call import Call, query
 from kheishd.objects.journal import Selection
 from kheishd.objects.paging import not_a_mark
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalLapsed,
-    CallsJudged,
-    Envelope,
-    decode_envelope,
-    decode_event,
-)
-from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
+from protocol.events.call import CallsJudged
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
 from protocol.objects import permission as rows
 from protocol.objects.journal import Filter
 from protocol.objects.permission import AuditList, AuditRow, PermissionAudit

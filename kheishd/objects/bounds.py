@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.session import narrowest, narrowest_mode, wider
 from kheishd.store.tables import SESSIONS
-from protocol.errors import ScopeWouldWiden
+from protocol.errors.token import ScopeWouldWiden
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call

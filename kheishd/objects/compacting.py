@@ -16,8 +16,11 @@ from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.run import settled
 from kheishd.objects.sending import Sending, pinned_for
 from protocol import ids
-from protocol.errors import AgentNotFound, SessionBusy, SessionEnded
-from protocol.events import ContextCompacted, RunAccepted, RunEnded, decode_envelope, decode_event
+from protocol.errors.definition import AgentNotFound
+from protocol.errors.session import SessionBusy, SessionEnded
+from protocol.events.context import ContextCompacted
+from protocol.events.run import RunAccepted, RunEnded
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.run import CompactParams, CompactResult, SendParams
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import msgspec
 from kheishd.core.contract import Checked, Violates, read, schema_problems
 from kheishd.store.blobs import blob_name, put_chunk, read_blob
 from protocol.contract import BoundContract, InputContract, OutputContract
-from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
-from protocol.limits import MAX_CONTRACT_BYTES
+from protocol.errors.session import ContractInvalid, InputContractViolated, InputTooLarge
+from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.transcript import InputItem, Text, text_of
 
 if TYPE_CHECKING:

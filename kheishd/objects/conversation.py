@@ -34,10 +34,14 @@ from kheishd.objects.steering import Said, made_ready
 from kheishd.objects.steering import steer as steered
 from kheishd.store.records import Binding
 from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
-from protocol.errors import ConversationNotFound, NotSupported, SessionBusy
-from protocol.events import ConversationBound, SessionCreated, decode_event
-from protocol.events import ConversationReset as ResetEvent
+from protocol.errors.conversation import ConversationNotFound
+from protocol.errors.rpc import NotSupported
+from protocol.errors.session import SessionBusy
+from protocol.events.conversation import ConversationBound
+from protocol.events.conversation import ConversationReset as ResetEvent
+from protocol.events.session import SessionCreated
 from protocol.ids import ID_PATTERN
+from protocol.journal.line import decode_event
 from protocol.objects import conversation as rows
 from protocol.objects.conversation import (
     Conversation,

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from kheishd.kernel.call import Call, control, query
-from protocol.errors import PathRefused
+from protocol.errors.daemon import PathRefused
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
     BackedUp,

@@ -2,7 +2,7 @@
 
 from kheishd.kernel.call import Call, query
 from kheishd.objects.paging import page_of
-from protocol.errors import AgentNotFound
+from protocol.errors.definition import AgentNotFound
 from protocol.objects import definition as rows
 from protocol.objects.definition import Definition, DefinitionList, DefinitionListParams, DefinitionRef
 

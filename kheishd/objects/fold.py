@@ -20,13 +20,14 @@ from kheishd.store.tables import (
     RUNS_READY,
     SESSIONS,
 )
-from protocol.events import RunAccepted
+from protocol.events.run import RunAccepted
 from protocol.objects.run import ENDED, SETTLED, Run
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
-    from protocol.events import Envelope, JournalEvent
+    from protocol.journal.envelope import Envelope
+    from protocol.journal.line import JournalEvent
     from protocol.objects.session import Session
 
 

@@ -21,9 +21,13 @@ from kheishd.objects.lineage import lineage
 from kheishd.objects.sending import find_definition
 from kheishd.objects.session import find_session, scope_of
 from protocol import ids
-from protocol.errors import AgentNotFound, CursorPruned, InvalidParams, TooDeep
-from protocol.events import PermissionsChanged, SessionCreated
-from protocol.limits import MAX_FORKS
+from protocol.errors.definition import AgentNotFound
+from protocol.errors.journal import CursorPruned
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import TooDeep
+from protocol.events.permission import PermissionsChanged
+from protocol.events.session import SessionCreated
+from protocol.limits.session import MAX_FORKS
 from protocol.objects import session as rows
 from protocol.objects.session import ForkOf, Session, SessionFork
 

@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from kheishd.core.contract import Violates, read
 from kheishd.objects.contracts import schema_text
 from protocol import ids
-from protocol.events import MessageAppended, OutputEmitted, decode_envelope, decode_event
+from protocol.events.output import OutputEmitted
+from protocol.events.run import MessageAppended
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.output import Output, OutputKind
 from protocol.transcript import text_of
 

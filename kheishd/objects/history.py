@@ -9,15 +9,10 @@ from msgspec.structs import replace
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.objects.paging import cursor_after, page_of
 from kheishd.store.tables import SESSIONS
-from protocol.events import (
-    InputReceived,
-    MessageAppended,
-    Steered,
-    ToolReturned,
-    TranscriptImported,
-    decode_envelope,
-    decode_event,
-)
+from protocol.events.call import ToolReturned
+from protocol.events.run import InputReceived, MessageAppended, Steered
+from protocol.events.session import TranscriptImported
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.session import History, HistoryMessage, Order
 from protocol.transcript import Message, ToolResult
 

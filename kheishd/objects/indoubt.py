@@ -12,8 +12,8 @@ from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.projections import INDOUBT_RECORDS
 from kheishd.objects.records import Reader, Waiting, find, fold_of, page
 from kheishd.store.tables import INDOUBTS_OPEN, RUNS
-from protocol.errors import IndoubtNotFound, IndoubtSettled
-from protocol.events import DoubtSettled
+from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
+from protocol.events.indoubt import DoubtSettled
 from protocol.objects import indoubt as rows
 from protocol.objects.indoubt import (
     Indoubt,

@@ -9,9 +9,11 @@ from msgspec import Raw, Struct
 
 from kheishd.kernel.call import Call, Caller, control, query
 from kheishd.store.tables import META, RUNS, SESSIONS
-from protocol.errors import CursorPruned, RunNotFound, SessionNotFound
-from protocol.events import DAEMON_STREAM
-from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.errors.journal import CursorPruned
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
 from protocol.objects import journal as rows
 from protocol.objects.journal import (
     Filter,

@@ -11,7 +11,7 @@ from kheishd.objects.paging import not_a_mark, page_of
 from kheishd.objects.run import find_run, may_read
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION
-from protocol.errors import InvalidParams
+from protocol.errors.rpc import InvalidParams
 from protocol.objects import output as rows
 from protocol.objects.output import Output, OutputList, OutputListParams
 

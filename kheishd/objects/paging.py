@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from protocol.errors import InvalidParams
+from protocol.errors.rpc import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

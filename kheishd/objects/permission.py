@@ -24,16 +24,13 @@ from kheishd.objects.sending import find_definition
 from kheishd.objects.session import find_session
 from kheishd.store.records import DaemonRules
 from kheishd.store.tables import PERMISSIONS, SESSIONS
-from protocol.errors import (
-    GrantNotFound,
-    InputTooLarge,
-    InvalidParams,
-    RunAlreadyEnded,
-    RunNotFound,
-    ScopeWouldWiden,
-    SessionEnded,
-)
-from protocol.events import DAEMON_STREAM, PermissionsChanged
+from protocol.errors.permission import GrantNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
+from protocol.errors.session import InputTooLarge, SessionEnded
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.permission import PermissionsChanged
+from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects import permission as rows
 from protocol.objects.permission import (
     Explanation,

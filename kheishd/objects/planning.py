@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kheishd.objects.contracts import schema_shown
-from protocol.events import PlanExited, TodosWritten, decode_envelope, decode_event
+from protocol.events.plan import PlanExited, TodosWritten
+from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.session import Plan, Session, SessionView, Todo
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from kheishd.kernel.projections import QUESTION_RECORDS
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.records import Waiting, find, fold_of, page
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
-from protocol.errors import QuestionClosed, QuestionExpired, QuestionNotFound
-from protocol.events import QuestionAnswered, QuestionLapsed
+from protocol.errors.question import QuestionClosed, QuestionExpired, QuestionNotFound
+from protocol.events.question import QuestionAnswered, QuestionLapsed
 from protocol.objects import question as rows
 from protocol.objects.question import (
     QuestionAnswer,

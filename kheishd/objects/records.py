@@ -9,8 +9,9 @@ from kheishd.objects.paging import PageTokens, cursor_after, page_of
 from kheishd.objects.run import find_run, may_read
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
-from protocol.errors import RunNotFound
-from protocol.events import JournalEvent, MessageAppended, Unknown, decode_event
+from protocol.errors.run import RunNotFound
+from protocol.events.run import MessageAppended
+from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:

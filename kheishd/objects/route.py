@@ -3,7 +3,7 @@
 from kheishd.kernel.call import Call, query
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.paging import page_of
-from protocol.errors import RouteNotFound
+from protocol.errors.route import RouteNotFound
 from protocol.objects import route as rows
 from protocol.objects.route import Route, RouteList, RouteListParams, RouteRef
 

@@ -26,8 +26,8 @@ def discover(call: Call, params: Nothing) -> dict[str, Any]:
 @cache
 def _document() -> dict[str, Any]:
     """The same for the life of this version; made when it is first asked for."""
-    from protocol.catalogue import METHODS
-    from protocol.openrpc import document
+    from protocol.rpc.catalogue import METHODS
+    from protocol.rpc.openrpc import document
 
     return document(METHODS.values(), __version__)
 

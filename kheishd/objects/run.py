@@ -13,7 +13,8 @@ from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.giving import output_of
 from kheishd.objects.paging import PageTokens, cursor_after, last_part, page_of
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
-from protocol.errors import RunNotFound, SessionNotFound
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
 from protocol.objects import run as rows
 from protocol.objects.run import (
     SETTLED,

@@ -16,29 +16,19 @@ from kheishd.objects.run import given_by, settled
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.blobs import put_chunk
 from protocol import ids
-from protocol.errors import (
-    AgentNotFound,
-    InputTooLarge,
-    InvalidParams,
-    Overloaded,
-    QueueFull,
-    RouteNotFound,
-    RouteNotReady,
-    SenderInvalid,
-    SessionEnded,
-)
-from protocol.events import InputReceived, RunAccepted
-from protocol.limits import (
-    MAX_INPUT_BYTES,
-    MAX_METADATA_BYTES,
-    MAX_NESTING,
-    MAX_QUEUED_RUNS,
-    MAX_SENDER_BYTES,
-)
+from protocol.errors.conversation import SenderInvalid
+from protocol.errors.definition import AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import InvalidParams, Overloaded
+from protocol.errors.session import InputTooLarge, QueueFull, SessionEnded
+from protocol.events.run import InputReceived, RunAccepted
+from protocol.limits.names import MAX_METADATA_BYTES, MAX_SENDER_BYTES
+from protocol.limits.rpc import MAX_NESTING
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from protocol.objects.journal import Filter
 from protocol.objects.run import Pinned, SendParams, SendResult
+from protocol.rpc.wire import nested_too_deep
 from protocol.transcript import InputItem, Text
-from protocol.wire import nested_too_deep
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call

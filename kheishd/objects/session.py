@@ -42,18 +42,14 @@ from kheishd.objects.steering import steer as steered
 from kheishd.objects.workspaces import asked, workspace_of
 from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 from protocol import ids
-from protocol.errors import (
-    AgentNotFound,
-    InvalidParams,
-    SessionBusy,
-    SessionEnded,
-    SessionExists,
-    SessionNotFound,
-    TooDeep,
-)
-from protocol.events import DAEMON_STREAM, SessionCreated, SessionRenamed, SessionUpdated
-from protocol.events import SessionEnded as EndedEvent
-from protocol.limits import MAX_METADATA_BYTES, MAX_SCOPE_BYTES, MAX_SESSION_DEPTH
+from protocol.errors.definition import AgentNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import SessionBusy, SessionEnded, SessionExists, SessionNotFound, TooDeep
+from protocol.events.session import SessionCreated, SessionRenamed, SessionUpdated
+from protocol.events.session import SessionEnded as EndedEvent
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.names import MAX_METADATA_BYTES, MAX_SCOPE_BYTES
+from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects import session as rows
 from protocol.objects.session import (
     CapabilityScope,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from kheishd.core import task as rules
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
-from protocol.errors import TasksFull
-from protocol.limits import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.errors.task import TasksFull
+from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
-from protocol.tasks import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

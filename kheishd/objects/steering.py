@@ -16,8 +16,9 @@ from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.sending import said_items, valid_sender
 from kheishd.store.tables import RUNS
 from protocol import ids
-from protocol.errors import NothingToSteer, QueueFull
-from protocol.limits import MAX_STEERS
+from protocol.errors.run import NothingToSteer
+from protocol.errors.session import QueueFull
+from protocol.limits.session import MAX_STEERS
 from protocol.objects.run import Run, SteerParams, SteerResult
 
 if TYPE_CHECKING:

@@ -21,9 +21,11 @@ from kheishd.objects.sending import require_storable
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
-from protocol.errors import SessionEnded, TaskNotFound
-from protocol.errors import TaskDeleted as Deleted
-from protocol.limits import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_METADATA_BYTES, MAX_TASK_OUTPUT_BYTES
+from protocol.errors.session import SessionEnded
+from protocol.errors.task import TaskDeleted as Deleted
+from protocol.errors.task import TaskNotFound
+from protocol.events.task import TaskCreated, TaskDeleted, TaskStopRequested, TaskUpdated
+from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_METADATA_BYTES, MAX_TASK_OUTPUT_BYTES
 from protocol.objects import task as rows
 from protocol.objects.task import (
     OPEN,
@@ -39,7 +41,6 @@ from protocol.objects.task import (
     TaskUpdate,
     TaskView,
 )
-from protocol.tasks import TaskCreated, TaskDeleted, TaskStopRequested, TaskUpdated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

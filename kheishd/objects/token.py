@@ -19,16 +19,17 @@ from kheishd.objects.fold import BY_DAEMON, Origin, origin_of
 from kheishd.objects.paging import id_after, page_of
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
-from protocol.errors import InvalidParams, ScopeWouldWiden, TokenInvalid, TokenNotFound
-from protocol.events import DAEMON_STREAM, JournalEvent, TokenCreated, TokenRevoked
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.token import ScopeWouldWiden, TokenInvalid, TokenLimit, TokenNotFound
+from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.ids import TOKEN
-from protocol.limits import MAX_TOKENS
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.token import MAX_TOKENS
 from protocol.objects import token as rows
 from protocol.objects.token import (
     Token,
     TokenCreate,
     TokenGrant,
-    TokenLimit,
     TokenList,
     TokenListParams,
     TokenMade,
@@ -38,6 +39,7 @@ from protocol.objects.token import (
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.journal.line import JournalEvent
 
 # How often in a row a token can be narrowed: every request to connect walks up this far at most.
 MAX_NARROWED = 32

@@ -17,43 +17,28 @@ from kheishd.objects.sending import find_definition, require_storable
 from kheishd.objects.session import find_session, scope_of
 from kheishd.store.tables import JOURNAL
 from protocol import ids
-from protocol.errors import ImportInvalid, InputTooLarge, InvalidParams
-from protocol.events import (
-    DoubtSettled,
-    Envelope,
-    InputReceived,
-    JournalEvent,
-    MessageAppended,
-    ModelAsked,
-    RunEnded,
-    RunStarted,
-    SessionCreated,
-    SessionImported,
-    Steered,
-    ToolReturned,
-    TranscriptImported,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
-from protocol.limits import (
-    MAX_IMPORT_BYTES,
-    MAX_IMPORT_LINE_BYTES,
-    MAX_METADATA_BYTES,
-    MAX_NESTING,
-    MAX_TITLE_BYTES,
-)
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import ImportInvalid, InputTooLarge
+from protocol.events.call import ToolReturned
+from protocol.events.indoubt import DoubtSettled
+from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
+from protocol.events.session import SessionCreated, SessionImported, TranscriptImported
+from protocol.events.task import TaskEnded, TaskStalled
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
+from protocol.limits.names import MAX_METADATA_BYTES, MAX_TITLE_BYTES
+from protocol.limits.rpc import MAX_NESTING
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport
 from protocol.objects.transfer import SessionImported as Imported
-from protocol.tasks import TaskEnded, TaskStalled
+from protocol.rpc.wire import cannot_keep, nested_too_deep
 from protocol.transcript import Message, Text, ToolResult
-from protocol.wire import cannot_keep, nested_too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheishd.store.environment import Snapshot, Transaction
+    from protocol.journal.envelope import Envelope
 
 HASH_BYTES = 32
 NO_HASH = bytes(HASH_BYTES)

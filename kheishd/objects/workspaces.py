@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.workspace import place
 from kheishd.store.tables import SESSIONS
-from protocol.errors import InvalidParams
-from protocol.limits import MAX_PATH_BYTES
+from protocol.errors.rpc import InvalidParams
+from protocol.limits.names import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call

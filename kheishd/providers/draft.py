@@ -6,9 +6,9 @@ import msgspec
 from msgspec import Struct, field
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, TextDelta, ThinkingDelta
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.rpc.wire import cannot_keep
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
-from protocol.wire import cannot_keep
 
 MAX_INVALID_CHARACTERS = 200
 """How much of arguments that are no JSON object is shown to the model that wrote them."""

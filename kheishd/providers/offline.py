@@ -31,9 +31,9 @@ from kheishd.kernel.runtime import (
     ThinkingDelta,
 )
 from kheishd.providers.failures import RETRYABLE
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.rpc.wire import cannot_keep
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
-from protocol.wire import cannot_keep
 
 WHAT_IT_IS = (
     "This is the offline stand-in, not a model: it needs no network and no key, "

@@ -27,16 +27,12 @@ from msgspec import Struct
 
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.requests import Gathering, Open, Reply
-from protocol.errors import (
-    DaemonDraining,
-    Overloaded,
-    RequestNotFound,
-    SubscriptionExists,
-    SubscriptionNotFound,
-    TokenInvalid,
-)
-from protocol.limits import MAX_OPEN_REQUESTS, MAX_SUBSCRIPTIONS, MAX_UNSENT_BYTES
-from protocol.wire import (
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
+from protocol.errors.rpc import Overloaded, RequestNotFound
+from protocol.errors.token import TokenInvalid
+from protocol.limits.rpc import MAX_OPEN_REQUESTS, MAX_SUBSCRIPTIONS, MAX_UNSENT_BYTES
+from protocol.rpc.wire import (
     NULL,
     Batch,
     Malformed,

@@ -21,8 +21,9 @@ import trio
 from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler, Mutate, Query
 from kheishd.server.faults import refusal_of
 from kheishd.server.receipts import Change, Repeated, TakenBack, uncompared
-from protocol.errors import DaemonDraining, MessageTooLarge, MethodNotFound
-from protocol.wire import decode_params, encode_error, encode_result, id_value
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.rpc import MessageTooLarge, MethodNotFound
+from protocol.rpc.wire import decode_params, encode_error, encode_result, id_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.server.requests import Open, Reply
-    from protocol.method import AnyMethod
-    from protocol.wire import Request
+    from protocol.rpc.method import AnyMethod
+    from protocol.rpc.wire import Request
 
 _encode_any = msgspec.json.Encoder().encode
 

@@ -2,7 +2,8 @@
 
 import logging
 
-from protocol.errors import InternalError, Refusal
+from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import InternalError
 
 log = logging.getLogger(__name__)
 

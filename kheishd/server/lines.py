@@ -9,8 +9,8 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from kheishd.kernel.call import Caller
 from kheishd.server.connection import Connection, Reason, Shared
-from protocol.codec import Codec
-from protocol.wire import Value
+from protocol.rpc.codec import Codec
+from protocol.rpc.wire import Value
 
 # One read. Larger makes a pipelining peer's turn longer, smaller costs more turns for large messages.
 READ_BYTES = 64 * 1024

@@ -20,8 +20,8 @@ from kheishd.core.token import digest_of
 from kheishd.kernel.call import Caller
 from kheishd.objects.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
-from protocol.errors import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
-from protocol.method import SCOPES, Scope
+from protocol.errors.token import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
+from protocol.rpc.method import SCOPES, Scope
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot

@@ -19,13 +19,15 @@ from msgspec import Struct
 from kheishd.objects.token import is_valid
 from kheishd.store.records import Receipt
 from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
-from protocol.errors import AlreadyShown, IdempotencyConflict, InvalidParams, TokenInvalid
-from protocol.limits import IDEMPOTENCY_KEPT_MS, MAX_IDEMPOTENCY_KEY_BYTES
+from protocol.errors.rpc import AlreadyShown, IdempotencyConflict, InvalidParams
+from protocol.errors.token import TokenInvalid
+from protocol.limits.names import MAX_IDEMPOTENCY_KEY_BYTES
+from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call, Mutate
     from kheishd.store.environment import Transaction
-    from protocol.method import AnyMethod, Mutation
+    from protocol.rpc.method import AnyMethod, Mutation
 
 # Each new receipt pays for forgetting a few old ones, so the table shrinks whenever it may.
 PURGED_PER_RECEIPT = 4

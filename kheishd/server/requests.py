@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from protocol.errors import Overloaded, Refusal, RequestCancelled
-from protocol.limits import MAX_LINE_BYTES
-from protocol.wire import encode_batch, encode_error
+from protocol.errors.rpc import Overloaded, RequestCancelled
+from protocol.limits.rpc import MAX_LINE_BYTES
+from protocol.rpc.wire import encode_batch, encode_error
 
 if TYPE_CHECKING:
     import trio
+
+    from protocol.errors.refusal import Refusal
 
 Reply = Callable[[bytes], None]
 """Where the encoded answer of a request goes."""

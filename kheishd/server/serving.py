@@ -16,8 +16,8 @@ from kheishd.server.listeners import Listener, RpcListen, SharedListen, TcpListe
 from kheishd.server.peers import peer_of, private_caller, shared_caller
 from kheishd.server.subscriptions import Hub
 from kheishd.store.tables import TOKENS
-from protocol.errors import Refusal
-from protocol.wire import encode_error
+from protocol.errors.refusal import Refusal
+from protocol.rpc.wire import encode_error
 
 log = logging.getLogger(__name__)
 

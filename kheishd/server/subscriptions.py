@@ -34,7 +34,7 @@ from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
 from protocol.objects.journal import Subscribed
 from protocol.objects.run import SETTLED
-from protocol.wire import encode_notification
+from protocol.rpc.wire import encode_notification
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -20,9 +20,10 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from kheishd.server.connection import Connection, Reason, Shared
 from kheishd.server.listeners import TcpListen, accept_all
 from kheishd.server.peers import check_origin, token_caller
-from protocol.errors import Forbidden, InvalidRequest, Refusal, Unauthenticated
-from protocol.limits import MAX_LINE_BYTES
-from protocol.wire import decode, encode_error
+from protocol.errors.refusal import Forbidden, Refusal, Unauthenticated
+from protocol.errors.rpc import InvalidRequest
+from protocol.limits.rpc import MAX_LINE_BYTES
+from protocol.rpc.wire import decode, encode_error
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -36,7 +36,8 @@ from kheishd.store.guards import (
 from kheishd.store.journal import verify_chain
 from kheishd.store.opening import explained, opened_for_reading
 from kheishd.store.tables import TABLES
-from protocol.errors import DaemonDraining, PathRefused, StorageFull
+from protocol.errors.daemon import DaemonDraining, PathRefused
+from protocol.errors.store import StorageFull
 
 # A copy holds back every page that is freed meanwhile, so that the file grows, for good. At 100 MB a
 # second ten minutes are 60 GB; what is larger is copied by compacting it first, or by the file system.

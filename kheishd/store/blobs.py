@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from kheishd.store.tables import BLOBS
-from protocol.limits import KIB
+from protocol.limits.units import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,8 +31,9 @@ from msgspec import Struct
 
 from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
-from protocol.errors import Refusal, StorageFailed, StorageFull
-from protocol.limits import MAX_UPDATE_BYTES, MAX_UPDATE_GROUP
+from protocol.errors.refusal import Refusal
+from protocol.errors.store import StorageFailed, StorageFull
+from protocol.limits.store import MAX_UPDATE_BYTES, MAX_UPDATE_GROUP
 
 if TYPE_CHECKING:
     from pathlib import Path

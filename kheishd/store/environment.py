@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kheishd.store.journal import HASH_BYTES, NO_HASH, Head, Heads
 from kheishd.store.tables import CURSORS, JOURNAL, Key, KeyPart, Table
-from protocol.errors import DaemonDraining, UpdateTooLarge
-from protocol.events import Envelope, JournalEvent, Unknown, decode_envelope, decode_event, encode_line
-from protocol.limits import MAX_UPDATE_BYTES
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.store import UpdateTooLarge
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event, encode_line
+from protocol.limits.store import MAX_UPDATE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

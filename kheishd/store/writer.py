@@ -15,8 +15,8 @@ from kheishd.store.commit import Committer, Group, Job, Outcome
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA
-from protocol.errors import DaemonDraining
-from protocol.limits import MAX_UPDATE_GROUP
+from protocol.errors.daemon import DaemonDraining
+from protocol.limits.store import MAX_UPDATE_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

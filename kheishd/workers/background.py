@@ -15,7 +15,7 @@ from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects import shells
 from kheishd.objects.shells import Over
-from protocol.limits import MAX_SHELL_SECOND_BYTES
+from protocol.limits.shell import MAX_SHELL_SECOND_BYTES
 
 if TYPE_CHECKING:
     from kheishd.hooks.shells.files import ShellFiles, ShellLog

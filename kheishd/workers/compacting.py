@@ -33,7 +33,7 @@ from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.tokens import of_messages
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.workers.unseen import answer_of
-from protocol.events import CompactionFailed, ContextCompacted
+from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.transcripts import TranscriptReader
-    from protocol.context import CompactTrigger
+    from protocol.events.context import CompactTrigger
     from protocol.objects.run import Run
     from protocol.transcript import Message
 

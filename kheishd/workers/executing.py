@@ -27,20 +27,11 @@ from kheishd.objects.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.judging import CallJudge
 from kheishd.workers.results import bounded, last_words, readable
-from protocol.events import (
-    ApprovalAnswered,
-    CallDoubted,
-    CallProbed,
-    DoubtSettled,
-    JournalEvent,
-    MessageAppended,
-    RequirementSatisfied,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
-    Unknown,
-    decode_event,
-)
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.run import MessageAppended
+from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
@@ -50,6 +41,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from kheishd.workers.saving import DurableCommit
+    from protocol.events.output import RequirementSatisfied
     from protocol.objects.run import CallOutcome, OpenCall, Run
 
 log = logging.getLogger("kheishd.runs")

@@ -15,7 +15,7 @@ import trio
 from kheishd.kernel.projections import APPROVAL, QUESTION
 from kheishd.objects import approval, question
 from kheishd.store.tables import DEADLINES
-from protocol.errors import StorageFull
+from protocol.errors.store import StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

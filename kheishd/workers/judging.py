@@ -19,18 +19,20 @@ from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunConte
 from kheishd.objects.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
-from protocol.events import ApprovalRequested, QuestionAsked, ToolReturned
-from protocol.limits import (
+from protocol.events.approval import ApprovalRequested
+from protocol.events.call import ToolReturned
+from protocol.events.question import QuestionAsked
+from protocol.limits.call import (
     MAX_CALLS_JUDGED,
     MAX_JUDGED_REASON_BYTES,
     MAX_PREVIEW_BYTES,
     MAX_PREVIEWS_BYTES,
-    MAX_REASON_BYTES,
     MAX_SUBJECT_BYTES,
     MAX_VERDICT_SUBJECT_BYTES,
     MAX_WAITING_CALLS,
     MAX_WAITING_QUESTIONS,
 )
+from protocol.limits.names import MAX_REASON_BYTES
 from protocol.objects.permission import Verdict
 
 if TYPE_CHECKING:

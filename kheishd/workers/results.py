@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from kheishd.kernel.hook import Outcome
-from protocol.limits import (
+from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
     MAX_LAST_WORDS_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.wire import cannot_keep
+from protocol.rpc.wire import cannot_keep
 
 log = logging.getLogger("kheishd.runs")
 

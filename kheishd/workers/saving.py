@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from protocol.errors import StorageFull
+from protocol.errors.store import StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

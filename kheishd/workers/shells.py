@@ -21,8 +21,8 @@ from kheishd.objects import shells
 from kheishd.objects.shells import Over
 from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.background import STALL_SECONDS, Background
-from protocol.errors import StorageFull
-from protocol.limits import MAX_SHELL_FILES_BYTES
+from protocol.errors.store import StorageFull
+from protocol.limits.shell import MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

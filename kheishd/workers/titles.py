@@ -19,8 +19,10 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.giving import output_of
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.unseen import answer_of
-from protocol.errors import Refusal
-from protocol.events import InputReceived, SessionRenamed, decode_event
+from protocol.errors.refusal import Refusal
+from protocol.events.run import InputReceived
+from protocol.events.session import SessionRenamed
+from protocol.journal.line import decode_event
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.contracts import schema_text
 from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
-from protocol.errors import StorageFull
-from protocol.events import decode_envelope, decode_event
-from protocol.limits import MAX_ANSWER_BYTES, MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.errors.store import StorageFull
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:

@@ -36,8 +36,9 @@ from kheishd.workers.executing import CallExecutor
 from kheishd.workers.saving import DurableCommit
 from kheishd.workers.transcripts import Checkpoint, TranscriptReader
 from protocol import ids
-from protocol.errors import RunAlreadyEnded
-from protocol.limits import MAX_ANSWER_BYTES, MAX_CONTRACT_ROOM_BYTES
+from protocol.errors.run import RunAlreadyEnded
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.output import MAX_CONTRACT_ROOM_BYTES
 from protocol.objects.run import Run, RunError
 from protocol.transcript import Item, Text, text_of
 

@@ -8,19 +8,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import (
-    ApprovalExpired,
-    ApprovalNotFound,
-    ApprovalResolved,
-    InputTooLarge,
-    RunNotFound,
-    SessionNotFound,
-    StorageFull,
-    ToolInputInvalid,
-)
+from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import InputTooLarge, SessionNotFound
+from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import MAX_GRANT_USES, MAX_REASON_BYTES, MAX_RESOLUTIONS
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_REASON_BYTES
+from protocol.limits.permission import MAX_GRANT_USES, MAX_RESOLUTIONS
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "withdrawn"]
 """``withdrawn``: the run ended before anybody answered."""

@@ -4,28 +4,23 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import NotSupported
+from protocol.errors.run import NothingToSteer
+from protocol.errors.session import (
     ContractInvalid,
-    ConversationNotFound,
     InputContractViolated,
     InputTooLarge,
-    NothingToSteer,
-    NotSupported,
     QueueFull,
-    RouteNotFound,
-    RouteNotReady,
-    SenderForbidden,
-    SenderInvalid,
     SessionBusy,
     SessionEnded,
-    StorageFull,
     WorkspaceForbidden,
 )
+from protocol.errors.store import StorageFull
 from protocol.ids import Id
-from protocol.limits import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_SENDER_BYTES
 from protocol.objects.run import (
     CompactParams,
     CompactResult,
@@ -36,6 +31,7 @@ from protocol.objects.run import (
     SteerResult,
 )
 from protocol.objects.session import History, Order, Session
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 DEFAULT_SENDER = "user"
 

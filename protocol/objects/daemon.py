@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from protocol.errors import ConfigInvalid, PathRefused, StorageFull
+from protocol.errors.daemon import ConfigInvalid, PathRefused
+from protocol.errors.store import StorageFull
 from protocol.ids import Cursor
-from protocol.method import Method, Params
+from protocol.rpc.method import Method, Params
 
 
 class Counts(Struct, frozen=True, kw_only=True):

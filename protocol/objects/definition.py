@@ -5,11 +5,11 @@ from typing import Literal
 from msgspec import Struct
 
 from protocol.budget import Budget
-from protocol.errors import AgentNotFound
-from protocol.method import Method, Page, Params
+from protocol.errors.definition import AgentNotFound
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
 from protocol.objects.session import Allowed
+from protocol.rpc.method import Method, Page, Params
 
 
 class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):

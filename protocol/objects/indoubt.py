@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import IndoubtNotFound, IndoubtSettled, RunNotFound, SessionNotFound, StorageFull
+from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import MAX_REASON_BYTES
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_REASON_BYTES
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 IndoubtStatus = Literal["open", "done", "not_done"]
 

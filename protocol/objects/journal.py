@@ -4,17 +4,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from protocol.errors import (
-    CursorPruned,
-    Overloaded,
-    RunNotFound,
-    SessionNotFound,
-    SubscriptionExists,
-    SubscriptionNotFound,
-)
+from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.rpc import Overloaded
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
 from protocol.ids import Cursor, Id
-from protocol.limits import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
-from protocol.method import Method, Params
+from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
+from protocol.rpc.method import Method, Params
 
 
 class Filter(Params, frozen=True, kw_only=True):

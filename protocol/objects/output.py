@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from protocol.errors import RunNotFound, SessionNotFound
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
 from protocol.ids import Cursor, Id
-from protocol.method import Method, Page
+from protocol.rpc.method import Method, Page
 
 OutputKind = Literal["assistant_text", "emit_output", "structured_output"]
 """``structured_output``: JSON that a contract bound the run to; ``text`` is it, ``value`` what it says."""

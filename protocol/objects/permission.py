@@ -12,27 +12,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
-    GrantNotFound,
-    InputTooLarge,
-    RunAlreadyEnded,
-    RunNotFound,
-    ScopeWouldWiden,
-    SessionEnded,
-    SessionNotFound,
-    StorageFull,
-)
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.permission import GrantNotFound
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
+from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
-from protocol.limits import (
-    MAX_AGENT_BYTES,
-    MAX_REASON_BYTES,
-    MAX_RULES,
-    MAX_SUBJECT_BYTES,
-    MAX_TOOL_BYTES,
-)
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES
+from protocol.limits.permission import MAX_RULES
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]

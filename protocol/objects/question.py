@@ -8,18 +8,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors import (
-    AnswerInvalid,
-    QuestionClosed,
-    QuestionExpired,
-    QuestionNotFound,
-    RunNotFound,
-    SessionNotFound,
-    StorageFull,
-)
+from protocol.errors.question import AnswerInvalid, QuestionClosed, QuestionExpired, QuestionNotFound
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS, MAX_REASON_BYTES
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_REASON_BYTES
+from protocol.limits.question import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 QuestionStatus = Literal["pending", "answered", "declined", "cancelled", "expired", "withdrawn"]
 """``withdrawn``: the run ended before anybody answered."""

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from protocol.budget import Prices
-from protocol.errors import RouteNotFound
+from protocol.errors.route import RouteNotFound
 from protocol.ids import Id
-from protocol.method import Method, Page, Params
+from protocol.rpc.method import Method, Page, Params
 
 Driver = Literal["openai", "anthropic", "offline"]
 

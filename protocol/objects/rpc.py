@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from protocol.errors import RequestNotFound
-from protocol.method import Method, Params
+from protocol.errors.rpc import RequestNotFound
+from protocol.rpc.method import Method, Params
 
 
 class Nothing(Params, frozen=True, kw_only=True):

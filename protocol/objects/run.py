@@ -6,31 +6,19 @@ from msgspec import Meta, Struct
 
 from protocol.budget import Budget, Cost, Prices
 from protocol.contract import BoundContract, FollowUp, OutputContract, Requirement
-from protocol.errors import (
-    ArtifactNotFound,
-    DebugNotFound,
-    RunAlreadyEnded,
-    RunNotFound,
-    SessionNotFound,
-    StorageFull,
-)
+from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.store import StorageFull
 from protocol.ids import Cursor, Id
-from protocol.limits import (
-    DEFAULT_CONTEXT_TOKENS,
-    DEFAULT_DEBUG_TEXT_BYTES,
-    MAX_AGENT_BYTES,
-    MAX_DEBUG_ARTIFACT_ID_BYTES,
-    MAX_DEBUG_TEXT_BYTES,
-    MAX_INPUT_ITEMS,
-    MAX_MODEL_BYTES,
-    MAX_PATH_BYTES,
-    MAX_REASON_BYTES,
-    MAX_REQUIREMENTS,
-    MAX_WAIT_SECONDS,
-)
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.debug import DEFAULT_DEBUG_TEXT_BYTES, MAX_DEBUG_ARTIFACT_ID_BYTES, MAX_DEBUG_TEXT_BYTES
+from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_MODEL_BYTES, MAX_PATH_BYTES, MAX_REASON_BYTES
+from protocol.limits.output import MAX_REQUIREMENTS
+from protocol.limits.rpc import MAX_WAIT_SECONDS
+from protocol.limits.session import MAX_INPUT_ITEMS
 from protocol.objects.output import OutputKind
 from protocol.objects.permission import Grant, Rule
+from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Usage
 
 Status = Literal[

@@ -6,32 +6,28 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol.budget import Cost
 from protocol.contract import BoundContract, InputContract, OutputContract
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.journal import CursorPruned
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.run import NothingToSteer
+from protocol.errors.session import (
     ContractInvalid,
-    CursorPruned,
     ImportInvalid,
     InputContractViolated,
     InputTooLarge,
-    NothingToSteer,
     QueueFull,
-    RouteNotFound,
-    RouteNotReady,
-    ScopeWouldWiden,
-    SenderForbidden,
-    SenderInvalid,
     SessionBusy,
     SessionEnded,
     SessionExists,
     SessionNotFound,
-    StorageFull,
     TooDeep,
     WorkspaceForbidden,
 )
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
-from protocol.limits import MAX_REASON_BYTES, MAX_TITLE_BYTES
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_REASON_BYTES, MAX_TITLE_BYTES
 from protocol.objects.permission import Grant, PermissionMode, Rule
 from protocol.objects.run import (
     CompactParams,
@@ -45,6 +41,7 @@ from protocol.objects.run import (
     SteerResult,
 )
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImported
+from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Message, Usage
 
 Allowed = list[str] | None

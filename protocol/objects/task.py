@@ -12,11 +12,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from protocol.errors import (
-    InputTooLarge,
-    SessionEnded,
-    SessionNotFound,
-    StorageFull,
+from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.store import StorageFull
+from protocol.errors.task import (
     TaskBlocked,
     TaskCycle,
     TaskDeleted,
@@ -29,18 +27,11 @@ from protocol.errors import (
     TaskTitleTaken,
 )
 from protocol.ids import Cursor, Id
-from protocol.limits import (
-    DEFAULT_SHELL_TAIL_BYTES,
-    MAX_AGENT_BYTES,
-    MAX_REASON_BYTES,
-    MAX_SHELL_TAIL_BYTES,
-    MAX_TASK_BLOCKERS,
-    MAX_TASK_DESCRIPTION_BYTES,
-    MAX_TASK_OUTPUT_BYTES,
-    MAX_TITLE_BYTES,
-    MAX_WAIT_SECONDS,
-)
-from protocol.method import Method, Mutation, Page, Params
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_REASON_BYTES, MAX_TITLE_BYTES
+from protocol.limits.rpc import MAX_WAIT_SECONDS
+from protocol.limits.shell import DEFAULT_SHELL_TAIL_BYTES, MAX_SHELL_TAIL_BYTES
+from protocol.limits.task import MAX_TASK_BLOCKERS, MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES
+from protocol.rpc.method import Method, Mutation, Page, Params
 
 TaskStatus = Literal["pending", "in_progress", "blocked", "completed", "failed", "cancelled"]
 TaskEnding = Literal["completed", "failed", "cancelled"]

@@ -4,16 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.errors import ScopeWouldWiden, StorageFull, TokenNotFound, TooMany
+from protocol.errors.store import StorageFull
+from protocol.errors.token import ScopeWouldWiden, TokenLimit, TokenNotFound
 from protocol.ids import Id
-from protocol.method import Method, Mutation, Page, Scope
-
-
-class TokenLimit(TooMany, reason="token_limit"):
-    """There are as many tokens as there may be; revoke some."""
-
-    retryable = False
-
+from protocol.rpc.method import Method, Mutation, Page, Scope
 
 Names = Annotated[list[str], Meta(max_length=256)] | None
 """Names a token covers: null is every name, an empty list none."""

@@ -5,9 +5,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from protocol.ids import Id
-from protocol.limits import MAX_IMPORT_LINES
-from protocol.method import Mutation, Page
+from protocol.limits.session import MAX_IMPORT_LINES
 from protocol.objects.run import Name
+from protocol.rpc.method import Mutation, Page
 
 
 class SessionExportParams(Page, frozen=True, kw_only=True):

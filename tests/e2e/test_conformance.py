@@ -13,8 +13,8 @@ import trio
 
 from kheishd.objects import journal, rpc
 from kheishd.server.listeners import TcpListen
-from protocol.errors import RequestCancelled, RequestNotFound
-from protocol.limits import MAX_BATCH_MESSAGES
+from protocol.errors.rpc import RequestCancelled, RequestNotFound
+from protocol.limits.rpc import MAX_BATCH_MESSAGES
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, TextDelta
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
-from protocol.errors import RunAlreadyEnded
-from protocol.events import MessageAppended
+from protocol.errors.run import RunAlreadyEnded
+from protocol.events.run import MessageAppended
 from protocol.objects.session import Interrupted
 from protocol.transcript import Text, ToolCall, Usage, text_of
 from tests.support.desk import Gate, ModelPart, Scripted, fails, gives, open_desk, says, working

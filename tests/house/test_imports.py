@@ -36,7 +36,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
             ),
         ),
         ("kheishd.hooks.web_fetch", ("httpcore2", "h11", "asyncio")),
-        ("protocol.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
+        ("protocol.rpc.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
     ],
 )
 def test_start_imports_little(module: str, packages: tuple[str, ...]) -> None:

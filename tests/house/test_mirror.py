@@ -6,9 +6,14 @@ from tests.house.sources import PACKAGES, ROOT, all_tests, sources
 
 EXEMPT = {"__init__.py", "__main__.py"}
 
+DECLARATIONS = (Path("protocol/errors"), Path("protocol/events"), Path("protocol/limits"))
+"""Packages that only declare values. One file tests the whole package: tests/protocol/test_errors.py."""
+
 
 def mirror(source: Path) -> Path:
-    """Where the tests of a source file are."""
+    """Return the path of a source file's tests."""
+    if source.parent in DECLARATIONS:
+        return Path("tests") / source.parent.with_name(f"test_{source.parent.name}.py")
     return Path("tests") / source.with_name(f"test_{source.name}")
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from protocol.catalogue import METHODS
+from protocol.rpc.catalogue import METHODS
 from tests.house.sources import all_tests, functions
 
 PROVEN_ONCE = {"storage_full"}

@@ -10,7 +10,7 @@ from tests.house.sources import ROOT, Function, functions, sources, tree
 MAX_FUNCTION_LINES = 70
 FUNCTION_LINES_P95 = 45
 FUNCTION_LINES_MEAN = 15
-MAX_FILE_LINES = 500
+MAX_FILE_LINES = 800
 FILE_LINES_MEDIAN = 200
 
 
@@ -49,7 +49,7 @@ def test_functions_are_small() -> None:
 
 
 def test_files_are_small() -> None:
-    """No file has more than 500 lines; half of them have 200 at most."""
+    """No file has more than 800 lines; half of them have 200 at most."""
     found = {path: len((ROOT / path).read_text().splitlines()) for path in sources()}
     long = [f"{path}: {size} lines" for path, size in found.items() if size > MAX_FILE_LINES]
     assert not long, f"files over {MAX_FILE_LINES} lines:\n" + "\n".join(long)

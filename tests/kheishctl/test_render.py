@@ -22,7 +22,8 @@ from kheishctl.render import (
     status_word,
 )
 from kheishctl.text import Look, clean
-from protocol.events import Envelope, JournalEvent
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
 from protocol.objects.daemon import Status
 from protocol.objects.run import SETTLED
 from protocol.transcript import Item, Text, text_of

@@ -14,7 +14,7 @@ from kheishctl import exits
 from kheishctl.__main__ import ENTRIES, root
 from kheishctl.client import Failure, Refused
 from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, note_more, noun, verb
-from protocol.catalogue import METHODS
+from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
 

@@ -24,9 +24,9 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import Debugging, RunLimits, Runtime, ToolLimits
 from kheishd.providers.caller import Models
 from protocol.budget import Budget, Prices
-from protocol.catalogue import METHODS
-from protocol.errors import ConfigInvalid
+from protocol.errors.daemon import ConfigInvalid
 from protocol.objects.permission import Rule
+from protocol.rpc.catalogue import METHODS
 from tests.support.runtimes import WORKSPACES
 
 CONFIG = """\

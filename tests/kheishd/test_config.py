@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.config import MAX_CONFIG_BYTES, Config, RouteTable, load, parse, split_address
-from protocol.errors import ConfigInvalid
+from protocol.errors.daemon import ConfigInvalid
 from protocol.objects.permission import Rule
 
 EXAMPLE = """\

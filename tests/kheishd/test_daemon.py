@@ -19,7 +19,8 @@ from kheishd.logs import Logs
 from kheishd.providers.caller import Models
 from kheishd.store.tables import META
 from kheishd.store.writer import Store
-from protocol.errors import InternalError, StorageFailed
+from protocol.errors.rpc import InternalError
+from protocol.errors.store import StorageFailed
 from tests.support.rpc_server import PATIENCE_S, Client, Lines
 
 

@@ -14,7 +14,8 @@ from kheishd.home import Home, Lock, prepare
 from kheishd.launch import FAILED, HELD, STORE_REFUSED, UNUSABLE, Exit, explain, locked, usable_home
 from kheishd.server.listeners import SocketInUse
 from kheishd.store.opening import StoreUnusable
-from protocol.errors import ConfigInvalid, StorageFailed
+from protocol.errors.daemon import ConfigInvalid
+from protocol.errors.store import StorageFailed
 
 if TYPE_CHECKING:
     from pathlib import Path

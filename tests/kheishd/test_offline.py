@@ -13,7 +13,7 @@ from kheishd.home import Home, Lock, prepare
 from kheishd.launch import FAILED, HELD, STOPPED, STORE_REFUSED
 from kheishd.store.tables import RUNS
 from kheishd.store.writer import Store
-from protocol.catalogue import METHODS
+from protocol.rpc.catalogue import METHODS
 from tests.support.histories import dump, rich_history, session_with_runs, spoil_line, update
 
 if TYPE_CHECKING:

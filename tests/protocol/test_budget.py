@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from protocol.budget import Budget, Cost, Prices
-from protocol.limits import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
+from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
 from tests.support.samples import refuse, take
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from protocol.contract import BoundContract, InputContract, OutputContract, Requirement
-from protocol.limits import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
+from protocol.limits.output import DEFAULT_REPAIRS, MAX_REPAIRS, MAX_REQUIRED_PATH_BYTES
 from tests.support.samples import refuse, take
 
 

@@ -5,8 +5,9 @@ import re
 import msgspec
 import pytest
 
-from protocol import catalogue, errors
-from protocol.errors import REFUSALS, Refusal
+from protocol.errors.refusal import REFUSALS, Refusal
+from protocol.errors.run import RunNotFound
+from protocol.rpc import catalogue
 
 NUMBERS = {
     -32700, -32600, -32601, -32602, -32603,
@@ -57,15 +58,15 @@ def test_data_is_what_error_data_holds(refusal: type[Refusal]) -> None:
 
 def test_a_refusal_is_an_exception_with_its_message() -> None:
     """What is raised reads well in a log."""
-    with pytest.raises(errors.RunNotFound, match="no run 'r1'"):
-        raise errors.RunNotFound("no run 'r1'")
+    with pytest.raises(RunNotFound, match="no run 'r1'"):
+        raise RunNotFound("no run 'r1'")
 
 
 def test_one_reason_one_refusal() -> None:
     """A reason cannot be declared twice."""
     with pytest.raises(AssertionError, match="two refusals are called run_not_found"):
         type("Again", (Refusal,), {}, reason="run_not_found")
-    assert REFUSALS["run_not_found"] is errors.RunNotFound
+    assert REFUSALS["run_not_found"] is RunNotFound
 
 
 def test_retryable_means_try_again() -> None:

@@ -31,19 +31,14 @@ from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
 from kheishd.workers.runs import RunWorker
-from protocol.events import (
-    ApprovalAnswered,
-    Envelope,
-    JournalEvent,
-    SessionRenamed,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
-from protocol.method import SCOPES
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.session import SessionRenamed
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from protocol.objects.conversation import ConversationCancel, ConversationSend
 from protocol.objects.run import Run, RunCancel, SendResult
 from protocol.objects.session import Session, SessionInterrupt
+from protocol.rpc.method import SCOPES
 from protocol.transcript import Item, Text, Usage, text_of
 from tests.support.runtimes import make_runtime
 

@@ -22,43 +22,40 @@ from kheishd.store.tables import (
     Table,
 )
 from kheishd.store.writer import Store
-from protocol.events import (
-    DAEMON_STREAM,
-    ApprovalAnswered,
-    ApprovalLapsed,
-    ApprovalRequested,
-    CallDoubted,
-    CallsJudged,
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
+from protocol.events.conversation import ConversationBound, ConversationReset
+from protocol.events.daemon import DaemonStarted
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.permission import PermissionsChanged
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.run import (
     CancelRequested,
-    ConversationBound,
-    ConversationReset,
-    DaemonStarted,
-    DoubtSettled,
     InputReceived,
-    JournalEvent,
     MessageAppended,
     ModelAsked,
-    PermissionsChanged,
-    QuestionAnswered,
-    QuestionAsked,
-    QuestionLapsed,
     RunAccepted,
     RunEnded,
     RunStarted,
-    SessionCreated,
-    SessionRenamed,
-    TokenCreated,
-    TokenRevoked,
-    ToolCalled,
-    ToolReturned,
 )
+from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.events.task import (
+    TaskCreated,
+    TaskDeleted,
+    TaskEnded,
+    TaskStarted,
+    TaskStopRequested,
+    TaskUpdated,
+)
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import JournalEvent
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.run import Pinned, RunError
 from protocol.objects.task import ShellCommand
 from protocol.objects.token import Token, TokenGrant
-from protocol.tasks import TaskCreated, TaskDeleted, TaskEnded, TaskStarted, TaskStopRequested, TaskUpdated
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")

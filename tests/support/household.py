@@ -33,7 +33,7 @@ from kheishd.objects import (
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs import RunWorker
-from protocol.errors import Refusal
+from protocol.errors.refusal import Refusal
 from protocol.objects.definition import Definition
 from tests.support.desk import Gate, Scripted
 from tests.support.rpc_server import Client, FakeControl, RpcServer, rpc_server

@@ -36,27 +36,15 @@ from kheishd.core.commands import (
     Stopped,
 )
 from kheishd.core.run import decide, evolve
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalRequested,
-    CallProbed,
-    CompactionFailed,
-    ContextCompacted,
-    DoubtSettled,
-    Envelope,
-    JournalEvent,
-    QuestionAnswered,
-    QuestionAsked,
-    QuestionLapsed,
-    RunAccepted,
-    SessionRenamed,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
-    Unknown,
-    decode_event,
-    encode_line,
-)
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.indoubt import DoubtSettled
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.run import RunAccepted
+from protocol.events.session import SessionRenamed
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.approval import Preview
 from protocol.objects.permission import Verdict
 from protocol.objects.question import Question

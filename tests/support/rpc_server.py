@@ -18,9 +18,9 @@ from kheishd.objects import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
 from kheishd.server.serving import Server, open_server
-from protocol.errors import ConfigInvalid
-from protocol.method import SCOPES
-from protocol.wire import Error, refusal_of
+from protocol.errors.daemon import ConfigInvalid
+from protocol.rpc.method import SCOPES
+from protocol.rpc.wire import Error, refusal_of
 from tests.support.runtimes import WORKSPACES
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from msgspec import Raw, inspect
 
-from protocol.errors import InvalidParams
-from protocol.wire import decode_params
+from protocol.errors.rpc import InvalidParams
+from protocol.rpc.wire import decode_params
 
 T = TypeVar("T")
 

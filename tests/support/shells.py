@@ -13,9 +13,10 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from kheishd.workers.shells import ShellWorker
-from protocol.events import JournalEvent, SessionCreated
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskCreated, TaskStopRequested
+from protocol.journal.line import JournalEvent
 from protocol.objects.task import Shell, ShellCommand, Task
-from protocol.tasks import TaskCreated, TaskStopRequested
 from tests.support.desk import Desk, open_desk
 
 

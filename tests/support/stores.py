@@ -13,7 +13,7 @@ import pytest
 from kheishd.store.opening import MAP_BYTES
 from kheishd.store.tables import CHECKPOINTS
 from kheishd.store.writer import Store
-from protocol.events import InputReceived
+from protocol.events.run import InputReceived
 from protocol.transcript import Text
 
 if TYPE_CHECKING:

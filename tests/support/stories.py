@@ -4,15 +4,11 @@ from collections.abc import Sequence
 
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, META, RUNS, SESSIONS
-from protocol.events import (
-    DAEMON_STREAM,
-    DaemonReloaded,
-    ModelAsked,
-    RunEnded,
-    SessionCreated,
-    SessionRenamed,
-    ToolCalled,
-)
+from protocol.events.call import ToolCalled
+from protocol.events.daemon import DaemonReloaded
+from protocol.events.run import ModelAsked, RunEnded
+from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects.run import OpenCall, Pinned, Run, Status
 from protocol.objects.session import Session
 

@@ -23,7 +23,7 @@ from kheishd.kernel.hook import (
     ToolError,
 )
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from protocol.events import SessionRenamed
+from protocol.events.session import SessionRenamed
 from protocol.objects.approval import Preview
 from protocol.objects.session import Session
 from protocol.transcript import ToolCall

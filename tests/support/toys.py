@@ -10,10 +10,11 @@ from msgspec import Meta, Struct
 
 from kheishd.kernel.call import Act, Call, Handler, Mutate, Query
 from kheishd.store.tables import META
-from protocol.errors import RunAlreadyEnded
-from protocol.events import DAEMON_STREAM, DaemonStopped
-from protocol.limits import MAX_LINE_BYTES
-from protocol.method import Kind, Method, Mutation, Params
+from protocol.errors.run import RunAlreadyEnded
+from protocol.events.daemon import DaemonStopped
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.rpc import MAX_LINE_BYTES
+from protocol.rpc.method import Kind, Method, Mutation, Params
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction

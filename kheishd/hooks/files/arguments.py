@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_MATCHES, MAX_PATCH_HUNKS, MAX_PATTERN_BYTES
+from protocol.limits.files import MAX_MATCHES, MAX_PATCH_HUNKS, MAX_PATTERN_BYTES
 
 FilePath = Annotated[str, Meta(min_length=1, description="The file, relative to the workspace.")]
 Base = Annotated[str, Meta(description="The directory to search, relative to the workspace.")]

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_PATH_BYTES
+from protocol.limits.names import MAX_PATH_BYTES
 
 ROOT = "."
 """The path of the workspace itself, as tools say it."""

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from kheishd.hooks.files.planning import Change
-from protocol.limits import MAX_DIFF_BYTES, MAX_DIFF_LINES
+from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 CONTEXT_LINES = 3
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fnmatch import translate
 
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_PATTERN_ALTERNATIVES
+from protocol.limits.files import MAX_PATTERN_ALTERNATIVES
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _ANY = "**"

@@ -10,7 +10,7 @@ import trio
 
 from kheishd.hooks.files.confine import Root, explained
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_EDIT_BYTES, MAX_HASHED_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_HASHED_BYTES
 
 ABSENT = "absent"
 """Stands for the digest of a file that is not there."""

@@ -27,7 +27,7 @@ from kheishd.hooks.files.ripgrep import InThread, regex_search
 from kheishd.hooks.files.searching import glob_search, list_files, literal_search, told
 from kheishd.hooks.files.tools import tools
 from kheishd.kernel.hook import Finding, Invocation, Outcome, RunContext, Stale, SubHook, ToolError
-from protocol.limits import MAX_PARALLEL_CALLS
+from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks.files")

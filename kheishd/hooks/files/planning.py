@@ -14,7 +14,8 @@ from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.confine import ROOT, relative
 from kheishd.hooks.files.looking import Found
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES, MAX_SUBJECT_BYTES
+from protocol.limits.call import MAX_SUBJECT_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from kheishd.hooks.files.arguments import ReadFile
 from kheishd.hooks.files.confine import Root, explained, relative
 from kheishd.hooks.files.looking import Check, pieces, still_wanted
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import KIB, MAX_HASHED_BYTES, MAX_READ_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import MAX_HASHED_BYTES, MAX_READ_BYTES
+from protocol.limits.units import KIB
 
 # A path of 1 KiB, each byte of which may be two as JSON, and the rest.
 _AROUND_BYTES: Final = 3 * KIB

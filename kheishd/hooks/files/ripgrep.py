@@ -25,7 +25,8 @@ from kheishd.hooks.files.arguments import Pattern
 from kheishd.hooks.files.confine import Root, explained, open_root, relative
 from kheishd.hooks.files.searching import Bounded, Match, around, told
 from kheishd.kernel.hook import ToolError
-from protocol.limits import KIB, MAX_EDIT_BYTES, MAX_GREP_LINE_BYTES, MAX_GREP_OUTPUT_BYTES, MAX_MATCHES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_GREP_LINE_BYTES, MAX_GREP_OUTPUT_BYTES, MAX_MATCHES
+from protocol.limits.units import KIB
 
 ARGUMENTS: Final = (
     "--json",

@@ -12,7 +12,9 @@ from kheishd.hooks.files.globs import Glob
 from kheishd.hooks.files.looking import Check, pieces, still_wanted
 from kheishd.hooks.files.walking import Walk
 from kheishd.kernel.hook import ToolError
-from protocol.limits import KIB, MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES
+from protocol.limits.units import KIB
 
 # What stands around what was found: a base and a pattern of 1 KiB each, every byte perhaps two as JSON.
 _AROUND_BYTES: Final = 6 * KIB

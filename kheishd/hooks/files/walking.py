@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from kheishd.hooks.files.confine import ROOT, Root, explained
 from kheishd.hooks.files.looking import Check, still_wanted
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_PATH_BYTES, MAX_WALKED_ENTRIES
+from protocol.limits.files import MAX_WALKED_ENTRIES
+from protocol.limits.names import MAX_PATH_BYTES
 
 PASSED_OVER = frozenset({".git"})
 """What no search looks into: a repository's own files, which are many and nobody's text."""

@@ -15,9 +15,9 @@ from kheishd.core.task import brief
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.objects.shells import may_begin
 from protocol import ids
-from protocol.errors import TasksFull
+from protocol.errors.task import TasksFull
+from protocol.events.task import TaskCreated
 from protocol.objects.task import ShellCommand
-from protocol.tasks import TaskCreated
 
 if TYPE_CHECKING:
     from kheishd.hooks.workdir import Workdir

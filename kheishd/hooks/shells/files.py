@@ -20,7 +20,8 @@ import trio
 
 from kheishd.kernel.shells import Written
 from kheishd.kernel.state import Bell
-from protocol.limits import KIB, MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
+from protocol.limits.shell import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
+from protocol.limits.units import KIB
 
 PRIVATE_DIRECTORY: Final = 0o700
 PRIVATE_FILE: Final = 0o600

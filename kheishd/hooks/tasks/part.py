@@ -30,10 +30,11 @@ from kheishd.objects.task import (
     view_of,
 )
 from protocol import ids
-from protocol.errors import Refusal
-from protocol.limits import KIB, MAX_TOOL_TEXT_BYTES
+from protocol.errors.refusal import Refusal
+from protocol.events.task import TaskDeleted
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.units import KIB
 from protocol.objects.task import Task, TaskCreate, TaskListParams, TaskOutputParams, TaskUpdate
-from protocol.tasks import TaskDeleted
 
 if TYPE_CHECKING:
     from kheishd.kernel.shells import Shells

@@ -6,7 +6,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kheishd.hooks.files.arguments import Arguments, schema_of
 from kheishd.kernel.hook import Tool
-from protocol.limits import DEFAULT_SHELL_TAIL_BYTES, MAX_SHELL_TAIL_BYTES, MAX_TASK_BLOCKERS
+from protocol.limits.shell import DEFAULT_SHELL_TAIL_BYTES, MAX_SHELL_TAIL_BYTES
+from protocol.limits.task import MAX_TASK_BLOCKERS
 from protocol.objects.task import Description, Output, Owner, Reason, TaskStatus, Title
 
 MAX_WAIT_SECONDS: Final = 120.0

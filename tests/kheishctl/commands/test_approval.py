@@ -7,7 +7,8 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.approval import STATUSES
-from protocol.limits import MAX_RESOLUTIONS, MAX_WAITING_CALLS
+from protocol.limits.call import MAX_WAITING_CALLS
+from protocol.limits.permission import MAX_RESOLUTIONS
 from protocol.objects.approval import ApprovalStatus
 from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl

@@ -4,7 +4,7 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.token import SCOPES
-from protocol import method
+from protocol.rpc import method
 from tests.support.ctl import Ctl
 
 

@@ -136,6 +136,6 @@ def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int)
 
 def test_a_part_fits_into_a_transaction() -> None:
     """The limit leaves room within what one transaction may write."""
-    from protocol.limits import MAX_UPDATE_BYTES
+    from protocol.limits.store import MAX_UPDATE_BYTES
 
     assert MAX_PART_BYTES < MAX_UPDATE_BYTES

@@ -12,8 +12,10 @@ from kheishd.core.commands import Answered, Ask, Cancel, Command, Release, Start
 from kheishd.core.contract import Checked, instruction
 from kheishd.core.due import AskModel, JudgeCalls, due
 from protocol.contract import BoundContract, Requirement
-from protocol.events import MessageAppended, OutputEmitted, RequirementSatisfied, RunEnded, ToolReturned
-from protocol.limits import MAX_REMINDERS
+from protocol.events.call import ToolReturned
+from protocol.events.output import OutputEmitted, RequirementSatisfied
+from protocol.events.run import MessageAppended, RunEnded
+from protocol.limits.output import MAX_REMINDERS
 from protocol.objects.run import Run
 from protocol.transcript import Item, Text, ToolCall, Usage, text_of
 from tests.support.machine import Machine

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.approval import DENIED, EXPIRED, evolve, refused
-from protocol.events import ApprovalAnswered, ApprovalLapsed, ApprovalRequested, Envelope
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, Preview
 from tests.support.histories import approval_requested
 

@@ -22,8 +22,10 @@ from kheishd.core.commands import (
 )
 from kheishd.core.due import AskModel, Expire, Stop, due
 from protocol.budget import Budget, Cost, Prices
-from protocol.context import CompactionFailed, ContextCompacted
-from protocol.events import ApprovalAnswered, ApprovalRequested, MessageAppended, ToolReturned
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.call import ToolReturned
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.run import MessageAppended
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, ToolCall, Usage

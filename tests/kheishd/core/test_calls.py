@@ -27,23 +27,20 @@ from kheishd.core.commands import (
 from kheishd.core.due import PARKED_AT
 from kheishd.core.prompt import Transcript
 from kheishd.core.run import decide
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalLapsed,
-    ApprovalRequested,
-    CallDoubted,
-    JournalEvent,
-    MessageAppended,
-    QuestionAnswered,
-    QuestionAsked,
-    QuestionLapsed,
-    RunEnded,
-    SessionRenamed,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
+from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
+from protocol.events.indoubt import CallDoubted
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.run import MessageAppended, RunEnded
+from protocol.events.session import SessionRenamed
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import (
+    MAX_CALL_ID_BYTES,
+    MAX_CALLS,
+    MAX_CALLS_JUDGED,
+    MAX_PARALLEL_CALLS,
+    MAX_TOOL_BYTES,
 )
-from protocol.limits import MAX_CALL_ID_BYTES, MAX_CALLS, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import ENDED, CallState, OpenCall
 from protocol.transcript import Item, Text, ToolCall, ToolResult
 from tests.support.machine import (

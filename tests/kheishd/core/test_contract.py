@@ -24,7 +24,7 @@ from kheishd.core.contract import (
     unfenced,
 )
 from protocol.contract import Requirement
-from protocol.limits import MAX_NESTING
+from protocol.limits.rpc import MAX_NESTING
 
 SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from kheishd.core.definition import DefinitionError, built_in, key_line, parse
 from protocol.budget import Budget
-from protocol.limits import MAX_AGENT_FILE_BYTES, MAX_SCOPE_BYTES
+from protocol.limits.names import MAX_SCOPE_BYTES
+from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import Rule
 

@@ -4,7 +4,7 @@ import pytest
 
 from kheishd.core.due import AskModel, Execute, JudgeCalls, LookInto, Pause, Stop, TakeUp, due
 from kheishd.core.run import ACCEPTED
-from protocol.events import ToolCalled
+from protocol.events.call import ToolCalled
 from protocol.objects.run import ENDED
 from tests.support.machine import everything, everywhere
 

@@ -9,8 +9,12 @@ from msgspec import json
 from msgspec.structs import replace
 
 from kheishd.core.grants import about, changed, granted, kept_by_run, kept_by_session, spent, too_many
-from protocol.events import ApprovalAnswered, CallsJudged, PermissionsChanged, RunReleased
-from protocol.limits import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES, MAX_SUBJECT_BYTES
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallsJudged
+from protocol.events.permission import PermissionsChanged
+from protocol.events.run import RunReleased
+from protocol.limits.call import MAX_SUBJECT_BYTES
+from protocol.limits.permission import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session

@@ -5,7 +5,8 @@ from typing import Literal
 import pytest
 
 from kheishd.core.indoubt import MAX_INPUT_CHARACTERS, PROBE, evolve, told
-from protocol.events import DoubtSettled, Envelope
+from protocol.events.indoubt import DoubtSettled
+from protocol.journal.envelope import Envelope
 from protocol.objects.indoubt import Indoubt
 from tests.support.histories import NOW_MS, call_doubted
 

@@ -7,18 +7,10 @@ from hypothesis import strategies as st
 
 from kheishd.core.planning import unplanned
 from kheishd.core.session import MODES, evolve
-from protocol.events import (
-    Envelope,
-    JournalEvent,
-    PlanEntered,
-    PlanExited,
-    SessionCreated,
-    SessionUpdated,
-    TodosWritten,
-    Unknown,
-    decode_event,
-    encode_line,
-)
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.events.session import SessionCreated, SessionUpdated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import Session, Todo
 

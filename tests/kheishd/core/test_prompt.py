@@ -17,24 +17,14 @@ from kheishd.core.prompt import (
     guests,
     to_checkpoint,
 )
-from protocol.context import CompactStrategy
-from protocol.events import (
-    ContextCompacted,
-    DoubtSettled,
-    Envelope,
-    InputReceived,
-    JournalEvent,
-    MessageAppended,
-    ModelAsked,
-    RunEnded,
-    RunStarted,
-    SessionCreated,
-    Steered,
-    ToolReturned,
-    TranscriptImported,
-    Unknown,
-)
-from protocol.tasks import TaskEnded, TaskStalled
+from protocol.events.call import ToolReturned
+from protocol.events.context import CompactStrategy, ContextCompacted
+from protocol.events.indoubt import DoubtSettled
+from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
+from protocol.events.session import SessionCreated, TranscriptImported
+from protocol.events.task import TaskEnded, TaskStalled
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.machine import accepted
 from tests.support.talk import assert_valid

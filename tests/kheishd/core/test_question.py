@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.question import DECLINED, check, evolve, reply
-from protocol.errors import AnswerInvalid
-from protocol.events import Envelope, QuestionAnswered, QuestionAsked, QuestionLapsed
-from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.errors.question import AnswerInvalid
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.journal.envelope import Envelope
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.question import MAX_ANSWER_TEXT_BYTES
 from protocol.objects.question import Answer, Option, Question, QuestionRequest
 
 COLORS = [

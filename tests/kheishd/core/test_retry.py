@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.retry import fitted, retry_at_ms
-from protocol.limits import MAX_CALL_ROOM_BYTES
+from protocol.limits.call import MAX_CALL_ROOM_BYTES
 from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall
 
 

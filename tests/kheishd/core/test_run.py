@@ -11,8 +11,8 @@ from kheishd.core import run as run_machine
 from kheishd.core.commands import Ask, Cancel, Command, Compact, Errored, Interrupt, Release, Start, Stopped
 from kheishd.core.due import ALONE_AT, PARKED_AT, AskModel, Pause, Stop, TakeUp, due
 from kheishd.core.run import ACCEPTED, decide, evolve
-from protocol.errors import RunAlreadyEnded
-from protocol.events import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
+from protocol.errors.run import RunAlreadyEnded
+from protocol.events.run import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.objects.run import ENDED, Run, RunError, Status
 from protocol.transcript import Usage
 from tests.support.machine import (

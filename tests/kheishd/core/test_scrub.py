@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.scrub import Flow, Scrubber, without
-from protocol.events import Envelope, MessageAppended, decode_event, encode_line
+from protocol.events.run import MessageAppended
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_event, encode_line
 from protocol.transcript import Message, Text, ToolCall
 
 SECRET = 'sk-"quoted\\and"-1234'

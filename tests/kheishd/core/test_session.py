@@ -16,22 +16,12 @@ from kheishd.core.session import (
     narrowest,
     narrowest_mode,
 )
-from protocol.errors import ScopeWouldWiden
-from protocol.events import (
-    ConversationBound,
-    Envelope,
-    InputReceived,
-    JournalEvent,
-    MessageAppended,
-    RunEnded,
-    SessionCreated,
-    SessionEnded,
-    SessionRenamed,
-    SessionUpdated,
-    Unknown,
-    decode_event,
-    encode_line,
-)
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.conversation import ConversationBound
+from protocol.events.run import InputReceived, MessageAppended, RunEnded
+from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.permission import PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 from protocol.transcript import Message, Text, Usage

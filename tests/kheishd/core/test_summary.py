@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kheishd.core.shortening import Placed, summed_up
 from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.tokens import of_messages, of_text
-from protocol.limits import MAX_SUMMARY_BYTES
+from protocol.limits.model import MAX_SUMMARY_BYTES
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.talk import transcripts
 

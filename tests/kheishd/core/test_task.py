@@ -10,9 +10,8 @@ from msgspec.structs import replace
 
 from kheishd.core import task as rules
 from kheishd.core.task import ended_note, evolve, may_create, may_delete, may_update, revised, stalled_note
-from protocol.envelope import Envelope
-from protocol.errors import (
-    InvalidParams,
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.task import (
     TaskBlocked,
     TaskCycle,
     TaskNeeded,
@@ -22,10 +21,8 @@ from protocol.errors import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.errors import TaskEnded as Over
-from protocol.limits import MAX_TASKS_OPEN
-from protocol.objects.task import OPEN, ShellCommand, Task, TaskStatus
-from protocol.tasks import (
+from protocol.errors.task import TaskEnded as Over
+from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
     TaskEnded,
@@ -35,6 +32,9 @@ from protocol.tasks import (
     TaskStopRequested,
     TaskUpdated,
 )
+from protocol.journal.envelope import Envelope
+from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.objects.task import OPEN, ShellCommand, Task, TaskStatus
 
 COMMAND = ShellCommand(command="npm run dev", workdir="/w", workspace="/w", sandboxed=True, call_id="c1")
 STATUSES: tuple[TaskStatus, ...] = ("pending", "in_progress", "blocked", "completed", "failed", "cancelled")

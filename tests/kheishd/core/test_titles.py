@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.titles import MAX_CHARACTERS, MAX_SHOWN_CHARACTERS, MAX_WORDS, request_of, title_of
-from protocol.limits import MAX_TITLE_BYTES
+from protocol.limits.names import MAX_TITLE_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall, text_of
 
 

@@ -16,10 +16,12 @@ from kheishd.core.token import (
     make_secret,
     narrowed,
 )
-from protocol.errors import ScopeWouldWiden
-from protocol.events import DaemonStopped, Envelope, TokenCreated, TokenRevoked
-from protocol.method import SCOPES
+from protocol.errors.token import ScopeWouldWiden
+from protocol.events.daemon import DaemonStopped
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import Envelope
 from protocol.objects.token import Names, Token, TokenGrant
+from protocol.rpc.method import SCOPES
 
 CREATED = TokenCreated(token_id="tok_1", digest="d", grant=TokenGrant(scopes=["read"]), name="for tests")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.workspace import Workspaces, place, root_problem, within, within_parent
-from protocol.errors import WorkspaceForbidden
+from protocol.errors.session import WorkspaceForbidden
 
 HOME = "/home/kheish"
 DEFAULT = Workspaces(f"{HOME}/workspace", HOME)

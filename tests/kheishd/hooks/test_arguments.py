@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kheishd.hooks.arguments import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Checker, coerced
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import MAX_TOOL_INPUT_BYTES
+from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 from tests.house.sources import ROOT
 from tests.support.toolbox import tool
 

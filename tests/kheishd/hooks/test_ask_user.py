@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kheishd.hooks.ask_user import MAX_EXPIRES_AFTER_S, NAME, TOOL, AskUser
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, RunContext, Tool, ToolError
-from protocol.limits import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
+from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
 from tests.support.machine import Machine

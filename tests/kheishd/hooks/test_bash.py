@@ -17,17 +17,15 @@ from kheishd.hooks.bash import Bash
 from kheishd.kernel.hook import Stale, ToolError
 from kheishd.kernel.state import State
 from kheishd.store.writer import Store
-from protocol.limits import (
-    KIB,
-    MAX_COMMAND_BYTES,
-    MAX_COMMAND_SAID_BYTES,
+from protocol.events.task import TaskCreated
+from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
     MAX_PREVIEW_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
-    MIB,
 )
-from protocol.tasks import TaskCreated
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_SAID_BYTES
+from protocol.limits.units import KIB, MIB
 from tests.support.commands import Shell, come_with, ended, place_at, running_with
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,8 @@ import trio
 from kheishd.hooks.capture import ENOUGH, Capture
 from kheishd.hooks.excerpt import json_bytes
 from kheishd.hooks.spool import Spool
-from protocol.limits import KIB, MAX_COMMAND_SAID_BYTES
+from protocol.limits.shell import MAX_COMMAND_SAID_BYTES
+from protocol.limits.units import KIB
 
 
 class Script(trio.abc.ReceiveStream):

@@ -24,7 +24,7 @@ from kheishd.kernel.hook import (
     Tool,
     ToolError,
 )
-from protocol.limits import MAX_TOOL_BYTES
+from protocol.limits.call import MAX_TOOL_BYTES
 from protocol.objects.approval import Preview
 from protocol.objects.question import Question
 from tests.support.toolbox import Toolbox, place, tool, use_of

@@ -15,7 +15,7 @@ from kheishd.hooks.fetching import Page, fetch
 from kheishd.hooks.urls import read
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
-from protocol.limits import MAX_WEB_BODY_BYTES
+from protocol.limits.web import MAX_WEB_BODY_BYTES
 from tests.support.names import Names
 from tests.support.web_server import WebServer, answer, redirect, web_server
 

@@ -9,8 +9,9 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from protocol.contract import OutputContract
-from protocol.events import OutputEmitted, ToolReturned
-from protocol.limits import MAX_OUTPUT_BYTES, MAX_OUTPUTS
+from protocol.events.call import ToolReturned
+from protocol.events.output import OutputEmitted
+from protocol.limits.output import MAX_OUTPUT_BYTES, MAX_OUTPUTS
 from protocol.transcript import ToolCall
 from tests.support.desk import Scripted, gives, open_desk, says, working
 

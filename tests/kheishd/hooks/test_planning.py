@@ -11,8 +11,9 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.objects.planning import plan_of, todos_of
-from protocol.events import ApprovalRequested, ToolReturned
-from protocol.limits import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS
+from protocol.events.approval import ApprovalRequested
+from protocol.events.call import ToolReturned
+from protocol.limits.plan import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS
 from protocol.objects.run import SendResult
 from protocol.objects.session import Plan, Todo
 from protocol.transcript import ToolCall

@@ -10,7 +10,8 @@ from kheishd.hooks.processes import Ended
 from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.spool import Spool
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_COMMAND_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES
 
 
 @pytest.fixture

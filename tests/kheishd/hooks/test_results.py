@@ -16,8 +16,9 @@ from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, 
 from kheishd.objects import forking
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
-from protocol.events import SessionRenamed, ToolReturned, TranscriptImported
-from protocol.limits import MAX_TOOL_TEXT_BYTES
+from protocol.events.call import ToolReturned
+from protocol.events.session import SessionRenamed, TranscriptImported
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.objects.session import Session, SessionFork
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working

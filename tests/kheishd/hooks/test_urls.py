@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kheishd.hooks.urls import Target, follow, read
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_URL_BYTES
+from protocol.limits.web import MAX_URL_BYTES
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from kheishd.hooks.addresses import Address
 from kheishd.hooks.web_fetch import WebFetch
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
-from protocol.limits import MAX_TOOL_TEXT_BYTES, MAX_WEB_BODY_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.web import MAX_WEB_BODY_BYTES
 from tests.support.commands import place_at
 from tests.support.web_server import WebServer, answer, redirect, web_server
 

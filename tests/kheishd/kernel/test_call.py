@@ -3,7 +3,9 @@
 import pytest
 
 from kheishd.kernel.call import Act, Call, Caller, Mutate, Query, control, mutation, query
-from protocol.errors import AgentForbidden, ScopeMissing, SenderForbidden
+from protocol.errors.conversation import SenderForbidden
+from protocol.errors.definition import AgentForbidden
+from protocol.errors.token import ScopeMissing
 from protocol.objects import rpc
 from protocol.objects.rpc import Nothing
 

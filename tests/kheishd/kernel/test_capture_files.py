@@ -15,7 +15,7 @@ from kheishd.kernel.capture_files import (
     CaptureRefused,
     Limits,
 )
-from protocol.errors import ArtifactNotFound, DebugNotFound
+from protocol.errors.run import ArtifactNotFound, DebugNotFound
 from tests.support.desk import full_disk
 
 STEM = "turn-0001-attempt-0001"

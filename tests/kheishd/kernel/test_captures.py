@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import MAX_LOGGED, MAX_WAITING_BYTES, Captures
-from protocol.errors import DebugNotFound
+from protocol.errors.run import DebugNotFound
 from tests.support.model_asking import inline
 
 STEM = "turn-0001-attempt-0001"

@@ -12,7 +12,8 @@ from kheishd.kernel.state import State
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS, Key, Table
 from kheishd.store.writer import Store
-from protocol.events import DAEMON_STREAM, DaemonStarted
+from protocol.events.daemon import DaemonStarted
+from protocol.journal.envelope import DAEMON_STREAM
 from tests.support.histories import derived, rich_history, session_with_runs, spoil_line, update
 
 

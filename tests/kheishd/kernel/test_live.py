@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kheishd.core.scrub import Scrubber
 from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, TextBuffer, Writing
-from protocol.limits import MAX_LIVE_CHARACTERS
+from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 
 class Listener:

@@ -25,22 +25,14 @@ from kheishd.store.tables import (
     SESSIONS,
 )
 from kheishd.store.writer import Store
-from protocol.events import (
-    ApprovalAnswered,
-    ApprovalLapsed,
-    DoubtSettled,
-    Envelope,
-    JournalEvent,
-    QuestionAnswered,
-    QuestionLapsed,
-    RunEnded,
-    RunStarted,
-    SessionCreated,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
-from protocol.tasks import TaskDeleted, TaskStalled, TaskStarted, TaskStopRequested, TaskUpdated
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
+from protocol.events.indoubt import DoubtSettled
+from protocol.events.question import QuestionAnswered, QuestionLapsed
+from protocol.events.run import RunEnded, RunStarted
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskDeleted, TaskStalled, TaskStarted, TaskStopRequested, TaskUpdated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from tests.support.histories import (
     NOW_MS,
     approval_requested,

@@ -8,7 +8,8 @@ from kheishd.kernel.replay import Complaint, Damage, Difference, Replay
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CURSORS, JOURNAL, TOKENS
 from kheishd.store.writer import Store
-from protocol.events import DAEMON_STREAM, SessionRenamed
+from protocol.events.session import SessionRenamed
+from protocol.journal.envelope import DAEMON_STREAM
 from tests.support.histories import rich_history, spoil_line, token, update
 
 

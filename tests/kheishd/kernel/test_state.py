@@ -18,7 +18,8 @@ from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
 from kheishd.store.guards import StoreUnusable
 from kheishd.store.tables import CHILDREN, CURSORS, SESSIONS, TOKENS
-from protocol.errors import DaemonDraining, RunNotFound
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.run import RunNotFound
 from protocol.ids import RUN
 from tests.support.stores import injected, needs_strace, python, said
 
@@ -395,7 +396,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from kheishd.kernel.state import open_state
-from protocol.errors import StorageFailed
+from protocol.errors.store import StorageFailed
 from tests.support.stores import said
 
 async def main():

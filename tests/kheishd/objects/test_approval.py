@@ -11,26 +11,15 @@ import trio
 from kheishd.kernel.runtime import RunLimits
 from kheishd.objects import approval
 from kheishd.store.tables import APPROVALS, DEADLINES, RUNS, RUNS_READY
-from protocol.errors import (
-    ApprovalExpired,
-    ApprovalNotFound,
-    ApprovalResolved,
-    IdempotencyConflict,
-    InputTooLarge,
-    InvalidParams,
-    RunNotFound,
-    ScopeMissing,
-    SessionNotFound,
-    ToolInputInvalid,
-)
-from protocol.limits import (
-    KIB,
-    MAX_RESOLUTIONS,
-    MAX_RESOLUTIONS_BYTES,
-    MAX_SUBJECT_BYTES,
-    MAX_WAITING_CALLS,
-)
-from protocol.method import SCOPES
+from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import InputTooLarge, SessionNotFound
+from protocol.errors.token import ScopeMissing
+from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_WAITING_CALLS
+from protocol.limits.permission import MAX_RESOLUTIONS, MAX_RESOLUTIONS_BYTES
+from protocol.limits.units import KIB
+from protocol.rpc.method import SCOPES
 from protocol.transcript import ToolCall
 from tests.support.household import Household, household, pages, refused
 from tests.support.rpc_server import Client

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from kheishd.store.environment import Transaction
-from protocol.errors import InvalidParams, RunNotFound, SessionNotFound
-from protocol.events import ApprovalAnswered, ApprovalLapsed, CallsJudged, JournalEvent
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
+from protocol.events.call import CallsJudged
+from protocol.journal.line import JournalEvent
 from protocol.objects.permission import Verdict
 from tests.support.household import Household, household, pages, refused
 

@@ -8,21 +8,12 @@ import pytest
 
 from kheishd.core.workspace import Workspaces
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
-    ConversationNotFound,
-    IdempotencyConflict,
-    RouteNotFound,
-    RouteNotReady,
-    ScopeMissing,
-    SenderForbidden,
-    SenderInvalid,
-    SessionBusy,
-    SessionEnded,
-    SessionNotFound,
-    WorkspaceForbidden,
-)
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict
+from protocol.errors.session import SessionBusy, SessionEnded, SessionNotFound, WorkspaceForbidden
+from protocol.errors.token import ScopeMissing
 from protocol.transcript import Text, Usage
 from tests.support.desk import Gate, fails, gives
 from tests.support.household import AGENTS, ROUTES, Household, household, refused

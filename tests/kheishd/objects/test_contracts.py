@@ -17,8 +17,8 @@ from kheishd.objects.contracts import (
 )
 from kheishd.store.tables import BLOBS
 from protocol.contract import BoundContract, InputContract, OutputContract
-from protocol.errors import ContractInvalid, InputContractViolated, InputTooLarge
-from protocol.limits import MAX_CONTRACT_BYTES
+from protocol.errors.session import ContractInvalid, InputContractViolated, InputTooLarge
+from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session, SessionCreate, SessionUpdate
 from protocol.transcript import AssetReference, InputItem, Text

@@ -8,26 +8,21 @@ from typing import Any
 import pytest
 
 from kheishd.store.tables import CONVERSATIONS, RUNS
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams, NotSupported
+from protocol.errors.session import (
     ContractInvalid,
-    ConversationNotFound,
-    IdempotencyConflict,
     InputContractViolated,
     InputTooLarge,
-    InvalidParams,
-    NotSupported,
     QueueFull,
-    RouteNotFound,
-    RouteNotReady,
-    ScopeMissing,
-    SenderForbidden,
-    SenderInvalid,
     SessionBusy,
     WorkspaceForbidden,
 )
-from protocol.limits import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SUBSCRIPTIONS
+from protocol.errors.token import ScopeMissing
+from protocol.limits.rpc import MAX_SUBSCRIPTIONS
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from tests.support.desk import says
 from tests.support.household import Household, household, pages, refused
 

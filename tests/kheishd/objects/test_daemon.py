@@ -10,7 +10,7 @@ from kheishd.kernel.runtime import Runtime
 from kheishd.objects.daemon import HANDLERS, backup_path
 from kheishd.store.backup import restore
 from kheishd.store.writer import Store
-from protocol.errors import ConfigInvalid, PathRefused
+from protocol.errors.daemon import ConfigInvalid, PathRefused
 from protocol.objects.daemon import Counts, Disk, Status
 from tests.support.histories import dump, rich_history
 from tests.support.rpc_server import FakeControl, rpc_server

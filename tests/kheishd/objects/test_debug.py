@@ -14,7 +14,9 @@ from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.runtime import Debugging, RouteSpec, RunLimits
 from kheishd.providers.caller import Models
-from protocol.errors import ArtifactNotFound, DebugNotFound, InvalidParams, RunNotFound, ScopeMissing
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunNotFound
+from protocol.errors.token import ScopeMissing
 from tests.support.household import Household, household, refused
 from tests.support.model_server import ModelServer, running_model_server
 

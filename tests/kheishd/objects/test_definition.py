@@ -8,7 +8,7 @@ from kheishd.core.definition import built_in, parse
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.definition import HANDLERS
 from kheishd.server.listeners import TcpListen
-from protocol.errors import AgentNotFound
+from protocol.errors.definition import AgentNotFound
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 

@@ -16,16 +16,10 @@ from kheishd.objects.fold import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS
 from kheishd.store.writer import Store
-from protocol.events import (
-    Envelope,
-    InputReceived,
-    RunAccepted,
-    SessionCreated,
-    SessionRenamed,
-    Unknown,
-    decode_envelope,
-    decode_event,
-)
+from protocol.events.run import InputReceived, RunAccepted
+from protocol.events.session import SessionCreated, SessionRenamed
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import Unknown, decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED, Run
 from protocol.objects.session import Session
 from protocol.transcript import Text

@@ -9,18 +9,15 @@ import pytest
 from kheishd.core.prompt import Transcript
 from kheishd.store.tables import CHECKPOINTS, META
 from kheishd.workers.transcripts import TranscriptReader
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
-    CursorPruned,
-    ImportInvalid,
-    InvalidParams,
-    ScopeMissing,
-    SessionNotFound,
-    TooDeep,
-)
-from protocol.events import Envelope, SessionCreated, decode_envelope, decode_event
-from protocol.limits import MAX_FORKS
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.journal import CursorPruned
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import ImportInvalid, SessionNotFound, TooDeep
+from protocol.errors.token import ScopeMissing
+from protocol.events.session import SessionCreated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.limits.session import MAX_FORKS
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives, says
 from tests.support.household import AGENTS, Household, household, pages, refused

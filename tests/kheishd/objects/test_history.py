@@ -5,17 +5,11 @@ import pytest
 from kheishd.objects.history import history_of
 from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
-from protocol.errors import InvalidParams
-from protocol.events import (
-    InputReceived,
-    JournalEvent,
-    MessageAppended,
-    RunStarted,
-    SessionCreated,
-    Steered,
-    ToolReturned,
-    TranscriptImported,
-)
+from protocol.errors.rpc import InvalidParams
+from protocol.events.call import ToolReturned
+from protocol.events.run import InputReceived, MessageAppended, RunStarted, Steered
+from protocol.events.session import SessionCreated, TranscriptImported
+from protocol.journal.line import JournalEvent
 from protocol.objects.session import Order
 from protocol.transcript import Message, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.stores import NOW_MS, update

@@ -11,15 +11,12 @@ from kheishd.core.run import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
-from protocol.errors import (
-    IdempotencyConflict,
-    IndoubtNotFound,
-    IndoubtSettled,
-    RunNotFound,
-    ScopeMissing,
-    SessionNotFound,
-)
-from protocol.events import ToolCalled
+from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
+from protocol.errors.rpc import IdempotencyConflict
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.token import ScopeMissing
+from protocol.events.call import ToolCalled
 from protocol.objects.permission import Verdict
 from protocol.transcript import ToolCall, Usage
 from tests.support.household import Household, household, pages, refused

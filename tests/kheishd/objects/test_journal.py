@@ -11,15 +11,12 @@ from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
 from kheishd.objects.journal import MAX_REMEMBERED, Selection, pruned_until
 from kheishd.store.environment import Transaction
-from protocol.errors import (
-    CursorPruned,
-    Overloaded,
-    RunNotFound,
-    SessionNotFound,
-    SubscriptionExists,
-    SubscriptionNotFound,
-)
-from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES, MAX_SUBSCRIPTIONS
+from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.rpc import Overloaded
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.objects.journal import Filter
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.stories import add_daemon_event, add_event, add_session, mark_pruned, put_run

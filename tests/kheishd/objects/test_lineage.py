@@ -6,7 +6,7 @@ from kheishd.objects.lineage import Stretch, entries_of, lineage
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
-from protocol.events import SessionRenamed
+from protocol.events.session import SessionRenamed
 from protocol.objects.session import ForkOf, Session
 from tests.support.stores import update
 

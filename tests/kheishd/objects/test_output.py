@@ -7,7 +7,9 @@ import pytest
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
-from protocol.errors import InvalidParams, RunNotFound, SessionNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
 from protocol.transcript import ToolCall
 from tests.support.desk import fails, gives, says
 from tests.support.household import Household, household, pages, refused

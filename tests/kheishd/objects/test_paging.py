@@ -13,9 +13,9 @@ from kheishd.kernel.call import Call, Caller
 from kheishd.kernel.state import State
 from kheishd.objects.paging import PageTokens, cursor_after, id_after, page_of
 from kheishd.store.writer import Store
-from protocol.errors import InvalidParams
+from protocol.errors.rpc import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
 
 
 def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:

@@ -15,22 +15,17 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.permission import facts_of, layers_of, opinion_of
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
-    GrantNotFound,
-    InputTooLarge,
-    InvalidParams,
-    Refusal,
-    RunAlreadyEnded,
-    RunNotFound,
-    ScopeMissing,
-    ScopeWouldWiden,
-    SessionEnded,
-    SessionNotFound,
-)
-from protocol.events import ApprovalAnswered, CallsJudged
-from protocol.limits import MAX_RULES, MAX_SESSION_DEPTH
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.permission import GrantNotFound
+from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
+from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallsJudged
+from protocol.limits.permission import MAX_RULES
+from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.objects.approval import Remember
 from protocol.objects.permission import Grant, Rule, Verdict
 from tests.support.histories import approval_requested

@@ -9,7 +9,9 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.planning import plan_of, todos_of, view_of
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import JOURNAL
-from protocol.events import JournalEvent, PlanEntered, PlanExited, SessionCreated, TodosWritten
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.events.session import SessionCreated
+from protocol.journal.line import JournalEvent
 from protocol.objects.session import Plan, Session, Todo
 from tests.support.desk import Desk, open_desk
 

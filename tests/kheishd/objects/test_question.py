@@ -10,16 +10,11 @@ import trio
 
 from kheishd.objects import question
 from kheishd.store.tables import QUESTIONS
-from protocol.errors import (
-    AnswerInvalid,
-    IdempotencyConflict,
-    QuestionClosed,
-    QuestionExpired,
-    QuestionNotFound,
-    RunNotFound,
-    ScopeMissing,
-    SessionNotFound,
-)
+from protocol.errors.question import AnswerInvalid, QuestionClosed, QuestionExpired, QuestionNotFound
+from protocol.errors.rpc import IdempotencyConflict
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.token import ScopeMissing
 from tests.support.household import Household, household, pages, refused
 from tests.support.rpc_server import Client
 from tests.support.workshop import COLOR, Workshop, ask, calls, hooks, write

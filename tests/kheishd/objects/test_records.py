@@ -13,8 +13,8 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.records import Reader, find, fold_of, page
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
-from protocol.errors import InvalidParams
-from protocol.events import MessageAppended, RunEnded
+from protocol.errors.rpc import InvalidParams
+from protocol.events.run import MessageAppended, RunEnded
 from protocol.objects.approval import Approval, ApprovalListParams
 from protocol.transcript import Item, Message, Text, ToolCall
 from tests.support.desk import OPERATOR, Desk, open_desk

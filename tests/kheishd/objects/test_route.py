@@ -8,7 +8,7 @@ from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.route import HANDLERS
 from kheishd.providers.caller import Models
 from protocol.budget import Prices
-from protocol.errors import RouteNotFound
+from protocol.errors.route import RouteNotFound
 from tests.support.rpc_server import rpc_server
 from tests.support.runtimes import make_runtime
 

@@ -7,8 +7,8 @@ import pytest
 
 from kheishd import __version__
 from kheishd.objects import rpc
-from protocol.catalogue import METHODS
-from protocol.errors import RequestCancelled, RequestNotFound
+from protocol.errors.rpc import RequestCancelled, RequestNotFound
+from protocol.rpc.catalogue import METHODS
 from tests.support.rpc_server import Client, rpc_server
 from tests.support.toys import Toys
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from protocol.errors import InvalidParams, RunAlreadyEnded, RunNotFound, SessionNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
+from protocol.errors.session import SessionNotFound
 from tests.support.household import Household, household, pages, refused
 
 

@@ -11,8 +11,12 @@ from kheishd.kernel.runtime import RouteSpec, RunLimits
 from kheishd.objects.sending import input_items, require_storable
 from kheishd.store.tables import BLOBS
 from protocol.budget import Prices
-from protocol.errors import InputTooLarge, InvalidParams, RouteNotFound
-from protocol.limits import MAX_ANSWER_BYTES, MAX_INPUT_BYTES, MAX_METADATA_BYTES, MAX_QUEUED_RUNS
+from protocol.errors.route import RouteNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputTooLarge
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.names import MAX_METADATA_BYTES
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from protocol.objects.conversation import ConversationSend
 from protocol.transcript import AssetReference, Text
 from tests.support.household import AGENTS, Household, agent, household

@@ -8,21 +8,15 @@ import pytest
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import Planning
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.session import (
     ContractInvalid,
-    IdempotencyConflict,
     InputContractViolated,
     InputTooLarge,
-    InvalidParams,
     QueueFull,
-    RouteNotFound,
-    RouteNotReady,
-    ScopeMissing,
-    ScopeWouldWiden,
-    SenderForbidden,
-    SenderInvalid,
     SessionBusy,
     SessionEnded,
     SessionExists,
@@ -30,7 +24,8 @@ from protocol.errors import (
     TooDeep,
     WorkspaceForbidden,
 )
-from protocol.limits import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SESSION_DEPTH
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
 from tests.support.household import AGENTS, Household, household, pages, refused

@@ -12,11 +12,12 @@ from kheishd.objects.shells import Over, live, may_begin, stop_all
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store
-from protocol.errors import TasksFull
-from protocol.events import JournalEvent, SessionCreated, decode_event
-from protocol.limits import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.errors.task import TasksFull
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+from protocol.journal.line import JournalEvent, decode_event
+from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
 from protocol.objects.task import Shell, Task
-from protocol.tasks import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from tests.support.histories import task_created, task_ended
 from tests.support.stores import update
 

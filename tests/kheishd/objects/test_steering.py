@@ -10,20 +10,13 @@ from kheishd.core.commands import Start
 from kheishd.core.run import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
-from protocol.errors import (
-    AgentForbidden,
-    ConversationNotFound,
-    InputContractViolated,
-    InputTooLarge,
-    InvalidParams,
-    NothingToSteer,
-    QueueFull,
-    ScopeMissing,
-    SenderForbidden,
-    SenderInvalid,
-    SessionNotFound,
-)
-from protocol.limits import MAX_INPUT_BYTES, MAX_STEERS
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import NothingToSteer
+from protocol.errors.session import InputContractViolated, InputTooLarge, QueueFull, SessionNotFound
+from protocol.errors.token import ScopeMissing
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_STEERS
 from protocol.transcript import text_of
 from tests.support.household import Household, household, refused
 

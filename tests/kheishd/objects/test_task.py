@@ -15,13 +15,9 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.shells import Over
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_STOPPING, TASKS_OPEN, TASKS_WAITING
-from protocol.errors import (
-    IdempotencyConflict,
-    InputTooLarge,
-    InvalidParams,
-    ScopeMissing,
-    SessionEnded,
-    SessionNotFound,
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.task import (
     TaskBlocked,
     TaskCycle,
     TaskDeleted,
@@ -33,7 +29,8 @@ from protocol.errors import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.limits import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
+from protocol.errors.token import ScopeMissing
+from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
 from tests.support.histories import task_created
 from tests.support.household import Household, household, pages, refused
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
@@ -12,11 +12,15 @@ from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
 from kheishd.objects.token import MAX_NARROWED, as_shown, is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
-from protocol.errors import AlreadyShown, InvalidParams, ScopeMissing, ScopeWouldWiden, TokenNotFound
-from protocol.events import DAEMON_STREAM, decode_envelope, decode_event
-from protocol.method import Scope
-from protocol.objects.token import Token, TokenLimit
+from protocol.errors.rpc import AlreadyShown, InvalidParams
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden, TokenLimit, TokenNotFound
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.rpc.method import Scope
 from tests.support.rpc_server import Client, RpcServer, rpc_server
+
+if TYPE_CHECKING:
+    from protocol.objects.token import Token
 
 ALL: list[Scope] = ["read", "converse", "approve", "operate", "admin"]
 NOW_MS = 1_800_000_000_000

@@ -9,16 +9,11 @@ from typing import Any
 import pytest
 
 from kheishd.store.journal import NO_HASH
-from protocol.errors import (
-    AgentForbidden,
-    AgentNotFound,
-    ImportInvalid,
-    InputTooLarge,
-    InvalidParams,
-    SenderForbidden,
-    SessionNotFound,
-)
-from protocol.limits import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
+from protocol.errors.conversation import SenderForbidden
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFound
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.transcript import Item, ToolCall, text_of
 from tests.support.desk import gives
 from tests.support.household import Household, household, pages, refused

@@ -8,8 +8,9 @@ import pytest
 
 from kheishd.core.workspace import Workspaces
 from kheishd.objects.workspaces import resolve
-from protocol.errors import InvalidParams, WorkspaceForbidden
-from protocol.limits import MAX_PATH_BYTES
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import WorkspaceForbidden
+from protocol.limits.names import MAX_PATH_BYTES
 from tests.support.household import AGENTS, Household, agent, household
 from tests.support.runtimes import make_runtime
 

@@ -12,7 +12,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
     Item,

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, RunLimits, TextDelta
 from kheishd.providers.caller import Models
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.model_asking import Heard, ask, asking, inline
 from tests.support.model_server import ModelServer

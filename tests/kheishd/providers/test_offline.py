@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from kheishd.kernel.runtime import ModelRequest, TextDelta, ThinkingDelta
 from kheishd.providers.caller import Models
 from kheishd.providers.offline import MAX_PAUSE_MS, MAX_PIECES, WHAT_IT_IS, cut, read_orders
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.model_asking import Heard, ask, asking

@@ -12,7 +12,7 @@ from kheishd.kernel.runtime import ModelAnswer, ModelFailure
 from kheishd.providers.exchange import Body
 from kheishd.providers.failures import Refusing
 from kheishd.providers.openai import Reader, messages, post, reader
-from protocol.limits import MAX_ANSWER_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
     Item,

@@ -14,11 +14,12 @@ from kheishd.kernel.call import Caller
 from kheishd.objects import journal, rpc
 from kheishd.server.connection import SLICE_S, Connection, Reason, Shared
 from kheishd.store.environment import Transaction
-from protocol.errors import DaemonDraining, SubscriptionExists, SubscriptionNotFound
-from protocol.limits import MAX_OPEN_REQUESTS, MAX_UNSENT_BYTES
-from protocol.method import SCOPES
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
+from protocol.limits.rpc import MAX_OPEN_REQUESTS, MAX_UNSENT_BYTES
 from protocol.objects.journal import Filter
-from protocol.wire import Value, decode
+from protocol.rpc.method import SCOPES
+from protocol.rpc.wire import Value, decode
 from tests.support.rpc_server import RpcServer, rpc_server
 from tests.support.toys import Toys
 

@@ -12,21 +12,21 @@ from kheishd.core.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.objects import rpc
 from kheishd.server.dispatch import Dispatcher
-from protocol.errors import (
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import (
     AlreadyShown,
-    DaemonDraining,
     IdempotencyConflict,
     InternalError,
     InvalidParams,
     MessageTooLarge,
     MethodNotFound,
-    Refusal,
     RequestCancelled,
-    RunAlreadyEnded,
-    ScopeMissing,
 )
-from protocol.events import DAEMON_STREAM
-from protocol.limits import IDEMPOTENCY_KEPT_MS, MAX_PARAMS_BYTES
+from protocol.errors.run import RunAlreadyEnded
+from protocol.errors.token import ScopeMissing
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS, MAX_PARAMS_BYTES
 from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
 from tests.support.toys import Toys
 

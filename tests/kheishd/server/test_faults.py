@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from kheishd.server.faults import refusal_of
-from protocol.errors import InternalError, RunNotFound
+from protocol.errors.rpc import InternalError
+from protocol.errors.run import RunNotFound
 
 
 def test_a_refusal_is_itself() -> None:

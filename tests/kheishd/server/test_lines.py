@@ -12,9 +12,9 @@ import trio.testing
 
 from kheishd.objects import journal, rpc
 from kheishd.server.lines import FEED_BYTES
-from protocol.codec import Codec
-from protocol.limits import MAX_LINE_BYTES, MAX_UNSENT_BYTES
-from protocol.wire import Value
+from protocol.limits.rpc import MAX_LINE_BYTES, MAX_UNSENT_BYTES
+from protocol.rpc.codec import Codec
+from protocol.rpc.wire import Value
 from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 

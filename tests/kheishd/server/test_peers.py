@@ -19,9 +19,9 @@ from kheishd.server.peers import (
 from kheishd.store.environment import Transaction
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
-from protocol.errors import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
-from protocol.method import SCOPES
+from protocol.errors.token import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
 from protocol.objects.token import Token, TokenGrant
+from protocol.rpc.method import SCOPES
 
 OTHER_UID = 54_321
 

@@ -17,10 +17,12 @@ from kheishd.store.environment import Transaction
 from kheishd.store.records import TokenRecord
 from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from kheishd.store.writer import Store
-from protocol.errors import AlreadyShown, InvalidParams, RunAlreadyEnded, TokenInvalid
-from protocol.limits import IDEMPOTENCY_KEPT_MS
-from protocol.method import Method
+from protocol.errors.rpc import AlreadyShown, InvalidParams
+from protocol.errors.run import RunAlreadyEnded
+from protocol.errors.token import TokenInvalid
+from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS
 from protocol.objects.token import Token, TokenGrant
+from protocol.rpc.method import Method
 from tests.support.toys import Keep, Kept, Shown
 
 NOW_MS = 1_800_000_000_000

@@ -5,8 +5,9 @@ import pytest
 import trio
 
 from kheishd.server.requests import Gathering, Open
-from protocol.errors import Overloaded, RunNotFound
-from protocol.limits import MAX_LINE_BYTES
+from protocol.errors.rpc import Overloaded
+from protocol.errors.run import RunNotFound
+from protocol.limits.rpc import MAX_LINE_BYTES
 
 
 class Job:

@@ -12,7 +12,8 @@ from kheishd.objects import journal, rpc
 from kheishd.server.lines import LineConnection
 from kheishd.server.listeners import SharedListen
 from kheishd.server.peers import Grant, Peer
-from protocol.errors import DaemonDraining, PeerUnknown, ScopeMissing
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.token import PeerUnknown, ScopeMissing
 from tests.support.rpc_server import Client, Lines, RpcServer, rpc_server
 from tests.support.toys import Toys
 

@@ -18,9 +18,9 @@ from kheishd.kernel.live import OF_TOOLS, Live, Writing
 from kheishd.kernel.state import State, open_state
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
-from protocol.limits import MAX_LIVE_CHARACTERS
-from protocol.method import SCOPES
+from protocol.limits.call import MAX_LIVE_CHARACTERS
 from protocol.objects.journal import Filter
+from protocol.rpc.method import SCOPES
 from tests.support.stories import (
     add_daemon_event,
     add_event,

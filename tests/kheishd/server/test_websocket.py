@@ -15,8 +15,9 @@ from trio_websocket import open_websocket_url
 
 from kheishd.objects import journal, rpc
 from kheishd.server.listeners import TcpListen
-from protocol.errors import AgentForbidden, ScopeMissing, ScopeWouldWiden
-from protocol.limits import MAX_LINE_BYTES
+from protocol.errors.definition import AgentForbidden
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.limits.rpc import MAX_LINE_BYTES
 from tests.support.rpc_server import UPGRADE, Client, Messages, RpcServer, rpc_server
 from tests.support.stories import add_session
 from tests.support.toys import Toys

@@ -14,7 +14,8 @@ from kheishd.store.guards import MARKER, StoreUnusable, read_marker
 from kheishd.store.opening import opened_for_reading
 from kheishd.store.tables import CHECKPOINTS, CURSORS, JOURNAL, RUNS
 from kheishd.store.writer import Store
-from protocol.errors import DaemonDraining, PathRefused, StorageFull
+from protocol.errors.daemon import DaemonDraining, PathRefused
+from protocol.errors.store import StorageFull
 from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

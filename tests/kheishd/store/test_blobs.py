@@ -8,7 +8,7 @@ from kheishd.store.blobs import CHUNK_BYTES, blob_name, chunks, put_chunk, read_
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import BLOBS
 from kheishd.store.writer import Store
-from protocol.limits import MAX_UPDATE_BYTES
+from protocol.limits.store import MAX_UPDATE_BYTES
 from tests.support.stores import update
 
 

@@ -19,8 +19,9 @@ from kheishd.store.environment import Transaction
 from kheishd.store.journal import verify_chain
 from kheishd.store.opening import open_environment
 from kheishd.store.tables import CHECKPOINTS, CHILDREN, CURSORS
-from protocol.errors import RunNotFound, StorageFailed, StorageFull
-from protocol.limits import KIB, MIB
+from protocol.errors.run import RunNotFound
+from protocol.errors.store import StorageFailed, StorageFull
+from protocol.limits.units import KIB, MIB
 from tests.support.stores import NOW_MS, injected, needs_strace, python, said
 
 LOCK = threading.Lock()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 import msgspec
@@ -31,10 +31,16 @@ from kheishd.store.tables import (
     Table,
 )
 from kheishd.store.writer import Store
-from protocol.errors import DaemonDraining, UpdateTooLarge
-from protocol.events import DAEMON_STREAM, DaemonStopped, InputReceived, decode_envelope, decode_event
-from protocol.limits import MAX_UPDATE_BYTES
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.store import UpdateTooLarge
+from protocol.journal.envelope import DAEMON_STREAM
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.limits.store import MAX_UPDATE_BYTES
 from tests.support.stores import NOW_MS, append, fill, opened, said, update
+
+if TYPE_CHECKING:
+    from protocol.events.daemon import DaemonStopped
+    from protocol.events.run import InputReceived
 
 # Reading.
 

@@ -20,7 +20,7 @@ from kheishd.store.opening import (
 )
 from kheishd.store.tables import CHECKPOINTS, JOURNAL, META, TABLES
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, VERSION_KEY
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 from tests.support.stores import append, injected, needs_strace, opened, python
 
 

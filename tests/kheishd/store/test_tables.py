@@ -20,7 +20,7 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.limits import MAX_AGENT_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SENDER_BYTES
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SENDER_BYTES
 
 MAX_LMDB_KEY_BYTES = 511
 

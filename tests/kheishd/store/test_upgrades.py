@@ -22,7 +22,7 @@ from kheishd.store.tables import (
     TABLES,
 )
 from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

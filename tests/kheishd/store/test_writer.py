@@ -11,8 +11,10 @@ from kheishd.store.commit import Group, Job
 from kheishd.store.environment import Transaction
 from kheishd.store.upgrades import SCHEMA
 from kheishd.store.writer import Store
-from protocol.errors import DaemonDraining, StorageFailed
-from protocol.limits import MAX_UPDATE_GROUP, MIB
+from protocol.errors.daemon import DaemonDraining
+from protocol.errors.store import StorageFailed
+from protocol.limits.store import MAX_UPDATE_GROUP
+from protocol.limits.units import MIB
 from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
 
 

@@ -10,7 +10,8 @@ from kheishd.core.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellLog
 from kheishd.objects.shells import Over
 from kheishd.workers.background import Background
-from protocol.limits import MAX_SHELL_OUTPUT_BYTES, MIB
+from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES
+from protocol.limits.units import MIB
 from tests.support.commands import come_with, ended, running_with
 from tests.support.shells import Yard, yard
 

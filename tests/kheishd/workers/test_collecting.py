@@ -12,7 +12,7 @@ from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import Debugging
 from kheishd.workers.collecting import COLLECT_SECONDS, Collector
-from protocol.limits import MIB
+from protocol.limits.units import MIB
 from tests.support.desk import EPOCH_MS, wall_clock
 from tests.support.model_asking import inline
 from tests.support.runtimes import make_runtime

@@ -19,7 +19,9 @@ from kheishd.objects.lineage import Stretch
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.transcripts import newest_checkpoint
-from protocol.events import CompactionFailed, ContextCompacted, InputReceived, TranscriptImported
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.run import InputReceived
+from protocol.events.session import TranscriptImported
 from protocol.objects.run import SendResult
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (

@@ -22,18 +22,12 @@ from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
 from protocol.contract import Requirement
-from protocol.events import (
-    ApprovalRequested,
-    CallDoubted,
-    CallProbed,
-    DoubtSettled,
-    QuestionAsked,
-    SessionRenamed,
-    ToolCalled,
-    ToolObserved,
-    ToolReturned,
-)
-from protocol.limits import MAX_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_TEXT_BYTES, MAX_WAITING_CALLS
+from protocol.events.approval import ApprovalRequested
+from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
+from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.question import QuestionAsked
+from protocol.events.session import SessionRenamed
+from protocol.limits.call import MAX_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_TEXT_BYTES, MAX_WAITING_CALLS
 from protocol.objects.permission import PermissionMode, PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED, SendResult

@@ -14,8 +14,9 @@ from kheishd.objects import permission
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
-from protocol.events import ApprovalAnswered, ApprovalRequested, CallsJudged
-from protocol.limits import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.call import CallsJudged
+from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_VERDICT_SUBJECT_BYTES
 from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kheishd.kernel.hook import Outcome
 from kheishd.workers.results import bounded, last_words, readable, shortened
-from protocol.limits import (
+from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
     MAX_LAST_WORDS_BYTES,
     MAX_TOOL_OUTPUT_BYTES,

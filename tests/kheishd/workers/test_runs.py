@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.kernel.runtime import ModelRequest, RunLimits
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
-from protocol.events import RunStarted
+from protocol.events.run import RunStarted
 from protocol.objects.run import RunError
 from protocol.transcript import text_of
 from tests.support.desk import Gate, Scripted, fails, open_desk, says, working

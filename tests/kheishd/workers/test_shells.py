@@ -14,8 +14,8 @@ from kheishd.kernel.doctor import examine_whole
 from kheishd.objects import shells
 from kheishd.objects.shells import Over
 from kheishd.workers import shells as module
-from protocol.errors import StorageFull
-from protocol.tasks import TaskDeleted, TaskEnded
+from protocol.errors.store import StorageFull
+from protocol.events.task import TaskDeleted, TaskEnded
 from tests.support.commands import come_with, running_with
 from tests.support.runtimes import make_runtime
 from tests.support.shells import yard

@@ -14,7 +14,7 @@ from kheishd.objects import session
 from kheishd.workers.runs import RunWorker
 from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, Titles
 from protocol.budget import Cost, Prices
-from protocol.events import SessionRenamed
+from protocol.events.session import SessionRenamed
 from protocol.objects.session import SessionRename
 from protocol.transcript import Usage, text_of
 from tests.support.desk import Desk, Gate, Scripted, fails, open_desk, says

@@ -20,7 +20,8 @@ from kheishd.workers.transcripts import (
     newest_checkpoint,
 )
 from protocol.contract import OutputContract, Requirement
-from protocol.limits import MAX_ANSWER_BYTES, MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.toolbox import TOOLS, Toolbox, workbench

@@ -28,8 +28,12 @@ from kheishd.kernel.runtime import (
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.budget import Budget
 from protocol.contract import OutputContract, Requirement
-from protocol.events import MessageAppended, ModelFailed, RequirementSatisfied, ToolReturned
-from protocol.limits import MAX_ANSWER_BYTES, MAX_CONTRACT_BYTES, MAX_METADATA_BYTES
+from protocol.events.call import ToolReturned
+from protocol.events.output import RequirementSatisfied
+from protocol.events.run import MessageAppended, ModelFailed
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.names import MAX_METADATA_BYTES
+from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.objects.run import RunError, SendResult
 from protocol.transcript import Item, Text, Thinking, ToolCall, ToolResult, Usage, text_of
 from tests.support.desk import (

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from protocol.limits import MAX_GRANT_USES, MAX_REASON_BYTES, MAX_RESOLUTIONS
+from protocol.limits.names import MAX_REASON_BYTES
+from protocol.limits.permission import MAX_GRANT_USES, MAX_RESOLUTIONS
 from protocol.objects.approval import Approval, ApprovalListParams, ApprovalResolve, ApprovalView, Resolution
 from tests.support.samples import refuse, sample, take
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from protocol.limits import MAX_AGENT_BYTES, MAX_INPUT_ITEMS, MAX_SENDER_BYTES, MAX_WAIT_SECONDS
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_SENDER_BYTES
+from protocol.limits.rpc import MAX_WAIT_SECONDS
+from protocol.limits.session import MAX_INPUT_ITEMS
 from protocol.objects.conversation import SEND, ConversationCancel, ConversationRef, ConversationSend
 from protocol.transcript import AssetReference, Text
 from tests.support.samples import refuse, take

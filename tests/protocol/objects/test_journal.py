@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from protocol.limits import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
+from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.objects.journal import (
     NOTIFICATIONS,
     EventNotification,

@@ -6,7 +6,8 @@ from typing import get_args
 import msgspec
 import pytest
 
-from protocol.limits import MAX_RULES, MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
+from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
+from protocol.limits.permission import MAX_RULES
 from protocol.objects.permission import (
     PATTERN,
     Layer,

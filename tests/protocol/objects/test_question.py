@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.limits import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS
+from protocol.limits.question import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS
 from protocol.objects.question import Answer, QuestionAnswer, QuestionCancel, QuestionListParams
 from tests.support.samples import refuse, take
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from protocol.limits import MAX_TITLE_BYTES
+from protocol.limits.names import MAX_TITLE_BYTES
 from protocol.objects.session import (
     CapabilityScope,
     Session,

@@ -4,14 +4,10 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from protocol.limits import (
-    MAX_AGENT_BYTES,
-    MAX_SHELL_TAIL_BYTES,
-    MAX_TASK_BLOCKERS,
-    MAX_TASK_OUTPUT_BYTES,
-    MAX_TITLE_BYTES,
-    MAX_WAIT_SECONDS,
-)
+from protocol.limits.names import MAX_AGENT_BYTES, MAX_TITLE_BYTES
+from protocol.limits.rpc import MAX_WAIT_SECONDS
+from protocol.limits.shell import MAX_SHELL_TAIL_BYTES
+from protocol.limits.task import MAX_TASK_BLOCKERS, MAX_TASK_OUTPUT_BYTES
 from protocol.objects.task import (
     OPEN,
     Shell,

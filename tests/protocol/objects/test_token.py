@@ -3,12 +3,12 @@
 import msgspec
 import pytest
 
+from protocol.errors.token import TokenLimit
 from protocol.objects.token import (
     METHODS,
     Token,
     TokenCreate,
     TokenGrant,
-    TokenLimit,
     TokenMade,
     TokenNarrow,
     TokenRevoke,

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from protocol.limits import MAX_IMPORT_LINES
+from protocol.limits.session import MAX_IMPORT_LINES
 from protocol.objects.session import EXPORT, IMPORT
 from protocol.objects.transfer import SessionExport, SessionImport
 

@@ -13,7 +13,8 @@ from kheishd.hooks.files.changing import changed, looked_into, noted, shown
 from kheishd.hooks.files.looking import ABSENT
 from kheishd.hooks.files.planning import Order, orders_of
 from kheishd.kernel.hook import Finding, Stale, ToolError
-from protocol.limits import MAX_EVIDENCE_BYTES, MAX_PATCH_FILES, MAX_SUBJECT_BYTES
+from protocol.limits.call import MAX_EVIDENCE_BYTES, MAX_SUBJECT_BYTES
+from protocol.limits.files import MAX_PATCH_FILES
 
 
 def digest(content: bytes) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.hooks.files.confine import ROOT, explained, names_of, open_root, relative
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_PATH_BYTES
+from protocol.limits.names import MAX_PATH_BYTES
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kheishd.hooks.files.diffs import diff_of
 from kheishd.hooks.files.looking import ABSENT, Found
 from kheishd.hooks.files.planning import Change
-from protocol.limits import MAX_DIFF_BYTES, MAX_DIFF_LINES
+from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 
 def change(before: bytes | None, after: bytes, path: str = "f") -> Change:

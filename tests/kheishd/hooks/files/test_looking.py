@@ -9,7 +9,7 @@ import pytest
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.looking import Found, look, pieces, still_wanted
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_EDIT_BYTES, MAX_HASHED_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_HASHED_BYTES
 
 
 def found(workspace: Path, path: str) -> Found:

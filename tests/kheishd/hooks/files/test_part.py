@@ -13,7 +13,7 @@ import trio
 from kheishd.hooks.files.locks import PathLocks
 from kheishd.hooks.files.part import Files
 from kheishd.kernel.hook import Stale, ToolError
-from protocol.limits import MAX_HASHED_BYTES
+from protocol.limits.files import MAX_HASHED_BYTES
 from tests.support.workspaces import Workshop, place, swapping
 
 

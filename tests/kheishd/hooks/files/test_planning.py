@@ -10,7 +10,7 @@ from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.looking import ABSENT, Found
 from kheishd.hooks.files.planning import Change, binding_of, orders_of, paths_of, plan
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
 
 
 def found(path: str, content: bytes | None) -> Found:

@@ -13,7 +13,8 @@ from kheishd.hooks.files.arguments import ReadFile
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.reading import read_file
 from kheishd.kernel.hook import Outcome, ToolError
-from protocol.limits import MAX_HASHED_BYTES, MAX_READ_BYTES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import MAX_HASHED_BYTES, MAX_READ_BYTES
 
 
 def outcome(path: Path, **asked: Any) -> Outcome:

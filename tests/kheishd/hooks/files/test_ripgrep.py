@@ -13,13 +13,8 @@ import trio
 from kheishd.hooks.files.arguments import Pattern
 from kheishd.hooks.files.ripgrep import Lines, regex_search
 from kheishd.kernel.hook import ToolError
-from protocol.limits import (
-    MAX_EDIT_BYTES,
-    MAX_GREP_LINE_BYTES,
-    MAX_GREP_OUTPUT_BYTES,
-    MAX_MATCHES,
-    MAX_TOOL_TEXT_BYTES,
-)
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_GREP_LINE_BYTES, MAX_GREP_OUTPUT_BYTES, MAX_MATCHES
 from tests.support.workspaces import swapping
 
 RIPGREP = shutil.which("rg")

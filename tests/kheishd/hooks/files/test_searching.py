@@ -10,7 +10,8 @@ from kheishd.hooks.files.arguments import ListFiles, Pattern
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.searching import Match, around, glob_search, list_files, literal_search
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES, MAX_TOOL_TEXT_BYTES
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_MATCH_BYTES, MAX_MATCHES
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from kheishd.hooks.files.confine import open_root
 from kheishd.hooks.files.walking import CHECKED_ENTRIES, Walk
 from kheishd.kernel.hook import ToolError
-from protocol.limits import MAX_WALKED_ENTRIES
+from protocol.limits.files import MAX_WALKED_ENTRIES
 from tests.support.workspaces import swapping
 
 

@@ -15,9 +15,9 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
-from protocol.events import SessionCreated
-from protocol.limits import MAX_SHELLS_SESSION
-from protocol.tasks import TaskCreated
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskCreated
+from protocol.limits.shell import MAX_SHELLS_SESSION
 from tests.support.commands import Shell
 from tests.support.histories import task_created
 from tests.support.stores import update

@@ -13,7 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from kheishd.hooks.shells.files import MARKER, NEW, ShellFiles, ShellLog
 from kheishd.kernel.shells import Shells, Written
-from protocol.limits import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES, MIB
+from protocol.limits.shell import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
+from protocol.limits.units import MIB
 
 
 @pytest.fixture

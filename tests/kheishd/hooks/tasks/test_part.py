@@ -21,10 +21,13 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.shells import Over
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
-from protocol.events import JournalEvent, SessionCreated, ToolReturned
-from protocol.limits import MAX_TASKS_OPEN, MAX_TOOL_TEXT_BYTES
+from protocol.events.call import ToolReturned
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskCreated, TaskUpdated
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.task import MAX_TASKS_OPEN
 from protocol.objects.task import Task
-from protocol.tasks import TaskCreated, TaskUpdated
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import task_created

@@ -6,7 +6,7 @@ import pytest
 from kheishd.hooks.arguments import Checker
 from kheishd.hooks.tasks.tools import MAX_WAIT_SECONDS, TOOLS, Create, Listing, Named, Read, Stop, Update
 from kheishd.kernel.hook import Tool, ToolError
-from protocol.limits import MAX_SHELL_TAIL_BYTES
+from protocol.limits.shell import MAX_SHELL_TAIL_BYTES
 from protocol.objects.task import TaskCreate, TaskUpdate
 
 BY_NAME = {tool.name: tool for tool in TOOLS}

@@ -1,0 +1,17 @@
+"""Refusals about the daemon as a whole."""
+
+from __future__ import annotations
+
+from protocol.errors.refusal import NotNow, Refused
+
+
+class ConfigInvalid(Refused, reason="config_invalid"):
+    """The configuration is not valid; nothing was changed."""
+
+
+class PathRefused(Refused, reason="path_refused"):
+    """That path cannot be used; give an absolute path in an existing directory that is not the store's."""
+
+
+class DaemonDraining(NotNow, reason="daemon_draining"):
+    """The daemon is stopping and takes no new work; try again when it is back."""

@@ -1,0 +1,9 @@
+"""Refusals about grants."""
+
+from __future__ import annotations
+
+from protocol.errors.refusal import NotFound
+
+
+class GrantNotFound(NotFound, reason="grant_not_found"):
+    """No grant has that id there; 'kheishctl permission list' shows those there are."""

@@ -1,0 +1,45 @@
+"""Events of approvals."""
+
+from typing import Any, Literal
+
+from protocol.ids import Cursor
+from protocol.journal.envelope import Event
+from protocol.objects.approval import Preview, Remember
+from protocol.objects.permission import Grant
+
+
+class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
+    """A call waits for a person's yes or no; ``number`` is which of its message, from 0."""
+
+    approval_id: str
+    call_id: str
+    tool: str
+    number: int
+    message_cursor: Cursor
+    subject: str = ""
+    reason: str = ""
+    preview: Preview | None = None
+    expires_at_ms: int | None = None
+    agent: str = ""
+    sender: str | None = None
+
+
+class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):
+    """Somebody answered an approval. ``grant``: what is remembered of it, by the run or its session."""
+
+    approval_id: str
+    call_id: str
+    decision: Literal["allow", "deny"]
+    updated_input: dict[str, Any] | None = None
+    reason: str = ""
+    justification: str = ""
+    remember: Remember = "once"
+    grant: Grant | None = None
+
+
+class ApprovalLapsed(Event, frozen=True, tag="approval_lapsed"):
+    """An approval is no longer asked for. ``withdrawn``: the run ended; ``renewed``: it is asked anew."""
+
+    approval_id: str
+    call_id: str
+    how: Literal["expired", "withdrawn", "renewed"]

@@ -1,0 +1,56 @@
+"""Events of tool calls."""
+
+from typing import Any
+
+from protocol.journal.envelope import Event
+from protocol.objects.permission import Verdict
+from protocol.objects.run import CallOutcome
+
+
+class CallsJudged(Event, frozen=True, tag="calls_judged"):
+    """Calls of the newest message were judged, before any of them ran. The audit of permissions."""
+
+    item_id: str
+    verdicts: list[Verdict]
+
+
+class ToolCalled(Event, frozen=True, tag="tool_called"):
+    """A call begins; written before it does anything. ``evidence`` tells later whether it took effect."""
+
+    call_id: str
+    tool: str
+    attempt: int = 1
+    evidence: dict[str, Any] = {}
+
+
+class ToolObserved(Event, frozen=True, tag="tool_observed"):
+    """More evidence about a call that has begun, such as its process id."""
+
+    call_id: str
+    evidence: dict[str, Any]
+
+
+class ToolReturned(Event, frozen=True, tag="tool_returned"):
+    """A call has its one result. ``text`` is what the model reads; all of it is what ``blob`` names.
+
+    ``how``: ``returned``, ``failed``, ``denied`` (it never ran), ``in_doubt``, ``stopped`` or ``answered``
+    (by a person).
+    """
+
+    call_id: str
+    tool: str
+    how: CallOutcome
+    text: str
+    is_error: bool = False
+    blob: str | None = None
+    bytes: int | None = None
+    took_ms: int | None = None
+
+
+class CallProbed(Event, frozen=True, tag="call_probed"):
+    """The daemon died in a call, and the tool's probe found that it took no effect: it runs again."""
+
+    call_id: str
+    tool: str
+    note: str = ""
+    evidence: dict[str, Any] = {}

@@ -1,0 +1,17 @@
+"""Events of a conversation: which session an address resolves to."""
+
+from protocol.journal.envelope import Event
+
+
+class ConversationBound(Event, frozen=True, tag="conversation_bound"):
+    """From here on (agent, sender) means this session."""
+
+    agent: str
+    sender: str
+
+
+class ConversationReset(Event, frozen=True, tag="conversation_reset"):
+    """(agent, sender) no longer means this session; the next send starts a new one."""
+
+    agent: str
+    sender: str

@@ -1,0 +1,36 @@
+"""Events of questions."""
+
+from typing import Literal
+
+from protocol.journal.envelope import Event
+from protocol.objects.question import Answer, Question
+
+
+class QuestionAsked(Event, frozen=True, tag="question_asked"):
+    """A call asks a person something; the answer will be its result."""
+
+    question_id: str
+    call_id: str
+    questions: list[Question]
+    expires_at_ms: int | None = None
+    agent: str = ""
+    sender: str | None = None
+
+
+class QuestionAnswered(Event, frozen=True, tag="question_answered"):
+    """Somebody answered, or declined to."""
+
+    question_id: str
+    call_id: str
+    answers: list[Answer] = []
+    declined: bool = False
+    justification: str = ""
+
+
+class QuestionLapsed(Event, frozen=True, tag="question_lapsed"):
+    """A question is no longer asked."""
+
+    question_id: str
+    call_id: str
+    how: Literal["cancelled", "expired", "withdrawn"]
+    justification: str = ""

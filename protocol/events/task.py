@@ -1,0 +1,85 @@
+"""What happens to tasks, and to shells that run in the background of a session.
+
+These are events of the journal. Each names its task. ``note`` is what the
+session's model reads before its next answer; empty: nothing.
+"""
+
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from protocol.journal.envelope import Event
+from protocol.objects.task import ShellCommand, ShellEnding, TaskEnding, TaskKind, TaskStatus
+
+
+class TaskCreated(Event, frozen=True, tag="task_created"):
+    """There is something to do. ``shell``: a command that is about to be run in the background."""
+
+    task_id: str
+    title: str
+    kind: TaskKind = "task"
+    description: str = ""
+    owner: str | None = None
+    blocked_by: list[str] = []
+    metadata: dict[str, Any] = {}
+    shell: ShellCommand | None = None
+
+
+class TaskUpdated(Event, frozen=True, tag="task_updated"):
+    """A task changed: absent is unchanged, null is cleared. ``reason`` is why it has its new status."""
+
+    task_id: str
+    title: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    status: TaskStatus | UnsetType = UNSET
+    owner: str | None | UnsetType = UNSET
+    blocked_by: list[str] | UnsetType = UNSET
+    output: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    reason: str = ""
+
+
+class TaskDeleted(Event, frozen=True, tag="task_deleted"):
+    """A task is gone for good."""
+
+    task_id: str
+
+
+class TaskStarted(Event, frozen=True, tag="task_started"):
+    """The process of a shell runs; ``started`` is when it did, in clock ticks since the machine started."""
+
+    task_id: str
+    pid: int
+    started: int
+
+
+class TaskStopRequested(Event, frozen=True, tag="task_stop_requested"):
+    """Somebody wants a shell stopped."""
+
+    task_id: str
+    reason: str = ""
+
+
+class TaskStalled(Event, frozen=True, tag="task_stalled"):
+    """A shell has written nothing for a while, and what it wrote last looks like a question."""
+
+    task_id: str
+    note: str = ""
+
+
+class TaskEnded(Event, frozen=True, tag="task_ended"):
+    """A shell is over, and nothing of it runs any more. ``problem`` says what went wrong, if anything."""
+
+    task_id: str
+    status: TaskEnding
+    terminal_reason: ShellEnding
+    exit_code: int | None = None
+    problem: str = ""
+    output_bytes: int = 0
+    output_kept_bytes: int = 0
+    note: str = ""
+
+
+TaskEvent = (
+    TaskCreated | TaskUpdated | TaskDeleted | TaskStarted | TaskStopRequested | TaskStalled | TaskEnded
+)

@@ -1,0 +1,31 @@
+"""What every event of the journal has in common: its envelope, and the base of what it says itself."""
+
+from msgspec import Struct
+
+from protocol.ids import Cursor
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every event says besides itself.
+
+    ``actor`` is who did it: ``daemon``, ``uid:<n>`` or ``token:<id>``. ``on_behalf_of`` is the sender
+    it was done for. ``request_id`` is the JSON-RPC id of the request that asked. ``cause`` is the
+    cursor of the event that led to this one.
+    """
+
+    cursor: Cursor
+    at_ms: int
+    session_id: str | None = None
+    run_id: str | None = None
+    actor: str = "daemon"
+    on_behalf_of: str | None = None
+    request_id: str | int | None = None
+    cause: Cursor | None = None
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """The base of every event."""
+
+
+DAEMON_STREAM = "daemon"
+"""The stream of events that belong to no session. No session may be called so."""

@@ -1,0 +1,20 @@
+"""Limits of names and of small values in records."""
+
+from protocol.limits.units import KIB
+
+# Names and small values, in bytes of UTF-8. Two of them and a separator are an LMDB key,
+# which may have 511 bytes: 2 x 128 + 2 = 258.
+MAX_SENDER_BYTES = 128
+MAX_AGENT_BYTES = 128
+MAX_TITLE_BYTES = 512
+MAX_REASON_BYTES = 2 * KIB
+MAX_IDEMPOTENCY_KEY_BYTES = 256
+MAX_METADATA_BYTES = 16 * KIB
+
+# What stands in records that every event of their session or run writes again: a model's name, a path, the
+# names a scope lists (4 KiB are some 150 of them). With 16 KiB of metadata, 8 KiB of ids of open runs, 8 KiB
+# of permissions and a title a session's record stays under 40 KiB; a run's, which has none of these when it
+# is accepted, under 8 KiB.
+MAX_MODEL_BYTES = 256
+MAX_PATH_BYTES = 1 * KIB
+MAX_SCOPE_BYTES = 4 * KIB

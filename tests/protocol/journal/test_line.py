@@ -1,0 +1,137 @@
+"""The journal: lines of every released version are read, and written as they were."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.events.run import InputReceived, RunStarted
+from protocol.events.session import SessionUpdated
+from protocol.journal.envelope import Envelope, Event
+from protocol.journal.line import (
+    EVENT_TYPES,
+    JournalEvent,
+    Unknown,
+    decode_envelope,
+    decode_event,
+    encode_line,
+)
+from protocol.transcript import Text
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+LINES = [line for file in sorted(CORPUS.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: json.loads(line)["type"])
+def test_released_lines_are_read_and_written_as_they_were(line: bytes) -> None:
+    """A line of a released version decodes as an event of its type, and nothing of it is lost."""
+    envelope, event = decode_envelope(line), decode_event(line)
+    assert not isinstance(event, Unknown)
+    assert event.__struct_config__.tag == json.loads(line)["type"]
+    assert json.loads(encode_line(envelope, event)) == json.loads(line)
+
+
+def test_corpus_has_every_type() -> None:
+    """The corpus of the present version has each type twice: with every field, and with the least."""
+    types = [json.loads(line)["type"] for line in (CORPUS / "journal-0.1.jsonl").read_bytes().splitlines()]
+    assert set(types) == EVENT_TYPES
+    assert all(types.count(name) >= 2 for name in EVENT_TYPES)
+
+
+def test_corpus_has_every_field() -> None:
+    """Every field of every event occurs in the corpus."""
+    seen: dict[str, set[str]] = {}
+    for line in LINES:
+        fields = json.loads(line)
+        seen.setdefault(fields["type"], set()).update(fields)
+    for variant in JournalEvent.__args__:
+        missing = set(variant.__struct_encode_fields__) - seen[str(variant.__struct_config__.tag)]
+        assert not missing, (variant, missing)
+
+
+@pytest.mark.parametrize("line", LINES[::2], ids=lambda line: json.loads(line)["type"])
+def test_fields_of_later_versions_are_passed_over(line: bytes) -> None:
+    """A field that this version does not know changes nothing."""
+    longer = line[:-1] + b',"added_later":{"a":[1]}}'
+    assert decode_event(longer) == decode_event(line)
+    assert decode_envelope(longer) == decode_envelope(line)
+
+
+def test_unknown_type() -> None:
+    """An event of a type that this version does not know is an unknown event, never an error."""
+    line = b'{"cursor":9,"at_ms":1,"type":"planet_landed","planet":{"name":"x"}}'
+    assert decode_event(line) == Unknown("planet_landed")
+    assert decode_envelope(line).cursor == 9
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"cursor":9,"at_ms":1,"type":"run_started"}',
+        b'{"cursor":9,"at_ms":1,"type":"run_started","start":"one"}',
+        b'{"cursor":9,"at_ms":1}',
+        b'{"cursor":9,"at_ms":1,"type":5}',
+        b"[]",
+        b"",
+        b"not json",
+    ],
+)
+def test_damaged_line(line: bytes) -> None:
+    """A known type in a wrong shape is damage and is said to be."""
+    with pytest.raises(msgspec.DecodeError):
+        decode_event(line)
+
+
+def test_damaged_envelope() -> None:
+    """A line without its cursor and time is none."""
+    with pytest.raises(msgspec.DecodeError):
+        decode_envelope(b'{"type":"run_started","start":1}')
+
+
+def test_a_line_is_flat() -> None:
+    """The envelope's fields come first, then the event's, its type first among them; one object."""
+    line = encode_line(Envelope(cursor=3, at_ms=5, run_id="r"), RunStarted(start=1))
+    assert line == (b'{"cursor":3,"at_ms":5,"run_id":"r","type":"run_started","start":1}')
+
+
+def test_no_field_is_said_twice() -> None:
+    """No event has a field of the envelope's, as a line holds both."""
+    envelope = set(Envelope.__struct_encode_fields__) | {"type"}
+    for variant in JournalEvent.__args__:
+        assert not envelope & set(variant.__struct_encode_fields__), variant
+
+
+def test_events_are_named_in_the_past_tense() -> None:
+    """Class and type are one name, said two ways, and it ends as something that happened."""
+    for variant in JournalEvent.__args__:
+        tag = str(variant.__struct_config__.tag)
+        assert tag.replace("_", "") == variant.__name__.lower()
+        assert tag.rsplit("_", 1)[-1] in {"bound", "reset", "written"} or tag.endswith("ed"), tag
+        assert variant.__doc__
+        assert variant.__struct_config__.frozen
+
+
+def test_events_of_the_union_are_all() -> None:
+    """Every event that is declared is in the union."""
+    assert set(Event.__subclasses__()) == set(JournalEvent.__args__)
+
+
+def test_empty_is_not_null() -> None:
+    """An empty list and a null stay apart: nothing is not everything."""
+    updated = SessionUpdated(changes={"scope": {"tools": []}, "route": None})
+    line = encode_line(Envelope(cursor=1, at_ms=1), updated)
+    assert decode_event(line) == updated
+    assert json.loads(line)["changes"] == {"scope": {"tools": []}, "route": None}
+
+
+@given(st.text(), st.one_of(st.none(), st.text(), st.integers()), st.text())
+def test_any_text_survives(text: str, request_id: str | int | None, sender: str) -> None:
+    """Whatever people type is one line, and comes back as it was."""
+    event = InputReceived(input_id="i", items=[Text(text)], sender=sender)
+    envelope = Envelope(cursor=1, at_ms=1, request_id=request_id)
+    line = encode_line(envelope, event)
+    assert b"\n" not in line
+    assert (decode_envelope(line), decode_event(line)) == (envelope, event)

@@ -1,0 +1,178 @@
+"""The contract as OpenRPC: valid by OpenRPC's own schema, complete, and true of what is sent."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+
+from protocol.errors.refusal import REFUSALS
+from protocol.errors.run import RunNotFound
+from protocol.journal.line import EVENT_TYPES
+from protocol.objects.journal import NOTIFICATIONS
+from protocol.rpc.catalogue import METHODS
+from protocol.rpc.method import AnyMethod
+from protocol.rpc.openrpc import document, errors_of
+from tests.support.samples import sample
+
+HERE = Path(__file__).parents[1]
+DOCUMENT = document(METHODS.values(), "0.1.0")
+BY_NAME = {method["name"]: method for method in DOCUMENT["methods"]}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """A schema that is kept beside this file, read by the rules of draft 7, for which it was written."""
+    found: dict[str, Any] = json.loads((HERE / name).read_text())
+    return found | {"$schema": "http://json-schema.org/draft-07/schema#"}
+
+
+@pytest.fixture(scope="module")
+def meta() -> jsonschema_rs.Validator:
+    """The OpenRPC meta-schema. Nothing is fetched: what it refers to is here, too."""
+    inner = schema("json-schema-meta-schema.json")
+    names = ("https://meta.json-schema.tools/", "https://meta.json-schema.tools")
+    registry = jsonschema_rs.Registry([(name, inner) for name in names])
+    return jsonschema_rs.validator_for(schema("openrpc-meta-schema.json"), registry=registry, offline=True)
+
+
+def test_valid_by_the_meta_schema(meta: jsonschema_rs.Validator) -> None:
+    """The document is OpenRPC."""
+    assert [(error.message, error.instance_path) for error in meta.iter_errors(DOCUMENT)] == []
+
+
+def test_meta_schema_sees_what_is_wrong(meta: jsonschema_rs.Validator) -> None:
+    """The check is one: a document with a mistake is not valid, however deep."""
+    copy = json.loads(json.dumps(DOCUMENT))
+    copy["components"]["schemas"]["Run"]["type"] = 3
+    assert not meta.is_valid(copy)
+    assert not meta.is_valid(DOCUMENT | {"methods": [{"name": "a"}]})
+
+
+def test_deterministic() -> None:
+    """The same rows give the same bytes, in whatever order they come."""
+    other = document(reversed(METHODS.values()), "0.1.0")
+    assert json.dumps(other) == json.dumps(DOCUMENT)
+
+
+def test_encodes() -> None:
+    """It is plain JSON, and small enough for one message."""
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == json.loads(json.dumps(DOCUMENT))
+    assert len(msgspec.json.encode(DOCUMENT)) < 1024 * 1024
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every reference in a document."""
+    if isinstance(node, dict):
+        if isinstance(found := node.get("$ref"), str):
+            yield found
+        for inner in node.values():
+            yield from references(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from references(inner)
+
+
+def test_references_resolve() -> None:
+    """Whatever is referred to is there, under a name without a module's path."""
+    for reference in references(DOCUMENT):
+        kind, name = reference.removeprefix("#/components/").split("/")
+        assert name in DOCUMENT["components"][kind], reference
+        assert not name.startswith(("protocol.", "kheishd.")), reference
+
+
+def test_components_are_used() -> None:
+    """Nothing is described that nothing refers to, but for the data of errors."""
+    used = set(references(DOCUMENT))
+    for kind, components in DOCUMENT["components"].items():
+        for name in components:
+            assert f"#/components/{kind}/{name}" in used or name == "ErrorData", name
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
+def test_every_method_is_described(row: AnyMethod) -> None:
+    """A method's name, right, kind, age, params and refusals are those of its row."""
+    method = BY_NAME[row.name]
+    assert (method["x-scope"], method["x-kind"], method["x-since"]) == (row.scope, row.kind, row.since)
+    assert (method["summary"], method["paramStructure"]) == (row.summary, "by-name")
+    assert {param["name"] for param in method["params"]} == set(row.params.__struct_encode_fields__)
+    required = [param["required"] for param in method["params"]]
+    assert required == sorted(required, reverse=True), "required params come first"
+    declared = {reference["$ref"].rsplit("/", 1)[1] for reference in method["errors"]}
+    assert {refusal.reason for refusal in row.errors} <= declared <= set(REFUSALS)
+
+
+def validator(node: dict[str, Any]) -> jsonschema_rs.Validator:
+    """A validator of a schema inside of the document."""
+    return jsonschema_rs.validator_for(node | {"components": DOCUMENT["components"]}, offline=True)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["least", "full"])
+@pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
+def test_the_description_is_true(row: AnyMethod, full: bool) -> None:
+    """Params that are taken and results that are sent fit what is described."""
+    method = BY_NAME[row.name]
+    params = sample(row.params, full=full)
+    for param in method["params"]:
+        if param["name"] in params:
+            assert validator(param["schema"]).is_valid(params[param["name"]]), param["name"]
+    result = msgspec.json.decode(msgspec.json.encode(sample(row.result, full=full)), type=row.result)
+    sent = json.loads(msgspec.json.encode(result))
+    if row.name == "journal.read":
+        sent["events"] = journal_lines()[:5]
+    assert [error.message for error in validator(method["result"]["schema"]).iter_errors(sent)] == []
+
+
+def journal_lines() -> list[Any]:
+    """The lines of the corpus."""
+    return [json.loads(line) for line in (HERE / "corpus/journal-0.1.jsonl").read_bytes().splitlines()]
+
+
+def test_journal_lines_are_described() -> None:
+    """Every line of the corpus fits, and so does one of a type that is not known yet."""
+    schemas = DOCUMENT["components"]["schemas"]
+    line = validator(schemas["JournalLine"])
+    for each in journal_lines():
+        assert line.is_valid(each), each
+        assert validator(schemas[f"event.{each['type']}"]).is_valid(each), each
+    assert line.is_valid({"cursor": 1, "at_ms": 1, "type": "planet_landed"})
+    assert not line.is_valid({"at_ms": 1, "type": "run_started", "start": 1})
+    assert {name.removeprefix("event.") for name in schemas if name.startswith("event.")} == EVENT_TYPES
+
+
+def test_notifications_are_described() -> None:
+    """What a client gets without asking is described, too."""
+    described = {each["name"]: each for each in DOCUMENT["x-notifications"]}
+    assert set(described) == set(NOTIFICATIONS)
+    for name, struct in NOTIFICATIONS.items():
+        names = {param["name"] for param in described[name]["params"]}
+        assert names == set(struct.__struct_encode_fields__)
+        assert "\n  " not in described[name]["summary"]
+
+
+def test_errors_of_a_kind() -> None:
+    """What every mutation may be refused with is said of every mutation, and of no query."""
+    cancel = errors_of(METHODS["run.cancel"])
+    assert RunNotFound in cancel
+    for reason in ("idempotency_conflict", "storage_full", "scope_missing", "invalid_params"):
+        assert REFUSALS[reason] in cancel
+    assert REFUSALS["idempotency_conflict"] not in errors_of(METHODS["run.get"])
+    assert REFUSALS["scope_missing"] not in errors_of(METHODS["rpc.ping"])
+    assert REFUSALS["already_shown"] in errors_of(METHODS["token.create"])
+
+
+def test_an_error_is_described() -> None:
+    """A refusal's number, message and data are what is sent."""
+    described = DOCUMENT["components"]["errors"]["run_not_found"]
+    assert described["code"] == 1404
+    assert described["message"] == RunNotFound().message
+    assert validator(DOCUMENT["components"]["schemas"]["ErrorData"]).is_valid(described["data"])
+
+
+def test_only_what_is_served_is_described() -> None:
+    """A daemon that serves fewer methods describes fewer."""
+    one = document([METHODS["rpc.ping"]], "0.1.0")
+    assert [method["name"] for method in one["methods"]] == ["rpc.ping"]
+    assert "Session" not in one["components"]["schemas"]

@@ -1,0 +1,519 @@
+"""JSON-RPC 2.0 messages: what is one, what is none, and the bytes that answers are."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from protocol.errors.refusal import REFUSALS, Refusal
+from protocol.errors.rpc import InvalidParams, MethodNotFound, ParseError
+from protocol.ids import ID_SHAPE, Id
+from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
+from protocol.rpc import wire
+from protocol.rpc.method import Params
+from protocol.rpc.wire import Batch, Malformed, Notification, Request, Response, decode
+
+
+def malformed(data: bytes) -> Malformed:
+    """What ``data`` decodes as, which must be malformed."""
+    value = decode(data)
+    assert isinstance(value, Malformed), value
+    return value
+
+
+# The specification's own examples (https://www.jsonrpc.org/specification, section 7), with a server
+# of four methods. Errors are compared by code and id, as messages are a server's own.
+
+
+def toy(method: str, params: Any) -> Any:
+    """The methods of the specification's examples."""
+    match method, params:
+        case "subtract", [minuend, subtrahend]:
+            return minuend - subtrahend
+        case "subtract", {"minuend": minuend, "subtrahend": subtrahend}:
+            return minuend - subtrahend
+        case "sum", list():
+            return sum(params)
+        case "get_data", _:
+            return ["hello", 5]
+        case _:
+            raise MethodNotFound
+
+
+def answer(value: wire.Value) -> bytes | None:
+    """What the toy server answers."""
+    match value:
+        case Batch(items):
+            answers = [each for item in items if (each := answer(item)) is not None]
+            return wire.encode_batch(answers) if answers else None
+        case Malformed(refusal, id_):
+            return wire.encode_error(id_, refusal)
+        case Request(id_, method, params):
+            try:
+                result = toy(method, json.loads(bytes(params) or b"null"))
+            except Refusal as refusal:
+                return wire.encode_error(id_, refusal)
+            return wire.encode_result(id_, json.dumps(result).encode())
+        case _:
+            return None
+
+
+EXAMPLES = [
+    (
+        '{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}',
+        {"result": 19, "id": 1},
+    ),
+    (
+        '{"jsonrpc": "2.0", "method": "subtract", "params": [23, 42], "id": 2}',
+        {"result": -19, "id": 2},
+    ),
+    (
+        '{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, "id": 3}',
+        {"result": 19, "id": 3},
+    ),
+    (
+        '{"jsonrpc": "2.0", "method": "subtract", "params": {"minuend": 42, "subtrahend": 23}, "id": 4}',
+        {"result": 19, "id": 4},
+    ),
+    ('{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}', None),
+    ('{"jsonrpc": "2.0", "method": "foobar"}', None),
+    ('{"jsonrpc": "2.0", "method": "foobar", "id": "1"}', {"error": -32601, "id": "1"}),
+    (
+        '{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]',
+        {"error": -32700, "id": None},
+    ),
+    (
+        '{"jsonrpc": "2.0", "method": 1, "params": "bar"}',
+        {"error": -32600, "id": None},
+    ),
+    (
+        '[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"}, {"jsonrpc": "2.0", "method"\n]',
+        {"error": -32700, "id": None},
+    ),
+    ("[]", {"error": -32600, "id": None}),
+    ("[1]", [{"error": -32600, "id": None}]),
+    ("[1,2,3]", [{"error": -32600, "id": None}] * 3),
+    (
+        '[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},'
+        ' {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},'
+        ' {"jsonrpc": "2.0", "method": "subtract", "params": [42,23], "id": "2"},'
+        ' {"foo": "boo"},'
+        ' {"jsonrpc": "2.0", "method": "foo.get", "params": {"name": "myself"}, "id": "5"},'
+        ' {"jsonrpc": "2.0", "method": "get_data", "id": "9"}]',
+        [
+            {"result": 7, "id": "1"},
+            {"result": 19, "id": "2"},
+            {"error": -32600, "id": None},
+            {"error": -32601, "id": "5"},
+            {"result": ["hello", 5], "id": "9"},
+        ],
+    ),
+    (
+        '[{"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},'
+        ' {"jsonrpc": "2.0", "method": "notify_hello", "params": [7]}]',
+        None,
+    ),
+]
+
+
+def plain(answered: Any) -> Any:
+    """An answer without what the specification leaves to the server."""
+    if isinstance(answered, list):
+        return [plain(each) for each in answered]
+    assert answered.pop("jsonrpc") == "2.0"
+    if "error" in answered:
+        answered["error"] = answered["error"]["code"]
+    return answered
+
+
+@pytest.mark.parametrize(("sent", "expected"), EXAMPLES)
+def test_specification_examples(sent: str, expected: Any) -> None:
+    """Every example of the specification gives what the specification says."""
+    answered = answer(decode(sent.encode()))
+    assert (None if answered is None else plain(json.loads(answered))) == expected
+
+
+# Requests.
+
+
+def test_request() -> None:
+    """A request has its id's bytes, its method and its params' bytes."""
+    request = decode(b'{"jsonrpc":"2.0","id":7,"method":"rpc.ping","params":{"a": 1}}')
+    assert isinstance(request, Request)
+    assert (request.id, request.method, bytes(request.params)) == (b"7", "rpc.ping", b'{"a": 1}')
+
+
+def test_notification() -> None:
+    """Without an id it is a notification; params may be left out."""
+    notification = decode(b'{"jsonrpc":"2.0","method":"rpc.ping"}')
+    assert isinstance(notification, Notification)
+    assert (notification.method, bytes(notification.params)) == ("rpc.ping", b"")
+
+
+@pytest.mark.parametrize(
+    "id_",
+    ["0", "1", "-0", "1.0", "1.50", "1e2", "1E+2", '"x"', '""', '"1"', '"\\u00e9"', '"é"', "null", "9" * 40],
+)
+def test_id_is_echoed_as_sent(id_: str) -> None:
+    """An id comes back byte for byte, whatever it would be as a number."""
+    request = decode(b'{"jsonrpc":"2.0","method":"a","id": %b }' % id_.encode())
+    assert isinstance(request, Request)
+    assert request.id == id_.encode()
+    assert wire.encode_result(request.id, b"{}") == b'{"jsonrpc":"2.0","id":%b,"result":{}}' % id_.encode()
+
+
+@pytest.mark.parametrize("id_", [b"true", b"false", b"{}", b"[1]", b'"%b"' % (b"x" * MAX_ID_BYTES)])
+def test_id_of_another_kind(id_: bytes) -> None:
+    """What cannot be an id is refused, and not echoed."""
+    value = malformed(b'{"jsonrpc":"2.0","method":"a","id":%b}' % id_)
+    assert (value.refusal.number, value.refusal.field, value.id) == (-32600, "$.id", b"null")
+    assert malformed(b'{"jsonrpc":"2.0","method":5,"id":%b}' % id_).id == b"null"
+
+
+@pytest.mark.parametrize(
+    ("id_", "value"),
+    [(b"1", 1), (b"1.0", 1), (b'"a"', "a"), (b"null", None), (b"1e999", "1e999"), (b"9" * 40, int("9" * 40))],
+)
+def test_id_value(id_: bytes, value: wire.Id) -> None:
+    """An id as a value can be compared with one in params; equal numbers are equal."""
+    assert wire.id_value(id_) == value
+
+
+def test_id_value_of_many_digits() -> None:
+    """A number of more digits than are converted does not raise."""
+    assert wire.id_value(b"9" * 5000) is not None
+
+
+# What is no message.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"hello",
+        b'{"jsonrpc":"2.0","method":"a","id":1} x',
+        b'{"jsonrpc":"2.0","method":"a","id":01}',
+        b'{"jsonrpc":"1.0",',
+        b'{"jsonrpc":"2.0","method":"a","params":[1,]}',
+        b'{"jsonrpc":"2.0","method":"a","params":{"x":NaN}}',
+        b'{"jsonrpc":"2.0","method":"a","params":{"x":"\x01"}}',
+        b'{"jsonrpc":"2.0","method":"\\ud800"}',
+        b"\xef\xbb\xbf{}",
+    ],
+)
+def test_not_json(data: bytes) -> None:
+    """What is not JSON is a parse error to nobody in particular."""
+    value = malformed(data)
+    assert (value.refusal.number, value.id) == (-32700, b"null")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"jsonrpc":"2.0","method":"\xff","id":1}',
+        b'{"jsonrpc":"2.0","method":"a","id":"\xff"}',
+        b'{"jsonrpc":"2.0","method":"a","params":{"text":"\xed\xa0\x80"}}',
+        b'{"jsonrpc":"2.0","method":"a","ignored":"\xc3"}',
+    ],
+)
+def test_not_utf8(data: bytes) -> None:
+    """Bytes that are not UTF-8 are refused wherever they stand, also where nothing decodes them."""
+    value = malformed(data)
+    assert (value.refusal.number, value.id) == (-32700, b"null")
+    assert "UTF-8" in value.refusal.message
+
+
+@pytest.mark.parametrize(
+    ("data", "id_"),
+    [
+        (b"1", b"null"),
+        (b'"x"', b"null"),
+        (b"null", b"null"),
+        (b"{}", b"null"),
+        (b'{"method":"a","id":3}', b"3"),
+        (b'{"jsonrpc":"1.0","method":"a","id":3}', b"3"),
+        (b'{"jsonrpc":2.0,"method":"a","id":3}', b"3"),
+        (b'{"jsonrpc":"2.0","id":3}', b"3"),
+        (b'{"jsonrpc":"2.0","id":3,"method":null}', b"3"),
+        (b'{"jsonrpc":"2.0","id":3,"method":["a"]}', b"3"),
+        (b'{"jsonrpc":"2.0","id":"\\u00e9","method":4}', b'"\\u00e9"'),
+    ],
+)
+def test_not_a_request(data: bytes, id_: bytes) -> None:
+    """JSON that is no request is an invalid request, answered to its id where it has one."""
+    value = malformed(data)
+    assert (value.refusal.number, value.id) == (-32600, id_)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_message_nested_too_deep(opening: bytes) -> None:
+    """A hundred thousand levels are refused, closed or not; what only passes by may be fairly deep."""
+    start = b'{"jsonrpc":"2.0","id":1,"method":"a","params":'
+    for data in (start + opening * 100_000, start + b"[" * 100_000 + b"]" * 100_000 + b"}", b"[" * 100_000):
+        assert malformed(data).refusal.number == -32700
+    assert isinstance(decode(start + b"[" * 300 + b"]" * 300 + b"}"), Request)
+
+
+def nested(levels: int) -> bytes:
+    """JSON that nests so deep, in both ways, with brackets in a string that do not count."""
+    pairs, odd = divmod(levels, 2)
+    return b"[" * odd + b'{"[[\\"[[":[' * pairs + b"]}" * pairs + b"]" * odd
+
+
+def test_nested_too_deep() -> None:
+    """Nesting is counted by levels: neither by brackets side by side nor by those in strings."""
+    for levels in (0, 1, 2, MAX_NESTING - 1, MAX_NESTING):
+        assert not wire.nested_too_deep(nested(levels))
+    for levels in (MAX_NESTING + 1, MAX_NESTING + 2, 900):
+        assert wire.nested_too_deep(nested(levels))
+        json.loads(nested(levels))
+    assert wire.nested_too_deep(nested(6), 5)
+    assert not wire.nested_too_deep(nested(5), 5)
+    assert not wire.nested_too_deep(b"[%b[]]" % (b"[{}]," * 10_000))
+
+
+def deep(levels: int) -> list[Any]:
+    """A list in a list in a list, deeper than any decoder would make it."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"a": [1, -(2**63), 2**64 - 1, 1.5, None, True, "x"]}, None),
+        ({"a": [[2**64]]}, "64 bits"),
+        ({"a": -(2**63) - 1}, "64 bits"),
+        (json.loads(nested(MAX_NESTING)), None),
+        (json.loads(nested(MAX_NESTING + 1)), "deeper than 128 levels"),
+        (deep(5_000), "deeper"),
+    ],
+)
+def test_cannot_keep(value: object, problem: str | None) -> None:
+    """What JSON can say and a record cannot hold is told before it is journaled."""
+    found = wire.cannot_keep(value)
+    assert found is None if problem is None else problem in str(found)
+
+
+# Batches.
+
+
+def test_batch_holds_good_and_bad() -> None:
+    """A batch is a list of messages and of what went wrong in between."""
+    batch = decode(b' \t[{"jsonrpc":"2.0","method":"a"}, 1, [2], {"jsonrpc":"2.0","method":"b","id":1}]')
+    assert isinstance(batch, Batch)
+    kinds = [type(item) for item in batch.items]
+    assert kinds == [Notification, Malformed, Malformed, Request]
+
+
+def test_batch_limit() -> None:
+    """A batch of the most messages is taken; one more is refused, naming the limit."""
+    one = b'{"jsonrpc":"2.0","method":"a"}'
+    batch = decode(b"[%b]" % b",".join([one] * MAX_BATCH_MESSAGES))
+    assert isinstance(batch, Batch)
+    assert len(batch.items) == MAX_BATCH_MESSAGES
+    value = malformed(b"[%b]" % b",".join([one] * (MAX_BATCH_MESSAGES + 1)))
+    assert value.refusal.number == -32600
+    assert str(MAX_BATCH_MESSAGES) in value.refusal.message
+
+
+def test_batch_of_few_with_many_commas() -> None:
+    """Commas inside of messages do not count as messages."""
+    one = b'{"jsonrpc":"2.0","method":"a","params":[%b0]}' % (b"0," * 2 * MAX_BATCH_MESSAGES)
+    batch = decode(b"[%b,%b]" % (one, one))
+    assert isinstance(batch, Batch)
+    assert [type(item) for item in batch.items] == [Notification, Notification]
+
+
+def test_encode_batch_needs_answers() -> None:
+    """Nothing to answer is not an empty batch."""
+    with pytest.raises(AssertionError):
+        wire.encode_batch([])
+
+
+# Responses, as a client gets them.
+
+
+def test_response() -> None:
+    """A result of null is a result."""
+    response = decode(b'{"jsonrpc":"2.0","id":1,"result":null}')
+    assert isinstance(response, Response)
+    assert (response.id, bytes(response.result), response.error) == (b"1", b"null", None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"jsonrpc":"2.0","result":1}',
+        b'{"jsonrpc":"2.0","id":1,"result":1,"error":{"code":1,"message":""}}',
+        b'{"jsonrpc":"2.0","id":1,"error":{"code":"1","message":""}}',
+        b'{"jsonrpc":"2.0","id":1,"error":5}',
+    ],
+)
+def test_response_out_of_shape(data: bytes) -> None:
+    """A response has an id, and a result or an error."""
+    assert malformed(data).refusal.number == -32600
+
+
+@pytest.mark.parametrize("kind", list(REFUSALS.values()))
+def test_refusal_there_and_back(kind: type[Refusal]) -> None:
+    """A refusal encoded by one side is the same refusal on the other."""
+    sent = kind(field="$.params.x", hint="y", retry_after_ms=5)
+    response = decode(wire.encode_error(b"1", sent))
+    assert isinstance(response, Response)
+    assert response.error is not None
+    got = wire.refusal_of(response.error)
+    assert type(got) is kind
+    assert (got.message, got.data()) == (sent.message, sent.data())
+
+
+def test_refusal_of_a_later_version() -> None:
+    """A reason that is not known keeps its number, its reason and what it says."""
+    error = wire.Error(code=1409, message="No.", data=Raw(b'{"reason":"new_one","retryable":true}'))
+    refusal = wire.refusal_of(error)
+    assert (refusal.number, refusal.reason, refusal.retryable) == (1409, "new_one", True)
+    assert refusal.data().reason == "new_one"
+    assert Refusal.reason == "internal_error"
+
+
+def test_refusal_without_data() -> None:
+    """An error of another server, without our data, still has its code and message."""
+    refusal = wire.refusal_of(wire.Error(code=-32601, message="Method not found"))
+    assert (refusal.number, refusal.message) == (-32601, "Method not found")
+
+
+# Encoding.
+
+
+def test_encoded_messages_decode() -> None:
+    """What is encoded here decodes as what it was."""
+    request = decode(wire.encode_request(b'"a"', "rpc.ping", b"{}"))
+    assert isinstance(request, Request)
+    assert (request.id, request.method, bytes(request.params)) == (b'"a"', "rpc.ping", b"{}")
+    notification = decode(wire.encode_notification("journal.event", b'{"cursor":1}'))
+    assert isinstance(notification, Notification)
+    assert (notification.method, bytes(notification.params)) == ("journal.event", b'{"cursor":1}')
+    batch = decode(wire.encode_batch([wire.encode_result(b"1", b"2"), wire.encode_result(b"2", b"3")]))
+    assert isinstance(batch, Batch)
+    assert [type(item) for item in batch.items] == [Response, Response]
+
+
+def test_error_without_id() -> None:
+    """Where the id could not be made out, it is null."""
+    answered = json.loads(wire.encode_error(None, ParseError()))
+    assert answered["id"] is None
+    assert answered["error"]["data"] == {"reason": "parse_error", "retryable": False}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_decode_is_total(data: bytes) -> None:
+    """Whatever the bytes, they decode as a value; what JSON we call broken, json calls broken too."""
+    value = decode(data)
+    if isinstance(value, Malformed) and value.refusal.number == -32600:
+        json.loads(data)
+
+
+@given(st.text(), JSON, st.integers() | st.text(max_size=100))
+def test_requests_survive(method: str, params: Any, id_: int | str) -> None:
+    """Any method, params and id arrive as they were sent."""
+    sent = {"jsonrpc": "2.0", "method": method, "params": params, "id": id_}
+    request = decode(json.dumps(sent, ensure_ascii=False).encode())
+    assert isinstance(request, Request)
+    assert (request.method, json.loads(bytes(request.params))) == (method, params)
+    assert wire.id_value(request.id) == id_
+
+
+# Params.
+
+
+class Inner(msgspec.Struct):
+    """Something inside of params."""
+
+    size: int
+
+
+class Example(Params, frozen=True, kw_only=True):
+    """Params of a method."""
+
+    sender: str
+    items: list[Inner] = []
+    extra: dict[str, Inner] = {}
+
+
+class Optional(Params, frozen=True, kw_only=True):
+    """Params of a method that needs none."""
+
+    limit: int = 5
+
+
+EXAMPLE = msgspec.json.Decoder(Example)
+OPTIONAL = msgspec.json.Decoder(Optional)
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        (b"{}", "$.params.sender"),
+        (b'{"sender":5}', "$.params.sender"),
+        (b'{"sender":"a","sneder":1}', "$.params.sneder"),
+        (b'{"sender":"a","items":[{"size":1},{"size":"x"}]}', "$.params.items[1].size"),
+        (b'{"sender":"a","items":[{}]}', "$.params.items[0].size"),
+        (b'{"sender":"a","items":5}', "$.params.items"),
+        (b'{"sender":"a","extra":{"k":{"size":null}}}', "$.params.extra[...].size"),
+        (b'"sender"', "$.params"),
+        (b"null", "$.params"),
+        (b"[]", "$.params"),
+        (b'["a"]', "$.params"),
+        (b'[{"sender":"a"},1]', "$.params"),
+        (b'[{"sender":5}]', "$.params.sender"),
+    ],
+)
+def test_params_refused(params: bytes, field: str) -> None:
+    """Params of another shape are refused, naming the path."""
+    with pytest.raises(InvalidParams) as caught:
+        wire.decode_params(EXAMPLE, Raw(params))
+    assert caught.value.field == field
+    assert field in caught.value.message or "by name" in caught.value.message
+
+
+def test_params_with_a_wrong_id() -> None:
+    """What an id looks like is said in words."""
+    with pytest.raises(InvalidParams) as caught:
+        wire.decode_params(msgspec.json.Decoder(dict[str, Id]), Raw(b'{"run_id":"a b"}'))
+    assert caught.value.message == f"Expected {ID_SHAPE} at $.params[...]"
+
+
+def test_params_by_name() -> None:
+    """An object is taken, and so is an array of one object, as some clients wrap it."""
+    expected = Example(sender="a")
+    assert wire.decode_params(EXAMPLE, Raw(b'{"sender":"a"}')) == expected
+    assert wire.decode_params(EXAMPLE, Raw(b'[{"sender":"a"}]')) == expected
+
+
+def test_params_absent() -> None:
+    """No params are no params, where none are needed."""
+    assert wire.decode_params(OPTIONAL, Raw()) == Optional()
+    with pytest.raises(InvalidParams):
+        wire.decode_params(EXAMPLE, Raw())
+
+
+def test_params_too_deep() -> None:
+    """Params that were not checked for nesting are refused, not a crash."""
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    with pytest.raises(InvalidParams):
+        wire.decode_params(decoder, Raw(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"))
