@@ -30,12 +30,12 @@ def approval(view: Json, look: Look) -> str:
         ("approval", str(view["approval_id"])),
         ("status", _ended(view, view.get("resolved_at_ms"), look)),
         ("tool", f"{view['tool']} {view.get('subject', '')}"),
-        ("why asked", view.get("reason")),
+        ("why asked", view.get("note")),
         ("agent", _who(view)),
         ("run", str(view["run_id"])),
         ("asked", _when(view["requested_at_ms"], look)),
         ("expires", _expiry(view, look)),
-        ("denied as", view.get("denial")),
+        ("denied as", view.get("denial_note")),
         ("justification", view.get("justification")),
         ("remembered", view.get("remember")),
     )
@@ -49,7 +49,7 @@ def question(request: Json, look: Look) -> str:
     """The questions of one call, and the answers if there are any."""
     pairs: Pairs = (
         ("question", str(request["question_id"])),
-        ("status", _ended(request, request.get("closed_at_ms"), look)),
+        ("status", _ended(request, request.get("resolved_at_ms"), look)),
         ("agent", _who(request)),
         ("run", str(request["run_id"])),
         ("asked", _when(request["asked_at_ms"], look)),
@@ -80,7 +80,7 @@ def indoubt(view: Json, look: Look) -> str:
     """A call of which nobody knows whether it took effect, and what is known about it."""
     pairs: Pairs = (
         ("in doubt", str(view["indoubt_id"])),
-        ("status", _ended(view, view.get("settled_at_ms"), look)),
+        ("status", _ended(view, view.get("resolved_at_ms"), look)),
         ("tool", str(view["tool"])),
         ("agent", _who(view)),
         ("run", str(view["run_id"])),
@@ -98,7 +98,7 @@ def indoubt(view: Json, look: Look) -> str:
 def status_word(record: Mapping[str, Any]) -> str:
     """How something stands, and who made it so."""
     status = str(record["status"]).replace("_", " ")
-    return f"{status} by {record['by']}" if record.get("by") else status
+    return f"{status} by {record['resolved_by']}" if record.get("resolved_by") else status
 
 
 # Answering.

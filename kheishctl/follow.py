@@ -160,7 +160,7 @@ class Follower:
         """What an event says about one call."""
         call_id = str(event["call_id"])
         call = self._calls.get(call_id) or _Call(str(event.get("tool", "")))
-        if kind not in ("tool_returned", "doubt_settled"):
+        if kind not in ("tool_returned", "indoubt_resolved"):
             self._calls[call_id] = call
         match kind:
             case "tool_called":
@@ -172,9 +172,9 @@ class Follower:
                 return [ApprovalAsked(event | about_it)]
             case "approval_answered" | "approval_lapsed":
                 return [_approval_closed(call, event)]
-            case "call_doubted":
+            case "indoubt_opened":
                 return [Doubted(event | {"arguments": call.arguments})]
-            case "doubt_settled":
+            case "indoubt_resolved":
                 return [_doubt_closed(event)]
             case "call_probed":
                 note = f"the daemon went down in {call.tool}, which took no effect; it runs again"
@@ -288,7 +288,7 @@ class Follower:
     def _message(self, event: Json) -> list[Shown]:
         message = event["message"]
         if message["role"] != "assistant":
-            note = SENT_BACK.get(str(event.get("because")))
+            note = SENT_BACK.get(str(event.get("follow_up")))
             return [Noted(note)] if note is not None else []
         shown: list[Shown] = []
         mine = self._item is None or self._item[0] == event["item_id"]
@@ -328,7 +328,7 @@ def _approval_closed(call: _Call, event: Json) -> ApprovalClosed:
     # The denial that follows from it need not be told again.
     call.told = call.told or how in ("deny", "expired")
     by = str(event.get("actor", "daemon")) if "decision" in event else ""
-    reason, remember = str(event.get("reason", "")), str(event.get("remember", "once"))
+    reason, remember = str(event.get("note", "")), str(event.get("remember", "once"))
     return ApprovalClosed(str(event["approval_id"]), call.tool, call.about, how, by, reason, remember)
 
 

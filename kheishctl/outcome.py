@@ -96,7 +96,7 @@ def run_text(run: Json, look: Look) -> str:
         ("workspace", pinned.get("workspace")),
         ("accepted", _when(run["accepted_at_ms"], look)),
         ("took", _took_in_all(run, look)),
-        ("answers", str(run.get("step", 0))),
+        ("answers", str(run.get("turn", 0))),
         ("tokens", _tokens(usage)),
         ("error", error.get("message")),
     ]

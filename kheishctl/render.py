@@ -86,7 +86,7 @@ def status_word(status: str, look: Look) -> str:
 def verdict_text(verdict: Mapping[str, Any]) -> str:
     """How a call was judged, and by what. Not yet harmless."""
     call = f"{verdict['tool']} {verdict.get('subject', '')}".rstrip()
-    return f"{call}: {verdict['decision']}, by {verdict['why']}" + _because(verdict.get("reason"))
+    return f"{call}: {verdict['decision']}, by {verdict['why']}" + _because(verdict.get("note"))
 
 
 def answers_text(answers: Sequence[Mapping[str, Any]]) -> str:
@@ -148,7 +148,7 @@ _SUMMARIES: dict[str, _Summary] = {
     "daemon_started": lambda e: (
         f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
     ),
-    "daemon_stopped": lambda e: str(e["reason"]),
+    "daemon_stopped": lambda e: str(e["note"]),
     "daemon_reloaded": lambda e: (
         f"generation {e['generation']}" + "".join(f"; {w}" for w in e.get("warnings", ()))
     ),
@@ -156,23 +156,23 @@ _SUMMARIES: dict[str, _Summary] = {
     "token_revoked": lambda e: f"{e['token_id']} {e.get('reason', '')}",
     "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
     "session_renamed": lambda e: str(e.get("title") or "(no title)"),
-    "session_ended": lambda e: str(e.get("reason", "")),
+    "session_ended": lambda e: str(e.get("note", "")),
     "session_imported": lambda e: f"{e['source_events']} events of {e['source_session_id']}",
     "transcript_imported": lambda e: f"{e['message']['role']}: {message_text(e['message'])}",
     "conversation_bound": lambda e: f"{e['agent']} as {e['sender']}",
-    "conversation_reset": lambda e: f"{e['agent']} as {e['sender']}",
+    "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
     "input_received": lambda e: message_text(e),
     "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",
-    "run_started": lambda e: f"start {e['start']}" + (", alone" if e.get("alone") else ""),
-    "model_asked": lambda e: f"step {e['step']}, attempt {e['attempt']}",
+    "run_started": lambda e: f"start {e['starts']}" + (", alone" if e.get("alone") else ""),
+    "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
     "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
     "message_appended": lambda e: message_text(e["message"]),
     "calls_judged": lambda e: "; ".join(map(verdict_text, e["verdicts"])),
     "approval_requested": lambda e: (
-        f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _because(e.get("reason"))
+        f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _because(e.get("note"))
     ),
     "approval_answered": lambda e: (
-        f"{_decision(e)} by {e.get('actor', 'daemon')}" + _because(e.get("reason") or e.get("justification"))
+        f"{_decision(e)} by {e.get('actor', 'daemon')}" + _because(e.get("note") or e.get("justification"))
     ),
     "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
     "question_asked": lambda e: (
@@ -185,8 +185,8 @@ _SUMMARIES: dict[str, _Summary] = {
     "tool_called": lambda e: f"{e['tool']} {e['call_id']}, attempt {e.get('attempt', 1)}",
     "tool_observed": lambda e: f"{e['call_id']} {json.dumps(e['evidence'], ensure_ascii=False)}",
     "tool_returned": lambda e: f"{e['tool']} {e['how']}{_took(e)}" + _because(e["text"]),
-    "call_doubted": lambda e: f"{e['indoubt_id']} {e['tool']}" + _because(e.get("note")),
-    "doubt_settled": lambda e: (
+    "indoubt_opened": lambda e: f"{e['indoubt_id']} {e['tool']}" + _because(e.get("note")),
+    "indoubt_resolved": lambda e: (
         f"{e['tool']} {e['outcome']} by {e.get('actor', 'daemon')}"
         + _because(e.get("justification") or e.get("note"))
     ),
@@ -198,11 +198,11 @@ _SUMMARIES: dict[str, _Summary] = {
     ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
-    "task_updated": lambda e: f"{e['task_id']} " + _changes(e) + _because(e.get("reason")),
+    "task_updated": lambda e: f"{e['task_id']} " + _changes(e) + _because(e.get("note")),
     "task_deleted": lambda e: str(e["task_id"]),
     "task_started": lambda e: f"{e['task_id']} as process {e['pid']}",
     "task_stop_requested": lambda e: (
-        f"{e['task_id']} by {e.get('actor', 'daemon')}" + _because(e.get("reason"))
+        f"{e['task_id']} by {e.get('actor', 'daemon')}" + _because(e.get("note"))
     ),
     "task_stalled": lambda e: f"{e['task_id']} wrote a question and waits",
     "task_ended": lambda e: f"{e['task_id']} " + task_end(e),
@@ -218,7 +218,7 @@ _SUMMARIES: dict[str, _Summary] = {
     "todos_written": lambda e: ", ".join(f"{t['content']} ({_todo_status(t)})" for t in e["todos"]),
     "plan_entered": lambda e: str(e.get("note", "")),
     "plan_exited": lambda e: str(e.get("summary") or e["content"]),
-    "run_released": lambda e: str(e.get("reason", "")),
+    "run_released": lambda e: str(e.get("note", "")),
     "cancel_requested": lambda e: f"{e['outcome']} {e.get('reason', '')}",
     "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),
 }

@@ -1,7 +1,7 @@
 """What a run must give and may cost, on the command line: schemas in files, amounts of money."""
 
 import json
-from decimal import Decimal, InvalidOperation
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,20 @@ class SchemaFile(click.ParamType[Json]):
         return content
 
 
-class Amount(click.ParamType[int]):
-    """An amount of money, ``0.5``; in micros, as methods take it."""
+class Amount(click.ParamType[float]):
+    """A positive amount of money, ``0.5``, in units of a currency."""
 
     name = "amount"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Micros. Errors: a usage error for what is no amount above nothing."""
-        if isinstance(value, int):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the amount. Errors: a usage error unless it is a finite number above 0."""
         try:
-            micros = int((Decimal(value) * 1_000_000).to_integral_value())
-        except (InvalidOperation, ValueError, OverflowError):
-            micros = 0
-        if micros <= 0:
+            amount = float(value)
+        except ValueError:
+            amount = 0.0
+        if not 0 < amount < inf:
             self.fail(f"{value!r} is not an amount such as 0.5", param, ctx)
-        return micros
+        return amount
 
 
 def contract(schema: Json | None, **others: Any) -> Json | None:

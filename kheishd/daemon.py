@@ -220,7 +220,7 @@ class Daemon:
 
     async def _say_stopped(self) -> None:
         def stopped(tx: Transaction) -> None:
-            tx.append(DAEMON_STREAM, DaemonStopped(reason=self._stopper.reason))
+            tx.append(DAEMON_STREAM, DaemonStopped(note=self._stopper.reason))
             tx.put(META, CLEAN, value=b"1")
 
         # Where even this cannot be written, the next start takes it for a crash, and that does no harm.

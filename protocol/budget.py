@@ -13,16 +13,23 @@ Micros = Annotated[int, Meta(ge=0, le=MAX_MICROS)]
 
 
 class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a run may use at most; 0 is without limit.
+    """The limits of a run's use; 0 is no limit.
 
-    ``max_tokens`` is of input and output together, ``max_work_s`` of the time in which a worker has the run
-    in hand: waiting for a person or for its turn costs nothing. ``max_cost`` is in micros of the currency of
-    the route's prices.
+    ``max_tokens`` counts input and output together. ``max_work_s`` counts only the time in which a worker
+    executes the run. ``max_cost`` is in units of the currency of the route's prices.
     """
 
     max_tokens: Annotated[int, Meta(ge=0, le=MAX_BUDGET_TOKENS)] = 0
     max_work_s: Annotated[float, Meta(ge=0, le=MAX_WORK_SECONDS)] = 0.0
-    max_cost: Micros = 0
+    max_cost: Annotated[float, Meta(ge=0, le=MAX_MICROS // 1_000_000)] = 0.0
+
+
+class PinnedBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A budget as a run pins it: ``max_cost_micros`` is a whole number of micros."""
+
+    max_tokens: int = 0
+    max_work_s: float = 0.0
+    max_cost_micros: int = 0
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):

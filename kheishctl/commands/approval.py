@@ -68,7 +68,7 @@ _approvals = click.argument(
     help="The approval; several must be of one run.",
 )
 _justification = click.option("--justification", metavar="TEXT", help="Why; it is recorded, nothing more.")
-_reason = click.option("--reason", metavar="TEXT", help="Why not; the model reads it.")
+_note = click.option("--note", metavar="TEXT", help="Why not; the model reads it.")
 
 
 @verb(
@@ -137,16 +137,16 @@ def allow(
     group,
     "deny",
     method="approval.resolve",
-    examples=("kheishctl approval deny apr_0EXAMPLE --reason 'not in this directory'",),
+    examples=("kheishctl approval deny apr_0EXAMPLE --note 'not in this directory'",),
 )
 @_approvals
-@_reason
+@_note
 @_justification
 @mutating
 def deny(
     app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **said: Any
 ) -> None:
-    """Deny calls of one run; the model reads the reason and goes on without them."""
+    """Deny calls of one run; the model reads the note and goes on without them."""
     answer = given(decision="deny", **said)
     _resolve(app, approval_ids, answer, given(idempotency_key=idempotency_key, check=check))
 
@@ -194,14 +194,14 @@ def allow_all(app: App, justification: str | None, **where: Any) -> None:
 @verb(
     group,
     "deny-all",
-    examples=("kheishctl approval deny-all --session ses_0EXAMPLE --reason 'stop here'",),
+    examples=("kheishctl approval deny-all --session ses_0EXAMPLE --note 'stop here'",),
 )
 @place
-@_reason
+@_note
 @_justification
-def deny_all(app: App, reason: str | None, justification: str | None, **where: Any) -> None:
+def deny_all(app: App, note: str | None, justification: str | None, **where: Any) -> None:
     """Deny everything that waits now, or waits in a session or run: run by run, each at once."""
-    _resolve_all(app, where, given(decision="deny", reason=reason, justification=justification))
+    _resolve_all(app, where, given(decision="deny", note=note, justification=justification))
 
 
 def _resolve_all(app: App, where: Json, answer: Json) -> None:

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("SESSION", "session_id"),
     Column("RUNS", lambda row: (row.get("session") or {}).get("runs"), "count"),
     Column(
-        "CHANGED", lambda row: (row.get("session") or {}).get("changed_at_ms", row["bound_at_ms"]), "time"
+        "UPDATED", lambda row: (row.get("session") or {}).get("updated_at_ms", row["bound_at_ms"]), "time"
     ),
 )
 
@@ -120,14 +120,14 @@ def show_history(app: App, method: str, params: dict[str, Any], *, newest: bool,
 
 @verb(group, "cancel", method="conversation.cancel", examples=("kheishctl conversation cancel default",))
 @address
-@click.option("--reason", help="Why; it is kept in the journal.")
+@click.option("--note", help="Why; it is kept in the journal.")
 @mutating
-def cancel(app: App, agent: str | None, sender: str | None, reason: str | None, **mutation: Any) -> None:
+def cancel(app: App, agent: str | None, sender: str | None, note: str | None, **mutation: Any) -> None:
     """Stop the run in flight and keep the conversation.
 
     Returns when the run has stopped.
     """
-    params = given(agent=agent, sender=sender, reason=reason, **mutation)
+    params = given(agent=agent, sender=sender, note=note, **mutation)
     app.emit(app.call("conversation.cancel", params), _cancelled)
 
 
@@ -185,7 +185,7 @@ def sum_up(
 
 def _summed_up(result: dict[str, Any], look: Look) -> str:
     if "summary" not in result:
-        return str(result.get("reason", ""))
+        return str(result.get("note", ""))
     before, after = result.get("pre_tokens", 0), result.get("post_tokens", 0)
     head = f"about {before} tokens are now {after}"
     return f"{head}\n{clean(result['summary'])}" if look.width is not None else clean(result["summary"])

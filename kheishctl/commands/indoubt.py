@@ -56,9 +56,9 @@ def show(app: App, indoubt_id: str) -> None:
 
 @verb(
     group,
-    "settle",
-    method="indoubt.settle",
-    examples=("kheishctl indoubt settle dbt_0EXAMPLE.1.0 done --justification 'the mail has arrived'",),
+    "resolve",
+    method="indoubt.resolve",
+    examples=("kheishctl indoubt resolve dbt_0EXAMPLE.1.0 done --justification 'the mail has arrived'",),
 )
 @_indoubt
 @click.argument(
@@ -66,7 +66,7 @@ def show(app: App, indoubt_id: str) -> None:
 )
 @click.option("--justification", metavar="TEXT", help="How you know; it is recorded.")
 @mutating
-def settle(app: App, indoubt_id: str, outcome: str, justification: str | None, **mutation: Any) -> None:
+def resolve(app: App, indoubt_id: str, outcome: str, justification: str | None, **mutation: Any) -> None:
     """Say whether a call took effect; the model is told before its next answer.
 
     It is not run again by it, and of a run that has ended the next run of the session is told.
@@ -74,7 +74,7 @@ def settle(app: App, indoubt_id: str, outcome: str, justification: str | None, *
     params = given(
         indoubt_id=indoubt_id, outcome=outcome.replace("-", "_"), justification=justification, **mutation
     )
-    app.emit(app.call("indoubt.settle", params), _brief)
+    app.emit(app.call("indoubt.resolve", params), _brief)
 
 
 def _brief(doubt: Json, look: Look) -> str:

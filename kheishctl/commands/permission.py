@@ -87,10 +87,10 @@ def why(app: App, **params: Any) -> None:
 
 def _explanation(result: Json, look: Look) -> str:
     decision = paint(one_line(result["decision"]), DECISION_STYLE.get(result["decision"], "dim"), look.color)
-    reason = f" ({one_line(result['reason'])})" if result["reason"] else ""
+    note = f" ({one_line(result['note'])})" if result["note"] else ""
     if look.width is None:
-        return f"{table(result['steps'], STEPS, look)}\n{decision}\t\t{one_line(result['why'])}{reason}"
-    return f"{table(result['steps'], STEPS, look)}\n\n{decision}: {one_line(result['why'])}{reason}"
+        return f"{table(result['lines'], STEPS, look)}\n{decision}\t\t{one_line(result['why'])}{note}"
+    return f"{table(result['lines'], STEPS, look)}\n\n{decision}: {one_line(result['why'])}{note}"
 
 
 @verb(
@@ -116,11 +116,11 @@ def _rows(layers: list[Json]) -> Iterator[Json]:
             yield whose | {"says": "mode", "note": f"at most {layer['mode']}"}
         for rule in layer["rules"]:
             shown = {"says": rule["decision"], "tool": rule["tool"], "subject": rule.get("subject")}
-            yield whose | shown | {"note": rule.get("reason", "")}
+            yield whose | shown | {"note": rule.get("note", "")}
         for grant in layer.get("grants", ()):
-            left = f", {grant['left']} left" if "left" in grant else ""
+            left = f", {grant['remaining_uses']} left" if "remaining_uses" in grant else ""
             shown = {"says": "grant", "tool": grant["tool"], "subject": grant.get("subject")}
-            yield whose | shown | {"note": f"{grant['grant_id']} by {grant['by']}{left}"}
+            yield whose | shown | {"note": f"{grant['grant_id']} by {grant['granted_by']}{left}"}
         if not (layer["rules"] or layer.get("grants") or layer.get("mode")):
             yield whose | {"note": "no rules"}
 
@@ -145,14 +145,14 @@ rule_options = options(
     method="permission.update",
     examples=(
         "kheishctl permission update --session ses_0EXAMPLE --allow 'bash:git status'",
-        "kheishctl permission update --deny 'mcp__*' --ask 'bash:git push*' --reason 'others see it'",
+        "kheishctl permission update --deny 'mcp__*' --ask 'bash:git push*' --note 'others see it'",
         "kheishctl permission update --run run_0EXAMPLE --remove bash --revoke grt_0EXAMPLE",
     ),
 )
 @place
 @rule_options
 @click.option("--revoke", multiple=True, metavar="GRANT", help="Take this grant away.")
-@click.option("--reason", help="Why; it is shown with the rules that are added.")
+@click.option("--note", help="Why; it is shown with the rules that are added.")
 @mutating
 def update(
     app: App,
@@ -161,7 +161,7 @@ def update(
     deny: tuple[str, ...],
     remove: tuple[str, ...],
     revoke: tuple[str, ...],
-    reason: str | None,
+    note: str | None,
     **chosen: Any,
 ) -> None:
     """Add and remove rules, revoke grants; from the next judgement on.
@@ -169,9 +169,10 @@ def update(
     Without --session and --run, for the whole daemon. TOOL is a name, the beginning of one and '*', or '*';
     in SUBJECT, '*' stands for anything. A rule takes the place of the one about the same tool and subject.
     """
-    note = given(reason=reason)
     said = (("allow", allow), ("ask", ask), ("deny", deny))
-    add = [_about(text) | {"decision": decision} | note for decision, texts in said for text in texts]
+    add = [
+        _about(text) | {"decision": decision} | given(note=note) for decision, texts in said for text in texts
+    ]
     taken = [_about(text) for text in remove]
     if not (add or taken or revoke):
         raise click.UsageError("nothing to change; give --allow, --ask, --deny, --remove or --revoke")
@@ -202,7 +203,7 @@ def audit(app: App, oldest: bool, everything: bool, **params: Any) -> None:
 def _why(row: Mapping[str, Any]) -> str:
     verdict = row.get("verdict")
     if verdict is not None:
-        reason = verdict.get("reason", "")
-        return f"{verdict['why']}: {reason}" if reason else str(verdict["why"])
-    said = "; ".join(filter(None, (row.get("reason"), row.get("justification"))))
-    return f"answered by {row.get('by')}" + (f": {said}" if said else "")
+        note = verdict.get("note", "")
+        return f"{verdict['why']}: {note}" if note else str(verdict["why"])
+    said = "; ".join(filter(None, (row.get("note"), row.get("justification"))))
+    return f"answered by {row.get('actor')}" + (f": {said}" if said else "")

@@ -176,15 +176,15 @@ def _parts(app: App, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     group,
     "cancel",
     method="run.cancel",
-    examples=("kheishctl run cancel run_0EXAMPLE --reason 'not needed any more'",),
+    examples=("kheishctl run cancel run_0EXAMPLE --note 'not needed any more'",),
 )
 @click.argument("run_id", metavar="RUN", shell_complete=complete("open_runs"), help="The run.")
-@click.option("--reason", help="Why; it is kept in the journal.")
+@click.option("--note", help="Why; it is kept in the journal.")
 @mutating
-def cancel(app: App, run_id: str, reason: str | None, **mutation: Any) -> None:
+def cancel(app: App, run_id: str, note: str | None, **mutation: Any) -> None:
     """Cancel a run, queued or in flight.
 
     Returns when the run has stopped.
     """
-    result = app.call("run.cancel", given(run_id=run_id, reason=reason, **mutation))
+    result = app.call("run.cancel", given(run_id=run_id, note=note, **mutation))
     app.emit(result, lambda run, look: f"{run['run_id']} {status_word(run['status'], look)}")

@@ -66,7 +66,7 @@ delivery_options = options(
         help="The answer must be JSON that fits the JSON Schema in this file.",
     ),
     click.option(
-        "--repairs",
+        "--max-repairs",
         type=click.IntRange(0, 5),
         metavar="N",
         help="How often an answer may be mended that does not fit; else 3 times.",
@@ -79,16 +79,16 @@ delivery_options = options(
         help="The run must have written this file; repeat for more.",
     ),
     click.option(
-        "--tokens-max", type=click.IntRange(1), metavar="N", help="Tokens that the run may use, in and out."
+        "--max-tokens", type=click.IntRange(1), metavar="N", help="Tokens that the run may use, in and out."
     ),
     click.option(
-        "--time-max",
+        "--max-time",
         type=Duration(),
         metavar="TIME",
         help="How long it may work (90s, 15m), waiting for people not counted.",
     ),
     click.option(
-        "--cost-max",
+        "--max-cost",
         type=Amount(),
         metavar="AMOUNT",
         help="What it may cost, in the currency of its route's prices.",
@@ -184,11 +184,11 @@ def deliver(
     debug: str | None,
     metadata: tuple[str, ...],
     output_contract: Json | None,
-    repairs: int | None,
+    max_repairs: int | None,
     required_files: tuple[str, ...],
     max_tokens: int | None,
     max_time: float | None,
-    max_cost: int | None,
+    max_cost: float | None,
     idempotency_key: str | None,
     check: bool,
 ) -> None:
@@ -198,7 +198,7 @@ def deliver(
     )
     params = address | said
     params |= given(
-        output_contract=contract(output_contract, max_repairs=repairs),
+        output_contract=contract(output_contract, max_repairs=max_repairs),
         completion_requirements=[{"type": "workspace_file", "path": path} for path in required_files],
         budget=given(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None,
     )

@@ -45,7 +45,7 @@ COLUMNS = (
     Column("AGENT", "agent"),
     Column("SENDER", "sender"),
     Column("RUNS", "runs", "count"),
-    Column("CHANGED", "changed_at_ms", "time"),
+    Column("UPDATED", "updated_at_ms", "time"),
     Column("TITLE", "title"),
 )
 
@@ -267,23 +267,23 @@ def rename(app: App, session_id: str, title: str | None, **mutation: Any) -> Non
 
 @verb(group, "interrupt", method="session.interrupt", examples=("kheishctl session interrupt ses_0EXAMPLE",))
 @_session
-@click.option("--reason", help="Why; it is kept in the journal.")
+@click.option("--note", help="Why; it is kept in the journal.")
 @mutating
-def interrupt(app: App, session_id: str, reason: str | None, **mutation: Any) -> None:
+def interrupt(app: App, session_id: str, note: str | None, **mutation: Any) -> None:
     """Interrupt the run in flight; queued ones go on.
 
     Returns when the run has stopped.
     """
-    result = app.call("session.interrupt", given(session_id=session_id, reason=reason, **mutation))
+    result = app.call("session.interrupt", given(session_id=session_id, note=note, **mutation))
     app.emit(result, lambda r, _: f"interrupted {r['run_id']}" if r["interrupted"] else "nothing was running")
 
 
 @verb(
-    group, "end", method="session.end", examples=("kheishctl session end ses_0EXAMPLE --reason 'it is done'",)
+    group, "end", method="session.end", examples=("kheishctl session end ses_0EXAMPLE --note 'it is done'",)
 )
 @_session
-@click.option("--reason", help="Why; it is kept in the journal.")
+@click.option("--note", help="Why; it is kept in the journal.")
 @mutating
-def end(app: App, session_id: str, reason: str | None, **mutation: Any) -> None:
+def end(app: App, session_id: str, note: str | None, **mutation: Any) -> None:
     """End a session for good; it must be idle. Its journal stays readable."""
-    app.emit(app.call("session.end", given(session_id=session_id, reason=reason, **mutation)), facts)
+    app.emit(app.call("session.end", given(session_id=session_id, note=note, **mutation)), facts)

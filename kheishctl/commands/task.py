@@ -35,7 +35,7 @@ COLUMNS = (
     Column("STATUS", "status"),
     Column("KIND", lambda row: row.get("kind", "task")),
     Column("OWNER", "owner"),
-    Column("CHANGED", "changed_at_ms", "time"),
+    Column("UPDATED", "updated_at_ms", "time"),
     Column("TITLE", "title"),
     Column("WAITS FOR", lambda row: " ".join(row.get("blocked_by", ()))),
     Column("SESSION", "session_id"),
@@ -133,7 +133,7 @@ def create(app: App, blocked_by: tuple[str, ...], metadata: tuple[str, ...], **p
     "--status", type=click.Choice(STATUSES[1:-1]), metavar="STATUS", help="How it stands; an end is final."
 )
 @click.option("--output", metavar="TEXT", help="What came of it; nothing is completed without.")
-@click.option("--reason", metavar="TEXT", help="Why it has its new status.")
+@click.option("--note", metavar="TEXT", help="Why it has its new status.")
 @click.option(
     "--clear", multiple=True, type=click.Choice(tuple(CLEARED)), help="Take that away; repeat for more."
 )
@@ -153,22 +153,22 @@ def update(
 
 
 def _brief(task: Json, look: Look) -> str:
-    reason = f": {task['reason']}" if task.get("reason") else ""
-    return one_line(f"{task['task_id']} {task['status']}{reason}")
+    note = f": {task['note']}" if task.get("note") else ""
+    return one_line(f"{task['task_id']} {task['status']}{note}")
 
 
 @verb(
     group,
     "stop",
     method="task.stop",
-    examples=("kheishctl task stop tsk_0EXAMPLE --reason 'not needed any more'",),
+    examples=("kheishctl task stop tsk_0EXAMPLE --note 'not needed any more'",),
 )
 @_task
-@click.option("--reason", metavar="TEXT", help="Why; the agent reads it.")
+@click.option("--note", metavar="TEXT", help="Why; the agent reads it.")
 @mutating
-def stop(app: App, task_id: str, reason: str | None, **mutation: Any) -> None:
+def stop(app: App, task_id: str, note: str | None, **mutation: Any) -> None:
     """Cancel a task. A shell is ended, with all that it started."""
-    task = app.call("task.stop", given(task_id=task_id, reason=reason, **mutation))
+    task = app.call("task.stop", given(task_id=task_id, note=note, **mutation))
     app.emit(task, _brief)
     if task["status"] in OPEN and not mutation.get("check"):
         app.note(f"it takes its time: {app.typed('task', 'show', task_id)}")

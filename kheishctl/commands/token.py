@@ -131,12 +131,12 @@ def list_(app: App, revoked: bool, limit: int | None, after: str | None, everyth
     group,
     "revoke",
     method="token.revoke",
-    examples=("kheishctl token revoke tok_0EXAMPLE --reason 'it was lost'",),
+    examples=("kheishctl token revoke tok_0EXAMPLE --note 'it was lost'",),
 )
 @click.argument("token_id", metavar="TOKEN", shell_complete=complete("tokens"), help="The token.")
-@click.option("--reason", help="Why; it is kept in the journal.")
+@click.option("--note", help="Why; it is kept in the journal.")
 @mutating
-def revoke(app: App, token_id: str, reason: str | None, **mutation: Any) -> None:
+def revoke(app: App, token_id: str, note: str | None, **mutation: Any) -> None:
     """Revoke a token, those narrowed from it, and close their connections."""
-    result = app.call("token.revoke", given(token_id=token_id, reason=reason, **mutation))
+    result = app.call("token.revoke", given(token_id=token_id, note=note, **mutation))
     app.emit(result, lambda token, _: f"{token['token_id']} opens nothing any more")

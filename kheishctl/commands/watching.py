@@ -128,7 +128,7 @@ class Watch:
             self._resolve({"decision": "allow"})
         elif key == "d":
             reason = self._line("Reason, for the model (Enter for none): ")
-            self._resolve({"decision": "deny"} | ({"reason": reason} if reason else {}))
+            self._resolve({"decision": "deny"} | ({"note": reason} if reason else {}))
         elif key == "n":
             self.waiting.pop(self._shown)
             self._shown = None

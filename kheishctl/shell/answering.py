@@ -24,7 +24,7 @@ from kheishctl.render import person
 from kheishctl.shell.waiting import Action, Actions, Edit, Reply, Resolve, Waiting
 
 # Refusals that the journal explains better: it says who was first.
-EXPLAINED = ("approval_resolved", "approval_expired", "question_closed", "question_expired")
+EXPLAINED = ("approval_already_resolved", "approval_expired", "question_closed", "question_expired")
 
 # Longer than this, an input is not changed on a terminal's line.
 MAX_EDITED_CHARACTERS = 8 * 1_024
@@ -115,9 +115,9 @@ class Answering:
             case _:
                 assert_never(action)
 
-    async def settle(self, params: Json) -> None:
+    async def resolve(self, params: Json) -> None:
         """Say what became of a call in doubt. Errors: Refused, Lost."""
-        await self._answered([str(params["indoubt_id"])], "indoubt.settle", params)
+        await self._answered([str(params["indoubt_id"])], "indoubt.resolve", params)
 
     async def _answered(self, keys: list[str], method: str, params: Json) -> None:
         self._asked.update(keys)

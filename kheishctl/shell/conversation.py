@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kheishctl.pieces import Shown
 
 WATCH = "watch"
-WATCHED_TYPES = ["conversation_bound", "conversation_reset"]
+WATCHED_TYPES = ["conversation_bound", "conversation_unbound"]
 
 RECONNECT_SECONDS = 0.25
 RETRY_SECONDS = 1.0
@@ -194,9 +194,11 @@ class Conversation:
         page = await link.call(
             "conversation.history", self.address() | {"order": "newest", "limit": TURNS_ON_ENTRY}
         )
-        messages = [entry for entry in reversed(page["messages"]) if entry["cursor"] <= session["cursor"]]
+        messages = [
+            entry for entry in reversed(page["messages"]) if entry["cursor"] <= session["updated_cursor"]
+        ]
         self._listener.entered(messages, more=page["next"] is not None)
-        self._follower = Follower(int(session["cursor"]))
+        self._follower = Follower(int(session["updated_cursor"]))
         said = (entry["message"] for entry in reversed(messages))
         self._follower.know(next((each for each in said if each["role"] == "assistant"), {"items": []}))
         await self._look_what_runs(link, next(iter(session.get("open_runs", ())), None))

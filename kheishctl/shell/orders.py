@@ -18,7 +18,7 @@ OUTCOMES = {"done": "done", "not-done": "not_done", "not_done": "not_done"}
 # What fits a screen; the rest is for the command line.
 TASKS_SHOWN = 20
 
-SETTLING = "'/settle done' or '/settle not-done'; '/settle 2 done' where several are in doubt"
+RESOLVE_USAGE = "'/resolve done' or '/resolve not-done'; '/resolve 2 done' where several are in doubt"
 
 
 class Talk(Protocol):
@@ -70,8 +70,8 @@ class Orders:
                 await self._reply(name, argument)
             case "doubts":
                 self._list_doubts()
-            case "settle":
-                await self._settle(argument)
+            case "resolve":
+                await self._resolve_indoubt(argument)
             case "tasks":
                 await self._tasks()
             case "steer":
@@ -140,7 +140,7 @@ class Orders:
         if not doubts:
             self._note("no call is in doubt", "dim")
 
-    async def _settle(self, argument: str) -> None:
+    async def _resolve_indoubt(self, argument: str) -> None:
         doubts = list(self._answering.doubts.values())
         words = argument.split()
         number = int(words.pop(0)) if words and words[0].isdecimal() else 1 if len(doubts) == 1 else 0
@@ -148,11 +148,11 @@ class Orders:
         if not doubts:
             self._note("no call is in doubt", "yellow")
         elif outcome is None or not 1 <= number <= len(doubts):
-            self._note(f"it is {SETTLING}", "yellow")
+            self._note(f"it is {RESOLVE_USAGE}", "yellow")
         else:
             params: Json = {"indoubt_id": doubts[number - 1]["indoubt_id"], "outcome": outcome}
             why = {"justification": " ".join(words[1:])} if words[1:] else {}
-            await self._answering.settle(params | why)
+            await self._answering.resolve(params | why)
 
     # What is to be done.
 
@@ -179,7 +179,7 @@ class Orders:
     async def _compact(self) -> None:
         done = await self._talk.call("conversation.compact", self._talk.address() | {"wait": "settled"})
         # What was done is told by the journal.
-        if reason := done.get("reason"):
+        if reason := done.get("note"):
             self._note(f"nothing was done: {reason}", "dim")
 
     async def _mode(self, mode: str) -> None:
@@ -203,10 +203,10 @@ class Orders:
             return
         place = {"session_id": self._talk.session_id} if self._talk.session_id else {}
         found = await self._talk.call("permission.why", {"tool": tool, "subject": subject} | place)
-        for step in found["steps"]:
+        for step in found["lines"]:
             says = step["says"] or "-"
             self._note(f"{step['source']}: {says}: {step['text']}", "dim")
-        because = f": {found['reason']}" if found.get("reason") else ""
+        because = f": {found['note']}" if found.get("note") else ""
         said = f"so: {found['decision']}, by {found['why']}{because}, in mode {found['mode']}"
         self._note(said, _STYLES.get(found["decision"], "dim"))
 

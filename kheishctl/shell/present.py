@@ -137,7 +137,7 @@ class Presenter:
         """A call of which nobody knows whether it took effect."""
         line = self.working.line("?", "yellow", str(doubt["tool"]), "in doubt", about(doubt.get("arguments")))
         notes = first_lines(str(doubt.get("note", "")), NOTE_LINES)
-        what = "whether it took effect is not known; look, then say /settle done or /settle not-done"
+        what = "whether it took effect is not known; look, then say /resolve done or /resolve not-done"
         return line + self.working.under([*notes, what])
 
     def input(self, text: str, sender: str) -> str:

@@ -36,7 +36,7 @@ def body(item: Item) -> Iterator[Line]:
 
 
 def _approval(approval: Json) -> Iterator[Line]:
-    if reason := approval.get("reason"):
+    if reason := approval.get("note"):
         yield f"why: {one_line(str(reason)[:MAX_REASON_CHARACTERS])}", ""
     preview = approval.get("preview")
     if not preview:

@@ -152,7 +152,7 @@ class Waiting:
         """This is all that waits; what was begun of it stays."""
         known, self._items = self._items, {}
         self._sent.clear()
-        for record in sorted(records, key=lambda each: int(each.get("cursor", 0))):
+        for record in sorted(records, key=lambda each: int(each.get("created_cursor", 0))):
             self.put(record)
         for key in self._items.keys() & known.keys():
             self._items[key] = known[key]
@@ -249,7 +249,7 @@ class Waiting:
         """Answer approvals, all in the same way."""
         answer: Json = {"decision": decision}
         if reason:
-            answer["reason"] = reason
+            answer["note"] = reason
         if remember != "once":
             answer["remember"] = remember
         by_run: dict[str, list[Json]] = {}

@@ -49,7 +49,7 @@ def answered(run: Run, command: Answered) -> list[JournalEvent]:
     asked = [item for item in command.items if isinstance(item, ToolCall)]
     if asked:
         return [said, *_called(run, command, asked, limit)]
-    if run.steers and run.cancel is None and limit is None:
+    if run.pending_steers and run.cancel is None and limit is None:
         # Something was said to the run that its model has not read yet.
         return [said]
     if run.cancel is not None:
@@ -63,7 +63,7 @@ def _called(run: Run, command: Answered, asked: list[ToolCall], limit: RunError 
     if limit is not None:
         ended = RunEnded(outcome=run.cancel or "failed", error=limit)
         return [*(_refused(call, f"This was not run: {limit.message}.") for call in asked), ended]
-    if run.sent_back == "output_contract" and run.cancel is None:
+    if run.follow_up == "output_contract" and run.cancel is None:
         text = "This was not run: answer with JSON only."
         return [*(_refused(call, text) for call in asked), _mend(run, command, WITHHELD, limit)]
     most = min(command.max_calls, MAX_CALLS)
@@ -80,7 +80,7 @@ def _refused(call: ToolCall, text: str) -> ToolReturned:
 
 def _final(run: Run, command: Answered, limit: RunError | None) -> JournalEvent:
     """The end of the run, or why its model is asked again."""
-    may_go_on = limit is None and len(run.parts) < run.pinned.max_continuations
+    may_go_on = limit is None and len(run.partial_cursors) < run.pinned.max_continuations
     if command.stop_reason == "length" and not command.cut and may_go_on:
         return _again(run, "length", GO_ON)
     todo = owed(run)
@@ -110,12 +110,12 @@ def _failed(reason: str, message: str) -> RunEnded:
 def _again(run: Run, because: FollowUp, text: str) -> MessageAppended:
     """What the daemon says to have the model answer again; its id follows from the answer's."""
     message = Message("user", [Text(text)])
-    return MessageAppended(item_id=f"{run.item_id}.again", message=message, because=because)
+    return MessageAppended(item_id=f"{run.item_id}.again", message=message, follow_up=because)
 
 
 def owed(run: Run) -> list[str]:
     """What the run is still to do, in words."""
-    return missing(run.pinned.requirements, run.met)
+    return missing(run.pinned.requirements, run.met_requirements)
 
 
 def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> list[RequirementSatisfied]:
@@ -123,10 +123,10 @@ def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> l
     found = (
         (number, satisfied(each, tool, arguments))
         for number, each in enumerate(run.pinned.requirements)
-        if number not in run.met
+        if number not in run.met_requirements
     )
     return [
-        RequirementSatisfied(number=number, call_id=call_id, path=path)
+        RequirementSatisfied(index=number, call_id=call_id, path=path)
         for number, path in found
         if path is not None
     ]
@@ -137,27 +137,33 @@ def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> l
 
 def sent_back(run: Run, event: MessageAppended) -> Run:
     """The run after the daemon said something to it."""
-    match event.because:
+    match event.follow_up:
         case "output_contract":
-            return replace(run, sent_back=event.because, repairs=run.repairs + 1)
+            return replace(run, follow_up=event.follow_up, repairs=run.repairs + 1)
         case "completion":
-            return replace(run, sent_back=event.because, reminders=run.reminders + 1)
+            return replace(run, follow_up=event.follow_up, reminders=run.reminders + 1)
         case "length":
             assert run.output_cursor is not None, "it is an answer that was cut"
-            return replace(run, sent_back=event.because, parts=[*run.parts, run.output_cursor])
+            return replace(
+                run, follow_up=event.follow_up, partial_cursors=[*run.partial_cursors, run.output_cursor]
+            )
         case None:
             return run
 
 
 def parts_of(run: Run) -> list[int]:
     """Where the answers stand that an answer which comes now goes on with."""
-    return run.parts if run.sent_back == "length" else []
+    return run.partial_cursors if run.follow_up == "length" else []
 
 
 def given(run: Run, cursor: int, event: OutputEmitted | RequirementSatisfied) -> Run:
     """The run after it gave or did something that somebody waits for."""
     match event:
         case OutputEmitted():
-            return replace(run, outputs=[*run.outputs, cursor])
-        case RequirementSatisfied(number=number):
-            return run if number in run.met else replace(run, met=sorted([*run.met, number]))
+            return replace(run, output_cursors=[*run.output_cursors, cursor])
+        case RequirementSatisfied(index=number):
+            return (
+                run
+                if number in run.met_requirements
+                else replace(run, met_requirements=sorted([*run.met_requirements, number]))
+            )

@@ -42,10 +42,10 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
     return replace(
         closed,
         status=_ANSWERED[event.decision],
-        by=envelope.actor,
+        resolved_by=envelope.actor,
         remember=event.remember,
         justification=event.justification,
-        denial=event.reason if event.decision == "deny" else "",
+        denial_note=event.note if event.decision == "deny" else "",
     )
 
 
@@ -58,10 +58,10 @@ def _requested(envelope: Envelope, event: ApprovalRequested) -> Approval:
         run_id=envelope.run_id,
         call_id=event.call_id,
         tool=event.tool,
-        number=event.number,
+        index=event.index,
         status="pending",
         requested_at_ms=envelope.at_ms,
-        cursor=envelope.cursor,
+        created_cursor=envelope.cursor,
         message_cursor=event.message_cursor,
         agent=event.agent,
         sender=event.sender,

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from protocol.budget import Budget, Cost, Prices
+from protocol.budget import Budget, Cost, PinnedBudget, Prices
 from protocol.events.run import RunStarted
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
@@ -26,7 +26,8 @@ PRICED_TOKENS: Final = 1_000_000
 """Prices are for so many tokens."""
 
 
-NONE: Final = Budget()
+NO_LIMIT: Final = Budget()
+NO_PINNED_LIMIT: Final = PinnedBudget()
 
 
 def narrowest(budgets: Iterable[Budget | None]) -> Budget | None:
@@ -35,9 +36,20 @@ def narrowest(budgets: Iterable[Budget | None]) -> Budget | None:
     together = Budget(
         max_tokens=_lowest([budget.max_tokens for budget in each]) or 0,
         max_work_s=_lowest([budget.max_work_s for budget in each]) or 0.0,
-        max_cost=_lowest([budget.max_cost for budget in each]) or 0,
+        max_cost=_lowest([budget.max_cost for budget in each]) or 0.0,
     )
-    return together if together != NONE else None
+    return together if together != NO_LIMIT else None
+
+
+def pin_budget(budget: Budget | None) -> PinnedBudget | None:
+    """Return a budget as a run pins it, its cost in micros."""
+    if budget is None:
+        return None
+    return PinnedBudget(
+        max_tokens=budget.max_tokens,
+        max_work_s=budget.max_work_s,
+        max_cost_micros=micros(budget.max_cost),
+    )
 
 
 def _lowest(limits: list[N]) -> N | None:
@@ -92,7 +104,7 @@ def shown(amount: Cost) -> str:
 
 def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
     """Why a run's model may not be asked again after an answer that used this; None if it may."""
-    budget, step = run.pinned.budget or NONE, run.step + 1
+    budget, step = run.pinned.budget or NO_PINNED_LIMIT, run.turn + 1
     most = run.pinned.max_turns
     if most and step >= most:
         return RunError("turn_limit", f"the run reached its limit of {most} model calls")
@@ -102,25 +114,25 @@ def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
             "token_budget", f"the run used {tokens} tokens, and its budget is {budget.max_tokens}"
         )
     total = added(run.cost, cost)
-    if budget.max_cost and total is not None and total.micros >= budget.max_cost:
-        allowed = shown(Cost(budget.max_cost, total.currency))
+    if budget.max_cost_micros and total is not None and total.micros >= budget.max_cost_micros:
+        allowed = shown(Cost(budget.max_cost_micros, total.currency))
         return RunError("cost_budget", f"the run cost {shown(total)}, and its budget is {allowed}")
     return None
 
 
 def timed(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
     """The run with the time that has passed until an event, before the event itself is folded."""
-    if not run.taken or isinstance(event, RunStarted):
+    if not run.claimed or isinstance(event, RunStarted):
         return run
-    return replace(run, worked_ms=run.worked_ms + max(envelope.at_ms - run.changed_at_ms, 0))
+    return replace(run, worked_ms=run.worked_ms + max(envelope.at_ms - run.updated_at_ms, 0))
 
 
 def left_ms(run: Run, now_ms: int) -> int | None:
     """How much of its time a run has left; None without a limit."""
-    limit_s = (run.pinned.budget or NONE).max_work_s
+    limit_s = (run.pinned.budget or NO_PINNED_LIMIT).max_work_s
     if not limit_s:
         return None
-    passed = max(now_ms - run.changed_at_ms, 0) if run.taken else 0
+    passed = max(now_ms - run.updated_at_ms, 0) if run.claimed else 0
     return max(round(limit_s * 1000) - run.worked_ms - passed, 0)
 
 
@@ -131,5 +143,5 @@ def time_up(run: Run, now_ms: int) -> RunError | None:
 
 def out_of_time(run: Run) -> RunError:
     """Why a run has to end whose time is over."""
-    limit_s = (run.pinned.budget or NONE).max_work_s
+    limit_s = (run.pinned.budget or NO_PINNED_LIMIT).max_work_s
     return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")

@@ -41,7 +41,7 @@ from kheishd.core.commands import (
 )
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import CallDoubted
+from protocol.events.indoubt import IndoubtOpened
 from protocol.events.question import QuestionAsked, QuestionLapsed
 from protocol.events.run import RunStarted
 from protocol.ids import INDOUBT
@@ -251,18 +251,18 @@ def _stopped(call: OpenCall) -> ToolReturned:
 
 def doubt(
     run: Run, place: int, *, note: str, evidence: dict[str, Any] | None = None
-) -> tuple[CallDoubted, ToolReturned]:
+) -> tuple[IndoubtOpened, ToolReturned]:
     """A call in doubt becomes an item that an operator can settle, and the model is told plainly.
 
     The item's id follows from the run, the step and the call's place: a call is doubted once.
     """
     call = run.calls[place]
     assert run.output_cursor is not None, "a call stands in a message"
-    item = CallDoubted(
-        indoubt_id=f"{INDOUBT}_{run.run_id.removeprefix('run_')}.{run.step}.{place}",
+    item = IndoubtOpened(
+        indoubt_id=f"{INDOUBT}_{run.run_id.removeprefix('run_')}.{run.turn}.{place}",
         call_id=call.call_id,
         tool=call.tool,
-        number=place,
+        index=place,
         message_cursor=run.output_cursor,
         called_at_ms=call.called_at_ms,
         note=note,
@@ -335,7 +335,7 @@ def _taken_up(call: OpenCall) -> OpenCall:
 
 
 def _changed(call: OpenCall, envelope: Envelope, event: JournalEvent) -> OpenCall:
-    call = replace(call, cursor=envelope.cursor)
+    call = replace(call, updated_cursor=envelope.cursor)
     match event:
         case ApprovalRequested(approval_id=approval_id, preview=preview):
             binding = preview.binding if preview is not None else None

@@ -7,7 +7,7 @@ from kheishd.core.contract import Checked
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.output import RequirementSatisfied
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.journal.line import JournalEvent
@@ -110,7 +110,7 @@ class Return:
 class Settle:
     """What was found out about a call that the daemon died in: its events, in order."""
 
-    events: tuple[CallProbed | CallDoubted | DoubtSettled | RequirementSatisfied | ToolReturned, ...]
+    events: tuple[CallProbed | IndoubtOpened | IndoubtResolved | RequirementSatisfied | ToolReturned, ...]
 
 
 @dataclass(frozen=True, slots=True)

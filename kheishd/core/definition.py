@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.core.budget import MICROS, micros, narrowest
+from kheishd.core.budget import MICROS, narrowest
 from kheishd.core.lines import Path, line_of
 from kheishd.core.strict import Problem, dotted, problems
 from protocol.budget import Budget
@@ -107,7 +107,7 @@ def _budget(fields: dict[str, Any]) -> Budget:
     return Budget(
         max_tokens=fields.pop("max_tokens") or 0,
         max_work_s=fields.pop("max_work_s") or 0.0,
-        max_cost=micros(fields.pop("max_cost") or 0),
+        max_cost=fields.pop("max_cost") or 0.0,
     )
 
 

@@ -82,15 +82,17 @@ def spent(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> list[Grant]:
     """The grants after verdicts that used some of them: counted down, and gone when there is no use left."""
     uses = Counter(verdict.grant_id for verdict in verdicts)
     counted = (
-        grant if grant.left is None else replace(grant, left=grant.left - uses[grant.grant_id])
+        grant
+        if grant.remaining_uses is None
+        else replace(grant, remaining_uses=grant.remaining_uses - uses[grant.grant_id])
         for grant in grants
     )
-    return [grant for grant in counted if grant.left is None or grant.left > 0]
+    return [grant for grant in counted if grant.remaining_uses is None or grant.remaining_uses > 0]
 
 
 def _used(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> bool:
     """Whether any of these verdicts counts one of the grants down."""
-    counted = {grant.grant_id for grant in grants if grant.left is not None}
+    counted = {grant.grant_id for grant in grants if grant.remaining_uses is not None}
     return any(verdict.grant_id in counted for verdict in verdicts)
 
 

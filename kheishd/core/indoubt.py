@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from msgspec.structs import replace
 
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.journal.envelope import Envelope
 from protocol.objects.indoubt import Indoubt
 
@@ -19,15 +19,15 @@ PROBE: Final = "probe"
 MAX_INPUT_CHARACTERS = 200
 """How much of a call's input the model is reminded of."""
 
-IndoubtEvent = CallDoubted | DoubtSettled
+IndoubtEvent = IndoubtOpened | IndoubtResolved
 
 
 def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> Indoubt:
     """The doubt after an event about it; it is settled once.
 
-    Errors: AssertionError for a first event that is not ``CallDoubted``: the journal is damaged.
+    Errors: AssertionError for a first event that is not ``IndoubtOpened``: the journal is damaged.
     """
-    if isinstance(event, CallDoubted):
+    if isinstance(event, IndoubtOpened):
         return doubt or _doubted(envelope, event)
     assert doubt is not None, "a doubt's first event is that of the call being doubted"
     if doubt.status != "open":
@@ -35,13 +35,13 @@ def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> In
     return replace(
         doubt,
         status=event.outcome,
-        settled_at_ms=envelope.at_ms,
-        by=PROBE if envelope.actor == "daemon" else envelope.actor,
+        resolved_at_ms=envelope.at_ms,
+        resolved_by=PROBE if envelope.actor == "daemon" else envelope.actor,
         justification=event.justification,
     )
 
 
-def _doubted(envelope: Envelope, event: CallDoubted) -> Indoubt:
+def _doubted(envelope: Envelope, event: IndoubtOpened) -> Indoubt:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
     return Indoubt(
@@ -53,9 +53,9 @@ def _doubted(envelope: Envelope, event: CallDoubted) -> Indoubt:
         status="open",
         called_at_ms=event.called_at_ms,
         found_at_ms=envelope.at_ms,
-        cursor=envelope.cursor,
+        created_cursor=envelope.cursor,
         message_cursor=event.message_cursor,
-        number=event.number,
+        index=event.index,
         agent=event.agent,
         sender=event.sender,
         note=event.note,

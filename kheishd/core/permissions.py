@@ -27,12 +27,12 @@ from kheishd.core.session import MODES
 from protocol.objects.permission import (
     Decision,
     Explanation,
+    ExplanationLine,
     Grant,
     Layered,
     ModeEffect,
     PermissionMode,
     Rule,
-    Step,
 )
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
@@ -107,11 +107,11 @@ def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: Opinion | No
         decision=judged.decision,
         base=judged.base,
         why=judged.why,
-        reason=judged.reason,
+        note=judged.reason,
         mode=judged.mode,
         mode_effect=judged.mode_effect,
         grant_id=judged.grant_id,
-        steps=walk.steps,
+        lines=walk.steps,
     )
 
 
@@ -127,7 +127,9 @@ def used(layers: Layers, grant_ids: Sequence[str]) -> Layers:
 
 def _after_uses(layered: Layered, grant_ids: Sequence[str]) -> Layered:
     grants = [
-        grant if grant.left is None else _replaced(grant, left=grant.left - grant_ids.count(grant.grant_id))
+        grant
+        if grant.remaining_uses is None
+        else _replaced(grant, remaining_uses=grant.remaining_uses - grant_ids.count(grant.grant_id))
         for grant in layered.grants
     ]
     return _replaced(layered, grants=grants)
@@ -203,7 +205,7 @@ class _Walk:
         self.tool = tool
         self.subject = subject
         self.layers = layers
-        self.steps: list[Step] = []
+        self.steps: list[ExplanationLine] = []
         self.firm = False
         self.judged = self._by_rules()
         if opinion is not None:
@@ -212,7 +214,7 @@ class _Walk:
         self._by_grants()
 
     def _say(self, source: str, says: Decision | None, text: str) -> None:
-        self.steps.append(Step(source=source, says=says, text=text))
+        self.steps.append(ExplanationLine(source=source, says=says, text=text))
 
     def _decide(self, decision: Decision, why: str, reason: str, effect: ModeEffect | None = None) -> None:
         self.judged = replace(self.judged, decision=decision, why=why, reason=reason, mode_effect=effect)
@@ -233,7 +235,7 @@ class _Walk:
             self._say("tool", default, "an agent that another one called upon can only be stricter than this")
             return by_default
         decision, why = rule.decision, f"{_label(each)} {_shown(rule, SUBJECT_SHOWN)}"
-        return Judged(decision, decision, why, rule.reason or _reason(decision), mode)
+        return Judged(decision, decision, why, rule.note or _reason(decision), mode)
 
     def _stands_in(self, said: tuple[Rule, Layered]) -> bool:
         """Whether what a layer says can stand in for the tool's default, and be looser."""
@@ -249,7 +251,7 @@ class _Walk:
             doubt = distrusted(rule, self.tool, self.subject)
             if doubt is None:
                 held.append(rule)
-                said = f": {rule.reason}" if rule.reason else ""
+                said = f": {rule.note}" if rule.note else ""
                 self._say(_label(layered), rule.decision, f"{_shown(rule)}{said}")
             else:
                 self._say(_label(layered), None, f"{_shown(rule)} does not hold: {doubt}")
@@ -306,8 +308,8 @@ class _Walk:
         if grant is None:
             self._say("grant", None, "no grant answers it")
             return
-        left = "" if grant.left is None else f", {grant.left} left"
-        self._say("grant", "allow", f"{grant.grant_id} answers it, given by {grant.by}{left}")
+        left = "" if grant.remaining_uses is None else f", {grant.remaining_uses} left"
+        self._say("grant", "allow", f"{grant.grant_id} answers it, given by {grant.granted_by}{left}")
         self._decide("allow", f"grant {grant.grant_id}", "")
         self.judged = replace(self.judged, grant_id=grant.grant_id)
 
@@ -317,7 +319,7 @@ class _Walk:
             for each in self.layers.layers:
                 for grant in each.grants if each.layer == layer else ():
                     exact = (grant.tool, grant.subject or "") == (self.tool.name, self.subject)
-                    if exact and (grant.left is None or grant.left > 0):
+                    if exact and (grant.remaining_uses is None or grant.remaining_uses > 0):
                         yield grant
 
 

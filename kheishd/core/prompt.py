@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from kheishd.core.shortening import Placed, snipped, summed_up, without_results
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import (
     InputReceived,
     MessageAppended,
@@ -96,7 +96,7 @@ class Transcript(Struct):
                 self._return(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered(items=items):
                 self._steered(run_id, items)
-            case DoubtSettled(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 self.said.append(Message("user", [Text(note)]))
             case ModelAsked():
                 self._read_out(envelope)

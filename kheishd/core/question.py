@@ -32,11 +32,13 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
     assert request is not None, "a question's first event is that it is asked"
     if request.status != "pending":
         return request
-    closed = replace(request, closed_at_ms=envelope.at_ms, justification=event.justification)
+    closed = replace(request, resolved_at_ms=envelope.at_ms, justification=event.justification)
     if isinstance(event, QuestionLapsed):
-        return replace(closed, status=event.how, by=envelope.actor if event.how == "cancelled" else None)
+        return replace(
+            closed, status=event.how, resolved_by=envelope.actor if event.how == "cancelled" else None
+        )
     status: QuestionStatus = "declined" if event.declined else "answered"
-    return replace(closed, status=status, by=envelope.actor, answers=event.answers)
+    return replace(closed, status=status, resolved_by=envelope.actor, answers=event.answers)
 
 
 def _asked(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
@@ -50,7 +52,7 @@ def _asked(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
         status="pending",
         questions=event.questions,
         asked_at_ms=envelope.at_ms,
-        cursor=envelope.cursor,
+        created_cursor=envelope.cursor,
         agent=event.agent,
         sender=event.sender,
         expires_at_ms=event.expires_at_ms,

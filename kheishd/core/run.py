@@ -159,7 +159,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return _start(run)
         case Ask(item_id):
             asked = run.item_id if run.item_id is not None else item_id
-            return [ModelAsked(item_id=asked, step=run.step + 1, attempt=run.attempt + 1)]
+            return [ModelAsked(item_id=asked, turn=run.turn + 1, attempt=run.attempt + 1)]
         case Answered():
             return answered(run, command)
         case Errored(error, retry_at_ms):
@@ -173,7 +173,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
         case Stopped(items, results, error):
             return _stopped(run, items, results, error)
         case Release(reason, results):
-            return [*calls.ended(run, results), RunReleased(reason=reason)]
+            return [*calls.ended(run, results), RunReleased(note=reason)]
         case Fail(error):
             return _failed(run, error)
         case Interrupt(error):
@@ -189,10 +189,10 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
 
 def _abandoned(run: Run, lapsed: QuestionLapsed, reason: str) -> list[JournalEvent]:
     calls.need(run, [lapsed.call_id], "questioned")
-    wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", reason=reason)]
+    wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", note=reason)]
     # The question is closed as its person wants it; what else is open, because the run ends.
-    rest = calls.evolve(run, Envelope(cursor=run.cursor, at_ms=run.changed_at_ms), lapsed)
-    ended = RunEnded(outcome=run.cancel or "cancelled", reason=reason)
+    rest = calls.evolve(run, Envelope(cursor=run.updated_cursor, at_ms=run.updated_at_ms), lapsed)
+    ended = RunEnded(outcome=run.cancel or "cancelled", note=reason)
     return [lapsed, *wanted, *calls.closing(rest), ended]
 
 
@@ -211,7 +211,7 @@ def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[Journal
     return [
         ModelFailed(
             item_id=run.item_id,
-            step=run.step + 1,
+            turn=run.turn + 1,
             attempt=run.attempt,
             error=error,
             retry_at_ms=retry_at_ms,
@@ -229,7 +229,7 @@ def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> l
     if isinstance(event, CompactionFailed):
         return [*happened, RunEnded(outcome=run.cancel or "failed", error=event.error)]
     reason = "" if event is not None else "there was nothing to sum up"
-    return [*happened, RunEnded(outcome=run.cancel or "completed", reason=reason)]
+    return [*happened, RunEnded(outcome=run.cancel or "completed", note=reason)]
 
 
 def _start(run: Run) -> list[JournalEvent]:
@@ -242,7 +242,7 @@ def _start(run: Run) -> list[JournalEvent]:
             "working, the last time with no other run beside it; its journal shows what it was doing",
         )
         return [*calls.closing(run, died=True), RunEnded(outcome="failed", error=error)]
-    return [RunStarted(start=run.start + 1, alone=suspect(run))]
+    return [RunStarted(starts=run.starts + 1, alone=suspect(run))]
 
 
 def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
@@ -251,13 +251,13 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
     if run.status == "queued":
         # Nothing of it has begun: it ends here and now, and there is nothing to interrupt.
         return [
-            CancelRequested(outcome="cancelled", reason=reason),
-            RunEnded(outcome="cancelled", reason=reason),
+            CancelRequested(outcome="cancelled", note=reason),
+            RunEnded(outcome="cancelled", note=reason),
         ]
-    wanted = CancelRequested(outcome=outcome, reason=reason)
+    wanted = CancelRequested(outcome=outcome, note=reason)
     if run.status != "running":
         # It is in nobody's hands, so there is nothing to be stopped first.
-        return [wanted, *calls.closing(run), RunEnded(outcome=outcome, reason=reason)]
+        return [wanted, *calls.closing(run), RunEnded(outcome=outcome, note=reason)]
     return [wanted]
 
 
@@ -290,10 +290,12 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
         # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
         return run
     run = replace(
-        kept_by_run(timed(run, envelope, event), event), cursor=envelope.cursor, changed_at_ms=envelope.at_ms
+        kept_by_run(timed(run, envelope, event), event),
+        updated_cursor=envelope.cursor,
+        updated_at_ms=envelope.at_ms,
     )
     match event:
-        case RunStarted(start=start):
+        case RunStarted(starts=start):
             return _started(run, envelope, event, start)
         case ModelAsked(item_id=item_id, attempt=attempt):
             return replace(
@@ -301,7 +303,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
                 item_id=item_id,
                 attempt=attempt,
                 retry_at_ms=None,
-                steers=0,
+                pending_steers=0,
                 starts_without_progress=run.starts_without_progress + 1,
             )
         case ModelFailed(retry_at_ms=retry_at_ms):
@@ -312,9 +314,9 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             paid = added(run.cost, cost)
             return replace(run, usage=run.usage + usage, cost=paid, starts_without_progress=0)
         case RunReleased():
-            return replace(run, starts_without_progress=0, taken=False)
+            return replace(run, starts_without_progress=0, claimed=False)
         case Steered():
-            return replace(run, steers=run.steers + 1, sent_back=None)
+            return replace(run, pending_steers=run.pending_steers + 1, follow_up=None)
         case OutputEmitted() | RequirementSatisfied():
             return given(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
@@ -327,22 +329,22 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
 
 def _started(run: Run, envelope: Envelope, event: RunStarted, start: int) -> Run:
     # A daemon that died while it judged calls, or looked into them, had begun nothing that was counted.
-    uncounted = run.taken and run.calls and all(call.state != "called" for call in run.calls)
+    uncounted = run.claimed and run.calls and all(call.state != "called" for call in run.calls)
     started = replace(
         run,
         status="running",
-        start=start,
+        starts=start,
         started_at_ms=run.started_at_ms if run.started_at_ms is not None else envelope.at_ms,
         starts_without_progress=run.starts_without_progress + bool(uncounted),
     )
     after = calls.evolve(started, envelope, event)
-    return replace(after, taken=after.status == "running")
+    return replace(after, claimed=after.status == "running")
 
 
 def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
     after = calls.evolve(run, envelope, event)
     if after.status != "running":
-        after = replace(after, taken=False)
+        after = replace(after, claimed=False)
     match event:
         case ToolCalled() if all(call.state != "called" for call in run.calls):
             # Calls that run side by side are one start.
@@ -367,9 +369,9 @@ def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None
         calls=[],
         rules=[],
         grants=[],
-        steers=0,
+        pending_steers=0,
         starts_without_progress=0,
-        taken=False,
+        claimed=False,
     )
 
 
@@ -385,9 +387,9 @@ def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
         input_id=event.input_id,
         status="queued",
         accepted_at_ms=envelope.at_ms,
-        changed_at_ms=envelope.at_ms,
+        updated_at_ms=envelope.at_ms,
         accepted_cursor=envelope.cursor,
-        cursor=envelope.cursor,
+        updated_cursor=envelope.cursor,
         pinned=event.pinned,
         kind=event.kind,
     )
@@ -398,15 +400,15 @@ def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
         return sent_back(run, event)
     return replace(
         run,
-        step=run.step + 1,
+        turn=run.turn + 1,
         attempt=0,
         failures=0,
         item_id=None,
         output_cursor=envelope.cursor,
         output_item_id=event.item_id,
         calls=calls.opened(event.message.items),
-        sent_back=None,
-        parts=parts_of(run),
+        follow_up=None,
+        partial_cursors=parts_of(run),
         usage=run.usage + event.usage,
         cost=added(run.cost, event.cost),
         starts_without_progress=0,

@@ -60,7 +60,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             changed = kept_by_session(session, event, envelope.run_id)
             if changed is session:
                 return session
-    return replace(changed, cursor=envelope.cursor, changed_at_ms=envelope.at_ms)
+    return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
 
 
 def _paid(session: Session, usage: Usage, cost: Cost | None) -> Session:
@@ -76,7 +76,7 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
         status="open",
         sender=event.sender,
         created_at_ms=envelope.at_ms,
-        changed_at_ms=envelope.at_ms,
+        updated_at_ms=envelope.at_ms,
         title=event.title,
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
@@ -89,8 +89,8 @@ def _created(envelope: Envelope, event: SessionCreated) -> Session:
         metadata=event.metadata,
         input_contract=event.input_contract,
         output_contract=event.output_contract,
-        first_cursor=envelope.cursor,
-        cursor=envelope.cursor,
+        created_cursor=envelope.cursor,
+        updated_cursor=envelope.cursor,
     )
 
 

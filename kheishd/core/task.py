@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.task import (
+    TaskAlreadyEnded,
     TaskBlocked,
     TaskCycle,
     TaskNeeded,
@@ -23,7 +24,6 @@ from protocol.errors.task import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.errors.task import TaskEnded as Ended
 from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
@@ -57,7 +57,7 @@ def evolve(task: Task | None, envelope: Envelope, event: TaskEvent) -> Task:
         return task
     changed = revised(task, event) if isinstance(event, TaskUpdated) else _kept(task, envelope, event)
     ended_at_ms = None if changed.status in OPEN else envelope.at_ms
-    return replace(changed, changed_at_ms=envelope.at_ms, ended_at_ms=ended_at_ms)
+    return replace(changed, updated_at_ms=envelope.at_ms, ended_at_ms=ended_at_ms)
 
 
 def _created(envelope: Envelope, event: TaskCreated) -> Task:
@@ -75,8 +75,8 @@ def _created(envelope: Envelope, event: TaskCreated) -> Task:
         status="pending",
         kind=event.kind,
         created_at_ms=envelope.at_ms,
-        changed_at_ms=envelope.at_ms,
-        cursor=envelope.cursor,
+        updated_at_ms=envelope.at_ms,
+        created_cursor=envelope.cursor,
         description=event.description,
         owner=event.owner,
         blocked_by=event.blocked_by,
@@ -95,8 +95,8 @@ def _tombstone(task: Task, at_ms: int) -> Task:
         status=task.status,
         kind=task.kind,
         created_at_ms=task.created_at_ms,
-        changed_at_ms=at_ms,
-        cursor=task.cursor,
+        updated_at_ms=at_ms,
+        created_cursor=task.created_cursor,
         created_by_run_id=task.created_by_run_id,
         ended_at_ms=task.ended_at_ms,
         deleted_at_ms=at_ms,
@@ -108,7 +108,7 @@ def revised(task: Task, event: TaskUpdated) -> Task:
     names = ("title", "description", "status", "owner", "blocked_by", "output", "metadata")
     values = ((name, getattr(event, name)) for name in names)
     changed = replace(task, **{name: value for name, value in values if value is not UNSET})
-    return changed if event.status is UNSET else replace(changed, reason=event.reason)
+    return changed if event.status is UNSET else replace(changed, note=event.note)
 
 
 def _kept(
@@ -118,15 +118,15 @@ def _kept(
     shell = task.shell
     assert shell is not None, "only a shell is started, stopped and ended"
     match event:
-        case TaskStarted(pid=pid, started=started):
-            return replace(task, status="in_progress", shell=replace(shell, pid=pid, started=started))
-        case TaskStopRequested(reason=reason):
+        case TaskStarted(pid=pid, start_ticks=started):
+            return replace(task, status="in_progress", shell=replace(shell, pid=pid, start_ticks=started))
+        case TaskStopRequested(note=reason):
             if shell.stop_requested_at_ms is not None:
                 return task
             wanted = replace(
                 shell,
                 stop_requested_at_ms=envelope.at_ms,
-                stop_reason=reason,
+                stop_note=reason,
                 stopped_by=f"run:{envelope.run_id}" if envelope.run_id else envelope.actor,
             )
             return replace(task, shell=wanted)
@@ -141,7 +141,7 @@ def _kept(
                 output_bytes=event.output_bytes,
                 output_kept_bytes=event.output_kept_bytes,
             )
-            return replace(task, status=event.status, reason=shell.stop_reason, shell=over)
+            return replace(task, status=event.status, note=shell.stop_note, shell=over)
 
 
 # Rules.
@@ -199,7 +199,9 @@ def may_update(others: Others, task: Task, event: TaskUpdated) -> None:
     Errors: TaskRunning, TaskEnded, TaskTitleTaken, TaskNotFound, TaskCycle, TaskBlocked, TaskOutputMissing.
     """
     if task.status not in OPEN:
-        raise Ended(f"the task {task.task_id} was {_ended(task)} and no longer changes; create another")
+        raise TaskAlreadyEnded(
+            f"the task {task.task_id} was {_ended(task)} and no longer changes; create another"
+        )
     if task.kind == "shell":
         raise TaskRunning(f"{task.task_id} is a shell: it can be stopped, and changes by itself only")
     after = revised(task, event)
@@ -305,8 +307,8 @@ def ended_note(
 ) -> str:
     """What the model reads about a shell that is over."""
     how = _HOW[why]
-    if why == "stopped" and task.shell is not None and task.shell.stop_reason:
-        how += f" ({task.shell.stop_reason})"
+    if why == "stopped" and task.shell is not None and task.shell.stop_note:
+        how += f" ({task.shell.stop_note})"
     code = f" with exit code {exit_code}" if exit_code is not None else ""
     because = f" ({problem})" if problem else ""
     said = f" task_output gives what it wrote: {output_bytes} bytes." if output_bytes else ""

@@ -26,7 +26,7 @@ from kheishd.hooks.sandbox import Sandbox
 from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.spool import Spool, tail
 from kheishd.hooks.workdir import Workdir, open_workdir
-from kheishd.kernel.hook import Finding, Invocation, Outcome, Stale, SubHook, Tool, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, Stale, SubHook, Tool, ToolError
 from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
 from protocol.limits.units import KIB
 from protocol.objects.approval import Preview
@@ -145,10 +145,10 @@ class Bash(SubHook):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(spool.remove)
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What is known of a command that the daemon died in: that it is over, and what it said last."""
         if use.arguments.get("run_in_background"):
-            return Finding("not_done", "a command for the background begins once its result is kept")
+            return ProbeResult("not_done", "a command for the background begins once its result is kept")
         over = await hunt(self._mark(use), patience_s=KEEPER_SECONDS)
         spool = Spool(self._calls / use.key)
         said = await trio.to_thread.run_sync(tail, spool.path, MAX_COMMAND_TAIL_BYTES)
@@ -162,7 +162,7 @@ class Bash(SubHook):
         if not over:
             note += "; some of its processes cannot be stopped"
         found = {} if said is None else {"output_tail": ending(said, MAX_EVIDENCE_TAIL_BYTES)}
-        return Finding("unknown", note, found)
+        return ProbeResult("unknown", note, found)
 
     async def _prepare(self, use: Invocation, asked: _Asked) -> tuple[bool, Workdir]:
         """Whether it is confined, and its open directory. Errors: ToolError."""

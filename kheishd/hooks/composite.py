@@ -20,12 +20,12 @@ import trio
 from kheishd.hooks.arguments import Checker
 from kheishd.kernel.hook import (
     Deny,
-    Finding,
     Invocation,
     NeedsAnswer,
     NeedsApproval,
     Opinion,
     Outcome,
+    ProbeResult,
     RunContext,
     Stale,
     SubHook,
@@ -174,14 +174,14 @@ class CompositeHook:
                 log.exception("a hook failed after a call", extra={"part": part.name, "tool": use.tool.name})
         return replace(outcome, text=_sayable(outcome.text))
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What became of a call that the daemon died in; unknown where even that cannot be found out."""
         with trio.move_on_after(min(use.tool.timeout_s, MAX_PROBE_SECONDS)):
             try:
                 return await self._owner(use).probe(use, evidence)
             except Exception as error:
                 log.warning("a probe failed: %s", error, extra=_about(use))
-        return Finding("unknown", "what became of it could not be found out")
+        return ProbeResult("unknown", "what became of it could not be found out")
 
     def _owner(self, use: Invocation) -> SubHook:
         return self._owners[use.tool.name]

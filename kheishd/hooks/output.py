@@ -43,7 +43,7 @@ class Outputs(SubHook):
         text, value = use.arguments.get("text", ""), use.arguments.get("value")
         if not text and value is None:
             raise ToolError("there is nothing to emit; give 'text', 'value' or both")
-        if len(use.place.run.outputs) >= MAX_OUTPUTS:
+        if len(use.place.run.output_cursors) >= MAX_OUTPUTS:
             raise ToolError(
                 f"this run has emitted {MAX_OUTPUTS} outputs, which is the limit; the last counts"
             )

@@ -118,7 +118,7 @@ class Invocation:
         Shape:  letters, digits, ``.``, ``_`` and ``-``; nothing of the call's own id, which a model made up.
         """
         digest = sha256(self.call_id.encode()).hexdigest()[:16]
-        return f"{self.place.run.run_id}.{self.place.run.step}.{digest}"
+        return f"{self.place.run.run_id}.{self.place.run.turn}.{digest}"
 
 
 class ToolError(Exception):
@@ -155,16 +155,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The call is not to be carried out; ``reason`` reaches the model."""
+    """The call is not to be carried out; ``note`` reaches the model."""
 
-    reason: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsApproval:
     """A person is to be asked, whatever the mode."""
 
-    reason: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class NeedsAnswer:
 Opinion = Deny | NeedsApproval | NeedsAnswer
 
 
-class Finding(Struct, frozen=True):
+class ProbeResult(Struct, frozen=True):
     """What a probe found out about a call that the daemon died in; ``note`` says how it is known.
 
     ``done``: it took effect. ``not_done``: it did not, and may be run again. ``unknown``: nobody can tell.
@@ -226,9 +226,9 @@ class SubHook:
         """
         raise ToolError(f"the part '{self.name}' does not carry out {use.tool.name}")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What became of a call that the daemon died in. Leaves nothing of it running."""
-        return Finding("unknown", "nothing is known about it")
+        return ProbeResult("unknown", "nothing is known about it")
 
     async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome of a call of any part's tool, perhaps amended."""
@@ -282,6 +282,6 @@ class Hook(Protocol):
         """The outcome as the model is to read it. Never raises but cancellation."""
         ...
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What became of a call that the daemon died in."""
         ...

@@ -36,7 +36,7 @@ from kheishd.store.tables import (
     Table,
 )
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.task import TaskCreated, TaskEvent
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
@@ -61,7 +61,7 @@ class Recorded(Protocol):
         ...
 
     @property
-    def cursor(self) -> int:
+    def created_cursor(self) -> int:
         """Where it began."""
         ...
 
@@ -135,18 +135,18 @@ def _rows(
     expires_at_ms: int | None = None,
 ) -> frozenset[IndexRow]:
     rows = [
-        IndexRow(RECORDS_BY_SESSION, (record.session_id, kind, record.cursor), record_id),
-        IndexRow(RECORDS_BY_RUN, (record.run_id, kind, record.cursor), record_id),
+        IndexRow(RECORDS_BY_SESSION, (record.session_id, kind, record.created_cursor), record_id),
+        IndexRow(RECORDS_BY_RUN, (record.run_id, kind, record.created_cursor), record_id),
     ]
     if waiting is not None:
-        rows.append(IndexRow(waiting, (record.cursor,), record_id))
+        rows.append(IndexRow(waiting, (record.created_cursor,), record_id))
     if expires_at_ms is not None:
         rows.append(IndexRow(DEADLINES, (expires_at_ms, kind, record_id)))
     return frozenset(rows)
 
 
 def _task_rows(record: Task) -> frozenset[IndexRow]:
-    rows = [IndexRow(RECORDS_BY_SESSION, (record.session_id, TASK, record.cursor), record.task_id)]
+    rows = [IndexRow(RECORDS_BY_SESSION, (record.session_id, TASK, record.created_cursor), record.task_id)]
     if record.status not in OPEN or record.deleted_at_ms is not None:
         return frozenset(rows)
     rows += [IndexRow(TASKS_WAITING, (each, record.task_id)) for each in record.blocked_by]
@@ -154,9 +154,9 @@ def _task_rows(record: Task) -> frozenset[IndexRow]:
         digest = task.title_digest(record.title)
         rows.append(IndexRow(TASKS_OPEN, (record.session_id, digest, record.task_id)))
     else:
-        rows.append(IndexRow(SHELLS_LIVE, (record.cursor,), record.task_id))
+        rows.append(IndexRow(SHELLS_LIVE, (record.created_cursor,), record.task_id))
         if record.shell.stop_requested_at_ms is not None:
-            rows.append(IndexRow(SHELLS_STOPPING, (record.cursor,), record.task_id))
+            rows.append(IndexRow(SHELLS_STOPPING, (record.created_cursor,), record.task_id))
     return frozenset(rows)
 
 
@@ -186,8 +186,8 @@ INDOUBT_RECORDS: Final = Projection(
     kind=INDOUBT,
     table=INDOUBTS,
     name="indoubt_id",
-    begins=CallDoubted,
-    events=(CallDoubted, DoubtSettled),
+    begins=IndoubtOpened,
+    events=(IndoubtOpened, IndoubtResolved),
     evolve=indoubt.evolve,
     final=lambda record: record.status != "open",
     rows=_indoubt_rows,

@@ -33,7 +33,7 @@ from kheishd.store.tables import (
     Key,
     Table,
 )
-from protocol.events.conversation import ConversationBound, ConversationReset
+from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.permission import PermissionsChanged
 from protocol.events.run import RunAccepted
 from protocol.events.session import SessionCreated
@@ -168,7 +168,7 @@ class Replay:
         match event:
             case ConversationBound(agent=agent, sender=sender):
                 self.bound, self.unbound = (agent, sender, envelope.at_ms), None
-            case ConversationReset(agent=agent, sender=sender):
+            case ConversationUnbound(agent=agent, sender=sender):
                 self.bound, self.unbound = None, (agent, sender)
             case _:
                 pass
@@ -185,7 +185,7 @@ class Replay:
     def _fold_rules(self, envelope: Envelope, event: JournalEvent) -> None:
         if isinstance(event, PermissionsChanged):
             before = self.rules.rules if self.rules is not None else []
-            self.rules = DaemonRules(rules=changed(before, event), cursor=envelope.cursor)
+            self.rules = DaemonRules(rules=changed(before, event), updated_cursor=envelope.cursor)
 
     def _run_rows(self, store: Snapshot, run: Run) -> Iterator[Difference]:
         yield from _row(store, self.stream, RUNS, (run.run_id,), run)

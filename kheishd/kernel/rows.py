@@ -117,7 +117,7 @@ def _digest(store: Snapshot, key: Key, token_id: str) -> bool:
 
 
 def _daemon_rules(store: Snapshot, key: Key, record: DaemonRules) -> bool:
-    return key == (DAEMON_STREAM,) and store.entry(DAEMON_STREAM, record.cursor) is not None
+    return key == (DAEMON_STREAM,) and store.entry(DAEMON_STREAM, record.updated_cursor) is not None
 
 
 def _receipt(store: Snapshot, key: Key, receipt: Receipt) -> bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
-from kheishd.core.budget import micros
 from kheishd.core.compaction import ContextLimits
 from protocol.budget import Budget, Prices
 from protocol.limits.call import (
@@ -72,8 +71,8 @@ class RunLimits:
 
     @property
     def budget(self) -> Budget:
-        """What a run may use at most, as it is pinned: ``max_cost`` is in units here, and there in micros."""
-        return Budget(max_tokens=self.max_tokens, max_work_s=self.max_work_s, max_cost=micros(self.max_cost))
+        """What a run may use at most, in the currency of its route."""
+        return Budget(max_tokens=self.max_tokens, max_work_s=self.max_work_s, max_cost=self.max_cost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,12 @@ from kheishd.objects.records import Reader, Waiting, find, fold_of, page
 from kheishd.objects.sending import require_storable
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
-from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.approval import (
+    ApprovalAlreadyResolved,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ToolInputInvalid,
+)
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
@@ -58,7 +63,7 @@ def find_approval(
 
 def view_of(reader: Reader, approval: Approval) -> ApprovalView:
     """An approval with what is to be decided: the call's input, what it would do, and how it was changed."""
-    asked = reader.event(approval.session_id, approval.cursor)
+    asked = reader.event(approval.session_id, approval.created_cursor)
     answered = (
         reader.event(approval.session_id, approval.resolved_cursor)
         if approval.resolved_cursor is not None
@@ -66,10 +71,10 @@ def view_of(reader: Reader, approval: Approval) -> ApprovalView:
     )
     return replace(
         _bare(approval),
-        arguments=reader.arguments(approval.session_id, approval.message_cursor, approval.number),
+        arguments=reader.arguments(approval.session_id, approval.message_cursor, approval.index),
         updated_input=answered.updated_input if isinstance(answered, ApprovalAnswered) else None,
         preview=asked.preview if isinstance(asked, ApprovalRequested) else None,
-        reason=asked.reason if isinstance(asked, ApprovalRequested) else "",
+        note=asked.note if isinstance(asked, ApprovalRequested) else "",
     )
 
 
@@ -180,7 +185,7 @@ def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:
 def _written_bytes(answer: _Answer) -> int:
     """What an answer takes besides what every answer does: each text as often as it is written."""
     resolution = answer.resolution
-    texts = ((answer.updated_input or {}, 1), (resolution.reason, 3), (resolution.justification, 2))
+    texts = ((answer.updated_input or {}, 1), (resolution.note, 3), (resolution.justification, 2))
     return sum(times * len(msgspec.json.encode(text)) for text, times in texts)
 
 
@@ -203,7 +208,7 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
         for answer, approval in zip(plan, found, strict=True)
     ]
     results = [
-        rules.refused(approval, "denied", event.reason)
+        rules.refused(approval, "denied", event.note)
         for event, approval in zip(events, found, strict=True)
         if event.decision == "deny"
     ]
@@ -219,17 +224,19 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
 
 def _briefly(approval: Approval) -> ApprovalView:
     """An approval without what a person wrote or is to read of it."""
-    return replace(_bare(approval), subject="", justification="", denial="")
+    return replace(_bare(approval), subject="", justification="", denial_note="")
 
 
 def _see_that_it_waits(tx: Transaction, approval: Approval, field: str) -> None:
-    """Errors: ApprovalResolved, saying who answered; ApprovalExpired, also before that is written down."""
+    """Errors: ApprovalAlreadyResolved, saying who answered; ApprovalExpired, also before that is written
+    down.
+    """
     name, field = approval.approval_id, f"{field}.approval_id"
     if approval.status in ("allowed", "denied"):
-        text = f"{name} was {approval.status} by {approval.by} already; the first answer counts"
-        raise ApprovalResolved(text, field=field)
+        text = f"{name} was {approval.status} by {approval.resolved_by} already; the first answer counts"
+        raise ApprovalAlreadyResolved(text, field=field)
     if approval.status == "withdrawn":
-        raise ApprovalResolved(f"{name} is no longer asked for: its run has ended", field=field)
+        raise ApprovalAlreadyResolved(f"{name} is no longer asked for: its run has ended", field=field)
     if approval.status == "expired" or not _in_time(tx, approval.expires_at_ms):
         raise ApprovalExpired(field=field)
 
@@ -249,9 +256,9 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
         grant = Grant(
             grant_id=answer.grant_id,
             tool=approval.tool,
-            by=call.caller.principal,
+            granted_by=call.caller.principal,
             subject=approval.subject or None,
-            left=resolution.uses,
+            remaining_uses=resolution.uses,
             approval_id=approval.approval_id,
         )
     return ApprovalAnswered(
@@ -259,7 +266,7 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
         call_id=approval.call_id,
         decision=resolution.decision,
         updated_input=answer.updated_input,
-        reason=resolution.reason,
+        note=resolution.note,
         justification=resolution.justification,
         remember=resolution.remember,
         grant=grant,

@@ -92,7 +92,7 @@ def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
                 approval_id=event.approval_id,
                 decision=event.decision,
                 by=envelope.actor,
-                reason=event.reason,
+                reason=event.note,
                 justification=event.justification,
             )
         case ApprovalLapsed(how="expired"):

@@ -17,7 +17,7 @@ from kheishd.objects.run import settled
 from kheishd.objects.sending import Sending, pinned_for
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
-from protocol.errors.session import SessionBusy, SessionEnded
+from protocol.errors.session import SessionAlreadyEnded, SessionBusy
 from protocol.events.context import ContextCompacted
 from protocol.events.run import RunAccepted, RunEnded
 from protocol.journal.line import decode_envelope, decode_event
@@ -45,10 +45,10 @@ def wanted(call: Call) -> Wanted:
 def accept_compaction(tx: Transaction, call: Call, session: Session, plan: Wanted) -> CompactResult:
     """Accept a run that sums a session up.
 
-    Errors: SessionEnded, SessionBusy, AgentNotFound, RouteNotFound, RouteNotReady, WorkspaceForbidden.
+    Errors: SessionAlreadyEnded, SessionBusy, AgentNotFound, RouteNotFound, RouteNotReady, WorkspaceForbidden.
     """
     if session.status == "ended":
-        raise SessionEnded(f"the session {session.session_id} was ended; nothing more is asked of it")
+        raise SessionAlreadyEnded(f"the session {session.session_id} was ended; nothing more is asked of it")
     if session.open_runs:
         raise SessionBusy(
             f"the session has {len(session.open_runs)} runs that have not ended; "
@@ -105,8 +105,8 @@ def _outcome(store: Snapshot, result: CompactResult) -> CompactResult:
                 result = msgspec.structs.replace(
                     result, summary=summary, pre_tokens=pre_tokens, post_tokens=post_tokens
                 )
-            case RunEnded(reason=reason):
-                return msgspec.structs.replace(result, reason=reason)
+            case RunEnded(note=reason):
+                return msgspec.structs.replace(result, note=reason)
             case _:
                 pass
     return result

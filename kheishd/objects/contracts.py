@@ -132,7 +132,7 @@ def checked(store: Snapshot, run: Run, text: str) -> Checked | None:
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
     """
     bound = run.pinned.output_contract
-    if bound is None or run.outputs:
+    if bound is None or run.output_cursors:
         return None
     schema = schema_text(store, bound.digest)
     found = read(msgspec.json.decode(schema), text)

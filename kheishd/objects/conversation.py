@@ -37,8 +37,7 @@ from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound
 from protocol.errors.rpc import NotSupported
 from protocol.errors.session import SessionBusy
-from protocol.events.conversation import ConversationBound
-from protocol.events.conversation import ConversationReset as ResetEvent
+from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.session import SessionCreated
 from protocol.ids import ID_PATTERN
 from protocol.journal.line import decode_event
@@ -53,9 +52,9 @@ from protocol.objects.conversation import (
     ConversationListParams,
     ConversationRef,
     ConversationReset,
+    ConversationResetResult,
     ConversationSend,
     ConversationSteer,
-    ConversationWasReset,
 )
 from protocol.objects.run import ENDED, CompactResult, SendResult, SteerResult
 
@@ -248,7 +247,7 @@ def cancel(tx: Transaction, call: Call, params: ConversationCancel) -> Conversat
     run = tx.get(RUNS, session.open_runs[0])
     assert run is not None, "an open run has its record"
     assert run.status not in ENDED
-    request_stop(tx, call, run, Cancel("cancelled", params.reason))
+    request_stop(tx, call, run, Cancel("cancelled", params.note))
     return ConversationCancelled(cancelled=True, session_id=run.session_id, run_id=run.run_id)
 
 
@@ -267,7 +266,7 @@ def compact(tx: Transaction, call: Call, plan: tuple[ConversationCompact, Wanted
 
 
 @mutation(rows.RESET)
-def reset(tx: Transaction, call: Call, params: ConversationReset) -> ConversationWasReset:
+def reset(tx: Transaction, call: Call, params: ConversationReset) -> ConversationResetResult:
     """Unbind the address: whoever may only converse may not shed what an operator set for its session.
 
     Errors: SessionBusy while runs are open, as their answers would go unseen; ScopeMissing.
@@ -282,10 +281,10 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     if session is not None and session.status == "open" and _was_bounded(tx, session):
         call.caller.need("operate")
     fold = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
-    fold.append(ResetEvent(agent=agent, sender=params.sender))
+    fold.append(ConversationUnbound(agent=agent, sender=params.sender))
     fold.write()
     tx.delete(CONVERSATIONS, agent, params.sender)
-    return ConversationWasReset(agent=agent, sender=params.sender, session_id=binding.session_id)
+    return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
 _BOUNDS = ("scope", "permission_mode", "workspace", "input_contract", "output_contract")
@@ -293,7 +292,7 @@ _BOUNDS = ("scope", "permission_mode", "workspace", "input_contract", "output_co
 
 def _was_bounded(tx: Transaction, session: Session) -> bool:
     """Whether somebody set bounds for a session since it began, which a new one would not have."""
-    found = tx.entry(session.session_id, session.first_cursor)
+    found = tx.entry(session.session_id, session.created_cursor)
     began = decode_event(found[1]) if found is not None else None
     if not isinstance(began, SessionCreated) or any(rule.decision != "allow" for rule in session.rules):
         return True

@@ -10,7 +10,7 @@ from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
     BackedUp,
     Backup,
-    Config,
+    DaemonConfig,
     Diagnosis,
     DoctorParams,
     Nothing,
@@ -42,10 +42,12 @@ def shutdown(call: Call, params: Shutdown) -> Stopping:
 
 
 @query(rows.CONFIG)
-def config(call: Call, params: Nothing) -> Config:
+def config(call: Call, params: Nothing) -> DaemonConfig:
     """The configuration in force. It names credentials by reference only, so it is shown whole."""
     runtime = call.runtime
-    return Config(config=dict(runtime.config), generation=runtime.generation, path=call.control.config_path())
+    return DaemonConfig(
+        config=dict(runtime.config), generation=runtime.generation, path=call.control.config_path()
+    )
 
 
 @control(rows.BACKUP)

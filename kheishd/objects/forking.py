@@ -118,7 +118,7 @@ def _place(tx: Transaction, source: Session, at: int | None) -> ForkOf:
         assert entry is not None, "what was just read is there"
         return ForkOf(session_id, cursor, entry[0].hex())
     raise InvalidParams(
-        f"the session begins after cursor {at}; its first is {source.first_cursor}", field="$.params.at"
+        f"the session begins after cursor {at}; its first is {source.created_cursor}", field="$.params.at"
     )
 
 

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 def output_of(store: Snapshot, run: Run) -> Output | None:
     """What the run gave last; None before there is anything. It is final only of a completed run."""
-    if run.outputs:
-        return _read(store, run, run.outputs[-1])
+    if run.output_cursors:
+        return _read(store, run, run.output_cursors[-1])
     return None if run.output_cursor is None else _read(store, run, run.output_cursor)
 
 
 def outputs_of(store: Snapshot, run: Run) -> Iterator[Output]:
     """Everything that the run gave, in order: what its calls gave, or its answer, once that is final."""
-    if run.outputs:
-        yield from filter(None, (_read(store, run, cursor) for cursor in run.outputs))
+    if run.output_cursors:
+        yield from filter(None, (_read(store, run, cursor) for cursor in run.output_cursors))
     elif run.status == "completed":
         answered = output_of(store, run)
         if answered is not None and answered.text:
@@ -49,7 +49,7 @@ def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
     found = store.entry(run.session_id, cursor)
     if found is None:
         return None
-    last = cursor == (run.outputs[-1] if run.outputs else run.output_cursor)
+    last = cursor == (run.output_cursors[-1] if run.output_cursors else run.output_cursor)
     base = Output(
         output_id="",
         run_id=run.run_id,
@@ -57,7 +57,7 @@ def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
         source_kind="assistant_text",
         text="",
         at_ms=decode_envelope(found[1]).at_ms,
-        cursor=cursor,
+        created_cursor=cursor,
         final=run.status == "completed" and last,
     )
     match decode_event(found[1]):
@@ -67,7 +67,7 @@ def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
         case MessageAppended(item_id=item_id, message=message):
             # The answer is its own output, and has an id that is as lasting as the message's.
             output_id = f"{ids.OUTPUT}_{item_id.partition('_')[2]}"
-            text = said_at(store, run, run.parts) + text_of(message.items)
+            text = said_at(store, run, run.partial_cursors) + text_of(message.items)
             return _structured(store, run, replace(base, output_id=output_id, text=text))
         case _:
             return None

@@ -12,15 +12,15 @@ from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.projections import INDOUBT_RECORDS
 from kheishd.objects.records import Reader, Waiting, find, fold_of, page
 from kheishd.store.tables import INDOUBTS_OPEN, RUNS
-from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
-from protocol.events.indoubt import DoubtSettled
+from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
+from protocol.events.indoubt import IndoubtResolved
 from protocol.objects import indoubt as rows
 from protocol.objects.indoubt import (
     Indoubt,
     IndoubtList,
     IndoubtListParams,
     IndoubtRef,
-    IndoubtSettle,
+    IndoubtResolve,
     IndoubtView,
 )
 
@@ -41,7 +41,7 @@ def find_indoubt(store: Snapshot, call: Call, indoubt_id: str) -> Indoubt:
 
 def view_of(reader: Reader, doubt: Indoubt) -> IndoubtView:
     """A call in doubt with its input, read from the journal."""
-    arguments = reader.arguments(doubt.session_id, doubt.message_cursor, doubt.number)
+    arguments = reader.arguments(doubt.session_id, doubt.message_cursor, doubt.index)
     return replace(_bare(doubt), arguments=arguments)
 
 
@@ -68,25 +68,27 @@ def list_(call: Call, params: IndoubtListParams) -> IndoubtList:
     return IndoubtList(found, following)
 
 
-async def _shown(call: Call, params: IndoubtSettle, result: IndoubtView) -> IndoubtView:
+async def _shown(call: Call, params: IndoubtResolve, result: IndoubtView) -> IndoubtView:
     """The result with the call's input: read anew, as a receipt has no room for it."""
     with call.state.read() as store:
         return view_of(Reader(store), result)
 
 
-@mutation(rows.SETTLE, follow=_shown, follows=lambda params: True)
-def settle(tx: Transaction, call: Call, params: IndoubtSettle) -> IndoubtView:
+@mutation(rows.RESOLVE, follow=_shown, follows=lambda params: True)
+def resolve(tx: Transaction, call: Call, params: IndoubtResolve) -> IndoubtView:
     """Say what became of a call, also of a run that has ended: the session's next model call is told."""
     doubt = find_indoubt(tx, call, params.indoubt_id)
     if doubt.status != "open":
         how = doubt.status.replace("_", " ")
-        raise IndoubtSettled(f"{doubt.indoubt_id} was settled as {how} by {doubt.by} already")
+        raise IndoubtAlreadyResolved(
+            f"{doubt.indoubt_id} was settled as {how} by {doubt.resolved_by} already"
+        )
     run = tx.get(RUNS, doubt.run_id)
     assert run is not None, "a call in doubt has its run"
-    arguments = Reader(tx).arguments(doubt.session_id, doubt.message_cursor, doubt.number)
+    arguments = Reader(tx).arguments(doubt.session_id, doubt.message_cursor, doubt.index)
     fold = fold_of(tx, call, run)
     fold.append(
-        DoubtSettled(
+        IndoubtResolved(
             indoubt_id=doubt.indoubt_id,
             call_id=doubt.call_id,
             tool=doubt.tool,
@@ -99,4 +101,4 @@ def settle(tx: Transaction, call: Call, params: IndoubtSettle) -> IndoubtView:
     return _bare(find_indoubt(tx, call, doubt.indoubt_id))
 
 
-HANDLERS = (get, list_, settle)
+HANDLERS = (get, list_, resolve)

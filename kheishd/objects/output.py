@@ -75,8 +75,8 @@ def _outputs(store: Snapshot, runs: Iterator[Run], after: _Place) -> Iterator[tu
     for run in runs:
         yield (run.accepted_cursor, 0), None
         for output in outputs_of(store, run):
-            if (run.accepted_cursor, output.cursor) > after:
-                yield (run.accepted_cursor, output.cursor), output
+            if (run.accepted_cursor, output.created_cursor) > after:
+                yield (run.accepted_cursor, output.created_cursor), output
 
 
 HANDLERS = (list_,)

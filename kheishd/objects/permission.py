@@ -27,13 +27,14 @@ from kheishd.store.tables import PERMISSIONS, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
-from protocol.errors.session import InputTooLarge, SessionEnded
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.permission import PermissionsChanged
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.objects import permission as rows
 from protocol.objects.permission import (
     Explanation,
+    ExplanationLine,
     Grant,
     Layered,
     PermissionList,
@@ -42,7 +43,6 @@ from protocol.objects.permission import (
     PermissionUpdate,
     PermissionWhy,
     Rule,
-    Step,
 )
 from protocol.objects.run import ENDED, Run
 from protocol.objects.session import Session
@@ -109,7 +109,7 @@ def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Laye
     if definition is not None:
         return [Layered(layer="definition", name=agent, rules=definition.permissions)]
     reason = f"the agent '{agent}' is no longer defined, so what it was denied is not known"
-    return [Layered(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", reason=reason)])]
+    return [Layered(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
 
 
 def _find_place(
@@ -131,7 +131,7 @@ def _find_place(
     if session_id is not None:
         return find_session(store, call, session_id), None
     name = find_definition(call, agent).name
-    return Session(session_id="", agent=name, status="open", created_at_ms=0, changed_at_ms=0), None
+    return Session(session_id="", agent=name, status="open", created_at_ms=0, updated_at_ms=0), None
 
 
 # What the walk must be told of a tool and of what a hook says.
@@ -175,10 +175,14 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     notes = []
     if tool is None:
         text = "no part of this daemon offers a tool of this name now; it is judged as one that asks"
-        notes.append(Step(source="tool", says=None, text=text))
+        notes.append(ExplanationLine(source="tool", says=None, text=text))
     if tools is not None and params.tool not in tools:
-        notes.append(Step(source="scope", says=None, text="the tools in scope there do not include this one"))
-    return replace(explanation, steps=[*notes, *explanation.steps])
+        notes.append(
+            ExplanationLine(
+                source="scope", says=None, text="the tools in scope there do not include this one"
+            )
+        )
+    return replace(explanation, lines=[*notes, *explanation.lines])
 
 
 def _unknown(name: str) -> ToolFacts:
@@ -216,8 +220,8 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
 def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     """Change the rules and grants of one layer; gives it as it is then.
 
-    Errors: SessionNotFound, RunNotFound, SessionEnded, RunAlreadyEnded, GrantNotFound, ScopeWouldWiden,
-    InputTooLarge.
+    Errors: SessionNotFound, RunNotFound, SessionAlreadyEnded, RunAlreadyEnded, GrantNotFound,
+    ScopeWouldWiden, InputTooLarge.
     """
     event = PermissionsChanged(add=params.add, remove=params.remove, revoke=params.revoke)
     if params.session_id is None and params.run_id is None:
@@ -226,7 +230,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     if run is not None and run.status in ENDED:
         raise RunAlreadyEnded(f"the run {run.run_id} has ended: nothing of it will be judged any more")
     if session.status == "ended":
-        raise SessionEnded(f"the session {session.session_id} was ended and can no longer be changed")
+        raise SessionAlreadyEnded(f"the session {session.session_id} was ended and can no longer be changed")
     held = run or session
     _see_that_it_can_be(event, held.rules, held.grants)
     fold = SessionWriter(tx, session.session_id, session=session, run=run, origin=origin_of(call))
@@ -252,7 +256,7 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
         envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
         assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
         after = changed(before, stored)
-        tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, cursor=envelope.cursor))
+        tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
     return Layered(layer="daemon", rules=after)
 
 

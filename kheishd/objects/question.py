@@ -102,7 +102,11 @@ def _waiting(tx: Transaction, call: Call, question_id: str) -> QuestionRequest:
     if request.status == "expired" or (request.status == "pending" and not _in_time(tx, request)):
         raise QuestionExpired(field="$.params.question_id")
     if request.status != "pending":
-        how = f"{request.status} by {request.by}" if request.by else f"{request.status}, as its run has ended"
+        how = (
+            f"{request.status} by {request.resolved_by}"
+            if request.resolved_by
+            else f"{request.status}, as its run has ended"
+        )
         raise QuestionClosed(f"{question_id} was {how}", field="$.params.question_id")
     return request
 

@@ -37,7 +37,7 @@ class OfRun(Protocol):
         ...
 
     @property
-    def cursor(self) -> int:
+    def created_cursor(self) -> int:
         """Where it began."""
         ...
 

@@ -148,7 +148,7 @@ async def _until_stopped(call: Call, params: RunCancel, result: Run) -> Run:
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
 def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
     """Ask for a run to be stopped; the answer waits until it has."""
-    return request_stop(tx, call, find_run(tx, call, params.run_id), Cancel("cancelled", params.reason))
+    return request_stop(tx, call, find_run(tx, call, params.run_id), Cancel("cancelled", params.note))
 
 
 def request_stop(tx: Transaction, call: Call, run: Run, command: Cancel) -> Run:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.budget import narrowest
+from kheishd.core.budget import narrowest, pin_budget
 from kheishd.core.planning import unplanned
 from kheishd.core.session import both
 from kheishd.objects.bounds import Bounds, bounds_of
@@ -20,7 +20,7 @@ from protocol.errors.conversation import SenderInvalid
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.route import RouteNotFound, RouteNotReady
 from protocol.errors.rpc import InvalidParams, Overloaded
-from protocol.errors.session import InputTooLarge, QueueFull, SessionEnded
+from protocol.errors.session import InputTooLarge, QueueFull, SessionAlreadyEnded
 from protocol.events.run import InputReceived, RunAccepted
 from protocol.limits.names import MAX_METADATA_BYTES, MAX_SENDER_BYTES
 from protocol.limits.rpc import MAX_NESTING
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.objects.fold import SessionWriter
     from kheishd.store.environment import Transaction
-    from protocol.budget import Budget
+    from protocol.budget import PinnedBudget
     from protocol.contract import BoundContract
     from protocol.objects.definition import Definition
     from protocol.objects.session import Session
@@ -183,11 +183,12 @@ def accept(
 ) -> SendResult:
     """Append the input and the acceptance of its run to a session; the caller writes the fold.
 
-    Errors: SessionEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden, InputContractViolated.
+    Errors: SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden,
+    InputContractViolated.
     """
     session = fold.session
     if session.status == "ended":
-        raise SessionEnded(f"the session {session.session_id} was ended and takes no more input")
+        raise SessionAlreadyEnded(f"the session {session.session_id} was ended and takes no more input")
     if len(session.open_runs) > MAX_QUEUED_RUNS:
         raise QueueFull(
             f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
@@ -282,7 +283,9 @@ def pin(
     )
 
 
-def _budget(runtime: Runtime, params: SendParams, speaker: Definition, route: RouteSpec) -> Budget | None:
+def _budget(
+    runtime: Runtime, params: SendParams, speaker: Definition, route: RouteSpec
+) -> PinnedBudget | None:
     """What the run may use at most: what the daemon, the agent and the request all allow.
 
     Errors: InvalidParams where the request limits a cost that nobody can tell.
@@ -295,8 +298,8 @@ def _budget(runtime: Runtime, params: SendParams, speaker: Definition, route: Ro
         )
     budget = narrowest((runtime.limits.budget, speaker.budget, asked))
     if budget is None or route.prices is not None:
-        return budget
-    return narrowest([msgspec.structs.replace(budget, max_cost=0)])
+        return pin_budget(budget)
+    return pin_budget(narrowest([msgspec.structs.replace(budget, max_cost=0.0)]))
 
 
 def _contract(sending: Sending, session: Session) -> BoundContract | None:

@@ -44,7 +44,7 @@ from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import SessionBusy, SessionEnded, SessionExists, SessionNotFound, TooDeep
+from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionExists, SessionNotFound, TooDeep
 from protocol.events.session import SessionCreated, SessionRenamed, SessionUpdated
 from protocol.events.session import SessionEnded as EndedEvent
 from protocol.journal.envelope import DAEMON_STREAM
@@ -244,7 +244,7 @@ def history(call: Call, params: SessionHistoryParams) -> History:
 def _changeable(tx: Transaction, call: Call, session_id: str) -> Session:
     session = find_session(tx, call, session_id)
     if session.status == "ended":
-        raise SessionEnded(f"the session {session_id} was ended and can no longer be changed")
+        raise SessionAlreadyEnded(f"the session {session_id} was ended and can no longer be changed")
     return session
 
 
@@ -318,7 +318,7 @@ def end(tx: Transaction, call: Call, params: SessionEnd) -> Session:
             f"the session has {len(session.open_runs)} runs that have not ended; wait for them or cancel them"
         )
     fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
-    fold.append(EndedEvent(reason=params.reason))
+    fold.append(EndedEvent(note=params.note))
     stop_all(fold, "the session was ended")
     fold.write()
     return fold.session
@@ -382,7 +382,7 @@ def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> Interrup
     run = tx.get(RUNS, session.open_runs[0]) if session.open_runs else None
     if run is None:
         return Interrupted(False, session.session_id)
-    request_stop(tx, call, run, Cancel("interrupted", params.reason))
+    request_stop(tx, call, run, Cancel("interrupted", params.note))
     return Interrupted(True, session.session_id, run.run_id)
 
 

@@ -52,14 +52,14 @@ def stop_all(fold: SessionWriter, reason: str) -> None:
     """Have every shell of a session stopped that nobody has stopped yet."""
     for task in live(fold.tx, fold.session_id):
         if task.shell is not None and task.shell.stop_requested_at_ms is None:
-            fold.append(TaskStopRequested(task_id=task.task_id, reason=reason))
+            fold.append(TaskStopRequested(task_id=task.task_id, note=reason))
 
 
 def started(tx: Transaction, task_id: str, pid: int, since: int) -> None:
     """Write down which process a shell is."""
     task, fold = _open(tx, task_id)
     if task is not None:
-        fold.append(TaskStarted(task_id=task_id, pid=pid, started=since))
+        fold.append(TaskStarted(task_id=task_id, pid=pid, start_ticks=since))
         fold.write()
 
 

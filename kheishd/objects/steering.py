@@ -57,14 +57,14 @@ def steer(tx: Transaction, call: Call, session: Session | None, said: Said) -> S
         raise NothingToSteer("the run in flight answers nobody; send the message instead")
     if run.cancel is not None:
         raise NothingToSteer("the run in flight is being stopped; send the message instead")
-    if run.steers >= MAX_STEERS:
+    if run.pending_steers >= MAX_STEERS:
         raise QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
     items = bound_input(tx, session, said.items)
     fold = SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
     fold.append_all(decide(run, Steer(said.steer_id, items, said.sender)))
     fold.write()
     return SteerResult(
-        session_id=run.session_id, run_id=run.run_id, steer_id=said.steer_id, cursor=fold.run.cursor
+        session_id=run.session_id, run_id=run.run_id, steer_id=said.steer_id, cursor=fold.run.updated_cursor
     )
 
 

@@ -21,9 +21,8 @@ from kheishd.objects.sending import require_storable
 from kheishd.objects.session import find_session
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
-from protocol.errors.session import SessionEnded
-from protocol.errors.task import TaskDeleted as Deleted
-from protocol.errors.task import TaskNotFound
+from protocol.errors.session import SessionAlreadyEnded
+from protocol.errors.task import TaskAlreadyDeleted, TaskNotFound
 from protocol.events.task import TaskCreated, TaskDeleted, TaskStopRequested, TaskUpdated
 from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_METADATA_BYTES, MAX_TASK_OUTPUT_BYTES
 from protocol.objects import task as rows
@@ -98,7 +97,9 @@ def find_task(store: Snapshot, call: Call, task_id: str) -> Task:
 def require_not_deleted(task: Task) -> Task:
     """The task, unless it was deleted. Errors: TaskDeleted."""
     if task.deleted_at_ms is not None:
-        raise Deleted(f"the task {task.task_id} was deleted; create another", field="$.params.task_id")
+        raise TaskAlreadyDeleted(
+            f"the task {task.task_id} was deleted; create another", field="$.params.task_id"
+        )
     return task
 
 
@@ -206,7 +207,7 @@ def new_state(params: TaskUpdate) -> TaskUpdated:
         else list(dict.fromkeys(params.blocked_by)),
         output=params.output,
         metadata=params.metadata,
-        reason=params.reason,
+        note=params.note,
     )
 
 
@@ -215,10 +216,10 @@ def stopping(task: Task, reason: str) -> TaskUpdated | TaskStopRequested | None:
     if task.status not in OPEN:
         return None
     if task.shell is None:
-        return TaskUpdated(task_id=task.task_id, status="cancelled", reason=reason)
+        return TaskUpdated(task_id=task.task_id, status="cancelled", note=reason)
     if task.shell.stop_requested_at_ms is not None:
         return None
-    return TaskStopRequested(task_id=task.task_id, reason=reason)
+    return TaskStopRequested(task_id=task.task_id, note=reason)
 
 
 def _prepare_create(call: Call, params: TaskCreate) -> tuple[str, TaskCreated]:
@@ -231,7 +232,7 @@ def create(tx: Transaction, call: Call, plan: tuple[str, TaskCreated]) -> TaskVi
     session_id, event = plan
     session = find_session(tx, call, session_id)
     if session.status == "ended":
-        raise SessionEnded(f"the session {session_id} was ended; its tasks no longer change")
+        raise SessionAlreadyEnded(f"the session {session_id} was ended; its tasks no longer change")
     rules.may_create(Tasks(tx, session_id), event)
     return _appended(tx, call, session_id, event)
 
@@ -259,7 +260,7 @@ async def _until_stopped(call: Call, params: TaskStop, result: TaskView) -> Task
 def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
     """Cancel a task, or have a shell stopped. The first who does is who did."""
     task = find_task(tx, call, params.task_id)
-    event = stopping(task, params.reason)
+    event = stopping(task, params.note)
     return view_of(tx, task) if event is None else _appended(tx, call, task.session_id, event)
 
 
@@ -272,11 +273,11 @@ def delete(tx: Transaction, call: Call, params: TaskDelete) -> TaskView:
 
 
 def _changeable(tx: Transaction, call: Call, task_id: str) -> Task:
-    """Errors: TaskNotFound, TaskDeleted, SessionEnded."""
+    """Errors: TaskNotFound, TaskDeleted, SessionAlreadyEnded."""
     task = find_task(tx, call, task_id)
     session = tx.get(SESSIONS, task.session_id)
     if session is not None and session.status == "ended":
-        raise SessionEnded(f"the session {task.session_id} was ended; its tasks no longer change")
+        raise SessionAlreadyEnded(f"the session {task.session_id} was ended; its tasks no longer change")
     return task
 
 

@@ -149,7 +149,7 @@ def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
     token = _find(tx, params.token_id)
     if token.revoked_at_ms is not None:
         return token
-    event = TokenRevoked(token_id=token.token_id, reason=params.reason)
+    event = TokenRevoked(token_id=token.token_id, note=params.note)
     record = tx.get(TOKENS, token.token_id)
     assert record is not None, "it was found"
     # Its secret opens nothing any more, and room is made for another token.
@@ -169,7 +169,7 @@ def _make_room(tx: Transaction, beyond: str) -> bool:
     dead = [(digest, token) for digest, token in looked_at if not is_valid(tx, token, tx.now_ms)]
     for digest, token in dict(dead[:MADE_ROOM]).items():
         tx.delete(TOKENS_BY_DIGEST, digest)
-        event = TokenRevoked(token_id=token.token_id, reason="it opened nothing any more")
+        event = TokenRevoked(token_id=token.token_id, note="it opened nothing any more")
         _append(tx, event, token, digest, BY_DAEMON)
     return bool(dead)
 

@@ -20,7 +20,7 @@ from protocol import ids
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import ImportInvalid, InputTooLarge
 from protocol.events.call import ToolReturned
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.events.session import SessionCreated, SessionImported, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
@@ -29,8 +29,7 @@ from protocol.limits.names import MAX_METADATA_BYTES, MAX_TITLE_BYTES
 from protocol.limits.rpc import MAX_NESTING
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
-from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport
-from protocol.objects.transfer import SessionImported as Imported
+from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
 from protocol.rpc.wire import cannot_keep, nested_too_deep
 from protocol.transcript import Message, Text, ToolResult
 
@@ -140,7 +139,7 @@ def _hash(text: str | None) -> bytes:
 
 
 @mutation(rows.IMPORT, prepare=_prepare)
-def import_(tx: Transaction, call: Call, part: _Part) -> Imported:
+def import_(tx: Transaction, call: Call, part: _Part) -> SessionImportResult:
     """Read a part of an export into a session that it makes, or that the part before made."""
     fold = _begun(tx, call, part) if part.params.session_id is None else _continued(tx, call, part)
     messages = _messages_of(part.events)
@@ -154,7 +153,7 @@ def import_(tx: Transaction, call: Call, part: _Part) -> Imported:
         )
     )
     fold.write()
-    return Imported(session_id=fold.session_id, messages=len(messages), last_hash=part.last_hash)
+    return SessionImportResult(session_id=fold.session_id, messages=len(messages), last_hash=part.last_hash)
 
 
 def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[tuple[int, Message]]:
@@ -183,7 +182,7 @@ def _messages_of(events: list[tuple[Envelope, JournalEvent | Unknown]]) -> list[
                 waiting[envelope.run_id] = (cursor, Message("user", [*asked.items, *items]))
             case Steered(items=items):
                 said.append((envelope.cursor, Message("user", list(items))))
-            case DoubtSettled(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
+            case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
                 said.append((envelope.cursor, Message("user", [Text(note)])))
             case ModelAsked():
                 messages += said

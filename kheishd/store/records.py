@@ -21,10 +21,12 @@ class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The permission rules that were made for the whole daemon; ``cursor`` is that of their last change."""
+    """The permission rules that were made for the whole daemon; ``updated_cursor`` is that of their last
+    change.
+    """
 
     rules: list[Rule]
-    cursor: int
+    updated_cursor: int
 
 
 class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):

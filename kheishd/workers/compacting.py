@@ -97,8 +97,8 @@ class ContextWindow:
 
     async def overflowed(self, run: Run, place: RunContext) -> bool:
         """Make shorter what the provider refused as too long; whether anything could be done."""
-        if run.step != self._step:
-            self._step, self._overflows = run.step, 0
+        if run.turn != self._step:
+            self._step, self._overflows = run.turn, 0
         self._overflows += 1
         if self._overflows > MAX_OVERFLOWS:
             return False
@@ -223,7 +223,7 @@ class ContextWindow:
             run_id=run.run_id,
             purpose="summary",
             max_answer_tokens=self._runtime.context.summary_tokens,
-            turn=run.step + 1,
+            turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )
         return await answer_of(self._runtime.models, request)

@@ -21,7 +21,7 @@ import trio
 from kheishd.core.answering import met_by
 from kheishd.core.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
-from kheishd.kernel.hook import Finding, Invocation, Outcome, RunContext, Stale, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, ToolError
 from kheishd.kernel.live import OF_TOOLS
 from kheishd.objects.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
@@ -29,7 +29,7 @@ from kheishd.workers.judging import CallJudge
 from kheishd.workers.results import bounded, last_words, readable
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.run import MessageAppended
 from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
@@ -324,21 +324,21 @@ class CallExecutor:
 
     async def _found(
         self, run: Run, place: int, asked: list[ToolCall]
-    ) -> tuple[Finding, list[RequirementSatisfied]]:
+    ) -> tuple[ProbeResult, list[RequirementSatisfied]]:
         """What became of a call, and what it did thereby that the run must have done."""
         call = run.calls[place]
         evidence = self._evidence(run, call)
         tool = self._runtime.hooks.tool(call.tool)
         if tool is None:
-            return Finding("unknown", "the tool is gone", evidence), []
+            return ProbeResult("unknown", "the tool is gone", evidence), []
         try:
             arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
         except ToolError:
-            return Finding("unknown", "its arguments no longer fit the tool", evidence), []
+            return ProbeResult("unknown", "its arguments no longer fit the tool", evidence), []
         use = Invocation(self.place(run), call.call_id, tool, arguments, call.binding)
         finding = await self._runtime.hooks.probe(use, evidence)
         met = met_by(run, use.call_id, tool.name, arguments) if finding.outcome == "done" else []
-        return Finding(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
+        return ProbeResult(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
 
     def _evidence(self, run: Run, call: OpenCall) -> dict[str, Any]:
         """What was noted about a call before and while it ran, the newest for each name.
@@ -347,7 +347,7 @@ class CallExecutor:
         """
         gathered: dict[str, Any] = {}
         with self._state.read() as store:
-            for _, line in store.entries(run.session_id, call.cursor + 1, reverse=True):
+            for _, line in store.entries(run.session_id, call.updated_cursor + 1, reverse=True):
                 # Most of what a session takes in meanwhile is of other kinds, and may be long.
                 event = decode_event(line) if b'"type":"tool_' in line else None
                 if isinstance(event, ToolCalled | ToolObserved) and event.call_id == call.call_id:
@@ -401,8 +401,8 @@ def within(tool: Tool, limits: ToolLimits) -> Tool:
 
 
 def _settling(
-    run: Run, place: int, finding: Finding
-) -> tuple[CallProbed | CallDoubted | DoubtSettled | ToolReturned, ...]:
+    run: Run, place: int, finding: ProbeResult
+) -> tuple[CallProbed | IndoubtOpened | IndoubtResolved | ToolReturned, ...]:
     """The events of what was found out about a call."""
     call = run.calls[place]
     note = last_words(finding.note)
@@ -411,6 +411,8 @@ def _settling(
     item, told = doubt(run, place, note=note, evidence=finding.evidence)
     if finding.outcome == "unknown":
         return item, told
-    settled = DoubtSettled(indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done")
+    settled = IndoubtResolved(
+        indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done"
+    )
     text = f"The daemon went down while this ran. It took effect all the same: {note}."
     return item, settled, ToolReturned(call_id=call.call_id, tool=call.tool, how="returned", text=text)

@@ -155,7 +155,7 @@ class CallJudge:
         except ToolError as error:
             # Nobody is asked about what cannot be done.
             return Judgement(verdict, result=_failure(call, str(error)))
-        reason = opinion.reason if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
+        reason = opinion.note if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
         approval = await self._approval(number, use, subject, reason, preview)
         self.asking.append("asked")
         return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
@@ -199,10 +199,10 @@ class CallJudge:
             approval_id=self.state.new_id(ids.APPROVAL),
             call_id=use.call_id,
             tool=use.tool.name,
-            number=number,
+            index=number,
             message_cursor=self.run.output_cursor,
             subject=subject,
-            reason=_beginning(reason, MAX_JUDGED_REASON_BYTES),
+            note=_beginning(reason, MAX_JUDGED_REASON_BYTES),
             preview=await self._shown(preview),
             expires_at_ms=self._in(round(limits.approval_expires_s * 1000) or None),
             agent=self.run.agent,
@@ -269,7 +269,7 @@ def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdic
             base=judged.base,
             why=judged.why,
             subject=subject,
-            reason=_beginning(judged.reason, MAX_JUDGED_REASON_BYTES),
+            note=_beginning(judged.reason, MAX_JUDGED_REASON_BYTES),
             mode=judged.mode,
             mode_effect=judged.mode_effect,
             grant_id=judged.grant_id,

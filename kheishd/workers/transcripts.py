@@ -98,10 +98,10 @@ class TranscriptReader:
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offered(place),
-            withheld=run.sent_back == "output_contract",
+            withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
-            turn=run.step + 1,
+            turn=run.turn + 1,
             attempt=run.attempt,
         )
 

@@ -204,7 +204,7 @@ class RunExecutor:
             return fold.run
 
         run = await self._saving.update(carry_out)
-        if run.cursor >= self._run.cursor:
+        if run.updated_cursor >= self._run.updated_cursor:
             self._run = run
         if self.suspect and self._run.starts_without_progress == 0:
             self.suspect = False

@@ -9,7 +9,7 @@ class ApprovalNotFound(NotFound, reason="approval_not_found"):
     """No approval has that id; 'kheishctl approval list' shows those that wait."""
 
 
-class ApprovalResolved(Conflict, reason="approval_resolved"):
+class ApprovalAlreadyResolved(Conflict, reason="approval_already_resolved"):
     """Somebody has answered already; the first answer counts."""
 
 

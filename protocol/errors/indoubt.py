@@ -9,5 +9,5 @@ class IndoubtNotFound(NotFound, reason="indoubt_not_found"):
     """No call in doubt has that id; 'kheishctl indoubt list' shows those that are open."""
 
 
-class IndoubtSettled(Conflict, reason="indoubt_settled"):
+class IndoubtAlreadyResolved(Conflict, reason="indoubt_already_resolved"):
     """Somebody has settled it already."""

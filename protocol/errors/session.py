@@ -13,7 +13,7 @@ class SessionExists(Conflict, reason="session_exists"):
     """A session of that id exists with other properties; choose another id."""
 
 
-class SessionEnded(Conflict, reason="session_ended"):
+class SessionAlreadyEnded(Conflict, reason="session_already_ended"):
     """The session was ended and takes no more input; its journal stays readable."""
 
 

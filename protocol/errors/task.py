@@ -13,7 +13,7 @@ class TaskTitleTaken(Conflict, reason="task_title_taken"):
     """An open task of the session has that title; change that one, or choose another title."""
 
 
-class TaskEnded(Conflict, reason="task_ended"):
+class TaskAlreadyEnded(Conflict, reason="task_already_ended"):
     """The task has ended and no longer changes; create another."""
 
 
@@ -29,7 +29,7 @@ class TaskNeeded(Conflict, reason="task_needed"):
     """Open tasks wait for this one; take it out of what they are blocked by first."""
 
 
-class TaskDeleted(Gone, reason="task_deleted"):
+class TaskAlreadyDeleted(Gone, reason="task_already_deleted"):
     """The task was deleted; create another."""
 
 

@@ -9,15 +9,15 @@ from protocol.objects.permission import Grant
 
 
 class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
-    """A call waits for a person's yes or no; ``number`` is which of its message, from 0."""
+    """A call waits for a person's yes or no; ``index`` is which of its message, from 0."""
 
     approval_id: str
     call_id: str
     tool: str
-    number: int
+    index: int
     message_cursor: Cursor
     subject: str = ""
-    reason: str = ""
+    note: str = ""
     preview: Preview | None = None
     expires_at_ms: int | None = None
     agent: str = ""
@@ -31,7 +31,7 @@ class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):
     call_id: str
     decision: Literal["allow", "deny"]
     updated_input: dict[str, Any] | None = None
-    reason: str = ""
+    note: str = ""
     justification: str = ""
     remember: Remember = "once"
     grant: Grant | None = None

@@ -10,7 +10,7 @@ class ConversationBound(Event, frozen=True, tag="conversation_bound"):
     sender: str
 
 
-class ConversationReset(Event, frozen=True, tag="conversation_reset"):
+class ConversationUnbound(Event, frozen=True, tag="conversation_unbound"):
     """(agent, sender) no longer means this session; the next send starts a new one."""
 
     agent: str

@@ -15,7 +15,7 @@ class DaemonStarted(Event, frozen=True, tag="daemon_started"):
 class DaemonStopped(Event, frozen=True, tag="daemon_stopped"):
     """The daemon stopped in an orderly way."""
 
-    reason: str
+    note: str
 
 
 class DaemonReloaded(Event, frozen=True, tag="daemon_reloaded"):

@@ -6,13 +6,13 @@ from protocol.ids import Cursor
 from protocol.journal.envelope import Event
 
 
-class CallDoubted(Event, frozen=True, tag="call_doubted"):
+class IndoubtOpened(Event, frozen=True, tag="indoubt_opened"):
     """The daemon died while a call ran, and nobody can tell whether it took effect."""
 
     indoubt_id: str
     call_id: str
     tool: str
-    number: int
+    index: int
     message_cursor: Cursor
     called_at_ms: int
     note: str = ""
@@ -21,7 +21,7 @@ class CallDoubted(Event, frozen=True, tag="call_doubted"):
     sender: str | None = None
 
 
-class DoubtSettled(Event, frozen=True, tag="doubt_settled"):
+class IndoubtResolved(Event, frozen=True, tag="indoubt_resolved"):
     """What became of a call in doubt. ``note`` is what the model is told."""
 
     indoubt_id: str

@@ -16,8 +16,8 @@ class OutputEmitted(Event, frozen=True, tag="output_emitted"):
 
 
 class RequirementSatisfied(Event, frozen=True, tag="requirement_satisfied"):
-    """A call did what the run must have done: the ``number``th of its requirements, from 0."""
+    """A call did what the run must have done: the ``index``th of its requirements, from 0."""
 
-    number: int
+    index: int
     call_id: str
     path: str

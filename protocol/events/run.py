@@ -33,7 +33,7 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 class RunStarted(Event, frozen=True, tag="run_started"):
     """A worker took the run up. ``alone``: no other beside it, as it brought the daemon down before."""
 
-    start: int
+    starts: int
     alone: bool = False
 
 
@@ -41,7 +41,7 @@ class ModelAsked(Event, frozen=True, tag="model_asked"):
     """A model call begins; ``item_id`` names the message it will give, ``attempt`` counts from 1."""
 
     item_id: str
-    step: int
+    turn: int
     attempt: int
 
 
@@ -49,7 +49,7 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
     """A model call failed and will be made again at ``retry_at_ms``."""
 
     item_id: str
-    step: int
+    turn: int
     attempt: int
     error: RunError
     retry_at_ms: int
@@ -58,8 +58,8 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
 class MessageAppended(Event, frozen=True, tag="message_appended"):
     """A message was added to the transcript.
 
-    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of
-    an answer that had arrived when it was stopped. ``because``: the daemon says this, as a user, to have the
+    ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of an
+    answer that had arrived when it was stopped. ``follow_up``: the daemon says this, as a user, to have the
     model answer again.
     """
 
@@ -68,7 +68,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
     usage: Usage = Usage()
     stop_reason: str = "end"
     model: str | None = None
-    because: FollowUp | None = None
+    follow_up: FollowUp | None = None
     cost: Cost | None = None
 
 
@@ -83,14 +83,14 @@ class Steered(Event, frozen=True, tag="steered"):
 class RunReleased(Event, frozen=True, tag="run_released"):
     """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
 
-    reason: str = ""
+    note: str = ""
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
     """Somebody wants the run stopped; ``outcome`` is what it will be called."""
 
     outcome: Literal["cancelled", "interrupted"]
-    reason: str = ""
+    note: str = ""
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
@@ -98,4 +98,4 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
 
     outcome: Outcome
     error: RunError | None = None
-    reason: str = ""
+    note: str = ""

@@ -47,7 +47,7 @@ class SessionRenamed(Event, frozen=True, tag="session_renamed"):
 class SessionEnded(Event, frozen=True, tag="session_ended"):
     """A session takes no more input."""
 
-    reason: str = ""
+    note: str = ""
 
 
 class SessionImported(Event, frozen=True, tag="session_imported"):

@@ -26,7 +26,7 @@ class TaskCreated(Event, frozen=True, tag="task_created"):
 
 
 class TaskUpdated(Event, frozen=True, tag="task_updated"):
-    """A task changed: absent is unchanged, null is cleared. ``reason`` is why it has its new status."""
+    """A task changed: absent is unchanged, null is cleared. ``note`` is why it has its new status."""
 
     task_id: str
     title: str | UnsetType = UNSET
@@ -36,7 +36,7 @@ class TaskUpdated(Event, frozen=True, tag="task_updated"):
     blocked_by: list[str] | UnsetType = UNSET
     output: str | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    reason: str = ""
+    note: str = ""
 
 
 class TaskDeleted(Event, frozen=True, tag="task_deleted"):
@@ -46,18 +46,18 @@ class TaskDeleted(Event, frozen=True, tag="task_deleted"):
 
 
 class TaskStarted(Event, frozen=True, tag="task_started"):
-    """The process of a shell runs; ``started`` is when it did, in clock ticks since the machine started."""
+    """The process of a shell runs. ``start_ticks`` is its start, in clock ticks since the machine booted."""
 
     task_id: str
     pid: int
-    started: int
+    start_ticks: int
 
 
 class TaskStopRequested(Event, frozen=True, tag="task_stop_requested"):
     """Somebody wants a shell stopped."""
 
     task_id: str
-    reason: str = ""
+    note: str = ""
 
 
 class TaskStalled(Event, frozen=True, tag="task_stalled"):

@@ -18,4 +18,4 @@ class TokenRevoked(Event, frozen=True, tag="token_revoked"):
     """A bearer token no longer opens anything."""
 
     token_id: str
-    reason: str = ""
+    note: str = ""

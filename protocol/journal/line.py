@@ -7,15 +7,17 @@ A type that this version does not know decodes as :class:`Unknown`.
 Rules of evolution: a field is only ever added, with a default; a type never changes its meaning.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.conversation import ConversationBound, ConversationReset
+from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.permission import PermissionsChanged
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
@@ -43,6 +45,7 @@ from protocol.events.session import (
 from protocol.events.task import TaskEvent
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import Envelope
+from protocol.journal.upgrade import TAGS, upgrade
 
 
 class Unknown(Struct, frozen=True):
@@ -64,7 +67,7 @@ JournalEvent = (
     | SessionImported
     | TranscriptImported
     | ConversationBound
-    | ConversationReset
+    | ConversationUnbound
     | InputReceived
     | RunAccepted
     | RunStarted
@@ -82,8 +85,8 @@ JournalEvent = (
     | ToolCalled
     | ToolObserved
     | ToolReturned
-    | CallDoubted
-    | DoubtSettled
+    | IndoubtOpened
+    | IndoubtResolved
     | CallProbed
     | Steered
     | ContextCompacted
@@ -112,26 +115,36 @@ _event = msgspec.json.Decoder(JournalEvent)
 
 _type = msgspec.json.Decoder(_TypeOnly)
 
+_object = msgspec.json.Decoder(dict[str, Any])
+
 EVENT_TYPES: frozenset[str] = frozenset(
     str(variant.__struct_config__.tag) for variant in JournalEvent.__args__
 )
 
 
+FORMAT = 2
+"""The format of the lines that this version writes."""
+
+_PREFIX = b'{"format":%d' % FORMAT
+
+
 def encode_line(envelope: Envelope, event: JournalEvent) -> bytes:
-    """A journal line: one flat JSON object, without a newline."""
-    return _encoder.encode(envelope)[:-1] + b"," + _encoder.encode(event)[1:]
+    """Return a journal line: one flat JSON object, without a newline."""
+    return b"%b,%b,%b" % (_PREFIX, _encoder.encode(envelope)[1:-1], _encoder.encode(event)[1:])
 
 
 def decode_envelope(line: bytes | memoryview) -> Envelope:
-    """The envelope of a journal line. Errors: msgspec.DecodeError if it is none."""
+    """Return the envelope of a journal line. Errors: msgspec.DecodeError if it has none."""
     return _envelope.decode(line)
 
 
 def decode_event(line: bytes | memoryview) -> JournalEvent | Unknown:
-    """The event of a journal line; ``Unknown`` for a type of another version.
+    """Return the event of a journal line; ``Unknown`` for a type that this version does not know.
 
-    Errors: msgspec.DecodeError if it is no journal line, or one of a known type in a wrong shape.
+    Errors: msgspec.DecodeError if this is no journal line, or if a known type has a wrong shape.
     """
+    if line[: len(_PREFIX)] != _PREFIX:
+        return _decode_old_event(line)
     try:
         event: JournalEvent = _event.decode(line)
         return event
@@ -140,3 +153,12 @@ def decode_event(line: bytes | memoryview) -> JournalEvent | Unknown:
         if name in EVENT_TYPES:
             raise
         return Unknown(name)
+
+
+def _decode_old_event(line: bytes | memoryview) -> JournalEvent | Unknown:
+    old = _type.decode(line).type
+    name = TAGS.get(old, old)
+    if name not in EVENT_TYPES:
+        return Unknown(old)
+    event: JournalEvent = msgspec.convert(upgrade(_object.decode(line)), JournalEvent)
+    return event

@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.approval import (
+    ApprovalAlreadyResolved,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ToolInputInvalid,
+)
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import InputTooLarge, SessionNotFound
 from protocol.errors.store import StorageFull
@@ -38,10 +43,11 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval as it is kept. ``cursor`` is where it was asked for, ``message_cursor`` where the call is.
+    """An approval as it is kept. ``created_cursor`` is where it was asked for, ``message_cursor`` where the
+    call is.
 
-    ``number`` is which call of that message, from 0. ``by`` is who answered. What is only read by people
-    stands in the journal at these cursors.
+    ``index`` is which call of that message, from 0. ``resolved_by`` is who answered. What is only read by
+    people stands in the journal at these cursors.
     """
 
     approval_id: Id
@@ -49,10 +55,10 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: Id
     call_id: str
     tool: str
-    number: int
+    index: int
     status: ApprovalStatus
     requested_at_ms: int
-    cursor: Cursor
+    created_cursor: Cursor
     message_cursor: Cursor
     agent: str = ""
     sender: str | None = None
@@ -61,16 +67,16 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires_at_ms: int | None = None
     resolved_at_ms: int | None = None
     resolved_cursor: Cursor | None = None
-    by: str | None = None
+    resolved_by: str | None = None
     remember: Remember = "once"
     justification: str = ""
-    denial: str = ""
+    denial_note: str = ""
 
 
 class ApprovalView(Approval, frozen=True, kw_only=True, omit_defaults=True):
     """An approval with what is to be decided: why a person is asked, the call's input, what it would do."""
 
-    reason: str = ""
+    note: str = ""
     arguments: dict[str, Any] = {}
     updated_input: dict[str, Any] | None = None
     preview: Preview | None = None
@@ -100,7 +106,7 @@ class ApprovalListParams(Page, frozen=True, kw_only=True):
 class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A person's answer to one approval.
 
-    ``updated_input`` replaces the call's arguments; ``reason`` of a denial reaches the model, the
+    ``updated_input`` replaces the call's arguments; ``note`` of a denial reaches the model, the
     ``justification`` is only recorded. ``remember`` lets the answer hold for further calls of the tool on
     the same subject, ``uses`` of them at most; not one that changes the input.
     """
@@ -108,7 +114,7 @@ class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     approval_id: Id
     decision: Literal["allow", "deny"]
     updated_input: dict[str, Any] | None = None
-    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
     justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
     remember: Remember = "once"
     uses: Annotated[int, Meta(ge=1, le=MAX_GRANT_USES)] | None = None
@@ -153,7 +159,7 @@ RESOLVE = Method(
     scope="approve",
     errors=(
         ApprovalNotFound,
-        ApprovalResolved,
+        ApprovalAlreadyResolved,
         ApprovalExpired,
         ToolInputInvalid,
         InputTooLarge,

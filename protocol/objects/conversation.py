@@ -14,8 +14,8 @@ from protocol.errors.session import (
     InputContractViolated,
     InputTooLarge,
     QueueFull,
+    SessionAlreadyEnded,
     SessionBusy,
-    SessionEnded,
     WorkspaceForbidden,
 )
 from protocol.errors.store import StorageFull
@@ -107,7 +107,7 @@ class ConversationCancel(Mutation, frozen=True, kw_only=True):
 
     agent: Agent | None = None
     sender: Sender = DEFAULT_SENDER
-    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class ConversationCancelled(Struct, frozen=True, omit_defaults=True):
@@ -125,7 +125,7 @@ class ConversationReset(Mutation, frozen=True, kw_only=True):
     sender: Sender = DEFAULT_SENDER
 
 
-class ConversationWasReset(Struct, frozen=True):
+class ConversationResetResult(Struct, frozen=True):
     """The session that the address meant until now; it stays readable."""
 
     agent: str
@@ -210,7 +210,7 @@ COMPACT = Method(
     scope="converse",
     errors=(
         *_ADDRESS,
-        SessionEnded,
+        SessionAlreadyEnded,
         SessionBusy,
         AgentNotFound,
         RouteNotFound,
@@ -224,7 +224,7 @@ RESET = Method(
     "conversation.reset",
     "mutation",
     ConversationReset,
-    ConversationWasReset,
+    ConversationResetResult,
     "Forget the binding: the next send starts a new session; the old one stays readable.",
     scope="converse",
     errors=(*_ADDRESS, SessionBusy, StorageFull),

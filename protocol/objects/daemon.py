@@ -76,7 +76,7 @@ class Stopping(Struct, frozen=True):
     pid: int
 
 
-class Config(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DaemonConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The configuration in force, defaults filled in, credentials by reference only."""
 
     config: dict[str, Any]
@@ -143,7 +143,7 @@ SHUTDOWN = Method(
     "daemon.shutdown", "control", Shutdown, Stopping, "Stop the daemon in an orderly way.", scope="admin"
 )
 CONFIG = Method(
-    "daemon.config", "query", Nothing, Config, "Show the configuration in force.", scope="operate"
+    "daemon.config", "query", Nothing, DaemonConfig, "Show the configuration in force.", scope="operate"
 )
 BACKUP = Method(
     "daemon.backup",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
+from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.store import StorageFull
@@ -22,8 +22,8 @@ IndoubtStatus = Literal["open", "done", "not_done"]
 class Indoubt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A call in doubt as it is kept: what was called, when, and what is known about it.
 
-    ``evidence`` is what was noted before and while it ran, and what was found afterwards. ``by`` is who
-    settled it; ``probe`` if the tool itself did.
+    ``evidence`` is what was noted before and while it ran, and what was found afterwards. ``resolved_by`` is
+    who settled it; ``probe`` if the tool itself did.
     """
 
     indoubt_id: Id
@@ -34,15 +34,15 @@ class Indoubt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: IndoubtStatus
     called_at_ms: int
     found_at_ms: int
-    cursor: Cursor
+    created_cursor: Cursor
     message_cursor: Cursor
-    number: int
+    index: int
     agent: str = ""
     sender: str | None = None
     note: str = ""
     evidence: dict[str, Any] = {}
-    settled_at_ms: int | None = None
-    by: str | None = None
+    resolved_at_ms: int | None = None
+    resolved_by: str | None = None
     justification: str = ""
 
 
@@ -73,8 +73,8 @@ class IndoubtListParams(Page, frozen=True, kw_only=True):
     status: IndoubtStatus | Literal["any"] = "open"
 
 
-class IndoubtSettle(Mutation, frozen=True, kw_only=True):
-    """Params of ``indoubt.settle``: what became of the call; the model is told before its next answer."""
+class IndoubtResolve(Mutation, frozen=True, kw_only=True):
+    """Params of ``indoubt.resolve``: what became of the call; the model is told before its next answer."""
 
     indoubt_id: Id
     outcome: Literal["done", "not_done"]
@@ -97,15 +97,15 @@ GET = Method(
     "Show a call in doubt with its evidence.",
     errors=(IndoubtNotFound,),
 )
-SETTLE = Method(
-    "indoubt.settle",
+RESOLVE = Method(
+    "indoubt.resolve",
     "mutation",
-    IndoubtSettle,
+    IndoubtResolve,
     IndoubtView,
     "Say what became of a call in doubt; the model is told.",
     scope="operate",
-    errors=(IndoubtNotFound, IndoubtSettled, StorageFull),
+    errors=(IndoubtNotFound, IndoubtAlreadyResolved, StorageFull),
     while_draining=True,
 )
 
-METHODS = (LIST, GET, SETTLE)
+METHODS = (LIST, GET, RESOLVE)

@@ -18,7 +18,7 @@ OutputKind = Literal["assistant_text", "emit_output", "structured_output"]
 
 
 class Output(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One output. ``final``: its run completed with it. ``cursor`` is where it stands in the journal."""
+    """One output. ``final``: its run completed with it. ``created_cursor`` is its position in the journal."""
 
     output_id: str
     run_id: str
@@ -26,7 +26,7 @@ class Output(Struct, frozen=True, kw_only=True, omit_defaults=True):
     source_kind: OutputKind
     text: str
     at_ms: int
-    cursor: Cursor
+    created_cursor: Cursor
     value: Any = None
     final: bool = False
 

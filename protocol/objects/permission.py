@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
-from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.store import StorageFull
 from protocol.errors.token import ScopeWouldWiden
 from protocol.ids import Cursor, Id
@@ -57,7 +57,7 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     tool: Pattern
     decision: Decision
     subject: Subject | None = None
-    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -70,15 +70,15 @@ class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An approval that is remembered: it answers asks about a tool, on a subject, so many times.
 
-    Both are meant to the letter, a ``*`` too; ``subject`` null: where there is none. ``left`` null: any
-    number of times. ``approval_id`` is the approval it was given with.
+    Both are meant to the letter, a ``*`` too; ``subject`` null: where there is none. ``remaining_uses`` null:
+    any number of times. ``approval_id`` is the approval it was given with.
     """
 
     grant_id: str
     tool: str
-    by: str
+    granted_by: str
     subject: str | None = None
-    left: int | None = None
+    remaining_uses: int | None = None
     approval_id: str | None = None
 
 
@@ -96,7 +96,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: Decision
     why: str
     subject: str = ""
-    reason: str = ""
+    note: str = ""
     mode: PermissionMode = "default"
     mode_effect: ModeEffect | None = None
     grant_id: str | None = None
@@ -106,7 +106,7 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     repeatable: bool = False
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class ExplanationLine(Struct, frozen=True, kw_only=True):
     """One line of an explanation: what a layer, the mode, a grant or the tool itself says.
 
     ``says`` null: nothing that decides. ``source`` is a layer with its name, ``tool``, ``hook``, ``mode`` or
@@ -127,11 +127,11 @@ class Explanation(Struct, frozen=True, kw_only=True):
     decision: Decision
     base: Decision
     why: str
-    reason: str
+    note: str
     mode: PermissionMode
     mode_effect: ModeEffect | None
     grant_id: str | None
-    steps: list[Step]
+    lines: list[ExplanationLine]
 
 
 class Layered(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -202,7 +202,7 @@ class PermissionUpdate(Mutation, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One verdict in the journal; or what became of an ask, and ``by`` whom: nobody in time is ``daemon``."""
+    """One verdict in the journal, or the answer to an approval; an expiry has the actor ``daemon``."""
 
     cursor: Cursor
     at_ms: int
@@ -212,8 +212,8 @@ class AuditRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str | None = None
     approval_id: str | None = None
     decision: Decision | None = None
-    by: str | None = None
-    reason: str = ""
+    actor: str | None = None
+    note: str = ""
     justification: str = ""
 
 
@@ -260,7 +260,7 @@ UPDATE = Method(
     errors=(
         SessionNotFound,
         RunNotFound,
-        SessionEnded,
+        SessionAlreadyEnded,
         RunAlreadyEnded,
         GrantNotFound,
         ScopeWouldWiden,

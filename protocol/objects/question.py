@@ -48,7 +48,7 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The questions of one call as they are kept, and what came of them. ``by`` is who answered."""
+    """The questions of one call as they are kept, and what came of them. ``resolved_by`` is who answered."""
 
     question_id: Id
     session_id: Id
@@ -57,13 +57,13 @@ class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: QuestionStatus
     questions: list[Question]
     asked_at_ms: int
-    cursor: Cursor
+    created_cursor: Cursor
     agent: str = ""
     sender: str | None = None
     expires_at_ms: int | None = None
-    closed_at_ms: int | None = None
+    resolved_at_ms: int | None = None
     answers: list[Answer] = []
-    by: str | None = None
+    resolved_by: str | None = None
     justification: str = ""
 
 

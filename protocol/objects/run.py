@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from protocol.budget import Budget, Cost, Prices
+from protocol.budget import Budget, Cost, PinnedBudget, Prices
 from protocol.contract import BoundContract, FollowUp, OutputContract, Requirement
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -58,9 +58,9 @@ runs. ``doubted``: the daemon died while it ran. ``returned``: it has its result
 class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool call of the newest message, until all calls of that message have their results.
 
-    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is where its
-    input was changed by an approval; else its arguments are those of the message. ``binding`` is what an
-    approval was bound to. ``approved``: a person allowed it, now or in advance by a grant. ``cursor`` is the
+    ``waits_for`` is the id of the approval or question that it waits for. ``input_cursor`` is where its input
+    was changed by an approval; else its arguments are those of the message. ``binding`` is what an approval
+    was bound to. ``approved``: a person allowed it, now or in advance by a grant. ``updated_cursor`` is the
     last event about it.
     """
 
@@ -75,7 +75,7 @@ class OpenCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     binding: str | None = None
     approved: bool = False
     called_at_ms: int = 0
-    cursor: Cursor = 0
+    updated_cursor: Cursor = 0
 
 
 class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -106,7 +106,7 @@ class Pinned(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_contract: BoundContract | None = None
     requirements: list[Requirement] = []
     max_continuations: int = 0
-    budget: Budget | None = None
+    budget: PinnedBudget | None = None
     prices: Prices | None = None
 
 
@@ -122,19 +122,19 @@ class RunError(Struct, frozen=True, omit_defaults=True):
 class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run as it is kept and shown. Its record is what folding its events gives.
 
-    ``start`` counts how often a worker took it up; ``starts_without_progress`` the effects that were
-    started and that nothing came of. ``taken``: a worker has it in its hands, or went down with it.
-    ``step`` counts the model calls that were answered; ``attempt`` the tries of the present one, whose
-    message will be ``item_id``, and ``failures`` those of them that failed (a restart makes another try,
-    but uses up no patience). ``output_cursor`` is where the last answer stands in the journal, ``calls``
-    are the tool calls in it that are being carried out, in order; none once all have their results.
-    ``steers`` counts what was said to the run and not yet read by its model; ``grants`` are approvals
-    remembered for the rest of the run, ``rules`` those made for it. ``outputs`` is where the outputs stand
-    that it gave by calls.
+    ``starts`` counts how often a worker took it up; ``starts_without_progress`` the effects that were started
+    and that nothing came of. ``claimed``: a worker has it in its hands, or went down with it. ``turn`` counts
+    the model calls that were answered; ``attempt`` the tries of the present one, whose message will be
+    ``item_id``, and ``failures`` those of them that failed (a restart makes another try, but uses up no
+    patience). ``output_cursor`` is where the last answer stands in the journal, ``calls`` are the tool calls
+    in it that are being carried out, in order; none once all have their results. ``pending_steers`` counts
+    what was said to the run and not yet read by its model; ``grants`` are approvals remembered for the rest
+    of the run, ``rules`` those made for it. ``output_cursors`` is where the outputs stand that it gave by
+    calls.
 
-    ``sent_back`` is why the model is asked again though it had answered. ``repairs`` and ``reminders`` count
-    how often that was for its contract and its requirements, of which ``met`` are fulfilled; ``parts`` is
-    where the answers stand that were cut and that the last one goes on with.
+    ``follow_up`` is why the model is asked again though it had answered. ``repairs`` and ``reminders`` count
+    how often that was for its contract and its requirements, of which ``met_requirements`` are fulfilled;
+    ``partial_cursors`` is where the answers stand that were cut and that the last one goes on with.
 
     ``worked_ms`` is how long workers had it in hand until the last event; ``tool_bytes`` is what its tools
     gave together, ``cost`` what it costs so far, where its route has prices.
@@ -146,19 +146,19 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_id: Id
     status: Status
     accepted_at_ms: int
-    changed_at_ms: int
+    updated_at_ms: int
     accepted_cursor: Cursor
-    cursor: Cursor
+    updated_cursor: Cursor
     pinned: Pinned
     kind: RunKind = "input"
     sender: str | None = None
     guest: str | None = None
     started_at_ms: int | None = None
     ended_at_ms: int | None = None
-    start: int = 0
+    starts: int = 0
     starts_without_progress: int = 0
-    taken: bool = False
-    step: int = 0
+    claimed: bool = False
+    turn: int = 0
     attempt: int = 0
     failures: int = 0
     item_id: str | None = None
@@ -167,15 +167,15 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_cursor: Cursor | None = None
     output_item_id: str | None = None
     calls: list[OpenCall] = []
-    steers: int = 0
+    pending_steers: int = 0
     rules: list[Rule] = []
     grants: list[Grant] = []
-    outputs: list[Cursor] = []
-    sent_back: FollowUp | None = None
+    output_cursors: list[Cursor] = []
+    follow_up: FollowUp | None = None
     repairs: int = 0
     reminders: int = 0
-    met: list[int] = []
-    parts: list[Cursor] = []
+    met_requirements: list[int] = []
+    partial_cursors: list[Cursor] = []
     worked_ms: int = 0
     tool_bytes: int = 0
     error: RunError | None = None
@@ -268,7 +268,7 @@ class CompactParams(Mutation, frozen=True, kw_only=True):
 class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The run that sums a session up and, once it has ended, what came of it.
 
-    ``reason`` says why nothing was done where there was nothing to do. Tokens are what the model was shown
+    ``note`` says why nothing was done where there was nothing to do. Tokens are what the model was shown
     before and is shown from now on, as far as is known.
     """
 
@@ -279,7 +279,7 @@ class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str | None = None
     pre_tokens: int | None = None
     post_tokens: int | None = None
-    reason: str = ""
+    note: str = ""
     error: RunError | None = None
     usage: Usage = Usage()
 
@@ -310,7 +310,7 @@ class RunCancel(Mutation, frozen=True, kw_only=True):
     """Params of ``run.cancel``."""
 
     run_id: Id
-    reason: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
+    note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
 class RunDebug(Params, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from protocol.errors.session import (
     InputContractViolated,
     InputTooLarge,
     QueueFull,
+    SessionAlreadyEnded,
     SessionBusy,
-    SessionEnded,
     SessionExists,
     SessionNotFound,
     TooDeep,
@@ -40,7 +40,7 @@ from protocol.objects.run import (
     SteerParams,
     SteerResult,
 )
-from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImported
+from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Message, Usage
 
@@ -93,14 +93,14 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``plan_mode``: its agent entered it, and leaving it makes ``pre_plan_mode`` the permission mode again.
     ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``input_contract``
     is the SHA-256 of the schema that everything said to the session must fit, ``output_contract`` what its
-    runs must give. ``cursor`` is that of the last event that changed this record.
+    runs must give. ``updated_cursor`` is that of the last event that changed this record.
     """
 
     session_id: Id
     agent: str
     status: Literal["open", "ended"]
     created_at_ms: int
-    changed_at_ms: int
+    updated_at_ms: int
     sender: str | None = None
     title: str | None = None
     parent_session_id: str | None = None
@@ -121,8 +121,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     todos_cursor: Cursor | None = None
     input_contract: str | None = None
     output_contract: BoundContract | None = None
-    first_cursor: Cursor = 0
-    cursor: Cursor = 0
+    created_cursor: Cursor = 0
+    updated_cursor: Cursor = 0
     runs: int = 0
     usage: Usage = Usage()
     costs: list[Cost] = []
@@ -264,7 +264,7 @@ class SessionInterrupt(Mutation, frozen=True, kw_only=True):
     """Params of ``session.interrupt``."""
 
     session_id: Id
-    reason: Reason = ""
+    note: Reason = ""
 
 
 class Interrupted(Struct, frozen=True, omit_defaults=True):
@@ -279,13 +279,13 @@ class SessionEnd(Mutation, frozen=True, kw_only=True):
     """Params of ``session.end``."""
 
     session_id: Id
-    reason: Reason = ""
+    note: Reason = ""
 
 
 _SESSION = (SessionNotFound,)
 _SEND = (
     SessionNotFound,
-    SessionEnded,
+    SessionAlreadyEnded,
     AgentNotFound,
     SenderForbidden,
     SenderInvalid,
@@ -332,7 +332,7 @@ UPDATE = Method(
     scope="operate",
     errors=(
         SessionNotFound,
-        SessionEnded,
+        SessionAlreadyEnded,
         RouteNotFound,
         ScopeWouldWiden,
         WorkspaceForbidden,
@@ -378,7 +378,7 @@ COMPACT = Method(
     scope="converse",
     errors=(
         SessionNotFound,
-        SessionEnded,
+        SessionAlreadyEnded,
         SessionBusy,
         AgentNotFound,
         RouteNotFound,
@@ -426,7 +426,7 @@ END = Method(
     Session,
     "End a session for good; it must be idle. Its journal stays readable.",
     scope="operate",
-    errors=(SessionNotFound, SessionEnded, SessionBusy, StorageFull),
+    errors=(SessionNotFound, SessionAlreadyEnded, SessionBusy, StorageFull),
 )
 EXPORT = Method(
     "session.export",
@@ -440,7 +440,7 @@ IMPORT = Method(
     "session.import",
     "mutation",
     SessionImport,
-    SessionImported,
+    SessionImportResult,
     "Read an export back, as a new session that can be continued.",
     scope="operate",
     errors=(

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.store import StorageFull
 from protocol.errors.task import (
+    TaskAlreadyDeleted,
+    TaskAlreadyEnded,
     TaskBlocked,
     TaskCycle,
-    TaskDeleted,
-    TaskEnded,
     TaskNeeded,
     TaskNotFound,
     TaskOutputMissing,
@@ -66,18 +66,18 @@ class ShellCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
     """A shell as far as it is known.
 
-    ``pid`` is also the number of its process group; with ``started``, in clock ticks since the machine
+    ``pid`` is also the number of its process group; with ``start_ticks``, in clock ticks since the machine
     started, it says for certain which process it is. ``output_bytes`` is all that it wrote, of which the
     newest ``output_kept_bytes`` are kept. ``stopped_by`` is the first who wanted it stopped.
     """
 
     pid: int | None = None
-    started: int | None = None
+    start_ticks: int | None = None
     exit_code: int | None = None
     terminal_reason: ShellEnding | None = None
     problem: str = ""
     stop_requested_at_ms: int | None = None
-    stop_reason: str = ""
+    stop_note: str = ""
     stopped_by: str | None = None
     stalled_at_ms: int | None = None
     output_bytes: int = 0
@@ -85,7 +85,8 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as it is kept. ``cursor`` is where it was created, ``created_by_run_id`` the run that did it.
+    """A task as it is kept. ``created_cursor`` is where it was created, ``created_by_run_id`` the run that
+    did it.
 
     ``blocked_by`` are the tasks that must be completed before this one can be worked on. ``owner`` is the
     agent or the person who does it. Of one that was deleted only its place is left.
@@ -96,15 +97,15 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str
     status: TaskStatus
     created_at_ms: int
-    changed_at_ms: int
-    cursor: Cursor
+    updated_at_ms: int
+    created_cursor: Cursor
     kind: TaskKind = "task"
     description: str = ""
     owner: str | None = None
     blocked_by: list[str] = []
     output: str = ""
     metadata: dict[str, Any] = {}
-    reason: str = ""
+    note: str = ""
     created_by_run_id: str | None = None
     ended_at_ms: int | None = None
     deleted_at_ms: int | None = None
@@ -178,7 +179,7 @@ class TaskListParams(Page, frozen=True, kw_only=True):
 
 
 class TaskUpdate(Mutation, frozen=True, kw_only=True):
-    """Params of ``task.update``: absent is unchanged, null is cleared. ``reason`` goes with a new status."""
+    """Params of ``task.update``: absent is unchanged, null is cleared. ``note`` goes with a new status."""
 
     task_id: Id
     title: Title | UnsetType = UNSET
@@ -188,14 +189,14 @@ class TaskUpdate(Mutation, frozen=True, kw_only=True):
     blocked_by: Blockers | UnsetType = UNSET
     output: Output | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    reason: Reason = ""
+    note: Reason = ""
 
 
 class TaskStop(Mutation, frozen=True, kw_only=True):
     """Params of ``task.stop``."""
 
     task_id: Id
-    reason: Reason = ""
+    note: Reason = ""
 
 
 class TaskDelete(Mutation, frozen=True, kw_only=True):
@@ -216,7 +217,7 @@ class TaskOutputParams(Params, frozen=True, kw_only=True):
     offset: Annotated[int, Meta(ge=0)] | None = None
 
 
-_FOUND = (TaskNotFound, TaskDeleted)
+_FOUND = (TaskNotFound, TaskAlreadyDeleted)
 
 CREATE = Method(
     "task.create",
@@ -227,7 +228,7 @@ CREATE = Method(
     scope="converse",
     errors=(
         SessionNotFound,
-        SessionEnded,
+        SessionAlreadyEnded,
         InputTooLarge,
         TasksFull,
         TaskTitleTaken,
@@ -253,10 +254,10 @@ UPDATE = Method(
     scope="converse",
     errors=(
         *_FOUND,
-        SessionEnded,
+        SessionAlreadyEnded,
         InputTooLarge,
         TaskRunning,
-        TaskEnded,
+        TaskAlreadyEnded,
         TaskTitleTaken,
         TaskCycle,
         TaskBlocked,
@@ -281,7 +282,7 @@ DELETE = Method(
     TaskView,
     "Delete a task; its id never comes back.",
     scope="converse",
-    errors=(*_FOUND, SessionEnded, TaskRunning, TaskNeeded, StorageFull),
+    errors=(*_FOUND, SessionAlreadyEnded, TaskRunning, TaskNeeded, StorageFull),
 )
 OUTPUT = Method(
     "task.output",

@@ -82,7 +82,7 @@ class TokenRevoke(Mutation, frozen=True, kw_only=True):
     """Params of ``token.revoke``: the token, those narrowed from it, and their live connections end."""
 
     token_id: Id
-    reason: Annotated[str, Meta(max_length=512)] = ""
+    note: Annotated[str, Meta(max_length=512)] = ""
 
 
 CREATE = Method(

@@ -41,7 +41,7 @@ class SessionImport(Mutation, frozen=True, kw_only=True):
     agent: Name | None = None
 
 
-class SessionImported(Struct, frozen=True, kw_only=True):
+class SessionImportResult(Struct, frozen=True, kw_only=True):
     """What an import gave: the new session and how much came across so far."""
 
     session_id: str

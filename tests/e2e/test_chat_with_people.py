@@ -153,7 +153,7 @@ def test_somebody_else_answers_first(stage: Stage, chat: Open) -> None:
 
     def too_late(peer: Peer, request: Message) -> None:
         stage.answered(1, "deny", actor="token:tok_ops", reason="not today")
-        peer.refuse(request, 1409, "Somebody has answered already.", reason="approval_resolved")
+        peer.refuse(request, 1409, "Somebody has answered already.", reason="approval_already_resolved")
 
     stage.replies["approval.resolve"] = too_late
     terminal = chat()
@@ -299,7 +299,7 @@ def test_what_waits_on_entry(stage: Stage, chat: Open) -> None:
     terminal.say("/doubts")
     terminal.sees("? bash  in doubt · rm x")
     terminal.say("/settle not-done")
-    settled = stage.asks("indoubt.settle")
+    settled = stage.asks("indoubt.resolve")
     assert (settled["indoubt_id"], settled["outcome"]) == ("idt_1", "not_done")
 
 

@@ -398,7 +398,7 @@ def test_a_doubt_and_its_end() -> None:
     """A call in doubt carries what it was to do; what became of it is told, after its run, too."""
     told = Told()
     calling(told, command="rm x")
-    [doubted] = told.event("call_doubted", indoubt_id="idt_1", **ASKS, note="gone")
+    [doubted] = told.event("indoubt_opened", indoubt_id="idt_1", **ASKS, note="gone")
     assert isinstance(doubted, Doubted)
     assert doubted.doubt["arguments"] == {"command": "rm x"}
     told.event("run_ended", outcome="completed")
@@ -409,7 +409,9 @@ def test_a_doubt_and_its_end() -> None:
         "actor": "uid:7",
         "justification": "seen",
     }
-    assert told.event("doubt_settled", **settled) == [DoubtClosed("idt_1", "bash", "done", "uid:7", "seen")]
+    assert told.event("indoubt_resolved", **settled) == [
+        DoubtClosed("idt_1", "bash", "done", "uid:7", "seen")
+    ]
 
 
 def test_what_else_is_told_of_runs() -> None:

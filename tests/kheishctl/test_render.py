@@ -93,8 +93,8 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
             event("tool_returned", tool="bash", how="failed", text="exit 1\nx", took_ms=1500),
             "bash failed after 1.5 s: exit 1 x",
         ),
-        (event("call_doubted", indoubt_id="dbt_1", tool="bash", note="gone"), "dbt_1 bash: gone"),
-        (event("doubt_settled", tool="bash", outcome="done", note="seen"), "bash done by daemon: seen"),
+        (event("indoubt_opened", indoubt_id="dbt_1", tool="bash", note="gone"), "dbt_1 bash: gone"),
+        (event("indoubt_resolved", tool="bash", outcome="done", note="seen"), "bash done by daemon: seen"),
         (
             event("call_probed", tool="bash", call_id="c1", note="nothing there"),
             "bash c1 runs again: nothing there",

@@ -111,7 +111,7 @@ def test_what_things_cost(source: Source) -> None:
         "price_cached_input = 0.01\ncurrency = 'EUR'\n"
     )
     runtime = build(source)
-    assert runtime.limits.budget == Budget(max_cost=500_000)
+    assert runtime.limits.budget == Budget(max_cost=0.5)
     assert runtime.routes["a"].prices == Prices(currency="USD", input=3_000_000, output=15_250_000)
     assert runtime.routes["b"].prices == Prices(currency="EUR", input=75_000, output=0, cached_input=10_000)
     assert runtime.routes["offline"].prices is None

@@ -80,7 +80,7 @@ def test_what_is_written_is_meant() -> None:
     assert (config.permissions.mode, config.workspace.root) == ("plan", "~/work")
     assert config.permissions.max_mode == "acceptEdits"
     assert config.permissions.rules == [
-        Rule(tool="bash", subject="git push*", decision="ask", reason="others see it"),
+        Rule(tool="bash", subject="git push*", decision="ask", note="others see it"),
         Rule(tool="web*", decision="deny"),
     ]
     assert (config.runs.max_active, config.runs.recovery) == (8, "interrupt")

@@ -201,9 +201,9 @@ def played(victim: Victim, *wrapper: str) -> Ending:
 
 RECOVERY = frozenset(
     (
-        "call_doubted",
+        "indoubt_opened",
         "call_probed",
-        "doubt_settled",
+        "indoubt_resolved",
         "tool_called",
         "tool_observed",
         "task_started",

@@ -24,9 +24,9 @@ from kheishd.store.tables import (
 from kheishd.store.writer import Store
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
-from protocol.events.conversation import ConversationBound, ConversationReset
+from protocol.events.conversation import ConversationBound, ConversationUnbound
 from protocol.events.daemon import DaemonStarted
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.permission import PermissionsChanged
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import (
@@ -91,8 +91,8 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
         InputReceived(input_id="inp_1", items=[Text("hello")]),
         RunAccepted(input_id="inp_1", agent="default", pinned=PINNED, sender=session_id),
     ]
-    begun: list[JournalEvent] = [RunStarted(start=1), ModelAsked(item_id="itm_1", step=1, attempt=1)]
-    stopping: list[JournalEvent] = [CancelRequested(outcome="cancelled", reason="enough")]
+    begun: list[JournalEvent] = [RunStarted(starts=1), ModelAsked(item_id="itm_1", turn=1, attempt=1)]
+    stopping: list[JournalEvent] = [CancelRequested(outcome="cancelled", note="enough")]
     ended: list[JournalEvent] = [ANSWER, RunEnded(outcome="completed")]
     parked: list[JournalEvent] = [RunEnded(outcome="failed", error=RunError("parked", "again and again"))]
     return {
@@ -122,7 +122,7 @@ def _asked(run_id: str) -> list[JournalEvent]:
 
 def _answered(run_id: str) -> list[JournalEvent]:
     return [
-        ApprovalAnswered(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", decision="deny", reason="no"),
+        ApprovalAnswered(approval_id=f"apr_{run_id}", call_id=f"c0_{run_id}", decision="deny", note="no"),
         ToolReturned(call_id=f"c0_{run_id}", tool="write", how="denied", text="no", is_error=True),
         QuestionAnswered(question_id=f"qst_{run_id}", call_id=f"c1_{run_id}", declined=True),
         ToolReturned(call_id=f"c1_{run_id}", tool="write", how="answered", text="{}"),
@@ -147,8 +147,8 @@ def _doubted(run_id: str) -> list[JournalEvent]:
         MessageAppended(item_id="itm_1", message=Message("assistant", [ToolCall(call_id, "write", {})])),
         CallsJudged(item_id="itm_1", verdicts=[verdict(call_id)]),
         ToolCalled(call_id=call_id, tool="write"),
-        RunStarted(start=2),
-        call_doubted(f"dbt_{run_id}", call_id),
+        RunStarted(starts=2),
+        indoubt_opened(f"dbt_{run_id}", call_id),
         ToolReturned(call_id=call_id, tool="write", how="in_doubt", text="?", is_error=True),
         RunEnded(outcome="completed"),
     ]
@@ -156,7 +156,7 @@ def _doubted(run_id: str) -> list[JournalEvent]:
 
 def _settled(run_id: str) -> JournalEvent:
     call_id = f"c0_{run_id}"
-    return DoubtSettled(
+    return IndoubtResolved(
         indoubt_id=f"dbt_{run_id}", call_id=call_id, tool="write", outcome="done", note="It was done."
     )
 
@@ -169,7 +169,7 @@ def verdict(call_id: str) -> Verdict:
 def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:
     """A call of ``write`` waits for a yes or no."""
     return ApprovalRequested(
-        approval_id=approval_id, call_id=call_id, tool="write", number=0, message_cursor=1, **more
+        approval_id=approval_id, call_id=call_id, tool="write", index=0, message_cursor=1, **more
     )
 
 
@@ -179,13 +179,13 @@ def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> Questi
     return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
 
 
-def call_doubted(indoubt_id: str, call_id: str = "c2", **more: Any) -> CallDoubted:
+def indoubt_opened(indoubt_id: str, call_id: str = "c2", **more: Any) -> IndoubtOpened:
     """The daemon died in a call."""
-    return CallDoubted(
+    return IndoubtOpened(
         indoubt_id=indoubt_id,
         call_id=call_id,
         tool="write",
-        number=0,
+        index=0,
         message_cursor=1,
         called_at_ms=NOW_MS,
         note="its file is there",
@@ -278,9 +278,9 @@ def _tasks(tx: Transaction) -> None:
             task_created("tsk_gone"),
             TaskDeleted(task_id="tsk_gone"),
             task_created("tsk_runs", shell=True),
-            TaskStarted(task_id="tsk_runs", pid=7, started=8),
+            TaskStarted(task_id="tsk_runs", pid=7, start_ticks=8),
             task_created("tsk_stops", shell=True),
-            TaskStopRequested(task_id="tsk_stops", reason="enough"),
+            TaskStopRequested(task_id="tsk_stops", note="enough"),
             task_created("tsk_over", shell=True),
             task_ended("tsk_over"),
         ]
@@ -296,7 +296,7 @@ def _permissions(tx: Transaction) -> None:
     tx.append(DAEMON_STREAM, PermissionsChanged(add=[ALLOW]))
     changed = PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")])
     cursor = tx.append(DAEMON_STREAM, changed)[0].cursor
-    tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], cursor=cursor))
+    tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], updated_cursor=cursor))
     run_id = "run_ses_a_2"
     fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
     fold.append(PermissionsChanged(add=[ALLOW]))
@@ -310,7 +310,7 @@ def _permissions(tx: Transaction) -> None:
 
 
 def _granted(grant_id: str, remember: Remember, left: int | None = None) -> list[JournalEvent]:
-    grant = Grant(grant_id=grant_id, tool="bash", subject="ls", by="uid:0", left=left)
+    grant = Grant(grant_id=grant_id, tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
     approval_id = f"apr_{grant_id}"
     answered = ApprovalAnswered(
         approval_id=approval_id, call_id="call_1", decision="allow", remember=remember, grant=grant
@@ -332,7 +332,7 @@ def _verdict(grant_id: str) -> Verdict:
 
 def _reset_d(tx: Transaction) -> None:
     fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
-    fold.append(ConversationReset(agent="default", sender="ses_d"))
+    fold.append(ConversationUnbound(agent="default", sender="ses_d"))
     fold.write()
     tx.delete(CONVERSATIONS, "default", "ses_d")
 

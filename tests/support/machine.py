@@ -39,7 +39,7 @@ from kheishd.core.run import decide, evolve
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import RunAccepted
 from protocol.events.session import SessionRenamed
@@ -162,10 +162,10 @@ def allowed(run: Run, *, parallel: bool = False, repeatable: bool = False) -> Ju
 def approval(call: OpenCall, *, number: int = 0, binding: str | None = None) -> ApprovalRequested:
     """A person is to be asked about a call."""
     return ApprovalRequested(
-        approval_id=f"apr_{call.call_id}.{call.attempt}.{call.cursor}",
+        approval_id=f"apr_{call.call_id}.{call.attempt}.{call.updated_cursor}",
         call_id=call.call_id,
         tool=call.tool,
-        number=number,
+        index=number,
         message_cursor=4,
         preview=Preview(kind="text", text="what it would do", binding=binding),
     )
@@ -236,7 +236,9 @@ def found(run: Run, place: int, outcome: str) -> Settle:
     item, told = doubt(run, place, note="nothing is known")
     if outcome == "unknown":
         return Settle((item, told))
-    settled = DoubtSettled(indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done")
+    settled = IndoubtResolved(
+        indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done"
+    )
     return Settle((item, settled, returned(call)))
 
 
@@ -272,7 +274,7 @@ def _of_model(run: Run) -> Iterator[Command]:
     if run.attempt:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
     if run.attempt and run.kind == "input":
-        first = 2 * run.step + 1
+        first = 2 * run.turn + 1
         yield from (answered(), calling(first=first), calling(2, first=first))
         yield from (Errored(ERROR, None), Errored(ERROR, 5_000))
 
@@ -365,9 +367,9 @@ def everywhere() -> list[Run]:
 
 def _essence(run: Run) -> tuple[Any, ...]:
     calls = tuple((call.state, call.parallel, call.repeatable, call.attempt > 0) for call in run.calls)
-    asked = (run.attempt > 0, run.retry_at_ms is not None, run.steers > 0)
-    counted = run.step, min(run.starts_without_progress, 3)
-    return run.status, run.kind, run.cancel, calls, asked, counted, run.taken
+    asked = (run.attempt > 0, run.retry_at_ms is not None, run.pending_steers > 0)
+    counted = run.turn, min(run.starts_without_progress, 3)
+    return run.status, run.kind, run.cancel, calls, asked, counted, run.claimed
 
 
 _DISTURBING = (Steer, Release, Errored, Lapse, Renew, Compact)
@@ -395,7 +397,7 @@ def _goes_on(run: Run, command: Command) -> bool:
     if isinstance(command, Ask):
         return not run.attempt or run.retry_at_ms is not None
     if isinstance(command, Answered):
-        return run.step >= 2 or command.items != [TEXT]
+        return run.turn >= 2 or command.items != [TEXT]
     return not isinstance(command, _DISTURBING + _ENDING)
 
 

@@ -66,7 +66,7 @@ class Yard:
 
     async def stop(self, task_id: str = "t", reason: str = "") -> None:
         """Somebody wants it stopped."""
-        await self.append(TaskStopRequested(task_id=task_id, reason=reason))
+        await self.append(TaskStopRequested(task_id=task_id, note=reason))
 
     def task(self, task_id: str = "t") -> tuple[Task, Shell]:
         """A task as it is kept now."""

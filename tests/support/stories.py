@@ -27,7 +27,7 @@ def add_session(
         status="open",
         sender=sender,
         created_at_ms=tx.now_ms,
-        changed_at_ms=tx.now_ms,
+        updated_at_ms=tx.now_ms,
         parent_session_id=parent,
     )
     tx.put(SESSIONS, session_id, value=record)
@@ -64,9 +64,9 @@ def put_run(
         input_id="inp_1",
         status=status,
         accepted_at_ms=tx.now_ms,
-        changed_at_ms=tx.now_ms,
+        updated_at_ms=tx.now_ms,
         accepted_cursor=1,
-        cursor=1,
+        updated_cursor=1,
         pinned=Pinned(route="offline", driver="offline", model="offline"),
         item_id=item_id,
         calls=list(calls),
@@ -77,7 +77,7 @@ def put_run(
 def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
     """A run asks its model: event and record; the event's cursor."""
     put_run(tx, run_id, session_id, "running", item_id)
-    event = ModelAsked(item_id=item_id, step=1, attempt=1)
+    event = ModelAsked(item_id=item_id, turn=1, attempt=1)
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
 
 

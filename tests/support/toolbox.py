@@ -12,10 +12,10 @@ import trio
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import (
-    Finding,
     Invocation,
     Opinion,
     Outcome,
+    ProbeResult,
     RunContext,
     Stale,
     SubHook,
@@ -160,15 +160,17 @@ class Toolbox(SubHook):
         with (Path(use.place.workspace) / NOTES).open("a") as notes:
             notes.write(f"{text}\n")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Whether the notes grew by the line."""
         if "size" not in evidence:
-            return Finding("unknown", "it was not noted how long the notes were")
+            return ProbeResult("unknown", "it was not noted how long the notes were")
         added = self._read(use)[evidence["size"] :]
         if added == f"{use.arguments.get('text', '')}\n":
-            return Finding("done", "the line is there", {"found": added})
+            return ProbeResult("done", "the line is there", {"found": added})
         return (
-            Finding("unknown", "other lines are there") if added else Finding("not_done", "no line is there")
+            ProbeResult("unknown", "other lines are there")
+            if added
+            else ProbeResult("not_done", "no line is there")
         )
 
     def _read(self, use: Invocation) -> str:
@@ -206,7 +208,7 @@ async def workbench(
 
 def place(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
     """A place for parts that read nothing from the store."""
-    session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, changed_at_ms=1)
+    session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, updated_at_ms=1)
     return RunContext(session, Machine(tools=tools).run, workspace, "auto", cast("Any", None))
 
 

@@ -154,7 +154,7 @@ def _keep(tx: Transaction, call: Call, params: Keep) -> Kept:
     """Append an event, count in META, and refuse if told to: after having written."""
     number = int((tx.get(META, "toys") or b"0").decode()) + 1
     tx.put(META, "toys", value=b"%d" % number)
-    tx.append(DAEMON_STREAM, DaemonStopped(reason=params.value), request_id=call.request_id)
+    tx.append(DAEMON_STREAM, DaemonStopped(note=params.value), request_id=call.request_id)
     if params.fail:
         raise RunAlreadyEnded("inside the transaction")
     return Kept(params.value, number)

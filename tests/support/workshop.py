@@ -5,7 +5,7 @@ from typing import Any
 
 from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Finding, Invocation, Outcome, SubHook, Tool, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
 from protocol.objects.approval import Preview
 from protocol.transcript import Item, Text, ToolCall, Usage
@@ -47,9 +47,9 @@ class Workshop(SubHook):
         self.done.append((use.tool.name, dict(use.arguments)))
         return Outcome(f"{use.tool.name} of {use.arguments['path']} is done")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Nobody knows."""
-        return Finding("unknown", "its file is there")
+        return ProbeResult("unknown", "its file is there")
 
 
 def hooks(*parts: SubHook) -> CompositeHook:

@@ -22,7 +22,7 @@ ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
     """A run in a workspace, which may use these tools, or all."""
     session = Session(
-        session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, changed_at_ms=1
+        session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, updated_at_ms=1
     )
     pinned = Pinned(route="offline", driver="offline", model="offline", workspace=str(workspace), tools=tools)
     run = Run(
@@ -32,9 +32,9 @@ def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
         input_id=f"inp_{ID}",
         status="running",
         accepted_at_ms=1,
-        changed_at_ms=1,
+        updated_at_ms=1,
         accepted_cursor=1,
-        cursor=1,
+        updated_cursor=1,
         pinned=pinned,
     )
     return RunContext(session, run, str(workspace), "off", cast("Any", None))

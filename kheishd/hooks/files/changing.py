@@ -12,7 +12,7 @@ from kheishd.hooks.files.confine import Root, open_root
 from kheishd.hooks.files.diffs import diff_of
 from kheishd.hooks.files.looking import Found, look
 from kheishd.hooks.files.planning import Change, Order, binding_of, paths_of, plan
-from kheishd.kernel.hook import Finding, Stale, ToolError
+from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from protocol.objects.approval import Preview
 
 
@@ -50,12 +50,14 @@ def changed(workspace: str, orders: Sequence[Order], key: str, binding: str | No
         return changes
 
 
-def looked_into(workspace: str, orders: Sequence[Order], key: str, evidence: Mapping[str, Any]) -> Finding:
+def looked_into(
+    workspace: str, orders: Sequence[Order], key: str, evidence: Mapping[str, Any]
+) -> ProbeResult:
     """What became of a call that the daemon died in. One that was half done is undone, where it can be."""
     paths = paths_of(orders)
     before, after = evidence.get("before", ()), evidence.get("after", ())
     if not len(paths) == len(before) == len(after):
-        return Finding("unknown", "nothing was noted before it began")
+        return ProbeResult("unknown", "nothing was noted before it began")
     with open_root(workspace) as root, locked(root):
         founds = _found(root, orders)
         digests = [founds[path].digest for path in paths]
@@ -72,12 +74,12 @@ def _either(digest: str, before: str, after: str) -> bool:
     return digest in (before, after)
 
 
-def _finding(digests: list[str], before: list[str], after: list[str]) -> Finding:
+def _finding(digests: list[str], before: list[str], after: list[str]) -> ProbeResult:
     if digests == after:
-        return Finding("done", "every file is what the call was to make of it")
+        return ProbeResult("done", "every file is what the call was to make of it")
     if digests == before:
-        return Finding("not_done", "every file is what it was before the call")
-    return Finding(
+        return ProbeResult("not_done", "every file is what it was before the call")
+    return ProbeResult(
         "unknown", "the files are neither what they were nor what they were to be", {"found": digests}
     )
 

@@ -26,7 +26,7 @@ from kheishd.hooks.files.reading import read_file
 from kheishd.hooks.files.ripgrep import InThread, regex_search
 from kheishd.hooks.files.searching import glob_search, list_files, literal_search, told
 from kheishd.hooks.files.tools import tools
-from kheishd.kernel.hook import Finding, Invocation, Outcome, RunContext, Stale, SubHook, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, ToolError
 from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
@@ -109,14 +109,14 @@ class Files(SubHook):
             return Outcome(await self._grep(use.place.workspace, decoded(Pattern, use.arguments)))
         return await self._do(partial(_read, use.tool.name, use.place.workspace, use.arguments))
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Compare the files with what was noted; what is left of the call's own files is removed."""
         try:
             orders = _orders(use)
             async with self._locks.held(_held(use, orders)):
                 return await self._do(partial(looked_into, use.place.workspace, orders, use.key, evidence))
         except ToolError as error:
-            return Finding("unknown", f"the files could not be looked at: {error}")
+            return ProbeResult("unknown", f"the files could not be looked at: {error}")
 
     async def _change(self, use: Invocation) -> list[Change]:
         orders = _orders(use)

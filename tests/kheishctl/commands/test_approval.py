@@ -75,7 +75,7 @@ def test_deny(ctl: Ctl, sender: str) -> None:
     """The reason reaches the model; who comes second learns who was first."""
     run_id = waits(ctl, sender, writes("a.txt"))
     (approval_id,) = ids(ctl, run_id)
-    result = ctl.json("approval", "deny", approval_id, "--reason", "not there", "--justification", "policy 7")
+    result = ctl.json("approval", "deny", approval_id, "--note", "not there", "--justification", "policy 7")
     assert (result["approvals"][0]["denial"], result["pending"]) == ("not there", 0)
     assert "not there" in ended(ctl, run_id)
     again = ctl("approval", "allow", approval_id)

@@ -51,7 +51,7 @@ def test_history(ctl: Ctl, sender: str, session_id: str) -> None:
 def test_cancel(ctl: Ctl, sender: str) -> None:
     """The run in flight is stopped when the command returns."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
-    done = ctl("conversation", "cancel", "default", "--as", sender, "--reason", "enough")
+    done = ctl("conversation", "cancel", "default", "--as", sender, "--note", "enough")
     assert done.out == f"cancelled {sent['run_id']}\n"
     assert ctl.json("run", "get", sent["run_id"])["status"] == "cancelled"
 

@@ -47,14 +47,14 @@ def test_show(doubting: Ctl) -> None:
     assert doubting.json("indoubt", "show", "dbt_run_ses_b_0")["status"] == "open"
 
 
-def test_settle(doubting: Ctl) -> None:
+def test_resolve(doubting: Ctl) -> None:
     """Once; who comes second is told what the first said."""
-    words = ["indoubt", "settle", "dbt_run_ses_b_0", "not-done", "--justification", "looked"]
+    words = ["indoubt", "resolve", "dbt_run_ses_b_0", "not-done", "--justification", "looked"]
     assert doubting.json(*words, "--check")["status"] == "not_done"
     assert doubting(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
-    again = doubting("indoubt", "settle", "dbt_run_ses_b_0", "done")
+    again = doubting("indoubt", "resolve", "dbt_run_ses_b_0", "done")
     assert (again.code, "settled as not done by uid:" in again.err) == (exits.FAILED, True)
-    assert doubting("indoubt", "settle", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
+    assert doubting("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
 
 
 def test_the_status_counts_them(doubting: Ctl) -> None:

@@ -31,7 +31,7 @@ def daemon_rules(ctl: Ctl) -> Iterator[None]:
 
 def test_why(ctl: Ctl, session: str) -> None:
     """Every line, and the verdict last."""
-    ctl.json("permission", "update", "--session", session, "--deny", "no_tool", "--reason", "not here")
+    ctl.json("permission", "update", "--session", session, "--deny", "no_tool", "--note", "not here")
     done = ctl("permission", "why", "no_tool", "a subject", "--session", session)
     assert done.code == 0
     assert [f"session {session}", "deny", "rule no_tool deny: not here"] in done.rows

@@ -277,7 +277,7 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     done = ctl(*words, '/answer { "ok": true }')
     assert (done.code, done.out) == (exits.OK, '{"ok":true}\n')
     assert ctl.json(*words, '/answer {"ok": true}')["value"] == {"ok": True}
-    failed = ctl(*words, "--repairs", "1", "hello", "--json")
+    failed = ctl(*words, "--max-repairs", "1", "hello", "--json")
     assert (failed.code, failed.json["error"]["reason"]) == (exits.RUN_FAILED, "output_contract_violated")
     run = ctl.json("run", "get", failed.json["run_id"])
     assert (run["repairs"], run["pinned"]["output_contract"]["max_repairs"]) == (1, 1)
@@ -297,12 +297,12 @@ def test_a_file_that_must_be_written(ctl: Ctl, sender: str) -> None:
 def test_what_a_run_may_cost(ctl: Ctl, sender: str) -> None:
     """Limits are pinned; what they end says which it was."""
     words = ["send", "default", "--as", sender]
-    sent = ctl.json(*words, "hello", "--tokens-max", "9000", "--time-max", "5m")
+    sent = ctl.json(*words, "hello", "--max-tokens", "9000", "--max-time", "5m")
     pinned = ctl.json("run", "get", sent["run_id"])["pinned"]
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
-    done = ctl(*words, "/slow 100 1000", "--time-max", "0.2s")
+    done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
     assert done.code == exits.RUN_FAILED
     assert "in hand for 0.2 s" in done.err
-    refused = ctl(*words, "hello", "--cost-max", "0.5")
+    refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
-    assert ctl(*words, "hello", "--cost-max", "-1").code == exits.USAGE
+    assert ctl(*words, "hello", "--max-cost", "-1").code == exits.USAGE

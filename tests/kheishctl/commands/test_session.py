@@ -79,7 +79,7 @@ def test_interrupt(ctl: Ctl, session: str) -> None:
     assert ctl("session", "interrupt", session).out == "nothing was running\n"
     sent = ctl.json("session", "send", "--no-wait", session, "/slow 1000 1000")
     ctl.json("call", "journal.read", "{}")
-    done = ctl("session", "interrupt", session, "--reason", "lunch")
+    done = ctl("session", "interrupt", session, "--note", "lunch")
     assert done.out in (f"interrupted {sent['run_id']}\n", "nothing was running\n")
 
 

@@ -59,7 +59,7 @@ def test_a_task_from_its_beginning_to_its_end(ctl: Ctl, sender: str) -> None:
     assert done.out == f"{first} completed\n"
     assert ctl("task", "output", first).out == "It is in the shed."
     assert "description\tblue" in ctl("task", "show", second).out
-    stopped = ctl("task", "stop", second, "--reason", "it rains")
+    stopped = ctl("task", "stop", second, "--note", "it rains")
     assert stopped.out == f"{second} cancelled: it rains\n"
     assert ctl("task", "list", "--session", session_id).out == ""
     assert len(ctl("task", "list", "--session", session_id, "--status", "any").rows) == 2
@@ -131,7 +131,7 @@ def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
     _, task_id = shell(ctl, sender, "echo begun; exec sleep 4300.5")
     early = ctl("task", "output", task_id, "--wait", "--timeout", "0.01s")
     assert early.code == exits.TIMED_OUT
-    stopped = ctl("task", "stop", task_id, "--reason", "enough")
+    stopped = ctl("task", "stop", task_id, "--note", "enough")
     assert stopped.out == f"{task_id} cancelled: enough\n"
     assert ctl("task", "output", task_id, "--wait").code == exits.RUN_STOPPED
 

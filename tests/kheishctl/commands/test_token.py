@@ -58,7 +58,7 @@ def test_list_and_revoke(ctl: Ctl) -> None:
     """A revoked token is listed only where asked for."""
     token_id = ctl.json("token", "create", "--scope", "read")["token"]["token_id"]
     assert token_id in [row[0] for row in ctl("token", "list", "--all").rows]
-    assert token_id in ctl("token", "revoke", token_id, "--reason", "over").out
+    assert token_id in ctl("token", "revoke", token_id, "--note", "over").out
     assert token_id not in [row[0] for row in ctl("token", "list", "--all").rows]
     assert token_id in [row[0] for row in ctl("token", "list", "--all", "--revoked").rows]
 

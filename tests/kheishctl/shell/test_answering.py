@@ -114,7 +114,7 @@ def test_somebody_else_was_first() -> None:
 
     async def body(room: Room) -> None:
         room.before = lambda: room.hears(closed())
-        room.answer = refusal("approval_resolved")
+        room.answer = refusal("approval_already_resolved")
         await room.answering.carry_out((ALLOW,))
 
     room = sit(body)
@@ -128,7 +128,7 @@ def test_one_of_several_was_answered() -> None:
     both = Resolve((*ALLOW.resolutions, {"approval_id": "apr_2", "decision": "allow"}))
 
     async def body(room: Room) -> None:
-        room.answer = refusal("approval_resolved")
+        room.answer = refusal("approval_already_resolved")
         await room.answering.carry_out((both,))
 
     room = sit(body)
@@ -195,18 +195,18 @@ def test_an_input_to_be_changed() -> None:
     assert ["too long" in note for note in room.notes] == [True]
 
 
-def test_a_doubt_that_we_settle() -> None:
+def test_a_doubt_that_we_resolve() -> None:
     """It is ours, as an answer is; what is refused is the caller's to tell."""
 
     async def body(room: Room) -> None:
         room.before = lambda: room.hears(DoubtClosed("dbt_1", "bash", "done", ME, ""))
-        await room.answering.settle({"indoubt_id": "dbt_1", "outcome": "done"})
-        room.answer = refusal("indoubt_settled")
+        await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
+        room.answer = refusal("indoubt_already_resolved")
         with pytest.raises(Refused):
-            await room.answering.settle({"indoubt_id": "dbt_1", "outcome": "done"})
+            await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
 
     room = sit(body)
-    assert room.asked[0][0] == "indoubt.settle"
+    assert room.asked[0][0] == "indoubt.resolve"
     assert room.shown[-2:] == [DoubtClosed("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
 
 

@@ -90,7 +90,7 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/allow", "no such approval waits"),
             ("/decline", "no question waits"),
             ("/doubts", "no call is in doubt"),
-            ("/settle done", "no call is in doubt"),
+            ("/resolve done", "no call is in doubt"),
             ("/steer faster", "No run is in flight"),
             ("/mode", "the permission mode is default"),
             ("/mode plan", "the permission mode is plan now"),

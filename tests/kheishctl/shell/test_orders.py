@@ -147,25 +147,25 @@ def test_decline() -> None:
 @pytest.mark.parametrize(
     ("doubts", "line", "params"),
     [
-        (1, "settle done", {"indoubt_id": "idt_1", "outcome": "done"}),
-        (1, "settle not-done", {"indoubt_id": "idt_1", "outcome": "not_done"}),
+        (1, "resolve done", {"indoubt_id": "idt_1", "outcome": "done"}),
+        (1, "resolve not-done", {"indoubt_id": "idt_1", "outcome": "not_done"}),
         (
             2,
-            "settle 2 done I looked",
+            "resolve 2 done I looked",
             {"indoubt_id": "idt_2", "outcome": "done", "justification": "I looked"},
         ),
-        (2, "settle done", None),
-        (1, "settle", None),
-        (1, "settle 2 done", None),
-        (1, "settle perhaps", None),
-        (0, "settle done", None),
+        (2, "resolve done", None),
+        (1, "resolve", None),
+        (1, "resolve 2 done", None),
+        (1, "resolve perhaps", None),
+        (0, "resolve done", None),
     ],
 )
-def test_settle(doubts: int, line: str, params: Json | None) -> None:
+def test_resolve(doubts: int, line: str, params: Json | None) -> None:
     """The only call in doubt, or one by its number; anything else is explained."""
     desk = Desk(doubts=doubts)
     desk.obey(line)
-    assert desk.asked == ([("indoubt.settle", params)] if params else [])
+    assert desk.asked == ([("indoubt.resolve", params)] if params else [])
     assert len(desk.shown) == (0 if params else 1)
 
 

@@ -140,7 +140,7 @@ def test_a_doubt_says_what_to_do() -> None:
         "? bash  in doubt · rm x",
         "  │ its process is gone",
         "  │ ada > yes",
-        "  │ whether it took effect is not known; look, then say /settle done or /settle not-done",
+        "  │ whether it took effect is not known; look, then say /resolve done or /resolve not-done",
     ]
 
 

@@ -77,14 +77,14 @@ def test_an_answer_that_does_not_fit_is_to_be_mended() -> None:
     machine = begun(output_contract=CONTRACT).do(says("no", problem="$: wrong"))
     event = machine.journal[-1][1]
     assert isinstance(event, MessageAppended)
-    assert (event.message.role, event.because, event.item_id) == ("user", "output_contract", "itm_1.again")
+    assert (event.message.role, event.follow_up, event.item_id) == ("user", "output_contract", "itm_1.again")
     assert "$: wrong" in last_said(machine)
     assert instruction(SCHEMA) in last_said(machine)
-    assert (machine.run.status, machine.run.sent_back) == ("running", "output_contract")
+    assert (machine.run.status, machine.run.follow_up) == ("running", "output_contract")
     assert due(machine.run, 0, held=True) == AskModel()
     then(machine, says())
     run = machine.run
-    assert (run.status, run.repairs, run.sent_back, run.step) == ("completed", 1, None, 2)
+    assert (run.status, run.repairs, run.follow_up, run.turn) == ("completed", 1, None, 2)
 
 
 def test_what_cannot_be_mended_fails_the_run() -> None:
@@ -119,7 +119,7 @@ def test_what_somebody_says_meanwhile_gives_the_tools_back() -> None:
     """It is another question, which may need them."""
     machine = begun(output_contract=CONTRACT).do(says("no", problem="$: wrong"))
     machine.do(Steer("str_1", [Text("look again")], "user"))
-    assert machine.run.sent_back is None
+    assert machine.run.follow_up is None
     machine.do(Ask("itm_2"), calls("read_file"))
     assert due(machine.run, 0, held=True) == JudgeCalls((0,))
 
@@ -138,7 +138,7 @@ def test_steering_comes_before_the_contract() -> None:
 def test_what_is_to_be_done_is_asked_for_twice() -> None:
     """Then the run fails, whatever it answers."""
     machine = begun(requirements=[FILE]).do(says())
-    assert (machine.run.sent_back, machine.run.reminders) == ("completion", 1)
+    assert (machine.run.follow_up, machine.run.reminders) == ("completion", 1)
     assert "write the file 'a.md'" in last_said(machine)
     then(machine, says())
     assert machine.run.reminders == MAX_REMINDERS
@@ -148,11 +148,11 @@ def test_what_is_to_be_done_is_asked_for_twice() -> None:
 
 def test_what_was_done_is_not_asked_for() -> None:
     """Before the answer or upon a reminder."""
-    done = RequirementSatisfied(number=0, call_id="call_1", path="a.md")
+    done = RequirementSatisfied(index=0, call_id="call_1", path="a.md")
     machine = begun(requirements=[FILE])
     machine.append(done)
     machine.append(done)
-    assert (machine.run.met, owed(machine.run)) == ([0], [])
+    assert (machine.run.met_requirements, owed(machine.run)) == ([0], [])
     assert machine.do(says()).run.status == "completed"
     late = begun(requirements=[FILE]).do(says())
     late.append(done)
@@ -163,11 +163,11 @@ def test_what_is_to_be_done_comes_before_what_is_to_be_given() -> None:
     """An answer is checked once nothing else is left; each has its own count."""
     bad = says("no", problem="$: wrong")
     machine = begun(requirements=[FILE], output_contract=CONTRACT).do(bad)
-    assert machine.run.sent_back == "completion"
-    machine.append(RequirementSatisfied(number=0, call_id="call_1", path="a.md"))
+    assert machine.run.follow_up == "completion"
+    machine.append(RequirementSatisfied(index=0, call_id="call_1", path="a.md"))
     then(machine, bad)
     run = machine.run
-    assert (run.sent_back, run.reminders, run.repairs) == ("output_contract", 1, 1)
+    assert (run.follow_up, run.reminders, run.repairs) == ("output_contract", 1, 1)
 
 
 def test_a_reminder_leaves_the_tools() -> None:
@@ -184,9 +184,9 @@ def test_an_answer_that_was_cut_is_gone_on_with() -> None:
     cut = says("one ", stop_reason="length")
     machine = then(begun(max_continuations=3).do(cut), cut, says("two"))
     run = machine.run
-    assert (run.status, len(run.parts), run.step) == ("completed", 2, 3)
+    assert (run.status, len(run.partial_cursors), run.turn) == ("completed", 2, 3)
     cursors = [envelope.cursor for envelope, event in machine.journal if is_answer(event)]
-    assert [*run.parts, run.output_cursor] == cursors
+    assert [*run.partial_cursors, run.output_cursor] == cursors
 
 
 def is_answer(event: object) -> bool:
@@ -198,7 +198,7 @@ def test_in_the_end_a_cut_answer_is_the_answer() -> None:
     """As often as the run pinned; and never where what is kept was cut by us."""
     cut = says("one ", stop_reason="length")
     machine = then(begun(max_continuations=1).do(cut), cut)
-    assert (machine.run.status, len(machine.run.parts)) == ("completed", 1)
+    assert (machine.run.status, len(machine.run.partial_cursors)) == ("completed", 1)
     assert begun().do(cut).run.status == "completed"
     assert begun(max_continuations=3).do(says(stop_reason="length", cut=True)).run.status == "completed"
 
@@ -209,10 +209,10 @@ def test_what_comes_after_something_else_is_no_part() -> None:
     machine = begun(max_continuations=3).do(cut)
     machine.do(Steer("str_1", [Text("stop, rather this")], "user"))
     then(machine, says("two"))
-    assert (machine.run.status, machine.run.parts) == ("completed", [])
+    assert (machine.run.status, machine.run.partial_cursors) == ("completed", [])
     bound = then(begun(max_continuations=3, output_contract=CONTRACT).do(cut), says(problem="$: wrong"))
-    assert len(bound.run.parts) == 1
-    assert then(bound, says()).run.parts == []
+    assert len(bound.run.partial_cursors) == 1
+    assert then(bound, says()).run.partial_cursors == []
 
 
 # Limits and ends.
@@ -250,8 +250,8 @@ def test_outputs_are_counted_where_they_stand() -> None:
     machine = begun()
     machine.append(OutputEmitted(output_id="out_1", text="one"))
     machine.append(OutputEmitted(output_id="out_2", text="two"))
-    assert machine.run.outputs == [4, 5]
-    assert machine.do(says()).run.outputs == [4, 5]
+    assert machine.run.output_cursors == [4, 5]
+    assert machine.do(says()).run.output_cursors == [4, 5]
 
 
 ANSWERS = (
@@ -287,4 +287,4 @@ def test_every_bound_run_ends_and_a_restart_changes_nothing(
 
 def counts(run: Run) -> tuple[Any, ...]:
     """What decides what follows from the next answer."""
-    return run.status, run.sent_back, run.repairs, run.reminders, len(run.parts), run.error
+    return run.status, run.follow_up, run.repairs, run.reminders, len(run.partial_cursors), run.error

@@ -13,7 +13,7 @@ from tests.support.histories import approval_requested
 ANSWERS = (
     ApprovalAnswered(approval_id="apr_1", call_id="c0", decision="allow", remember="run"),
     ApprovalAnswered(
-        approval_id="apr_1", call_id="c0", decision="deny", reason="not there", justification="policy 7"
+        approval_id="apr_1", call_id="c0", decision="deny", note="not there", justification="policy 7"
     ),
     ApprovalLapsed(approval_id="apr_1", call_id="c0", how="expired"),
     ApprovalLapsed(approval_id="apr_1", call_id="c0", how="withdrawn"),
@@ -36,7 +36,7 @@ def requested() -> Approval:
 def test_a_request() -> None:
     """It waits, and says where it was asked for and what it is bound to."""
     approval = requested()
-    assert (approval.status, approval.cursor, approval.requested_at_ms) == ("pending", 1, 10)
+    assert (approval.status, approval.created_cursor, approval.requested_at_ms) == ("pending", 1, 10)
     assert (approval.session_id, approval.run_id, approval.sender) == ("ses_1", "run_1", "ann")
     assert (approval.subject, approval.binding, approval.expires_at_ms) == ("/a", "digest", 99)
     assert evolve(None, envelope(1), approval_requested("apr_1")).binding is None
@@ -57,7 +57,7 @@ def test_how_it_ends(
 ) -> None:
     """Allowed or denied by somebody, or not answered at all; and when that was."""
     approval = evolve(requested(), envelope(5, "uid:7"), event)
-    assert (approval.status, approval.by, approval.denial) == (status, by, denial)
+    assert (approval.status, approval.resolved_by, approval.denial_note) == (status, by, denial)
     assert (approval.resolved_cursor, approval.resolved_at_ms) == (5, 50)
     assert approval.remember == ("run" if status == "allowed" else "once")
     assert approval.justification == ("policy 7" if status == "denied" else "")

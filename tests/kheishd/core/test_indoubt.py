@@ -5,10 +5,10 @@ from typing import Literal
 import pytest
 
 from kheishd.core.indoubt import MAX_INPUT_CHARACTERS, PROBE, evolve, told
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.journal.envelope import Envelope
 from protocol.objects.indoubt import Indoubt
-from tests.support.histories import NOW_MS, call_doubted
+from tests.support.histories import NOW_MS, indoubt_opened
 
 
 def envelope(cursor: int, actor: str = "daemon") -> Envelope:
@@ -18,12 +18,12 @@ def envelope(cursor: int, actor: str = "daemon") -> Envelope:
 
 def doubted() -> Indoubt:
     """One that is open."""
-    return evolve(None, envelope(1), call_doubted("dbt_1", sender="ann", evidence={"pid": 7}))
+    return evolve(None, envelope(1), indoubt_opened("dbt_1", sender="ann", evidence={"pid": 7}))
 
 
-def settled(outcome: Literal["done", "not_done"], note: str = "") -> DoubtSettled:
+def settled(outcome: Literal["done", "not_done"], note: str = "") -> IndoubtResolved:
     """What became of it."""
-    return DoubtSettled(
+    return IndoubtResolved(
         indoubt_id="dbt_1", call_id="c2", tool="write", outcome=outcome, justification="saw it", note=note
     )
 
@@ -31,7 +31,12 @@ def settled(outcome: Literal["done", "not_done"], note: str = "") -> DoubtSettle
 def test_a_doubt() -> None:
     """What was called, when, and what is known."""
     doubt = doubted()
-    assert (doubt.status, doubt.cursor, doubt.found_at_ms, doubt.called_at_ms) == ("open", 1, 10, NOW_MS)
+    assert (doubt.status, doubt.created_cursor, doubt.found_at_ms, doubt.called_at_ms) == (
+        "open",
+        1,
+        10,
+        NOW_MS,
+    )
     assert (doubt.session_id, doubt.run_id, doubt.sender) == ("ses_1", "run_1", "ann")
     assert (doubt.note, doubt.evidence) == ("its file is there", {"pid": 7})
 
@@ -40,7 +45,7 @@ def test_a_doubt() -> None:
 def test_it_is_settled_once(outcome: Literal["done", "not_done"]) -> None:
     """By an operator, who is named; what was known before stays; a second word changes nothing."""
     doubt = evolve(doubted(), envelope(5, "uid:7"), settled(outcome, "told"))
-    assert (doubt.status, doubt.by, doubt.settled_at_ms, doubt.justification) == (
+    assert (doubt.status, doubt.resolved_by, doubt.resolved_at_ms, doubt.justification) == (
         outcome,
         "uid:7",
         50,
@@ -48,12 +53,12 @@ def test_it_is_settled_once(outcome: Literal["done", "not_done"]) -> None:
     )
     assert doubt.note == "its file is there"
     assert evolve(doubt, envelope(6, "uid:8"), settled("done")) is doubt
-    assert evolve(doubt, envelope(6), call_doubted("dbt_1")) is doubt
+    assert evolve(doubt, envelope(6), indoubt_opened("dbt_1")) is doubt
 
 
 def test_the_tool_itself_may_have_found_out() -> None:
     """Then it is not a person who settled it."""
-    assert evolve(doubted(), envelope(2), settled("done")).by == PROBE
+    assert evolve(doubted(), envelope(2), settled("done")).resolved_by == PROBE
 
 
 def test_nothing_is_settled_that_was_not_in_doubt() -> None:

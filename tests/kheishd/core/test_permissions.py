@@ -37,7 +37,7 @@ SPAWN = ToolFacts("spawn_agent", "coordinate", "ask", in_plan=True)
 
 def rule(decision: Decision, tool: str = "*", subject: str | None = None, reason: str = "") -> Rule:
     """A rule."""
-    return Rule(tool=tool, decision=decision, subject=subject, reason=reason)
+    return Rule(tool=tool, decision=decision, subject=subject, note=reason)
 
 
 def layer(of: Layer, *rules: Rule, **fields: Any) -> Layered:
@@ -52,7 +52,7 @@ def place(*layers: Layered, mode: PermissionMode = "default") -> Layers:
 
 def grant(grant_id: str = "grt_1", left: int | None = None, subject: str | None = "ls") -> Grant:
     """A remembered approval of bash."""
-    return Grant(grant_id=grant_id, tool="bash", by="uid:0", subject=subject, left=left)
+    return Grant(grant_id=grant_id, tool="bash", granted_by="uid:0", subject=subject, remaining_uses=left)
 
 
 def decided(tool: ToolFacts, layers: Layers, subject: str = "ls", opinion: Opinion | None = None) -> Decision:
@@ -178,7 +178,7 @@ def test_an_allow_is_never_widened(command: str) -> None:
     assert (
         decided(replace(BASH, default="allow"), place(layer("run", rule("ask", "*", "*"))), command) == "ask"
     )
-    steps = explain(BASH, command, allowed).steps
+    steps = explain(BASH, command, allowed).lines
     assert any(step.says is None and "does not hold" in step.text for step in steps)
 
 
@@ -346,7 +346,7 @@ def test_an_explanation_has_a_line_for_whatever_has_a_say() -> None:
         mode="acceptEdits",
     )
     explained = explain(BASH, "ls", layers, Opinion("ask", "look"))
-    assert [(step.source, step.says, step.text) for step in explained.steps] == [
+    assert [(step.source, step.says, step.text) for step in explained.lines] == [
         ("tool", "ask", "its default, where no rule says anything: ask"),
         ("managed", None, "none of its rules holds"),
         ("daemon", "allow", "rule bash 'l*' allow: harmless"),
@@ -365,7 +365,7 @@ def test_a_verdict_names_a_long_rule_by_its_beginning() -> None:
     layers = place(layer("session", rule("deny", "bash", "x" * 500 + "*")))
     subject = "x" * 500
     assert len(judge(BASH, subject, layers).why) < 100
-    assert any("x" * 500 in step.text for step in explain(BASH, subject, layers).steps)
+    assert any("x" * 500 in step.text for step in explain(BASH, subject, layers).lines)
 
 
 def test_the_narrowest_mode_is_in_force() -> None:
@@ -442,7 +442,7 @@ def test_what_is_explained_is_what_is_judged(
         getattr(judged, name) for name in Judged.__slots__
     ]
     assert judged.mode == layers.mode
-    assert judged.decision in [step.says for step in explained.steps]
+    assert judged.decision in [step.says for step in explained.lines]
     assert (judged.mode_effect is None) or judged.why.startswith("mode ")
 
 
@@ -450,7 +450,7 @@ def by_default(tool: ToolFacts, subject: str, chain: Sequence[Layered]) -> bool:
     """Whether no layer says anything that could stand in for the default."""
     first = next((each for each in chain if each.layer == "definition"), None)
     able = [each for each in chain if each.layer != "definition" or each is first]
-    steps = explain(tool, subject, Layers(tuple(able), "default")).steps
+    steps = explain(tool, subject, Layers(tuple(able), "default")).lines
     return all(step.says is None or step.source in ("tool", "grant") for step in steps)
 
 

@@ -41,7 +41,7 @@ def test_entering_and_leaving_is_as_before() -> None:
         assert planning(entered) == ("plan", True, mode)
         left = fold(PlanEntered(), EXITED, mode=mode)
         assert planning(left) == planning(fold(mode=mode))
-        assert (left.plan_cursor, left.cursor) == (3, 3)
+        assert (left.plan_cursor, left.updated_cursor) == (3, 3)
 
 
 def test_entering_twice_remembers_the_first_mode() -> None:

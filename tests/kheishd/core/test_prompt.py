@@ -19,7 +19,7 @@ from kheishd.core.prompt import (
 )
 from protocol.events.call import ToolReturned
 from protocol.events.context import CompactStrategy, ContextCompacted
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.events.run import InputReceived, MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
 from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.events.task import TaskEnded, TaskStalled
@@ -50,7 +50,7 @@ class Script:
         return self.add(event, run_id)
 
     def started(self, run_id: str) -> Script:
-        return self.add(RunStarted(start=1), run_id)
+        return self.add(RunStarted(starts=1), run_id)
 
     def answered(self, run_id: str, text: str) -> Script:
         message = Message("assistant", [Text(text)])
@@ -73,7 +73,7 @@ class Script:
 
     def asked(self, run_id: str) -> Script:
         """A model is asked."""
-        return self.add(ModelAsked(item_id=f"itm_{run_id}", step=1, attempt=1), run_id)
+        return self.add(ModelAsked(item_id=f"itm_{run_id}", turn=1, attempt=1), run_id)
 
     def fold(self, transcript: Transcript | None = None) -> Transcript:
         transcript = transcript or Transcript()
@@ -141,7 +141,7 @@ def test_what_is_said_to_a_run_is_read_before_its_next_answer() -> None:
     """In order, after the results of the calls it came among; what is learned about a doubt is, too."""
     script = Script().said("r1", "one").started("r1").asked("r1").steered("r1", "first").called("r1", "a")
     script.steered("r1", "second").returned("r1", "a")
-    script.add(DoubtSettled(indoubt_id="d", call_id="a", tool="look", outcome="done", note="It was done."))
+    script.add(IndoubtResolved(indoubt_id="d", call_id="a", tool="look", outcome="done", note="It was done."))
     assert [message.role for message in script.fold().messages] == ["user", "assistant", "tool"]
     script.asked("r1")
     assert script.read()[3:] == ["u:first", "u:second", "u:It was done."]

@@ -57,7 +57,7 @@ def lapsed(how: Any) -> QuestionLapsed:
 def test_a_request() -> None:
     """It waits, with everything that is asked."""
     request = asked()
-    assert (request.status, request.cursor, request.asked_at_ms) == ("pending", 1, 10)
+    assert (request.status, request.created_cursor, request.asked_at_ms) == ("pending", 1, 10)
     assert (request.session_id, request.run_id, request.agent, request.sender) == (
         "ses_1",
         "run_1",
@@ -80,7 +80,7 @@ def test_a_request() -> None:
 def test_how_it_ends(event: QuestionAnswered | QuestionLapsed, status: str, by: str | None) -> None:
     """Answered, declined or given up, by whom and when; what follows changes nothing."""
     request = evolve(asked(), envelope(5, "uid:7"), event)
-    assert (request.status, request.by, request.closed_at_ms) == (status, by, 50)
+    assert (request.status, request.resolved_by, request.resolved_at_ms) == (status, by, 50)
     assert request.answers == (ANSWERS if status == "answered" else [])
     assert evolve(request, envelope(6, "uid:8"), answered()) is request
     assert evolve(request, envelope(6), lapsed("expired")) is request

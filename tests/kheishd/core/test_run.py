@@ -119,7 +119,7 @@ def test_a_run_waits_only_while_nobody_has_it_in_hand() -> None:
             assert states & {"asked", "questioned"}
             assert not states & {"new", "called", "doubted"}
         if run.status != "running":
-            assert not run.taken
+            assert not run.claimed
 
 
 def test_a_turn_is_taken_up_asked_and_answered() -> None:
@@ -133,9 +133,9 @@ def test_a_turn_is_taken_up_asked_and_answered() -> None:
         "run_ended",
     ]
     run = machine.run
-    assert (run.status, run.step, run.attempt, run.item_id) == ("completed", 1, 0, None)
+    assert (run.status, run.turn, run.attempt, run.item_id) == ("completed", 1, 0, None)
     assert (run.output_cursor, run.usage, run.ended_at_ms) == (4, Usage(10, 4), 1_050)
-    assert (run.started_at_ms, run.accepted_at_ms, run.changed_at_ms) == (1_020, 1_010, 1_050)
+    assert (run.started_at_ms, run.accepted_at_ms, run.updated_at_ms) == (1_020, 1_010, 1_050)
 
 
 def test_a_failed_call_is_made_again_for_the_same_message() -> None:
@@ -198,7 +198,7 @@ def test_a_parked_run_leaves_its_calls_in_doubt() -> None:
     for _ in range(2):
         machine.do(called, Start(), partial(found, place=0, outcome="not_done"))
     machine.do(called, Start())
-    assert machine.kinds()[-3:] == ["call_doubted", "tool_returned", "run_ended"]
+    assert machine.kinds()[-3:] == ["indoubt_opened", "tool_returned", "run_ended"]
 
 
 def test_judging_that_brings_the_daemon_down_is_not_done_for_ever() -> None:
@@ -230,7 +230,7 @@ def test_a_run_that_brings_the_daemon_down_is_tried_alone_and_then_parked() -> N
         assert due(machine.run, 0, held=False) == TakeUp(alone=alone)
         machine.do(Start(), ask())
         last = [event for _, event in machine.journal if isinstance(event, RunStarted)][-1]
-        assert last == RunStarted(start=start, alone=alone)
+        assert last == RunStarted(starts=start, alone=alone)
     assert machine.run.starts_without_progress == PARKED_AT
     # Parking executes nothing, so it need not wait until nobody else is at work.
     assert due(machine.run, 0, held=False) == TakeUp(alone=False)
@@ -295,7 +295,7 @@ def test_a_run_begins_with_its_acceptance() -> None:
     """A journal that begins otherwise is damaged."""
     machine = Machine()
     with pytest.raises(AssertionError, match="acceptance"):
-        evolve(None, machine.journal[0][0], RunStarted(start=1))
+        evolve(None, machine.journal[0][0], RunStarted(starts=1))
 
 
 # Steering.
@@ -304,9 +304,9 @@ def test_a_run_begins_with_its_acceptance() -> None:
 def test_what_is_said_to_a_run_is_read_before_it_ends() -> None:
     """An answer that came while somebody said something is not the last: the model is asked once more."""
     machine = Machine().do(Start(), ask(), STEER, answered())
-    assert (machine.run.status, machine.run.steers) == ("running", 1)
+    assert (machine.run.status, machine.run.pending_steers) == ("running", 1)
     assert due(machine.run, 0, held=True) == AskModel()
-    assert machine.do(ask("itm_2")).run.steers == 0
+    assert machine.do(ask("itm_2")).run.pending_steers == 0
     assert machine.do(answered()).run.status == "completed"
 
 
@@ -325,7 +325,7 @@ def test_any_prefix_of_any_journal_folds_to_one_record(machine: Machine) -> None
     record: Run | None = None
     for envelope, event in machine.journal:
         record = evolve(record, envelope, event)
-        assert record.cursor == envelope.cursor
+        assert record.updated_cursor == envelope.cursor
         assert (record.ended_at_ms is not None) == (record.status in ENDED)
         assert 0 <= record.starts_without_progress <= len(machine.journal)
         due(record, machine.now_ms, held=True)
@@ -354,7 +354,7 @@ def test_no_steer_is_lost(machine: Machine) -> None:
                 unread = 0
             case _:
                 pass
-    assert machine.run.steers == unread
+    assert machine.run.pending_steers == unread
 
 
 @given(st.lists(st.sampled_from([Start(), Ask("itm_1")]), max_size=40))

@@ -46,7 +46,7 @@ def test_a_session_begins_with_its_creation() -> None:
     """It has what its first event says; a journal that begins otherwise is damaged."""
     session = fold()
     assert (session.agent, session.sender, session.metadata) == ("default", "user", {"team": "red"})
-    assert (session.first_cursor, session.cursor, session.created_at_ms) == (1, 1, 1_000)
+    assert (session.created_cursor, session.updated_cursor, session.created_at_ms) == (1, 1, 1_000)
     with pytest.raises(AssertionError, match="creation"):
         evolve(None, Envelope(cursor=1, at_ms=1, session_id="ses_1"), SessionEnded())
 

@@ -12,6 +12,7 @@ from kheishd.core import task as rules
 from kheishd.core.task import ended_note, evolve, may_create, may_delete, may_update, revised, stalled_note
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.task import (
+    TaskAlreadyEnded,
     TaskBlocked,
     TaskCycle,
     TaskNeeded,
@@ -21,7 +22,6 @@ from protocol.errors.task import (
     TasksFull,
     TaskTitleTaken,
 )
-from protocol.errors.task import TaskEnded as Over
 from protocol.events.task import (
     TaskCreated,
     TaskDeleted,
@@ -98,7 +98,7 @@ def test_created() -> None:
     """It is pending; where, when and by which run it began is kept."""
     made = folded(new("a", "Paint", description="blue", owner="ann", metadata={"n": 1}), run_id="run_1")
     assert (made.title, made.status, made.kind, made.owner) == ("Paint", "pending", "task", "ann")
-    assert (made.cursor, made.created_at_ms, made.created_by_run_id) == (1, 1001, "run_1")
+    assert (made.created_cursor, made.created_at_ms, made.created_by_run_id) == (1, 1001, "run_1")
     assert (made.description, made.metadata, made.session_id) == ("blue", {"n": 1}, "ses_1")
 
 
@@ -106,11 +106,11 @@ def test_updated() -> None:
     """What an update names changes, null clears, and the rest stays; its reason goes with the status."""
     changed = folded(
         new(owner="ann"),
-        TaskUpdated(task_id="a", status="blocked", reason="no paint"),
+        TaskUpdated(task_id="a", status="blocked", note="no paint"),
         TaskUpdated(task_id="a", owner=None, description="red"),
     )
-    assert (changed.status, changed.reason, changed.owner) == ("blocked", "no paint", None)
-    assert (changed.description, changed.title, changed.changed_at_ms) == ("red", "do a", 1003)
+    assert (changed.status, changed.note, changed.owner) == ("blocked", "no paint", None)
+    assert (changed.description, changed.title, changed.updated_at_ms) == ("red", "do a", 1003)
     assert changed.ended_at_ms is None
 
 
@@ -127,7 +127,7 @@ def test_what_was_deleted_does_not_come_back() -> None:
     gone = folded(
         new(description="secret", blocked_by=["b"], metadata={"n": 1}), TaskDeleted(task_id="a"), new()
     )
-    assert (gone.deleted_at_ms, gone.title, gone.cursor) == (1002, "do a", 1)
+    assert (gone.deleted_at_ms, gone.title, gone.created_cursor) == (1002, "do a", 1)
     assert (gone.description, gone.blocked_by, gone.metadata) == ("", [], {})
     for event in (TaskUpdated(task_id="a", title="back"), TaskDeleted(task_id="a"), new()):
         assert evolve(gone, at(9), event) is gone
@@ -143,7 +143,7 @@ def test_a_shell_from_its_beginning_to_its_end() -> None:
     """Its process, that it stalled, and how it ended."""
     ended = folded(
         SHELL,
-        TaskStarted(task_id="a", pid=7, started=99),
+        TaskStarted(task_id="a", pid=7, start_ticks=99),
         TaskStalled(task_id="a"),
         TaskEnded(
             task_id="a",
@@ -156,20 +156,20 @@ def test_a_shell_from_its_beginning_to_its_end() -> None:
     )
     assert ended.shell is not None
     assert (ended.status, ended.ended_at_ms) == ("failed", 1004)
-    assert (ended.shell.command, ended.shell.pid, ended.shell.started) == ("npm run dev", 7, 99)
+    assert (ended.shell.command, ended.shell.pid, ended.shell.start_ticks) == ("npm run dev", 7, 99)
     assert (ended.shell.stalled_at_ms, ended.shell.exit_code) == (1003, 3)
     assert (ended.shell.output_bytes, ended.shell.output_kept_bytes) == (10, 8)
-    assert folded(SHELL, TaskStarted(task_id="a", pid=7, started=99)).status == "in_progress"
+    assert folded(SHELL, TaskStarted(task_id="a", pid=7, start_ticks=99)).status == "in_progress"
 
 
 def test_the_first_who_stops_a_shell_is_who_did() -> None:
     """A second wish changes nothing, and the task's reason is that of the first."""
-    wanted = folded(SHELL, TaskStopRequested(task_id="a", reason="enough"), actor="uid:1000")
-    again = evolve(wanted, at(3, actor="uid:7"), TaskStopRequested(task_id="a", reason="late"))
+    wanted = folded(SHELL, TaskStopRequested(task_id="a", note="enough"), actor="uid:1000")
+    again = evolve(wanted, at(3, actor="uid:7"), TaskStopRequested(task_id="a", note="late"))
     assert again.shell is not None
-    assert (again.shell.stop_reason, again.shell.stopped_by) == ("enough", "uid:1000")
+    assert (again.shell.stop_note, again.shell.stopped_by) == ("enough", "uid:1000")
     ended = TaskEnded(task_id="a", status="cancelled", terminal_reason="stopped", exit_code=143)
-    assert evolve(again, at(4), ended).reason == "enough"
+    assert evolve(again, at(4), ended).note == "enough"
     by_agent = folded(SHELL, TaskStopRequested(task_id="a"), run_id="run_2")
     assert by_agent.shell is not None
     assert by_agent.shell.stopped_by == "run:run_2"
@@ -180,7 +180,7 @@ def test_an_event_about_nothing_is_damage() -> None:
     with pytest.raises(AssertionError, match="creation"):
         evolve(None, at(1), TaskDeleted(task_id="a"))
     with pytest.raises(AssertionError, match="shell"):
-        folded(new(), TaskStarted(task_id="a", pid=1, started=1))
+        folded(new(), TaskStarted(task_id="a", pid=1, start_ticks=1))
 
 
 # Creating.
@@ -236,7 +236,7 @@ def change(task_id: str = "a", **changes: Any) -> TaskUpdated:
 def test_what_has_ended_is_not_changed(status: TaskStatus) -> None:
     """Not even its text."""
     ended = task("a", status)
-    with pytest.raises(Over):
+    with pytest.raises(TaskAlreadyEnded):
         may_update(Session(ended), ended, change(description="x"))
 
 
@@ -245,7 +245,7 @@ def test_a_shell_changes_by_itself_only() -> None:
     live = folded(SHELL)
     with pytest.raises(TaskRunning):
         may_update(Session(live), live, change(title="x"))
-    with pytest.raises(Over):
+    with pytest.raises(TaskAlreadyEnded):
         may_update(Session(live), replace(live, status="failed"), change(title="x"))
 
 
@@ -350,7 +350,7 @@ def test_the_rules_hold_whatever_is_tried(tried: list[tuple[str, TaskStatus, lis
         event = change(name, status=status, blocked_by=blocked_by, output="x")
         try:
             may_update(session, session.tasks[name], event)
-        except (Over, TaskBlocked, TaskCycle):
+        except (TaskAlreadyEnded, TaskBlocked, TaskCycle):
             continue
         session.tasks[name] = revised(session.tasks[name], event)
         assert name not in ended
@@ -389,7 +389,7 @@ def test_the_model_is_told_how_a_shell_ended() -> None:
     assert ended_note(live, "not_started", None, "no such directory") == (
         "The background shell tsk_1, 'npm run dev --port 8080', could not be started (no such directory)."
     )
-    stopped = evolve(live, at(2), TaskStopRequested(task_id="tsk_1", reason="enough"))
+    stopped = evolve(live, at(2), TaskStopRequested(task_id="tsk_1", note="enough"))
     assert "was stopped (enough) with exit code 143." in ended_note(stopped, "stopped", 143)
     assert "the daemon went down" in ended_note(live, "daemon_restarted")
 

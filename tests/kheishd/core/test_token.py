@@ -41,7 +41,7 @@ def test_a_token_is_the_fold_of_its_events() -> None:
         created_at_ms=1000,
         created_by="uid:7",
     )
-    assert evolve(made, envelope(2, 1500), DaemonStopped(reason="x")) == made
+    assert evolve(made, envelope(2, 1500), DaemonStopped(note="x")) == made
     revoked = evolve(made, envelope(3, 2000), TokenRevoked(token_id="tok_1"))
     assert revoked is not None
     assert revoked.revoked_at_ms == 2000

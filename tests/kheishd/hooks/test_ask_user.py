@@ -92,7 +92,7 @@ async def test_questions_that_make_no_sense(questions: list[dict[str, Any]], say
     """They are denied, and the model is told what to mend."""
     denied = await opinion(*questions)
     assert isinstance(denied, Deny)
-    assert says in denied.reason
+    assert says in denied.note
 
 
 async def test_a_refusal_is_short_however_long_the_question() -> None:
@@ -100,7 +100,7 @@ async def test_a_refusal_is_short_however_long_the_question() -> None:
     long = {"question": "x" * 100_000}
     denied = await opinion(long, long)
     assert isinstance(denied, Deny)
-    assert len(denied.reason) < 300
+    assert len(denied.note) < 300
 
 
 async def test_a_message_asks_once() -> None:
@@ -108,7 +108,7 @@ async def test_a_message_asks_once() -> None:
     assert isinstance(await opinion(COLOR), NeedsAnswer)
     denied = await opinion(COLOR, others=("c9",))
     assert isinstance(denied, Deny)
-    assert "once in a message" in denied.reason
+    assert "once in a message" in denied.note
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
     Deny,
-    Finding,
     Invocation,
     NeedsAnswer,
     NeedsApproval,
     Opinion,
     Outcome,
+    ProbeResult,
     RunContext,
     Stale,
     SubHook,
@@ -85,7 +85,7 @@ class Broken(SubHook):
         """Errors: KeyError."""
         raise KeyError("dispatch")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Errors: KeyError."""
         raise KeyError("probe")
 
@@ -103,10 +103,10 @@ class Doing(SubHook):
         """Do it."""
         return Outcome(await self._does() or "done")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Do it."""
         await self._does()
-        return Finding("done", "it was done")
+        return ProbeResult("done", "it was done")
 
 
 # What is offered.
@@ -299,4 +299,4 @@ async def test_what_a_probe_finds_is_what_is_found() -> None:
         return None
 
     hooks = CompositeHook([Doing(nothing)])
-    assert await hooks.probe(use_of(Doing.tools[0]), {}) == Finding("done", "it was done")
+    assert await hooks.probe(use_of(Doing.tools[0]), {}) == ProbeResult("done", "it was done")

@@ -32,7 +32,7 @@ async def emitted(tmp_path: Path, *calls: ToolCall) -> Emitted:
         events = [event for _, event in desk.journal(sent.session_id)]
         outputs = [event for event in events if isinstance(event, OutputEmitted)]
         results = [event for event in events if isinstance(event, ToolReturned)]
-        return outputs, results, desk.run(sent.run_id).outputs
+        return outputs, results, desk.run(sent.run_id).output_cursors
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kheishd.kernel.hook import Finding, Invocation, Outcome, SubHook, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, SubHook, ToolError
 from tests.support.toolbox import place, tool, use_of
 
 
@@ -20,7 +20,7 @@ async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
     assert await part.preview(use) is None
     assert await part.evidence(use) == {}
     assert await part.after(use, Outcome("done")) == Outcome("done")
-    assert await part.probe(use, {}) == Finding("unknown", "nothing is known about it")
+    assert await part.probe(use, {}) == ProbeResult("unknown", "nothing is known about it")
     with pytest.raises(ToolError, match="the part 'plain' does not carry out note"):
         await part.dispatch(use)
 

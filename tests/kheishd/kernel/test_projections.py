@@ -26,7 +26,7 @@ from kheishd.store.tables import (
 )
 from kheishd.store.writer import Store
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
-from protocol.events.indoubt import DoubtSettled
+from protocol.events.indoubt import IndoubtResolved
 from protocol.events.question import QuestionAnswered, QuestionLapsed
 from protocol.events.run import RunEnded, RunStarted
 from protocol.events.session import SessionCreated
@@ -36,7 +36,7 @@ from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode
 from tests.support.histories import (
     NOW_MS,
     approval_requested,
-    call_doubted,
+    indoubt_opened,
     question_asked,
     session_with_runs,
     task_created,
@@ -58,7 +58,7 @@ def test_each_row_is_whole() -> None:
 
 def test_most_events_are_about_none() -> None:
     """What is about a run or session alone touches no such object."""
-    assert touched(RunStarted(start=1)) == ()
+    assert touched(RunStarted(starts=1)) == ()
     assert [each.table for each in touched(approval_requested("apr_1"))] == [APPROVALS]
 
 
@@ -95,7 +95,10 @@ def test_index_rows_are_the_difference(store: Store) -> None:
 
 def test_one_that_comes_and_goes_in_one_transaction(store: Store) -> None:
     """Its record stays; of what it was in between there is no trace in the indexes."""
-    events = (call_doubted("dbt_1"), DoubtSettled(indoubt_id="dbt_1", call_id="c", tool="t", outcome="done"))
+    events = (
+        indoubt_opened("dbt_1"),
+        IndoubtResolved(indoubt_id="dbt_1", call_id="c", tool="t", outcome="done"),
+    )
     update(store, lambda tx: fold(tx, *events))
     with store.read() as snapshot:
         record = snapshot.get(INDOUBTS, "dbt_1")
@@ -160,8 +163,8 @@ def test_a_replay_puts_aside_what_is_too_much(store: Store, monkeypatch: pytest.
     """It never holds more than so many records, and finds out all the same what each must be."""
     monkeypatch.setattr(projections, "MAX_KEPT", 4)
     names = [f"dbt_{number:02}" for number in range(20)]
-    update(store, lambda tx: fold(tx, *map(call_doubted, names)))
-    settled = [DoubtSettled(indoubt_id=name, call_id="c", tool="t", outcome="done") for name in names[::3]]
+    update(store, lambda tx: fold(tx, *map(indoubt_opened, names)))
+    settled = [IndoubtResolved(indoubt_id=name, call_id="c", tool="t", outcome="done") for name in names[::3]]
     update(store, lambda tx: fold(tx, *settled))
     kept, most = Replayed("s"), 0
     with store.read() as snapshot:
@@ -184,7 +187,7 @@ ASKED = (
     lambda name: approval_requested(f"apr_{name}", expires_at_ms=NOW_MS + name),
     lambda name: approval_requested(f"apr_{name}"),
     lambda name: question_asked(f"qst_{name}", expires_at_ms=NOW_MS + name),
-    lambda name: call_doubted(f"dbt_{name}"),
+    lambda name: indoubt_opened(f"dbt_{name}"),
     lambda name: task_created(f"tsk_{name}", f"tsk_{name - 1}"),
     lambda name: task_created(f"shl_{name}", shell=True),
 )
@@ -195,7 +198,7 @@ def ends(record_id: str) -> list[JournalEvent]:
     about: dict[str, list[JournalEvent]] = {
         "apr": [
             ApprovalAnswered(approval_id=record_id, call_id="c", decision="allow", updated_input={"a": 1}),
-            ApprovalAnswered(approval_id=record_id, call_id="c", decision="deny", reason="no"),
+            ApprovalAnswered(approval_id=record_id, call_id="c", decision="deny", note="no"),
             ApprovalLapsed(approval_id=record_id, call_id="c", how="renewed"),
         ],
         "qst": [
@@ -203,8 +206,8 @@ def ends(record_id: str) -> list[JournalEvent]:
             QuestionLapsed(question_id=record_id, call_id="c", how="expired"),
         ],
         "dbt": [
-            DoubtSettled(indoubt_id=record_id, call_id="c", tool="t", outcome="done"),
-            DoubtSettled(indoubt_id=record_id, call_id="c", tool="t", outcome="not_done"),
+            IndoubtResolved(indoubt_id=record_id, call_id="c", tool="t", outcome="done"),
+            IndoubtResolved(indoubt_id=record_id, call_id="c", tool="t", outcome="not_done"),
         ],
         "tsk": [
             TaskUpdated(task_id=record_id, title="another", blocked_by=["tsk_0", "tsk_1"]),
@@ -212,7 +215,7 @@ def ends(record_id: str) -> list[JournalEvent]:
             TaskDeleted(task_id=record_id),
         ],
         "shl": [
-            TaskStarted(task_id=record_id, pid=1, started=2),
+            TaskStarted(task_id=record_id, pid=1, start_ticks=2),
             TaskStopRequested(task_id=record_id),
             TaskStalled(task_id=record_id),
             task_ended(record_id),

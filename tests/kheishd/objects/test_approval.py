@@ -11,7 +11,12 @@ import trio
 from kheishd.kernel.runtime import RunLimits
 from kheishd.objects import approval
 from kheishd.store.tables import APPROVALS, DEADLINES, RUNS, RUNS_READY
-from protocol.errors.approval import ApprovalExpired, ApprovalNotFound, ApprovalResolved, ToolInputInvalid
+from protocol.errors.approval import (
+    ApprovalAlreadyResolved,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ToolInputInvalid,
+)
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import InputTooLarge, SessionNotFound
@@ -255,7 +260,7 @@ async def test_approval_resolve_ok_by_two_at_once(house: Household, workshop: Wo
         try:
             await resolve(client, resolution)
             results.append("first")
-        except ApprovalResolved as refusal:
+        except ApprovalAlreadyResolved as refusal:
             results.append(refusal.message)
 
     async with trio.open_nursery() as nursery:
@@ -348,19 +353,19 @@ async def test_approval_resolve_approval_not_found(house: Household) -> None:
             await resolve(ann, resolution)
 
 
-async def test_approval_resolve_approval_resolved(house: Household) -> None:
+async def test_approval_resolve_approval_already_resolved(house: Household) -> None:
     """Who comes second is told who answered, and how; or that the run has ended."""
     run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
     await resolve(house.client, deny(one))
     refusal = await refusal_of(house, allow(two), allow(one))
     assert (type(refusal), refusal.field) == (
-        ApprovalResolved,
+        ApprovalAlreadyResolved,
         "$.params.resolutions[1].approval_id",
     )
     assert "was denied by uid:" in refusal.message
     await house.call("run.cancel", run_id=run_id)
     refusal = await refusal_of(house, allow(two))
-    assert isinstance(refusal, ApprovalResolved)
+    assert isinstance(refusal, ApprovalAlreadyResolved)
     assert "its run has ended" in refusal.message
 
 

@@ -56,7 +56,7 @@ async def history(house: Household, sender: str = "user", **params: Any) -> tupl
         sent["run_id"],
         judged(f"{sender}1", f"{sender}2", f"{sender}3"),
         ApprovalAnswered(
-            approval_id="apr_1", call_id=f"{sender}1", decision="deny", reason="no", justification="late"
+            approval_id="apr_1", call_id=f"{sender}1", decision="deny", note="no", justification="late"
         ),
         ApprovalLapsed(approval_id="apr_2", call_id=f"{sender}2", how="expired"),
         ApprovalLapsed(approval_id="apr_3", call_id=f"{sender}3", how="withdrawn"),

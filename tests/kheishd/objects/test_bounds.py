@@ -39,7 +39,7 @@ def session(number: int, scope: CapabilityScope, mode: PermissionMode | None) ->
         agent="default",
         status="open",
         created_at_ms=0,
-        changed_at_ms=0,
+        updated_at_ms=0,
         parent_session_id=f"s{number - 1}" if number else None,
         scope=scope,
         permission_mode=mode,

@@ -12,7 +12,7 @@ from protocol.errors.conversation import ConversationNotFound, SenderForbidden, 
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.route import RouteNotFound, RouteNotReady
 from protocol.errors.rpc import IdempotencyConflict
-from protocol.errors.session import SessionBusy, SessionEnded, SessionNotFound, WorkspaceForbidden
+from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNotFound, WorkspaceForbidden
 from protocol.errors.token import ScopeMissing
 from protocol.transcript import Text, Usage
 from tests.support.desk import Gate, fails, gives
@@ -169,12 +169,12 @@ async def test_conversation_compact_session_busy(idle: Household) -> None:
     assert isinstance(await idle.refused("conversation.compact"), SessionBusy)
 
 
-async def test_conversation_compact_session_ended(idle: Household) -> None:
+async def test_conversation_compact_session_already_ended(idle: Household) -> None:
     """Nothing more is asked of it."""
     sent = await idle.send()
     await idle.call("run.cancel", run_id=sent["run_id"])
     await idle.call("session.end", session_id=sent["session_id"])
-    assert isinstance(await idle.refused("conversation.compact"), SessionEnded)
+    assert isinstance(await idle.refused("conversation.compact"), SessionAlreadyEnded)
 
 
 async def left(house: Household, **runtime: Any) -> None:
@@ -261,11 +261,11 @@ async def test_session_compact_session_not_found(idle: Household) -> None:
         assert isinstance(await refused(client, "session.compact", session_id=session_id), SessionNotFound)
 
 
-async def test_session_compact_session_ended(idle: Household) -> None:
+async def test_session_compact_session_already_ended(idle: Household) -> None:
     """Nothing more is asked of it."""
     session_id = await bound(idle)
     await idle.call("session.end", session_id=session_id)
-    assert isinstance(await idle.refused("session.compact", session_id=session_id), SessionEnded)
+    assert isinstance(await idle.refused("session.compact", session_id=session_id), SessionAlreadyEnded)
 
 
 async def test_session_compact_session_busy(idle: Household) -> None:

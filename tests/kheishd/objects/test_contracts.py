@@ -30,7 +30,7 @@ FLAG: dict[str, Any] = {
     "required": ["ok"],
     "additionalProperties": False,
 }
-SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, changed_at_ms=0)
+SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
 RUN = Run(
     run_id="run_1",
     session_id="ses_1",
@@ -38,9 +38,9 @@ RUN = Run(
     input_id="inp_1",
     status="running",
     accepted_at_ms=0,
-    changed_at_ms=0,
+    updated_at_ms=0,
     accepted_cursor=1,
-    cursor=1,
+    updated_cursor=1,
     pinned=Pinned(route="offline", driver="offline", model="offline"),
 )
 
@@ -133,4 +133,4 @@ async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:
         assert (good.problem, good.schema) == (None, schema_text(store, DIGEST))
         assert bad.problem is not None
         assert checked(store, RUN, "fine") is None
-        assert checked(store, replace(bound, outputs=[7]), "fine") is None
+        assert checked(store, replace(bound, output_cursors=[7]), "fine") is None

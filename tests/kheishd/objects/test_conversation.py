@@ -474,7 +474,7 @@ async def test_conversation_reset_ok(house: Household) -> None:
     assert [message.role for message in house.models.asked[-1].messages] == ["user"]
     history = await house.call("session.history", session_id=first["session_id"])
     assert len(history["messages"]) == 2
-    assert (await house.kinds(session_id=first["session_id"]))[-1] == "conversation_reset"
+    assert (await house.kinds(session_id=first["session_id"]))[-1] == "conversation_unbound"
 
 
 CLOSED = {"type": "object", "additionalProperties": False}

@@ -50,7 +50,7 @@ async def test_a_completed_run_gave_its_last_answer(desk: Desk) -> None:
     item_id = desk.run(sent.run_id).output_item_id
     assert item_id is not None
     assert last.output_id.removeprefix("out_") == item_id.removeprefix("itm_")
-    envelope = next(each for each, _ in desk.journal(sent.session_id) if each.cursor == last.cursor)
+    envelope = next(each for each, _ in desk.journal(sent.session_id) if each.cursor == last.created_cursor)
     assert (last.run_id, last.at_ms) == (sent.run_id, envelope.at_ms)
 
 

@@ -18,7 +18,7 @@ EVENTS: tuple[JournalEvent, ...] = (
     SessionCreated(agent="default"),
     TranscriptImported(message=Message("user", [Text("imported")]), source_cursor=7),
     InputReceived(input_id="inp_1", items=[Text("asked")], sender="ann"),
-    RunStarted(start=1),
+    RunStarted(starts=1),
     MessageAppended(
         item_id="itm_1", message=Message("assistant", [ToolCall("c", "t", {})]), stop_reason="tool_calls"
     ),

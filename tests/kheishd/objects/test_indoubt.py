@@ -11,7 +11,7 @@ from kheishd.core.run import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
-from protocol.errors.indoubt import IndoubtNotFound, IndoubtSettled
+from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
 from protocol.errors.rpc import IdempotencyConflict
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -93,7 +93,7 @@ async def test_indoubt_list_ok(house: Household) -> None:
     """The open ones, oldest first; of a session or run; any of them, also when they are settled."""
     first, one = await doubted(house, sender="ann")
     _, two = await doubted(house, sender="bob")
-    await house.call("indoubt.settle", indoubt_id=one, outcome="done")
+    await house.call("indoubt.resolve", indoubt_id=one, outcome="done")
     _, three = await doubted(house, sender="carl")
     session_id = (await house.call("run.get", run_id=first))["session_id"]
     for asked, expected in (
@@ -121,16 +121,18 @@ async def test_indoubt_list_run_not_found(house: Household) -> None:
     assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
 
 
-# indoubt.settle
+# indoubt.resolve
 
 
 @pytest.mark.parametrize(
     ("outcome", "says"), [("done", "did take effect"), ("not_done", "did not take effect")]
 )
-async def test_indoubt_settle_ok(house: Household, outcome: str, says: str) -> None:
+async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> None:
     """Of a run that has ended, too: the next model call is told which call it was and what became of it."""
     run_id, indoubt_id = await doubted(house)
-    shown = await house.call("indoubt.settle", indoubt_id=indoubt_id, outcome=outcome, justification="saw it")
+    shown = await house.call(
+        "indoubt.resolve", indoubt_id=indoubt_id, outcome=outcome, justification="saw it"
+    )
     assert (shown["status"], shown["justification"]) == (outcome, "saw it")
     assert (shown["arguments"], shown["evidence"]) == ({"path": "/a", "text": "hello"}, {"pid": 7})
     assert shown["by"].startswith("uid:")
@@ -143,46 +145,46 @@ async def test_indoubt_settle_ok(house: Household, outcome: str, says: str) -> N
     assert "saw it" not in str(told[0])
 
 
-async def test_indoubt_settle_ok_while_the_run_goes_on(house: Household) -> None:
+async def test_indoubt_resolve_ok_while_the_run_goes_on(house: Household) -> None:
     """A run that is in flight reads it before its next answer."""
     run_id = await died_in_a_call(house)
     gate = house.gate_next()
     async with house.working():
         await gate.reached.wait()
         (found,) = (await house.call("indoubt.list", run_id=run_id))["indoubts"]
-        await house.call("indoubt.settle", indoubt_id=found["indoubt_id"], outcome="done")
+        await house.call("indoubt.resolve", indoubt_id=found["indoubt_id"], outcome="done")
         gate.opened.set()
         assert (await house.call("run.wait", run_id=run_id))["status"] == "completed"
         await house.ask("and now?")
     assert "did take effect" in str(house.models.asked[-1].messages)
 
 
-async def test_indoubt_settle_ok_repeated_by_its_key(house: Household) -> None:
+async def test_indoubt_resolve_ok_repeated_by_its_key(house: Household) -> None:
     """The same key gives the same result; another outcome under it is a conflict."""
     _, indoubt_id = await doubted(house)
     params: dict[str, Any] = {"indoubt_id": indoubt_id, "outcome": "done", "idempotency_key": "k"}
-    first = await house.call("indoubt.settle", **params)
-    assert await house.call("indoubt.settle", **params) == first
+    first = await house.call("indoubt.resolve", **params)
+    assert await house.call("indoubt.resolve", **params) == first
     with pytest.raises(IdempotencyConflict):
-        await house.call("indoubt.settle", **(params | {"outcome": "not_done"}))
+        await house.call("indoubt.resolve", **(params | {"outcome": "not_done"}))
 
 
-async def test_indoubt_settle_indoubt_not_found(house: Household) -> None:
+async def test_indoubt_resolve_indoubt_not_found(house: Household) -> None:
     """Nor for a token that does not cover it."""
     _, indoubt_id = await doubted(house, sender="bob")
     ann = await house.limited(senders=["ann"])
     for client, name in ((house.client, "dbt_none"), (ann, indoubt_id)):
-        refusal = await refused(client, "indoubt.settle", indoubt_id=name, outcome="done")
+        refusal = await refused(client, "indoubt.resolve", indoubt_id=name, outcome="done")
         assert (type(refusal), refusal.field) == (IndoubtNotFound, "$.params.indoubt_id")
 
 
-async def test_indoubt_settle_indoubt_settled(house: Household) -> None:
+async def test_indoubt_resolve_indoubt_already_resolved(house: Household) -> None:
     """Who comes second is told what the first said."""
     _, indoubt_id = await doubted(house)
-    await house.call("indoubt.settle", indoubt_id=indoubt_id, outcome="not_done")
+    await house.call("indoubt.resolve", indoubt_id=indoubt_id, outcome="not_done")
     head = house.head()
-    refusal = await house.refused("indoubt.settle", indoubt_id=indoubt_id, outcome="done")
-    assert type(refusal) is IndoubtSettled
+    refusal = await house.refused("indoubt.resolve", indoubt_id=indoubt_id, outcome="done")
+    assert type(refusal) is IndoubtAlreadyResolved
     assert "settled as not done by uid:" in refusal.message
     assert house.head() == head
 
@@ -191,5 +193,5 @@ async def test_settling_takes_its_own_right(house: Household) -> None:
     """It is an operator's business."""
     _, indoubt_id = await doubted(house)
     client = await house.limited(scopes=["read", "converse", "approve"])
-    refusal = await refused(client, "indoubt.settle", indoubt_id=indoubt_id, outcome="done")
+    refusal = await refused(client, "indoubt.resolve", indoubt_id=indoubt_id, outcome="done")
     assert type(refusal) is ScopeMissing

@@ -18,7 +18,7 @@ def session(session_id: str, fork_of: ForkOf | None = None) -> Session:
         agent="default",
         status="open",
         created_at_ms=1,
-        changed_at_ms=1,
+        updated_at_ms=1,
         fork_of=fork_of,
     )
 

@@ -20,7 +20,7 @@ from protocol.errors.permission import GrantNotFound
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
-from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallsJudged
@@ -96,7 +96,7 @@ def rule(decision: str, tool: str = "bash", subject: str | None = None) -> dict[
 
 async def remember(house: Household, run_id: str, how: Remember, left: int | None = None) -> None:
     """A person approves a call of ``bash`` on ``ls`` of this run, and it is remembered."""
-    grant = Grant(grant_id=f"grt_{how}", tool="bash", subject="ls", by="uid:0", left=left)
+    grant = Grant(grant_id=f"grt_{how}", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
     approval_id = f"apr_{how}"
     answer = ApprovalAnswered(
         approval_id=approval_id, call_id="c", decision="allow", remember=how, grant=grant
@@ -362,12 +362,12 @@ async def test_permission_update_run_not_found(idle: Household) -> None:
     assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
 
 
-async def test_permission_update_session_ended(idle: Household) -> None:
+async def test_permission_update_session_already_ended(idle: Household) -> None:
     """What was ended stays as it is."""
     await create(idle, "s")
     await idle.call("session.end", session_id="s")
     assert isinstance(
-        await idle.refused("permission.update", session_id="s", add=[rule("ask")]), SessionEnded
+        await idle.refused("permission.update", session_id="s", add=[rule("ask")]), SessionAlreadyEnded
     )
 
 
@@ -490,7 +490,7 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
 
 async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
     """Managed rules and the widest mode that may be."""
-    rules = (Rule(tool="bash", decision="ask", reason="always"),)
+    rules = (Rule(tool="bash", decision="ask", note="always"),)
     async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")

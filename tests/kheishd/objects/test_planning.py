@@ -69,7 +69,7 @@ async def test_the_newest_todos_and_plan(desk: Desk) -> None:
             artifact_id="art_1",
             content="look, then act",
             created_at_ms=5,
-            updated_at_ms=session.changed_at_ms,
+            updated_at_ms=session.updated_at_ms,
             summary="look",
         )
         view = view_of(store, session)

@@ -18,7 +18,7 @@ from protocol.events.run import MessageAppended, RunEnded
 from protocol.objects.approval import Approval, ApprovalListParams
 from protocol.transcript import Item, Message, Text, ToolCall
 from tests.support.desk import OPERATOR, Desk, open_desk
-from tests.support.histories import approval_requested, call_doubted
+from tests.support.histories import approval_requested, indoubt_opened
 
 ANN = Caller("token:t", frozenset(), senders=frozenset({"ann"}))
 
@@ -61,7 +61,7 @@ def listed(desk: Desk, caller: Caller = OPERATOR, **asked: Any) -> tuple[list[Ap
 async def test_who_may_read_a_record_may_read_its_run(desk: Desk) -> None:
     """What a token does not cover is not found, whatever type it is."""
     sent = await desk.send(sender="bob")
-    await add(desk, sent.run_id, approval_requested("apr_1"), call_doubted("dbt_1"))
+    await add(desk, sent.run_id, approval_requested("apr_1"), indoubt_opened("dbt_1"))
     with desk.state.read() as store:
         for caller, there in ((OPERATOR, True), (ANN, False)):
             call = desk.call(caller)

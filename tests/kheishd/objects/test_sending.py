@@ -123,10 +123,10 @@ async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
         assert (await pinned(house))["budget"] == {
             "max_tokens": 300,
             "max_work_s": 60.0,
-            "max_cost": 500_000,
+            "max_cost_micros": 500_000,
         }
-        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 7})
-        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost": 7}
+        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 0.25})
+        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost_micros": 250_000}
         assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
 
 

@@ -17,8 +17,8 @@ from protocol.errors.session import (
     InputContractViolated,
     InputTooLarge,
     QueueFull,
+    SessionAlreadyEnded,
     SessionBusy,
-    SessionEnded,
     SessionExists,
     SessionNotFound,
     TooDeep,
@@ -374,11 +374,11 @@ async def test_session_update_session_not_found(idle: Household) -> None:
     await not_found(idle, "session.update", model="m")
 
 
-async def test_session_update_session_ended(idle: Household) -> None:
+async def test_session_update_session_already_ended(idle: Household) -> None:
     """What was ended stays as it is."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.update", session_id="s", model="m"), SessionEnded)
+    assert isinstance(await idle.refused("session.update", session_id="s", model="m"), SessionAlreadyEnded)
 
 
 async def test_session_update_route_not_found(idle: Household) -> None:
@@ -470,11 +470,11 @@ async def test_session_send_workspace_forbidden(idle: Household) -> None:
     assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
 
 
-async def test_session_send_session_ended(idle: Household) -> None:
+async def test_session_send_session_already_ended(idle: Household) -> None:
     """It takes no more input."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionEnded)
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
 
 
 async def test_session_send_agent_not_found(idle: Household) -> None:
@@ -580,11 +580,11 @@ async def test_session_end_session_not_found(idle: Household) -> None:
     await not_found(idle, "session.end")
 
 
-async def test_session_end_session_ended(idle: Household) -> None:
+async def test_session_end_session_already_ended(idle: Household) -> None:
     """Once is enough."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.end", session_id="s"), SessionEnded)
+    assert isinstance(await idle.refused("session.end", session_id="s"), SessionAlreadyEnded)
 
 
 async def test_session_end_session_busy(idle: Household) -> None:

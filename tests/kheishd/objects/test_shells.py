@@ -97,7 +97,7 @@ def test_stopping_all_of_a_session(store: Store) -> None:
     """Those that live, once each; others are left alone."""
     update(store, begun("a", "b", "c"))
     update(store, begun("other", session_id="other"))
-    update(store, append(task_ended("a"), TaskStopRequested(task_id="b", reason="first")))
+    update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
 
     def stop(tx: Transaction) -> None:
         fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
@@ -107,8 +107,8 @@ def test_stopping_all_of_a_session(store: Store) -> None:
     update(store, stop)
     update(store, stop)
     assert [event.task_id for event in events(store, TaskStopRequested)] == ["b", "c"]
-    assert known(store, "c")[1].stop_reason == "all of you"
-    assert known(store, "b")[1].stop_reason == "first"
+    assert known(store, "c")[1].stop_note == "all of you"
+    assert known(store, "b")[1].stop_note == "first"
     assert listed(store) == (3, 2)
 
 
@@ -117,7 +117,7 @@ def test_which_process_it_is(store: Store) -> None:
     update(store, begun("a"))
     update(store, lambda tx: shells.started(tx, "a", 7, 99))
     task, shell = known(store, "a")
-    assert (task.status, shell.pid, shell.started) == ("in_progress", 7, 99)
+    assert (task.status, shell.pid, shell.start_ticks) == ("in_progress", 7, 99)
     update(store, append(task_ended("a")))
     update(store, lambda tx: shells.started(tx, "a", 8, 100))
     assert len(events(store, TaskStarted)) == 1

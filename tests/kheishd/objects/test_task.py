@@ -16,12 +16,12 @@ from kheishd.objects.shells import Over
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_STOPPING, TASKS_OPEN, TASKS_WAITING
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
-from protocol.errors.session import InputTooLarge, SessionEnded, SessionNotFound
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
 from protocol.errors.task import (
+    TaskAlreadyDeleted,
+    TaskAlreadyEnded,
     TaskBlocked,
     TaskCycle,
-    TaskDeleted,
-    TaskEnded,
     TaskNeeded,
     TaskNotFound,
     TaskOutputMissing,
@@ -94,7 +94,7 @@ async def deleted(house: Household, method: str, **params: Any) -> None:
     """The method is told that the task is gone, and does not bring it back."""
     gone = await made(house)
     await house.call("task.delete", task_id=gone)
-    assert type(await refusal_of(house, method, task_id=gone, **params)) is TaskDeleted
+    assert type(await refusal_of(house, method, task_id=gone, **params)) is TaskAlreadyDeleted
     assert (await house.call("task.list", status="any"))["tasks"] == []
 
 
@@ -103,7 +103,7 @@ async def session_ended(house: Household, method: str, **params: Any) -> None:
     task_id = await made(house)
     await house.call("session.end", session_id="s")
     refusal = await refusal_of(house, method, task_id=task_id, **params)
-    assert type(refusal) is SessionEnded
+    assert type(refusal) is SessionAlreadyEnded
     assert (await house.call("task.get", task_id=task_id))["status"] == "pending"
 
 
@@ -157,11 +157,11 @@ async def test_task_create_session_not_found(house: Household) -> None:
         assert type(refusal) is SessionNotFound
 
 
-async def test_task_create_session_ended(house: Household) -> None:
+async def test_task_create_session_already_ended(house: Household) -> None:
     """Nothing more is to be done in it."""
     await house.call("session.end", session_id="s")
     refusal = await refusal_of(house, "task.create", session_id="s", title="x")
-    assert type(refusal) is SessionEnded
+    assert type(refusal) is SessionAlreadyEnded
 
 
 async def test_task_create_input_too_large(house: Household) -> None:
@@ -224,7 +224,7 @@ async def test_task_get_task_not_found(house: Household) -> None:
     await not_found(house, "task.get")
 
 
-async def test_task_get_task_deleted(house: Household) -> None:
+async def test_task_get_task_already_deleted(house: Household) -> None:
     """It was there once."""
     await deleted(house, "task.get")
 
@@ -317,12 +317,12 @@ async def test_task_update_task_not_found(house: Household) -> None:
     assert (type(refusal), refusal.field) == (TaskNotFound, "$.params.blocked_by")
 
 
-async def test_task_update_task_deleted(house: Household) -> None:
+async def test_task_update_task_already_deleted(house: Household) -> None:
     """It does not come back."""
     await deleted(house, "task.update", status="pending")
 
 
-async def test_task_update_session_ended(house: Household) -> None:
+async def test_task_update_session_already_ended(house: Household) -> None:
     """Its tasks stay as they are."""
     await session_ended(house, "task.update", title="x")
 
@@ -345,14 +345,14 @@ async def test_task_update_task_running(house: Household) -> None:
     assert type(refusal) is TaskRunning
 
 
-async def test_task_update_task_ended(house: Household) -> None:
+async def test_task_update_task_already_ended(house: Household) -> None:
     """What has ended is not reopened; nor is a shell."""
     task_id = await made(house)
     await updated(house, task_id, status="failed", reason="no paint")
-    assert type(await refusal_of(house, "task.update", task_id=task_id, status="pending")) is TaskEnded
+    assert type(await refusal_of(house, "task.update", task_id=task_id, status="pending")) is TaskAlreadyEnded
     await shell(house)
     await over(house)
-    assert type(await refusal_of(house, "task.update", task_id="tsk_shell", title="x")) is TaskEnded
+    assert type(await refusal_of(house, "task.update", task_id="tsk_shell", title="x")) is TaskAlreadyEnded
 
 
 async def test_task_update_task_title_taken(house: Household) -> None:
@@ -458,7 +458,7 @@ async def test_task_stop_task_not_found(house: Household) -> None:
     await not_found(house, "task.stop")
 
 
-async def test_task_stop_task_deleted(house: Household) -> None:
+async def test_task_stop_task_already_deleted(house: Household) -> None:
     """There is nothing to stop."""
     await deleted(house, "task.stop")
 
@@ -497,12 +497,12 @@ async def test_task_delete_task_not_found(house: Household) -> None:
     await not_found(house, "task.delete")
 
 
-async def test_task_delete_task_deleted(house: Household) -> None:
+async def test_task_delete_task_already_deleted(house: Household) -> None:
     """Once is enough."""
     await deleted(house, "task.delete")
 
 
-async def test_task_delete_session_ended(house: Household) -> None:
+async def test_task_delete_session_already_ended(house: Household) -> None:
     """Its tasks stay as they are."""
     await session_ended(house, "task.delete")
 
@@ -597,7 +597,7 @@ async def test_task_output_task_not_found(house: Household) -> None:
     await not_found(house, "task.output")
 
 
-async def test_task_output_task_deleted(house: Household) -> None:
+async def test_task_output_task_already_deleted(house: Household) -> None:
     """What it wrote is no longer anybody's."""
     await deleted(house, "task.output")
 

@@ -14,7 +14,7 @@ from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.commands import Ask, Start
 from kheishd.core.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Deny, Finding, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
+from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeResult, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects import permission, session
 from kheishd.store.blobs import read_blob
@@ -24,7 +24,7 @@ from kheishd.store.tables import SESSIONS
 from protocol.contract import Requirement
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import CallDoubted, DoubtSettled
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
 from protocol.events.question import QuestionAsked
 from protocol.events.session import SessionRenamed
 from protocol.limits.call import MAX_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_TEXT_BYTES, MAX_WAITING_CALLS
@@ -417,7 +417,7 @@ async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock,
                 assert returned(desk, sent.session_id)["call_1"].text == NOT_RUN
         if ends == "shutdown":
             assert desk.kinds(sent.session_id)[-1] == "run_released"
-            assert not desk.run(sent.run_id).taken
+            assert not desk.run(sent.run_id).claimed
             box.goes_on.set()
             async with working(desk):
                 await desk.until(lambda: desk.ended(sent.run_id))
@@ -533,10 +533,10 @@ async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["a"]
-        assert desk.kinds(session_id)[-6:-3] == ["call_doubted", "doubt_settled", "tool_returned"]
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallDoubted))
+        assert desk.kinds(session_id)[-6:-3] == ["indoubt_opened", "indoubt_resolved", "tool_returned"]
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
         assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
-        (settled,) = (e for _, e in desk.journal(session_id) if isinstance(e, DoubtSettled))
+        (settled,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtResolved))
         assert (settled.outcome, settled.indoubt_id) == ("done", doubted.indoubt_id)
         (result,) = returned(desk, session_id).values()
         assert (result.how, result.is_error) == ("returned", False)
@@ -549,7 +549,7 @@ class Scribe(SubHook):
     name = "scribe"
     tools = (Tool("write_file", "Write.", {"type": "object"}, "edit"),)
 
-    def __init__(self, found: Finding) -> None:
+    def __init__(self, found: ProbeResult) -> None:
         self.found = found
         self.reached = trio.Event()
 
@@ -559,7 +559,7 @@ class Scribe(SubHook):
         await trio.sleep_forever()
         raise AssertionError
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> Finding:
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """What the test says."""
         return self.found
 
@@ -569,7 +569,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
     tmp_path: Path, autojump_clock: MockClock, outcome: Any, met: list[int]
 ) -> None:
     """A run that must have written a file has, if the probe finds it; else it is reminded."""
-    scribe = Scribe(Finding(outcome, "it was looked for"))
+    scribe = Scribe(ProbeResult(outcome, "it was looked for"))
     hooks = CompositeHook((scribe,))
     wanted = [Requirement(type="workspace_file", path="a.md")]
     write = ToolCall("call_1", "write_file", {"path": "a.md"})
@@ -581,7 +581,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
     async with open_desk(tmp_path / "after", models, hooks=hooks) as desk, working(desk):
         await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
-        assert (run.met, run.status) == (met, "completed" if met else "failed")
+        assert (run.met_requirements, run.status) == (met, "completed" if met else "failed")
         assert run.reminders == (0 if met else 2)
 
 
@@ -603,8 +603,8 @@ async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
         assert notes(tmp_path) == ["of somebody else"]
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallDoubted))
-        assert (doubted.tool, doubted.number, doubted.note) == ("note", 0, "other lines are there")
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
+        assert (doubted.tool, doubted.index, doubted.note) == ("note", 0, "other lines are there")
         assert doubted.evidence == {"size": 0, "noting": "a"}
         assert doubted.called_at_ms > 0
         (result,) = returned(desk, session_id).values()
@@ -620,7 +620,7 @@ async def test_a_call_whose_tool_is_gone_is_in_doubt(tmp_path: Path, autojump_cl
     session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
     async with workbench(tmp_path / "after", Toolbox(tools=())) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallDoubted))
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
         assert (doubted.note, doubted.evidence) == ("the tool is gone", {"size": 0, "noting": "a"})
 
 
@@ -632,7 +632,7 @@ async def test_a_call_whose_arguments_fit_no_longer_is_in_doubt(
     changed = tool("note", schema={"type": "object", "required": ["line"]})
     async with workbench(tmp_path / "after", Toolbox(tools=(changed,))) as desk, working(desk):
         await desk.until(lambda: desk.ended(run_id))
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallDoubted))
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
         assert doubted.note == "its arguments no longer fit the tool"
 
 
@@ -684,7 +684,7 @@ async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
         run = desk.run(sent.run_id)
         assert run.error is not None
         assert (run.status, run.error.reason) == ("failed", "parked")
-        assert desk.kinds(sent.session_id)[-3:] == ["call_doubted", "tool_returned", "run_ended"]
+        assert desk.kinds(sent.session_id)[-3:] == ["indoubt_opened", "tool_returned", "run_ended"]
         assert desk.models.asked == []
 
 
@@ -724,7 +724,7 @@ async def test_evidence_is_found_among_much_else(tmp_path: Path, autojump_clock:
         (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
     async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
         await desk.until(lambda: desk.ended(sent.run_id))
-        (doubted,) = (e for _, e in desk.journal(sent.session_id) if isinstance(e, CallDoubted))
+        (doubted,) = (e for _, e in desk.journal(sent.session_id) if isinstance(e, IndoubtOpened))
         assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
 
 
@@ -927,7 +927,7 @@ async def test_what_changed_since_it_was_shown_is_asked_about_again(
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         first, second = approvals(desk, sent.session_id)
-        assert second.reason == "what was approved has changed since: look again"
+        assert second.note == "what was approved has changed since: look again"
         assert first.preview is not None
         assert second.preview is not None
         assert first.preview.binding != second.preview.binding
@@ -964,7 +964,7 @@ async def test_what_is_denied_meanwhile_does_not_run(
     pair = calls(("careful", {"text": "a"}), ("note", {"text": "b"}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
-        rule = Rule(tool=tool_name, decision="deny", reason="closed for today")
+        rule = Rule(tool=tool_name, decision="deny", note="closed for today")
         await desk.do(permission.update, PermissionUpdate(add=[rule]))
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.ended(sent.run_id))
@@ -999,7 +999,7 @@ async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
             assert returned(desk, sent.session_id)["call_1"].how == "denied"
             return
         (asked,) = approvals(desk, sent.session_id)
-        assert asked.reason == "this was allowed before, and now a person is to be asked: default of careful"
+        assert asked.note == "this was allowed before, and now a person is to be asked: default of careful"
         assert asked.preview is not None
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.ended(sent.run_id))

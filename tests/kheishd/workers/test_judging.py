@@ -99,7 +99,7 @@ async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
         "git status",
         "daemon rule bash 'git *' allow",
     )
-    denied = (Rule(tool="bash", decision="deny", reason="closed"),)
+    denied = (Rule(tool="bash", decision="deny", note="closed"),)
 
     def reload(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         present = desk.holder.current()
@@ -109,7 +109,7 @@ async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
     models.parts = [reload, lambda request: says("so be it")]
     sent = await desk.ask("go")
     last = [event for _, event in desk.journal(sent.session_id) if isinstance(event, CallsJudged)][-1]
-    assert (last.verdicts[0].decision, last.verdicts[0].reason) == ("deny", "closed")
+    assert (last.verdicts[0].decision, last.verdicts[0].note) == ("deny", "closed")
     assert shell.ran == ["git status"]
 
 
@@ -128,7 +128,7 @@ async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
 ) -> None:
     """Though none of the verdicts is kept before all are made; what it allowed runs once it is gone."""
     sent = await desk.ask("hello")
-    grant = Grant(grant_id="grt_1", tool="bash", subject="ls", by="uid:0", left=2)
+    grant = Grant(grant_id="grt_1", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=2)
     answer = ApprovalAnswered(
         approval_id="apr_1", call_id="call_1", decision="allow", remember="session", grant=grant
     )

@@ -102,7 +102,7 @@ async def test_what_was_left_running_is_asked_again(
     async with open_desk(tmp_path, models) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
         run = desk.run(left.run_id)
-        assert (run.status, run.start) == ("completed", 2)
+        assert (run.status, run.starts) == ("completed", 2)
         assert desk.said(left.session_id) == ["You said: one", "You said: two"]
         assert len(models.asked) == 2
         assert len(models.asked[0].messages) == 1
@@ -130,7 +130,7 @@ async def test_a_run_that_brought_the_daemon_down_twice_is_tried_alone(
         await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
         assert desk.run(sent[1].run_id).status == "completed"
         last = [event for _, event in desk.journal(sent[1].session_id) if isinstance(event, RunStarted)][-1]
-        assert last == RunStarted(start=3, alone=True)
+        assert last == RunStarted(starts=3, alone=True)
         assert models.most == 1
 
 
@@ -245,7 +245,7 @@ async def test_restarts_in_order_never_park_a_run(tmp_path: Path, autojump_clock
             gates[5].opened.set()
             await desk.until(lambda: desk.run(sent.run_id).status == "completed")
         run = desk.run(sent.run_id)
-        assert (run.start, run.failures) == (6, 0)
+        assert (run.starts, run.failures) == (6, 0)
 
 
 async def test_a_drain_lets_what_is_in_flight_end_and_starts_nothing(

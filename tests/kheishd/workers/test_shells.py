@@ -59,7 +59,7 @@ async def test_somebody_stops_one(tmp_path: Path) -> None:
         await yard_.wrote("ready")
         await yard_.stop(reason="enough")
         task, shell = await yard_.ended()
-        assert (task.status, task.reason, shell.terminal_reason) == ("cancelled", "enough", "stopped")
+        assert (task.status, task.note, shell.terminal_reason) == ("cancelled", "enough", "stopped")
         assert shell.exit_code == 143
         assert running_with("4200.5") == []
         await trio.to_thread.run_sync(come_with, "4201.5", 1)

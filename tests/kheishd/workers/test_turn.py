@@ -26,7 +26,7 @@ from kheishd.kernel.runtime import (
     ToolLimits,
 )
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
-from protocol.budget import Budget
+from protocol.budget import PinnedBudget
 from protocol.contract import OutputContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import RequirementSatisfied
@@ -293,7 +293,7 @@ async def test_a_call_gets_its_result_before_the_model_is_asked_again(
             ("c1", True),
             ("c2", True),
         ]
-        assert desk.run(sent.run_id).step == 2
+        assert desk.run(sent.run_id).turn == 2
 
 
 async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -433,7 +433,7 @@ async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
         assert sent.status == "waiting_for_approval"
         await desk.allow(sent.run_id)
         run = desk.run(sent.run_id)
-        assert (run.status, run.reminders, run.met) == ("completed", 1, [0])
+        assert (run.status, run.reminders, run.met_requirements) == ("completed", 1, [0])
         event = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, RequirementSatisfied))
         assert (event.path, event.call_id) == ("docs/report.md", "call_1")
         assert (tmp_path / "docs" / "report.md").read_text() == "all is well"
@@ -450,7 +450,7 @@ async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) 
     async with open_desk(tmp_path, models, **made) as desk, working(desk):
         sent = await desk.ask(completion_requirements=ONE_FILE)
         run = desk.run(sent.run_id)
-        assert (sent.status, run.met, run.reminders) == ("failed", [], 2)
+        assert (sent.status, run.met_requirements, run.reminders) == ("failed", [], 2)
         assert run.error is not None
         assert run.error.reason == "completion_required"
 
@@ -489,7 +489,7 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
 
 # What it may cost.
 
-IN_A_SECOND = Budget(max_work_s=1.0)
+IN_A_SECOND = PinnedBudget(max_work_s=1.0)
 
 
 async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(

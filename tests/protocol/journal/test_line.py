@@ -22,21 +22,31 @@ from protocol.journal.line import (
 from protocol.transcript import Text
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-LINES = [line for file in sorted(CORPUS.glob("*.jsonl")) for line in file.read_bytes().splitlines()]
+OLD = (CORPUS / "format-1.jsonl").read_bytes().splitlines()
+LINES = (CORPUS / "format-2.jsonl").read_bytes().splitlines()
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: json.loads(line)["type"])
-def test_released_lines_are_read_and_written_as_they_were(line: bytes) -> None:
-    """A line of a released version decodes as an event of its type, and nothing of it is lost."""
+def test_lines_are_read_and_written_as_they_were(line: bytes) -> None:
+    """A line of the present format decodes as an event of its type and encodes to the same bytes."""
     envelope, event = decode_envelope(line), decode_event(line)
     assert not isinstance(event, Unknown)
     assert event.__struct_config__.tag == json.loads(line)["type"]
-    assert json.loads(encode_line(envelope, event)) == json.loads(line)
+    assert encode_line(envelope, event) == line
+
+
+@pytest.mark.parametrize(
+    ("old", "line"), [*zip(OLD, LINES, strict=True)], ids=lambda line: json.loads(line)["type"]
+)
+def test_old_lines_are_read(old: bytes, line: bytes) -> None:
+    """A line of format 1 decodes as the same event as its line in the present format."""
+    assert decode_event(old) == decode_event(line)
+    assert decode_envelope(old) == decode_envelope(line)
 
 
 def test_corpus_has_every_type() -> None:
-    """The corpus of the present version has each type twice: with every field, and with the least."""
-    types = [json.loads(line)["type"] for line in (CORPUS / "journal-0.1.jsonl").read_bytes().splitlines()]
+    """The corpus of the present format has each type twice: with every field, and with the least."""
+    types = [json.loads(line)["type"] for line in LINES]
     assert set(types) == EVENT_TYPES
     assert all(types.count(name) >= 2 for name in EVENT_TYPES)
 
@@ -92,9 +102,9 @@ def test_damaged_envelope() -> None:
 
 
 def test_a_line_is_flat() -> None:
-    """The envelope's fields come first, then the event's, its type first among them; one object."""
-    line = encode_line(Envelope(cursor=3, at_ms=5, run_id="r"), RunStarted(start=1))
-    assert line == (b'{"cursor":3,"at_ms":5,"run_id":"r","type":"run_started","start":1}')
+    """The format comes first, then the envelope's fields, then the event's, its type first among them; one object."""
+    line = encode_line(Envelope(cursor=3, at_ms=5, run_id="r"), RunStarted(starts=1))
+    assert line == (b'{"format":2,"cursor":3,"at_ms":5,"run_id":"r","type":"run_started","starts":1}')
 
 
 def test_no_field_is_said_twice() -> None:
@@ -109,7 +119,7 @@ def test_events_are_named_in_the_past_tense() -> None:
     for variant in JournalEvent.__args__:
         tag = str(variant.__struct_config__.tag)
         assert tag.replace("_", "") == variant.__name__.lower()
-        assert tag.rsplit("_", 1)[-1] in {"bound", "reset", "written"} or tag.endswith("ed"), tag
+        assert tag.rsplit("_", 1)[-1] in {"bound", "unbound", "written"} or tag.endswith("ed"), tag
         assert variant.__doc__
         assert variant.__struct_config__.frozen
 

@@ -56,4 +56,4 @@ def test_how_to_wait_is_not_what_to_do() -> None:
 def test_address() -> None:
     """The default agent's conversation with ``user`` needs no params at all."""
     assert take(ConversationRef, {}) == ConversationRef(agent=None, sender="user")
-    assert take(ConversationCancel, {"agent": "a", "sender": "b"}).reason == ""
+    assert take(ConversationCancel, {"agent": "a", "sender": "b"}).note == ""

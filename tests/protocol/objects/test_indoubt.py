@@ -3,16 +3,16 @@
 import msgspec
 import pytest
 
-from protocol.objects.indoubt import Indoubt, IndoubtListParams, IndoubtSettle, IndoubtView
+from protocol.objects.indoubt import Indoubt, IndoubtListParams, IndoubtResolve, IndoubtView
 from tests.support.samples import refuse, sample, take
 
 
 @pytest.mark.parametrize(
     ("kind", "params", "field"),
     [
-        (IndoubtSettle, {"indoubt_id": "d"}, "$.params.outcome"),
-        (IndoubtSettle, {"indoubt_id": "d", "outcome": "perhaps"}, "$.params.outcome"),
-        (IndoubtSettle, {"outcome": "done"}, "$.params.indoubt_id"),
+        (IndoubtResolve, {"indoubt_id": "d"}, "$.params.outcome"),
+        (IndoubtResolve, {"indoubt_id": "d", "outcome": "perhaps"}, "$.params.outcome"),
+        (IndoubtResolve, {"outcome": "done"}, "$.params.indoubt_id"),
         (IndoubtListParams, {"status": "pending"}, "$.params.status"),
     ],
 )

@@ -10,6 +10,7 @@ from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_TOOL_BYTES
 from protocol.limits.permission import MAX_RULES
 from protocol.objects.permission import (
     PATTERN,
+    ExplanationLine,
     Layer,
     Layered,
     PermissionAudit,
@@ -17,7 +18,6 @@ from protocol.objects.permission import (
     PermissionWhy,
     Rule,
     RuleRef,
-    Step,
     Verdict,
 )
 from tests.support.samples import refuse, take
@@ -85,7 +85,7 @@ def test_layers_are_in_order() -> None:
 
 def test_a_step_says_that_it_says_nothing() -> None:
     """A line without a decision has a null, so that all lines have the same fields."""
-    step = Step(source="mode", says=None, text="default is in force")
+    step = ExplanationLine(source="mode", says=None, text="default is in force")
     assert msgspec.to_builtins(step) == {"source": "mode", "says": None, "text": "default is in force"}
 
 

@@ -127,7 +127,7 @@ def test_the_description_is_true(row: AnyMethod, full: bool) -> None:
 
 def journal_lines() -> list[Any]:
     """The lines of the corpus."""
-    return [json.loads(line) for line in (HERE / "corpus/journal-0.1.jsonl").read_bytes().splitlines()]
+    return [json.loads(line) for line in (HERE / "corpus/format-2.jsonl").read_bytes().splitlines()]
 
 
 def test_journal_lines_are_described() -> None:

@@ -12,7 +12,7 @@ from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.changing import changed, looked_into, noted, shown
 from kheishd.hooks.files.looking import ABSENT
 from kheishd.hooks.files.planning import Order, orders_of
-from kheishd.kernel.hook import Finding, Stale, ToolError
+from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from protocol.limits.call import MAX_EVIDENCE_BYTES, MAX_SUBJECT_BYTES
 from protocol.limits.files import MAX_PATCH_FILES
 
@@ -91,7 +91,7 @@ def test_a_file_that_came_into_being_is_stale_too(tmp_path: Path) -> None:
         changed(str(tmp_path), orders, "key", binding)
 
 
-def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[Finding, dict[str, str]]:
+def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[ProbeResult, dict[str, str]]:
     """What is found out when the files are these after a kill, and what they are then."""
     orders = patch(ws, f="one", g="two")
     evidence = noted(str(ws), orders)
