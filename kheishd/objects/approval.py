@@ -201,8 +201,7 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
             text = f"{approval.approval_id} is of another run than {found[0].approval_id}; answer run by run"
             raise InvalidParams(text, field=f"{answer.field}.approval_id")
         _see_that_it_waits(tx, approval, answer.field)
-    run = tx.get(RUNS, found[0].run_id)
-    assert run is not None, "an approval has its run"
+    run = tx.need(RUNS, found[0].run_id)
     events = [
         _answered(call, answer, approval, f"{answer.field}.remember")
         for answer, approval in zip(plan, found, strict=True)
@@ -281,8 +280,7 @@ def lapse(tx: Transaction, approval_id: str) -> None:
     approval = tx.get(APPROVALS, approval_id)
     if approval is None or approval.status != "pending" or _in_time(tx, approval.expires_at_ms):
         return
-    run = tx.get(RUNS, approval.run_id)
-    assert run is not None, "an approval has its run"
+    run = tx.need(RUNS, approval.run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
     fold.append_all(decide(run, Lapse(approval_id, rules.refused(approval, "expired"))))
     fold.write()

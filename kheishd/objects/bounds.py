@@ -55,8 +55,7 @@ def above(store: Snapshot, session: Session) -> list[Session]:
     found: list[Session] = []
     parent_id = session.parent_session_id
     while parent_id is not None:
-        parent = store.get(SESSIONS, parent_id)
-        assert parent is not None, "a session's record is never deleted"
+        parent = store.need(SESSIONS, parent_id)
         found.append(parent)
         parent_id = parent.parent_session_id
     return found

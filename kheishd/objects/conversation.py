@@ -244,8 +244,7 @@ def cancel(tx: Transaction, call: Call, params: ConversationCancel) -> Conversat
     session = tx.get(SESSIONS, binding.session_id)
     if session is None or not session.open_runs:
         return ConversationCancelled(cancelled=False, session_id=binding.session_id)
-    run = tx.get(RUNS, session.open_runs[0])
-    assert run is not None, "an open run has its record"
+    run = tx.need(RUNS, session.open_runs[0])
     assert run.status not in ENDED
     request_stop(tx, call, run, Cancel("cancelled", params.note))
     return ConversationCancelled(cancelled=True, session_id=run.session_id, run_id=run.run_id)
@@ -260,8 +259,7 @@ def compact(tx: Transaction, call: Call, plan: tuple[ConversationCompact, Wanted
     """Accept a run that sums the conversation up."""
     params, ids_of_it = plan
     _, binding = find_binding(tx, call, params.agent, params.sender)
-    session = tx.get(SESSIONS, binding.session_id)
-    assert session is not None, "a binding has its session"
+    session = tx.need(SESSIONS, binding.session_id)
     return accept_compaction(tx, call, session, ids_of_it)
 
 

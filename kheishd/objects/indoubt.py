@@ -83,8 +83,7 @@ def resolve(tx: Transaction, call: Call, params: IndoubtResolve) -> IndoubtView:
         raise IndoubtAlreadyResolved(
             f"{doubt.indoubt_id} was settled as {how} by {doubt.resolved_by} already"
         )
-    run = tx.get(RUNS, doubt.run_id)
-    assert run is not None, "a call in doubt has its run"
+    run = tx.need(RUNS, doubt.run_id)
     arguments = Reader(tx).arguments(doubt.session_id, doubt.message_cursor, doubt.index)
     fold = fold_of(tx, call, run)
     fold.append(

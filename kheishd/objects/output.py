@@ -64,8 +64,7 @@ def _runs(store: Snapshot, call: Call, params: OutputListParams, after: _Place) 
 def _runs_of(store: Snapshot, call: Call, session_id: str, after: _Place) -> Iterator[Run]:
     beyond = (session_id, after[0] - 1) if after[0] else None
     for _, run_id in store.scan(RUNS_BY_SESSION, session_id, after=beyond):
-        run = store.get(RUNS, run_id)
-        assert run is not None, "what is in a session's line is a run"
+        run = store.need(RUNS, run_id)
         if may_read(store, call, run):
             yield run
 

@@ -125,8 +125,7 @@ def _find_place(
         run = find_run(store, call, run_id)
         if session_id not in (None, run.session_id):
             raise RunNotFound(f"the session has no run '{run_id}'", field="$.params.run_id")
-        session = store.get(SESSIONS, run.session_id)
-        assert session is not None, "a session's record is never deleted"
+        session = store.need(SESSIONS, run.session_id)
         return session, run
     if session_id is not None:
         return find_session(store, call, session_id), None

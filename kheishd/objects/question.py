@@ -116,8 +116,7 @@ def _in_time(tx: Transaction, request: QuestionRequest) -> bool:
 
 
 def _run_of(tx: Transaction, request: QuestionRequest) -> Run:
-    run = tx.get(RUNS, request.run_id)
-    assert run is not None, "a question has its run"
+    run = tx.need(RUNS, request.run_id)
     return run
 
 

@@ -33,8 +33,7 @@ class Over:
 def live(store: Snapshot, session_id: str | None = None) -> Iterator[Task]:
     """The shells that have not ended, oldest first; of one session, or all."""
     for _, task_id in store.scan(SHELLS_LIVE):
-        task = store.get(TASKS, task_id)
-        assert task is not None, "what a list names has its record"
+        task = store.need(TASKS, task_id)
         if session_id in (None, task.session_id):
             yield task
 
@@ -99,7 +98,6 @@ def _status(shell: Shell, over: Over) -> TaskEnding:
 
 def _open(tx: Transaction, task_id: str) -> tuple[Task | None, SessionWriter]:
     """A shell's task, unless it has ended, and the fold of its session."""
-    task = tx.get(TASKS, task_id)
-    assert task is not None, "a task's record is never deleted"
+    task = tx.need(TASKS, task_id)
     fold = SessionWriter(tx, task.session_id, session=tx.get(SESSIONS, task.session_id))
     return (task if task.status in OPEN else None), fold

@@ -72,6 +72,5 @@ def _in_flight(tx: Transaction, session: Session | None) -> Run | None:
     """The run that holds the session's slot."""
     if session is None or not session.open_runs:
         return None
-    run = tx.get(RUNS, session.open_runs[0])
-    assert run is not None, "an open run has its record"
+    run = tx.need(RUNS, session.open_runs[0])
     return run

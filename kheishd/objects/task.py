@@ -294,8 +294,7 @@ def _appended(
 
 
 def _present(store: Snapshot, task_id: str) -> Task:
-    task = store.get(TASKS, task_id)
-    assert task is not None, "a task's record is never deleted"
+    task = store.need(TASKS, task_id)
     return task
 
 

@@ -54,8 +54,7 @@ def lineage(store: Snapshot, token: Token) -> list[Token]:
     """A token, the one it was narrowed from, and so on."""
     found = [token]
     while found[-1].parent_token_id is not None:
-        record = store.get(TOKENS, found[-1].parent_token_id)
-        assert record is not None, "a token's record is never deleted"
+        record = store.need(TOKENS, found[-1].parent_token_id)
         found.append(record.token)
     return found
 
@@ -150,8 +149,7 @@ def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
     if token.revoked_at_ms is not None:
         return token
     event = TokenRevoked(token_id=token.token_id, note=params.note)
-    record = tx.get(TOKENS, token.token_id)
-    assert record is not None, "it was found"
+    record = tx.need(TOKENS, token.token_id)
     # Its secret opens nothing any more, and room is made for another token.
     tx.delete(TOKENS_BY_DIGEST, record.digest)
     return _append(tx, event, token, record.digest, origin_of(call))

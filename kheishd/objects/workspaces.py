@@ -65,8 +65,7 @@ def workspace_of(
         runtime.workspaces.check(chosen)
     above = None
     if session.parent_session_id is not None:
-        parent = store.get(SESSIONS, session.parent_session_id)
-        assert parent is not None, "a session's record is never deleted"
+        parent = store.need(SESSIONS, session.parent_session_id)
         above = workspace_of(store, runtime, parent)
     agent = speaker or runtime.definitions.get(session.agent)
     return place(runtime.workspaces.root, above, chosen, agent.workspace if agent is not None else None)

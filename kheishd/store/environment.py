@@ -119,6 +119,12 @@ class Snapshot:
         stored = None if handle is None else self._txn.get(table.pack(key), None, handle)
         return None if stored is None else table.decode(stored)
 
+    def need(self, table: Table[V], *key: KeyPart) -> V:
+        """Return the value at ``key``, which the caller knows to exist. Errors: AssertionError if it does not."""
+        value = self.get(table, *key)
+        assert value is not None, f"{table.name} {' '.join(map(str, key))} does not exist"
+        return value
+
     def count(self, table: Table[Any]) -> int:
         """How many rows a table has, without counting them."""
         handle = self._handles.get(table)

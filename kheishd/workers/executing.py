@@ -105,8 +105,7 @@ class CallExecutor:
     def place(self, run: Run) -> RunContext:
         """Where the run is."""
         with self._state.read() as store:
-            session = store.get(SESSIONS, run.session_id)
-            assert session is not None, "a run has its session"
+            session = store.need(SESSIONS, run.session_id)
             # What the run pinned holds no longer where a session was narrowed since.
             tools = bounds_of(store, self._present(), session).scope.tools
         workspace = run.pinned.workspace or self._runtime.workspace_root

@@ -226,9 +226,8 @@ class CallJudge:
     def _layers(self) -> Layers:
         """What holds now: what was changed since the run was taken up counts too."""
         with self.state.read() as store:
-            session = store.get(SESSIONS, self.run.session_id)
+            session = store.need(SESSIONS, self.run.session_id)
             run = store.get(RUNS, self.run.run_id)
-            assert session is not None, "a run has its session"
             return used(layers_of(store, self.present, session, run), self.used)
 
     def _in(self, ms: int | None) -> int | None:

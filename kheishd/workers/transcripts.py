@@ -150,8 +150,7 @@ class TranscriptReader:
         return transcript, events < EVENTS_AT_ONCE and size < BYTES_AT_ONCE
 
     def _begin(self, store: Snapshot) -> Transcript:
-        session = store.get(SESSIONS, self._session_id)
-        assert session is not None, "a run has its session"
+        session = store.need(SESSIONS, self._session_id)
         self._stretches = lineage(store, session)
         self._transcript = newest_checkpoint(store, self._stretches)
         return self._transcript

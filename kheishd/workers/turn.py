@@ -170,8 +170,7 @@ class RunExecutor:
     # Committing.
 
     def _fold(self, tx: Transaction) -> SessionWriter:
-        run = tx.get(RUNS, self._run.run_id)
-        assert run is not None, "a run's record is never deleted"
+        run = tx.need(RUNS, self._run.run_id)
         return SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
 
     async def _take_up(self) -> None:

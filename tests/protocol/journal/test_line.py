@@ -102,7 +102,7 @@ def test_damaged_envelope() -> None:
 
 
 def test_a_line_is_flat() -> None:
-    """The format comes first, then the envelope's fields, then the event's, its type first among them; one object."""
+    """The format comes first, then the fields of the envelope, the type of the event and its fields."""
     line = encode_line(Envelope(cursor=3, at_ms=5, run_id="r"), RunStarted(starts=1))
     assert line == (b'{"format":2,"cursor":3,"at_ms":5,"run_id":"r","type":"run_started","starts":1}')
 
