@@ -14,7 +14,7 @@ async def debug(call: Call, params: RunDebug) -> Captured:
     """
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
-    captures = call.control.captures()
+    captures = call.services.captures
     if params.artifact is None:
         found = await captures.artifacts(run.run_id)
         return Captured(run_id=run.run_id, debug=run.pinned.debug, artifacts=found)

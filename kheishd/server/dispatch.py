@@ -61,15 +61,13 @@ class Dispatcher:
     def __init__(
         self,
         handlers: Iterable[Handler],
-        state: State,
-        live: Live,
+        services: Services,
         control: Control,
-        runtime: Callable[[], Runtime],
     ) -> None:
-        self.state = state
-        self.live = live
+        self.services = services
+        self.state = services.state
+        self.live = services.live
         self.control = control
-        self._runtime = runtime
         self._entries: dict[str, Callable[[Request, Asker, Reply], bytes | None]] = {}
         for handler in handlers:
             assert handler.row.name not in self._entries, f"two handlers for {handler.row.name}"
@@ -89,9 +87,8 @@ class Dispatcher:
         """What a handler gets."""
         return Call(
             asker.caller,
-            self.state,
-            self.live,
-            self._runtime(),
+            self.services,
+            self.services.runtimes.current(),
             self.control,
             asker,
             request_id,

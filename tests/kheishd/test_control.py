@@ -33,16 +33,12 @@ async def reloaded() -> tuple[int, list[str]]:
 def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **vitals: Any) -> DaemonControl:
     """A control over a real state."""
     fields: dict[str, Any] = {"version": "1", "home": Path("/h"), "schema": 1, "started_at_ms": 5}
-    holder = RuntimeHolder(runtime or make_runtime(), lambda old: None)
     return DaemonControl(
+        make_services(state, runtime or make_runtime()),
         Vitals(**(fields | vitals)),
-        state,
-        holder,
         Stopper(lambda: 10.0),
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
-        Captures(CaptureFiles(Path("/h/debug"))),
-        SHELLS,
     )
 
 
