@@ -27,9 +27,9 @@ from kheishd.core.due import (
 from kheishd.core.retry import fitted, retry_at_ms
 from kheishd.core.run import decide
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
-from kheishd.objects.contracts import checked
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.giving import said_at
+from kheishd.objects.talk.contract import checked
+from kheishd.objects.talk.giving import said_at
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.compacting import ContextWindow, given_up
 from kheishd.workers.executing import CallExecutor

@@ -10,7 +10,7 @@ from kheishd.core.definition import built_in
 from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
-from kheishd.objects.lineage import Stretch
+from kheishd.objects.talk.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.transcripts import (
     BYTES_AT_ONCE,
