@@ -23,7 +23,7 @@ from kheishd import __version__
 from kheishd.assemble import Source, build_runtime, handlers, listen_options
 from kheishd.config import Config
 from kheishd.control import DaemonControl, Stopper, Vitals
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
 from kheishd.kernel.capture_files import CaptureFiles

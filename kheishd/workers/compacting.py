@@ -1,4 +1,4 @@
-"""Making room in what a run's model is shown: the steps that ``core/compaction.py`` finds due, taken.
+"""Making room in what a run's model is shown: the steps that ``core/context/compaction.py`` finds due, taken.
 
 Each step is one event, committed before the model is asked: wherever the daemon dies, the whole of it is in
 the journal or nothing is. A summary is made by the run's own model, and nobody sees it being written. Where
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.commands import Command, Compact
-from kheishd.core.compaction import (
+from kheishd.core.context.compaction import (
     RESULT_TOOLS,
     SNIP_KEEP_MIN,
     LeaveOutResults,
@@ -29,8 +28,9 @@ from kheishd.core.compaction import (
     summary_cut,
     threshold,
 )
-from kheishd.core.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
-from kheishd.core.tokens import of_messages
+from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
+from kheishd.core.context.tokens import of_messages
+from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.workers.unseen import answer_of
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -39,7 +39,7 @@ from protocol.objects.run import RunError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from kheishd.core.shortening import Placed
+    from kheishd.core.context.reduction import Placed
     from kheishd.kernel.hook import RunContext
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State

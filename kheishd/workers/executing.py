@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from kheishd.core.answering import met_by
-from kheishd.core.calls import NOT_RUN, STOPPED, doubt
-from kheishd.core.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
+from kheishd.core.run.answers import met_by
+from kheishd.core.run.calls import NOT_RUN, STOPPED, doubt
+from kheishd.core.run.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, ToolError
 from kheishd.kernel.live import OF_TOOLS
 from kheishd.objects.talk.bounds import bounds_of

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.commands import Judgement
-from kheishd.core.permissions import Judged, Layers, judge, used
+from kheishd.core.permissions.judge import Judged, Layers, judge, used
+from kheishd.core.run.commands import Judgement
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunContext, Tool, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kheishd.core.due import TakeUp, due
+from kheishd.core.run.due import TakeUp, due
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.turn import RunExecutor
 

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.core.answering import owed
-from kheishd.core.contract import instruction
-from kheishd.core.prompt import (
+from kheishd.core.context.transcript import (
     CHECKPOINT_EVENTS,
     Transcript,
     framed,
@@ -25,7 +23,9 @@ from kheishd.core.prompt import (
     guests,
     to_checkpoint,
 )
-from kheishd.core.retry import room_of
+from kheishd.core.contract import instruction
+from kheishd.core.run.answers import owed
+from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.objects.talk.lineage import Stretch, entries_of, lineage

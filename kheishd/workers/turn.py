@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from kheishd.core.answering import parts_of
-from kheishd.core.budget import left_ms, out_of_time
-from kheishd.core.calls import distinct
-from kheishd.core.commands import Answered, Ask, Command, Errored, Fail, Interrupt, Release, Start, Stopped
-from kheishd.core.due import (
+from kheishd.core.run.answers import parts_of
+from kheishd.core.run.budget import left_ms, out_of_time
+from kheishd.core.run.calls import distinct
+from kheishd.core.run.commands import (
+    Answered,
+    Ask,
+    Command,
+    Errored,
+    Fail,
+    Interrupt,
+    Release,
+    Start,
+    Stopped,
+)
+from kheishd.core.run.due import (
     AskModel,
     Effect,
     Execute,
@@ -24,8 +34,8 @@ from kheishd.core.due import (
     TakeUp,
     due,
 )
-from kheishd.core.retry import fitted, retry_at_ms
-from kheishd.core.run import decide
+from kheishd.core.run.machine import decide
+from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked

@@ -10,8 +10,8 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.commands import Ask, Command, Resolve, Start
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Ask, Command, Resolve, Start
+from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live, Writing

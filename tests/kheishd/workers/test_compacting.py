@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.compaction import ContextLimits
-from kheishd.core.prompt import CHECKPOINT_EVENTS
-from kheishd.core.shortening import SNIPPED
+from kheishd.core.context.compaction import ContextLimits
+from kheishd.core.context.reduction import SNIPPED
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.lineage import Stretch

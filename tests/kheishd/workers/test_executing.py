@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.calls import IN_DOUBT, NOT_RUN, STOPPED
-from kheishd.core.commands import Ask, Start
-from kheishd.core.scrub import Scrubber
+from kheishd.core.run.calls import IN_DOUBT, NOT_RUN, STOPPED
+from kheishd.core.run.commands import Ask, Start
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeResult, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_checkpoint
 from kheishd.core.definition import built_in
-from kheishd.core.prompt import CHECKPOINT_EVENTS, Transcript, to_checkpoint
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.objects.talk.lineage import Stretch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.prompt import Transcript
+from kheishd.core.context.transcript import Transcript
 from kheishd.store.tables import CHECKPOINTS, META
 from kheishd.workers.transcripts import TranscriptReader
 from protocol.errors.definition import AgentForbidden, AgentNotFound

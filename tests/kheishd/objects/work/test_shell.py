@@ -9,6 +9,7 @@ from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import (
     ShellOutcome,
+    live_shells,
     record_ended,
     record_stalled,
     record_started,
