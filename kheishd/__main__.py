@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from kheishd import __version__
-from kheishd.core.harmless import harmless
 from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
 
 if TYPE_CHECKING:
