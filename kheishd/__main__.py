@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Exit as end:
-        print(f"kheishd: {harmless(str(end))}", file=sys.stderr)
+        print(f"kheishd: {escape(str(end))}", file=sys.stderr)
         return end.code
     except BrokenPipeError:
         # Who reads has enough. What is still to be written must not fail once more at the end.

@@ -48,7 +48,7 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback's where there is one."""
-        fields = "".join(f" {key}={one_line(str(value))}" for key, value in fields_of(record).items())
+        fields = "".join(f" {key}={escape_line(str(value))}" for key, value in fields_of(record).items())
         head = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: "
         # What has line breaks could pass for several messages; indented it cannot.
         message, trace = (
