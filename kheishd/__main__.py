@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kheishd import __version__
 from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
+from protocol.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

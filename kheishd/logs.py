@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import IO, Any, Final, Literal
 
 from kheishd.core.scrub import Scrubber
-from protocol.text import escape, escape_json
+from protocol.text import escape, escape_json, escape_line
 
 Format = Literal["auto", "text", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")
