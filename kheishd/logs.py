@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, Final, Literal
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from protocol.text import escape, escape_json, escape_line
 
 Format = Literal["auto", "text", "json"]
