@@ -13,9 +13,9 @@ from msgspec import Struct
 from kheishd import config as written
 from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
 from kheishd.core import definition
-from kheishd.core.budget import micros
-from kheishd.core.compaction import ContextLimits
+from kheishd.core.context.compaction import ContextLimits
 from kheishd.core.definition import DefinitionError
+from kheishd.core.run.budget import micros
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler

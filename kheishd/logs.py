@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import IO, Any, Final, Literal
 
 from kheishd.core.harmless import harmless, harmless_json, one_line
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 
 Format = Literal["auto", "text", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")

@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core import approval as rules
-from kheishd.core.commands import Lapse, Resolve
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Lapse, Resolve
+from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
 from kheishd.kernel.projections import APPROVAL_RECORDS

@@ -6,8 +6,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from kheishd.core.commands import Cancel
 from kheishd.core.planning import unplanned
+from kheishd.core.run.commands import Cancel
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.compacting import (
     Wanted,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, assert_never, cast
 
 from msgspec.structs import replace
 
-from kheishd.core.grants import changed, too_many
-from kheishd.core.permissions import Layers, Opinion, ToolFacts, explain, in_force
+from kheishd.core.permissions.grants import changed, too_many
+from kheishd.core.permissions.judge import Layers, Opinion, ToolFacts, explain, in_force
 from kheishd.core.session import both
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core import question as rules
-from kheishd.core.calls import place_of
-from kheishd.core.commands import Abandon, Reply
-from kheishd.core.run import decide
+from kheishd.core.run.calls import place_of
+from kheishd.core.run.commands import Abandon, Reply
+from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.projections import QUESTION_RECORDS
 from kheishd.objects.fold import SessionWriter

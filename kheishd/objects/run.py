@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from kheishd.core.commands import Cancel
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Cancel
+from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.giving import output_of

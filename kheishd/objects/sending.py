@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.budget import narrowest, pin_budget
 from kheishd.core.planning import unplanned
+from kheishd.core.run.budget import narrowest, pin_budget
 from kheishd.core.session import both
 from kheishd.objects.bounds import Bounds, bounds_of
 from kheishd.objects.contracts import Schema, bound_input, bound_to, schema_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from kheishd.core.commands import Cancel
+from kheishd.core.run.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.core.workspace import within_parent
 from kheishd.kernel.call import Call, mutation, query

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kheishd.core.commands import Steer
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Steer
+from kheishd.core.run.machine import decide
 from kheishd.objects.contracts import bound_input
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.sending import said_items, valid_sender

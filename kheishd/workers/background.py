@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from kheishd.core.scrub import Flow
+from kheishd.core.text.scrub import Flow
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects import shells

@@ -32,7 +32,7 @@ from kheishd.objects import (
 )
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
-from kheishd.workers.runs import RunWorker
+from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.refusal import Refusal
 from protocol.objects.definition import Definition
 from tests.support.desk import Gate, Scripted

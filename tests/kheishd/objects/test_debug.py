@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.runtime import Debugging, RouteSpec, RunLimits

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.commands import Start
-from kheishd.core.permissions import Opinion, ToolFacts, judge
-from kheishd.core.run import decide
+from kheishd.core.permissions.judge import Opinion, ToolFacts, judge
+from kheishd.core.run.commands import Start
+from kheishd.core.run.machine import decide
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
 from kheishd.objects.fold import SessionWriter

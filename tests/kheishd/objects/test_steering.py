@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.commands import Start
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Start
+from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellLog
 from kheishd.objects.shells import Over
 from kheishd.workers.background import Background
