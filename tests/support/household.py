@@ -20,7 +20,7 @@ from kheishd.objects.talk import conversation, debug, fork, output, run, session
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
-from kheishd.workers.runs import RunWorker
+from kheishd.workers.runs.worker import RunWorker
 from protocol.errors.refusal import Refusal
 from protocol.objects.definition import Definition
 from tests.support.desk import Gate, Scripted

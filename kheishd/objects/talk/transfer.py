@@ -109,7 +109,7 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
     for number, text in enumerate(params.lines, 1):
         try:
             line = _line.decode(text)
-            envelope, event = decode_envelope(line.event), decode_event(line.event)
+            envelope, event = decode_envelope(line.event), decode_event(bytes(line.event))
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
         # What was taken nested no deeper than the limit, and stands a few levels down in its event.

@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.core.context.transcript import Transcript
 from kheishd.store.tables import CHECKPOINTS, META
-from kheishd.workers.transcripts import TranscriptReader
+from kheishd.workers.runs.transcript import TranscriptReader
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
 from protocol.errors.rpc import InvalidParams

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
-    from kheishd.workers.saving import DurableCommit
+    from kheishd.workers.runs.saving import DurableCommit
     from protocol.objects.approval import Preview
     from protocol.objects.run import CallState, OpenCall, Run
     from protocol.transcript import ToolCall

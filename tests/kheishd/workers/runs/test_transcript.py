@@ -12,7 +12,7 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.objects.talk.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
-from kheishd.workers.transcripts import (
+from kheishd.workers.runs.transcript import (
     BYTES_AT_ONCE,
     EVENTS_AT_ONCE,
     Checkpoint,
@@ -216,7 +216,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
 ) -> None:
     """That it cannot be a checkpoint is seen without encoding megabytes of it."""
     models = Scripted()
-    monkeypatch.setattr("kheishd.workers.transcripts.to_checkpoint", None)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
             await desk.ask("x" * (MAX_CHECKPOINT_ALONE_BYTES // 3))

@@ -41,10 +41,10 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked
 from kheishd.objects.talk.giving import said_at
 from kheishd.store.tables import RUNS, SESSIONS
-from kheishd.workers.compacting import ContextWindow, given_up
-from kheishd.workers.executing import CallExecutor
-from kheishd.workers.saving import DurableCommit
-from kheishd.workers.transcripts import Checkpoint, TranscriptReader
+from kheishd.workers.runs.calls import CallExecutor
+from kheishd.workers.runs.context import ContextWindow, given_up
+from kheishd.workers.runs.saving import DurableCommit
+from kheishd.workers.runs.transcript import Checkpoint, TranscriptReader
 from protocol import ids
 from protocol.errors.run import RunAlreadyEnded
 from protocol.limits.model import MAX_ANSWER_BYTES

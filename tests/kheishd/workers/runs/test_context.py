@@ -18,7 +18,7 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.lineage import Stretch
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
-from kheishd.workers.transcripts import newest_checkpoint
+from kheishd.workers.runs.transcript import newest_checkpoint
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import InputReceived
 from protocol.events.session import TranscriptImported

@@ -25,8 +25,8 @@ from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, St
 from kheishd.kernel.live import OF_TOOLS
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
-from kheishd.workers.judging import CallJudge
-from kheishd.workers.results import bounded, last_words, readable
+from kheishd.workers.runs.judge import CallJudge
+from kheishd.workers.runs.results import bounded, last_words, readable
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import Runtime, ToolLimits
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
-    from kheishd.workers.saving import DurableCommit
+    from kheishd.workers.runs.saving import DurableCommit
     from protocol.events.output import RequirementSatisfied
     from protocol.objects.run import CallOutcome, OpenCall, Run
 

@@ -32,7 +32,7 @@ from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, su
 from kheishd.core.context.tokens import of_messages
 from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from kheishd.workers.unseen import answer_of
+from kheishd.workers.completion import answer_of
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.hook import RunContext
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
-    from kheishd.workers.transcripts import TranscriptReader
+    from kheishd.workers.runs.transcript import TranscriptReader
     from protocol.events.context import CompactTrigger
     from protocol.objects.run import Run
     from protocol.transcript import Message

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, TextDelta
-from kheishd.workers.unseen import answer_of
+from kheishd.workers.completion import answer_of
 from protocol.transcript import text_of
 from tests.support.desk import Scripted, fails, says
 from tests.support.model_asking import asking

@@ -26,7 +26,7 @@ from kheishd.kernel.runtime import (
     ToolLimits,
 )
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
-from protocol.budget import PinnedBudget
+from protocol.budget import Budget
 from protocol.contract import OutputContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import RequirementSatisfied
@@ -489,7 +489,7 @@ async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
 
 # What it may cost.
 
-IN_A_SECOND = PinnedBudget(max_work_s=1.0)
+IN_A_SECOND = Budget(max_work_s=1.0)
 
 
 async def test_time_ends_a_model_call_and_what_had_arrived_is_kept(

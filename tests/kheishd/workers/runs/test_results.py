@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.kernel.hook import Outcome
-from kheishd.workers.results import bounded, last_words, readable, shortened
+from kheishd.workers.runs.results import bounded, last_words, readable, shortened
 from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
     MAX_LAST_WORDS_BYTES,

@@ -18,7 +18,7 @@ import trio
 
 from kheishd.core.run.due import TakeUp, due
 from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
-from kheishd.workers.turn import RunExecutor
+from kheishd.workers.runs.executor import RunExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

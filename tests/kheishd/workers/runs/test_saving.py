@@ -12,7 +12,7 @@ from kheishd.kernel.state import State
 from kheishd.store.blobs import read_blob
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
-from kheishd.workers.saving import SAVE_AGAIN_SECONDS, DurableCommit
+from kheishd.workers.runs.saving import SAVE_AGAIN_SECONDS, DurableCommit
 from protocol.errors.run import RunAlreadyEnded
 from protocol.errors.store import StorageFull
 from tests.support.desk import full_disk
