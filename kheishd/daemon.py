@@ -46,7 +46,7 @@ from kheishd.toolbox import Toolbox
 from kheishd.workers.background import MAX_STOP_SECONDS
 from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
-from kheishd.workers.runs import RunWorker
+from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import Titles
 from protocol.errors.daemon import ConfigInvalid
