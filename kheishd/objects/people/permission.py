@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, assert_never, cast
 from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import changed, too_many
-from kheishd.core.permissions.judge import Layers, Opinion, ToolFacts, explain, in_force
+from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
 from kheishd.core.session import both
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
@@ -73,7 +73,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
         # What it pinned is a mode: the text is what bounds_of gave.
         pinned = cast("PermissionMode", run.pinned.permission_mode)
         found.append(Layered(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants))
-    return Layers(tuple(found), in_force(found))
+    return Layers(tuple(found), effective_mode(found))
 
 
 def _daemon_rules(store: Snapshot) -> list[Rule]:
@@ -141,13 +141,13 @@ def facts_of(tool: Tool) -> ToolFacts:
     return ToolFacts(tool.name, tool.kind, tool.default, tool.in_plan)
 
 
-def opinion_of(said: Deny | NeedsApproval | NeedsAnswer | None) -> Opinion | None:
+def opinion_of(said: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinion | None:
     """What a hook says, as the walk takes it. That a call is itself a question is no opinion about it."""
     match said:
         case Deny(reason):
-            return Opinion("deny", reason)
+            return HookOpinion("deny", reason)
         case NeedsApproval(reason):
-            return Opinion("ask", reason)
+            return HookOpinion("ask", reason)
         case NeedsAnswer() | None:
             return None
         case _:
@@ -197,7 +197,7 @@ def _with_mode(layers: Layers, mode: PermissionMode) -> Layers:
         else each
         for each in layers.layers
     )
-    return Layers(changed_to, in_force(changed_to))
+    return Layers(changed_to, effective_mode(changed_to))
 
 
 @query(rows.LIST)

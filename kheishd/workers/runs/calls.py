@@ -197,7 +197,7 @@ class CallExecutor:
             await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return None
         if judged.decision == "deny":
-            denial = f"This is no longer allowed: {judged.reason or judged.why}"
+            denial = f"This is no longer allowed: {judged.note or judged.why}"
             await self._return(call, _Ended("denied", Outcome(denial, True)))
             return None
         if renewed is not None:

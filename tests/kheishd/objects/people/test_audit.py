@@ -30,7 +30,7 @@ def judged(*call_ids: str) -> CallsJudged:
         item_id="itm_1",
         verdicts=[
             Verdict(
-                call_id=call_id, tool="bash", subject="ls", decision="ask", base="ask", why="default of bash"
+                call_id=call_id, tool="bash", subject="ls", decision="ask", base="ask", why="bash's default"
             )
             for call_id in call_ids
         ],

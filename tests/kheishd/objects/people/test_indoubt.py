@@ -36,7 +36,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
 async def died_in_a_call(house: Household, sender: str = "user") -> str:
     """A run as a daemon leaves it that dies while a tool sends something."""
     sent = await house.send(sender=sender)
-    verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="default of send")
+    verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="send's default")
     commands: tuple[Command, ...] = (
         Start(),
         Ask("itm_1"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.permissions.judge import Opinion, ToolFacts, judge
+from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
 from kheishd.core.run.machine import decide
 from kheishd.hooks.composite import CompositeHook
@@ -142,12 +142,12 @@ async def test_permission_why_ok(idle: Household) -> None:
         assert session is not None
         layers = layers_of(store, idle.holder.current(), session)
     judged = judge(facts_of(TOOLS["bash"]), "git push", layers)
-    assert (judged.decision, judged.why, judged.reason) == ("deny", found["why"], "by hand")
+    assert (judged.decision, judged.why, judged.note) == ("deny", found["why"], "by hand")
 
 
 async def test_permission_why_ok_without_a_place(idle: Household) -> None:
     """A new session of the default agent, or of another one; nothing is made for it."""
-    assert await why(idle) == ("ask", "default of bash")
+    assert await why(idle) == ("ask", "bash's default")
     assert await why(idle, agent="careful", subject="git push") == (
         "deny",
         "definition careful rule bash 'git push*' deny",
@@ -347,7 +347,7 @@ async def test_permission_update_ok_revokes(idle: Household) -> None:
     assert await why(idle, run_id=run_id) == ("allow", "grant grt_session")
     left = await idle.call("permission.update", session_id="s", revoke=["grt_session"])
     assert "grants" not in left
-    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+    assert await why(idle, run_id=run_id) == ("ask", "bash's default")
 
 
 async def test_permission_update_session_not_found(idle: Household) -> None:
@@ -423,7 +423,7 @@ async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: H
     for depth in range(1, MAX_SESSION_DEPTH):
         name = ("bold", "critic", "careful")[depth % 3]
         parent = await create(idle, f"s{depth}", agent=name, parent_session_id=parent)
-    assert await why(idle, session_id=parent) == ("ask", "default of bash")
+    assert await why(idle, session_id=parent) == ("ask", "bash's default")
     assert (await why(idle, subject="git push", session_id=parent))[0] == "deny"
     alone = await create(idle, "alone", agent="bold")
     assert (await why(idle, session_id=alone))[0] == "allow"
@@ -440,7 +440,7 @@ async def test_a_grant_is_not_inherited(idle: Household) -> None:
     await remember(idle, await run_in(idle, "p"), "session")
     assert (await why(idle, session_id="p"), await why(idle, session_id="c")) == (
         ("allow", "grant grt_session"),
-        ("ask", "default of bash"),
+        ("ask", "bash's default"),
     )
 
 
@@ -466,7 +466,7 @@ async def test_a_mode_is_narrowed_at_once_and_never_beyond_what_was_pinned(idle:
     await idle.call("session.update", session_id="s", permission_mode="plan")
     assert await why(idle, "edit_file", run_id=run_id) == ("deny", "mode plan")
     await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
-    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+    assert await why(idle, run_id=run_id) == ("ask", "bash's default")
     assert await why(idle, session_id="s") == ("allow", "mode bypassPermissions")
 
 
@@ -500,7 +500,7 @@ async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
 
 def test_opinions_and_tools_are_told_as_plain_values() -> None:
     """That a call is itself a question says nothing against it."""
-    assert opinion_of(Deny("no")) == Opinion("deny", "no")
-    assert opinion_of(NeedsApproval("look")) == Opinion("ask", "look")
+    assert opinion_of(Deny("no")) == HookOpinion("deny", "no")
+    assert opinion_of(NeedsApproval("look")) == HookOpinion("ask", "look")
     assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None
     assert facts_of(TOOLS["read_file"]) == ToolFacts("read_file", "read", "allow", in_plan=True)

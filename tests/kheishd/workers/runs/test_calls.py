@@ -1000,7 +1000,7 @@ async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
             assert returned(desk, sent.session_id)["call_1"].how == "denied"
             return
         (asked,) = approvals(desk, sent.session_id)
-        assert asked.note == "this was allowed before, and now a person is to be asked: default of careful"
+        assert asked.note == "this was allowed before, and now a person is to be asked: careful's default"
         assert asked.preview is not None
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.ended(sent.run_id))
