@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from kheishd.kernel.projections import APPROVAL, QUESTION
-from kheishd.objects import approval, question
+from kheishd.objects.people import approval, question
 from kheishd.store.tables import DEADLINES
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull

@@ -23,8 +23,13 @@ import trio
 from kheishd.core.text.scrub import Flow
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
-from kheishd.objects import shells
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import (
+    ShellOutcome,
+    live_shells,
+    record_ended,
+    record_stalled,
+    record_started,
+)
 from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
@@ -91,7 +96,7 @@ class BackgroundShell:
             self._cause = cause
             self._running.cancel()
 
-    async def run(self, starter: Starter, readable: Sequence[str]) -> Over:
+    async def run(self, starter: Starter, readable: Sequence[str]) -> ShellOutcome:
         """Run the command; return how it ended, with no process of it left and its output in its file.
 
         ``readable`` are the paths that a sandboxed command may read besides the system's.
@@ -99,7 +104,7 @@ class BackgroundShell:
         shell = self.task.shell
         assert shell is not None, "the task has a command"
         if self._running.cancel_called:
-            return Over(self._cause, problem="it had not begun")
+            return ShellOutcome(self._cause, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
             async with starter.running(self.task.task_id, shell, readable) as process:
@@ -107,9 +112,9 @@ class BackgroundShell:
             code = None if ended is None else ended.code
             written = await self._files.read(self.task.task_id, 1)
             ending, problem = self._ending(ended)
-            return Over(ending, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
+            return ShellOutcome(ending, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
         except NotStarted as error:
-            return Over("not_started", problem=_brief(str(error)))
+            return ShellOutcome("not_started", problem=_brief(str(error)))
         finally:
             await trio.to_thread.run_sync(self._log.close)
 
@@ -125,7 +130,7 @@ class BackgroundShell:
             nursery.start_soon(self._watch)
             if process.pid:
                 task_id = self.task.task_id
-                started = partial(shells.started, task_id=task_id, pid=process.pid, since=process.started)
+                started = partial(record_started, task_id=task_id, pid=process.pid, since=process.started)
                 nursery.start_soon(self._commit, started)
             with self._running:
                 ended = await process.wait()
@@ -176,7 +181,7 @@ class BackgroundShell:
                 await grown.wait()
             if silence.cancelled_caught:
                 if looks_like_a_question(self._log.last.decode(errors="replace")):
-                    await self._commit(partial(shells.stalled, task_id=self.task.task_id))
+                    await self._commit(partial(record_stalled, task_id=self.task.task_id))
                     return
                 await grown.wait()
 
@@ -231,7 +236,7 @@ class ShellWorker(Worker):
     def _look(self, nursery: trio.Nursery) -> None:
         """Start the live shells that do not run yet, and stop those to be stopped."""
         with self._state.read() as store:
-            live = list(shells.live(store))
+            live = list(live_shells(store))
             stopping = [task_id for _, task_id in store.scan(SHELLS_STOPPING)]
         for task in live:
             if task.task_id not in self._running and task.task_id not in self._abandoned:
@@ -256,8 +261,8 @@ class ShellWorker(Worker):
                     over = await shell.run(self._starter, list(workspace.get("readable", ())))
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
-                    over = Over("exit_unknown", problem=FAILED)
-                await self._commit(partial(shells.ended, task_id=task_id, over=over))
+                    over = ShellOutcome("exit_unknown", problem=FAILED)
+                await self._commit(partial(record_ended, task_id=task_id, over=over))
             except Exception:
                 log.exception("the end of a shell could not be committed", extra={"task_id": task_id})
                 self._abandoned.add(task_id)
@@ -284,14 +289,14 @@ class ShellWorker(Worker):
         names = await self._files.names()
         with self._state.read() as store:
             tasks = {name: store.get(TASKS, name) for name in names}
-            live = [task.task_id for task in shells.live(store)]
+            live = [task.task_id for task in live_shells(store)]
         orphans = [name for name, task in tasks.items() if task is None or task.deleted_at_ms is not None]
         await self._files.prune(orphans, live, MAX_SHELL_FILES_BYTES)
 
     async def _end_orphans(self) -> None:
         """Kill the processes that a crashed daemon left running and end their tasks, side by side."""
         with self._state.read() as store:
-            orphans = list(shells.live(store))
+            orphans = list(live_shells(store))
         async with trio.open_nursery() as nursery:
             for task in orphans:
                 nursery.start_soon(self._end_orphan, task)
@@ -303,10 +308,10 @@ class ShellWorker(Worker):
         written = await self._files.read(task.task_id, 1)
         problems = [] if task.status == "in_progress" else ["it had hardly begun, if at all"]
         problems += [] if gone else ["some of its processes could not be killed"]
-        over = Over("daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes)
+        over = ShellOutcome("daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes)
         # On a full disk the next daemon ends the task; no process of it runs any more.
         with suppress(StorageFull):
-            await self._state.update(partial(shells.ended, task_id=task.task_id, over=over))
+            await self._state.update(partial(record_ended, task_id=task.task_id, over=over))
             return
         self._abandoned.add(task.task_id)
 
