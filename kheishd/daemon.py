@@ -14,7 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -48,11 +48,13 @@ from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
-from kheishd.workers.worker import Worker
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
 from protocol.journal.envelope import DAEMON_STREAM
+
+if TYPE_CHECKING:
+    from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
 
@@ -155,7 +157,9 @@ class Daemon:
             RetentionWorker(services),
         )
         self._vitals.runs_active = lambda: runs.active
-        control = DaemonControl(services, self._vitals, self._stopper, self._reloads, lambda: self._source.config_path)
+        control = DaemonControl(
+            services, self._vitals, self._stopper, self._reloads, lambda: self._source.config_path
+        )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
             for worker in workers:

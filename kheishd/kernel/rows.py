@@ -141,7 +141,7 @@ def _record(projection: Projection[Any]) -> Explained:
     """The journal has the event that began it."""
 
     def explained(store: Snapshot, key: Key, record: Any) -> bool:
-        entry = store.entry(record.session_id, record.cursor)
+        entry = store.entry(record.session_id, record.created_cursor)
         event = decode_event(entry[1]) if entry is not None else None
         return isinstance(event, projection.begins) and projection.id_of(event) == key[0]
 

@@ -28,9 +28,7 @@ from protocol.rpc.wire import decode_params, encode_error, encode_result, id_val
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from kheishd.kernel.live import Live
-    from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.state import State
+    from kheishd.kernel.services import Services
     from kheishd.server.requests import Open, Reply
     from protocol.rpc.method import AnyMethod
     from protocol.rpc.wire import Request

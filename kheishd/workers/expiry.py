@@ -1,8 +1,8 @@
 """The expiry worker, which lapses overdue approvals and questions, and the retention of debug captures.
 
-The expiry worker is level-triggered: it reads the list of deadlines, lapses the due objects, and sleeps until the earliest other
-deadline or until a commit touches the list. Deadlines are wall-clock times, and that clock can be set: the
-worker therefore reads the clock at least every half minute while a deadline exists.
+The expiry worker is level-triggered: it reads the list of deadlines, lapses the due objects, and sleeps until
+the earliest other deadline or until a commit touches the list. Deadlines are wall-clock times, and that clock
+can be set: so while there is a deadline the worker reads the clock at least every half minute.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ to be stopped, the worker reads both. A task's record exists before its process 
 has ended only when no process of it is left. At its start the worker first kills the processes that a crashed
 daemon left running and ends their tasks.
 
-Cancelling the worker cancels no shell: it asks each to stop, and returns when all of them have ended and their
-tasks say so.
+Cancelling the worker cancels no shell: it asks each to stop, and returns when all of them have ended and
+their tasks say so.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ MAX_STOP_SECONDS: Final = GRACE_SECONDS + 2 * MAX_KILL_SECONDS
 """How long stopping a shell takes at most."""
 
 MAX_DRAIN_SECONDS: Final = 1.0
-"""How long to wait for the end of the output once the command has ended: another process may hold the pipe."""
+"""How long to wait for the end of the output after the command's: another process may hold the pipe."""
 
 STALL_SECONDS: Final = 45.0
-"""How long a shell whose last line looks like a question may be silent before its task is marked as stalled."""
+"""How long a shell may be silent after something like a question before its task is marked as stalled."""
 
 BURST_SECONDS: Final = 4.0
 """How many seconds' worth of output a shell may be ahead of its rate limit before it is slowed down."""
@@ -308,7 +308,9 @@ class ShellWorker(Worker):
         written = await self._files.read(task.task_id, 1)
         problems = [] if task.status == "in_progress" else ["it had hardly begun, if at all"]
         problems += [] if gone else ["some of its processes could not be killed"]
-        over = ShellOutcome("daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes)
+        over = ShellOutcome(
+            "daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes
+        )
         # On a full disk the next daemon ends the task; no process of it runs any more.
         with suppress(StorageFull):
             await self._state.update(partial(record_ended, task_id=task.task_id, over=over))

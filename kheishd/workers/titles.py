@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import trio
 
-from kheishd.core.budget import cost_of
+from kheishd.core.run.budget import cost_of
 from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
@@ -61,7 +61,7 @@ class TitleWorker(Worker):
             await trio.sleep_forever()
 
     def consider(self, run_id: str) -> None:
-        """Begin to name the session of a run that a worker has released, if it needs a title. Never raises."""
+        """Begin to name the session of a released run, if it needs a title. Never raises."""
         runtime = self._runtimes.current()
         if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return

@@ -4,8 +4,8 @@ from kheishd.hooks.shells.files import ShellFiles
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.kernel.runtime import Runtime, Runtimes
 from kheishd.kernel.live import Live
+from kheishd.kernel.runtime import Runtime, Runtimes
 from kheishd.kernel.services import Services
 from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
