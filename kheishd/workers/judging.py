@@ -38,11 +38,12 @@ from protocol.objects.permission import Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.core.run_record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.saving import DurableCommit
     from protocol.objects.approval import Preview
-    from protocol.objects.run import CallState, OpenCall, Run
+    from protocol.objects.run import CallState, OpenCall
     from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
@@ -63,7 +64,7 @@ class CallJudge:
     runtime: Runtime
     present: Runtime
     saving: DurableCommit
-    run: Run
+    run: RunRecord
     place: RunContext
     offered: dict[str, Tool]
     used: list[str] = field(default_factory=list)

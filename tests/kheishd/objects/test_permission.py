@@ -8,7 +8,6 @@ import pytest
 
 from kheishd.core.commands import Start
 from kheishd.core.permissions import Opinion, ToolFacts, judge
-from kheishd.core.run import decide
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
 from kheishd.objects.fold import SessionWriter
@@ -113,7 +112,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.append_all(decide(run, Start()))
+            fold.carry_out(Start())
         fold.append(event)
         fold.write()
 
