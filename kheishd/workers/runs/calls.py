@@ -23,7 +23,7 @@ from kheishd.core.run.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.run.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, ToolError
 from kheishd.kernel.live import OF_TOOLS
-from kheishd.objects.bounds import bounds_of
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import bounded, last_words, readable
@@ -197,7 +197,7 @@ class CallExecutor:
             await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return None
         if judged.decision == "deny":
-            denial = f"This is no longer allowed: {judged.reason or judged.why}"
+            denial = f"This is no longer allowed: {judged.note or judged.why}"
             await self._return(call, _Ended("denied", Outcome(denial, True)))
             return None
         if renewed is not None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.permissions.judge import Judged, Layers, judge, used
+from kheishd.core.permissions.judge import Layers, Ruling, judge, use_grants
 from kheishd.core.run.commands import Judgement
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunContext, Tool, ToolError
-from kheishd.objects.permission import facts_of, layers_of, opinion_of
+from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.events.approval import ApprovalRequested
@@ -55,8 +55,8 @@ class CallJudge:
     """Judges the calls of one run by what holds now.
 
     ``runtime`` is what the run uses, ``present`` what is configured now: a rule that was written there
-    meanwhile counts, too. ``used`` are the grants that this batch used so far, ``asking`` the states that
-    those of its calls will have that wait for a person.
+    meanwhile counts, too. ``used_grants`` are the grants that this batch used so far, ``asking`` the states
+    that those of its calls will have that wait for a person.
     """
 
     state: State
@@ -66,7 +66,7 @@ class CallJudge:
     run: Run
     place: RunContext
     offered: dict[str, Tool]
-    used: list[str] = field(default_factory=list)
+    used_grants: list[str] = field(default_factory=list)
     asking: list[CallState] = field(default_factory=list)
 
     async def judgement(self, number: int, call: OpenCall, asked: ToolCall) -> Judgement:
@@ -108,7 +108,7 @@ class CallJudge:
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, preview)
 
-    def reconsidered(self, use: Invocation, *, approved: bool) -> Judged:
+    def reconsidered(self, use: Invocation, *, approved: bool) -> Ruling:
         """A call judged once more, when its turn has come: ``ask`` if nobody was asked who would be now.
 
         What a person approved, now or by a grant, needs no more than that no rule, nor plan mode, denies it.
@@ -121,12 +121,12 @@ class CallJudge:
         denied = judged.base == "deny" or judged.mode_effect == "denied_in_plan"
         return _replaced(judged, decision="deny" if denied else "allow")
 
-    async def asked_late(self, number: int, use: Invocation, judged: Judged) -> ApprovalRequested:
+    async def asked_late(self, number: int, use: Invocation, judged: Ruling) -> ApprovalRequested:
         """The approval of a call that was allowed when it was judged, and would have to be asked about now.
 
         Errors: ToolError if it cannot be done at all.
         """
-        why = judged.reason or judged.why
+        why = judged.note or judged.why
         reason = f"this was allowed before, and now a person is to be asked: {why}"
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
@@ -139,9 +139,9 @@ class CallJudge:
         subject = _beginning(whole, MAX_SUBJECT_BYTES)
         verdict = _verdict(call, use.tool, _beginning(whole, MAX_VERDICT_SUBJECT_BYTES), judged)
         if judged.grant_id is not None:
-            self.used.append(judged.grant_id)
+            self.used_grants.append(judged.grant_id)
         if judged.decision == "deny":
-            return Judgement(verdict, result=_denied(call, judged.reason or judged.why))
+            return Judgement(verdict, result=_denied(call, judged.note or judged.why))
         if isinstance(opinion, NeedsAnswer):
             return self._question(verdict, call, opinion)
         if judged.decision == "allow":
@@ -155,7 +155,7 @@ class CallJudge:
         except ToolError as error:
             # Nobody is asked about what cannot be done.
             return Judgement(verdict, result=_failure(call, str(error)))
-        reason = opinion.note if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
+        reason = opinion.note if isinstance(opinion, NeedsApproval) else judged.note or judged.why
         approval = await self._approval(number, use, subject, reason, preview)
         self.asking.append("asked")
         return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
@@ -228,7 +228,7 @@ class CallJudge:
         with self.state.read() as store:
             session = store.need(SESSIONS, self.run.session_id)
             run = store.get(RUNS, self.run.run_id)
-            return used(layers_of(store, self.present, session, run), self.used)
+            return use_grants(layers_of(store, self.present, session, run), self.used_grants)
 
     def _in(self, ms: int | None) -> int | None:
         return None if ms is None else self.state.now_ms() + ms
@@ -259,7 +259,7 @@ def _beginning(whole: str, max_bytes: int) -> str:
     return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
-def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdict:
+def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Ruling) -> Verdict:
     return _of_tool(
         Verdict(
             call_id=call.call_id,
@@ -268,7 +268,7 @@ def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdic
             base=judged.base,
             why=judged.why,
             subject=subject,
-            note=_beginning(judged.reason, MAX_JUDGED_REASON_BYTES),
+            note=_beginning(judged.note, MAX_JUDGED_REASON_BYTES),
             mode=judged.mode,
             mode_effect=judged.mode_effect,
             grant_id=judged.grant_id,

@@ -16,7 +16,8 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeResult, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import permission, session
+from kheishd.objects.people import permission
+from kheishd.objects.talk import session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
@@ -999,7 +1000,7 @@ async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
             assert returned(desk, sent.session_id)["call_1"].how == "denied"
             return
         (asked,) = approvals(desk, sent.session_id)
-        assert asked.note == "this was allowed before, and now a person is to be asked: default of careful"
+        assert asked.note == "this was allowed before, and now a person is to be asked: careful's default"
         assert asked.preview is not None
         await desk.order(sent.run_id, resolved)
         await desk.until(lambda: desk.ended(sent.run_id))

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import permission
 from kheishd.objects.fold import SessionWriter
+from kheishd.objects.people import permission
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
@@ -117,7 +117,7 @@ async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scrip
     """What is kept of it is cut, and says so; what is chained to it beyond that is asked about."""
     await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
     (verdict,) = await judged(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
-    assert (verdict.decision, verdict.why) == ("ask", "default of bash")
+    assert (verdict.decision, verdict.why) == ("ask", "bash's default")
     assert len(verdict.subject.encode()) <= MAX_VERDICT_SUBJECT_BYTES
     assert verdict.subject.endswith("x…")
     assert shell.ran == []
