@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.core.budget import MICROS
-from kheishd.core.lines import Path as KeyPath
-from kheishd.core.lines import key_lines, line_of
-from kheishd.core.redaction import is_credential
+from kheishd.core.run.budget import MICROS
 from kheishd.core.session import wider
-from kheishd.core.strict import Problem, dotted, problems
+from kheishd.core.text.redaction import is_credential
+from kheishd.core.text.toml import Path as KeyPath
+from kheishd.core.text.toml import key_lines, line_of
+from kheishd.core.validation import Problem, dotted, problems
 from kheishd.kernel.hook import Sandbox
 from protocol.errors.daemon import ConfigInvalid
 from protocol.ids import Id

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.core.budget import MICROS, narrowest
-from kheishd.core.lines import Path, line_of
-from kheishd.core.strict import Problem, dotted, problems
+from kheishd.core.run.budget import MICROS, narrowest
+from kheishd.core.text.toml import Path, line_of
+from kheishd.core.validation import Problem, dotted, problems
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS

@@ -28,7 +28,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent

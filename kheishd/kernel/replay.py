@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
 from kheishd.core import token as token_rules
-from kheishd.core.grants import changed
+from kheishd.core.permissions.grants import changed
+from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Replayed
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
 from kheishd.store.records import Binding, DaemonRules, TokenRecord
@@ -46,7 +46,7 @@ from protocol.objects.run import ENDED, SETTLED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
     from protocol.objects.session import Session
 

@@ -37,7 +37,7 @@ from protocol.journal.line import decode_envelope, decode_event
 from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
     from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
     from protocol.objects.session import Session

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
-from kheishd.core.compaction import ContextLimits
+from kheishd.core.context.compaction import ContextLimits
 from protocol.budget import Budget, Prices
 from protocol.limits.call import (
     DEFAULT_RUN_OUTPUT_BYTES,

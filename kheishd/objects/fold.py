@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
+from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Changes
 from kheishd.store.tables import (
     CHILDREN,
@@ -25,8 +25,8 @@ from protocol.events.run import RunAccepted
 from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
-    from kheishd.core.commands import Command
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.commands import Command
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
     from protocol.journal.envelope import Envelope

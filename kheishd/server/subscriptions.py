@@ -29,7 +29,7 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
-from kheishd.objects.journal import Selection, pruned_until
+from kheishd.objects.node.journal import Selection, pruned_until
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
 from protocol.objects.journal import Subscribed
@@ -39,7 +39,7 @@ from protocol.rpc.wire import encode_notification
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Caller
     from kheishd.kernel.live import Kind, Live, Writing
     from kheishd.kernel.state import Bell, State

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kheishd.core.run_record import RunRecord
+from kheishd.core.run.record import RunRecord
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt

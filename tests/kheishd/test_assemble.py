@@ -17,7 +17,7 @@ from kheishd.assemble import (
     resolve_path,
 )
 from kheishd.config import parse
-from kheishd.core.compaction import ContextLimits
+from kheishd.core.context.compaction import ContextLimits
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import CompositeHook

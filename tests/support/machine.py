@@ -10,8 +10,8 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kheishd.core.calls import doubt, to_judge, to_run
-from kheishd.core.commands import (
+from kheishd.core.run.calls import doubt, to_judge, to_run
+from kheishd.core.run.commands import (
     Abandon,
     Answered,
     Ask,
@@ -36,7 +36,7 @@ from kheishd.core.commands import (
     Steer,
     Stopped,
 )
-from kheishd.core.run import decide, evolve
+from kheishd.core.run.machine import decide, evolve
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -55,7 +55,7 @@ from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kheishd.core.run_record import RunRecord
+    from kheishd.core.run.record import RunRecord
 
 ERROR = RunError("server_error", "the provider failed", 500, retryable=True)
 TEXT: Item = Text("hello")

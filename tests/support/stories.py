@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kheishd.core.run_record import RunRecord
+from kheishd.core.run.record import RunRecord
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, META, PINNED, RUNS, SESSIONS
 from protocol.events.call import ToolCalled

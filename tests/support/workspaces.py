@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from kheishd.core.run_record import RunRecord
+from kheishd.core.run.record import RunRecord
 from kheishd.hooks.files.part import Files
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from protocol.objects.run import Pinned
