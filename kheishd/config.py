@@ -179,8 +179,8 @@ class Context(Section, frozen=True):
     max_failures: Positive = 3
     snip_tokens: Annotated[int, Meta(ge=1_000)] = 120_000
     snip_keep_messages: Annotated[int, Meta(ge=1, le=1_000)] = 10
-    results_idle_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 900.0
-    results_keep: Annotated[int, Meta(ge=0, le=1_000)] = 5
+    drop_results_after_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 900.0
+    keep_results: Annotated[int, Meta(ge=0, le=1_000)] = 5
 
 
 class Titles(Section, frozen=True):
@@ -200,7 +200,7 @@ class Debug(Section, frozen=True):
     """``[debug]``: the fields of ``kernel.runtime.Debugging``."""
 
     capture: DebugLevel = "off"
-    kept_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 7 * 24 * 3600.0
+    max_age_s: Annotated[float, Meta(ge=0, le=366 * 24 * 3600)] = 7 * 24 * 3600.0
     max_bytes: Annotated[int, Meta(ge=MAX_DEBUG_RUN_BYTES)] = DEFAULT_DEBUG_BYTES
 
 

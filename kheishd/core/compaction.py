@@ -50,8 +50,8 @@ class ContextLimits:
     A summary is made beyond ``compact_tokens``, or when the route's window has only room left for an answer
     and ``margin_tokens``; ``keep_messages`` stay as they are. After ``max_failures`` failures in a row no
     summary is tried any more in that run: then what is beyond ``snip_tokens`` is left out, but never the last
-    ``snip_keep_messages``. After ``results_idle_s`` without an answer all results but the newest
-    ``results_keep`` are left out.
+    ``snip_keep_messages``. After ``drop_results_after_s`` without an answer all results but the newest
+    ``keep_results`` are left out.
     """
 
     compact_tokens: int = 167_000
@@ -61,8 +61,8 @@ class ContextLimits:
     max_failures: int = 3
     snip_tokens: int = 120_000
     snip_keep_messages: int = 10
-    results_idle_s: float = 900.0
-    results_keep: int = 5
+    drop_results_after_s: float = 900.0
+    keep_results: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,11 @@ def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextLimits, *, res
 def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextLimits) -> int | None:
     """Up to where results are to be left out; None while the last answer is recent, or there are none."""
     answers = [each.at_ms for each in placed if each.message.role == "assistant"]
-    if not answers or now_ms - answers[-1] <= limits.results_idle_s * 1000:
+    if not answers or now_ms - answers[-1] <= limits.drop_results_after_s * 1000:
         return None
     seen = 0
     for each in reversed(placed):
-        if seen >= limits.results_keep:
+        if seen >= limits.keep_results:
             changed = without_results(list(placed), each.cursor, list(RESULT_TOOLS)) != list(placed)
             return each.cursor if changed else None
         if each.message.role == "tool":

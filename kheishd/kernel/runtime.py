@@ -91,11 +91,11 @@ class ToolLimits:
 class Debugging:
     """What is captured of model calls, and kept; the fields of ``[debug]`` in config.toml.
 
-    ``kept_s`` is how old a run's captures may become, 0: however old; ``max_bytes`` what all of them take.
+    ``max_age_s`` is how old a run's captures may become, 0: however old; ``max_bytes`` what all of them take.
     """
 
     capture: DebugLevel = "off"
-    kept_s: float = 7 * 24 * 3600.0
+    max_age_s: float = 7 * 24 * 3600.0
     max_bytes: int = DEFAULT_DEBUG_BYTES
 
 

@@ -26,5 +26,5 @@ class Collector:
         task_status.started()
         while True:
             debug = self._runtimes.current().debug
-            self._captures.collect(debug.kept_s, debug.max_bytes)
+            self._captures.collect(debug.max_age_s, debug.max_bytes)
             await trio.sleep(COLLECT_SECONDS)

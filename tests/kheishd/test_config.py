@@ -28,7 +28,7 @@ options = { max_tokens = 1024 }
 mode = "plan"
 max_mode = "acceptEdits"
 rules = [
-    { tool = "bash", subject = "git push*", decision = "ask", reason = "others see it" },
+    { tool = "bash", subject = "git push*", decision = "ask", note = "others see it" },
     { tool = "web*", decision = "deny" },
 ]
 
@@ -41,7 +41,7 @@ recovery = "interrupt"
 
 [debug]
 capture = "redacted"
-kept_s = 3600
+max_age_s = 3600
 
 [[listen.shared.grants]]
 uid = 1000
@@ -84,7 +84,7 @@ def test_what_is_written_is_meant() -> None:
         Rule(tool="web*", decision="deny"),
     ]
     assert (config.runs.max_active, config.runs.recovery) == (8, "interrupt")
-    assert (config.debug.capture, config.debug.kept_s, config.debug.max_bytes) == ("redacted", 3600, 2**30)
+    assert (config.debug.capture, config.debug.max_age_s, config.debug.max_bytes) == ("redacted", 3600, 2**30)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_whatever_is_due_leaves_a_valid_transcript_that_is_shorter(
     placed: list[Placed], ceiling: int, keep: int, resting: bool, late: bool
 ) -> None:
     """Step after step until nothing is due: it ends, and every transcript on the way is valid."""
-    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, results_keep=2)
+    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, keep_results=2)
     now_ms = FAR if late else 0
     for _ in range(60):
         step = due(whole(placed), ceiling, now_ms, limits, resting=resting)
