@@ -23,8 +23,8 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace as _replaced
 
-from kheishd.core.session import MODES
 from protocol.objects.permission import (
+    MODES,
     Decision,
     Explanation,
     ExplanationLine,

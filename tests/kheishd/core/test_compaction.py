@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.compaction import (
     RESULT_TOOLS,
-    ContextLimits,
     LeaveOutResults,
     Prompt,
     Snip,
@@ -28,7 +28,7 @@ from kheishd.core.tokens import of_bytes, of_messages
 from protocol.transcript import Message, Text, ToolCall, ToolResult
 from tests.support.talk import assert_valid, transcripts
 
-LIMITS = ContextLimits()
+LIMITS = ContextSection()
 FAR = 10**12
 
 
