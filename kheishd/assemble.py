@@ -16,14 +16,14 @@ from kheishd.config.sections.listen import SharedGrant, SharedSection, TcpSectio
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core import definition
-from kheishd.core.budget import micros
 from kheishd.core.definition import DefinitionError
+from kheishd.core.run.budget import micros
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
-from kheishd.objects.workspaces import resolve
+from kheishd.objects.talk.workspace import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
 from protocol.budget import Prices
@@ -37,33 +37,16 @@ MAX_AGENT_FILES = 1_000
 
 
 def handlers() -> tuple[Handler, ...]:
-    """What every object handles."""
-    from kheishd.objects import (
-        approval,
-        audit,
-        conversation,
-        daemon,
-        debug,
-        forking,
-        indoubt,
-        journal,
-        output,
-        permission,
-        question,
-        route,
-        rpc,
-        run,
-        session,
-        task,
-        token,
-        transfer,
-    )
-    from kheishd.objects import definition as definition_object
+    """Return the handlers of all objects."""
+    from kheishd.objects.node import daemon, definition, journal, route, rpc, token
+    from kheishd.objects.people import approval, audit, indoubt, permission, question
+    from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+    from kheishd.objects.work import task
 
-    talk = (rpc, daemon, conversation, session, forking, run, output, debug, transfer)
-    people = (approval, question, indoubt, permission, audit, task)
-    modules = (*talk, *people, journal, definition_object, route, token)
-    return tuple(handler for module in modules for handler in module.HANDLERS)
+    talk = (conversation, session, fork, run, output, debug, transfer)
+    people = (approval, question, indoubt, permission, audit)
+    node = (rpc, daemon, journal, definition, route, token)
+    return tuple(handler for module in (*talk, *people, task, *node) for handler in module.HANDLERS)
 
 
 class Source(Struct, frozen=True):

@@ -23,7 +23,7 @@ from kheishd.assemble import Source, build_runtime, handlers, listen_options
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
 from kheishd.kernel.capture_files import CaptureFiles
@@ -46,7 +46,7 @@ from kheishd.toolbox import Toolbox
 from kheishd.workers.background import MAX_STOP_SECONDS
 from kheishd.workers.collecting import Collector
 from kheishd.workers.expiry import ExpiryWorker
-from kheishd.workers.runs import RunWorker
+from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import Titles
 from protocol.errors.daemon import ConfigInvalid

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from kheishd.config.lines import key_lines, line_of
 from kheishd.config.sections.config import Config
-from kheishd.config.strict import Problem, dotted, problems
+from kheishd.config.toml import key_lines, line_of
+from kheishd.config.validation import Problem, dotted, problems
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.units import MIB
 

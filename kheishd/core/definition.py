@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.config.lines import KeyPath, line_of
-from kheishd.config.strict import Problem, dotted, problems
-from kheishd.core.budget import MICROS, narrowest
+from kheishd.config.toml import KeyPath, line_of
+from kheishd.config.validation import Problem, dotted, problems
+from kheishd.core.run.budget import MICROS, narrowest
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS

@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core import planning
-from kheishd.core.budget import summed
-from kheishd.core.grants import kept_by_session
+from kheishd.core.permissions.grants import kept_by_session
+from kheishd.core.run.budget import summed
 from protocol.budget import Cost
 from protocol.contract import BoundContract
 from protocol.errors.token import ScopeWouldWiden

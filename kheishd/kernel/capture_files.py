@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from kheishd.core.scrub import Scrubber, without
+from kheishd.core.text.scrub import Scrubber, without
 from protocol.errors.run import ArtifactNotFound, DebugNotFound
 from protocol.limits.debug import (
     DEFAULT_DEBUG_BYTES,

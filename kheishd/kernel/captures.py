@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import trio
 
-from kheishd.core.redaction import Redactor
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.redaction import Redactor
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CallArtifacts, CaptureFiles, CaptureRefused, Limits
 from protocol.limits.units import MIB
 from protocol.objects.run import DebugArtifact

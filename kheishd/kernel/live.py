@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from kheishd.core.scrub import Flow, Scrubber
+from kheishd.core.text.scrub import Flow, Scrubber
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 Kind = Literal["text", "thinking", "output"]

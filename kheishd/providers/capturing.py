@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from kheishd.core.redaction import shown_headers, shown_url
-from kheishd.core.seams import StreamRedactor, seamless
+from kheishd.core.text.redaction import shown_headers, shown_url
+from kheishd.core.text.stream import StreamRedactor, seamless
 from kheishd.kernel.runtime import (
     ModelAnswer,
     ModelEvent,

@@ -7,7 +7,7 @@ from kheishd.config.sections.tools import ToolsSection
 from kheishd.home import Home
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.toolbox import Toolbox
-from kheishd.workers.executing import SAYING_SECONDS
+from kheishd.workers.runs.calls import SAYING_SECONDS
 
 
 def test_every_tool_is_there_once(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from kheishd.config.lines import KeyPath
 from kheishd.config.sections.context import ContextSection
 from kheishd.config.sections.daemon import DaemonSection
 from kheishd.config.sections.debug import DebugSection
@@ -15,7 +14,8 @@ from kheishd.config.sections.section import Section
 from kheishd.config.sections.titles import TitlesSection
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.config.sections.workspace import WorkspaceSection
-from kheishd.config.strict import Problem
+from kheishd.config.toml import KeyPath
+from kheishd.config.validation import Problem
 from protocol.ids import Id
 from protocol.objects.conversation import Agent
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from kheishd.config.lines import KeyPath
 from kheishd.config.sections.section import Section
-from kheishd.config.strict import Problem
+from kheishd.config.toml import KeyPath
+from kheishd.config.validation import Problem
 from protocol.limits.permission import MAX_RULES
 from protocol.objects.permission import MODES, PermissionMode, Rule
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from kheishd.config.credentials import is_credential
-from kheishd.config.lines import KeyPath
 from kheishd.config.sections.section import Money, Section
-from kheishd.config.strict import Problem
+from kheishd.config.toml import KeyPath
+from kheishd.config.validation import Problem
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.objects.route import Driver
 

@@ -11,8 +11,8 @@ from protocol.limits.budget import MAX_MICROS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kheishd.config.lines import KeyPath
-    from kheishd.config.strict import Problem
+    from kheishd.config.toml import KeyPath
+    from kheishd.config.validation import Problem
 
 DAY_SECONDS = 24 * 3600
 YEAR_SECONDS = 366 * DAY_SECONDS

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import MAX_LOGGED, MAX_WAITING_BYTES, Captures
 from protocol.errors.run import DebugNotFound

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles, Limits
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.hook import Tool

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.kernel.live import OF_TOOLS, Live, Writing
 from kheishd.kernel.state import State, open_state

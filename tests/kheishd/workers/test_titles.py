@@ -11,8 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.titles import TitlesSection
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.objects import session
-from kheishd.workers.runs import RunWorker
+from kheishd.objects.talk import session
+from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, Titles
 from protocol.budget import Cost, Prices
 from protocol.events.session import SessionRenamed
