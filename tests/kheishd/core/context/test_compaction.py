@@ -1,10 +1,11 @@
 """When a conversation is too long, and where it is cut."""
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
@@ -160,7 +161,7 @@ def test_no_result_goes_that_was_not_read_yet() -> None:
 def test_what_is_left_is_told_by_the_same_measure() -> None:
     """Half of what was estimated is half of what was counted; nothing is left of nothing."""
     placed = turns(20)
-    counted = replace(whole(placed), tokens=1_000)
+    counted = dataclasses.replace(whole(placed), tokens=1_000)
     step = Snip(placed[19].cursor)
     assert 500 <= after(counted, step) <= 560
     assert after(Prompt([], 0, 0), step) == 0
