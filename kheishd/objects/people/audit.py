@@ -91,8 +91,8 @@ def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
                 call_id=event.call_id,
                 approval_id=event.approval_id,
                 decision=event.decision,
-                by=envelope.actor,
-                reason=event.note,
+                actor=envelope.actor,
+                note=event.note,
                 justification=event.justification,
             )
         case ApprovalLapsed(how="expired"):
@@ -101,8 +101,8 @@ def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
                 call_id=event.call_id,
                 approval_id=event.approval_id,
                 decision="deny",
-                by=envelope.actor,
-                reason="nobody answered in time",
+                actor=envelope.actor,
+                note="nobody answered in time",
             )
         case _:
             pass

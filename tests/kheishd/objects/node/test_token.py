@@ -305,7 +305,7 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
     child = await client.call("token.narrow", token_id=parent["token"]["token_id"])
     other = await client.call("token.create", scopes=["read"])
     clock.now_ms += 5
-    revoked = await client.call("token.revoke", token_id=parent["token"]["token_id"], reason="lost")
+    revoked = await client.call("token.revoke", token_id=parent["token"]["token_id"], note="lost")
     assert revoked["revoked_at_ms"] == NOW_MS + 5
     clock.now_ms += 5
     assert await client.call("token.revoke", token_id=parent["token"]["token_id"]) == revoked

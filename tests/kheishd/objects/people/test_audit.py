@@ -79,9 +79,9 @@ async def test_permission_audit_ok(idle: Household) -> None:
     newest, expired, denied, *_ = page["audits"]
     assert (newest["session_id"], newest["run_id"]) == (session_id, run_id)
     assert (newest["verdict"]["tool"], newest["verdict"]["subject"]) == ("bash", "ls")
-    assert (denied["by"], denied["decision"], denied["approval_id"]) == ("uid:7", "deny", "apr_1")
-    assert (denied["reason"], denied["justification"]) == ("no", "late")
-    assert (expired["decision"], expired["reason"]) == ("deny", "nobody answered in time")
+    assert (denied["actor"], denied["decision"], denied["approval_id"]) == ("uid:7", "deny", "apr_1")
+    assert (denied["note"], denied["justification"]) == ("no", "late")
+    assert (expired["decision"], expired["note"]) == ("deny", "nobody answered in time")
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])

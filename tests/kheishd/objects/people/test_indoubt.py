@@ -135,7 +135,7 @@ async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> 
     )
     assert (shown["status"], shown["justification"]) == (outcome, "saw it")
     assert (shown["arguments"], shown["evidence"]) == ({"path": "/a", "text": "hello"}, {"pid": 7})
-    assert shown["by"].startswith("uid:")
+    assert shown["resolved_by"].startswith("uid:")
     assert (await house.call("run.get", run_id=run_id))["status"] == "completed"
     async with house.working():
         await house.ask("and now?")

@@ -50,7 +50,7 @@ class Toolbox(SubHook):
 
 
 CAREFUL = agent(
-    "careful", "permissions:\n- {tool: bash, subject: 'git push*', decision: deny, reason: by hand}"
+    "careful", "permissions:\n- {tool: bash, subject: 'git push*', decision: deny, note: by hand}"
 )
 BOLD = agent("bold", "permissions: [{tool: '*', decision: allow}]\npermission_mode: acceptEdits")
 FIELDS: dict[str, Any] = {
@@ -127,9 +127,9 @@ async def test_permission_why_ok(idle: Household) -> None:
     """Line by line, and by the very walk that judges what is called."""
     session_id = await create(idle, "s", agent="careful")
     found = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
-    assert (found["decision"], found["base"], found["reason"]) == ("deny", "deny", "by hand")
+    assert (found["decision"], found["base"], found["note"]) == ("deny", "deny", "by hand")
     assert found["why"] == "definition careful rule bash 'git push*' deny"
-    assert [(step["source"], step["says"]) for step in found["steps"]] == [
+    assert [(step["source"], step["says"]) for step in found["lines"]] == [
         ("tool", "ask"),
         ("managed", None),
         ("daemon", None),
@@ -179,12 +179,12 @@ async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) 
     """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
     found = await idle.call("permission.why", tool="mcp__git__push")
     assert found["decision"] == "ask"
-    assert "no part of this daemon offers" in found["steps"][0]["text"]
+    assert "no part of this daemon offers" in found["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     found = await idle.call("permission.why", tool="bash", session_id="s")
-    assert (found["steps"][0]["source"], found["steps"][0]["says"]) == ("scope", None)
+    assert (found["lines"][0]["source"], found["lines"][0]["says"]) == ("scope", None)
     found = await idle.call("permission.why", tool="read_file", session_id="s")
-    assert found["steps"][0]["source"] == "tool"
+    assert found["lines"][0]["source"] == "tool"
 
 
 async def place_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
@@ -248,9 +248,9 @@ async def test_permission_list_ok(idle: Household) -> None:
             ("session", "c", "plan"),
             ("run", run_id, "plan"),
         ]
-        assert found[2]["rules"][0]["reason"] == "by hand"
+        assert found[2]["rules"][0]["note"] == "by hand"
         assert found[5]["rules"] == [rule("ask")]
-        assert [each["left"] for each in found[6]["grants"]] == [3]
+        assert [each["remaining_uses"] for each in found[6]["grants"]] == [3]
     nowhere = await idle.call("permission.list", agent="bold")
     assert [each["layer"] for each in nowhere["permissions"]] == [
         "managed",

@@ -429,12 +429,12 @@ async def test_conversation_cancel_ok(house: Household) -> None:
     gate = house.gate("slow")
     first, second = await house.send("slow"), await house.send("next")
     await gate.reached.wait()
-    answer = await house.call("conversation.cancel", reason="enough")
+    answer = await house.call("conversation.cancel", note="enough")
     assert answer == {"cancelled": True, "session_id": first["session_id"], "run_id": first["run_id"]}
     run = await house.call("run.get", run_id=first["run_id"])
     assert (run["status"], run["output"]) == ("cancelled", "so far")
     asked = await house.events(run_id=first["run_id"], types=["cancel_requested"])
-    assert asked[0]["reason"] == "enough"
+    assert asked[0]["note"] == "enough"
     assert (await house.call("run.wait", run_id=second["run_id"]))["status"] == "completed"
     nothing = await house.call("conversation.cancel")
     assert nothing == {"cancelled": False, "session_id": first["session_id"]}

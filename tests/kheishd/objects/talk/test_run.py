@@ -201,7 +201,7 @@ async def test_run_cancel_ok(house: Household) -> None:
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
-    run = await house.call("run.cancel", run_id=sent["run_id"], reason="enough")
+    run = await house.call("run.cancel", run_id=sent["run_id"], note="enough")
     assert (run["status"], house.models.open) == ("cancelled", 0)
     assert (await house.call("run.get", run_id=sent["run_id"]))["output"] == "so far"
 

@@ -570,7 +570,7 @@ async def test_session_interrupt_session_not_found(idle: Household) -> None:
 async def test_session_end_ok(idle: Household) -> None:
     """It takes no more input; its journal stays readable."""
     await create(idle, session_id="s")
-    ended = await idle.call("session.end", session_id="s", reason="done")
+    ended = await idle.call("session.end", session_id="s", note="done")
     assert ended["status"] == "ended"
     assert await idle.kinds(session_id="s") == ["session_created", "session_ended"]
 

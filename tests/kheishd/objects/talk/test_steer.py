@@ -58,7 +58,7 @@ async def test_conversation_steer_ok(house: Household) -> None:
     ]
     gate.opened.set()
     run = await house.call("run.wait", run_id=sent["run_id"])
-    assert (run["status"], run["step"], run["output"]) == ("completed", 2, "You said: twothree")
+    assert (run["status"], run["turn"], run["output"]) == ("completed", 2, "You said: twothree")
     read = [text_of(message.items) for message in house.models.asked[-1].messages]
     assert read == ["slow", "so far and so on", "one", "twothree"]
     history = await house.call("conversation.history")
@@ -75,7 +75,7 @@ async def test_conversation_steer_ok_before_anything_has_begun(idle: Household) 
     assert idle.head() == head
     steered = await steer(idle)
     assert (steered["run_id"], steered["session_id"]) == (sent["run_id"], sent["session_id"])
-    assert (await idle.call("run.get", run_id=sent["run_id"]))["steers"] == 1
+    assert (await idle.call("run.get", run_id=sent["run_id"]))["pending_steers"] == 1
 
 
 async def test_conversation_steer_nothing_to_steer(house: Household) -> None:
