@@ -268,7 +268,7 @@ class Daemon:
             runtime = await self._change_over()
         except ConfigInvalid as refusal:
             # A key in the wrong place is quoted by what complains of it.
-            message = self._scrubber.text(refusal.message)
+            message = self._scrubber.scrub_text(refusal.message)
             self._vitals.reload_problem = message
             log.error("the reload was refused and changed nothing: %s", message)
             self._say_ready()
@@ -319,7 +319,7 @@ class Daemon:
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)
-        self._state.store.set_scrub(self._scrubber.line)
+        self._state.store.set_scrub(self._scrubber.scrub_journal_line)
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)
         self._captures.scrub(self._scrubber)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from kheishd.core.text.scrub import Scrubber, without
+from kheishd.core.text.scrub import Scrubber, replace_spans
 from protocol.errors.run import ArtifactNotFound, DebugNotFound
 from protocol.limits.debug import (
     DEFAULT_DEBUG_BYTES,
@@ -210,7 +210,7 @@ class CaptureFiles:
         end = _end(content, offset, limit)
         # A character a byte: secrets are ASCII, and offsets stay those of the file.
         letters = content.decode("latin-1")
-        part = without(letters, scrubber.spans(letters), offset, end).encode("latin-1")
+        part = replace_spans(letters, scrubber.find_spans(letters), offset, end).encode("latin-1")
         text = part.decode(errors="replace")
         return _described(file, content), text, end if end < len(content) else None
 

@@ -27,7 +27,7 @@ from protocol.limits.rpc import MAX_NESTING
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
 from protocol.objects.journal import Filter
 from protocol.objects.run import Pinned, SendParams, SendResult
-from protocol.rpc.wire import nested_too_deep
+from protocol.rpc.wire import is_nested_too_deep
 from protocol.transcript import InputItem, Text
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def require_storable(value: object, limit: int, name: str, field: str) -> None:
     if len(encoded) > limit:
         text = f"the {name} takes {len(encoded)} bytes as JSON; the limit is {limit}"
         raise InputTooLarge(text, field=field)
-    if nested_too_deep(encoded):
+    if is_nested_too_deep(encoded):
         raise InvalidParams(f"the {name} is nested deeper than {MAX_NESTING} levels", field=field)
 
 

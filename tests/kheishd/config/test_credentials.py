@@ -11,13 +11,13 @@ CREDENTIALS = (
 
 
 @pytest.mark.parametrize("name", CREDENTIALS.split())
-def test_names_of_credentials(name: str) -> None:
-    """A field of such a name holds a credential, whatever its value."""
+def test_credential_names(name: str) -> None:
+    """These names mean credentials, whatever the value is."""
     assert is_credential(name)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "x-ratelimit-remaining-tokens", "monkey", "content-type"])
 def test_other_names(name: str) -> None:
-    """A field of another name holds one only if its value looks like one."""
+    """Other names mean a credential only if the value looks like one."""
     assert not is_credential(name, "Basic rules")
     assert is_credential(name, "Bearer abcdefgh")

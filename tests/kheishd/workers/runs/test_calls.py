@@ -304,7 +304,7 @@ async def test_no_blob_holds_a_secret(tmp_path: Path, autojump_clock: MockClock)
     async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         scrubber = Scrubber(["sk-12345"])
         desk.live.scrub(scrubber)
-        desk.state.store.set_scrub(scrubber.line)
+        desk.state.store.set_scrub(scrubber.scrub_journal_line)
         sent = await desk.ask()
         (result,) = returned(desk, sent.session_id).values()
         assert result.text == "it is [scrubbed]"
