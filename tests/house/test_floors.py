@@ -11,17 +11,18 @@ from tests.house.sources import PACKAGES, ROOT, imports, module, sources, tree
 FLOORS = {
     "protocol": 0,
     "kheishd.__init__": 1,
-    "kheishd.core": 1,
-    "kheishd.store": 2,
-    "kheishd.kernel": 3,
-    "kheishd.records": 4,
-    "kheishd.objects": 5,
-    "kheishd.providers": 6,
-    "kheishd.hooks": 6,
-    "kheishd.connectors": 6,
-    "kheishd.workers": 7,
-    "kheishd.server": 7,
-    "kheishd": 8,
+    "kheishd.config": 1,
+    "kheishd.core": 2,
+    "kheishd.store": 3,
+    "kheishd.kernel": 4,
+    "kheishd.records": 5,
+    "kheishd.objects": 6,
+    "kheishd.providers": 7,
+    "kheishd.hooks": 7,
+    "kheishd.connectors": 7,
+    "kheishd.workers": 8,
+    "kheishd.server": 8,
+    "kheishd": 9,
     "kheishctl.__init__": 1,
     "kheishctl": 1,
     "kheishctl.commands": 2,
@@ -132,8 +133,8 @@ def imported(rooms: tuple[str, ...], packages: set[str]) -> list[str]:
 
 
 def test_lower_floors_have_no_event_loop() -> None:
-    """The language, the decisions and the store never import trio."""
-    wrong = imported(("protocol", "kheishd.core", "kheishd.store"), EVENT_LOOPS)
+    """The language, the configuration, the decisions and the store never import trio."""
+    wrong = imported(("protocol", "kheishd.config", "kheishd.core", "kheishd.store"), EVENT_LOOPS)
     assert not wrong, "an event loop in:\n" + "\n".join(wrong)
 
 
