@@ -22,8 +22,8 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace as replace_struct
 
-from kheishd.core.session import MODES
 from protocol.objects.permission import (
+    MODES,
     Decision,
     Explanation,
     ExplanationLine,

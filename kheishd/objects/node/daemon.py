@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from msgspec import to_builtins
+
 from kheishd.kernel.call import Call, control, query
 from protocol.errors.daemon import PathRefused
 from protocol.objects import daemon as rows
@@ -46,7 +48,7 @@ def config(call: Call, params: NoParams) -> DaemonConfig:
     """The configuration in force. It names credentials by reference only, so it is shown whole."""
     runtime = call.runtime
     return DaemonConfig(
-        config=dict(runtime.config), generation=runtime.generation, path=call.control.config_path()
+        config=to_builtins(runtime.config), generation=runtime.generation, path=call.control.config_path()
     )
 
 

@@ -60,9 +60,10 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
     Source: the records of the session and those above it, the run's, and the configuration.
     """
+    managed = runtime.config.permissions
     found = [
-        LayerRules(layer="managed", rules=list(runtime.rules), mode=runtime.max_mode),
-        LayerRules(layer="daemon", rules=_daemon_rules(store)),
+        Layered(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
+        Layered(layer="daemon", rules=_daemon_rules(store)),
     ]
     for each in (*reversed(above(store, session)), session):
         found += _definition(runtime, each.agent, found)

@@ -73,7 +73,7 @@ def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) ->
 
     Errors: AgentForbidden, SenderForbidden, SenderInvalid, ConversationNotFound.
     """
-    agent = agent if agent is not None else call.runtime.default_agent
+    agent = agent if agent is not None else call.runtime.config.default_agent
     valid_sender(sender)
     call.caller.need_agent(agent)
     call.caller.need_sender(sender)

@@ -25,9 +25,17 @@ from kheishd.core.permissions.judge import (
     matches_tool,
     use_grants,
 )
-from kheishd.core.session import MODES
 from kheishd.kernel.hook import ToolKind
-from protocol.objects.permission import Decision, Explanation, Grant, Layer, LayerRules, PermissionMode, Rule
+from protocol.objects.permission import (
+    MODES,
+    Decision,
+    Explanation,
+    Grant,
+    Layer,
+    LayerRules,
+    PermissionMode,
+    Rule,
+)
 
 BASH = ToolFacts("bash", "execute", "ask")
 EDIT = ToolFacts("edit_file", "edit", "ask")

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
+from kheishd.config.sections.config import Config
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.node.daemon import HANDLERS, backup_path
 from kheishd.store.backup import restore
@@ -53,7 +55,7 @@ class Control(FakeControl):
 
 def runtime() -> Runtime:
     """A runtime that remembers its configuration."""
-    return make_runtime(3, config={"default_agent": "default"})
+    return make_runtime(3, default_agent="writer")
 
 
 async def test_daemon_status_ok(tmp_path: Path) -> None:
@@ -95,11 +97,8 @@ async def test_daemon_config_ok(tmp_path: Path) -> None:
     """What is in force, its generation and where it was read."""
     async with rpc_server(tmp_path, HANDLERS, control=Control(), runtime=runtime) as server:
         found = await (await server.connect()).call("daemon.config")
-    assert found == {
-        "config": {"default_agent": "default"},
-        "generation": 3,
-        "path": "/h/config.toml",
-    }
+    assert (found["generation"], found["path"]) == (3, "/h/config.toml")
+    assert found["config"] == to_builtins(Config(default_agent="writer"))
 
 
 async def test_daemon_backup_ok(tmp_path: Path) -> None:
