@@ -62,8 +62,8 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
     """
     managed = runtime.config.permissions
     found = [
-        Layered(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
-        Layered(layer="daemon", rules=_daemon_rules(store)),
+        LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
+        LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
     for each in (*reversed(above(store, session)), session):
         found += _definition(runtime, each.agent, found)
