@@ -113,13 +113,13 @@ from protocol.events.run import (
 )
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.run import ENDED, Outcome, Pinned, RunError, Status
+from protocol.objects.run import ENDED, Outcome, Pinned, RunError, RunStatus
 from protocol.transcript import Item, Message, ToolCall
 
 _APPROVING: Final = (Resolve, Lapse)
 _ANSWERING: Final = (Reply, Abandon)
 
-ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
+ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
     "queued": (Start, Steer, Cancel, Fail),
     "running": (
         Start,
@@ -364,7 +364,7 @@ def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> Ru
             return after
 
 
-def _ended(run: RunRecord, envelope: Envelope, outcome: Status, error: RunError | None) -> RunRecord:
+def _ended(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> RunRecord:
     return replace(
         run,
         status=outcome,
