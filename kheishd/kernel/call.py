@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.services import Services
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
     from protocol.objects.journal import Filter, Subscribed
     from protocol.rpc.method import AnyMethod, Scope
 
@@ -112,7 +112,7 @@ class Control(Protocol):
         """Whether the daemon is stopping."""
         ...
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         """How the daemon is."""
         ...
 

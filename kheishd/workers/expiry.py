@@ -113,6 +113,6 @@ class RetentionWorker(Worker):
         """Remove captures at the start and then every hour, until cancelled."""
         task_status.started()
         while True:
-            debug = self._services.runtimes.current().debug
-            self._services.captures.collect(debug.kept_s, debug.max_bytes)
+            debug = self._services.runtimes.current().config.debug
+            self._services.captures.collect(debug.max_age_s, debug.max_bytes)
             await trio.sleep(CAPTURE_CHECK_SECONDS)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import trio
 
-from kheishd.core.text.scrub import Flow
+from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects.work.shell import (
@@ -157,16 +157,16 @@ class BackgroundShell:
 
     async def _pump(self, stream: trio.abc.ReceiveStream, pumped: trio.Event) -> None:
         """Write the output to the shell's file, as text without secrets, until the stream ends."""
-        decoder, flow = getincrementaldecoder("utf-8")("replace"), Flow()
+        decoder, stream_scrubber = getincrementaldecoder("utf-8")("replace"), TextStreamScrubber()
         began = trio.current_time()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await stream.receive_some(READ_BYTES):
-                await self._write(flow.feed(decoder.decode(data), self._live.scrubber))
+                await self._write(stream_scrubber.feed(decoder.decode(data), self._live.scrubber))
                 # While nothing is read, the pipe fills up and the command blocks.
                 ahead_s = self._log.total_bytes / MAX_SHELL_SECOND_BYTES - (trio.current_time() - began)
                 await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
-        last = flow.feed(decoder.decode(b"", final=True), self._live.scrubber)
-        await self._write(last + flow.rest(self._live.scrubber))
+        last = stream_scrubber.feed(decoder.decode(b"", final=True), self._live.scrubber)
+        await self._write(last + stream_scrubber.finish(self._live.scrubber))
         pumped.set()
 
     async def _write(self, text: str) -> None:
@@ -257,8 +257,8 @@ class ShellWorker(Worker):
             try:
                 try:
                     await self._prune()
-                    workspace = self._services.runtimes.current().config.get("workspace", {})
-                    over = await shell.run(self._starter, list(workspace.get("readable", ())))
+                    workspace = self._services.runtimes.current().config.workspace
+                    over = await shell.run(self._starter, workspace.readable)
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)

@@ -17,7 +17,7 @@ from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, tit
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.giving import output_of
-from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.store.tables import PINNED, RUNS, SESSIONS
 from kheishd.workers.completion import complete
 from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
@@ -27,10 +27,11 @@ from protocol.journal.line import decode_event
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
     from protocol.transcript import Usage
 
@@ -63,7 +64,7 @@ class TitleWorker(Worker):
     def consider(self, run_id: str) -> None:
         """Begin to name the session of a released run, if it needs a title. Never raises."""
         runtime = self._runtimes.current()
-        if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
+        if not runtime.config.titles.auto or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:
@@ -71,17 +72,17 @@ class TitleWorker(Worker):
                 output = output_of(store, run) if run is not None else None
                 if run is None or output is None or not output.text or run.session_id in self._busy:
                     return
-                question = _input_text(store, run)
+                pinned, question = store.need(PINNED, run_id), _input_text(store, run)
         except (msgspec.DecodeError, Refusal):
             # An unreadable record is reported by the doctor.
             return
         self._busy.add(run.session_id)
-        self._nursery.start_soon(self._name, run, question, output.text)
+        self._nursery.start_soon(self._name, run, pinned, question, output.text)
 
-    async def _name(self, run: Run, question: str, answer: str) -> None:
+    async def _name(self, run: RunRecord, pinned: Pinned, question: str, answer: str) -> None:
         """Ask the run's model for a title and commit it."""
         request = ModelRequest(
-            pinned=run.pinned,
+            pinned=pinned,
             instructions=INSTRUCTIONS,
             messages=request_of(question, answer),
             session_id=run.session_id,
@@ -94,7 +95,7 @@ class TitleWorker(Worker):
                 reply = await complete(runtime.models, request)
                 title = title_of(reply.items)
                 if title is not None:
-                    await self._state.update(lambda tx: _rename(tx, run, title, reply.usage))
+                    await self._state.update(lambda tx: _rename(tx, run, pinned, title, reply.usage))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
@@ -103,12 +104,13 @@ class TitleWorker(Worker):
             self._busy.discard(run.session_id)
 
 
-def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> Run | None:
+def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | None:
     """Return the run if its session needs a title that its model can make."""
     run = store.get(RUNS, run_id)
     if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
         return None
-    if run.pinned.driver == "offline" or run.pinned.route not in runtime.routes:
+    pinned = store.need(PINNED, run_id)
+    if pinned.driver == "offline" or pinned.route not in runtime.routes:
         return None
     session = store.get(SESSIONS, run.session_id)
     return run if session is not None and _needs_title(session) else None
@@ -124,7 +126,7 @@ def _needs_title(session: Session) -> bool:
     )
 
 
-def _input_text(store: Snapshot, run: Run) -> str:
+def _input_text(store: Snapshot, run: RunRecord) -> str:
     """Return the text of the run's input. Source: the event right before the run's acceptance."""
     for _, line in store.entries(run.session_id, run.accepted_cursor, reverse=True):
         event = decode_event(line)
@@ -132,10 +134,10 @@ def _input_text(store: Snapshot, run: Run) -> str:
     return ""
 
 
-def _rename(tx: Transaction, run: Run, title: str, usage: Usage) -> None:
+def _rename(tx: Transaction, run: RunRecord, pinned: Pinned, title: str, usage: Usage) -> None:
     session = tx.get(SESSIONS, run.session_id)
     if session is None or not _needs_title(session):
         return
     writer = SessionWriter(tx, run.session_id, session=session)
-    writer.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, run.pinned.prices)))
+    writer.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, pinned.prices)))
     writer.write()

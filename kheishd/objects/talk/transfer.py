@@ -30,7 +30,7 @@ from protocol.limits.rpc import MAX_NESTING
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
 from protocol.objects import session as rows
 from protocol.objects.transfer import SessionExport, SessionExportParams, SessionImport, SessionImportResult
-from protocol.rpc.wire import cannot_keep, nested_too_deep
+from protocol.rpc.wire import is_nested_too_deep, storage_problem_of
 from protocol.transcript import Message, Text, ToolResult
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def _verified(params: SessionImport) -> tuple[list[tuple[Envelope, JournalEvent 
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}") from error
         # What was taken nested no deeper than the limit, and stands a few levels down in its event.
-        if nested_too_deep(bytes(line.event), 2 * MAX_NESTING):
+        if is_nested_too_deep(bytes(line.event), 2 * MAX_NESTING):
             raise ImportInvalid(f"line {number} is nested deeper than {2 * MAX_NESTING} levels")
-        problem = cannot_keep(event, 2 * MAX_NESTING)
+        problem = storage_problem_of(event, 2 * MAX_NESTING)
         if problem is not None:
             raise ImportInvalid(f"line {number} cannot be kept: its values {problem}")
         events.append((envelope, event))

@@ -11,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.debug import DebugSection
+from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
-from kheishd.kernel.runtime import Debugging, RunLimits
 from kheishd.objects.people import question
 from kheishd.store.tables import APPROVALS, DEADLINES, QUESTIONS
 from kheishd.workers.expiry import CAPTURE_CHECK_SECONDS, MAX_SLEEP_SECONDS, ExpiryWorker, RetentionWorker
@@ -25,14 +26,14 @@ from tests.support.runtimes import make_runtime
 from tests.support.workshop import Workshop, ask, calls, hooks, write
 
 HOUR_S = 3600.0
-LIMITS = RunLimits(approval_expires_s=HOUR_S)
+LIMITS = RunsSection(approval_expires_s=HOUR_S)
 
 
 @asynccontextmanager
 async def waiting(tmp_path: Path, *tool_calls: Any, **runtime: Any) -> AsyncIterator[tuple[Desk, str]]:
     """A desk with a run that waits for people, and the run's id; no expiry worker runs yet."""
     models = Scripted(calls(*tool_calls))
-    async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"limits": LIMITS} | runtime)) as desk:
+    async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"runs": LIMITS} | runtime)) as desk:
         async with working(desk):
             sent = await desk.ask()
             yield desk, sent.run_id
@@ -198,12 +199,13 @@ async def test_old_captures_are_removed(tmp_path: Path, mock_clock: MockClock) -
     captures = Captures(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
     for run_id, age_s in (("run_old", 49 * HOUR_S), ("run_middle", 47.5 * HOUR_S), ("run_new", HOUR_S)):
         capture(files, directory, run_id, age_s)
-    async with retaining(tmp_path, captures, debug=Debugging("off", 48 * HOUR_S, 100 * MIB)) as desk:
+    debug = DebugSection(max_age_s=48 * HOUR_S, max_bytes=100 * MIB)
+    async with retaining(tmp_path, captures, debug=debug) as desk:
         await advance(mock_clock, 1)
         assert names(directory) == ["run_middle", "run_new"]
         await advance(mock_clock, CAPTURE_CHECK_SECONDS)
         assert names(directory) == ["run_new"]
-        desk.holder.replace(make_runtime(2, debug=Debugging("off", HOUR_S, 100 * MIB)))
+        desk.holder.replace(make_runtime(2, debug=DebugSection(max_age_s=HOUR_S, max_bytes=100 * MIB)))
         await advance(mock_clock, CAPTURE_CHECK_SECONDS - 2)
         assert names(directory) == ["run_new"]
         await advance(mock_clock, 2)

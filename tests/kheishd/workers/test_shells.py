@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.leftovers import home_id
 from kheishd.hooks.shells.files import ShellLog
@@ -278,8 +279,8 @@ async def test_the_readable_paths_are_those_of_the_current_configuration(
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
     async with yard(tmp_path) as yard_, yard_.worked():
-        config = {"workspace": {"readable": [str(tmp_path / "library")]}}
-        yard_.desk.holder.replace(make_runtime(2, config=config))
+        workspace = WorkspaceSection(readable=[str(tmp_path / "library")])
+        yard_.desk.holder.replace(make_runtime(2, workspace=workspace))
         await yard_.begin(f"cat {tmp_path}/library/book", boxed=True)
         assert (await yard_.ended())[0].status == "completed"
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.titles import TitlesSection
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects.talk import session
 from kheishd.workers.runs.worker import RunWorker
@@ -25,7 +26,7 @@ LOCAL = {"local": RouteSpec("local", "openai", "m")}
 @asynccontextmanager
 async def naming(directory: Path, models: Scripted, **runtime: Any) -> AsyncIterator[Desk]:
     """A desk with a run worker and a title worker."""
-    fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": True}
+    fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": TitlesSection(auto=True)}
     async with open_desk(directory, models, **(fields | runtime)) as desk, trio.open_nursery() as nursery:
         titles = TitleWorker(desk.services)
         await nursery.start(titles.serve)
@@ -130,7 +131,7 @@ async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockC
         "routes": {"offline": RouteSpec("offline", "offline", "m")},
         "default_route": "offline",
     }
-    for number, runtime in enumerate((offline, {"titles": False})):
+    for number, runtime in enumerate((offline, {"titles": TitlesSection()})):
         async with naming(tmp_path / str(number), models, **runtime) as desk:
             assert await final_title(desk, (await desk.ask("hello")).session_id) is None
             assert models.summed == []
