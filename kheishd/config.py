@@ -17,9 +17,8 @@ from msgspec import Meta, Struct
 from kheishd.core.run.budget import MICROS
 from kheishd.core.session import wider
 from kheishd.core.text.redaction import is_credential
-from kheishd.core.text.toml import Path as KeyPath
-from kheishd.core.text.toml import key_lines, line_of
-from kheishd.core.validation import Problem, dotted, problems
+from kheishd.core.text.toml import KeyPath, find_key_lines, find_line
+from kheishd.core.validation import Problem, find_problems, format_path
 from kheishd.kernel.hook import Sandbox
 from protocol.errors.daemon import ConfigInvalid
 from protocol.ids import Id
@@ -239,7 +238,7 @@ def parse(text: str, name: str = "config.toml") -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid(_syntax_error(name, str(error))) from None
-    found = list(problems(Config, table))
+    found = list(find_problems(Config, table))
     if found:
         raise refusal(name, text, found)
     config = msgspec.convert(table, Config)
@@ -267,10 +266,10 @@ def load(path: Path) -> Config:
 
 def refusal(name: str, text: str, found: list[Problem]) -> ConfigInvalid:
     """One refusal for all problems of one file, in the order of their lines."""
-    lines = key_lines(text)
-    placed = sorted(((line_of(lines, problem.path), problem) for problem in found), key=lambda p: p[0] or 0)
+    lines = find_key_lines(text)
+    placed = sorted(((find_line(lines, problem.path), problem) for problem in found), key=lambda p: p[0] or 0)
     message = "; ".join(f"{name}:{line}: {p}" if line else f"{name}: {p}" for line, p in placed)
-    return ConfigInvalid(message, field=dotted(placed[0][1].path) or None)
+    return ConfigInvalid(message, field=format_path(placed[0][1].path) or None)
 
 
 def _syntax_error(name: str, message: str) -> str:
