@@ -134,14 +134,14 @@ class CaptureFiles:
         """Count bytes that are not there any more."""
         self._used = max((self._used or 0) - count, 0)
 
-    def collect(self, now_s: float, kept_s: float, max_bytes: int) -> None:
-        """Remove what is older than ``kept_s``, unless that is 0, and as much as ``max_bytes`` asks for.
+    def collect(self, now_s: float, max_age_s: float, max_bytes: int) -> None:
+        """Remove what is older than ``max_age_s``, unless that is 0, and as much as ``max_bytes`` asks for.
 
         Errors: OSError, CaptureRefused.
         """
         self._max_bytes = max_bytes
         for run_id, newest_s, _ in self._runs():
-            if kept_s and newest_s < now_s - kept_s and run_id not in self._writing:
+            if max_age_s and newest_s < now_s - max_age_s and run_id not in self._writing:
                 self._remove(run_id)
         self._used = sum(size for _, _, size in self._runs())
         if self._used > max_bytes:

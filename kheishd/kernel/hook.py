@@ -28,6 +28,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from kheishd.config.sections.workspace import SandboxMode
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """What a tool does to the world. ``coordinate`` changes only what the daemon itself keeps."""
-
-
-Sandbox = Literal["auto", "required", "off"]
-"""How shell commands are confined: where that works, always or not at all, never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ class RunContext:
     session: Session
     run: Run
     workspace: str
-    sandbox: Sandbox
+    sandbox: SandboxMode
     state: State
     tools: Sequence[str] | None = None
 

@@ -60,7 +60,7 @@ class Titles:
     def consider(self, run_id: str) -> None:
         """A run is over, or waits: perhaps its session is to have a title. Never raises."""
         runtime = self._runtimes.current()
-        if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
+        if not runtime.config.titles.auto or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:

@@ -10,9 +10,10 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
+from kheishd.config.sections.config import Config
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Handler
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.shells import Shells
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -63,7 +64,7 @@ class FakeControl:
     def draining(self) -> bool:
         return self.is_draining
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         raise AssertionError("this harness has no daemon to ask")
 
     def config_path(self) -> str | None:
@@ -82,11 +83,9 @@ def bare_runtime() -> Runtime:
     """A runtime with the offline route and nobody to ask."""
     return Runtime(
         generation=1,
+        config=Config(),
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={},
-        default_agent="default",
-        default_route="offline",
-        limits=RunLimits(),
         models=cast("ModelCaller", None),
         hooks=CompositeHook(()),
         workspaces=WORKSPACES,

@@ -9,7 +9,7 @@ from protocol.events.daemon import DaemonReloaded
 from protocol.events.run import ModelAsked, RunEnded
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.objects.run import OpenCall, Pinned, Run, Status
+from protocol.objects.run import OpenCall, Pinned, Run, RunStatus
 from protocol.objects.session import Session
 
 
@@ -52,7 +52,7 @@ def put_run(
     tx: Transaction,
     run_id: str,
     session_id: str,
-    status: Status,
+    status: RunStatus,
     item_id: str | None = None,
     calls: Sequence[OpenCall] = (),
 ) -> None:

@@ -48,7 +48,7 @@ from protocol.ids import INDOUBT
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
-from protocol.objects.run import CallState, OpenCall, Run, Status
+from protocol.objects.run import CallState, OpenCall, Run, RunStatus
 from protocol.transcript import Item, ToolCall
 
 NOT_RUN: Final = "This was not run: the run was stopped before."
@@ -143,7 +143,7 @@ def need(run: Run, call_ids: Iterable[str], *states: CallState) -> None:
         assert found.get(call_id) in states, f"the call {call_id} is {found.get(call_id)}, not {states}"
 
 
-def status_of(calls: list[OpenCall], *, stopping: bool = False) -> Status:
+def status_of(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
     """The status of a run that is being executed, by what its calls wait for; ``stopping``: for nobody."""
     if stopping:
         return "running"

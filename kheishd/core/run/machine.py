@@ -109,13 +109,13 @@ from protocol.events.run import (
 )
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.run import ENDED, Outcome, Run, RunError, Status
+from protocol.objects.run import ENDED, Outcome, Run, RunError, RunStatus
 from protocol.transcript import Item, Message, ToolCall
 
 _APPROVING: Final = (Resolve, Lapse)
 _ANSWERING: Final = (Reply, Abandon)
 
-ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
+ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
     "queued": (Start, Steer, Cancel, Fail),
     "running": (
         Start,
@@ -358,7 +358,7 @@ def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
             return after
 
 
-def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None) -> Run:
+def _ended(run: Run, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> Run:
     return replace(
         run,
         status=outcome,

@@ -15,6 +15,8 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
+from kheishd.config.credentials import is_credential
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,14 +24,6 @@ REDACTED: Final = "[redacted]"
 
 # A sentence is longer, a word of a stream is shorter.
 MIN_DIGEST_CHARACTERS: Final = 32
-
-# "max_tokens" and "token_budget" are options; "token", "api_key", "accessToken" and "Cookie" are credentials.
-_CREDENTIAL_NAME: Final = re.compile(
-    r"(?i:(^|[-_.])(api[-_]?key|key|auth|authorization|bearer|cookie|credentials?|secret|password|passwd"
-    r"|passphrase|token)$)|[a-z](Key|Credentials?|Secret|Password|Token)$"
-)
-# Credentials in headers with another name.
-_CREDENTIAL_VALUE: Final = re.compile(r"(?i)(bearer|basic)\s+\S{8,}")
 
 _USER: Final = re.compile(r"(?<=//)[^/?#]*@")
 _PARAMETER: Final = re.compile(r"(?<=[?&;])([^=&;#]+)=([^&;#]*)")
@@ -48,11 +42,6 @@ _VOCABULARY_FIELDS: Final = frozenset(
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{1,128}")
 _FIELD_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.$-]{0,63}")
 _CONTENT_FIELDS: Final = frozenset(("input", "arguments", "args", "metadata"))
-
-
-def is_credential(name: str, value: str = "") -> bool:
-    """Whether a name means a credential, or a value looks like one."""
-    return _CREDENTIAL_NAME.search(name) is not None or _CREDENTIAL_VALUE.fullmatch(value) is not None
 
 
 def redact_url(url: str) -> str:

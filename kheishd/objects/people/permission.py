@@ -36,7 +36,7 @@ from protocol.objects.permission import (
     Explanation,
     ExplanationLine,
     Grant,
-    Layered,
+    LayerRules,
     PermissionList,
     PermissionListParams,
     PermissionMode,
@@ -60,9 +60,10 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
     Source: the records of the session and those above it, the run's, and the configuration.
     """
+    managed = runtime.config.permissions
     found = [
-        Layered(layer="managed", rules=list(runtime.rules), mode=runtime.max_mode),
-        Layered(layer="daemon", rules=_daemon_rules(store)),
+        LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
+        LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
     for each in (*reversed(above(store, session)), session):
         found += _definition(runtime, each.agent, found)
@@ -72,7 +73,9 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
             found += _definition(runtime, run.guest, found)
         # What it pinned is a mode: the text is what bounds_of gave.
         pinned = cast("PermissionMode", run.pinned.permission_mode)
-        found.append(Layered(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants))
+        found.append(
+            LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants)
+        )
     return Layers(tuple(found), effective_mode(found))
 
 
@@ -81,15 +84,15 @@ def _daemon_rules(store: Snapshot) -> list[Rule]:
     return record.rules if record is not None else []
 
 
-def _parent(runtime: Runtime, session: Session) -> Layered:
+def _parent(runtime: Runtime, session: Session) -> LayerRules:
     """A session further up: what was granted in it was not granted to its children."""
     mode = mode_of(runtime, session)
-    return Layered(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
+    return LayerRules(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
 
 
-def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
+def _own(runtime: Runtime, session: Session, run: Run | None = None) -> LayerRules:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
-    return Layered(
+    return LayerRules(
         layer="session",
         name=session.session_id or None,
         rules=session.rules,
@@ -98,7 +101,7 @@ def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
     )
 
 
-def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Layered]:
+def _definition(runtime: Runtime, agent: str, found: list[LayerRules]) -> list[LayerRules]:
     """The layer of an agent's definition, unless it is there already.
 
     Of an agent that is no longer defined nobody knows what it was denied: a person is asked, in any mode.
@@ -107,9 +110,9 @@ def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Laye
         return []
     definition = runtime.definitions.get(agent)
     if definition is not None:
-        return [Layered(layer="definition", name=agent, rules=definition.permissions)]
+        return [LayerRules(layer="definition", name=agent, rules=definition.permissions)]
     reason = f"the agent '{agent}' is no longer defined, so what it was denied is not known"
-    return [Layered(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
+    return [LayerRules(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
 
 
 def _find_place(
@@ -216,7 +219,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
 
 
 @mutation(rows.UPDATE)
-def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
+def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
     """Change the rules and grants of one layer; gives it as it is then.
 
     Errors: SessionNotFound, RunNotFound, SessionAlreadyEnded, RunAlreadyEnded, GrantNotFound,
@@ -241,7 +244,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     return layers_of(tx, call.runtime, fold.session, fold.run).layers[-1]
 
 
-def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> Layered:
+def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
     if not call.caller.unlimited:
         raise ScopeWouldWiden(
             "rules for the whole daemon concern every agent and sender, and the token covers only some; "
@@ -256,7 +259,7 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
         assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
         after = changed(before, stored)
         tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
-    return Layered(layer="daemon", rules=after)
+    return LayerRules(layer="daemon", rules=after)
 
 
 def _see_that_it_can_be(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:

@@ -39,7 +39,7 @@ def bounds_of(
 
     Source: the records of the session and of those above it, MAX_SESSION_DEPTH at most.
     """
-    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.max_mode)
+    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.config.permissions.max_mode)
     bounds = Bounds(session.scope, mode)
     for parent in above(store, session):
         bounds = Bounds(
@@ -69,7 +69,7 @@ def mode_of(runtime: Runtime, session: Session, speaker: Definition | None = Non
 def usual_mode(runtime: Runtime, definition: Definition | None) -> PermissionMode:
     """The mode of an agent's sessions that have none of their own."""
     by_agent = definition.permission_mode if definition is not None else None
-    return by_agent or runtime.permission_mode
+    return by_agent or runtime.config.permissions.mode
 
 
 def may_have(call: Call, mode: PermissionMode | None, *others: PermissionMode) -> None:
@@ -82,10 +82,10 @@ def may_have(call: Call, mode: PermissionMode | None, *others: PermissionMode) -
     """
     if mode is None:
         return
-    if wider(mode, call.runtime.max_mode):
+    if wider(mode, call.runtime.config.permissions.max_mode):
         raise ScopeWouldWiden(
             f"the permission mode '{mode}' is wider than the configuration lets be: "
-            f"permissions.max_mode is '{call.runtime.max_mode}'",
+            f"permissions.max_mode is '{call.runtime.config.permissions.max_mode}'",
             field="$.params.permission_mode",
         )
     if all(wider(mode, other) for other in others):

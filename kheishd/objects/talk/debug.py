@@ -3,11 +3,11 @@
 from kheishd.kernel.call import Call, control
 from kheishd.objects.talk.run import find_run
 from protocol.objects import run as rows
-from protocol.objects.run import Captured, RunDebug
+from protocol.objects.run import DebugCapture, RunDebug
 
 
 @control(rows.DEBUG)
-async def debug(call: Call, params: RunDebug) -> Captured:
+async def debug(call: Call, params: RunDebug) -> DebugCapture:
     """List what was captured of a run, or read a part of one artifact.
 
     Errors: RunNotFound, DebugNotFound, ArtifactNotFound; ScopeMissing for who may only list.
@@ -17,10 +17,10 @@ async def debug(call: Call, params: RunDebug) -> Captured:
     captures = call.control.captures()
     if params.artifact is None:
         found = await captures.artifacts(run.run_id)
-        return Captured(run_id=run.run_id, debug=run.pinned.debug, artifacts=found)
+        return DebugCapture(run_id=run.run_id, debug=run.pinned.debug, artifacts=found)
     call.caller.need("operate")
     artifact, text, following = await captures.text(run.run_id, params.artifact, params.offset, params.limit)
-    return Captured(
+    return DebugCapture(
         run_id=run.run_id, debug=run.pinned.debug, artifacts=[artifact], text=text, next=following
     )
 

@@ -91,7 +91,7 @@ def _mode(
         return mode_within(bounds_of(tx, call.runtime, source).mode, None, definition.permission_mode)
     if source.permission_mode is None or source.parent_session_id is not None:
         return source.permission_mode
-    mode = narrowest_mode(call.runtime.max_mode, source.permission_mode)
+    mode = narrowest_mode(call.runtime.config.permissions.max_mode, source.permission_mode)
     may_have(call, mode, usual_mode(call.runtime, definition))
     return mode
 

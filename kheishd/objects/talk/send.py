@@ -153,7 +153,7 @@ def find_definition(call: Call, name: str | None, param: str = "agent") -> Defin
 
     Errors: AgentForbidden, AgentNotFound.
     """
-    name = name if name is not None else call.runtime.default_agent
+    name = name if name is not None else call.runtime.config.default_agent
     call.caller.need_agent(name)
     definition = call.runtime.definitions.get(name)
     if definition is None:
@@ -170,7 +170,7 @@ def find_route(runtime: Runtime, *names: str | None) -> RouteSpec:
 
     Errors: RouteNotFound for a name that is given and is not there.
     """
-    name = next((name for name in names if name is not None), runtime.default_route)
+    name = next((name for name in names if name is not None), runtime.config.default_route)
     route = runtime.routes.get(name)
     if route is None:
         known = ", ".join(sorted(runtime.routes))
@@ -271,13 +271,13 @@ def pin(
         tools=[] if sending.guest else both(speaker.tools, bounds.scope.tools),
         workspace=workspace,
         permission_mode=bounds.mode,
-        max_turns=_ceiling(speaker.max_turns, runtime.limits.max_turns),
+        max_turns=_ceiling(speaker.max_turns, runtime.config.runs.max_turns),
         context_tokens=route.context_tokens,
         generation=runtime.generation,
-        debug=params.debug or runtime.debug.capture,
+        debug=params.debug or runtime.config.debug.capture,
         output_contract=_contract(sending, session),
         requirements=params.completion_requirements,
-        max_continuations=runtime.limits.max_continuations,
+        max_continuations=runtime.config.runs.max_continuations,
         budget=_budget(runtime, params, speaker, route),
         prices=route.prices,
     )
@@ -296,7 +296,7 @@ def _budget(
             f"the route '{route.route_id}' states no prices, so what a run costs cannot be limited",
             field="$.params.budget.max_cost",
         )
-    budget = narrowest((runtime.limits.budget, speaker.budget, asked))
+    budget = narrowest((runtime.config.runs.budget, speaker.budget, asked))
     if budget is None or route.prices is not None:
         return pin_budget(budget)
     return pin_budget(narrowest([msgspec.structs.replace(budget, max_cost=0.0)]))

@@ -35,9 +35,10 @@ from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from kheishd.config.sections.tools import ToolsSection
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtime, ToolLimits
+    from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from kheishd.workers.runs.saving import DurableCommit
@@ -109,7 +110,7 @@ class CallExecutor:
             # What the run pinned holds no longer where a session was narrowed since.
             tools = bounds_of(store, self._present(), session).scope.tools
         workspace = run.pinned.workspace or self._runtime.workspace_root
-        return RunContext(session, run, workspace, self._runtime.sandbox, self._state, tools)
+        return RunContext(session, run, workspace, self._runtime.config.workspace.sandbox, self._state, tools)
 
     def _asked(self, run: Run) -> list[ToolCall]:
         """The calls as the model wrote them."""
@@ -143,7 +144,7 @@ class CallExecutor:
         asked = self._asked(run)
         ready: list[tuple[int, Invocation]] = []
         # Those beyond stay ready, and are due again when these have returned.
-        for place in places[: judging.present.tools.max_parallel]:
+        for place in places[: judging.present.config.tools.max_parallel]:
             use = await self._cleared(run, judging, place, asked)
             if use is None:
                 # It has its result now, or a person is asked again: look at the batch anew.
@@ -179,7 +180,7 @@ class CallExecutor:
             use = Invocation(
                 judging.place,
                 call.call_id,
-                within(tool, judging.present.tools),
+                within(tool, judging.present.config.tools),
                 arguments,
                 call.binding,
                 lambda text: self._say(call.call_id, text),
@@ -258,7 +259,7 @@ class CallExecutor:
 
     async def _return(self, call: OpenCall, ended: _Ended) -> None:
         """Commit a result: what is too long to be read at once stands whole in a blob."""
-        text, whole = readable(ended.outcome, self._present().tools.max_output_bytes)
+        text, whole = readable(ended.outcome, self._present().config.tools.max_output_bytes)
         blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
         returned = ToolReturned(
             call_id=call.call_id,
@@ -393,7 +394,7 @@ def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
     return replace(outcome, text=said + outcome.text, change=told)
 
 
-def within(tool: Tool, limits: ToolLimits) -> Tool:
+def within(tool: Tool, limits: ToolsSection) -> Tool:
     """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
     longest = limits.max_timeout_s + SAYING_SECONDS
     return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)

@@ -87,7 +87,7 @@ class ContextWindow:
 
     async def request(self, run: Run, place: RunContext) -> ModelRequest:
         """The model call that is due, once what is too long was made shorter."""
-        limits = self._runtime.context
+        limits = self._runtime.config.context
         while True:
             request, prompt = await self._prompt(run, place)
             resting = self._failures >= limits.max_failures
@@ -107,7 +107,7 @@ class ContextWindow:
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2
         if self._overflows == 1:
-            upto = summary_cut(prompt.placed, target, self._runtime.context)
+            upto = summary_cut(prompt.placed, target, self._runtime.config.context)
             if upto is not None and await self._sum_up(run, prompt, upto, "overflow"):
                 return True
         upto = snip_cut(prompt, target, SNIP_KEEP_MIN)
@@ -119,7 +119,7 @@ class ContextWindow:
     async def all_summed_up(self, run: Run, place: RunContext) -> Compact:
         """What a run that is for nothing else comes to. Errors: ModelFailure."""
         _, prompt = await self._prompt(run, place)
-        upto = summary_cut(prompt.placed, self._ceiling(run), self._runtime.context)
+        upto = summary_cut(prompt.placed, self._ceiling(run), self._runtime.config.context)
         if upto is None:
             return Compact(None)
         return Compact(await self._summed_up(run, prompt, upto, "manual"))
@@ -134,7 +134,7 @@ class ContextWindow:
         return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead)
 
     def _ceiling(self, run: Run) -> int:
-        ceiling = threshold(self._runtime.context, run.pinned.context_tokens, run.pinned.options)
+        ceiling = threshold(self._runtime.config.context, run.pinned.context_tokens, run.pinned.options)
         return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
 
     # Steps.
@@ -222,7 +222,7 @@ class ContextWindow:
             session_id=run.session_id,
             run_id=run.run_id,
             purpose="summary",
-            max_answer_tokens=self._runtime.context.summary_tokens,
+            max_answer_tokens=self._runtime.config.context.summary_tokens,
             turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )

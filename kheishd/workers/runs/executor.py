@@ -264,7 +264,7 @@ class RunExecutor:
 
     async def _pause(self, until_ms: int) -> None:
         # No pause is longer than patience, even if the clock was set back while nobody looked.
-        longest_s = max(self._runtime.limits.max_backoff_s, self._runtime.limits.max_retry_after_s)
+        longest_s = max(self._runtime.config.runs.max_backoff_s, self._runtime.config.runs.max_retry_after_s)
         with self._next_effect() as scope:
             await trio.sleep(min(max(until_ms - self._state.now_ms(), 0) / 1000, longest_s))
             self._patient_until_ms = until_ms
@@ -341,7 +341,7 @@ class RunExecutor:
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
             cut=cut,
-            max_calls=self._runtimes.current().tools.max_calls,
+            max_calls=self._runtimes.current().config.tools.max_calls,
             checked=self._checked(items),
         )
         checkpoint = self._shown.checkpoint(items, room)
@@ -394,7 +394,7 @@ class RunExecutor:
             return checked(store, self._run, before + text_of(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
-        limits = self._runtime.limits
+        limits = self._runtime.config.runs
         error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
         again = None
         if failure.retryable:

@@ -72,7 +72,7 @@ class CallJudge:
     async def judgement(self, number: int, call: OpenCall, asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
-        if self.run.tool_bytes >= self.present.tools.max_run_output_bytes:
+        if self.run.tool_bytes >= self.present.config.tools.max_run_output_bytes:
             return self._failed(call, tool, self._no_more_output())
         if asked.invalid is not None:
             return self._failed(
@@ -88,7 +88,7 @@ class CallJudge:
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
-        most = self.present.tools.max_input_bytes
+        most = self.present.config.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
         if size > most:
             raise ToolError(
@@ -194,7 +194,7 @@ class CallJudge:
         self, number: int, use: Invocation, subject: str, reason: str, preview: Preview | None
     ) -> ApprovalRequested:
         assert self.run.output_cursor is not None, "a call stands in a message"
-        limits = self.runtime.limits
+        limits = self.runtime.config.runs
         return ApprovalRequested(
             approval_id=self.state.new_id(ids.APPROVAL),
             call_id=use.call_id,
@@ -239,7 +239,7 @@ class CallJudge:
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
 
     def _no_more_output(self) -> str:
-        given, most = self.run.tool_bytes, self.present.tools.max_run_output_bytes
+        given, most = self.run.tool_bytes, self.present.config.tools.max_run_output_bytes
         return (
             f"This was not run: the tools of this run gave {given} bytes together, and the limit, "
             f"tools.max_run_output_bytes, is {most}. Answer with what there is."

@@ -65,7 +65,7 @@ class RunWorker:
         """Execute runs until cancelled; those in flight then are put down in order."""
         async with trio.open_nursery() as self._nursery:
             try:
-                if self._runtimes.current().limits.recovery == "interrupt":
+                if self._runtimes.current().config.runs.recovery == "interrupt":
                     self._interrupt_all()
                 task_status.started()
                 while True:
@@ -122,7 +122,7 @@ class RunWorker:
         Shape:  each run, and whether it is to be alone.
         """
         chosen: list[tuple[Run, bool]] = []
-        slots = self._runtimes.current().limits.max_active - len(self._active)
+        slots = self._runtimes.current().config.runs.max_active - len(self._active)
         if slots <= 0 or any(turn.suspect for turn in self._active.values()):
             return chosen
         for _, run_id in store.scan(RUNS_READY):

@@ -23,7 +23,7 @@ from kheishd.core.run.due import ALONE_AT, PARKED_AT, AskModel, Pause, Stop, Tak
 from kheishd.core.run.machine import ACCEPTED, decide, evolve
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.run import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
-from protocol.objects.run import ENDED, Run, RunError, Status
+from protocol.objects.run import ENDED, Run, RunError, RunStatus
 from protocol.transcript import Usage
 from tests.support.machine import (
     CALL,
@@ -48,8 +48,8 @@ from tests.support.machine import (
     same,
 )
 
-OPEN: tuple[Status, ...] = tuple(ACCEPTED)
-ALL_ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled", "interrupted")
+OPEN: tuple[RunStatus, ...] = tuple(ACCEPTED)
+ALL_ENDED: tuple[RunStatus, ...] = ("completed", "failed", "cancelled", "interrupted")
 WAITING = OPEN[2:]
 COMMANDS: tuple[type[Command], ...] = get_args(Command)
 
@@ -86,7 +86,7 @@ def test_the_table_in_the_docstring_is_what_the_code_does() -> None:
 
 
 @pytest.mark.parametrize("status", OPEN)
-def test_what_a_status_accepts_is_what_can_be_done_with_it(status: Status) -> None:
+def test_what_a_status_accepts_is_what_can_be_done_with_it(status: RunStatus) -> None:
     """Every command that a status accepts occurs there, and nothing else does."""
     occurring = {type(each.command) for each in everything() if each.before.status == status}
     assert occurring == set(ACCEPTED[status])
@@ -104,7 +104,7 @@ def test_a_command_is_a_fault_where_it_is_not_accepted(kind: type[Command]) -> N
 
 
 @pytest.mark.parametrize("status", ALL_ENDED)
-def test_a_run_that_has_ended_takes_no_command(status: Status) -> None:
+def test_a_run_that_has_ended_takes_no_command(status: RunStatus) -> None:
     """The refusal says how it ended."""
     run = next(run for run in everywhere() if run.status == status)
     commands = {type(each.command): each.command for each in everything()}

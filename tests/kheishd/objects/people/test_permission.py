@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
 from kheishd.core.run.machine import decide
@@ -490,8 +491,9 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
 
 async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
     """Managed rules and the widest mode that may be."""
-    rules = (Rule(tool="bash", decision="ask", note="always"),)
-    async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
+    rule = Rule(tool="bash", decision="ask", note="always")
+    permissions = PermissionsSection(rules=[rule], max_mode="acceptEdits")
+    async with household(tmp_path, work=False, permissions=permissions, **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
         found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kheishd.kernel.runtime import RouteSpec, RunLimits
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects.talk.send import input_items, require_storable
 from kheishd.store.tables import BLOBS
 from protocol.budget import Prices
@@ -99,9 +100,9 @@ async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> N
 async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
     """The agent's and the daemon's; none is no ceiling."""
     for max_turns, expected in ((3, 3), (0, 7), (500, 7)):
-        limits = RunLimits(max_turns=max_turns)
+        limits = RunsSection(max_turns=max_turns)
         agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
-        async with household(tmp_path / str(max_turns), work=False, limits=limits, **agents) as house:
+        async with household(tmp_path / str(max_turns), work=False, runs=limits, **agents) as house:
             assert (await pinned(house))["max_turns"] == expected
 
 
@@ -115,11 +116,11 @@ PRICED = RouteSpec(
 
 async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
     """The daemon, the agent and the request; what none of them limits is without limit."""
-    limits = RunLimits(max_tokens=500, max_work_s=60.0, max_cost=0.5)
+    limits = RunsSection(max_tokens=500, max_work_s=60.0, max_cost=0.5)
     spender = agent("spender", "max_tokens: 300\nmax_work_s: 90\nmax_cost: 2")
     agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
     routes: dict[str, Any] = {"routes": {"offline": PRICED}}
-    async with household(tmp_path, work=False, limits=limits, **agents, **routes) as house:
+    async with household(tmp_path, work=False, runs=limits, **agents, **routes) as house:
         assert (await pinned(house))["budget"] == {
             "max_tokens": 300,
             "max_work_s": 60.0,
@@ -132,7 +133,7 @@ async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
 
 async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
     """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
-    async with household(tmp_path, work=False, limits=RunLimits(max_cost=0.5)) as house:
+    async with household(tmp_path, work=False, runs=RunsSection(max_cost=0.5)) as house:
         refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
         found = await pinned(house)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import Planning
 from protocol.errors.conversation import SenderForbidden, SenderInvalid
@@ -200,7 +201,9 @@ async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Hous
 
 async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -> None:
     """Not for who may approve, neither at once nor later, neither of a session nor of its child."""
-    async with household(tmp_path, work=False, max_mode="acceptEdits") as house:
+    async with household(
+        tmp_path, work=False, permissions=PermissionsSection(max_mode="acceptEdits")
+    ) as house:
         session_id = (await create(house, permission_mode="acceptEdits"))["session_id"]
         for method, params in (
             ("session.create", {}),

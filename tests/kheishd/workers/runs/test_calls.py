@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.run.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.run.commands import Ask, Start
 from kheishd.core.text.scrub import Scrubber
@@ -176,9 +177,10 @@ async def test_what_a_call_changes_can_be_decided_when_it_is_committed(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """By what is true then: what was decided is the result, right after what it changed."""
-    hooks, allow = CompositeHook((Settles(),)), (Rule(tool="settles", decision="allow"),)
+    hooks = CompositeHook((Settles(),))
+    allow = PermissionsSection(rules=[Rule(tool="settles", decision="allow")])
     twice = calls(("settles", {"text": "short"}), ("settles", {"text": "much longer"}))
-    async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, rules=allow) as desk, working(desk):
+    async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, permissions=allow) as desk, working(desk):
         sent = await desk.ask()
         results = returned(desk, sent.session_id)
         assert (results["call_1"].text, results["call_1"].how) == ("None became short", "returned")

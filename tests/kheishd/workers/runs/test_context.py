@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.compaction import ContextLimits
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIPPED
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
@@ -43,7 +43,7 @@ LONG = 900
 
 FAR = 10**9
 
-LIMITS = ContextLimits(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
+LIMITS = ContextSection(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
 
 
 def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
@@ -57,7 +57,7 @@ def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
 
 
 def desk_of(
-    directory: Path, models: Scripted, limits: ContextLimits = LIMITS
+    directory: Path, models: Scripted, limits: ContextSection = LIMITS
 ) -> AbstractAsyncContextManager[Desk]:
     """A desk with little room."""
     return open_desk(directory, models, context=limits)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from kheishd.core.validation import Problem, find_problems, format_path
+from kheishd.config.validation import Problem, find_problems, format_path
 
 
 class Leaf(Struct, frozen=True, forbid_unknown_fields=True):

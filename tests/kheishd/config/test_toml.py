@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.toml import KeyPath, find_key_lines, find_line
+from kheishd.config.toml import KeyPath, find_key_lines, find_line
 
 EVERY_FORM = '''\
 # a comment with a [table] and a key = 1 in it

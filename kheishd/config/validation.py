@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from kheishd.core.text.toml import KeyPath
+from kheishd.config.toml import KeyPath
 
 # The type names of ``msgspec``, and those of people who write TOML or YAML.
 _TYPE_NAMES: Final = {
