@@ -34,7 +34,7 @@ def read_agents(
         try:
             agent = _read_agent(path, routes, workspaces)
         except DefinitionError as error:
-            problems += [f"{path.name}:{line}: {message}" for line, message in error.found]
+            problems += [f"{path.name}:{line}: {message}" for line, message in error.problems]
         else:
             agents[agent.name] = agent
     return dict(sorted(agents.items())), problems
@@ -69,13 +69,13 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
     if agent.route is not None and agent.route not in routes:
         known = ", ".join(sorted(routes))
         message = f"route: no route '{agent.route}'; configured routes: {known}"
-        raise DefinitionError([(definition.key_line(content, "route"), message)])
+        raise DefinitionError([(definition.find_key_line(content, "route"), message)])
     if agent.workspace is None:
         return agent
     try:
         return msgspec.structs.replace(agent, workspace=_resolve_workspace(agent.workspace, workspaces))
     except WorkspaceForbidden as refusal:
-        line = definition.key_line(content, "workspace")
+        line = definition.find_key_line(content, "workspace")
         raise DefinitionError([(line, f"workspace: {refusal.message}")]) from None
 
 
@@ -87,7 +87,7 @@ def _resolve_workspace(path: str, workspaces: Workspaces) -> str:
     resolved = resolve(os.path.expanduser(path), workspaces.root)
     if resolved is None:
         raise WorkspaceForbidden("the path is too long or has unprintable characters")
-    workspaces.check(resolved)
+    workspaces.require_allowed(resolved)
     return resolved
 
 

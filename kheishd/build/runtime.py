@@ -12,7 +12,7 @@ from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.run.budget import micros
-from kheishd.core.workspace import Workspaces, root_problem
+from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
 from kheishd.kernel.hook import Hook
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
@@ -118,7 +118,7 @@ def _workspaces(config: Config, home: Home) -> Workspaces:
     configured = config.workspace.root
     path = home.workspace if configured is None else home.resolve(configured)
     root, own = os.path.realpath(path), os.path.realpath(home.path)
-    problem = root_problem(root, own)
+    problem = find_root_problem(root, own)
     if problem is not None:
         raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
     return Workspaces(root, own, limited=configured is not None)

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from kheishd.core.run.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
-from kheishd.core.workspace import within_parent
+from kheishd.core.workspace import require_within_parent
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, page_of
@@ -54,7 +54,7 @@ from protocol.objects import session as rows
 from protocol.objects.session import (
     CapabilityScope,
     History,
-    Interrupted,
+    InterruptResult,
     Session,
     SessionCompact,
     SessionCreate,
@@ -151,7 +151,7 @@ def _created_event(tx: Transaction, call: Call, plan: _Creation) -> SessionCreat
         scope = narrowest(inherited(above.scope, params.scope), scope)
         mode = mode_within(above.mode, mode, plan.definition.permission_mode)
         if params.workspace is not None:
-            within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
+            require_within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     else:
         may_have(call, mode, usual_mode(call.runtime, plan.definition))
     return SessionCreated(
@@ -277,7 +277,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, Contracts]) -
     if params.permission_mode is not UNSET:
         changes["permission_mode"] = _new_mode(tx, call, session, parent, params.permission_mode)
     if parent is not None and isinstance(params.workspace, str):
-        within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
+        require_within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     if not changes:
         return session
     fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))
@@ -367,23 +367,23 @@ def compact(tx: Transaction, call: Call, plan: tuple[SessionCompact, Wanted]) ->
     return accept_compaction(tx, call, find_session(tx, call, params.session_id), ids_of_it)
 
 
-async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupted) -> Interrupted:
+async def _until_stopped(call: Call, params: SessionInterrupt, result: InterruptResult) -> InterruptResult:
     if result.run_id is None:
         return result
     run = await settled(call, result.session_id, result.run_id, None)
     stopped = run.status in ("interrupted", "cancelled")
-    return Interrupted(stopped, result.session_id, result.run_id if stopped else None)
+    return InterruptResult(stopped, result.session_id, result.run_id if stopped else None)
 
 
 @mutation(rows.INTERRUPT, follow=_until_stopped, follows=lambda params: True)
-def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> Interrupted:
+def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> InterruptResult:
     """Interrupt the run in flight; queued ones go on."""
     session = find_session(tx, call, params.session_id)
     run = tx.get(RUNS, session.open_runs[0]) if session.open_runs else None
     if run is None:
-        return Interrupted(False, session.session_id)
+        return InterruptResult(False, session.session_id)
     request_stop(tx, call, run, Cancel("interrupted", params.note))
-    return Interrupted(True, session.session_id, run.run_id)
+    return InterruptResult(True, session.session_id, run.run_id)
 
 
 HANDLERS = (create, get, list_, update, send, steer, compact, history, rename, interrupt, end)
