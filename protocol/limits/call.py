@@ -7,7 +7,7 @@ from protocol.limits.units import KIB, MIB
 # of them, a note of 512 bytes and a preview of 3 KiB, at most 8 KiB together; the run's record with 256 open
 # calls takes another 48 KiB.
 MAX_CALLS = 256
-MAX_CALLS_JUDGED = 16
+MAX_JUDGED_CALLS = 16
 
 # Calls of one message that wait for people, and how many of them may be questions. A run that ends withdraws
 # them in one transaction: 256 results of 450 bytes are 112 KiB, 24 events and records of approvals 63 KiB,
@@ -17,7 +17,7 @@ MAX_WAITING_QUESTIONS = 2
 
 # The room of a call in the transaction of its message besides the call itself: about 150 bytes in the run's
 # record or, if it is refused at once, a result of 550 bytes in the journal.
-MAX_CALL_ROOM_BYTES = 600
+MAX_CALL_OVERHEAD_BYTES = 600
 
 # Calls that run in parallel share the machine, and their results are saved together when they are stopped.
 MAX_PARALLEL_CALLS = 16
@@ -45,7 +45,7 @@ MAX_EVIDENCE_BYTES = 4 * KIB
 
 # The end of the output of a stopped call and of similar texts; 16 parallel calls take 64 KiB of one
 # transaction.
-MAX_LAST_WORDS_BYTES = 4 * KIB
+MAX_STOPPED_TEXT_BYTES = 4 * KIB
 
 # The buffered output of a running tool for late followers: about 800 lines. Longer pieces are sent from their
 # end, too.

@@ -11,7 +11,7 @@ MAX_OUTPUTS = 64
 # of the run. A repair request contains it escaped (at most twice as long) together with the violations (2
 # KiB), beside the violating answer, which leaves room for it.
 MAX_CONTRACT_BYTES = 12 * KIB
-MAX_CONTRACT_ROOM_BYTES = 32 * KIB
+MAX_REPAIR_OVERHEAD_BYTES = 32 * KIB
 DEFAULT_REPAIRS = 3
 MAX_REPAIRS = 5
 

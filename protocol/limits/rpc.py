@@ -32,7 +32,7 @@ MAX_UNSENT_BYTES = 1 * MIB
 MAX_SUBSCRIPTIONS = 256
 
 # Idempotency keys are kept for a week.
-IDEMPOTENCY_KEPT_MS = 7 * 24 * 3600 * 1000
+IDEMPOTENCY_RETENTION_MS = 7 * 24 * 3600 * 1000
 
 # The longest wait of one request: a day. A client that wants to wait longer asks again.
 MAX_WAIT_SECONDS = 24 * 3600
