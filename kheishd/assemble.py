@@ -18,7 +18,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.core import definition
 from kheishd.core.definition import DefinitionError
 from kheishd.core.run.budget import micros
-from kheishd.core.workspace import Workspaces, root_problem
+from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
@@ -148,7 +148,7 @@ def _workspaces(config: Config, home: Home) -> Workspaces:
     named = config.workspace.root
     wanted = home.workspace if named is None else resolve_path(named, home)
     root, own = os.path.realpath(wanted), os.path.realpath(home.path)
-    problem = root_problem(root, own)
+    problem = find_root_problem(root, own)
     if problem is not None:
         raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
     return Workspaces(root, own, limited=named is not None)
@@ -185,7 +185,7 @@ def read_agents(
         try:
             agent = _read_agent(path, routes, workspaces)
         except DefinitionError as error:
-            complaints += [f"{path.name}:{line}: {message}" for line, message in error.found]
+            complaints += [f"{path.name}:{line}: {message}" for line, message in error.problems]
         else:
             found[agent.name] = agent
     return dict(sorted(found.items())), complaints
@@ -213,7 +213,7 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DefinitionError([(1, "it is no ordinary file")])
+                raise DefinitionError([(1, "not a regular file")])
             content = file.read(MAX_AGENT_FILE_BYTES + 1)
     except OSError as error:
         raise DefinitionError([(1, error.strerror or "cannot be read")]) from None
@@ -221,13 +221,13 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
     if agent.route is not None and agent.route not in routes:
         known = ", ".join(sorted(routes))
         message = f"route: there is no route '{agent.route}'; there are: {known}"
-        raise DefinitionError([(definition.key_line(content, "route"), message)])
+        raise DefinitionError([(definition.find_key_line(content, "route"), message)])
     if agent.workspace is None:
         return agent
     try:
         return msgspec.structs.replace(agent, workspace=_agents_workspace(agent.workspace, workspaces))
     except WorkspaceForbidden as refusal:
-        line = definition.key_line(content, "workspace")
+        line = definition.find_key_line(content, "workspace")
         raise DefinitionError([(line, f"workspace: {refusal.message}")]) from None
 
 
@@ -239,7 +239,7 @@ def _agents_workspace(path: str, workspaces: Workspaces) -> str:
     resolved = resolve(os.path.expanduser(path), workspaces.root)
     if resolved is None:
         raise WorkspaceForbidden("the path is too long or cannot be printed")
-    workspaces.check(resolved)
+    workspaces.require_allowed(resolved)
     return resolved
 
 

@@ -119,8 +119,8 @@ class RunError(Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
 
-class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run as it is kept and shown. Its record is what folding its events gives.
+class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a run: the fields that its stored record and its public form share.
 
     ``starts`` counts how often a worker took it up; ``starts_without_progress`` the effects that were started
     and that nothing came of. ``claimed``: a worker has it in its hands, or went down with it. ``turn`` counts
@@ -149,7 +149,6 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     updated_at_ms: int
     accepted_cursor: Cursor
     updated_cursor: Cursor
-    pinned: Pinned
     kind: RunKind = "input"
     sender: str | None = None
     guest: str | None = None
@@ -181,6 +180,12 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: RunError | None = None
     usage: Usage = Usage()
     cost: Cost | None = None
+
+
+class Run(RunState, frozen=True, kw_only=True, omit_defaults=True):
+    """A run as clients see it: its state, and the values pinned at its acceptance."""
+
+    pinned: Pinned
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):

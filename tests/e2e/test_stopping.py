@@ -107,10 +107,10 @@ async def test_a_cancel_may_come_after_any_commit(
         first = len(desk.groups)
         await desk.until(lambda: len(desk.groups) >= first + moment or desk.ended(sent.run_id))
         try:
-            run = await desk.cancel(sent.run_id)
+            status = (await desk.cancel(sent.run_id)).status
         except RunAlreadyEnded:
-            run = desk.run(sent.run_id)
-        assert run.status in ("cancelled", "completed")
+            status = desk.run(sent.run_id).status
+        assert status in ("cancelled", "completed")
         events = desk.kinds(sent.session_id, sent.run_id)
         assert events.count("run_ended") == 1
         assert events[-1] == "run_ended"
@@ -128,10 +128,10 @@ async def test_a_cancel_may_come_at_any_turn_of_the_loop(
         for _ in range(hops):
             await trio.lowlevel.checkpoint()
         try:
-            run = await desk.cancel(sent.run_id)
+            status = (await desk.cancel(sent.run_id)).status
         except RunAlreadyEnded:
-            run = desk.run(sent.run_id)
-        assert run.status in ("cancelled", "completed")
+            status = desk.run(sent.run_id).status
+        assert status in ("cancelled", "completed")
         assert desk.kinds(sent.session_id, sent.run_id).count("run_ended") == 1
         assert (await desk.ask("two")).status == "completed"
 

@@ -219,7 +219,7 @@ def test_a_pipe_called_like_an_agent(source: Source) -> None:
     found, complaints = read_agents(source.home.agents, {}, WORKSPACES)
     assert (list(found), complaints) == (
         ["default"],
-        ["pipe.md:1: it is no ordinary file", "zero.md:1: it is no ordinary file"],
+        ["pipe.md:1: not a regular file", "zero.md:1: not a regular file"],
     )
 
 

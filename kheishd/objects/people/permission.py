@@ -23,7 +23,7 @@ from kheishd.objects.talk.run import find_run
 from kheishd.objects.talk.send import find_definition
 from kheishd.objects.talk.session import find_session
 from kheishd.store.records import DaemonRules
-from kheishd.store.tables import PERMISSIONS, SESSIONS
+from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -44,17 +44,18 @@ from protocol.objects.permission import (
     PermissionWhy,
     Rule,
 )
-from protocol.objects.run import ENDED, Run
+from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
 
 # What counts in a place.
 
 
-def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | None = None) -> Layers:
+def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
     """Everything that a call in a session, or in one of its runs, is judged by now.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
@@ -72,7 +73,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
         if run.guest is not None:
             found += _definition(runtime, run.guest, found)
         # What it pinned is a mode: the text is what bounds_of gave.
-        pinned = cast("PermissionMode", run.pinned.permission_mode)
+        pinned = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
         found.append(
             LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants)
         )
@@ -90,7 +91,7 @@ def _parent(runtime: Runtime, session: Session) -> LayerRules:
     return LayerRules(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
 
 
-def _own(runtime: Runtime, session: Session, run: Run | None = None) -> LayerRules:
+def _own(runtime: Runtime, session: Session, run: RunRecord | None = None) -> LayerRules:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
     return LayerRules(
         layer="session",
@@ -117,7 +118,7 @@ def _definition(runtime: Runtime, agent: str, found: list[LayerRules]) -> list[L
 
 def _find_place(
     store: Snapshot, call: Call, session_id: str | None, run_id: str | None, agent: str | None
-) -> tuple[Session, Run | None]:
+) -> tuple[Session, RunRecord | None]:
     """The session and run that are meant; without either a session that is still to be made.
 
     Errors: SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden, InvalidParams.
@@ -167,8 +168,8 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         session, run = _find_place(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
-    if run is not None:
-        tools = both(tools, run.pinned.tools)
+        if run is not None:
+            tools = both(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.tool(params.tool)

@@ -416,7 +416,7 @@ async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockCloc
         working(desk),
     ):
         sent = await talk(desk)
-        assert desk.run(sent.run_id).pinned.context_tokens == 3_000
+        assert desk.pinned(sent.run_id).context_tokens == 3_000
         await desk.ask("and now?")
         assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
 
