@@ -33,7 +33,7 @@ from kheishd.objects.work.shell import (
 from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
-from protocol.limits.shell import MAX_SHELL_FILES_BYTES, MAX_SHELL_SECOND_BYTES
+from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
     from kheishd.hooks.shells.files import ShellFiles, ShellLog
@@ -163,7 +163,7 @@ class BackgroundShell:
             while data := await stream.receive_some(READ_BYTES):
                 await self._write(stream_scrubber.feed(decoder.decode(data), self._live.scrubber))
                 # While nothing is read, the pipe fills up and the command blocks.
-                ahead_s = self._log.total_bytes / MAX_SHELL_SECOND_BYTES - (trio.current_time() - began)
+                ahead_s = self._log.total_bytes / MAX_SHELL_BYTES_PER_SECOND - (trio.current_time() - began)
                 await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
         last = stream_scrubber.feed(decoder.decode(b"", final=True), self._live.scrubber)
         await self._write(last + stream_scrubber.finish(self._live.scrubber))
