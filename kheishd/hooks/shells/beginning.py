@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.task import brief
+from kheishd.core.task import abbreviate
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.objects.work.shell import require_room
 from protocol import ids
@@ -33,7 +33,7 @@ def begun(use: Invocation, command: str, title: str, workdir: Workdir, *, boxed:
     """The outcome of a call whose command is to run in the background. Errors: ToolError."""
     event = TaskCreated(
         task_id=use.place.state.new_id(ids.TASK),
-        title=brief(title) or brief(command),
+        title=abbreviate(title) or abbreviate(command),
         kind="shell",
         owner=use.place.run.guest or use.place.run.agent,
         shell=ShellCommand(

@@ -133,7 +133,7 @@ def _told(change: Change) -> Change:
 
 def _found(store: Snapshot, place: RunContext, task_id: str) -> Task:
     """A task of the session. Errors: ToolError, TaskDeleted."""
-    task = Tasks(store, place.session.session_id).task(task_id)
+    task = Tasks(store, place.session.session_id).find(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list shows those there are")
     return require_not_deleted(task)
@@ -154,7 +154,7 @@ def _creation(place: RunContext, asked: Create) -> Change:
     event = new_task(place.state.new_id(ids.TASK), params)
 
     def change(store: Snapshot) -> Outcome:
-        rules.may_create(Tasks(store, session_id), event)
+        rules.require_creatable(Tasks(store, session_id), event)
         return Outcome(
             _json({"task_id": event.task_id, "title": event.title, "status": "pending"}), events=(event,)
         )
@@ -172,8 +172,8 @@ def _update(place: RunContext, asked: Update) -> Change:
         if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
             # Who begins a task that nobody has is who does it.
             event = msgspec.structs.replace(event, owner=place.run.guest or place.run.agent)
-        rules.may_update(Tasks(store, task.session_id), task, event)
-        after = rules.revised(task, event)
+        rules.require_updatable(Tasks(store, task.session_id), task, event)
+        after = rules.apply_update(task, event)
         return Outcome(_json(_brief(after)), events=() if after == task else (event,))
 
     return change
@@ -197,7 +197,7 @@ def _stop(place: RunContext, asked: Stop) -> Change:
 def _deletion(place: RunContext, asked: Named) -> Change:
     def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
-        rules.may_delete(Tasks(store, task.session_id), task)
+        rules.require_deletable(Tasks(store, task.session_id), task)
         event = TaskDeleted(task_id=task.task_id)
         return Outcome(_json({"task_id": task.task_id, "deleted": True}), events=(event,))
 
@@ -209,7 +209,11 @@ def _deletion(place: RunContext, asked: Named) -> Change:
 
 def _brief(task: Task) -> dict[str, Any]:
     """A task on one line."""
-    said: dict[str, Any] = {"task_id": task.task_id, "title": rules.brief(task.title), "status": task.status}
+    said: dict[str, Any] = {
+        "task_id": task.task_id,
+        "title": rules.abbreviate(task.title),
+        "status": task.status,
+    }
     if task.kind != "task":
         said["kind"] = task.kind
     for name in ("owner", "blocked_by", "reason"):

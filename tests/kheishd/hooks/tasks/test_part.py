@@ -186,7 +186,7 @@ async def test_what_is_refused_is_said(bench: Bench) -> None:
     assert "has that title" in await bench.refused("task_create", title="FIRST")
     assert "no task 'nowhere'" in await bench.refused("task_create", title="x", blocked_by=["nowhere"])
     assert "a title needs words" in await bench.refused("task_create", title=" ")
-    assert "in a circle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
+    assert "in a cycle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
     assert "waits for" in await bench.refused("task_update", task_id=second, status="in_progress")
     assert "with its output" in await bench.refused("task_update", task_id=first, status="completed")
     assert "wait for" in await bench.refused("task_delete", task_id=first)
@@ -207,11 +207,11 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
     one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
     circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
     await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
-    with pytest.raises(ToolError, match="in a circle"):
+    with pytest.raises(ToolError, match="in a cycle"):
         await bench.committed(circle)
     late = await bench.asked("task_update", task_id=one, status="in_progress")
     await bench.append(TaskUpdated(task_id=one, status="cancelled"))
-    with pytest.raises(ToolError, match="no longer changes"):
+    with pytest.raises(ToolError, match="is final"):
         await bench.committed(late)
     assert examine_whole(bench.desk.state.read, deep=True).findings == []
 
