@@ -35,7 +35,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.journal.envelope import Envelope
-from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task
 
 # The record.
@@ -184,8 +184,8 @@ def normalise_title(title: str) -> str:
 
 def require_creatable(tasks: SessionTasks, event: TaskCreated) -> None:
     """Require that a task may be created. Errors: TasksFull, TaskTitleTaken, TaskNotFound."""
-    if tasks.count_open() >= MAX_TASKS_OPEN:
-        raise TasksFull(f"the session has {MAX_TASKS_OPEN} open tasks; complete or cancel some of them first")
+    if tasks.count_open() >= MAX_OPEN_TASKS:
+        raise TasksFull(f"the session has {MAX_OPEN_TASKS} open tasks; complete or cancel some of them first")
     _require_title_free(tasks, event.task_id, event.title)
     _require_exist(tasks, event.blocked_by)
 

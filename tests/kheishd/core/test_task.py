@@ -41,7 +41,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.journal.envelope import Envelope
-from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import OPEN, ShellCommand, Task, TaskStatus
 
 COMMAND = ShellCommand(command="npm run dev", workdir="/w", workspace="/w", sandboxed=True, call_id="c1")
@@ -228,7 +228,7 @@ def test_require_creatable_unknown_blocker() -> None:
 
 def test_require_creatable_full() -> None:
     """The number of open tasks is limited; ended tasks do not count."""
-    tasks = [task(f"t{number}") for number in range(MAX_TASKS_OPEN)]
+    tasks = [task(f"t{number}") for number in range(MAX_OPEN_TASKS)]
     with pytest.raises(TasksFull):
         require_creatable(Session(*tasks), creation("more"))
     require_creatable(Session(*tasks[1:], replace(tasks[0], status="failed")), creation("more"))
