@@ -12,8 +12,8 @@ Each of these is another model call of the run, within its limits: where there m
 that owes something fails. The reason and the counts stand in the run's record, so a restart changes nothing.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -118,10 +118,10 @@ def owed(run: Run) -> list[str]:
     return missing(run.pinned.requirements, run.met_requirements)
 
 
-def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> list[RequirementSatisfied]:
-    """Which of the things that a run must do a call did that succeeded."""
+def met_by(run: Run, call_id: str, written: Sequence[str]) -> list[RequirementSatisfied]:
+    """Return the requirements of a run that a successful call satisfies by the files it has written."""
     found = (
-        (number, satisfied(each, tool, arguments))
+        (number, satisfied(each, written))
         for number, each in enumerate(run.pinned.requirements)
         if number not in run.met_requirements
     )
