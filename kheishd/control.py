@@ -177,8 +177,8 @@ class DaemonControl:
             memory_bytes=memory_bytes(),
             warnings=list(self._warnings(disk, uptime_s)),
             draining=self._stopper.asked,
-            default_agent=runtime.default_agent,
-            default_route=runtime.default_route,
+            default_agent=runtime.config.default_agent,
+            default_route=runtime.config.default_route,
         )
 
     def _counts(self) -> Counts:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, Final, Literal
 
-from kheishd.core.harmless import harmless, harmless_json, one_line
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
+from protocol.text import escape, escape_json, escape_line
 
 Format = Literal["auto", "text", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -48,11 +48,11 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback's where there is one."""
-        fields = "".join(f" {key}={one_line(str(value))}" for key, value in fields_of(record).items())
+        fields = "".join(f" {key}={escape_line(str(value))}" for key, value in fields_of(record).items())
         head = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: "
         # What has line breaks could pass for several messages; indented it cannot.
         message, trace = (
-            harmless(text).replace("\n", "\n    ") for text in (record.getMessage(), _trace(self, record))
+            escape(text).replace("\n", "\n    ") for text in (record.getMessage(), _trace(self, record))
         )
         return head + message + fields + trace
 
@@ -73,7 +73,7 @@ class Json(logging.Formatter):
         }
         if trace := _trace(self, record):
             entry["exception"] = trace.strip()
-        return harmless_json(msgspec.json.encode(entry, enc_hook=str).decode())
+        return escape_json(msgspec.json.encode(entry, enc_hook=str).decode())
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -92,7 +92,7 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; a stream that is gone is no reason to stop."""
         try:
-            self._stream.write(self.scrubber.logged(self.format(record)) + "\n")
+            self._stream.write(self.scrubber.scrub_log_line(self.format(record)) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             return
@@ -121,7 +121,7 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": record.lineno,
             **{f"KHEISH_{key.upper()}": value for key, value in fields_of(record).items()},
         }
-        parts = [_journal_field(key, self.scrubber.text(str(value))) for key, value in entry.items()]
+        parts = [_journal_field(key, self.scrubber.scrub_text(str(value))) for key, value in entry.items()]
         try:
             self._socket.send(b"".join(parts))
         except OSError:

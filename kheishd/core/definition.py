@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from kheishd.core.budget import MICROS, narrowest
-from kheishd.core.lines import Path, line_of
-from kheishd.core.strict import Problem, dotted, problems
+from kheishd.config.toml import KeyPath, line_of
+from kheishd.config.validation import Problem, dotted, problems
+from kheishd.core.run.budget import MICROS, narrowest
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
@@ -159,7 +159,7 @@ def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
         yield Problem((longest,), f"the lists of names take more than {MAX_SCOPE_BYTES} bytes together")
 
 
-def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
+def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """The mapping that front matter is, and the line of each of its keys and list elements.
 
     Errors: DefinitionError if it is not YAML, not a mapping, or uses what is refused here.
@@ -178,7 +178,7 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
-        lines: dict[Path, int] = {}
+        lines: dict[KeyPath, int] = {}
         _find_lines(node, (), lines)
         return yaml.safe_load(text), lines
     except yaml.MarkedYAMLError as error:
@@ -192,7 +192,7 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
         raise DefinitionError([(2, str(error).splitlines()[0])]) from None
 
 
-def _find_lines(node: Any, path: Path, lines: dict[Path, int]) -> None:
+def _find_lines(node: Any, path: KeyPath, lines: dict[KeyPath, int]) -> None:
     """Note the line of everything inside a node. Errors: DefinitionError for a key that is there twice."""
     if node.id == "sequence":
         for number, element in enumerate(node.value):

@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core import planning
-from kheishd.core.budget import summed
-from kheishd.core.grants import kept_by_session
+from kheishd.core.permissions.grants import kept_by_session
+from kheishd.core.run.budget import summed
 from protocol.budget import Cost
 from protocol.contract import BoundContract
 from protocol.errors.token import ScopeWouldWiden
@@ -21,7 +21,7 @@ from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 from protocol.transcript import Usage
 
@@ -114,10 +114,6 @@ def narrowest(one: CapabilityScope, other: CapabilityScope) -> CapabilityScope:
     """The scope that allows what both allow, in every field."""
     fields = CapabilityScope.__struct_fields__
     return CapabilityScope(*(both(getattr(one, name), getattr(other, name)) for name in fields))
-
-
-MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
-"""From the narrowest to the widest."""
 
 
 def wider(one: PermissionMode, other: PermissionMode) -> bool:

@@ -31,6 +31,7 @@ from kheishd.kernel.schema import portable, schema_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from kheishd.config.sections.workspace import SandboxMode
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """The effect of a tool on the world. ``coordinate`` changes only the daemon's own records."""
-
-Sandbox = Literal["auto", "required", "off"]
-"""How shell commands are confined: if the sandbox works, always (or not run at all), or never."""
 
 A = TypeVar("A", bound="Arguments")
 S = TypeVar("S", bound="SubHook")
@@ -208,7 +206,7 @@ class RunContext:
     session: Session
     run: Run
     workspace: str
-    sandbox: Sandbox
+    sandbox: SandboxMode
     state: State
     tools: Sequence[str] | None = None
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
 from kheishd.core import token as token_rules
-from kheishd.core.grants import changed
+from kheishd.core.permissions.grants import changed
+from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Replayed
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
 from kheishd.store.records import Binding, DaemonRules, TokenRecord

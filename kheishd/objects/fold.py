@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
+from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Changes
 from kheishd.store.tables import (
     CHILDREN,

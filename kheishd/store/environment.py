@@ -120,7 +120,7 @@ class Snapshot:
         return None if stored is None else table.decode(stored)
 
     def need(self, table: Table[V], *key: KeyPart) -> V:
-        """Return the value at ``key``, which the caller knows to exist. Errors: AssertionError if it does not."""
+        """Return the value at ``key``, which must exist. Errors: AssertionError if it does not."""
         value = self.get(table, *key)
         assert value is not None, f"{table.name} {' '.join(map(str, key))} does not exist"
         return value

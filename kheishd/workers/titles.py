@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from kheishd.core.budget import cost_of
+from kheishd.core.run.budget import cost_of
 from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.giving import output_of
+from kheishd.objects.talk.giving import output_of
 from kheishd.store.tables import RUNS, SESSIONS
-from kheishd.workers.unseen import answer_of
+from kheishd.workers.completion import answer_of
 from protocol.errors.refusal import Refusal
 from protocol.events.run import InputReceived
 from protocol.events.session import SessionRenamed
@@ -60,7 +60,7 @@ class Titles:
     def consider(self, run_id: str) -> None:
         """A run is over, or waits: perhaps its session is to have a title. Never raises."""
         runtime = self._runtimes.current()
-        if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
+        if not runtime.config.titles.auto or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:

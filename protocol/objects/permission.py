@@ -26,6 +26,8 @@ from protocol.rpc.method import Method, Mutation, Page, Params
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
+MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
+"""All modes, from the narrowest to the widest."""
 Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
 """Whose rule it is, from the broadest to the narrowest; ``parent``: a session further up."""
 ModeEffect = Literal["edit_allowed", "ask_allowed", "ask_denied", "denied_in_plan"]

@@ -59,7 +59,7 @@ def test_nothing_in_it_acts(text: str) -> None:
     """Whatever a model wrote, it is only seen."""
     preview = {"kind": "diff", "text": text}
     for shown in (
-        asking.approval(approval(tool=text, subject=text, preview=preview, reason=text), WIDE),
+        asking.approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
         asking.approval(approval(arguments={text: text}), WIDE),
         asking.one_question(
             {"key": "q1", "question": text, "options": [{"option_id": "o", "label": text}]}, WIDE
@@ -85,7 +85,9 @@ def test_a_command() -> None:
 
 def test_without_a_preview_the_input_is_shown() -> None:
     """And what a person changed it to."""
-    shown = asking.approval(approval(status="allowed", by="uid:0", updated_input={"path": "b.txt"}), PIPE)
+    shown = asking.approval(
+        approval(status="allowed", resolved_by="uid:0", updated_input={"path": "b.txt"}), PIPE
+    )
     assert 'input:\n{\n  "path": "a.txt"\n}' in shown
     assert shown.endswith('changed to:\n{\n  "path": "b.txt"\n}')
     assert "status\tallowed by uid:0" in shown
@@ -145,7 +147,7 @@ def test_several_options_as_they_are_typed(line: str, expected: dict[str, Any]) 
 def test_every_status_has_a_word(status: str) -> None:
     """And who made it so, where somebody did."""
     assert asking.status_word({"status": status}) == status.replace("_", " ")
-    assert asking.status_word({"status": status, "by": "uid:7"}).endswith(" by uid:7")
+    assert asking.status_word({"status": status, "resolved_by": "uid:7"}).endswith(" by uid:7")
 
 
 def test_what_is_shown_is_what_is_kept() -> None:

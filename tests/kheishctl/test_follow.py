@@ -75,8 +75,8 @@ class Told:
         items = [{"kind": "text", "text": text}]
         shown = self.event("input_received", input_id="inp_1", items=items, sender="ada")
         shown += self.event("run_accepted", input_id="inp_1")
-        shown += self.event("run_started", start=1)
-        return shown + self.event("model_asked", item_id=ITEM, step=1, attempt=1)
+        shown += self.event("run_started", starts=1)
+        return shown + self.event("model_asked", item_id=ITEM, turn=1, attempt=1)
 
     def _seen(self, shown: list[Shown]) -> list[Shown]:
         for piece in shown:
@@ -131,10 +131,10 @@ def test_a_higher_attempt_takes_the_lower_back() -> None:
     told.begin()
     told.delta("one thing", 0)
     failed = told.event(
-        "model_failed", item_id=ITEM, step=1, attempt=1, error={"message": "cut"}, retry_at_ms=3000
+        "model_failed", item_id=ITEM, turn=1, attempt=1, error={"message": "cut"}, retry_at_ms=3000
     )
     assert failed == [Noted("the model call failed (cut); trying again in 2.0 s")]
-    assert told.event("model_asked", item_id=ITEM, step=1, attempt=2) == [Restarted()]
+    assert told.event("model_asked", item_id=ITEM, turn=1, attempt=2) == [Restarted()]
     assert told.delta("ing", 9, attempt=1) == []
     assert told.delta("another", 0, attempt=2) == [Said("another")]
     assert told.message("another thing")[0] == Said(" thing")
@@ -147,7 +147,7 @@ def test_the_delta_of_a_new_attempt_may_come_before_its_event() -> None:
     told.begin()
     told.delta("old", 0)
     assert told.delta("new", 0, attempt=2) == [Restarted(), Said("new")]
-    assert told.event("model_asked", item_id=ITEM, step=1, attempt=2) == []
+    assert told.event("model_asked", item_id=ITEM, turn=1, attempt=2) == []
     assert told.said == "new"
 
 
@@ -156,8 +156,8 @@ def test_another_item_after_a_crash() -> None:
     told = Told()
     told.begin()
     told.delta("half", 0)
-    told.event("run_started", start=2)
-    assert told.event("model_asked", item_id="itm_2", step=1, attempt=1) == [Restarted()]
+    told.event("run_started", starts=2)
+    assert told.event("model_asked", item_id="itm_2", turn=1, attempt=1) == [Restarted()]
     told.message("whole", item="itm_2")
     assert told.said == "whole"
 
@@ -254,10 +254,10 @@ def test_the_unknown_is_passed_over() -> None:
 def test_why_a_model_is_asked_again_is_noted() -> None:
     """What the daemon says to it is not what anybody said; of a later version's reasons nothing is shown."""
     told, again = Told(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
-    for because in get_args(FollowUp):
-        shown = told.event("message_appended", item_id="x", message=again, because=because)
-        assert shown == [Noted(SENT_BACK[because])]
-    assert told.event("message_appended", item_id="x", message=again, because="boredom") == []
+    for follow_up in get_args(FollowUp):
+        shown = told.event("message_appended", item_id="x", message=again, follow_up=follow_up)
+        assert shown == [Noted(SENT_BACK[follow_up])]
+    assert told.event("message_appended", item_id="x", message=again, follow_up="boredom") == []
     assert told.said == ""
 
 
@@ -348,12 +348,12 @@ def test_an_approval_and_its_answer() -> None:
     """It carries what the call would do; who answers is told, and a denial only once."""
     told = Told()
     calling(told, command="rm x")
-    [asked] = told.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", reason="rule")
+    [asked] = told.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", note="rule")
     assert isinstance(asked, ApprovalAsked)
     assert asked.approval["arguments"] == {"command": "rm x"}
     assert (asked.approval["approval_id"], asked.approval["requested_at_ms"]) == ("apr_1", 1000)
     answer: Any = {"approval_id": "apr_1", "call_id": CALL, "decision": "deny", "actor": "uid:7"}
-    assert told.event("approval_answered", **answer, reason="no") == [
+    assert told.event("approval_answered", **answer, note="no") == [
         ApprovalClosed("apr_1", "bash", "rm x", "deny", "uid:7", "no")
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")

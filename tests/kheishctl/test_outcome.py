@@ -143,7 +143,7 @@ def test_how_a_run_stands() -> None:
         "status": "waiting_for_approval",
         "accepted_at_ms": NOW - 60_000,
         "started_at_ms": NOW - 5_000,
-        "step": 2,
+        "turn": 2,
         "pinned": {"route": "local", "model": "m", "permission_mode": "plan", "workspace": "/w"},
         "usage": {"input_tokens": 10, "output_tokens": 3, "cached_input_tokens": 4, "reasoning_tokens": 1},
         "calls": [

@@ -64,21 +64,21 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
             event(
                 "calls_judged",
                 verdicts=[
-                    {"tool": "bash", "decision": "deny", "why": "managed rule bash deny", "reason": "no"},
+                    {"tool": "bash", "decision": "deny", "why": "managed rule bash deny", "note": "no"},
                     {"tool": "read_file", "subject": "a", "decision": "allow", "why": "its default"},
                 ],
             ),
             "bash: deny, by managed rule bash deny: no; read_file a: allow, by its default",
         ),
         (
-            event("approval_requested", approval_id="apr_1", tool="bash", subject="ls", reason="rule"),
+            event("approval_requested", approval_id="apr_1", tool="bash", subject="ls", note="rule"),
             "apr_1 bash ls: rule",
         ),
         (
             event("approval_answered", decision="allow", remember="run", actor="uid:7"),
             "allow for this run by uid:7",
         ),
-        (event("approval_answered", decision="deny", reason="not now"), "deny by daemon: not now"),
+        (event("approval_answered", decision="deny", note="not now"), "deny by daemon: not now"),
         (event("approval_lapsed", approval_id="apr_1", how="expired"), "apr_1 expired"),
         (event("question_asked", question_id="qst_1", questions=[{"question": "a?"}]), "qst_1 a?"),
         (
@@ -105,11 +105,11 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
         ),
         (event("task_created", task_id="t1", title="Paint"), "t1 Paint"),
         (
-            event("task_updated", task_id="t1", status="blocked", owner=None, output="x", reason="rain"),
+            event("task_updated", task_id="t1", status="blocked", owner=None, output="x", note="rain"),
             "t1 status blocked, owner -, output: rain",
         ),
         (event("task_started", task_id="t1", pid=7, started=1), "t1 as process 7"),
-        (event("task_stop_requested", task_id="t1", actor="uid:7", reason="no"), "t1 by uid:7: no"),
+        (event("task_stop_requested", task_id="t1", actor="uid:7", note="no"), "t1 by uid:7: no"),
         (event("task_stalled", task_id="t1"), "t1 wrote a question and waits"),
         (
             event("task_ended", task_id="t1", status="failed", terminal_reason="exited", exit_code=2),
@@ -131,7 +131,7 @@ def test_event_lines() -> None:
     assert event_line(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
     assert event_line(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
     assert "\x1b[36mrun ended\x1b[0m" in event_line(ended, COLORED)
-    stopped = event("daemon_stopped", reason="SIGTERM", session_id=None)
+    stopped = event("daemon_stopped", note="SIGTERM", session_id=None)
     assert event_line(stopped, WIDE).endswith("7  daemon   daemon stopped      SIGTERM")
 
 

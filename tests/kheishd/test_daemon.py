@@ -94,7 +94,7 @@ async def test_its_last_commit_says_that_it_stopped(home: Home) -> None:
 
 async def test_a_failure_inside_is_an_orderly_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something breaks: the error gets out, and yet the store is closed and says that we stopped."""
-    from kheishd.workers.runs import RunWorker
+    from kheishd.workers.runs.worker import RunWorker
 
     async def broken(*args: object, **kwargs: object) -> None:
         raise KeyError("broken")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.logs import Format, JournalHandler, Logs, journal_is_stderr, timestamp
 
 log = logging.getLogger("kheishd.test")

@@ -10,8 +10,8 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.commands import Ask, Command, Resolve, Start
-from kheishd.core.run import decide
+from kheishd.core.run.commands import Ask, Command, Resolve, Start
+from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live, Writing
@@ -25,12 +25,12 @@ from kheishd.kernel.runtime import (
     TextDelta,
 )
 from kheishd.kernel.state import State, open_state
-from kheishd.objects import conversation, run, session
 from kheishd.objects.fold import SessionWriter
+from kheishd.objects.talk import conversation, run, session
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
-from kheishd.workers.runs import RunWorker
+from kheishd.workers.runs.worker import RunWorker
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from hypothesis import strategies as st
 
-from kheishd.core.calls import doubt, to_judge, to_run
-from kheishd.core.commands import (
+from kheishd.core.run.calls import doubt, to_judge, to_run
+from kheishd.core.run.commands import (
     Abandon,
     Answered,
     Ask,
@@ -35,7 +35,7 @@ from kheishd.core.commands import (
     Steer,
     Stopped,
 )
-from kheishd.core.run import decide, evolve
+from kheishd.core.run.machine import decide, evolve
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted

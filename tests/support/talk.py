@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from kheishd.core.shortening import Placed
+from kheishd.core.context.reduction import Placed
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 
 ROLES = {"user": (Text,), "assistant": (Text, ToolCall), "tool": (ToolResult,)}

@@ -76,7 +76,7 @@ def test_deny(ctl: Ctl, sender: str) -> None:
     run_id = waits(ctl, sender, writes("a.txt"))
     (approval_id,) = ids(ctl, run_id)
     result = ctl.json("approval", "deny", approval_id, "--note", "not there", "--justification", "policy 7")
-    assert (result["approvals"][0]["denial"], result["pending"]) == ("not there", 0)
+    assert (result["approvals"][0]["denial_note"], result["pending"]) == ("not there", 0)
     assert "not there" in ended(ctl, run_id)
     again = ctl("approval", "allow", approval_id)
     assert again.code == exits.FAILED

@@ -57,7 +57,7 @@ def test_follow_goes_on_after_a_restart(daemon: Daemon, tmp_path: Path) -> None:
     (home / "run").mkdir(parents=True)
 
     def event(peer: Peer, cursor: int) -> None:
-        line = {"type": "run_started", "cursor": cursor, "at_ms": 1, "start": 1}
+        line = {"type": "run_started", "cursor": cursor, "at_ms": 1, "starts": 1}
         peer.notify("journal.event", subscription="s", cursor=cursor, event=line)
 
     def first(peer: Peer) -> None:

@@ -108,7 +108,7 @@ def test_compact(ctl: Ctl, session: str) -> None:
 def test_fork(ctl: Ctl, session: str) -> None:
     """A branch has what was said, up to where it branched off, and goes its own way."""
     ctl.json("session", "send", session, "one")
-    at = ctl.json("session", "get", session)["cursor"]
+    at = ctl.json("session", "get", session)["updated_cursor"]
     ctl.json("session", "send", session, "two")
     branch = ctl.json("session", "fork", session, "--at", str(at), "--title", "Another way")
     assert (branch["title"], branch["fork_of"]["cursor"]) == ("Another way", at)

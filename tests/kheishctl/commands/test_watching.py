@@ -91,7 +91,7 @@ def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str)
         assert terminal.ends() == exits.OK
     rows = ctl.json("approval", "list", "--run", run_id, "--status", "any")["approvals"]
     assert [row["status"] for row in rows] == ["allowed", "denied", "pending"]
-    assert rows[1]["denial"] == "not this one"
+    assert rows[1]["denial_note"] == "not this one"
     ctl("approval", "deny-all", "--run", run_id)
 
 

@@ -343,7 +343,7 @@ def test_a_conversation_in_the_middle_of_a_run(tmp_path: Path) -> None:
         peer.answer(request, {"questions": page[0], "next": page[1]})
 
     answers = {
-        "conversation.get": {"session_id": "s", "session": {"cursor": 5, "open_runs": ["r"]}},
+        "conversation.get": {"session_id": "s", "session": {"updated_cursor": 5, "open_runs": ["r"]}},
         "conversation.history": {"messages": [message], "next": None},
         "run.get": {"calls": [run_call]},
         "approval.list": no_such_method,

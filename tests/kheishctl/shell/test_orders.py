@@ -70,12 +70,12 @@ class Desk:
 
 def approval(number: int) -> Json:
     """An approval that waits."""
-    return {"approval_id": f"apr_{number}", "run_id": "run_1", "tool": "bash", "cursor": number}
+    return {"approval_id": f"apr_{number}", "run_id": "run_1", "tool": "bash", "created_cursor": number}
 
 
 def test_approvals() -> None:
     """Everything that waits, by number; where nothing does, that."""
-    desk = Desk(approval(1), QUESTION | {"cursor": 2})
+    desk = Desk(approval(1), QUESTION | {"created_cursor": 2})
     desk.obey("approvals")
     assert desk.shown == ["1 of 2: apr_1", "2 of 2: qst_1"]
     empty = Desk()
@@ -98,18 +98,16 @@ def test_approvals() -> None:
 )
 def test_allow_and_deny(line: str, answered: list[str]) -> None:
     """The first, one by its number among all that waits, or all; a denial may say why."""
-    desk = Desk(approval(1), QUESTION | {"cursor": 2}, approval(3))
+    desk = Desk(approval(1), QUESTION | {"created_cursor": 2}, approval(3))
     desk.obey(line)
-    resolved = [
-        f"{each['approval_id']} {each['decision']} {each.get('reason', '')}" for each in desk.resolved
-    ]
+    resolved = [f"{each['approval_id']} {each['decision']} {each.get('note', '')}" for each in desk.resolved]
     assert resolved == answered
 
 
 @pytest.mark.parametrize("line", ["allow 2", "allow 9", "allow 0", "allow please"])
 def test_what_is_no_approval(line: str) -> None:
     """A question, a number that is none, words that mean nothing: nothing is answered."""
-    desk = Desk(approval(1), QUESTION | {"cursor": 2})
+    desk = Desk(approval(1), QUESTION | {"created_cursor": 2})
     desk.obey(line)
     assert desk.asked == []
     assert len(desk.shown) == 1
@@ -126,7 +124,7 @@ def test_what_is_no_approval(line: str) -> None:
 )
 def test_answer(line: str, answer: Json) -> None:
     """By number of its options, else in words."""
-    desk = Desk(approval(1), QUESTION | {"cursor": 2})
+    desk = Desk(approval(1), QUESTION | {"created_cursor": 2})
     desk.obey(line)
     [(method, params)] = desk.asked
     assert method == "question.answer"
@@ -189,7 +187,7 @@ def test_steer_and_compact() -> None:
         ("conversation.steer", {"agent": "default", "sender": "ada", "content": "leave the tests"}),
         ("conversation.compact", {"agent": "default", "sender": "ada", "wait": "settled"}),
     ]
-    desk.answers["conversation.compact"] = {"reason": "it is short"}
+    desk.answers["conversation.compact"] = {"note": "it is short"}
     desk.obey("compact")
     assert desk.shown[1:] == ["nothing was done: it is short"]
 
@@ -220,8 +218,8 @@ def test_why() -> None:
         {"source": "managed", "says": "ask", "text": "a rule"},
         {"source": "mode", "says": None, "text": "-"},
     ]
-    found = {"decision": "ask", "why": "managed rule", "reason": "others see it", "mode": "default"}
-    desk.answers["permission.why"] = found | {"steps": steps}
+    found = {"decision": "ask", "why": "managed rule", "note": "others see it", "mode": "default"}
+    desk.answers["permission.why"] = found | {"lines": steps}
     desk.obey("why")
     desk.obey("why bash git push")
     assert desk.shown[1:] == [

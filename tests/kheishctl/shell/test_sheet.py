@@ -54,7 +54,7 @@ def test_nothing() -> None:
 
 def test_a_command() -> None:
     """What tool, why, the whole command, and the keys."""
-    shown = drawn(waiting(command("make all\nmake install", binding="x") | {"reason": "rule\nbash ask"}))
+    shown = drawn(waiting(command("make all\nmake install", binding="x") | {"note": "rule\nbash ask"}))
     assert shown == [
         "? bash needs your approval",
         f"{RULE}why: rule bash ask",
@@ -176,7 +176,7 @@ def test_the_whole_of_it() -> None:
 @given(ANYTHING, ANYTHING, st.sampled_from(["diff", "command", "text"]), st.integers(20, 60))
 def test_nothing_looks_like_ours(text: str, reason: str, kind: str, columns: int) -> None:
     """Whatever is asked: each of its lines stands behind the rule, fits, and does nothing."""
-    record = approval(preview={"kind": kind, "text": text}, reason=reason, tool=text)
+    record = approval(preview={"kind": kind, "text": text}, note=reason, tool=text)
     shown = drawn(waiting(record), columns=columns, lines=1000)
     assert shown[0].startswith("? ")
     keys = next(number for number, line in enumerate(shown) if line.startswith("a allow"))

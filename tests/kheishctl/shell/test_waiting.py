@@ -12,12 +12,12 @@ COLORS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"
 
 def approval(number: int, run_id: str = "run_1") -> Json:
     """An approval as it is heard."""
-    return {"approval_id": f"apr_{number}", "run_id": run_id, "tool": "bash", "cursor": number}
+    return {"approval_id": f"apr_{number}", "run_id": run_id, "tool": "bash", "created_cursor": number}
 
 
 def question(number: int, *parts: Json) -> Json:
     """A question as it is heard."""
-    return {"question_id": f"qst_{number}", "questions": list(parts), "cursor": number}
+    return {"question_id": f"qst_{number}", "questions": list(parts), "created_cursor": number}
 
 
 ONE = {"key": "color", "question": "Which?", "options": COLORS}
@@ -99,7 +99,7 @@ def test_a_denial_with_a_reason() -> None:
     assert sitting.press("D") == ()
     assert sitting.waiting.typing == Typing("reason", "apr_1")
     assert sitting.press("a") is None
-    denied = Resolve(({"approval_id": "apr_1", "decision": "deny", "reason": "not this"},))
+    denied = Resolve(({"approval_id": "apr_1", "decision": "deny", "note": "not this"},))
     assert sitting.waiting.entered(" not\nthis ").actions == (denied,)
     assert sitting.waiting.typing is None
     assert sitting.shown is None

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
-from kheishd.objects.planning import plan_of, todos_of
+from kheishd.objects.talk.plan import plan_of, todos_of
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.limits.plan import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS
@@ -202,7 +203,10 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
 ) -> None:
     """The plan is kept, and the mode stays what it is set to."""
     hooks = CompositeHook((Planning(),))
-    async with open_desk(tmp_path, Scripted(), hooks=hooks, permission_mode="plan") as desk, working(desk):
+    async with (
+        open_desk(tmp_path, Scripted(), hooks=hooks, permissions=PermissionsSection(mode="plan")) as desk,
+        working(desk),
+    ):
         sent = await call(desk, "exit_plan_mode", {"plan": "look"})
         await desk.allow(sent.run_id)
         assert result(desk, sent).text == KEPT

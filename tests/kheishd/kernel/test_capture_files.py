@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import (
     TRUNCATED_LINE,
     CallArtifacts,

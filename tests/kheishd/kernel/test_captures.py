@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import MAX_LOGGED, MAX_WAITING_BYTES, Captures
 from protocol.errors.run import DebugNotFound
@@ -147,4 +147,4 @@ async def test_collecting_is_a_job_like_others(tmp_path: Path, nursery: trio.Nur
 async def test_a_veil_has_a_key_of_its_own(tmp_path: Path) -> None:
     """Digests of one daemon's life say nothing in another's."""
     text = "x" * 100
-    assert captures_in(tmp_path).veil.text(text) != captures_in(tmp_path).veil.text(text)
+    assert captures_in(tmp_path).veil.redact_text(text) != captures_in(tmp_path).veil.redact_text(text)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.scrub import Scrubber
+from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, TextBuffer, Writing
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 

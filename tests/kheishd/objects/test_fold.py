@@ -8,10 +8,10 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import data, integers, sampled_from
 
-from kheishd.core import run as run_machine
 from kheishd.core import session as session_rules
-from kheishd.core.commands import Command
-from kheishd.core.run import decide
+from kheishd.core.run import machine as run_machine
+from kheishd.core.run.commands import Command
+from kheishd.core.run.machine import decide
 from kheishd.objects.fold import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS

@@ -1,0 +1,231 @@
+"""Making room in what a run's model is shown: the steps that ``core/context/compaction.py`` finds due, taken.
+
+Each step is one event, committed before the model is asked: wherever the daemon dies, the whole of it is in
+the journal or nothing is. A summary is made by the run's own model, and nobody sees it being written. Where
+it cannot be had, the run goes on without: what is shown is long, but not yet too long.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kheishd.core.context.compaction import (
+    SNIP_KEEP_MIN,
+    LeaveOutResults,
+    Prompt,
+    Snip,
+    Step,
+    SumUp,
+    after,
+    due,
+    estimates,
+    prompt_of,
+    snip_cut,
+    summary_cut,
+    threshold,
+)
+from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
+from kheishd.core.context.tokens import of_messages
+from kheishd.core.run.commands import Command, Compact
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
+from kheishd.workers.completion import answer_of
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.objects.run import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from kheishd.core.context.reduction import Placed
+    from kheishd.kernel.hook import RunContext
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.state import State
+    from kheishd.workers.runs.transcript import TranscriptReader
+    from protocol.events.context import CompactTrigger
+    from protocol.objects.run import Run
+    from protocol.transcript import Message
+
+log = logging.getLogger("kheishd.runs")
+
+SUMMARY_TRIES = 4
+"""How often a summary is asked for, each time of half as much, while that is too long for the model."""
+
+MAX_OVERFLOWS = 4
+"""How often what one answer needs is made shorter because the provider refused it."""
+
+
+def given_up(failure: ModelFailure) -> ModelFailure:
+    """The failure of a call that is too long, when nothing more can be left out."""
+    hint = (
+        "nothing more can be left out: send less at once, start over with another session, or name another "
+        "route; 'context_tokens' of a route says how much its model takes"
+    )
+    return ModelFailure(failure.reason, f"{failure.message}; {hint}", retryable=False, status=failure.status)
+
+
+class ContextWindow:
+    """The room in the context of one run's model, while a worker has the run in its hands."""
+
+    def __init__(
+        self,
+        state: State,
+        runtime: Runtime,
+        reading: TranscriptReader,
+        commit: Callable[[Command], Awaitable[Run]],
+    ) -> None:
+        self._state = state
+        self._runtime = runtime
+        self._reading = reading
+        self._commit = commit
+        self._failures = 0
+        self._step = -1
+        self._overflows = 0
+        self._refused_tokens: int | None = None
+
+    async def request(self, run: Run, place: RunContext) -> ModelRequest:
+        """The model call that is due, once what is too long was made shorter."""
+        limits = self._runtime.config.context
+        while True:
+            request, prompt = await self._prompt(run, place)
+            resting = self._failures >= limits.max_failures
+            step = due(prompt, self._ceiling(run), self._state.now_ms(), limits, resting=resting)
+            if step is None or not await self._take(run, prompt, step):
+                return request
+
+    async def overflowed(self, run: Run, place: RunContext) -> bool:
+        """Make shorter what the provider refused as too long; whether anything could be done."""
+        if run.turn != self._step:
+            self._step, self._overflows = run.turn, 0
+        self._overflows += 1
+        if self._overflows > MAX_OVERFLOWS:
+            return False
+        _, prompt = await self._prompt(run, place)
+        # The window is smaller than was thought, by whatever measure; and so it is for the rest of the run.
+        self._refused_tokens = prompt.tokens
+        target = prompt.tokens // 2
+        if self._overflows == 1:
+            upto = summary_cut(prompt.placed, target, self._runtime.config.context)
+            if upto is not None and await self._sum_up(run, prompt, upto, "overflow"):
+                return True
+        upto = snip_cut(prompt, target, SNIP_KEEP_MIN)
+        if upto is None:
+            return False
+        await self._shorten(prompt, Snip(upto), "overflow")
+        return True
+
+    async def all_summed_up(self, run: Run, place: RunContext) -> Compact:
+        """What a run that is for nothing else comes to. Errors: ModelFailure."""
+        _, prompt = await self._prompt(run, place)
+        upto = summary_cut(prompt.placed, self._ceiling(run), self._runtime.config.context)
+        if upto is None:
+            return Compact(None)
+        return Compact(await self._summed_up(run, prompt, upto, "manual"))
+
+    # How much there is.
+
+    async def _prompt(self, run: Run, place: RunContext) -> tuple[ModelRequest, Prompt]:
+        request = await self._reading.request(run, self._runtime.hooks, place)
+        transcript = self._reading.last
+        tools = sum(
+            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
+        )
+        overhead = len(request.instructions.encode()) + tools
+        droppable = [tool.name for tool in self._runtime.hooks.tools() if tool.droppable]
+        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
+
+    def _ceiling(self, run: Run) -> int:
+        ceiling = threshold(self._runtime.config.context, run.pinned.context_tokens, run.pinned.options)
+        return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
+
+    # Steps.
+
+    async def _take(self, run: Run, prompt: Prompt, step: Step) -> bool:
+        """Take a step; whether it was taken."""
+        if isinstance(step, SumUp):
+            return await self._sum_up(run, prompt, step.upto, "auto")
+        await self._shorten(prompt, step, "auto")
+        return True
+
+    async def _shorten(self, prompt: Prompt, step: LeaveOutResults | Snip, trigger: CompactTrigger) -> None:
+        event = ContextCompacted(
+            upto=step.upto,
+            strategy="snip" if isinstance(step, Snip) else "results",
+            trigger=trigger,
+            tools=[] if isinstance(step, Snip) else list(prompt.droppable),
+            pre_tokens=prompt.tokens,
+            post_tokens=after(prompt, step),
+        )
+        await self._commit(Compact(event))
+        self._reading.became_shorter()
+
+    async def _sum_up(self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
+        """Have messages summed up and commit what came of it; whether there is a summary."""
+        try:
+            event = await self._summed_up(run, prompt, upto, trigger)
+        except ModelFailure as failure:
+            error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
+            event = CompactionFailed(trigger=trigger, error=error)
+        await self._commit(Compact(event))
+        if isinstance(event, ContextCompacted):
+            self._failures = 0
+            self._reading.became_shorter()
+            return True
+        self._failures += 1
+        log.warning("no summary: %s", event.error.message, extra={"run_id": run.run_id})
+        return False
+
+    async def _summed_up(
+        self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger
+    ) -> ContextCompacted | CompactionFailed:
+        """Errors: ModelFailure where the model gave no answer at all."""
+        answer = await self._asked(run, [each for each in prompt.placed if each.cursor <= upto])
+        try:
+            summary = summary_of(answer.items)
+            before, left = estimates(prompt, SumUp(upto), summary)
+            if left >= before:
+                raise NoSummary("the summary is no shorter than what it sums up")
+        except NoSummary as error:
+            return CompactionFailed(
+                trigger=trigger, error=RunError("no_summary", str(error)), usage=answer.usage
+            )
+        return ContextCompacted(
+            upto=upto,
+            strategy="summary",
+            trigger=trigger,
+            summary=summary,
+            pre_tokens=prompt.tokens,
+            post_tokens=after(prompt, SumUp(upto), summary),
+            usage=answer.usage,
+            model=answer.model,
+        )
+
+    async def _asked(self, run: Run, placed: Sequence[Placed]) -> ModelAnswer:
+        """The model's answer. Errors: ModelFailure."""
+        # The estimate is a third too high on purpose. Here too long costs no more than another try.
+        max_tokens, tries = run.pinned.context_tokens * 4 // 3, SUMMARY_TRIES
+        while True:
+            messages = request_of(placed, max_tokens, run.agent)
+            try:
+                return await self._answer(run, messages)
+            except ModelFailure as failure:
+                tries -= 1
+                if failure.reason != "context_too_long" or not tries:
+                    raise
+                max_tokens = of_messages(messages) // 2
+
+    async def _answer(self, run: Run, messages: list[Message]) -> ModelAnswer:
+        """One model call, which nobody follows. Errors: ModelFailure."""
+        request = ModelRequest(
+            pinned=run.pinned,
+            instructions=INSTRUCTIONS,
+            messages=messages,
+            session_id=run.session_id,
+            run_id=run.run_id,
+            purpose="summary",
+            max_answer_tokens=self._runtime.config.context.summary_tokens,
+            turn=run.turn + 1,
+            attempt=max(run.attempt, 1),
+        )
+        return await answer_of(self._runtime.models, request)

@@ -1,0 +1,259 @@
+"""Budgets only narrow, money is whole, and time counts only while a run is in hand."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from kheishd.core.run.budget import added, cost_of, left_ms, micros, narrowest, shown, summed, time_up
+from kheishd.core.run.commands import (
+    Answered,
+    Ask,
+    Cancel,
+    Compact,
+    Judge,
+    Judgement,
+    Release,
+    Resolve,
+    Start,
+    Stopped,
+)
+from kheishd.core.run.due import AskModel, Expire, Stop, due
+from protocol.budget import Budget, Cost, PinnedBudget, Prices
+from protocol.events.approval import ApprovalAnswered, ApprovalRequested
+from protocol.events.call import ToolReturned
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.run import MessageAppended
+from protocol.objects.permission import Verdict
+from protocol.objects.run import RunError
+from protocol.transcript import Item, Text, ToolCall, Usage
+from tests.support.machine import Machine
+
+PRICES = Prices(currency="USD", input=3_000_000, output=15_000_000, cached_input=300_000)
+CALL = ToolCall("call_1", "bash", {})
+
+BUDGETS = st.builds(
+    Budget,
+    max_tokens=st.integers(0, 9),
+    max_work_s=st.sampled_from((0.0, 1.0, 2.5)),
+    max_cost=st.integers(0, 9),
+)
+
+
+@given(st.lists(BUDGETS, max_size=4), BUDGETS)
+def test_a_budget_only_narrows(budgets: list[Budget], one: Budget) -> None:
+    """With one more there is no more to use of anything, and no limit is lost."""
+    without, together = narrowest([*budgets, None]) or Budget(), narrowest([*budgets, one]) or Budget()
+    for name in Budget.__struct_fields__:
+        before, after = getattr(without, name), getattr(together, name)
+        assert after == before or (after and (not before or after < before))
+        assert after in (before, getattr(one, name))
+
+
+# Money.
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        (0, 0),
+        (3, 3_000_000),
+        (0.075, 75_000),
+        (0.1 + 0.2, 300_000),
+        (1e-6, 1),
+        (1e-7, 0),
+        (999_999.5, 999_999_500_000),
+    ],
+)
+def test_an_amount_in_micros(amount: float, expected: int) -> None:
+    """As it is written, not as a binary fraction has it."""
+    assert micros(amount) == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "prices", "expected"),
+    [
+        (Usage(), PRICES, 0),
+        (Usage(1_000_000, 0), PRICES, 3_000_000),
+        (Usage(0, 1_000_000), PRICES, 15_000_000),
+        (Usage(1_000_000, 0, 400_000), PRICES, 1_800_000 + 120_000),
+        (Usage(1_000_000, 0, 400_000), replace(PRICES, cached_input=None), 3_000_000),
+        (Usage(1_000_000, 0, 400_000), replace(PRICES, cached_input=0), 1_800_000),
+        (Usage(10, 0, 99), PRICES, 3),
+        (Usage(1, 0), replace(PRICES, input=500_000), 1),
+        (Usage(1, 0), replace(PRICES, input=499_999), 0),
+    ],
+)
+def test_what_tokens_cost(usage: Usage, prices: Prices, expected: int) -> None:
+    """Cached input costs less where a price says so; what is rounded is rounded once, to the nearest."""
+    assert cost_of(usage, prices) == Cost(expected, "USD")
+    assert cost_of(usage, None) is None
+
+
+@given(st.lists(st.builds(Cost, st.integers(0, 10**12), st.sampled_from(("USD", "EUR")))))
+def test_sums_of_money_lose_nothing(costs: list[Cost]) -> None:
+    """Each currency by itself, to the micro."""
+    total: list[Cost] = []
+    for cost in costs:
+        total = summed(total, cost)
+    assert {each.currency: each.micros for each in total} == {
+        currency: sum(each.micros for each in costs if each.currency == currency)
+        for currency in {each.currency for each in costs}
+    }
+    assert len(total) <= 2
+
+
+def test_amounts_together() -> None:
+    """Nothing is no amount; two currencies are never added."""
+    assert added(None, None) is None
+    assert added(Cost(1, "USD"), None) == added(None, Cost(1, "USD")) == Cost(1, "USD")
+    assert added(Cost(1, "USD"), Cost(2, "USD")) == Cost(3, "USD")
+    with pytest.raises(AssertionError):
+        added(Cost(1, "USD"), Cost(1, "EUR"))
+    assert shown(Cost(1_500_000, "EUR")) == "1.5 EUR"
+
+
+# Runs.
+
+
+def begun(**pinned: Any) -> Machine:
+    """A run whose model was asked, with what it may cost."""
+    machine = Machine()
+    machine.record = replace(machine.run, pinned=replace(machine.run.pinned, **pinned))
+    return machine.do(Start(), Ask("itm_1"))
+
+
+def says(*items: Item, usage: Usage) -> Answered:
+    """An answer that used so many tokens."""
+    return Answered(list(items) or [Text("done")], usage, "end", "m")
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        (PinnedBudget(max_tokens=13), "token_budget"),
+        (PinnedBudget(max_tokens=14), None),
+        (PinnedBudget(max_cost_micros=75), "cost_budget"),
+        (PinnedBudget(max_cost_micros=76), None),
+    ],
+)
+def test_a_budget_that_is_used_up_ends_the_run(budget: Budget, reason: str | None) -> None:
+    """Where it would need another model call; its calls get their results, and the answer is kept."""
+    machine = begun(budget=budget, prices=PRICES).do(says(CALL, usage=Usage(10, 3)))
+    if reason is None:
+        assert machine.run.status == "running"
+        return
+    assert (machine.run.status, machine.run.calls) == ("failed", [])
+    assert machine.run.error is not None
+    assert machine.run.error.reason == reason
+    assert machine.kinds()[-3:] == ["message_appended", "tool_returned", "run_ended"]
+
+
+def test_an_answer_that_uses_up_the_budget_is_still_the_answer() -> None:
+    """The work is done; and what it cost is what the record says."""
+    machine = begun(budget=PinnedBudget(max_tokens=5, max_cost_micros=5), prices=PRICES).do(
+        says(usage=Usage(10, 3))
+    )
+    assert (machine.run.status, machine.run.cost) == ("completed", Cost(75, "USD"))
+    event = machine.journal[-2][1]
+    assert isinstance(event, MessageAppended)
+    assert event.cost == Cost(75, "USD")
+
+
+DENIED = Judge(
+    [
+        Judgement(
+            Verdict(call_id="call_1", tool="bash", decision="deny", base="deny", why="rule"),
+            result=ToolReturned(call_id="call_1", tool="bash", how="denied", text="no", is_error=True),
+        )
+    ]
+)
+ASKED = Judge(
+    [
+        Judgement(
+            Verdict(call_id="call_1", tool="bash", decision="ask", base="ask", why="default"),
+            asks=ApprovalRequested(
+                approval_id="apr_1", call_id="call_1", tool="bash", index=0, message_cursor=4
+            ),
+        )
+    ]
+)
+
+
+def test_what_was_used_before_counts() -> None:
+    """A budget is for the whole run; without prices there is no cost."""
+    machine = begun(budget=PinnedBudget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
+    assert machine.run.status == "running"
+    machine.do(Ask("itm_2"), says(CALL, usage=Usage(10, 1)))
+    assert machine.run.error == RunError("token_budget", "the run used 20 tokens, and its budget is 20")
+    assert machine.run.cost is None
+
+
+def passes(machine: Machine, ms: int) -> Machine:
+    """Time passes before the next event."""
+    machine.now_ms += ms
+    return machine
+
+
+TIMED = PinnedBudget(max_work_s=1.0)
+
+
+def test_time_is_over_when_it_was_in_hand_so_long() -> None:
+    """Then the run is to be ended, whatever it does; to stop it because somebody asked comes first."""
+    run = begun(budget=TIMED).run
+    begins = run.updated_at_ms - run.worked_ms
+    assert left_ms(run, begins) == 1_000 - run.worked_ms
+    assert due(run, begins + 999, held=True) == AskModel()
+    error = RunError("time_budget", "the run was in hand for 1 s, and that is its budget")
+    assert due(run, begins + 1_000, held=True) == Expire(error)
+    assert time_up(run, begins + 1_000) == error
+    assert due(replace(run, cancel="cancelled"), begins + 9_999, held=True) == Stop()
+    assert left_ms(begun().run, 10**15) is None
+
+
+def test_what_its_time_ends_has_failed_and_what_had_arrived_is_kept() -> None:
+    """Unless somebody wanted it stopped anyway."""
+    error = RunError("time_budget", "over")
+    machine = begun(budget=TIMED).do(Stopped([Text("so far")], error=error))
+    assert (machine.run.status, machine.run.error, machine.run.claimed) == ("failed", error, False)
+    assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
+    with_calls = begun(budget=TIMED).do(says(CALL, usage=Usage()), Stopped([], error=error))
+    assert with_calls.kinds()[-2:] == ["tool_returned", "run_ended"]
+    cancelled = begun(budget=TIMED).do(Cancel("cancelled"), Stopped([], error=error))
+    assert cancelled.run.status == "cancelled"
+
+
+def test_waiting_for_a_person_costs_no_time() -> None:
+    """Nor does being put down, nor the time in which the daemon was dead."""
+    machine = begun(budget=TIMED).do(says(CALL, usage=Usage()), ASKED)
+    assert machine.run.status == "waiting_for_approval"
+    worked = machine.run.worked_ms
+    answer = ApprovalAnswered(approval_id="apr_1", call_id="call_1", decision="allow")
+    passes(machine, 60_000).do(Resolve([answer], []))
+    passes(machine, 60_000).do(Start())
+    assert (machine.run.worked_ms, machine.run.claimed) == (worked, True)
+    passes(machine, 100).do(Release("shutdown"))
+    assert machine.run.worked_ms == worked + 110
+    passes(machine, 60_000).do(Start())
+    passes(machine, 60_000).do(Start())
+    assert machine.run.worked_ms == worked + 110
+    assert left_ms(machine.run, machine.now_ms) == 1_000 - worked - 110
+
+
+def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
+    """It does not take any, either."""
+    machine = passes(begun(budget=TIMED), -500_000).do(Release("shutdown"))
+    assert machine.run.worked_ms == 10
+
+
+def test_what_a_summary_costs_is_counted() -> None:
+    """At the prices of its run, whether it was one or not; it does not end the run by itself."""
+    summary = ContextCompacted(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
+    failed = CompactionFailed(trigger="auto", error=RunError("no_summary", "no"), usage=Usage(5, 0))
+    machine = begun(prices=PRICES, budget=PinnedBudget(max_cost_micros=1)).do(
+        Compact(summary), Compact(failed)
+    )
+    assert (machine.run.cost, machine.run.status) == (Cost(30 + 15 + 15, "USD"), "running")
+    assert machine.do(says(CALL, usage=Usage())).run.status == "failed"

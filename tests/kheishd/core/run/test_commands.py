@@ -1,0 +1,22 @@
+"""Commands: values that say what is wanted; each of them occurs."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+
+from kheishd.core.run.commands import Command
+from tests.support.machine import everything
+
+KINDS: tuple[type[Command], ...] = get_args(Command)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_command_is_a_value(kind: type[Command]) -> None:
+    """It cannot be changed, says what it is for, and occurs in the life of a run."""
+    command = next(each.command for each in everything() if isinstance(each.command, kind))
+    assert kind.__doc__
+    assert command == dataclasses.replace(command)
+    for field in dataclasses.fields(command):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(command, field.name, None)

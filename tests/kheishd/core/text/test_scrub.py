@@ -1,0 +1,88 @@
+"""The scrubber removes known secrets from texts and journal lines, and a line keeps its type."""
+
+import json
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.core.text.scrub import Scrubber, replace_spans
+from protocol.events.run import MessageAppended
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_event, encode_line
+from protocol.transcript import Message, Text, ToolCall
+
+SECRET = 'sk-"quoted\\and"-1234'
+
+
+def test_scrub_text() -> None:
+    """The exact value is replaced; of two overlapping secrets, the longer is replaced whole."""
+    scrubber = Scrubber(["secret-1", "secret-1-and-more"])
+    assert scrubber.scrub_text("a secret-1-and-more b secret-1") == "a [scrubbed] b [scrubbed]"
+
+
+def test_scrub_bytes() -> None:
+    """Bytes are scrubbed even if they are not text."""
+    assert Scrubber(["sécret"]).scrub_bytes(b"\xff a s\xc3\xa9cret \x00") == b"\xff a [scrubbed] \x00"
+    content = b"nothing"
+    assert Scrubber(["sk-1"]).scrub_bytes(content) == content
+
+
+def test_a_journal_line_without_secrets_is_returned_as_is() -> None:
+    """The common case copies nothing."""
+    line = b'{"cursor":1,"type":"x"}'
+    assert Scrubber([SECRET]).scrub_journal_line(line) is line
+    assert not Scrubber()
+
+
+def test_a_journal_line_keeps_its_shape() -> None:
+    """Values and nested names are scrubbed, escapes included; the event's fields and tags are not."""
+    message = Message("assistant", [Text(f"it is {SECRET}"), ToolCall("c", "tool", {SECRET: [SECRET]})])
+    line = encode_line(Envelope(cursor=1, at_ms=2), MessageAppended(item_id="i", message=message))
+    scrubber = Scrubber([SECRET, "tool_call", "message_appended", "assistant"])
+    scrubbed = scrubber.scrub_journal_line(line)
+    event = decode_event(scrubbed)
+    assert isinstance(event, MessageAppended)
+    assert event.message.items == [
+        Text("it is [scrubbed]"),
+        ToolCall("c", "tool", {"[scrubbed]": ["[scrubbed]"]}),
+    ]
+    assert list(json.loads(scrubbed)) == list(json.loads(line))
+
+
+def test_with_more_keeps_the_secrets() -> None:
+    """A reload adds secrets and forgets none."""
+    scrubber = Scrubber(["first-one"]).with_more(["second-one"])
+    assert scrubber.scrub_text("first-one second-one") == "[scrubbed] [scrubbed]"
+
+
+@given(st.text(min_size=8, max_size=20), st.text(max_size=20), st.text(max_size=20))
+def test_no_secret_survives(secret: str, prefix: str, suffix: str) -> None:
+    """No secret survives in a journal line, whatever its characters and surroundings are."""
+    line = msgspec.json.encode({"type": "x", "text": prefix + secret + suffix})
+    scrubbed = msgspec.json.decode(Scrubber([secret]).scrub_journal_line(line))
+    assert secret not in scrubbed["text"].replace("[scrubbed]", "")
+
+
+def test_scrub_log_line() -> None:
+    """In a log line, a secret is replaced in its plain and in its JSON spelling."""
+    line = f"text {SECRET} and json {json.dumps({'key': SECRET})}"
+    assert Scrubber([SECRET]).scrub_log_line(line) == 'text [scrubbed] and json {"key": "[scrubbed]"}'
+
+
+def test_find_spans() -> None:
+    """Spans are ordered; of overlapping secrets the longer counts, spelled plainly or as in JSON."""
+    scrubber = Scrubber(["secret-1", "secret-1-and-more", 'quo"ted-one'])
+    text = 'secret-1 secret-1-and-more quo"ted-one quo\\"ted-one'
+    assert [text[start:end] for start, end in scrubber.find_spans(text)] == text.split(" ")
+    assert scrubber.find_spans("nothing") == []
+
+
+def test_replace_spans_part_by_part() -> None:
+    """Parts of any size join to the scrubbed text: a secret is replaced in the part where it begins."""
+    text = f"a{SECRET}b{SECRET}"
+    spans = Scrubber([SECRET]).find_spans(text)
+    for size in (1, 2, 7, len(SECRET), 100):
+        starts = range(0, len(text), size)
+        parts = [replace_spans(text, spans, start, min(start + size, len(text))) for start in starts]
+        assert "".join(parts) == "a[scrubbed]b[scrubbed]"

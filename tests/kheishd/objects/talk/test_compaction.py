@@ -1,0 +1,311 @@
+"""Asking for a conversation to be summed up: every outcome of both methods."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.core.workspace import Workspaces
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict
+from protocol.errors.session import SessionAlreadyEnded, SessionBusy, SessionNotFound, WorkspaceForbidden
+from protocol.errors.token import ScopeMissing
+from protocol.transcript import Text, Usage
+from tests.support.desk import Gate, fails, gives
+from tests.support.household import AGENTS, ROUTES, Household, household, refused
+from tests.support.runtimes import make_runtime
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+async def talk(house: Household, turns: int = 5) -> str:
+    """A conversation that is worth summing up; its session."""
+    for number in range(turns):
+        house.models.to[f"{number} " + "word " * 100] = lambda request: answers(600 * len(request.messages))
+        sent = await house.ask(f"{number} " + "word " * 100)
+    session_id: str = sent["session_id"]
+    return session_id
+
+
+async def answers(tokens: int) -> AsyncIterator[ModelEvent]:
+    """An answer to a prompt of so many tokens."""
+    yield ModelAnswer([Text("fine " * 100)], Usage(tokens, 100), "end")
+
+
+def compact(house: Household, **params: Any) -> Any:
+    """Have the conversation summed up, and wait for it."""
+    return house.call("conversation.compact", wait="settled", **params)
+
+
+async def bound(house: Household, **properties: Any) -> str:
+    """A session with some properties, by its conversation."""
+    made = await house.call("session.create", **properties)
+    session_id: str = made["session_id"]
+    return session_id
+
+
+async def test_conversation_compact_ok(house: Household) -> None:
+    """All but the last messages become a summary, which the model reads from then on."""
+    session_id = await talk(house)
+    done = await compact(house)
+    assert (done["session_id"], done["status"], done["summary"]) == (session_id, "completed", "They talked.")
+    assert done["pre_tokens"] == 600 * 9 + 100 > done["post_tokens"] > 2_000
+    assert done["usage"] == {"input_tokens": 500, "output_tokens": 20}
+    assert await house.kinds(run_id=done["run_id"]) == [
+        "run_accepted",
+        "run_started",
+        "model_asked",
+        "context_compacted",
+        "run_ended",
+    ]
+    (event,) = await house.events(run_id=done["run_id"], types=["context_compacted"])
+    assert (event["trigger"], event["strategy"]) == ("manual", "summary")
+    asked = len(house.models.asked)
+    await house.ask("and now?")
+    assert len(house.models.asked) == asked + 1
+    assert [message.role for message in house.models.asked[-1].messages] == [
+        "user",
+        *["user", "assistant"] * 3,
+        "user",
+    ]
+    assert len((await house.call("conversation.history"))["messages"]) == 12
+
+
+async def test_conversation_compact_ok_is_accepted_first(house: Household) -> None:
+    """It is a run like any other: it can be followed, waited for, and asked for again by its key."""
+    await talk(house)
+    gate = Gate("", "They talked.")
+    house.models.summaries = [gate]
+    accepted = await house.call("conversation.compact", idempotency_key="k")
+    assert accepted["status"] == "queued"
+    await gate.reached.wait()
+    assert isinstance(await house.refused("conversation.compact"), SessionBusy)
+    gate.opened.set()
+    again = await compact(house, idempotency_key="k")
+    assert (again["run_id"], again["status"]) == (accepted["run_id"], "completed")
+    assert isinstance(
+        await house.refused("conversation.compact", idempotency_key="k", agent="critic"), IdempotencyConflict
+    )
+    run = await house.call("run.get", run_id=accepted["run_id"])
+    assert (run["kind"], run["status"], "output" in run) == ("compaction", "completed", False)
+
+
+async def test_conversation_compact_ok_where_there_is_nothing_to_sum_up(house: Household) -> None:
+    """That is said, and no model is asked; nor is it what is asked for by a check."""
+    await house.ask("one")
+    head = house.head()
+    assert (await house.call("conversation.compact", check=True))["status"] == "queued"
+    assert house.head() == head
+    done = await compact(house)
+    assert (done["status"], done["note"]) == ("completed", "there was nothing to sum up")
+    assert "summary" not in done
+    assert house.models.summed == []
+
+
+async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> None:
+    """A model that says nothing, or is not to be had; what may pass is tried again."""
+    await talk(house)
+    house.models.summaries = [lambda request: gives()]
+    done = await compact(house)
+    assert (done["status"], done["error"]["reason"]) == ("failed", "no_summary")
+    house.models.summaries = [lambda request: fails("unauthorized", retryable=False)]
+    done = await compact(house)
+    assert (done["status"], done["error"]["reason"]) == ("failed", "unauthorized")
+    house.models.summaries = [
+        lambda request: fails("overloaded", retry_after_s=0.01),
+        house.models.summaries[0],
+    ]
+    done = await compact(house)
+    assert done["status"] == "failed"
+    assert "model_failed" in await house.kinds(run_id=done["run_id"])
+    assert (await house.ask("and now?"))["status"] == "completed"
+
+
+async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
+    """Cancelled means stopped; nothing is kept of it."""
+    session_id = await talk(house)
+    gate = Gate()
+    house.models.summaries = [gate]
+    accepted = await house.call("conversation.compact")
+    await gate.reached.wait()
+    assert (await house.call("conversation.cancel"))["run_id"] == accepted["run_id"]
+    assert (await house.call("run.get", run_id=accepted["run_id"]))["status"] == "cancelled"
+    assert "context_compacted" not in await house.kinds(session_id=session_id)
+
+
+async def test_conversation_compact_ok_is_not_to_be_steered(house: Household) -> None:
+    """It answers nobody."""
+    await talk(house)
+    gate = Gate("", "They talked.")
+    house.models.summaries = [gate]
+    await house.call("conversation.compact")
+    await gate.reached.wait()
+    refusal = await house.refused("conversation.steer", content="x")
+    assert refusal.reason == "nothing_to_steer"
+    sent = await house.send("next")
+    gate.opened.set()
+    assert (await house.call("run.wait", run_id=sent["run_id"]))["output"] == "You said: next"
+
+
+async def test_conversation_compact_session_busy(idle: Household) -> None:
+    """While something is being said the summary would have half of it."""
+    await idle.send()
+    assert isinstance(await idle.refused("conversation.compact"), SessionBusy)
+
+
+async def test_conversation_compact_session_already_ended(idle: Household) -> None:
+    """Nothing more is asked of it."""
+    sent = await idle.send()
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    await idle.call("session.end", session_id=sent["session_id"])
+    assert isinstance(await idle.refused("conversation.compact"), SessionAlreadyEnded)
+
+
+async def left(house: Household, **runtime: Any) -> None:
+    """A conversation with nothing in flight, and another configuration."""
+    sent = await house.send(agent="critic")
+    await house.call("run.cancel", run_id=sent["run_id"])
+    house.holder.replace(make_runtime(2, models=house.models, **({"definitions": AGENTS} | runtime)))
+
+
+async def test_conversation_compact_agent_not_found(idle: Household) -> None:
+    """Its agent is no longer defined."""
+    await left(idle, definitions={name: AGENTS[name] for name in ("default", "reviewer")})
+    assert isinstance(await idle.refused("conversation.compact", agent="critic"), AgentNotFound)
+
+
+async def test_conversation_compact_route_not_found(idle: Household) -> None:
+    """The session's route was taken away."""
+    sent = await idle.send(agent="critic")
+    await idle.call("session.update", session_id=sent["session_id"], route="local")
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
+    assert isinstance(await idle.refused("conversation.compact", agent="critic"), RouteNotFound)
+
+
+async def test_conversation_compact_route_not_ready(idle: Household) -> None:
+    """The session's route cannot be used now."""
+    sent = await idle.send()
+    await idle.call("session.update", session_id=sent["session_id"], route="unready")
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    assert isinstance(await idle.refused("conversation.compact"), RouteNotReady)
+
+
+async def test_conversation_compact_workspace_forbidden(idle: Household) -> None:
+    """The session was told to work where it may not any more."""
+    sent = await idle.send(agent="critic", workspace="/srv/a")
+    await idle.call("session.update", session_id=sent["session_id"], workspace="/srv/a")
+    await left(idle, workspaces=Workspaces("/elsewhere", "/home", limited=True), routes=ROUTES)
+    assert isinstance(await idle.refused("conversation.compact", agent="critic"), SessionBusy)
+    await idle.call("run.cancel", run_id=sent["run_id"])
+    assert isinstance(await idle.refused("conversation.compact", agent="critic"), WorkspaceForbidden)
+
+
+async def test_conversation_compact_conversation_not_found(idle: Household) -> None:
+    """Nobody has spoken there yet."""
+    assert isinstance(await idle.refused("conversation.compact"), ConversationNotFound)
+
+
+async def test_conversation_compact_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    await idle.send()
+    critic = await idle.limited(agents=["critic"])
+    assert isinstance(await refused(critic, "conversation.compact"), AgentForbidden)
+
+
+async def test_conversation_compact_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender."""
+    await idle.send()
+    ann = await idle.limited(senders=["ann"])
+    assert isinstance(await refused(ann, "conversation.compact"), SenderForbidden)
+
+
+async def test_conversation_compact_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    assert isinstance(await idle.refused("conversation.compact", sender="a\nb"), SenderInvalid)
+
+
+# session.compact
+
+
+async def test_session_compact_ok(house: Household) -> None:
+    """The same, addressed by session; whoever may read the session may read the run."""
+    session_id = await talk(house)
+    done = await house.call("session.compact", session_id=session_id, wait="settled")
+    assert (done["status"], done["summary"]) == ("completed", "They talked.")
+    run = await house.call("run.get", run_id=done["run_id"])
+    assert run["sender"] == "user"
+
+
+async def test_session_compact_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    sent = await idle.send(sender="bob")
+    ann = await idle.limited(senders=["ann"])
+    for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
+        assert isinstance(await refused(client, "session.compact", session_id=session_id), SessionNotFound)
+
+
+async def test_session_compact_session_already_ended(idle: Household) -> None:
+    """Nothing more is asked of it."""
+    session_id = await bound(idle)
+    await idle.call("session.end", session_id=session_id)
+    assert isinstance(await idle.refused("session.compact", session_id=session_id), SessionAlreadyEnded)
+
+
+async def test_session_compact_session_busy(idle: Household) -> None:
+    """While something is being said the summary would have half of it."""
+    sent = await idle.send()
+    refusal = await idle.refused("session.compact", session_id=sent["session_id"])
+    assert isinstance(refusal, SessionBusy)
+
+
+async def test_session_compact_agent_not_found(idle: Household) -> None:
+    """Its agent is no longer defined."""
+    session_id = await bound(idle, agent="critic")
+    idle.holder.replace(make_runtime(2, models=idle.models))
+    assert isinstance(await idle.refused("session.compact", session_id=session_id), AgentNotFound)
+
+
+async def test_session_compact_route_not_found(idle: Household) -> None:
+    """Its route was taken away."""
+    session_id = await bound(idle, route="local")
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
+    assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotFound)
+
+
+async def test_session_compact_route_not_ready(idle: Household) -> None:
+    """Its route cannot be used now."""
+    session_id = await bound(idle, route="unready")
+    assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotReady)
+
+
+async def test_session_compact_workspace_forbidden(idle: Household) -> None:
+    """The parent works elsewhere now, and the child was told to stay."""
+    parent = await bound(idle, workspace="/srv/a")
+    child = await bound(idle, parent_session_id=parent, workspace="/srv/a/b")
+    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    assert isinstance(await idle.refused("session.compact", session_id=child), WorkspaceForbidden)
+
+
+async def test_who_has_it_summed_up_needs_the_right_to_converse(idle: Household) -> None:
+    """It costs a model call and changes what is read."""
+    session_id = await bound(idle)
+    reader = await idle.limited(scopes=["read"])
+    for method, params in (("conversation.compact", {}), ("session.compact", {"session_id": session_id})):
+        assert isinstance(await refused(reader, method, **params), ScopeMissing)

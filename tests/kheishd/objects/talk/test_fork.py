@@ -1,0 +1,372 @@
+"""Branching off: what comes along, what does not, and that nothing is copied or widened."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.core.context.transcript import Transcript
+from kheishd.store.tables import CHECKPOINTS, META
+from kheishd.workers.runs.transcript import TranscriptReader
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.journal import CursorPruned
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import ImportInvalid, SessionNotFound, TooDeep
+from protocol.errors.token import ScopeMissing
+from protocol.events.session import SessionCreated
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import decode_envelope, decode_event
+from protocol.limits.session import MAX_FORKS
+from protocol.transcript import Item, ToolCall, text_of
+from tests.support.desk import gives, says
+from tests.support.household import AGENTS, Household, household, pages, refused
+from tests.support.runtimes import make_runtime
+from tests.support.talk import assert_valid
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work, with tokens."""
+    async with household(tmp_path, tcp=True) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+def fork(house: Household, session_id: str, **params: Any) -> Any:
+    """A branch of a session."""
+    return house.call("session.fork", session_id=session_id, **params)
+
+
+async def send(house: Household, session_id: str, content: str) -> Any:
+    """Say something there and wait for the answer."""
+    return await house.call("session.send", session_id=session_id, content=content, wait="settled")
+
+
+async def texts(house: Household, session_id: str, **params: Any) -> list[str]:
+    """What a session's messages say."""
+    rows = await pages(house.client, "session.history", "messages", session_id=session_id, **params)
+    return [row["message"]["items"][0].get("text", "") for row in rows]
+
+
+def shown(house: Household) -> list[str]:
+    """What the model was shown last."""
+    return [text_of(message.items) for message in house.models.asked[-1].messages]
+
+
+async def test_session_fork_ok(house: Household) -> None:
+    """It goes on from where the other is; what either says from then on is its own."""
+    session_id = (await house.ask("one"))["session_id"]
+    head = house.head()
+    branch = await fork(house, session_id)
+    assert house.head() == head + 1
+    assert branch["session_id"] != session_id
+    assert (branch["agent"], branch["sender"], branch.get("runs")) == ("default", "user", None)
+    assert (branch["fork_of"]["session_id"], branch["fork_of"]["cursor"]) == (session_id, head)
+    await house.ask("two")
+    await send(house, branch["session_id"], "other two")
+    assert shown(house) == ["one", "You said: one", "other two"]
+    mine = ["one", "You said: one", "other two", "You said: other two"]
+    for limit in (1, 3, 50):
+        assert await texts(house, branch["session_id"], limit=limit) == mine
+        newest = await texts(house, branch["session_id"], limit=limit, order="newest")
+        assert newest == mine[::-1]
+    assert await texts(house, session_id) == ["one", "You said: one", "two", "You said: two"]
+    # The address means what it meant.
+    assert (await house.call("conversation.get"))["session_id"] == session_id
+
+
+async def test_session_fork_ok_at_a_cursor(house: Household) -> None:
+    """As it was then, whatever came later; a cursor between its events is that of the one before."""
+    first = await house.ask("one")
+    at = house.head()
+    await house.ask("elsewhere", sender="other")
+    between = house.head()
+    await house.ask("two")
+    for cursor in (at, between):
+        branch = await fork(house, first["session_id"], at=cursor, title="Another way")
+        assert (branch["fork_of"]["cursor"], branch["title"]) == (at, "Another way")
+        await send(house, branch["session_id"], "three")
+        assert shown(house) == ["one", "You said: one", "three"]
+
+
+async def test_session_fork_ok_check_leaves_nothing_behind(idle: Household) -> None:
+    """Nor is it done twice for the same key."""
+    sent = await idle.send("one")
+    head = idle.head()
+    assert (await fork(idle, sent["session_id"], check=True))["fork_of"]["cursor"] == head
+    assert (idle.head(), idle.sessions()) == (head, 1)
+    first = await fork(idle, sent["session_id"], idempotency_key="k")
+    assert await fork(idle, sent["session_id"], idempotency_key="k") == first
+    assert idle.sessions() == 2
+
+
+async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
+    """Between a call and its result, too: at every cursor the branch's model is shown a valid transcript."""
+    calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
+    house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+    gate = house.gate("slow")
+    sent = await house.send("slow")
+    await house.send("queued")
+    await gate.reached.wait()
+    await house.call("conversation.steer", content="look")
+    gate.opened.set()
+    await house.call("run.wait", run_id=sent["run_id"])
+    with house.state.read() as store:
+        lines = [(cursor, line) for cursor, line in store.entries(sent["session_id"])]
+    transcript = Transcript()
+    for cursor, line in lines:
+        transcript.fold(decode_envelope(line), decode_event(line))
+        branch = await fork(house, sent["session_id"], at=cursor)
+        branched = Transcript(transcript.cursor, list(transcript.placed))
+        branched.calls, branched.results = dict(transcript.calls), dict(transcript.results)
+        branched.said = list(transcript.said)
+        branched.fold(Envelope(cursor=cursor + 1, at_ms=0), SessionCreated(agent="default"))
+        reading = TranscriptReader(house.state, branch["session_id"])
+        assert (await reading.transcript()).messages == branched.messages
+        assert_valid(branched.messages)
+        await send(house, branch["session_id"], "go on")
+        assert_valid(house.models.asked[-1].messages)
+        assert shown(house)[-1] == "go on"
+        # What was queued is shown where its run had started.
+        assert ("queued" in shown(house)) == (not transcript.inputs and "queued" in texts_of(transcript))
+
+
+def texts_of(transcript: Transcript) -> list[str]:
+    """What the messages of a transcript say."""
+    return [text_of(message.items) for message in transcript.messages]
+
+
+async def test_session_fork_ok_of_a_branch(house: Household) -> None:
+    """A branch of a branch, also from before the two parted."""
+    root = (await house.ask("one"))["session_id"]
+    before = house.head()
+    await house.ask("two")
+    first = await fork(house, root)
+    await send(house, first["session_id"], "three")
+    second = await fork(house, first["session_id"])
+    await send(house, second["session_id"], "four")
+    assert shown(house)[::2] == ["one", "two", "three", "four"]
+    assert await texts(house, second["session_id"], limit=3) == await texts(house, second["session_id"])
+    early = await fork(house, second["session_id"], at=before)
+    assert early["fork_of"] == (await fork(house, root, at=before))["fork_of"]
+    await send(house, early["session_id"], "another two")
+    assert shown(house) == ["one", "You said: one", "another two"]
+
+
+async def test_session_fork_ok_before_and_after_a_summary(house: Household) -> None:
+    """A branch from before it has everything; one from after it has the summary, and may have another."""
+    for number in range(5):
+        session_id = (await house.ask(f"{number} " + "word " * 100))["session_id"]
+    before = house.head()
+    done = await house.call("session.compact", session_id=session_id, wait="settled")
+    assert done["status"] == "completed"
+    early, late = await fork(house, session_id, at=before), await fork(house, session_id)
+    await send(house, early["session_id"], "x")
+    assert len(shown(house)) == 11
+    await send(house, late["session_id"], "x")
+    assert len(shown(house)) == 8
+    assert "They talked." in shown(house)[0]
+    house.models.summaries = [lambda request: says("They talked on.")]
+    await house.call("session.compact", session_id=late["session_id"], wait="settled")
+    await send(house, late["session_id"], "y")
+    assert "They talked on." in shown(house)[0]
+    await house.ask("z")
+    assert "They talked on." not in shown(house)[0]
+    assert len(await texts(house, late["session_id"])) == 14
+
+
+async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> None:
+    """Where that is from before the two parted; one from later is passed over."""
+    for number in range(14):
+        session_id = (await house.ask(f"{number}"))["session_id"]
+    with house.state.read() as store:
+        ((key, _),) = store.scan(CHECKPOINTS, session_id)
+    for at in (None, key[1], key[1] - 1):
+        branch = await fork(house, session_id, at=at)
+        reading = TranscriptReader(house.state, branch["session_id"])
+        with house.state.read() as store:
+            begun = reading._begin(store).cursor
+        assert begun == (0 if at == key[1] - 1 else key[1])
+        messages = texts_of(await reading.transcript())
+        assert messages == (await texts(house, session_id))[: len(messages)]
+        assert (len(messages) == 28) == (at is None)
+
+
+# Rights.
+
+
+async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
+    """Scope, mode, parent, workspace, route, contracts and metadata are the other's."""
+    flag = {"type": "object", "properties": {}, "additionalProperties": False}
+    parent = await idle.call("session.create", scope={"tools": ["a", "b"]}, workspace="/srv/a")
+    made = await idle.call(
+        "session.create",
+        parent_session_id=parent["session_id"],
+        scope={"tools": ["a"]},
+        permission_mode="plan",
+        workspace="/srv/a/b",
+        route="local",
+        model="m",
+        title="T",
+        metadata={"k": "v"},
+        input_contract={"schema": flag},
+        output_contract={"schema": flag},
+    )
+    branch = await fork(idle, made["session_id"])
+    names = ("agent", "parent_session_id", "root_session_id", "scope", "permission_mode", "workspace")
+    for name in (*names, "route", "model", "title", "metadata", "input_contract", "output_contract"):
+        assert branch[name] == made[name], name
+    children = await idle.call("session.list", parent_session_id=parent["session_id"])
+    assert branch["session_id"] in [row["session_id"] for row in children["sessions"]]
+
+
+async def test_session_fork_ok_for_another_agent_is_no_wider(idle: Household) -> None:
+    """What both allow; its route and model are its own."""
+    made = await idle.call("session.create", scope={"tools": ["grep", "bash"], "mcp": []}, route="local")
+    branch = await fork(idle, made["session_id"], agent="reviewer")
+    assert branch["scope"] == {"tools": ["grep"], "mcp": []}
+    assert branch["permission_mode"] == "plan"
+    assert "route" not in branch
+    strict = await idle.call("session.create", agent="reviewer")
+    branch = await fork(idle, strict["session_id"], agent="critic")
+    assert branch["scope"]["tools"] == ["read_file", "grep"]
+    assert branch["permission_mode"] == "plan"
+
+
+async def test_session_fork_ok_takes_the_rules_that_narrow(idle: Household) -> None:
+    """What was allowed was allowed there."""
+    session_id = (await idle.send())["session_id"]
+    rules = [{"tool": "bash", "decision": "deny"}, {"tool": "grep", "decision": "allow"}]
+    await idle.call("permission.update", session_id=session_id, add=rules)
+    branch = await fork(idle, session_id)
+    assert [(rule["tool"], rule["decision"]) for rule in branch["rules"]] == [("bash", "deny")]
+    assert (await idle.call("session.get", session_id=branch["session_id"])) == branch
+
+
+async def test_session_fork_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
+    """As when a session is made so."""
+    made = await idle.call("session.create", permission_mode="bypassPermissions")
+    operator = await idle.limited(scopes=["read", "operate"])
+    refusal = await refused(operator, "session.fork", session_id=made["session_id"])
+    assert isinstance(refusal, ScopeMissing)
+    assert (await fork(idle, made["session_id"]))["permission_mode"] == "bypassPermissions"
+
+
+async def test_session_fork_ok_belongs_to_whose_the_other_is(house: Household) -> None:
+    """A token that covers a sender may branch off what is that one's, and read it."""
+    session_id = (await house.ask("mine", sender="ann"))["session_id"]
+    ann = await house.limited(senders=["ann"])
+    branch = await ann.call("session.fork", session_id=session_id)
+    page = await ann.call("session.history", session_id=branch["session_id"])
+    assert len(page["messages"]) == 2
+    bob = await house.limited(senders=["bob"])
+    refusal = await refused(bob, "session.history", session_id=branch["session_id"])
+    assert isinstance(refusal, SessionNotFound)
+
+
+# Refusals.
+
+
+async def test_session_fork_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    sent = await idle.send(sender="bob")
+    ann = await idle.limited(senders=["ann"])
+    for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
+        assert isinstance(await refused(client, "session.fork", session_id=session_id), SessionNotFound)
+
+
+async def test_session_fork_at_no_place_of_the_session(idle: Household) -> None:
+    """Before it began, or in the future."""
+    await idle.send()
+    sent = await idle.send(sender="other")
+    first = (await idle.call("session.get", session_id=sent["session_id"]))["created_cursor"]
+    for at in (0, first - 1, idle.head() + 1):
+        refusal = await idle.refused("session.fork", session_id=sent["session_id"], at=at)
+        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.at")
+    assert (await fork(idle, sent["session_id"], at=first))["fork_of"]["cursor"] == first
+
+
+async def test_session_fork_agent_not_found(idle: Household) -> None:
+    """The agent that is named, or the session's own after it was taken away."""
+    made = await idle.call("session.create", agent="critic")
+    refusal = await idle.refused("session.fork", session_id=made["session_id"], agent="nobody")
+    assert isinstance(refusal, AgentNotFound)
+    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
+    assert isinstance(await idle.refused("session.fork", session_id=made["session_id"]), AgentNotFound)
+    assert (await fork(idle, made["session_id"], agent="reviewer"))["agent"] == "reviewer"
+
+
+async def test_session_fork_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    sent = await idle.send(agent="critic")
+    critic = await idle.limited(agents=["critic"])
+    refusal = await refused(critic, "session.fork", session_id=sent["session_id"], agent="reviewer")
+    assert isinstance(refusal, AgentForbidden)
+
+
+async def test_session_fork_cursor_pruned(idle: Household) -> None:
+    """What is no longer there cannot be gone on from."""
+    sent = await idle.send()
+    mark = sent["cursor"].to_bytes(8, "big")
+    await idle.state.update(lambda tx: tx.put(META, f"pruned:{sent['session_id']}", value=mark))
+    refusal = await idle.refused("session.fork", session_id=sent["session_id"], at=sent["cursor"] - 1)
+    assert isinstance(refusal, CursorPruned)
+    assert (await fork(idle, sent["session_id"]))["fork_of"]["cursor"] == sent["cursor"]
+
+
+async def test_session_fork_too_deep(idle: Household) -> None:
+    """Each branch of a branch is looked up whenever all of it is read."""
+    session_id = (await idle.send())["session_id"]
+    for _ in range(MAX_FORKS):
+        session_id = (await fork(idle, session_id))["session_id"]
+    assert isinstance(await idle.refused("session.fork", session_id=session_id), TooDeep)
+    assert len((await idle.call("session.history", session_id=session_id))["messages"]) == 1
+
+
+# As a file.
+
+
+async def exported(house: Household, session_id: str) -> list[str]:
+    """The lines of a session's export."""
+    lines: list[str] = await pages(house.client, "session.export", "lines", session_id=session_id, limit=3)
+    return lines
+
+
+async def test_a_branch_is_exported_whole(house: Household) -> None:
+    """The file begins where everything began, and its chain leads over the place where they parted."""
+    session_id = (await house.ask("one"))["session_id"]
+    at = house.head()
+    await house.ask("not in it")
+    branch = await fork(house, session_id, at=at)
+    await send(house, branch["session_id"], "two")
+    lines = await exported(house, branch["session_id"])
+    for size in (1, 4, len(lines)):
+        answer: dict[str, Any] = {}
+        for begin in range(0, len(lines), size):
+            before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
+        assert sorted(await texts(house, answer["session_id"])) == sorted(
+            ["one", "You said: one", "two", "You said: two"]
+        )
+        await send(house, answer["session_id"], "three")
+        assert shown(house)[-1] == "three"
+        assert_valid(house.models.asked[-1].messages)
+
+
+async def test_a_branch_whose_beginning_is_missing_or_another_is_not_imported(house: Household) -> None:
+    """The place where they parted names the hash of what came before."""
+    session_id = (await house.ask("one"))["session_id"]
+    other = (await house.ask("else", sender="other"))["session_id"]
+    branch = await fork(house, session_id)
+    lines = await exported(house, branch["session_id"])
+    own = lines[-1:]
+    for wrong in (own, lines[:-2] + own, await exported(house, other) + own):
+        assert isinstance(await house.refused("session.import", lines=wrong), ImportInvalid)

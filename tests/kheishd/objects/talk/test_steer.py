@@ -1,0 +1,236 @@
+"""Steering over the socket: every outcome of both methods, and that nothing said to a run is lost."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.core.run.commands import Start
+from kheishd.core.run.machine import decide
+from kheishd.objects.fold import SessionWriter
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import NothingToSteer
+from protocol.errors.session import InputContractViolated, InputTooLarge, QueueFull, SessionNotFound
+from protocol.errors.token import ScopeMissing
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_STEERS
+from protocol.transcript import text_of
+from tests.support.household import Household, household, refused
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+def steer(house: Household, content: str = "hurry", **params: Any) -> Any:
+    """Say something to the conversation's run in flight."""
+    return house.call("conversation.steer", content=content, **params)
+
+
+async def test_conversation_steer_ok(house: Household) -> None:
+    """On the disk when it answers; even during the last answer it is read, in order, by the same run."""
+    gate = house.gate("slow")
+    sent = await house.send("slow")
+    await gate.reached.wait()
+    first = await steer(house, "one", idempotency_key="k")
+    assert await steer(house, "one", idempotency_key="k") == first
+    second = await house.call(
+        "conversation.steer", input_items=[{"kind": "text", "text": text} for text in ("two", "three")]
+    )
+    assert first["run_id"] == second["run_id"] == sent["run_id"]
+    events = await house.events(run_id=sent["run_id"], types=["steered"])
+    assert [(e["steer_id"], e["cursor"], e["sender"]) for e in events] == [
+        (first["steer_id"], first["cursor"], "user"),
+        (second["steer_id"], second["cursor"], "user"),
+    ]
+    gate.opened.set()
+    run = await house.call("run.wait", run_id=sent["run_id"])
+    assert (run["status"], run["turn"], run["output"]) == ("completed", 2, "You said: twothree")
+    read = [text_of(message.items) for message in house.models.asked[-1].messages]
+    assert read == ["slow", "so far and so on", "one", "twothree"]
+    history = await house.call("conversation.history")
+    shown = [message["message"]["items"][0]["text"] for message in history["messages"]]
+    assert shown == ["slow", "one", "two", "so far and so on", "You said: twothree"]
+
+
+async def test_conversation_steer_ok_before_anything_has_begun(idle: Household) -> None:
+    """The first run in the line is steered, also one that nobody has taken up; check changes nothing."""
+    sent = await idle.send("one")
+    await idle.send("two")
+    head = idle.head()
+    assert (await steer(idle, check=True))["run_id"] == sent["run_id"]
+    assert idle.head() == head
+    steered = await steer(idle)
+    assert (steered["run_id"], steered["session_id"]) == (sent["run_id"], sent["session_id"])
+    assert (await idle.call("run.get", run_id=sent["run_id"]))["pending_steers"] == 1
+
+
+async def test_conversation_steer_nothing_to_steer(house: Household) -> None:
+    """No run is in flight, or it is being stopped: what is said then would go unanswered."""
+    sent = await house.ask("one")
+    assert isinstance(await house.refused("conversation.steer", content="x"), NothingToSteer)
+    assert "steered" not in await house.kinds(session_id=sent["session_id"])
+
+
+async def test_conversation_steer_nothing_to_steer_in_what_is_being_stopped(idle: Household) -> None:
+    """Somebody asked for the run to be interrupted, and nobody has yet seen to it."""
+    sent = await idle.send("one")
+    await idle.state.update(lambda tx: started(tx, sent["run_id"]))
+    await idle.client.request("session.interrupt", session_id=sent["session_id"])
+    assert isinstance(await idle.refused("conversation.steer", content="x"), NothingToSteer)
+
+
+def started(tx: Any, run_id: str) -> None:
+    """A worker takes the run up and goes away."""
+    run = tx.get(RUNS, run_id)
+    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+    fold.append_all(decide(run, Start()))
+    fold.write()
+
+
+async def test_conversation_steer_queue_full(idle: Household) -> None:
+    """As many may wait for the next model call as may wait."""
+    await idle.send("one")
+    for _ in range(MAX_STEERS):
+        await steer(idle)
+    refusal = await idle.refused("conversation.steer", content="x")
+    assert isinstance(refusal, QueueFull)
+    assert str(MAX_STEERS) in refusal.message
+
+
+async def test_conversation_steer_input_too_large(idle: Household) -> None:
+    """What is said has the limit of an input, and must be something."""
+    await idle.send("one")
+    refusal = await idle.refused("conversation.steer", content="x" * MAX_INPUT_BYTES)
+    assert isinstance(refusal, InputTooLarge)
+    for nothing in ({}, {"content": ""}, {"content": "x", "input_items": [{"kind": "text", "text": "y"}]}):
+        assert isinstance(await idle.refused("conversation.steer", **nothing), InvalidParams)
+
+
+async def test_conversation_steer_conversation_not_found(idle: Household) -> None:
+    """Nobody has spoken there yet."""
+    refusal = await idle.refused("conversation.steer", content="x")
+    assert isinstance(refusal, ConversationNotFound)
+
+
+async def test_conversation_steer_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    await idle.send()
+    critic = await idle.limited(agents=["critic"])
+    assert isinstance(await refused(critic, "conversation.steer", content="x"), AgentForbidden)
+
+
+async def test_conversation_steer_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender."""
+    await idle.send()
+    ann = await idle.limited(senders=["ann"])
+    assert isinstance(await refused(ann, "conversation.steer", content="x"), SenderForbidden)
+
+
+async def test_conversation_steer_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    refusal = await idle.refused("conversation.steer", content="x", sender="a\nb")
+    assert isinstance(refusal, SenderInvalid)
+
+
+async def test_conversation_steer_input_contract_violated(idle: Household) -> None:
+    """What is said on the way is held to what may be said at all, and written in the same way."""
+    session_id = (await idle.send("one"))["session_id"]
+    flag = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
+    await idle.call("session.update", session_id=session_id, input_contract={"schema": flag})
+    assert isinstance(await idle.refused("conversation.steer", content="maybe"), InputContractViolated)
+    await idle.call("conversation.steer", content='{ "ok": true }')
+    (event,) = await idle.events(session_id=session_id, types=["steered"])
+    assert event["items"] == [{"kind": "text", "text": '{"ok":true}'}]
+
+
+# session.steer
+
+
+async def test_session_steer_ok(idle: Household) -> None:
+    """The same, addressed by session; who is speaking may be said."""
+    sent = await idle.send("one")
+    steered = await idle.call("session.steer", session_id=sent["session_id"], content="x", sender="bob")
+    assert steered["run_id"] == sent["run_id"]
+    (event,) = await idle.events(run_id=sent["run_id"], types=["steered"])
+    assert (event["sender"], event["on_behalf_of"], event["cursor"]) == ("bob", "bob", steered["cursor"])
+
+
+async def test_session_steer_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    sent = await idle.send(sender="bob")
+    ann = await idle.limited(senders=["ann"])
+    for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
+        said = {"session_id": session_id, "content": "x", "sender": "ann"}
+        assert isinstance(await refused(client, "session.steer", **said), SessionNotFound)
+
+
+async def test_session_steer_nothing_to_steer(idle: Household) -> None:
+    """Nothing was ever sent there."""
+    made = await idle.call("session.create")
+    refusal = await idle.refused("session.steer", session_id=made["session_id"], content="x")
+    assert isinstance(refusal, NothingToSteer)
+
+
+async def test_session_steer_queue_full(idle: Household) -> None:
+    """As many may wait for the next model call as may wait."""
+    sent = await idle.send("one")
+    for _ in range(MAX_STEERS):
+        await idle.call("session.steer", session_id=sent["session_id"], content="x")
+    refusal = await idle.refused("session.steer", session_id=sent["session_id"], content="x")
+    assert isinstance(refusal, QueueFull)
+
+
+async def test_session_steer_input_too_large(idle: Household) -> None:
+    """What is said has the limit of an input."""
+    sent = await idle.send("one")
+    said = {"session_id": sent["session_id"], "content": "x" * MAX_INPUT_BYTES}
+    assert isinstance(await idle.refused("session.steer", **said), InputTooLarge)
+
+
+async def test_session_steer_input_contract_violated(idle: Household) -> None:
+    """As for a conversation."""
+    session_id = (await idle.send("one"))["session_id"]
+    await idle.call("session.update", session_id=session_id, input_contract={"schema": {"type": "null"}})
+    refusal = await idle.refused("session.steer", session_id=session_id, content="x")
+    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
+
+
+async def test_session_steer_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender, and nobody is another sender, too."""
+    sent = await idle.send(sender="ann")
+    ann = await idle.limited(senders=["ann"])
+    for params in ({}, {"sender": "bob"}):
+        refusal = await refused(ann, "session.steer", session_id=sent["session_id"], content="x", **params)
+        assert isinstance(refusal, SenderForbidden)
+
+
+async def test_session_steer_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    sent = await idle.send()
+    said = {"session_id": sent["session_id"], "content": "x", "sender": "a\nb"}
+    assert isinstance(await idle.refused("session.steer", **said), SenderInvalid)
+
+
+async def test_who_steers_needs_the_right_to_converse(idle: Household) -> None:
+    """A token that may only read says nothing."""
+    sent = await idle.send()
+    reader = await idle.limited(scopes=["read"])
+    for method, params in (
+        ("conversation.steer", {}),
+        ("session.steer", {"session_id": sent["session_id"]}),
+    ):
+        assert isinstance(await refused(reader, method, content="x", **params), ScopeMissing)

@@ -1,0 +1,356 @@
+"""Taking a session out as a file and reading it back: nothing changed on the way is taken."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.store.journal import NO_HASH
+from protocol.errors.conversation import SenderForbidden
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import ImportInvalid, InputTooLarge, SessionNotFound
+from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINE_BYTES
+from protocol.transcript import Item, ToolCall, text_of
+from tests.support.desk import gives
+from tests.support.household import Household, household, pages, refused
+from tests.support.talk import assert_valid
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work, with tokens."""
+    async with household(tmp_path, tcp=True) as house:
+        yield house
+
+
+async def exported(house: Household, session_id: str, limit: int = 50) -> list[str]:
+    """The lines of a session's export."""
+    lines: list[str] = await pages(
+        house.client, "session.export", "lines", session_id=session_id, limit=limit
+    )
+    return lines
+
+
+async def texts(house: Household, session_id: str) -> list[tuple[str, str]]:
+    """The history of a session: roles and texts."""
+    rows = await pages(house.client, "session.history", "messages", session_id=session_id)
+    return [(row["message"]["role"], row["message"]["items"][0]["text"]) for row in rows]
+
+
+def chained(*events: Any) -> list[str]:
+    """Lines with a chain that fits, whatever the events are: raw JSON text goes as it is."""
+    digest, lines = NO_HASH, []
+    for cursor, event in enumerate(events, 1):
+        line = event if isinstance(event, str) else json.dumps({"cursor": cursor, "at_ms": 1, **event})
+        digest = hashlib.sha256(digest + line.encode()).digest()
+        lines.append(f'{{"hash":"{digest.hex()}","event":{line}}}')
+    return lines
+
+
+BEGUN = {"type": "session_created", "agent": "default", "session_id": "ses_x"}
+
+
+def said(number: int, text: str = "x") -> dict[str, Any]:
+    """An input that was received."""
+    items = [{"kind": "text", "text": text}]
+    return {"type": "input_received", "input_id": f"i{number}", "run_id": f"r{number}", "items": items}
+
+
+# session.export
+
+
+async def test_session_export_ok(house: Household) -> None:
+    """The journal's own lines and a chain that anybody can check, page by page."""
+    sent = await house.ask("one")
+    for limit in (1, 3, 50):
+        lines = await exported(house, sent["session_id"], limit)
+        digest = NO_HASH
+        for line in lines:
+            event = line[len('{"hash":"') + 64 + len('","event":') : -1]
+            digest = hashlib.sha256(digest + event.encode()).digest()
+            assert json.loads(line) == {"hash": digest.hex(), "event": json.loads(event)}
+        assert [json.loads(line)["event"]["type"] for line in lines] == await house.kinds(
+            session_id=sent["session_id"]
+        )
+    for after in ("x", "9" * 20):
+        refusal = await house.refused("session.export", session_id=sent["session_id"], after=after)
+        assert isinstance(refusal, InvalidParams)
+
+
+async def test_session_export_session_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it."""
+    sent = await house.ask(sender="bob")
+    ann = await house.limited(senders=["ann"])
+    for client, session_id in ((house.client, "ses_none"), (ann, sent["session_id"])):
+        assert isinstance(await refused(client, "session.export", session_id=session_id), SessionNotFound)
+
+
+# session.import
+
+
+async def test_session_import_ok(house: Household) -> None:
+    """A new session with the same messages, which goes on where the old one stood."""
+    for text in ("one", "two"):
+        sent = await house.ask(text)
+    await house.call("session.rename", session_id=sent["session_id"], title="A title")
+    lines = await exported(house, sent["session_id"])
+    imported = await house.call("session.import", lines=lines)
+    session_id = imported["session_id"]
+    assert session_id != sent["session_id"]
+    assert (imported["messages"], imported["last_hash"]) == (4, json.loads(lines[-1])["hash"])
+    assert await texts(house, session_id) == await texts(house, sent["session_id"])
+    again = await house.call("session.send", session_id=session_id, content="three", wait="settled")
+    assert again["output"] == "You said: three"
+    assert len(house.models.asked[-1].messages) == 5
+    # What was imported can be exported and imported in turn.
+    second = await house.call("session.import", lines=await exported(house, session_id))
+    assert await texts(house, second["session_id"]) == await texts(house, session_id)
+
+
+async def test_session_import_ok_in_parts(house: Household) -> None:
+    """Each part says which session and hash it goes on from."""
+    for text in ("one", "two", "three"):
+        sent = await house.ask(text)
+    lines = await exported(house, sent["session_id"])
+    answer: dict[str, Any] = {}
+    messages = 0
+    for begin in range(0, len(lines), 4):
+        before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+        answer = await house.call("session.import", lines=lines[begin : begin + 4], **before)
+        messages += answer["messages"]
+    assert messages == 6
+    found = await texts(house, answer["session_id"])
+    assert sorted(found) == sorted(await texts(house, sent["session_id"]))
+
+
+async def test_session_import_ok_in_the_order_the_model_read(house: Household) -> None:
+    """What was said while another run was at work comes after its answer; what was cancelled, not at all."""
+    gate = house.gate("slow")
+    first = await house.send("slow")
+    await house.send("second")
+    cancelled = await house.send("cancelled")
+    last = await house.send("last")
+    await house.call("run.cancel", run_id=cancelled["run_id"])
+    await gate.reached.wait()
+    gate.opened.set()
+    await house.call("run.wait", run_id=last["run_id"])
+    imported = await house.call("session.import", lines=await exported(house, first["session_id"]))
+    assert await texts(house, imported["session_id"]) == [
+        ("user", "slow"),
+        ("assistant", "so far and so on"),
+        ("user", "second"),
+        ("assistant", "You said: second"),
+        ("user", "last"),
+        ("assistant", "You said: last"),
+    ]
+
+
+async def test_session_import_ok_with_calls_and_what_was_said_meanwhile(house: Household) -> None:
+    """However the file is cut into parts, the model is shown every call with its result right after it."""
+    calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
+    house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
+    gate = house.gate("slow")
+    sent = await house.send("slow")
+    await gate.reached.wait()
+    await house.call("conversation.steer", content="look")
+    gate.opened.set()
+    await house.call("run.wait", run_id=sent["run_id"])
+    lines = await exported(house, sent["session_id"])
+    for size in (1, 2, 3, len(lines)):
+        answer: dict[str, Any] = {}
+        for begin in range(0, len(lines), size):
+            before = {name: answer[name] for name in ("session_id", "last_hash") if answer}
+            answer = await house.call("session.import", lines=lines[begin : begin + size], **before)
+        await house.call("session.send", session_id=answer["session_id"], content="x", wait="settled")
+        shown = house.models.asked[-1].messages
+        assert_valid(shown)
+        assert [message.role for message in shown].count("tool") == 1
+        assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}
+
+
+async def test_session_import_ok_with_what_was_said_before_its_run_began(house: Household) -> None:
+    """It belongs to the input of that run, and comes with it."""
+    steered = {
+        "type": "steered",
+        "steer_id": "s1",
+        "run_id": "r1",
+        "items": [{"kind": "text", "text": "two"}],
+    }
+    started = {"type": "run_started", "starts": 1, "run_id": "r1"}
+    imported = await house.call("session.import", lines=chained(BEGUN, said(1, "one"), steered, started))
+    assert imported["messages"] == 1
+    history = await house.call("session.history", session_id=imported["session_id"])
+    assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
+
+
+async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -> None:
+    """What the model was told of it is told again; the task itself stays where it was."""
+    asked = {"type": "model_asked", "item_id": "i", "turn": 1, "attempt": 1, "run_id": "r1"}
+    ended = {
+        "type": "task_ended",
+        "task_id": "tsk_1",
+        "status": "completed",
+        "terminal_reason": "exited",
+        "note": "It ended.",
+    }
+    started = {"type": "run_started", "starts": 1, "run_id": "r1"}
+    lines = chained(BEGUN, said(1, "one"), started, ended, asked)
+    imported = await house.call("session.import", lines=lines)
+    assert await texts(house, imported["session_id"]) == [("user", "one"), ("user", "It ended.")]
+    assert (await house.call("task.list", session_id=imported["session_id"], status="any"))["tasks"] == []
+
+
+async def test_session_import_ok_with_what_had_not_been_answered(house: Household) -> None:
+    """An input that waited when the export was made is not lost."""
+    gate = house.gate("slow")
+    sent = await house.send("slow")
+    await house.send("waiting")
+    await gate.reached.wait()
+    imported = await house.call("session.import", lines=await exported(house, sent["session_id"]))
+    assert await texts(house, imported["session_id"]) == [("user", "slow"), ("user", "waiting")]
+    gate.opened.set()
+
+
+async def test_session_import_ok_check_leaves_nothing_behind(house: Household) -> None:
+    """Nor is it done twice for the same key."""
+    sent = await house.ask("one")
+    lines = await exported(house, sent["session_id"])
+    head = house.head()
+    assert (await house.call("session.import", lines=lines, check=True))["messages"] == 2
+    assert (house.head(), house.sessions()) == (head, 1)
+    first = await house.call("session.import", lines=lines, idempotency_key="k")
+    assert await house.call("session.import", lines=lines, idempotency_key="k") == first
+    assert house.sessions() == 2
+
+
+async def test_session_import_ok_passes_over_what_it_does_not_know(house: Household) -> None:
+    """An export of a later version has events that this one cannot read."""
+    lines = chained(BEGUN, {"type": "something_new", "field": [1]}, said(1))
+    assert (await house.call("session.import", lines=lines))["messages"] == 1
+
+
+async def test_session_import_import_invalid(house: Household) -> None:
+    """A line changed, left out, moved, cut or made up is found, and nothing is imported."""
+    sent = await house.ask("one")
+    lines = await exported(house, sent["session_id"])
+    sessions = house.sessions()
+    wrong = [
+        [*lines[:2], lines[2].replace("one", "two"), *lines[3:]],
+        [*lines[:2], *lines[3:]],
+        [lines[1], lines[0], *lines[2:]],
+        lines[1:],
+        [*lines[:-1], lines[-1][:-10]],
+        ["{}"],
+        ["[]"],
+        ["not JSON"],
+        ['{"hash":"00","event":5}'],
+        ['{"hash":"zz","event":{}}'],
+        chained({"type": "input_received", "input_id": "i", "items": []}),
+        chained({**BEGUN, "title": "t" * 10_000}),
+        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"input_received","input_id":5}'),
+        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 600 + "]" * 600 + "}"),
+        chained(BEGUN, '{"cursor":2,"at_ms":1,"type":"new","deep":' + "[" * 5000 + "]" * 5000 + "}"),
+    ]
+    for damaged in wrong:
+        assert isinstance(await house.refused("session.import", lines=damaged), ImportInvalid), damaged
+    assert house.sessions() == sessions
+
+
+async def test_session_import_import_invalid_where_it_does_not_go_on(house: Household) -> None:
+    """A part goes on from the part before it, and from nowhere else."""
+    sent = await house.ask("one")
+    lines = await exported(house, sent["session_id"])
+    begun = await house.call("session.import", lines=lines[:3])
+    good = {"session_id": begun["session_id"], "last_hash": begun["last_hash"]}
+    for wrong in (
+        good | {"last_hash": "00" * 32},
+        good | {"session_id": sent["session_id"]},
+    ):
+        refusal = await house.refused("session.import", lines=lines[3:], **wrong)
+        assert isinstance(refusal, ImportInvalid)
+    for incomplete in (
+        {"session_id": begun["session_id"]},
+        {"last_hash": begun["last_hash"]},
+        good | {"last_hash": "x"},
+    ):
+        refusal = await house.refused("session.import", lines=lines[3:], **incomplete)
+        assert isinstance(refusal, InvalidParams)
+    await house.call("session.rename", session_id=begun["session_id"], title="meanwhile")
+    assert isinstance(await house.refused("session.import", lines=lines[3:], **good), ImportInvalid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"n":' * 300 + "1" + "}" * 300, "deeper than 256 levels"),
+        ('{"n":18446744073709551616}', "more than 64 bits"),
+    ],
+)
+async def test_session_import_import_invalid_what_no_record_can_hold(
+    house: Household, arguments: str, words: str
+) -> None:
+    """Taken, it would make the session unreadable; the first line of the two is taken."""
+    call = f'{{"kind":"tool_call","call_id":"c","name":"t","arguments":{arguments}}}'
+    message = f'{{"role":"assistant","items":[{call}]}}'
+    line = f'{{"cursor":2,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
+    refusal = await house.refused("session.import", lines=chained(BEGUN, line))
+    assert isinstance(refusal, ImportInvalid)
+    assert "line 2" in refusal.message
+    assert words in refusal.message
+
+
+async def test_session_import_input_too_large(house: Household) -> None:
+    """A part is one transaction; metadata has the limit it has everywhere."""
+    half = "ä" * (MAX_IMPORT_BYTES // 4)
+    refusal = await house.refused("session.import", lines=chained(BEGUN, said(1, half), said(2, half)))
+    assert isinstance(refusal, InputTooLarge)
+    refusal = await house.refused("session.import", lines=["x" * (MAX_IMPORT_LINE_BYTES + 1)])
+    assert isinstance(refusal, InputTooLarge)
+    refusal = await house.refused("session.import", lines=chained({**BEGUN, "metadata": {"a": "b" * 20_000}}))
+    assert isinstance(refusal, InputTooLarge)
+
+
+async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
+    """A part as large as may be, and the longest answer there is, fit into their transactions."""
+    lines = chained(BEGUN, *(said(number, "x" * 260) for number in range(400)))
+    assert 150_000 < sum(map(len, lines)) < MAX_IMPORT_BYTES
+    assert (await house.call("session.import", lines=lines))["messages"] == 400
+    answer = {"role": "assistant", "items": [{"kind": "text", "text": "x" * 196_000}]}
+    lines = chained(BEGUN, {"type": "message_appended", "item_id": "i", "message": answer})
+    begun = await house.call("session.import", lines=lines[:1])
+    going_on = {name: begun[name] for name in ("session_id", "last_hash")}
+    assert (await house.call("session.import", lines=lines[1:], **going_on))["messages"] == 1
+
+
+async def test_session_import_agent_not_found(house: Household) -> None:
+    """The agent of the export is not here; another one can be named."""
+    lines = chained({**BEGUN, "agent": "elsewhere"}, said(1))
+    assert isinstance(await house.refused("session.import", lines=lines), AgentNotFound)
+    imported = await house.call("session.import", lines=lines, agent="critic")
+    assert (await house.call("session.get", session_id=imported["session_id"]))["agent"] == "critic"
+
+
+async def test_session_import_agent_forbidden(house: Household) -> None:
+    """The token covers another agent."""
+    critic = await house.limited(agents=["critic"])
+    assert isinstance(await refused(critic, "session.import", lines=chained(BEGUN)), AgentForbidden)
+
+
+async def test_session_import_sender_forbidden(house: Household) -> None:
+    """An imported session is nobody's in particular, and not for a token that covers certain senders."""
+    ann = await house.limited(senders=["ann"])
+    assert isinstance(await refused(ann, "session.import", lines=chained(BEGUN)), SenderForbidden)
+
+
+async def test_session_import_session_not_found(house: Household) -> None:
+    """The session that a part is to go on in is not there, or not for this caller."""
+    lines = chained(BEGUN, said(1))
+    begun = await house.call("session.import", lines=lines[:1])
+    critic = await house.limited(agents=["critic"])
+    for client, session_id in ((house.client, "ses_none"), (critic, begun["session_id"])):
+        part = {"lines": lines[1:], "session_id": session_id, "last_hash": begun["last_hash"]}
+        assert isinstance(await refused(client, "session.import", **part), SessionNotFound)

@@ -1,0 +1,437 @@
+"""Room in the context: what is done before a model is asked, and what where a provider refuses."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kheishd.config.sections.context import ContextSection
+from kheishd.core.context.reduction import SNIPPED
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
+from kheishd.objects.fold import SessionWriter
+from kheishd.objects.talk.lineage import Stretch
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import CHECKPOINTS, SESSIONS
+from kheishd.workers.runs.transcript import newest_checkpoint
+from protocol.events.context import CompactionFailed, ContextCompacted
+from protocol.events.run import InputReceived
+from protocol.events.session import TranscriptImported
+from protocol.objects.run import SendResult
+from protocol.transcript import Item, Message, Text, ToolCall, ToolResult, Usage, text_of
+from tests.support.desk import (
+    Desk,
+    Gate,
+    ModelPart,
+    Scripted,
+    fails,
+    gives,
+    open_desk,
+    says,
+    sums_up,
+    working,
+)
+from tests.support.talk import assert_valid
+
+LONG = 900
+"""What the model counts for a long prompt, and what is too long here."""
+
+FAR = 10**9
+
+LIMITS = ContextSection(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
+
+
+def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
+    """An answer to a prompt of so many tokens."""
+
+    async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta(text)
+        yield ModelAnswer([Text(text)], Usage(tokens - 1, 1), "end", "scripted")
+
+    return part
+
+
+def desk_of(
+    directory: Path, models: Scripted, limits: ContextSection = LIMITS
+) -> AbstractAsyncContextManager[Desk]:
+    """A desk with little room."""
+    return open_desk(directory, models, context=limits)
+
+
+async def talk(desk: Desk, turns: int = 3, text: str = "question ") -> SendResult:
+    """So many turns, each with words enough for a summary to be shorter."""
+    for number in range(turns):
+        sent = await desk.ask(f"{number} " + text * 50)
+        assert sent.status == "completed", sent.error
+    return sent
+
+
+def of_type(desk: Desk, session_id: str, kind: type[Any]) -> list[Any]:
+    """The events of a type in a session."""
+    return [event for _, event in desk.journal(session_id) if isinstance(event, kind)]
+
+
+def shown(request: ModelRequest) -> list[str]:
+    """The beginnings of what a model was shown."""
+    return [text_of(message.items)[:20].strip() for message in request.messages]
+
+
+async def test_a_long_conversation_is_summed_up_before_the_model_is_asked(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """All but the last messages, in one commit; the model reads the summary, and nobody saw it written."""
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(300, "short again")])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        sent = await talk(desk)
+        heard = desk.listen()
+        await wait_all_tasks_blocked()
+        commits = len(desk.groups)
+        last = await desk.ask("and now?")
+        await wait_all_tasks_blocked()
+        assert desk.kinds(last.session_id, last.run_id)[2:] == [
+            "run_started",
+            "model_asked",
+            "context_compacted",
+            "message_appended",
+            "run_ended",
+        ]
+        # The fourth commit is the summary's: nothing of it is kept before all of it is.
+        assert len(desk.groups) - commits == 4
+        assert "".join(delta["text"] for delta in heard()) == "short again"
+        (event,) = of_type(desk, sent.session_id, ContextCompacted)
+        assert (event.strategy, event.trigger, event.summary) == ("summary", "auto", "They talked.")
+        assert event.pre_tokens > LONG > event.post_tokens > 0
+        assert len(models.asked[-1].messages) == 3
+        assert "They talked." in text_of(models.asked[-1].messages[0].items)
+        assert shown(models.asked[-1])[1:] == ["fine fine fine fine", "and now?"]
+        # What it took is counted, by the run and by the session.
+        assert desk.run(last.run_id).usage == Usage(299 + 500, 1 + 20)
+        assert desk.session(sent.session_id).usage.output_tokens == 4 + 20
+
+
+async def test_what_is_asked_for_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The run's own model and route, no tools, a limit to what it may write; all that is to be replaced."""
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk, 4)
+    (request,) = models.summed
+    assert request.pinned == models.asked[-1].pinned
+    assert (request.tools, request.purpose, request.max_answer_tokens) == ((), "summary", 4_096)
+    (message,) = request.messages
+    record = text_of(message.items)
+    for number in range(3):
+        assert f"{number} question" in record
+    assert "3 question" not in record
+
+
+async def test_the_journal_keeps_everything(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Folded from the beginning it gives what the model was shown, however often it was made shorter."""
+    models = Scripted([counts(10), counts(10), counts(LONG)])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        sent = await talk(desk, 8)
+        assert len(of_type(desk, sent.session_id, ContextCompacted)) >= 2
+        inputs = of_type(desk, sent.session_id, InputReceived)
+        assert [text_of(event.items)[:1] for event in inputs] == [str(number) for number in range(8)]
+        await desk.forget_checkpoints(sent.session_id)
+        models.parts = [counts(10)]
+        before = shown(models.asked[-1])
+        await desk.ask("again")
+        assert len(models.asked[-1].messages) <= len(before) + 2
+        assert_valid(models.asked[-1].messages)
+
+
+async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What is left is written down with the next answer: nothing before it is read again."""
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        sent = await talk(desk, 3)
+        assert desk.count(CHECKPOINTS) == 0
+        await desk.ask("and now?")
+        assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
+        with desk.state.read() as store:
+            kept = newest_checkpoint(store, [Stretch(sent.session_id, None)])
+        assert [each.kind for each in kept.placed] == ["summary", "", "input"]
+
+
+# Where no summary can be had.
+
+
+async def silence(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    """A provider that ends without an answer."""
+    yield TextDelta("They")
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (lambda request: gives(ToolCall("c", "bash", {})), "no_summary"),
+        (lambda request: gives(), "no_summary"),
+        (lambda request: says("longer " * 2_000), "no_summary"),
+        (lambda request: fails("overloaded"), "overloaded"),
+        (silence, "bad_response"),
+    ],
+    ids=["a call", "nothing", "no shorter", "a failure", "no answer"],
+)
+async def test_a_run_goes_on_without_a_summary(
+    tmp_path: Path, autojump_clock: MockClock, part: ModelPart, reason: str
+) -> None:
+    """What is shown is long but not too long; the failure is journaled with what it took."""
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(LONG)], summaries=[part])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk)
+        last = await desk.ask("and now?")
+        assert last.status == "completed"
+        assert len(models.asked[-1].messages) == 7
+        (failed,) = of_type(desk, last.session_id, CompactionFailed)
+        assert (failed.error.reason, failed.trigger) == (reason, "auto")
+        assert desk.run(last.run_id).usage == Usage(LONG - 1, 1) + failed.usage
+        assert of_type(desk, last.session_id, ContextCompacted) == []
+
+
+async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """No more summaries are tried in that run, and the model is told that something is missing."""
+
+    async def calls(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ModelAnswer([ToolCall("c", "look", {})], Usage(LONG, 1), "tool_calls")
+
+    models = Scripted(
+        [counts(10), counts(10), counts(LONG), calls, calls, calls, calls, counts(10)],
+        summaries=[lambda request: gives()],
+    )
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk)
+        last = await desk.ask("and now?")
+        assert last.status == "completed"
+        assert len(models.summed) == 3
+        assert len(of_type(desk, last.session_id, CompactionFailed)) == 3
+        snips = of_type(desk, last.session_id, ContextCompacted)
+        assert {(snip.strategy, snip.trigger) for snip in snips} == {("snip", "auto")}
+        assert shown(models.asked[6])[:2] == [SNIPPED[:20].strip(), "and now?"]
+        for request in models.asked:
+            assert_valid(request.messages)
+
+
+async def test_a_summariser_that_is_shown_too_much_is_shown_less(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Half as much each time, four times; the oldest goes first."""
+
+    def too_long(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        return fails("context_too_long", retryable=False)
+
+    models = Scripted(
+        [counts(10), counts(10), counts(LONG), counts(10)], summaries=[too_long, too_long, sums_up]
+    )
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk, 4)
+        sizes = [len(text_of(request.messages[0].items)) for request in models.summed]
+        assert len(sizes) == 3
+        assert sizes[0] > sizes[1] >= sizes[2]
+        assert "earlier messages are left out" in text_of(models.summed[2].messages[0].items)
+        models.summed.clear()
+        models.summaries = [too_long]
+        models.parts = [counts(LONG), counts(10)]
+        sent = await talk(desk, 2)
+        assert len(models.summed) == 4
+        (failed,) = of_type(desk, sent.session_id, CompactionFailed)
+        assert failed.error.reason == "context_too_long"
+
+
+# Where the provider refuses.
+
+
+def refuses(longest: int) -> ModelPart:
+    """A model that takes so many messages."""
+
+    async def part(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        if len(request.messages) > longest:
+            raise ModelFailure("context_too_long", "at most 42 tokens", retryable=False, status=400)
+        yield TextDelta("fine")
+        yield ModelAnswer([Text("fine")], Usage(7, 1), "end")
+
+    return part
+
+
+async def test_what_a_provider_refuses_is_summed_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """And asked again, for another message."""
+    models = Scripted([counts(10), counts(10), counts(10), refuses(3)])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk)
+        last = await desk.ask("and now?")
+        assert (last.status, last.output) == ("completed", "fine")
+        assert desk.kinds(last.session_id, last.run_id)[3:] == [
+            "model_asked",
+            "context_compacted",
+            "model_asked",
+            "message_appended",
+            "run_ended",
+        ]
+        (event,) = of_type(desk, last.session_id, ContextCompacted)
+        assert (event.trigger, event.strategy) == ("overflow", "summary")
+
+
+async def test_where_there_is_no_summary_the_oldest_is_left_out(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Half as much each time, until it is taken."""
+    models = Scripted([*[counts(1_500)] * 4, refuses(3)], summaries=[lambda request: gives()])
+    async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
+        await talk(desk, 4)
+        last = await desk.ask("and now?")
+        assert last.status == "completed"
+        events = of_type(desk, last.session_id, ContextCompacted)
+        assert {(event.trigger, event.strategy) for event in events} == {("overflow", "snip")}
+        assert len(of_type(desk, last.session_id, CompactionFailed)) == 1
+        assert shown(models.asked[-1])[0] == SNIPPED[:20].strip()
+
+
+async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """After what could be left out was left out; the next run begins with what is left."""
+    models = Scripted([*[counts(10)] * 4, refuses(0)])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk, 4)
+        last = await desk.ask("and now?")
+        assert last.status == "failed"
+        assert last.error is not None
+        assert last.error.reason == "context_too_long"
+        assert last.error.message.startswith("at most 42 tokens; nothing more can be left out")
+        models.parts = [counts(10)]
+        assert (await desk.ask("still there?")).status == "completed"
+        assert_valid(models.asked[-1].messages)
+        # Where there never was anything to leave out, that is found out at once.
+        asked = len(models.asked)
+        models.parts = [refuses(0)]
+        assert (await desk.ask("x" * 1_000, sender="another")).status == "failed"
+        assert len(models.asked) == asked + 1
+
+
+# Stopping, and dying.
+
+
+async def test_a_summary_being_made_is_stopped(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Cancelled means stopped: nothing of the summary is kept, and the conversation goes on."""
+    gate = Gate()
+    models = Scripted([counts(10), counts(10), counts(LONG)], summaries=[gate, sums_up])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk)
+        sent = await desk.send("and now?")
+        await gate.reached.wait()
+        assert desk.writing() == []
+        assert (await desk.cancel(sent.run_id)).status == "cancelled"
+        assert of_type(desk, sent.session_id, ContextCompacted) == []
+        assert len(models.asked) == 3
+        models.parts = [counts(10)]
+        assert (await desk.ask("again")).status == "completed"
+        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_a_daemon_that_ends_meanwhile_leaves_nothing_of_a_summary(
+    tmp_path: Path, autojump_clock: MockClock, orderly: bool
+) -> None:
+    """The next one makes it again, once, whether the daemon stopped or died."""
+    gate = Gate()
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate, sums_up])
+    async with desk_of(tmp_path, models) as desk:
+        async with working(desk):
+            await talk(desk)
+            if orderly:
+                sent = await desk.send("and now?")
+                await gate.reached.wait()
+        if not orderly:
+            models.summaries.pop(0)
+            sent = await desk.send("and now?")
+            await desk.left_running(sent.run_id, 1)
+        assert of_type(desk, sent.session_id, ContextCompacted) == []
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        assert desk.run(sent.run_id).status == "completed"
+        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+        assert len(models.asked[-1].messages) == 3
+
+
+# Old results.
+
+
+async def tell(desk: Desk, session_id: str, *messages: Message) -> None:
+    """Put messages into a session's transcript."""
+
+    def append(tx: Transaction) -> None:
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        for message in messages:
+            fold.append(TranscriptImported(message=message, source_cursor=1))
+        fold.write()
+
+    await desk.state.update(append)
+
+
+def look(call: str) -> tuple[Message, Message]:
+    """A call and its result."""
+    items: list[Item] = [ToolCall(call, "bash", {})]
+    return Message("assistant", items), Message("tool", [ToolResult(call, "bash", "seen " * 100)])
+
+
+def results(request: ModelRequest) -> list[bool]:
+    """Of every result that a model was shown, whether it was whole."""
+    items = [item for message in request.messages for item in message.items]
+    return [item.text.startswith("seen") for item in items if isinstance(item, ToolResult)]
+
+
+async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """All but the newest; while the talk goes on they stay, and what was left out does not come back."""
+    models = Scripted([lambda request: says("fine")])
+    async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
+        session_id = (await desk.ask("one")).session_id
+        for number in range(7):
+            await tell(desk, session_id, *look(f"c{number}"))
+        await desk.ask("two")
+        assert results(models.asked[-1]) == [True] * 7
+        autojump_clock.jump(901)
+        await desk.ask("three")
+        assert results(models.asked[-1]) == [False] * 2 + [True] * 5
+        await desk.ask("four")
+        assert results(models.asked[-1]) == [False] * 2 + [True] * 5
+        (event,) = of_type(desk, session_id, ContextCompacted)
+        assert (event.strategy, event.trigger) == ("results", "auto")
+        assert event.post_tokens > 0
+
+
+# Routes, and others.
+
+
+async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What the route says its model takes is pinned, and a third of a small window may be filled."""
+    small = RouteSpec("offline", "offline", "offline", context_tokens=3_000, built_in=True)
+    models = Scripted([counts(10), counts(10), counts(1_001), counts(10)])
+    limits = replace(LIMITS, compact_tokens=FAR)
+    async with (
+        open_desk(tmp_path, models, context=limits, routes={"offline": small}) as desk,
+        working(desk),
+    ):
+        sent = await talk(desk)
+        assert desk.run(sent.run_id).pinned.context_tokens == 3_000
+        await desk.ask("and now?")
+        assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
+
+
+async def test_who_waits_for_a_summary_keeps_nobody_waiting(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Other sessions go on meanwhile."""
+    gate = Gate("", "They talked.")
+    models = Scripted([counts(10), counts(10), counts(LONG), counts(10)], summaries=[gate])
+    async with desk_of(tmp_path, models) as desk, working(desk):
+        await talk(desk)
+        slow = await desk.send("and now?")
+        await gate.reached.wait()
+        assert (await desk.ask("hello", sender="other")).status == "completed"
+        gate.opened.set()
+        with trio.fail_after(1):
+            await desk.until(lambda: desk.ended(slow.run_id))

@@ -1,0 +1,344 @@
+"""The run worker: who is executed when, what a restart does, and what is left in order."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import ModelRequest
+from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
+from protocol.events.run import RunStarted
+from protocol.objects.run import RunError
+from protocol.transcript import text_of
+from tests.support.desk import Gate, Scripted, fails, open_desk, says, working
+from tests.support.runtimes import make_runtime
+
+
+def spoken(request: ModelRequest) -> str:
+    """What was said last."""
+    return text_of(request.messages[-1].items)
+
+
+async def test_a_session_runs_one_at_a_time_in_order(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Inputs that come while a run is at work wait for it, each its turn; the model never sees ahead."""
+    models, gate = Scripted(), Gate()
+    models.parts = [gate, lambda request: says(f"to {spoken(request)}")]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = [await desk.send(text) for text in ("one", "two", "three")]
+        await gate.reached.wait()
+        assert [desk.run(s.run_id).status for s in sent] == ["running", "queued", "queued"]
+        assert len(models.asked) == 1
+        gate.opened.set()
+        await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
+        assert desk.said(sent[0].session_id) == ["so far and so on", "to two", "to three"]
+        assert [text_of(message.items) for message in models.asked[1].messages] == [
+            "one",
+            "so far and so on",
+            "two",
+        ]
+        assert models.most == 1
+
+
+async def test_sessions_run_side_by_side(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Ten conversations that each take a second take a second together."""
+
+    async def slow(text: str) -> None:
+        assert (await desk.ask(f"/slow 1 1000\n{text}", sender=text)).status == "completed"
+
+    async with open_desk(tmp_path, make_runtime().models) as desk, working(desk):
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(slow, f"sender {number}")
+        assert trio.current_time() - began == pytest.approx(1.0, abs=0.1)
+
+
+async def test_no_more_run_at_once_than_may(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The rest waits its turn, by the order of acceptance, and everybody gets one."""
+    first, second = Gate(), Gate()
+    models = Scripted(to={"s0": first, "s1": second})
+    async with open_desk(tmp_path, models, runs=RunsSection(max_active=2)) as desk, working(desk) as worker:
+        sent = [await desk.send(f"s{number}", sender=f"s{number}") for number in range(6)]
+        await first.reached.wait()
+        await second.reached.wait()
+        await wait_all_tasks_blocked()
+        assert worker.active == 2
+        assert [desk.run(s.run_id).status for s in sent] == ["running"] * 2 + ["queued"] * 4
+        second.opened.set()
+        await desk.until(lambda: desk.run(sent[5].run_id).status == "completed")
+        order = [desk.run(s.run_id).started_at_ms for s in sent]
+        assert order == sorted(order, key=lambda at: at or 0)
+        assert models.most == 2
+        assert desk.run(sent[0].run_id).status == "running"
+        first.opened.set()
+        await desk.until(lambda: desk.run(sent[0].run_id).status == "completed")
+
+
+async def test_a_run_that_fails_leaves_its_session_and_its_neighbours_alone(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The next in line goes on, in the same session and in others."""
+    models = Scripted(to={"one": lambda request: fails("unauthorized", retryable=False)})
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = [await desk.send("one"), await desk.send("two"), await desk.send(sender="other")]
+        await desk.until(lambda: all(desk.run(s.run_id).ended_at_ms for s in sent))
+        assert [desk.run(s.run_id).status for s in sent] == ["failed", "completed", "completed"]
+
+
+# After a crash.
+
+
+@pytest.mark.parametrize("starts", [0, 1])
+async def test_what_was_left_running_is_asked_again(
+    tmp_path: Path, autojump_clock: MockClock, starts: int
+) -> None:
+    """A worker that finds a run in a model call asks again for the same message; its input counts once."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk:
+        left, queued = await desk.send("one"), await desk.send("two")
+        await desk.left_running(left.run_id, starts)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.until(lambda: desk.run(queued.run_id).status == "completed")
+        run = desk.run(left.run_id)
+        assert (run.status, run.starts) == ("completed", 2)
+        assert desk.said(left.session_id) == ["You said: one", "You said: two"]
+        assert len(models.asked) == 2
+        assert len(models.asked[0].messages) == 1
+
+
+async def test_a_run_that_brought_the_daemon_down_twice_is_tried_alone(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nobody is beside it: those before it end first, those behind it wait until it has made progress."""
+    before, alone = Gate(), Gate()
+    models = Scripted(to={"before": before, "suspect": alone})
+    async with open_desk(tmp_path, models) as desk:
+        sent = [await desk.send(sender, sender=sender) for sender in ("before", "suspect", "behind")]
+        await desk.left_running(sent[1].run_id, 2)
+    async with open_desk(tmp_path, models) as desk, working(desk) as worker:
+        await before.reached.wait()
+        await wait_all_tasks_blocked()
+        assert worker.active == 1
+        before.opened.set()
+        await alone.reached.wait()
+        await wait_all_tasks_blocked()
+        assert worker.active == 1
+        assert desk.run(sent[2].run_id).status == "queued"
+        alone.opened.set()
+        await desk.until(lambda: desk.run(sent[2].run_id).status == "completed")
+        assert desk.run(sent[1].run_id).status == "completed"
+        last = [event for _, event in desk.journal(sent[1].session_id) if isinstance(event, RunStarted)][-1]
+        assert last == RunStarted(starts=3, alone=True)
+        assert models.most == 1
+
+
+async def test_one_that_is_tried_alone_holds_nobody_back_once_it_gets_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A failure of the provider is an outcome too: while it pauses, the others run."""
+    models = Scripted(
+        [
+            lambda request: fails(retry_after_s=600.0),
+            lambda request: says("behind"),
+            lambda request: says("late"),
+        ]
+    )
+    async with open_desk(tmp_path, models) as desk:
+        suspect, behind = await desk.send(sender="suspect"), await desk.send(sender="behind")
+        await desk.left_running(suspect.run_id, 2)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.until(lambda: desk.run(behind.run_id).status == "completed")
+        assert desk.run(suspect.run_id).status == "running"
+        await desk.until(lambda: desk.run(suspect.run_id).status == "completed")
+        assert desk.said(suspect.session_id) == ["late"]
+
+
+async def test_a_run_that_brought_the_daemon_down_three_times_is_parked(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It has failed and says why; the next in its session goes on, and nobody waited for it."""
+    gate = Gate()
+    models = Scripted(to={"busy": gate})
+    async with open_desk(tmp_path, models) as desk:
+        busy = await desk.send("busy", sender="busy")
+        parked, following = await desk.send("one"), await desk.send("two")
+        await desk.left_running(parked.run_id, 3)
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.until(lambda: desk.run(following.run_id).status == "completed")
+        run = desk.run(parked.run_id)
+        assert run.status == "failed"
+        assert run.error is not None
+        assert run.error.reason == "parked"
+        assert desk.run(busy.run_id).status == "running"
+        gate.opened.set()
+
+
+async def test_recovery_may_be_cautious(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With recovery = "interrupt" what was running is marked, what was queued runs, sessions stay."""
+    models = Scripted()
+    limits = RunsSection(recovery="interrupt")
+    async with open_desk(tmp_path, models) as desk:
+        left = [await desk.send("one", sender=f"s{number}") for number in range(300)]
+        queued = await desk.send("two", sender="s0")
+        for sent in left:
+            await desk.left_running(sent.run_id, 1)
+    async with open_desk(tmp_path, models, runs=limits) as desk, working(desk):
+        await desk.until(lambda: desk.run(queued.run_id).status == "completed")
+        runs = [desk.run(sent.run_id) for sent in left]
+        assert {run.status for run in runs} == {"interrupted"}
+        assert runs[0].error == RunError(
+            "daemon_restarted", "the daemon was restarted while this run was working"
+        )
+        assert len(models.asked) == 1
+        assert (await desk.ask("three", sender="s0")).status == "completed"
+
+
+async def test_a_wish_to_stop_survives_a_crash(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A run that was to be stopped when the daemon died is stopped first thing, slots or not."""
+    async with open_desk(tmp_path, Scripted([Gate()])) as desk:
+        busy, doomed = await desk.send(sender="busy"), await desk.send(sender="doomed")
+        await desk.left_running(doomed.run_id, 1)
+        await desk.cancel(doomed.run_id, follow=False)
+        assert desk.count(RUNS_CANCELLED) == 1
+    limits = RunsSection(max_active=1)
+    async with open_desk(tmp_path, Scripted([Gate()]), runs=limits) as desk, working(desk):
+        await desk.until(lambda: desk.run(doomed.run_id).status == "cancelled")
+        assert desk.kinds(doomed.session_id)[-1] == "run_ended"
+        assert desk.count(RUNS_CANCELLED) == 0
+        assert desk.run(busy.run_id).status in ("queued", "running")
+
+
+# Stopping.
+
+
+async def test_a_worker_that_is_stopped_puts_its_runs_down(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """They are released in order, nothing else is taken up meanwhile, and the next start goes on."""
+    models, gate = Scripted(), Gate()
+    models.parts = [gate, lambda request: says("after all")]
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk) as worker:
+            sent, queued = await desk.send("one"), await desk.send("two")
+            await gate.reached.wait()
+        assert worker.active == 0
+        assert desk.kinds(sent.session_id, sent.run_id)[-1] == "run_released"
+        run = desk.run(sent.run_id)
+        assert (run.status, run.starts_without_progress) == ("running", 0)
+        assert desk.kinds(sent.session_id, queued.run_id) == ["input_received", "run_accepted"]
+        assert not desk.writing()
+        async with working(desk):
+            await desk.until(lambda: desk.run(queued.run_id).status == "completed")
+        assert desk.said(sent.session_id) == ["after all", "after all"]
+
+
+async def test_restarts_in_order_never_park_a_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However often the daemon stops in the middle of an answer."""
+    models = Scripted([Gate() for _ in range(6)])
+    gates = [part for part in models.parts if isinstance(part, Gate)]
+    async with open_desk(tmp_path, models) as desk:
+        sent = await desk.send()
+        for gate in gates[:5]:
+            async with working(desk):
+                await gate.reached.wait()
+        async with working(desk):
+            gates[5].opened.set()
+            await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        run = desk.run(sent.run_id)
+        assert (run.starts, run.failures) == (6, 0)
+
+
+async def test_a_drain_lets_what_is_in_flight_end_and_starts_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Neither the next of the same session nor what is new; a run can still be cancelled meanwhile."""
+    gate, other_gate = Gate(), Gate()
+    models = Scripted(to={"one": gate, "other": other_gate})
+    async with open_desk(tmp_path, models) as desk, working(desk) as worker:
+        sent, other = await desk.send("one"), await desk.send("other", sender="other")
+        await gate.reached.wait()
+        await other_gate.reached.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.drain)
+            await wait_all_tasks_blocked()
+            queued, new = await desk.send("two"), await desk.send(sender="new")
+            await desk.cancel(other.run_id)
+            gate.opened.set()
+        assert worker.active == 0
+        statuses = [desk.run(s.run_id).status for s in (sent, other, queued, new)]
+        assert statuses == ["completed", "cancelled", "queued", "queued"]
+
+
+async def test_a_drain_of_nothing_is_over_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With nothing in flight there is nothing to wait for."""
+    async with open_desk(tmp_path) as desk, working(desk) as worker:
+        with trio.fail_after(1):
+            await worker.drain()
+
+
+# What goes wrong inside.
+
+
+async def test_a_record_that_cannot_be_read_harms_nobody_else(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is passed over and said in the log; the others run."""
+    async with open_desk(tmp_path) as desk:
+        spoilt, sound = await desk.send(sender="spoilt"), await desk.send(sender="sound")
+        await desk.spoil(spoilt.run_id)
+        async with working(desk):
+            await desk.until(lambda: desk.run(sound.run_id).status == "completed")
+        assert [record.run_id for record in caplog.records if hasattr(record, "run_id")] == [spoilt.run_id]
+        assert desk.count(RUNS_READY) == 1
+
+
+def broken(request: ModelRequest) -> None:
+    """Not a model at all."""
+    raise ZeroDivisionError
+
+
+async def test_a_fault_inside_a_run_fails_that_run(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is told that something failed, the log what; the next run is served."""
+    models = Scripted()
+    models.parts = [broken, lambda request: says("fine")]  # type: ignore[list-item]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        failed, fine = await desk.ask("one"), await desk.ask("two")
+    assert failed.error is not None
+    assert failed.error.reason == "internal_error"
+    assert "ZeroDivisionError" not in failed.error.message
+    assert fine.status == "completed"
+    assert any(record.exc_info for record in caplog.records if record.levelno == logging.ERROR)
+
+
+async def test_a_run_whose_end_cannot_be_committed_is_given_up_alone(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not tried over and over; its neighbours are served; the next start looks at it again."""
+    async with open_desk(tmp_path) as desk:
+        lost, sound = await desk.send(sender="lost"), await desk.send(sender="sound")
+        await desk.lose_session(lost.session_id)
+        async with working(desk) as worker:
+            await desk.until(lambda: desk.run(sound.run_id).status == "completed")
+            await wait_all_tasks_blocked()
+            assert worker.active == 0
+    assert sum("could not even be failed" in record.message for record in caplog.records) == 1
+
+
+async def test_runs_hold_the_runtime_they_began_with(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A reload changes nothing for a run in flight; the old runtime is let go once it has ended."""
+    gate = Gate()
+    old, new = Scripted([gate]), Scripted([lambda request: says("new")])
+    async with open_desk(tmp_path, old) as desk, working(desk):
+        sent = await desk.send("one")
+        await gate.reached.wait()
+        desk.holder.replace(make_runtime(2, models=new))
+        assert (await desk.ask("other", sender="other")).output == "new"
+        assert desk.retired == []
+        gate.opened.set()
+        await desk.until(lambda: desk.run(sent.run_id).status == "completed")
+        await wait_all_tasks_blocked()
+        assert desk.retired == [1]
+        assert desk.said(sent.session_id) == ["so far and so on"]
