@@ -23,7 +23,7 @@ from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.session import Allowed
+from protocol.objects.session import Allowlist
 
 DEFAULT_INSTRUCTIONS: Final = (
     "You are a helpful, careful assistant. Answer plainly and concretely. "
@@ -49,10 +49,10 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     persona: str | None = None
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
 
 
 class DefinitionError(Exception):

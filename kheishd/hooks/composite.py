@@ -124,7 +124,7 @@ class CompositeHook:
 
     def _offer_of(self, part: SubHook, context: RunContext) -> list[Tool]:
         tools = self._tools_of(part)
-        if not tools or [] in (context.run.pinned.tools, context.tools):
+        if not tools or [] in (context.pinned.tools, context.tools):
             return []
         try:
             offered = part.offer(context)

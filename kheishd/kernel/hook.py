@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent
     from protocol.objects.approval import Preview
     from protocol.objects.permission import Decision
     from protocol.objects.question import Question
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
@@ -204,7 +205,8 @@ class RunContext:
     """
 
     session: Session
-    run: Run
+    run: RunRecord
+    pinned: Pinned
     workspace: str
     sandbox: SandboxMode
     state: State
@@ -212,7 +214,7 @@ class RunContext:
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
-        scopes = (self.run.pinned.tools, self.tools)
+        scopes = (self.pinned.tools, self.tools)
         return all(scope is None or tool in scope for scope in scopes)
 
 

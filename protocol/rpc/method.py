@@ -28,6 +28,10 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The params of a query or a control: by name, unknown fields rejected."""
 
 
+class NoParams(Params, frozen=True, kw_only=True):
+    """Empty params."""
+
+
 class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The params that every mutation has besides its own."""
 

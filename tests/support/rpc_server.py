@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Handler
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.shells import Shells
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -64,7 +64,7 @@ class FakeControl:
     def draining(self) -> bool:
         return self.is_draining
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         raise AssertionError("this harness has no daemon to ask")
 
     def config_path(self) -> str | None:

@@ -17,8 +17,9 @@ from protocol.transcript import InputItem, Text, text_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session, SessionCreate, SessionUpdate
 
 
@@ -126,12 +127,12 @@ def bound_input(store: Snapshot, session: Session, items: Sequence[InputItem]) -
     return whole
 
 
-def checked(store: Snapshot, run: Run, text: str) -> Checked | None:
+def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Checked | None:
     """What is found out about a run's answer: how it fits the contract that the run pinned.
 
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
     """
-    bound = run.pinned.output_contract
+    bound = pinned.output_contract
     if bound is None or run.output_cursors:
         return None
     schema = schema_text(store, bound.digest)

@@ -43,9 +43,9 @@ from protocol.ids import ID_PATTERN
 from protocol.journal.line import decode_event
 from protocol.objects import conversation as rows
 from protocol.objects.conversation import (
+    CancelResult,
     Conversation,
     ConversationCancel,
-    ConversationCancelled,
     ConversationCompact,
     ConversationHistoryParams,
     ConversationList,
@@ -227,27 +227,25 @@ def history(call: Call, params: ConversationHistoryParams) -> History:
         return history_of(store, binding.session_id, params.after, params.limit, params.order)
 
 
-async def _until_stopped(
-    call: Call, params: ConversationCancel, result: ConversationCancelled
-) -> ConversationCancelled:
+async def _until_stopped(call: Call, params: ConversationCancel, result: CancelResult) -> CancelResult:
     if result.run_id is None:
         return result
     run = await settled(call, result.session_id, result.run_id, None)
     stopped = run.status in ("cancelled", "interrupted")
-    return ConversationCancelled(stopped, result.session_id, result.run_id if stopped else None)
+    return CancelResult(stopped, result.session_id, result.run_id if stopped else None)
 
 
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
-def cancel(tx: Transaction, call: Call, params: ConversationCancel) -> ConversationCancelled:
+def cancel(tx: Transaction, call: Call, params: ConversationCancel) -> CancelResult:
     """Stop the run in flight; the conversation stays."""
     _, binding = find_binding(tx, call, params.agent, params.sender)
     session = tx.get(SESSIONS, binding.session_id)
     if session is None or not session.open_runs:
-        return ConversationCancelled(cancelled=False, session_id=binding.session_id)
+        return CancelResult(cancelled=False, session_id=binding.session_id)
     run = tx.need(RUNS, session.open_runs[0])
     assert run.status not in ENDED
     request_stop(tx, call, run, Cancel("cancelled", params.note))
-    return ConversationCancelled(cancelled=True, session_id=run.session_id, run_id=run.run_id)
+    return CancelResult(cancelled=True, session_id=run.session_id, run_id=run.run_id)
 
 
 def _prepare_compact(call: Call, params: ConversationCompact) -> tuple[ConversationCompact, Wanted]:

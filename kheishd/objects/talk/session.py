@@ -54,7 +54,7 @@ from protocol.objects import session as rows
 from protocol.objects.session import (
     CapabilityScope,
     History,
-    Interrupted,
+    InterruptResult,
     Session,
     SessionCompact,
     SessionCreate,
@@ -367,23 +367,23 @@ def compact(tx: Transaction, call: Call, plan: tuple[SessionCompact, Wanted]) ->
     return accept_compaction(tx, call, find_session(tx, call, params.session_id), ids_of_it)
 
 
-async def _until_stopped(call: Call, params: SessionInterrupt, result: Interrupted) -> Interrupted:
+async def _until_stopped(call: Call, params: SessionInterrupt, result: InterruptResult) -> InterruptResult:
     if result.run_id is None:
         return result
     run = await settled(call, result.session_id, result.run_id, None)
     stopped = run.status in ("interrupted", "cancelled")
-    return Interrupted(stopped, result.session_id, result.run_id if stopped else None)
+    return InterruptResult(stopped, result.session_id, result.run_id if stopped else None)
 
 
 @mutation(rows.INTERRUPT, follow=_until_stopped, follows=lambda params: True)
-def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> Interrupted:
+def interrupt(tx: Transaction, call: Call, params: SessionInterrupt) -> InterruptResult:
     """Interrupt the run in flight; queued ones go on."""
     session = find_session(tx, call, params.session_id)
     run = tx.get(RUNS, session.open_runs[0]) if session.open_runs else None
     if run is None:
-        return Interrupted(False, session.session_id)
+        return InterruptResult(False, session.session_id)
     request_stop(tx, call, run, Cancel("interrupted", params.note))
-    return Interrupted(True, session.session_id, run.run_id)
+    return InterruptResult(True, session.session_id, run.run_id)
 
 
 HANDLERS = (create, get, list_, update, send, steer, compact, history, rename, interrupt, end)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.run.commands import Steer
-from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.talk.contract import bound_input
 from kheishd.objects.talk.send import said_items, valid_sender
@@ -19,9 +18,10 @@ from protocol import ids
 from protocol.errors.run import NothingToSteer
 from protocol.errors.session import QueueFull
 from protocol.limits.session import MAX_STEERS
-from protocol.objects.run import Run, SteerParams, SteerResult
+from protocol.objects.run import SteerParams, SteerResult
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
     from protocol.objects.session import Session
@@ -61,14 +61,14 @@ def steer(tx: Transaction, call: Call, session: Session | None, said: Said) -> S
         raise QueueFull(f"{MAX_STEERS} messages wait for the run's next model call; try again after it")
     items = bound_input(tx, session, said.items)
     fold = SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call, said.sender))
-    fold.append_all(decide(run, Steer(said.steer_id, items, said.sender)))
+    fold.carry_out(Steer(said.steer_id, items, said.sender))
     fold.write()
     return SteerResult(
         session_id=run.session_id, run_id=run.run_id, steer_id=said.steer_id, cursor=fold.run.updated_cursor
     )
 
 
-def _in_flight(tx: Transaction, session: Session | None) -> Run | None:
+def _in_flight(tx: Transaction, session: Session | None) -> RunRecord | None:
     """The run that holds the session's slot."""
     if session is None or not session.open_runs:
         return None

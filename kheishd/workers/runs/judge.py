@@ -38,11 +38,12 @@ from protocol.objects.permission import Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.runs.saving import DurableCommit
     from protocol.objects.approval import Preview
-    from protocol.objects.run import CallState, OpenCall, Run
+    from protocol.objects.run import CallState, OpenCall
     from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
@@ -63,7 +64,7 @@ class CallJudge:
     runtime: Runtime
     present: Runtime
     saving: DurableCommit
-    run: Run
+    run: RunRecord
     place: RunContext
     offered: dict[str, Tool]
     used_grants: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from kheishd.objects.node.daemon import HANDLERS, backup_path
 from kheishd.store.backup import restore
 from kheishd.store.writer import Store
 from protocol.errors.daemon import ConfigInvalid, PathRefused
-from protocol.objects.daemon import Counts, Disk, Status
+from protocol.objects.daemon import Counts, DaemonStatus, Disk
 from tests.support.histories import dump, rich_history
 from tests.support.rpc_server import FakeControl, rpc_server
 from tests.support.runtimes import make_runtime
@@ -23,8 +23,8 @@ from tests.support.runtimes import make_runtime
 class Control(FakeControl):
     """Levers that know how the daemon is."""
 
-    def status(self) -> Status:
-        return Status(
+    def status(self) -> DaemonStatus:
+        return DaemonStatus(
             version="1",
             pid=os.getpid(),
             uptime_s=1.5,

@@ -9,7 +9,6 @@ import pytest
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
-from kheishd.core.run.machine import decide
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
 from kheishd.objects.fold import SessionWriter
@@ -114,7 +113,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.append_all(decide(run, Start()))
+            fold.carry_out(Start())
         fold.append(event)
         fold.write()
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from kheishd.core.run.record import RunRecord
 from kheishd.objects.talk.contract import (
     bound_input,
     checked,
@@ -19,10 +20,10 @@ from kheishd.store.tables import BLOBS
 from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors.session import ContractInvalid, InputContractViolated, InputTooLarge
 from protocol.limits.output import MAX_CONTRACT_BYTES
-from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session, SessionCreate, SessionUpdate
 from protocol.transcript import AssetReference, InputItem, Text
 from tests.support.desk import Desk, open_desk
+from tests.support.machine import PINNED
 
 FLAG: dict[str, Any] = {
     "type": "object",
@@ -31,7 +32,7 @@ FLAG: dict[str, Any] = {
     "additionalProperties": False,
 }
 SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
-RUN = Run(
+RUN = RunRecord(
     run_id="run_1",
     session_id="ses_1",
     agent="default",
@@ -41,7 +42,6 @@ RUN = Run(
     updated_at_ms=0,
     accepted_cursor=1,
     updated_cursor=1,
-    pinned=Pinned(route="offline", driver="offline", model="offline"),
 )
 
 
@@ -125,12 +125,12 @@ async def test_what_is_said_is_written_in_one_way(desk: Desk) -> None:
 
 async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:
     """Against what the run pinned; nothing where that is nothing, or where it gave something already."""
-    bound = replace(RUN, pinned=replace(RUN.pinned, output_contract=BoundContract(digest=DIGEST)))
+    bound = replace(PINNED, output_contract=BoundContract(digest=DIGEST))
     with desk.state.read() as store:
-        good, bad = checked(store, bound, '{"ok": true}'), checked(store, bound, "fine")
+        good, bad = checked(store, RUN, bound, '{"ok": true}'), checked(store, RUN, bound, "fine")
         assert good is not None
         assert bad is not None
         assert (good.problem, good.schema) == (None, schema_text(store, DIGEST))
         assert bad.problem is not None
-        assert checked(store, RUN, "fine") is None
-        assert checked(store, replace(bound, output_cursors=[7]), "fine") is None
+        assert checked(store, RUN, PINNED, "fine") is None
+        assert checked(store, replace(RUN, output_cursors=[7]), bound, "fine") is None

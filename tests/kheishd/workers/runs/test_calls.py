@@ -577,7 +577,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
     scribe = Scribe(ProbeResult(outcome, "it was looked for"))
     hooks = CompositeHook((scribe,))
     wanted = [Requirement(type="workspace_file", path="a.md")]
-    write = ToolCall("call_1", "write_file", {"path": "a.md"})
+    write = ToolCall("call_1", "scribble", {"path": "a.md"})
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
         sent = await desk.send(completion_requirements=wanted)
         await scribe.reached.wait()
