@@ -35,7 +35,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.journal.envelope import Envelope
-from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task
 
 # Folding.
@@ -187,8 +187,8 @@ def titled(title: str) -> str:
 
 def may_create(others: Others, event: TaskCreated) -> None:
     """Errors: TasksFull, TaskTitleTaken, TaskNotFound."""
-    if others.open() >= MAX_TASKS_OPEN:
-        raise TasksFull(f"the session has {MAX_TASKS_OPEN} open tasks; end some of them first")
+    if others.open() >= MAX_OPEN_TASKS:
+        raise TasksFull(f"the session has {MAX_OPEN_TASKS} open tasks; end some of them first")
     _title_is_free(others, event.task_id, event.title)
     _are_there(others, event.blocked_by)
 

@@ -14,7 +14,7 @@ from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects.work.shell import ShellOutcome, record_stalled, record_started
-from protocol.limits.shell import MAX_SHELL_SECOND_BYTES
+from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND
 
 if TYPE_CHECKING:
     from kheishd.hooks.shells.files import ShellFiles, ShellLog
@@ -132,7 +132,7 @@ class Background:
             while data := await stream.receive_some(READ_BYTES):
                 await self._write(flow.feed(decoder.decode(data), self._live.scrubber))
                 # Not read for a while, it waits: its pipe is full.
-                ahead_s = self._log.total_bytes / MAX_SHELL_SECOND_BYTES - (trio.current_time() - began)
+                ahead_s = self._log.total_bytes / MAX_SHELL_BYTES_PER_SECOND - (trio.current_time() - began)
                 await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
         last = flow.feed(decoder.decode(b"", final=True), self._live.scrubber)
         await self._write(last + flow.finish(self._live.scrubber))

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from kheishd.core.run.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
-from kheishd.core.workspace import within_parent
+from kheishd.core.workspace import require_within_parent
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, page_of
@@ -151,7 +151,7 @@ def _created_event(tx: Transaction, call: Call, plan: _Creation) -> SessionCreat
         scope = narrowest(inherited(above.scope, params.scope), scope)
         mode = mode_within(above.mode, mode, plan.definition.permission_mode)
         if params.workspace is not None:
-            within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
+            require_within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     else:
         may_have(call, mode, usual_mode(call.runtime, plan.definition))
     return SessionCreated(
@@ -277,7 +277,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, Contracts]) -
     if params.permission_mode is not UNSET:
         changes["permission_mode"] = _new_mode(tx, call, session, parent, params.permission_mode)
     if parent is not None and isinstance(params.workspace, str):
-        within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
+        require_within_parent(params.workspace, workspace_of(tx, call.runtime, parent))
     if not changes:
         return session
     fold = SessionWriter(tx, session.session_id, session=session, origin=origin_of(call))

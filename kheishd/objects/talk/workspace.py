@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kheishd.core.workspace import place
+from kheishd.core.workspace import choose_workspace
 from kheishd.store.tables import SESSIONS
 from protocol.errors.rpc import InvalidParams
 from protocol.limits.names import MAX_PATH_BYTES
@@ -35,7 +35,7 @@ def asked(call: Call, path: str) -> str:
             f"a workspace is a path of at most {MAX_PATH_BYTES} bytes, all of them printable",
             field="$.params.workspace",
         )
-    workspaces.check(resolved, free="operate" in call.caller.scopes)
+    workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes)
     return resolved
 
 
@@ -62,10 +62,12 @@ def workspace_of(
     """
     chosen = chosen or session.workspace
     if chosen is not None:
-        runtime.workspaces.check(chosen)
+        runtime.workspaces.require_allowed(chosen)
     above = None
     if session.parent_session_id is not None:
         parent = store.need(SESSIONS, session.parent_session_id)
         above = workspace_of(store, runtime, parent)
     agent = speaker or runtime.definitions.get(session.agent)
-    return place(runtime.workspaces.root, above, chosen, agent.workspace if agent is not None else None)
+    return choose_workspace(
+        runtime.workspaces.root, above, chosen, agent.workspace if agent is not None else None
+    )

@@ -10,7 +10,7 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors.task import TasksFull
 from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
-from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def live_shells(store: Snapshot, session_id: str | None = None) -> Iterator[Task
 def require_room(store: Snapshot, session_id: str) -> None:
     """Errors: TasksFull where as many shells run as may."""
     sessions = [task.session_id for task in live_shells(store)]
-    if sessions.count(session_id) >= MAX_SHELLS_SESSION:
-        raise TasksFull(f"{MAX_SHELLS_SESSION} shells of this session run in the background; stop some first")
+    if sessions.count(session_id) >= MAX_SESSION_SHELLS:
+        raise TasksFull(f"{MAX_SESSION_SHELLS} shells of this session run in the background; stop some first")
     if len(sessions) >= MAX_SHELLS:
         raise TasksFull(f"{MAX_SHELLS} shells run in the background, which is all that may; try again later")
 

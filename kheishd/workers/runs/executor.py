@@ -47,7 +47,7 @@ from kheishd.workers.runs.transcript import Checkpoint, TranscriptReader
 from protocol import ids
 from protocol.errors.run import RunAlreadyEnded
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.output import MAX_CONTRACT_ROOM_BYTES
+from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Item, Text, text_of
 
@@ -342,7 +342,7 @@ class RunExecutor:
 
     async def _answered(self, answer: ModelAnswer) -> None:
         bound = self._pinned.output_contract is not None
-        room = MAX_ANSWER_BYTES - (MAX_CONTRACT_ROOM_BYTES if bound else 0)
+        room = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
         command = Answered(
             items=items,

@@ -23,7 +23,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.events.question import QuestionAsked
 from protocol.limits.call import (
-    MAX_CALLS_JUDGED,
+    MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
     MAX_PREVIEW_BYTES,
     MAX_PREVIEWS_BYTES,
@@ -214,7 +214,7 @@ class CallJudge:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
-        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_CALLS_JUDGED), 1024)
+        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_JUDGED_CALLS), 1024)
         room = min(room, MAX_PREVIEW_BYTES)
         encoded = preview.text.encode()
         if len(msgspec.json.encode(preview.text)) <= room:

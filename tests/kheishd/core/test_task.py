@@ -33,7 +33,7 @@ from protocol.events.task import (
     TaskUpdated,
 )
 from protocol.journal.envelope import Envelope
-from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import OPEN, ShellCommand, Task, TaskStatus
 
 COMMAND = ShellCommand(command="npm run dev", workdir="/w", workspace="/w", sandboxed=True, call_id="c1")
@@ -211,7 +211,7 @@ def test_what_is_waited_for_must_be_there() -> None:
 
 def test_so_many_may_be_open() -> None:
     """Those that have ended make room."""
-    many = [task(f"t{number}") for number in range(MAX_TASKS_OPEN)]
+    many = [task(f"t{number}") for number in range(MAX_OPEN_TASKS)]
     with pytest.raises(TasksFull):
         may_create(Session(*many), new("more"))
     may_create(Session(*many[1:], replace(many[0], status="failed")), new("more"))

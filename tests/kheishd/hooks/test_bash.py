@@ -24,7 +24,7 @@ from protocol.limits.call import (
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_SAID_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES
 from protocol.limits.units import KIB, MIB
 from tests.support.commands import Shell, come_with, ended, place_at, running_with
 
@@ -145,7 +145,7 @@ async def test_a_flood(shell: Shell) -> None:
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
     assert result["note"] == f"{lost} bytes of the output are lost: it was more than is kept"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
-    assert sum(map(len, shell.said)) < MAX_COMMAND_SAID_BYTES + 65 * KIB
+    assert sum(map(len, shell.said)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
     assert shell.said[-1].endswith("[it goes on; no more of it is shown while it runs]\n")
 
 

@@ -17,7 +17,7 @@ from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
 from protocol.events.session import SessionCreated
 from protocol.events.task import TaskCreated
-from protocol.limits.shell import MAX_SHELLS_SESSION
+from protocol.limits.shell import MAX_SESSION_SHELLS
 from tests.support.commands import Shell
 from tests.support.histories import task_created
 from tests.support.stores import update
@@ -76,7 +76,7 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
     def begin(tx: Transaction) -> None:
         fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
         fold.append(SessionCreated(agent="default"))
-        fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SHELLS_SESSION)])
+        fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SESSION_SHELLS)])
         fold.write()
 
     update(store, begin)

@@ -25,7 +25,7 @@ from protocol.events.session import SessionCreated
 from protocol.events.task import TaskCreated, TaskUpdated
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
-from protocol.limits.task import MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS
 from protocol.objects.task import Task
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
@@ -218,8 +218,8 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
 
 async def test_so_many_are_open(bench: Bench) -> None:
     """The limit is that of the method."""
-    await bench.append(*(task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)))
-    assert f"{MAX_TASKS_OPEN} open tasks" in await bench.refused("task_create", title="x")
+    await bench.append(*(task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)))
+    assert f"{MAX_OPEN_TASKS} open tasks" in await bench.refused("task_create", title="x")
 
 
 async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:

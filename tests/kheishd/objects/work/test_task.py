@@ -28,7 +28,7 @@ from protocol.errors.task import (
     TaskTitleTaken,
 )
 from protocol.errors.token import ScopeMissing
-from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS, MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES
 from tests.support.histories import task_created
 from tests.support.household import Household, household, pages, refused
 
@@ -176,7 +176,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
 
     def many(tx: Transaction) -> None:
         fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)])
+        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
         fold.write()
 
     await house.state.update(many)
