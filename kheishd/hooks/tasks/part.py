@@ -67,20 +67,20 @@ class TaskTools(SubHook):
         with _refused():
             match use.tool.name:
                 case "task_get":
-                    return self._get(use.place, decoded(Named, use.arguments))
+                    return self._get(use.context, decoded(Named, use.arguments))
                 case "task_list":
-                    return self._list(use.place, decoded(Listing, use.arguments))
+                    return self._list(use.context, decoded(Listing, use.arguments))
                 case "task_output":
-                    return await self._output(use.place, decoded(Read, use.arguments))
+                    return await self._output(use.context, decoded(Read, use.arguments))
                 case "task_create":
-                    change = _creation(use.place, decoded(Create, use.arguments))
+                    change = _creation(use.context, decoded(Create, use.arguments))
                 case "task_update":
-                    change = _update(use.place, decoded(Update, use.arguments))
+                    change = _update(use.context, decoded(Update, use.arguments))
                 case "task_stop":
-                    change = _stop(use.place, decoded(Stop, use.arguments))
+                    change = _stop(use.context, decoded(Stop, use.arguments))
                 case _:
-                    change = _deletion(use.place, decoded(Named, use.arguments))
-        return Outcome("", change=_told(change))
+                    change = _deletion(use.context, decoded(Named, use.arguments))
+        return Outcome("", decide=_told(change))
 
     def _get(self, place: RunContext, asked: Named) -> Outcome:
         with place.state.read() as store:
@@ -111,7 +111,7 @@ class TaskTools(SubHook):
             "left_out_bytes": given.total_bytes - len(text.encode()),
         }
         whole = given.text.encode() if json_bytes(text) < json_bytes(given.text) else None
-        return Outcome(_json(said), whole=whole)
+        return Outcome(_json(said), full_output=whole)
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def _update(place: RunContext, asked: Update) -> Change:
 def _stop(place: RunContext, asked: Stop) -> Change:
     def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
-        event = stopping(task, asked.reason)
+        event = stopping(task, asked.note)
         if event is None:
             note = "it had ended already" if task.ended_at_ms is not None else "it is being stopped already"
             return Outcome(_json({**_brief(task), "note": note}))
@@ -216,7 +216,7 @@ def _brief(task: Task) -> dict[str, Any]:
     }
     if task.kind != "task":
         said["kind"] = task.kind
-    for name in ("owner", "blocked_by", "reason"):
+    for name in ("owner", "blocked_by", "note"):
         if getattr(task, name):
             said[name] = getattr(task, name)
     if task.shell is not None and task.shell.terminal_reason is not None:
