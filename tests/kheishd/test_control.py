@@ -10,9 +10,9 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.shells.files import ShellFiles
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
@@ -41,7 +41,7 @@ def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **
         Stopper(lambda: 10.0),
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
-        Captures(CaptureFiles(Path("/h/debug"))),
+        CaptureService(CaptureFiles(Path("/h/debug"))),
         SHELLS,
     )
 

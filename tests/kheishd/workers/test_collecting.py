@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.debug import DebugSection
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.workers.collecting import COLLECT_SECONDS, Collector
 from protocol.limits.units import MIB
@@ -21,9 +21,9 @@ HOUR = 3600.0
 
 def captured(files: CaptureFiles, directory: Path, run_id: str, age_s: float) -> None:
     """A capture of that age when the clock starts."""
-    sheaf = files.open(run_id, "turn-0001-attempt-0001")
-    sheaf.write("answer", b"{}")
-    sheaf.close()
+    artifacts = files.open_call(run_id, "turn-0001-attempt-0001")
+    artifacts.write_whole("answer", b"{}")
+    artifacts.close()
     at_s = EPOCH_MS / 1000 - age_s
     for path in (*(directory / run_id).iterdir(), directory / run_id):
         os.utime(path, (at_s, at_s))
@@ -43,7 +43,7 @@ async def after(clock: MockClock, seconds: float) -> None:
 async def test_collecting(tmp_path: Path, mock_clock: MockClock) -> None:
     """What is too old goes at the start; what becomes so, within an hour; a reload counts from then on."""
     files, directory = CaptureFiles(tmp_path / "debug"), tmp_path / "debug"
-    captures = Captures(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
+    captures = CaptureService(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
     for run_id, age_s in (("run_old", 49 * HOUR), ("run_middle", 47.5 * HOUR), ("run_new", HOUR)):
         captured(files, directory, run_id, age_s)
     first = make_runtime(debug=DebugSection(max_age_s=48 * HOUR, max_bytes=100 * MIB))
@@ -68,7 +68,7 @@ async def test_collecting(tmp_path: Path, mock_clock: MockClock) -> None:
 async def test_collecting_harms_nobody(tmp_path: Path, mock_clock: MockClock) -> None:
     """A directory that is not to be looked into is left alone; the next hour comes all the same."""
     (tmp_path / "debug").symlink_to(tmp_path)
-    captures = Captures(CaptureFiles(tmp_path / "debug"), in_thread=inline)
+    captures = CaptureService(CaptureFiles(tmp_path / "debug"), in_thread=inline)
     holder = RuntimeHolder(make_runtime(), lambda old: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(captures.serve)
