@@ -375,7 +375,7 @@ async def output(call: Call, params: TaskOutputParams) -> Any:
     """Read what a task gave."""
     with call.state.read() as store:
         task = find_task(store, call, params.task_id)
-    return await output_of(call.state, call.control.shells(), task, params)
+    return await output_of(call.state, call.services.shells, task, params)
 
 
 HANDLERS = (get, list_, create, update, stop, delete, output)

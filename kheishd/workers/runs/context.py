@@ -31,7 +31,7 @@ from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, su
 from kheishd.core.context.tokens import of_messages
 from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
@@ -231,4 +231,4 @@ class ContextWindow:
             turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )
-        return await answer_of(self._runtime.models, request)
+        return await complete(self._runtime.models, request)
