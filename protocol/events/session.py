@@ -3,35 +3,24 @@
 from typing import Any
 
 from protocol.budget import Cost
-from protocol.contract import BoundContract
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
-from protocol.objects.permission import PermissionMode
-from protocol.objects.session import CapabilityScope, ForkOf
+from protocol.objects.session import ForkOf, SessionProperties
 from protocol.transcript import Message, Usage
 
 
-class SessionCreated(Event, frozen=True, tag="session_created"):
-    """A session began. ``fork_of``: what was said in it before was said in another one, up to there."""
+class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created"):
+    """A session was created. ``fork_of`` is its fork point: its transcript begins with the parent's."""
 
     agent: str
     sender: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
-    title: str | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
-    metadata: dict[str, Any] = {}
     fork_of: ForkOf | None = None
-    input_contract: str | None = None
-    output_contract: BoundContract | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
-    """Properties of a session changed; ``changes`` holds the new values by name, null for cleared."""
+    """Properties of a session changed: ``changes`` holds the new values by name, null for an unset one."""
 
     changes: dict[str, Any]
 
