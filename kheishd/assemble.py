@@ -10,17 +10,19 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from kheishd import config as written
-from kheishd.config import BUILT_IN_AGENT, BUILT_IN_ROUTE, Config, RouteTable, load, split_address
+from kheishd.config.reader import load
+from kheishd.config.sections.config import BUILT_IN_AGENT, Config
+from kheishd.config.sections.listen import SharedGrant, SharedSection, TcpSection, split_address
+from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
+from kheishd.config.sections.runs import RunsSection
 from kheishd.core import definition
-from kheishd.core.context.compaction import ContextLimits
 from kheishd.core.definition import DefinitionError
 from kheishd.core.run.budget import micros
 from kheishd.core.workspace import Workspaces, root_problem
 from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
-from kheishd.kernel.runtime import Debugging, ModelCaller, RouteSpec, RunLimits, Runtime, ToolLimits
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
 from kheishd.objects.talk.workspace import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
@@ -83,7 +85,7 @@ class Source(Struct, frozen=True):
 def build_runtime(
     source: Source,
     generation: int,
-    models: Callable[[RunLimits], ModelCaller],
+    models: Callable[[RunsSection], ModelCaller],
     hooks: Callable[[Config], Hook],
     *,
     config: Config | None = None,
@@ -104,27 +106,15 @@ def build_runtime(
     warnings = [f"skipped the agent in {complaint}" for complaint in complaints]
     warnings += _agent_warnings(config, definitions, source)
     warnings += _cost_warnings(config)
-    limits = RunLimits(**msgspec.structs.asdict(config.runs))
     return Runtime(
         generation=generation,
+        config=config,
         routes=routes,
         definitions=definitions,
-        default_agent=config.default_agent,
-        default_route=config.default_route,
-        limits=limits,
-        context=ContextLimits(**msgspec.structs.asdict(config.context)),
-        titles=config.titles.auto,
-        models=models(limits),
+        models=models(config.runs),
         hooks=hooks(config),
-        sandbox=config.workspace.sandbox,
-        tools=ToolLimits(**msgspec.structs.asdict(config.tools)),
         workspaces=workspaces,
-        permission_mode=config.permissions.mode,
-        max_mode=config.permissions.max_mode,
-        rules=tuple(config.permissions.rules),
-        debug=Debugging(**msgspec.structs.asdict(config.debug)),
         warnings=tuple(warnings),
-        config=msgspec.to_builtins(config),
     )
 
 
@@ -141,7 +131,7 @@ def offline_route() -> RouteSpec:
     return RouteSpec(BUILT_IN_ROUTE, "offline", "offline", built_in=True)
 
 
-def _route(route_id: str, table: RouteTable) -> RouteSpec:
+def _route(route_id: str, table: RouteSection) -> RouteSpec:
     return RouteSpec(
         route_id,
         table.driver,
@@ -154,7 +144,7 @@ def _route(route_id: str, table: RouteTable) -> RouteSpec:
     )
 
 
-def _prices(table: RouteTable) -> Prices | None:
+def _prices(table: RouteSection) -> Prices | None:
     if table.price_input is None or table.price_output is None:
         return None
     cached = table.price_cached_input
@@ -289,12 +279,12 @@ def listen_options(config: Config, home: Home) -> ListenOptions:
     )
 
 
-def _shared_listen(shared: written.Shared, home: Home) -> SharedListen:
+def _shared_listen(shared: SharedSection, home: Home) -> SharedListen:
     grants = tuple(_grant(grant, number) for number, grant in enumerate(shared.grants))
     return SharedListen(resolve_path(shared.path, home), int(shared.mode, 8), shared.group, grants)
 
 
-def _grant(grant: written.Grant, number: int) -> Grant:
+def _grant(grant: SharedGrant, number: int) -> Grant:
     at = f"listen.shared.grants[{number}]"
     return Grant(
         uid=_number(grant.uid, lambda name: pwd.getpwnam(name).pw_uid, f"{at}.uid", "user"),
@@ -314,7 +304,7 @@ def _number(value: int | str | None, look_up: Callable[[str], int], field: str, 
         raise ConfigInvalid(f"{field}: this machine has no {what} called '{value}'", field=field) from None
 
 
-def _tcp_listen(tcp: written.Tcp, home: Home) -> TcpListen:
+def _tcp_listen(tcp: TcpSection, home: Home) -> TcpListen:
     host, port = split_address(tcp.address)
     return TcpListen(
         host,

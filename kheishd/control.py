@@ -25,7 +25,7 @@ from kheishd.store.tables import (
     TOKENS,
 )
 from protocol.limits.units import MIB
-from protocol.objects.daemon import Counts, Disk, Status
+from protocol.objects.daemon import Counts, DaemonStatus, Disk
 
 if TYPE_CHECKING:
     from kheishd.kernel.captures import Captures
@@ -155,14 +155,14 @@ class DaemonControl:
         """Where what background shells wrote is read."""
         return self._shells
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         """How the daemon is; costs the same whatever the store holds."""
         vitals, runtime = self._vitals, self._holder.current()
         uptime_s = time.monotonic() - self._started
         disk = self._disk()
         with self._state.read() as store:
             cursor = store.last_cursor
-        return Status(
+        return DaemonStatus(
             version=vitals.version,
             pid=os.getpid(),
             uptime_s=round(uptime_s, 3),
@@ -177,8 +177,8 @@ class DaemonControl:
             memory_bytes=memory_bytes(),
             warnings=list(self._warnings(disk, uptime_s)),
             draining=self._stopper.asked,
-            default_agent=runtime.default_agent,
-            default_route=runtime.default_route,
+            default_agent=runtime.config.default_agent,
+            default_route=runtime.config.default_route,
         )
 
     def _counts(self) -> Counts:

@@ -16,12 +16,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
-import msgspec
 import trio
 
 from kheishd import __version__
 from kheishd.assemble import Source, build_runtime, handlers, listen_options
-from kheishd.config import Config
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellFiles
@@ -30,7 +30,7 @@ from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import RunLimits, Runtime
+from kheishd.kernel.runtime import Runtime
 from kheishd.kernel.state import State, open_state
 from kheishd.logs import Logs
 from kheishd.providers.caller import Models
@@ -268,7 +268,7 @@ class Daemon:
             runtime = await self._change_over()
         except ConfigInvalid as refusal:
             # A key in the wrong place is quoted by what complains of it.
-            message = self._scrubber.text(refusal.message)
+            message = self._scrubber.scrub_text(refusal.message)
             self._vitals.reload_problem = message
             log.error("the reload was refused and changed nothing: %s", message)
             self._say_ready()
@@ -297,11 +297,11 @@ class Daemon:
         runtime = build_runtime(
             self._source, generation, self._models, self._toolbox.hooks, skip_bad_agents=False
         )
-        if runtime.config["listen"] == msgspec.to_builtins(self._first_config.listen):
+        if runtime.config.listen == self._first_config.listen:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunLimits) -> Models:
+    def _models(self, limits: RunsSection) -> Models:
         return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
@@ -312,20 +312,20 @@ class Daemon:
     def _keep_secret(self, runtime: Runtime) -> None:
         """Let nothing that leaves from here on hold a credential of this runtime."""
         self._learn(*known_secrets(runtime.routes.values(), self._environ))
-        self._logs.level(self._level or str(runtime.config["log"]["level"]))
+        self._logs.level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:
         """Let nothing that is journaled, logged or sent from here on hold these: one may be new any time."""
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)
-        self._state.store.set_scrub(self._scrubber.line)
+        self._state.store.set_scrub(self._scrubber.scrub_journal_line)
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)
         self._captures.scrub(self._scrubber)
 
     def _drain_seconds(self) -> float:
-        return float(self._holder.current().config["daemon"]["drain_s"])
+        return self._holder.current().config.daemon.drain_s
 
 
 def _nothing(tx: Transaction) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.contract import Requirement
-from protocol.rpc.wire import cannot_keep
+from protocol.rpc.wire import storage_problem_of
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _ANYWHERE: Final = frozenset(("type", "description"))
@@ -112,7 +112,7 @@ def read(schema: Mapping[str, Any], text: str) -> Fits | Violates:
         value = msgspec.json.decode(unfenced(text))
     except (msgspec.DecodeError, RecursionError) as error:
         return Violates(f"this is not one JSON value: {str(error) or 'it is nested too deep'}")
-    problem = cannot_keep(value)
+    problem = storage_problem_of(value)
     if problem is not None:
         return Violates(f"values that {problem} cannot be kept")
     return checked(schema, value)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from kheishd.config.toml import KeyPath, line_of
+from kheishd.config.validation import Problem, dotted, problems
 from kheishd.core.run.budget import MICROS, narrowest
-from kheishd.core.text.toml import Path, line_of
-from kheishd.core.validation import Problem, dotted, problems
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
@@ -23,7 +23,7 @@ from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.session import Allowed
+from protocol.objects.session import Allowlist
 
 DEFAULT_INSTRUCTIONS: Final = (
     "You are a helpful, careful assistant. Answer plainly and concretely. "
@@ -49,10 +49,10 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     persona: str | None = None
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
 
 
 class DefinitionError(Exception):
@@ -159,7 +159,7 @@ def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
         yield Problem((longest,), f"the lists of names take more than {MAX_SCOPE_BYTES} bytes together")
 
 
-def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
+def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     """The mapping that front matter is, and the line of each of its keys and list elements.
 
     Errors: DefinitionError if it is not YAML, not a mapping, or uses what is refused here.
@@ -178,7 +178,7 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
-        lines: dict[Path, int] = {}
+        lines: dict[KeyPath, int] = {}
         _find_lines(node, (), lines)
         return yaml.safe_load(text), lines
     except yaml.MarkedYAMLError as error:
@@ -192,7 +192,7 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
         raise DefinitionError([(2, str(error).splitlines()[0])]) from None
 
 
-def _find_lines(node: Any, path: Path, lines: dict[Path, int]) -> None:
+def _find_lines(node: Any, path: KeyPath, lines: dict[KeyPath, int]) -> None:
     """Note the line of everything inside a node. Errors: DefinitionError for a key that is there twice."""
     if node.id == "sequence":
         for number, element in enumerate(node.value):

@@ -20,7 +20,7 @@ from protocol.events.run import MessageAppended, RunAccepted, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session, SessionProperties
 from protocol.structs import fields_of
 from protocol.transcript import Usage
@@ -105,10 +105,6 @@ def narrowest(one: CapabilityScope, other: CapabilityScope) -> CapabilityScope:
     """The scope that allows what both allow, in every field."""
     fields = CapabilityScope.__struct_fields__
     return CapabilityScope(*(both(getattr(one, name), getattr(other, name)) for name in fields))
-
-
-MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
-"""From the narrowest to the widest."""
 
 
 def wider(one: PermissionMode, other: PermissionMode) -> bool:

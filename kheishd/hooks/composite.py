@@ -73,7 +73,7 @@ class CompositeHook:
         return [tool for part in self._parts for tool in self._of(part, place)]
 
     def _of(self, part: SubHook, place: RunContext) -> Iterator[Tool]:
-        if not part.tools or [] in (place.run.pinned.tools, place.tools):
+        if not part.tools or [] in (place.pinned.tools, place.tools):
             return
         try:
             offered = part.offered(place)

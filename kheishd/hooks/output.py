@@ -64,7 +64,7 @@ def _agreed(place: RunContext, text: str, value: Any) -> Fits | None:
 
     Errors: ToolError if it does not fit: the model can mend it at once.
     """
-    bound = place.run.pinned.output_contract
+    bound = place.pinned.output_contract
     if bound is None:
         return None
     with place.state.read() as store:

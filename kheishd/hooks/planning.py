@@ -200,7 +200,7 @@ def _shortened(content: str) -> str:
 
 def _in_plan_mode(place: RunContext) -> bool:
     """Whether the agent entered plan mode, or is not let out of it by whoever set the mode."""
-    return place.session.permission_mode == "plan" or place.run.pinned.permission_mode == "plan"
+    return place.session.permission_mode == "plan" or place.pinned.permission_mode == "plan"
 
 
 def _enter(use: Invocation) -> Outcome:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.shells import Shells
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
     from protocol.objects.journal import Filter, Subscribed
     from protocol.rpc.method import AnyMethod, Scope
 
@@ -113,7 +113,7 @@ class Control(Protocol):
         """Whether the daemon is stopping."""
         ...
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         """How the daemon is."""
         ...
 

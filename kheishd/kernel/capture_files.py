@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from kheishd.core.text.scrub import Scrubber, without
+from kheishd.core.text.scrub import Scrubber, replace_spans
 from protocol.errors.run import ArtifactNotFound, DebugNotFound
 from protocol.limits.debug import (
     DEFAULT_DEBUG_BYTES,
@@ -134,14 +134,14 @@ class CaptureFiles:
         """Count bytes that are not there any more."""
         self._used = max((self._used or 0) - count, 0)
 
-    def collect(self, now_s: float, kept_s: float, max_bytes: int) -> None:
-        """Remove what is older than ``kept_s``, unless that is 0, and as much as ``max_bytes`` asks for.
+    def collect(self, now_s: float, max_age_s: float, max_bytes: int) -> None:
+        """Remove what is older than ``max_age_s``, unless that is 0, and as much as ``max_bytes`` asks for.
 
         Errors: OSError, CaptureRefused.
         """
         self._max_bytes = max_bytes
         for run_id, newest_s, _ in self._runs():
-            if kept_s and newest_s < now_s - kept_s and run_id not in self._writing:
+            if max_age_s and newest_s < now_s - max_age_s and run_id not in self._writing:
                 self._remove(run_id)
         self._used = sum(size for _, _, size in self._runs())
         if self._used > max_bytes:
@@ -210,7 +210,7 @@ class CaptureFiles:
         end = _end(content, offset, limit)
         # A character a byte: secrets are ASCII, and offsets stay those of the file.
         letters = content.decode("latin-1")
-        part = without(letters, scrubber.spans(letters), offset, end).encode("latin-1")
+        part = replace_spans(letters, scrubber.find_spans(letters), offset, end).encode("latin-1")
         text = part.decode(errors="replace")
         return _described(file, content), text, end if end < len(content) else None
 

@@ -89,9 +89,9 @@ class Captures:
         """The place for the artifacts of one call; for jobs. Errors: OSError, CaptureRefused."""
         return self._files.open(run_id, stem)
 
-    def collect(self, kept_s: float, max_bytes: int) -> None:
+    def collect(self, max_age_s: float, max_bytes: int) -> None:
         """Have removed what is old, and as much as is too much."""
-        self.put("", 0, lambda: self._files.collect(self._clock(), kept_s, max_bytes))
+        self.put("", 0, lambda: self._files.collect(self._clock(), max_age_s, max_bytes))
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the jobs until cancelled; those that are left then, as far as time allows."""

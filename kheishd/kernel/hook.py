@@ -28,21 +28,19 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from protocol.journal.line import JournalEvent
     from protocol.objects.approval import Preview
     from protocol.objects.permission import Decision
     from protocol.objects.question import Question
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """What a tool does to the world. ``coordinate`` changes only what the daemon itself keeps."""
-
-
-Sandbox = Literal["auto", "required", "off"]
-"""How shell commands are confined: where that works, always or not at all, never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +76,16 @@ class RunContext:
     """
 
     session: Session
-    run: Run
+    run: RunRecord
+    pinned: Pinned
     workspace: str
-    sandbox: Sandbox
+    sandbox: SandboxMode
     state: State
     tools: Sequence[str] | None = None
 
     def allows(self, tool: str) -> bool:
         """Whether a tool of this name may be called: its run pinned it, and it is still allowed."""
-        scopes = (self.run.pinned.tools, self.tools)
+        scopes = (self.pinned.tools, self.tools)
         return all(scope is None or tool in scope for scope in scopes)
 
 

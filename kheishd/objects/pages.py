@@ -25,7 +25,7 @@ V = TypeVar("V")
 _CURSOR = re.compile(r"[0-9]{1,19}")
 _ID = re.compile(ID_PATTERN)
 
-# The first character of an encrypted token, which no id begins with, and the length of its authentication tag.
+# The first character of an encrypted token, which begins no id, and the length of its authentication tag.
 ENCRYPTED = "+"
 TAG_BYTES = 8
 

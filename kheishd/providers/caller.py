@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
+from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import Captures
-from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec, RunLimits
+from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
 from kheishd.providers.capturing import Capture, Heard, capture_of
 from kheishd.providers.exchange import Exchange, Patience, Places, host_of
@@ -31,7 +32,7 @@ class Models:
 
     def __init__(
         self,
-        limits: RunLimits | None = None,
+        limits: RunsSection | None = None,
         *,
         environ: Mapping[str, str] = os.environ,
         in_thread: Callable[..., Awaitable[Any]] | None = None,
@@ -40,7 +41,7 @@ class Models:
     ) -> None:
         self._learned = learned
         self._captures = captures
-        self._limits = limits or RunLimits()
+        self._limits = limits or RunsSection()
         self._environ = environ
         self._places = Places(self._limits.max_active, in_thread)
 

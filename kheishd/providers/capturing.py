@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from kheishd.core.text.redaction import shown_headers, shown_url
-from kheishd.core.text.stream import StreamRedactor, seamless
+from kheishd.core.text.redaction import redact_headers, redact_url
+from kheishd.core.text.stream import ValueStreamScrubber, scrub_value
 from kheishd.kernel.runtime import (
     ModelAnswer,
     ModelEvent,
@@ -138,7 +138,7 @@ class Sheet:
         self._veil = captures.veil if request.pinned.debug == "redacted" else None
         self._sheaf: CallArtifacts | None = None
         self._failed = False
-        self._seams = StreamRedactor()
+        self._seams = ValueStreamScrubber()
         self._decoder: sse.Decoder | None = sse.Decoder()
         self._start = bytearray()
         self._events = 0
@@ -160,14 +160,14 @@ class Sheet:
         if "headers" in head:
             head = {
                 **head,
-                "url": shown_url(head["url"]),
-                "headers": shown_headers(head["headers"], self._veil),
+                "url": redact_url(head["url"]),
+                "headers": redact_headers(head["headers"], self._veil),
             }
         self._write("request", {**head, "body_bytes": len(body)}, "body", self._body(body))
 
     def replied(self, ms: int, status: int, headers: dict[str, str]) -> None:
         """Write the head of the answer."""
-        self._tell({"ms": ms, "status": status, "headers": shown_headers(headers, self._veil)})
+        self._tell({"ms": ms, "status": status, "headers": redact_headers(headers, self._veil)})
 
     def received(self, ms: int, data: bytes) -> None:
         """Write the events that a part of the body completes."""
@@ -195,7 +195,7 @@ class Sheet:
                 self._event(ms, event)
         if self._start and not self._events:
             self._tell({"ms": ms, **self._value("body", bytes(self._start))})
-        self._lines(self._seams.rest(self._captures.scrubber))
+        self._lines(self._seams.finish(self._captures.scrubber))
         if lost or self._cut:
             self._open().truncate()
         if failure is not None:
@@ -230,7 +230,7 @@ class Sheet:
             return {"text": self._veiled(content.decode(errors="replace"))}
 
     def _veiled(self, value: Any) -> Any:
-        return value if self._veil is None else self._veil.value(value)
+        return value if self._veil is None else self._veil.redact_value(value)
 
     def _tell(self, entry: dict[str, Any]) -> None:
         self._lines(self._seams.feed(entry, self._captures.scrubber))
@@ -242,13 +242,13 @@ class Sheet:
     def _body(self, body: bytes) -> bytes:
         """A body that we made: the very same bytes where nothing is to be taken out of it."""
         scrubber = self._captures.scrubber
-        if self._veil is None and not scrubber.spans(body.decode("latin-1")):
+        if self._veil is None and not scrubber.find_spans(body.decode("latin-1")):
             return body
-        return encode(seamless(self._veiled(msgspec.json.decode(body)), scrubber))
+        return encode(scrub_value(self._veiled(msgspec.json.decode(body)), scrubber))
 
     def _write(self, kind: Kind, head: dict[str, Any], name: str, body: bytes) -> None:
         """Write a whole artifact; where it is too long, its body is the beginning of a text."""
-        head = seamless(head, self._captures.scrubber)
+        head = scrub_value(head, self._captures.scrubber)
         content = encode({**head, name: msgspec.Raw(body)})
         kept = max_bytes = self._captures.limits.artifact_bytes
         while len(content) > max_bytes and kept:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, RunLimits
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
 from kheishd.providers import sse
 from kheishd.providers.failures import MAX_BODY_BYTES, Refusing
 from kheishd.providers.wire import Post, Reader, Sending, malformed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
+    from kheishd.config.sections.runs import RunsSection
     from kheishd.providers.capturing import Capture
     from kheishd.providers.network import Pool, Reply
 
@@ -37,7 +38,7 @@ MAX_TAIL_SECONDS = 0.05
 class Patience:
     """Both timeouts of one call, counted from when it is made."""
 
-    def __init__(self, limits: RunLimits) -> None:
+    def __init__(self, limits: RunsSection) -> None:
         self._limits = limits
         self._deadline = trio.current_time() + limits.stream_timeout_s
 

@@ -40,8 +40,8 @@ from protocol.rpc.wire import (
     Request,
     Response,
     Value,
+    decode_id,
     encode_error,
-    id_value,
 )
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Connection(ABC):
     def cancel_request(self, request_id: str | int | float | None) -> None:
         """Take an open request back. Errors: RequestNotFound."""
         for opened in self.opened:
-            if id_value(opened.id) == request_id:
+            if decode_id(opened.id) == request_id:
                 opened.cancel()
                 return
         raise RequestNotFound(field="$.params.id")

@@ -23,7 +23,7 @@ from kheishd.server.faults import refusal_of
 from kheishd.server.receipts import Change, Repeated, TakenBack, uncompared
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.rpc import MessageTooLarge, MethodNotFound
-from protocol.rpc.wire import decode_params, encode_error, encode_result, id_value
+from protocol.rpc.wire import decode_id, decode_params, encode_error, encode_result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -256,5 +256,5 @@ class _Mutations(_Entry):
 
 def _journaled(id_: bytes) -> str | int | None:
     """A request's id as the journal keeps it: a number that is no whole number as its text."""
-    value = id_value(id_)
+    value = decode_id(id_)
     return id_.decode() if isinstance(value, float) else value

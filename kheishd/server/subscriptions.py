@@ -39,12 +39,12 @@ from protocol.rpc.wire import encode_notification
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Caller
     from kheishd.kernel.live import Kind, Live, Writing
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
-    from protocol.objects.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ class Subscription:
         return encode_notification(f"journal.{what}", _encode({"subscription": self.name, **fields}))
 
 
-def _still_written(run: Run, item_id: str) -> bool:
+def _still_written(run: RunRecord, item_id: str) -> bool:
     """Whether a message of a run, or the result of a call, is not in the journal yet."""
     return run.item_id == item_id or any(
         call.call_id == item_id and call.state == "called" for call in run.calls

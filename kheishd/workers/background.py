@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from kheishd.core.text.scrub import Flow
+from kheishd.core.text.stream import TextStreamScrubber
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects.work.shell import ShellOutcome, record_stalled, record_started
@@ -126,7 +126,7 @@ class Background:
 
     async def _pump(self, stream: trio.abc.ReceiveStream, pumped: trio.Event) -> None:
         """Write down what it writes, as text and without secrets, until that ends."""
-        decoder, flow = getincrementaldecoder("utf-8")("replace"), Flow()
+        decoder, flow = getincrementaldecoder("utf-8")("replace"), TextStreamScrubber()
         began = trio.current_time()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await stream.receive_some(READ_BYTES):
@@ -135,7 +135,7 @@ class Background:
                 ahead_s = self._log.total_bytes / MAX_SHELL_SECOND_BYTES - (trio.current_time() - began)
                 await trio.sleep(max(ahead_s - BURST_SECONDS, 0.0))
         last = flow.feed(decoder.decode(b"", final=True), self._live.scrubber)
-        await self._write(last + flow.rest(self._live.scrubber))
+        await self._write(last + flow.finish(self._live.scrubber))
         pumped.set()
 
     async def _write(self, text: str) -> None:

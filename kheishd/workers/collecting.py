@@ -25,6 +25,6 @@ class Collector:
         """Collect until cancelled."""
         task_status.started()
         while True:
-            debug = self._runtimes.current().debug
-            self._captures.collect(debug.kept_s, debug.max_bytes)
+            debug = self._runtimes.current().config.debug
+            self._captures.collect(debug.max_age_s, debug.max_bytes)
             await trio.sleep(COLLECT_SECONDS)

@@ -128,9 +128,8 @@ class ShellWorker:
             return ShellOutcome("exit_unknown", problem=FAILED)
 
     def _readable(self) -> list[str]:
-        """What sandboxed commands can read besides the system, as it is configured now."""
-        workspace = self._runtimes.current().config.get("workspace", {})
-        return list(workspace.get("readable", ()))
+        """Return the directories that sandboxed commands can read in addition to the system's."""
+        return self._runtimes.current().config.workspace.readable
 
     async def _save(self, fn: Callable[[Transaction], None]) -> None:
         """Commit. On a full disk it is tried again until there is room, or the daemon ends.

@@ -7,6 +7,7 @@ of it. A title that somebody gave meanwhile stays. The built-in stand-in has not
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, tit
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.giving import output_of
-from kheishd.store.tables import RUNS, SESSIONS
+from kheishd.store.tables import PINNED, RUNS, SESSIONS
 from kheishd.workers.completion import answer_of
 from protocol.errors.refusal import Refusal
 from protocol.events.run import InputReceived
@@ -26,10 +27,11 @@ from protocol.journal.line import decode_event
 from protocol.transcript import text_of
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime, Runtimes
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
     from protocol.transcript import Usage
 
@@ -40,6 +42,15 @@ MAX_SECONDS = 60.0
 
 MAX_RUNS = 3
 """A session that has no title after so many runs has none: nobody is asked again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Untitled:
+    """A conversation that is to have a title: a run of it, and its first input and answer."""
+
+    run: RunRecord
+    pinned: Pinned
+    beginning: tuple[str, str]
 
 
 class Titles:
@@ -60,41 +71,42 @@ class Titles:
     def consider(self, run_id: str) -> None:
         """A run is over, or waits: perhaps its session is to have a title. Never raises."""
         runtime = self._runtimes.current()
-        if not runtime.titles or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
+        if not runtime.config.titles.auto or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:
-                run, beginning = self._wanted(store, runtime, run_id)
+                wanted = self._wanted(store, runtime, run_id)
         except (msgspec.DecodeError, Refusal):
             # What cannot be read is somebody else's to find.
             return
-        if run is not None and run.session_id not in self._busy:
-            self._busy.add(run.session_id)
-            self._nursery.start_soon(self._name, run, beginning)
+        if wanted is not None and wanted.run.session_id not in self._busy:
+            self._busy.add(wanted.run.session_id)
+            self._nursery.start_soon(self._name, wanted)
 
-    def _wanted(self, store: Snapshot, runtime: Runtime, run_id: str) -> tuple[Run | None, tuple[str, str]]:
-        """The run whose model is to be asked, and how its conversation begins."""
-        nothing = (None, ("", ""))
+    def _wanted(self, store: Snapshot, runtime: Runtime, run_id: str) -> _Untitled | None:
+        """Return the conversation that a run belongs to, if it is to be named by the run's model."""
         run = store.get(RUNS, run_id)
         if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
-            return nothing
-        if run.pinned.driver == "offline" or run.pinned.route not in runtime.routes:
-            return nothing
+            return None
+        pinned = store.need(PINNED, run_id)
+        if pinned.driver == "offline" or pinned.route not in runtime.routes:
+            return None
         session = store.get(SESSIONS, run.session_id)
         if session is None or not _nameless(session):
-            return nothing
+            return None
         answered = output_of(store, run)
-        return (
-            (run, (_asked(store, run), answered.text)) if answered is not None and answered.text else nothing
-        )
+        if answered is None or not answered.text:
+            return None
+        return _Untitled(run, pinned, (_asked(store, run), answered.text))
 
-    async def _name(self, run: Run, beginning: tuple[str, str]) -> None:
+    async def _name(self, untitled: _Untitled) -> None:
+        run = untitled.run
         try:
             with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
-                answer = await answer_of(runtime.models, _request(run, beginning))
+                answer = await answer_of(runtime.models, _request(untitled))
                 title = title_of(answer.items)
                 if title is not None:
-                    await self._state.update(lambda tx: _rename(tx, run, title, answer.usage))
+                    await self._state.update(lambda tx: _rename(tx, untitled, title, answer.usage))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
@@ -113,7 +125,7 @@ def _nameless(session: Session) -> bool:
     )
 
 
-def _asked(store: Snapshot, run: Run) -> str:
+def _asked(store: Snapshot, run: RunRecord) -> str:
     """What the run was to answer: its input stands right before its acceptance."""
     for _, line in store.entries(run.session_id, run.accepted_cursor, reverse=True):
         event = decode_event(line)
@@ -121,11 +133,12 @@ def _asked(store: Snapshot, run: Run) -> str:
     return ""
 
 
-def _request(run: Run, beginning: tuple[str, str]) -> ModelRequest:
+def _request(untitled: _Untitled) -> ModelRequest:
+    run = untitled.run
     return ModelRequest(
-        pinned=run.pinned,
+        pinned=untitled.pinned,
         instructions=INSTRUCTIONS,
-        messages=request_of(*beginning),
+        messages=request_of(*untitled.beginning),
         session_id=run.session_id,
         run_id=run.run_id,
         purpose="title",
@@ -133,10 +146,11 @@ def _request(run: Run, beginning: tuple[str, str]) -> ModelRequest:
     )
 
 
-def _rename(tx: Transaction, run: Run, title: str, usage: Usage) -> None:
-    session = tx.get(SESSIONS, run.session_id)
+def _rename(tx: Transaction, untitled: _Untitled, title: str, usage: Usage) -> None:
+    session_id = untitled.run.session_id
+    session = tx.get(SESSIONS, session_id)
     if session is None or not _nameless(session):
         return
-    fold = SessionWriter(tx, run.session_id, session=session)
-    fold.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, run.pinned.prices)))
+    fold = SessionWriter(tx, session_id, session=session)
+    fold.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, untitled.pinned.prices)))
     fold.write()

@@ -10,7 +10,7 @@ from protocol.transcript import Message, Usage
 
 
 class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created"):
-    """A session was created. ``fork_of`` is its fork point: its transcript begins with the parent's."""
+    """A session was created. ``fork_of`` is its fork point: the history up to there is shared."""
 
     agent: str
     sender: str | None = None
@@ -20,13 +20,13 @@ class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
-    """Properties of a session changed: ``changes`` holds the new values by name, null for an unset one."""
+    """Properties of a session changed. ``changes`` holds the new values by name; null unsets one."""
 
     changes: dict[str, Any]
 
 
 class SessionRenamed(Event, frozen=True, tag="session_renamed"):
-    """A session has a new title; null: none. ``usage`` is what a model took that was asked for one."""
+    """A session has a new title; null: none. ``usage`` is that of the model call that chose it, if any."""
 
     title: str | None
     usage: Usage = Usage()
@@ -34,13 +34,13 @@ class SessionRenamed(Event, frozen=True, tag="session_renamed"):
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
-    """A session takes no more input."""
+    """A session ended and accepts no more input."""
 
     note: str = ""
 
 
 class SessionImported(Event, frozen=True, tag="session_imported"):
-    """The events that follow came from an export of another session."""
+    """A session was imported. The events that follow restore an export of another session."""
 
     source_session_id: str
     source_head: str

@@ -44,18 +44,18 @@ from protocol.objects.transfer import SessionExport, SessionExportParams, Sessio
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Message, Usage
 
-Allowed = list[str] | None
+Allowlist = list[str] | None
 """Names that may be used: null is everything, an empty list is nothing."""
 
 
 class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a session may use at most: null is everything, an empty list is nothing."""
 
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
-    credentials: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
+    credentials: Allowlist = None
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
@@ -88,9 +88,9 @@ class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The properties of a session, as its record and the event ``session_created`` hold them.
 
     ``session.rename`` changes the title, ``session.update`` the others (:class:`SessionSettings`). Null means
-    that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is the
-    SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds the
-    output of its runs.
+    that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
+    the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
+    the output of its runs.
     """
 
     title: str | None = None
@@ -214,7 +214,7 @@ class SessionListParams(Page, frozen=True, kw_only=True):
     sender: str | None = None
     status: Literal["open", "ended"] | None = None
     parent_session_id: Id | None = None
-    sidechains: Annotated[bool, Meta(description="Also list children that have ended.")] = False
+    sidechains: Annotated[bool, Meta(description="Include sidechains that have ended.")] = False
     order: Order = "newest"
 
 
@@ -248,7 +248,7 @@ class SessionFork(Mutation, frozen=True, kw_only=True):
     """Params of ``session.fork``: without ``at``, everything up to now; without ``agent``, the same one."""
 
     session_id: Id
-    at: Annotated[Cursor, Meta(description="The last event that counts, or any later cursor.")] | None = None
+    at: Annotated[Cursor, Meta(description="The fork point: the last event to include.")] | None = None
     title: Title | None = None
     agent: Name | None = None
 
@@ -274,7 +274,7 @@ class SessionInterrupt(Mutation, frozen=True, kw_only=True):
     note: Reason = ""
 
 
-class Interrupted(Struct, frozen=True, omit_defaults=True):
+class InterruptResult(Struct, frozen=True, omit_defaults=True):
     """Whether a run was interrupted, and which; false when nothing was running or it ended first."""
 
     interrupted: bool
@@ -311,7 +311,7 @@ CREATE = Method(
     "mutation",
     SessionCreate,
     Session,
-    "Make a session, or give the one of that id if its properties are the same.",
+    "Create a session, or return the existing one with that id and the same properties.",
     scope="operate",
     errors=(
         SessionExists,
@@ -335,7 +335,7 @@ UPDATE = Method(
     "mutation",
     SessionUpdate,
     Session,
-    "Change properties of a session; future runs use them, accepted ones keep what they pinned.",
+    "Change properties of a session; future runs use them, accepted runs keep their pinned values.",
     scope="operate",
     errors=(
         SessionNotFound,
@@ -353,7 +353,7 @@ SEND = Method(
     "mutation",
     SessionSend,
     SendResult,
-    "Send input to a session; it is on disk when this answers.",
+    "Send input to a session; the answer means that the input is durable.",
     scope="converse",
     errors=_SEND,
     uncompared=("wait", "stream", "timeout_s"),
@@ -363,7 +363,7 @@ STEER = Method(
     "mutation",
     SessionSteer,
     SteerResult,
-    "Say something to the run in flight; its model reads it before its next answer.",
+    "Add a message to the run in flight; the model reads it before its next answer.",
     scope="converse",
     errors=(
         SessionNotFound,
@@ -381,7 +381,7 @@ COMPACT = Method(
     "mutation",
     SessionCompact,
     CompactResult,
-    "Have a session summed up; its model reads the summary from now on. It must be idle.",
+    "Summarize a session so far; from now on the model reads the summary instead. The session must be idle.",
     scope="converse",
     errors=(
         SessionNotFound,
@@ -403,7 +403,7 @@ FORK = Method(
     "mutation",
     SessionFork,
     Session,
-    "Make a session that goes on from where another one is, or was at a cursor.",
+    "Fork a session, from its current state or from an earlier cursor.",
     scope="operate",
     errors=(SessionNotFound, AgentNotFound, AgentForbidden, CursorPruned, TooDeep, StorageFull),
 )
@@ -412,7 +412,7 @@ RENAME = Method(
     "mutation",
     SessionRename,
     Session,
-    "Give a session a title.",
+    "Set or remove a session's title.",
     scope="operate",
     errors=(SessionNotFound, StorageFull),
 )
@@ -420,8 +420,8 @@ INTERRUPT = Method(
     "session.interrupt",
     "mutation",
     SessionInterrupt,
-    Interrupted,
-    "Interrupt the run in flight; queued ones go on. Answers when it has stopped.",
+    InterruptResult,
+    "Interrupt the run in flight; queued runs continue. Answers when it has stopped.",
     scope="operate",
     errors=(SessionNotFound, StorageFull),
     while_draining=True,
@@ -431,7 +431,7 @@ END = Method(
     "mutation",
     SessionEnd,
     Session,
-    "End a session for good; it must be idle. Its journal stays readable.",
+    "End an idle session for good. Its journal stays readable.",
     scope="operate",
     errors=(SessionNotFound, SessionAlreadyEnded, SessionBusy, StorageFull),
 )
@@ -440,7 +440,7 @@ EXPORT = Method(
     "query",
     SessionExportParams,
     SessionExport,
-    "Read a session's journal with its hash chain, as lines of a JSONL file.",
+    "Read a session's journal and its hash chain as lines of a JSONL file.",
     errors=_SESSION,
 )
 IMPORT = Method(
@@ -448,7 +448,7 @@ IMPORT = Method(
     "mutation",
     SessionImport,
     SessionImportResult,
-    "Read an export back, as a new session that can be continued.",
+    "Import an export as a new session.",
     scope="operate",
     errors=(
         ImportInvalid,

@@ -24,7 +24,7 @@ from kheishctl.render import (
 from kheishctl.text import Look, clean
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.daemon import Status
+from protocol.objects.daemon import DaemonStatus
 from protocol.objects.run import SETTLED
 from protocol.transcript import Item, Text, text_of
 from tests.support.samples import sample
@@ -195,7 +195,7 @@ def test_history() -> None:
 
 def test_status() -> None:
     """Version, counts, disk; health in one word, or warnings with what to do."""
-    result = sample(Status, full=True) | {"version": __version__, "warnings": [], "draining": False}
+    result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
     assert status(result, WIDE).endswith("healthy")
     assert "healthy" not in status(result, PIPE)
     assert "1 approval, 1 question, 1 call in doubt" in status(result, WIDE)

@@ -1,10 +1,8 @@
 """Putting a runtime together out of files, and knowing every handler."""
 
-import dataclasses
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from kheishd.assemble import (
@@ -16,16 +14,15 @@ from kheishd.assemble import (
     read_agents,
     resolve_path,
 )
-from kheishd.config import parse
-from kheishd.core.context.compaction import ContextLimits
+from kheishd.config.reader import parse
+from kheishd.config.sections.config import Config
 from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.runtime import Debugging, RunLimits, Runtime, ToolLimits
+from kheishd.kernel.runtime import Runtime
 from kheishd.providers.caller import Models
 from protocol.budget import Budget, Prices
 from protocol.errors.daemon import ConfigInvalid
-from protocol.objects.permission import Rule
 from protocol.rpc.catalogue import METHODS
 from tests.support.runtimes import WORKSPACES
 
@@ -71,10 +68,10 @@ def test_every_method_of_the_contract_has_one_handler() -> None:
 def test_without_any_file(source: Source) -> None:
     """The built-in agent on the built-in route."""
     runtime = build(source)
-    assert (runtime.default_agent, runtime.default_route) == ("default", "offline")
+    assert runtime.config == Config()
     assert list(runtime.definitions) == ["default"]
     assert runtime.routes == {"offline": offline_route()}
-    assert (runtime.limits, runtime.warnings) == (RunLimits(), ())
+    assert runtime.warnings == ()
     assert source.config_path is None
     own = str(source.home.path)
     assert runtime.workspaces == Workspaces(f"{own}/workspace", own)
@@ -86,20 +83,10 @@ def test_what_the_configuration_says(source: Source) -> None:
     runtime = build(source)
     assert set(runtime.routes) == {"offline", "local"}
     assert runtime.routes["local"].auth_ref == "env:A_KEY"
-    assert runtime.limits.max_active == 7
-    assert (runtime.context.keep_messages, runtime.routes["local"].context_tokens) == (4, 32_768)
-    assert (runtime.permission_mode, runtime.max_mode) == ("plan", "default")
-    assert runtime.rules == (Rule(tool="bash", decision="ask"),)
+    assert runtime.config == source.read_config()
+    assert (runtime.config.context.keep_messages, runtime.routes["local"].context_tokens) == (4, 32_768)
     assert runtime.workspace_root == str(source.home.path / "work")
     assert runtime.workspaces.limited
-    assert runtime.config["routes"]["local"]["model"] == "m"
-
-
-def test_limits_are_those_of_the_configuration() -> None:
-    """[runs] and RunLimits have the same fields and defaults, so neither can drift; so have [context]'s."""
-    assert msgspec.to_builtins(parse("").runs) == dataclasses.asdict(RunLimits())
-    assert msgspec.to_builtins(parse("").context) == dataclasses.asdict(ContextLimits())
-    assert msgspec.to_builtins(parse("").tools) == dataclasses.asdict(ToolLimits())
 
 
 def test_what_things_cost(source: Source) -> None:
@@ -111,7 +98,7 @@ def test_what_things_cost(source: Source) -> None:
         "price_cached_input = 0.01\ncurrency = 'EUR'\n"
     )
     runtime = build(source)
-    assert runtime.limits.budget == Budget(max_cost=0.5)
+    assert runtime.config.runs.budget == Budget(max_cost=0.5)
     assert runtime.routes["a"].prices == Prices(currency="USD", input=3_000_000, output=15_250_000)
     assert runtime.routes["b"].prices == Prices(currency="EUR", input=75_000, output=0, cached_input=10_000)
     assert runtime.routes["offline"].prices is None
@@ -126,19 +113,11 @@ def test_a_limit_of_cost_that_limits_nothing_is_said(source: Source) -> None:
     )
 
 
-def test_what_is_captured_is_that_of_the_configuration(source: Source) -> None:
-    """[debug] and Debugging are the same, too; nothing is captured unless it says so."""
-    assert msgspec.to_builtins(parse("").debug) == dataclasses.asdict(Debugging())
-    assert build(source).debug.capture == "off"
-    source.home.config.write_text("[debug]\ncapture = 'full'\nkept_s = 60")
-    assert build(source).debug == Debugging("full", 60)
-
-
 def test_another_configuration_file(tmp_path: Path) -> None:
     """--config wins over the home's own; if it is not there, that is an error."""
     (tmp_path / "config.toml").write_text("[zebra]")
     (tmp_path / "other.toml").write_text("[runs]\nmax_active = 3\n")
-    assert build(Source(Home(tmp_path), tmp_path / "other.toml", {})).limits.max_active == 3
+    assert build(Source(Home(tmp_path), tmp_path / "other.toml", {})).config.runs.max_active == 3
     with pytest.raises(ConfigInvalid, match="No such file"):
         build(Source(Home(tmp_path), tmp_path / "gone.toml", {}))
 

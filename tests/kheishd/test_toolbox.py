@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from kheishd.config import Config, Tools
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.tools import ToolsSection
 from kheishd.home import Home
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.toolbox import Toolbox
@@ -39,6 +40,6 @@ def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
     home = Home(tmp_path)
     toolbox = Toolbox(home, ShellFiles(home.shells))
     for longest_s in (5.0, 180.0, 3600.0):
-        tool = toolbox.hooks(Config(tools=Tools(max_timeout_s=longest_s))).tool("bash")
+        tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).tool("bash")
         assert tool is not None
         assert longest_s < tool.timeout_s <= longest_s + SAYING_SECONDS

@@ -10,17 +10,18 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
+from kheishd.config.sections.config import Config
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
 from kheishd.server.serving import Server, open_server
 from protocol.errors.daemon import ConfigInvalid
+from protocol.errors.refusal import REFUSALS, Refusal
 from protocol.rpc.method import SCOPES
-from protocol.rpc.wire import Error, refusal_of
 from tests.support.runtimes import WORKSPACES
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from kheishd.kernel.call import Handler
     from kheishd.kernel.captures import Captures
     from kheishd.kernel.shells import Shells
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -63,7 +64,7 @@ class FakeControl:
     def draining(self) -> bool:
         return self.is_draining
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         raise AssertionError("this harness has no daemon to ask")
 
     def config_path(self) -> str | None:
@@ -82,11 +83,9 @@ def bare_runtime() -> Runtime:
     """A runtime with the offline route and nobody to ask."""
     return Runtime(
         generation=1,
+        config=Config(),
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={},
-        default_agent="default",
-        default_route="offline",
-        limits=RunLimits(),
         models=cast("ModelCaller", None),
         hooks=CompositeHook(()),
         workspaces=WORKSPACES,
@@ -184,7 +183,7 @@ class Client:
             await self._sort(await self.read())
         answer = self._answers.pop(request_id)
         if "error" in answer:
-            raise refusal_of(msgspec.convert(_with_raw_data(answer["error"]), Error))
+            raise _refusal_from(answer["error"])
         return answer["result"]
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -204,8 +203,17 @@ class Client:
             self._notes.append((message["method"], message["params"]))
 
 
-def _with_raw_data(error: dict[str, Any]) -> dict[str, Any]:
-    return {**error, "data": msgspec.Raw(msgspec.json.encode(error.get("data", {})))}
+def _refusal_from(error: dict[str, Any]) -> Refusal:
+    """Return the refusal of an error response, as the class of its reason."""
+    data = error.get("data", {})
+    refusal = REFUSALS.get(data.get("reason", ""), Refusal)(
+        error["message"],
+        field=data.get("field"),
+        hint=data.get("hint"),
+        retry_after_ms=data.get("retry_after_ms"),
+    )
+    assert refusal.number == error["code"], "a refusal has one number"
+    return refusal
 
 
 @dataclass

@@ -209,7 +209,8 @@ async def workbench(
 def place(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
     """A place for parts that read nothing from the store."""
     session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, updated_at_ms=1)
-    return RunContext(session, Machine(tools=tools).run, workspace, "auto", cast("Any", None))
+    machine = Machine(tools=tools)
+    return RunContext(session, machine.run, machine.pinned, workspace, "auto", cast("Any", None))
 
 
 def use_of(chosen: Tool, where: RunContext | None = None, **arguments: Any) -> Invocation:

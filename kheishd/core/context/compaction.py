@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import Placed, snipped, summed_up, without_results
 from kheishd.core.context.tokens import of_bytes, of_messages
 from kheishd.core.context.transcript import Measured
@@ -41,28 +42,6 @@ SUMMED_UP_MIN: Final = 2
 
 SNIP_KEEP_MIN: Final = 2
 """What even a provider that refuses everything longer is shown: what was said last, and what it answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextLimits:
-    """How much models are shown; the fields of ``[context]`` in config.toml.
-
-    A summary is made beyond ``compact_tokens``, or when the route's window has only room left for an answer
-    and ``margin_tokens``; ``keep_messages`` stay as they are. After ``max_failures`` failures in a row no
-    summary is tried any more in that run: then what is beyond ``snip_tokens`` is left out, but never the last
-    ``snip_keep_messages``. After ``results_idle_s`` without an answer all results but the newest
-    ``results_keep`` are left out.
-    """
-
-    compact_tokens: int = 167_000
-    margin_tokens: int = 13_000
-    keep_messages: int = 6
-    summary_tokens: int = 4_096
-    max_failures: int = 3
-    snip_tokens: int = 120_000
-    snip_keep_messages: int = 10
-    results_idle_s: float = 900.0
-    results_keep: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +91,7 @@ def prompt_of(
     return Prompt(placed, overhead, measured.tokens + after)
 
 
-def threshold(limits: ContextLimits, window: int, options: Mapping[str, Any]) -> int:
+def threshold(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
     """How long a prompt may become on a route before it is made shorter.
 
     In a small window what is kept free by the rule would be nearly all of it; a third of it may be filled.
@@ -130,7 +109,7 @@ def output_tokens(options: Mapping[str, Any]) -> int:
     return OUTPUT_TOKENS
 
 
-def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextLimits, *, resting: bool) -> Step | None:
+def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextSection, *, resting: bool) -> Step | None:
     """What is to be done before the model is asked; None if the prompt may be sent as it is.
 
     ``ceiling`` is how long it may be; ``resting``: summaries failed too often to be tried again.
@@ -148,14 +127,14 @@ def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextLimits, *, res
     return None
 
 
-def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextLimits) -> int | None:
+def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextSection) -> int | None:
     """Up to where results are to be left out; None while the last answer is recent, or there are none."""
     answers = [each.at_ms for each in placed if each.message.role == "assistant"]
-    if not answers or now_ms - answers[-1] <= limits.results_idle_s * 1000:
+    if not answers or now_ms - answers[-1] <= limits.drop_results_after_s * 1000:
         return None
     seen = 0
     for each in reversed(placed):
-        if seen >= limits.results_keep:
+        if seen >= limits.keep_results:
             changed = without_results(list(placed), each.cursor, list(RESULT_TOOLS)) != list(placed)
             return each.cursor if changed else None
         if each.message.role == "tool":
@@ -163,7 +142,7 @@ def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextLimits) ->
     return None
 
 
-def summary_cut(placed: Sequence[Placed], ceiling: int, limits: ContextLimits) -> int | None:
+def summary_cut(placed: Sequence[Placed], ceiling: int, limits: ContextSection) -> int | None:
     """Up to where messages are to be summed up; None if there is too little before the last ones.
 
     The last ``keep_messages`` stay, or as many of them as take half the room. A call stays with its results.

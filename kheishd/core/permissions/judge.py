@@ -22,13 +22,13 @@ from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace as replace_struct
 
-from kheishd.core.session import MODES
 from protocol.objects.permission import (
+    MODES,
     Decision,
     Explanation,
     ExplanationLine,
     Grant,
-    Layered,
+    LayerRules,
     ModeEffect,
     PermissionMode,
     Rule,
@@ -72,7 +72,7 @@ class HookOpinion:
 class Layers:
     """The permission layers of a run or session, broadest first, and its effective mode."""
 
-    layers: tuple[Layered, ...]
+    layers: tuple[LayerRules, ...]
     mode: PermissionMode
 
 
@@ -133,7 +133,7 @@ def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:
     return Layers(tuple(used), layers.mode)
 
 
-def effective_mode(layers: Sequence[Layered]) -> PermissionMode:
+def effective_mode(layers: Sequence[LayerRules]) -> PermissionMode:
     """Return the narrowest mode of all layers that set one."""
     modes = (layered.mode for layered in layers if layered.mode is not None)
     return min(modes, key=MODES.index, default="default")
@@ -244,7 +244,7 @@ class _Walk:
         why = f"{_label(layered)} {_format_rule(rule, MAX_SUBJECT_CHARACTERS)}"
         return Ruling(rule.decision, rule.decision, why, rule.note or _default_note(rule.decision), mode)
 
-    def _find_strictest(self, layered: Layered) -> Rule | None:
+    def _find_strictest(self, layered: LayerRules) -> Rule | None:
         """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
         holding: list[Rule] = []
         for rule in layered.rules:
@@ -329,7 +329,7 @@ def _default_note(decision: Decision) -> str:
     return DENIED if decision == "deny" else ""
 
 
-def _label(layered: Layered) -> str:
+def _label(layered: LayerRules) -> str:
     return layered.layer if layered.name is None else f"{layered.layer} {layered.name}"
 
 

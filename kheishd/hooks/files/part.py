@@ -67,7 +67,7 @@ class Files(SubHook):
 
     def sections(self, place: RunContext) -> Sequence[str]:
         """Where the workspace is, and how paths are meant; nothing to a run that has no file tool."""
-        allowed = place.run.pinned.tools
+        allowed = place.pinned.tools
         if allowed is not None and not any(tool.name in allowed for tool in self.tools):
             return ()
         return (

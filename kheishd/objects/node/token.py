@@ -27,12 +27,12 @@ from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.token import MAX_TOKENS
 from protocol.objects import token as rows
 from protocol.objects.token import (
+    NewToken,
     Token,
     TokenCreate,
     TokenGrant,
     TokenList,
     TokenListParams,
-    TokenMade,
     TokenNarrow,
     TokenRevoke,
 )
@@ -91,7 +91,7 @@ def _prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]
 
 
 @mutation(rows.CREATE, prepare=_prepare_create)
-def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> TokenMade:
+def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> NewToken:
     """Make a token that allows no more than the caller may.
 
     Errors: ScopeWouldWiden, TokenLimit.
@@ -108,7 +108,7 @@ def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> Token
 
 
 @mutation(rows.NARROW, prepare=_prepare_narrow)
-def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> TokenMade:
+def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> NewToken:
     """Make a weaker token; what is left out is as it was.
 
     Errors: TokenNotFound, ScopeWouldWiden, TokenLimit.
@@ -174,7 +174,7 @@ def _make_room(tx: Transaction, beyond: str) -> bool:
 
 def _make(
     tx: Transaction, call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
-) -> TokenMade:
+) -> NewToken:
     digest = digest_of(new.secret)
     if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _make_room(tx, digest):
         raise TokenLimit()
@@ -185,7 +185,7 @@ def _make(
     )
     token = _append(tx, event, None, digest, origin_of(call))
     tx.put(TOKENS_BY_DIGEST, digest, value=token.token_id)
-    return TokenMade(token=token, secret=new.secret)
+    return NewToken(token=token, secret=new.secret)
 
 
 def _see_that_it_came_of(store: Snapshot, caller: Caller, parent: Token) -> None:

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from kheishd.core import approval as rules
 from kheishd.core.run.commands import Lapse, Resolve
-from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
 from kheishd.kernel.projections import APPROVAL_RECORDS
@@ -212,7 +211,7 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
         if event.decision == "deny"
     ]
     fold = fold_of(tx, call, run)
-    fold.append_all(decide(run, Resolve(events, results)))
+    fold.carry_out(Resolve(events, results))
     fold.write()
     return ApprovalsResolved(
         approvals=[_briefly(find_approval(tx, call, approval.approval_id)) for approval in found],
@@ -282,7 +281,7 @@ def lapse(tx: Transaction, approval_id: str) -> None:
         return
     run = tx.need(RUNS, approval.run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.append_all(decide(run, Lapse(approval_id, rules.refused(approval, "expired"))))
+    fold.carry_out(Lapse(approval_id, rules.refused(approval, "expired")))
     fold.write()
 
 

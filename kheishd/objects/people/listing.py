@@ -17,10 +17,10 @@ from protocol.transcript import ToolCall
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
     from kheishd.kernel.projections import Projection
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
 
 
 class OfRun(Protocol):
@@ -158,7 +158,7 @@ def _where(
     return (waiting.table if params.status == waiting.status else None), ()
 
 
-def fold_of(tx: Transaction, call: Call, run: Run) -> SessionWriter:
+def fold_of(tx: Transaction, call: Call, run: RunRecord) -> SessionWriter:
     """A run and its session, to be changed by a caller."""
     session = tx.get(SESSIONS, run.session_id)
     return SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))

@@ -22,7 +22,7 @@ from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.objects.talk.run import find_run
 from kheishd.store.records import DaemonRules
-from kheishd.store.tables import PERMISSIONS, SESSIONS
+from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -35,7 +35,7 @@ from protocol.objects.permission import (
     Explanation,
     ExplanationLine,
     Grant,
-    Layered,
+    LayerRules,
     PermissionList,
     PermissionListParams,
     PermissionMode,
@@ -43,25 +43,27 @@ from protocol.objects.permission import (
     PermissionWhy,
     Rule,
 )
-from protocol.objects.run import ENDED, Run
+from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
 
 # What counts in a place.
 
 
-def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | None = None) -> Layers:
+def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
     """Everything that a call in a session, or in one of its runs, is judged by now.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
     Source: the records of the session and those above it, the run's, and the configuration.
     """
+    managed = runtime.config.permissions
     found = [
-        Layered(layer="managed", rules=list(runtime.rules), mode=runtime.max_mode),
-        Layered(layer="daemon", rules=_daemon_rules(store)),
+        LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
+        LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
     for each in (*reversed(ancestors(store, session)), session):
         found += _definition(runtime, each.agent, found)
@@ -70,8 +72,10 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | No
         if run.guest is not None:
             found += _definition(runtime, run.guest, found)
         # What it pinned is a mode: the text is what bounds_of gave.
-        pinned = cast("PermissionMode", run.pinned.permission_mode)
-        found.append(Layered(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants))
+        pinned = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
+        found.append(
+            LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants)
+        )
     return Layers(tuple(found), effective_mode(found))
 
 
@@ -80,15 +84,15 @@ def _daemon_rules(store: Snapshot) -> list[Rule]:
     return record.rules if record is not None else []
 
 
-def _parent(runtime: Runtime, session: Session) -> Layered:
+def _parent(runtime: Runtime, session: Session) -> LayerRules:
     """A session further up: what was granted in it was not granted to its children."""
     mode = mode_of(runtime, session)
-    return Layered(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
+    return LayerRules(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
 
 
-def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
+def _own(runtime: Runtime, session: Session, run: RunRecord | None = None) -> LayerRules:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
-    return Layered(
+    return LayerRules(
         layer="session",
         name=session.session_id or None,
         rules=session.rules,
@@ -97,7 +101,7 @@ def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
     )
 
 
-def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Layered]:
+def _definition(runtime: Runtime, agent: str, found: list[LayerRules]) -> list[LayerRules]:
     """The layer of an agent's definition, unless it is there already.
 
     Of an agent that is no longer defined nobody knows what it was denied: a person is asked, in any mode.
@@ -106,14 +110,14 @@ def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Laye
         return []
     definition = runtime.definitions.get(agent)
     if definition is not None:
-        return [Layered(layer="definition", name=agent, rules=definition.permissions)]
+        return [LayerRules(layer="definition", name=agent, rules=definition.permissions)]
     reason = f"the agent '{agent}' is no longer defined, so what it was denied is not known"
-    return [Layered(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
+    return [LayerRules(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
 
 
 def _find_place(
     store: Snapshot, call: Call, session_id: str | None, run_id: str | None, agent: str | None
-) -> tuple[Session, Run | None]:
+) -> tuple[Session, RunRecord | None]:
     """The session and run that are meant; without either a session that is still to be made.
 
     Errors: SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden, InvalidParams.
@@ -163,8 +167,8 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         session, run = _find_place(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
-    if run is not None:
-        tools = both(tools, run.pinned.tools)
+        if run is not None:
+            tools = both(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.tool(params.tool)
@@ -215,7 +219,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
 
 
 @mutation(rows.UPDATE)
-def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
+def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
     """Change the rules and grants of one layer; gives it as it is then.
 
     Errors: SessionNotFound, RunNotFound, SessionAlreadyEnded, RunAlreadyEnded, GrantNotFound,
@@ -240,7 +244,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     return layers_of(tx, call.runtime, fold.session, fold.run).layers[-1]
 
 
-def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> Layered:
+def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
     if not call.caller.unlimited:
         raise ScopeWouldWiden(
             "rules for the whole daemon concern every agent and sender, and the token covers only some; "
@@ -255,7 +259,7 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
         assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
         after = changed(before, stored)
         tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
-    return Layered(layer="daemon", rules=after)
+    return LayerRules(layer="daemon", rules=after)
 
 
 def _see_that_it_can_be(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:

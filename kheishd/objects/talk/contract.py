@@ -14,8 +14,9 @@ from protocol.errors.session import ContractInvalid, InputTooLarge
 from protocol.limits.output import MAX_CONTRACT_BYTES
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.objects.session import SessionSettings
 
 
@@ -96,12 +97,12 @@ def read_schema(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
     return schema
 
 
-def checked(store: Snapshot, run: Run, text: str) -> Checked | None:
+def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Checked | None:
     """What is found out about a run's answer: how it fits the contract that the run pinned.
 
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
     """
-    bound = run.pinned.output_contract
+    bound = pinned.output_contract
     if bound is None or run.output_cursors:
         return None
     schema = schema_text(store, bound.digest)

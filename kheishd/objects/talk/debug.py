@@ -2,27 +2,27 @@
 
 from kheishd.kernel.call import Call, control
 from kheishd.objects.talk.run import find_run
+from kheishd.store.tables import PINNED
 from protocol.objects import run as rows
-from protocol.objects.run import Captured, RunDebug
+from protocol.objects.run import DebugCapture, RunDebug
 
 
 @control(rows.DEBUG)
-async def debug(call: Call, params: RunDebug) -> Captured:
+async def debug(call: Call, params: RunDebug) -> DebugCapture:
     """List what was captured of a run, or read a part of one artifact.
 
     Errors: RunNotFound, DebugNotFound, ArtifactNotFound; ScopeMissing for who may only list.
     """
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
+        level = store.need(PINNED, run.run_id).debug
     captures = call.control.captures()
     if params.artifact is None:
         found = await captures.artifacts(run.run_id)
-        return Captured(run_id=run.run_id, debug=run.pinned.debug, artifacts=found)
+        return DebugCapture(run_id=run.run_id, debug=level, artifacts=found)
     call.caller.need("operate")
     artifact, text, following = await captures.text(run.run_id, params.artifact, params.offset, params.limit)
-    return Captured(
-        run_id=run.run_id, debug=run.pinned.debug, artifacts=[artifact], text=text, next=following
-    )
+    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=following)
 
 
 HANDLERS = (debug,)

@@ -3,8 +3,8 @@
 Nothing is copied. The fork records its fork point, and readers of its transcript continue there. So a fork is
 one small transaction, whatever the length of the transcript.
 
-A fork has the parent's scope, mode, contracts, workspace, permission rules that narrow, and parent session. It
-does not have its allow rules and grants. The two sessions cannot send each other anything.
+A fork has the parent's scope, mode, contracts, workspace, parent session and narrowing permission rules. It
+has neither its allow rules nor its grants. The two sessions cannot send each other anything.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from kheishd.core.contract import Violates, read
 from kheishd.objects.talk.contract import schema_text
+from kheishd.store.tables import PINNED
 from protocol import ids
 from protocol.events.output import OutputEmitted
 from protocol.events.run import MessageAppended
@@ -23,18 +24,18 @@ from protocol.transcript import text_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
-    from protocol.objects.run import Run
 
 
-def output_of(store: Snapshot, run: Run) -> Output | None:
+def output_of(store: Snapshot, run: RunRecord) -> Output | None:
     """What the run gave last; None before there is anything. It is final only of a completed run."""
     if run.output_cursors:
         return _read(store, run, run.output_cursors[-1])
     return None if run.output_cursor is None else _read(store, run, run.output_cursor)
 
 
-def outputs_of(store: Snapshot, run: Run) -> Iterator[Output]:
+def outputs_of(store: Snapshot, run: RunRecord) -> Iterator[Output]:
     """Everything that the run gave, in order: what its calls gave, or its answer, once that is final."""
     if run.output_cursors:
         yield from filter(None, (_read(store, run, cursor) for cursor in run.output_cursors))
@@ -44,7 +45,7 @@ def outputs_of(store: Snapshot, run: Run) -> Iterator[Output]:
             yield answered
 
 
-def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
+def _read(store: Snapshot, run: RunRecord, cursor: int) -> Output | None:
     """The output that stands in the journal at a cursor; None where that was pruned."""
     found = store.entry(run.session_id, cursor)
     if found is None:
@@ -73,7 +74,7 @@ def _read(store: Snapshot, run: Run, cursor: int) -> Output | None:
             return None
 
 
-def said_at(store: Snapshot, run: Run, cursors: Iterable[int]) -> str:
+def said_at(store: Snapshot, run: RunRecord, cursors: Iterable[int]) -> str:
     """The text of some answers of a run, such as those that were cut and that its last one goes on with."""
     texts = []
     for cursor in cursors:
@@ -83,10 +84,10 @@ def said_at(store: Snapshot, run: Run, cursors: Iterable[int]) -> str:
     return "".join(texts)
 
 
-def _structured(store: Snapshot, run: Run, output: Output) -> Output:
+def _structured(store: Snapshot, run: RunRecord, output: Output) -> Output:
     """An answer that a contract binds, as the JSON that it is; any other as it is."""
-    bound = run.pinned.output_contract
-    if bound is None or not output.final:
+    bound = store.need(PINNED, run.run_id).output_contract if output.final else None
+    if bound is None:
         return output
     found = read(msgspec.json.decode(schema_text(store, bound.digest)), output.text)
     if isinstance(found, Violates):

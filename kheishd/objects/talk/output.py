@@ -18,8 +18,8 @@ from protocol.objects.output import Output, OutputList, OutputListParams
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
-    from protocol.objects.run import Run
 
 _Place = tuple[int, int]
 """Where an output is among those of its session: the acceptance of its run, and its own cursor."""
@@ -51,7 +51,7 @@ def _mark(place: tuple[int, ...]) -> str:
     return ".".join(map(str, place))
 
 
-def _runs(store: Snapshot, call: Call, params: OutputListParams, after: _Place) -> Iterator[Run]:
+def _runs(store: Snapshot, call: Call, params: OutputListParams, after: _Place) -> Iterator[RunRecord]:
     """The runs that are meant, from the one on in which the page before ended."""
     if params.run_id is not None and params.session_id is None:
         return iter([find_run(store, call, params.run_id)])
@@ -61,7 +61,7 @@ def _runs(store: Snapshot, call: Call, params: OutputListParams, after: _Place) 
     raise InvalidParams("give either 'run_id' or 'session_id'", field="$.params.run_id")
 
 
-def _runs_of(store: Snapshot, call: Call, session_id: str, after: _Place) -> Iterator[Run]:
+def _runs_of(store: Snapshot, call: Call, session_id: str, after: _Place) -> Iterator[RunRecord]:
     beyond = (session_id, after[0] - 1) if after[0] else None
     for _, run_id in store.scan(RUNS_BY_SESSION, session_id, after=beyond):
         run = store.need(RUNS, run_id)
@@ -69,7 +69,9 @@ def _runs_of(store: Snapshot, call: Call, session_id: str, after: _Place) -> Ite
             yield run
 
 
-def _outputs(store: Snapshot, runs: Iterator[Run], after: _Place) -> Iterator[tuple[_Place, Output | None]]:
+def _outputs(
+    store: Snapshot, runs: Iterator[RunRecord], after: _Place
+) -> Iterator[tuple[_Place, Output | None]]:
     """Every output beyond a place; a run that gave none is a row of its own, with nothing in it."""
     for run in runs:
         yield (run.accepted_cursor, 0), None

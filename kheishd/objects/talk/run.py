@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kheishd.core.run.commands import Cancel
-from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, control, mutation, query
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.giving import output_of
-from kheishd.store.tables import RUNS, RUNS_BY_SESSION, SESSIONS
+from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.objects import run as rows
@@ -23,15 +22,17 @@ from protocol.objects.run import (
     RunList,
     RunListParams,
     RunRef,
+    RunState,
     RunView,
     RunWait,
 )
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
 
 
-def find_run(store: Snapshot, call: Call, run_id: str) -> Run:
+def find_run(store: Snapshot, call: Call, run_id: str) -> RunRecord:
     """A run that the caller may read.
 
     Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
@@ -42,7 +43,7 @@ def find_run(store: Snapshot, call: Call, run_id: str) -> Run:
     return run
 
 
-def may_read(store: Snapshot, call: Call, run: Run) -> bool:
+def may_read(store: Snapshot, call: Call, run: RunRecord) -> bool:
     """Whether the caller may read a run: who asked for it is covered, and whose session answers it, too."""
     caller = call.caller
     if caller.unlimited:
@@ -55,18 +56,27 @@ def may_read(store: Snapshot, call: Call, run: Run) -> bool:
     )
 
 
-def view_of(store: Snapshot, run: Run) -> RunView:
+def view_of(store: Snapshot, run: RunRecord) -> RunView:
     """A run as it is shown: with its output and its place in the queue."""
     position = None
     if run.status == "queued":
         session = store.get(SESSIONS, run.session_id)
         if session is not None and run.run_id in session.open_runs:
             position = session.open_runs.index(run.run_id) or None
-    fields = {name: getattr(run, name) for name in Run.__struct_fields__}
-    return RunView(**fields, queue_position=position, **given_by(store, run))
+    return RunView(**_public_fields(store, run), queue_position=position, **given_by(store, run))
 
 
-def given_by(store: Snapshot, run: Run) -> dict[str, Any]:
+def public_run(store: Snapshot, run: RunRecord) -> Run:
+    """Return a run as clients see it: its record and its pinned values."""
+    return Run(**_public_fields(store, run))
+
+
+def _public_fields(store: Snapshot, run: RunRecord) -> dict[str, Any]:
+    fields = {name: getattr(run, name) for name in RunState.__struct_fields__}
+    return fields | {"pinned": store.need(PINNED, run.run_id)}
+
+
+def given_by(store: Snapshot, run: RunRecord) -> dict[str, Any]:
     """What a run gave so far, by the names that a view and the result of a send have for it."""
     given = output_of(store, run)
     if given is None:
@@ -103,16 +113,16 @@ def list_(call: Call, params: RunListParams) -> RunList:
             found = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
             mark = tokens.token_of
         chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run), mark)
-        return RunList(chosen, following)
+        return RunList([public_run(store, run) for run in chosen], following)
 
 
-def _wanted(store: Snapshot, call: Call, params: RunListParams, run: Run) -> bool:
+def _wanted(store: Snapshot, call: Call, params: RunListParams, run: RunRecord) -> bool:
     if params.active and run.status in rows.ENDED:
         return False
     return (params.status is None or run.status == params.status) and may_read(store, call, run)
 
 
-async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> Run:
+async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> RunRecord:
     """The run once it has ended or waits for a person, or as it is when the time is over."""
     with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
         while True:
@@ -124,7 +134,7 @@ async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | N
     return _present(call, run_id)
 
 
-def _present(call: Call, run_id: str) -> Run:
+def _present(call: Call, run_id: str) -> RunRecord:
     with call.state.read() as store:
         run = store.get(RUNS, run_id)
     assert run is not None, "a run's record is never deleted"
@@ -142,21 +152,24 @@ async def wait(call: Call, params: RunWait) -> RunView:
 
 
 async def _until_stopped(call: Call, params: RunCancel, result: Run) -> Run:
-    return await settled(call, result.session_id, result.run_id, None)
+    run = await settled(call, result.session_id, result.run_id, None)
+    with call.state.read() as store:
+        return public_run(store, run)
 
 
 @mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
 def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
     """Ask for a run to be stopped; the answer waits until it has."""
-    return request_stop(tx, call, find_run(tx, call, params.run_id), Cancel("cancelled", params.note))
+    run = find_run(tx, call, params.run_id)
+    return public_run(tx, request_stop(tx, call, run, Cancel("cancelled", params.note)))
 
 
-def request_stop(tx: Transaction, call: Call, run: Run, command: Cancel) -> Run:
+def request_stop(tx: Transaction, call: Call, run: RunRecord, command: Cancel) -> RunRecord:
     """Commit that a run is to be stopped. Errors: RunAlreadyEnded."""
     fold = SessionWriter(
         tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run, origin=origin_of(call)
     )
-    fold.append_all(decide(run, command))
+    fold.carry_out(command)
     fold.write()
     return fold.run
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.core.run.commands import Steer
-from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, mutation
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.talk.address import find_addressed, require_valid_sender
@@ -63,7 +62,7 @@ def _steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     items = apply_input_contract(tx, record, message.items, input_field(params))
     origin = origin_of(call, params.sender)
     writer = SessionWriter(tx, run.session_id, session=record, run=run, origin=origin)
-    writer.append_all(decide(run, Steer(message.steer_id, items, params.sender)))
+    writer.carry_out(Steer(message.steer_id, items, params.sender))
     writer.write()
     return SteerResult(
         session_id=run.session_id,

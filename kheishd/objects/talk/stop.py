@@ -13,14 +13,14 @@ from kheishd.objects.talk.address import find_addressed
 from kheishd.objects.talk.run import request_stop, settled
 from kheishd.store.tables import RUNS
 from protocol.objects import conversation, session
-from protocol.objects.conversation import ConversationCancel, ConversationCancelled
-from protocol.objects.session import Interrupted, SessionInterrupt
+from protocol.objects.conversation import CancelResult, ConversationCancel
+from protocol.objects.session import InterruptResult, SessionInterrupt
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
 
     Params = ConversationCancel | SessionInterrupt
-    Stopped = ConversationCancelled | Interrupted
+    Stopped = CancelResult | InterruptResult
 
 
 def _stop(tx: Transaction, call: Call, params: Params) -> Stopped:
@@ -46,8 +46,8 @@ async def _follow(call: Call, params: Params, result: Stopped) -> Stopped:
 def _result(params: Params, session_id: str, run_id: str | None) -> Stopped:
     """Return the result of either method; without a run nothing was stopped."""
     if isinstance(params, ConversationCancel):
-        return ConversationCancelled(run_id is not None, session_id, run_id)
-    return Interrupted(run_id is not None, session_id, run_id)
+        return CancelResult(run_id is not None, session_id, run_id)
+    return InterruptResult(run_id is not None, session_id, run_id)
 
 
 cancel_in_conversation, interrupt = HANDLERS = tuple(

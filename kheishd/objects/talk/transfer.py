@@ -123,11 +123,12 @@ def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
         field = f"$.params.lines[{number - 1}]"
         try:
             line = _line.decode(text)
-            envelope, event = decode_envelope(line.event), decode_event(line.event)
+            stored = bytes(line.event)
+            envelope, event = decode_envelope(stored), decode_event(stored)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ImportInvalid(f"line {number} is not a line of an export: {error}", field=field) from error
         # A stored value nests no deeper than the limit, and lies a few levels down in its event.
-        if is_nested_too_deep(bytes(line.event), 2 * MAX_NESTING):
+        if is_nested_too_deep(stored, 2 * MAX_NESTING):
             text = f"line {number} is nested deeper than {2 * MAX_NESTING} levels"
             raise ImportInvalid(text, field=field)
         problem = storage_problem_of(event, 2 * MAX_NESTING)
@@ -137,7 +138,7 @@ def _verify(params: SessionImport) -> tuple[list[_Entry], str]:
         if isinstance(event, SessionCreated) and event.fork_of is not None:
             # A fork begins a hash chain of its own, and names the hash at its fork point.
             previous = NO_HASH if event.fork_of.hash == previous.hex() else previous
-        previous = hashlib.sha256(previous + bytes(line.event)).digest()
+        previous = hashlib.sha256(previous + stored).digest()
         if previous.hex() != line.hash:
             text = f"the hash chain breaks at line {number}: the export was changed or a line is missing"
             raise ImportInvalid(text, field=field)
@@ -212,8 +213,8 @@ def _messages_of(entries: list[_Entry]) -> list[tuple[int, Message]]:
     """Return the messages of a part with their cursors, in the order in which the model saw them.
 
     An input belongs where its run started, a steer or a note where the model was called again. Without such
-    an event in this part they belong at its end. An input that was cancelled while it waited is left out. Each
-    tool result is a message of its own: readers of the transcript join them.
+    an event in this part they belong at its end. An input that was cancelled while it waited is left out.
+    Each tool result is a message of its own: readers of the transcript join them.
     """
     messages: list[tuple[int, Message]] = []
     inputs: dict[str | None, tuple[int, Message]] = {}

@@ -38,11 +38,12 @@ from protocol.objects.permission import Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.runs.saving import DurableCommit
     from protocol.objects.approval import Preview
-    from protocol.objects.run import CallState, OpenCall, Run
+    from protocol.objects.run import CallState, OpenCall
     from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
@@ -63,7 +64,7 @@ class CallJudge:
     runtime: Runtime
     present: Runtime
     saving: DurableCommit
-    run: Run
+    run: RunRecord
     place: RunContext
     offered: dict[str, Tool]
     used_grants: list[str] = field(default_factory=list)
@@ -72,7 +73,7 @@ class CallJudge:
     async def judgement(self, number: int, call: OpenCall, asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
-        if self.run.tool_bytes >= self.present.tools.max_run_output_bytes:
+        if self.run.tool_bytes >= self.present.config.tools.max_run_output_bytes:
             return self._failed(call, tool, self._no_more_output())
         if asked.invalid is not None:
             return self._failed(
@@ -88,7 +89,7 @@ class CallJudge:
 
     def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
-        most = self.present.tools.max_input_bytes
+        most = self.present.config.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
         if size > most:
             raise ToolError(
@@ -194,7 +195,7 @@ class CallJudge:
         self, number: int, use: Invocation, subject: str, reason: str, preview: Preview | None
     ) -> ApprovalRequested:
         assert self.run.output_cursor is not None, "a call stands in a message"
-        limits = self.runtime.limits
+        limits = self.runtime.config.runs
         return ApprovalRequested(
             approval_id=self.state.new_id(ids.APPROVAL),
             call_id=use.call_id,
@@ -239,7 +240,7 @@ class CallJudge:
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
 
     def _no_more_output(self) -> str:
-        given, most = self.run.tool_bytes, self.present.tools.max_run_output_bytes
+        given, most = self.run.tool_bytes, self.present.config.tools.max_run_output_bytes
         return (
             f"This was not run: the tools of this run gave {given} bytes together, and the limit, "
             f"tools.max_run_output_bytes, is {most}. Answer with what there is."

@@ -13,7 +13,7 @@ from protocol.limits.call import (
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.rpc.wire import cannot_keep
+from protocol.rpc.wire import storage_problem_of
 
 log = logging.getLogger("kheishd.runs")
 
@@ -69,7 +69,7 @@ def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
 def _size(name: str, value: Any) -> int | None:
     """What a piece of evidence takes as JSON; None if the journal or a record cannot hold it."""
     try:
-        problem = cannot_keep({name: value})
+        problem = storage_problem_of({name: value})
     except (TypeError, ValueError) as error:
         problem = str(error)
     if problem is not None:

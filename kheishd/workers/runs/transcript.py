@@ -28,7 +28,7 @@ from kheishd.core.run.answers import owed
 from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.contract import schema_text
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
@@ -39,10 +39,11 @@ from protocol.transcript import ToolCall, text_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Hook, RunContext
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.transcript import Item
 
 log = logging.getLogger("kheishd.runs")
@@ -78,22 +79,22 @@ class TranscriptReader:
     def __init__(self, state: State, session_id: str) -> None:
         self._state = state
         self._session_id = session_id
-        self._stretches: list[Stretch] = []
+        self._stretches: list[Segment] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
-    async def request(self, run: Run, hooks: Hook, place: RunContext) -> ModelRequest:
+    async def request(self, run: RunRecord, hooks: Hook, place: RunContext) -> ModelRequest:
         """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
         transcript = await self.transcript()
-        digest = run.pinned.instructions_digest
+        digest = place.pinned.instructions_digest
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
         sections = [kept.decode()] if kept is not None else []
-        sections += [*hooks.sections(place), *self._owed(run)]
+        sections += [*hooks.sections(place), *self._owed(run, place.pinned)]
         speaker = run.guest or run.agent
         others = guests(transcript.messages)
         return ModelRequest(
-            pinned=run.pinned,
+            pinned=place.pinned,
             instructions="\n\n".join(filter(None, sections))
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
@@ -105,9 +106,9 @@ class TranscriptReader:
             attempt=run.attempt,
         )
 
-    def _owed(self, run: Run) -> Iterator[str]:
+    def _owed(self, run: RunRecord, pinned: Pinned) -> Iterator[str]:
         """What the run is told from the beginning of what it must do and give."""
-        todo, bound = owed(run), run.pinned.output_contract
+        todo, bound = owed(run, pinned), pinned.output_contract
         if todo:
             yield f"Before you are done you must {' and '.join(todo)}."
         if bound is not None:
@@ -192,7 +193,7 @@ class TranscriptReader:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: Snapshot, stretches: Sequence[Stretch]) -> Transcript:
+def newest_checkpoint(store: Snapshot, stretches: Sequence[Segment]) -> Transcript:
     """The transcript of the newest checkpoint of a lineage that can be read; an empty one without any."""
     for session_id, upto in reversed(stretches):
         for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):

@@ -11,7 +11,7 @@ from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, RunContext, Tool,
 from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
-from tests.support.machine import Machine
+from tests.support.machine import PINNED, Machine
 from tests.support.workshop import COLOR, LOOK
 
 
@@ -21,7 +21,7 @@ def use(
     """A call of the tool, in a message with some other calls of it before it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
-    place = RunContext(None, run, "/", "auto", None)  # type: ignore[arg-type]
+    place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
     return Invocation(place, "c1", tool, {"questions": list(questions), **more})
 
 

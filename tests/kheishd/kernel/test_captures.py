@@ -147,4 +147,4 @@ async def test_collecting_is_a_job_like_others(tmp_path: Path, nursery: trio.Nur
 async def test_a_veil_has_a_key_of_its_own(tmp_path: Path) -> None:
     """Digests of one daemon's life say nothing in another's."""
     text = "x" * 100
-    assert captures_in(tmp_path).veil.text(text) != captures_in(tmp_path).veil.text(text)
+    assert captures_in(tmp_path).veil.redact_text(text) != captures_in(tmp_path).veil.redact_text(text)

@@ -287,9 +287,9 @@ async def test_redacted(desk: Desk, driver: str) -> None:
     veil = desk.captures.veil
     body = desk.document("request")["body"]
     assert body["model"] == "thinking"
-    assert f'"{veil.text(LONG)}"' in written
-    assert veil.text(instructions) in str(body)
-    assert desk.document("answer")["answer"]["items"][1]["text"] == veil.text(heard.text)
+    assert f'"{veil.redact_text(LONG)}"' in written
+    assert veil.redact_text(instructions) in str(body)
+    assert desk.document("answer")["answer"]["items"][1]["text"] == veil.redact_text(heard.text)
     assert desk.document("answer")["answer"]["stop_reason"] == "end"
     assert desk.events()[0]["headers"]["content-type"] == "text/event-stream; charset=utf-8"
 

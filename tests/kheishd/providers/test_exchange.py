@@ -8,7 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.kernel.runtime import ModelFailure, RunLimits, TextDelta
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
 from kheishd.providers.exchange import MAX_WHOLE_BYTES, Body, Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
@@ -31,7 +32,7 @@ class Asker:
     def __call__(self, model: str, reader: openai.Reader | None = None) -> Exchange:
         """An exchange with this model."""
         post = openai.post(asking("hello", model=model), self.server.base_url, "sk-secret")
-        patience = Patience(RunLimits())
+        patience = Patience(RunsSection())
         return Exchange(self.places, post, reader or openai.reader(REFUSING), REFUSING, patience)
 
 
@@ -60,7 +61,7 @@ async def hear(asked: Exchange) -> Heard:
 
 async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockClock) -> None:
     """What comes in time is given; each wait has its own time, all of them together have theirs."""
-    patience = Patience(RunLimits(stream_timeout_s=10, inactivity_timeout_s=4))
+    patience = Patience(RunsSection(stream_timeout_s=10, inactivity_timeout_s=4))
 
     async def after(seconds: float) -> float:
         await trio.lowlevel.checkpoint()
@@ -71,7 +72,7 @@ async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockCloc
     assert await patience.wait(lambda: after(3)) == 3
     assert await patience.wait(lambda: after(3)) == 3
     with pytest.raises(ModelFailure, match="sent nothing for 4 s") as quiet:
-        await Patience(RunLimits(inactivity_timeout_s=4)).wait(lambda: after(5))
+        await Patience(RunsSection(inactivity_timeout_s=4)).wait(lambda: after(5))
     with pytest.raises(ModelFailure, match="not complete after 10 s") as total:
         await patience.wait(lambda: after(5))
     for raised in (quiet, total):
@@ -220,7 +221,7 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, handler, [listener])
     url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
-    patience = Patience(RunLimits())
+    patience = Patience(RunsSection())
     asked = Exchange(Places(1, inline), Post(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, patience)
     heard = await hear(asked)
     assert heard.failed().reason == "bad_response"

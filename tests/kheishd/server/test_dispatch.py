@@ -103,7 +103,7 @@ async def test_a_query_is_answered(client: Client) -> None:
 
 async def test_no_result_holds_a_secret(server: RpcServer, client: Client) -> None:
     """Whatever it comes from: a record of before the secret was known, a file that was never journaled."""
-    server.state.store.set_scrub(Scrubber(["sk-12345"]).line)
+    server.state.store.set_scrub(Scrubber(["sk-12345"]).scrub_journal_line)
     shown = await client.call("toy.echo", value=["it is sk-12345", {"kind": "x", "sk-12345": 1}])
     assert shown["value"] == ["it is [scrubbed]", {"kind": "x", "[scrubbed]": 1}]
 

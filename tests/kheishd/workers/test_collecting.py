@@ -1,21 +1,20 @@
 """Removing captures: at the start, every hour, and by what is configured by then."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.debug import DebugSection
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.kernel.runtime import Debugging
 from kheishd.workers.collecting import COLLECT_SECONDS, Collector
 from protocol.limits.units import MIB
 from tests.support.desk import EPOCH_MS, wall_clock
 from tests.support.model_asking import inline
-from tests.support.runtimes import make_runtime
+from tests.support.runtimes import change_runtime, make_runtime
 
 HOUR = 3600.0
 
@@ -47,7 +46,7 @@ async def test_collecting(tmp_path: Path, mock_clock: MockClock) -> None:
     captures = Captures(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
     for run_id, age_s in (("run_old", 49 * HOUR), ("run_middle", 47.5 * HOUR), ("run_new", HOUR)):
         captured(files, directory, run_id, age_s)
-    first = make_runtime(debug=Debugging("off", 48 * HOUR, 100 * MIB))
+    first = make_runtime(debug=DebugSection(max_age_s=48 * HOUR, max_bytes=100 * MIB))
     holder = RuntimeHolder(first, lambda old: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(captures.serve)
@@ -56,7 +55,9 @@ async def test_collecting(tmp_path: Path, mock_clock: MockClock) -> None:
         assert there(directory) == ["run_middle", "run_new"]
         await after(mock_clock, COLLECT_SECONDS)
         assert there(directory) == ["run_new"]
-        holder.replace(replace(first, generation=2, debug=Debugging("off", HOUR, 100 * MIB)))
+        holder.replace(
+            change_runtime(first, generation=2, debug=DebugSection(max_age_s=HOUR, max_bytes=100 * MIB))
+        )
         await after(mock_clock, COLLECT_SECONDS - 2)
         assert there(directory) == ["run_new"]
         await after(mock_clock, 2)

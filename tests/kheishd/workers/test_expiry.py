@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.kernel.runtime import RunLimits
+from kheishd.config.sections.runs import RunsSection
 from kheishd.objects.people import question
 from kheishd.store.tables import APPROVALS, DEADLINES, QUESTIONS
 from kheishd.workers.expiry import LOOK_SECONDS, ExpiryWorker
@@ -18,14 +18,14 @@ from tests.support.desk import Desk, Scripted, full_disk, open_desk, wall_clock,
 from tests.support.workshop import Workshop, ask, calls, hooks, write
 
 HOUR_S = 3600.0
-LIMITS = RunLimits(approval_expires_s=HOUR_S)
+LIMITS = RunsSection(approval_expires_s=HOUR_S)
 
 
 @asynccontextmanager
 async def waiting(tmp_path: Path, *asked: Any, **runtime: Any) -> AsyncIterator[tuple[Desk, str]]:
     """A desk with a run that waits for people, and its id; nothing expires yet."""
     models = Scripted(calls(*asked))
-    async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"limits": LIMITS} | runtime)) as desk:
+    async with open_desk(tmp_path, models, hooks=hooks(Workshop()), **({"runs": LIMITS} | runtime)) as desk:
         async with working(desk):
             sent = await desk.ask()
             yield desk, sent.run_id

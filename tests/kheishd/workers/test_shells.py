@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.leftovers import home_id
 from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
@@ -93,8 +94,8 @@ async def test_what_is_readable_is_what_is_configured_now(tmp_path: Path, bubble
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
     async with yard(tmp_path) as yard_, yard_.worked():
-        config = {"workspace": {"readable": [str(tmp_path / "library")]}}
-        yard_.desk.holder.replace(make_runtime(2, config=config))
+        workspace = WorkspaceSection(readable=[str(tmp_path / "library")])
+        yard_.desk.holder.replace(make_runtime(2, workspace=workspace))
         await yard_.begin(f"cat {tmp_path}/library/book", boxed=True)
         assert (await yard_.ended())[0].status == "completed"
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.titles import TitlesSection
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects.talk import session
 from kheishd.workers.runs.worker import RunWorker
@@ -25,7 +26,7 @@ LOCAL = {"local": RouteSpec("local", "openai", "m")}
 @asynccontextmanager
 async def named(directory: Path, models: Scripted, **runtime: Any) -> AsyncIterator[Desk]:
     """A desk whose conversations are named."""
-    fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": True}
+    fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": TitlesSection(auto=True)}
     async with open_desk(directory, models, **(fields | runtime)) as desk, trio.open_nursery() as nursery:
         titles = Titles(desk.state, desk.holder)
         worker = RunWorker(desk.state, desk.live, desk.holder, put_down=titles.consider)
@@ -133,7 +134,7 @@ async def test_who_is_not_named(tmp_path: Path, autojump_clock: MockClock) -> No
         "routes": {"offline": RouteSpec("offline", "offline", "m")},
         "default_route": "offline",
     }
-    for number, other in enumerate((offline, {"titles": False})):
+    for number, other in enumerate((offline, {"titles": TitlesSection()})):
         async with named(tmp_path / str(number), models, **other) as desk:
             assert await title(desk, (await desk.ask("hello")).session_id) is None
             assert models.summed == []

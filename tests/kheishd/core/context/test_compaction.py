@@ -1,14 +1,15 @@
 """When a conversation is too long, and where it is cut."""
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
     RESULT_TOOLS,
-    ContextLimits,
     LeaveOutResults,
     Prompt,
     Snip,
@@ -28,7 +29,7 @@ from kheishd.core.context.transcript import Measured
 from protocol.transcript import Message, Text, ToolCall, ToolResult
 from tests.support.talk import assert_valid, transcripts
 
-LIMITS = ContextLimits()
+LIMITS = ContextSection()
 FAR = 10**12
 
 
@@ -160,7 +161,7 @@ def test_no_result_goes_that_was_not_read_yet() -> None:
 def test_what_is_left_is_told_by_the_same_measure() -> None:
     """Half of what was estimated is half of what was counted; nothing is left of nothing."""
     placed = turns(20)
-    counted = replace(whole(placed), tokens=1_000)
+    counted = dataclasses.replace(whole(placed), tokens=1_000)
     step = Snip(placed[19].cursor)
     assert 500 <= after(counted, step) <= 560
     assert after(Prompt([], 0, 0), step) == 0
@@ -221,7 +222,7 @@ def test_whatever_is_due_leaves_a_valid_transcript_that_is_shorter(
     placed: list[Placed], ceiling: int, keep: int, resting: bool, late: bool
 ) -> None:
     """Step after step until nothing is due: it ends, and every transcript on the way is valid."""
-    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, results_keep=2)
+    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, keep_results=2)
     now_ms = FAR if late else 0
     for _ in range(60):
         step = due(whole(placed), ceiling, now_ms, limits, resting=resting)

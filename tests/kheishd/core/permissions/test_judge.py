@@ -25,9 +25,17 @@ from kheishd.core.permissions.judge import (
     matches_tool,
     use_grants,
 )
-from kheishd.core.session import MODES
 from kheishd.kernel.hook import ToolKind
-from protocol.objects.permission import Decision, Explanation, Grant, Layer, Layered, PermissionMode, Rule
+from protocol.objects.permission import (
+    MODES,
+    Decision,
+    Explanation,
+    Grant,
+    Layer,
+    LayerRules,
+    PermissionMode,
+    Rule,
+)
 
 BASH = ToolFacts("bash", "execute", "ask")
 EDIT = ToolFacts("edit_file", "edit", "ask")
@@ -40,12 +48,12 @@ def rule(decision: Decision, tool: str = "*", subject: str | None = None, note: 
     return Rule(tool=tool, decision=decision, subject=subject, note=note)
 
 
-def layer(source: Layer, *rules: Rule, **fields: Any) -> Layered:
+def layer(source: Layer, *rules: Rule, **fields: Any) -> LayerRules:
     """Make a layer."""
-    return Layered(layer=source, rules=list(rules), **fields)
+    return LayerRules(layer=source, rules=list(rules), **fields)
 
 
-def layers_of(*layers: Layered, mode: PermissionMode = "default") -> Layers:
+def layers_of(*layers: LayerRules, mode: PermissionMode = "default") -> Layers:
     """Make layers with an effective mode."""
     return Layers(layers, mode)
 
@@ -415,7 +423,7 @@ GRANTS = st.builds(
 )
 ORDER: tuple[Layer, ...] = get_args(Layer)
 LAYERED = st.builds(
-    Layered,
+    LayerRules,
     layer=st.sampled_from(ORDER),
     rules=st.lists(RULES, max_size=3),
     grants=st.lists(GRANTS, max_size=2),
@@ -440,14 +448,14 @@ def is_as_strict(decision: Decision, reference: Decision) -> bool:
     return STRICTNESS.index(decision) >= STRICTNESS.index(reference)
 
 
-def drop_grants(chain: Sequence[Layered]) -> list[Layered]:
+def drop_grants(chain: Sequence[LayerRules]) -> list[LayerRules]:
     """Return the layers without their grants."""
     return [changed(layered, grants=[]) for layered in chain]
 
 
 @given(TOOL, SUBJECT, CHAINS, OPINION)
 def test_explain_agrees_with_judge(
-    tool: ToolFacts, subject: str, chain: list[Layered], opinion: HookOpinion | None
+    tool: ToolFacts, subject: str, chain: list[LayerRules], opinion: HookOpinion | None
 ) -> None:
     """The explanation has the ruling's fields, and one of its lines says the decision."""
     layers = Layers(tuple(chain), effective_mode(chain))
@@ -461,7 +469,7 @@ def test_explain_agrees_with_judge(
     assert (ruling.mode_effect is None) or ruling.why.startswith("mode ")
 
 
-def falls_to_default(tool: ToolFacts, subject: str, chain: Sequence[Layered]) -> bool:
+def falls_to_default(tool: ToolFacts, subject: str, chain: Sequence[LayerRules]) -> bool:
     """Whether no layer has a rule that may replace the tool's default."""
     first = next((layered for layered in chain if layered.layer == "definition"), None)
     effective = [layered for layered in chain if layered.layer != "definition" or layered is first]
@@ -471,7 +479,12 @@ def falls_to_default(tool: ToolFacts, subject: str, chain: Sequence[Layered]) ->
 
 @given(TOOL, SUBJECT, CHAINS, RULES, st.integers(0, 5), OPINION)
 def test_another_rule_never_loosens(
-    tool: ToolFacts, subject: str, chain: list[Layered], new: Rule, position: int, opinion: HookOpinion | None
+    tool: ToolFacts,
+    subject: str,
+    chain: list[LayerRules],
+    new: Rule,
+    position: int,
+    opinion: HookOpinion | None,
 ) -> None:
     """Adding a rule never loosens a decision made by rules; it may loosen the bare default."""
     chain, mode = drop_grants(chain), effective_mode(chain)
@@ -490,7 +503,7 @@ def test_another_rule_never_loosens(
 
 @given(TOOL, SUBJECT, CHAINS)
 def test_narrower_layers_never_loosen_broader_ones(
-    tool: ToolFacts, subject: str, chain: list[Layered]
+    tool: ToolFacts, subject: str, chain: list[LayerRules]
 ) -> None:
     """The decision of broader layers alone is a lower bound for the whole."""
     whole = judge(tool, subject, Layers(tuple(drop_grants(chain)), effective_mode(chain)))
@@ -505,7 +518,7 @@ def test_narrower_layers_never_loosen_broader_ones(
 
 @given(TOOL, SUBJECT, CHAINS, OPINION)
 def test_a_wider_mode_is_never_stricter(
-    tool: ToolFacts, subject: str, chain: list[Layered], opinion: HookOpinion | None
+    tool: ToolFacts, subject: str, chain: list[LayerRules], opinion: HookOpinion | None
 ) -> None:
     """From default on, each mode allows more; plan and dontAsk are stricter than default."""
     decisions = {mode: judge(tool, subject, Layers(tuple(chain), mode), opinion).decision for mode in MODES}
@@ -517,7 +530,7 @@ def test_a_wider_mode_is_never_stricter(
 
 @given(TOOL, SUBJECT, CHAINS, st.sampled_from(MODES), OPINION)
 def test_a_deny_survives_everything(
-    tool: ToolFacts, subject: str, chain: list[Layered], mode: PermissionMode, opinion: HookOpinion | None
+    tool: ToolFacts, subject: str, chain: list[LayerRules], mode: PermissionMode, opinion: HookOpinion | None
 ) -> None:
     """No mode, grant or opinion undoes a rule's deny."""
     denied = [*chain, layer("managed", rule("deny"))]
@@ -526,7 +539,7 @@ def test_a_deny_survives_everything(
 
 @given(TOOL, SUBJECT, CHAINS, st.lists(RULES, max_size=3))
 def test_a_called_agent_grants_no_rights(
-    tool: ToolFacts, subject: str, chain: list[Layered], rules: list[Rule]
+    tool: ToolFacts, subject: str, chain: list[LayerRules], rules: list[Rule]
 ) -> None:
     """A child session allows no call that its parent does not, whatever its definition says."""
     mine = [layer("managed"), layer("definition", name="root"), *drop_grants(chain)]

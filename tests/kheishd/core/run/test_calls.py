@@ -234,7 +234,7 @@ def test_what_a_call_changed_is_written_with_its_result() -> None:
     """Events of its own come right before the result, in the same commit."""
     machine = begun().do(allowed, called)
     renamed = SessionRenamed(title="a better title")
-    events = decide(machine.run, Return(returned(machine.run.calls[0]), (renamed,)))
+    events = decide(machine.run, machine.pinned, Return(returned(machine.run.calls[0]), (renamed,)))
     assert events == [renamed, returned(machine.run.calls[0])]
 
 
@@ -288,11 +288,11 @@ def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
         Return(returned(OpenCall(call_id="call_9", tool="t", state="called"))),
     ):
         with pytest.raises(AssertionError):
-            decide(machine.run, command)
+            decide(machine.run, machine.pinned, command)
     machine.do(allowed)
     for late in (allowed(begun(2).run), CallTools([ToolCalled(call_id="call_2", tool="t")])):
         with pytest.raises(AssertionError):
-            decide(machine.run, late)
+            decide(machine.run, machine.pinned, late)
 
 
 def test_a_call_is_found_by_its_id_while_it_is_open() -> None:
@@ -307,7 +307,7 @@ def test_a_denial_without_its_result_is_a_fault() -> None:
     """The call would wait for ever."""
     machine = begun().do(asked)
     with pytest.raises(AssertionError, match="result at once"):
-        decide(machine.run, Resolve(resolved(machine.run, "deny").answers, []))
+        decide(machine.run, machine.pinned, Resolve(resolved(machine.run, "deny").answers, []))
 
 
 # The daemon dies, stops, or the run is to be stopped.

@@ -30,7 +30,7 @@ from protocol.objects.task import Task
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import task_created
-from tests.support.machine import Machine
+from tests.support.machine import PINNED, Machine
 
 
 class Bench:
@@ -107,7 +107,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
         await bench.append()
         run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
-        bench.place = RunContext(desk.session("s"), run, str(tmp_path), "off", desk.state)
+        bench.place = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
         yield bench
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.kernel.runtime import RunLimits
+from kheishd.config.sections.runs import RunsSection
 from kheishd.objects.people import approval
 from kheishd.store.tables import APPROVALS, DEADLINES, RUNS, RUNS_READY
 from protocol.errors.approval import (
@@ -371,8 +371,8 @@ async def test_approval_resolve_approval_already_resolved(house: Household) -> N
 
 async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
     """Who comes too late is told so, also before it is written down that nobody came."""
-    limits = RunLimits(approval_expires_s=0.001)
-    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+    limits = RunsSection(approval_expires_s=0.001)
+    async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (approval_id,) = await asking(house)
         with house.state.read() as store:
             record = store.get(APPROVALS, approval_id)
@@ -502,8 +502,8 @@ async def test_a_cancelled_run_asks_no_more(house: Household) -> None:
 
 async def test_an_approval_lapses_once_and_in_its_time(tmp_path: Path) -> None:
     """Not before its time, and not what was answered; then the call is denied and the run goes on."""
-    limits = RunLimits(approval_expires_s=3600)
-    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+    limits = RunsSection(approval_expires_s=3600)
+    async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
         head = house.head()
         await house.state.update(lambda tx: approval.lapse(tx, one))

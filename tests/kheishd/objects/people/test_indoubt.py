@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
-from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -50,7 +49,7 @@ async def died_in_a_call(house: Household, sender: str = "user") -> str:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         for command in commands:
-            fold.append_all(decide(fold.run, command))
+            fold.carry_out(command)
         fold.write()
 
     await house.state.update(leave)

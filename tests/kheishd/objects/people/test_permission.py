@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
-from kheishd.core.run.machine import decide
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
 from kheishd.objects.fold import SessionWriter
@@ -113,7 +113,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.append_all(decide(run, Start()))
+            fold.carry_out(Start())
         fold.append(event)
         fold.write()
 
@@ -490,8 +490,9 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
 
 async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
     """Managed rules and the widest mode that may be."""
-    rules = (Rule(tool="bash", decision="ask", note="always"),)
-    async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
+    rule = Rule(tool="bash", decision="ask", note="always")
+    permissions = PermissionsSection(rules=[rule], max_mode="acceptEdits")
+    async with household(tmp_path, work=False, permissions=permissions, **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
         found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")

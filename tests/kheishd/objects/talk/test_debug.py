@@ -2,23 +2,25 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from kheishd.config.sections.debug import DebugSection
+from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
-from kheishd.kernel.runtime import Debugging, RouteSpec, RunLimits
+from kheishd.kernel.runtime import RouteSpec
 from kheishd.providers.caller import Models
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunNotFound
 from protocol.errors.token import ScopeMissing
 from tests.support.household import Household, household, refused
 from tests.support.model_server import ModelServer, running_model_server
+from tests.support.runtimes import change_runtime
 
 SECRET = "sk-canary-0123456789"
 STEM = "turn-0001-attempt-0001"
@@ -35,7 +37,7 @@ async def server() -> AsyncIterator[ModelServer]:
 async def house(tmp_path: Path, server: ModelServer) -> AsyncIterator[Household]:
     """A daemon whose routes are models of the server; what is captured is said by each send."""
     captures = Captures(CaptureFiles(tmp_path / "debug"))
-    limits = RunLimits(backoff_s=0.0, max_backoff_s=0.0)
+    limits = RunsSection(backoff_s=0.0, max_backoff_s=0.0)
     models = Models(
         limits,
         environ={"KEY": SECRET},
@@ -46,7 +48,7 @@ async def house(tmp_path: Path, server: ModelServer) -> AsyncIterator[Household]
     routes = {
         name: RouteSpec(name, "openai", model, server.base_url, "env:KEY") for name, model in names.items()
     }
-    runtime: dict[str, Any] = {"models": models, "routes": routes, "default_route": "echo", "limits": limits}
+    runtime: dict[str, Any] = {"models": models, "routes": routes, "default_route": "echo", "runs": limits}
     async with household(tmp_path, tcp=True, captures=captures, **runtime) as house:
         yield house
         await models.aclose()
@@ -135,7 +137,9 @@ async def test_run_debug_ok_of_a_run_in_flight(house: Household, server: ModelSe
 
 async def test_run_debug_ok_of_a_summary(house: Household) -> None:
     """A call that sums up is captured under a name of its own."""
-    house.holder.replace(replace(house.holder.current(), generation=2, debug=Debugging("full")))
+    house.holder.replace(
+        change_runtime(house.holder.current(), generation=2, debug=DebugSection(capture="full"))
+    )
     for number in range(5):
         await house.ask(f"This is what I say number {number}.")
     run_id = (await house.call("conversation.compact"))["run_id"]
@@ -217,10 +221,10 @@ async def test_only_an_operator_says_what_is_captured(house: Household, level: s
 async def test_what_is_configured_is_pinned_at_acceptance(house: Household, server: ModelServer) -> None:
     """A configuration that says full captures what is accepted under it, and off later does not end that."""
     first = house.holder.current()
-    house.holder.replace(replace(first, generation=2, debug=Debugging("full")))
+    house.holder.replace(change_runtime(first, generation=2, debug=DebugSection(capture="full")))
     one, two = await house.send(route="slow"), await house.send(route="slow")
     await server.request()
-    house.holder.replace(replace(first, generation=3))
+    house.holder.replace(change_runtime(first, generation=3))
     await house.call("run.cancel", run_id=one["run_id"])
     await server.request(2)
     await house.call("run.cancel", run_id=two["run_id"])

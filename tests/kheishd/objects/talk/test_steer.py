@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Start
-from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
@@ -97,7 +96,7 @@ def started(tx: Any, run_id: str) -> None:
     """A worker takes the run up and goes away."""
     run = tx.get(RUNS, run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.append_all(decide(run, Start()))
+    fold.carry_out(Start())
     fold.write()
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.core.run.calls import IN_DOUBT, NOT_RUN, STOPPED
 from kheishd.core.run.commands import Ask, Start
 from kheishd.core.text.scrub import Scrubber
@@ -18,6 +19,7 @@ from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeRes
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.people import permission
 from kheishd.objects.talk import session
+from kheishd.objects.talk.send import send_to_session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
@@ -176,9 +178,10 @@ async def test_what_a_call_changes_can_be_decided_when_it_is_committed(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """By what is true then: what was decided is the result, right after what it changed."""
-    hooks, allow = CompositeHook((Settles(),)), (Rule(tool="settles", decision="allow"),)
+    hooks = CompositeHook((Settles(),))
+    allow = PermissionsSection(rules=[Rule(tool="settles", decision="allow")])
     twice = calls(("settles", {"text": "short"}), ("settles", {"text": "much longer"}))
-    async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, rules=allow) as desk, working(desk):
+    async with workbench(tmp_path, Toolbox(), twice, hooks=hooks, permissions=allow) as desk, working(desk):
         sent = await desk.ask()
         results = returned(desk, sent.session_id)
         assert (results["call_1"].text, results["call_1"].how) == ("None became short", "returned")
@@ -302,7 +305,7 @@ async def test_no_blob_holds_a_secret(tmp_path: Path, autojump_clock: MockClock)
     async with workbench(tmp_path, Toolbox(), calls(("dumps", {})), hooks=hooks) as desk, working(desk):
         scrubber = Scrubber(["sk-12345"])
         desk.live.scrub(scrubber)
-        desk.state.store.set_scrub(scrubber.line)
+        desk.state.store.set_scrub(scrubber.scrub_journal_line)
         sent = await desk.ask()
         (result,) = returned(desk, sent.session_id).values()
         assert result.text == "it is [scrubbed]"
@@ -977,7 +980,7 @@ async def test_what_is_denied_meanwhile_does_not_run(
 async def allowed_beside_a_question(desk: Desk) -> SendResult:
     """A run that waits for an answer, with a call beside of which only its mode says that it may run."""
     made = await desk.do(session.create, SessionCreate(permission_mode="bypassPermissions"))
-    sent: SendResult = await desk.do(session.send, SessionSend(session_id=made.session_id, content="go"))
+    sent: SendResult = await desk.do(send_to_session, SessionSend(session_id=made.session_id, content="go"))
     await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
     assert desk.run(sent.run_id).status == "waiting_for_user_question"
     return sent
@@ -1058,7 +1061,7 @@ async def test_a_tool_that_left_the_scope_of_a_parent_is_not_offered(
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         parent = await desk.do(session.create, SessionCreate(session_id="above"))
         child = await desk.do(session.create, SessionCreate(parent_session_id=parent.session_id))
-        sent = await desk.do(session.send, SessionSend(session_id=child.session_id, content="go"))
+        sent = await desk.do(send_to_session, SessionSend(session_id=child.session_id, content="go"))
         await narrowed(desk, parent.session_id, ["look"])
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))

@@ -2,20 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.compaction import ContextLimits
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIPPED
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk.lineage import Stretch
+from kheishd.objects.talk.lineage import Segment
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint
@@ -43,7 +43,7 @@ LONG = 900
 
 FAR = 10**9
 
-LIMITS = ContextLimits(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
+LIMITS = ContextSection(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
 
 
 def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
@@ -57,7 +57,7 @@ def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
 
 
 def desk_of(
-    directory: Path, models: Scripted, limits: ContextLimits = LIMITS
+    directory: Path, models: Scripted, limits: ContextSection = LIMITS
 ) -> AbstractAsyncContextManager[Desk]:
     """A desk with little room."""
     return open_desk(directory, models, context=limits)
@@ -154,7 +154,7 @@ async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: Mo
         await desk.ask("and now?")
         assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
         with desk.state.read() as store:
-            kept = newest_checkpoint(store, [Stretch(sent.session_id, None)])
+            kept = newest_checkpoint(store, [Segment(sent.session_id, None)])
         assert [each.kind for each in kept.placed] == ["summary", "", "input"]
 
 
@@ -416,7 +416,7 @@ async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockCloc
         working(desk),
     ):
         sent = await talk(desk)
-        assert desk.run(sent.run_id).pinned.context_tokens == 3_000
+        assert desk.pinned(sent.run_id).context_tokens == 3_000
         await desk.ask("and now?")
         assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.config import MAX_CONFIG_BYTES, Config, RouteTable, load, parse, split_address
+from kheishd.config.reader import MAX_CONFIG_BYTES, load, parse
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.routes import RouteSection
 from protocol.errors.daemon import ConfigInvalid
 from protocol.objects.permission import Rule
 
@@ -28,7 +30,7 @@ options = { max_tokens = 1024 }
 mode = "plan"
 max_mode = "acceptEdits"
 rules = [
-    { tool = "bash", subject = "git push*", decision = "ask", reason = "others see it" },
+    { tool = "bash", subject = "git push*", decision = "ask", note = "others see it" },
     { tool = "web*", decision = "deny" },
 ]
 
@@ -41,7 +43,7 @@ recovery = "interrupt"
 
 [debug]
 capture = "redacted"
-kept_s = 3600
+max_age_s = 3600
 
 [[listen.shared.grants]]
 uid = 1000
@@ -67,7 +69,7 @@ def test_what_is_written_is_meant() -> None:
     """The contract's example, and the other sections, arrive field by field."""
     config = parse(EXAMPLE)
     assert config.default_route == "local"
-    assert config.routes["local"] == RouteTable(
+    assert config.routes["local"] == RouteSection(
         driver="openai",
         model="qwen3",
         base_url="http://127.0.0.1:8080/v1",
@@ -84,7 +86,7 @@ def test_what_is_written_is_meant() -> None:
         Rule(tool="web*", decision="deny"),
     ]
     assert (config.runs.max_active, config.runs.recovery) == (8, "interrupt")
-    assert (config.debug.capture, config.debug.kept_s, config.debug.max_bytes) == ("redacted", 3600, 2**30)
+    assert (config.debug.capture, config.debug.max_age_s, config.debug.max_bytes) == ("redacted", 3600, 2**30)
 
 
 @pytest.mark.parametrize(
@@ -164,19 +166,22 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         ),
         (ROUTE + "base_url = 'ftp://h/'", ["config.toml:4", "routes.r.base_url", "http"]),
         (ROUTE + "base_url = 'http://h:99999/'", ["config.toml:4", "routes.r.base_url"]),
-        (ROUTE + "base_url = 'https://me:pw@h/v1'", ["config.toml:4", "no place for a credential"]),
+        (ROUTE + "base_url = 'https://me:pw@h/v1'", ["config.toml:4", "not contain a credential"]),
         (ROUTE + "options.seed = 99999999999999999999", ["config.toml:4", "more than 64 bits"]),
         (ROUTE + "options.temperature = nan", ["config.toml:4", "JSON has no such number"]),
         (ROUTE + "options.stop = [1, { at = -inf }]", ["config.toml:4", "JSON has no such number"]),
         (ROUTE + "options.day = 1979-05-27T07:32:00Z", ["config.toml:4", "JSON has no dates"]),
         (ROUTE + "options.day = [1979-05-27, 07:32:00]", ["config.toml:4", "JSON has no dates"]),
-        (ROUTE + "options.headers.Cookie = 'session=1'", ["config.toml:4", "no place for a credential"]),
-        (ROUTE + "options.accessToken = 'abc'", ["config.toml:4", "no place for a credential"]),
-        (ROUTE + "options.headers.X-Who = 'Bearer abcdefgh'", ["config.toml:4", "no place for a credential"]),
-        (ROUTE + "options.tools = [{ api_key = 'abc' }]", ["config.toml:4", "no place for a credential"]),
+        (ROUTE + "options.headers.Cookie = 'session=1'", ["config.toml:4", "not contain a credential"]),
+        (ROUTE + "options.accessToken = 'abc'", ["config.toml:4", "not contain a credential"]),
+        (
+            ROUTE + "options.headers.X-Who = 'Bearer abcdefgh'",
+            ["config.toml:4", "not contain a credential"],
+        ),
+        (ROUTE + "options.tools = [{ api_key = 'abc' }]", ["config.toml:4", "not contain a credential"]),
         (ROUTE + "price_input = 3", ["config.toml:1", "price_input and price_output go together"]),
-        (ROUTE + "price_cached_input = 1", ["config.toml:4", "price_cached_input", "says nothing without"]),
-        (ROUTE + "base_url = 'https://h/v1?key=abc'", ["config.toml:4", "no place for a credential"]),
+        (ROUTE + "price_cached_input = 1", ["config.toml:4", "price_cached_input", "requires price_input"]),
+        (ROUTE + "base_url = 'https://h/v1?key=abc'", ["config.toml:4", "not contain a credential"]),
         (ROUTE + "auth_ref = 'OPENAI_API_KEY'", ["config.toml:4", "routes.r.auth_ref", "env:NAME"]),
         (
             ROUTE + "options = {headers = {Authorization = 'x'}}",
@@ -193,7 +198,7 @@ ROUTE = "[routes.r]\ndriver = 'openai'\nmodel = 'm'\n"
         ("[listen.tcp]\naddress = '::1:80'", ["config.toml:2", "brackets"]),
         ("[listen.tcp]\ncertificate = 'c.pem'", ["config.toml:1", "go together"]),
         ("[listen.shared]\nmode = '0777'", ["config.toml:2", "execute"]),
-        ("[[listen.shared.grants]]\nscopes = ['read']", ["config.toml:1", "either a uid or a gid"]),
+        ("[[listen.shared.grants]]\nscopes = ['read']", ["config.toml:1", "either uid or gid"]),
     ],
 )
 def test_rule(text: str, words: list[str]) -> None:
@@ -219,12 +224,6 @@ def test_other_addresses_with_tls_or_by_explicit_wish() -> None:
         assert parse(f"[listen.tcp]\naddress = '0.0.0.0:1'\n{how}").listen.tcp is not None
 
 
-def test_addresses_come_apart() -> None:
-    """Host and port of both families."""
-    assert split_address("127.0.0.1:80") == ("127.0.0.1", 80)
-    assert split_address("[::1]:443") == ("::1", 443)
-
-
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, not UTF-8 and far too large files are refused as such."""
     with pytest.raises(ConfigInvalid, match="No such file"):
@@ -233,7 +232,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"config\.toml:3: not UTF-8"):
         load(tmp_path / "config.toml")
     (tmp_path / "config.toml").write_bytes(b"#" * (MAX_CONFIG_BYTES + 1))
-    with pytest.raises(ConfigInvalid, match="is over"):
+    with pytest.raises(ConfigInvalid, match="is larger than"):
         load(tmp_path / "config.toml")
     (tmp_path / "config.toml").write_text(EXAMPLE)
     assert load(tmp_path / "config.toml") == parse(EXAMPLE)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.toml import Path, key_lines, line_of
+from kheishd.config.toml import KeyPath, key_lines, line_of
 
 EVERY_FORM = '''\
 # a comment with a [table] and a key = 1 in it
@@ -47,7 +47,7 @@ inline = { a.b = 1, "c" = 2 }   # line 32
 def test_every_form_of_key_is_found() -> None:
     """Bare, quoted, dotted, in tables, in arrays of tables, in inline tables, after long strings."""
     lines = key_lines(EVERY_FORM)
-    expected: dict[Path, int] = {
+    expected: dict[KeyPath, int] = {
         ("plain",): 2,
         ("quoted key",): 3,
         ("literal.key",): 4,
@@ -102,8 +102,8 @@ def _written(value: Any) -> str:
             return "{" + ", ".join(f"{_written(k)} = {_written(v)}" for k, v in value.items()) + "}"
 
 
-def _paths(value: Any, path: Path = ()) -> set[Path]:
-    found: set[Path] = {path} if path else set()
+def _paths(value: Any, path: KeyPath = ()) -> set[KeyPath]:
+    found: set[KeyPath] = {path} if path else set()
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         found |= _paths(inner, (*path, key))

@@ -6,14 +6,14 @@ so it need not judge it: it finds keys and passes over values.
 
 from typing import Final
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _BARE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _BLANK: Final = " \t"
 _SPACE: Final = " \t\r\n"
 
 
-def key_lines(text: str) -> dict[Path, int]:
+def key_lines(text: str) -> dict[KeyPath, int]:
     """The line, counted from 1, of every key, table and array element of a valid TOML text.
 
     Shape:  paths as ``("routes", "local", "driver")``; the elements of an array are numbered from 0.
@@ -23,7 +23,7 @@ def key_lines(text: str) -> dict[Path, int]:
     return scanner.lines
 
 
-def line_of(lines: dict[Path, int], path: Path) -> int | None:
+def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int | None:
     """The line of a path, or of the nearest table around it that is written down."""
     while path:
         if path in lines:
@@ -38,21 +38,21 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.lines: dict[Path, int] = {}
-        self._arrays: dict[Path, int] = {}
+        self.lines: dict[KeyPath, int] = {}
+        self._arrays: dict[KeyPath, int] = {}
         self._counted = 0
         self._line = 1
 
     def document(self) -> None:
         """Every header and every pair, to the end."""
-        table: Path = ()
+        table: KeyPath = ()
         while self._skip(_SPACE):
             if self.text[self.at] == "[":
                 table = self._header()
             else:
                 self._pair(table)
 
-    def _header(self) -> Path:
+    def _header(self) -> KeyPath:
         double = self.text.startswith("[[", self.at)
         line = self._line_now()
         self.at += 2 if double else 1
@@ -66,16 +66,16 @@ class _Scanner:
         self.lines.setdefault(path, line)
         return path
 
-    def _current(self, key: Path, *, last: bool) -> Path:
+    def _current(self, key: KeyPath, *, last: bool) -> KeyPath:
         """``[a.b]`` after ``[[a]]`` means b in the newest element of a."""
-        path: Path = ()
+        path: KeyPath = ()
         for place, part in enumerate(key):
             path = (*path, part)
             if path in self._arrays and (last or place < len(key) - 1):
                 path = (*path, self._arrays[path])
         return path
 
-    def _pair(self, table: Path) -> None:
+    def _pair(self, table: KeyPath) -> None:
         line = self._line_now()
         path = (*table, *self._key())
         for length in range(len(table) + 1, len(path) + 1):
@@ -84,7 +84,7 @@ class _Scanner:
         self._skip(_BLANK)
         self._value(path)
 
-    def _key(self) -> Path:
+    def _key(self) -> KeyPath:
         parts: list[str | int] = []
         while True:
             self._skip(_BLANK)
@@ -103,7 +103,7 @@ class _Scanner:
             self.at += 1
         return self.text[start : self.at]
 
-    def _value(self, path: Path) -> None:
+    def _value(self, path: KeyPath) -> None:
         match self.text[self.at]:
             case '"' | "'":
                 self._string()
@@ -134,7 +134,7 @@ class _Scanner:
         while self.text.startswith(quote, self.at):
             self.at += 1
 
-    def _array(self, path: Path) -> None:
+    def _array(self, path: KeyPath) -> None:
         self.at += 1
         number = 0
         while self._skip(_SPACE) and self.text[self.at] != "]":
@@ -146,7 +146,7 @@ class _Scanner:
             number += 1
         self.at += 1
 
-    def _inline_table(self, path: Path) -> None:
+    def _inline_table(self, path: KeyPath) -> None:
         self.at += 1
         while self._skip(_SPACE) and self.text[self.at] != "}":
             if self.text[self.at] == ",":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from kheishd.core.validation import Problem, dotted, problems
+from kheishd.config.validation import Problem, dotted, problems
 
 
 class Leaf(Struct, frozen=True, forbid_unknown_fields=True):

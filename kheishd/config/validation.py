@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from kheishd.core.text.toml import Path
+from kheishd.config.toml import KeyPath
 
 # What ``msgspec`` calls the types, and what people who write TOML or YAML call them.
 _TYPES: Final = {
@@ -30,14 +30,14 @@ _TYPES: Final = {
 class Problem(Struct, frozen=True):
     """One thing wrong with a document: where, and what about it."""
 
-    path: Path
+    path: KeyPath
     message: str
 
     def __str__(self) -> str:
         return f"{dotted(self.path)}: {self.message}" if self.path else self.message
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as people write it: ``listen.shared.grants[0].uid``."""
     text = ""
     for part in path:
@@ -45,7 +45,7 @@ def dotted(path: Path) -> str:
     return text.lstrip(".")
 
 
-def problems(shape: type[Struct], table: Any, path: Path = ()) -> Iterator[Problem]:
+def problems(shape: type[Struct], table: Any, path: KeyPath = ()) -> Iterator[Problem]:
     """Everything in ``table`` that ``shape`` does not allow, in the order of the struct's fields.
 
     Shape:  empty exactly when ``msgspec.convert(table, shape)`` succeeds.
@@ -64,7 +64,7 @@ def problems(shape: type[Struct], table: Any, path: Path = ()) -> Iterator[Probl
             yield Problem(path, f"the key '{key}' is missing")
 
 
-def _value_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
+def _value_problems(expected: Any, value: Any, path: KeyPath) -> Iterator[Problem]:
     """The problems of one value: of structs inside it each by its own path, else as msgspec says."""
     inner = _struct_in(expected)
     match value:
@@ -83,7 +83,7 @@ def _value_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
             yield from _leaf_problems(expected, value, path)
 
 
-def _leaf_problems(expected: Any, value: Any, path: Path) -> Iterator[Problem]:
+def _leaf_problems(expected: Any, value: Any, path: KeyPath) -> Iterator[Problem]:
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
@@ -112,7 +112,7 @@ def _choices(expected: Any) -> tuple[str, ...]:
     return tuple(choice for inner in get_args(expected) for choice in _choices(inner))
 
 
-def _key_problems(expected: Any, key: Any, path: Path) -> Iterator[Problem]:
+def _key_problems(expected: Any, key: Any, path: KeyPath) -> Iterator[Problem]:
     """Keys of a free table may have a shape too."""
     yield from _leaf_problems(expected, key, path)
 
