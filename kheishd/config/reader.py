@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from kheishd.config.sections.config import Config
-from kheishd.config.toml import key_lines, line_of
-from kheishd.config.validation import Problem, dotted, problems
+from kheishd.config.toml import find_key_lines, find_line
+from kheishd.config.validation import Problem, find_problems, format_path
 from protocol.errors.daemon import ConfigInvalid
 from protocol.limits.units import MIB
 
@@ -45,7 +45,7 @@ def parse(text: str, name: str = "config.toml") -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid(_syntax_error(name, str(error))) from None
-    shape_problems = list(problems(Config, table))
+    shape_problems = list(find_problems(Config, table))
     if shape_problems:
         raise _refusal(name, text, shape_problems)
     config = msgspec.convert(table, Config)
@@ -65,11 +65,12 @@ def _syntax_error(name: str, message: str) -> str:
 
 def _refusal(name: str, text: str, file_problems: list[Problem]) -> ConfigInvalid:
     """Return one refusal for all problems of a file, in the order of their lines."""
-    lines = key_lines(text)
+    lines = find_key_lines(text)
     ordered = sorted(
-        ((line_of(lines, problem.path), problem) for problem in file_problems), key=lambda pair: pair[0] or 0
+        ((find_line(lines, problem.path), problem) for problem in file_problems),
+        key=lambda pair: pair[0] or 0,
     )
     message = "; ".join(
         f"{name}:{line}: {problem}" if line else f"{name}: {problem}" for line, problem in ordered
     )
-    return ConfigInvalid(message, field=dotted(ordered[0][1].path) or None)
+    return ConfigInvalid(message, field=format_path(ordered[0][1].path) or None)

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.errors.rpc import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS, MAX_PAGE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -120,7 +120,7 @@ def page_of(
         if value is not None and accept(value):
             page.append(value)
             size += len(msgspec.json.encode(value))
-        if len(page) >= limit or size >= MAX_PAGE_BYTES or examined >= MAX_PAGE_EXAMINED:
+        if len(page) >= limit or size >= MAX_PAGE_BYTES or examined >= MAX_PAGE_EXAMINED_ROWS:
             return page, token_of(key)
         if examined % _ROWS_PER_CLOCK == 0 and time.thread_time() > deadline:
             return page, token_of(key)

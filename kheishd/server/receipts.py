@@ -22,7 +22,7 @@ from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from protocol.errors.rpc import AlreadyShown, IdempotencyConflict, InvalidParams
 from protocol.errors.token import TokenInvalid
 from protocol.limits.names import MAX_IDEMPOTENCY_KEY_BYTES
-from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS
+from protocol.limits.rpc import IDEMPOTENCY_RETENTION_MS
 
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call, Mutate
@@ -90,7 +90,7 @@ class Change:
     def _look_up(self, tx: Transaction, key: str) -> Repeated | None:
         row = self._handler.row
         receipt = tx.get(RECEIPTS, self._call.caller.principal, row.name, key)
-        if receipt is None or receipt.at_ms + IDEMPOTENCY_KEPT_MS <= tx.now_ms:
+        if receipt is None or receipt.at_ms + IDEMPOTENCY_RETENTION_MS <= tx.now_ms:
             return None
         if receipt.params_digest != self._digest:
             raise IdempotencyConflict(field="$.params.idempotency_key")
@@ -139,7 +139,7 @@ def _purge(tx: Transaction) -> None:
     """Forget a few receipts that are past their time."""
     expired: list[tuple[Any, ...]] = []
     for key, _ in tx.scan(RECEIPTS_BY_AGE):
-        if key[0] + IDEMPOTENCY_KEPT_MS > tx.now_ms or len(expired) == PURGED_PER_RECEIPT:
+        if key[0] + IDEMPOTENCY_RETENTION_MS > tx.now_ms or len(expired) == PURGED_PER_RECEIPT:
             break
         expired.append(key)
     for key in expired:

@@ -48,7 +48,7 @@ from protocol.events.run import RunStarted
 from protocol.ids import INDOUBT
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
+from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_JUDGED_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
 from protocol.objects.run import CallState, OpenCall, RunStatus
 from protocol.transcript import Item, ToolCall
 
@@ -102,7 +102,7 @@ def opened(items: list[Item]) -> list[OpenCall]:
 def to_judge(calls: list[OpenCall]) -> tuple[int, ...]:
     """Which calls to judge next, by their places: at most so many as one transaction takes."""
     new = [place for place, call in enumerate(calls) if call.state == "new"]
-    return tuple(new[:MAX_CALLS_JUDGED])
+    return tuple(new[:MAX_JUDGED_CALLS])
 
 
 def to_run(calls: list[OpenCall]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
 from protocol.events.call import CallsJudged
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import permission as rows
 from protocol.objects.journal import Filter
 from protocol.objects.permission import AuditList, AuditRow, PermissionAudit
@@ -53,7 +53,7 @@ def audit(call: Call, params: PermissionAudit) -> AuditList:
                 size += len(msgspec.json.encode(row))
                 if len(audits) >= params.limit or size >= MAX_PAGE_BYTES:
                     return AuditList(audits, f"{at}.{number}" if number < len(new) else str(at))
-            if examined >= MAX_PAGE_EXAMINED or seen >= MAX_PAGE_EXAMINED_BYTES:
+            if examined >= MAX_PAGE_EXAMINED_ROWS or seen >= MAX_PAGE_EXAMINED_BYTES:
                 return AuditList(audits, str(at))
     return AuditList(audits, None)
 

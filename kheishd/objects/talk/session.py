@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
-from kheishd.core.workspace import within_parent
+from kheishd.core.workspace import require_within_parent
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, page_of
@@ -150,7 +150,7 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
         root_id = parent.root_session_id or parent.session_id
         scope = narrowest(inherited(bounds.scope, requested), scope)
         mode = mode_within(bounds.mode, mode, definition.permission_mode)
-        _require_within_parent(tx, call, parent, properties)
+        _require_workspace_in_parent(tx, call, parent, properties)
     else:
         require_mode(call, mode, default_mode(call.runtime, definition))
     return SessionCreated(
@@ -178,10 +178,12 @@ def _require_same(call: Call, existing: Session, created: SessionCreated) -> Ses
     return existing
 
 
-def _require_within_parent(tx: Transaction, call: Call, parent: Session, properties: dict[str, Any]) -> None:
+def _require_workspace_in_parent(
+    tx: Transaction, call: Call, parent: Session, properties: dict[str, Any]
+) -> None:
     """Reject a workspace outside of the parent's. Errors: WorkspaceForbidden."""
     if properties.get("workspace") is not None:
-        within_parent(properties["workspace"], workspace_of(tx, call.runtime, parent))
+        require_within_parent(properties["workspace"], workspace_of(tx, call.runtime, parent))
 
 
 # Show.
@@ -272,7 +274,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
             max_mode = bounds_of(tx, call.runtime, parent).mode
             changes["permission_mode"] = mode_within(max_mode, params.permission_mode, agent_mode)
     if parent is not None:
-        _require_within_parent(tx, call, parent, changes)
+        _require_workspace_in_parent(tx, call, parent, changes)
     if not changes:
         return session
     return _append(tx, call, session, SessionUpdated(changes=msgspec.to_builtins(changes)))

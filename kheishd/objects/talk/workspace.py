@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kheishd.core.workspace import place
+from kheishd.core.workspace import choose_workspace
 from kheishd.store.tables import SESSIONS
 from protocol.errors.rpc import InvalidParams
 from protocol.limits.names import MAX_PATH_BYTES
@@ -34,7 +34,7 @@ def resolve_requested(call: Call, path: str) -> str:
         raise InvalidParams(
             f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field="$.params.workspace"
         )
-    workspaces.check(resolved, free="operate" in call.caller.scopes)
+    workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes)
     return resolved
 
 
@@ -60,10 +60,11 @@ def workspace_of(
     """
     path = requested or session.workspace
     if path is not None:
-        runtime.workspaces.check(path)
+        runtime.workspaces.require_allowed(path)
     parent_path = None
     if session.parent_session_id is not None:
         parent = store.need(SESSIONS, session.parent_session_id)
         parent_path = workspace_of(store, runtime, parent)
     agent = speaker or runtime.definitions.get(session.agent)
-    return place(runtime.workspaces.root, parent_path, path, agent.workspace if agent is not None else None)
+    agent_path = agent.workspace if agent is not None else None
+    return choose_workspace(runtime.workspaces.root, parent_path, path, agent_path)

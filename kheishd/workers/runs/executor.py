@@ -47,7 +47,7 @@ from kheishd.workers.runs.transcript import Checkpoint, TranscriptReader
 from protocol import ids
 from protocol.errors.run import RunAlreadyEnded
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.output import MAX_CONTRACT_ROOM_BYTES
+from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
 from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Item, Text, text_of
 
@@ -56,9 +56,8 @@ if TYPE_CHECKING:
 
     from kheishd.core.contract import Checked
     from kheishd.core.run.record import RunRecord
-    from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.kernel.live import Writing
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
 
 log = logging.getLogger("kheishd.runs")
@@ -76,9 +75,7 @@ class RunExecutor:
 
     def __init__(
         self,
-        state: State,
-        live: Live,
-        runtimes: Runtimes,
+        services: Services,
         run: RunRecord,
         pinned: Pinned,
         *,
@@ -87,10 +84,10 @@ class RunExecutor:
         interrupt: bool = False,
     ) -> None:
         self.suspect = suspect
-        self._state = state
-        self._live = live
-        self._runtimes = runtimes
-        self._runtime = runtimes.current()
+        self._state = services.state
+        self._live = services.live
+        self._runtimes = services.runtimes
+        self._runtime = services.runtimes.current()
         self._run = run
         self._pinned = pinned
         self._relieved = relieved
@@ -99,9 +96,9 @@ class RunExecutor:
         self._patient_until_ms = 0
         self._over = False
         self._asked = False
-        self._shown = TranscriptReader(state, run.session_id)
+        self._shown = TranscriptReader(services.state, run.session_id)
         self._effect = trio.CancelScope()
-        self._saving = DurableCommit(state, live, run.run_id)
+        self._saving = DurableCommit(services.state, services.live, run.run_id)
         self._writing: Writing | None = None
         self._calls: CallExecutor
         self._room: ContextWindow
@@ -342,7 +339,7 @@ class RunExecutor:
 
     async def _answered(self, answer: ModelAnswer) -> None:
         bound = self._pinned.output_contract is not None
-        room = MAX_ANSWER_BYTES - (MAX_CONTRACT_ROOM_BYTES if bound else 0)
+        room = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
         command = Answered(
             items=items,

@@ -23,7 +23,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.events.question import QuestionAsked
 from protocol.limits.call import (
-    MAX_CALLS_JUDGED,
+    MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
     MAX_PREVIEW_BYTES,
     MAX_PREVIEWS_BYTES,
@@ -87,7 +87,7 @@ class CallJudge:
         except ToolError as error:
             return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
 
-    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
         most = self.present.config.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
@@ -95,7 +95,7 @@ class CallJudge:
             raise ToolError(
                 f"the arguments take {size} bytes as JSON; the limit, tools.max_input_bytes, is {most}"
             )
-        return self.runtime.hooks.checked(tool, arguments)
+        return self.runtime.hooks.validate(tool, arguments)
 
     async def renewed(self, number: int, use: Invocation) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
@@ -133,7 +133,7 @@ class CallJudge:
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
     async def _judged(self, number: int, call: OpenCall, use: Invocation) -> Judgement:
-        opinion = await self.runtime.hooks.before(use)
+        opinion = await self.runtime.hooks.before_call(use)
         # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
         whole = self.runtime.hooks.subject(use)
         judged = judge(facts_of(use.tool), whole, self._layers(), opinion_of(opinion))
@@ -214,7 +214,7 @@ class CallJudge:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
-        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_CALLS_JUDGED), 1024)
+        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_JUDGED_CALLS), 1024)
         room = min(room, MAX_PREVIEW_BYTES)
         encoded = preview.text.encode()
         if len(msgspec.json.encode(preview.text)) <= room:

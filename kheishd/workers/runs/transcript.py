@@ -33,7 +33,7 @@ from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class TranscriptReader:
             instructions="\n\n".join(filter(None, sections))
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
-            tools=hooks.offered(place),
+            tools=hooks.offer(place),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -171,7 +171,7 @@ class TranscriptReader:
 
         It is only a cache: on a full disk it is done without.
         """
-        checkpoint = self._written_down(MAX_CHECKPOINT_ALONE_BYTES)
+        checkpoint = self._written_down(MAX_SEPARATE_CHECKPOINT_BYTES)
         if checkpoint is not None:
             with suppress(StorageFull):
                 await self._state.update(checkpoint.write)

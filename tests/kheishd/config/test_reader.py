@@ -98,7 +98,7 @@ def test_what_is_written_is_meant() -> None:
             ["config.toml:3", "routes.local.modle", "did you mean 'model'"],
         ),
         ("[listen.tpc]", ["config.toml:1", "listen.tpc", "did you mean 'tcp'"]),
-        ("[zebra]", ["config.toml:1", "zebra", "known here: default_agent"]),
+        ("[zebra]", ["config.toml:1", "zebra", "known keys: default_agent"]),
         ("listen.shared.grants = [\n {scopes = [], uuid = 1}]", ["config.toml:2", "grants[0].uuid", "'uid'"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lines of TOML keys: every key of every form TOML has is found where it stands."""
+"""The line of each TOML key is found, in every form that TOML has."""
 
 import tomllib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.config.toml import KeyPath, key_lines, line_of
+from kheishd.config.toml import KeyPath, find_key_lines, find_line
 
 EVERY_FORM = '''\
 # a comment with a [table] and a key = 1 in it
@@ -45,8 +45,8 @@ inline = { a.b = 1, "c" = 2 }   # line 32
 
 
 def test_every_form_of_key_is_found() -> None:
-    """Bare, quoted, dotted, in tables, in arrays of tables, in inline tables, after long strings."""
-    lines = key_lines(EVERY_FORM)
+    """Keys are found bare, quoted, dotted, in all kinds of tables, and after long strings."""
+    lines = find_key_lines(EVERY_FORM)
     expected: dict[KeyPath, int] = {
         ("plain",): 2,
         ("quoted key",): 3,
@@ -73,11 +73,11 @@ def test_every_form_of_key_is_found() -> None:
     assert not any("not" in path or "nor" in path for path in lines)
 
 
-def test_what_is_not_written_has_the_line_of_the_table_around_it() -> None:
-    """A missing key is reported at its table; a key of no table at all has no line."""
-    lines = key_lines("[routes.local]\nmodel = 'x'\n")
-    assert line_of(lines, ("routes", "local", "driver")) == 1
-    assert line_of(lines, ("listen", "tcp")) is None
+def test_an_absent_key_has_the_line_of_its_table() -> None:
+    """An absent key has the line of its table; without a table it has none."""
+    lines = find_key_lines("[routes.local]\nmodel = 'x'\n")
+    assert find_line(lines, ("routes", "local", "driver")) == 1
+    assert find_line(lines, ("listen", "tcp")) is None
 
 
 _words = st.text("ab-_ .\"'\\#=[]{}\u00e9", min_size=1, max_size=6)
@@ -88,7 +88,7 @@ _values = st.recursive(
 )
 
 
-def _written(value: Any) -> str:
+def _format(value: Any) -> str:
     match value:
         case bool():
             return str(value).lower()
@@ -97,25 +97,25 @@ def _written(value: Any) -> str:
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         case list():
-            return "[" + ", ".join(map(_written, value)) + "]"
+            return "[" + ", ".join(map(_format, value)) + "]"
         case _:
-            return "{" + ", ".join(f"{_written(k)} = {_written(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{_format(k)} = {_format(v)}" for k, v in value.items()) + "}"
 
 
-def _paths(value: Any, path: KeyPath = ()) -> set[KeyPath]:
-    found: set[KeyPath] = {path} if path else set()
+def _find_paths(value: Any, path: KeyPath = ()) -> set[KeyPath]:
+    paths: set[KeyPath] = {path} if path else set()
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        found |= _paths(inner, (*path, key))
-    return found
+        paths |= _find_paths(inner, (*path, key))
+    return paths
 
 
 @given(st.dictionaries(_words, _values, max_size=5))
-def test_the_paths_found_are_the_paths_there_are(document: dict[str, Any]) -> None:
-    """For any document: exactly its keys are found, each on the line it was written on."""
-    text = "".join(f"{_written(key)} = {_written(value)}\n" for key, value in document.items())
+def test_exactly_the_keys_of_a_document_are_found(document: dict[str, Any]) -> None:
+    """In any document, exactly its keys are found, each on its line."""
+    text = "".join(f"{_format(key)} = {_format(value)}\n" for key, value in document.items())
     assert tomllib.loads(text) == document
-    lines = key_lines(text)
-    assert set(lines) == _paths(document)
+    lines = find_key_lines(text)
+    assert set(lines) == _find_paths(document)
     for number, key in enumerate(document, 1):
         assert lines[(key,)] == number

@@ -1,4 +1,4 @@
-"""Strict reading agrees with msgspec about what is right, and says more about what is wrong."""
+"""Strict validation accepts exactly the documents that msgspec accepts, and reports more about the others."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from kheishd.config.validation import Problem, dotted, problems
+from kheishd.config.validation import Problem, find_problems, format_path
 
 
 class Leaf(Struct, frozen=True, forbid_unknown_fields=True):
-    """A struct inside."""
+    """A struct inside another one."""
 
     size: Annotated[int, Meta(ge=0)]
     name: str = ""
@@ -29,39 +29,41 @@ class Tree(Struct, frozen=True, forbid_unknown_fields=True):
     kinds: list[Literal["red", "green"]] = []
 
 
-def found(document: Any) -> list[str]:
-    """The problems of a document, as text."""
-    return [str(problem) for problem in problems(Tree, document)]
+def validate(document: Any) -> list[str]:
+    """Return the problems of a document, as text."""
+    return [str(problem) for problem in find_problems(Tree, document)]
 
 
 def test_paths_name_tables_and_elements() -> None:
-    """Every position in which a struct can stand is named by its whole path."""
-    assert found({"by_name": {"x": {"size": 1, "sise": 2}}}) == [
+    """Each position of a struct is named by its whole path."""
+    assert validate({"by_name": {"x": {"size": 1, "sise": 2}}}) == [
         "by_name.x.sise: unknown key; did you mean 'size'?"
     ]
-    assert found({"in_order": [{"size": 1}, {"size": -1}]}) == [
+    assert validate({"in_order": [{"size": 1}, {"size": -1}]}) == [
         "in_order[1].size: expected a whole number >= 0"
     ]
-    assert found({"leaf": {"name": "n"}}) == ["leaf: the key 'size' is missing"]
-    assert found({"by_name": {"X": {"size": 1}}})[0].startswith("by_name.X: expected a string matching regex")
-    assert found({"words": ["a", 1]}) == ["words: expected a string, got a whole number (at [1])"]
-    assert found({"leaf": [1]}) == ["leaf: expected a table, got an array"]
-    assert found({"words": 1}) == ["words: expected an array, got a whole number"]
-    assert found({"in_order": {}}) == ["in_order: expected an array, got a table"]
-    assert found({"in_order": [{"size": 1}] * 3}) == ["in_order: expected an array of length <= 2"]
-    assert found([]) == ["expected a table, got an array"]
+    assert validate({"leaf": {"name": "n"}}) == ["leaf: the key 'size' is missing"]
+    assert validate({"by_name": {"X": {"size": 1}}})[0].startswith(
+        "by_name.X: expected a string matching regex"
+    )
+    assert validate({"words": ["a", 1]}) == ["words: expected a string, got a whole number (at [1])"]
+    assert validate({"leaf": [1]}) == ["leaf: expected a table, got an array"]
+    assert validate({"words": 1}) == ["words: expected an array, got a whole number"]
+    assert validate({"in_order": {}}) == ["in_order: expected an array, got a table"]
+    assert validate({"in_order": [{"size": 1}] * 3}) == ["in_order: expected an array of length <= 2"]
+    assert validate([]) == ["expected a table, got an array"]
 
 
-def test_a_wrong_word_is_answered_with_those_there_are() -> None:
-    """Choices are named, in lists too and where none may be given."""
-    assert found({"kind": "b"}) == ["kind: expected one of red, green, got 'b'"]
-    assert found({"kinds": ["red", "c"]}) == ["kinds: expected one of red, green, got 'c' (at [1])"]
-    assert not found({"kind": None})
+def test_a_wrong_word_is_answered_with_the_choices() -> None:
+    """Choices are named, in lists and optional fields, too."""
+    assert validate({"kind": "b"}) == ["kind: expected one of red, green, got 'b'"]
+    assert validate({"kinds": ["red", "c"]}) == ["kinds: expected one of red, green, got 'c' (at [1])"]
+    assert not validate({"kind": None})
 
 
-def test_a_path_as_people_write_it() -> None:
-    """Dots between names, brackets around numbers."""
-    assert dotted(("a", "b", 0, "c")) == "a.b[0].c"
+def test_format_path() -> None:
+    """A path has dots between names and brackets around numbers."""
+    assert format_path(("a", "b", 0, "c")) == "a.b[0].c"
     assert str(Problem((), "nothing there")) == "nothing there"
 
 
@@ -75,10 +77,10 @@ _documents = st.recursive(
 
 @given(_documents)
 def test_no_problems_exactly_when_msgspec_agrees(document: Any) -> None:
-    """The law: there is no problem if and only if the document converts."""
+    """A document has no problem if and only if msgspec converts it."""
     try:
         msgspec.convert(document, Tree)
     except msgspec.ValidationError:
-        assert found(document)
+        assert validate(document)
     else:
-        assert not found(document)
+        assert not validate(document)

@@ -15,7 +15,7 @@ from kheishd.objects.pages import PageTokens, cursor_after, id_after, page_of
 from kheishd.store.writer import Store
 from protocol.errors.rpc import InvalidParams
 from protocol.ids import ID_PATTERN
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS, MAX_PAGE_MS
 
 
 def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
@@ -52,9 +52,9 @@ def test_a_page_ends_at_a_mebibyte() -> None:
 def test_a_page_ends_when_enough_was_examined() -> None:
     """Even empty, with where to go on; rows that are no longer there are passed over."""
     endless: Iterator[tuple[tuple[int], int | None]] = (((number,), None) for number in count())
-    assert page_of(endless, 50, lambda row: True) == ([], str(MAX_PAGE_EXAMINED - 1))
+    assert page_of(endless, 50, lambda row: True) == ([], str(MAX_PAGE_EXAMINED_ROWS - 1))
     numbers = (((number,), number) for number in count())
-    assert page_of(numbers, 50, lambda row: False) == ([], str(MAX_PAGE_EXAMINED - 1))
+    assert page_of(numbers, 50, lambda row: False) == ([], str(MAX_PAGE_EXAMINED_ROWS - 1))
 
 
 def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:

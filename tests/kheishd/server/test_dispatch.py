@@ -26,8 +26,8 @@ from protocol.errors.rpc import (
 from protocol.errors.run import RunAlreadyEnded
 from protocol.errors.token import ScopeMissing
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS, MAX_PARAMS_BYTES
-from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
+from protocol.limits.rpc import IDEMPOTENCY_RETENTION_MS, MAX_PARAMS_BYTES
+from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
 
@@ -241,7 +241,7 @@ async def test_a_key_belongs_to_its_method_and_principal(server: RpcServer, clie
 async def test_a_key_is_forgotten_after_a_week(server: RpcServer, client: Client, clock: Clock) -> None:
     """To the millisecond; then it may be used for anything."""
     await client.call("toy.keep", value="a", idempotency_key="k")
-    clock.now_ms += IDEMPOTENCY_KEPT_MS - 1
+    clock.now_ms += IDEMPOTENCY_RETENTION_MS - 1
     assert (await client.call("toy.keep", value="a", idempotency_key="k"))["number"] == 1
     clock.now_ms += 1
     assert (await client.call("toy.keep", value="b", idempotency_key="k"))["number"] == 2
@@ -356,4 +356,4 @@ async def test_two_handlers_of_one_method_are_a_mistake(server: RpcServer, toys:
     """Found when the table is made."""
     twice = [*toys.handlers(), toys.handlers()[0]]
     with pytest.raises(AssertionError, match=r"two handlers for toy\.echo"):
-        Dispatcher(twice, server.state, server.live, server.control, bare_runtime)
+        Dispatcher(twice, server.services, server.control)

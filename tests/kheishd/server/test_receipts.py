@@ -20,13 +20,13 @@ from kheishd.store.writer import Store
 from protocol.errors.rpc import AlreadyShown, InvalidParams
 from protocol.errors.run import RunAlreadyEnded
 from protocol.errors.token import TokenInvalid
-from protocol.limits.rpc import IDEMPOTENCY_KEPT_MS
+from protocol.limits.rpc import IDEMPOTENCY_RETENTION_MS
 from protocol.objects.token import Token, TokenGrant
 from protocol.rpc.method import Method
 from tests.support.toys import Keep, Kept, Shown
 
 NOW_MS = 1_800_000_000_000
-WEEK_MS = IDEMPOTENCY_KEPT_MS
+WEEK_MS = IDEMPOTENCY_RETENTION_MS
 
 
 class Asked:

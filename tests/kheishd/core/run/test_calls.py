@@ -37,7 +37,7 @@ from protocol.journal.line import JournalEvent
 from protocol.limits.call import (
     MAX_CALL_ID_BYTES,
     MAX_CALLS,
-    MAX_CALLS_JUDGED,
+    MAX_JUDGED_CALLS,
     MAX_PARALLEL_CALLS,
     MAX_TOOL_BYTES,
 )
@@ -149,13 +149,13 @@ def test_too_many_calls_are_refused_one_by_one() -> None:
 
 def test_a_large_batch_is_judged_a_part_at_a_time() -> None:
     """The run is judged on while some of it waits for a person already, whose answer may come meanwhile."""
-    machine = begun(MAX_CALLS_JUDGED + 2)
-    assert to_judge(machine.run.calls) == tuple(range(MAX_CALLS_JUDGED))
+    machine = begun(MAX_JUDGED_CALLS + 2)
+    assert to_judge(machine.run.calls) == tuple(range(MAX_JUDGED_CALLS))
     machine.do(asked)
     assert machine.run.status == "running"
     assert to_run(machine.run.calls) == ()
     machine.do(resolved)
-    assert to_judge(machine.run.calls) == (MAX_CALLS_JUDGED, MAX_CALLS_JUDGED + 1)
+    assert to_judge(machine.run.calls) == (MAX_JUDGED_CALLS, MAX_JUDGED_CALLS + 1)
     assert to_run(machine.run.calls) == ()
     assert machine.do(asked).run.status == "waiting_for_approval"
     machine.do(resolved)

@@ -98,7 +98,7 @@ async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None
 
 
 @pytest.mark.parametrize(
-    "limits", [{"MAX_PAGE_EXAMINED": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
+    "limits", [{"MAX_PAGE_EXAMINED_ROWS": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
 )
 async def test_a_page_ends_where_enough_was_looked_through(
     idle: Household, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]

@@ -262,7 +262,7 @@ async def test_a_page_names_nothing_that_is_not_covered(
     idle: Household, monkeypatch: pytest.MonkeyPatch, method: str, plural: str
 ) -> None:
     """A page may end at a row of somebody else: where the next begins does not say which."""
-    monkeypatch.setattr("kheishd.objects.pages.MAX_PAGE_EXAMINED", 2)
+    monkeypatch.setattr("kheishd.objects.pages.MAX_PAGE_EXAMINED_ROWS", 2)
     mine = []
     for number in range(9):
         sent = await idle.send(agent="critic" if number % 4 else "default", sender=f"s{number}")

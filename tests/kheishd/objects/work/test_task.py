@@ -28,7 +28,7 @@ from protocol.errors.task import (
     TaskTitleTaken,
 )
 from protocol.errors.token import ScopeMissing
-from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS, MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES
 from tests.support.histories import task_created
 from tests.support.household import Household, household, pages, refused
 
@@ -37,7 +37,6 @@ from tests.support.household import Household, household, pages, refused
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon whose runs stay queued, with tokens, and a session ``s``."""
     async with household(tmp_path, work=False, tcp=True) as house:
-        house.control.written = ShellFiles(tmp_path / "shells")
         await house.call("session.create", session_id="s")
         yield house
 
@@ -176,7 +175,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
 
     def many(tx: Transaction) -> None:
         fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)])
+        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
         fold.write()
 
     await house.state.update(many)
@@ -561,7 +560,7 @@ async def test_task_output_ok_waits(house: Household) -> None:
 async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> None:
     """What it wrote so far, from its file; whoever waits at an offset is told at once when there is more."""
     await shell(house)
-    written = house.control.written
+    written = house.server.services.shells
     assert isinstance(written, ShellFiles)
     log = written.log("tsk_shell")
     log.begin()

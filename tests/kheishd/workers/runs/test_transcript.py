@@ -21,7 +21,7 @@ from kheishd.workers.runs.transcript import (
 )
 from protocol.contract import OutputContract, Requirement
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.toolbox import TOOLS, Toolbox, workbench
@@ -131,7 +131,7 @@ async def test_a_long_transcript_is_written_down_by_itself(tmp_path: Path, autoj
         await wait_all_tasks_blocked()
         with desk.state.read() as store:
             ((key, content),) = store.scan(CHECKPOINTS, session_id)
-        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_CHECKPOINT_ALONE_BYTES
+        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_SEPARATE_CHECKPOINT_BYTES
         assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
         before = models.asked[-1].messages
         await desk.ask("fill")
@@ -219,7 +219,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
     monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
-            await desk.ask("x" * (MAX_CHECKPOINT_ALONE_BYTES // 3))
+            await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0
