@@ -34,8 +34,6 @@ IRREGULAR = frozenset(
 FINE = frozenset(
     "bound cancelled closed embed exceed feed need proceed put seed shed speed split spread".split()
 )
-    "bound cancelled closed embed exceed feed need proceed put seed shed speed split spread".split()
-)
 """Words that look like participles but are verbs, or are the field's term for a state."""
 
 
