@@ -19,7 +19,9 @@ from typing import Final
 import trio
 
 from kheishd import __version__
-from kheishd.assemble import Source, build_runtime, handlers, listen_options
+from kheishd.build.handlers import handlers
+from kheishd.build.listeners import listen_options
+from kheishd.build.runtime import Source, build_runtime
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
@@ -183,7 +185,7 @@ class Daemon:
 
     @asynccontextmanager
     async def _listening(self, server: Server) -> AsyncIterator[None]:
-        options = listen_options(self._first_config, self._source.home)
+        options = listen_options(self._first_config.listen, self._source.home)
         run_dir = self._source.home.run
         with open_listeners(
             options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ

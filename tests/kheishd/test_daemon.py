@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.assemble import Source
+from kheishd.build.runtime import Source
 from kheishd.daemon import CLEAN, Daemon
 from kheishd.home import Home, prepare
 from kheishd.kernel.runtime import Runtime

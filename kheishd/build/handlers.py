@@ -1,0 +1,16 @@
+"""The handlers of all methods."""
+
+from kheishd.kernel.call import Handler
+
+
+def handlers() -> tuple[Handler, ...]:
+    """Return the handlers of all objects."""
+    from kheishd.objects.node import daemon, definition, journal, route, rpc, token
+    from kheishd.objects.people import approval, audit, indoubt, permission, question
+    from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+    from kheishd.objects.work import task
+
+    talk = (conversation, session, fork, run, output, debug, transfer)
+    people = (approval, question, indoubt, permission, audit)
+    node = (rpc, daemon, journal, definition, route, token)
+    return tuple(handler for module in (*talk, *people, task, *node) for handler in module.HANDLERS)
