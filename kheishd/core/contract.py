@@ -10,7 +10,7 @@ as few runs are bound by a contract.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,9 +32,6 @@ MAX_PROBLEM_CHARACTERS = 300
 
 _FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _sorted: Final = msgspec.json.Encoder(order="sorted")
-
-WRITERS: Final = frozenset(("write_file", "edit_file", "apply_patch"))
-"""The tools that write files of the workspace."""
 
 
 def canonical(value: Any) -> str:
@@ -200,20 +197,9 @@ def reminder(todo: Sequence[str]) -> str:
 # Requirements.
 
 
-def satisfied(requirement: Requirement, tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """The path by which a call that succeeded does what is required; None if it does not."""
-    if tool not in WRITERS:
-        return None
-    return next((path for path in _written(arguments) if _meant(requirement.path, path)), None)
-
-
-def _written(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """The paths that a call of a file tool writes: its own, or those of its hunks."""
-    hunks = arguments.get("hunks")
-    for each in (arguments, *(hunks if isinstance(hunks, list) else ())):
-        path = each.get("path") if isinstance(each, Mapping) else None
-        if isinstance(path, str):
-            yield path
+def satisfied(requirement: Requirement, written: Iterable[str]) -> str | None:
+    """Return the first path that a call has written and that the requirement names; None if there is none."""
+    return next((path for path in written if _meant(requirement.path, path)), None)
 
 
 def _meant(wanted: str | None, path: str) -> bool:

@@ -43,13 +43,13 @@ class Outputs(SubHook):
         text, value = use.arguments.get("text", ""), use.arguments.get("value")
         if not text and value is None:
             raise ToolError("there is nothing to emit; give 'text', 'value' or both")
-        if len(use.place.run.output_cursors) >= MAX_OUTPUTS:
+        if len(use.context.run.output_cursors) >= MAX_OUTPUTS:
             raise ToolError(
                 f"this run has emitted {MAX_OUTPUTS} outputs, which is the limit; the last counts"
             )
-        agreed = _agreed(use.place, text, value)
+        agreed = _agreed(use.context, text, value)
         emitted = OutputEmitted(
-            output_id=use.place.state.new_id(ids.OUTPUT),
+            output_id=use.context.state.new_id(ids.OUTPUT),
             text=agreed.text if agreed is not None else text or canonical(value),
             call_id=use.call_id,
             value=agreed.value if agreed is not None else value,

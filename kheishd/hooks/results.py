@@ -71,6 +71,7 @@ TOOL: Final = Tool(
     repeatable=True,
     parallel=True,
     in_plan=True,
+    droppable=True,
 )
 
 
@@ -97,7 +98,7 @@ class Results(SubHook):
     async def dispatch(self, use: Invocation) -> Outcome:
         """Read a portion. Errors: ToolError."""
         call_id = str(use.arguments["call_id"])
-        kept = await _find(use.place, call_id)
+        kept = await _find(use.context, call_id)
         if kept is None:
             raise ToolError(
                 f"no call with the id {call_id} has a result in this session; where a result was shortened "
@@ -105,20 +106,20 @@ class Results(SubHook):
             )
         offset = int(use.arguments.get("offset", 0))
         limit = int(use.arguments.get("limit", MAX_PORTION_BYTES))
-        return Outcome(_portion(use.place, call_id, kept, offset, limit))
+        return Outcome(_portion(use.context, call_id, kept, offset, limit))
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
+    async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
         """A result that is not shown whole says under which id it is kept, to a run that may read it."""
-        if use.tool.name == NAME or not use.place.allows(NAME):
+        if use.tool.name == NAME or not use.context.allows(NAME):
             return outcome
         encoded = outcome.text.encode()
-        whole = outcome.whole
+        whole = outcome.full_output
         if whole is None and _is_too_long(encoded, outcome.text):
             whole = encoded
         if whole is None:
             return outcome
         note = f'\n[All of it is kept, {len(whole)} bytes: {NAME} with the call_id "{use.call_id}" reads it.]'
-        return replace(outcome, text=outcome.text + note, whole=whole)
+        return replace(outcome, text=outcome.text + note, full_output=whole)
 
 
 def _is_too_long(encoded: bytes, text: str) -> bool:

@@ -288,7 +288,7 @@ def _as_json(request: ModelRequest) -> bytes:
             "instructions": request.instructions,
             "messages": request.messages,
             "tools": [
-                {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+                {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
                 for tool in request.tools
             ],
         }

@@ -29,9 +29,7 @@ from protocol.rpc.wire import decode_id, decode_params, encode_error, encode_res
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from kheishd.kernel.live import Live
-    from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.state import State
+    from kheishd.kernel.services import Services
     from kheishd.server.requests import OpenRequest, Reply
     from protocol.rpc.method import AnyMethod
     from protocol.rpc.wire import Request
@@ -64,15 +62,13 @@ class Dispatcher:
     def __init__(
         self,
         handlers: Iterable[Handler],
-        state: State,
-        live: Live,
+        services: Services,
         control: Control,
-        runtime: Callable[[], Runtime],
     ) -> None:
-        self.state = state
-        self.live = live
+        self.services = services
+        self.state = services.state
+        self.live = services.live
         self.control = control
-        self._runtime = runtime
         self._entries: dict[str, Callable[[Request, RequestSource, Reply], bytes | None]] = {}
         for handler in handlers:
             assert handler.row.name not in self._entries, f"two handlers for {handler.row.name}"
@@ -92,9 +88,8 @@ class Dispatcher:
         """Return the context of a handler."""
         return Call(
             asker.caller,
-            self.state,
-            self.live,
-            self._runtime(),
+            self.services,
+            self.services.runtimes.current(),
             self.control,
             asker,
             request_id,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kheishd.core.token import digest_of
+from kheishd.core.token import hash_secret
 from kheishd.kernel.call import Caller
 from kheishd.objects.node.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
@@ -84,7 +84,7 @@ def find_token_caller(store: Snapshot, authorization: str | None, now_ms: int) -
     kind, _, secret = (authorization or "").partition(" ")
     if kind.lower() != "bearer" or not secret.strip():
         raise TokenMissing()
-    token_id = store.get(TOKENS_BY_DIGEST, digest_of(secret.strip()))
+    token_id = store.get(TOKENS_BY_DIGEST, hash_secret(secret.strip()))
     record = None if token_id is None else store.get(TOKENS, token_id)
     if record is None or not is_valid(store, record.token, now_ms):
         raise TokenInvalid()

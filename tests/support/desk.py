@@ -41,6 +41,7 @@ from protocol.objects.session import Session, SessionInterrupt
 from protocol.rpc.method import SCOPES
 from protocol.transcript import Item, Text, Usage, text_of
 from tests.support.runtimes import make_runtime
+from tests.support.services import make_services
 
 EPOCH_MS = 1_800_000_000_000
 OPERATOR = Caller("uid:0", frozenset(SCOPES))
@@ -180,6 +181,7 @@ class Desk:
         self.live = Live()
         self.retired: list[int] = []
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
+        self.services = make_services(state, self.holder, live=self.live)
         self.groups: list[frozenset[str]] = []
         told = state.settle
 
@@ -194,8 +196,7 @@ class Desk:
         runtime = self.holder.current()
         return Call(
             caller,
-            self.state,
-            self.live,
+            self.services,
             runtime,
             cast("Control", None),
             cast("Connection", None),
@@ -408,7 +409,7 @@ async def open_desk(
 @asynccontextmanager
 async def working(desk: Desk) -> AsyncIterator[RunWorker]:
     """A worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
-    worker = RunWorker(desk.state, desk.live, desk.holder)
+    worker = RunWorker(desk.services)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.serve)
         yield worker

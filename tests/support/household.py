@@ -13,6 +13,7 @@ from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
+from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
@@ -153,7 +154,7 @@ class Household:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """A run worker, where there is none; leaving puts down what it has in hand."""
-        worker = RunWorker(self.state, self.server.live, self.holder)
+        worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
             yield
@@ -174,6 +175,7 @@ async def household(
     work: bool = True,
     tcp: bool = False,
     captures: Captures | None = None,
+    shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
     """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
@@ -184,9 +186,10 @@ async def household(
     made = make_runtime(1, **(fields | runtime))
     holder = RuntimeHolder(made, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
-    control = FakeControl(captured=captures)
     async with (
-        rpc_server(directory, HANDLERS, runtime=holder.current, control=control, tcp=listen) as server,
+        rpc_server(
+            directory, HANDLERS, runtimes=holder, captures=captures, shells=shells, tcp=listen
+        ) as server,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(captures.serve)

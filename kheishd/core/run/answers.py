@@ -12,8 +12,8 @@ Each of these is another model call of the run, within its limits: where there m
 that owes something fails. The reason and the counts stand in the run's record, so a restart changes nothing.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -124,11 +124,11 @@ def owed(run: RunRecord, pinned: Pinned) -> list[str]:
 
 
 def met_by(
-    run: RunRecord, pinned: Pinned, call_id: str, tool: str, arguments: Mapping[str, Any]
+    run: RunRecord, pinned: Pinned, call_id: str, written: Sequence[str]
 ) -> list[RequirementSatisfied]:
-    """Which of the things that a run must do a call did that succeeded."""
+    """Return the requirements of a run that a successful call satisfies by the files it has written."""
     found = (
-        (number, satisfied(each, tool, arguments))
+        (number, satisfied(each, written))
         for number, each in enumerate(pinned.requirements)
         if number not in run.met_requirements
     )

@@ -172,7 +172,7 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
             tools = both(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
-    tool = call.runtime.hooks.tool(params.tool)
+    tool = call.runtime.hooks.find_tool(params.tool)
     facts = facts_of(tool) if tool is not None else _unknown(params.tool)
     explanation = explain(facts, params.subject, layers)
     notes = []

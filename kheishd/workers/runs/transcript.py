@@ -98,7 +98,7 @@ class TranscriptReader:
             instructions="\n\n".join(filter(None, sections))
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
-            tools=hooks.offered(place),
+            tools=hooks.offer(place),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,

@@ -231,29 +231,28 @@ def test_what_models_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "tool", "arguments", "path"),
+    ("required", "written", "path"),
     [
-        ("a.md", "write_file", {"path": "a.md"}, "a.md"),
-        ("a.md", "write_file", {"path": "./a.md"}, "./a.md"),
-        ("./a.md", "write_file", {"path": "a.md"}, "a.md"),
-        ("a.md", "edit_file", {"path": "docs/a.md"}, "docs/a.md"),
-        ("docs/a.md", "edit_file", {"path": "/home/docs/a.md"}, "/home/docs/a.md"),
-        (None, "edit_file", {"path": "b.md"}, "b.md"),
-        ("b.md", "apply_patch", {"hunks": [{"path": "a.md"}, {"path": "b.md"}]}, "b.md"),
-        ("a.md", "write_file", {"path": "ba.md"}, None),
-        ("a.md", "write_file", {"path": "a.md.txt"}, None),
-        ("docs/a.md", "write_file", {"path": "a.md"}, None),
-        ("a.md", "read_file", {"path": "a.md"}, None),
-        (None, "bash", {"command": "touch a.md"}, None),
-        (None, "apply_patch", {"hunks": [1, {}]}, None),
+        ("a.md", ["a.md"], "a.md"),
+        ("a.md", ["./a.md"], "./a.md"),
+        ("./a.md", ["a.md"], "a.md"),
+        ("a.md", ["docs/a.md"], "docs/a.md"),
+        ("docs/a.md", ["/home/docs/a.md"], "/home/docs/a.md"),
+        (None, ["b.md"], "b.md"),
+        ("b.md", ["a.md", "b.md"], "b.md"),
+        ("a.md", ["ba.md"], None),
+        ("a.md", ["a.md.txt"], None),
+        ("docs/a.md", ["a.md"], None),
+        ("a.md", [], None),
+        (None, [], None),
     ],
 )
-def test_what_satisfies_a_requirement(
-    wanted: str | None, tool: str, arguments: dict[str, Any], path: str | None
+def test_a_written_file_satisfies_a_requirement(
+    required: str | None, written: list[str], path: str | None
 ) -> None:
-    """A file tool that wrote the path, or one that ends with it; any file where none is named."""
-    requirement = Requirement(type="workspace_file", path=wanted)
-    assert satisfied(requirement, tool, arguments) == path
+    """A requirement is satisfied by its path, or one that ends with it; without a path, by any file."""
+    requirement = Requirement(type="workspace_file", path=required)
+    assert satisfied(requirement, written) == path
 
 
 def test_what_is_missing_is_said_in_words() -> None:

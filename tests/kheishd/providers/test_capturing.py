@@ -220,7 +220,9 @@ async def test_the_offline_stand_in(desk: Desk) -> None:
     body = desk.document("request")["body"]
     assert body["instructions"] == "Be brief."
     assert body["messages"] == [{"role": "user", "items": [{"kind": "text", "text": "/think hard\nhi"}]}]
-    assert body["tools"] == [{"name": "look", "description": "Look.", "input_schema": {"type": "object"}}]
+    assert body["tools"] == [
+        {"name": "look", "description": "Look.", "input_schema": {"type": "object", "properties": {}}}
+    ]
     assert desk.events()[0]["data"] == {"type": "thinking", "text": "hard"}
     assert "“hi”" in desk.document("answer")["answer"]["items"][1]["text"]
 

@@ -27,7 +27,7 @@ from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.token import ScopeMissing
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.rpc import IDEMPOTENCY_RETENTION_MS, MAX_PARAMS_BYTES
-from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
+from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
 
@@ -356,7 +356,7 @@ async def test_two_handlers_of_one_method_are_a_mistake(server: RpcServer, toys:
     """Found when the table is made."""
     twice = [*toys.handlers(), toys.handlers()[0]]
     with pytest.raises(AssertionError, match=r"two handlers for toy\.echo"):
-        Dispatcher(twice, server.state, server.live, server.control, bare_runtime)
+        Dispatcher(twice, server.services, server.control)
 
 
 # Translation of exceptions.

@@ -160,12 +160,12 @@ class Settles(SubHook):
         wanted = str(use.arguments["text"])
 
         def change(store: Snapshot) -> Outcome:
-            title = _title(store, use.place.session.session_id)
+            title = _title(store, use.context.session.session_id)
             if title is not None and len(wanted) > len(title):
                 raise ToolError(f"{title} is shorter")
             return Outcome(f"{title} became {wanted}", events=(SessionRenamed(title=wanted),))
 
-        return Outcome("nobody reads this", change=change)
+        return Outcome("nobody reads this", decide=change)
 
 
 def _title(store: Snapshot, session_id: str) -> str | None:
@@ -290,7 +290,7 @@ class Whole(SubHook):
     tools = (tool("dumps"),)
 
     def __init__(self, text: str, whole: bytes) -> None:
-        self._outcome = Outcome(text, whole=whole)
+        self._outcome = Outcome(text, full_output=whole)
 
     async def dispatch(self, use: Invocation) -> Outcome:
         """Give them."""
@@ -348,7 +348,7 @@ async def test_output_that_is_no_text_is_made_one(tmp_path: Path, autojump_clock
         tools = (tool("dumps"),)
 
         async def dispatch(self, use: Invocation) -> Outcome:
-            use.say("caf\udce9 é")
+            use.stream("caf\udce9 é")
             return Outcome("done")
 
     hooks = CompositeHook((Odd(),))
@@ -387,7 +387,7 @@ async def test_a_call_that_was_stopped_before_it_began_says_so(
 
     class Cancelling(Toolbox):
         async def evidence(self, use: Invocation) -> dict[str, Any]:
-            await desk.cancel(use.place.run.run_id, follow=False)
+            await desk.cancel(use.context.run.run_id, follow=False)
             return {}
 
     box = Cancelling()
@@ -405,7 +405,7 @@ async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock,
     class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: Invocation) -> None:
+        async def before_call(self, use: Invocation) -> None:
             box.reached.set()
             await box.goes_on.wait()
 
@@ -435,7 +435,7 @@ async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
     class Slow(SubHook):
         name = "slow"
 
-        async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
+        async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
             box.reached.set()
             await trio.sleep_forever()
             return outcome
@@ -550,7 +550,9 @@ class Scribe(SubHook):
     """A part whose tool writes a file, and in which the daemon dies once it has been written."""
 
     name = "scribe"
-    tools = (Tool("write_file", "Write.", {"type": "object"}, "edit"),)
+    tools = (
+        Tool("scribble", "Write.", {"type": "object"}, "edit", writes=lambda arguments: [arguments["path"]]),
+    )
 
     def __init__(self, found: ProbeResult) -> None:
         self.found = found
@@ -575,7 +577,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
     scribe = Scribe(ProbeResult(outcome, "it was looked for"))
     hooks = CompositeHook((scribe,))
     wanted = [Requirement(type="workspace_file", path="a.md")]
-    write = ToolCall("call_1", "write_file", {"path": "a.md"})
+    write = ToolCall("call_1", "scribble", {"path": "a.md"})
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
         sent = await desk.send(completion_requirements=wanted)
         await scribe.reached.wait()
@@ -1097,7 +1099,7 @@ async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
     class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: Invocation) -> None:
+        async def before_call(self, use: Invocation) -> None:
             if use.arguments["text"] == "last":
                 box.reached.set()
                 await box.goes_on.wait()
