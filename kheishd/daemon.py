@@ -41,7 +41,7 @@ from kheishd.providers.credentials import known_secrets
 from kheishd.reloading import Coalesced
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds

@@ -16,7 +16,7 @@ from kheishd.kernel.hook import ToolError
 from kheishd.kernel.projections import APPROVAL_RECORDS
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.listing import Reader, Waiting, find, fold_of, page
-from kheishd.objects.talk.send import require_storable
+from kheishd.objects.storable import require_storable
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.approval import (

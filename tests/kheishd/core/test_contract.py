@@ -262,6 +262,6 @@ def test_find_match(required: str | None, written: list[str], path: str | None) 
 def test_find_missing() -> None:
     """Unmet requirements are named in words."""
     requirements = [Requirement(type="workspace_file", path="a"), Requirement(type="workspace_file")]
-    assert find_missing(requirements, []) == ["write 'a'", "write a file"]
+    assert find_missing(requirements, []) == ["write the file 'a'", "write a file"]
     assert find_missing(requirements, [0]) == ["write a file"]
     assert find_missing(requirements, [0, 1]) == []

@@ -60,7 +60,7 @@ def become(server: RpcServer, made: dict[str, Any]) -> None:
     """From now on every connection there is comes with this token."""
     token = made["token"]
     grant = token["grant"]
-    for connection in server.server.connected():
+    for connection in server.server.list_connections():
         connection.caller = Caller(
             f"token:{token['token_id']}",
             frozenset(grant["scopes"]),
