@@ -89,7 +89,7 @@ def _encode_request(request: ModelRequest) -> bytes:
             "instructions": request.instructions,
             "messages": request.messages,
             "tools": [
-                {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+                {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
                 for tool in request.tools
             ],
         }

@@ -67,7 +67,7 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
     """The tools, and those that the transcript speaks of and that are gone: none may be undefined."""
     defined = [
-        {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+        {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
         for tool in request.tools
     ]
     names = {tool.name for tool in request.tools}

@@ -75,7 +75,7 @@ def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
     functions = [
         {
             "type": "function",
-            "function": {"name": tool.name, "description": tool.description, "parameters": tool.schema},
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.model_schema},
         }
         for tool in tools
     ]

@@ -10,10 +10,6 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
-from kheishd.debug.captures import CaptureService
-from kheishd.debug.files import CaptureFiles
-from kheishd.hooks.shells.files import ShellFiles
-from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
 from kheishd.providers.caller import Models
@@ -21,8 +17,7 @@ from kheishd.reloading import Coalesced
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
-
-SHELLS = ShellFiles(Path("/h/run/shells"))
+from tests.support.services import make_services
 
 
 async def reloaded() -> tuple[int, list[str]]:
@@ -33,16 +28,12 @@ async def reloaded() -> tuple[int, list[str]]:
 def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **vitals: Any) -> DaemonControl:
     """A control over a real state."""
     fields: dict[str, Any] = {"version": "1", "home": Path("/h"), "schema": 1, "started_at_ms": 5}
-    holder = RuntimeHolder(runtime or make_runtime(), lambda old: None)
     return DaemonControl(
+        make_services(state, runtime or make_runtime()),
         Vitals(**(fields | vitals)),
-        state,
-        holder,
         Stopper(lambda: 10.0),
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
-        CaptureService(CaptureFiles(Path("/h/debug"))),
-        SHELLS,
     )
 
 

@@ -22,18 +22,6 @@ from kheishd.core.context.reduction import Placed, snipped, summed_up, without_r
 from kheishd.core.context.tokens import of_bytes, of_messages
 from kheishd.core.context.transcript import Measured
 
-RESULT_TOOLS: Final = (
-    "read_file",
-    "bash",
-    "grep_search",
-    "glob_search",
-    "web_fetch",
-    "web_search",
-    "read_result",
-    "task_output",
-)
-"""The tools whose results can be had again, or are kept, and are long."""
-
 OUTPUT_TOKENS: Final = 8_192
 """What is kept free for an answer where the route does not say how long one may be."""
 
@@ -49,11 +37,13 @@ class Prompt:
     """What is about to be shown to a model: the messages, and how long all of it is.
 
     ``overhead`` are the tokens of instructions and tools, as estimated; ``tokens`` are those of everything.
+    ``droppable`` are the names of the tools whose old results may be dropped.
     """
 
     placed: Sequence[Placed]
     overhead: int
     tokens: int
+    droppable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +71,18 @@ Step = LeaveOutResults | SumUp | Snip
 
 
 def prompt_of(
-    placed: Sequence[Placed], measured: Measured | None, speaker: str | None, overhead_bytes: int
+    placed: Sequence[Placed],
+    measured: Measured | None,
+    speaker: str | None,
+    overhead_bytes: int,
+    droppable: Sequence[str] = (),
 ) -> Prompt:
     """How long a prompt is: what was counted for the same speaker's last answer, and what came after it."""
     overhead = of_bytes(overhead_bytes)
     if measured is None or measured.speaker != speaker:
-        return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed))
+        return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed), droppable)
     after = of_messages(each.message for each in placed if each.cursor > measured.cursor)
-    return Prompt(placed, overhead, measured.tokens + after)
+    return Prompt(placed, overhead, measured.tokens + after, droppable)
 
 
 def threshold(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
@@ -114,7 +108,7 @@ def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextSection, *, re
 
     ``ceiling`` is how long it may be; ``resting``: summaries failed too often to be tried again.
     """
-    upto = results_cut(prompt.placed, now_ms, limits)
+    upto = results_cut(prompt, now_ms, limits)
     if upto is not None:
         return LeaveOutResults(upto)
     if prompt.tokens > ceiling and not resting:
@@ -127,18 +121,19 @@ def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextSection, *, re
     return None
 
 
-def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextSection) -> int | None:
+def results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int | None:
     """Up to where results are to be left out; None while the last answer is recent, or there are none."""
+    placed, droppable = prompt.placed, list(prompt.droppable)
     answers = [each.at_ms for each in placed if each.message.role == "assistant"]
     if not answers or now_ms - answers[-1] <= limits.drop_results_after_s * 1000:
         return None
     seen = 0
     for each in reversed(placed):
         if seen >= limits.keep_results:
-            changed = without_results(list(placed), each.cursor, list(RESULT_TOOLS)) != list(placed)
+            changed = without_results(list(placed), each.cursor, droppable) != list(placed)
             return each.cursor if changed else None
         if each.message.role == "tool":
-            seen += sum(getattr(item, "name", "") in RESULT_TOOLS for item in each.message.items)
+            seen += sum(getattr(item, "name", "") in droppable for item in each.message.items)
     return None
 
 
@@ -209,7 +204,7 @@ def estimates(prompt: Prompt, step: Step, summary: str = "") -> tuple[int, int]:
     before = prompt.overhead + of_messages(each.message for each in placed)
     match step:
         case LeaveOutResults(upto):
-            placed = without_results(placed, upto, list(RESULT_TOOLS))
+            placed = without_results(placed, upto, list(prompt.droppable))
         case SumUp(upto):
             placed = summed_up(placed, upto, 0, summary)
         case Snip(upto):

@@ -16,7 +16,7 @@ async def debug(call: Call, params: RunDebug) -> DebugCapture:
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
         level = store.need(PINNED, run.run_id).debug
-    captures = call.control.captures()
+    captures = call.services.captures
     if params.artifact is None:
         artifacts = await captures.list_artifacts(run.run_id)
         return DebugCapture(run_id=run.run_id, debug=level, artifacts=artifacts)

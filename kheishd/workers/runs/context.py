@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kheishd.core.context.compaction import (
-    RESULT_TOOLS,
     SNIP_KEEP_MIN,
     LeaveOutResults,
     Prompt,
@@ -32,7 +31,7 @@ from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, su
 from kheishd.core.context.tokens import of_messages
 from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
@@ -132,9 +131,12 @@ class ContextWindow:
     async def _prompt(self, run: RunRecord, place: RunContext) -> tuple[ModelRequest, Prompt]:
         request = await self._reading.request(run, self._runtime.hooks, place)
         transcript = self._reading.last
-        tools = sum(len(msgspec.json.encode(tool.schema)) + len(tool.description) for tool in request.tools)
+        tools = sum(
+            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
+        )
         overhead = len(request.instructions.encode()) + tools
-        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead)
+        droppable = [tool.name for tool in self._runtime.hooks.tools() if tool.droppable]
+        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
 
     def _ceiling(self) -> int:
         ceiling = threshold(self._runtime.config.context, self._pinned.context_tokens, self._pinned.options)
@@ -154,7 +156,7 @@ class ContextWindow:
             upto=step.upto,
             strategy="snip" if isinstance(step, Snip) else "results",
             trigger=trigger,
-            tools=[] if isinstance(step, Snip) else list(RESULT_TOOLS),
+            tools=[] if isinstance(step, Snip) else list(prompt.droppable),
             pre_tokens=prompt.tokens,
             post_tokens=after(prompt, step),
         )
@@ -229,4 +231,4 @@ class ContextWindow:
             turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )
-        return await answer_of(self._runtime.models, request)
+        return await complete(self._runtime.models, request)

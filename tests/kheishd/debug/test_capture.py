@@ -59,7 +59,8 @@ async def test_offline_route(captured: CapturedModels) -> None:
     body = captured.document("request")["body"]
     assert body["instructions"] == "Be brief."
     assert body["messages"] == [{"role": "user", "items": [{"kind": "text", "text": "/think hard\nhi"}]}]
-    assert body["tools"] == [{"name": "look", "description": "Look.", "input_schema": {"type": "object"}}]
+    schema = {"type": "object", "properties": {}}
+    assert body["tools"] == [{"name": "look", "description": "Look.", "input_schema": schema}]
     assert captured.events()[0]["data"] == {"type": "thinking", "text": "hard"}
     assert "“hi”" in captured.document("answer")["answer"]["items"][1]["text"]
 

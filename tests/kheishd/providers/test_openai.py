@@ -356,7 +356,11 @@ def test_tools_are_offered_as_functions() -> None:
         },
         {
             "type": "function",
-            "function": {"name": "wait", "description": "Wait.", "parameters": {"type": "object"}},
+            "function": {
+                "name": "wait",
+                "description": "Wait.",
+                "parameters": {"type": "object", "properties": {}},
+            },
         },
     ]
     assert "tools" not in msgspec.json.decode(post(asking(), "http://x/v1", None).body)

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
-    RESULT_TOOLS,
     LeaveOutResults,
     Prompt,
     Snip,
@@ -43,6 +42,9 @@ def turns(count: int, size: int = 100) -> list[Placed]:
     return placed
 
 
+DROPPABLE = ("read_file", "bash")
+
+
 def reads(count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1) -> list[Placed]:
     """Calls of a tool with their results, one after another."""
     placed: list[Placed] = []
@@ -56,7 +58,8 @@ def reads(count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1
 
 def whole(placed: list[Placed], overhead: int = 0) -> Prompt:
     """A prompt that nobody has counted."""
-    return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed))
+    tokens = overhead + of_messages(each.message for each in placed)
+    return Prompt(placed, overhead, tokens, DROPPABLE)
 
 
 # How long it is.
@@ -136,7 +139,7 @@ def test_old_results_go_after_a_pause() -> None:
     assert due(prompt, FAR, late, LIMITS, resting=False) is None
     step = due(prompt, FAR, late + 1, LIMITS, resting=False)
     assert step == LeaveOutResults(placed[-10].cursor)
-    left = without_results(placed, placed[-10].cursor, list(RESULT_TOOLS))
+    left = without_results(placed, placed[-10].cursor, list(DROPPABLE))
     texts = [item.text for each in left for item in each.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
     assert after(prompt, step) < prompt.tokens
@@ -152,10 +155,10 @@ def test_no_result_goes_that_was_not_read_yet() -> None:
         Placed(50, 50, Message("assistant", list(calls))),
         Placed(51, 51, Message("tool", list(results))),
     ]
-    assert results_cut(batch, FAR, LIMITS) is None
-    assert results_cut([*reads(3), *batch], FAR, LIMITS) == 50
-    assert results_cut([*reads(6, "remember"), *reads(5, begin=50)], FAR, LIMITS) is None
-    assert results_cut(turns(3)[:1], FAR, LIMITS) is None
+    assert results_cut(whole(batch), FAR, LIMITS) is None
+    assert results_cut(whole([*reads(3), *batch]), FAR, LIMITS) == 50
+    assert results_cut(whole([*reads(6, "remember"), *reads(5, begin=50)]), FAR, LIMITS) is None
+    assert results_cut(whole(turns(3)[:1]), FAR, LIMITS) is None
 
 
 def test_what_is_left_is_told_by_the_same_measure() -> None:
@@ -246,4 +249,4 @@ def _taken(placed: list[Placed], step: Step) -> list[Placed]:
         case Snip(upto):
             return snipped(placed, upto)
         case LeaveOutResults(upto):
-            return without_results(placed, upto, list(RESULT_TOOLS))
+            return without_results(placed, upto, list(DROPPABLE))
