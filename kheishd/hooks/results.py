@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events.call import ToolReturned
@@ -142,7 +142,7 @@ async def _find(place: RunContext, call_id: str) -> _Kept | None:
 
 
 def _look(
-    store: Snapshot, stretches: Sequence[Stretch], needle: bytes, call_id: str, before: int
+    store: Snapshot, stretches: Sequence[Segment], needle: bytes, call_id: str, before: int
 ) -> tuple[_Kept | None, int]:
     """Look through the next events before a cursor; gives where to go on before, 0 at the end."""
     events = size = cursor = 0

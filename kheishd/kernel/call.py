@@ -49,10 +49,10 @@ class Caller:
         if scope is not None and scope not in self.scopes:
             raise ScopeMissing(f"this needs the scope '{scope}', which the caller does not have", hint=scope)
 
-    def need_agent(self, agent: str) -> None:
+    def need_agent(self, agent: str, field: str = "$.params.agent") -> None:
         """Errors: AgentForbidden unless the caller may speak with and read this agent."""
         if self.agents is not None and agent not in self.agents:
-            raise AgentForbidden(f"the token does not cover the agent '{agent}'", field="$.params.agent")
+            raise AgentForbidden(f"the token does not cover the agent '{agent}'", field=field)
 
     def need_sender(self, sender: str | None) -> None:
         """Errors: SenderForbidden unless the caller may speak as and read this sender."""

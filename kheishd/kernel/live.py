@@ -4,9 +4,9 @@ A :class:`LiveText` is the text of one model call of a run, or the output of one
 call, grows piece by piece, and ends when its message or result is in the journal, or when the run is stopped.
 A higher attempt replaces a lower one.
 
-Each piece is encoded once and passed to every follower at once, without waiting. A follower that is up to date
-sends the piece on. A follower that lags ignores it, remembers its offset, and later reads the rest from here
-in one piece. A slow follower therefore costs two numbers and not a queue.
+Each piece is encoded once and passed to every follower at once, without waiting. A follower that is up to
+date sends the piece on. A follower that lags ignores it, remembers its offset, and later reads the rest from
+here in one piece. A slow follower therefore costs two numbers and not a queue.
 
 A model's text is stored whole. A tool's output may be endless, so only its end is stored, and a late follower
 misses the part before it. Offsets count from the true beginning, so that the gap is visible.

@@ -14,7 +14,7 @@ from kheishd.core.run.commands import Ask, Command, Resolve, Start
 from kheishd.core.run.record import RunRecord
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.kernel.live import Live, Writing
+from kheishd.kernel.live import Live, LiveText
 from kheishd.kernel.runtime import (
     ModelAnswer,
     ModelEvent,
@@ -26,7 +26,9 @@ from kheishd.kernel.runtime import (
 )
 from kheishd.kernel.state import State, open_state
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk import conversation, run, session
+from kheishd.objects.talk import run
+from kheishd.objects.talk.send import send_to_conversation
+from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
@@ -164,7 +166,7 @@ class Everything:
         """Everything."""
         return True
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, writing: LiveText, delta: bytes) -> None:
         """Keep it."""
         self.heard.append(delta)
 
@@ -217,7 +219,7 @@ class Desk:
     async def send(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and return when it is accepted, or settled if ``wait`` says so."""
         asked = ConversationSend(content=content, sender=sender, **params)
-        return cast("SendResult", await self.do(conversation.send, asked))
+        return cast("SendResult", await self.do(send_to_conversation, asked))
 
     async def ask(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and wait until the run has settled."""
@@ -229,11 +231,11 @@ class Desk:
 
     async def cancel_conversation(self, sender: str = "user") -> Any:
         """Cancel the run in flight and wait until it has stopped."""
-        return await self.do(conversation.cancel, ConversationCancel(sender=sender))
+        return await self.do(cancel_in_conversation, ConversationCancel(sender=sender))
 
     async def interrupt(self, session_id: str) -> Any:
         """Interrupt the run in flight and wait until it has stopped."""
-        return await self.do(session.interrupt, SessionInterrupt(session_id=session_id))
+        return await self.do(interrupt, SessionInterrupt(session_id=session_id))
 
     async def order(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
         """Carry out commands, each made for the run as it is by then."""

@@ -17,7 +17,7 @@ from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.refusal import REFUSALS, Refusal
 from protocol.rpc.method import SCOPES

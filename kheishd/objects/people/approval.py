@@ -16,7 +16,7 @@ from kheishd.kernel.hook import ToolError
 from kheishd.kernel.projections import APPROVAL_RECORDS
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.listing import Reader, Waiting, find, fold_of, page
-from kheishd.objects.talk.send import require_storable
+from kheishd.objects.storable import require_storable
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.approval import (
@@ -208,7 +208,7 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
         for answer, approval in zip(plan, found, strict=True)
     ]
     results = [
-        rules.refused(approval, "denied", event.note)
+        rules.make_denial(approval, "denied", event.note)
         for event, approval in zip(events, found, strict=True)
         if event.decision == "deny"
     ]
@@ -283,7 +283,7 @@ def lapse(tx: Transaction, approval_id: str) -> None:
         return
     run = tx.need(RUNS, approval.run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Lapse(approval_id, rules.refused(approval, "expired")))
+    fold.carry_out(Lapse(approval_id, rules.make_denial(approval, "expired")))
     fold.write()
 
 

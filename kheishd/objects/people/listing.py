@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
+from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.run import find_run, may_read
-from kheishd.objects.talk.session import find_session
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
@@ -125,11 +125,11 @@ def page(
 
     index, prefix = _where(store, call, projection, params, waiting)
     if index is None:
-        marks = PageTokens(call)
-        mark = marks.after(params.after)
+        tokens = PageTokens(call)
+        mark = tokens.id_of(params.after)
         rows = store.scan(projection.table, after=(mark,) if mark is not None else None)
         found = ((key, wanted(record)) for key, record in rows)
-        return page_of(found, params.limit, lambda view: True, marks.of)
+        return page_of(found, params.limit, lambda view: True, tokens.token_of)
     cursor = cursor_after(params.after)
     indexed = store.scan(index, *prefix, after=(*prefix, cursor) if cursor is not None else None)
     found = ((key, wanted(store.get(projection.table, record_id))) for key, record_id in indexed)

@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from kheishd.kernel.call import Call, query
-from kheishd.objects.pages import not_a_mark, page_of
+from kheishd.objects.pages import not_a_token, page_of
+from kheishd.objects.talk.address import find_session
 from kheishd.objects.talk.giving import outputs_of
 from kheishd.objects.talk.run import find_run, may_read
-from kheishd.objects.talk.session import find_session
 from kheishd.store.tables import RUNS, RUNS_BY_SESSION
 from protocol.errors.rpc import InvalidParams
 from protocol.objects import output as rows
@@ -43,7 +43,7 @@ def _after(mark: str | None) -> _Place:
         return _START
     found = _MARK.fullmatch(mark)
     if found is None:
-        raise not_a_mark()
+        raise not_a_token()
     return int(found[1]), int(found[2])
 
 

@@ -108,10 +108,10 @@ def list_(call: Call, params: RunListParams) -> RunList:
             found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
             mark = last_part
         else:
-            marks = PageTokens(call)
-            run_id = marks.after(params.after)
+            tokens = PageTokens(call)
+            run_id = tokens.id_of(params.after)
             found = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
-            mark = marks.of
+            mark = tokens.token_of
         chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run), mark)
         return RunList([public_run(store, run) for run in chosen], following)
 

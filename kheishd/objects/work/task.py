@@ -17,8 +17,8 @@ from kheishd.kernel.projections import TASK
 from kheishd.kernel.shells import Shells, Written
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.objects.talk.send import require_storable
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.address import find_session
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
 from protocol.errors.session import SessionAlreadyEnded
@@ -128,14 +128,14 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
             find_session(store, call, params.session_id)
             found, following = page_of_session(store, params.session_id, params)
             return TaskList(found, following)
-        marks = PageTokens(call)
-        mark = marks.after(params.after)
+        tokens = PageTokens(call)
+        mark = tokens.id_of(params.after)
         scanned = store.scan(TASKS, after=(mark,) if mark is not None else None)
         shown = (
             (key, view_of(store, task) if wanted(task, params) and _readable(store, call, task) else None)
             for key, task in scanned
         )
-        found, following = page_of(shown, params.limit, lambda view: True, marks.of)
+        found, following = page_of(shown, params.limit, lambda view: True, tokens.token_of)
         return TaskList(found, following)
 
 

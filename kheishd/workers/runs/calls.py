@@ -1,7 +1,7 @@
 """The tool calls of a run: judged, journaled as called, run side by side, journaled as returned.
 
-Each step is a command that is committed before the next step. Wherever the daemon dies, the journal says which
-calls had begun. ``probes`` finds out what became of those.
+Each step is a command that is committed before the next step. Wherever the daemon dies, the journal says
+which calls had begun; ``probes`` finds out whether those took effect.
 
 The outcome of a call is remembered until it is committed. Neither a full disk nor a request to stop the run
 can replace it.
@@ -182,9 +182,7 @@ class CallExecutor:
             await self._save(call)
         active.live.end(self._live_texts.pop(call.call_id))
 
-    async def _ask_again(
-        self, call: OpenCall, index: int, invocation: Invocation, judge: CallJudge
-    ) -> None:
+    async def _ask_again(self, call: OpenCall, index: int, invocation: Invocation, judge: CallJudge) -> None:
         """Ask the approver again: the approved state changed right before the call, which did nothing."""
         try:
             approval = await judge.renew_approval(index, invocation)
@@ -278,7 +276,7 @@ class CallExecutor:
 
 
 def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
-    """Return the tool with a timeout within the limits; a tool that keeps the limit itself can still report."""
+    """Return the tool with a timeout within the limits, and with some time to report its output."""
     longest_s = limits.max_timeout_s + REPORT_SECONDS
     return tool if tool.timeout_s <= longest_s else replace(tool, timeout_s=longest_s)
 

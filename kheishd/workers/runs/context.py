@@ -1,8 +1,8 @@
 """The context of a run's model: the prompt of each call, and the compaction that keeps it short enough.
 
-``core/context/compaction.py`` decides which compaction is due; this module performs it. Each compaction is one
-event, committed before the model is called: a crash leaves either the whole of it or nothing. Summaries come
-from the run's own model and are not streamed. If no summary can be had, the run continues with a long prompt.
+``core/context/compaction.py`` decides which compaction is due; this module performs it. Each compaction is
+one event, committed before the model is called: a crash leaves either the whole of it or nothing. Summaries
+come from the run's own model and are not streamed. Without a summary, the run continues with a long prompt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kheishd.core.context.compaction import (
 from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
 from kheishd.core.context.tokens import of_messages
 from kheishd.core.context.transcript import framed, framing, guests
-from kheishd.core.contract import instruction
+from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.commands import Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kheishd.runs")
 
 MAX_SUMMARY_ATTEMPTS = 4
-"""How often a summary is requested, each time of half as much text, while the model refuses it as too long."""
+"""How often a summary is requested, each time of half as much text, while that is too long."""
 
 MAX_OVERFLOWS = 4
 """How often the prompt of one turn is shortened because the provider refused it as too long."""
@@ -115,7 +115,7 @@ class ContextWindow:
         return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
 
     def _instructions(self, context: RunContext) -> list[str]:
-        """Return the sections of the instructions: the agent's, the hooks', and the run's own requirements."""
+        """Return the sections of the instructions: the agent's, the hooks', and the run's requirements."""
         pinned, state = context.pinned, self._active.state
         sections = []
         if pinned.instructions_digest is not None:
@@ -127,15 +127,13 @@ class ContextWindow:
             sections.append(f"Before you are done you must {' and '.join(requirements)}.")
         if pinned.output_contract is not None:
             with state.read() as store:
-                sections.append(instruction(schema_text(store, pinned.output_contract.digest)))
+                sections.append(format_instruction(schema_text(store, pinned.output_contract.digest)))
         return sections
 
     def _max_tokens(self) -> int:
         """Return the number of tokens above which the prompt is compacted."""
         active = self._active
-        limit = threshold(
-            active.runtime.config.context, active.pinned.context_tokens, active.pinned.options
-        )
+        limit = threshold(active.runtime.config.context, active.pinned.context_tokens, active.pinned.options)
         return limit if self._refused_tokens is None else min(limit, self._refused_tokens * 3 // 4)
 
     # Compaction.
@@ -170,7 +168,9 @@ class ContextWindow:
             return Compact(None)
         return Compact(await self._summary(prompt, upto, "manual"))
 
-    async def _drop(self, prompt: Prompt, compaction: LeaveOutResults | Snip, trigger: CompactTrigger) -> None:
+    async def _drop(
+        self, prompt: Prompt, compaction: LeaveOutResults | Snip, trigger: CompactTrigger
+    ) -> None:
         """Drop old tool results, or old messages, from the prompt."""
         event = ContextCompacted(
             upto=compaction.upto,

@@ -1,4 +1,4 @@
-"""The executor of one run: ask the run machine for the next effect, perform it, commit its outcome, repeat."""
+"""The executor of one run: it performs the effects that the run machine asks for, one after another."""
 
 from __future__ import annotations
 
@@ -106,7 +106,11 @@ class RunExecutor:
         """Return the effect that is due; a run without time left can only end."""
         active = self._active
         effect = due(active.record, active.pinned, active.state.now_ms(), held=self._started)
-        if active.out_of_time and active.record.status == "running" and not isinstance(effect, Stop | LookInto):
+        if (
+            active.out_of_time
+            and active.record.status == "running"
+            and not isinstance(effect, Stop | LookInto)
+        ):
             return Expire(out_of_time(active.pinned))
         return effect
 

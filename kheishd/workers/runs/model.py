@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 from kheishd.core.run.answers import parts_of
 from kheishd.core.run.budget import out_of_time
 from kheishd.core.run.calls import distinct
-from kheishd.core.run.commands import Answered, Ask, Command, Errored, Fail, Stopped
+from kheishd.core.run.commands import Answered, Ask, Errored, Fail, Stopped
 from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import checked
@@ -22,7 +22,7 @@ from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, text_of
 
 if TYPE_CHECKING:
-    from kheishd.core.contract import Checked
+    from kheishd.core.contract import AnswerCheck
     from kheishd.kernel.live import LiveText
     from kheishd.objects.fold import SessionWriter
     from kheishd.workers.runs.active import ActiveRun
@@ -144,7 +144,7 @@ class ModelTurn:
         if checkpoint is None:
             await self._transcript.save_checkpoint()
 
-    def _check_contract(self, items: list[Item]) -> Checked | None:
+    def _check_contract(self, items: list[Item]) -> AnswerCheck | None:
         """Check an answer against the run's output contract; None without one."""
         active = self._active
         if active.pinned.output_contract is None:
@@ -184,14 +184,13 @@ class ModelTurn:
 
     async def _compact(self) -> None:
         """Summarize the session, which is the only task of a compaction run."""
-        command: Command | None = None
         try:
-            with self._active.effect():
+            with self._active.effect() as scope:
                 command = await self._window.summarize_all()
         except ModelFailure as failure:
             await self._fail(failure)
             return
-        await self._active.commit(command or self._stopped([]))
+        await self._active.commit(self._stopped([]) if scope.cancelled_caught else command)
         if self._active.record.status == "completed":
             # A checkpoint now spares the next run from reading the events before the summary.
             await self._transcript.read()

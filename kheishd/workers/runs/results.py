@@ -54,7 +54,7 @@ def cut_to_end(text: str) -> str:
 
 
 def fit_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the evidence without values that cannot be journaled, and without the largest if it is too long."""
+    """Return the evidence without values that cannot be journaled, and without the largest if too long."""
     sizes: dict[str, int] = {}
     for name, value in evidence.items():
         try:

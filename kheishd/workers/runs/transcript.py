@@ -1,7 +1,7 @@
 """The transcript of a session, read from its newest checkpoint and the events after it.
 
-A fork begins with its parent's transcript up to the fork point, and with a checkpoint of the parent from before
-that point.
+A fork begins with its parent's transcript up to the fork point, and with a checkpoint of the parent from
+before that point.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import trio
 
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, from_checkpoint, to_checkpoint
 from kheishd.core.run.retry import room_of
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
@@ -64,7 +64,7 @@ class TranscriptReader:
     def __init__(self, state: State, session_id: str) -> None:
         self._state = state
         self._session_id = session_id
-        self._stretches: list[Stretch] = []
+        self._segments: list[Segment] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
@@ -94,11 +94,11 @@ class TranscriptReader:
         """Fold the next events of the session; also return whether none are left."""
         with self._state.read() as store:
             if self._transcript is None:
-                self._stretches = lineage(store, store.need(SESSIONS, self._session_id))
-                self._transcript = newest_checkpoint(store, self._stretches)
+                self._segments = lineage(store, store.need(SESSIONS, self._session_id))
+                self._transcript = newest_checkpoint(store, self._segments)
             transcript = self._transcript
             events = size = 0
-            entries = entries_of(store, self._stretches, transcript.cursor)
+            entries = entries_of(store, self._segments, transcript.cursor)
             for _, _, line in islice(entries, MAX_READ_EVENTS):
                 transcript.fold(decode_envelope(line), decode_event(line))
                 events += 1
@@ -142,9 +142,9 @@ class TranscriptReader:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: Snapshot, stretches: Sequence[Stretch]) -> Transcript:
+def newest_checkpoint(store: Snapshot, segments: Sequence[Segment]) -> Transcript:
     """Return the transcript of a lineage's newest readable checkpoint; without any, an empty one."""
-    for session_id, upto in reversed(stretches):
+    for session_id, upto in reversed(segments):
         for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
             if upto is not None and key[1] > upto:
                 continue

@@ -3,8 +3,8 @@
 Level-triggered: after each commit that touches one of two lists in the store, the ready runs and the runs to
 be cancelled, the worker reads both. After a crash it finds the same lists as after a commit.
 
-A failure inside a run fails that run. If even the failure cannot be committed, or a record cannot be read, the
-run is logged and skipped until the daemon restarts; other runs are not affected.
+A failure inside a run fails that run. If even the failure cannot be committed, or a record cannot be read,
+the run is logged and skipped until the daemon restarts; other runs are not affected.
 """
 
 from __future__ import annotations

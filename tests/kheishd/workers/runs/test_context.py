@@ -16,7 +16,7 @@ from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk.lineage import Stretch
+from kheishd.objects.talk.lineage import Segment
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint
@@ -156,7 +156,7 @@ async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: Mo
         await desk.ask("and now?")
         assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
         with desk.state.read() as store:
-            kept = newest_checkpoint(store, [Stretch(sent.session_id, None)])
+            kept = newest_checkpoint(store, [Segment(sent.session_id, None)])
         assert [each.kind for each in kept.placed] == ["summary", "", "input"]
 
 
