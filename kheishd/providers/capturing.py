@@ -29,7 +29,7 @@ from kheishd.kernel.runtime import (
     ThinkingDelta,
 )
 from kheishd.providers import sse
-from kheishd.providers.wire import Post, encode
+from kheishd.providers.wire import HttpRequest, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -75,7 +75,7 @@ class Capture:
         # Without a size, so that it is taken even where nothing else was.
         self._put(0, self._sheet.end, self._ms(), self._answer, failure, self._lost)
 
-    def sending(self, post: Post, headers: Mapping[str, str]) -> None:
+    def sending(self, post: HttpRequest, headers: Mapping[str, str]) -> None:
         """The request, and its headers as they go out."""
         self._began = trio.current_time()
         head = {"method": "POST", "url": post.url, "headers": dict(headers)}
@@ -139,7 +139,7 @@ class Sheet:
         self._sheaf: CallArtifacts | None = None
         self._failed = False
         self._seams = ValueStreamScrubber()
-        self._decoder: sse.Decoder | None = sse.Decoder()
+        self._decoder: sse.EventDecoder | None = sse.EventDecoder()
         self._start = bytearray()
         self._events = 0
         self._cut = False

@@ -17,7 +17,7 @@ from kheishd.kernel.captures import Captures
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.providers import capturing
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from tests.support.model_asking import Heard, ask, asking, inline
 from tests.support.model_server import ModelServer
 
@@ -34,7 +34,7 @@ class Desk:
         self.directory = directory
         self.server = server
         self.captures = Captures(CaptureFiles(directory, limits))
-        self.models = Models(
+        self.models = ProviderCaller(
             environ={"KEY": SECRET},
             in_thread=inline,
             learned=lambda secret: self.captures.scrub(Scrubber([secret])),
