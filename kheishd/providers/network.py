@@ -278,7 +278,7 @@ async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = Non
         **post.headers,
     }
     if sending is not None:
-        sending(post, headers)
+        sending(post.url, headers, post.body)
     extensions = {"timeout": {"connect": MAX_CONNECT_SECONDS}}
     request = httpcore2.Request(
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions

@@ -22,11 +22,11 @@ class HttpRequest:
     body: bytes
 
     def __repr__(self) -> str:
-        return f"Post({self.url!r})"
+        return f"HttpRequest({self.url!r})"
 
 
-SendObserver = Callable[[HttpRequest, Mapping[str, str]], None]
-"""A callback that receives each request, and all of its headers, before it is sent."""
+SendObserver = Callable[[str, Mapping[str, str], bytes], None]
+"""A function called before a request is sent, with its URL, all of its headers and its body."""
 
 
 class AnswerReader(Protocol):

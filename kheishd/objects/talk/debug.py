@@ -1,4 +1,4 @@
-"""What was captured of a run's model calls: listed for who may read, shown to who may operate."""
+"""Debug captures of a run: listing requires the scope ``read``, reading ``operate``."""
 
 from kheishd.kernel.call import Call, control
 from kheishd.objects.talk.run import find_run
@@ -9,20 +9,22 @@ from protocol.objects.run import DebugCapture, RunDebug
 
 @control(rows.DEBUG)
 async def debug(call: Call, params: RunDebug) -> DebugCapture:
-    """List what was captured of a run, or read a part of one artifact.
+    """List the artifacts captured of a run, or read a part of one.
 
-    Errors: RunNotFound, DebugNotFound, ArtifactNotFound; ScopeMissing for who may only list.
+    Errors: RunNotFound, DebugNotFound, ArtifactNotFound; ScopeMissing for a caller who may only list.
     """
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
         level = store.need(PINNED, run.run_id).debug
     captures = call.services.captures
     if params.artifact is None:
-        found = await captures.artifacts(run.run_id)
-        return DebugCapture(run_id=run.run_id, debug=level, artifacts=found)
+        artifacts = await captures.list_artifacts(run.run_id)
+        return DebugCapture(run_id=run.run_id, debug=level, artifacts=artifacts)
     call.caller.need("operate")
-    artifact, text, following = await captures.text(run.run_id, params.artifact, params.offset, params.limit)
-    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=following)
+    artifact, text, next_offset = await captures.read_text(
+        run.run_id, params.artifact, params.offset, params.limit
+    )
+    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=next_offset)
 
 
 HANDLERS = (debug,)

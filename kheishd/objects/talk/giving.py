@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.contract import Violates, read
+from kheishd.core.contract import ContractViolation, parse_value
 from kheishd.objects.talk.contract import schema_text
 from kheishd.store.tables import PINNED
 from protocol import ids
@@ -89,7 +89,7 @@ def _structured(store: Snapshot, run: RunRecord, output: Output) -> Output:
     bound = store.need(PINNED, run.run_id).output_contract if output.final else None
     if bound is None:
         return output
-    found = read(msgspec.json.decode(schema_text(store, bound.digest)), output.text)
-    if isinstance(found, Violates):
+    found = parse_value(msgspec.json.decode(schema_text(store, bound.digest)), output.text)
+    if isinstance(found, ContractViolation):
         return output
     return replace(output, source_kind="structured_output", text=found.text, value=found.value)

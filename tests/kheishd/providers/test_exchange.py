@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from kheishd.config.sections.runs import RunsSection
+from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
 from kheishd.providers.exchange import (
@@ -20,7 +21,6 @@ from kheishd.providers.exchange import (
     host_of,
 )
 from kheishd.providers.failures import FailureFactory
-from kheishd.providers.sse import MAX_EVENT_BYTES
 from kheishd.providers.wire import HttpRequest
 from protocol.transcript import Text
 from tests.support.model_asking import Heard, asking, inline
@@ -283,7 +283,7 @@ def test_a_body_that_is_no_stream(body: bytes) -> None:
     "reads", [(), (b"",), (b"\n\n",), (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\ndata: {"cho',)]
 )
 def test_a_body_that_is_cut(reads: tuple[bytes, ...]) -> None:
-    """Nothing, or a stream whose last event is a torso, is not malformed but cut."""
+    """Nothing, or a stream whose last event is a torso, is not malformed_answer but cut."""
     assert body_of(*reads).end() is None
 
 
@@ -302,7 +302,7 @@ def test_bodies_without_end(read: bytes) -> None:
     assert raised.value.reason == "bad_response"
 
 
-# Places.
+# ConnectionPools.
 
 
 async def test_a_place_is_made_once(server: ModelServer) -> None:

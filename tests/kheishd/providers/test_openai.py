@@ -301,7 +301,7 @@ def test_malformed_data(data: str) -> None:
 
 
 def test_bytes_that_are_no_utf8() -> None:
-    """Text that is not UTF-8 is malformed."""
+    """Text that is not UTF-8 is malformed_answer."""
     with pytest.raises(ModelFailure, match="no chat completion"):
         new().event(b'{"model": "\xff"}')
 
