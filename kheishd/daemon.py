@@ -26,10 +26,10 @@ from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import Runtime
@@ -85,7 +85,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
-        self._captures = Captures(CaptureFiles(source.home.debug))
+        self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)

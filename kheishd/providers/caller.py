@@ -6,14 +6,13 @@ the driver, the credential, the two timeouts, and that what goes wrong comes out
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from kheishd.config.sections.runs import RunsSection
-from kheishd.kernel.captures import Captures
+from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
-from kheishd.providers.capturing import Capture, Heard, capture_of
 from kheishd.providers.exchange import Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
 from kheishd.providers.wire import Driver
@@ -51,10 +50,9 @@ class Models:
 
         Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
         """
-        capture = capture_of(self._captures, request)
-        with capture or nullcontext():
+        with NO_CAPTURE if self._captures is None else self._captures.start(request) as capture:
             async with self._asked(request, capture) as events:
-                yield events if capture is None else Heard(events, capture)
+                yield events if capture is NO_CAPTURE else _CapturedEvents(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
         """Why the route could not be used now (a missing credential, say), or None."""
@@ -67,16 +65,15 @@ class Models:
         await self._places.aclose()
 
     def _asked(
-        self, request: ModelRequest, capture: Capture | None
+        self, request: ModelRequest, capture: Capture
     ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         patience = Patience(self._limits)
         if request.pinned.driver != "offline":
             return self._exchange(request, patience, capture)
-        if capture is not None:
-            capture.asking()
+        capture.record_local_request()
         return _Timed(offline.answer(request), patience)
 
-    def _exchange(self, request: ModelRequest, patience: Patience, capture: Capture | None) -> Exchange:
+    def _exchange(self, request: ModelRequest, patience: Patience, capture: Capture) -> Exchange:
         pinned = request.pinned
         driver = DRIVERS.get(pinned.driver)
         if driver is None:
@@ -95,6 +92,22 @@ class Models:
             patience,
             capture,
         )
+
+
+class _CapturedEvents:
+    """Events that are captured when the caller receives them."""
+
+    def __init__(self, events: AsyncIterator[ModelEvent], capture: Capture) -> None:
+        self._events = events
+        self._capture = capture
+
+    def __aiter__(self) -> AsyncIterator[ModelEvent]:
+        return self
+
+    async def __anext__(self) -> ModelEvent:
+        event = await anext(self._events)
+        self._capture.record_event(event)
+        return event
 
 
 class _Timed:

@@ -13,17 +13,18 @@ from urllib.parse import urlsplit
 
 import trio
 
+from kheishd.core.text import sse
+from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
-from kheishd.providers import sse
 from kheishd.providers.failures import MAX_BODY_BYTES, Refusing
-from kheishd.providers.wire import Post, Reader, Sending, malformed
+from kheishd.providers.wire import Post, Reader, SendObserver, malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from kheishd.config.sections.runs import RunsSection
-    from kheishd.providers.capturing import Capture
+    from kheishd.kernel.captures import Capture
     from kheishd.providers.network import Pool, Reply
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Exchange:
         reader: Reader,
         refusing: Refusing,
         patience: Patience,
-        capture: Capture | None = None,
+        capture: Capture = NO_CAPTURE,
     ) -> None:
         self._places = places
         self._post = post
@@ -108,17 +109,13 @@ class Exchange:
         return self._events.popleft()
 
     async def _send(self) -> None:
-        capture = self._capture
-        sending = None if capture is None else capture.sending
-        self._reply = reply = await self._places.send(self._post, sending)
-        if capture is not None:
-            capture.replied(reply.status, reply.headers)
+        self._reply = reply = await self._places.send(self._post, self._capture.record_request)
+        self._capture.record_reply(reply.status, reply.headers)
         if not 200 <= reply.status <= 299:
             body = b""
             while len(body) < MAX_BODY_BYTES and (received := await reply.read()):
                 body += received
-            if capture is not None:
-                capture.received(body)
+            self._capture.record_body(body)
             raise self._refusing.by_status(reply.status, reply.headers, body, time.time())
         packed = reply.headers.get("content-encoding", "identity")
         if packed != "identity":
@@ -128,8 +125,7 @@ class Exchange:
         assert self._reply is not None, "iterated without having been entered"
         try:
             received = await self._guarded(self._reply.read)
-            if self._capture is not None:
-                self._capture.received(received)
+            self._capture.record_body(received)
             self._body.feed(received)
             if self._reply.ended:
                 self._body.finish()
@@ -250,7 +246,7 @@ class Places:
         self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
 
-    async def send(self, post: Post, sending: Sending | None = None) -> Reply:
+    async def send(self, post: Post, sending: SendObserver | None = None) -> Reply:
         """Send a request. Errors: those that ``failure`` translates."""
         place = post.url.partition("?")[0]
         pool = self._pools.get(place) or await self._make(place)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.runtime import ModelFailure
     from kheishd.providers.failures import Refusing
-    from kheishd.providers.wire import Post, Sending
+    from kheishd.providers.wire import Post, SendObserver
 
 # Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
 # one, 2 microseconds each; providers close theirs after a minute or more.
@@ -266,7 +266,7 @@ class Reply:
         return self._pieces.__anext__()
 
 
-async def send(pool: Pool, post: Post, sending: Sending | None = None) -> Reply:
+async def send(pool: Pool, post: Post, sending: SendObserver | None = None) -> Reply:
     """Send a request and wait for the head of its answer. Errors: those of the library."""
     url = httpcore2.URL(post.url)
     headers = {
@@ -278,7 +278,7 @@ async def send(pool: Pool, post: Post, sending: Sending | None = None) -> Reply:
         **post.headers,
     }
     if sending is not None:
-        sending(post, headers)
+        sending(post.url, headers, post.body)
     extensions = {"timeout": {"connect": MAX_CONNECT_SECONDS}}
     request = httpcore2.Request(
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions

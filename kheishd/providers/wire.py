@@ -25,8 +25,8 @@ class Post:
         return f"Post({self.url!r})"
 
 
-Sending = Callable[[Post, Mapping[str, str]], None]
-"""Who is told what is about to be sent: a request, and all of its headers."""
+SendObserver = Callable[[str, Mapping[str, str], bytes], None]
+"""A function called before a request is sent, with its URL, all of its headers and its body."""
 
 
 class Reader(Protocol):

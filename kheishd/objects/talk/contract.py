@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kheishd.core.contract import Checked, Violates, read, schema_problems
+from kheishd.core.contract import AnswerCheck, ContractViolation, find_schema_problems, parse_value
 from kheishd.store.blobs import blob_name, put_chunk, read_blob
 from protocol.contract import BoundContract, InputContract, OutputContract
 from protocol.errors.session import ContractInvalid, InputTooLarge
@@ -37,7 +37,7 @@ class Schema:
         if len(content) > MAX_CONTRACT_BYTES:
             text = f"the schema takes {len(content)} bytes as JSON; the limit is {MAX_CONTRACT_BYTES}"
             raise InputTooLarge(text, field=field)
-        problems = schema_problems(schema)
+        problems = list(find_schema_problems(schema))
         if problems:
             raise ContractInvalid("; ".join(problems), field=field)
         return cls(content)
@@ -97,7 +97,7 @@ def read_schema(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
     return schema
 
 
-def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Checked | None:
+def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> AnswerCheck | None:
     """What is found out about a run's answer: how it fits the contract that the run pinned.
 
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
@@ -106,5 +106,5 @@ def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Check
     if bound is None or run.output_cursors:
         return None
     schema = schema_text(store, bound.digest)
-    found = read(msgspec.json.decode(schema), text)
-    return Checked(schema, found.problem if isinstance(found, Violates) else None)
+    found = parse_value(msgspec.json.decode(schema), text)
+    return AnswerCheck(schema, found.problem if isinstance(found, ContractViolation) else None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.contract import Violates, read
+from kheishd.core.contract import ContractViolation, parse_value
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.contract import schema_text
 from protocol.errors.rpc import InvalidParams
@@ -55,8 +55,8 @@ def apply_input_contract(
     """
     if session.input_contract is None:
         return items
-    verdict = read(msgspec.json.decode(schema_text(store, session.input_contract)), text_of(items))
-    if isinstance(verdict, Violates):
+    verdict = parse_value(msgspec.json.decode(schema_text(store, session.input_contract)), text_of(items))
+    if isinstance(verdict, ContractViolation):
         text = f"the input does not match the session's input contract: {verdict.problem}"
         raise InputContractViolated(text, field=field)
     first = next(index for index, item in enumerate(items) if isinstance(item, Text))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.contract import Violates, read
+from kheishd.core.contract import ContractViolation, parse_value
 from kheishd.kernel.call import Call, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
@@ -98,8 +98,8 @@ def _structure(store: Snapshot, run: RunRecord, answer: Output) -> Output:
     contract = store.need(PINNED, run.run_id).output_contract if answer.final else None
     if contract is None:
         return answer
-    verdict = read(msgspec.json.decode(schema_text(store, contract.digest)), answer.text)
-    if isinstance(verdict, Violates):
+    verdict = parse_value(msgspec.json.decode(schema_text(store, contract.digest)), answer.text)
+    if isinstance(verdict, ContractViolation):
         return answer
     return replace(answer, source_kind="structured_output", text=verdict.text, value=verdict.value)
 

@@ -168,11 +168,13 @@ async def debug(call: Call, params: RunDebug) -> DebugCapture:
         level = store.need(PINNED, run.run_id).debug
     captures = call.services.captures
     if params.artifact is None:
-        artifacts = await captures.artifacts(run.run_id)
+        artifacts = await captures.list_artifacts(run.run_id)
         return DebugCapture(run_id=run.run_id, debug=level, artifacts=artifacts)
     call.caller.need("operate")
-    artifact, text, following = await captures.text(run.run_id, params.artifact, params.offset, params.limit)
-    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=following)
+    artifact, text, next_offset = await captures.read_text(
+        run.run_id, params.artifact, params.offset, params.limit
+    )
+    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=next_offset)
 
 
 HANDLERS = (get, list_, wait, cancel, debug)

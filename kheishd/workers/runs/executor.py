@@ -54,7 +54,7 @@ from protocol.transcript import Item, Text, text_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.core.contract import Checked
+    from kheishd.core.contract import AnswerCheck
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.live import Writing
     from kheishd.kernel.services import Services
@@ -391,7 +391,7 @@ class RunExecutor:
             self._shown.became_shorter()
             await self._shown.keep()
 
-    def _checked(self, items: list[Item]) -> Checked | None:
+    def _checked(self, items: list[Item]) -> AnswerCheck | None:
         """What an answer is, against what the run must give."""
         if self._pinned.output_contract is None:
             return None

@@ -23,7 +23,7 @@ from kheishd.core.context.transcript import (
     guests,
     to_checkpoint,
 )
-from kheishd.core.contract import instruction
+from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
@@ -113,7 +113,7 @@ class TranscriptReader:
             yield f"Before you are done you must {' and '.join(todo)}."
         if bound is not None:
             with self._state.read() as store:
-                yield instruction(schema_text(store, bound.digest))
+                yield format_instruction(schema_text(store, bound.digest))
 
     def call_ids(self) -> frozenset[str]:
         """The ids of the calls that the transcript holds."""

@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from kheishd.config.sections.runs import RunsSection
+from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
 from kheishd.providers.exchange import MAX_WHOLE_BYTES, Body, Exchange, Patience, Places, host_of
 from kheishd.providers.failures import Refusing
-from kheishd.providers.sse import MAX_EVENT_BYTES
 from kheishd.providers.wire import Post
 from protocol.transcript import Text
 from tests.support.model_asking import Heard, asking, inline

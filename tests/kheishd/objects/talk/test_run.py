@@ -11,8 +11,8 @@ import trio
 from kheishd.config.sections.debug import DebugSection
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.scrub import Scrubber
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.providers.caller import Models
 from protocol.errors.rpc import InvalidParams
@@ -285,7 +285,7 @@ async def server() -> AsyncIterator[ModelServer]:
 @pytest.fixture
 async def capturing(tmp_path: Path, server: ModelServer) -> AsyncIterator[Household]:
     """A daemon whose routes are models of the server; what is captured is said by each send."""
-    captures = Captures(CaptureFiles(tmp_path / "debug"))
+    captures = CaptureService(CaptureFiles(tmp_path / "debug"))
     limits = RunsSection(backoff_s=0.0, max_backoff_s=0.0)
     models = Models(
         limits,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.providers.sse import MAX_EVENT_BYTES, Decoder, EventTooLarge
+from kheishd.core.text.sse import MAX_EVENT_BYTES, Decoder, EventTooLarge
 
 
 def decoded(*reads: bytes) -> list[bytes]:
