@@ -14,7 +14,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import ArtifactNotFound, DebugNotFound, RunAlreadyEnded, RunNotFound
 from protocol.errors.session import SessionNotFound
@@ -287,7 +287,7 @@ async def capturing(tmp_path: Path, server: ModelServer) -> AsyncIterator[Househ
     """A daemon whose routes are models of the server; what is captured is said by each send."""
     captures = CaptureService(CaptureFiles(tmp_path / "debug"))
     limits = RunsSection(backoff_s=0.0, max_backoff_s=0.0)
-    models = Models(
+    models = ProviderCaller(
         limits,
         environ={"KEY": SECRET},
         learned=lambda secret: captures.scrub(Scrubber([secret])),
