@@ -26,18 +26,18 @@ from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import Runtime
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
-from kheishd.providers.credentials import known_secrets
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.credentials import find_secrets
 from kheishd.reloading import Coalesced
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
@@ -85,7 +85,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
-        self._captures = Captures(CaptureFiles(source.home.debug))
+        self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
@@ -303,8 +303,8 @@ class Daemon:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunsSection) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+    def _models(self, limits: RunsSection) -> ProviderCaller:
+        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -313,7 +313,7 @@ class Daemon:
 
     def _keep_secret(self, runtime: Runtime) -> None:
         """Let nothing that leaves from here on hold a credential of this runtime."""
-        self._learn(*known_secrets(runtime.routes.values(), self._environ))
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:

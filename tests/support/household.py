@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from kheishd.core.definition import built_in, parse
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.kernel.call import Handler
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.shells import Shells
@@ -21,7 +21,6 @@ from kheishd.objects.people import approval, audit, indoubt, permission, questio
 from kheishd.objects.talk import (
     compaction,
     conversation,
-    debug,
     fork,
     history,
     output,
@@ -55,7 +54,6 @@ HANDLERS: tuple[Handler, ...] = (
     *history.HANDLERS,
     *fork.HANDLERS,
     *run.HANDLERS,
-    *debug.HANDLERS,
     *output.HANDLERS,
     *permission.HANDLERS,
     *audit.HANDLERS,
@@ -231,12 +229,12 @@ async def household(
     *,
     work: bool = True,
     tcp: bool = False,
-    captures: Captures | None = None,
+    captures: CaptureService | None = None,
     shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
     """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
-    captures = captures or Captures(CaptureFiles(directory / "debug"))
+    captures = captures or CaptureService(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
     fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}

@@ -1,7 +1,8 @@
 """Services for tests, on a real store."""
 
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.shells.files import ShellFiles
-from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
@@ -30,6 +31,6 @@ def make_services(
         state,
         live or Live(),
         runtimes,
-        captures or Captures(CaptureFiles(home / "debug")),
+        captures or CaptureService(CaptureFiles(home / "debug")),
         shells or ShellFiles(home / "shells"),
     )

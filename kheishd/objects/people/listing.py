@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.objects.talk.address import find_session
-from kheishd.objects.talk.run import find_run, may_read
+from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
@@ -101,7 +100,7 @@ def _readable(store: Snapshot, call: Call, record: OfRun) -> bool:
     if call.caller.unlimited:
         return True
     run = store.get(RUNS, record.run_id)
-    return run is not None and may_read(store, call, run)
+    return run is not None and may_read_run(store, call, run)
 
 
 def page(

@@ -13,8 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.debug import DebugSection
 from kheishd.config.sections.runs import RunsSection
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.objects.people import question
 from kheishd.store.tables import APPROVALS, DEADLINES, QUESTIONS
 from kheishd.workers.expiry import CAPTURE_CHECK_SECONDS, MAX_SLEEP_SECONDS, ExpiryWorker, RetentionWorker
@@ -169,8 +169,8 @@ async def test_a_deadline_without_an_object_is_skipped(
 
 def capture(files: CaptureFiles, directory: Path, run_id: str, age_s: float) -> None:
     """Write a capture that has this age when the clock starts."""
-    artifacts = files.open(run_id, "turn-0001-attempt-0001")
-    artifacts.write("answer", b"{}")
+    artifacts = files.open_call(run_id, "turn-0001-attempt-0001")
+    artifacts.write_whole("answer", b"{}")
     artifacts.close()
     at_s = EPOCH_MS / 1000 - age_s
     for path in (*(directory / run_id).iterdir(), directory / run_id):
@@ -178,7 +178,7 @@ def capture(files: CaptureFiles, directory: Path, run_id: str, age_s: float) -> 
 
 
 @asynccontextmanager
-async def retaining(tmp_path: Path, captures: Captures, **runtime: Any) -> AsyncIterator[Desk]:
+async def retaining(tmp_path: Path, captures: CaptureService, **runtime: Any) -> AsyncIterator[Desk]:
     """Run the retention worker and the captures' own task."""
     async with open_desk(tmp_path, **runtime) as desk, trio.open_nursery() as nursery:
         await nursery.start(captures.serve)
@@ -193,10 +193,10 @@ def names(directory: Path) -> list[str]:
 
 
 async def test_old_captures_are_removed(tmp_path: Path, mock_clock: MockClock) -> None:
-    """Captures are checked at the start and every hour, by the limits of the current runtime."""
+    """CaptureService are checked at the start and every hour, by the limits of the current runtime."""
     directory = tmp_path / "debug"
     files = CaptureFiles(directory)
-    captures = Captures(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
+    captures = CaptureService(files, in_thread=inline, clock=lambda: wall_clock() / 1000)
     for run_id, age_s in (("run_old", 49 * HOUR_S), ("run_middle", 47.5 * HOUR_S), ("run_new", HOUR_S)):
         capture(files, directory, run_id, age_s)
     debug = DebugSection(max_age_s=48 * HOUR_S, max_bytes=100 * MIB)
@@ -216,7 +216,7 @@ async def test_an_unsafe_directory_of_captures_is_left_alone(tmp_path: Path, moc
     """A symlink is not followed, and the worker keeps running."""
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "debug").symlink_to(tmp_path / "home")
-    captures = Captures(CaptureFiles(tmp_path / "home" / "debug"), in_thread=inline)
+    captures = CaptureService(CaptureFiles(tmp_path / "home" / "debug"), in_thread=inline)
     async with retaining(tmp_path, captures):
         for _ in range(3):
             await advance(mock_clock, CAPTURE_CHECK_SECONDS)
