@@ -36,8 +36,8 @@ from kheishd.kernel.runtime import Runtime
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
-from kheishd.providers.credentials import known_secrets
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.credentials import find_secrets
 from kheishd.reloading import Coalesced
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
@@ -303,8 +303,8 @@ class Daemon:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunsSection) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+    def _models(self, limits: RunsSection) -> ProviderCaller:
+        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -313,7 +313,7 @@ class Daemon:
 
     def _keep_secret(self, runtime: Runtime) -> None:
         """Let nothing that leaves from here on hold a credential of this runtime."""
-        self._learn(*known_secrets(runtime.routes.values(), self._environ))
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:

@@ -12,7 +12,7 @@ from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from kheishd.reloading import Coalesced
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
@@ -66,7 +66,9 @@ async def test_warnings_say_what_to_do(
     """A disk that fills, a refused reload, skipped agents, routes that are not ready, a crash before."""
     monkeypatch.setattr(control, "DISK_FREE_BYTES_LOW", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}), warnings=("skipped x",))
+    runtime = make_runtime(
+        routes={"broken": broken}, models=ProviderCaller(environ={}), warnings=("skipped x",)
+    )
     vitals = {"reload_problem": "config.toml:1: no", "after_crash": True}
     warnings = make(full_state, nursery, runtime, **vitals).status().warnings
     words = ["nearly full", "config.toml:1: no", "skipped x", "route 'broken' is not ready", "ended without"]
@@ -104,7 +106,7 @@ async def test_a_crash_is_not_news_for_ever(
 async def test_a_reload_names_routes_that_are_not_ready(full_state: State, nursery: trio.Nursery) -> None:
     """Whoever has just written a route learns at once that its credential is missing."""
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}))
+    runtime = make_runtime(routes={"broken": broken}, models=ProviderCaller(environ={}))
     _, warnings = await make(full_state, nursery, runtime).reload()
     assert warnings[0] == "a warning"
     assert "route 'broken' is not ready" in warnings[1]

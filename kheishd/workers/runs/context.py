@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kheishd.core.context.compaction import (
-    SNIP_KEEP_MIN,
-    LeaveOutResults,
+    MIN_SNIP_KEEP,
+    DropResults,
     Prompt,
     Snip,
-    SumUp,
-    after,
-    due,
-    estimates,
-    prompt_of,
-    snip_cut,
-    summary_cut,
-    threshold,
+    Summarise,
+    due_stage,
+    estimate_stage,
+    find_snip_cut,
+    find_summary_cut,
+    max_prompt_tokens,
+    measure_prompt,
+    tokens_after,
 )
-from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
-from kheishd.core.context.tokens import of_messages
-from kheishd.core.context.transcript import framed, framing, guests
+from kheishd.core.context.summary import (
+    SUMMARY_INSTRUCTIONS,
+    NoSummary,
+    extract_summary,
+    make_summary_request,
+)
+from kheishd.core.context.tokens import estimate_messages
+from kheishd.core.context.transcript import find_guests, format_framing, frame_messages
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.commands import Compact
@@ -42,7 +47,7 @@ from protocol.objects.run import RunError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kheishd.core.context.reduction import Placed
+    from kheishd.core.context.reduction import TranscriptEntry
     from kheishd.kernel.hook import RunContext
     from kheishd.workers.runs.active import ActiveRun
     from kheishd.workers.runs.transcript import TranscriptReader
@@ -78,16 +83,18 @@ class ContextWindow:
         limits = active.runtime.config.context
         while True:
             request, prompt = await self._prompt()
-            resting = self._failures >= limits.max_failures
-            compaction = due(prompt, self._max_tokens(), active.state.now_ms(), limits, resting=resting)
+            may_summarise = self._failures < limits.max_failures
+            compaction = due_stage(
+                prompt, self._max_tokens(), active.state.now_ms(), limits, may_summarise=may_summarise
+            )
             match compaction:
                 case None:
                     return request
-                case SumUp(upto):
-                    if not await self._summarize(prompt, upto, "auto"):
+                case Summarise(upto):
+                    if not await self._summarise(prompt, upto, "auto"):
                         return request
                 case _:
-                    await self._drop(prompt, compaction, "auto")
+                    await self._drop(prompt, stage, "auto")
 
     async def _prompt(self) -> tuple[ModelRequest, Prompt]:
         """Return a model call with the whole transcript, and its measured prompt."""
@@ -98,8 +105,8 @@ class ContextWindow:
         request = ModelRequest(
             pinned=context.pinned,
             instructions="\n\n".join(filter(None, self._instructions(context)))
-            + framing(speaker=speaker, primary=run.agent, others=guests(transcript.messages)),
-            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            + format_framing(speaker=speaker, primary=run.agent, guests=find_guests(transcript.messages)),
+            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offer(context),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
@@ -112,7 +119,7 @@ class ContextWindow:
         )
         overhead = len(request.instructions.encode()) + schemas
         droppable = [tool.name for tool in hooks.tools() if tool.droppable]
-        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
+        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
 
     def _instructions(self, context: RunContext) -> list[str]:
         """Return the sections of the instructions: the agent's, the hooks', and the run's requirements."""
@@ -133,7 +140,9 @@ class ContextWindow:
     def _max_tokens(self) -> int:
         """Return the number of tokens above which the prompt is compacted."""
         active = self._active
-        limit = threshold(active.runtime.config.context, active.pinned.context_tokens, active.pinned.options)
+        limit = max_prompt_tokens(
+            active.runtime.config.context, active.pinned.context_tokens, active.pinned.options
+        )
         return limit if self._refused_tokens is None else min(limit, self._refused_tokens * 3 // 4)
 
     # Compaction.
@@ -151,39 +160,37 @@ class ContextWindow:
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2
         if self._overflows == 1:
-            upto = summary_cut(prompt.placed, target, self._active.runtime.config.context)
-            if upto is not None and await self._summarize(prompt, upto, "overflow"):
+            upto = find_summary_cut(prompt.entries, target, self._active.runtime.config.context)
+            if upto is not None and await self._summarise(prompt, upto, "overflow"):
                 return True
-        upto = snip_cut(prompt, target, SNIP_KEEP_MIN)
+        upto = find_snip_cut(prompt, target, MIN_SNIP_KEEP)
         if upto is None:
             return False
         await self._drop(prompt, Snip(upto), "overflow")
         return True
 
-    async def summarize_all(self) -> Compact:
+    async def summarise_all(self) -> Compact:
         """Return the outcome of a compaction run. Errors: ModelFailure."""
         _, prompt = await self._prompt()
-        upto = summary_cut(prompt.placed, self._max_tokens(), self._active.runtime.config.context)
+        upto = find_summary_cut(prompt.entries, self._max_tokens(), self._active.runtime.config.context)
         if upto is None:
             return Compact(None)
         return Compact(await self._summary(prompt, upto, "manual"))
 
-    async def _drop(
-        self, prompt: Prompt, compaction: LeaveOutResults | Snip, trigger: CompactTrigger
-    ) -> None:
+    async def _drop(self, prompt: Prompt, stage: DropResults | Snip, trigger: CompactTrigger) -> None:
         """Drop old tool results, or old messages, from the prompt."""
         event = ContextCompacted(
-            upto=compaction.upto,
-            strategy="snip" if isinstance(compaction, Snip) else "results",
+            upto=stage.upto,
+            strategy="snip" if isinstance(stage, Snip) else "results",
             trigger=trigger,
-            tools=[] if isinstance(compaction, Snip) else list(prompt.droppable),
+            tools=[] if isinstance(stage, Snip) else list(prompt.droppable),
             pre_tokens=prompt.tokens,
-            post_tokens=after(prompt, compaction),
+            post_tokens=tokens_after(prompt, stage),
         )
         await self._active.commit(Compact(event))
         self._transcript.note_compaction()
 
-    async def _summarize(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
+    async def _summarise(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
         """Commit a summary of the messages up to a cursor, or the failure; return whether there is one."""
         try:
             event = await self._summary(prompt, upto, trigger)
@@ -203,10 +210,10 @@ class ContextWindow:
         self, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> ContextCompacted | CompactionFailed:
         """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
-        answer = await self._ask_for_summary([placed for placed in prompt.placed if placed.cursor <= upto])
+        answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
-            summary = summary_of(answer.items)
-            old_tokens, new_tokens = estimates(prompt, SumUp(upto), summary)
+            summary = extract_summary(answer.items)
+            old_tokens, new_tokens = estimate_stage(prompt, Summarise(upto), summary)
             if new_tokens >= old_tokens:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
@@ -219,21 +226,21 @@ class ContextWindow:
             trigger=trigger,
             summary=summary,
             pre_tokens=prompt.tokens,
-            post_tokens=after(prompt, SumUp(upto), summary),
+            post_tokens=tokens_after(prompt, Summarise(upto), summary),
             usage=answer.usage,
             model=answer.model,
         )
 
-    async def _ask_for_summary(self, placed: Sequence[Placed]) -> ModelAnswer:
+    async def _ask_for_summary(self, entries: Sequence[TranscriptEntry]) -> ModelAnswer:
         """Ask for a summary of messages, of fewer after each overflow. Errors: ModelFailure."""
         run, pinned, runtime = self._active.record, self._active.pinned, self._active.runtime
         # Estimates are a third too high on purpose; here, a request that is too long costs one more attempt.
         max_tokens, attempts = pinned.context_tokens * 4 // 3, MAX_SUMMARY_ATTEMPTS
         while True:
-            messages = request_of(placed, max_tokens, run.agent)
+            messages = make_summary_request(entries, max_tokens, run.agent)
             request = ModelRequest(
                 pinned=pinned,
-                instructions=INSTRUCTIONS,
+                instructions=SUMMARY_INSTRUCTIONS,
                 messages=messages,
                 session_id=run.session_id,
                 run_id=run.run_id,
@@ -248,4 +255,4 @@ class ContextWindow:
                 attempts -= 1
                 if failure.reason != "context_too_long" or not attempts:
                     raise
-                max_tokens = of_messages(messages) // 2
+                max_tokens = estimate_messages(messages) // 2

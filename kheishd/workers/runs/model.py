@@ -12,7 +12,7 @@ from kheishd.core.run.commands import Answered, Ask, Errored, Fail, Stopped
 from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import checked
-from kheishd.objects.talk.giving import said_at
+from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.transcript import TranscriptReader
 from protocol import ids
@@ -150,7 +150,7 @@ class ModelTurn:
         if active.pinned.output_contract is None:
             return None
         with active.state.read() as store:
-            earlier_parts = said_at(store, active.record, parts_of(active.record))
+            earlier_parts = answer_text(store, active.record, parts_of(active.record))
             return checked(store, active.record, active.pinned, earlier_parts + text_of(items))
 
     async def _fail(self, failure: ModelFailure) -> None:
@@ -183,10 +183,10 @@ class ModelTurn:
             self._active.reload()
 
     async def _compact(self) -> None:
-        """Summarize the session, which is the only task of a compaction run."""
+        """Summarise the session, which is the only task of a compaction run."""
         try:
             with self._active.effect() as scope:
-                command = await self._window.summarize_all()
+                command = await self._window.summarise_all()
         except ModelFailure as failure:
             await self._fail(failure)
             return

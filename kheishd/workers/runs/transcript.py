@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, from_checkpoint, to_checkpoint
+from kheishd.core.context.transcript import (
+    CHECKPOINT_EVENTS,
+    Transcript,
+    decode_checkpoint,
+    encode_checkpoint,
+)
 from kheishd.core.run.retry import room_of
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
@@ -132,7 +137,7 @@ class TranscriptReader:
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > max_bytes:
             return None
         try:
-            content = to_checkpoint(self._transcript)
+            content = encode_checkpoint(self._transcript)
         except (OverflowError, RecursionError):
             # A transcript that cannot be encoded is read from the journal each time.
             return None
@@ -149,7 +154,7 @@ def newest_checkpoint(store: Snapshot, segments: Sequence[Segment]) -> Transcrip
             if upto is not None and key[1] > upto:
                 continue
             try:
-                return from_checkpoint(checkpoint)
+                return decode_checkpoint(checkpoint)
             except ValueError:
                 log.warning("an unreadable checkpoint is ignored", extra={"session_id": session_id})
     return Transcript()
