@@ -21,7 +21,6 @@ from kheishd.objects.people import approval, audit, indoubt, permission, questio
 from kheishd.objects.talk import (
     compaction,
     conversation,
-    debug,
     fork,
     history,
     output,
@@ -55,7 +54,6 @@ HANDLERS: tuple[Handler, ...] = (
     *history.HANDLERS,
     *fork.HANDLERS,
     *run.HANDLERS,
-    *debug.HANDLERS,
     *output.HANDLERS,
     *permission.HANDLERS,
     *audit.HANDLERS,

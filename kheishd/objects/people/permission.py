@@ -18,9 +18,8 @@ from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.address import find_definition, find_session
+from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
-from kheishd.objects.talk.run import find_run
 from kheishd.store.records import DaemonRules
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound

@@ -38,7 +38,7 @@ from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked
-from kheishd.objects.talk.giving import said_at
+from kheishd.objects.talk.output import answer_text
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.context import ContextWindow, given_up
@@ -396,7 +396,7 @@ class RunExecutor:
         if self._pinned.output_contract is None:
             return None
         with self._state.read() as store:
-            before = said_at(store, self._run, parts_of(self._run))
+            before = answer_text(store, self._run, parts_of(self._run))
             return checked(store, self._run, self._pinned, before + text_of(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
