@@ -84,10 +84,10 @@ class ContextWindow:
         while True:
             request, prompt = await self._prompt()
             may_summarise = self._failures < limits.max_failures
-            compaction = due_stage(
+            stage = due_stage(
                 prompt, self._max_tokens(), active.state.now_ms(), limits, may_summarise=may_summarise
             )
-            match compaction:
+            match stage:
                 case None:
                     return request
                 case Summarise(upto):
