@@ -5,7 +5,7 @@ import sys
 import click
 
 from kheishctl import __version__, exits
-from kheishctl.verb import CONTEXT, LazyGroup, common_options
+from kheishctl.cli import CONTEXT, LazyGroup, common_options
 
 _COMMANDS = "kheishctl.commands"
 

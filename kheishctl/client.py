@@ -50,20 +50,20 @@ class NoDaemon(Failure):
     reason = "no_daemon"
 
 
-class NotPermitted(Failure):
+class SocketForbidden(Failure):
     """The socket is there and belongs to somebody else."""
 
     reason = "permission_denied"
 
 
-class Lost(Failure):
+class ConnectionLost(Failure):
     """The daemon closed the connection before it answered."""
 
     exit_code = exits.NO_DAEMON
     reason = "connection_lost"
 
 
-class NoKheish(Lost):
+class NotADaemon(ConnectionLost):
     """Something else than a daemon answers at the socket."""
 
     reason = "not_a_daemon"
@@ -79,7 +79,7 @@ class TimedOut(Failure):
     reason = "timed_out"
 
 
-class Refused(Failure):
+class RequestRefused(Failure):
     """The daemon answered with an error: its number, its message and its data."""
 
     def __init__(self, error: Json) -> None:
@@ -123,7 +123,7 @@ def socket_path(home: str, path: str | None = None) -> str:
 def dial(path: str, timeout_s: float | None = None) -> socket.socket:
     """A connected socket.
 
-    Errors: NoDaemon, NotPermitted, each saying what to do.
+    Errors: NoDaemon, SocketForbidden, each saying what to do.
     Source: a path too long for the kernel is reached through its directory's file descriptor.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,7 +138,7 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
         ) from None
     except PermissionError:
         connection.close()
-        raise NotPermitted(
+        raise SocketForbidden(
             f"permission denied on {path}: it serves only the user who runs the daemon; ask them for a "
             "shared socket ([listen.shared]) and name it with --socket"
         ) from None
@@ -172,7 +172,7 @@ class Client:
 
     @classmethod
     def dial(cls, path: str, timeout_s: float | None = None) -> Self:
-        """Connect. Errors: NoDaemon, NotPermitted."""
+        """Connect. Errors: NoDaemon, SocketForbidden."""
         return cls(dial(path, timeout_s))
 
     def __enter__(self) -> Self:
@@ -215,7 +215,9 @@ class Client:
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why") from None
+            raise ConnectionLost(
+                "the daemon closed the connection; 'kheishctl daemon logs' may say why"
+            ) from None
         return self._next_id
 
     def notifications(self, timeout_s: float | None = None) -> Iterator[tuple[str, Json]]:
@@ -247,7 +249,7 @@ class Client:
     def _keep(self, message: Json) -> None:
         if "method" in message and "id" not in message:
             if len(self._kept) >= MAX_KEPT:
-                raise NoKheish
+                raise NotADaemon
             params = message.get("params")
             self._kept.append((str(message["method"]), params if isinstance(params, dict) else {}))
 
@@ -255,8 +257,8 @@ class Client:
         if "error" not in message:
             return message.get("result")
         if not isinstance(message["error"], dict):
-            raise NoKheish
-        refused = Refused(message["error"])
+            raise NotADaemon
+        refused = RequestRefused(message["error"])
         if refused.code in (-32601, -32602) and method != "rpc.ping":
             refused.note = self._version_note()
         raise refused
@@ -282,7 +284,7 @@ class Client:
                 return line
             self._searched = len(self._buffer)
             if self._searched > MAX_MESSAGE_BYTES:
-                raise NoKheish
+                raise NotADaemon
             self._buffer += self._receive(deadline)
 
     def _receive(self, deadline: float | None) -> bytes:
@@ -295,18 +297,18 @@ class Client:
         except TimeoutError:
             raise TimedOut("the daemon did not answer in time; what it was asked for may go on") from None
         except OSError as error:
-            raise Lost(f"the connection to the daemon broke: {error.strerror or error}") from None
+            raise ConnectionLost(f"the connection to the daemon broke: {error.strerror or error}") from None
         if not data:
-            raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
+            raise ConnectionLost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
         return data
 
 
 def parsed(line: bytes | bytearray) -> Json:
-    """A line as a message. Errors: NoKheish for what is none."""
+    """A line as a message. Errors: NotADaemon for what is none."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise NoKheish from None
+        raise NotADaemon from None
     return message if isinstance(message, dict) else {}
 
 

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exits
-from kheishctl.client import Client, Failure, Json, Lost, NoDaemon, TimedOut, socket_path
-from kheishctl.text import clean
+from kheishctl.client import Client, ConnectionLost, Failure, Json, NoDaemon, TimedOut, socket_path
+from kheishctl.render.layout import clean
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,7 +40,7 @@ PROBE_SECONDS = 5.0
 LOG_TAIL_LINES = 5
 
 
-class NotStarted(Failure):
+class StartFailed(Failure):
     """The daemon ended before it answered; the message is the end of its log."""
 
     reason = "not_started"
@@ -103,7 +103,7 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
     """Start a daemon in the background and wait until it answers: its status.
 
     The daemon has its own session, ``/`` as its directory and its log in ``<home>/run``.
-    Errors: NotStarted with what its log says, exit code 4 if another one holds the home; TimedOut.
+    Errors: StartFailed with what its log says, exit code 4 if another one holds the home; TimedOut.
     """
     # Made where used: 'status' is in the same module as 'start'.
     import subprocess
@@ -132,10 +132,10 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
 
 
 def _see_that_it_is_ours(directory: str) -> None:
-    """Errors: NotStarted for another user's directory, before anything in it is written to."""
+    """Errors: StartFailed for another user's directory, before anything in it is written to."""
     owner = os.stat(directory).st_uid
     if owner != os.geteuid():
-        raise NotStarted(
+        raise StartFailed(
             f"{directory} belongs to the user with uid {owner}; run as that user, or choose another home "
             "with --home"
         )
@@ -146,7 +146,9 @@ def _ready(child: subprocess.Popen[bytes], home: str, offset: int, tell: Callabl
     while time.monotonic() < deadline:
         code = child.poll()
         if code is not None:
-            raise NotStarted(_last_words(home, offset, code), exits.HOME_TAKEN if code == 4 else exits.FAILED)
+            raise StartFailed(
+                _last_words(home, offset, code), exits.HOME_TAKEN if code == 4 else exits.FAILED
+            )
         status = probe(socket_path(home))
         # Another daemon may answer at the socket while ours is on its way to say so.
         if status is not None and status.get("pid") == child.pid:
@@ -162,7 +164,7 @@ def probe(path: str) -> Json | None:
         with Client.dial(path, PROBE_SECONDS) as client:
             status: Json = client.call("daemon.status", timeout_s=PROBE_SECONDS)
             return status
-    except (NoDaemon, Lost, TimedOut):
+    except (NoDaemon, ConnectionLost, TimedOut):
         return None
 
 

@@ -5,11 +5,8 @@ from typing import Any
 
 import click
 
-from kheishctl import asking, exits
-from kheishctl.client import Json, Refused
-from kheishctl.commands.watching import Watch
-from kheishctl.text import Column, Look, one_line, table
-from kheishctl.verb import (
+from kheishctl import exits
+from kheishctl.cli import (
     App,
     complete,
     given,
@@ -21,6 +18,10 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.client import Json, RequestRefused
+from kheishctl.commands.watching import ApprovalWatch
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import Column, Look, one_line, table
 
 group = noun("approval", "Approvals: calls of tools that wait for a person's yes or no.")
 
@@ -213,7 +214,7 @@ def _resolve_all(app: App, where: Json, answer: Json) -> None:
         try:
             result = app.call("approval.resolve", {"resolutions": resolutions})
             runs.append({"run_id": run_id, "approvals": approval_ids, "pending": result["pending"]})
-        except Refused as refused:
+        except RequestRefused as refused:
             runs.append({"run_id": run_id, "approvals": [], "error": refused.describe()})
     resolved = sum(len(run["approvals"]) for run in runs)
     app.emit(
@@ -247,4 +248,4 @@ def watch(app: App, **where: Any) -> None:
     Goes on until q or Ctrl-C, over restarts of the daemon. With --json, a line for every approval, and
     another when it is answered.
     """
-    Watch(app, given(**where)).run()
+    ApprovalWatch(app, given(**where)).run()

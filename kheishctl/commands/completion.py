@@ -2,7 +2,7 @@
 
 import click
 
-from kheishctl.verb import App, verb
+from kheishctl.cli import App, verb
 
 PROGRAM = "kheishctl"
 VARIABLE = "_KHEISHCTL_COMPLETE"

@@ -5,11 +5,7 @@ from typing import Any
 import click
 
 from kheishctl import exits
-from kheishctl.commands.send import send, spoken
-from kheishctl.render import history as history_text
-from kheishctl.render import outcome
-from kheishctl.text import Column, Look, clean, facts
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     Duration,
     complete,
@@ -24,6 +20,10 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.commands.send import send, spoken
+from kheishctl.render.events import history as history_text
+from kheishctl.render.events import outcome
+from kheishctl.render.layout import Column, Look, clean, facts
 
 group = noun("conversation", "Conversations: an agent and a sender, and the session they mean now.")
 group.add_command(send)

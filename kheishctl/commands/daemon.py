@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 import click
 
 from kheishctl import exits, launch
+from kheishctl.cli import App, Duration, given, noun, verb
 from kheishctl.client import Failure, Json, NoDaemon, TimedOut, dial
-from kheishctl.render import status as status_text
-from kheishctl.text import Look, clean, duration, one_line, size
-from kheishctl.verb import App, Duration, given, noun, verb
+from kheishctl.render.events import status as status_text
+from kheishctl.render.layout import Look, clean, duration, one_line, size
 
 group = noun("daemon", "Start, stop, reload, back up and examine the daemon.")
 

@@ -2,9 +2,9 @@
 
 import click
 
+from kheishctl.cli import App, complete, given, noun, paged, pages, show_table, verb
 from kheishctl.client import Json
-from kheishctl.text import Column, Look, clean, facts
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.render.layout import Column, Look, clean, facts
 
 group = noun("definition", "Definitions: the agents there are, from agents/<name>.md.")
 

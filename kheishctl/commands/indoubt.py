@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from kheishctl import asking
+from kheishctl.cli import App, complete, given, mutating, noun, paged, pages, show_table, verb
 from kheishctl.client import Json
 from kheishctl.commands.approval import place
-from kheishctl.text import Column, Look, one_line
-from kheishctl.verb import App, complete, given, mutating, noun, paged, pages, show_table, verb
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import Column, Look, one_line
 
 group = noun("indoubt", "Calls in doubt: the daemon died while they ran, and they may have taken effect.")
 

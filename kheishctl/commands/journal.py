@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from kheishctl.client import Json, Lost, NoDaemon
-from kheishctl.render import delta_line, event_line
-from kheishctl.text import Look
-from kheishctl.verb import App, complete, given, note_more, noun, options, verb
+from kheishctl.cli import App, complete, given, note_more, noun, options, verb
+from kheishctl.client import ConnectionLost, Json, NoDaemon
+from kheishctl.render.events import delta_line, event_line
+from kheishctl.render.layout import Look
 
 group = noun("journal", "The journal: everything that happened, each event with its cursor.")
 
@@ -85,13 +85,13 @@ def follow(app: App, types: tuple[str, ...], after: int | None, deltas: bool, **
 
     If the daemon restarts, following goes on where it was: nothing is lost or shown twice.
     """
-    watch = Watch(app, given(types=list(types), deltas=deltas, **chosen), after)
+    watch = JournalWatch(app, given(types=list(types), deltas=deltas, **chosen), after)
     app.client  # noqa: B018 - with no daemon at all, say so at once.
     while True:
         try:
             watch.run()
             return
-        except Lost:
+        except ConnectionLost:
             app.note("The connection is lost; waiting for the daemon.")
         except NoDaemon:
             pass  # It is still away.
@@ -99,7 +99,7 @@ def follow(app: App, types: tuple[str, ...], after: int | None, deltas: bool, **
         time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
-class Watch:
+class JournalWatch:
     """A subscription over as many connections as it takes. ``cursor`` is where to go on after."""
 
     def __init__(self, app: App, params: Json, cursor: int | None) -> None:

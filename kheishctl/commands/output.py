@@ -2,8 +2,8 @@
 
 import click
 
-from kheishctl.text import Column
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.render.layout import Column
 
 group = noun("output", "Outputs: what runs gave to whoever asked.")
 

@@ -5,10 +5,7 @@ from typing import Any
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.commands.session import MODES
-from kheishctl.text import Column, Look, one_line, paint, table
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     complete,
     given,
@@ -20,6 +17,9 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.client import Json
+from kheishctl.commands.session import MODES
+from kheishctl.render.layout import Column, Look, one_line, paint, table
 
 group = noun("permission", "Permissions: what agents may do, and why.")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from kheishctl import asking
+from kheishctl.cli import App, complete, given, mutating, noun, paged, pages, show_table, verb
 from kheishctl.client import Json
 from kheishctl.commands.approval import place
-from kheishctl.text import Column, Look, one_line
-from kheishctl.verb import App, complete, given, mutating, noun, paged, pages, show_table, verb
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import Column, Look, one_line
 
 group = noun("question", "Questions that agents ask people; a run waits until they are answered.")
 

@@ -2,8 +2,8 @@
 
 import click
 
-from kheishctl.text import Column, facts
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.render.layout import Column, facts
 
 group = noun("route", "Routes: the models there are, each a driver, a model and a credential.")
 

@@ -5,8 +5,8 @@ import sys
 
 import click
 
+from kheishctl.cli import App, Duration, verb
 from kheishctl.client import Json
-from kheishctl.verb import App, Duration, verb
 
 
 @verb(

@@ -7,10 +7,7 @@ from typing import Any
 import click
 
 from kheishctl import exits
-from kheishctl.outcome import looked_into, run_text, sentences
-from kheishctl.render import outcome, status_word
-from kheishctl.text import Column, Look, clean, facts, money, table
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     Duration,
     complete,
@@ -22,6 +19,9 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.render.events import outcome, status_word
+from kheishctl.render.layout import Column, Look, clean, facts, money, table
+from kheishctl.render.run import looked_into, run_text, sentences
 from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
 
 group = noun("run", "Runs: what answers an input, with everything it uses pinned at acceptance.")

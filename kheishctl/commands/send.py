@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kheishctl import exits
-from kheishctl.calls import first_lines
-from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
-from kheishctl.follow import Follower
-from kheishctl.outcome import WAITS, looked_into, sentences
-from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
-from kheishctl.render import STOP_NOTES, outcome
-from kheishctl.schema import Amount, SchemaFile, contract
-from kheishctl.text import clean, facts, one_line
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     Duration,
     complete,
@@ -29,6 +21,22 @@ from kheishctl.verb import (
     verb,
     workspace_option,
 )
+from kheishctl.client import ConnectionLost, Failure, Json, NoDaemon, RequestRefused
+from kheishctl.options import Amount, SchemaFile, contract
+from kheishctl.render.calls import first_lines
+from kheishctl.render.events import STOP_NOTES, outcome
+from kheishctl.render.follower import StreamFollower
+from kheishctl.render.layout import clean, facts, one_line
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    CallRequest,
+    CallResult,
+    MessageEnd,
+    Notice,
+    Piece,
+)
+from kheishctl.render.run import WAITS, looked_into, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +216,9 @@ def deliver(
         return
     if idempotency_key is None:  # With one, the run that waits may be this very one, sent before.
         _behind(app, address)
-    request = Request(app, method, params | {"idempotency_key": idempotency_key or _fresh_key()}, timeout)
+    request = PersistentSend(
+        app, method, params | {"idempotency_key": idempotency_key or _fresh_key()}, timeout
+    )
     streaming = sys.stdout.isatty() and not app.as_json
     try:
         result = request.stream(_Printer()) if streaming else request.settle()
@@ -226,7 +236,7 @@ def _behind(app: App, address: Json) -> None:
             pair = given(agent=address.get("agent"), sender=address.get("sender"))
             whose = {"session_id": app.call("conversation.get", pair)["session_id"]}
         runs = app.call("run.list", whose | {"active": True})["runs"]
-    except Lost:
+    except ConnectionLost:
         app.hang_up()
     except Failure:
         pass  # There is no conversation yet, or we may not look; a daemon that is not there is told later.
@@ -271,7 +281,7 @@ def _fresh_key() -> str:
 
 
 @dataclass(slots=True)
-class Request:
+class PersistentSend:
     """A send that is waited for. Over a lost connection it is sent again under the same key: the daemon
     takes it once, and waiting is done anew.
     """
@@ -287,7 +297,7 @@ class Request:
 
     def stream(self, printer: _Printer) -> Json:
         """The result, the answer having been printed as it was written. Errors: Failure."""
-        follower = Follower()
+        follower = StreamFollower()
         try:
             return self._persist(
                 lambda wait: self._streamed(wait | {"stream": True}, follower, printer), printer.end
@@ -296,7 +306,7 @@ class Request:
             printer.end()
             raise
 
-    def _streamed(self, wait: Json, follower: Follower, printer: _Printer) -> Json:
+    def _streamed(self, wait: Json, follower: StreamFollower, printer: _Printer) -> Json:
         result: Json | None = None
         ended = False
         for name, params in self.app.client.exchange(self.method, self.params | wait):
@@ -325,13 +335,13 @@ class Request:
             try:
                 result: Json = attempt(wait)
                 return result
-            except (Lost, NoDaemon, Refused) as failure:
-                if isinstance(failure, Refused) and failure.reason != STOPPING:
+            except (ConnectionLost, NoDaemon, RequestRefused) as failure:
+                if isinstance(failure, RequestRefused) and failure.reason != STOPPING:
                     raise
                 pausing()
                 if lost_at is None:
                     self.app.note("The connection is lost; waiting for the daemon.")
-                if lost_at is None or isinstance(failure, Lost):
+                if lost_at is None or isinstance(failure, ConnectionLost):
                     lost_at = time.monotonic()
                 self._pause(failure, time.monotonic() - lost_at)
 
@@ -351,22 +361,22 @@ class _Printer:
     def __init__(self) -> None:
         self._at_line_start = True
 
-    def show(self, shown: list[Shown]) -> None:
+    def show(self, shown: list[Piece]) -> None:
         """Print what a notification brought."""
         for piece in shown:
             match piece:
-                case Said(text):
+                case AnswerText(text):
                     self._write(clean(text))
-                case Restarted():
+                case AnswerRestart():
                     self._aside("(the model is asked again; the answer starts over)")
-                case Noted(text):
+                case Notice(text):
                     self._aside(one_line(text))
-                case Finished(stop_reason):
+                case MessageEnd(stop_reason):
                     # What comes next begins a line of its own.
                     self._aside(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
-                case Called(_, tool, about):
+                case CallRequest(_, tool, about):
                     self._aside(one_line(f"({tool} {about}".rstrip() + ")"))
-                case Returned(_, tool, _, how, text) if how not in ("returned", "answered"):
+                case CallResult(_, tool, _, how, text) if how not in ("returned", "answered"):
                     self._aside(
                         one_line(f"({tool} {how.replace('_', ' ')}: {' '.join(first_lines(text, 1))})")
                     )

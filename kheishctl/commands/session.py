@@ -5,13 +5,7 @@ from typing import Any
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.commands.conversation import compact_options, show_history, sum_up
-from kheishctl.commands.send import deliver, delivery_options, pairs, spoken
-from kheishctl.commands.transfer import export, import_
-from kheishctl.schema import SchemaFile, contract
-from kheishctl.text import Column, facts
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     complete,
     given,
@@ -24,6 +18,12 @@ from kheishctl.verb import (
     verb,
     workspace_option,
 )
+from kheishctl.client import Json
+from kheishctl.commands.conversation import compact_options, show_history, sum_up
+from kheishctl.commands.send import deliver, delivery_options, pairs, spoken
+from kheishctl.commands.transfer import export, import_
+from kheishctl.options import SchemaFile, contract
+from kheishctl.render.layout import Column, facts
 
 group = noun("session", "Sessions: the durable units of work, each with its own journal.")
 group.add_command(export)

@@ -7,10 +7,7 @@ from typing import Any
 import click
 
 from kheishctl import exits
-from kheishctl.client import Json
-from kheishctl.commands.send import pairs
-from kheishctl.text import Column, Look, clean, facts, one_line
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     Duration,
     complete,
@@ -23,6 +20,9 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.client import Json
+from kheishctl.commands.send import pairs
+from kheishctl.render.layout import Column, Look, clean, facts, one_line
 
 group = noun("task", "Tasks, and shells in the background: what is to be done in a session.")
 

@@ -4,9 +4,7 @@ from typing import Any
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.text import Column, Look, facts, one_line
-from kheishctl.verb import (
+from kheishctl.cli import (
     App,
     Duration,
     complete,
@@ -19,6 +17,8 @@ from kheishctl.verb import (
     show_table,
     verb,
 )
+from kheishctl.client import Json
+from kheishctl.render.layout import Column, Look, facts, one_line
 
 group = noun("token", "Tokens: who may connect over TCP. A token's secret is shown once.")
 

@@ -8,9 +8,9 @@ from typing import IO
 
 import click
 
-from kheishctl.client import Failure, Json, Refused
-from kheishctl.text import clean, facts, json_safe
-from kheishctl.verb import App, complete, given, mutating, verb
+from kheishctl.cli import App, complete, given, mutating, verb
+from kheishctl.client import Failure, Json, RequestRefused
+from kheishctl.render.layout import clean, facts, json_safe
 from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
 
 MAX_PART_BYTES = MAX_IMPORT_BYTES
@@ -126,7 +126,7 @@ def _part(app: App, params: Json, taken: int) -> Json:
     """Send a part. Errors: Failure, saying what there is of the parts before."""
     try:
         result: Json = app.call("session.import", params)
-    except Refused as refused:
+    except RequestRefused as refused:
         if taken:
             held = f"which the session {params['session_id']} holds"
             refused.note += f" (counted after the first {taken} lines, {held})"

@@ -10,17 +10,17 @@ import select
 import sys
 import time
 
-from kheishctl import asking
-from kheishctl.client import Client, Json, Lost, NoDaemon, Refused
-from kheishctl.text import clean, one_line, paint
-from kheishctl.verb import App, pages
+from kheishctl.cli import App, pages
+from kheishctl.client import Client, ConnectionLost, Json, NoDaemon, RequestRefused
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import clean, one_line, paint
 
 RECONNECT_PAUSE_SECONDS = 0.5
 TYPES = ["approval_requested", "approval_answered", "approval_lapsed"]
 PROMPT = "a allows, d denies, n goes on to the next, q quits"
 
 
-class Watch:
+class ApprovalWatch:
     """Approvals as they come; ``waiting`` are those that were not answered yet, oldest first."""
 
     def __init__(self, app: App, where: Json) -> None:
@@ -38,7 +38,7 @@ class Watch:
         while not self._over:
             try:
                 self._follow(self.app.client)
-            except Lost:
+            except ConnectionLost:
                 self._lost = True
                 self.app.note("The connection is lost; waiting for the daemon.")
             except NoDaemon:
@@ -140,7 +140,7 @@ class Watch:
         try:
             # That it was answered is heard from the journal, as if somebody else had.
             self.app.call("approval.resolve", {"resolutions": resolutions})
-        except Refused as refused:
+        except RequestRefused as refused:
             self.app.note(clean(str(refused)))
 
     def _line(self, prompt: str) -> str:

@@ -7,11 +7,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from kheishctl.client import Failure, Json, Lost, Refused
-from kheishctl.follow import calls_of
-from kheishctl.pieces import Printed, Said, Shown, Thought
-from kheishctl.render import answer_text, message_text
-from kheishctl.render import status as status_text
+from kheishctl.client import ConnectionLost, Failure, Json, RequestRefused
+from kheishctl.render.events import answer_text, message_text
+from kheishctl.render.events import status as status_text
+from kheishctl.render.follower import calls_of
+from kheishctl.render.layout import Look, fit, one_line, paint
+from kheishctl.render.pieces import AnswerText, CallOutput, Piece, ReasoningText
 from kheishctl.shell import markdown
 from kheishctl.shell.answering import Answering
 from kheishctl.shell.conversation import Conversation
@@ -22,7 +23,6 @@ from kheishctl.shell.sheet import Sheet
 from kheishctl.shell.slash import Slash, help_text, parse, unescaped
 from kheishctl.shell.waiting import GRACE_SECONDS, Actions, Item
 from kheishctl.shell.working import SPINS_A_SECOND
-from kheishctl.text import Look, fit, one_line, paint
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -114,15 +114,15 @@ class Chat:
             self.noted(f"{calls} in doubt: /doubts shows more", "yellow")
         self.changed()
 
-    def shown(self, piece: Shown) -> None:
+    def shown(self, piece: Piece) -> None:
         """Show what happened."""
         now = self._answering.heard(piece)
         if now is not None:
             self._show(now)
 
-    def _show(self, piece: Shown) -> None:
+    def _show(self, piece: Piece) -> None:
         self._screen.print(self._presenter.show(piece))
-        if isinstance(piece, (Said, Thought, Printed)):
+        if isinstance(piece, (AnswerText, ReasoningText, CallOutput)):
             self._screen.redraw()
         else:
             self._stopping = False if not self._conversation.running else self._stopping
@@ -222,7 +222,7 @@ class Chat:
     async def _cancel(self) -> None:
         try:
             await self._conversation.cancel()
-        except (Refused, Lost) as failure:
+        except (RequestRefused, ConnectionLost) as failure:
             self._stopping = False
             self.noted(str(failure), "red")
 
@@ -252,7 +252,7 @@ class Chat:
     async def _reset(self) -> None:
         try:
             await self._conversation.call("conversation.reset", self._conversation.address())
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.reason != "conversation_not_found":
                 raise
             self.noted("the conversation is new already; the next message begins it")

@@ -5,8 +5,8 @@ import sys
 import click
 
 from kheishctl import exits
+from kheishctl.cli import App, colored, complete, sender_option, verb
 from kheishctl.client import NoDaemon, dial
-from kheishctl.verb import App, colored, complete, sender_option, verb
 
 
 @verb(None, "chat", examples=("kheishctl chat", "kheishctl chat reviewer --as ada --spawn"))

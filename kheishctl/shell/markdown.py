@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable
 
-from kheishctl.text import clean, fold, styles_only
+from kheishctl.render.layout import clean, fold, styles_only
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 

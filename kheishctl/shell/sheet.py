@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from kheishctl.client import Json
+from kheishctl.render.layout import ago, clean, fit, fold, one_line, paint, width
 from kheishctl.shell.waiting import Item, Waiting
 from kheishctl.shell.working import RULE
-from kheishctl.text import ago, clean, fit, fold, one_line, paint, width
 
 # What is looked at of a diff or of arguments. Four times what the daemon sends; folding it takes 20 ms.
 MAX_SHOWN_CHARACTERS = 64 * 1_024

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from kheishctl.calls import Tail, first_lines
-from kheishctl.pieces import Began, Called, Judged, Printed, Returned
-from kheishctl.text import duration, fit, one_line, paint, width
+from kheishctl.render.calls import Tail, first_lines
+from kheishctl.render.layout import duration, fit, one_line, paint, width
+from kheishctl.render.pieces import CallOutput, CallRequest, CallResult, CallStart, CallVerdict
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_A_SECOND = 8
@@ -31,7 +31,7 @@ ENDS: dict[str, tuple[str, str, str] | None] = {
     "answered": None,
 }
 
-OfCalls = Called | Judged | Began | Printed | Returned
+OfCalls = CallRequest | CallVerdict | CallStart | CallOutput | CallResult
 
 
 @dataclass(slots=True)
@@ -68,26 +68,26 @@ class Working:
     def show(self, piece: OfCalls) -> str:
         """What one piece adds to the scrollback: whole lines, or nothing."""
         match piece:
-            case Called(_, tool, about):
+            case CallRequest(_, tool, about):
                 return self.line("→", "cyan", tool, about)
-            case Judged(_, tool, decision, why):
+            case CallVerdict(_, tool, decision, why):
                 said = {"allow": "allowed", "ask": "to be asked about"}.get(decision)
                 return self.line("·", "dim", tool, f"{said}: {why}") if said and self._verbose else ""
-            case Began(call_id, tool, about, at_ms):
+            case CallStart(call_id, tool, about, at_ms):
                 call = self._running.setdefault(call_id, _Running())
                 call.tool, call.about, call.at_ms = tool, about, at_ms
                 return ""
-            case Printed(call_id, text, fresh):
+            case CallOutput(call_id, text, fresh):
                 call = self._running.setdefault(call_id, _Running())
                 call.tail = Tail() if fresh else call.tail
                 call.tail.add(text)
                 return ""
-            case Returned():
+            case CallResult():
                 return self._returned(piece)
             case _:
                 assert_never(piece)
 
-    def _returned(self, piece: Returned) -> str:
+    def _returned(self, piece: CallResult) -> str:
         self._running.pop(piece.call_id, None)
         end = ENDS.get(piece.how, ("·", "dim", piece.how))
         if end is None or (piece.how == "denied" and piece.told):

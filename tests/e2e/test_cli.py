@@ -82,7 +82,7 @@ def test_one_shot_commands_load_little(daemon: Daemon, arguments: list[str]) -> 
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rpartition("|")[2].strip() for line in lines}
     assert done.returncode == 0
-    assert "kheishctl.verb" in loaded
+    assert "kheishctl.cli" in loaded
     assert not loaded & set(LAZY)
 
 

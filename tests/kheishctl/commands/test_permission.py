@@ -6,7 +6,7 @@ import pytest
 
 from kheishctl import exits
 from kheishctl.commands.permission import AUDIT, _explanation
-from kheishctl.text import Look, table
+from kheishctl.render.layout import Look, table
 from tests.support.ctl import Ctl
 
 NOW = 1_795_000_000_000

@@ -6,11 +6,19 @@ import click
 import pytest
 
 from kheishctl import exits
+from kheishctl.cli import App
 from kheishctl.client import Json
 from kheishctl.commands import send as module
 from kheishctl.commands.send import SETTLED, pairs
-from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
-from kheishctl.verb import App
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    CallRequest,
+    CallResult,
+    MessageEnd,
+    Notice,
+    Piece,
+)
 from protocol.objects import run
 from tests.support.ctl import Ctl
 from tests.support.scripted import Peer, scripted
@@ -134,17 +142,17 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """Each message on a line of its own; calls and what is to be known on standard error, harmless."""
     printer = module._Printer()
-    pieces: list[Shown] = [
-        Said("one"),
-        Finished("tool_calls"),
-        Called("c", "bash", "ls"),
-        Returned("c", "bash", "ls", "returned", "output"),
-        Called("d", "bash", ""),
-        Returned("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
-        Restarted(),
-        Said("two\n"),
-        Noted("a\nb"),
-        Finished("length"),
+    pieces: list[Piece] = [
+        AnswerText("one"),
+        MessageEnd("tool_calls"),
+        CallRequest("c", "bash", "ls"),
+        CallResult("c", "bash", "ls", "returned", "output"),
+        CallRequest("d", "bash", ""),
+        CallResult("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        AnswerRestart(),
+        AnswerText("two\n"),
+        Notice("a\nb"),
+        MessageEnd("length"),
     ]
     printer.show(pieces)
     said = capsys.readouterr()

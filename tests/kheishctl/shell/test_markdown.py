@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishctl.render.layout import clean, width
 from kheishctl.shell.markdown import (
     MAX_RENDER_CHARACTERS,
     Blocks,
@@ -15,7 +16,6 @@ from kheishctl.shell.markdown import (
     warm_up,
     wrapped,
 )
-from kheishctl.text import clean, width
 
 LINES = ("a line\n", "\n", "```\n", "~~~~\n", "- item\n", "  more\n", "    code\n", "# head\n", "x")
 PIECES = st.lists(st.sampled_from(LINES))

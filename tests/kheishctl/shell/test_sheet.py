@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl.client import Json
+from kheishctl.render.layout import clean, width
 from kheishctl.shell.sheet import Sheet, title
 from kheishctl.shell.waiting import GRACE_SECONDS, Waiting
 from kheishctl.shell.working import RULE
-from kheishctl.text import clean, width
 
 NOW_S = 1_795_000_000.0
 DIFF = "--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new\n same"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.text import (
+from kheishctl.render.layout import (
     Column,
     Look,
     ago,

@@ -10,7 +10,7 @@ from typing import Any
 
 from kheishctl import __version__
 from kheishctl.client import Json, version_difference
-from kheishctl.text import (
+from kheishctl.render.layout import (
     Look,
     clean,
     clock,

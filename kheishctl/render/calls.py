@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kheishctl.text import clean, one_line, unstyled
+from kheishctl.render.layout import clean, one_line, unstyled
 
 # What a call is about fits a line of any terminal; so much of an argument is looked at.
 MAX_ABOUT_CHARACTERS = 400

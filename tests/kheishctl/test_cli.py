@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from kheishctl import exits
 from kheishctl.__main__ import ENTRIES, root
-from kheishctl.client import Failure, Refused
-from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, note_more, noun, verb
+from kheishctl.cli import App, Duration, LazyGroup, _starting, colored, given, note_more, noun, verb
+from kheishctl.client import Failure, RequestRefused
 from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
@@ -190,7 +190,7 @@ def raising(error: BaseException) -> Any:
 
 def test_failures_become_messages() -> None:
     """A failure is one line on standard error, with its hint, and its exit code."""
-    refused = Refused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
+    refused = RequestRefused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
     result = run(raising(refused))
     assert (result.exit_code, result.stdout) == (exits.FAILED, "")
     assert result.stderr == "kheishctl: no␛\n  hint: ask\n"

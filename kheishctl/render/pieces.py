@@ -9,7 +9,7 @@ from kheishctl.client import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class StartedInput:
     """An input is now being answered: what was said, and by whom."""
 
     text: str
@@ -18,7 +18,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueuedInput:
     """An input was accepted and waits until the runs before it have ended."""
 
     text: str
@@ -27,40 +27,40 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class AnswerText:
     """More of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class ReasoningText:
     """More of the reasoning."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Restarted:
+class AnswerRestart:
     """What was said of this answer is void: the model was asked again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class MessageEnd:
     """A message is whole; ``stop_reason`` says why it ends where it does."""
 
     stop_reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class Notice:
     """Something a person should know."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class RunEnd:
     """A run is over."""
 
     run_id: str
@@ -69,7 +69,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class CallRequest:
     """The model asks for a call of a tool. Here and below, ``about`` is harmless and one line."""
 
     call_id: str
@@ -78,7 +78,7 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CallVerdict:
     """A call was judged: ``allow``, ``ask`` or ``deny``, and what decided."""
 
     call_id: str
@@ -88,7 +88,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class CallStart:
     """A call runs, since then."""
 
     call_id: str
@@ -98,7 +98,7 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True)
-class Printed:
+class CallOutput:
     """More of what a call writes while it runs; ``fresh``: what was shown of it before is void."""
 
     call_id: str
@@ -107,7 +107,7 @@ class Printed:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class CallResult:
     """A call has its result. ``why`` is the verdict that denied it; ``told``: that it ends so is known."""
 
     call_id: str
@@ -121,14 +121,14 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalAsked:
+class ApprovalOpening:
     """A call waits for a person's yes or no; ``approval`` has the fields of the contract's view."""
 
     approval: Json
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalClosed:
+class ApprovalClosing:
     """An approval waits no longer. ``how``: ``allow``, ``deny``, or how it lapsed. ``by``: who answered."""
 
     approval_id: str
@@ -141,14 +141,14 @@ class ApprovalClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionAsked:
+class QuestionOpening:
     """An agent asks a person; ``question`` has the fields of the contract's request."""
 
     question: Json
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionClosed:
+class QuestionClosing:
     """A question waits no longer. ``how``: ``answered``, ``declined``, or how it lapsed."""
 
     question_id: str
@@ -158,14 +158,14 @@ class QuestionClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubted:
+class DoubtOpening:
     """Nobody knows whether a call took effect; ``doubt`` has the fields of the contract's view."""
 
     doubt: Json
 
 
 @dataclass(frozen=True, slots=True)
-class DoubtClosed:
+class DoubtClosing:
     """It is known what became of a call in doubt."""
 
     indoubt_id: str
@@ -176,32 +176,32 @@ class DoubtClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class Steered:
+class SteerText:
     """Something was said to the run in flight."""
 
     text: str
     sender: str
 
 
-Shown = (
-    Heard
-    | Queued
-    | Said
-    | Thought
-    | Restarted
-    | Finished
-    | Noted
-    | Settled
-    | Called
-    | Judged
-    | Began
-    | Printed
-    | Returned
-    | ApprovalAsked
-    | ApprovalClosed
-    | QuestionAsked
-    | QuestionClosed
-    | Doubted
-    | DoubtClosed
-    | Steered
+Piece = (
+    StartedInput
+    | QueuedInput
+    | AnswerText
+    | ReasoningText
+    | AnswerRestart
+    | MessageEnd
+    | Notice
+    | RunEnd
+    | CallRequest
+    | CallVerdict
+    | CallStart
+    | CallOutput
+    | CallResult
+    | ApprovalOpening
+    | ApprovalClosing
+    | QuestionOpening
+    | QuestionClosing
+    | DoubtOpening
+    | DoubtClosing
+    | SteerText
 )

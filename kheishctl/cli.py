@@ -19,7 +19,7 @@ import click
 from kheishctl import client as _client
 from kheishctl import exits
 from kheishctl.client import Client, Failure, Json
-from kheishctl.text import Look, clean, json_safe, one_line, paint, styles_only, table
+from kheishctl.render.layout import Look, clean, json_safe, one_line, paint, styles_only, table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -233,7 +233,7 @@ def verb(
     return decorate
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A group of commands that answers a word it does not know with those that may be meant."""
 
     def resolve_command(
@@ -255,10 +255,10 @@ class Group(click.Group):
 
 def noun(name: str, about: str) -> click.Group:
     """A group of commands about one kind of object."""
-    return Group(name, help=about, context_settings=CONTEXT, params=common_options())
+    return CommandGroup(name, help=about, context_settings=CONTEXT, params=common_options())
 
 
-class WrongLine(click.ClickException):
+class JsonUsageError(click.ClickException):
     """A command line that is wrong, for one who asked for JSON."""
 
     exit_code = exits.USAGE
@@ -278,10 +278,10 @@ def _lines_in_json(wanted: bool) -> Iterator[None]:
     except click.UsageError as error:
         if not wanted:
             raise
-        raise WrongLine(error.format_message()) from None
+        raise JsonUsageError(error.format_message()) from None
 
 
-class LazyGroup(Group):
+class LazyGroup(CommandGroup):
     """The program: a group that imports a command when it is called, so that ``--help`` and one-shot
     commands stay fast.
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl import __version__
-from kheishctl.render import (
+from kheishctl.render.events import (
     answer_text,
     delta_line,
     event_line,
@@ -21,7 +21,7 @@ from kheishctl.render import (
     status,
     status_word,
 )
-from kheishctl.text import Look, clean
+from kheishctl.render.layout import Look, clean
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.daemon import Status

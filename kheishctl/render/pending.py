@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kheishctl.client import Json
-from kheishctl.text import Look, ago, clean, clock, json_safe, one_line, paint, properties, stamp
+from kheishctl.render.layout import Look, ago, clean, clock, json_safe, one_line, paint, properties, stamp
 
 STATUS_STYLE = {
     "pending": "yellow",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.client import Json, Lost, Refused
-from kheishctl.outcome import MAX_NAMED, WAITS, looked_into, run_text, sentences
-from kheishctl.text import Look, clean
+from kheishctl.client import ConnectionLost, Json, RequestRefused
+from kheishctl.render.layout import Look, clean
+from kheishctl.render.run import MAX_NAMED, WAITS, looked_into, run_text, sentences
 from protocol.objects.run import ENDED, SETTLED, OpenCall, RunView
 from tests.support.samples import sample
 
@@ -38,7 +38,7 @@ class Daemon:
         self.asked.append((method, params))
         answer = self.answers.get(method.replace(".", "_"))
         if answer is None:
-            raise Refused({"code": -32601, "message": "no", "data": {"reason": "method_not_found"}})
+            raise RequestRefused({"code": -32601, "message": "no", "data": {"reason": "method_not_found"}})
         return answer
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_cannot_be_looked_into(status: str) -> None:
     run = {"run_id": "run_1", "status": status}
 
     def gone(method: str, params: Json) -> Any:
-        raise Lost("the daemon closed the connection")
+        raise ConnectionLost("the daemon closed the connection")
 
     assert looked_into(Daemon(), run) == run
     assert looked_into(gone, run) == run

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.calls import MAX_ABOUT_CHARACTERS, MAX_TAIL_CHARACTERS, Tail, about, first_lines
-from kheishctl.text import one_line
+from kheishctl.render.calls import MAX_ABOUT_CHARACTERS, MAX_TAIL_CHARACTERS, Tail, about, first_lines
+from kheishctl.render.layout import one_line
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=[])),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from kheishctl.schema import Amount, SchemaFile, contract
+from kheishctl.options import Amount, SchemaFile, contract
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kheishctl.client import Failure, Json
-from kheishctl.render import STOP_NOTES
-from kheishctl.text import Look, ago, clock, duration, fit, one_line, properties, stamp
+from kheishctl.render.events import STOP_NOTES
+from kheishctl.render.layout import Look, ago, clock, duration, fit, one_line, properties, stamp
 
 WAITS = ("waiting_for_approval", "waiting_for_user_question")
 LISTED = (("approval.list", "approvals"), ("question.list", "questions"))

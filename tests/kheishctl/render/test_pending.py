@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl import asking
-from kheishctl.text import Look, clean
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import Look, clean
 from protocol.objects.approval import ApprovalStatus, ApprovalView
 from protocol.objects.indoubt import IndoubtStatus, IndoubtView
 from protocol.objects.question import QuestionRequest, QuestionStatus
