@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from kheishd import __version__
-from kheishd.core.harmless import harmless
 from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
+from protocol.text import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Exit as end:
-        print(f"kheishd: {harmless(str(end))}", file=sys.stderr)
+        print(f"kheishd: {escape(str(end))}", file=sys.stderr)
         return end.code
     except BrokenPipeError:
         # Who reads has enough. What is still to be written must not fail once more at the end.

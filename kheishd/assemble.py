@@ -21,7 +21,7 @@ from kheishd.home import Home
 from kheishd.kernel.call import Handler
 from kheishd.kernel.hook import Hook
 from kheishd.kernel.runtime import Debugging, ModelCaller, RouteSpec, RunLimits, Runtime, ToolLimits
-from kheishd.objects.workspaces import resolve
+from kheishd.objects.talk.workspace import resolve
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
 from kheishd.server.peers import Grant
 from protocol.budget import Prices
@@ -35,33 +35,16 @@ MAX_AGENT_FILES = 1_000
 
 
 def handlers() -> tuple[Handler, ...]:
-    """What every object handles."""
-    from kheishd.objects import (
-        approval,
-        audit,
-        conversation,
-        daemon,
-        debug,
-        forking,
-        indoubt,
-        journal,
-        output,
-        permission,
-        question,
-        route,
-        rpc,
-        run,
-        session,
-        task,
-        token,
-        transfer,
-    )
-    from kheishd.objects import definition as definition_object
+    """Return the handlers of all objects."""
+    from kheishd.objects.node import daemon, definition, journal, route, rpc, token
+    from kheishd.objects.people import approval, audit, indoubt, permission, question
+    from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+    from kheishd.objects.work import task
 
-    talk = (rpc, daemon, conversation, session, forking, run, output, debug, transfer)
-    people = (approval, question, indoubt, permission, audit, task)
-    modules = (*talk, *people, journal, definition_object, route, token)
-    return tuple(handler for module in modules for handler in module.HANDLERS)
+    talk = (conversation, session, fork, run, output, debug, transfer)
+    people = (approval, question, indoubt, permission, audit)
+    node = (rpc, daemon, journal, definition, route, token)
+    return tuple(handler for module in (*talk, *people, task, *node) for handler in module.HANDLERS)
 
 
 class Source(Struct, frozen=True):

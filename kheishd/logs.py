@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, Final, Literal
 
-from kheishd.core.harmless import harmless, harmless_json, one_line
 from kheishd.core.text.scrub import Scrubber
+from protocol.text import escape, escape_json, escape_line
 
 Format = Literal["auto", "text", "json"]
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -48,11 +48,11 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback's where there is one."""
-        fields = "".join(f" {key}={one_line(str(value))}" for key, value in fields_of(record).items())
+        fields = "".join(f" {key}={escape_line(str(value))}" for key, value in fields_of(record).items())
         head = f"{timestamp(record.created)} {record.levelname.lower()} {record.name}: "
         # What has line breaks could pass for several messages; indented it cannot.
         message, trace = (
-            harmless(text).replace("\n", "\n    ") for text in (record.getMessage(), _trace(self, record))
+            escape(text).replace("\n", "\n    ") for text in (record.getMessage(), _trace(self, record))
         )
         return head + message + fields + trace
 
@@ -73,7 +73,7 @@ class Json(logging.Formatter):
         }
         if trace := _trace(self, record):
             entry["exception"] = trace.strip()
-        return harmless_json(msgspec.json.encode(entry, enc_hook=str).decode())
+        return escape_json(msgspec.json.encode(entry, enc_hook=str).decode())
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -6,7 +6,7 @@ import msgspec
 
 from kheishd.core.contract import Fits, Violates, canonical, checked, read
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects.contracts import schema_text
+from kheishd.objects.talk.contract import schema_text
 from protocol import ids
 from protocol.events.output import OutputEmitted
 from protocol.limits.output import MAX_OUTPUT_BYTES, MAX_OUTPUTS

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects.planning import plan_of, todos_of
+from kheishd.objects.talk.plan import plan_of, todos_of
 from protocol import ids
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.limits.plan import (

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events.call import ToolReturned

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from kheishd.core.token import digest_of
 from kheishd.kernel.call import Caller
-from kheishd.objects.token import is_valid
+from kheishd.objects.node.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors.token import OriginForbidden, PeerUnknown, TokenInvalid, TokenMissing
 from protocol.rpc.method import SCOPES, Scope

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from kheishd.objects.token import is_valid
+from kheishd.objects.node.token import is_valid
 from kheishd.store.records import Receipt
 from kheishd.store.tables import RECEIPTS, RECEIPTS_BY_AGE, TOKENS
 from protocol.errors.rpc import AlreadyShown, IdempotencyConflict, InvalidParams

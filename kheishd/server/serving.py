@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 
 from kheishd.kernel.call import Caller
-from kheishd.objects.token import is_valid
+from kheishd.objects.node.token import is_valid
 from kheishd.server.connection import Connection, Shared
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.lines import LineConnection

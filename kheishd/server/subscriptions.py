@@ -29,7 +29,7 @@ import msgspec
 import trio
 from trio.lowlevel import checkpoint
 
-from kheishd.objects.journal import Selection, pruned_until
+from kheishd.objects.node.journal import Selection, pruned_until
 from kheishd.store.tables import CURSORS, RUNS
 from protocol.ids import SUBSCRIPTION
 from protocol.objects.journal import Subscribed

@@ -13,8 +13,7 @@ import trio
 from kheishd.core.text.scrub import Flow
 from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
-from kheishd.objects import shells
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import ShellOutcome, record_stalled, record_started
 from protocol.limits.shell import MAX_SHELL_SECOND_BYTES
 
 if TYPE_CHECKING:
@@ -68,19 +67,19 @@ class Background:
             self._why = why
             self._waiting.cancel()
 
-    async def perform(self, starter: Starter, readable: Sequence[str]) -> Over:
+    async def perform(self, starter: Starter, readable: Sequence[str]) -> ShellOutcome:
         """Run it to its end: then nothing of it runs any more, and what it wrote is in its file."""
         shell = self.task.shell
         assert shell is not None, "only shells are run"
         if self._waiting.cancel_called:
-            return Over(self._why, problem="it had not begun")
+            return ShellOutcome(self._why, problem="it had not begun")
         await trio.to_thread.run_sync(self._log.begin)
         try:
             async with starter.running(self.task.task_id, shell, readable) as kept:
                 ended = await self._attend(kept)
             return await self._over(ended)
         except NotStarted as error:
-            return Over("not_started", problem=_brief(str(error)))
+            return ShellOutcome("not_started", problem=_brief(str(error)))
         finally:
             await trio.to_thread.run_sync(self._log.close)
 
@@ -92,7 +91,7 @@ class Background:
             nursery.start_soon(self._pump, kept.stdout, pumped)
             nursery.start_soon(self._watch)
             if kept.pid:
-                note = partial(shells.started, task_id=self.task.task_id, pid=kept.pid, since=kept.started)
+                note = partial(record_started, task_id=self.task.task_id, pid=kept.pid, since=kept.started)
                 nursery.start_soon(self._save, note)
             with self._waiting:
                 ended = await kept.wait()
@@ -105,11 +104,11 @@ class Background:
             nursery.cancel_scope.cancel()
         return ended
 
-    async def _over(self, ended: Ended | None) -> Over:
+    async def _over(self, ended: Ended | None) -> ShellOutcome:
         code = None if ended is None else ended.code
         written = await self._files.read(self.task.task_id, 1)
         why, problem = self._how(ended)
-        return Over(why, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
+        return ShellOutcome(why, code, _brief(problem), self._log.total_bytes, written.kept_bytes)
 
     def _how(self, ended: Ended | None) -> tuple[ShellEnding, str]:
         """Why it is over, and what went wrong."""
@@ -151,7 +150,7 @@ class Background:
                 await grown.wait()
             if patience.cancelled_caught:
                 if looks_like_a_question(self._log.last.decode(errors="replace")):
-                    await self._save(partial(shells.stalled, task_id=self.task.task_id))
+                    await self._save(partial(record_stalled, task_id=self.task.task_id))
                     return
                 await grown.wait()
 

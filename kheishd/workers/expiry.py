@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from kheishd.kernel.projections import APPROVAL, QUESTION
-from kheishd.objects import approval, question
+from kheishd.objects.people import approval, question
 from kheishd.store.tables import DEADLINES
 from protocol.errors.store import StorageFull
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from kheishd.objects import shells
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import ShellOutcome, live_shells, record_ended
 from kheishd.store.tables import SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.workers.background import STALL_SECONDS, Background
 from protocol.errors.store import StorageFull
@@ -91,7 +90,7 @@ class ShellWorker:
 
     def _look(self) -> None:
         with self._state.read() as store:
-            live = list(shells.live(store))
+            live = list(live_shells(store))
             stopping = [task_id for _, task_id in store.scan(SHELLS_STOPPING)]
         for task in live:
             if task.task_id not in self._running and task.task_id not in self._given_up:
@@ -113,20 +112,20 @@ class ShellWorker:
         with trio.CancelScope(shield=True):
             try:
                 over = await self._performed(shell)
-                await self._save(partial(shells.ended, task_id=task_id, over=over))
+                await self._save(partial(record_ended, task_id=task_id, over=over))
             except Exception:
                 log.exception("the end of a shell could not be written down", extra={"task_id": task_id})
                 self._given_up.add(task_id)
             finally:
                 del self._running[task_id]
 
-    async def _performed(self, shell: Background) -> Over:
+    async def _performed(self, shell: Background) -> ShellOutcome:
         try:
             await self._prune()
             return await shell.perform(self._starter, self._readable())
         except Exception:
             log.exception("a shell was given up", extra={"task_id": shell.task.task_id})
-            return Over("exit_unknown", problem=FAILED)
+            return ShellOutcome("exit_unknown", problem=FAILED)
 
     def _readable(self) -> list[str]:
         """What sandboxed commands can read besides the system, as it is configured now."""
@@ -153,7 +152,7 @@ class ShellWorker:
         names = await self._files.names()
         with self._state.read() as store:
             found = {name: store.get(TASKS, name) for name in names}
-            live = [task.task_id for task in shells.live(store)]
+            live = [task.task_id for task in live_shells(store)]
         unwanted = [name for name, task in found.items() if task is None or task.deleted_at_ms is not None]
         await self._files.prune(unwanted, live, MAX_SHELL_FILES_BYTES)
 
@@ -162,7 +161,7 @@ class ShellWorker:
     async def _end_left(self) -> None:
         """End the shells of a daemon that died, side by side; their tasks say so."""
         with self._state.read() as store:
-            left = list(shells.live(store))
+            left = list(live_shells(store))
         async with trio.open_nursery() as nursery:
             for task in left:
                 nursery.start_soon(self._end, task)
@@ -174,9 +173,11 @@ class ShellWorker:
         written = await self._files.read(task.task_id, 1)
         problems = [] if task.status == "in_progress" else ["it had hardly begun, if at all"]
         problems += [] if gone else ["some of its processes could not be killed"]
-        over = Over("daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes)
+        over = ShellOutcome(
+            "daemon_restarted", None, "; ".join(problems), written.total_bytes, written.kept_bytes
+        )
         # On a full disk it is ended by the next daemon; nothing of it runs any more.
         with suppress(StorageFull):
-            await self._state.update(partial(shells.ended, task_id=task.task_id, over=over))
+            await self._state.update(partial(record_ended, task_id=task.task_id, over=over))
             return
         self._given_up.add(task.task_id)

@@ -16,7 +16,7 @@ from kheishd.core.run.budget import cost_of
 from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.giving import output_of
+from kheishd.objects.talk.giving import output_of
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.completion import answer_of
 from protocol.errors.refusal import Refusal

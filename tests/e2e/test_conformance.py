@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from kheishd.objects import journal, rpc
+from kheishd.objects.node import journal, rpc
 from kheishd.server.listeners import TcpListen
 from protocol.errors.rpc import RequestCancelled, RequestNotFound
 from protocol.limits.rpc import MAX_BATCH_MESSAGES

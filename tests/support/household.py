@@ -14,22 +14,10 @@ from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.kernel.state import State
-from kheishd.objects import (
-    approval,
-    audit,
-    conversation,
-    debug,
-    forking,
-    indoubt,
-    journal,
-    output,
-    permission,
-    question,
-    run,
-    session,
-    task,
-    transfer,
-)
+from kheishd.objects.node import journal
+from kheishd.objects.people import approval, audit, indoubt, permission, question
+from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs.worker import RunWorker
@@ -42,7 +30,7 @@ from tests.support.runtimes import make_runtime
 HANDLERS = (
     *conversation.HANDLERS,
     *session.HANDLERS,
-    *forking.HANDLERS,
+    *fork.HANDLERS,
     *run.HANDLERS,
     *debug.HANDLERS,
     *output.HANDLERS,

@@ -14,7 +14,7 @@ from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
 from kheishd.kernel.state import State, open_state, wall_clock_ms
-from kheishd.objects import token
+from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
 from kheishd.server.serving import Server, open_server

@@ -13,7 +13,7 @@ import msgspec
 
 from kheishd.core.task import brief
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
-from kheishd.objects.shells import may_begin
+from kheishd.objects.work.shell import require_room
 from protocol import ids
 from protocol.errors.task import TasksFull
 from protocol.events.task import TaskCreated
@@ -47,7 +47,7 @@ def begun(use: Invocation, command: str, title: str, workdir: Workdir, *, boxed:
 
     def change(store: Snapshot) -> Outcome:
         try:
-            may_begin(store, use.place.session.session_id)
+            require_room(store, use.place.session.session_id)
         except TasksFull as refusal:
             raise ToolError(refusal.message) from None
         said = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": NOTE}

@@ -19,7 +19,7 @@ from kheishd.hooks.excerpt import ending, json_bytes
 from kheishd.hooks.files.arguments import decoded
 from kheishd.hooks.tasks.tools import TOOLS, Create, Listing, Named, Read, Stop, Update
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, ToolError
-from kheishd.objects.task import (
+from kheishd.objects.work.task import (
     Tasks,
     new_state,
     new_task,

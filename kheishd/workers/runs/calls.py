@@ -23,7 +23,7 @@ from kheishd.core.run.calls import NOT_RUN, STOPPED, doubt
 from kheishd.core.run.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
 from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, ToolError
 from kheishd.kernel.live import OF_TOOLS
-from kheishd.objects.bounds import bounds_of
+from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import bounded, last_words, readable

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from kheishd.core.permissions.judge import Judged, Layers, judge, used
 from kheishd.core.run.commands import Judgement
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunContext, Tool, ToolError
-from kheishd.objects.permission import facts_of, layers_of, opinion_of
+from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
 from protocol.events.approval import ApprovalRequested

@@ -27,8 +27,8 @@ from kheishd.core.contract import instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
-from kheishd.objects.contracts import schema_text
-from kheishd.objects.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.contract import schema_text
+from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
-from kheishd.objects.planning import plan_of, todos_of
+from kheishd.objects.talk.plan import plan_of, todos_of
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.limits.plan import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODO_BYTES, MAX_TODOS

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.results import EVENTS_AT_ONCE, MAX_PORTION_BYTES, TOOL, Results, _decoded
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects import forking
+from kheishd.objects.talk.fork import fork
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events.call import ToolReturned
@@ -144,8 +144,8 @@ async def test_a_branch_reads_what_was_given_before_it(tmp_path: Path, autojump_
     """And nothing that came later, or was imported for somebody else."""
     async with seen(tmp_path, Outcome("It is green.")) as (desk, _, session_id):
         (returned,) = [e.cursor for e, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
-        late = await desk.do(forking.fork, SessionFork(session_id=session_id, at=returned))
-        early = await desk.do(forking.fork, SessionFork(session_id=session_id, at=returned - 1))
+        late = await desk.do(fork, SessionFork(session_id=session_id, at=returned))
+        early = await desk.do(fork, SessionFork(session_id=session_id, at=returned - 1))
         assert "It is green." in await read(desk, late.session_id)
         with pytest.raises(ToolError):
             await read(desk, early.session_id)

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from kheishd.kernel.call import Caller
-from kheishd.objects import journal, rpc
+from kheishd.objects.node import journal, rpc
 from kheishd.server.connection import SLICE_S, Connection, Reason, Shared
 from kheishd.store.environment import Transaction
 from protocol.errors.daemon import DaemonDraining

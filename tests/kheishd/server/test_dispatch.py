@@ -10,7 +10,7 @@ import trio.testing
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
-from kheishd.objects import rpc
+from kheishd.objects.node import rpc
 from kheishd.server.dispatch import Dispatcher
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.refusal import Refusal

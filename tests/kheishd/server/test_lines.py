@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.objects import journal, rpc
+from kheishd.objects.node import journal, rpc
 from kheishd.server.lines import FEED_BYTES
 from protocol.limits.rpc import MAX_LINE_BYTES, MAX_UNSENT_BYTES
 from protocol.rpc.codec import Codec

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.objects import journal, rpc
+from kheishd.objects.node import journal, rpc
 from kheishd.server.lines import LineConnection
 from kheishd.server.listeners import SharedListen
 from kheishd.server.peers import Grant, Peer

@@ -13,7 +13,7 @@ import trio.testing
 import trustme
 from trio_websocket import open_websocket_url
 
-from kheishd.objects import journal, rpc
+from kheishd.objects.node import journal, rpc
 from kheishd.server.listeners import TcpListen
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden

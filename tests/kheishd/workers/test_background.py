@@ -8,7 +8,7 @@ import trio
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.shells.files import ShellLog
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import ShellOutcome
 from kheishd.workers.background import Background
 from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES
 from protocol.limits.units import MIB
@@ -25,7 +25,7 @@ def shell(yard: Yard, *, stall_s: float = 45.0) -> Background:
     return Background(yard.task()[0], yard.desk.live, yard.files, saved, stall_s=stall_s)
 
 
-async def performed(yard: Yard, command: str) -> Over:
+async def performed(yard: Yard, command: str) -> ShellOutcome:
     """What a command comes to that nobody stops."""
     await yard.begin(command)
     return await shell(yard).perform(yard.starter, ())
@@ -35,7 +35,7 @@ async def test_how_it_ended_and_what_it_wrote(tmp_path: Path) -> None:
     """Output and errors in their order; all of it is there once it is over."""
     async with yard(tmp_path) as yard_:
         over = await performed(yard_, "echo out; echo err >&2; echo end; exit 3")
-        assert over == Over("exited", 3, "", 12, 12)
+        assert over == ShellOutcome("exited", 3, "", 12, 12)
         assert (await yard_.files.read("t", 100)).text == "out\nerr\nend\n"
 
 
@@ -100,7 +100,7 @@ async def test_it_is_stopped_before_it_begins(tmp_path: Path) -> None:
         background = shell(yard_)
         background.stop("stopped")
         over = await background.perform(yard_.starter, ())
-        assert over == Over("stopped", None, "it had not begun")
+        assert over == ShellOutcome("stopped", None, "it had not begun")
         assert not (tmp_path / "begun").exists()
 
 
@@ -166,7 +166,7 @@ async def test_a_disk_that_takes_no_more(tmp_path: Path, monkeypatch: pytest.Mon
     async with yard(tmp_path) as yard_:
         monkeypatch.setattr(ShellLog, "write", full)
         over = await performed(yard_, f"echo x; touch {tmp_path}/done")
-        assert over == Over("output_capture_failed", 0, "No space left on device", 2, 0)
+        assert over == ShellOutcome("output_capture_failed", 0, "No space left on device", 2, 0)
         assert (tmp_path / "done").exists()
 
 

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.kernel.runtime import RunLimits
-from kheishd.objects import question
+from kheishd.objects.people import question
 from kheishd.store.tables import APPROVALS, DEADLINES, QUESTIONS
 from kheishd.workers.expiry import LOOK_SECONDS, ExpiryWorker
 from protocol.objects.question import QuestionAnswer

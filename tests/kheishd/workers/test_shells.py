@@ -11,8 +11,7 @@ import trio
 
 from kheishd.hooks.leftovers import home_id
 from kheishd.kernel.doctor import examine_whole
-from kheishd.objects import shells
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
 from kheishd.workers import shells as module
 from protocol.errors.store import StorageFull
 from protocol.events.task import TaskDeleted, TaskEnded
@@ -137,7 +136,7 @@ async def test_what_a_daemon_left_is_ended_before_anybody_is_told(tmp_path: Path
     async with yard(tmp_path) as yard_:
         await yard_.begin("never run", "pending")
         await yard_.begin("ran")
-        await yard_.desk.state.update(lambda tx: shells.started(tx, "t", 1, 2))
+        await yard_.desk.state.update(lambda tx: record_started(tx, "t", 1, 2))
         log = yard_.files.log("t")
         log.begin()
         log.write(b"so far\n")
@@ -199,15 +198,15 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "SAVE_AGAIN_SECONDS", 0.01)
     tried = []
 
-    def ended(tx: Any, task_id: str, over: Over) -> None:
+    def ended(tx: Any, task_id: str, over: ShellOutcome) -> None:
         tried.append(over)
         if len(tried) < 3:
             raise StorageFull
         real(tx, task_id, over)
 
-    real: Callable[..., None] = shells.ended
+    real: Callable[..., None] = record_ended
     async with yard(tmp_path) as yard_, yard_.worked():
-        monkeypatch.setattr(shells, "ended", ended)
+        monkeypatch.setattr(module, "record_ended", ended)
         await yard_.begin("true")
         assert (await yard_.ended())[0].status == "completed"
         assert len(tried) == 3
@@ -246,7 +245,7 @@ async def test_one_that_cannot_be_written_down_is_given_up(
                 def broken(*args: Any, **more: Any) -> None:
                     raise RuntimeError("no such luck")
 
-                patch.setattr(shells, "ended", broken)
+                patch.setattr(module, "record_ended", broken)
                 await yard_.begin("echo x >> count")
                 await yard_.begin("true", "other")
                 with trio.fail_after(20):

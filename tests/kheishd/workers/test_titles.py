@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.objects import session
+from kheishd.objects.talk import session
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, Titles
 from protocol.budget import Cost, Prices

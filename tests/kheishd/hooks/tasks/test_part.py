@@ -16,9 +16,8 @@ from kheishd.hooks.tasks.part import MAX_LISTED, TaskTools
 from kheishd.kernel.doctor import examine_whole
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import shells
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.shells import Over
+from kheishd.objects.work.shell import ShellOutcome, record_ended
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from protocol.events.call import ToolReturned
@@ -283,7 +282,9 @@ async def test_output_is_waited_for(bench: Bench) -> None:
     await shell(bench, "one\n")
 
     async def end() -> None:
-        await bench.desk.state.update(lambda tx: shells.ended(tx, "tsk_shell", Over("exited", 3, "", 4, 4)))
+        await bench.desk.state.update(
+            lambda tx: record_ended(tx, "tsk_shell", ShellOutcome("exited", 3, "", 4, 4))
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)

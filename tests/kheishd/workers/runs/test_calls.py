@@ -16,7 +16,8 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeResult, SubHook, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import permission, session
+from kheishd.objects.people import permission
+from kheishd.objects.talk import session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot

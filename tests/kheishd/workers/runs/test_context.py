@@ -15,7 +15,7 @@ from kheishd.core.context.reduction import SNIPPED
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.lineage import Stretch
+from kheishd.objects.talk.lineage import Stretch
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint

@@ -10,8 +10,8 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects import permission
 from kheishd.objects.fold import SessionWriter
+from kheishd.objects.people import permission
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested

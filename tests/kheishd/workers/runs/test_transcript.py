@@ -10,7 +10,7 @@ from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_ch
 from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
-from kheishd.objects.lineage import Stretch
+from kheishd.objects.talk.lineage import Stretch
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.runs.transcript import (
     BYTES_AT_ONCE,

@@ -1,0 +1,161 @@
+"""The daemon's own methods, over a socket."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kheishd.kernel.runtime import Runtime
+from kheishd.objects.node.daemon import HANDLERS, backup_path
+from kheishd.store.backup import restore
+from kheishd.store.writer import Store
+from protocol.errors.daemon import ConfigInvalid, PathRefused
+from protocol.objects.daemon import Counts, Disk, Status
+from tests.support.histories import dump, rich_history
+from tests.support.rpc_server import FakeControl, rpc_server
+from tests.support.runtimes import make_runtime
+
+
+@dataclass
+class Control(FakeControl):
+    """Levers that know how the daemon is."""
+
+    def status(self) -> Status:
+        return Status(
+            version="1",
+            pid=os.getpid(),
+            uptime_s=1.5,
+            started_at_ms=1,
+            schema=1,
+            generation=1,
+            home="/h",
+            listeners=[],
+            counts=Counts(
+                sessions=0,
+                conversations=0,
+                runs=0,
+                runs_active=0,
+                runs_ready=0,
+                tokens=0,
+                connections=0,
+                subscriptions=0,
+            ),
+            disk=Disk(path="/h/state", used_bytes=0, file_bytes=0, free_bytes=0, map_bytes=0),
+            cursor=0,
+            memory_bytes=0,
+            warnings=["the disk is nearly full"],
+        )
+
+    def config_path(self) -> str | None:
+        return "/h/config.toml"
+
+
+def runtime() -> Runtime:
+    """A runtime that remembers its configuration."""
+    return make_runtime(3, config={"default_agent": "default"})
+
+
+async def test_daemon_status_ok(tmp_path: Path) -> None:
+    """How it is, as the daemon says."""
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        found = await (await server.connect()).call("daemon.status")
+    assert (found["pid"], found["uptime_s"], found["warnings"]) == (
+        os.getpid(),
+        1.5,
+        ["the disk is nearly full"],
+    )
+
+
+async def test_daemon_reload_ok(tmp_path: Path) -> None:
+    """The new generation and what was skipped."""
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        assert await (await server.connect()).call("daemon.reload") == {"generation": 2, "warnings": []}
+
+
+async def test_daemon_reload_config_invalid(tmp_path: Path) -> None:
+    """The refusal carries key and line."""
+    control = Control(problem="config.toml:2: defualt_agent: unknown key")
+    async with rpc_server(tmp_path, HANDLERS, control=control) as server:
+        client = await server.connect()
+        with pytest.raises(ConfigInvalid, match=r"config\.toml:2: defualt_agent"):
+            await client.call("daemon.reload")
+
+
+async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
+    """It is begun with the time given, and answered."""
+    control = Control()
+    async with rpc_server(tmp_path, HANDLERS, control=control) as server:
+        client = await server.connect()
+        assert await client.call("daemon.shutdown", drain_s=2.5) == {"pid": os.getpid()}
+    assert control.shutdowns == [2.5]
+
+
+async def test_daemon_config_ok(tmp_path: Path) -> None:
+    """What is in force, its generation and where it was read."""
+    async with rpc_server(tmp_path, HANDLERS, control=Control(), runtime=runtime) as server:
+        found = await (await server.connect()).call("daemon.config")
+    assert found == {
+        "config": {"default_agent": "default"},
+        "generation": 3,
+        "path": "/h/config.toml",
+    }
+
+
+async def test_daemon_backup_ok(tmp_path: Path) -> None:
+    """A copy that restores to the same content."""
+    target = tmp_path / "copy"
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        await server.token()
+        made = await (await server.connect()).call("daemon.backup", path=str(target))
+        before = dump(server.state.store)
+    assert made["path"] == str(target)
+    assert made["bytes"] == sum(file.stat().st_size for file in target.iterdir())
+    restore(target, tmp_path / "restored")
+    store = Store.open(tmp_path / "restored", on_group=lambda group: None, threaded=False, version="test")
+    after = dump(store)
+    store.close()
+    assert after == before
+    assert made["cursor"] == max(key[0] for key, _ in after["cursors"])
+
+
+async def test_daemon_backup_path_refused(tmp_path: Path) -> None:
+    """Over the wire: the field is named, and nothing is made."""
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        client = await server.connect()
+        with pytest.raises(PathRefused) as refused:
+            await client.call("daemon.backup", path="copy")
+    assert refused.value.field == "$.params.path"
+
+
+def test_backup_paths(tmp_path: Path) -> None:
+    """Each rule, by its own words; and a path that is fine."""
+    state = tmp_path / "home" / "state"
+    state.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(state)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path, words in (
+        ("copy", "not an absolute path"),
+        (f"{tmp_path}/a\0b", "not an absolute path"),
+        (str(tmp_path / "home"), "exists already"),
+        (str(tmp_path / "dangling"), "exists already"),
+        (str(tmp_path / "gone" / "copy"), "is not a directory"),
+        (str(state / "copy"), "inside the store's own"),
+        (str(tmp_path / "link" / "copy"), "inside the store's own"),
+        (str(tmp_path / "home" / ".." / "home" / "state" / "x"), "inside the store's own"),
+    ):
+        with pytest.raises(PathRefused, match=words):
+            backup_path(path, state)
+    assert backup_path(str(tmp_path / "copy"), state) == tmp_path / "copy"
+
+
+async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
+    """A store with a past, examined over the wire, whole and not."""
+    store = Store.open(store_dir, on_group=lambda group: None, threaded=False, version="test")
+    rich_history(store)
+    store.close()
+    async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
+        client = await server.connect()
+        for deep in (False, True):
+            found = await client.call("daemon.doctor", deep=deep)
+            assert (found["findings"], found["streams"], found["complete"]) == ([], 7, True)

@@ -1,0 +1,66 @@
+"""definition.list and definition.get, over a socket."""
+
+from pathlib import Path
+
+import pytest
+
+from kheishd.core.definition import built_in, parse
+from kheishd.kernel.runtime import Runtime
+from kheishd.objects.node.definition import HANDLERS
+from kheishd.server.listeners import TcpListen
+from protocol.errors.definition import AgentNotFound
+from tests.support.rpc_server import rpc_server
+from tests.support.runtimes import make_runtime
+
+
+def runtime() -> Runtime:
+    """The built-in agent and two from files."""
+    reviewer = parse("reviewer", b"---\ntools: []\n---\nReview.", "/home/agents/reviewer.md")
+    writer = parse("writer", b"Write.", "/home/agents/writer.md")
+    return make_runtime(definitions={a.name: a for a in (writer, built_in(), reviewer)})
+
+
+async def test_definition_list_ok(tmp_path: Path) -> None:
+    """By name; pages join without a gap; null lists are everything and left out, empty ones are shown."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        first = await client.call("definition.list", limit=2)
+        second = await client.call("definition.list", limit=2, after=first["next"])
+    names = [d["name"] for d in first["definitions"] + second["definitions"]]
+    assert names == ["default", "reviewer", "writer"]
+    assert second["next"] is None
+    assert first["definitions"][1]["tools"] == []
+    assert "tools" not in first["definitions"][0]
+
+
+async def test_definition_get_ok(tmp_path: Path) -> None:
+    """One agent, with where it comes from and its instructions' digest."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        found = await (await server.connect()).call("definition.get", name="reviewer")
+    assert (found["instructions"], found["source"], found["path"]) == (
+        "Review.",
+        "file",
+        "/home/agents/reviewer.md",
+    )
+    assert len(found["digest"]) == 64
+
+
+async def test_definition_get_agent_not_found(tmp_path: Path) -> None:
+    """The refusal names the agent and the field."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        with pytest.raises(AgentNotFound, match="'nobody'") as refused:
+            await client.call("definition.get", name="nobody")
+    assert refused.value.field == "$.params.name"
+
+
+async def test_a_token_sees_only_its_agents(tmp_path: Path) -> None:
+    """For a token that covers one agent there are no others, listed or asked for."""
+    tcp = TcpListen("127.0.0.1", 0)
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime, tcp=tcp) as server:
+        _, secret = await server.token(agents=["writer"])
+        client = await server.connect_websocket(secret)
+        listed = await client.call("definition.list")
+        with pytest.raises(AgentNotFound):
+            await client.call("definition.get", name="reviewer")
+    assert [d["name"] for d in listed["definitions"]] == ["writer"]

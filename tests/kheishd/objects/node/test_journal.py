@@ -1,0 +1,311 @@
+"""The journal for clients: pages, filters, who may see what, following."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kheishd.kernel.call import Caller
+from kheishd.objects.node import journal, rpc
+from kheishd.objects.node.journal import MAX_REMEMBERED, Selection, pruned_until
+from kheishd.store.environment import Transaction
+from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
+from protocol.errors.rpc import Overloaded
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.rpc import MAX_SUBSCRIPTIONS
+from protocol.objects.journal import Filter
+from tests.support.rpc_server import Client, RpcServer, rpc_server
+from tests.support.stories import add_daemon_event, add_event, add_session, mark_pruned, put_run
+
+LIMITED = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozenset(("ann",)))
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RpcServer]:
+    """A server whose journal has the session ses_1, with run_1, at cursor 1."""
+    async with rpc_server(tmp_path, [*rpc.HANDLERS, *journal.HANDLERS]) as server:
+        await commit(server, add_session, "ses_1")
+        await commit(server, put_run, "run_1", "ses_1", "running")
+        yield server
+
+
+@pytest.fixture
+async def client(server: RpcServer) -> Client:
+    """A connection to it."""
+    client = await server.connect()
+    await client.call("rpc.ping")
+    return client
+
+
+async def commit(server: RpcServer, fn: Callable[..., Any], *args: Any) -> Any:
+    """Commit something."""
+    return await server.state.update(lambda tx: fn(tx, *args))
+
+
+async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: str = "") -> list[int]:
+    """Commit some events at once; their cursors."""
+
+    def fill(tx: Transaction) -> list[int]:
+        return [add_event(tx, session_id, title) for _ in range(count)]
+
+    cursors: list[int] = await server.state.update(fill)
+    return cursors
+
+
+def limit(server: RpcServer, caller: Caller = LIMITED) -> None:
+    """From now on every connection is this caller's."""
+    for connection in server.server.connected():
+        connection.caller = caller
+
+
+def cursors(page: dict[str, Any]) -> list[int]:
+    """The cursors of a page."""
+    return [event["cursor"] for event in page["events"]]
+
+
+# journal.read
+
+
+async def test_journal_read_ok(server: RpcServer, client: Client) -> None:
+    """Pages from the oldest on, each going on where the one before ended."""
+    await add(server, 4)
+    first = await client.call("journal.read", limit=2)
+    second = await client.call("journal.read", limit=2, after=first["next"])
+    third = await client.call("journal.read", limit=2, after=second["next"])
+    assert [cursors(page) for page in (first, second, third)] == [[1, 2], [3, 4], [5]]
+    assert third["next"] is None
+    assert first["events"][0]["type"] == "session_created"
+    assert first["events"][0]["session_id"] == "ses_1"
+
+
+async def test_journal_read_ok_newest(server: RpcServer, client: Client) -> None:
+    """Pages from the newest back; before the first there is nothing."""
+    await add(server, 4)
+    first = await client.call("journal.read", limit=3, order="newest")
+    second = await client.call("journal.read", limit=3, order="newest", after=first["next"])
+    assert [cursors(page) for page in (first, second)] == [[5, 4, 3], [2, 1]]
+    assert second["next"] is None
+    assert cursors(await client.call("journal.read", order="newest", after=0)) == []
+
+
+async def test_journal_read_ok_is_what_is_stored(server: RpcServer, client: Client) -> None:
+    """To the byte."""
+    await add(server, 1, title="Überschrift \\ \u2028")
+    with server.state.read() as store:
+        lines = [line for _, line in store.entries("ses_1")]
+    await client.send({"jsonrpc": "2.0", "id": 1, "method": "journal.read"})
+    assert b",".join(lines) in await client.line()
+
+
+async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
+    """Whatever number a client makes up: there is nothing there, yet."""
+    for after in (2, 2**63, 2**64, 10**30):
+        assert await client.call("journal.read", after=after) == {"events": [], "next": None}
+        assert cursors(await client.call("journal.read", after=after, order="newest")) == [1]
+        await client.call("journal.subscribe", after=after)
+        assert (await client.next())[0] == "journal.synced"
+
+
+async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> None:
+    """By session, subtree, run, types; and several of them."""
+    child = await commit(server, add_session, "ses_2", "default", "user", "ses_1")
+    of_run = await commit(server, add_event, "ses_1", "", "run_1")
+    daemons = await commit(server, add_daemon_event)
+    read = client.call
+    assert cursors(await read("journal.read")) == [1, child, of_run, daemons]
+    assert cursors(await read("journal.read", session_id="ses_1")) == [1, of_run]
+    assert cursors(await read("journal.read", session_id="ses_1", subtree=True)) == [1, child, of_run]
+    assert cursors(await read("journal.read", run_id="run_1")) == [of_run]
+    assert cursors(await read("journal.read", run_id="run_1", session_id="ses_1", subtree=True)) == [of_run]
+    assert cursors(await read("journal.read", types=["session_created"])) == [1, child]
+    assert cursors(await read("journal.read", types=["session_created"], session_id="ses_2")) == [child]
+    assert cursors(await read("journal.read", types=[])) == []
+
+
+async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Client) -> None:
+    """At a mebibyte, or having looked at 5,000; even empty, with a ``next`` that goes on."""
+    for _ in range(8):
+        await add(server, 1, title="x" * 200_000)
+    page = await client.call("journal.read", limit=500)
+    assert len(msgspec.json.encode(page)) < MAX_PAGE_BYTES + 300_000
+    assert page["next"] == cursors(page)[-1] < 9
+    for _ in range(MAX_PAGE_EXAMINED // 1000):
+        await add(server, 1000)
+    found = await commit(server, add_daemon_event)
+    empty = await client.call("journal.read", types=["daemon_reloaded"])
+    assert (empty["events"], empty["next"]) == ([], MAX_PAGE_EXAMINED)
+    assert cursors(await client.call("journal.read", types=["daemon_reloaded"], after=empty["next"])) == [
+        found
+    ]
+
+
+async def test_journal_read_ok_a_search_through_large_entries_ends_early(
+    server: RpcServer, client: Client
+) -> None:
+    """At eight mebibytes: 5,000 entries may be a gigabyte."""
+    count = MAX_PAGE_EXAMINED_BYTES // 200_000 + 1
+    for _ in range(count + 5):
+        await add(server, 1, title="x" * 200_000)
+    empty = await client.call("journal.read", types=["daemon_reloaded"])
+    assert empty["events"] == []
+    assert 8 < empty["next"] <= count + 1
+
+
+async def test_journal_read_ok_covers_what_the_caller_may_see(server: RpcServer, client: Client) -> None:
+    """Agents and senders of its token; the daemon's own events only without limits."""
+    anns = await commit(server, add_session, "ses_ann", "helper", "ann")
+    await commit(server, add_session, "ses_bob", "helper", "bob")
+    await commit(server, add_daemon_event)
+    limit(server)
+    assert cursors(await client.call("journal.read")) == [anns]
+    assert cursors(await client.call("journal.read", session_id="ses_ann")) == [anns]
+
+
+async def test_journal_read_session_not_found(server: RpcServer, client: Client) -> None:
+    """Unknown, the daemon's own, or not covered: the answer is the same."""
+    for session_id in ("ses_9", "daemon"):
+        with pytest.raises(SessionNotFound):
+            await client.call("journal.read", session_id=session_id)
+    limit(server)
+    with pytest.raises(SessionNotFound):
+        await client.call("journal.read", session_id="ses_1")
+
+
+async def test_journal_read_run_not_found(server: RpcServer, client: Client) -> None:
+    """Unknown, or of another session."""
+    await commit(server, add_session, "ses_2")
+    with pytest.raises(RunNotFound):
+        await client.call("journal.read", run_id="run_9")
+    with pytest.raises(RunNotFound):
+        await client.call("journal.read", run_id="run_1", session_id="ses_2")
+
+
+@pytest.mark.parametrize("method", ["journal.read", "journal.subscribe"])
+async def test_a_run_that_is_not_covered_is_not_there(server: RpcServer, client: Client, method: str) -> None:
+    """The refusal says nothing of its session, and is the one for a run that does not exist."""
+    limit(server)
+    for session in ({}, {"session_id": "ses_1"}):
+        with pytest.raises(RunNotFound) as caught:
+            await client.call(method, run_id="run_1", **session)
+        assert (caught.value.message, caught.value.field) == ("there is no run 'run_1'", "$.params.run_id")
+
+
+async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> None:
+    """What is asked for is gone; without a cursor, reading begins with what is kept."""
+    some = await add(server, 3)
+    await commit(server, mark_pruned, "ses_1", some[0])
+    await commit(server, mark_pruned, "*", some[0])
+    for params in ({"session_id": "ses_1"}, {}):
+        with pytest.raises(CursorPruned):
+            await client.call("journal.read", after=1, **params)
+        assert some[1] in cursors(await client.call("journal.read", after=some[0], **params))
+        assert await client.call("journal.read", **params)
+        assert await client.call("journal.read", order="newest", after=1, **params)
+
+
+async def test_marks_of_pruning_are_per_stream(server: RpcServer) -> None:
+    """Zero where nothing was pruned."""
+    await commit(server, mark_pruned, "ses_1", 300)
+    with server.state.read() as store:
+        assert pruned_until(store, "ses_1") == 300
+        assert pruned_until(store, "ses_2") == pruned_until(store, None) == 0
+
+
+async def test_remembered_verdicts_are_bounded(server: RpcServer) -> None:
+    """However many streams there are."""
+    with server.state.read() as store:
+        selection = Selection(store, LIMITED, Filter())
+        for number in range(MAX_REMEMBERED + 10):
+            assert not selection.admits(store, f"ses_{number}")
+    assert len(selection._remembered) <= MAX_REMEMBERED
+
+
+# journal.subscribe, journal.unsubscribe
+
+
+async def test_journal_subscribe_ok(server: RpcServer, client: Client) -> None:
+    """The answer, what is after the cursor, ``synced``, then what comes."""
+    some = await add(server, 2)
+    assert await client.call("journal.subscribe", after=1, subscription="mine") == {
+        "subscription": "mine",
+        "cursor": 1,
+    }
+    heard = [await client.next() for _ in range(3)]
+    assert [method for method, _ in heard] == ["journal.event", "journal.event", "journal.synced"]
+    assert heard[2][1] == {"subscription": "mine", "cursor": some[-1]}
+    (new,) = await add(server, 1)
+    method, params = await client.next()
+    assert (method, params["subscription"], params["cursor"]) == ("journal.event", "mine", new)
+    assert params["event"]["type"] == "session_renamed"
+
+
+async def test_journal_subscribe_ok_with_deltas(server: RpcServer, client: Client) -> None:
+    """From now on, with text as it is written."""
+    answer = await client.call("journal.subscribe", session_id="ses_1", deltas=True)
+    assert (await client.next())[0] == "journal.synced"
+    server.live.text(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
+    method, params = await client.next()
+    assert method == "journal.delta"
+    assert params == {
+        "subscription": answer["subscription"],
+        "run_id": "run_1",
+        "item_id": "itm_1",
+        "attempt": 1,
+        "offset": 0,
+        "kind": "text",
+        "text": "Grüße",
+    }
+
+
+async def test_journal_subscribe_session_not_found(server: RpcServer, client: Client) -> None:
+    """Also for one that the caller may not see."""
+    with pytest.raises(SessionNotFound):
+        await client.call("journal.subscribe", session_id="ses_9")
+    limit(server)
+    with pytest.raises(SessionNotFound):
+        await client.call("journal.subscribe", session_id="ses_1")
+
+
+async def test_journal_subscribe_run_not_found(client: Client) -> None:
+    """Unknown."""
+    with pytest.raises(RunNotFound):
+        await client.call("journal.subscribe", run_id="run_9")
+
+
+async def test_journal_subscribe_subscription_exists(server: RpcServer, client: Client) -> None:
+    """Names are the connection's own, and free again once the subscription has ended."""
+    await client.call("journal.subscribe", subscription="s")
+    with pytest.raises(SubscriptionExists):
+        await client.call("journal.subscribe", subscription="s")
+    await (await server.connect()).call("journal.subscribe", subscription="s")
+    await client.call("journal.unsubscribe", subscription="s")
+    await client.call("journal.subscribe", subscription="s")
+
+
+async def test_journal_subscribe_overloaded(client: Client) -> None:
+    """There may be so many, not more."""
+    for _ in range(MAX_SUBSCRIPTIONS):
+        await client.call("journal.subscribe")
+    with pytest.raises(Overloaded):
+        await client.call("journal.subscribe")
+
+
+async def test_journal_unsubscribe_ok(server: RpcServer, client: Client) -> None:
+    """After its answer nothing more comes; another subscription goes on."""
+    for name in ("s", "t"):
+        await client.call("journal.subscribe", subscription=name)
+        assert await client.next() == ("journal.synced", {"subscription": name, "cursor": 1})
+    assert await client.call("journal.unsubscribe", subscription="s") == {"subscription": "s"}
+    await add(server, 1)
+    assert await client.next() == ("journal.end", {"subscription": "s", "reason": "unsubscribed"})
+    assert (await client.next())[1]["subscription"] == "t"
+
+
+async def test_journal_unsubscribe_subscription_not_found(client: Client) -> None:
+    """Unknown to this connection."""
+    with pytest.raises(SubscriptionNotFound):
+        await client.call("journal.unsubscribe", subscription="s")

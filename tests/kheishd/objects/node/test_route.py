@@ -1,0 +1,74 @@
+"""route.list and route.get, over a socket."""
+
+from pathlib import Path
+
+import pytest
+
+from kheishd.kernel.runtime import RouteSpec, Runtime
+from kheishd.objects.node.route import HANDLERS
+from kheishd.providers.caller import Models
+from protocol.budget import Prices
+from protocol.errors.route import RouteNotFound
+from tests.support.rpc_server import rpc_server
+from tests.support.runtimes import make_runtime
+
+SECRET = "sk-super-secret"
+PRICES = Prices(currency="EUR", input=1, output=2, cached_input=0)
+
+
+def runtime() -> Runtime:
+    """The built-in route, one that is ready and one whose credential is missing."""
+    url = "http://127.0.0.1:9/v1"
+    routes = [
+        RouteSpec("offline", "offline", "offline", built_in=True),
+        RouteSpec("ready", "openai", "m", url, "env:A_KEY", {"max_tokens": 5}, prices=PRICES),
+        RouteSpec("broken", "anthropic", "m", url, "env:NO_KEY"),
+    ]
+    return make_runtime(
+        routes={route.route_id: route for route in routes},
+        default_route="ready",
+        models=Models(environ={"A_KEY": SECRET}),
+    )
+
+
+async def test_route_list_ok(tmp_path: Path) -> None:
+    """By id; pages join without a gap; the default one is marked."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        first = await client.call("route.list", limit=2)
+        second = await client.call("route.list", limit=2, after=first["next"])
+    routes = first["routes"] + second["routes"]
+    assert [route["route_id"] for route in routes] == ["broken", "offline", "ready"]
+    assert [route.get("default", False) for route in routes] == [False, False, True]
+    assert second["next"] is None
+
+
+async def test_route_get_ok(tmp_path: Path) -> None:
+    """Everything but the credential, which is shown by its reference; and why it is not ready."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        ready = await client.call("route.get", route_id="ready")
+        broken = await client.call("route.get", route_id="broken")
+    assert (ready["auth_ref"], ready["options"], ready["source"]) == ("env:A_KEY", {"max_tokens": 5}, "file")
+    assert "problem" not in ready
+    assert SECRET not in str(ready)
+    assert broken["ready"] is False
+    assert "env:NO_KEY" in broken["problem"]
+
+
+async def test_route_get_route_not_found(tmp_path: Path) -> None:
+    """The refusal names the route and the field."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
+            await client.call("route.get", route_id="nowhere")
+    assert refused.value.field == "$.params.route_id"
+
+
+async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
+    """As they are pinned; a price of nothing is a price."""
+    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+        client = await server.connect()
+        shown = await client.call("route.get", route_id="ready")
+        assert shown["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}
+        assert "prices" not in await client.call("route.get", route_id="broken")

@@ -1,0 +1,59 @@
+"""The protocol about itself."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kheishd import __version__
+from kheishd.objects.node import rpc
+from protocol.errors.rpc import RequestCancelled, RequestNotFound
+from protocol.rpc.catalogue import METHODS
+from tests.support.rpc_server import Client, rpc_server
+from tests.support.toys import Toys
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    """A connection to a server of rpc.* and some that wait."""
+    async with rpc_server(tmp_path, [*rpc.HANDLERS, *Toys().handlers()]) as server:
+        yield await server.connect()
+
+
+async def test_rpc_ping_ok(client: Client) -> None:
+    """The daemon is there, and says of which version."""
+    assert await client.call("rpc.ping") == {"version": __version__}
+
+
+async def test_rpc_discover_ok(client: Client) -> None:
+    """An OpenRPC document of every method there is."""
+    document = await client.call("rpc.discover")
+    assert document["openrpc"].startswith("1.")
+    assert document["info"]["version"] == __version__
+    assert {method["name"] for method in document["methods"]} == set(METHODS)
+
+
+@pytest.mark.parametrize("id_", [7, "seven", 7.5, -1])
+async def test_rpc_cancel_ok(client: Client, id_: object) -> None:
+    """The request answers that it was cancelled."""
+    await client.send({"jsonrpc": "2.0", "id": id_, "method": "toy.wait"})
+    assert await client.call("rpc.cancel", id=id_) == {"id": id_}
+    with pytest.raises(RequestCancelled):
+        await client.answer(id_)
+
+
+async def test_rpc_cancel_request_not_found(client: Client) -> None:
+    """Unknown, or answered already; one's own is not open while it is answered."""
+    for id_ in (99, "1", None, await client.request("rpc.ping")):
+        with pytest.raises(RequestNotFound):
+            await client.call("rpc.cancel", id=id_)
+
+
+async def test_requests_of_another_connection_are_not_ours(client: Client, tmp_path: Path) -> None:
+    """An id means one of this connection's own."""
+    async with rpc_server(tmp_path / "other", [*rpc.HANDLERS, *Toys().handlers()]) as server:
+        one, other = await server.connect(), await server.connect()
+        waiting = await one.request("toy.wait")
+        await one.call("rpc.ping")
+        with pytest.raises(RequestNotFound):
+            await other.call("rpc.cancel", id=waiting)

@@ -1,0 +1,522 @@
+"""Approvals over the socket: who may answer, what answers do, and that the first one counts."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kheishd.kernel.runtime import RunLimits
+from kheishd.objects.people import approval
+from kheishd.store.tables import APPROVALS, DEADLINES, RUNS, RUNS_READY
+from protocol.errors.approval import (
+    ApprovalAlreadyResolved,
+    ApprovalExpired,
+    ApprovalNotFound,
+    ToolInputInvalid,
+)
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import InputTooLarge, SessionNotFound
+from protocol.errors.token import ScopeMissing
+from protocol.limits.call import MAX_SUBJECT_BYTES, MAX_WAITING_CALLS
+from protocol.limits.permission import MAX_RESOLUTIONS, MAX_RESOLUTIONS_BYTES
+from protocol.limits.units import KIB
+from protocol.rpc.method import SCOPES
+from protocol.transcript import ToolCall
+from tests.support.household import Household, household, pages, refused
+from tests.support.rpc_server import Client
+from tests.support.workshop import Workshop, ask, calls, hooks, write
+
+
+@pytest.fixture
+def workshop() -> Workshop:
+    """The tools of the house."""
+    return Workshop()
+
+
+@pytest.fixture
+async def house(tmp_path: Path, workshop: Workshop) -> AsyncIterator[Household]:
+    """A daemon whose model calls tools, with tokens."""
+    async with household(tmp_path, tcp=True, hooks=hooks(workshop)) as house:
+        yield house
+
+
+async def asking(house: Household, *asked: Any, sender: str = "user", **params: Any) -> tuple[str, list[str]]:
+    """A run that waits, and the ids of its approvals."""
+    house.models.parts = calls(*(asked or (write(text="x"),)))
+    sent = await house.ask(sender=sender, **params)
+    assert sent["status"].startswith("waiting")
+    waiting = await pages(house.client, "approval.list", "approvals", run_id=sent["run_id"])
+    return sent["run_id"], [each["approval_id"] for each in waiting]
+
+
+def allow(approval_id: str, **more: Any) -> dict[str, Any]:
+    """A yes."""
+    return {"approval_id": approval_id, "decision": "allow", **more}
+
+
+def deny(approval_id: str, **more: Any) -> dict[str, Any]:
+    """A no."""
+    return {"approval_id": approval_id, "decision": "deny", **more}
+
+
+async def resolve(client: Client, *resolutions: dict[str, Any], **more: Any) -> Any:
+    """Answer."""
+    return await client.call("approval.resolve", resolutions=list(resolutions), **more)
+
+
+async def refusal_of(house: Household, *resolutions: dict[str, Any]) -> Any:
+    """The refusal of answers; nothing changed by it."""
+    before = house.head()
+    refusal = await refused(house.client, "approval.resolve", resolutions=list(resolutions))
+    assert house.head() == before
+    return refusal
+
+
+async def ended(house: Household, run_id: str) -> Any:
+    """The run once it has ended or waits."""
+    return await house.call("run.wait", run_id=run_id)
+
+
+# approval.get and approval.list
+
+
+async def test_approval_get_ok(house: Household) -> None:
+    """What is to be decided: the call's input and what it would do."""
+    run_id, (approval_id,) = await asking(house, write("/a", text="x"))
+    shown = await house.call("approval.get", approval_id=approval_id)
+    assert shown["arguments"] == {"path": "/a", "text": "x"}
+    assert shown["preview"] == {"kind": "diff", "text": "+x"}
+    assert (shown["tool"], shown["subject"], shown["run_id"]) == ("write", "/a", run_id)
+    assert (shown["status"], shown["agent"], shown["sender"]) == ("pending", "default", "user")
+
+
+async def test_approval_get_approval_not_found(house: Household) -> None:
+    """Neither what is not there, nor a question, nor what the caller's token does not cover."""
+    _, (approval_id,) = await asking(house, sender="bob")
+    house.models.parts = calls(ask())
+    await house.ask(sender="carl")
+    question_id = (await house.call("question.list"))["questions"][0]["question_id"]
+    ann = await house.limited(senders=["ann"])
+    critic = await house.limited(agents=["critic"])
+    for client, name in (
+        (house.client, "apr_none"),
+        (house.client, question_id),
+        (ann, approval_id),
+        (critic, approval_id),
+    ):
+        refusal = await refused(client, "approval.get", approval_id=name)
+        assert (type(refusal), refusal.field) == (ApprovalNotFound, "$.params.approval_id")
+
+
+async def test_approval_list_ok(house: Household) -> None:
+    """Those that wait, oldest first; of a session or run; any of them, also when they are answered."""
+    first, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"), sender="ann")
+    second, (three,) = await asking(house, sender="bob")
+    await resolve(house.client, deny(one), allow(two))
+    await ended(house, first)
+    fourth, (four,) = await asking(house, sender="carl")
+    session_id = (await house.call("run.get", run_id=first))["session_id"]
+    bobs = (await house.call("run.get", run_id=second))["session_id"]
+    for asked, expected in (
+        ({}, [three, four]),
+        ({"status": "denied"}, [one]),
+        ({"status": "pending", "run_id": second}, [three]),
+        ({"run_id": fourth}, [four]),
+        ({"run_id": first}, []),
+        ({"run_id": first, "status": "any"}, [one, two]),
+        ({"session_id": session_id}, []),
+        ({"session_id": session_id, "status": "allowed"}, [two]),
+        ({"session_id": bobs}, [three]),
+        ({"session_id": bobs, "run_id": second}, [three]),
+    ):
+        for limit in (1, 50):
+            rows = await pages(house.client, "approval.list", "approvals", limit=limit, **asked)
+            assert [row["approval_id"] for row in rows] == expected, asked
+    rows = await pages(house.client, "approval.list", "approvals", limit=1, status="any")
+    assert sorted(row["approval_id"] for row in rows) == sorted([one, two, three, four])
+
+
+async def test_approval_list_ok_shows_a_limited_caller_its_own(house: Household) -> None:
+    """Not one of another agent or sender, by any way of asking; where a page ends is nobody's business."""
+    _, (mine,) = await asking(house, sender="ann")
+    _, (other,) = await asking(house, sender="bob")
+    ann = await house.limited(senders=["ann"])
+    for asked in ({}, {"status": "any"}):
+        rows = await pages(ann, "approval.list", "approvals", limit=1, **asked)
+        assert [row["approval_id"] for row in rows] == [mine]
+        page = await ann.call("approval.list", limit=1, **asked)
+        assert other not in str(page)
+
+
+async def test_approval_list_session_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it."""
+    run_id, _ = await asking(house, sender="bob")
+    session_id = (await house.call("run.get", run_id=run_id))["session_id"]
+    ann = await house.limited(senders=["ann"])
+    for client, name in ((house.client, "ses_none"), (ann, session_id)):
+        refusal = await refused(client, "approval.list", session_id=name)
+        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
+
+
+async def test_approval_list_run_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it, nor in another session than its own."""
+    run_id, _ = await asking(house, sender="bob")
+    other = (await house.call("session.create"))["session_id"]
+    ann = await house.limited(senders=["ann"])
+    for client, asked in (
+        (house.client, {"run_id": "run_none"}),
+        (house.client, {"run_id": run_id, "session_id": other}),
+        (ann, {"run_id": run_id}),
+    ):
+        refusal = await refused(client, "approval.list", **asked)
+        assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
+
+
+# approval.resolve
+
+
+async def test_approval_resolve_ok_allowed(house: Household, workshop: Workshop) -> None:
+    """The call runs as it was asked for, and the run goes on to its end."""
+    run_id, (approval_id,) = await asking(house, write("/a", text="x"))
+    assert workshop.done == []
+    result = await resolve(house.client, allow(approval_id, justification="as agreed"))
+    (shown,) = result["approvals"]
+    assert (result["run_id"], result["pending"]) == (run_id, 0)
+    assert (shown["status"], shown["justification"], shown["arguments"]) == (
+        "allowed",
+        "as agreed",
+        {"path": "/a", "text": "x"},
+    )
+    assert shown["by"].startswith("uid:")
+    assert (await ended(house, run_id))["output"] == "done"
+    assert workshop.done == [("write", {"path": "/a", "text": "x"})]
+
+
+async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) -> None:
+    """The call does not run; the reason reaches the model, the justification does not."""
+    run_id, (approval_id,) = await asking(house)
+    result = await resolve(house.client, deny(approval_id, reason="wrong file", justification="policy 7"))
+    assert result["approvals"][0]["denial"] == "wrong file"
+    assert (await ended(house, run_id))["status"] == "completed"
+    assert workshop.done == []
+    read = str(house.models.asked[-1].messages)
+    assert "wrong file" in read
+    assert "policy 7" not in read
+    (returned,) = await house.events(run_id=run_id, types=["tool_returned"])
+    assert (returned["how"], returned["is_error"]) == ("denied", True)
+    (answered,) = await house.events(run_id=run_id, types=["approval_answered"])
+    assert returned["cursor"] == answered["cursor"] + 1
+
+
+async def test_approval_resolve_ok_a_part_of_them(house: Household, workshop: Workshop) -> None:
+    """Nothing of a batch runs while one of its calls waits; each wave says how many still do."""
+    asked = (write("/a", "c1"), write("/b", "c2"), write("/c", "c3"))
+    run_id, (one, two, three) = await asking(house, *asked)
+    assert (await resolve(house.client, allow(two)))["pending"] == 2
+    assert (await resolve(house.client, deny(one)))["pending"] == 1
+    assert (await house.call("run.get", run_id=run_id))["status"] == "waiting_for_approval"
+    assert workshop.done == []
+    assert (await resolve(house.client, allow(three)))["pending"] == 0
+    await ended(house, run_id)
+    assert [arguments["path"] for _, arguments in workshop.done] == ["/b", "/c"]
+
+
+async def test_approval_resolve_ok_with_another_input(house: Household, workshop: Workshop) -> None:
+    """What the person wrote runs, as the tool wants it, and the model is told that it was changed."""
+    run_id, (approval_id,) = await asking(house)
+    result = await resolve(house.client, allow(approval_id, updated_input={"path": "/b", "times": "3"}))
+    assert result["approvals"][0]["updated_input"] == {"path": "/b", "times": 3}
+    await ended(house, run_id)
+    assert workshop.done == [("write", {"path": "/b", "times": 3})]
+    assert "changed its input" in str(house.models.asked[-1].messages[-1])
+
+
+@pytest.mark.parametrize("remember", ["run", "session"])
+async def test_approval_resolve_ok_remembered(house: Household, remember: str) -> None:
+    """The event says what is granted: the tool, on this very subject, so many times."""
+    run_id, (approval_id,) = await asking(house, write("/a*"))
+    await resolve(house.client, allow(approval_id, remember=remember, uses=3))
+    (event,) = await house.events(run_id=run_id, types=["approval_answered"])
+    grant = event["grant"]
+    assert grant.pop("grant_id").startswith("grt_")
+    by = grant.pop("by")
+    assert by == event["actor"]
+    assert grant == {"tool": "write", "subject": "/a*", "left": 3, "approval_id": approval_id}
+    assert event["remember"] == remember
+
+
+async def test_approval_resolve_ok_by_two_at_once(house: Household, workshop: Workshop) -> None:
+    """Of two clients one is first; the other is told who was, and nothing is run twice."""
+    run_id, (approval_id,) = await asking(house)
+    _, secret = await house.server.token(scopes=list(SCOPES))
+    other = await house.server.connect_websocket(secret)
+    results: list[str] = []
+
+    async def answer(client: Client, resolution: dict[str, Any]) -> None:
+        try:
+            await resolve(client, resolution)
+            results.append("first")
+        except ApprovalAlreadyResolved as refusal:
+            results.append(refusal.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer, house.client, allow(approval_id))
+        nursery.start_soon(answer, other, deny(approval_id))
+    assert sorted(results)[1] == "first"
+    shown = await house.call("approval.get", approval_id=approval_id)
+    assert f"{shown['status']} by {shown['by']}" in sorted(results)[0]
+    await ended(house, run_id)
+    assert len(workshop.done) == (1 if shown["status"] == "allowed" else 0)
+    assert len(await house.events(run_id=run_id, types=["approval_answered"])) == 1
+
+
+async def test_approval_resolve_ok_repeated_by_its_key(house: Household) -> None:
+    """The same key gives the same result, also when the approval was answered by it already."""
+    _, (approval_id,) = await asking(house)
+    first = await resolve(house.client, allow(approval_id), idempotency_key="k")
+    assert await resolve(house.client, allow(approval_id), idempotency_key="k") == first
+    with pytest.raises(IdempotencyConflict):
+        await resolve(house.client, deny(approval_id), idempotency_key="k")
+
+
+async def test_approval_resolve_ok_as_a_check(house: Household) -> None:
+    """It says what would be, and the approval still waits."""
+    _, (approval_id,) = await asking(house)
+    head = house.head()
+    checked = await resolve(house.client, deny(approval_id), check=True)
+    assert (checked["approvals"][0]["status"], house.head()) == ("denied", head)
+    assert (await house.call("approval.get", approval_id=approval_id))["status"] == "pending"
+
+
+async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path: Path) -> None:
+    """Calls are judged some at a time; who answers the first of them is quicker than that, and right."""
+    workshop, first = Workshop(), trio.Event()
+    gate = trio.Event()
+
+    class Slow(Workshop):
+        async def preview(self, use: Any) -> Any:
+            if use.call_id == "c20":
+                first.set()
+                await gate.wait()
+            return None
+
+    workshop = Slow()
+    async with household(tmp_path, hooks=hooks(workshop)) as house:
+        early = [write(f"/{number}", f"c{number}") for number in range(10)]
+        looks = [ToolCall(f"c{number}", "look", {"path": "/"}) for number in range(10, 20)]
+        house.models.parts = calls(*early, *looks, write("/20", "c20"), write("/21", "c21"))
+        sent = await house.send()
+        await first.wait()
+        waiting = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
+        assert [each["call_id"] for each in waiting] == [call.call_id for call in early]
+        result = await resolve(house.client, *(allow(each["approval_id"]) for each in waiting))
+        assert result["pending"] == 0
+        gate.set()
+        assert (await ended(house, sent["run_id"]))["status"] == "waiting_for_approval"
+        assert workshop.done == []
+        rest = (await house.call("approval.list", run_id=sent["run_id"]))["approvals"]
+        await resolve(house.client, *(deny(each["approval_id"]) for each in rest))
+        assert (await ended(house, sent["run_id"]))["status"] == "completed"
+        written = [arguments["path"] for tool, arguments in workshop.done if tool == "write"]
+        assert written == [f"/{number}" for number in range(10)]
+
+
+async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
+    """What waits does so on the disk: the next daemon finds it, is answered, and finishes the run."""
+    async with household(tmp_path, hooks=hooks(Workshop())) as house:
+        run_id, approvals = await asking(house, write("/a", "c1"), write("/b", "c2"))
+    workshop = Workshop()
+    async with household(tmp_path, hooks=hooks(workshop)) as house:
+        house.models.parts = calls(write())[1:]
+        rows = (await house.call("approval.list"))["approvals"]
+        assert [row["approval_id"] for row in rows] == approvals
+        await resolve(house.client, *map(allow, approvals))
+        assert (await ended(house, run_id))["output"] == "done"
+    assert [arguments["path"] for _, arguments in workshop.done] == ["/a", "/b"]
+
+
+async def test_approval_resolve_approval_not_found(house: Household) -> None:
+    """Neither what is not there, nor what is not covered; and none of the others is answered then."""
+    _, (approval_id,) = await asking(house, sender="bob")
+    refusal = await refusal_of(house, deny(approval_id), deny("apr_none"))
+    assert (type(refusal), refusal.field) == (
+        ApprovalNotFound,
+        "$.params.resolutions[1].approval_id",
+    )
+    ann = await house.limited(senders=["ann"])
+    for resolution in (allow(approval_id), allow(approval_id, updated_input={"path": "/b"})):
+        with pytest.raises(ApprovalNotFound):
+            await resolve(ann, resolution)
+
+
+async def test_approval_resolve_approval_already_resolved(house: Household) -> None:
+    """Who comes second is told who answered, and how; or that the run has ended."""
+    run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
+    await resolve(house.client, deny(one))
+    refusal = await refusal_of(house, allow(two), allow(one))
+    assert (type(refusal), refusal.field) == (
+        ApprovalAlreadyResolved,
+        "$.params.resolutions[1].approval_id",
+    )
+    assert "was denied by uid:" in refusal.message
+    await house.call("run.cancel", run_id=run_id)
+    refusal = await refusal_of(house, allow(two))
+    assert isinstance(refusal, ApprovalAlreadyResolved)
+    assert "its run has ended" in refusal.message
+
+
+async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
+    """Who comes too late is told so, also before it is written down that nobody came."""
+    limits = RunLimits(approval_expires_s=0.001)
+    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+        run_id, (approval_id,) = await asking(house)
+        with house.state.read() as store:
+            record = store.get(APPROVALS, approval_id)
+        assert record is not None
+        assert record.expires_at_ms is not None
+        while house.state.now_ms() < record.expires_at_ms:
+            await trio.lowlevel.checkpoint()
+        assert isinstance(await refusal_of(house, allow(approval_id)), ApprovalExpired)
+        await house.state.update(lambda tx: approval.lapse(tx, approval_id))
+        assert (await ended(house, run_id))["status"] == "completed"
+        assert isinstance(await refusal_of(house, allow(approval_id)), ApprovalExpired)
+        assert "nobody answered in time" in str(house.models.asked[-1].messages[-1])
+        assert (await house.call("approval.get", approval_id=approval_id))["status"] == "expired"
+
+
+async def test_approval_resolve_tool_input_invalid(house: Household) -> None:
+    """An input that the tool does not take is refused, saying what is wrong; so is any if it is gone."""
+    _, (approval_id,) = await asking(house)
+    refusal = await refusal_of(house, allow(approval_id, updated_input={"path": 7}))
+    assert (type(refusal), refusal.field) == (
+        ToolInputInvalid,
+        "$.params.resolutions[0].updated_input",
+    )
+    assert "path" in refusal.message
+    house.holder.replace(with_hooks(house, hooks()))
+    refusal = await refusal_of(house, allow(approval_id, updated_input={"path": "/b"}))
+    assert isinstance(refusal, ToolInputInvalid)
+    assert "the tool 'write' is gone" in refusal.message
+
+
+def with_hooks(house: Household, composite: Any) -> Any:
+    """The next runtime, with other tools."""
+    return replace(house.holder.current(), generation=2, hooks=composite)
+
+
+async def test_approval_resolve_input_too_large(house: Household) -> None:
+    """What is written down with the answers has a limit together."""
+    _, (approval_id,) = await asking(house)
+    large = {"path": "/a", "text": "x" * MAX_RESOLUTIONS_BYTES}
+    assert isinstance(await refusal_of(house, allow(approval_id, updated_input=large)), InputTooLarge)
+    _, approvals = await asking(
+        house, *(write(f"/{n}", f"c{n}") for n in range(MAX_WAITING_CALLS)), sender="bob"
+    )
+    wordy = [deny(each, reason='"' * 2 * KIB) for each in approvals]
+    refusal = await refusal_of(house, *wordy)
+    assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.resolutions")
+
+
+async def test_as_many_as_may_wait_are_answered_at_once(house: Household, workshop: Workshop) -> None:
+    """All that one message may have waiting, saying as much as may be said, is one transaction."""
+    others = [ToolCall(f"{number}" + "c" * 30, "look", {"path": "/"}) for number in range(200)]
+    asked = [write(f"/{number}" + "p" * 1000, f"w{number}" + "c" * 30) for number in range(MAX_WAITING_CALLS)]
+    _, approvals = await asking(house, *others, *asked)
+    assert len(approvals) == MAX_WAITING_CALLS == MAX_RESOLUTIONS
+    several, one = approvals[:-1], approvals[-1]
+    result = await resolve(
+        house.client,
+        *(deny(each, reason="r" * 1100, justification="j" * 120) for each in several),
+        idempotency_key="k",
+    )
+    assert result["pending"] == 1
+    assert all(len(each["arguments"]["path"]) > 1000 for each in result["approvals"])
+    _, approvals = await asking(house, *asked, sender="another")
+    large = {"path": "/a", "text": "x" * (MAX_RESOLUTIONS_BYTES - 1 * KIB)}
+    await resolve(house.client, allow(one, updated_input=large), idempotency_key="l")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"decision": "deny", "remember": "run"}, "remember"),
+        ({"decision": "deny", "updated_input": {}}, "updated_input"),
+        ({"uses": 3}, "uses"),
+        # What the model wrote would be allowed again, and not what the person made of it.
+        ({"updated_input": {"path": "/b", "text": "b"}, "remember": "session"}, "remember"),
+        ({"updated_input": {"path": "/b", "text": "b"}, "remember": "run"}, "remember"),
+    ],
+)
+async def test_answers_that_make_no_sense(house: Household, changes: dict[str, Any], field: str) -> None:
+    """They are refused by their field."""
+    _, (approval_id,) = await asking(house)
+    refusal = await refusal_of(house, allow(approval_id) | changes)
+    assert (type(refusal), refusal.field) == (InvalidParams, f"$.params.resolutions[0].{field}")
+
+
+async def test_answers_of_one_request_are_about_one_run_once(house: Household) -> None:
+    """Neither of two runs, nor the same approval twice."""
+    _, (one,) = await asking(house, sender="ann")
+    _, (two,) = await asking(house, sender="bob")
+    for second in (two, one):
+        refusal = await refusal_of(house, allow(one), allow(second))
+        assert (type(refusal), refusal.field) == (
+            InvalidParams,
+            "$.params.resolutions[1].approval_id",
+        )
+
+
+async def test_what_is_too_long_to_be_told_apart_is_not_remembered(house: Household) -> None:
+    """A subject that may have been cut says only how something begins."""
+    _, (approval_id,) = await asking(house, write("/" + "a" * MAX_SUBJECT_BYTES + "/harmless"))
+    refusal = await refusal_of(house, allow(approval_id, remember="session"))
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.resolutions[0].remember")
+    await resolve(house.client, allow(approval_id))
+
+
+async def test_answering_takes_its_own_right(house: Household) -> None:
+    """Who may read and speak may not approve for that."""
+    _, (approval_id,) = await asking(house)
+    client = await house.limited(scopes=["read", "converse", "operate"])
+    with pytest.raises(ScopeMissing):
+        await resolve(client, allow(approval_id))
+
+
+# What is not answered.
+
+
+async def test_a_cancelled_run_asks_no_more(house: Household) -> None:
+    """Its approvals are withdrawn, its calls have results, and the next run of the session goes on."""
+    run_id, (approval_id,) = await asking(house)
+    house.models.parts = calls(write())[1:]
+    queued = await house.send("next")
+    assert (await house.call("run.cancel", run_id=run_id))["status"] == "cancelled"
+    assert (await house.call("approval.get", approval_id=approval_id))["status"] == "withdrawn"
+    assert (await house.call("approval.list"))["approvals"] == []
+    assert (await ended(house, queued["run_id"]))["status"] == "completed"
+
+
+async def test_an_approval_lapses_once_and_in_its_time(tmp_path: Path) -> None:
+    """Not before its time, and not what was answered; then the call is denied and the run goes on."""
+    limits = RunLimits(approval_expires_s=3600)
+    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+        run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
+        head = house.head()
+        await house.state.update(lambda tx: approval.lapse(tx, one))
+        await house.state.update(lambda tx: approval.lapse(tx, "apr_none"))
+        assert house.head() == head
+        later = house.state.now_ms() + 3_600_000
+        house.state.now_ms = lambda: later
+        await house.state.update(lambda tx: approval.lapse(tx, one))
+        await house.state.update(lambda tx: approval.lapse(tx, one))
+        with house.state.read() as store:
+            run = store.get(RUNS, run_id)
+            assert (store.count(DEADLINES), store.count(RUNS_READY)) == (1, 0)
+        assert run is not None
+        assert [call.state for call in run.calls] == ["returned", "asked"]
+        await house.state.update(lambda tx: approval.lapse(tx, two))
+        assert (await ended(house, run_id))["status"] == "completed"

@@ -1,0 +1,161 @@
+"""The audit of permissions: what was judged and answered, page by page, and only what one may read."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.store.environment import Transaction
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
+from protocol.events.call import CallsJudged
+from protocol.journal.line import JournalEvent
+from protocol.objects.permission import Verdict
+from tests.support.household import Household, household, pages, refused
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+def judged(*call_ids: str) -> CallsJudged:
+    """Verdicts on calls."""
+    return CallsJudged(
+        item_id="itm_1",
+        verdicts=[
+            Verdict(
+                call_id=call_id, tool="bash", subject="ls", decision="ask", base="ask", why="default of bash"
+            )
+            for call_id in call_ids
+        ],
+    )
+
+
+async def journal(house: Household, session_id: str, run_id: str, *events: JournalEvent) -> None:
+    """Events of a run, by somebody."""
+
+    def append(tx: Transaction) -> None:
+        for event in events:
+            tx.append(session_id, event, session_id=session_id, run_id=run_id, actor="uid:7")
+
+    await house.state.update(append)
+
+
+async def history(house: Household, sender: str = "user", **params: Any) -> tuple[str, str]:
+    """A session with one run that was judged, answered, and answered by nobody; their ids."""
+    sent = await house.send(sender=sender, **params)
+    await journal(
+        house,
+        sent["session_id"],
+        sent["run_id"],
+        judged(f"{sender}1", f"{sender}2", f"{sender}3"),
+        ApprovalAnswered(
+            approval_id="apr_1", call_id=f"{sender}1", decision="deny", note="no", justification="late"
+        ),
+        ApprovalLapsed(approval_id="apr_2", call_id=f"{sender}2", how="expired"),
+        ApprovalLapsed(approval_id="apr_3", call_id=f"{sender}3", how="withdrawn"),
+        judged(f"{sender}4"),
+    )
+    return sent["session_id"], sent["run_id"]
+
+
+def calls(rows: list[Any]) -> list[str]:
+    """Which calls rows are about."""
+    return [row["call_id"] for row in rows]
+
+
+async def test_permission_audit_ok(idle: Household) -> None:
+    """Verdicts and what became of asks, newest first: who, what, when and why."""
+    session_id, run_id = await history(idle)
+    page = await idle.call("permission.audit")
+    assert page["next"] is None
+    assert calls(page["audits"]) == ["user4", "user2", "user1", "user3", "user2", "user1"]
+    newest, expired, denied, *_ = page["audits"]
+    assert (newest["session_id"], newest["run_id"]) == (session_id, run_id)
+    assert (newest["verdict"]["tool"], newest["verdict"]["subject"]) == ("bash", "ls")
+    assert (denied["by"], denied["decision"], denied["approval_id"]) == ("uid:7", "deny", "apr_1")
+    assert (denied["reason"], denied["justification"]) == ("no", "late")
+    assert (expired["decision"], expired["reason"]) == ("deny", "nobody answered in time")
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None:
+    """A page may end within one entry; the next goes on there, and nothing comes twice."""
+    for sender in ("a", "b"):
+        await history(idle, sender)
+    whole = calls(await pages(idle.client, "permission.audit", "audits", order=order, limit=50))
+    assert len(whole) == 12
+    for limit in (1, 2, 5):
+        found = await pages(idle.client, "permission.audit", "audits", order=order, limit=limit)
+        assert calls(found) == whole
+    assert (whole[0], whole[-1]) == (("b4", "a1") if order == "newest" else ("a1", "b4"))
+
+
+@pytest.mark.parametrize(
+    "limits", [{"MAX_PAGE_EXAMINED": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
+)
+async def test_a_page_ends_where_enough_was_looked_through(
+    idle: Household, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    """Even empty; the next one goes on."""
+    await history(idle)
+    for name, value in limits.items():
+        monkeypatch.setattr(f"kheishd.objects.people.audit.{name}", value)
+    for order, expected in (("newest", "421321"), ("oldest", "123124")):
+        found = await pages(idle.client, "permission.audit", "audits", order=order)
+        assert "".join(call.removeprefix("user") for call in calls(found)) == expected
+
+
+async def test_permission_audit_ok_of_one_place(idle: Household) -> None:
+    """Of one session, of one of its runs."""
+    session_id, run_id = await history(idle, "a")
+    await history(idle, "b")
+    again = await idle.send(sender="a")
+    await journal(idle, session_id, again["run_id"], judged("second"))
+    assert calls((await idle.call("permission.audit", run_id=again["run_id"]))["audits"]) == ["second"]
+    assert len((await idle.call("permission.audit", run_id=run_id))["audits"]) == 6
+    assert len((await idle.call("permission.audit", session_id=session_id))["audits"]) == 7
+
+
+async def test_permission_audit_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
+    """Whatever a token does not cover is not there."""
+    for sender in ("ann", "bob"):
+        await history(idle, sender)
+    ann = await idle.limited(senders=["ann"])
+    found = await pages(ann, "permission.audit", "audits", limit=2)
+    assert len(found) == 6
+    assert all(call.startswith("ann") for call in calls(found))
+
+
+@pytest.mark.parametrize("after", ["x", "1.", ".1", "-1", "1" * 19, "1.1234", ""])
+async def test_an_audit_goes_on_only_where_a_page_ended(idle: Household, after: str) -> None:
+    """Anything else is refused."""
+    refusal = await idle.refused("permission.audit", after=after)
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.after")
+
+
+async def test_permission_audit_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    session_id, _ = await history(idle, "bob")
+    ann = await idle.limited(senders=["ann"])
+    for client, asked in ((idle.client, "ses_none"), (ann, session_id)):
+        assert isinstance(await refused(client, "permission.audit", session_id=asked), SessionNotFound)
+
+
+async def test_permission_audit_run_not_found(idle: Household) -> None:
+    """Nor in another session."""
+    _, run_id = await history(idle, "bob")
+    ann = await idle.limited(senders=["ann"])
+    other, _ = await history(idle, "ann")
+    for client, place in (
+        (idle.client, {"run_id": "run_none"}),
+        (ann, {"run_id": run_id}),
+        (idle.client, {"run_id": run_id, "session_id": other}),
+    ):
+        assert isinstance(await refused(client, "permission.audit", **place), RunNotFound)

@@ -1,0 +1,142 @@
+"""What approvals, questions and doubts have in common: lists by the shortest way, inputs from the journal."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.call import Caller
+from kheishd.kernel.projections import APPROVAL_RECORDS, INDOUBT_RECORDS
+from kheishd.objects.fold import SessionWriter
+from kheishd.objects.people.approval import WAITING
+from kheishd.objects.people.listing import Reader, find, fold_of, page
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol.errors.rpc import InvalidParams
+from protocol.events.run import MessageAppended, RunEnded
+from protocol.objects.approval import Approval, ApprovalListParams
+from protocol.transcript import Item, Message, Text, ToolCall
+from tests.support.desk import OPERATOR, Desk, open_desk
+from tests.support.histories import approval_requested, indoubt_opened
+
+ANN = Caller("token:t", frozenset(), senders=frozenset({"ann"}))
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A store that nobody works on."""
+    async with open_desk(tmp_path) as desk:
+        yield desk
+
+
+async def add(desk: Desk, run_id: str, *events: Any) -> list[int]:
+    """Events of a run; their cursors."""
+
+    def append(tx: Transaction) -> list[int]:
+        run = tx.get(RUNS, run_id)
+        assert run is not None
+        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        cursors = [fold.append(event).cursor for event in events]
+        fold.write()
+        return cursors
+
+    return await desk.state.update(append)
+
+
+def listed(desk: Desk, caller: Caller = OPERATOR, **asked: Any) -> tuple[list[Approval], str | None]:
+    """A page of approvals as they are kept."""
+    params = ApprovalListParams(**asked)
+    with desk.state.read() as store:
+        return page(
+            store,
+            desk.call(caller),
+            APPROVAL_RECORDS,
+            params,
+            waiting=WAITING,
+            show=lambda record: record,
+        )
+
+
+async def test_who_may_read_a_record_may_read_its_run(desk: Desk) -> None:
+    """What a token does not cover is not found, whatever type it is."""
+    sent = await desk.send(sender="bob")
+    await add(desk, sent.run_id, approval_requested("apr_1"), indoubt_opened("dbt_1"))
+    with desk.state.read() as store:
+        for caller, there in ((OPERATOR, True), (ANN, False)):
+            call = desk.call(caller)
+            assert (find(store, call, APPROVAL_RECORDS, "apr_1") is not None) is there
+            assert (find(store, call, INDOUBT_RECORDS, "dbt_1") is not None) is there
+        assert find(store, desk.call(), APPROVAL_RECORDS, "dbt_1") is None
+
+
+async def test_lists_are_in_the_order_of_the_journal(desk: Desk) -> None:
+    """Ids made in one millisecond differ by chance; what was asked first comes first all the same."""
+    sent = await desk.send()
+    names = [f"apr_{name}" for name in ("z", "m", "a")]
+    await add(desk, sent.run_id, *map(approval_requested, names))
+    ways: list[dict[str, Any]] = [
+        {},
+        {"run_id": sent.run_id},
+        {"session_id": sent.session_id, "status": "any"},
+    ]
+    for asked in ways:
+        rows, following = listed(desk, **asked)
+        assert ([row.approval_id for row in rows], following) == (names, None)
+        rows, following = listed(desk, limit=1, **asked)
+        assert [row.approval_id for row in rows] == names[:1]
+        rows, _ = listed(desk, after=following, **asked)
+        assert [row.approval_id for row in rows] == names[1:]
+
+
+async def test_what_waits_in_a_session_is_found_by_its_open_run(desk: Desk) -> None:
+    """However much was answered there before; a session in which nothing is open has nothing that waits."""
+    sent = await desk.send(sender="ann")
+    await add(desk, sent.run_id, approval_requested("apr_1"))
+    assert [row.approval_id for row in listed(desk, session_id=sent.session_id)[0]] == ["apr_1"]
+    await add(desk, sent.run_id, RunEnded(outcome="cancelled"))
+    assert listed(desk, session_id=sent.session_id) == ([], None)
+    assert listed(desk, ANN, session_id=sent.session_id, status="pending") == ([], None)
+
+
+@pytest.mark.parametrize("after", ["apr_1", "-1", ""])
+async def test_a_page_begins_only_where_one_ended(desk: Desk, after: str) -> None:
+    """A list of what waits goes on after a cursor."""
+    with pytest.raises(InvalidParams):
+        listed(desk, after=after)
+
+
+async def test_an_input_is_read_from_its_message(desk: Desk) -> None:
+    """Call by call; one that is not there has none."""
+    sent = await desk.send()
+    items: list[Item] = [
+        Text("I will."),
+        ToolCall("c1", "write", {"path": "/a"}),
+        ToolCall("c2", "write", {"path": "/b"}),
+    ]
+    message = MessageAppended(item_id="itm_1", message=Message("assistant", items))
+    cursor, other = await add(desk, sent.run_id, message, approval_requested("apr_1"))
+    with desk.state.read() as store:
+        reader = Reader(store)
+        session_id = sent.session_id
+        assert [reader.arguments(session_id, cursor, number) for number in (0, 1, 2)] == [
+            {"path": "/a"},
+            {"path": "/b"},
+            {},
+        ]
+        assert reader.arguments(session_id, other, 0) == {}
+        assert reader.arguments(session_id, 10**6, 0) == {}
+        assert reader.event(session_id, 10**6) is None
+
+
+async def test_what_a_caller_changes_says_by_whom(desk: Desk) -> None:
+    """A fold for a caller has the run, its session, and the caller's name in every event."""
+    sent = await desk.send()
+    run = desk.run(sent.run_id)
+
+    def change(tx: Transaction) -> str:
+        fold = fold_of(tx, desk.call(), run)
+        assert (fold.run, fold.session.session_id) == (run, sent.session_id)
+        return fold.append(approval_requested("apr_1")).actor
+
+    assert await desk.state.update(change) == OPERATOR.principal

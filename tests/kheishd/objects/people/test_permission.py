@@ -1,0 +1,506 @@
+"""Permissions over the socket: every outcome of why, list and update; and the layers of a place."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.core.permissions.judge import Opinion, ToolFacts, judge
+from kheishd.core.run.commands import Start
+from kheishd.core.run.machine import decide
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
+from kheishd.objects.fold import SessionWriter
+from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.permission import GrantNotFound
+from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
+from protocol.errors.session import InputTooLarge, SessionAlreadyEnded, SessionNotFound
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.call import CallsJudged
+from protocol.limits.permission import MAX_RULES
+from protocol.limits.session import MAX_SESSION_DEPTH
+from protocol.objects.approval import Remember
+from protocol.objects.permission import Grant, Rule, Verdict
+from tests.support.histories import approval_requested
+from tests.support.household import AGENTS, Household, agent, household, pages, refused
+from tests.support.runtimes import make_runtime
+
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool("bash", "Run a command.", {}, "execute", default="ask"),
+        Tool("edit_file", "Edit a file.", {}, "edit", default="ask"),
+        Tool("read_file", "Read a file.", {}, "read", in_plan=True),
+    )
+}
+
+
+class Toolbox(SubHook):
+    """A part that offers them."""
+
+    name = "toolbox"
+    tools = tuple(TOOLS.values())
+
+
+CAREFUL = agent(
+    "careful", "permissions:\n- {tool: bash, subject: 'git push*', decision: deny, reason: by hand}"
+)
+BOLD = agent("bold", "permissions: [{tool: '*', decision: allow}]\npermission_mode: acceptEdits")
+FIELDS: dict[str, Any] = {
+    "definitions": AGENTS | {"careful": CAREFUL, "bold": BOLD},
+    "hooks": CompositeHook((Toolbox(),)),
+}
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon with three tools, whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True, **FIELDS) as house:
+        yield house
+
+
+async def create(house: Household, session_id: str, **params: Any) -> str:
+    """A new session."""
+    await house.call("session.create", session_id=session_id, **params)
+    return session_id
+
+
+async def run_in(house: Household, session_id: str, **params: Any) -> str:
+    """A run that waits in a session."""
+    sent = await house.call("session.send", session_id=session_id, content="x", **params)
+    return str(sent["run_id"])
+
+
+async def why(house: Household, tool: str = "bash", subject: str = "ls", **place: Any) -> tuple[str, str]:
+    """How a call would be judged, and what decides it."""
+    found = await house.call("permission.why", tool=tool, subject=subject, **place)
+    return found["decision"], found["why"]
+
+
+async def update(house: Household, *rules: dict[str, Any], **params: Any) -> Any:
+    """Add rules to a layer."""
+    return await house.call("permission.update", add=list(rules), **params)
+
+
+def rule(decision: str, tool: str = "bash", subject: str | None = None) -> dict[str, Any]:
+    """A rule as a client writes it."""
+    return {"tool": tool, "decision": decision} | ({"subject": subject} if subject is not None else {})
+
+
+async def remember(house: Household, run_id: str, how: Remember, left: int | None = None) -> None:
+    """A person approves a call of ``bash`` on ``ls`` of this run, and it is remembered."""
+    grant = Grant(grant_id=f"grt_{how}", tool="bash", subject="ls", granted_by="uid:0", remaining_uses=left)
+    approval_id = f"apr_{how}"
+    answer = ApprovalAnswered(
+        approval_id=approval_id, call_id="c", decision="allow", remember=how, grant=grant
+    )
+    await append(house, run_id, approval_requested(approval_id, "c"))
+    await append(house, run_id, answer)
+
+
+async def append(house: Household, run_id: str, event: Any) -> None:
+    """An event of a run, as the run worker appends it."""
+
+    def change(tx: Transaction) -> None:
+        run = tx.get(RUNS, run_id)
+        assert run is not None
+        fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        if run.status == "queued":
+            fold.append_all(decide(run, Start()))
+        fold.append(event)
+        fold.write()
+
+    await house.state.update(change)
+
+
+# permission.why
+
+
+async def test_permission_why_ok(idle: Household) -> None:
+    """Line by line, and by the very walk that judges what is called."""
+    session_id = await create(idle, "s", agent="careful")
+    found = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
+    assert (found["decision"], found["base"], found["reason"]) == ("deny", "deny", "by hand")
+    assert found["why"] == "definition careful rule bash 'git push*' deny"
+    assert [(step["source"], step["says"]) for step in found["steps"]] == [
+        ("tool", "ask"),
+        ("managed", None),
+        ("daemon", None),
+        ("definition careful", "deny"),
+        ("session s", None),
+        ("mode", None),
+    ]
+    with idle.state.read() as store:
+        session = store.get(SESSIONS, session_id)
+        assert session is not None
+        layers = layers_of(store, idle.holder.current(), session)
+    judged = judge(facts_of(TOOLS["bash"]), "git push", layers)
+    assert (judged.decision, judged.why, judged.reason) == ("deny", found["why"], "by hand")
+
+
+async def test_permission_why_ok_without_a_place(idle: Household) -> None:
+    """A new session of the default agent, or of another one; nothing is made for it."""
+    assert await why(idle) == ("ask", "default of bash")
+    assert await why(idle, agent="careful", subject="git push") == (
+        "deny",
+        "definition careful rule bash 'git push*' deny",
+    )
+    assert (await idle.call("permission.why", tool="edit_file", agent="bold"))["mode"] == "acceptEdits"
+    assert await why(idle, "edit_file", agent="reviewer") == ("deny", "mode plan")
+    assert (idle.sessions(), idle.head()) == (0, 0)
+    refusal = await idle.refused("permission.why", tool="bash", agent="bold", session_id="s")
+    assert (type(refusal), refusal.field) == (InvalidParams, "$.params.agent")
+
+
+async def test_permission_why_ok_as_if_in_another_mode(idle: Household) -> None:
+    """Within what bounds the session: the parent's mode and the configuration's."""
+    await create(idle, "p", permission_mode="acceptEdits")
+    await create(idle, "c", parent_session_id="p", permission_mode="plan")
+    assert await why(idle, "edit_file", session_id="c") == ("deny", "mode plan")
+    as_if = await idle.call(
+        "permission.why",
+        tool="edit_file",
+        session_id="c",
+        mode="bypassPermissions",
+        run_id=await run_in(idle, "c"),
+    )
+    assert (as_if["decision"], as_if["mode"]) == ("allow", "acceptEdits")
+    assert await why(idle, mode="bypassPermissions") == ("allow", "mode bypassPermissions")
+
+
+async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) -> None:
+    """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
+    found = await idle.call("permission.why", tool="mcp__git__push")
+    assert found["decision"] == "ask"
+    assert "no part of this daemon offers" in found["steps"][0]["text"]
+    await create(idle, "s", scope={"tools": ["read_file"]})
+    found = await idle.call("permission.why", tool="bash", session_id="s")
+    assert (found["steps"][0]["source"], found["steps"][0]["says"]) == ("scope", None)
+    found = await idle.call("permission.why", tool="read_file", session_id="s")
+    assert found["steps"][0]["source"] == "tool"
+
+
+async def place_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
+    """What is not there is refused as what a token does not cover is: of a session, then of a run."""
+    sent = await house.send(agent="careful", sender="bob")
+    ann = await house.limited(senders=["ann"], scopes=["read", "approve"])
+    found = []
+    for name, missing in (("session_id", "ses_none"), ("run_id", "run_none")):
+        for client, value in ((house.client, missing), (ann, sent[name])):
+            refusal = await refused(client, method, **params, **{name: value})
+            assert refusal.field == f"$.params.{name}"
+            found.append(refusal)
+    other = await create(house, "other")
+    found.append(await house.refused(method, session_id=other, run_id=sent["run_id"], **params))
+    return found
+
+
+async def test_permission_why_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    found = await place_not_found(idle, "permission.why", tool="bash")
+    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+
+
+async def test_permission_why_run_not_found(idle: Household) -> None:
+    """Nor in another session."""
+    found = await place_not_found(idle, "permission.why", tool="bash")
+    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+
+
+async def test_permission_why_agent_not_found(idle: Household) -> None:
+    """No agent is called so."""
+    assert isinstance(await idle.refused("permission.why", tool="bash", agent="nobody"), AgentNotFound)
+
+
+async def test_permission_why_agent_forbidden(idle: Household) -> None:
+    """What another agent may do is none of the token's business; the default one is one, too."""
+    critic = await idle.limited(agents=["critic"])
+    for place in ({"agent": "careful"}, {}):
+        assert isinstance(await refused(critic, "permission.why", tool="bash", **place), AgentForbidden)
+    assert (await critic.call("permission.why", tool="bash", agent="critic"))["decision"] == "ask"
+
+
+# permission.list
+
+
+async def test_permission_list_ok(idle: Household) -> None:
+    """Every layer, broadest first, in pages; modes and grants with it."""
+    await create(idle, "p", agent="careful", permission_mode="plan")
+    await create(idle, "c", agent="critic", parent_session_id="p")
+    run_id = await run_in(idle, "c")
+    await remember(idle, run_id, "run", left=3)
+    await update(idle, rule("ask"), session_id="c")
+    for limit in (1, 50):
+        found = await pages(idle.client, "permission.list", "permissions", run_id=run_id, limit=limit)
+        assert [(each["layer"], each.get("name"), each.get("mode")) for each in found] == [
+            ("managed", None, "bypassPermissions"),
+            ("daemon", None, None),
+            ("definition", "careful", None),
+            ("parent", "p", "plan"),
+            ("definition", "critic", None),
+            ("session", "c", "plan"),
+            ("run", run_id, "plan"),
+        ]
+        assert found[2]["rules"][0]["reason"] == "by hand"
+        assert found[5]["rules"] == [rule("ask")]
+        assert [each["left"] for each in found[6]["grants"]] == [3]
+    nowhere = await idle.call("permission.list", agent="bold")
+    assert [each["layer"] for each in nowhere["permissions"]] == [
+        "managed",
+        "daemon",
+        "definition",
+        "session",
+    ]
+
+
+async def test_permission_list_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    found = await place_not_found(idle, "permission.list")
+    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+
+
+async def test_permission_list_run_not_found(idle: Household) -> None:
+    """Nor in another session."""
+    found = await place_not_found(idle, "permission.list")
+    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+
+
+async def test_permission_list_agent_not_found(idle: Household) -> None:
+    """No agent is called so."""
+    assert isinstance(await idle.refused("permission.list", agent="nobody"), AgentNotFound)
+
+
+async def test_permission_list_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    critic = await idle.limited(agents=["critic"])
+    assert isinstance(await refused(critic, "permission.list", agent="bold"), AgentForbidden)
+
+
+# permission.update
+
+
+async def test_permission_update_ok(idle: Household) -> None:
+    """For the daemon, a session or a run; it counts from the next judgement on, and is journaled."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    assert await update(idle, rule("allow"), session_id="s") == {
+        "layer": "session",
+        "name": "s",
+        "rules": [rule("allow")],
+        "mode": "default",
+    }
+    assert await why(idle, session_id="s") == ("allow", "session s rule bash allow")
+    made = await update(idle, rule("ask", subject="l*"), run_id=run_id, session_id="s")
+    assert (made["layer"], made["rules"]) == ("run", [rule("ask", subject="l*")])
+    assert await why(idle, run_id=run_id) == ("ask", f"run {run_id} rule bash 'l*' ask")
+    assert await why(idle, session_id="s") == ("allow", "session s rule bash allow")
+    assert await update(idle, rule("deny", "*")) == {"layer": "daemon", "rules": [rule("deny", "*")]}
+    assert await why(idle) == await why(idle, session_id="s") == ("deny", "daemon rule * deny")
+    events = await idle.events(types=["permissions_changed"])
+    assert [(e.get("session_id"), e.get("run_id")) for e in events] == [
+        ("s", None),
+        ("s", run_id),
+        (None, None),
+    ]
+    assert events[2]["actor"].startswith("uid:")
+
+
+async def test_permission_update_ok_replaces_and_removes(idle: Household) -> None:
+    """A rule about the same takes the place; nothing new leaves nothing behind; ``check`` neither."""
+    await update(idle, rule("allow"), rule("deny", subject="rm *"))
+    head = idle.head()
+    assert (await update(idle, rule("allow")))["rules"] == [rule("deny", subject="rm *"), rule("allow")]
+    assert (await update(idle, rule("ask"), check=True))["rules"][1] == rule("ask")
+    assert await why(idle) == ("allow", "daemon rule bash allow")
+    removed = await idle.call("permission.update", remove=[{"tool": "bash", "subject": "rm *"}])
+    assert removed["rules"] == [rule("allow")]
+    assert idle.head() > head
+    head = idle.head()
+    assert (await idle.call("permission.update", remove=[{"tool": "web"}]))["rules"] == [rule("allow")]
+    assert idle.head() == head
+    assert (await update(idle, rule("ask")))["rules"] == [rule("ask")]
+
+
+async def test_permission_update_ok_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    """What is on the disk is what was answered; the doctor finds it follows from the journal."""
+    async with household(tmp_path, work=False, **FIELDS) as house:
+        await update(house, rule("deny"))
+    async with household(tmp_path, work=False, **FIELDS) as house:
+        assert await why(house) == ("deny", "daemon rule bash deny")
+
+
+async def test_permission_update_ok_revokes(idle: Household) -> None:
+    """The next such call asks again."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    for how in ("session", "run"):
+        await remember(idle, run_id, how)
+    assert await why(idle, run_id=run_id) == ("allow", "grant grt_run")
+    await idle.call("permission.update", run_id=run_id, revoke=["grt_run"])
+    assert await why(idle, run_id=run_id) == ("allow", "grant grt_session")
+    left = await idle.call("permission.update", session_id="s", revoke=["grt_session"])
+    assert "grants" not in left
+    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+
+
+async def test_permission_update_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    found = await place_not_found(idle, "permission.update")
+    assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
+
+
+async def test_permission_update_run_not_found(idle: Household) -> None:
+    """Nor in another session."""
+    found = await place_not_found(idle, "permission.update")
+    assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
+
+
+async def test_permission_update_session_already_ended(idle: Household) -> None:
+    """What was ended stays as it is."""
+    await create(idle, "s")
+    await idle.call("session.end", session_id="s")
+    assert isinstance(
+        await idle.refused("permission.update", session_id="s", add=[rule("ask")]), SessionAlreadyEnded
+    )
+
+
+async def test_permission_update_run_already_ended(idle: Household) -> None:
+    """Nothing of it will be judged any more."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    await idle.call("run.cancel", run_id=run_id)
+    assert isinstance(await idle.refused("permission.update", run_id=run_id), RunAlreadyEnded)
+
+
+async def test_permission_update_grant_not_found(idle: Household) -> None:
+    """A session's grant is not its run's; the daemon has none. Then nothing is changed at all."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    await remember(idle, run_id, "run")
+    for place in ({}, {"session_id": "s"}):
+        refusal = await idle.refused("permission.update", add=[rule("deny")], revoke=["grt_run"], **place)
+        assert (type(refusal), refusal.field) == (GrantNotFound, "$.params.revoke[0]")
+    assert await why(idle, run_id=run_id) == ("allow", "grant grt_run")
+
+
+async def test_permission_update_scope_would_widen(idle: Household) -> None:
+    """Who covers some agents or senders changes nothing for the others."""
+    await create(idle, "s", agent="critic")
+    for grant in ({"agents": ["critic"]}, {"senders": ["ann"]}):
+        limited = await idle.limited(scopes=["read", "approve"], **grant)
+        assert isinstance(await refused(limited, "permission.update", add=[rule("allow")]), ScopeWouldWiden)
+    critic = await idle.limited(scopes=["read", "approve"], agents=["critic"])
+    made = await critic.call("permission.update", session_id="s", add=[rule("allow")])
+    assert made["rules"] == [rule("allow")]
+    reader = await idle.limited(scopes=["read", "operate"])
+    assert isinstance(await refused(reader, "permission.update", session_id="s"), ScopeMissing)
+
+
+async def test_permission_update_input_too_large(idle: Household) -> None:
+    """By number and by size, with what is there already; taking away is always possible."""
+    for part in (0, 1):
+        half = [rule("ask", f"t{part}_{number}") for number in range(MAX_RULES // 2)]
+        await update(idle, *half)
+    for new in (rule("ask", "more"), rule("ask", "t0_1", "x" * 1000)):
+        refusal = await idle.refused("permission.update", add=[new, rule("ask", "x", "y" * 1000)])
+        assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.add")
+    assert len((await idle.call("permission.update", remove=[{"tool": "t0_1"}]))["rules"]) == MAX_RULES - 1
+
+
+# The layers of a place.
+
+
+async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: Household) -> None:
+    """What the root's agent is denied, its children are; what a child's agent is allowed, a child is not."""
+    parent = await create(idle, "s0", agent="careful")
+    for depth in range(1, MAX_SESSION_DEPTH):
+        name = ("bold", "critic", "careful")[depth % 3]
+        parent = await create(idle, f"s{depth}", agent=name, parent_session_id=parent)
+    assert await why(idle, session_id=parent) == ("ask", "default of bash")
+    assert (await why(idle, subject="git push", session_id=parent))[0] == "deny"
+    alone = await create(idle, "alone", agent="bold")
+    assert (await why(idle, session_id=alone))[0] == "allow"
+    found = await pages(idle.client, "permission.list", "permissions", session_id=parent)
+    assert [each["name"] for each in found if each["layer"] == "definition"] == ["careful", "critic", "bold"]
+    await update(idle, rule("allow"), session_id=parent)
+    assert (await why(idle, session_id=parent))[0] == "allow"
+
+
+async def test_a_grant_is_not_inherited(idle: Household) -> None:
+    """What a person approved in a session was not approved in those below."""
+    await create(idle, "p")
+    await create(idle, "c", parent_session_id="p")
+    await remember(idle, await run_in(idle, "p"), "session")
+    assert (await why(idle, session_id="p"), await why(idle, session_id="c")) == (
+        ("allow", "grant grt_session"),
+        ("ask", "default of bash"),
+    )
+
+
+async def test_a_counted_grant_is_spent_by_a_verdict(idle: Household) -> None:
+    """The records follow from what was journaled, whoever holds the grant."""
+    await create(idle, "s")
+    run_id = await run_in(idle, "s")
+    await remember(idle, run_id, "session", left=2)
+    verdict = Verdict(
+        call_id="c", tool="bash", decision="allow", base="ask", why="grant", grant_id="grt_session"
+    )
+    for expected in ("allow", "ask"):
+        await append(idle, run_id, CallsJudged(item_id="itm_1", verdicts=[verdict]))
+        assert (await why(idle, run_id=run_id))[0] == expected
+    assert "grants" not in await idle.call("session.get", session_id="s")
+
+
+async def test_a_mode_is_narrowed_at_once_and_never_beyond_what_was_pinned(idle: Household) -> None:
+    """A run in flight is judged by its session's mode now, and by no wider one than it was accepted with."""
+    await create(idle, "s", permission_mode="acceptEdits")
+    run_id = await run_in(idle, "s")
+    assert await why(idle, "edit_file", run_id=run_id) == ("allow", "mode acceptEdits")
+    await idle.call("session.update", session_id="s", permission_mode="plan")
+    assert await why(idle, "edit_file", run_id=run_id) == ("deny", "mode plan")
+    await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
+    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+    assert await why(idle, session_id="s") == ("allow", "mode bypassPermissions")
+
+
+async def test_a_guest_brings_its_own_boundary(idle: Household) -> None:
+    """Both agents' definitions count, and the mode is the guest's."""
+    sent = await idle.send(agent="careful", guest="reviewer")
+    found = await pages(idle.client, "permission.list", "permissions", run_id=sent["run_id"])
+    assert [each["name"] for each in found if each["layer"] == "definition"] == ["careful", "reviewer"]
+    assert [each["mode"] for each in found if each["layer"] in ("session", "run")] == ["plan", "plan"]
+
+
+async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> None:
+    """What it was denied is not known any more, so no mode allows anything."""
+    await create(idle, "s", agent="careful", permission_mode="bypassPermissions")
+    left = {name: each for name, each in AGENTS.items() if name != "careful"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left, hooks=FIELDS["hooks"]))
+    for tool in TOOLS:
+        decision, decided_by = await why(idle, tool, session_id="s")
+        assert (decision, decided_by) == ("ask", "managed careful rule * ask")
+
+
+async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
+    """Managed rules and the widest mode that may be."""
+    rules = (Rule(tool="bash", decision="ask", note="always"),)
+    async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
+        await create(house, "s", agent="bold")
+        assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
+        found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")
+        assert (found["decision"], found["mode"]) == ("allow", "acceptEdits")
+
+
+def test_opinions_and_tools_are_told_as_plain_values() -> None:
+    """That a call is itself a question says nothing against it."""
+    assert opinion_of(Deny("no")) == Opinion("deny", "no")
+    assert opinion_of(NeedsApproval("look")) == Opinion("ask", "look")
+    assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None
+    assert facts_of(TOOLS["read_file"]) == ToolFacts("read_file", "read", "allow", in_plan=True)

@@ -1,0 +1,351 @@
+"""Questions over the socket: answered, declined, cancelled, expired; the first answer counts."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kheishd.objects.people import question
+from kheishd.store.tables import QUESTIONS
+from protocol.errors.question import AnswerInvalid, QuestionClosed, QuestionExpired, QuestionNotFound
+from protocol.errors.rpc import IdempotencyConflict
+from protocol.errors.run import RunNotFound
+from protocol.errors.session import SessionNotFound
+from protocol.errors.token import ScopeMissing
+from tests.support.household import Household, household, pages, refused
+from tests.support.rpc_server import Client
+from tests.support.workshop import COLOR, Workshop, ask, calls, hooks, write
+
+RED = [{"key": "q1", "selected": ["o1"]}]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose model asks the user, with tokens."""
+    async with household(tmp_path, tcp=True, hooks=hooks(Workshop())) as house:
+        yield house
+
+
+async def asking(house: Household, *asked: Any, sender: str = "user") -> tuple[str, str]:
+    """A run that waits, and the id of its question."""
+    house.models.parts = calls(*(asked or (ask(),)))
+    sent = await house.ask(sender=sender)
+    assert sent["status"] == "waiting_for_user_question"
+    (waiting,) = (await house.call("question.list", run_id=sent["run_id"]))["questions"]
+    return sent["run_id"], waiting["question_id"]
+
+
+async def refusal_of(house: Household, method: str, question_id: str, **params: Any) -> Any:
+    """The refusal of a change; nothing changed by it."""
+    before = house.head()
+    refusal = await refused(house.client, method, question_id=question_id, **params)
+    assert house.head() == before
+    return refusal
+
+
+async def ended(house: Household, run_id: str) -> Any:
+    """The run once it has ended or waits."""
+    return await house.call("run.wait", run_id=run_id)
+
+
+def read_by_model(house: Household) -> Any:
+    """The result that the model was given last."""
+    return json.loads(house.models.asked[-1].messages[-1].items[-1].text)  # type: ignore[union-attr]
+
+
+async def not_found(house: Household, method: str, **params: Any) -> None:
+    """The method finds neither what is not there, nor an approval, nor what is not covered."""
+    house.models.parts = calls(write())
+    await house.ask(sender="carl")
+    approval_id = (await house.call("approval.list"))["approvals"][0]["approval_id"]
+    _, question_id = await asking(house, sender="bob")
+    ann = await house.limited(senders=["ann"])
+    critic = await house.limited(agents=["critic"])
+    for client, name in (
+        (house.client, "qst_none"),
+        (house.client, approval_id),
+        (ann, question_id),
+        (critic, question_id),
+    ):
+        refusal = await refused(client, method, question_id=name, **params)
+        assert (type(refusal), refusal.field) == (QuestionNotFound, "$.params.question_id")
+
+
+async def closed(house: Household, method: str, **params: Any) -> None:
+    """The method is told how a question ended, and by whom."""
+    run_id, answered = await asking(house, sender="ann")
+    await house.call("question.answer", question_id=answered, answers=RED)
+    await ended(house, run_id)
+    refusal = await refusal_of(house, method, answered, **params)
+    assert type(refusal) is QuestionClosed
+    assert "answered by uid:" in refusal.message
+    run_id, withdrawn = await asking(house, sender="bob")
+    await house.call("run.cancel", run_id=run_id)
+    refusal = await refusal_of(house, method, withdrawn, **params)
+    assert type(refusal) is QuestionClosed
+    assert "its run has ended" in refusal.message
+
+
+async def expired(house: Household, method: str, **params: Any) -> None:
+    """Who comes too late is told so, also before it is written down that nobody came."""
+    run_id, question_id = await asking(house, ask(expires_after_s=0.001))
+    with house.state.read() as store:
+        record = store.get(QUESTIONS, question_id)
+    assert record is not None
+    assert record.expires_at_ms is not None
+    while house.state.now_ms() < record.expires_at_ms:
+        await trio.lowlevel.checkpoint()
+    for _ in range(2):
+        assert type(await refusal_of(house, method, question_id, **params)) is QuestionExpired
+        await house.state.update(lambda tx: question.lapse(tx, question_id))
+    run = await ended(house, run_id)
+    assert run["status"] == "cancelled"
+    (event,) = await house.events(run_id=run_id, types=["run_ended"])
+    assert question_id in event["reason"]
+    assert (await house.call("question.get", question_id=question_id))["status"] == "expired"
+
+
+# question.get and question.list
+
+
+async def test_question_get_ok(house: Household) -> None:
+    """What is asked, with keys and ids to answer by."""
+    run_id, question_id = await asking(house)
+    shown = await house.call("question.get", question_id=question_id)
+    assert (shown["status"], shown["run_id"], shown["agent"], shown["sender"]) == (
+        "pending",
+        run_id,
+        "default",
+        "user",
+    )
+    assert shown["questions"] == [
+        {
+            "key": "q1",
+            "header": "Question 1",
+            "question": COLOR["question"],
+            "options": [{"option_id": "o1", "label": "Red"}, {"option_id": "o2", "label": "Blue"}],
+        }
+    ]
+
+
+async def test_question_get_question_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(house, "question.get")
+
+
+async def test_question_list_ok(house: Household) -> None:
+    """Those that wait, oldest first; of a session or run; any of them, also when they are closed."""
+    first, one = await asking(house, sender="ann")
+    _, two = await asking(house, sender="bob")
+    await house.call("question.answer", question_id=one, declined=True)
+    await ended(house, first)
+    _, three = await asking(house, sender="carl")
+    session_id = (await house.call("run.get", run_id=first))["session_id"]
+    for asked, expected in (
+        ({}, [two, three]),
+        ({"status": "declined"}, [one]),
+        ({"run_id": first, "status": "any"}, [one]),
+        ({"session_id": session_id}, []),
+        ({"session_id": session_id, "status": "any"}, [one]),
+    ):
+        rows = await pages(house.client, "question.list", "questions", limit=1, **asked)
+        assert [row["question_id"] for row in rows] == expected, asked
+    ann = await house.limited(senders=["ann", "bob"])
+    assert [row["question_id"] for row in (await ann.call("question.list"))["questions"]] == [two]
+
+
+async def test_question_list_session_not_found(house: Household) -> None:
+    """It says so by the field."""
+    refusal = await house.refused("question.list", session_id="ses_none")
+    assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
+
+
+async def test_question_list_run_not_found(house: Household) -> None:
+    """It says so by the field."""
+    refusal = await house.refused("question.list", run_id="run_none")
+    assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
+
+
+# question.answer
+
+
+async def test_question_answer_ok(house: Household) -> None:
+    """The answer, in the question's own words, is the call's result, and the run goes on."""
+    run_id, question_id = await asking(house)
+    answers = [{"key": "q1", "selected": ["o2"], "text": "a dark one"}]
+    shown = await house.call("question.answer", question_id=question_id, answers=answers)
+    assert (shown["status"], shown["answers"]) == ("answered", answers)
+    assert shown["by"].startswith("uid:")
+    assert (await ended(house, run_id))["output"] == "done"
+    assert read_by_model(house) == {
+        "answers": [{"question": "Which color?", "chosen": ["Blue"], "text": "a dark one"}]
+    }
+    (returned,) = await house.events(run_id=run_id, types=["tool_returned"])
+    assert (returned["how"], returned.get("is_error")) == ("answered", None)
+
+
+async def test_question_answer_ok_declined(house: Household) -> None:
+    """Declining is an answer, not a cancellation: the model is told, with what is given as the reason."""
+    run_id, question_id = await asking(house)
+    shown = await house.call(
+        "question.answer", question_id=question_id, declined=True, justification="none of your business"
+    )
+    assert shown["status"] == "declined"
+    assert (await ended(house, run_id))["status"] == "completed"
+    read = read_by_model(house)
+    assert (read["declined"], read["justification"]) == (True, "none of your business")
+
+
+async def test_question_answer_ok_beside_an_approval(house: Household) -> None:
+    """A batch that asks both waits for both, in any order, and then runs whole."""
+    run_id, question_id = await asking(house, write(call_id="c1"), ask(call_id="c2"))
+    await house.call("question.answer", question_id=question_id, answers=RED)
+    assert (await ended(house, run_id))["status"] == "waiting_for_approval"
+    (waiting,) = (await house.call("approval.list", run_id=run_id))["approvals"]
+    resolution = {"approval_id": waiting["approval_id"], "decision": "allow"}
+    await house.call("approval.resolve", resolutions=[resolution])
+    assert (await ended(house, run_id))["status"] == "completed"
+    returned = await house.events(run_id=run_id, types=["tool_returned"])
+    assert [event["call_id"] for event in returned] == ["c2", "c1"]
+
+
+async def test_question_answer_ok_by_two_at_once(house: Household) -> None:
+    """One is first; the other learns who was."""
+    run_id, question_id = await asking(house)
+    other = await house.server.connect()
+    results: list[str] = []
+    told: list[str] = []
+
+    async def answer(client: Client, option: str) -> None:
+        answers = [{"key": "q1", "selected": [option]}]
+        try:
+            await client.call("question.answer", question_id=question_id, answers=answers)
+            results.append(option)
+        except QuestionClosed as refusal:
+            told.append(refusal.message)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer, house.client, "o1")
+        nursery.start_soon(answer, other, "o2")
+    (first,) = results
+    assert "answered by uid:" in told[0]
+    await ended(house, run_id)
+    assert read_by_model(house)["answers"][0]["chosen"] == [{"o1": "Red", "o2": "Blue"}[first]]
+
+
+async def test_question_answer_ok_repeated_by_its_key(house: Household) -> None:
+    """The same key gives the same result; another answer under it is a conflict."""
+    _, question_id = await asking(house)
+    params = {"question_id": question_id, "answers": RED, "idempotency_key": "k"}
+    first = await house.call("question.answer", **params)
+    assert await house.call("question.answer", **params) == first
+    with pytest.raises(IdempotencyConflict):
+        await house.call("question.answer", **(params | {"answers": [], "declined": True}))
+
+
+async def test_question_answer_ok_after_a_restart(tmp_path: Path) -> None:
+    """A question waits on the disk; the next daemon takes the answer and finishes the run."""
+    async with household(tmp_path, hooks=hooks()) as house:
+        run_id, question_id = await asking(house)
+    async with household(tmp_path, hooks=hooks()) as house:
+        house.models.parts = calls()[1:]
+        await house.call("question.answer", question_id=question_id, answers=RED)
+        assert (await ended(house, run_id))["output"] == "done"
+        assert read_by_model(house)["answers"][0]["chosen"] == ["Red"]
+
+
+async def test_question_answer_question_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(house, "question.answer", answers=RED)
+
+
+async def test_question_answer_question_closed(house: Household) -> None:
+    """Who comes second is told so."""
+    await closed(house, "question.answer", answers=RED)
+
+
+async def test_question_answer_question_expired(house: Household) -> None:
+    """Who comes too late is told so."""
+    await expired(house, "question.answer", answers=RED)
+
+
+async def test_question_answer_answer_invalid(house: Household) -> None:
+    """What does not fit is refused by its field, and the question still waits."""
+    _, question_id = await asking(house)
+    for params, field in (
+        ({"answers": [{"key": "q1", "selected": ["o9"]}]}, "$.params.answers[0].selected[0]"),
+        ({"answers": []}, "$.params.answers"),
+        ({"answers": RED, "declined": True}, "$.params.answers"),
+    ):
+        refusal = await refusal_of(house, "question.answer", question_id, **params)
+        assert (type(refusal), refusal.field) == (AnswerInvalid, field)
+    assert (await house.call("question.get", question_id=question_id))["status"] == "pending"
+
+
+# question.cancel
+
+
+async def test_question_cancel_ok(house: Household) -> None:
+    """The run is cancelled, its call has a result, the next run of the session goes on."""
+    run_id, question_id = await asking(house)
+    house.models.parts = calls()[1:]
+    queued = await house.send("next")
+    shown = await house.call("question.cancel", question_id=question_id, justification="later")
+    assert (shown["status"], shown["justification"]) == ("cancelled", "later")
+    assert shown["by"].startswith("uid:")
+    assert (await ended(house, run_id))["status"] == "cancelled"
+    assert (await ended(house, queued["run_id"]))["status"] == "completed"
+    assert await house.kinds(run_id=run_id, types=["tool_returned", "question_lapsed", "run_ended"]) == [
+        "question_lapsed",
+        "tool_returned",
+        "run_ended",
+    ]
+
+
+async def test_question_cancel_ok_beside_an_approval(house: Household) -> None:
+    """With the run goes what else it asked for."""
+    run_id, question_id = await asking(house, write(call_id="c1"), ask(call_id="c2"))
+    await house.call("question.cancel", question_id=question_id)
+    (shown,) = (await house.call("approval.list", run_id=run_id, status="any"))["approvals"]
+    assert shown["status"] == "withdrawn"
+    assert (await house.call("approval.list"))["approvals"] == []
+
+
+async def test_question_cancel_question_not_found(house: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(house, "question.cancel")
+
+
+async def test_question_cancel_question_closed(house: Household) -> None:
+    """What was answered is not taken back."""
+    await closed(house, "question.cancel")
+
+
+async def test_question_cancel_question_expired(house: Household) -> None:
+    """What nobody answered in time is over already."""
+    await expired(house, "question.cancel")
+
+
+async def test_answering_takes_its_own_right(house: Household) -> None:
+    """Who may only read and approve does not speak for the user."""
+    _, question_id = await asking(house)
+    client = await house.limited(scopes=["read", "approve"])
+    for method, params in (("question.answer", {"declined": True}), ("question.cancel", {})):
+        assert type(await refused(client, method, question_id=question_id, **params)) is ScopeMissing
+
+
+async def test_a_question_lapses_in_its_time_only(house: Household) -> None:
+    """Not before it, and not what was answered."""
+    _, question_id = await asking(house, ask(expires_after_s=3600))
+    head = house.head()
+    await house.state.update(lambda tx: question.lapse(tx, question_id))
+    await house.state.update(lambda tx: question.lapse(tx, "qst_none"))
+    assert house.head() == head
+    await house.call("question.answer", question_id=question_id, answers=RED)
+    later = house.state.now_ms() + 3_600_000
+    house.state.now_ms = lambda: later
+    await house.state.update(lambda tx: question.lapse(tx, question_id))
+    assert (await house.call("question.get", question_id=question_id))["status"] == "answered"

@@ -1,0 +1,85 @@
+"""What was said in a session that branched off others: one line of events, read from either end."""
+
+import pytest
+
+from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS
+from kheishd.store.writer import Store
+from protocol.events.session import SessionRenamed
+from protocol.objects.session import ForkOf, Session
+from tests.support.stores import update
+
+
+def session(session_id: str, fork_of: ForkOf | None = None) -> Session:
+    """A session's record."""
+    return Session(
+        session_id=session_id,
+        agent="default",
+        status="open",
+        created_at_ms=1,
+        updated_at_ms=1,
+        fork_of=fork_of,
+    )
+
+
+@pytest.fixture
+def family(store: Store) -> Store:
+    """Three sessions, each begun while the one before went on; cursors 1 to 12 in turn."""
+    records = (
+        session("one"),
+        session("two", ForkOf("one", 2)),
+        session("three", ForkOf("two", 7)),
+    )
+
+    def tell(tx: Transaction) -> None:
+        for record in records:
+            tx.put(SESSIONS, record.session_id, value=record)
+        for name in "one one two one two one two three one two three three".split():
+            tx.append(name, SessionRenamed(title=name), session_id=name)
+
+    update(store, tell)
+    return store
+
+
+THREE = [Stretch("one", 2), Stretch("two", 7), Stretch("three", None)]
+SEEN = [
+    ("one", 1),
+    ("one", 2),
+    ("two", 3),
+    ("two", 5),
+    ("two", 7),
+    ("three", 8),
+    ("three", 11),
+    ("three", 12),
+]
+
+
+def seen(
+    store: Store, stretches: list[Stretch], after: int = 0, *, reverse: bool = False
+) -> list[tuple[str, int]]:
+    """Where the entries of a lineage stand."""
+    with store.read() as snapshot:
+        found = entries_of(snapshot, stretches, after, reverse=reverse)
+        return [(name, cursor) for name, cursor, _ in found]
+
+
+def test_a_lineage_begins_with_the_oldest(family: Store) -> None:
+    """Each stretch ends where the next session branched off."""
+    with family.read() as snapshot:
+        assert lineage(snapshot, session("three", ForkOf("two", 7))) == THREE
+        assert lineage(snapshot, session("one")) == [Stretch("one", None)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_of_what_came_after_a_branch_is_in_it(family: Store, reverse: bool) -> None:
+    """What the others did later is theirs."""
+    assert seen(family, THREE, reverse=reverse) == (SEEN[::-1] if reverse else SEEN)
+
+
+@pytest.mark.parametrize("after", range(14))
+def test_one_cursor_says_where_one_stands(family: Store, after: int) -> None:
+    """Beyond it, or before it, in all of the stretches."""
+    assert seen(family, THREE, after) == [each for each in SEEN if each[1] > after]
+    before = [each for each in SEEN[::-1] if not after or each[1] < after]
+    assert seen(family, THREE, after, reverse=True) == before

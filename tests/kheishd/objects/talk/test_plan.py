@@ -1,0 +1,85 @@
+"""What an agent means to do, read from the journal."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kheishd.objects.fold import SessionWriter
+from kheishd.objects.talk.plan import plan_of, todos_of, view_of
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import JOURNAL
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
+from protocol.events.session import SessionCreated
+from protocol.journal.line import JournalEvent
+from protocol.objects.session import Plan, Session, Todo
+from tests.support.desk import Desk, open_desk
+
+LOOK = Todo(todo_id="todo-1", content="look")
+EXITED = PlanExited(artifact_id="art_1", content="look, then act", created_at_ms=5, summary="look")
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A desk with a session at which nobody works."""
+    async with open_desk(tmp_path) as desk:
+
+        def create(tx: Transaction) -> None:
+            fold = SessionWriter(tx, "ses_1", session=None)
+            fold.append(SessionCreated(agent="default"))
+            fold.write()
+
+        await desk.state.update(create)
+        yield desk
+
+
+async def append(desk: Desk, *events: JournalEvent) -> Session:
+    """The session after these events."""
+
+    def add(tx: Transaction) -> Session:
+        fold = SessionWriter(tx, "ses_1", session=desk.session("ses_1"))
+        fold.append_all(list(events))
+        fold.write()
+        return fold.session
+
+    return await desk.state.update(add)
+
+
+async def forget(desk: Desk, cursor: int | None) -> None:
+    """Prune one entry."""
+    assert cursor is not None
+    await desk.state.update(lambda tx: tx.delete(JOURNAL, "ses_1", cursor))
+
+
+async def test_nothing_planned(desk: Desk) -> None:
+    """No todos and no plan; the view is the record."""
+    with desk.state.read() as store:
+        session = desk.session("ses_1")
+        view = view_of(store, session)
+    assert (view.todos, view.plan) == ([], None)
+    assert all(getattr(view, name) == getattr(session, name) for name in Session.__struct_fields__)
+
+
+async def test_the_newest_todos_and_plan(desk: Desk) -> None:
+    """Each list takes the place of the one before; a plan was updated when it was proposed last."""
+    session = await append(desk, TodosWritten(todos=[]), TodosWritten(todos=[LOOK]), PlanEntered(), EXITED)
+    with desk.state.read() as store:
+        assert todos_of(store, session) == [LOOK]
+        assert plan_of(store, session) == Plan(
+            artifact_id="art_1",
+            content="look, then act",
+            created_at_ms=5,
+            updated_at_ms=session.updated_at_ms,
+            summary="look",
+        )
+        view = view_of(store, session)
+        assert (view.todos, view.plan) == ([LOOK], plan_of(store, session))
+
+
+async def test_what_was_pruned_is_not_there(desk: Desk) -> None:
+    """A record may outlive the entries that it points at."""
+    session = await append(desk, TodosWritten(todos=[LOOK]), EXITED)
+    await forget(desk, session.todos_cursor)
+    await forget(desk, session.plan_cursor)
+    with desk.state.read() as store:
+        assert (todos_of(store, session), plan_of(store, session)) == ([], None)

@@ -1,0 +1,705 @@
+"""Sessions over the socket: every outcome of every method but those of export and import."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.planning import Planning
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams
+from protocol.errors.session import (
+    ContractInvalid,
+    InputContractViolated,
+    InputTooLarge,
+    QueueFull,
+    SessionAlreadyEnded,
+    SessionBusy,
+    SessionExists,
+    SessionNotFound,
+    TooDeep,
+    WorkspaceForbidden,
+)
+from protocol.errors.token import ScopeMissing, ScopeWouldWiden
+from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SESSION_DEPTH
+from protocol.transcript import ToolCall
+from tests.support.desk import gives, says
+from tests.support.household import AGENTS, Household, household, pages, refused
+from tests.support.runtimes import make_runtime
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+async def create(house: Household, **params: Any) -> Any:
+    """A new session."""
+    return await house.call("session.create", **params)
+
+
+async def not_found(house: Household, method: str, **params: Any) -> None:
+    """The method finds neither what is not there nor what the caller's token does not cover."""
+    sent = await house.send(agent="reviewer", sender="bob")
+    ann = await house.limited(senders=["ann"])
+    critic = await house.limited(agents=["critic"])
+    for client, session_id in (
+        (house.client, "ses_none"),
+        (ann, sent["session_id"]),
+        (critic, sent["session_id"]),
+    ):
+        refusal = await refused(client, method, session_id=session_id, **params)
+        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
+
+
+# session.create
+
+
+async def test_session_create_ok(idle: Household) -> None:
+    """With everything that was asked for, and within what its agent may."""
+    made = await create(
+        idle,
+        session_id="my-project",
+        agent="reviewer",
+        title="A title",
+        scope={"tools": ["grep", "bash"], "mcp": []},
+        permission_mode="plan",
+        workspace="/srv",
+        route="local",
+        model="m",
+        metadata={"team": "red"},
+    )
+    assert made["scope"] == {"tools": ["grep"], "mcp": []}
+    assert (made["status"], made["agent"], made["title"]) == ("open", "reviewer", "A title")
+    assert await idle.call("session.get", session_id="my-project") == made
+    assert await idle.kinds(session_id="my-project") == ["session_created"]
+
+
+async def test_session_create_ok_again_gives_the_same(idle: Household) -> None:
+    """An id with the same properties is that session, key or no key; nothing is written twice."""
+    made = await create(idle, session_id="s", agent="critic")
+    assert await create(idle, session_id="s", agent="critic") == made
+    keyed = await create(idle, idempotency_key="k")
+    assert await create(idle, idempotency_key="k") == keyed
+    refusal = await idle.refused("session.create", idempotency_key="k", title="other")
+    assert isinstance(refusal, IdempotencyConflict)
+    assert idle.sessions() == 2
+
+
+async def test_session_create_ok_check_leaves_nothing_behind(idle: Household) -> None:
+    """It says what would be made."""
+    head = idle.head()
+    assert (await create(idle, title="x", check=True))["title"] == "x"
+    assert (idle.head(), idle.sessions()) == (head, 0)
+
+
+async def test_session_create_ok_as_a_child(idle: Household) -> None:
+    """It inherits what it does not ask for and knows its parent and its root."""
+    root = await create(idle, scope={"tools": ["a", "b"], "skills": []}, permission_mode="acceptEdits")
+    child = await create(idle, parent_session_id=root["session_id"], scope={"tools": ["a"]})
+    grandchild = await create(idle, parent_session_id=child["session_id"])
+    assert grandchild["scope"] == {"tools": ["a"], "skills": []}
+    assert grandchild["permission_mode"] == "acceptEdits"
+    assert grandchild["root_session_id"] == root["session_id"]
+    strict = await create(idle, agent="reviewer", parent_session_id=root["session_id"])
+    assert (strict["permission_mode"], strict["scope"]["tools"]) == ("plan", [])
+
+
+async def test_session_create_session_exists(idle: Household) -> None:
+    """Other properties are named; what a caller does not cover is only said to be another's."""
+    await create(idle, session_id="s", route="local")
+    refusal = await idle.refused("session.create", session_id="s", agent="critic", model="m")
+    assert isinstance(refusal, SessionExists)
+    assert "agent, route, model" in refusal.message
+    critic = await idle.limited(agents=["critic"])
+    refusal = await refused(critic, "session.create", session_id="s", agent="critic")
+    assert "another owner" in refusal.message
+
+
+async def test_session_create_agent_not_found(idle: Household) -> None:
+    """No agent is called so."""
+    assert isinstance(await idle.refused("session.create", agent="nobody"), AgentNotFound)
+
+
+async def test_session_create_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    critic = await idle.limited(agents=["critic"])
+    assert isinstance(await refused(critic, "session.create", agent="default"), AgentForbidden)
+
+
+async def test_session_create_sender_forbidden(idle: Household) -> None:
+    """A session of nobody in particular is not for a token that covers certain senders."""
+    ann = await idle.limited(senders=["ann"])
+    assert isinstance(await refused(ann, "session.create"), SenderForbidden)
+
+
+async def test_session_create_route_not_found(idle: Household) -> None:
+    """No route is called so."""
+    assert isinstance(await idle.refused("session.create", route="nowhere"), RouteNotFound)
+
+
+async def test_session_create_session_not_found(idle: Household) -> None:
+    """The parent is not there, or not for this caller."""
+    sent = await idle.send(sender="bob")
+    critic = await idle.limited(agents=["critic"])
+    for client, parent in ((idle.client, "ses_none"), (critic, sent["session_id"])):
+        refusal = await refused(client, "session.create", agent="critic", parent_session_id=parent)
+        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.parent_session_id")
+
+
+async def test_session_create_scope_would_widen(idle: Household) -> None:
+    """A child asks for no more than its parent has, in names and in mode."""
+    parent = (await create(idle, scope={"tools": []}, permission_mode="plan"))["session_id"]
+    for asked in ({"scope": {"tools": ["a"]}}, {"permission_mode": "default"}):
+        refusal = await idle.refused("session.create", parent_session_id=parent, **asked)
+        assert isinstance(refusal, ScopeWouldWiden)
+
+
+async def test_session_create_workspace_forbidden(idle: Household) -> None:
+    """The daemon's own home, and for a child what lies outside of where its parent works."""
+    home = idle.holder.current().workspaces.home
+    for path in (home, f"{home}/state/x", "/", "..", "../agents"):
+        refusal = await idle.refused("session.create", workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    for path in ("/srv/ab", "/srv", "x"):
+        refusal = await idle.refused("session.create", parent_session_id=parent, workspace=path)
+        assert isinstance(refusal, WorkspaceForbidden)
+    assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
+
+
+async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
+    """It approves in advance what a person would be asked. What the agent has anyhow takes no more."""
+    operator = await idle.limited(scopes=["operate"])
+    for agent, mode in (("default", "acceptEdits"), ("reviewer", "default"), ("critic", "bypassPermissions")):
+        refusal = await refused(operator, "session.create", agent=agent, permission_mode=mode)
+        assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
+        assert (await create(idle, agent=agent, permission_mode=mode))["permission_mode"] == mode
+    for agent, narrow in (
+        ("default", "plan"),
+        ("reviewer", "plan"),
+        ("default", "default"),
+        ("default", None),
+    ):
+        made = await operator.call("session.create", agent=agent, permission_mode=narrow)
+        assert made.get("permission_mode") == narrow
+
+
+async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -> None:
+    """Not for who may approve, neither at once nor later, neither of a session nor of its child."""
+    async with household(tmp_path, work=False, max_mode="acceptEdits") as house:
+        session_id = (await create(house, permission_mode="acceptEdits"))["session_id"]
+        for method, params in (
+            ("session.create", {}),
+            ("session.create", {"parent_session_id": session_id}),
+            ("session.update", {"session_id": session_id}),
+        ):
+            refusal = await house.refused(method, permission_mode="bypassPermissions", **params)
+            assert (type(refusal), refusal.field) == (ScopeWouldWiden, "$.params.permission_mode")
+
+
+async def test_session_create_too_deep(idle: Household) -> None:
+    """Sessions nest so deep and no deeper."""
+    parent = (await create(idle))["session_id"]
+    for _ in range(MAX_SESSION_DEPTH - 1):
+        parent = (await create(idle, parent_session_id=parent))["session_id"]
+    refusal = await idle.refused("session.create", parent_session_id=parent)
+    assert (type(refusal), refusal.field) == (TooDeep, "$.params.parent_session_id")
+
+
+async def test_session_create_input_too_large(idle: Household) -> None:
+    """Metadata and scopes are written into records again and again, and have limits."""
+    for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
+        assert isinstance(await idle.refused("session.create", **asked), InputTooLarge)
+
+
+async def test_session_create_refuses_a_name_that_is_taken_for_good(idle: Household) -> None:
+    """The daemon's own stream is no session."""
+    assert isinstance(await idle.refused("session.create", session_id="daemon"), InvalidParams)
+
+
+# session.get, .list, .history
+
+
+async def test_session_get_ok(house: Household) -> None:
+    """The record, as its events make it."""
+    sent = await house.ask()
+    found = await house.call("session.get", session_id=sent["session_id"])
+    assert (found["runs"], found["sender"], found["usage"]) == (
+        1,
+        "user",
+        {"input_tokens": 1, "output_tokens": 1},
+    )
+    assert "open_runs" not in found
+
+
+async def test_session_get_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.get")
+
+
+async def test_session_list_ok(idle: Household) -> None:
+    """Newest first or oldest first, page by page, filtered."""
+    ids = [(await create(idle, session_id=f"s{number}"))["session_id"] for number in range(5)]
+    for order, expected in (("newest", ids[::-1]), ("oldest", ids)):
+        for limit in (1, 2, 50):
+            rows = await pages(idle.client, "session.list", "sessions", limit=limit, order=order)
+            assert [row["session_id"] for row in rows] == expected
+    await idle.call("session.end", session_id="s1")
+    sent = await idle.send(agent="critic", sender="ann")
+    for asked, found in (
+        ({"status": "ended"}, ["s1"]),
+        ({"agent": "critic"}, [sent["session_id"]]),
+        ({"sender": "ann"}, [sent["session_id"]]),
+    ):
+        listed = await idle.call("session.list", **asked)
+        assert [row["session_id"] for row in listed["sessions"]] == found
+    for after in ("a b", "\x00", ""):
+        assert isinstance(await idle.refused("session.list", after=after), InvalidParams)
+
+
+@pytest.mark.parametrize(("method", "plural"), [("session.list", "sessions"), ("run.list", "runs")])
+async def test_a_page_names_nothing_that_is_not_covered(
+    idle: Household, monkeypatch: pytest.MonkeyPatch, method: str, plural: str
+) -> None:
+    """A page may end at a row of somebody else: where the next begins does not say which."""
+    monkeypatch.setattr("kheishd.objects.pages.MAX_PAGE_EXAMINED", 2)
+    mine = []
+    for number in range(9):
+        sent = await idle.send(agent="critic" if number % 4 else "default", sender=f"s{number}")
+        mine += [sent[f"{plural[:-1]}_id"]] * (number % 4 == 0)
+    limited = await idle.limited(agents=["default"])
+    marks, found = [], []
+    after: dict[str, str] = {}
+    while True:
+        page = await limited.call(method, order="oldest", **after)
+        found += [row[f"{plural[:-1]}_id"] for row in page[plural]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+        marks.append(page["next"])
+    assert found == mine
+    assert len(marks) == 4
+    assert not any(mark.startswith(("ses_", "run_")) for mark in marks)
+
+
+async def test_session_list_ok_children(idle: Household) -> None:
+    """Those of one parent; ended ones only where they are asked for."""
+    for number, parent in (("p", None), ("a", "p"), ("b", "p"), ("c", "a")):
+        await create(idle, session_id=number, **({"parent_session_id": parent} if parent else {}))
+    await idle.call("session.end", session_id="b")
+
+    async def listed(**params: Any) -> list[str]:
+        rows = await pages(idle.client, "session.list", "sessions", order="oldest", limit=1, **params)
+        return [row["session_id"] for row in rows]
+
+    assert await listed() == ["a", "c", "p"]
+    assert await listed(sidechains=True) == ["a", "b", "c", "p"]
+    assert await listed(parent_session_id="p") == ["a"]
+    assert await listed(parent_session_id="p", sidechains=True) == ["a", "b"]
+    refusal = await idle.refused("session.list", parent_session_id="none")
+    assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.parent_session_id")
+
+
+async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
+    """Not one of another agent, another sender or of nobody in particular."""
+    for agent, sender in (("default", "ann"), ("default", "bob"), ("critic", "ann")):
+        await idle.send(agent=agent, sender=sender)
+    await create(idle)
+    ann = await idle.limited(agents=["default"], senders=["ann"])
+    rows = await pages(ann, "session.list", "sessions", limit=1)
+    assert [(row["agent"], row["sender"]) for row in rows] == [("default", "ann")]
+    nobody = await idle.limited(senders=[])
+    assert await pages(nobody, "session.list", "sessions") == []
+
+
+async def test_session_history_ok(house: Household) -> None:
+    """Every message with its run, its sender and its cost."""
+    sent = await house.ask("one", sender="ann")
+    page = await house.call("session.history", session_id=sent["session_id"])
+    question, answer = page["messages"]
+    assert (question["sender"], question["run_id"]) == ("ann", sent["run_id"])
+    assert (answer["stop_reason"], answer["usage"]["input_tokens"]) == ("end", 1)
+    assert page["next"] is None
+
+
+async def test_session_history_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.history")
+
+
+# session.update
+
+
+async def test_session_update_ok(house: Household) -> None:
+    """Absent is unchanged, null is cleared; future runs use it, accepted ones keep what they pinned."""
+    gate = house.gate("slow")
+    session_id = (await create(house, model="before", metadata={"a": 1}))["session_id"]
+    await house.call("session.send", session_id=session_id, content="slow")
+    queued = await house.call("session.send", session_id=session_id, content="queued")
+    updated = await house.call("session.update", session_id=session_id, model=None, workspace="/srv")
+    assert (updated.get("model"), updated["workspace"], updated["metadata"]) == (None, "/srv", {"a": 1})
+    later = await house.call("session.send", session_id=session_id, content="later")
+    gate.opened.set()
+    await house.call("run.wait", run_id=later["run_id"])
+    pinned = [(await house.call("run.get", run_id=run["run_id"]))["pinned"] for run in (queued, later)]
+    assert [each["model"] for each in pinned] == ["before", "offline"]
+    assert [each["workspace"] for each in pinned] == [house.holder.current().workspace_root, "/srv"]
+
+
+async def test_session_update_ok_narrows(idle: Household) -> None:
+    """A scope may become smaller; nothing said is nothing changed, and leaves no event."""
+    session_id = (await create(idle, scope={"tools": ["a", "b"]}))["session_id"]
+    updated = await idle.call("session.update", session_id=session_id, scope={"tools": ["b"], "mcp": []})
+    assert updated["scope"] == {"tools": ["b"], "mcp": []}
+    assert await idle.call("session.update", session_id=session_id) == updated
+    assert await idle.kinds(session_id=session_id) == ["session_created", "session_updated"]
+
+
+async def test_session_update_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.update", model="m")
+
+
+async def test_session_update_session_already_ended(idle: Household) -> None:
+    """What was ended stays as it is."""
+    await create(idle, session_id="s")
+    await idle.call("session.end", session_id="s")
+    assert isinstance(await idle.refused("session.update", session_id="s", model="m"), SessionAlreadyEnded)
+
+
+async def test_session_update_route_not_found(idle: Household) -> None:
+    """No route is called so."""
+    await create(idle, session_id="s")
+    assert isinstance(await idle.refused("session.update", session_id="s", route="nowhere"), RouteNotFound)
+
+
+async def test_session_update_workspace_forbidden(idle: Household) -> None:
+    """As when it is made; what is refused changes nothing."""
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    for session_id, path in ((parent, "../run"), (child, "/srv"), (child, "/srv/ab")):
+        refusal = await idle.refused("session.update", session_id=session_id, workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    updated = await idle.call("session.update", session_id=child, workspace="/srv/a/c")
+    assert updated["workspace"] == "/srv/a/c"
+
+
+async def test_session_update_scope_would_widen(idle: Household) -> None:
+    """Neither is a scope opened again, nor does a child's mode leave its parent's."""
+    await create(idle, session_id="p", scope={"tools": ["a"]}, permission_mode="plan")
+    await create(idle, session_id="c", parent_session_id="p")
+    for asked in (
+        {"session_id": "p", "scope": {}},
+        {"session_id": "p", "scope": {"tools": ["a", "b"]}},
+        {"session_id": "c", "permission_mode": "bypassPermissions"},
+    ):
+        assert isinstance(await idle.refused("session.update", **asked), ScopeWouldWiden)
+    cleared = await idle.call("session.update", session_id="c", permission_mode=None)
+    assert cleared["permission_mode"] == "plan"
+
+
+async def test_session_update_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
+    """Wider than what the agent has and than what the session has; back to the agent's own it always may."""
+    operator = await idle.limited(scopes=["operate"])
+    await create(idle, session_id="s")
+    refusal = await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits")
+    assert (type(refusal), refusal.hint) == (ScopeMissing, "approve")
+    await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
+    for mode in ("acceptEdits", "default", "plan", None):
+        updated = await operator.call("session.update", session_id="s", permission_mode=mode)
+        assert updated.get("permission_mode") == mode
+    assert isinstance(
+        await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits"), ScopeMissing
+    )
+
+
+async def test_session_update_input_too_large(idle: Household) -> None:
+    """The same limits as when it was made."""
+    await create(idle, session_id="s")
+    for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
+        assert isinstance(await idle.refused("session.update", session_id="s", **asked), InputTooLarge)
+
+
+# session.send
+
+
+async def test_session_send_ok(house: Household) -> None:
+    """As conversation.send, addressed by session."""
+    session_id = (await create(house))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content="one", wait="settled")
+    assert (sent["session_id"], sent["output"]) == (session_id, "You said: one")
+    bound = await house.ask("two", sender="ann")
+    sent = await house.call("session.send", session_id=bound["session_id"], content="x", sender="ann")
+    assert sent["session_id"] == bound["session_id"]
+
+
+async def test_session_send_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    refusal = await idle.refused("session.send", session_id="ses_none", content="x")
+    assert isinstance(refusal, SessionNotFound)
+    sent = await idle.send(sender="bob")
+    ann = await idle.limited(senders=["ann"])
+    refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
+    assert isinstance(refusal, SessionNotFound)
+
+
+async def test_session_send_workspace_forbidden(idle: Household) -> None:
+    """The parent works elsewhere now, and the child was told to stay: it is told where to."""
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
+    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    refusal = await idle.refused("session.send", session_id=child, content="x")
+    assert isinstance(refusal, WorkspaceForbidden)
+    assert "/srv/a/b is not within /srv/c" in refusal.message
+    await idle.call("session.update", session_id=child, workspace=None)
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
+
+
+async def test_session_send_session_already_ended(idle: Household) -> None:
+    """It takes no more input."""
+    await create(idle, session_id="s")
+    await idle.call("session.end", session_id="s")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
+
+
+async def test_session_send_agent_not_found(idle: Household) -> None:
+    """Its agent is no longer defined; the session stays."""
+    await create(idle, session_id="s", agent="critic")
+    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), AgentNotFound)
+
+
+async def test_session_send_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender, and nobody is another sender, too."""
+    sent = await idle.send(sender="ann")
+    ann = await idle.limited(senders=["ann"])
+    for params in ({}, {"sender": "bob"}):
+        refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", **params)
+        assert isinstance(refusal, SenderForbidden)
+
+
+async def test_session_send_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    await create(idle, session_id="s")
+    refusal = await idle.refused("session.send", session_id="s", content="x", sender="a\nb")
+    assert isinstance(refusal, SenderInvalid)
+
+
+async def test_session_send_route_not_found(idle: Household) -> None:
+    """The request's route, or the session's after it was taken away."""
+    await create(idle, session_id="s", route="local")
+    refusal = await idle.refused("session.send", session_id="s", content="x", route="nowhere")
+    assert isinstance(refusal, RouteNotFound)
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotFound)
+
+
+async def test_session_send_route_not_ready(idle: Household) -> None:
+    """The session's route cannot be used now."""
+    await create(idle, session_id="s", route="unready")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotReady)
+
+
+async def test_session_send_input_too_large(idle: Household) -> None:
+    """Large content is an asset."""
+    await create(idle, session_id="s")
+    refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
+    assert isinstance(refusal, InputTooLarge)
+
+
+async def test_session_send_queue_full(idle: Household) -> None:
+    """As many may wait as may wait."""
+    await create(idle, session_id="s")
+    for _ in range(MAX_QUEUED_RUNS + 1):
+        await idle.client.request("session.send", session_id="s", content="x")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), QueueFull)
+
+
+# session.rename, .interrupt, .end
+
+
+async def test_session_rename_ok(idle: Household) -> None:
+    """A title, another, and none."""
+    await create(idle, session_id="s", title="one")
+    assert (await idle.call("session.rename", session_id="s", title="two"))["title"] == "two"
+    assert "title" not in await idle.call("session.rename", session_id="s", title=None)
+    refusal = await idle.refused("session.rename", session_id="s", title="t" * 513)
+    assert isinstance(refusal, InvalidParams)
+
+
+async def test_session_rename_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.rename", title="x")
+
+
+async def test_session_interrupt_ok(house: Household) -> None:
+    """What is in flight has stopped when it answers; queued runs go on; nothing in flight is no error."""
+    gate = house.gate("slow")
+    first, second = await house.send("slow"), await house.send("next")
+    await gate.reached.wait()
+    session_id = first["session_id"]
+    answer = await house.call("session.interrupt", session_id=session_id)
+    assert answer == {"interrupted": True, "session_id": session_id, "run_id": first["run_id"]}
+    assert (await house.call("run.get", run_id=first["run_id"]))["status"] == "interrupted"
+    assert (await house.call("run.wait", run_id=second["run_id"]))["status"] == "completed"
+    nothing = await house.call("session.interrupt", session_id=session_id)
+    assert nothing == {"interrupted": False, "session_id": session_id}
+
+
+async def test_session_interrupt_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.interrupt")
+
+
+async def test_session_end_ok(idle: Household) -> None:
+    """It takes no more input; its journal stays readable."""
+    await create(idle, session_id="s")
+    ended = await idle.call("session.end", session_id="s", reason="done")
+    assert ended["status"] == "ended"
+    assert await idle.kinds(session_id="s") == ["session_created", "session_ended"]
+
+
+async def test_session_end_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await not_found(idle, "session.end")
+
+
+async def test_session_end_session_already_ended(idle: Household) -> None:
+    """Once is enough."""
+    await create(idle, session_id="s")
+    await idle.call("session.end", session_id="s")
+    assert isinstance(await idle.refused("session.end", session_id="s"), SessionAlreadyEnded)
+
+
+async def test_session_end_session_busy(idle: Household) -> None:
+    """Runs that have not ended keep it open."""
+    sent = await idle.send()
+    assert isinstance(await idle.refused("session.end", session_id=sent["session_id"]), SessionBusy)
+
+
+async def test_every_mutation_needs_its_scope(idle: Household) -> None:
+    """A token that may only read and converse makes, changes and ends nothing."""
+    reader = await idle.limited(scopes=["read", "converse"])
+    sent = await idle.send()
+    for verb, params in (
+        ("create", {}),
+        ("update", {"session_id": sent["session_id"]}),
+        ("rename", {"session_id": sent["session_id"], "title": "x"}),
+        ("interrupt", {"session_id": sent["session_id"]}),
+        ("end", {"session_id": sent["session_id"]}),
+        ("import", {"lines": ["{}"]}),
+    ):
+        assert isinstance(await refused(reader, f"session.{verb}", **params), ScopeMissing)
+    mine = await reader.call("session.send", session_id=sent["session_id"], content="x")
+    assert mine["status"] == "queued"
+
+
+# contracts
+
+WORD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"word": {"type": "string"}},
+    "additionalProperties": False,
+}
+UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
+
+
+async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+    """The method refuses a schema that contracts do not have, and says where it was given."""
+    refusal = await house.refused(method, **params, output_contract=UNKNOWN)
+    assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
+    assert "$.enum: not a keyword" in refusal.message
+
+
+async def test_session_create_ok_with_contracts(idle: Household) -> None:
+    """They are shown as they were given; the same session has the same ones."""
+    contracts = {"input_contract": {"schema": WORD}, "output_contract": {"schema": WORD, "max_repairs": 1}}
+    made = await create(idle, session_id="s", **contracts)
+    assert made["output_contract"] == {"digest": made["input_contract"], "max_repairs": 1}
+    view = await idle.call("session.get", session_id="s")
+    assert (view["input_schema"], view["output_schema"]) == (WORD, WORD)
+    assert await create(idle, session_id="s", **contracts) == made
+    refusal = await idle.refused("session.create", session_id="s")
+    assert isinstance(refusal, SessionExists)
+    assert "input_contract, output_contract" in refusal.message
+
+
+async def test_session_create_contract_invalid(idle: Household) -> None:
+    """Nothing is made."""
+    await contract_invalid(idle, "session.create")
+    assert idle.sessions() == 0
+
+
+async def test_session_update_ok_changes_contracts(house: Household) -> None:
+    """Runs that were accepted keep what they pinned; a null takes a contract away."""
+    session_id = (await create(house, output_contract={"schema": WORD, "max_repairs": 0}))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
+    assert sent["error"]["reason"] == "output_contract_violated"
+    updated = await house.call("session.update", session_id=session_id, output_contract=None)
+    assert "output_contract" not in updated
+    sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
+    assert (sent["status"], sent["output"]) == ("completed", "You said: x")
+    updated = await house.call(
+        "session.update", session_id=session_id, output_contract={"schema": {"type": "string"}}
+    )
+    assert "input_contract" not in updated
+    assert (await house.call("session.get", session_id=session_id))["output_schema"] == {"type": "string"}
+
+
+async def test_session_update_contract_invalid(idle: Household) -> None:
+    """Nothing is changed."""
+    session_id = (await create(idle))["session_id"]
+    await contract_invalid(idle, "session.update", session_id=session_id)
+
+
+async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
+    """What was said is kept as JSON, written in one way."""
+    session_id = (await create(house, input_contract={"schema": WORD}))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content='{ "word": "hi" }', wait="settled")
+    assert sent["output"] == 'You said: {"word":"hi"}'
+
+
+async def test_session_send_input_contract_violated(idle: Household) -> None:
+    """It names what is wrong, and no run exists."""
+    session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
+    refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
+    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
+    assert "$.word: 1 is not of type" in refusal.message
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+async def test_session_send_contract_invalid(idle: Household) -> None:
+    """Nothing is accepted."""
+    session_id = (await create(idle))["session_id"]
+    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+async def test_session_get_ok_shows_what_its_agent_means_to_do(tmp_path: Path) -> None:
+    """Its todos, and the plan that it proposed last."""
+    async with household(tmp_path, hooks=CompositeHook((Planning(),))) as house:
+        todos = {"todos": [{"content": "look"}]}
+        house.models.parts[:] = [
+            lambda request: gives(ToolCall("call_1", "todo_write", todos)),
+            lambda request: says("done"),
+        ]
+        sent = await house.ask()
+        view = await house.call("session.get", session_id=sent["session_id"])
+        assert view["todos"] == [{"todo_id": "todo-1", "content": "look"}]
+        assert "plan" not in view

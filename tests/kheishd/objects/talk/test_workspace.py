@@ -1,0 +1,131 @@
+"""Workspaces as they are asked for and used, with real directories and links."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.core.workspace import Workspaces
+from kheishd.objects.talk.workspace import resolve
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import WorkspaceForbidden
+from protocol.limits.names import MAX_PATH_BYTES
+from tests.support.household import AGENTS, Household, agent, household
+from tests.support.runtimes import make_runtime
+
+
+def workspaces(directory: Path, *, limited: bool = False) -> Workspaces:
+    """Those of a home in a directory."""
+    root = directory / "work" if limited else directory / "home" / "workspace"
+    return Workspaces(str(root), str(directory / "home"), limited)
+
+
+@pytest.fixture
+async def free(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon without a configured root."""
+    async with household(tmp_path, work=False, tcp=True, workspaces=workspaces(tmp_path)) as house:
+        yield house
+
+
+@pytest.fixture
+async def limited(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon with one, and an agent that works in a directory of it."""
+    own = agent("own", f"workspace: {tmp_path}/work/own")
+    async with household(
+        tmp_path,
+        work=False,
+        definitions={**AGENTS, "own": own},
+        workspaces=workspaces(tmp_path, limited=True),
+    ) as house:
+        yield house
+
+
+async def used(house: Household, **params: Any) -> str:
+    """Where a run that is sent to a session works."""
+    sent = await house.call("session.send", content="x", **params)
+    found: str = (await house.call("run.get", run_id=sent["run_id"]))["pinned"]["workspace"]
+    return found
+
+
+def test_resolving(tmp_path: Path) -> None:
+    """Links and dots are gone, relative paths begin at the root; what cannot be shown or kept is none."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    root = str(tmp_path)
+    assert resolve("link/./x", root) == f"{root}/real/x"
+    assert resolve("..", f"{root}/link") == root
+    assert resolve("/srv//x/", root) == "/srv/x"
+    assert resolve("a\nb", root) is None
+    assert resolve("x" * MAX_PATH_BYTES, root) is None
+    (tmp_path / "strange").symlink_to("a\x1bb")
+    assert resolve("strange", root) is None
+
+
+async def test_what_is_pinned_is_always_a_whole_path(free: Household, tmp_path: Path) -> None:
+    """The default, if nobody says anything."""
+    sent = await free.send()
+    pinned = (await free.call("run.get", run_id=sent["run_id"]))["pinned"]
+    assert pinned["workspace"] == str(tmp_path / "home" / "workspace")
+
+
+async def test_what_is_kept_is_where_it_led(free: Household, tmp_path: Path) -> None:
+    """A link that leads into the home is refused, and one that is turned there later changes nothing."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    made = await free.call("session.create", workspace=str(tmp_path / "link"))
+    assert made["workspace"] == str(tmp_path / "elsewhere")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "home" / "state")
+    assert await used(free, session_id=made["session_id"]) == str(tmp_path / "elsewhere")
+    refusal = await free.refused("session.create", workspace=str(tmp_path / "link"))
+    assert isinstance(refusal, WorkspaceForbidden)
+
+
+@pytest.mark.parametrize("path", ["a\nb", "x" * 1000, "\u202e"])
+async def test_what_cannot_be_a_workspace(free: Household, path: str) -> None:
+    """Too long when it is resolved, or not to be shown."""
+    for method in ("session.create", "conversation.send"):
+        content = {"content": "x"} if method == "conversation.send" else {}
+        assert isinstance(await free.refused(method, workspace=path, **content), InvalidParams)
+
+
+async def test_a_relative_one_begins_at_the_root(limited: Household, tmp_path: Path) -> None:
+    """For whoever asks."""
+    made = await limited.call("session.create", workspace="a/../b")
+    assert made["workspace"] == str(tmp_path / "work" / "b")
+
+
+async def test_a_child_works_where_its_parent_does(limited: Household, tmp_path: Path) -> None:
+    """Unless it is told to work in a part of that; its agent's own directory counts only there."""
+    work = tmp_path / "work"
+    parent = (await limited.call("session.create", workspace="a"))["session_id"]
+    child = (await limited.call("session.create", parent_session_id=parent, agent="own"))["session_id"]
+    assert await used(limited, session_id=child) == str(work / "a")
+    part = await limited.call("session.create", parent_session_id=child, workspace="a/b")
+    assert await used(limited, session_id=part["session_id"]) == str(work / "a" / "b")
+    await limited.call("session.update", session_id=parent, workspace=None)
+    assert await used(limited, session_id=child) == str(work / "own")
+
+
+async def test_it_is_checked_again_when_it_is_used(limited: Household, tmp_path: Path) -> None:
+    """A configuration that names another root counts for sessions there are already."""
+    made = await limited.call("session.create", workspace="a")
+    elsewhere = Workspaces(str(tmp_path / "other"), str(tmp_path / "home"), limited=True)
+    limited.holder.replace(make_runtime(2, models=limited.models, definitions=AGENTS, workspaces=elsewhere))
+    refusal = await limited.refused("session.send", session_id=made["session_id"], content="x")
+    assert isinstance(refusal, WorkspaceForbidden)
+    await limited.call("session.update", session_id=made["session_id"], workspace=None)
+    assert await used(limited, session_id=made["session_id"]) == str(tmp_path / "other")
+
+
+def names_in(directory: Path) -> set[str]:
+    """What is in a directory."""
+    return {path.name for path in directory.iterdir()}
+
+
+async def test_nothing_is_made_by_asking(free: Household, tmp_path: Path) -> None:
+    """A directory is made by the tool that needs it."""
+    before = names_in(tmp_path)
+    await free.call("session.create", workspace=str(tmp_path / "new"))
+    await free.send()
+    assert names_in(tmp_path) == before

@@ -1,0 +1,133 @@
+"""Pages: what one holds at most, and where the next one begins."""
+
+from collections.abc import Iterator
+from itertools import count
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kheishd.kernel.call import Call, Caller
+from kheishd.kernel.state import State
+from kheishd.objects.pages import PageTokens, cursor_after, id_after, page_of
+from kheishd.store.writer import Store
+from protocol.errors.rpc import InvalidParams
+from protocol.ids import ID_PATTERN
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_MS
+
+
+def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
+    """Numbered rows beyond one of them."""
+    return ((("s", number), number) for number in range(after + 1, size))
+
+
+@given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
+def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> None:
+    """All wanted rows, each once and in order, whatever the limit."""
+    found: list[int] = []
+    after = -1
+    while True:
+        chosen, following = page_of(rows(size, after), limit, wanted.__contains__)
+        assert len(chosen) <= limit
+        found += chosen
+        if following is None:
+            break
+        after = int(following)
+    assert found == [number for number in range(size) if number in wanted]
+
+
+def test_a_page_ends_at_a_mebibyte() -> None:
+    """However many rows are asked for."""
+    large = "x" * (MAX_PAGE_BYTES // 4)
+    chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
+    assert (len(chosen), following) == (4, "3")
+    # As JSON: a control character is one byte in a record and six on the wire.
+    escaped = "\x01" * (MAX_PAGE_BYTES // 24 + 1)
+    chosen, following = page_of((((number,), escaped) for number in count()), 500, lambda row: True)
+    assert (len(chosen), following) == (4, "3")
+
+
+def test_a_page_ends_when_enough_was_examined() -> None:
+    """Even empty, with where to go on; rows that are no longer there are passed over."""
+    endless: Iterator[tuple[tuple[int], int | None]] = (((number,), None) for number in count())
+    assert page_of(endless, 50, lambda row: True) == ([], str(MAX_PAGE_EXAMINED - 1))
+    numbers = (((number,), number) for number in count())
+    assert page_of(numbers, 50, lambda row: False) == ([], str(MAX_PAGE_EXAMINED - 1))
+
+
+def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that take half a millisecond each to decode are not looked at by the thousand."""
+    worked = 0.0
+
+    def heavy() -> Iterator[tuple[tuple[int], int]]:
+        nonlocal worked
+        for number in count():
+            worked += 0.0005
+            yield (number,), number
+
+    monkeypatch.setattr("kheishd.objects.pages.time.thread_time", lambda: worked)
+    chosen, following = page_of(heavy(), 500, lambda row: row % 2 == 0)
+    assert following is not None
+    assert MAX_PAGE_MS / 0.5 < int(following) < 2 * MAX_PAGE_MS / 0.5
+    assert chosen == list(range(0, int(following) + 1, 2))
+
+
+def test_nothing_is_read_beyond_a_page() -> None:
+    """A scan is left where the page ends."""
+    read: list[int] = []
+
+    def scan() -> Iterator[tuple[tuple[int], int]]:
+        for number in count():
+            read.append(number)
+            yield (number,), number
+
+    page_of(scan(), 3, lambda row: True)
+    assert read == [0, 1, 2]
+
+
+def test_marks_are_checked() -> None:
+    """What no page gave is refused by its path; what one gave is taken."""
+    assert (cursor_after(None), cursor_after("17")) == (None, 17)
+    assert (id_after(None), id_after("ses_1")) == (None, "ses_1")
+    for check, wrong in (
+        (cursor_after, ("", "x", "-1", "1.0", "٣", "9" * 20)),
+        (id_after, ("", "a b", "a\n", "a\x00", "x" * 129)),
+    ):
+        for after in wrong:
+            with pytest.raises(InvalidParams) as refused:
+                check(after)
+            assert refused.value.field == "$.params.after"
+
+
+def marks(state: State, *, limited: bool) -> PageTokens:
+    """The marks of a caller."""
+    caller = Caller("token:t", frozenset(), agents=frozenset(("a",)) if limited else None)
+    return PageTokens(cast("Call", SimpleNamespace(caller=caller, state=state)))
+
+
+@given(text=st.from_regex(ID_PATTERN, fullmatch=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_mark_tells_a_limited_caller_nothing(store: Store, text: str) -> None:
+    """It may be of a row that is not its own; it leads to where the page ended all the same."""
+    state = cast("State", SimpleNamespace(store=store))
+    plain, veiled = (marks(state, limited=limited) for limited in (False, True))
+    assert plain.of(("s", text)) == text == plain.after(text)
+    mark = veiled.of(("s", text))
+    assert len(text) < 8 or text not in mark
+    assert veiled.after(mark) == text
+    assert mark == marks(state, limited=True).of((text,))
+    # An id that one knows is a mark, too.
+    assert veiled.after(text) == text
+    assert (veiled.after(None), plain.after(None)) == (None, None)
+
+
+@pytest.mark.parametrize("after", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
+def test_a_veiled_mark_that_no_page_gave(store: Store, after: str) -> None:
+    """Is refused, and leads nowhere."""
+    state = cast("State", SimpleNamespace(store=store))
+    for limited in (True, False):
+        with pytest.raises(InvalidParams) as caught:
+            marks(state, limited=limited).after(after)
+        assert caught.value.field == "$.params.after"

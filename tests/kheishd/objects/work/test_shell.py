@@ -1,0 +1,187 @@
+"""Shells inside a transaction: how many may run, who has them stopped, what they come to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kheishd.kernel.doctor import examine_whole
+from kheishd.objects.fold import SessionWriter
+from kheishd.objects.work.shell import (
+    ShellOutcome,
+    live_shells,
+    record_ended,
+    record_stalled,
+    record_started,
+    request_stop_all,
+    require_room,
+)
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
+from kheishd.store.writer import Store
+from protocol.errors.task import TasksFull
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
+from protocol.journal.line import JournalEvent, decode_event
+from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.objects.task import Shell, Task
+from tests.support.histories import task_created, task_ended
+from tests.support.stores import update
+
+
+def append(*events: JournalEvent, session_id: str = "s") -> Callable[[Transaction], None]:
+    """A transaction that appends events to a session, which it makes."""
+
+    def change(tx: Transaction) -> None:
+        session = tx.get(SESSIONS, session_id)
+        fold = SessionWriter(tx, session_id, session=session)
+        if session is None:
+            fold.append(SessionCreated(agent="default"))
+        fold.append_all(list(events))
+        fold.write()
+
+    return change
+
+
+def begun(*task_ids: str, session_id: str = "s") -> Callable[[Transaction], None]:
+    """A transaction in which shells begin."""
+    return append(*(task_created(task_id, shell=True) for task_id in task_ids), session_id=session_id)
+
+
+def known(store: Store, task_id: str) -> tuple[Task, Shell]:
+    """A shell and its task."""
+    with store.read() as snapshot:
+        task = snapshot.get(TASKS, task_id)
+    assert task is not None
+    assert task.shell is not None
+    return task, task.shell
+
+
+def events(store: Store, kind: type[Any]) -> list[Any]:
+    """The events of a kind in session ``s``."""
+    with store.read() as snapshot:
+        found = [decode_event(line) for _, line in snapshot.entries("s")]
+    return [event for event in found if isinstance(event, kind)]
+
+
+def listed(store: Store) -> tuple[int, int]:
+    """How many shells live, and are being stopped, by the lists that the worker looks at."""
+    with store.read() as snapshot:
+        return snapshot.count(SHELLS_LIVE), snapshot.count(SHELLS_STOPPING)
+
+
+def test_live_ones(store: Store) -> None:
+    """Those that have not ended, in the order of their beginning; of one session or all."""
+    update(store, begun("b", "a"))
+    update(store, begun("c", session_id="other"))
+    update(store, append(task_ended("b")))
+    with store.read() as snapshot:
+        assert [task.task_id for task in live_shells(snapshot)] == ["a", "c"]
+        assert [task.task_id for task in live_shells(snapshot, "other")] == ["c"]
+
+
+def test_so_many_run_in_a_session(store: Store) -> None:
+    """One that has ended makes room; other sessions have their own."""
+    update(store, begun(*(f"t{number}" for number in range(MAX_SHELLS_SESSION))))
+    with store.read() as snapshot:
+        with pytest.raises(TasksFull, match="of this session"):
+            require_room(snapshot, "s")
+        require_room(snapshot, "other")
+    update(store, append(task_ended("t0")))
+    with store.read() as snapshot:
+        require_room(snapshot, "s")
+
+
+def test_so_many_run_in_all(store: Store) -> None:
+    """Whoever comes last is told to wait."""
+    for number in range(MAX_SHELLS):
+        update(store, begun(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
+    with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
+        require_room(snapshot, "another")
+
+
+def test_stopping_all_of_a_session(store: Store) -> None:
+    """Those that live, once each; others are left alone."""
+    update(store, begun("a", "b", "c"))
+    update(store, begun("other", session_id="other"))
+    update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
+
+    def stop(tx: Transaction) -> None:
+        fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
+        request_stop_all(fold, "all of you")
+        fold.write()
+
+    update(store, stop)
+    update(store, stop)
+    assert [event.task_id for event in events(store, TaskStopRequested)] == ["b", "c"]
+    assert known(store, "c")[1].stop_note == "all of you"
+    assert known(store, "b")[1].stop_note == "first"
+    assert listed(store) == (3, 2)
+
+
+def test_which_process_it_is(store: Store) -> None:
+    """Written down once it runs; not of one that has ended meanwhile."""
+    update(store, begun("a"))
+    update(store, lambda tx: record_started(tx, "a", 7, 99))
+    task, shell = known(store, "a")
+    assert (task.status, shell.pid, shell.start_ticks) == ("in_progress", 7, 99)
+    update(store, append(task_ended("a")))
+    update(store, lambda tx: record_started(tx, "a", 8, 100))
+    assert len(events(store, TaskStarted)) == 1
+
+
+def test_one_notice_that_it_stalls(store: Store) -> None:
+    """The model is told once."""
+    update(store, begun("a"))
+    update(store, lambda tx: record_stalled(tx, "a"))
+    update(store, lambda tx: record_stalled(tx, "a"))
+    (event,) = events(store, TaskStalled)
+    assert "seems to wait for an answer" in event.note
+
+
+@pytest.mark.parametrize(
+    ("stopped", "over", "status"),
+    [
+        (False, ShellOutcome("exited", 0), "completed"),
+        (False, ShellOutcome("exited", 3), "failed"),
+        # It was done before it could be stopped.
+        (True, ShellOutcome("exited", 0), "completed"),
+        (True, ShellOutcome("stopped", 143), "cancelled"),
+        (True, ShellOutcome("daemon_restarted"), "cancelled"),
+        (True, ShellOutcome("not_started", problem="no directory"), "cancelled"),
+        (False, ShellOutcome("not_started", problem="no directory"), "failed"),
+        (False, ShellOutcome("output_capture_failed", 0, "disk full"), "failed"),
+        (False, ShellOutcome("exit_unknown"), "failed"),
+        (False, ShellOutcome("daemon_stopped", 143), "failed"),
+        (False, ShellOutcome("daemon_restarted"), "failed"),
+    ],
+)
+def test_what_it_comes_to(store: Store, stopped: bool, over: ShellOutcome, status: str) -> None:
+    """By its exit code if it ended by itself; cancelled only if somebody wanted it stopped. Told once."""
+    update(store, begun("a"))
+    if stopped:
+        update(store, append(TaskStopRequested(task_id="a")))
+    update(store, lambda tx: record_ended(tx, "a", over))
+    update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 9)))
+    task, shell = known(store, "a")
+    assert (task.status, shell.terminal_reason, shell.exit_code) == (status, over.why, over.exit_code)
+    (event,) = events(store, TaskEnded)
+    assert "The background shell a" in event.note
+    assert listed(store) == (0, 0)
+    assert examine_whole(store.read, deep=True).findings == []
+
+
+def test_how_much_it_wrote(store: Store) -> None:
+    """Is kept with its end."""
+    update(store, begun("a"))
+    update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0, "", 900, 600)))
+    _, shell = known(store, "a")
+    assert (shell.output_bytes, shell.output_kept_bytes) == (900, 600)
+
+
+def test_one_that_was_deleted_is_left_alone(store: Store) -> None:
+    """Nothing is written down of what is gone."""
+    update(store, begun("a"))
+    update(store, append(task_ended("a"), TaskDeleted(task_id="a")))
+    update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0)))
+    assert len(events(store, TaskEnded)) == 1

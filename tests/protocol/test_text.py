@@ -1,0 +1,91 @@
+"""Escaping and truncation: nothing active is shown, and nothing is cut inside a character."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.text import (
+    escape,
+    escape_json,
+    escape_line,
+    json_length,
+    one_line,
+    sanitise,
+    truncate,
+    truncate_json,
+)
+
+ACTIVE = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\ufff9\U000e0041"
+PRINTABLE = "plain ünïcödé 漢字 👩‍👩‍👧\ttab"
+
+
+@pytest.mark.parametrize("character", ACTIVE)
+def test_active_characters_are_replaced(character: str) -> None:
+    """No function returns an active character unescaped."""
+    for text in (escape(character), escape_line(character), sanitise(character), one_line(f"a{character}b")):
+        assert character not in text
+    assert "\x1b" not in escape_json(json.dumps(character, ensure_ascii=False))
+    assert json.loads(escape_json(json.dumps(character, ensure_ascii=False))) == character
+
+
+@pytest.mark.parametrize("function", [escape, sanitise, escape_json])
+def test_printable_text_is_unchanged(function: object) -> None:
+    """Letters, emoji with joiners, tabs and newlines stay."""
+    assert callable(function)
+    assert function(PRINTABLE + "\n") == PRINTABLE + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("\x1b[2J", "\\x1b[2J"), ("\u202e", "\\u202e"), ("\U000e0041", "\\U000e0041"), ("a\nb", "a\nb")],
+)
+def test_escapes_name_the_character(text: str, escaped: str) -> None:
+    """An escape is the character's number in hex."""
+    assert escape(text) == escaped
+
+
+def test_a_line_has_no_newline() -> None:
+    """escape_line writes a newline as an escape, one_line as a blank."""
+    assert escape_line("a\nb") == "a\\nb"
+    assert one_line("  a\n\n b\r\n") == "a b"
+
+
+def test_symbols() -> None:
+    """A control character has its Unicode symbol; a carriage return is removed."""
+    assert sanitise("\x1b[31mred\r\n") == "␛[31mred\n"
+    assert sanitise("\u202e") == "\N{REPLACEMENT CHARACTER}"
+
+
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_pieces_are_sanitised_like_the_whole(pieces: list[str]) -> None:
+    """Sanitising piece by piece gives the sanitised text."""
+    assert "".join(map(sanitise, pieces)) == sanitise("".join(pieces))
+
+
+@given(st.text(), st.integers(3, 40))
+def test_truncated_text_fits_and_says_so(text: str, max_bytes: int) -> None:
+    """A text that fits is unchanged; another one fits with its ellipsis and is a prefix."""
+    short = truncate(text, max_bytes)
+    assert len(short.encode()) <= max_bytes
+    if short != text:
+        assert short.endswith("…")
+        assert text.startswith(short[:-1])
+
+
+def test_without_an_ellipsis() -> None:
+    """An empty ellipsis leaves the bare prefix."""
+    assert truncate("äöü", 3, "") == "ä"
+    assert truncate("äöü", 6, "") == "äöü"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 40))
+def test_truncated_json_fits_and_is_the_longest(text: str, max_json_bytes: int) -> None:
+    """The prefix fits, and one more character would not; lengths are those that msgspec writes."""
+    short = truncate_json(text, max_json_bytes)
+    assert text.startswith(short)
+    assert json_length(short) == len(msgspec.json.encode(short)) - 2 <= max_json_bytes
+    if short != text:
+        assert json_length(text[: len(short) + 1]) > max_json_bytes
