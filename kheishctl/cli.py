@@ -1,168 +1,167 @@
-"""What every command is made of: common options, one way to print, one way to fail, completion.
+"""The frame of every command: common options, output, errors and exit codes.
 
-A command is a function of an :class:`App` and its own parameters, declared by :func:`verb`. It asks the
-daemon through ``app.call`` and shows the result through ``app.emit``: as one JSON document with
-``--json``, else as text made by a pure function. Whatever it raises becomes a message and an exit code.
+A command is a function of an :class:`App` and its own parameters, declared by :func:`command`. It calls the
+daemon through ``app.call`` and shows the result through ``app.emit``: as one JSON document with ``--json``,
+else as text from a pure function. The frame turns exceptions into messages and exit codes.
 """
 
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import click
 
-from kheishctl import client as _client
 from kheishctl import exits
-from kheishctl.client import Client, Failure, Json
-from kheishctl.render.layout import Look, clean, json_safe, one_line, paint, styles_only, table
-
-F = TypeVar("F", bound=Callable[..., Any])
+from kheishctl.client import Client, Failure, resolve_home, resolve_socket
+from kheishctl.contract import Json
+from kheishctl.hints import HINTS
+from kheishctl.render.layout import Column, Display, format_table, paint, sanitise_styled
+from protocol.text import escape_json, one_line, sanitise
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-# A key press waits at most this long for names from the daemon.
-COMPLETION_SECONDS = 0.3
 
 _META = "kheishctl."
 
 
 class App:
-    """What one command works with: where the daemon is, how to print."""
+    """The environment of one command: the daemon's address and the output."""
 
     def __init__(self, home: str | None, path: str | None, *, as_json: bool) -> None:
-        self.home = _client.home_directory(home)
-        self.path = _client.socket_path(self.home, path)
-        self.given_home = home
-        self.given_path = path
+        self.home = resolve_home(home)
+        self.path = resolve_socket(self.home, path)
+        self.home_option = home
+        self.path_option = path
         self.as_json = as_json
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
-        """The connection, made at its first use. Errors: NoDaemon, NotPermitted."""
+        """The connection, opened at its first use. Errors: NoDaemon, SocketForbidden."""
         if self._client is None:
             self._client = Client.dial(self.path)
         return self._client
 
     def call(self, method: str, params: Json | None = None, *, timeout_s: float | None = None) -> Any:
-        """Ask the daemon; where only a check is asked for, say so. Errors: Failure of any kind."""
+        """Call a method of the daemon; note a dry run. Errors: Failure of any kind."""
         result = self.client.call(method, params, timeout_s=timeout_s)
         if params and params.get("check"):
-            self.note("Nothing was changed. It would give:")
+            self.note("Dry run: nothing was changed. The result would be:")
         return result
 
-    def typed(self, *words: str) -> str:
-        """A command of some words for the same daemon, ready to be typed; harmless, whoever wrote them."""
+    def command_line(self, *words: str) -> str:
+        """Return a command for the same daemon, sanitised and quoted, ready to paste into a shell."""
         import shlex
 
-        home = ["--home", self.given_home] if self.given_home else []
-        path = ["--socket", self.given_path] if self.given_path else []
+        home = ["--home", self.home_option] if self.home_option else []
+        path = ["--socket", self.path_option] if self.path_option else []
         return shlex.join(["kheishctl", *home, *path, *map(one_line, words)])
 
     def hang_up(self) -> None:
-        """Close the connection if there is one; the next call dials anew."""
+        """Close the connection if it is open; the next call opens a new one."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
-    def look(self) -> Look:
-        """How standard output looks now."""
+    def display(self) -> Display:
+        """Return the current properties of standard output."""
         tty = sys.stdout.isatty()
         columns = os.get_terminal_size(sys.stdout.fileno()).columns or 80 if tty else None
-        return Look(columns, colored(tty), time.time_ns() // 1_000_000)
+        return Display(columns, use_color(tty), time.time_ns() // 1_000_000)
 
-    def emit(self, result: Any, human: Callable[[Any, Look], str]) -> None:
-        """Print a result: one JSON document with ``--json``, else what ``human`` makes of it."""
+    def emit(self, result: Any, human: Callable[[Any, Display], str]) -> None:
+        """Print a result: one JSON document with ``--json``, else the text that ``human`` returns."""
         if self.as_json:
             self.document(result)
-        elif text := human(result, self.look()):
+        elif text := human(result, self.display()):
             self.say(text)
 
     def document(self, value: Any) -> None:
-        """Print one JSON document, indented for a person, on one line for a pipe."""
+        """Print one JSON document: indented on a terminal, on one line for a pipe."""
         import json
 
         indent = 2 if sys.stdout.isatty() else None
         separators = None if indent else (",", ":")
         document = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
-        self.say(json_safe(document))
+        self.say(escape_json(document))
 
     def line(self, value: Any) -> None:
         """Print one JSON line of a stream."""
         import json
 
-        self.say(json_safe(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+        self.say(escape_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
 
     def say(self, text: str) -> None:
-        """Print a line and let it out at once. Nothing but styles acts on a terminal, whatever says it."""
-        sys.stdout.write((styles_only(text) if sys.stdout.isatty() else text) + "\n")
+        """Print a line and flush it. A terminal receives no escape sequences except styles."""
+        sys.stdout.write((sanitise_styled(text) if sys.stdout.isatty() else text) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Tell the person something that is not the result: on standard error, never with ``--json``."""
+        """Print a note, which is not part of the result, on standard error; never with ``--json``."""
         if not self.as_json:
-            sys.stderr.write(paint(clean(text), "dim", colored(sys.stderr.isatty())) + "\n")
+            sys.stderr.write((sanitise_styled(text) if sys.stderr.isatty() else text) + "\n")
             sys.stderr.flush()
 
     def fail(self, failure: Failure) -> None:
-        """Print why a command failed: one JSON document with ``--json``, else a line."""
+        """Print the message of a failure with its hint; as one JSON document with ``--json``."""
+        error = failure.describe()
+        hint = error["data"].get("hint")
+        if hint is None and failure.reason in HINTS and "kheishctl" not in str(failure):
+            hint = self.command_line(*HINTS[failure.reason])
         if self.as_json:
-            self.document({"error": failure.describe()})
+            self.document({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
-        label = paint("kheishctl:", "red", colored(sys.stderr.isatty()))
-        hint = getattr(failure, "data", {}).get("hint")
-        sys.stderr.write(f"{label} {clean(str(failure))}\n")
+        label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
+        sys.stderr.write(f"{label} {sanitise(str(failure))}\n")
         if hint and str(hint) not in str(failure):
-            sys.stderr.write(f"  hint: {clean(str(hint))}\n")
+            sys.stderr.write(f"  hint: {sanitise(str(hint))}\n")
         sys.stderr.flush()
 
 
-def colored(tty: bool) -> bool:
+def use_color(tty: bool) -> bool:
     """Whether to use colors: on a terminal that has them, unless NO_COLOR is set (no-color.org)."""
     return tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Keep a common option wherever on the command line it was given; the last one counts."""
+def _store_option(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Store a common option, wherever it is on the command line; the last one counts."""
     if value:
         ctx.meta[_META + str(parameter.name)] = value
     return value
 
 
 def common_options() -> list[click.Parameter]:
-    """The options that every command takes, before or after its name."""
+    """Return the options of every command; they are valid before and after its name."""
     return [
         click.Option(
             ["--json", "as_json"],
             is_flag=True,
             expose_value=False,
-            callback=_remember,
-            help="Print one JSON document (a stream: JSON lines), errors included.",
+            callback=_store_option,
+            help="Print JSON (one document, or JSON lines for streams), including errors.",
         ),
         click.Option(
             ["--home"],
             metavar="DIR",
             expose_value=False,
-            callback=_remember,
-            help="The daemon's home; else $KHEISH_HOME, else $STATE_DIRECTORY, else ~/.kheish.",
+            callback=_store_option,
+            help="The daemon's home (default: $KHEISH_HOME, else $STATE_DIRECTORY, else ~/.kheish).",
         ),
         click.Option(
             ["--socket"],
             metavar="PATH",
             expose_value=False,
-            callback=_remember,
-            help="The daemon's socket, if it is not <home>/run/kheishd.sock.",
+            callback=_store_option,
+            help="The daemon's socket (default: <home>/run/kheishd.sock).",
         ),
     ]
 
 
-def app_of(ctx: click.Context) -> App:
-    """The App that the common options ask for."""
+def make_app(ctx: click.Context) -> App:
+    """Return the App for the common options of a command line."""
     meta = ctx.meta
     return App(
         meta.get(_META + "home"), meta.get(_META + "socket"), as_json=bool(meta.get(_META + "as_json"))
@@ -170,7 +169,7 @@ def app_of(ctx: click.Context) -> App:
 
 
 class Verb(click.Command):
-    """A command. ``method`` is the row of the contract that it stands for; ``examples`` are for its help."""
+    """A command. ``method`` is the method of the contract that it calls; its help shows the ``examples``."""
 
     def __init__(
         self, *args: Any, method: str | None = None, examples: tuple[str, ...] = (), **kwargs: Any
@@ -181,8 +180,8 @@ class Verb(click.Command):
         self.params.extend(common_options())
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with an App; whatever goes wrong becomes a message and an exit code."""
-        app = ctx.obj = app_of(ctx)
+        """Run the command with an App; report failures and exit with their code."""
+        app = ctx.obj = make_app(ctx)
         try:
             return super().invoke(ctx)
         except Failure as failure:
@@ -191,20 +190,20 @@ class Verb(click.Command):
         except KeyboardInterrupt:
             ctx.exit(exits.INTERRUPTED)
         except BrokenPipeError:
-            raise  # Who reads has enough: click ends the command quietly.
+            raise  # The reader closed the pipe: click ends the command without a message.
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            app.fail(Failure(f"{where}{error.strerror or error}"))
+            file = f"{error.filename}: " if error.filename else ""
+            app.fail(Failure(f"{file}{error.strerror or error}"))
             ctx.exit(exits.FAILED)
         finally:
             app.hang_up()
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """The first sentence of the help, whole: lists wrap it where it is long."""
+        """Return the first sentence of the help, whatever its length: lists wrap it."""
         return " ".join((self.help or "").partition("\n\n")[0].split()).split(". ")[0].rstrip(".") + "."
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples as they are typed."""
+        """Write the examples exactly as a user types them."""
         super().format_epilog(ctx, formatter)
         if self.examples:
             with formatter.section("Examples"):
@@ -212,81 +211,95 @@ class Verb(click.Command):
                     formatter.write(f"  {example}\n")
 
 
-def verb(
+def command(
     group: click.Group | None,
     name: str,
     *,
     method: str | None = None,
     examples: tuple[str, ...] = (),
+    alias: str | None = None,
     **attrs: Any,
 ) -> Callable[[Callable[..., Any]], Verb]:
-    """Make a function of (app, parameters) a command, in ``group`` if one is given."""
+    """Make a function of (app, parameters) a command, in ``group`` if given; ``alias`` stays hidden."""
 
     def decorate(function: Callable[..., Any]) -> Verb:
-        command = click.command(
+        verb = click.command(
             name, cls=Verb, method=method, examples=examples, context_settings=CONTEXT, **attrs
         )(click.pass_obj(function))
         if group is not None:
-            group.add_command(command)
-        return command
+            group.add_command(verb)
+            if alias is not None:
+                assert isinstance(group, CommandGroup)
+                group.aliases[alias] = name
+        return verb
 
     return decorate
 
 
 class CommandGroup(click.Group):
-    """A group of commands that answers a word it does not know with those that may be meant."""
+    """A group of commands, which suggests commands for an unknown word.
+
+    ``aliases`` maps hidden names to commands.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.aliases: dict[str, str] = {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a name or alias."""
+        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first word. Errors: a usage error, saying what is near."""
+        """Return the command of the first word. Errors: a usage error that suggests similar commands."""
         word = args[0]
         if not ctx.resilient_parsing and not word.startswith("-") and self.get_command(ctx, word) is None:
-            near = [f"'{ctx.command_path} {meant}'" for meant in self.meant(ctx, word)]
+            near = [f"'{ctx.command_path} {suggestion}'" for suggestion in self.suggest(ctx, word)]
             ctx.fail(f"No such command '{word}'." + (f" Did you mean {' or '.join(near)}?" if near else ""))
         return super().resolve_command(ctx, args)
 
-    def meant(self, ctx: click.Context, word: str) -> list[str]:
-        """What may be meant by a word that is no command."""
+    def suggest(self, ctx: click.Context, word: str) -> list[str]:
+        """Return the commands that an unknown word may mean."""
         from difflib import get_close_matches
 
         return get_close_matches(word, self.list_commands(ctx), 2)
 
 
-def noun(name: str, about: str) -> click.Group:
-    """A group of commands about one kind of object."""
-    return CommandGroup(name, help=about, context_settings=CONTEXT, params=common_options())
+def make_group(name: str, summary: str) -> CommandGroup:
+    """Return a group of commands for one kind of object."""
+    return CommandGroup(name, help=summary, context_settings=CONTEXT, params=common_options())
 
 
 class JsonUsageError(click.ClickException):
-    """A command line that is wrong, for one who asked for JSON."""
+    """An invalid command line with ``--json``."""
 
     exit_code = exits.USAGE
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it like every other failure."""
+        """Print the error like every other failure."""
         error = {"code": None, "message": self.message, "data": {"reason": "usage"}}
         App(None, None, as_json=True).document({"error": error})
 
 
 @contextmanager
-def _lines_in_json(wanted: bool) -> Iterator[None]:
+def _usage_errors_as_json(enabled: bool) -> Iterator[None]:
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        if not wanted:
+        if not enabled:
             raise
         raise JsonUsageError(error.format_message()) from None
 
 
 class LazyGroup(CommandGroup):
-    """The program: a group that imports a command when it is called, so that ``--help`` and one-shot
-    commands stay fast.
+    """The program: a group that imports a command when it is called, so that every start is fast.
 
-    ``entries`` maps a heading to commands: name, where it is (``module:attribute``), what it does.
-    ``also`` maps words that people try to the commands they mean.
+    ``entries`` maps a heading to commands: name, location (``module:attribute``), summary. ``also`` maps
+    words that people try to the commands that they mean.
     """
 
     def __init__(
@@ -302,20 +315,20 @@ class LazyGroup(CommandGroup):
         self._targets = {name: target for rows in entries.values() for name, target, _ in rows}
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
-        """Read the command line up to the command. Errors: usage errors, as JSON if that is wanted."""
+        """Parse the command line up to the command. Errors: usage errors, as JSON with ``--json``."""
         as_json = "--json" in args
-        with _lines_in_json(as_json):
+        with _usage_errors_as_json(as_json):
             ctx = super().make_context(info_name, args, *rest, **extra)
         ctx.meta[_META + "json_typed"] = as_json
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Errors: usage errors, as JSON if that is wanted."""
-        with _lines_in_json(ctx.meta[_META + "json_typed"]):
+        """Run the command. Errors: usage errors, as JSON with ``--json``."""
+        with _usage_errors_as_json(ctx.meta[_META + "json_typed"]):
             return super().invoke(ctx)
 
-    def meant(self, ctx: click.Context, word: str) -> list[str]:
-        """Commands of this or of a like name, and those of groups."""
+    def suggest(self, ctx: click.Context, word: str) -> list[str]:
+        """Return similar commands of this program, and commands of this name in its groups."""
         if word in self.also:
             return [self.also[word]]
         groups = {name: self.get_command(ctx, name) for name in self._targets}
@@ -324,24 +337,24 @@ class LazyGroup(CommandGroup):
             for name, group in groups.items()
             if isinstance(group, click.Group) and word in group.commands
         ]
-        return super().meant(ctx, word) + inner[:3]
+        return super().suggest(ctx, word) + inner[:3]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the epilog as it is, its heading in line with the others."""
+        """Write the epilog unchanged, its heading aligned with the other headings."""
         formatter.write(f"\n{self.epilog}\n")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, in order of their headings."""
+        """Return the names of all commands in the order of their headings."""
         return list(self._targets)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, imported now."""
+        """Import the command of a name and return it."""
         target = self._targets.get(cmd_name)
         if target is None:
             return None
         module, _, attribute = target.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands under their headings, without importing them."""
@@ -350,111 +363,11 @@ class LazyGroup(CommandGroup):
                 formatter.write_dl([(name, summary) for name, _, summary in rows])
 
 
-# Completion.
-
-_SOURCES: dict[str, tuple[str, Json, str, str]] = {
-    "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
-    "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
-    "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
-    "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
-    "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),
-    "senders": ("conversation.list", {"limit": 500}, "conversations", "sender"),
-    "tokens": ("token.list", {"limit": 500}, "tokens", "token_id"),
-    "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
-    "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
-    "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
-    "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
-}
+# Pages of lists.
 
 
-def complete(what: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """A completer that asks the daemon for names; none, and no waiting, when it does not answer."""
-
-    def names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-        method, params, plural, field = _SOURCES[what]
-        try:
-            with Client.dial(app_of(ctx).path, COMPLETION_SECONDS) as connection:
-                rows: Iterable[Json] = connection.call(method, params, timeout_s=COMPLETION_SECONDS)[plural]
-            return list(dict.fromkeys(_starting(rows, field, incomplete)))
-        except (Failure, OSError, LookupError, TypeError):
-            return []
-
-    return names
-
-
-# What stands for itself in every shell. Bash puts a completion on the command line as it is: of a sender
-# called '$(reboot)', which anybody may be who may speak, only the Enter key would be missing.
-_PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
-
-
-def _starting(rows: Iterable[Json], field: str, incomplete: str) -> Iterator[str]:
-    """Names that go on from what was typed; those that mean something to a shell are left out."""
-    for row in rows:
-        name = str(row[field])
-        if name.startswith(incomplete) and _PLAIN.fullmatch(name):
-            yield name
-
-
-# Options that many commands share.
-
-
-def options(*chosen: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator; the help shows them in this order."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(chosen):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-mutating = options(
-    click.option(
-        "--idempotency-key",
-        metavar="KEY",
-        help="Repeat safely: the same key with the same parameters is done once (kept 7 days).",
-    ),
-    click.option("--check", is_flag=True, help="Only say whether it would succeed and what it would give."),
-)
-"""The options of a command that changes something."""
-
-sender_option = click.option(
-    "--as",
-    "sender",
-    metavar="SENDER",
-    shell_complete=complete("senders"),
-    help="Who is speaking (default: user); the same agent and sender resume.",
-)
-"""The option that says whose conversation is meant."""
-
-workspace_option = click.option(
-    "--workspace",
-    metavar="DIR",
-    callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
-    help="Where the agent works; a relative path is one from here. Within [workspace] root, if that is set.",
-)
-"""The option that says where; the daemon, which has another directory, is told a whole path."""
-
-paged = options(
-    click.option("--limit", type=click.IntRange(1, 500), metavar="N", help="Rows a page at most."),
-    click.option("--after", metavar="NEXT", help="Go on after the page that ended with NEXT."),
-    click.option("--all", "everything", is_flag=True, help="All pages, not only one."),
-)
-"""The options of a list."""
-
-
-def given(**params: Any) -> Json:
-    """Params that were given: those that are None, False or empty are left out; a zero was given."""
-    return {
-        name: value
-        for name, value in params.items()
-        if value is not None and value is not False and value not in ((), [], "")
-    }
-
-
-def pages(app: App, method: str, params: Json, plural: str, *, everything: bool) -> Json:
-    """A page of a list, or all of them as one."""
+def fetch_pages(app: App, method: str, params: Json, plural: str, *, everything: bool) -> Json:
+    """Return a page of a list, or all its pages as one."""
     page: Json = app.call(method, params)
     rows = list(page[plural])
     while everything and page.get("next") is not None:
@@ -463,35 +376,15 @@ def pages(app: App, method: str, params: Json, plural: str, *, everything: bool)
     return {**page, plural: rows}
 
 
-def note_more(app: App, after: Any) -> None:
-    """Say how to see the next page, as it can be typed: a name in it may mean something to a shell."""
+def note_next_page(app: App, after: Any) -> None:
+    """Print the option that shows the next page, quoted, because a page token may hold special characters."""
     from shlex import quote
 
     app.note(f"more: --after {quote(str(after))}, or --all")
 
 
-def show_table(app: App, page: Json, plural: str, columns: Any, empty: str) -> None:
-    """Print a page of a list, and on a terminal how to see more."""
-    app.emit(page, lambda result, look: table(result[plural], columns, look, empty))
+def show_table(app: App, page: Json, plural: str, columns: Sequence[Column], empty: str) -> None:
+    """Print a page of a list, and on a terminal the option that shows the next page."""
+    app.emit(page, lambda result, display: format_table(result[plural], columns, display, empty))
     if page.get("next") is not None and sys.stdout.isatty():
-        note_more(app, page["next"])
-
-
-class Duration(click.ParamType[float]):
-    """A length of time: ``90``, ``90s``, ``15m``, ``12h``, ``30d``; seconds in the end."""
-
-    name = "duration"
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds. Errors: a usage error naming the forms."""
-        if isinstance(value, (int, float)):
-            return float(value)
-        number, unit = (value[:-1], value[-1]) if value and value[-1] in self.units else (value, "s")
-        try:
-            seconds = float(number) * self.units[unit]
-        except ValueError:
-            seconds = -1.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f"{value!r} is not a length of time such as 90s, 15m, 12h or 30d", param, ctx)
-        return seconds
+        note_next_page(app, page["next"])

@@ -1,41 +1,42 @@
-"""Calls of tools, as people read them: what a call is about, and the end of what it wrote. Pure.
+"""Tool calls as text: a summary of their arguments, and the end of their output.
 
-Whatever a model or a tool wrote may be megabytes long and may mean something to a terminal: nothing here
-looks at more of it than is shown, and what is given back is harmless.
+Arguments and output may be megabytes long and hold escape sequences. These functions look only at the part
+that is shown, and return sanitised text.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kheishctl.render.layout import clean, one_line, unstyled
+from kheishctl.render.layout import strip_styles
+from protocol.text import one_line, sanitise
 
-# What a call is about fits a line of any terminal; so much of an argument is looked at.
-MAX_ABOUT_CHARACTERS = 400
+# A summary fits a line of any terminal; this is the part of each argument that it may contain.
+MAX_SUMMARY_CHARACTERS = 400
 MAX_ARGUMENT_CHARACTERS = 200
 
-# Of what a call wrote its last lines are shown: so much is kept of it.
+# The part of an output that is kept, because only its last lines are shown.
 MAX_TAIL_CHARACTERS = 2_000
 
-# Arguments that say what a call works on; they need no name. The first that is there is meant.
+# Names of arguments that are shown without their name; only the first that is present.
 SUBJECTS = ("command", "path", "file_path", "pattern", "url", "query", "name", "agent", "task")
 
 
-def about(arguments: Any) -> str:
-    """What a call is about, on one harmless line: what it works on, then its other arguments by name."""
+def summarize_arguments(arguments: Any) -> str:
+    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name."""
     if not isinstance(arguments, Mapping):
         return ""
     subject = next((name for name in SUBJECTS if isinstance(arguments.get(name), str)), None)
     words = [] if subject is None else [str(arguments[subject])[:MAX_ARGUMENT_CHARACTERS]]
     for name, value in arguments.items():
         if name != subject:
-            words.append(f"{name[:MAX_ARGUMENT_CHARACTERS]}={_brief(value)}")
-        if sum(map(len, words)) > MAX_ABOUT_CHARACTERS:
+            words.append(f"{name[:MAX_ARGUMENT_CHARACTERS]}={_abbreviate(value)}")
+        if sum(map(len, words)) > MAX_SUMMARY_CHARACTERS:
             break
-    return one_line("  ".join(words)[:MAX_ABOUT_CHARACTERS])
+    return one_line("  ".join(words)[:MAX_SUMMARY_CHARACTERS])
 
 
-def _brief(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     match value:
         case str():
             return value[:MAX_ARGUMENT_CHARACTERS]
@@ -49,23 +50,23 @@ def _brief(value: Any) -> str:
             return str(value)
 
 
-def first_lines(text: str, count: int) -> list[str]:
-    """The first lines of a text that say something, each harmless and on one line."""
-    lines = map(one_line, unstyled(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
+def take_first_lines(text: str, count: int) -> list[str]:
+    """Return the first lines that are not empty, sanitised."""
+    lines = map(one_line, strip_styles(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
     return [line for line in lines if line][:count]
 
 
 @dataclass(slots=True)
 class Tail:
-    """The end of what a call wrote so far."""
+    """The end of the output of a call."""
 
     text: str = ""
 
     def add(self, text: str) -> None:
-        """More of it."""
+        """Append output and drop all but its end."""
         self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
 
     def lines(self, count: int) -> list[str]:
-        """Its last lines that are not empty, harmless, each as a terminal would show it."""
-        lines = [clean(line).expandtabs(4).rstrip() for line in unstyled(self.text).split("\n")]
+        """Return the last lines that are not empty, sanitised, as a terminal would show them."""
+        lines = [sanitise(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
         return [line for line in lines if line][-count:]

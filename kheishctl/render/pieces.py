@@ -1,16 +1,16 @@
-"""What is shown of a session as it happens: one kind of piece for each thing that a person may want to know.
+"""Pieces of a session's display: one class for each kind of change that a person may want to see.
 
-Texts are as somebody wrote them unless it says otherwise: whoever shows them makes them harmless.
+Text in a piece is not sanitised unless its class says so; the code that shows it must sanitise it.
 """
 
 from dataclasses import dataclass
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
 
 
 @dataclass(frozen=True, slots=True)
 class StartedInput:
-    """An input is now being answered: what was said, and by whom."""
+    """An input whose run has started."""
 
     text: str
     sender: str
@@ -19,7 +19,7 @@ class StartedInput:
 
 @dataclass(frozen=True, slots=True)
 class QueuedInput:
-    """An input was accepted and waits until the runs before it have ended."""
+    """An accepted input whose run is behind other runs in the queue."""
 
     text: str
     sender: str
@@ -28,40 +28,40 @@ class QueuedInput:
 
 @dataclass(frozen=True, slots=True)
 class AnswerText:
-    """More of the answer."""
+    """More text of the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningText:
-    """More of the reasoning."""
+    """More text of the reasoning."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRestart:
-    """What was said of this answer is void: the model was asked again."""
+    """A new model call: the text of the answer so far is void."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEnd:
-    """A message is whole; ``stop_reason`` says why it ends where it does."""
+    """The end of a message, with its stop reason."""
 
     stop_reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know."""
+    """A note for the person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """A run is over."""
+    """The end of a run."""
 
     run_id: str
     status: str
@@ -70,7 +70,7 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """The model asks for a call of a tool. Here and below, ``about`` is harmless and one line."""
+    """A tool call that the model requests. ``about`` summarizes its arguments, sanitised, on one line."""
 
     call_id: str
     tool: str
@@ -79,7 +79,7 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True)
 class CallVerdict:
-    """A call was judged: ``allow``, ``ask`` or ``deny``, and what decided."""
+    """The verdict on a call (``allow``, ``ask`` or ``deny``) and its source."""
 
     call_id: str
     tool: str
@@ -89,7 +89,7 @@ class CallVerdict:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call runs, since then."""
+    """The start of a call."""
 
     call_id: str
     tool: str
@@ -99,7 +99,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallOutput:
-    """More of what a call writes while it runs; ``fresh``: what was shown of it before is void."""
+    """More output of a running call; ``fresh`` voids its output so far."""
 
     call_id: str
     text: str
@@ -108,7 +108,10 @@ class CallOutput:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """A call has its result. ``why`` is the verdict that denied it; ``told``: that it ends so is known."""
+    """The result of a call.
+
+    ``why`` is the source of the verdict that denied it; ``told``: the denial was shown already.
+    """
 
     call_id: str
     tool: str
@@ -122,14 +125,17 @@ class CallResult:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalOpening:
-    """A call waits for a person's yes or no; ``approval`` has the fields of the contract's view."""
+    """A call that needs approval; ``approval`` has the fields of the ``approval.get`` result."""
 
     approval: Json
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalClosing:
-    """An approval waits no longer. ``how``: ``allow``, ``deny``, or how it lapsed. ``by``: who answered."""
+    """An approval that is no longer pending.
+
+    ``how``: ``allow``, ``deny``, or the way it lapsed. ``by``: the person who answered.
+    """
 
     approval_id: str
     tool: str
@@ -142,14 +148,14 @@ class ApprovalClosing:
 
 @dataclass(frozen=True, slots=True)
 class QuestionOpening:
-    """An agent asks a person; ``question`` has the fields of the contract's request."""
+    """An agent's question; ``question`` has the fields of the ``question.get`` result."""
 
     question: Json
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionClosing:
-    """A question waits no longer. ``how``: ``answered``, ``declined``, or how it lapsed."""
+    """A question that is no longer pending. ``how``: ``answered``, ``declined``, or the way it lapsed."""
 
     question_id: str
     how: str
@@ -159,14 +165,14 @@ class QuestionClosing:
 
 @dataclass(frozen=True, slots=True)
 class DoubtOpening:
-    """Nobody knows whether a call took effect; ``doubt`` has the fields of the contract's view."""
+    """A call in doubt; ``doubt`` has the fields of the ``indoubt.get`` result."""
 
     doubt: Json
 
 
 @dataclass(frozen=True, slots=True)
 class DoubtClosing:
-    """It is known what became of a call in doubt."""
+    """The resolution of a call in doubt."""
 
     indoubt_id: str
     tool: str
@@ -177,7 +183,7 @@ class DoubtClosing:
 
 @dataclass(frozen=True, slots=True)
 class SteerText:
-    """Something was said to the run in flight."""
+    """A message to the running run."""
 
     text: str
     sender: str

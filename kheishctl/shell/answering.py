@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any, assert_never
 from uuid import uuid4
 
-from kheishctl.client import ConnectionLost, Json, RequestRefused
-from kheishctl.render.events import person
+from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.contract import Json
 from kheishctl.render.pieces import (
     ApprovalClosing,
     ApprovalOpening,
@@ -21,6 +21,7 @@ from kheishctl.render.pieces import (
     QuestionClosing,
     QuestionOpening,
 )
+from kheishctl.render.units import name_actor
 from kheishctl.shell.waiting import Action, Actions, Edit, Reply, Resolve, Waiting
 
 # Refusals that the journal explains better: it says who was first.
@@ -86,7 +87,7 @@ class Answering:
     def _signed(self, piece: Closed, key: str) -> Closed:
         ours = key in self._ours and bool(piece.by)
         self._ours.discard(key)
-        return replace(piece, by=YOU if ours else person(piece.by))
+        return replace(piece, by=YOU if ours else name_actor(piece.by))
 
     # What is answered.
 

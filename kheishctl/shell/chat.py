@@ -7,11 +7,11 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from kheishctl.client import ConnectionLost, Failure, Json, RequestRefused
-from kheishctl.render.events import answer_text, message_text
-from kheishctl.render.events import status as status_text
-from kheishctl.render.follower import calls_of
-from kheishctl.render.layout import Look, fit, one_line, paint
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
+from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.follower import list_calls
+from kheishctl.render.layout import Display, fit, paint
+from kheishctl.render.messages import format_message, join_answer_text
 from kheishctl.render.pieces import AnswerText, CallOutput, Piece, ReasoningText
 from kheishctl.shell import markdown
 from kheishctl.shell.answering import Answering
@@ -23,12 +23,15 @@ from kheishctl.shell.sheet import Sheet
 from kheishctl.shell.slash import Slash, help_text, parse, unescaped
 from kheishctl.shell.waiting import GRACE_SECONDS, Actions, Item
 from kheishctl.shell.working import SPINS_A_SECOND
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
+
+    from kheishctl.contract import Json
 
 TURNS_IN_HISTORY = 20
 MAX_TURNS = 500
@@ -235,8 +238,8 @@ class Chat:
                     await self._history(command.argument)
                 case "status":
                     status = await self._conversation.call("daemon.status")
-                    look = Look(self._screen.columns, self._color, time.time_ns() // 1_000_000)
-                    self._screen.print(status_text(status, look) + "\n\n")
+                    look = Display(self._screen.columns, self._color, time.time_ns() // 1_000_000)
+                    self._screen.print(format_daemon_status(status, look) + "\n\n")
                 case "cancel":
                     if not self.interrupted():
                         self.noted("nothing is running")
@@ -270,10 +273,10 @@ class Chat:
                 # What the daemon itself says to have an answer mended has an id, as answers have.
                 daemon = "the daemon" if entry.get("item_id") else None
                 sender = message.get("agent") or entry.get("sender") or daemon or self._conversation.sender
-                self._screen.print(self._presenter.input(message_text(message), str(sender)))
+                self._screen.print(self._presenter.input(format_message(message), str(sender)))
             else:
-                self._screen.print(self._presenter.answer(answer_text(message)))
-                for call in calls_of(message):
+                self._screen.print(self._presenter.answer(join_answer_text(message)))
+                for call in list_calls(message):
                     self._screen.print(self._presenter.show(call))
 
     def _print_whole(self, which: str, item: Item) -> None:

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from kheishctl import __version__
-from kheishctl.client import ConnectionLost, Json, NoDaemon, RequestRefused, version_difference
+from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
+from kheishctl.render.daemon import describe_version_difference
 from kheishctl.render.follower import StreamFollower
 from kheishctl.shell.link import Link
 
 if TYPE_CHECKING:
+    from kheishctl.contract import Json
     from kheishctl.render.pieces import Piece
 
 WATCH = "watch"
@@ -171,7 +173,7 @@ class Conversation:
     def _name_version(self, version: str) -> None:
         if version != self._version:
             self._version = version
-            self._listener.noted(version_difference(version), "yellow")
+            self._listener.noted(describe_version_difference(version), "yellow")
 
     async def _find(self, link: Link) -> None:
         """Find the session that the address means and say where it stands; there may be none yet.
@@ -200,7 +202,7 @@ class Conversation:
         self._listener.entered(messages, more=page["next"] is not None)
         self._follower = StreamFollower(int(session["updated_cursor"]))
         said = (entry["message"] for entry in reversed(messages))
-        self._follower.know(next((each for each in said if each["role"] == "assistant"), {"items": []}))
+        self._follower.learn(next((each for each in said if each["role"] == "assistant"), {"items": []}))
         await self._look_what_runs(link, next(iter(session.get("open_runs", ())), None))
         await self._look_what_waits(link, found["session_id"])
         await self._follow(link, found["session_id"], self._follower.cursor)
@@ -210,7 +212,7 @@ class Conversation:
         self._follower.running = run_id
         if run_id is not None:
             run = await link.call("run.get", {"run_id": run_id})
-            for piece in self._follower.taken_up(run):
+            for piece in self._follower.resume(run):
                 self._listener.shown(piece)
 
     async def _look_what_waits(self, link: Link, session_id: str) -> None:

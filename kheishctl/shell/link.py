@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Self
 
-from kheishctl.client import MAX_MESSAGE_BYTES, ConnectionLost, Json, NotADaemon, RequestRefused, dial
+from kheishctl.client import MAX_MESSAGE_BYTES, ConnectionLost, NotADaemon, RequestRefused, dial
+from kheishctl.contract import Json
 
 
 class Link(asyncio.Protocol):

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from kheishctl.client import Json
-from kheishctl.render.calls import about, first_lines
-from kheishctl.render.events import STOP_NOTES
-from kheishctl.render.layout import clean, fit, one_line, paint
+from kheishctl.contract import Json
+from kheishctl.render.calls import summarize_arguments, take_first_lines
+from kheishctl.render.layout import fit, paint
+from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
@@ -33,6 +33,7 @@ from kheishctl.render.pieces import (
 )
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, Blocks, wrapped
 from kheishctl.shell.working import Working
+from protocol.text import one_line, sanitise
 
 NOTE_LINES = 3
 
@@ -135,15 +136,17 @@ class Presenter:
 
     def doubt(self, doubt: Json) -> str:
         """A call of which nobody knows whether it took effect."""
-        line = self.working.line("?", "yellow", str(doubt["tool"]), "in doubt", about(doubt.get("arguments")))
-        notes = first_lines(str(doubt.get("note", "")), NOTE_LINES)
+        line = self.working.line(
+            "?", "yellow", str(doubt["tool"]), "in doubt", summarize_arguments(doubt.get("arguments"))
+        )
+        notes = take_first_lines(str(doubt.get("note", "")), NOTE_LINES)
         what = "whether it took effect is not known; look, then say /resolve done or /resolve not-done"
         return line + self.working.under([*notes, what])
 
     def input(self, text: str, sender: str) -> str:
         """Something that was said to the agent."""
         label = paint(f"{one_line(sender) or 'somebody'} >", "green", self._color)
-        return self._apart(f"{label} {clean(text).rstrip()}\n\n")
+        return self._apart(f"{label} {sanitise(text).rstrip()}\n\n")
 
     def answer(self, text: str) -> str:
         """A whole answer."""
@@ -201,7 +204,7 @@ class Presenter:
         if not thought or not self._thinking:
             return ""
         self._began = True
-        dimmed = "\n".join(paint(line, "dim", self._color) for line in clean(thought).split("\n"))
+        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitise(thought).split("\n"))
         return self._apart(f"{dimmed}\n\n")
 
     def _finish(self, stop_reason: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from kheishctl import __version__, exits
 from kheishctl.client import (
-    MAX_PATH_BYTES,
+    MAX_SOCKET_PATH_BYTES,
     Client,
     ConnectionLost,
     NoDaemon,
@@ -20,8 +20,8 @@ from kheishctl.client import (
     SocketForbidden,
     TimedOut,
     dial,
-    home_directory,
-    socket_path,
+    resolve_home,
+    resolve_socket,
 )
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.scripted import Peer, scripted
@@ -138,11 +138,11 @@ def test_waiting_for_the_daemon_beside_other_things(path: Path) -> None:
         peer.notify("b", n=2)
 
     with scripted(path, serve), Client.dial(str(path)) as client:
-        assert not client.received
+        assert not client.has_pending
         assert client.call("rpc.ping") == "ok"
-        assert client.received
+        assert client.has_pending
         assert next(client.notifications()) == ("a", {"n": 1})
-        if not client.received:
+        if not client.has_pending:
             assert select.select([client], [], [], PATIENCE_S)[0] == [client]
         assert next(client.notifications()) == ("b", {"n": 2})
 
@@ -254,7 +254,7 @@ def test_a_long_path(tmp_path: Path) -> None:
     """A path longer than the kernel takes is reached through its directory."""
     directory = tmp_path / ("d" * 100) / ("e" * 100)
     directory.mkdir(parents=True)
-    assert len(os.fsencode(directory / "s")) > MAX_PATH_BYTES
+    assert len(os.fsencode(directory / "s")) > MAX_SOCKET_PATH_BYTES
     descriptor = os.open(directory, os.O_PATH)
     try:
         with scripted(Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")):
@@ -269,15 +269,15 @@ def test_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for name in ("KHEISH_HOME", "STATE_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert home_directory() == str(tmp_path / ".kheish")
+    assert resolve_home() == str(tmp_path / ".kheish")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/kheish:/other")
-    assert home_directory() == "/var/lib/kheish"
+    assert resolve_home() == "/var/lib/kheish"
     monkeypatch.setenv("KHEISH_HOME", "~/k")
-    assert home_directory() == str(tmp_path / "k")
-    assert home_directory("/h") == "/h"
+    assert resolve_home() == str(tmp_path / "k")
+    assert resolve_home("/h") == "/h"
 
 
 def test_socket_path() -> None:
     """The home's socket, unless another is named."""
-    assert socket_path("/h") == "/h/run/kheishd.sock"
-    assert socket_path("/h", "/s") == "/s"
+    assert resolve_socket("/h") == "/h/run/kheishd.sock"
+    assert resolve_socket("/h", "/s") == "/s"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.render.follower import SENT_BACK, StreamFollower
+from kheishctl.render.follower import FOLLOW_UP_NOTES, StreamFollower
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
@@ -133,7 +133,7 @@ def test_a_higher_attempt_takes_the_lower_back() -> None:
     failed = told.event(
         "model_failed", item_id=ITEM, turn=1, attempt=1, error={"message": "cut"}, retry_at_ms=3000
     )
-    assert failed == [Notice("the model call failed (cut); trying again in 2.0 s")]
+    assert failed == [Notice("the model call failed (cut); retrying in 2.0 s")]
     assert told.event("model_asked", item_id=ITEM, turn=1, attempt=2) == [AnswerRestart()]
     assert told.delta("ing", 9, attempt=1) == []
     assert told.delta("another", 0, attempt=2) == [AnswerText("another")]
@@ -235,9 +235,7 @@ def test_a_failed_run_says_why() -> None:
 def test_gap_and_synced_move_the_cursor() -> None:
     """Pruned history is told; being level is only remembered."""
     follower = StreamFollower()
-    assert follower.feed("journal.gap", {"from": 0, "to": 7}) == [
-        Notice("some of the history in between was pruned")
-    ]
+    assert follower.feed("journal.gap", {"from": 0, "to": 7}) == [Notice("a part of the history was pruned")]
     assert follower.feed("journal.synced", {"cursor": 9}) == []
     assert follower.cursor == 9
 
@@ -256,7 +254,7 @@ def test_why_a_model_is_asked_again_is_noted() -> None:
     told, again = Told(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
     for follow_up in get_args(FollowUp):
         shown = told.event("message_appended", item_id="x", message=again, follow_up=follow_up)
-        assert shown == [Notice(SENT_BACK[follow_up])]
+        assert shown == [Notice(FOLLOW_UP_NOTES[follow_up])]
     assert told.event("message_appended", item_id="x", message=again, follow_up="boredom") == []
     assert told.said == ""
 
@@ -266,7 +264,7 @@ def test_user_messages_and_ended_sessions() -> None:
     told = Told()
     user = {"role": "user", "items": [{"kind": "text", "text": "hi"}]}
     assert told.event("message_appended", item_id="x", message=user) == []
-    assert told.event("session_ended") == [Notice("the session was ended and takes no more input")]
+    assert told.event("session_ended") == [Notice("the session has ended and accepts no more input")]
 
 
 # Calls, and what waits for a person.
@@ -426,7 +424,7 @@ def test_what_else_is_told_of_runs() -> None:
     assert told.event("steered", items=items, sender="ada") == [SteerText("faster", "ada")]
     [noted] = told.event("session_updated", changes={"permission_mode": "plan"})
     assert isinstance(noted, Notice)
-    assert "the permission mode is plan" in noted.text
+    assert "the permission mode is now plan" in noted.text
     assert told.event("session_updated", changes={"title": "x"}) == []
 
 
@@ -435,7 +433,7 @@ def test_what_became_of_shells_is_told() -> None:
     told = Told()
     assert told.event("task_created", task_id="tsk_1", title="npm run dev") == []
     (asks,) = told.event("task_stalled", task_id="tsk_1", note="for the model")
-    assert asks == Notice("the background shell tsk_1 asks something nobody can answer")
+    assert asks == Notice("the background shell tsk_1 waits for input that nobody can give")
     (ended,) = told.event(
         "task_ended", task_id="tsk_1", status="failed", terminal_reason="exited", exit_code=2, note="x"
     )
@@ -447,20 +445,20 @@ def test_what_is_told_of_the_context() -> None:
     told = Told()
     compacted: Any = {"trigger": "auto", "strategy": "summary", "upto": 3}
     assert told.event("context_compacted", **compacted, pre_tokens=90_000, post_tokens=2_000) == [
-        Notice("the model is shown a summary of what was said so far: 90000 tokens became 2000")
+        Notice("the model now sees a summary of the conversation so far: 90000 tokens became 2000")
     ]
     assert told.event("context_compacted", **compacted | {"strategy": "results"}) == [
-        Notice("the model is shown less of what was said so far")
+        Notice("the model now sees less of the conversation so far")
     ]
     failed = told.event("compaction_failed", trigger="manual", error={"reason": "x", "message": "no key"})
-    assert failed == [Notice("what was said could not be summed up: no key")]
+    assert failed == [Notice("the conversation could not be summarized: no key")]
 
 
 def test_calls_of_a_message_from_before() -> None:
     """Who comes late and read the message elsewhere understands what is heard of its calls."""
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": {"command": "ls"}}
     known, unknown = Told(), Told()
-    known.follower.know({"role": "assistant", "items": [call]})
+    known.follower.learn({"role": "assistant", "items": [call]})
     for told, about in ((known, "ls"), (unknown, "")):
         assert told.event("tool_called", **ASKS) == [CallStart(CALL, "bash", about, 1000)]
         assert told.delta("x", 0, item=CALL, kind="output") == [CallOutput(CALL, "x", False)]

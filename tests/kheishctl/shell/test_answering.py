@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import ConnectionLost, Failure, Json, RequestRefused
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
+from kheishctl.contract import Json
 from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,

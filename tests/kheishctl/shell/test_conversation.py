@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import Json, RequestRefused
-from kheishctl.render.events import message_text
+from kheishctl.client import RequestRefused
+from kheishctl.contract import Json
+from kheishctl.render.messages import format_message
 from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
@@ -38,7 +39,7 @@ class Heeder:
 
     def entered(self, messages: list[Json], *, more: bool) -> None:
         """Remember where it stood."""
-        self.history = [message_text(entry["message"]) for entry in messages]
+        self.history = [format_message(entry["message"]) for entry in messages]
         self._add(f"entered {len(messages)}{' more' if more else ''}")
 
     def waits(self, asked: list[Json], doubts: list[Json]) -> None:

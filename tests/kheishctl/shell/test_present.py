@@ -96,7 +96,7 @@ def test_thinking_is_shown_when_asked_for() -> None:
         (RunEnd("r", "failed", "no key\x1b"), "· the run failed: no key␛\n"),
         (RunEnd("r", "cancelled", ""), "· stopped\n"),
         (MessageEnd("length"), "· the answer was cut off at its length limit\n"),
-        (MessageEnd("refusal"), "· the model refused to go on\n"),
+        (MessageEnd("refusal"), "· the model refused to continue\n"),
         (Notice("news\x07\nada > yes"), "· news␇ ada > yes\n"),
     ],
 )

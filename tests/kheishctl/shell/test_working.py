@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.render.layout import clean, width
+from kheishctl.render.layout import count_columns
 from kheishctl.render.pieces import CallOutput, CallRequest, CallResult, CallStart, CallVerdict
 from kheishctl.shell.working import RULE, SPINNER, OfCalls, Working
+from protocol.text import sanitise
 
 NOW_S = 1_795_000_000.0
 NOW_MS = int(NOW_S * 1000)
@@ -156,7 +157,7 @@ def test_nothing_acts_or_stands_alone(text: str, columns: int) -> None:
     lines = "".join(map(calls.show, pieces)).split("\n")[:-1] + calls.live(9)
     lines += calls.show(returned("failed", text, why=text)).split("\n")[:-1]
     for line in lines:
-        assert clean(line) == line
+        assert sanitise(line) == line
         assert "\n" not in line
-        assert width(line) <= columns
+        assert count_columns(line) <= columns
         assert line.startswith((RULE, "→ ", "· ", "✗ ")) or line[0] in SPINNER
