@@ -14,45 +14,49 @@ import signal
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from kheishd import __version__
-from kheishd.assemble import Source, build_runtime, handlers, listen_options
-from kheishd.config import Config
+from kheishd.build.handlers import handlers
+from kheishd.build.listeners import listen_options
+from kheishd.build.runtime import Source, build_runtime
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import RunLimits, Runtime
+from kheishd.kernel.runtime import Runtime
+from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
-from kheishd.providers.credentials import known_secrets
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.credentials import find_secrets
 from kheishd.reloading import Coalesced
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
-from kheishd.workers.background import MAX_STOP_SECONDS
-from kheishd.workers.collecting import Collector
-from kheishd.workers.expiry import ExpiryWorker
+from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
-from kheishd.workers.titles import Titles
+from kheishd.workers.titles import TitleWorker
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
 from protocol.journal.envelope import DAEMON_STREAM
+
+if TYPE_CHECKING:
+    from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
 
@@ -81,7 +85,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
-        self._captures = Captures(CaptureFiles(source.home.debug))
+        self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
@@ -142,29 +146,26 @@ class Daemon:
 
     async def _work(self) -> None:
         """Workers, connections, listeners; returns when all of them have ended."""
-        titles = Titles(self._state, self._holder)
-        worker = RunWorker(self._state, self._live, self._holder, put_down=titles.consider)
+        services = Services(self._state, self._live, self._holder, self._captures, self._shells)
         starter = Starter(self._source.home.path, self._environ)
-        shells = ShellWorker(self._state, self._live, self._holder, self._shells, starter)
-        self._vitals.runs_active = lambda: worker.active
-        control = DaemonControl(
-            self._vitals,
-            self._state,
-            self._holder,
-            self._stopper,
-            self._reloads,
-            lambda: self._source.config_path,
-            self._captures,
-            self._shells,
+        titles = TitleWorker(services)
+        runs = RunWorker(services, on_release=titles.consider)
+        # The shell worker starts before any run: it ends the shells of the previous daemon.
+        workers: tuple[Worker, ...] = (
+            ShellWorker(services, self._shells, starter),
+            titles,
+            runs,
+            ExpiryWorker(services),
+            RetentionWorker(services),
         )
-        dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
-        async with trio.open_nursery() as workers:
-            # Before any run: what it finds is of the daemon before this one.
-            await workers.start(shells.serve)
-            await workers.start(titles.serve)
-            await workers.start(worker.serve)
-            await workers.start(ExpiryWorker(self._state).serve)
-            await workers.start(Collector(self._captures, self._holder).serve)
+        self._vitals.runs_active = lambda: runs.active
+        control = DaemonControl(
+            services, self._vitals, self._stopper, self._reloads, lambda: self._source.config_path
+        )
+        dispatcher = Dispatcher(handlers(), services, control)
+        async with trio.open_nursery() as nursery:
+            for worker in workers:
+                await nursery.start(worker.serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):
@@ -173,17 +174,18 @@ class Daemon:
                     self._say_ready()
                     await self._stopper.wait()
                     left_s = self._stopper.scope.deadline - trio.current_time()
-                    left_s += CLOSE_SECONDS + (MAX_STOP_SECONDS if shells.active else 0.0)
+                    left_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
                     self._notifier.stopping("Waiting for runs in flight", left_s)
                     log.info("stopping", extra={"reason": self._stopper.reason})
                 with self._stopper.scope:
-                    await worker.drain()
+                    for worker in workers:
+                        await worker.drain()
                 await server.drain(CLOSE_SECONDS)
-            workers.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
     @asynccontextmanager
     async def _listening(self, server: Server) -> AsyncIterator[None]:
-        options = listen_options(self._first_config, self._source.home)
+        options = listen_options(self._first_config.listen, self._source.home)
         run_dir = self._source.home.run
         with open_listeners(
             options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
@@ -268,7 +270,7 @@ class Daemon:
             runtime = await self._change_over()
         except ConfigInvalid as refusal:
             # A key in the wrong place is quoted by what complains of it.
-            message = self._scrubber.text(refusal.message)
+            message = self._scrubber.scrub_text(refusal.message)
             self._vitals.reload_problem = message
             log.error("the reload was refused and changed nothing: %s", message)
             self._say_ready()
@@ -297,12 +299,12 @@ class Daemon:
         runtime = build_runtime(
             self._source, generation, self._models, self._toolbox.hooks, skip_bad_agents=False
         )
-        if runtime.config["listen"] == msgspec.to_builtins(self._first_config.listen):
+        if runtime.config.listen == self._first_config.listen:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunLimits) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+    def _models(self, limits: RunsSection) -> ProviderCaller:
+        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -311,21 +313,21 @@ class Daemon:
 
     def _keep_secret(self, runtime: Runtime) -> None:
         """Let nothing that leaves from here on hold a credential of this runtime."""
-        self._learn(*known_secrets(runtime.routes.values(), self._environ))
-        self._logs.level(self._level or str(runtime.config["log"]["level"]))
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
+        self._logs.level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:
         """Let nothing that is journaled, logged or sent from here on hold these: one may be new any time."""
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)
-        self._state.store.set_scrub(self._scrubber.line)
+        self._state.store.set_scrub(self._scrubber.scrub_journal_line)
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)
         self._captures.scrub(self._scrubber)
 
     def _drain_seconds(self) -> float:
-        return float(self._holder.current().config["daemon"]["drain_s"])
+        return self._holder.current().config.daemon.drain_s
 
 
 def _nothing(tx: Transaction) -> None:

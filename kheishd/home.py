@@ -85,6 +85,13 @@ class Home(Struct, frozen=True):
         """The private Unix socket."""
         return self.run / "kheishd.sock"
 
+    def resolve(self, path: str) -> Path:
+        """Resolve a configured path: ``~`` is the user's home, a relative path begins at this home."""
+        try:
+            return self.path / Path(path).expanduser()
+        except RuntimeError:
+            return self.path / path
+
     @property
     def lock(self) -> Path:
         """Locked by the daemon that runs; holds its pid."""

@@ -92,7 +92,7 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
     # Imported here, after the lock: a second daemon says so at once, and offline commands need no loop.
     import trio
 
-    from kheishd.assemble import Source
+    from kheishd.build.runtime import Source
     from kheishd.daemon import Daemon
     from kheishd.logs import Logs
     from protocol.errors.daemon import ConfigInvalid

@@ -92,7 +92,7 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; a stream that is gone is no reason to stop."""
         try:
-            self._stream.write(self.scrubber.logged(self.format(record)) + "\n")
+            self._stream.write(self.scrubber.scrub_log_line(self.format(record)) + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             return
@@ -121,7 +121,7 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": record.lineno,
             **{f"KHEISH_{key.upper()}": value for key, value in fields_of(record).items()},
         }
-        parts = [_journal_field(key, self.scrubber.text(str(value))) for key, value in entry.items()]
+        parts = [_journal_field(key, self.scrubber.scrub_text(str(value))) for key, value in entry.items()]
         try:
             self._socket.send(b"".join(parts))
         except OSError:

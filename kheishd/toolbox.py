@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kheishd.config import Config
+from kheishd.config.sections.config import Config
 from kheishd.home import Home
 from kheishd.hooks.ask_user import AskUser
 from kheishd.hooks.bash import Bash

@@ -1,6 +1,6 @@
-"""What a run may cost at most, and what it costs: tokens, time in hand, and money where a route has prices.
+"""Budgets and costs: tokens, working time, and money where a route has prices.
 
-Money is whole numbers of micros, millionths of a currency's unit: no sum of it is ever rounded.
+Money is a whole number of micros, millionths of a unit of currency, so that sums are exact.
 """
 
 from typing import Annotated
@@ -33,7 +33,7 @@ class PinnedBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Prices(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a million tokens cost, in micros. ``cached_input`` null: as much as any input."""
+    """Prices in micros for a million tokens. ``cached_input`` null: the price of any input."""
 
     currency: str
     input: Micros

@@ -1,6 +1,6 @@
-"""Contracts: what must be said to a session, and what a run must give, as JSON Schema in a small subset.
+"""Contracts: the JSON Schema of a session's input or of a run's output.
 
-A schema is kept once, by its SHA-256; what is bound to it holds the digest.
+A schema is stored once, by its SHA-256; records hold the digest.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,32 +17,36 @@ Schema = Annotated[
     ),
 ]
 FollowUp = Literal["output_contract", "completion", "length"]
-"""Why a model is asked again though it had answered: the answer does not fit, something is still to be done,
-or the answer was cut at its length limit."""
+"""The reason for another model call after an answer: the answer violates the output contract, a completion
+requirement is open, or the answer was truncated at its length limit.
+"""
 
 
 class InputContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What everything said to a session must be: one JSON value that fits a schema."""
+    """A contract of a session's input: one JSON value that matches a schema."""
 
     schema: Schema
 
 
 class OutputContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run must give: one JSON value that fits a schema. ``max_repairs``: how often it may mend it."""
+    """A contract of a run's output: one JSON value that matches a schema.
+
+    ``max_repairs`` is the number of times the model may correct an answer that violates it.
+    """
 
     schema: Schema
     max_repairs: Annotated[int, Meta(ge=0, le=MAX_REPAIRS)] = DEFAULT_REPAIRS
 
 
 class BoundContract(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An output contract as it is kept: ``digest`` is the SHA-256 of its schema, in hex."""
+    """An output contract as stored: ``digest`` is the SHA-256 of its schema, in hex."""
 
     digest: str
     max_repairs: int = DEFAULT_REPAIRS
 
 
 class Requirement(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a run must have done before it is complete: written a file, this one if ``path`` is given."""
+    """A completion requirement of a run: it has written a file, ``path`` if given."""
 
     type: Literal["workspace_file"]
     path: Annotated[str, Meta(min_length=1, max_length=MAX_REQUIRED_PATH_BYTES)] | None = None

@@ -1,8 +1,8 @@
-"""Identifiers: ``<prefix>_<26 characters>``, ordered by the time they were made.
+"""Identifiers: ``<prefix>_<26 characters>``, in the order of their creation.
 
-The 26 characters are 16 bytes in base32 with the digits in sort order (RFC 4648 "base32hex"):
-6 bytes of Unix milliseconds, 10 bytes of randomness. Time and randomness are passed in, because
-nothing in this room reads a clock.
+The 26 characters are 16 bytes in base32 with the digits in sort order (RFC 4648 "base32hex"): 6 bytes of Unix
+milliseconds, 10 bytes of randomness. Time and randomness are arguments, because nothing in this package reads
+a clock.
 """
 
 from typing import Annotated
@@ -16,10 +16,10 @@ ID_SHAPE = "1-128 characters of A-Z a-z 0-9 . _ : -"
 """The pattern in words."""
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_SHAPE)]
-"""An identifier as a caller may choose or give it back."""
+"""An identifier as a caller may choose it or send it."""
 
 Cursor = Annotated[int, Meta(ge=0, description="A position in the journal; 0 is before the first event.")]
-"""A position in the journal: one rising number for the whole daemon."""
+"""A position in the journal: one increasing number for the whole daemon."""
 
 SESSION = "ses"
 RUN = "run"
@@ -45,7 +45,7 @@ _SHIFTS = tuple(range(120, -1, -10))
 
 
 def make_id(prefix: str, at_ms: int, randomness: bytes) -> str:
-    """An id that sorts after every id of the same prefix made in an earlier millisecond.
+    """Return an id that sorts after every id of the same prefix from an earlier millisecond.
 
     Shape:  ``prefix``, an underscore, 26 characters of 0-9 A-V.
     Errors: ValueError unless ``randomness`` is exactly 10 bytes.

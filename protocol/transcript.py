@@ -1,7 +1,7 @@
-"""What a conversation is made of: messages, each a role and a list of items.
+"""The transcript: messages, each a role and a list of items.
 
-All kinds of items exist from the start, so that a transcript written today is read by every later
-version. Which items may stand in which role:
+All kinds of items exist from the start, so that every later version reads a transcript of today. The items of
+each role:
 
 =========== =======================================================
 role        items
@@ -28,7 +28,7 @@ class Text(Struct, frozen=True, tag_field="kind", tag="text"):
 
 
 class Thinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defaults=True):
-    """A model's reasoning. ``signature`` is the provider's proof of it, given back unchanged."""
+    """A model's reasoning. ``signature`` is the provider's proof, sent back unchanged."""
 
     text: str
     signature: str | None = None
@@ -36,10 +36,10 @@ class Thinking(Struct, frozen=True, tag_field="kind", tag="thinking", omit_defau
 
 
 class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defaults=True):
-    """A model asks for a tool. ``arguments`` is the JSON object as the model gave it.
+    """A model's request for a tool. ``arguments`` is the JSON object of the model.
 
-    ``invalid``: why what it gave cannot be used (``they are no JSON object; ...``); then there are no
-    arguments, and the call fails.
+    ``invalid`` says why the model's arguments are unusable (``they are no JSON object; ...``); then
+    ``arguments`` is empty and the call fails.
     """
 
     call_id: str
@@ -49,7 +49,7 @@ class ToolCall(Struct, frozen=True, tag_field="kind", tag="tool_call", omit_defa
 
 
 class ToolResult(Struct, frozen=True, tag_field="kind", tag="tool_result", omit_defaults=True):
-    """What a tool gave back. Every call has exactly one before the model is asked again."""
+    """The result of a tool call. Every call has exactly one before the next model call."""
 
     call_id: str
     name: str
@@ -58,7 +58,7 @@ class ToolResult(Struct, frozen=True, tag_field="kind", tag="tool_result", omit_
 
 
 class AssetReference(Struct, frozen=True, tag_field="kind", tag="asset", omit_defaults=True):
-    """A file the daemon keeps, by its id."""
+    """A file that the daemon keeps, by its id."""
 
     asset_id: str
     media_type: str | None = None
@@ -69,7 +69,7 @@ InputItem = Text | AssetReference
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """One message of a transcript. ``agent`` names a guest who spoke in another's conversation."""
+    """One message of a transcript. ``agent`` names a guest agent that wrote it."""
 
     role: Role
     items: list[Item]
@@ -77,7 +77,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """Tokens, as the provider counted them. ``input_tokens`` includes the cached ones."""
+    """Token counts of the provider. ``input_tokens`` includes the cached ones."""
 
     input_tokens: Annotated[int, Meta(ge=0)] = 0
     output_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -86,10 +86,10 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     reasoning_tokens: Annotated[int, Meta(ge=0)] = 0
 
     def __add__(self, other: Usage) -> Usage:
-        """The sum, field by field."""
+        """Return the sum, field by field."""
         return Usage(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
 def text_of(items: list[Item] | list[InputItem]) -> str:
-    """The text of some items, joined; everything that is not text is passed over."""
+    """Return the joined text of the text items; other items are skipped."""
     return "".join(item.text for item in items if isinstance(item, Text))

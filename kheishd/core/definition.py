@@ -1,7 +1,7 @@
-"""An agent file, ``agents/<name>.md``: YAML front matter and instructions, read strictly.
+"""Agent files, ``agents/<name>.md``: YAML front matter and instructions, read strictly.
 
-The file's name is the agent's. A file without front matter is all instructions. YAML's anchors, aliases
-and tags are refused: nobody needs them here, and a few lines of aliases expand to gigabytes.
+The file's name is the agent's. A file without front matter is all instructions. YAML's anchors, aliases and
+tags are rejected: agent files do not need them, and a few lines of aliases expand to gigabytes.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from kheishd.config.toml import KeyPath, find_line
+from kheishd.config.validation import Problem, find_problems, format_path
 from kheishd.core.run.budget import MICROS, narrowest
-from kheishd.core.text.toml import Path, line_of
-from kheishd.core.validation import Problem, dotted, problems
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
@@ -23,7 +23,7 @@ from protocol.limits.permission import MAX_RULES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
 from protocol.objects.definition import Definition
 from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.session import Allowed
+from protocol.objects.session import Allowlist
 
 DEFAULT_INSTRUCTIONS: Final = (
     "You are a helpful, careful assistant. Answer plainly and concretely. "
@@ -36,7 +36,7 @@ _FENCE: Final = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
 
 class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may stand between the two ``---`` lines. ``null`` lists mean everything, empty ones nothing."""
+    """The fields between the two ``---`` lines; a ``null`` list means everything, an empty one nothing."""
 
     description: Annotated[str, Meta(max_length=1024)] = ""
     route: str | None = None
@@ -49,22 +49,22 @@ class FrontMatter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     permissions: Annotated[list[Rule], Meta(max_length=MAX_RULES)] = []
     workspace: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
     persona: str | None = None
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
 
 
 class DefinitionError(Exception):
-    """An agent file that cannot be used: every problem with its line, counted from 1."""
+    """An agent file is invalid; has every problem with its line, counted from 1."""
 
-    def __init__(self, found: list[tuple[int, str]]) -> None:
-        super().__init__("; ".join(f"line {line}: {message}" for line, message in found))
-        self.found = sorted(found)
+    def __init__(self, problems: list[tuple[int, str]]) -> None:
+        super().__init__("; ".join(f"line {line}: {message}" for line, message in problems))
+        self.problems = sorted(problems)
 
 
 def built_in() -> Definition:
-    """The agent that is always there, under the name ``default``."""
+    """Return the agent that always exists, named ``default``."""
     return Definition(
         name="default",
         instructions=DEFAULT_INSTRUCTIONS,
@@ -75,22 +75,25 @@ def built_in() -> Definition:
 
 
 def parse(name: str, content: bytes, path: str) -> Definition:
-    """The agent that a file defines; its ``digest`` is the SHA-256 of its instructions, in hex.
+    """Return the agent that a file defines; its ``digest`` is the SHA-256 of its instructions, in hex.
 
     Errors: DefinitionError, with a line for every problem.
     """
     if not re.fullmatch(ID_PATTERN, name):
-        raise DefinitionError([(1, f"an agent cannot be called {name!r}; use A-Z a-z 0-9 . _ : -")])
+        raise DefinitionError([(1, f"{name!r} is not a valid agent name; use A-Z a-z 0-9 . _ : -")])
     if len(content) > MAX_AGENT_FILE_BYTES:
-        raise DefinitionError([(1, f"an agent file has at most {MAX_AGENT_FILE_BYTES} bytes")])
+        raise DefinitionError([(1, f"the file is too large; the limit is {MAX_AGENT_FILE_BYTES} bytes")])
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise DefinitionError([(content.count(b"\n", 0, error.start) + 1, "not UTF-8")]) from None
-    matter, instructions = _divided(text)
-    front = _front_matter(matter) if matter else FrontMatter()
-    fields = msgspec.structs.asdict(front)
-    budget = _budget(fields)
+    matter, instructions = _split(text)
+    fields = msgspec.structs.asdict(_parse_front_matter(matter) if matter else FrontMatter())
+    budget = Budget(
+        max_tokens=fields.pop("max_tokens") or 0,
+        max_work_s=fields.pop("max_work_s") or 0.0,
+        max_cost=fields.pop("max_cost") or 0.0,
+    )
     return Definition(
         name=name,
         instructions=instructions,
@@ -102,88 +105,79 @@ def parse(name: str, content: bytes, path: str) -> Definition:
     )
 
 
-def _budget(fields: dict[str, Any]) -> Budget:
-    """Take what limits a run's use out of the fields of front matter."""
-    return Budget(
-        max_tokens=fields.pop("max_tokens") or 0,
-        max_work_s=fields.pop("max_work_s") or 0.0,
-        max_cost=fields.pop("max_cost") or 0.0,
-    )
-
-
-def key_line(content: bytes, key: str) -> int:
-    """The line on which an agent file says ``key``, or its first."""
+def find_key_line(content: bytes, key: str) -> int:
+    """Return the line of a key in an agent file; 1 if it has no such key."""
     for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         if re.match(rf"[\"']?{key}[\"']?\s*:", line):
             return number
     return 1
 
 
-def _divided(text: str) -> tuple[str | None, str]:
-    """Front matter and instructions. The front matter's first line is line 2 of the file."""
+def _split(text: str) -> tuple[str | None, str]:
+    """Split a file into front matter, which begins on line 2, and instructions."""
     opening = _FENCE.match(text)
     if opening is None:
         return None, text.strip()
     closing = _FENCE.search(text, opening.end())
     if closing is None:
-        raise DefinitionError([(1, "the front matter that begins here has no closing '---' line")])
+        raise DefinitionError([(1, "the front matter has no closing '---' line")])
     return text[opening.end() + 1 : closing.start()], text[closing.end() :].strip()
 
 
-def _front_matter(text: str) -> FrontMatter:
-    table, lines = _yaml_mapping(text)
-    found = [*problems(FrontMatter, table), *_unsayable(table), *_oversized(table)]
-    if found:
-        raise DefinitionError([(line_of(lines, problem.path) or 1, str(problem)) for problem in found])
+def _parse_front_matter(text: str) -> FrontMatter:
+    table, lines = _load_yaml(text)
+    problems = [*find_problems(FrontMatter, table), *_find_unstorable(table), *_find_oversized(table)]
+    if problems:
+        raise DefinitionError([(find_line(lines, problem.path) or 1, str(problem)) for problem in problems])
     return msgspec.convert(table, FrontMatter)
 
 
-def _unsayable(table: dict[str, Any]) -> Iterator[Problem]:
-    """Values that YAML can write down and that neither a client can be told nor a record can hold."""
+def _find_unstorable(table: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each value that YAML can express and neither the wire nor a record can hold."""
     for name, value in table.items():
         try:
             msgspec.msgpack.encode(value)
         except OverflowError:
             yield Problem((name,), "a whole number of more than 64 bits")
         except UnicodeEncodeError:
-            yield Problem((name,), "half of a surrogate pair, which is no character")
+            yield Problem((name,), "an unpaired surrogate, which is not a character")
         except (TypeError, RecursionError):
-            pass  # Not what belongs there, which is said otherwise.
+            pass  # A wrong type, which is reported by find_problems.
 
 
-def _oversized(table: dict[str, Any]) -> Iterator[Problem]:
-    """Lists that every event of a session would write again: with them, a long answer could not be kept."""
+def _find_oversized(table: dict[str, Any]) -> Iterator[Problem]:
+    """Yield a problem if the lists take too much of a session's record, which each event writes again."""
     sizes = {name: len(str(table[name]).encode()) for name in _LISTS if isinstance(table.get(name), list)}
     if sum(sizes.values()) > MAX_SCOPE_BYTES:
         longest = max(sizes, key=lambda name: sizes[name])
-        yield Problem((longest,), f"the lists of names take more than {MAX_SCOPE_BYTES} bytes together")
+        yield Problem((longest,), f"the lists of names exceed {MAX_SCOPE_BYTES} bytes in total")
 
 
-def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
-    """The mapping that front matter is, and the line of each of its keys and list elements.
+def _load_yaml(text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """Return the mapping in the front matter, and the line of each of its keys and list elements.
 
-    Errors: DefinitionError if it is not YAML, not a mapping, or uses what is refused here.
+    Errors: DefinitionError if the text is not YAML, not a mapping, or uses a rejected feature.
     """
-    # Imported here: a home without agent files never pays for it.
+    # Imported here: a home without agent files does not pay for it.
     import yaml
 
     try:
         for token in yaml.scan(text):
             if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
                 raise DefinitionError(
-                    [(_file_line(token.start_mark), f"anchors, aliases and tags are refused; {_QUOTE}")]
+                    [(_file_line(token.start_mark), f"anchors, aliases and tags are not allowed; {_QUOTE}")]
                 )
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise DefinitionError([(2, "the front matter is not a list of 'key: value' lines")])
-        lines: dict[Path, int] = {}
-        _find_lines(node, (), lines)
+        lines: dict[KeyPath, int] = {}
+        _collect_lines(node, (), lines)
         return yaml.safe_load(text), lines
     except yaml.MarkedYAMLError as error:
         message = " ".join(part for part in (error.context, error.problem) if part)
-        # Where something was never closed, the problem is seen at the end but stands where it began.
+        # A bracket or quote that is never closed is detected at the end, but the problem is its beginning.
         at_end = "end of stream" in (error.problem or "")
         message += f"; {_QUOTE}" if "alias" in message else ""
         mark = error.context_mark if at_end else error.problem_mark or error.context_mark
@@ -192,24 +186,24 @@ def _yaml_mapping(text: str) -> tuple[dict[str, Any], dict[Path, int]]:
         raise DefinitionError([(2, str(error).splitlines()[0])]) from None
 
 
-def _find_lines(node: Any, path: Path, lines: dict[Path, int]) -> None:
-    """Note the line of everything inside a node. Errors: DefinitionError for a key that is there twice."""
+def _collect_lines(node: Any, path: KeyPath, lines: dict[KeyPath, int]) -> None:
+    """Collect the lines of all keys and elements in a node. Errors: DefinitionError for a duplicate key."""
     if node.id == "sequence":
         for number, element in enumerate(node.value):
             lines[*path, number] = _file_line(element.start_mark)
-            _find_lines(element, (*path, number), lines)
+            _collect_lines(element, (*path, number), lines)
     elif node.id == "mapping":
         for key, value in node.value:
             line, inner = _file_line(key.start_mark), (*path, str(key.value))
             if inner in lines:
-                message = f"{dotted(inner)}: written twice; it stands on line {lines[inner]} already"
+                message = f"{format_path(inner)}: duplicate key; it is already on line {lines[inner]}"
                 raise DefinitionError([(line, message)])
             lines[inner] = line
-            _find_lines(value, inner, lines)
+            _collect_lines(value, inner, lines)
 
 
 def _file_line(mark: Any) -> int:
-    """The front matter begins on line 2, and YAML counts from 0."""
+    """Return the line in the file: front matter begins on line 2, and YAML counts from 0."""
     return int(mark.line) + 2 if mark is not None else 2
 
 

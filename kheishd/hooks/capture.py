@@ -14,7 +14,7 @@ import trio
 from kheishd.hooks.excerpt import Excerpt, json_bytes
 from kheishd.hooks.spool import Spool
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
-from protocol.limits.shell import MAX_COMMAND_SAID_BYTES
+from protocol.limits.shell import MAX_COMMAND_LIVE_BYTES
 
 READ_BYTES = 64 * 1024
 ENOUGH = "\n[it goes on; no more of it is shown while it runs]\n"
@@ -55,9 +55,9 @@ class Capture:
         return output, errors
 
     def _show(self, text: str, size: int) -> None:
-        if text and self._said < MAX_COMMAND_SAID_BYTES:
+        if text and self._said < MAX_COMMAND_LIVE_BYTES:
             self._said += size
-            self._say(text if self._said < MAX_COMMAND_SAID_BYTES else text + ENOUGH)
+            self._say(text if self._said < MAX_COMMAND_LIVE_BYTES else text + ENOUGH)
 
     async def _keep(self, data: bytes | bytearray) -> None:
         """Add to the spool. Once that is full, the loop does not go to a thread for nothing."""

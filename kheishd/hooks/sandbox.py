@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kheishd.kernel.hook import Sandbox as Wanted
 from kheishd.kernel.hook import ToolError
 from protocol.limits.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from kheishd.config.sections.workspace import SandboxMode
     from kheishd.hooks.workdir import Workdir
 
 SYSTEM = (
@@ -69,7 +69,7 @@ class Sandbox:
         self._readable = tuple(readable)
         self._bubblewrap: Bubblewrap | None = None
 
-    async def chosen(self, wanted: Wanted) -> bool:
+    async def chosen(self, wanted: SandboxMode) -> bool:
         """Whether a command is confined. Errors: ToolError if it must be and cannot."""
         if wanted == "off":
             return False

@@ -23,7 +23,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from kheishd.core.text.scrub import Flow, Scrubber
+from kheishd.core.text.scrub import Scrubber
+from kheishd.core.text.stream import TextStreamScrubber
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 Kind = Literal["text", "thinking", "output"]
@@ -42,7 +43,7 @@ class TextBuffer:
     __slots__ = ("_most", "_pieces", "flow", "length", "start")
 
     def __init__(self, most: int | None = None) -> None:
-        self.flow = Flow()
+        self.flow = TextStreamScrubber()
         self.length = 0
         self.start = 0
         self._most = most
@@ -159,7 +160,7 @@ class Live:
     def whole(self, writing: Writing) -> None:
         """No more text comes: tell what was held back."""
         for kind, strand in writing.strands.items():
-            self._tell(writing, kind, strand.flow.rest(self.scrubber))
+            self._tell(writing, kind, strand.flow.finish(self.scrubber))
 
     def _tell(self, writing: Writing, kind: Kind, text: str) -> None:
         if not text:

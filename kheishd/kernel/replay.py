@@ -23,6 +23,7 @@ from kheishd.store.tables import (
     CONVERSATIONS,
     CURSORS,
     PERMISSIONS,
+    PINNED,
     RUNS,
     RUNS_BY_SESSION,
     RUNS_CANCELLED,
@@ -40,11 +41,12 @@ from protocol.events.session import SessionCreated
 from protocol.events.token import TokenCreated, TokenRevoked
 from protocol.journal.envelope import DAEMON_STREAM, Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
-from protocol.objects.run import ENDED, SETTLED, Run
+from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
     from protocol.objects.session import Session
 
@@ -89,7 +91,7 @@ class Replay:
     chain_only: bool = False
     damaged: bool = False
     session: Session | None = None
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, RunRecord] = field(default_factory=dict)
     bound: tuple[str, str, int] | None = None
     unbound: tuple[str, str] | None = None
     tokens: dict[str, TokenRecord] = field(default_factory=dict)
@@ -153,6 +155,8 @@ class Replay:
             return
         if isinstance(event, SessionCreated) and event.parent_session_id is not None:
             yield from _row(store, self.stream, CHILDREN, (event.parent_session_id, self.stream), b"")
+        if isinstance(event, RunAccepted):
+            yield from _row(store, self.stream, PINNED, (envelope.run_id,), event.pinned)
         run = self.runs.get(envelope.run_id or "")
         if run is not None and run.status in ENDED:
             # An ended run never changes again, so a stream of a million runs needs no memory for them.
@@ -187,7 +191,7 @@ class Replay:
             before = self.rules.rules if self.rules is not None else []
             self.rules = DaemonRules(rules=changed(before, event), updated_cursor=envelope.cursor)
 
-    def _run_rows(self, store: Snapshot, run: Run) -> Iterator[Difference]:
+    def _run_rows(self, store: Snapshot, run: RunRecord) -> Iterator[Difference]:
         yield from _row(store, self.stream, RUNS, (run.run_id,), run)
         yield from _row(store, self.stream, RUNS_BY_SESSION, (self.stream, run.accepted_cursor), run.run_id)
         stopping = run.cancel is not None and run.status not in ENDED

@@ -19,6 +19,7 @@ from kheishd.store.tables import (
     CONVERSATIONS,
     CURSORS,
     PERMISSIONS,
+    PINNED,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
@@ -33,9 +34,10 @@ from kheishd.store.tables import (
 )
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.objects.run import ENDED, SETTLED, Run
+from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot
     from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
     from protocol.objects.session import Session
@@ -64,7 +66,7 @@ def _session(store: Snapshot, key: Key, value: Session) -> bool:
     return value.session_id == key[0] and store.head(key[0])[0] > 0
 
 
-def _run(store: Snapshot, key: Key, run: Run) -> bool:
+def _run(store: Snapshot, key: Key, run: RunRecord) -> bool:
     """The journal has its acceptance."""
     entry = store.entry(run.session_id, run.accepted_cursor)
     return entry is not None and decode_envelope(entry[1]).run_id == key[0] == run.run_id
@@ -141,7 +143,7 @@ def _record(projection: Projection[Any]) -> Explained:
     """The journal has the event that began it."""
 
     def explained(store: Snapshot, key: Key, record: Any) -> bool:
-        entry = store.entry(record.session_id, record.cursor)
+        entry = store.entry(record.session_id, record.created_cursor)
         event = decode_event(entry[1]) if entry is not None else None
         return isinstance(event, projection.begins) and projection.id_of(event) == key[0]
 
@@ -174,6 +176,7 @@ def _projected() -> Iterator[Check]:
 CHECKS: tuple[Check, ...] = (
     Check(SESSIONS, _session),
     Check(RUNS, _run),
+    Check(PINNED, lambda store, key, _: store.get(RUNS, *key) is not None),
     Check(RUNS_BY_SESSION, _run_of_session),
     Check(RUNS_READY, _ready),
     Check(RUNS_CANCELLED, _cancelled),

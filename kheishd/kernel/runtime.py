@@ -7,16 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
-from kheishd.core.context.compaction import ContextLimits
-from protocol.budget import Budget, Prices
-from protocol.limits.call import (
-    DEFAULT_RUN_OUTPUT_BYTES,
-    MAX_CALLS,
-    MAX_PARALLEL_CALLS,
-    MAX_TOOL_INPUT_BYTES,
-    MAX_TOOL_OUTPUT_BYTES,
-)
-from protocol.limits.debug import DEFAULT_DEBUG_BYTES
 from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
 from protocol.transcript import Item, Message, Usage
 
@@ -24,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from kheishd.config.sections.config import Config
     from kheishd.core.workspace import Workspaces
-    from kheishd.kernel.hook import Hook, Sandbox, Tool
+    from kheishd.kernel.hook import Hook, Tool
+    from protocol.budget import Prices
     from protocol.objects.definition import Definition
-    from protocol.objects.permission import PermissionMode, Rule
     from protocol.objects.route import Driver
-    from protocol.objects.run import DebugLevel, Pinned
+    from protocol.objects.run import Pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,85 +42,25 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class RunLimits:
-    """How runs are run: ceilings, retries, timeouts. Seconds unless named otherwise."""
-
-    max_active: int = 256
-    max_attempts: int = 4
-    backoff_s: float = 1.0
-    max_backoff_s: float = 60.0
-    max_retry_after_s: float = 3600.0
-    stream_timeout_s: float = 600.0
-    inactivity_timeout_s: float = 120.0
-    max_turns: int = 500
-    max_continuations: int = 3
-    max_tokens: int = 0
-    max_work_s: float = 0.0
-    max_cost: float = 0.0
-    approval_expires_s: float = 0.0
-    recovery: str = "resume"
-
-    @property
-    def budget(self) -> Budget:
-        """What a run may use at most, in the currency of its route."""
-        return Budget(max_tokens=self.max_tokens, max_work_s=self.max_work_s, max_cost=self.max_cost)
-
-
-@dataclass(frozen=True, slots=True)
-class ToolLimits:
-    """What tools are held to, from the next batch on; ``max_run_output_bytes`` is for all of a run's."""
-
-    max_parallel: int = MAX_PARALLEL_CALLS
-    max_calls: int = MAX_CALLS
-    max_timeout_s: float = 180.0
-    max_input_bytes: int = MAX_TOOL_INPUT_BYTES
-    max_output_bytes: int = MAX_TOOL_OUTPUT_BYTES
-    max_run_output_bytes: int = DEFAULT_RUN_OUTPUT_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Debugging:
-    """What is captured of model calls, and kept; the fields of ``[debug]`` in config.toml.
-
-    ``kept_s`` is how old a run's captures may become, 0: however old; ``max_bytes`` what all of them take.
-    """
-
-    capture: DebugLevel = "off"
-    kept_s: float = 7 * 24 * 3600.0
-    max_bytes: int = DEFAULT_DEBUG_BYTES
-
-
-@dataclass(frozen=True, slots=True)
 class Runtime:
-    """One generation of configuration. Held by a run while it is active, replaced whole by a reload.
+    """One generation of the configuration.
 
-    ``permission_mode`` is for whoever says nothing else, ``max_mode`` the widest that anybody has; ``rules``
-    are the managed ones. ``titles``: conversations are named by their models.
+    A run holds its runtime while it is active; a reload replaces the whole. ``warnings`` are problems of the
+    configuration that did not prevent the start or the reload.
     """
 
     generation: int
+    config: Config
     routes: Mapping[str, RouteSpec]
     definitions: Mapping[str, Definition]
-    default_agent: str
-    default_route: str
-    limits: RunLimits
     models: ModelCaller
     hooks: Hook
     workspaces: Workspaces
-    tools: ToolLimits = ToolLimits()
-    permission_mode: PermissionMode = "default"
-    max_mode: PermissionMode = "bypassPermissions"
-    rules: tuple[Rule, ...] = ()
-    sandbox: Sandbox = "auto"
-    context: ContextLimits = field(default_factory=ContextLimits)
-    debug: Debugging = field(default_factory=Debugging)
-    titles: bool = False
     warnings: tuple[str, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def workspace_root(self) -> str:
-        """Where agents work unless something else is said."""
+        """The workspace of agents and sessions that set none."""
         return self.workspaces.root
 
 

@@ -14,6 +14,7 @@ from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Changes
 from kheishd.store.tables import (
     CHILDREN,
+    PINNED,
     RUNS,
     RUNS_BY_SESSION,
     RUNS_CANCELLED,
@@ -21,13 +22,16 @@ from kheishd.store.tables import (
     SESSIONS,
 )
 from protocol.events.run import RunAccepted
-from protocol.objects.run import ENDED, SETTLED, Run
+from protocol.objects.run import ENDED, SETTLED
 
 if TYPE_CHECKING:
+    from kheishd.core.run.commands import Command
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
     from kheishd.store.environment import Transaction
     from protocol.journal.envelope import Envelope
     from protocol.journal.line import JournalEvent
+    from protocol.objects.run import Pinned
     from protocol.objects.session import Session
 
 
@@ -70,7 +74,8 @@ class SessionWriter:
         session_id: str,
         *,
         session: Session | None,
-        run: Run | None = None,
+        run: RunRecord | None = None,
+        pinned: Pinned | None = None,
         origin: Origin = BY_DAEMON,
     ) -> None:
         self.tx = tx
@@ -80,6 +85,7 @@ class SessionWriter:
         self._session = session
         self._run_before = run
         self._run = run
+        self._pinned = pinned
         self._changes = Changes(tx)
 
     @property
@@ -89,10 +95,24 @@ class SessionWriter:
         return self._session
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunRecord:
         """The run as it is now. Errors: AssertionError where there is none."""
         assert self._run is not None
         return self._run
+
+    @property
+    def pinned(self) -> Pinned:
+        """The values that the run pinned when it was accepted."""
+        if self._pinned is None:
+            self._pinned = self.tx.need(PINNED, self.run.run_id)
+        return self._pinned
+
+    def carry_out(self, command: Command) -> None:
+        """Append the events by which the run carries out a command.
+
+        Errors: RunAlreadyEnded; AssertionError for a command that the run's state does not accept.
+        """
+        self.append_all(run_machine.decide(self.run, self.pinned, command))
 
     def append(self, event: JournalEvent, *, run_id: str | None = None) -> Envelope:
         """Append one event and fold it into the session and, if it is a run's, into the run."""
@@ -109,6 +129,8 @@ class SessionWriter:
         self._session = session_rules.evolve(self._session, envelope, stored)
         if self._run is not None or isinstance(stored, RunAccepted):
             self._run = run_machine.evolve(self._run, envelope, stored)
+        if isinstance(stored, RunAccepted):
+            self._pinned = stored.pinned
         self._changes.fold(envelope, stored)
         return envelope
 
@@ -131,9 +153,10 @@ class SessionWriter:
         if self._session_before is None and session.parent_session_id is not None:
             self.tx.put(CHILDREN, session.parent_session_id, session.session_id, value=b"")
 
-    def _write_run(self, run: Run) -> None:
+    def _write_run(self, run: RunRecord) -> None:
         self.tx.put(RUNS, run.run_id, value=run)
         if self._run_before is None:
+            self.tx.put(PINNED, run.run_id, value=self.pinned)
             self.tx.put(RUNS_BY_SESSION, run.session_id, run.accepted_cursor, value=run.run_id)
         cancelled_before = self._run_before is not None and self._run_before.cancel is not None
         if run.cancel is not None and run.status not in ENDED and not cancelled_before:
@@ -155,7 +178,7 @@ class SessionWriter:
         if now is not None:
             self.tx.put(RUNS_READY, now.accepted_cursor, value=now.run_id)
 
-    def _ready(self, first: str | None, known: Run | None) -> _Ready | None:
+    def _ready(self, first: str | None, known: RunRecord | None) -> _Ready | None:
         """The row of a session's first open run, if it is to have one; ``known`` may be its record."""
         if first is None:
             return None

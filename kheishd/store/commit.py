@@ -33,7 +33,7 @@ from kheishd.store.environment import DATA, Environment, Scrub, Transaction
 from kheishd.store.journal import Heads
 from protocol.errors.refusal import Refusal
 from protocol.errors.store import StorageFailed, StorageFull
-from protocol.limits.store import MAX_UPDATE_BYTES, MAX_UPDATE_GROUP
+from protocol.limits.store import MAX_GROUP_UPDATES, MAX_UPDATE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # function that went on after an error. Whoever was in the transaction gets the error itself.
 _PASSING = (lmdb.MemoryError, lmdb.TxnFullError, lmdb.BadTxnError)
 # The most that one commit writes: everything its members may, and as much again for the pages between.
-_COMMIT_BYTES = 2 * MAX_UPDATE_GROUP * MAX_UPDATE_BYTES
+_COMMIT_BYTES = 2 * MAX_GROUP_UPDATES * MAX_UPDATE_BYTES
 
 
 GONE: Final = (

@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from kheishd.core.run.record import RunRecord
 from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
 from protocol.objects.approval import Approval
 from protocol.objects.indoubt import Indoubt
 from protocol.objects.question import QuestionRequest
-from protocol.objects.run import Run
+from protocol.objects.run import Pinned
 from protocol.objects.session import Session
 from protocol.objects.task import Task
 
@@ -150,8 +151,10 @@ CHILDREN = Table("children", (str, str), bytes)
 """(parent session id, child session id) → nothing."""
 CONVERSATIONS = Table("conversations", (str, str), Binding)
 """(agent, sender) → the session they mean."""
-RUNS = Table("runs", (str,), Run)
-"""(run id) → the run."""
+RUNS = Table("runs", (str,), RunRecord)
+"""(run id) → the run's record."""
+PINNED = Table("pinned", (str,), Pinned)
+"""(run id) → the values pinned when the run was accepted. Written once."""
 RUNS_BY_SESSION = Table("runs_by_session", (str, int), str)
 """(session id, cursor of acceptance) → run id: a session's line, in order."""
 RUNS_READY = Table("runs_ready", (int,), str)
@@ -210,6 +213,7 @@ TABLES: tuple[Table[Any], ...] = (
     CHILDREN,
     CONVERSATIONS,
     RUNS,
+    PINNED,
     RUNS_BY_SESSION,
     RUNS_READY,
     RUNS_CANCELLED,

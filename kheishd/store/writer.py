@@ -16,7 +16,7 @@ from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
 from kheishd.store.upgrades import SCHEMA
 from protocol.errors.daemon import DaemonDraining
-from protocol.limits.store import MAX_UPDATE_GROUP
+from protocol.limits.store import MAX_GROUP_UPDATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +184,7 @@ class Store:
         queue = self._queue
         while (first := queue.get()) is not None:
             taken = [first]
-            for _ in range(min(queue.qsize(), MAX_UPDATE_GROUP - 1)):
+            for _ in range(min(queue.qsize(), MAX_GROUP_UPDATES - 1)):
                 job = queue.get()
                 if job is None:
                     # Nothing is submitted after the end, so it comes right after this group.

@@ -6,11 +6,11 @@ from protocol.errors.refusal import Conflict, Gone, NotFound, Refused
 
 
 class ApprovalNotFound(NotFound, reason="approval_not_found"):
-    """No approval has that id; 'kheishctl approval list' shows those that wait."""
+    """No approval has that id; approval.list shows the pending ones."""
 
 
 class ApprovalAlreadyResolved(Conflict, reason="approval_already_resolved"):
-    """Somebody has answered already; the first answer counts."""
+    """The approval was already answered; the first answer counts."""
 
 
 class ApprovalExpired(Gone, reason="approval_expired"):
@@ -18,4 +18,4 @@ class ApprovalExpired(Gone, reason="approval_expired"):
 
 
 class ToolInputInvalid(Refused, reason="tool_input_invalid"):
-    """The changed input does not fit the tool's schema."""
+    """The changed input does not match the tool's schema."""

@@ -10,8 +10,8 @@ class SenderForbidden(Forbidden, reason="sender_forbidden"):
 
 
 class SenderInvalid(Refused, reason="sender_invalid"):
-    """A sender is 1-128 bytes of printable UTF-8."""
+    """A sender must be 1-128 bytes of printable UTF-8."""
 
 
 class ConversationNotFound(NotFound, reason="conversation_not_found"):
-    """That agent and sender have no conversation; send something to start one."""
+    """This agent and sender have no conversation; send a message to start one."""

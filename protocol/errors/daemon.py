@@ -6,12 +6,12 @@ from protocol.errors.refusal import NotNow, Refused
 
 
 class ConfigInvalid(Refused, reason="config_invalid"):
-    """The configuration is not valid; nothing was changed."""
+    """The configuration is invalid; nothing was changed."""
 
 
 class PathRefused(Refused, reason="path_refused"):
-    """That path cannot be used; give an absolute path in an existing directory that is not the store's."""
+    """That path cannot be used; give an absolute path in an existing directory outside the store."""
 
 
 class DaemonDraining(NotNow, reason="daemon_draining"):
-    """The daemon is stopping and takes no new work; try again when it is back."""
+    """The daemon is shutting down and accepts no new work; try again when it is back."""

@@ -6,7 +6,7 @@ from protocol.errors.refusal import Forbidden, NotFound
 
 
 class AgentNotFound(NotFound, reason="agent_not_found"):
-    """No agent has that name; 'kheishctl definition list' shows those there are."""
+    """No agent has that name; definition.list shows all agents."""
 
 
 class AgentForbidden(Forbidden, reason="agent_forbidden"):

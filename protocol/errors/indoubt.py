@@ -6,8 +6,8 @@ from protocol.errors.refusal import Conflict, NotFound
 
 
 class IndoubtNotFound(NotFound, reason="indoubt_not_found"):
-    """No call in doubt has that id; 'kheishctl indoubt list' shows those that are open."""
+    """No in-doubt call has that id; indoubt.list shows the open ones."""
 
 
 class IndoubtAlreadyResolved(Conflict, reason="indoubt_already_resolved"):
-    """Somebody has settled it already."""
+    """The in-doubt call was already resolved."""

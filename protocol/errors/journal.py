@@ -6,12 +6,12 @@ from protocol.errors.refusal import Conflict, Gone, NotFound
 
 
 class SubscriptionNotFound(NotFound, reason="subscription_not_found"):
-    """This connection has no subscription of that id."""
+    """This connection has no subscription with that id."""
 
 
 class SubscriptionExists(Conflict, reason="subscription_exists"):
-    """This connection has a subscription of that id already; choose another."""
+    """This connection already has a subscription with that id; choose another."""
 
 
 class CursorPruned(Gone, reason="cursor_pruned"):
-    """The history before that cursor was pruned; read from the first cursor that is kept."""
+    """The history before that cursor was pruned; read from the first available cursor."""

@@ -6,4 +6,4 @@ from protocol.errors.refusal import NotFound
 
 
 class GrantNotFound(NotFound, reason="grant_not_found"):
-    """No grant has that id there; 'kheishctl permission list' shows those there are."""
+    """No grant has that id there; permission.list shows the grants."""

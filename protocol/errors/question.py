@@ -6,11 +6,11 @@ from protocol.errors.refusal import Conflict, Gone, NotFound, Refused
 
 
 class QuestionNotFound(NotFound, reason="question_not_found"):
-    """No question has that id; 'kheishctl question list' shows those that wait."""
+    """No question has that id; question.list shows the pending ones."""
 
 
 class QuestionClosed(Conflict, reason="question_closed"):
-    """The question was answered or taken back already."""
+    """The question was already answered or cancelled."""
 
 
 class QuestionExpired(Gone, reason="question_expired"):
@@ -18,4 +18,4 @@ class QuestionExpired(Gone, reason="question_expired"):
 
 
 class AnswerInvalid(Refused, reason="answer_invalid"):
-    """The answers do not fit the questions; 'kheishctl question show' lists keys and options."""
+    """The answers do not match the questions; question.get shows their keys and options."""

@@ -1,4 +1,8 @@
-"""The base of every refusal, and its kinds: each kind has one error number."""
+"""Refusals: the base class, and one class per error number.
+
+A refusal is raised where a rule rejects a request, and the server turns it into a JSON-RPC error. Its
+``reason`` is a stable identifier for programs; its ``message`` tells a person what to do next.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 REFUSALS: dict[str, type[Refusal]] = {}
-"""Reason to class. Filled while this module is imported and never afterwards."""
+"""Reason to class. The classes register themselves while ``protocol.errors`` is imported, never afterwards.
+"""
 
 
 class ErrorData(Struct, frozen=True, omit_defaults=True):
-    """What ``error.data`` holds on the wire."""
+    """The ``error.data`` object of the wire."""
 
     reason: str
     retryable: bool
@@ -21,7 +26,7 @@ class ErrorData(Struct, frozen=True, omit_defaults=True):
 
 
 class Refusal(Exception):
-    """A request that a rule turned down. The docstring of each class is its default message."""
+    """A rejected request. The docstring of each subclass is its default message."""
 
     number: ClassVar[int] = -32603
     reason: ClassVar[str] = "internal_error"
@@ -30,7 +35,7 @@ class Refusal(Exception):
     def __init_subclass__(cls, *, reason: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if reason is not None:
-            assert reason not in REFUSALS, f"two refusals are called {reason}"
+            assert reason not in REFUSALS, f"two refusals have the reason {reason}"
             cls.reason = reason
             REFUSALS[reason] = cls
 
@@ -49,12 +54,12 @@ class Refusal(Exception):
         super().__init__(self.message)
 
     def data(self) -> ErrorData:
-        """The refusal as ``error.data``."""
+        """Return the refusal as ``error.data``."""
         return ErrorData(self.reason, self.retryable, self.retry_after_ms, self.field, self.hint)
 
 
 class Unauthenticated(Refusal):
-    """Who is asking is not known."""
+    """The caller is not authenticated."""
 
     number = 1401
 
@@ -66,31 +71,31 @@ class Forbidden(Refusal):
 
 
 class NotFound(Refusal):
-    """There is no such thing."""
+    """The object does not exist."""
 
     number = 1404
 
 
 class Conflict(Refusal):
-    """The present state does not allow this."""
+    """The current state does not allow this."""
 
     number = 1409
 
 
 class Gone(Refusal):
-    """It was here and is no longer."""
+    """The object existed and is gone."""
 
     number = 1410
 
 
 class TooLarge(Refusal):
-    """It is over a limit."""
+    """A value exceeds its limit."""
 
     number = 1413
 
 
 class Refused(Refusal):
-    """Well-formed, but a rule says no."""
+    """The request is well-formed, but a rule rejects it."""
 
     number = 1422
 
@@ -103,7 +108,7 @@ class TooMany(Refusal):
 
 
 class Cancelled(Refusal):
-    """The caller took the request back."""
+    """The request was cancelled."""
 
     number = 1499
 

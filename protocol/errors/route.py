@@ -6,8 +6,8 @@ from protocol.errors.refusal import NotFound, NotNow
 
 
 class RouteNotFound(NotFound, reason="route_not_found"):
-    """No route has that id; 'kheishctl route list' shows those there are."""
+    """No route has that id; route.list shows all routes."""
 
 
 class RouteNotReady(NotNow, reason="route_not_ready"):
-    """The route cannot be used now; its credential is missing or it is not configured whole."""
+    """The route cannot be used now: its credential or part of its configuration is missing."""

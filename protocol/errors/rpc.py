@@ -1,4 +1,4 @@
-"""Refusals of JSON-RPC itself and of a connection's requests."""
+"""Refusals of JSON-RPC itself, and about the requests of one connection."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ class InvalidRequest(Refusal, reason="invalid_request"):
 
 
 class MethodNotFound(Refusal, reason="method_not_found"):
-    """There is no such method; rpc.discover lists those there are."""
+    """No such method; rpc.discover lists all methods."""
 
     number = -32601
 
 
 class InvalidParams(Refusal, reason="invalid_params"):
-    """The params do not have the method's shape; ``field`` names the path."""
+    """The params do not match the method's schema; ``field`` names the path."""
 
     number = -32602
 
 
 class InternalError(Refusal, reason="internal_error"):
-    """Something failed inside the daemon; its log has the details."""
+    """The daemon failed internally; its log has the details."""
 
 
 class MessageTooLarge(TooLarge, reason="message_too_large"):
-    """The message is over 16 MiB; send large content as assets."""
+    """The message exceeds 16 MiB; put large content in a file in the workspace."""
 
 
 class Overloaded(TooMany, reason="overloaded"):
-    """Too many open requests or subscriptions on this connection; wait for some to end."""
+    """This connection has too many open requests or subscriptions; wait for some to end."""
 
 
 class RequestNotFound(NotFound, reason="request_not_found"):
-    """This connection has no open request of that id; perhaps it was already answered."""
+    """This connection has no open request with that id; it may have been answered already."""
 
 
 class RequestCancelled(Cancelled, reason="request_cancelled"):
-    """The request was cancelled by its caller."""
+    """The caller cancelled the request."""
 
 
 class IdempotencyConflict(Conflict, reason="idempotency_conflict"):
-    """That idempotency key was used with other params; use a fresh key for a new request."""
+    """That idempotency key was used with other params; use a new key for a new request."""
 
 
 class AlreadyShown(Conflict, reason="already_shown"):
-    """The request was carried out before and its secret is shown only once; make a new one."""
+    """The request was executed before and its secret is shown only once; create a new one."""
 
 
 class NotSupported(Refused, reason="not_supported"):
-    """This version of the daemon cannot do that."""
+    """This version of the daemon does not support this."""

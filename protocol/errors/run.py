@@ -6,7 +6,7 @@ from protocol.errors.refusal import Conflict, NotFound
 
 
 class RunNotFound(NotFound, reason="run_not_found"):
-    """No run has that id; 'kheishctl run list' shows those there are."""
+    """No run has that id; run.list shows all runs."""
 
 
 class RunAlreadyEnded(Conflict, reason="run_already_ended"):
@@ -18,8 +18,8 @@ class NothingToSteer(Conflict, reason="nothing_to_steer"):
 
 
 class DebugNotFound(NotFound, reason="debug_not_found"):
-    """Nothing is kept of that run's model calls; 'kheishctl send --debug redacted' captures those of one."""
+    """No debug capture of that run exists; request one with the input (debug)."""
 
 
 class ArtifactNotFound(NotFound, reason="artifact_not_found"):
-    """The run has no debug artifact of that id, or has it no more; 'kheishctl run debug RUN' lists them."""
+    """The run has no debug artifact with that id, or it was deleted; run.debug lists them."""

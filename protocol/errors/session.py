@@ -6,44 +6,44 @@ from protocol.errors.refusal import Conflict, Forbidden, NotFound, Refused, TooL
 
 
 class SessionNotFound(NotFound, reason="session_not_found"):
-    """No session has that id; 'kheishctl session list' shows those there are."""
+    """No session has that id; session.list shows all sessions."""
 
 
 class SessionExists(Conflict, reason="session_exists"):
-    """A session of that id exists with other properties; choose another id."""
+    """A session with that id and other properties exists; choose another id."""
 
 
 class SessionAlreadyEnded(Conflict, reason="session_already_ended"):
-    """The session was ended and takes no more input; its journal stays readable."""
+    """The session has ended and accepts no more input; its journal stays readable."""
 
 
 class SessionBusy(Conflict, reason="session_busy"):
-    """The session has runs that have not ended; wait for them or cancel them."""
+    """The session has unfinished runs; wait for them or cancel them."""
 
 
 class TooDeep(Refused, reason="too_deep"):
-    """Sessions nest 16 deep at most; make the new one a child of one further up."""
+    """Sessions can be nested at most 16 deep; create the new one under a session higher up."""
 
 
 class WorkspaceForbidden(Forbidden, reason="workspace_forbidden"):
-    """Agents may not work in that directory; leave it out, or choose one within [workspace] root."""
+    """Agents may not work in that directory; omit it, or choose one inside [workspace] root."""
 
 
 class QueueFull(TooMany, reason="queue_full"):
-    """The session has as many runs waiting as it may; wait for some to end or cancel them."""
+    """The session's queue is full; wait for runs to end or cancel some."""
 
 
 class InputTooLarge(TooLarge, reason="input_too_large"):
-    """The input is over its limit; send large content as assets."""
+    """The input exceeds its limit; put large content in a file in the workspace."""
 
 
 class ImportInvalid(Refused, reason="import_invalid"):
-    """The export is damaged or not one of ours; nothing was imported."""
+    """The export is damaged or is not a session export; nothing was imported."""
 
 
 class ContractInvalid(Refused, reason="contract_invalid"):
-    """The contract's schema is not one that contracts may have; the message names every problem."""
+    """The contract's schema is not in the supported subset; the message names every problem."""
 
 
 class InputContractViolated(Refused, reason="input_contract_violated"):
-    """The session takes only JSON that fits its input contract; 'kheishctl session get' shows it."""
+    """The session accepts only JSON that matches its input contract."""

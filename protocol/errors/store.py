@@ -6,17 +6,17 @@ from protocol.errors.refusal import NotNow, TooLarge
 
 
 class UpdateTooLarge(TooLarge, reason="update_too_large"):
-    """The change is over what one transaction may write (256 KiB); split it."""
+    """The change exceeds the limit of one transaction (256 KiB); split it."""
 
 
 class StorageFull(NotNow, reason="storage_full"):
-    """The disk is full; nothing was changed. Reading works; writing resumes when there is room."""
+    """The disk is full; nothing was changed. Reads work; writes resume when there is space."""
 
     number = 1507
 
 
 class StorageFailed(NotNow, reason="storage_failed"):
-    """The disk refused a write that could not be taken back; the daemon stops. Its log says more."""
+    """The disk failed a write that could not be rolled back; the daemon stops. See its log."""
 
     number = 1507
     retryable = False

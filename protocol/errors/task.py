@@ -6,27 +6,27 @@ from protocol.errors.refusal import Conflict, Gone, NotFound, Refused, TooMany
 
 
 class TaskNotFound(NotFound, reason="task_not_found"):
-    """The session has no task of that id; 'kheishctl task list' shows those there are."""
+    """No task has that id; task.list shows the open tasks."""
 
 
 class TaskTitleTaken(Conflict, reason="task_title_taken"):
-    """An open task of the session has that title; change that one, or choose another title."""
+    """An open task of the session has that title; change that task or choose another title."""
 
 
 class TaskAlreadyEnded(Conflict, reason="task_already_ended"):
-    """The task has ended and no longer changes; create another."""
+    """The task has ended and can no longer change; create another."""
 
 
 class TaskRunning(Conflict, reason="task_running"):
-    """The task is a shell that runs; it can only be stopped."""
+    """The task is a running shell; it can only be stopped."""
 
 
 class TaskBlocked(Conflict, reason="task_blocked"):
-    """The task waits for others that are not completed."""
+    """The task is blocked by tasks that are not completed."""
 
 
 class TaskNeeded(Conflict, reason="task_needed"):
-    """Open tasks wait for this one; take it out of what they are blocked by first."""
+    """Open tasks are blocked by this one; remove it from their blockers first."""
 
 
 class TaskAlreadyDeleted(Gone, reason="task_already_deleted"):
@@ -34,12 +34,12 @@ class TaskAlreadyDeleted(Gone, reason="task_already_deleted"):
 
 
 class TasksFull(TooMany, reason="tasks_full"):
-    """There are as many open tasks as there may be; end some, or stop some shells."""
+    """The maximum number of open tasks exists; end some, or stop some shells."""
 
 
 class TaskCycle(Refused, reason="task_cycle"):
-    """Tasks may not wait for each other in a circle."""
+    """Tasks cannot block each other in a cycle."""
 
 
 class TaskOutputMissing(Refused, reason="task_output_missing"):
-    """A task is completed with its output: say what came of it."""
+    """A completed task requires an output; state its result."""

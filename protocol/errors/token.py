@@ -1,4 +1,4 @@
-"""Refusals about who is calling: tokens, scopes, origins."""
+"""Refusals about the caller: tokens, scopes, origins."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from protocol.errors.refusal import Forbidden, NotFound, Refused, TooMany, Unaut
 
 
 class TokenMissing(Unauthenticated, reason="token_missing"):
-    """This listener needs a bearer token; make one with 'kheishctl token create'."""
+    """This listener requires a bearer token; token.create makes one."""
 
 
 class TokenInvalid(Unauthenticated, reason="token_invalid"):
-    """The bearer token is unknown, expired or revoked; make one with 'kheishctl token create'."""
+    """The bearer token is unknown, expired or revoked; token.create makes a new one."""
 
 
 class PeerUnknown(Unauthenticated, reason="peer_unknown"):
-    """This socket serves only the daemon's own user; ask its operator for a grant on a shared one."""
+    """This socket serves only the daemon's own user; ask the operator for a grant on a shared socket."""
 
 
 class ScopeMissing(Forbidden, reason="scope_missing"):
-    """The caller lacks the scope this method needs."""
+    """The caller lacks the scope that this method requires."""
 
 
 class OriginForbidden(Forbidden, reason="origin_forbidden"):
-    """Requests from web pages of other origins are refused."""
+    """Requests from web pages of other origins are rejected."""
 
 
 class TokenNotFound(NotFound, reason="token_not_found"):
-    """No token has that id; 'kheishctl token list' shows those there are."""
+    """No token has that id; token.list shows all tokens."""
 
 
 class ScopeWouldWiden(Refused, reason="scope_would_widen"):
-    """Rights only ever narrow; ask for no more than what is held."""
+    """Rights can only be narrowed; request no more than the parent has."""
 
 
 class TokenLimit(TooMany, reason="token_limit"):
-    """There are as many tokens as there may be; revoke some."""
+    """The maximum number of tokens exists; revoke some first."""
 
     retryable = False

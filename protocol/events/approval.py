@@ -9,7 +9,7 @@ from protocol.objects.permission import Grant
 
 
 class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
-    """A call waits for a person's yes or no; ``index`` is which of its message, from 0."""
+    """A call needs approval. ``index`` is its position in its message, from 0."""
 
     approval_id: str
     call_id: str
@@ -25,7 +25,7 @@ class ApprovalRequested(Event, frozen=True, tag="approval_requested"):
 
 
 class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):
-    """Somebody answered an approval. ``grant``: what is remembered of it, by the run or its session."""
+    """An approval was answered. ``grant`` is the remembered approval, of the run or its session."""
 
     approval_id: str
     call_id: str
@@ -38,7 +38,7 @@ class ApprovalAnswered(Event, frozen=True, tag="approval_answered"):
 
 
 class ApprovalLapsed(Event, frozen=True, tag="approval_lapsed"):
-    """An approval is no longer asked for. ``withdrawn``: the run ended; ``renewed``: it is asked anew."""
+    """An approval is no longer pending. ``withdrawn``: the run ended; ``renewed``: it is requested again."""
 
     approval_id: str
     call_id: str

@@ -8,14 +8,14 @@ from protocol.objects.run import CallOutcome
 
 
 class CallsJudged(Event, frozen=True, tag="calls_judged"):
-    """Calls of the newest message were judged, before any of them ran. The audit of permissions."""
+    """Calls of the newest message were judged, before any of them ran. The permission audit reads these."""
 
     item_id: str
     verdicts: list[Verdict]
 
 
 class ToolCalled(Event, frozen=True, tag="tool_called"):
-    """A call begins; written before it does anything. ``evidence`` tells later whether it took effect."""
+    """A call started; committed before it has any effect. ``evidence`` helps to find out later if it had."""
 
     call_id: str
     tool: str
@@ -24,14 +24,14 @@ class ToolCalled(Event, frozen=True, tag="tool_called"):
 
 
 class ToolObserved(Event, frozen=True, tag="tool_observed"):
-    """More evidence about a call that has begun, such as its process id."""
+    """More evidence about a running call, such as its process id."""
 
     call_id: str
     evidence: dict[str, Any]
 
 
 class ToolReturned(Event, frozen=True, tag="tool_returned"):
-    """A call has its one result. ``text`` is what the model reads; all of it is what ``blob`` names.
+    """A call has its only result. ``text`` is the model's input; ``blob`` names the complete output.
 
     ``how``: ``returned``, ``failed``, ``denied`` (it never ran), ``in_doubt``, ``stopped`` or ``answered``
     (by a person).
@@ -48,7 +48,7 @@ class ToolReturned(Event, frozen=True, tag="tool_returned"):
 
 
 class CallProbed(Event, frozen=True, tag="call_probed"):
-    """The daemon died in a call, and the tool's probe found that it took no effect: it runs again."""
+    """After a crash of the daemon, the tool's probe found that the call had no effect: it runs again."""
 
     call_id: str
     tool: str

@@ -1,7 +1,6 @@
-"""What happens to the context of a session's models: how much of what was said they are shown.
+"""Events of a session's model context: compaction.
 
-These are events of the journal. They change only what is shown; what was said
-stays in the journal, whole.
+They change only what the model reads. The journal keeps every message.
 """
 
 from typing import Literal
@@ -17,13 +16,13 @@ CompactTrigger = Literal["auto", "manual", "overflow"]
 
 
 class ContextCompacted(Event, frozen=True, tag="context_compacted"):
-    """From here on a model is shown less of what was said up to ``upto``. The journal keeps all of it.
+    """The messages up to ``upto`` are compacted in the model's context.
 
-    ``strategy``: ``summary``, all of it is replaced by ``summary``; ``snip``, it is left out but for the
-    newest input; ``results``, only the results of ``tools`` are left out. ``trigger``: ``auto``, it became
-    long; ``manual``, somebody asked; ``overflow``, the provider refused it as too long. Tokens are what the
-    model was shown before and is shown after, as far as is known; ``usage`` is what the summary took,
-    ``cost`` what that costs.
+    ``strategy``: ``summary`` replaces them by ``summary``; ``snip`` drops them except for the newest input;
+    ``results`` drops only the results of ``tools``. ``trigger``: ``auto``, a limit was reached; ``manual``, a
+    client requested it; ``overflow``, the provider refused the context as too long. ``pre_tokens`` and
+    ``post_tokens`` are the size of the context before and after, as far as known; ``usage`` and ``cost`` are
+    those of the summary.
     """
 
     upto: Cursor
@@ -39,7 +38,7 @@ class ContextCompacted(Event, frozen=True, tag="context_compacted"):
 
 
 class CompactionFailed(Event, frozen=True, tag="compaction_failed"):
-    """No summary could be had, so nothing changed; ``usage`` is what trying took."""
+    """A summary could not be made and the context is unchanged. ``usage`` is that of the attempts."""
 
     trigger: CompactTrigger
     error: RunError

@@ -1,17 +1,17 @@
-"""Events of a conversation: which session an address resolves to."""
+"""Events of a conversation: its binding to a session."""
 
 from protocol.journal.envelope import Event
 
 
 class ConversationBound(Event, frozen=True, tag="conversation_bound"):
-    """From here on (agent, sender) means this session."""
+    """(agent, sender) resolves to this session from now on."""
 
     agent: str
     sender: str
 
 
 class ConversationUnbound(Event, frozen=True, tag="conversation_unbound"):
-    """(agent, sender) no longer means this session; the next send starts a new one."""
+    """(agent, sender) no longer resolves to this session; the next send creates a new one."""
 
     agent: str
     sender: str

@@ -4,7 +4,7 @@ from protocol.journal.envelope import Event
 
 
 class DaemonStarted(Event, frozen=True, tag="daemon_started"):
-    """The daemon opened its store. ``after_crash``: the last one did not say that it stopped."""
+    """The daemon opened its store. ``after_crash``: its predecessor did not record a stop."""
 
     version: str
     pid: int
@@ -13,13 +13,13 @@ class DaemonStarted(Event, frozen=True, tag="daemon_started"):
 
 
 class DaemonStopped(Event, frozen=True, tag="daemon_stopped"):
-    """The daemon stopped in an orderly way."""
+    """The daemon shut down cleanly. ``note`` is the signal or request that stopped it."""
 
     note: str
 
 
 class DaemonReloaded(Event, frozen=True, tag="daemon_reloaded"):
-    """A new runtime took the old one's place."""
+    """A new runtime replaced the old one."""
 
     generation: int
     warnings: list[str] = []

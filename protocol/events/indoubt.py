@@ -7,7 +7,7 @@ from protocol.journal.envelope import Event
 
 
 class IndoubtOpened(Event, frozen=True, tag="indoubt_opened"):
-    """The daemon died while a call ran, and nobody can tell whether it took effect."""
+    """The daemon crashed during a call, and its effect is unknown."""
 
     indoubt_id: str
     call_id: str
@@ -22,7 +22,7 @@ class IndoubtOpened(Event, frozen=True, tag="indoubt_opened"):
 
 
 class IndoubtResolved(Event, frozen=True, tag="indoubt_resolved"):
-    """What became of a call in doubt. ``note`` is what the model is told."""
+    """An in-doubt call was resolved. ``note`` is what the model reads."""
 
     indoubt_id: str
     call_id: str

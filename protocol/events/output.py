@@ -6,7 +6,7 @@ from protocol.journal.envelope import Event
 
 
 class OutputEmitted(Event, frozen=True, tag="output_emitted"):
-    """A run gave an output by a call. ``structured``: ``text`` is JSON that its output contract wants."""
+    """A call emitted an output. ``structured``: ``text`` is JSON that matches the output contract."""
 
     output_id: str
     text: str
@@ -16,7 +16,7 @@ class OutputEmitted(Event, frozen=True, tag="output_emitted"):
 
 
 class RequirementSatisfied(Event, frozen=True, tag="requirement_satisfied"):
-    """A call did what the run must have done: the ``index``th of its requirements, from 0."""
+    """A call satisfied the run's completion requirement number ``index``, from 0."""
 
     index: int
     call_id: str

@@ -5,9 +5,10 @@ from protocol.objects.permission import Rule, RuleRef
 
 
 class PermissionsChanged(Event, frozen=True, tag="permissions_changed"):
-    """Rules were added and removed, grants revoked: of a run, a session, or the whole daemon.
+    """Rules were added and removed, grants revoked.
 
-    Whose they are is where the event stands: a run's has its ``run_id``, the daemon's is in its stream.
+    The owner follows from the event's position: a run's event has a ``run_id``, a session's stands in the
+    session's stream, the daemon's in the daemon's stream.
     """
 
     add: list[Rule] = []

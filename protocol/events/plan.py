@@ -5,19 +5,19 @@ from protocol.objects.session import Todo
 
 
 class TodosWritten(Event, frozen=True, tag="todos_written"):
-    """An agent wrote down what it means to do, in place of what it wrote before."""
+    """An agent replaced its list of todos."""
 
     todos: list[Todo]
 
 
 class PlanEntered(Event, frozen=True, tag="plan_entered"):
-    """An agent entered plan mode: until it leaves it, it only reads and asks."""
+    """An agent entered plan mode: until it leaves, it can only read and ask."""
 
     note: str = ""
 
 
 class PlanExited(Event, frozen=True, tag="plan_exited"):
-    """An agent proposed a plan and left plan mode; the permission mode is again what it was before."""
+    """An agent proposed a plan and left plan mode; its previous permission mode is in force again."""
 
     artifact_id: str
     content: str

@@ -7,7 +7,7 @@ from protocol.objects.question import Answer, Question
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
-    """A call asks a person something; the answer will be its result."""
+    """A call asks a person questions; the answer is its result."""
 
     question_id: str
     call_id: str
@@ -18,7 +18,7 @@ class QuestionAsked(Event, frozen=True, tag="question_asked"):
 
 
 class QuestionAnswered(Event, frozen=True, tag="question_answered"):
-    """Somebody answered, or declined to."""
+    """The questions were answered or declined."""
 
     question_id: str
     call_id: str
@@ -28,7 +28,7 @@ class QuestionAnswered(Event, frozen=True, tag="question_answered"):
 
 
 class QuestionLapsed(Event, frozen=True, tag="question_lapsed"):
-    """A question is no longer asked."""
+    """The questions are no longer pending."""
 
     question_id: str
     call_id: str

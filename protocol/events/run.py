@@ -10,7 +10,7 @@ from protocol.transcript import InputItem, Message, Usage
 
 
 class InputReceived(Event, frozen=True, tag="input_received"):
-    """Somebody said something; it is on the disk from here on."""
+    """An input was received and is durable."""
 
     input_id: str
     items: list[InputItem]
@@ -20,7 +20,7 @@ class InputReceived(Event, frozen=True, tag="input_received"):
 
 
 class RunAccepted(Event, frozen=True, tag="run_accepted"):
-    """A run will answer an input, or do what else its ``kind`` says, with what is pinned."""
+    """A run was accepted, with its pinned values. ``kind`` is its purpose."""
 
     input_id: str
     agent: str
@@ -31,14 +31,14 @@ class RunAccepted(Event, frozen=True, tag="run_accepted"):
 
 
 class RunStarted(Event, frozen=True, tag="run_started"):
-    """A worker took the run up. ``alone``: no other beside it, as it brought the daemon down before."""
+    """A worker started the run. ``alone``: no other run beside it, because it crashed the daemon before."""
 
     starts: int
     alone: bool = False
 
 
 class ModelAsked(Event, frozen=True, tag="model_asked"):
-    """A model call begins; ``item_id`` names the message it will give, ``attempt`` counts from 1."""
+    """A model call started. ``item_id`` names the message it will append; ``attempt`` counts from 1."""
 
     item_id: str
     turn: int
@@ -46,7 +46,7 @@ class ModelAsked(Event, frozen=True, tag="model_asked"):
 
 
 class ModelFailed(Event, frozen=True, tag="model_failed"):
-    """A model call failed and will be made again at ``retry_at_ms``."""
+    """A model call failed and is retried at ``retry_at_ms``."""
 
     item_id: str
     turn: int
@@ -56,11 +56,11 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
 
 
 class MessageAppended(Event, frozen=True, tag="message_appended"):
-    """A message was added to the transcript.
+    """A message was appended to the transcript.
 
     ``stop_reason``: ``end``, ``length``, ``tool_calls``, ``refusal``, or ``cancelled`` for the part of an
-    answer that had arrived when it was stopped. ``follow_up``: the daemon says this, as a user, to have the
-    model answer again.
+    answer that had arrived when the run was stopped. ``follow_up`` marks a message that the daemon wrote, as
+    the user, to make the model answer again.
     """
 
     item_id: str
@@ -73,7 +73,7 @@ class MessageAppended(Event, frozen=True, tag="message_appended"):
 
 
 class Steered(Event, frozen=True, tag="steered"):
-    """Somebody said something to the run in flight; the model reads it before its next answer."""
+    """A message was added to the run in flight; the model reads it before its next answer."""
 
     steer_id: str
     items: list[InputItem]
@@ -81,20 +81,20 @@ class Steered(Event, frozen=True, tag="steered"):
 
 
 class RunReleased(Event, frozen=True, tag="run_released"):
-    """A worker put the run down in an orderly way; it goes on at the daemon's next start."""
+    """A worker released the run in an orderly stop; the next start of the daemon resumes it."""
 
     note: str = ""
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
-    """Somebody wants the run stopped; ``outcome`` is what it will be called."""
+    """A client asked to stop the run. ``outcome`` is its status once it has stopped."""
 
     outcome: Literal["cancelled", "interrupted"]
     note: str = ""
 
 
 class RunEnded(Event, frozen=True, tag="run_ended"):
-    """The run is over, with an outcome and, if it failed, the error."""
+    """The run ended. ``error`` is set if it failed."""
 
     outcome: Outcome
     error: RunError | None = None

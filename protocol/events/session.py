@@ -3,41 +3,30 @@
 from typing import Any
 
 from protocol.budget import Cost
-from protocol.contract import BoundContract
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
-from protocol.objects.permission import PermissionMode
-from protocol.objects.session import CapabilityScope, ForkOf
+from protocol.objects.session import ForkOf, SessionProperties
 from protocol.transcript import Message, Usage
 
 
-class SessionCreated(Event, frozen=True, tag="session_created"):
-    """A session began. ``fork_of``: what was said in it before was said in another one, up to there."""
+class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created"):
+    """A session was created. ``fork_of`` is its fork point: the history up to there is shared."""
 
     agent: str
     sender: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
-    title: str | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
-    metadata: dict[str, Any] = {}
     fork_of: ForkOf | None = None
-    input_contract: str | None = None
-    output_contract: BoundContract | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):
-    """Properties of a session changed; ``changes`` holds the new values by name, null for cleared."""
+    """Properties of a session changed. ``changes`` holds the new values by name; null unsets one."""
 
     changes: dict[str, Any]
 
 
 class SessionRenamed(Event, frozen=True, tag="session_renamed"):
-    """A session has a new title; null: none. ``usage`` is what a model took that was asked for one."""
+    """A session has a new title; null: none. ``usage`` is that of the model call that chose it, if any."""
 
     title: str | None
     usage: Usage = Usage()
@@ -45,13 +34,13 @@ class SessionRenamed(Event, frozen=True, tag="session_renamed"):
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
-    """A session takes no more input."""
+    """A session ended and accepts no more input."""
 
     note: str = ""
 
 
 class SessionImported(Event, frozen=True, tag="session_imported"):
-    """The events that follow came from an export of another session."""
+    """A session was imported. The events that follow restore an export of another session."""
 
     source_session_id: str
     source_head: str

@@ -1,7 +1,6 @@
-"""What happens to tasks, and to shells that run in the background of a session.
+"""Events of tasks and of background shells.
 
-These are events of the journal. Each names its task. ``note`` is what the
-session's model reads before its next answer; empty: nothing.
+Each names its task. The session's model reads ``note`` before its next answer, unless it is empty.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ from protocol.objects.task import ShellCommand, ShellEnding, TaskEnding, TaskKin
 
 
 class TaskCreated(Event, frozen=True, tag="task_created"):
-    """There is something to do. ``shell``: a command that is about to be run in the background."""
+    """A task was created. ``shell`` is the command that will run in the background."""
 
     task_id: str
     title: str
@@ -26,7 +25,7 @@ class TaskCreated(Event, frozen=True, tag="task_created"):
 
 
 class TaskUpdated(Event, frozen=True, tag="task_updated"):
-    """A task changed: absent is unchanged, null is cleared. ``note`` is why it has its new status."""
+    """A task changed: absent is unchanged, null is unset. ``note`` explains its new status."""
 
     task_id: str
     title: str | UnsetType = UNSET
@@ -40,7 +39,7 @@ class TaskUpdated(Event, frozen=True, tag="task_updated"):
 
 
 class TaskDeleted(Event, frozen=True, tag="task_deleted"):
-    """A task is gone for good."""
+    """A task was deleted for good."""
 
     task_id: str
 
@@ -54,21 +53,21 @@ class TaskStarted(Event, frozen=True, tag="task_started"):
 
 
 class TaskStopRequested(Event, frozen=True, tag="task_stop_requested"):
-    """Somebody wants a shell stopped."""
+    """A client or the agent asked to stop a shell."""
 
     task_id: str
     note: str = ""
 
 
 class TaskStalled(Event, frozen=True, tag="task_stalled"):
-    """A shell has written nothing for a while, and what it wrote last looks like a question."""
+    """A shell has been silent for a while, and its last output looks like a question."""
 
     task_id: str
     note: str = ""
 
 
 class TaskEnded(Event, frozen=True, tag="task_ended"):
-    """A shell is over, and nothing of it runs any more. ``problem`` says what went wrong, if anything."""
+    """A shell ended and none of its processes runs any more. ``problem`` describes a failure."""
 
     task_id: str
     status: TaskEnding

@@ -5,7 +5,7 @@ from protocol.objects.token import TokenGrant
 
 
 class TokenCreated(Event, frozen=True, tag="token_created"):
-    """A bearer token was made; ``digest`` is the SHA-256 of its secret, in hex."""
+    """A bearer token was created. ``digest`` is the SHA-256 of its secret, in hex."""
 
     token_id: str
     digest: str
@@ -15,7 +15,7 @@ class TokenCreated(Event, frozen=True, tag="token_created"):
 
 
 class TokenRevoked(Event, frozen=True, tag="token_revoked"):
-    """A bearer token no longer opens anything."""
+    """A bearer token was revoked."""
 
     token_id: str
     note: str = ""

@@ -1,4 +1,4 @@
-"""What every event of the journal has in common: its envelope, and the base of what it says itself."""
+"""The envelope and the base class of every journal event."""
 
 from msgspec import Struct
 
@@ -6,11 +6,11 @@ from protocol.ids import Cursor
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every event says besides itself.
+    """The fields that every event has.
 
-    ``actor`` is who did it: ``daemon``, ``uid:<n>`` or ``token:<id>``. ``on_behalf_of`` is the sender
-    it was done for. ``request_id`` is the JSON-RPC id of the request that asked. ``cause`` is the
-    cursor of the event that led to this one.
+    ``actor`` is the cause: ``daemon``, ``uid:<n>`` or ``token:<id>``. ``on_behalf_of`` is the sender for whom
+    the actor acted. ``request_id`` is the JSON-RPC id of the request. ``cause`` is the cursor of the event
+    that led to this one.
     """
 
     cursor: Cursor
@@ -24,8 +24,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """The base of every event."""
+    """The base class of every event."""
 
 
 DAEMON_STREAM = "daemon"
-"""The stream of events that belong to no session. No session may be called so."""
+"""The stream of events that belong to no session. No session may have this id."""

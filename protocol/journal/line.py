@@ -1,10 +1,11 @@
 """The journal line: envelope and event as one flat JSON object.
 
-A line is stored, hashed and sent as the same bytes. Readers decode it twice: once as
-:class:`Envelope`, once as :data:`JournalEvent`; each decoder ignores the fields of the other.
-A type that this version does not know decodes as :class:`Unknown`.
+A line is stored, hashed and sent as the same bytes. Readers decode it twice: once as :class:`Envelope`, once
+as :data:`JournalEvent`; each decoder ignores the fields of the other. A type that this version does not know
+decodes as :class:`Unknown`.
 
-Rules of evolution: a field is only ever added, with a default; a type never changes its meaning.
+Rules of evolution: a field is only ever added, with a default, and a type never changes its meaning. Any
+other change begins a new format, and :mod:`protocol.journal.upgrade` reads the older ones.
 """
 
 from typing import Any

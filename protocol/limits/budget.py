@@ -1,7 +1,8 @@
 """Limits of budgets."""
 
-# Budgets: more tokens than anybody pays for, a month of time in hand, a million units of money in micros. At
-# the highest price, 10**12 micros a million tokens, 10**12 tokens cost 10**18 micros: that fits eight bytes.
+# Budgets: more tokens than anybody pays for, a month of working time, a million units of money in micros. At
+# the highest price, 10**12 micros for a million tokens, 10**12 tokens cost 10**18 micros, which fit eight
+# bytes.
 MAX_BUDGET_TOKENS = 10**12
 MAX_WORK_SECONDS = 31 * 24 * 3600
 MAX_MICROS = 10**12

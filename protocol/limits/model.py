@@ -2,13 +2,13 @@
 
 from protocol.limits.units import KIB
 
-# One answer of a model, as JSON in the journal: 192 KiB is about 48,000 tokens of text and leaves 64 KiB
-# of its transaction to the records and a checkpoint. What a model sends beyond it is not kept, and the
-# answer says so: its stop reason is ``length``.
+# One answer of a model, as JSON in the journal: 192 KiB are about 48,000 tokens of text and leave 64 KiB of
+# the transaction to the records and a checkpoint. The rest of a longer answer is dropped, and its stop reason
+# is ``length``.
 MAX_ANSWER_BYTES = 192 * KIB
 
-# What a model can be shown where its route does not say: what most models that are offered today take.
+# The context of a model whose route does not state it: that of most current models.
 DEFAULT_CONTEXT_TOKENS = 200_000
 
-# A summary of a conversation: 16 KiB are some 4,000 tokens, and as JSON 96 KiB at most of its transaction.
+# A summary of a conversation: 16 KiB are about 4,000 tokens and, as JSON, at most 96 KiB of its transaction.
 MAX_SUMMARY_BYTES = 16 * KIB

@@ -2,8 +2,8 @@
 
 from protocol.limits.units import KIB
 
-# What an agent means to do. A list of 64 things of a line each is more than anybody follows, and stands in
-# the instructions of every model call; a plan is a document, shown whole to whoever is to agree.
+# Todos and plans. A list of 64 one-line todos is more than anybody follows, and it is part of the
+# instructions of every model call; a plan is a document, shown completely to the person who approves it.
 MAX_TODOS = 64
 MAX_TODO_BYTES = 512
 MAX_TODOS_BYTES = 16 * KIB

@@ -2,8 +2,8 @@
 
 from protocol.limits.units import KIB
 
-# Questions to a person: what fits a screen. Questions and answers stand in the request's record together,
-# and the answers in an event and, escaped once more, in the call's result: 12 + 24 + 24 + 48 KiB.
+# Questions to a person that fit a screen. The request's record holds questions and answers together; the
+# answers also stand in an event and, escaped once more, in the call's result: 12 + 24 + 24 + 48 KiB.
 MAX_QUESTIONS = 4
 MAX_QUESTION_OPTIONS = 8
 MAX_QUESTIONS_BYTES = 12 * KIB

@@ -2,13 +2,13 @@
 
 from protocol.limits.units import KIB
 
-# A checkpoint that travels in the same transaction as an answer.
+# A checkpoint in the transaction of an answer.
 MAX_CHECKPOINT_BYTES = 48 * KIB
 
-# One transaction function writes at most this much, and a group has at most 256 of them, so a
-# commit writes at most 64 MiB.
+# One transaction function writes at most 256 KiB and a group has at most 256 of them, so a commit writes at
+# most 64 MiB.
 MAX_UPDATE_BYTES = 256 * KIB
-MAX_UPDATE_GROUP = 256
+MAX_GROUP_UPDATES = 256
 
-# A checkpoint that has a transaction of its own; its key and what it replaces take the rest.
-MAX_CHECKPOINT_ALONE_BYTES = 240 * KIB
+# A checkpoint in a transaction of its own; its key and the checkpoint that it replaces take the rest.
+MAX_SEPARATE_CHECKPOINT_BYTES = 240 * KIB

@@ -1,4 +1,4 @@
 """Limits of tokens."""
 
-# Tokens that can exist at once; each is a row, and a list of them is read at every upgrade request.
+# Existing tokens. Each is a row, and every upgrade request reads the list.
 MAX_TOKENS = 10_000

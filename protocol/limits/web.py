@@ -2,8 +2,8 @@
 
 from protocol.limits.units import KIB
 
-# A page that is fetched. Its text is some 30,000 tokens at 128 KiB. Browsers and servers agree on URLs of up
-# to 2,000 characters; five redirects are more than any honest site needs.
+# A fetched page. Its text has about 30,000 tokens at 128 KiB. Browsers and servers agree on URLs of up to
+# 2,000 characters; honest sites need no more than five redirects.
 MAX_URL_BYTES = 2 * KIB
 MAX_WEB_BODY_BYTES = 128 * KIB
 MAX_WEB_HEADER_BYTES = 4 * KIB

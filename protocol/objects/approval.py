@@ -1,7 +1,7 @@
-"""An approval: a call that waits for a person's yes or no. Stored first, asked second.
+"""An approval: a tool call that a person must allow or deny. Stored first, presented second.
 
-Any client with the right may answer; the first answer wins and the others learn who gave it. It survives
-restarts, may expire, and where it shows a file's change it is bound to that file as it was shown.
+Any client with the right may answer; the first answer counts, and the others learn who gave it. An approval
+survives restarts and may expire. The approval of a file change is bound to the file as it was shown.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,16 +23,16 @@ from protocol.limits.permission import MAX_GRANT_USES, MAX_RESOLUTIONS
 from protocol.rpc.method import Method, Mutation, Page, Params
 
 ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "withdrawn"]
-"""``withdrawn``: the run ended before anybody answered."""
+"""``withdrawn``: the run ended before anyone answered."""
 Remember = Literal["once", "run", "session"]
 
 
 class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a call would do, as a person is to see it: a diff, a command line, or a sentence.
+    """The effect of a call, for a person: a diff, a command line, or a sentence.
 
-    ``binding`` is what the approval holds for (the digest of the files shown): were it another when the call
-    is about to run, the person is asked again. ``truncated``: there is more than ``text`` shows; all of it
-    is what ``blob`` names.
+    The approval is bound to ``binding`` (the digest of the files shown): if it has changed when the call is
+    about to run, the person is asked again. ``truncated``: ``text`` is incomplete and ``blob`` names the
+    complete text.
     """
 
     kind: Literal["diff", "command", "text"]
@@ -43,11 +43,11 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval as it is kept. ``created_cursor`` is where it was asked for, ``message_cursor`` where the
-    call is.
+    """An approval as stored.
 
-    ``index`` is which call of that message, from 0. ``resolved_by`` is who answered. What is only read by
-    people stands in the journal at these cursors.
+    ``created_cursor`` is the cursor of the request, ``message_cursor`` that of the message with the call, and
+    ``index`` the position of the call in that message, from 0. Texts for people are in the journal at these
+    cursors.
     """
 
     approval_id: Id
@@ -74,7 +74,7 @@ class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ApprovalView(Approval, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval with what is to be decided: why a person is asked, the call's input, what it would do."""
+    """An approval with everything needed to decide: the reason for asking, the call's input, the preview."""
 
     note: str = ""
     arguments: dict[str, Any] = {}
@@ -96,7 +96,7 @@ class ApprovalRef(Params, frozen=True, kw_only=True):
 
 
 class ApprovalListParams(Page, frozen=True, kw_only=True):
-    """Params of ``approval.list``: those that wait, oldest first, unless ``status`` says otherwise."""
+    """Params of ``approval.list``: pending ones unless ``status`` says otherwise, oldest first."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -106,9 +106,9 @@ class ApprovalListParams(Page, frozen=True, kw_only=True):
 class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A person's answer to one approval.
 
-    ``updated_input`` replaces the call's arguments; ``note`` of a denial reaches the model, the
-    ``justification`` is only recorded. ``remember`` lets the answer hold for further calls of the tool on
-    the same subject, ``uses`` of them at most; not one that changes the input.
+    ``updated_input`` replaces the call's arguments. The model reads the ``note`` of a denial;
+    ``justification`` is only recorded. ``remember`` applies the answer to later calls of the tool on the same
+    subject, at most ``uses`` times; it cannot be combined with ``updated_input``.
     """
 
     approval_id: Id
@@ -121,13 +121,13 @@ class Resolution(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
 
 class ApprovalResolve(Mutation, frozen=True, kw_only=True):
-    """Params of ``approval.resolve``: answers to approvals of one run, all of them or none taken."""
+    """Params of ``approval.resolve``: answers to approvals of one run; all or none are accepted."""
 
     resolutions: Annotated[list[Resolution], Meta(min_length=1, max_length=MAX_RESOLUTIONS)]
 
 
 class ApprovalsResolved(Struct, frozen=True, kw_only=True):
-    """The approvals as they are now, and how many of the run still wait."""
+    """The resolved approvals, and the number of the run's approvals that are still pending."""
 
     approvals: list[ApprovalView]
     run_id: str
@@ -139,7 +139,7 @@ LIST = Method(
     "query",
     ApprovalListParams,
     ApprovalList,
-    "List approvals: those that wait for a person, oldest first.",
+    "List approvals, oldest first; by default the pending ones.",
     errors=(SessionNotFound, RunNotFound),
 )
 GET = Method(
@@ -147,7 +147,7 @@ GET = Method(
     "query",
     ApprovalRef,
     ApprovalView,
-    "Show an approval with what it would allow.",
+    "Show an approval with the call's input and preview.",
     errors=(ApprovalNotFound,),
 )
 RESOLVE = Method(
@@ -155,7 +155,7 @@ RESOLVE = Method(
     "mutation",
     ApprovalResolve,
     ApprovalsResolved,
-    "Allow or deny calls of one run; the first answer wins.",
+    "Allow or deny calls of one run; the first answer counts.",
     scope="approve",
     errors=(
         ApprovalNotFound,

@@ -110,7 +110,7 @@ class ConversationCancel(Mutation, frozen=True, kw_only=True):
     note: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
 
 
-class ConversationCancelled(Struct, frozen=True, omit_defaults=True):
+class CancelResult(Struct, frozen=True, omit_defaults=True):
     """Whether a run was stopped, and which; false when none was in flight."""
 
     cancelled: bool
@@ -140,7 +140,7 @@ SEND = Method(
     "mutation",
     ConversationSend,
     SendResult,
-    "Say something to an agent; whoever sends to the same pair (agent, sender) again resumes.",
+    "Send a message to an agent; sending to the same pair (agent, sender) again resumes the conversation.",
     scope="converse",
     errors=(
         AgentNotFound,
@@ -164,7 +164,7 @@ STEER = Method(
     "mutation",
     ConversationSteer,
     SteerResult,
-    "Say something to the run in flight; its model reads it before its next answer.",
+    "Add a message to the run in flight; the model reads it before its next answer.",
     scope="converse",
     errors=(*_ADDRESS, NothingToSteer, InputTooLarge, InputContractViolated, QueueFull, StorageFull),
 )
@@ -180,7 +180,7 @@ GET = Method(
     "query",
     ConversationRef,
     Conversation,
-    "Show what session an agent and a sender mean.",
+    "Show the session of an agent and a sender.",
     errors=_ADDRESS,
 )
 HISTORY = Method(
@@ -195,8 +195,8 @@ CANCEL = Method(
     "conversation.cancel",
     "mutation",
     ConversationCancel,
-    ConversationCancelled,
-    "Stop the run in flight and keep the conversation. Answers when it has stopped.",
+    CancelResult,
+    "Cancel the run in flight and keep the conversation. Answers when it has stopped.",
     scope="converse",
     errors=(*_ADDRESS, StorageFull),
     while_draining=True,
@@ -206,7 +206,7 @@ COMPACT = Method(
     "mutation",
     ConversationCompact,
     CompactResult,
-    "Have the conversation so far summed up; the model reads the summary from now on. It must be idle.",
+    "Summarize the conversation so far; from now on the model reads the summary instead. It must be idle.",
     scope="converse",
     errors=(
         *_ADDRESS,
@@ -225,7 +225,7 @@ RESET = Method(
     "mutation",
     ConversationReset,
     ConversationResetResult,
-    "Forget the binding: the next send starts a new session; the old one stays readable.",
+    "Start over: the next send creates a new session; the old one stays readable.",
     scope="converse",
     errors=(*_ADDRESS, SessionBusy, StorageFull),
 )

@@ -1,4 +1,4 @@
-"""The daemon itself: how it is, and the levers an operator has."""
+"""The daemon: its status, and the operations of an operator."""
 
 from typing import Annotated, Any
 
@@ -7,11 +7,11 @@ from msgspec import Meta, Struct
 from protocol.errors.daemon import ConfigInvalid, PathRefused
 from protocol.errors.store import StorageFull
 from protocol.ids import Cursor
-from protocol.rpc.method import Method, Params
+from protocol.rpc.method import Method, NoParams, Params
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """How many there are, now. ``approvals`` and ``questions`` wait for a person, ``indoubts`` are open."""
+    """Numbers of objects. ``approvals`` and ``questions`` are pending ones, ``indoubts`` open ones."""
 
     sessions: int
     conversations: int
@@ -27,7 +27,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 class Disk(Struct, frozen=True, kw_only=True):
-    """Disk use of the store, in bytes. ``used_bytes`` is data; ``file_bytes`` is what the file takes."""
+    """Disk use of the store, in bytes. ``used_bytes`` is data; ``file_bytes`` is the size of the file."""
 
     path: str
     used_bytes: int
@@ -36,8 +36,8 @@ class Disk(Struct, frozen=True, kw_only=True):
     map_bytes: int
 
 
-class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the daemon is. ``warnings`` are sentences, each with what to do; none is good health."""
+class DaemonStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The status of the daemon. ``warnings`` are sentences, each with its remedy; empty means healthy."""
 
     version: str
     pid: int
@@ -58,40 +58,40 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reloaded(Struct, frozen=True, kw_only=True):
-    """The new runtime: its number and what was skipped in making it."""
+    """The new runtime: its generation and the warnings of building it."""
 
     generation: int
     warnings: list[str]
 
 
-class Shutdown(Params, frozen=True, kw_only=True):
-    """Params of ``daemon.shutdown``. ``drain_s``: how long runs in flight may take to finish."""
+class DaemonShutdown(Params, frozen=True, kw_only=True):
+    """Params of ``daemon.shutdown``. ``drain_s``: the time that runs in flight have to finish."""
 
     drain_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
 
 
-class Stopping(Struct, frozen=True):
-    """The daemon is stopping; this connection ends when it has."""
+class ShutdownStarted(Struct, frozen=True):
+    """Confirmation that the daemon is shutting down; it closes this connection at the end."""
 
     pid: int
 
 
 class DaemonConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The configuration in force, defaults filled in, credentials by reference only."""
+    """The configuration in force, with defaults; credentials appear by reference only."""
 
     config: dict[str, Any]
     generation: int
     path: str | None = None
 
 
-class Backup(Params, frozen=True, kw_only=True):
-    """Params of ``daemon.backup``: an absolute path that does not exist yet, in a directory that does."""
+class DaemonBackup(Params, frozen=True, kw_only=True):
+    """Params of ``daemon.backup``: an absolute path that does not exist, in an existing directory."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
-class BackedUp(Struct, frozen=True, kw_only=True):
-    """A backup that was written whole and can be read."""
+class BackupResult(Struct, frozen=True, kw_only=True):
+    """A complete and verified backup."""
 
     path: str
     bytes: int
@@ -100,13 +100,13 @@ class BackedUp(Struct, frozen=True, kw_only=True):
 
 
 class DoctorParams(Params, frozen=True, kw_only=True):
-    """Params of ``daemon.doctor``. ``deep`` reads the whole journal; otherwise the newest of it."""
+    """Params of ``daemon.doctor``. ``deep`` reads the whole journal, otherwise only its newest part."""
 
     deep: bool = False
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that is not as it should be, and what mends it."""
+    """One fault, and its remedy."""
 
     kind: str
     message: str
@@ -116,7 +116,7 @@ class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """What was examined and what was found; no findings is good health."""
+    """The result of an examination; no findings means healthy."""
 
     streams: int
     events: int
@@ -125,32 +125,33 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     complete: bool = True
 
 
-class Nothing(Params, frozen=True, kw_only=True):
-    """No params."""
-
-
-STATUS = Method("daemon.status", "query", Nothing, Status, "Show how the daemon is.")
+STATUS = Method("daemon.status", "query", NoParams, DaemonStatus, "Show the status of the daemon.")
 RELOAD = Method(
     "daemon.reload",
     "control",
-    Nothing,
+    NoParams,
     Reloaded,
-    "Read the configuration and agents again; runs in flight finish on the old ones.",
+    "Reload the configuration and agents; runs in flight keep the old ones.",
     scope="admin",
     errors=(ConfigInvalid,),
 )
 SHUTDOWN = Method(
-    "daemon.shutdown", "control", Shutdown, Stopping, "Stop the daemon in an orderly way.", scope="admin"
+    "daemon.shutdown",
+    "control",
+    DaemonShutdown,
+    ShutdownStarted,
+    "Shut the daemon down cleanly.",
+    scope="admin",
 )
 CONFIG = Method(
-    "daemon.config", "query", Nothing, DaemonConfig, "Show the configuration in force.", scope="operate"
+    "daemon.config", "query", NoParams, DaemonConfig, "Show the configuration in force.", scope="operate"
 )
 BACKUP = Method(
     "daemon.backup",
     "control",
-    Backup,
-    BackedUp,
-    "Write a consistent copy of the store while running.",
+    DaemonBackup,
+    BackupResult,
+    "Back up the store while the daemon runs.",
     scope="admin",
     errors=(PathRefused, StorageFull),
 )
@@ -159,7 +160,7 @@ DOCTOR = Method(
     "control",
     DoctorParams,
     Diagnosis,
-    "Verify the journal's hash chain, and the records and indexes against it.",
+    "Verify the journal's hash chain, and the records and indexes against the journal.",
     scope="operate",
 )
 

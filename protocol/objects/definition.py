@@ -1,4 +1,4 @@
-"""An agent definition: a named agent that people address, from ``agents/<name>.md`` or built in."""
+"""An agent definition: a named agent, from ``agents/<name>.md`` or built in."""
 
 from typing import Literal
 
@@ -8,12 +8,12 @@ from protocol.budget import Budget
 from protocol.errors.definition import AgentNotFound
 from protocol.objects.conversation import Agent
 from protocol.objects.permission import PermissionMode, Rule
-from protocol.objects.session import Allowed
+from protocol.objects.session import Allowlist
 from protocol.rpc.method import Method, Page, Params
 
 
 class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A named agent. ``null`` lists mean everything, empty ones nothing."""
+    """A named agent. For lists, ``null`` means everything and an empty list nothing."""
 
     name: str
     instructions: str
@@ -28,10 +28,10 @@ class Definition(Struct, frozen=True, kw_only=True, omit_defaults=True):
     permissions: list[Rule] = []
     workspace: str | None = None
     persona: str | None = None
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
     path: str | None = None
 
 
@@ -52,9 +52,7 @@ class DefinitionListParams(Page, frozen=True, kw_only=True):
     """Params of ``definition.list``."""
 
 
-LIST = Method(
-    "definition.list", "query", DefinitionListParams, DefinitionList, "List the agents there are, by name."
-)
+LIST = Method("definition.list", "query", DefinitionListParams, DefinitionList, "List the agents, by name.")
 GET = Method(
     "definition.get",
     "query",

@@ -1,7 +1,7 @@
-"""A call that is in doubt: the daemon died while it ran, and it may or may not have taken effect.
+"""An in-doubt call: the daemon crashed while the call ran, and its effect is unknown.
 
-It is never run again in silence and never lost in silence: the model is told plainly, and an operator (or
-the tool's own probe) settles it as done or not done.
+The call is never run again silently and never lost silently: the model is told plainly, and an operator (or
+the tool's own probe) resolves it as done or not done.
 """
 
 from typing import Annotated, Any, Literal
@@ -20,10 +20,10 @@ IndoubtStatus = Literal["open", "done", "not_done"]
 
 
 class Indoubt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A call in doubt as it is kept: what was called, when, and what is known about it.
+    """An in-doubt call as stored.
 
-    ``evidence`` is what was noted before and while it ran, and what was found afterwards. ``resolved_by`` is
-    who settled it; ``probe`` if the tool itself did.
+    ``evidence`` was collected before and during the call, and after the crash. ``resolved_by`` is the
+    operator, or ``probe``.
     """
 
     indoubt_id: Id
@@ -47,26 +47,26 @@ class Indoubt(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class IndoubtView(Indoubt, frozen=True, kw_only=True, omit_defaults=True):
-    """A call in doubt with its arguments."""
+    """An in-doubt call with its arguments."""
 
     arguments: dict[str, Any] = {}
 
 
 class IndoubtList(Struct, frozen=True):
-    """A page of calls in doubt."""
+    """A page of in-doubt calls."""
 
     indoubts: list[IndoubtView]
     next: str | None
 
 
 class IndoubtRef(Params, frozen=True, kw_only=True):
-    """Params that name a call in doubt."""
+    """Params that name an in-doubt call."""
 
     indoubt_id: Id
 
 
 class IndoubtListParams(Page, frozen=True, kw_only=True):
-    """Params of ``indoubt.list``: the open ones, oldest first, unless ``status`` says otherwise."""
+    """Params of ``indoubt.list``: open ones unless ``status`` says otherwise, oldest first."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -74,7 +74,7 @@ class IndoubtListParams(Page, frozen=True, kw_only=True):
 
 
 class IndoubtResolve(Mutation, frozen=True, kw_only=True):
-    """Params of ``indoubt.resolve``: what became of the call; the model is told before its next answer."""
+    """Params of ``indoubt.resolve``. The model reads the outcome before its next answer."""
 
     indoubt_id: Id
     outcome: Literal["done", "not_done"]
@@ -86,7 +86,7 @@ LIST = Method(
     "query",
     IndoubtListParams,
     IndoubtList,
-    "List calls of which nobody knows whether they took effect.",
+    "List in-doubt calls: calls whose outcome is unknown.",
     errors=(SessionNotFound, RunNotFound),
 )
 GET = Method(
@@ -94,7 +94,7 @@ GET = Method(
     "query",
     IndoubtRef,
     IndoubtView,
-    "Show a call in doubt with its evidence.",
+    "Show an in-doubt call with its evidence.",
     errors=(IndoubtNotFound,),
 )
 RESOLVE = Method(
@@ -102,7 +102,7 @@ RESOLVE = Method(
     "mutation",
     IndoubtResolve,
     IndoubtView,
-    "Say what became of a call in doubt; the model is told.",
+    "Record whether an in-doubt call took effect; the model is told.",
     scope="operate",
     errors=(IndoubtNotFound, IndoubtAlreadyResolved, StorageFull),
     while_draining=True,

@@ -1,4 +1,4 @@
-"""The journal as clients read it: pages of events, subscriptions, and the notifications they bring."""
+"""The journal for clients: pages of events, subscriptions and their notifications."""
 
 from typing import Annotated, Literal
 
@@ -14,9 +14,9 @@ from protocol.rpc.method import Method, Params
 
 
 class Filter(Params, frozen=True, kw_only=True):
-    """Which events: of one session (with ``subtree``, of its descendants too), of one run, of some types.
+    """A filter of events: one session (with ``subtree``, its descendants too), one run, some types.
 
-    Without ``session_id`` and ``run_id``: everything the caller may read, the daemon's own included.
+    Without ``session_id`` and ``run_id``: everything the caller may read, including the daemon's own events.
     """
 
     session_id: Id | None = None
@@ -26,7 +26,7 @@ class Filter(Params, frozen=True, kw_only=True):
 
 
 class JournalRead(Filter, frozen=True, kw_only=True):
-    """Params of ``journal.read``. ``after`` is a cursor: with ``order`` newest, the events before it."""
+    """Params of ``journal.read``. ``after`` is a cursor; with order newest, the page precedes it."""
 
     after: Cursor | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS)] = DEFAULT_PAGE_ROWS
@@ -34,17 +34,17 @@ class JournalRead(Filter, frozen=True, kw_only=True):
 
 
 class JournalPage(Struct, frozen=True):
-    """A page of events, each the journal's own bytes; ``next`` is the cursor to go on after, or null."""
+    """A page of events, each as its stored bytes; ``next`` is the cursor of the next page, or null."""
 
     events: list[Raw]
     next: Cursor | None
 
 
 class JournalSubscribe(Filter, frozen=True, kw_only=True):
-    """Params of ``journal.subscribe``: from ``after`` (default: now) to the present, then on.
+    """Params of ``journal.subscribe``: from ``after`` (default: now) to the present, then live.
 
-    ``deltas`` also follows text while it is written, and the output of tools while they run.
-    ``subscription`` may be chosen by the caller.
+    ``deltas`` adds text while it is written and the output of running tools. The caller may choose the id
+    ``subscription``.
     """
 
     after: Cursor | None = None
@@ -53,7 +53,7 @@ class JournalSubscribe(Filter, frozen=True, kw_only=True):
 
 
 class Subscribed(Struct, frozen=True):
-    """A subscription and the cursor it starts after."""
+    """A subscription and the cursor after which it starts."""
 
     subscription: str
     cursor: Cursor
@@ -66,7 +66,7 @@ class JournalUnsubscribe(Params, frozen=True, kw_only=True):
 
 
 class Unsubscribed(Struct, frozen=True):
-    """The subscription that ended; nothing of it is sent after this answer."""
+    """A closed subscription; no notification of it follows this answer."""
 
     subscription: str
 
@@ -83,21 +83,21 @@ class EventNotification(Struct, frozen=True):
 
 
 class SyncedNotification(Struct, frozen=True):
-    """Params of ``journal.synced``: everything up to ``cursor`` was sent; what follows is new."""
+    """Params of ``journal.synced``: everything up to ``cursor`` was sent; later events are live."""
 
     subscription: str
     cursor: Cursor
 
 
 class DeltaNotification(Struct, frozen=True):
-    """Params of ``journal.delta``: text being written, by a model or (kind ``output``) by a tool that runs.
+    """Params of ``journal.delta``: text in progress, of a model or (kind ``output``) of a running tool.
 
-    ``item_id`` is that of the message, or of the call; several calls of a run may write at once. ``offset``
-    counts characters (Unicode code points) of the item's text of that kind before this piece. A higher
-    ``attempt`` replaces the lower. The durable event of the item, a message or a call's result, ends it.
+    ``item_id`` is the id of the message or of the call; several calls of a run may write at once. ``offset``
+    counts the characters (Unicode code points) of the item's text of that kind before this piece. A higher
+    ``attempt`` replaces a lower one. The durable event of the item, a message or a call's result, ends it.
 
-    Of a tool's output only the newest 64 Ki characters are kept for who comes late or falls behind: an
-    ``offset`` beyond what a client has is a gap; what the client has is not continued but replaced.
+    Only the newest 64 Ki characters of a tool's output are kept for late or slow clients: an ``offset``
+    beyond the client's text is a gap, and the new text replaces the client's.
     """
 
     subscription: str
@@ -118,7 +118,7 @@ class GapNotification(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class EndNotification(Struct, frozen=True):
-    """Params of ``journal.end``: ``settled``, ``unsubscribed``, ``shutdown`` or ``revoked``."""
+    """Params of ``journal.end``: the subscription ended; ``reason`` says why."""
 
     subscription: str
     reason: Literal["settled", "unsubscribed", "shutdown", "revoked"]
@@ -145,7 +145,7 @@ SUBSCRIBE = Method(
     "control",
     JournalSubscribe,
     Subscribed,
-    "Follow events from a cursor to the present and on; a slow reader is never cut off.",
+    "Follow events from a cursor to the present, then live; a slow client is never disconnected.",
     errors=(SessionNotFound, RunNotFound, SubscriptionExists, Overloaded),
 )
 UNSUBSCRIBE = Method(
@@ -153,7 +153,7 @@ UNSUBSCRIBE = Method(
     "control",
     JournalUnsubscribe,
     Unsubscribed,
-    "Stop following.",
+    "Close a subscription.",
     errors=(SubscriptionNotFound,),
 )
 

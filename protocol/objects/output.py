@@ -1,7 +1,7 @@
-"""An output: what a run gives whoever asked for it. Of a completed run the last one is final.
+"""An output: the result of a run. The last output of a completed run is final.
 
-A run may give outputs by a tool (``emit_output``), of which the last counts; one that gives none gives the
-text of its last answer. Where a run is bound to an output contract that text is the JSON it agreed to.
+A run emits outputs by a tool call (``emit_output``); without one, the text of its last answer is its output.
+Under an output contract, that text is the JSON which matches the contract.
 """
 
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from protocol.ids import Cursor, Id
 from protocol.rpc.method import Method, Page
 
 OutputKind = Literal["assistant_text", "emit_output", "structured_output"]
-"""``structured_output``: JSON that a contract bound the run to; ``text`` is it, ``value`` what it says."""
+"""``structured_output``: JSON under an output contract, with ``text`` its encoding and ``value`` its value.
+"""
 
 
 class Output(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,7 +40,7 @@ class OutputList(Struct, frozen=True):
 
 
 class OutputListParams(Page, frozen=True, kw_only=True):
-    """Params of ``output.list``: of one run, or of all runs of a session."""
+    """Params of ``output.list``: outputs of one run, or of all runs of a session."""
 
     run_id: Id | None = None
     session_id: Id | None = None
@@ -50,7 +51,7 @@ LIST = Method(
     "query",
     OutputListParams,
     OutputList,
-    "List what a run, or every run of a session, gave; oldest first.",
+    "List the outputs of a run, or of every run of a session, oldest first.",
     errors=(RunNotFound, SessionNotFound),
 )
 

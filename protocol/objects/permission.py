@@ -1,11 +1,11 @@
-"""Permissions: rules, modes and verdicts. Deny beats ask beats allow, and nothing narrower loosens.
+"""Permissions: rules, modes and verdicts.
 
-A call is judged by every layer there is, from the broadest to the narrowest: ``managed`` (the daemon's
-configuration), ``daemon`` (changed live), then for the root session and each one below it the ``definition``
-of its agent and its own rules (``parent``, the last one ``session``), and ``run``. Each layer says deny, ask,
-allow or nothing; the strictest of them is the verdict of the rules. Where no layer says anything, the tool's
-own default stands. The mode then turns an ask into something else, and a grant (an approval that was to be
-remembered) answers one.
+Every layer judges a call, from the broadest to the narrowest: ``managed`` (the daemon's configuration),
+``daemon`` (changed live), then for the root session and each session below it the ``definition`` of its agent
+and its own rules (``parent``; the last one ``session``), and ``run``. Each layer says deny, ask, allow or
+nothing. Deny beats ask beats allow, and no narrower layer loosens a broader one: the strictest opinion is the
+verdict. If no layer says anything, the tool's default applies. The mode may then replace an ask, and a grant
+(a remembered approval) may answer it.
 """
 
 from typing import Annotated, Literal
@@ -26,10 +26,14 @@ from protocol.rpc.method import Method, Mutation, Page, Params
 
 Decision = Literal["allow", "ask", "deny"]
 PermissionMode = Literal["default", "acceptEdits", "plan", "dontAsk", "bypassPermissions"]
+MODES: tuple[PermissionMode, ...] = ("plan", "dontAsk", "default", "acceptEdits", "bypassPermissions")
+"""All modes, from the narrowest to the widest."""
 Layer = Literal["managed", "daemon", "definition", "parent", "session", "run"]
-"""Whose rule it is, from the broadest to the narrowest; ``parent``: a session further up."""
+"""The owner of a rule, from the broadest to the narrowest; ``parent``: a session further up."""
 ModeEffect = Literal["edit_allowed", "ask_allowed", "ask_denied", "denied_in_plan"]
-"""What the mode made of a verdict: acceptEdits, bypassPermissions, dontAsk and plan, in this order."""
+"""The effect of the mode on a verdict: that of acceptEdits, bypassPermissions, dontAsk and plan, in this
+order.
+"""
 
 # The lookahead, as "$" alone also matches before a newline at the end.
 PATTERN = r"^(\*|[^*\s]+\*?)$(?!\n)"
@@ -39,20 +43,20 @@ Pattern = Annotated[
     Meta(
         pattern=PATTERN,
         max_length=MAX_TOOL_BYTES,
-        description="A tool's name, a prefix and '*', or '*'.",
+        description="A tool's name, a prefix followed by '*', or '*'.",
     ),
 ]
 Subject = Annotated[
     str,
     Meta(
         max_length=MAX_SUBJECT_BYTES,
-        description="What the tool works on: a path, a command line, a host. In a rule, '*' is anything.",
+        description="The object of the call: a path, a command, a host. In a rule, '*' matches anything.",
     ),
 ]
 
 
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One rule: what is decided about calls of these tools on these subjects. ``subject`` null: on any."""
+    """One rule: the decision on calls of the matching tools. ``subject`` null: any subject."""
 
     tool: Pattern
     decision: Decision
@@ -61,17 +65,17 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
 
 
 class RuleRef(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a rule is about, by which it is replaced and removed: a layer has one rule at most of each."""
+    """The identity of a rule within its layer: a layer has at most one rule per tool and subject."""
 
     tool: Pattern
     subject: Subject | None = None
 
 
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An approval that is remembered: it answers asks about a tool, on a subject, so many times.
+    """A remembered approval: it answers asks about a tool and a subject.
 
-    Both are meant to the letter, a ``*`` too; ``subject`` null: where there is none. ``remaining_uses`` null:
-    any number of times. ``approval_id`` is the approval it was given with.
+    Both match literally, including a ``*``; ``subject`` null matches only calls without one.
+    ``remaining_uses`` null: unlimited. ``approval_id`` is the approval that created it.
     """
 
     grant_id: str
@@ -83,11 +87,11 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one call was judged: ``base`` by the rules, ``decision`` once mode, grants and hooks had their say.
+    """The verdict on one call: ``base`` by the rules, ``decision`` after mode, grants and hooks.
 
-    ``why`` names what decided, such as ``managed rule bash deny``; ``mode_effect`` is set where the mode
-    changed something. ``subject`` is only the beginning where it is long. ``parallel`` and ``repeatable`` are
-    what the tool said of itself at that time.
+    ``why`` names the deciding rule, such as ``managed rule bash deny``; ``mode_effect`` is set if the mode
+    changed the verdict. A long ``subject`` is truncated. ``parallel`` and ``repeatable`` are facts of the
+    tool at that time.
     """
 
     call_id: str
@@ -107,9 +111,9 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ExplanationLine(Struct, frozen=True, kw_only=True):
-    """One line of an explanation: what a layer, the mode, a grant or the tool itself says.
+    """One line of an explanation: the opinion of a layer, the mode, a grant or the tool.
 
-    ``says`` null: nothing that decides. ``source`` is a layer with its name, ``tool``, ``hook``, ``mode`` or
+    ``says`` null: no decision. ``source`` is a layer with its name, ``tool``, ``hook``, ``mode`` or
     ``grant``.
     """
 
@@ -119,9 +123,9 @@ class ExplanationLine(Struct, frozen=True, kw_only=True):
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """Why a call would be judged as it would: the verdict, and every line that it came of, in order.
+    """An explanation of a verdict: the verdict, and every line that led to it, in order.
 
-    Hooks are not asked: what one says depends on the call's arguments.
+    Hooks are not included: their opinion depends on the call's arguments.
     """
 
     decision: Decision
@@ -134,10 +138,10 @@ class Explanation(Struct, frozen=True, kw_only=True):
     lines: list[ExplanationLine]
 
 
-class Layered(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The rules and grants of one layer. ``name`` is the agent's, session's or run's.
+class LayerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The rules and grants of one layer. ``name`` is that of the agent, session or run.
 
-    ``mode`` is the widest that the layer lets be: the narrowest of them all is in force.
+    ``mode`` is the widest mode that the layer permits; the narrowest of all layers is in force.
     """
 
     layer: Layer
@@ -148,9 +152,9 @@ class Layered(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PermissionList(Struct, frozen=True):
-    """A page of the layers that a call in a place would be judged by, broadest first."""
+    """A page of the layers that judge a call, broadest first."""
 
-    permissions: list[Layered]
+    permissions: list[LayerRules]
     next: str | None
 
 
@@ -159,16 +163,16 @@ AgentName = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_AGENT_BYTES,
-        description="A new session of this agent, where neither a session nor a run is named.",
+        description="Judge for a new session of this agent, if neither a session nor a run is given.",
     ),
 ]
 
 
 class PermissionWhy(Params, frozen=True, kw_only=True):
-    """Params of ``permission.why``: a tool, and where it would be called.
+    """Params of ``permission.why``: a tool and the place of the call.
 
-    Without a place, in a new session of ``agent`` or of the default one. ``mode``: as if the session had
-    this mode, within what bounds it.
+    Without a place: a new session of ``agent``, or of the default agent. ``mode`` replaces the session's
+    mode, within its limits.
     """
 
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_BYTES)]
@@ -180,7 +184,7 @@ class PermissionWhy(Params, frozen=True, kw_only=True):
 
 
 class PermissionListParams(Page, frozen=True, kw_only=True):
-    """Params of ``permission.list``: a place, as in ``permission.why``."""
+    """Params of ``permission.list``: the place of a call, as in ``permission.why``."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -188,10 +192,10 @@ class PermissionListParams(Page, frozen=True, kw_only=True):
 
 
 class PermissionUpdate(Mutation, frozen=True, kw_only=True):
-    """Params of ``permission.update``: for the whole daemon, or one session, or one run.
+    """Params of ``permission.update``, for the whole daemon, one session or one run.
 
-    ``add`` puts rules in place, replacing those of the same tool and subject; ``remove`` takes rules of
-    these tools and subjects away; ``revoke`` takes grants away. It counts from the next judgement on.
+    ``add`` adds rules and replaces those of the same tool and subject; ``remove`` removes rules by tool and
+    subject; ``revoke`` removes grants. The change is effective from the next tool call.
     """
 
     session_id: Id | None = None
@@ -225,7 +229,7 @@ class AuditList(Struct, frozen=True):
 
 
 class PermissionAudit(Page, frozen=True, kw_only=True):
-    """Params of ``permission.audit``: of one session, of one of its runs, or of all that one may read."""
+    """Params of ``permission.audit``: one session, one run, or everything that the caller may read."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -239,7 +243,7 @@ WHY = Method(
     "query",
     PermissionWhy,
     Explanation,
-    "Explain, line by line, how a call would be judged now.",
+    "Explain line by line how a call would be judged.",
     errors=_PLACE,
 )
 LIST = Method(
@@ -247,15 +251,15 @@ LIST = Method(
     "query",
     PermissionListParams,
     PermissionList,
-    "Show every rule and grant that counts in a place, broadest first.",
+    "List every rule and grant in force for a call, broadest layer first.",
     errors=_PLACE,
 )
 UPDATE = Method(
     "permission.update",
     "mutation",
     PermissionUpdate,
-    Layered,
-    "Add and remove rules, revoke grants; from the next judgement on.",
+    LayerRules,
+    "Add and remove rules, revoke grants; effective from the next tool call.",
     scope="approve",
     errors=(
         SessionNotFound,
@@ -273,7 +277,7 @@ AUDIT = Method(
     "query",
     PermissionAudit,
     AuditList,
-    "Read how calls were judged and who approved, newest first.",
+    "Read verdicts and answers to approvals, newest first.",
     errors=(SessionNotFound, RunNotFound),
 )
 

@@ -1,7 +1,7 @@
-"""A question that an agent asks a person: one to four of them together, with options or free text.
+"""A question from an agent to a person: one to four questions together, with options or free text.
 
-The run waits without a task until somebody answers, declines, or the question expires. Declining is an
-answer; cancelling ends the run.
+The run waits without a task until a person answers or declines, or until the question expires. Declining is
+an answer; cancelling ends the run.
 """
 
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ from protocol.limits.question import MAX_ANSWER_TEXT_BYTES, MAX_QUESTIONS
 from protocol.rpc.method import Method, Mutation, Page, Params
 
 QuestionStatus = Literal["pending", "answered", "declined", "cancelled", "expired", "withdrawn"]
-"""``withdrawn``: the run ended before anybody answered."""
+"""``withdrawn``: the run ended before anyone answered."""
 
 
 class Option(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One option; it is chosen by its id."""
+    """One option, selected by its id."""
 
     option_id: str
     label: str
@@ -30,7 +30,7 @@ class Option(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One question; it is answered by its options, in free text, or both."""
+    """One question; its answer is a selection of options, free text, or both."""
 
     question: str
     key: str
@@ -40,7 +40,7 @@ class Question(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The answer to one question: the ids of the chosen options, free text, or both."""
+    """The answer to one question: the ids of the selected options, free text, or both."""
 
     key: str
     selected: list[str] = []
@@ -48,7 +48,7 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class QuestionRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The questions of one call as they are kept, and what came of them. ``resolved_by`` is who answered."""
+    """The questions of one call as stored, with their answers."""
 
     question_id: Id
     session_id: Id
@@ -75,13 +75,13 @@ class QuestionList(Struct, frozen=True):
 
 
 class QuestionRef(Params, frozen=True, kw_only=True):
-    """Params that name a request."""
+    """Params that name a question request."""
 
     question_id: Id
 
 
 class QuestionListParams(Page, frozen=True, kw_only=True):
-    """Params of ``question.list``: those that wait, oldest first, unless ``status`` says otherwise."""
+    """Params of ``question.list``: pending ones unless ``status`` says otherwise, oldest first."""
 
     session_id: Id | None = None
     run_id: Id | None = None
@@ -98,7 +98,7 @@ class QuestionAnswer(Mutation, frozen=True, kw_only=True):
 
 
 class QuestionCancel(Mutation, frozen=True, kw_only=True):
-    """Params of ``question.cancel``: nobody will answer, and the run is cancelled."""
+    """Params of ``question.cancel``: the questions stay unanswered and the run is cancelled."""
 
     question_id: Id
     justification: Annotated[str, Meta(max_length=MAX_REASON_BYTES)] = ""
@@ -111,7 +111,7 @@ LIST = Method(
     "query",
     QuestionListParams,
     QuestionList,
-    "List questions: those that wait for a person, oldest first.",
+    "List questions, oldest first; by default the pending ones.",
     errors=(SessionNotFound, RunNotFound),
 )
 GET = Method(
@@ -122,7 +122,7 @@ ANSWER = Method(
     "mutation",
     QuestionAnswer,
     QuestionRequest,
-    "Answer a question, or decline to; the run goes on.",
+    "Answer or decline a question; the run resumes.",
     scope="converse",
     errors=(*_CHANGE, AnswerInvalid),
     while_draining=True,
@@ -132,7 +132,7 @@ CANCEL = Method(
     "mutation",
     QuestionCancel,
     QuestionRequest,
-    "Cancel a question and the run that asked it.",
+    "Cancel a question and its run.",
     scope="converse",
     errors=_CHANGE,
     while_draining=True,

@@ -13,10 +13,10 @@ Driver = Literal["openai", "anthropic", "offline"]
 
 
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A route as it is shown; a credential is shown by its reference only.
+    """A route as shown to clients; a credential appears by reference only.
 
-    ``context_tokens`` is how much its model can be shown, ``prices`` are for a million tokens. ``ready`` is
-    whether a run could use it now, ``problem`` why not.
+    ``context_tokens`` is the size of the model's context; ``prices`` are for a million tokens. ``ready``: a
+    run could use the route now; otherwise ``problem`` says why not.
     """
 
     route_id: str
@@ -43,14 +43,14 @@ class RouteList(Struct, frozen=True):
 class RouteRef(Params, frozen=True, kw_only=True):
     """Params of ``route.get``."""
 
-    route_id: Annotated[Id, Meta(description="As in [routes.<id>] of the configuration, or 'offline'.")]
+    route_id: Annotated[Id, Meta(description="The id in [routes.<id>] of the configuration, or 'offline'.")]
 
 
 class RouteListParams(Page, frozen=True, kw_only=True):
     """Params of ``route.list``."""
 
 
-LIST = Method("route.list", "query", RouteListParams, RouteList, "List the routes there are, by id.")
+LIST = Method("route.list", "query", RouteListParams, RouteList, "List the routes, by id.")
 GET = Method("route.get", "query", RouteRef, Route, "Show one route.", errors=(RouteNotFound,))
 
 METHODS = (LIST, GET)

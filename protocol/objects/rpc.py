@@ -1,19 +1,15 @@
-"""The protocol about itself."""
+"""Methods of the protocol itself."""
 
 from typing import Any
 
 from msgspec import Struct
 
 from protocol.errors.rpc import RequestNotFound
-from protocol.rpc.method import Method, Params
-
-
-class Nothing(Params, frozen=True, kw_only=True):
-    """No params."""
+from protocol.rpc.method import Method, NoParams, Params
 
 
 class Pong(Struct, frozen=True):
-    """The daemon is there, and of this version."""
+    """The daemon's answer to a ping, with its version."""
 
     version: str
 
@@ -25,18 +21,18 @@ class Cancel(Params, frozen=True, kw_only=True):
 
 
 class CancelledRequest(Struct, frozen=True):
-    """The request will answer ``request_cancelled``, or with its result if that came first."""
+    """The request will be answered with ``request_cancelled``, or with its result if that came first."""
 
     id: str | int | float | None
 
 
-PING = Method("rpc.ping", "query", Nothing, Pong, "Say that the daemon is there.", scope=None)
+PING = Method("rpc.ping", "query", NoParams, Pong, "Check that the daemon answers.", scope=None)
 DISCOVER = Method(
     "rpc.discover",
     "query",
-    Nothing,
+    NoParams,
     dict[str, Any],
-    "Describe every method, as an OpenRPC document.",
+    "Describe every method as an OpenRPC document.",
     scope=None,
 )
 CANCEL = Method(

@@ -21,7 +21,7 @@ from protocol.objects.permission import Grant, Rule
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Usage
 
-Status = Literal[
+RunStatus = Literal[
     "queued",
     "running",
     "waiting_for_approval",
@@ -119,8 +119,8 @@ class RunError(Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
 
-class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run as it is kept and shown. Its record is what folding its events gives.
+class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a run: the fields that its stored record and its public form share.
 
     ``starts`` counts how often a worker took it up; ``starts_without_progress`` the effects that were started
     and that nothing came of. ``claimed``: a worker has it in its hands, or went down with it. ``turn`` counts
@@ -144,12 +144,11 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_id: Id
     agent: str
     input_id: Id
-    status: Status
+    status: RunStatus
     accepted_at_ms: int
     updated_at_ms: int
     accepted_cursor: Cursor
     updated_cursor: Cursor
-    pinned: Pinned
     kind: RunKind = "input"
     sender: str | None = None
     guest: str | None = None
@@ -181,6 +180,12 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: RunError | None = None
     usage: Usage = Usage()
     cost: Cost | None = None
+
+
+class Run(RunState, frozen=True, kw_only=True, omit_defaults=True):
+    """A run as clients see it: its state, and the values pinned at its acceptance."""
+
+    pinned: Pinned
 
 
 class RunView(Run, frozen=True, kw_only=True, omit_defaults=True):
@@ -216,7 +221,7 @@ class SendParams(Mutation, frozen=True, kw_only=True):
     debug: (
         Annotated[
             DebugLevel,
-            Meta(description="What to capture of this run's model calls; takes the scope ``operate``."),
+            Meta(description="The debug capture of this run's model calls; requires the scope ``operate``."),
         ]
         | None
     ) = None
@@ -231,7 +236,7 @@ class SendResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     session_id: str
     run_id: str
-    status: Status
+    status: RunStatus
     cursor: Cursor
     subscription: str | None = None
     output: str | None = None
@@ -274,7 +279,7 @@ class CompactResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     session_id: str
     run_id: str
-    status: Status
+    status: RunStatus
     cursor: Cursor
     summary: str | None = None
     pre_tokens: int | None = None
@@ -294,7 +299,7 @@ class RunListParams(Page, frozen=True, kw_only=True):
     """Params of ``run.list``: newest first. ``active`` lists those that have not ended, of any session."""
 
     session_id: Id | None = None
-    status: Status | None = None
+    status: RunStatus | None = None
     active: bool = False
     order: Literal["oldest", "newest"] = "newest"
 
@@ -333,7 +338,7 @@ class DebugArtifact(Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
-class Captured(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DebugCapture(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was captured of a run, oldest first; or one artifact, and the part of its text that was asked for.
 
     ``next`` is the offset at which its text goes on.
@@ -355,7 +360,7 @@ WAIT = Method(
     "control",
     RunWait,
     RunView,
-    "Wait until a run has ended or waits for a person.",
+    "Wait until a run has ended or is waiting for a person.",
     errors=(RunNotFound,),
 )
 CANCEL = Method(
@@ -373,8 +378,8 @@ DEBUG = Method(
     "run.debug",
     "control",
     RunDebug,
-    Captured,
-    "List what was captured of a run's model calls; read an artifact, which takes the scope `operate`.",
+    DebugCapture,
+    "List the debug artifacts of a run, or read one (requires the scope `operate`).",
     errors=(RunNotFound, DebugNotFound, ArtifactNotFound),
 )
 

@@ -44,18 +44,18 @@ from protocol.objects.transfer import SessionExport, SessionExportParams, Sessio
 from protocol.rpc.method import Method, Mutation, Page, Params
 from protocol.transcript import InputItem, Message, Usage
 
-Allowed = list[str] | None
+Allowlist = list[str] | None
 """Names that may be used: null is everything, an empty list is nothing."""
 
 
 class CapabilityScope(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a session may use at most: null is everything, an empty list is nothing."""
 
-    tools: Allowed = None
-    skills: Allowed = None
-    mcp: Allowed = None
-    members: Allowed = None
-    credentials: Allowed = None
+    tools: Allowlist = None
+    skills: Allowlist = None
+    mcp: Allowlist = None
+    members: Allowlist = None
+    credentials: Allowlist = None
 
 
 class ForkOf(Struct, frozen=True, omit_defaults=True):
@@ -84,16 +84,35 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str = ""
 
 
-class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A session as it is kept and shown. Its record is what folding its events gives.
+class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The properties of a session, as its record and the event ``session_created`` hold them.
 
-    ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
-    ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``fork_of``
-    is the session that this one branched off, if it did: what was said there until then was said here, too.
-    ``plan_mode``: its agent entered it, and leaving it makes ``pre_plan_mode`` the permission mode again.
-    ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``input_contract``
-    is the SHA-256 of the schema that everything said to the session must fit, ``output_contract`` what its
-    runs must give. ``updated_cursor`` is that of the last event that changed this record.
+    ``session.rename`` changes the title, ``session.update`` the others (:class:`SessionSettings`). Null means
+    that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
+    the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
+    the output of its runs.
+    """
+
+    title: str | None = None
+    scope: CapabilityScope = CapabilityScope()
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+    input_contract: str | None = None
+    output_contract: BoundContract | None = None
+
+
+class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
+    """A session, as stored and as shown. The record is the fold of the session's events.
+
+    ``open_runs`` are the runs that have not ended, in order: the first holds the session's only slot.
+    ``rules`` are permission rules of this session, ``grants`` the approvals remembered in it. ``fork_of`` is
+    its fork point, if it is a fork: its transcript begins with the parent's up to there. ``plan_mode``: the
+    agent entered it, and leaving it restores ``pre_plan_mode`` as the permission mode. ``plan_cursor`` and
+    ``todos_cursor`` are the cursors of the newest plan and list of todos. ``updated_cursor`` is the cursor of
+    the last event that changed this record.
     """
 
     session_id: Id
@@ -102,16 +121,9 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int
     updated_at_ms: int
     sender: str | None = None
-    title: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
     fork_of: ForkOf | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
-    metadata: dict[str, Any] = {}
     open_runs: list[str] = []
     rules: list[Rule] = []
     grants: list[Grant] = []
@@ -119,8 +131,6 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pre_plan_mode: PermissionMode | None = None
     plan_cursor: Cursor | None = None
     todos_cursor: Cursor | None = None
-    input_contract: str | None = None
-    output_contract: BoundContract | None = None
     created_cursor: Cursor = 0
     updated_cursor: Cursor = 0
     runs: int = 0
@@ -169,21 +179,26 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 Order = Literal["oldest", "newest"]
 
 
-class SessionCreate(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.create``. An existing id with the same properties gives that session."""
+class SessionSettings(Mutation, frozen=True, kw_only=True):
+    """The params that set properties of a session. An absent one leaves the property as it is."""
+
+    scope: CapabilityScope | UnsetType = UNSET
+    permission_mode: PermissionMode | None | UnsetType = UNSET
+    workspace: PathName | None | UnsetType = UNSET
+    route: Name | None | UnsetType = UNSET
+    model: ModelName | None | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    input_contract: InputContract | None | UnsetType = UNSET
+    output_contract: OutputContract | None | UnsetType = UNSET
+
+
+class SessionCreate(SessionSettings, frozen=True, kw_only=True):
+    """Params of ``session.create``. An existing id with the same properties returns that session."""
 
     session_id: Id | None = None
     agent: Name | None = None
     title: Title | None = None
     parent_session_id: Id | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: PathName | None = None
-    route: Name | None = None
-    model: ModelName | None = None
-    metadata: dict[str, Any] = {}
-    input_contract: InputContract | None = None
-    output_contract: OutputContract | None = None
 
 
 class SessionRef(Params, frozen=True, kw_only=True):
@@ -199,22 +214,14 @@ class SessionListParams(Page, frozen=True, kw_only=True):
     sender: str | None = None
     status: Literal["open", "ended"] | None = None
     parent_session_id: Id | None = None
-    sidechains: Annotated[bool, Meta(description="Also list children that have ended.")] = False
+    sidechains: Annotated[bool, Meta(description="Include sidechains that have ended.")] = False
     order: Order = "newest"
 
 
-class SessionUpdate(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.update``: absent is unchanged, null is cleared. Scopes only narrow."""
+class SessionUpdate(SessionSettings, frozen=True, kw_only=True):
+    """Params of ``session.update``: null unsets a property. A scope can only be narrowed."""
 
     session_id: Id
-    scope: CapabilityScope | UnsetType = UNSET
-    permission_mode: PermissionMode | None | UnsetType = UNSET
-    workspace: PathName | None | UnsetType = UNSET
-    route: Name | None | UnsetType = UNSET
-    model: ModelName | None | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
-    input_contract: InputContract | None | UnsetType = UNSET
-    output_contract: OutputContract | None | UnsetType = UNSET
 
 
 class SessionSend(SendParams, frozen=True, kw_only=True):
@@ -241,7 +248,7 @@ class SessionFork(Mutation, frozen=True, kw_only=True):
     """Params of ``session.fork``: without ``at``, everything up to now; without ``agent``, the same one."""
 
     session_id: Id
-    at: Annotated[Cursor, Meta(description="The last event that counts, or any later cursor.")] | None = None
+    at: Annotated[Cursor, Meta(description="The fork point: the last event to include.")] | None = None
     title: Title | None = None
     agent: Name | None = None
 
@@ -267,7 +274,7 @@ class SessionInterrupt(Mutation, frozen=True, kw_only=True):
     note: Reason = ""
 
 
-class Interrupted(Struct, frozen=True, omit_defaults=True):
+class InterruptResult(Struct, frozen=True, omit_defaults=True):
     """Whether a run was interrupted, and which; false when nothing was running or it ended first."""
 
     interrupted: bool
@@ -304,7 +311,7 @@ CREATE = Method(
     "mutation",
     SessionCreate,
     Session,
-    "Make a session, or give the one of that id if its properties are the same.",
+    "Create a session, or return the existing one with that id and the same properties.",
     scope="operate",
     errors=(
         SessionExists,
@@ -328,7 +335,7 @@ UPDATE = Method(
     "mutation",
     SessionUpdate,
     Session,
-    "Change properties of a session; future runs use them, accepted ones keep what they pinned.",
+    "Change properties of a session; future runs use them, accepted runs keep their pinned values.",
     scope="operate",
     errors=(
         SessionNotFound,
@@ -346,7 +353,7 @@ SEND = Method(
     "mutation",
     SessionSend,
     SendResult,
-    "Send input to a session; it is on disk when this answers.",
+    "Send input to a session; the answer means that the input is durable.",
     scope="converse",
     errors=_SEND,
     uncompared=("wait", "stream", "timeout_s"),
@@ -356,7 +363,7 @@ STEER = Method(
     "mutation",
     SessionSteer,
     SteerResult,
-    "Say something to the run in flight; its model reads it before its next answer.",
+    "Add a message to the run in flight; the model reads it before its next answer.",
     scope="converse",
     errors=(
         SessionNotFound,
@@ -374,7 +381,7 @@ COMPACT = Method(
     "mutation",
     SessionCompact,
     CompactResult,
-    "Have a session summed up; its model reads the summary from now on. It must be idle.",
+    "Summarize a session so far; from now on the model reads the summary instead. The session must be idle.",
     scope="converse",
     errors=(
         SessionNotFound,
@@ -396,7 +403,7 @@ FORK = Method(
     "mutation",
     SessionFork,
     Session,
-    "Make a session that goes on from where another one is, or was at a cursor.",
+    "Fork a session, from its current state or from an earlier cursor.",
     scope="operate",
     errors=(SessionNotFound, AgentNotFound, AgentForbidden, CursorPruned, TooDeep, StorageFull),
 )
@@ -405,7 +412,7 @@ RENAME = Method(
     "mutation",
     SessionRename,
     Session,
-    "Give a session a title.",
+    "Set or remove a session's title.",
     scope="operate",
     errors=(SessionNotFound, StorageFull),
 )
@@ -413,8 +420,8 @@ INTERRUPT = Method(
     "session.interrupt",
     "mutation",
     SessionInterrupt,
-    Interrupted,
-    "Interrupt the run in flight; queued ones go on. Answers when it has stopped.",
+    InterruptResult,
+    "Interrupt the run in flight; queued runs continue. Answers when it has stopped.",
     scope="operate",
     errors=(SessionNotFound, StorageFull),
     while_draining=True,
@@ -424,7 +431,7 @@ END = Method(
     "mutation",
     SessionEnd,
     Session,
-    "End a session for good; it must be idle. Its journal stays readable.",
+    "End an idle session for good. Its journal stays readable.",
     scope="operate",
     errors=(SessionNotFound, SessionAlreadyEnded, SessionBusy, StorageFull),
 )
@@ -433,7 +440,7 @@ EXPORT = Method(
     "query",
     SessionExportParams,
     SessionExport,
-    "Read a session's journal with its hash chain, as lines of a JSONL file.",
+    "Read a session's journal and its hash chain as lines of a JSONL file.",
     errors=_SESSION,
 )
 IMPORT = Method(
@@ -441,7 +448,7 @@ IMPORT = Method(
     "mutation",
     SessionImport,
     SessionImportResult,
-    "Read an export back, as a new session that can be continued.",
+    "Import an export as a new session.",
     scope="operate",
     errors=(
         ImportInvalid,

@@ -1,11 +1,11 @@
-"""Tasks of a session: what there is to do, who does it, what waits for what; and shells in the background.
+"""Tasks of a session: work items with an owner, a status and blockers; and background shells.
 
-A task is open (pending, in progress or blocked) until it is completed, failed or cancelled, and that is for
-good. It may wait for others of its session, which never wait for one another in a circle. Agents and people
-change the same tasks; every rule is kept in the transaction that changes them.
+A task is open (pending, in progress or blocked) until it is completed, failed or cancelled, which is final.
+It may be blocked by other tasks of its session, never in a cycle. Agents and people change the same tasks;
+the transaction of each change enforces every rule.
 
-A task of kind ``shell`` is a command that runs in the background of its session: its status follows its
-process, and it is changed by being stopped only.
+A task of kind ``shell`` is a command in the background of its session: its status follows its process, and
+the only change that clients can make is to stop it.
 """
 
 from typing import Annotated, Any, Literal
@@ -49,12 +49,13 @@ ShellEnding = Literal[
     "daemon_stopped",
     "daemon_restarted",
 ]
-"""Why a shell is over: by itself; because somebody stopped it; it never began; what kept it was killed; its
-output could not be kept; the daemon stopped and it with it; the daemon died and it with it."""
+"""The reason why a shell ended: it exited; it was stopped; it never started; its keeper was killed; its
+output could not be stored; the daemon stopped; the daemon crashed.
+"""
 
 
 class ShellCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a shell runs, and where: the directory and the workspace as they really are."""
+    """The command of a shell, with the resolved paths of its directory and workspace."""
 
     command: str
     workdir: str
@@ -64,11 +65,11 @@ class ShellCommand(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
-    """A shell as far as it is known.
+    """The state of a shell.
 
-    ``pid`` is also the number of its process group; with ``start_ticks``, in clock ticks since the machine
-    started, it says for certain which process it is. ``output_bytes`` is all that it wrote, of which the
-    newest ``output_kept_bytes`` are kept. ``stopped_by`` is the first who wanted it stopped.
+    ``pid`` is also its process group; together with ``start_ticks``, in clock ticks since the machine booted,
+    it identifies the process uniquely. ``output_bytes`` counts all output, of which the newest
+    ``output_kept_bytes`` are kept. ``stopped_by`` is the first actor that asked to stop it.
     """
 
     pid: int | None = None
@@ -85,11 +86,10 @@ class Shell(ShellCommand, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as it is kept. ``created_cursor`` is where it was created, ``created_by_run_id`` the run that
-    did it.
+    """A task as stored. ``created_by_run_id`` is the run that created it, if any.
 
-    ``blocked_by`` are the tasks that must be completed before this one can be worked on. ``owner`` is the
-    agent or the person who does it. Of one that was deleted only its place is left.
+    ``blocked_by`` are the tasks that must be completed first. ``owner`` is the agent or person who does it. A
+    deleted task keeps only its identity.
     """
 
     task_id: Id
@@ -113,7 +113,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskView(Task, frozen=True, kw_only=True, omit_defaults=True):
-    """A task as it is shown. ``blocks`` are the open tasks that wait for it."""
+    """A task with ``blocks``, the open tasks that it blocks."""
 
     blocks: list[str] = []
 
@@ -126,12 +126,12 @@ class TaskList(Struct, frozen=True):
 
 
 class TaskOutput(Struct, frozen=True, kw_only=True):
-    """What a task gave, or a shell wrote so far: the end of it, or from an offset on.
+    """The output of a task, or part of a shell's output: its end, or from an offset.
 
-    ``ready``: the task has ended, which is not to say that it succeeded. ``timed_out``: it was waited for in
-    vain. ``text`` ends before ``offset``, a place in all that the shell wrote (``total_bytes``): what comes
-    next is had from there. ``left_out_bytes`` were written before ``text``. ``path`` is the file of a shell
-    on the daemon's machine; null where nothing was kept.
+    ``ready``: the task has ended, successfully or not. ``timed_out``: the wait timed out. ``text`` ends
+    before ``offset``, a position in the shell's complete output (``total_bytes``), from which the next call
+    continues. ``left_out_bytes`` precede ``text``. ``path`` is the shell's output file on the daemon's
+    machine; null if none is kept.
     """
 
     task: TaskView
@@ -154,7 +154,7 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 
 
 class TaskCreate(Mutation, frozen=True, kw_only=True):
-    """Params of ``task.create``. No two open tasks of a session have the same title."""
+    """Params of ``task.create``. Titles of open tasks are unique in a session."""
 
     session_id: Id
     title: Title
@@ -171,7 +171,7 @@ class TaskRef(Params, frozen=True, kw_only=True):
 
 
 class TaskListParams(Page, frozen=True, kw_only=True):
-    """Params of ``task.list``: those that have not ended, oldest first, unless ``status`` says otherwise."""
+    """Params of ``task.list``: open tasks unless ``status`` says otherwise, oldest first."""
 
     session_id: Id | None = None
     status: TaskStatus | Literal["open", "any"] = "open"
@@ -179,7 +179,7 @@ class TaskListParams(Page, frozen=True, kw_only=True):
 
 
 class TaskUpdate(Mutation, frozen=True, kw_only=True):
-    """Params of ``task.update``: absent is unchanged, null is cleared. ``note`` goes with a new status."""
+    """Params of ``task.update``: absent is unchanged, null is unset. ``note`` explains a new status."""
 
     task_id: Id
     title: Title | UnsetType = UNSET
@@ -206,13 +206,14 @@ class TaskDelete(Mutation, frozen=True, kw_only=True):
 
 
 class TaskOutputParams(Params, frozen=True, kw_only=True):
-    """Params of ``task.output``: the last ``tail_bytes``, or what follows ``offset``, as many at most."""
+    """Params of ``task.output``: the last ``tail_bytes``, or at most that many after ``offset``."""
 
     task_id: Id
     wait: Annotated[
-        bool, Meta(description="Wait until it has ended or, with an offset, until there is more than that.")
+        bool,
+        Meta(description="Wait until the task has ended or, with an offset, has more output."),
     ] = False
-    timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS, description="How long to wait.")] = 30.0
+    timeout_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS, description="Maximum time to wait.")] = 30.0
     tail_bytes: Annotated[int, Meta(ge=1, le=MAX_SHELL_TAIL_BYTES)] = DEFAULT_SHELL_TAIL_BYTES
     offset: Annotated[int, Meta(ge=0)] | None = None
 
@@ -242,7 +243,7 @@ LIST = Method(
     "query",
     TaskListParams,
     TaskList,
-    "List tasks: those that have not ended, oldest first.",
+    "List tasks, oldest first; by default the open ones.",
     errors=(SessionNotFound,),
 )
 UPDATE = Method(
@@ -250,7 +251,7 @@ UPDATE = Method(
     "mutation",
     TaskUpdate,
     TaskView,
-    "Change a task: its text, owner, status, output, or what it waits for.",
+    "Change a task: its title, description, owner, status, output or blockers.",
     scope="converse",
     errors=(
         *_FOUND,
@@ -270,7 +271,7 @@ STOP = Method(
     "mutation",
     TaskStop,
     TaskView,
-    "Cancel a task; a shell is stopped, which is waited for a few seconds.",
+    "Cancel a task; for a shell, stop it and wait a few seconds for its end.",
     scope="converse",
     errors=(*_FOUND, StorageFull),
     while_draining=True,
@@ -280,7 +281,7 @@ DELETE = Method(
     "mutation",
     TaskDelete,
     TaskView,
-    "Delete a task; its id never comes back.",
+    "Delete a task for good.",
     scope="converse",
     errors=(*_FOUND, SessionAlreadyEnded, TaskRunning, TaskNeeded, StorageFull),
 )
@@ -289,7 +290,7 @@ OUTPUT = Method(
     "control",
     TaskOutputParams,
     TaskOutput,
-    "Read what a task gave, or a shell wrote so far; wait for its end if asked to.",
+    "Read a task's output or a shell's output so far; optionally wait for its end.",
     errors=_FOUND,
 )
 

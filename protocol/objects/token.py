@@ -1,4 +1,4 @@
-"""A bearer token: scopes, optionally the agents and senders it may speak as and read, an end."""
+"""A bearer token: its scopes, optionally the agents and senders it covers, and its expiry."""
 
 from typing import Annotated
 
@@ -10,11 +10,11 @@ from protocol.ids import Id
 from protocol.rpc.method import Method, Mutation, Page, Scope
 
 Names = Annotated[list[str], Meta(max_length=256)] | None
-"""Names a token covers: null is every name, an empty list none."""
+"""Names that a token covers: null means every name, an empty list none."""
 
 
 class TokenGrant(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a token allows. Narrowing gives one that allows no more, in any field."""
+    """The rights of a token. Narrowing creates a token with no more rights in any field."""
 
     scopes: list[Scope]
     agents: Names = None
@@ -23,7 +23,7 @@ class TokenGrant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A token as it is kept and listed: never its secret."""
+    """A token as stored and listed, without its secret."""
 
     token_id: Id
     name: str
@@ -34,8 +34,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
     revoked_at_ms: int | None = None
 
 
-class TokenMade(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A new token; ``secret`` is shown this once."""
+class NewToken(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A new token; ``secret`` is shown only here."""
 
     token: Token
     secret: str
@@ -59,9 +59,9 @@ class TokenCreate(Mutation, frozen=True, kw_only=True):
 
 
 class TokenNarrow(Mutation, frozen=True, kw_only=True):
-    """Params of ``token.narrow``: a new token that allows no more than ``token_id`` does.
+    """Params of ``token.narrow``: a new token with no more rights than ``token_id``.
 
-    A caller that is itself a token narrows itself when ``token_id`` is left out, and needs no scope.
+    A caller that authenticated with a token may omit ``token_id`` to narrow its own, and needs no scope.
     """
 
     token_id: Id | None = None
@@ -75,11 +75,11 @@ class TokenNarrow(Mutation, frozen=True, kw_only=True):
 class TokenListParams(Page, frozen=True, kw_only=True):
     """Params of ``token.list``."""
 
-    revoked: Annotated[bool, Meta(description="Also list revoked and expired ones.")] = False
+    revoked: Annotated[bool, Meta(description="Include revoked and expired tokens.")] = False
 
 
 class TokenRevoke(Mutation, frozen=True, kw_only=True):
-    """Params of ``token.revoke``: the token, those narrowed from it, and their live connections end."""
+    """Params of ``token.revoke``: the token, all tokens narrowed from it and their connections end."""
 
     token_id: Id
     note: Annotated[str, Meta(max_length=512)] = ""
@@ -89,8 +89,8 @@ CREATE = Method(
     "token.create",
     "mutation",
     TokenCreate,
-    TokenMade,
-    "Make a bearer token; its secret is shown once.",
+    NewToken,
+    "Create a bearer token; its secret is shown once.",
     scope="admin",
     errors=(ScopeWouldWiden, TokenLimit, StorageFull),
     secret="secret",
@@ -99,8 +99,8 @@ NARROW = Method(
     "token.narrow",
     "mutation",
     TokenNarrow,
-    TokenMade,
-    "Make a weaker token from one.",
+    NewToken,
+    "Create a token with fewer rights from another token.",
     scope=None,
     errors=(TokenNotFound, ScopeWouldWiden, TokenLimit, StorageFull),
     secret="secret",

@@ -1,4 +1,4 @@
-"""All methods there are, by name: what the dispatcher serves, OpenRPC describes and tests walk."""
+"""The catalogue of all methods, by name. The dispatcher serves it, OpenRPC describes it, tests walk it."""
 
 from protocol.objects import (
     approval,

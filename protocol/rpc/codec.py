@@ -1,13 +1,13 @@
-"""Bytes in, messages out: framing and limits. No I/O: whoever owns the socket feeds what it read.
+"""Framing: bytes in, messages out. No I/O: the owner of the socket feeds the bytes that it read.
 
-Two framings are spoken, and the first bytes of a peer decide which one:
+A peer's first bytes select one of two framings:
 
-* **lines**: one message per line, ended by a newline (a carriage return before it is white space to JSON);
-* **headers**: ``Content-Length: <n>``, a blank line, ``n`` bytes, as editors do.
+* **lines**: one message per line, ended by a newline (JSON ignores a carriage return before it);
+* **headers**: ``Content-Length: <n>``, a blank line, ``n`` bytes, as editors send them.
 
-Nothing here raises for what a peer sends. A frame over the limit becomes one ``Malformed`` and its bytes
-are skipped without being held; whatever else is wrong becomes ``Malformed`` too, and the next frame is
-read as if nothing had happened. Between frames nothing is held.
+Nothing here raises for input from a peer. A frame over the limit becomes one ``Malformed``, and its bytes are
+skipped without being buffered; any other error becomes ``Malformed``, too. The next frame is read normally.
+Between frames the buffer is empty.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ _HEADER_STARTS = (b"content-length:", b"content-type:")
 _BLANK = b" \t\r\n"
 
 
-def decode_message(data: bytes, limit: int = MAX_LINE_BYTES) -> Value:
-    """The value of one whole message, where the transport keeps messages apart (WebSocket)."""
-    return _too_large(limit) if len(data) > limit else decode(data)
-
-
 class Codec:
-    """One connection's framing; the same on either side of it."""
+    """The framing of one connection, on either side of it."""
 
     __slots__ = ("_first", "_framing", "_limit")
 
@@ -36,7 +31,7 @@ class Codec:
         self._framing: _Lines | _Headers | None = None
 
     def feed(self, data: bytes) -> list[Value]:
-        """The messages that ``data`` completes, in order; often none."""
+        """Return the messages that ``data`` completes, in order; often none."""
         values: list[Value] = []
         if self._framing is None:
             data = self._first + data
@@ -49,7 +44,7 @@ class Codec:
         return values
 
     def eof(self) -> list[Value]:
-        """What the end of input completes: a last line is a message without its newline too."""
+        """Return the messages that the end of input completes: a last line needs no newline."""
         values: list[Value] = []
         if self._framing is None:
             self._framing = _Lines(self._limit)
@@ -58,19 +53,19 @@ class Codec:
         return values
 
     def frame(self, body: bytes) -> bytes:
-        """One message as this peer wants it framed."""
+        """Return one message in the peer's framing."""
         if isinstance(self._framing, _Headers):
             return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         return body + b"\n"
 
     @property
     def held_bytes(self) -> int:
-        """How much of an unfinished message is held; 0 between messages."""
+        """The number of buffered bytes of an unfinished message; 0 between messages."""
         return len(self._first) + (self._framing.held_bytes if self._framing else 0)
 
 
 def _choose(data: bytes, limit: int) -> _Lines | _Headers | None:
-    """The framing that the first bytes tell; None while they may still become a header."""
+    """Return the framing that the first bytes select; None while they may still become a header."""
     start = data[: max(map(len, _HEADER_STARTS))].lower()
     if start.startswith(_HEADER_STARTS):
         return _Headers(limit)
@@ -80,7 +75,7 @@ def _choose(data: bytes, limit: int) -> _Lines | _Headers | None:
 
 
 class _Lines:
-    """Holds the line so far, or skips the rest of one that is too long."""
+    """A decoder of lines: buffers the current line, or skips the rest of one that is too long."""
 
     __slots__ = ("_held", "_limit", "_skipping")
 
@@ -108,7 +103,7 @@ class _Lines:
             self._hold(rest, values)
 
     def end(self, values: list[Value]) -> None:
-        """The line is complete."""
+        """Complete the current line."""
         held, self._held = self._held, None
         self._skipping = False
         if held is not None:
@@ -128,10 +123,10 @@ class _Lines:
 
 
 class _Headers:
-    """Holds the header line so far, or the body so far; or skips what is too long of either.
+    """A decoder of header blocks: buffers a header line or a body, or skips one that is too long.
 
-    ``_length`` is what the block so far says; ``_in_body`` once the blank line has come. A block that
-    is wrong is complained of once (``_bad``) and ends, as any, with a blank line.
+    ``_length`` is the announced length; ``_in_body`` is set after the blank line. An invalid block is
+    reported once (``_bad``) and ends, like any other, with a blank line.
     """
 
     __slots__ = ("_bad", "_held", "_in_body", "_length", "_limit", "_skip")
@@ -158,13 +153,13 @@ class _Headers:
         self._held = held or None
 
     def end(self, values: list[Value]) -> None:
-        """The input is over; a message cut short is none."""
+        """Handle the end of input; a message that is cut short is an error."""
         if self._held is not None or self._in_body or self._length is not None:
             values.append(_bad_header("the input ended inside a message"))
         self._held = None
 
     def _step(self, held: bytearray, position: int, values: list[Value]) -> int | None:
-        """Take one thing from ``position``: its end, or None where more bytes are needed."""
+        """Consume one element from ``position``; return its end, or None if more bytes are needed."""
         ready = len(held) - position
         if self._skip:
             skipped = min(self._skip, ready)
@@ -222,14 +217,15 @@ class _Headers:
 
 
 def _decode_line(line: bytes, values: list[Value]) -> None:
-    """Add what a line is, unless it is blank."""
+    """Append the value of a line, unless it is blank."""
     value = decode(line)
     if type(value) is not Malformed or line.strip(_BLANK):
         values.append(value)
 
 
 def _too_large(limit: int) -> Malformed:
-    return Malformed(MessageTooLarge(f"the message is over {limit} bytes; send large content as assets"))
+    text = f"the message exceeds {limit} bytes; put large content in a file in the workspace"
+    return Malformed(MessageTooLarge(text))
 
 
 def _bad_header(text: str) -> Malformed:

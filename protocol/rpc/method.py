@@ -1,4 +1,4 @@
-"""A method is one row. The dispatcher, the client, OpenRPC, the man pages and the tests all read it."""
+"""The method row. The dispatcher, the client, OpenRPC, the man pages and the tests all read it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -11,11 +11,12 @@ from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_ROWS
 from protocol.limits.rpc import MAX_PARAMS_BYTES
 
 Kind = Literal["query", "mutation", "control"]
-"""``query``: answered inline, changes nothing. ``mutation``: one transaction, then an answer.
-``control``: acts on the running daemon or this connection (cancel, reload, subscribe)."""
+"""``query``: answered inline, changes nothing. ``mutation``: one transaction, then an answer. ``control``:
+acts on the running daemon or on this connection (cancel, reload, subscribe).
+"""
 
 Scope = Literal["read", "converse", "approve", "operate", "admin"]
-"""The right a caller needs. None of them implies another."""
+"""A right that a method requires. No scope implies another."""
 
 SCOPES: tuple[Scope, ...] = ("read", "converse", "approve", "operate", "admin")
 
@@ -24,11 +25,15 @@ R = TypeVar("R")
 
 
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The params of a query or a control: by name, nothing unknown."""
+    """The params of a query or a control: by name, unknown fields rejected."""
+
+
+class NoParams(Params, frozen=True, kw_only=True):
+    """Empty params."""
 
 
 class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The params every mutation has besides its own."""
+    """The params that every mutation has besides its own."""
 
     idempotency_key: (
         Annotated[
@@ -36,31 +41,34 @@ class Mutation(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
             Meta(
                 min_length=1,
                 max_length=MAX_IDEMPOTENCY_KEY_BYTES,
-                description="The same key with the same params gives the same result, once done, for 7 days.",
+                description="The same key with the same params returns the same result for 7 days; the "
+                "method is executed once.",
             ),
         ]
         | None
     ) = None
-    check: Annotated[
-        bool, Meta(description="Only say whether it would succeed and what it would give; change nothing.")
-    ] = False
+    check: Annotated[bool, Meta(description="Dry run: report what would happen, change nothing.")] = False
 
 
 class Page(Params, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The params every list has besides its own."""
+    """The params that every list has besides its own."""
 
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="Rows at most.")] = DEFAULT_PAGE_ROWS
-    after: Annotated[str, Meta(max_length=1024, description="The ``next`` of the page before.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="Maximum rows per page.")] = (
+        DEFAULT_PAGE_ROWS
+    )
+    after: Annotated[str, Meta(max_length=1024, description="The ``next`` of the previous page.")] | None = (
+        None
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[P, R]):
     """One method of the contract.
 
-    ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to
-    do). ``secret`` names the result field that is shown once: a repeated request is ``already_shown``.
-    ``max_params_bytes`` is how long its params may be as they come. ``while_draining`` is for mutations
-    that make no new work: they are served while the daemon stops, too.
+    ``uncompared`` names the params that an idempotency key does not cover (how to wait, not what to do).
+    ``secret`` names the result field that is shown once: a repeated request is refused as ``already_shown``.
+    ``max_params_bytes`` limits the encoded params. ``while_draining``: a mutation that creates no new work
+    and is served during shutdown.
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""The contract as an OpenRPC 1.x document, made from the method rows: what ``rpc.discover`` answers.
+"""The contract as an OpenRPC 1.x document, generated from the method rows. ``rpc.discover`` returns it.
 
-What OpenRPC has no place for is said in extensions: ``x-kind``, ``x-scope`` and ``x-since`` on a method,
-``x-notifications``, ``x-errors`` (what any message may be answered with) and ``x-conventions`` on the
-document.
+Extensions carry what OpenRPC has no field for: ``x-kind``, ``x-scope`` and ``x-since`` on a method,
+``x-notifications``, ``x-errors`` (errors of any message) and ``x-conventions`` on the document.
 """
 
 from collections.abc import Iterable
@@ -43,11 +42,11 @@ ANY_MESSAGE: tuple[type[Refusal], ...] = (
     MessageTooLarge,
     InternalError,
 )
-"""What any message may be answered with, whatever its method."""
+"""The refusals with which any message may be answered."""
 
 _REF = "#/components/schemas/"
 _LINE = "JournalLine"
-# Params that carry a journal line keep its bytes raw, which says nothing of its shape.
+# Journal lines are carried as raw bytes, which have no schema of their own.
 _RAW_FIELDS = {
     ("JournalPage", "events"): {"type": "array", "items": {"$ref": _REF + _LINE}},
     ("EventNotification", "event"): {"$ref": _REF + _LINE},
@@ -57,7 +56,7 @@ Json = dict[str, Any]
 
 
 def document(methods: Iterable[AnyMethod], version: str) -> Json:
-    """The OpenRPC document of these methods, the same for the same rows.
+    """Return the OpenRPC document of the methods; equal rows give an equal document.
 
     Shape: ``methods`` by name; every ``$ref`` points into ``components``.
     """
@@ -86,7 +85,7 @@ def document(methods: Iterable[AnyMethod], version: str) -> Json:
 
 
 def errors_of(row: AnyMethod) -> tuple[type[Refusal], ...]:
-    """Every refusal a method may answer with: its row's own, then those its kind and scope bring."""
+    """Return every refusal of a method: its row's own, and those of its kind and scope."""
     found = [*row.errors, InvalidParams, RequestCancelled, Overloaded]
     if row.scope is not None:
         found += [ScopeMissing]
@@ -98,7 +97,7 @@ def errors_of(row: AnyMethod) -> tuple[type[Refusal], ...]:
 
 
 def _schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], Json]:
-    """The params' and the result's schema of every row, and the components they refer to."""
+    """Return each row's schemas of params and result, and the components they refer to."""
     types = [kind for row in rows for kind in (row.params, row.result)]
     found, components = _components([*types, *NOTIFICATIONS.values(), ErrorData])
     for (struct, field), schema in _RAW_FIELDS.items():
@@ -109,9 +108,10 @@ def _schemas(rows: list[AnyMethod]) -> tuple[dict[str, tuple[Json, Json]], Json]
 
 
 def _events() -> Json:
-    """The component of a journal line, and those of its envelope and events.
+    """Return the components of a journal line, its envelope and its events.
 
-    They are made apart, as an event and an object may have one name; an event's is ``event.<type>``.
+    They are separate components, because an event and an object may share a name; an event's is
+    ``event.<type>``.
     """
     variants = JournalEvent.__args__
     _, components = _components([Envelope, *variants])
@@ -119,7 +119,9 @@ def _events() -> Json:
     components = {names.get(name, name): schema for name, schema in components.items()}
     components[_LINE] = {
         "title": _LINE,
-        "description": "One journal line: the envelope's fields and the event's. Expect types not listed.",
+        "description": "One journal line: its format, the envelope's fields and the event's fields. "
+        "Expect types that are not listed.",
+        "properties": {"format": {"type": "integer"}},
         "allOf": [{"$ref": _REF + Envelope.__name__}],
         "anyOf": [
             *({"$ref": _REF + name} for name in names.values()),
@@ -163,7 +165,7 @@ def _notification(name: str, components: Json) -> Json:
 
 
 def _descriptors(params: Json, components: Json, last: tuple[str, ...] = ()) -> list[Json]:
-    """A content descriptor for each field of a params object: required ones first, ``last`` last."""
+    """Return a content descriptor for each field of a params object, required ones first, ``last`` last."""
     schema = components[params["$ref"].removeprefix(_REF)]
     required = schema["required"]
     names = sorted(schema["properties"], key=lambda name: (name not in required, name in last))
@@ -189,7 +191,7 @@ def _reason(refusal: type[Refusal]) -> str:
 
 
 def _reachable(content: Any, components: Json) -> set[str]:
-    """The components that ``content`` refers to, directly or through others."""
+    """Return the components that ``content`` refers to, directly or through others."""
     found: set[str] = set()
     open_ = [content]
     while open_:
@@ -206,18 +208,19 @@ def _reachable(content: Any, components: Json) -> set[str]:
 
 
 _CONVENTIONS = {
-    "framing": f"On the Unix socket one message or batch per line, {MAX_LINE_BYTES} bytes at most; a peer "
-    f"that begins with 'Content-Length:' is spoken to in that framing. A batch has {MAX_BATCH_MESSAGES} "
-    "messages at most. Requests of one connection run concurrently; answers may come in any order.",
-    "errors": "error.data is of the schema ErrorData; 'reason' is stable, 'message' is for people.",
-    "idempotency_key": "Every mutation takes it: the same key and params give the same result, done once, "
-    "for 7 days per caller and method; other params are refused as idempotency_conflict. How to wait "
-    "('wait', 'stream', 'timeout_s') is not compared. Refusals are not recorded.",
-    "check": "Every mutation takes it: the change is tried and taken back, and the answer says what it "
-    "would have given.",
+    "framing": f"On the Unix socket, one message or batch per line, at most {MAX_LINE_BYTES} bytes; a peer "
+    f"that begins with 'Content-Length:' is answered in that framing. A batch has at most "
+    f"{MAX_BATCH_MESSAGES} messages. Requests of one connection run concurrently; answers come in any order.",
+    "errors": "error.data has the schema ErrorData; 'reason' is stable, 'message' is for people.",
+    "idempotency_key": "Every mutation accepts it: the same key and params return the same result, executed "
+    "once, for 7 days per caller and method; other params are refused as idempotency_conflict. The params of "
+    "waiting ('wait', 'stream', 'timeout_s') are not compared. Refusals are not recorded.",
+    "check": "Every mutation accepts it: the change is tried and rolled back, and the answer is the result "
+    "that it would have.",
     "lists": f"'limit' ({DEFAULT_PAGE_ROWS}; at most {MAX_PAGE_ROWS}) and 'after'; 'next' is null at the "
     "end. A page may end early, even empty, with 'next'.",
     "times": "Integers, Unix milliseconds, named '*_at_ms'; durations '*_ms' or '*_s'; sizes '*_bytes'.",
     "kinds": "'query' changes nothing; 'mutation' is one transaction; 'control' acts on the running daemon.",
+    "journal": "Each line states its format as its first field; lines of older formats keep their names.",
     "compatibility": "Fields are only added, with defaults; an event of an unknown type is not an error.",
 }

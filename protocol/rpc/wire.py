@@ -1,23 +1,22 @@
-"""JSON-RPC 2.0: what a message is, and the bytes it becomes.
+"""JSON-RPC 2.0 messages: decoding and encoding.
 
-A message is decoded once here, with ``params``, ``result`` and ``data`` kept as the bytes they came in
-(``Raw``); the method's row decodes those. An ``id`` is kept as its bytes and echoed as such, so ``1.0``,
-``-0`` or forty digits come back exactly as they were sent.
+A message is decoded once here; ``params``, ``result`` and ``data`` stay encoded (``Raw``), and the method's
+row decodes them. An ``id`` is kept as its bytes and echoed unchanged, so ``1.0``, ``-0`` or forty digits come
+back exactly as sent.
 
-Everything is a value: bytes that are no message decode as :class:`Malformed`, never as an exception.
-The same functions serve both sides: a server gets requests and notifications, a client responses and
-notifications.
+Everything is a value: invalid bytes decode as :class:`Malformed`, never as an exception. The same functions
+serve both sides: a server receives requests and notifications, a client responses and notifications.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
-from protocol.errors.refusal import REFUSALS, ErrorData, Refusal
+from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import InvalidParams, InvalidRequest, ParseError
 from protocol.ids import ID_PATTERN, ID_SHAPE
 from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
@@ -25,11 +24,11 @@ from protocol.limits.rpc import MAX_BATCH_MESSAGES, MAX_ID_BYTES, MAX_NESTING
 NULL = b"null"
 
 Id = str | int | float | None
-"""A request id as a value: what ``rpc.cancel`` compares. On the wire it stays as it was sent."""
+"""The value of a request id, as ``rpc.cancel`` compares it. On the wire it keeps its bytes."""
 
 
 class Request(Struct, frozen=True, gc=False):
-    """A call that is answered. ``id`` is the id's own JSON; ``params`` is empty when there are none."""
+    """A call that gets a response. ``id`` is the encoded id; ``params`` is empty if there are none."""
 
     id: bytes
     method: str
@@ -37,14 +36,14 @@ class Request(Struct, frozen=True, gc=False):
 
 
 class Notification(Struct, frozen=True, gc=False):
-    """A call that is never answered."""
+    """A call that gets no response."""
 
     method: str
     params: Raw
 
 
 class Error(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request was not carried out."""
+    """The error of a failed request."""
 
     code: int
     message: str
@@ -52,7 +51,7 @@ class Error(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Response(Struct, frozen=True):
-    """The answer to a request: ``result``, unless there is an ``error``."""
+    """The response to a request: ``result``, unless there is an ``error``."""
 
     id: bytes
     result: Raw
@@ -60,7 +59,7 @@ class Response(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """Bytes that are no message: what to answer and, where it could be made out, to which id."""
+    """An invalid message: the refusal to answer with, and the request's id if it is readable."""
 
     refusal: Refusal
     id: bytes = NULL
@@ -70,20 +69,20 @@ Message = Request | Notification | Response
 
 
 class Batch(Struct, frozen=True):
-    """Several messages sent as one array; their answers go back as one array, in any order."""
+    """Several messages in one array. Their responses are sent as one array, in any order."""
 
     items: list[Message | Malformed]
 
 
 Value = Message | Malformed | Batch
-"""What one line or one WebSocket message is."""
+"""The value of one line or one WebSocket message."""
 
 
 # Decoding.
 
 
 class _Incoming(Struct, frozen=True, gc=False, kw_only=True):
-    """Any message. ``jsonrpc`` is a required field, as a tag may be left out when decoding."""
+    """Any message. ``jsonrpc`` is a required field, because a tag may be omitted when decoding."""
 
     jsonrpc: Literal["2.0"]
     method: str | None = None
@@ -97,8 +96,8 @@ class _IdOnly(Struct, frozen=True):
     id: Raw = Raw()
 
 
-# An array of many tiny items takes forty times its bytes as a list. This decodes the first ones,
-# passes over the rest and so costs the same for a batch of any length.
+# A list of many tiny items takes forty times their bytes. This struct decodes the first items and skips the
+# rest, so a batch of any length costs the same.
 _BatchItems = msgspec.defstruct(
     "_BatchItems",
     [(f"item_{number}", Raw, Raw()) for number in range(MAX_BATCH_MESSAGES + 1)],
@@ -111,7 +110,6 @@ _items = msgspec.json.Decoder(list[Raw])
 _items_guarded = msgspec.json.Decoder(_BatchItems)
 _raw = msgspec.json.Decoder(Raw)
 _error = msgspec.json.Decoder(Error)
-_error_data = msgspec.json.Decoder(ErrorData)
 _id: msgspec.json.Decoder[Id] = msgspec.json.Decoder(Id)
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -120,7 +118,7 @@ _BRACKETS_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 def decode(data: bytes) -> Value:
-    """The message or batch that ``data`` is.
+    """Return the message or batch that ``data`` encodes.
 
     Shape:  one of :data:`Value`; ``Malformed`` for anything that is not JSON-RPC 2.0. Never raises.
     """
@@ -137,7 +135,7 @@ def decode(data: bytes) -> Value:
 
 
 def _message(incoming: _Incoming) -> Message | Malformed:
-    """The message that a decoded object is, or what it lacks."""
+    """Return the message of a decoded object, or the error in it."""
     id_ = bytes(incoming.id)
     if id_ and (id_[0] in b"{[tf" or len(id_) > MAX_ID_BYTES):
         text = f"an id is a string, a number or null, of {MAX_ID_BYTES} bytes at most"
@@ -162,7 +160,7 @@ def _response(id_: bytes, incoming: _Incoming) -> Response | Malformed:
 
 
 def _odd(data: bytes, complaint: str) -> Batch | Malformed:
-    """What is valid JSON perhaps, but not one message: a batch, or an object that lacks something."""
+    """Handle JSON that is not one valid message: a batch, or an object with an error."""
     try:
         if data.lstrip(b" \t\r\n")[:1] == b"[":
             return _batch(data)
@@ -180,7 +178,7 @@ def _odd(data: bytes, complaint: str) -> Batch | Malformed:
 
 
 def _batch(data: bytes) -> Batch | Malformed:
-    """Errors: msgspec.DecodeError if it is not JSON."""
+    """Return the messages of a batch. Errors: msgspec.DecodeError if it is not JSON."""
     if data.count(b",") < MAX_BATCH_MESSAGES:
         items = _items.decode(data)
     else:
@@ -194,7 +192,7 @@ def _batch(data: bytes) -> Batch | Malformed:
 
 
 def _item(data: bytes) -> Message | Malformed:
-    """One message of a batch; a batch cannot hold another."""
+    """Return one message of a batch; a batch cannot contain another."""
     if data.startswith(b"["):
         return Malformed(InvalidRequest("a batch cannot hold another batch"))
     value = decode(data)
@@ -203,7 +201,7 @@ def _item(data: bytes) -> Message | Malformed:
 
 
 def _not_utf8(data: bytes) -> ParseError | None:
-    """What is wrong if ``data`` is not UTF-8. A message that only passes strings on never decodes them."""
+    """Return the error if ``data`` is not UTF-8. Strings that are passed on are never decoded otherwise."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -215,25 +213,25 @@ def _too_deep() -> ParseError:
     return ParseError("the message is nested deeper than can be read")
 
 
-def nested_too_deep(data: bytes, levels: int = MAX_NESTING) -> bool:
-    """Whether the arrays and objects of valid JSON nest deeper than so many levels.
+def is_nested_too_deep(data: bytes, levels: int = MAX_NESTING) -> bool:
+    """Whether the arrays and objects of valid JSON are nested deeper than ``levels``.
 
-    For values that are kept; a message as a whole is only passed over, and need not be this shallow.
-    It takes up to 0.3 ms a KiB, so look at the size first.
+    For values that are stored; a message as a whole is not limited this way. It takes up to 0.3 ms per KiB,
+    so check the size first.
     """
     if data.count(b"[") + data.count(b"{") <= levels:
         return False
     brackets = _STRINGS.sub(b"", data).translate(_BRACKETS_ALIKE, _NOT_BRACKETS)
     for _ in range(levels):
-        # Each round takes away the innermost level.
+        # Each round removes the innermost level.
         brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return False
     return True
 
 
-def cannot_keep(value: object, levels: int = MAX_NESTING) -> str | None:
-    """Why a JSON value of somebody else's making cannot be kept in a record: a sentence's end; else None."""
+def storage_problem_of(value: object, levels: int = MAX_NESTING) -> str | None:
+    """Return why a JSON value cannot be stored in a record, as the end of a sentence, or None."""
     try:
         encoded = msgspec.json.encode(value)
         msgspec.msgpack.encode(value)
@@ -241,11 +239,11 @@ def cannot_keep(value: object, levels: int = MAX_NESTING) -> str | None:
         return "hold a whole number of more than 64 bits"
     except RecursionError:
         return f"are nested deeper than {levels} levels"
-    return f"are nested deeper than {levels} levels" if nested_too_deep(encoded, levels) else None
+    return f"are nested deeper than {levels} levels" if is_nested_too_deep(encoded, levels) else None
 
 
-def id_value(id_: bytes) -> Id:
-    """The value of an id, for comparing: ``1.0`` and ``1`` are the same number."""
+def decode_id(id_: bytes) -> Id:
+    """Return the value of an id for comparison: ``1.0`` and ``1`` are the same number."""
     try:
         return _id.decode(id_)
     except ValueError:
@@ -262,7 +260,7 @@ _PATH = re.compile(r" - at `\$([^`]*)`$")
 
 
 def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
-    """The params of a method, by its row's decoder.
+    """Return the params of a method, decoded by its row's decoder.
 
     An array that holds one object is taken as that object (some clients wrap it); no params are ``{}``.
 
@@ -280,7 +278,7 @@ def decode_params(decoder: msgspec.json.Decoder[P], params: Raw) -> P:
 
 
 def _only_item(params: Raw) -> Raw | None:
-    """The object that an array of one wraps; None if the params are no array.
+    """Return the object in an array of one; None if the params are no array.
 
     Errors: InvalidParams for any other array.
     """
@@ -294,7 +292,7 @@ def _only_item(params: Raw) -> Raw | None:
 
 
 def params_error(error: ValueError) -> InvalidParams:
-    """The refusal for what a decoder said about params, naming the path: ``$.params.sender``."""
+    """Return the refusal for a decoder's error about params; its field is a path: ``$.params.sender``."""
     text = str(error)
     path = found[1] if (found := _PATH.search(text)) else ""
     text = _PATH.sub("", text).replace(f"`str` matching regex {ID_PATTERN!r}", ID_SHAPE)
@@ -304,48 +302,28 @@ def params_error(error: ValueError) -> InvalidParams:
     return InvalidParams(f"{text} at {field}", field=field)
 
 
-# Encoding. Bytes are put together around what is encoded already.
+# Encoding. Messages are assembled around encoded parts.
 
 _encoder = msgspec.json.Encoder()
 
 
 def encode_result(id_: bytes, result: bytes) -> bytes:
-    """The response that carries ``result``."""
+    """Return the response that carries ``result``."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_, result)
 
 
 def encode_error(id_: bytes | None, refusal: Refusal) -> bytes:
-    """The response that carries a refusal; ``None`` where the request's id could not be made out."""
+    """Return the response that carries a refusal; ``None`` if the request's id is unreadable."""
     error = Error(code=refusal.number, message=refusal.message, data=Raw(_encoder.encode(refusal.data())))
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (NULL if id_ is None else id_, _encoder.encode(error))
 
 
 def encode_notification(method: str, params: bytes) -> bytes:
-    """A notification of ``params``, an encoded object."""
+    """Return a notification with ``params``, an encoded object."""
     return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_encoder.encode(method), params)
 
 
-def encode_request(id_: bytes, method: str, params: bytes) -> bytes:
-    """A request of ``params``, an encoded object."""
-    return b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}' % (id_, _encoder.encode(method), params)
-
-
 def encode_batch(messages: list[bytes]) -> bytes:
-    """Encoded messages as one batch. There must be one at least: nothing is answered with nothing."""
+    """Return encoded messages as one batch of at least one message."""
     assert messages, "an empty batch is not a message"
     return b"[%b]" % b",".join(messages)
-
-
-def refusal_of(error: Error) -> Refusal:
-    """The refusal that an error carries, as the class of its reason where this version knows it."""
-    try:
-        data = _error_data.decode(error.data)
-    except ValueError:
-        data = ErrorData(reason="", retryable=False)
-    kind = REFUSALS.get(data.reason, Refusal)
-    refusal = kind(error.message, field=data.field, hint=data.hint, retry_after_ms=data.retry_after_ms)
-    if kind is Refusal:
-        # A reason of a later version: what it says is kept, on the instance.
-        unknown: Any = refusal
-        unknown.number, unknown.reason, unknown.retryable = error.code, data.reason, data.retryable
-    return refusal

@@ -8,27 +8,28 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.kernel.runtime import RouteSpec, RunLimits
-from kheishd.providers.caller import Models
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.providers.caller import ProviderCaller
 from tests.support.household import Household, household
 from tests.support.model_server import ModelServer, running_model_server
 
 SECRET = "sk-provider-secret-0123456789"
-LIMITS = RunLimits(backoff_s=0.01, max_backoff_s=0.02, inactivity_timeout_s=0.2)
+LIMITS = RunsSection(backoff_s=0.01, max_backoff_s=0.02, inactivity_timeout_s=0.2)
 
 both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 
 
 @asynccontextmanager
 async def provided(
-    directory: Path, driver: Any, limits: RunLimits = LIMITS
+    directory: Path, driver: Any, limits: RunsSection = LIMITS
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
     """A daemon whose default route is a model server."""
     async with running_model_server() as server:
         route = RouteSpec("remote", driver, "echo", server.base_url, "env:KEY")
-        models = Models(limits, environ={"KEY": SECRET})
+        models = ProviderCaller(limits, environ={"KEY": SECRET})
         async with household(
-            directory, routes={"remote": route}, default_route="remote", limits=limits, models=models
+            directory, routes={"remote": route}, default_route="remote", runs=limits, models=models
         ) as house:
             yield house, server
         await models.aclose()
@@ -81,7 +82,7 @@ async def test_half_an_answer_is_no_answer(tmp_path: Path, driver: str, model: s
 @both_drivers
 async def test_a_cancel_hangs_up(tmp_path: Path, driver: str) -> None:
     """The connection to the provider is closed before the cancel is answered; what had arrived is kept."""
-    async with provided(tmp_path, driver, RunLimits()) as (house, server):
+    async with provided(tmp_path, driver, RunsSection()) as (house, server):
         sent = await house.send("hello", model="hang-mid", stream=True)
         while (await house.client.next())[0] != "journal.delta":
             pass

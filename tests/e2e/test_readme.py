@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
-from kheishd.config import Config
+from kheishd.config.sections.config import Config
 from tests.support.daemons import short_home
 from tests.support.programs import BIN, ROOT, environment
 
@@ -85,7 +85,7 @@ def test_every_setting_is_explained() -> None:
 
 def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
     """The configuration shown is one that the daemon takes."""
-    from kheishd.config import load
+    from kheishd.config.reader import load
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert blocks

@@ -11,16 +11,21 @@ from tests.house.sources import PACKAGES, ROOT, imports, module, sources, tree
 FLOORS = {
     "protocol": 0,
     "kheishd.__init__": 1,
-    "kheishd.core": 1,
-    "kheishd.store": 1,
-    "kheishd.kernel": 2,
-    "kheishd.objects": 3,
-    "kheishd.providers": 4,
-    "kheishd.hooks": 4,
-    "kheishd.connectors": 4,
-    "kheishd.workers": 5,
-    "kheishd.server": 5,
-    "kheishd": 6,
+    "kheishd.config": 1,
+    "kheishd.home": 1,
+    "kheishd.core": 2,
+    "kheishd.store": 3,
+    "kheishd.kernel": 4,
+    "kheishd.records": 5,
+    "kheishd.objects": 6,
+    "kheishd.debug": 7,
+    "kheishd.providers": 7,
+    "kheishd.hooks": 7,
+    "kheishd.connectors": 7,
+    "kheishd.workers": 8,
+    "kheishd.server": 8,
+    "kheishd.build": 9,
+    "kheishd": 10,
     "kheishctl.__init__": 1,
     "kheishctl.contract": 1,
     "kheishctl.render": 2,
@@ -133,8 +138,8 @@ def imported(rooms: tuple[str, ...], packages: set[str]) -> list[str]:
 
 
 def test_lower_floors_have_no_event_loop() -> None:
-    """The language, the decisions and the store never import trio."""
-    wrong = imported(("protocol", "kheishd.core", "kheishd.store"), EVENT_LOOPS)
+    """The language, the configuration, the decisions and the store never import trio."""
+    wrong = imported(("protocol", "kheishd.config", "kheishd.core", "kheishd.store"), EVENT_LOOPS)
     assert not wrong, "an event loop in:\n" + "\n".join(wrong)
 
 

@@ -6,7 +6,12 @@ from tests.house.sources import PACKAGES, ROOT, all_tests, sources
 
 EXEMPT = {"__init__.py", "__main__.py"}
 
-DECLARATIONS = (Path("protocol/errors"), Path("protocol/events"), Path("protocol/limits"))
+DECLARATIONS = (
+    Path("protocol/errors"),
+    Path("protocol/events"),
+    Path("protocol/limits"),
+    Path("kheishd/config/sections"),
+)
 """Packages that only declare values. One file tests the whole package: tests/protocol/test_errors.py."""
 
 

@@ -136,3 +136,11 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(HomeUnusable, match=r"kheishd\.lock"):
         Lock.take(home)
     assert precious.read_text() == "x"
+
+
+def test_resolve_configured_paths(tmp_path: Path) -> None:
+    """A relative path begins at the home, ``~`` is the user's home, an absolute path stays."""
+    home = Home(tmp_path)
+    assert home.resolve("a/b") == tmp_path / "a" / "b"
+    assert home.resolve("~/x") == Path.home() / "x"
+    assert home.resolve("/x") == Path("/x")

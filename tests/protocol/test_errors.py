@@ -64,7 +64,7 @@ def test_a_refusal_is_an_exception_with_its_message() -> None:
 
 def test_one_reason_one_refusal() -> None:
     """A reason cannot be declared twice."""
-    with pytest.raises(AssertionError, match="two refusals are called run_not_found"):
+    with pytest.raises(AssertionError, match="two refusals have the reason run_not_found"):
         type("Again", (Refusal,), {}, reason="run_not_found")
     assert REFUSALS["run_not_found"] is RunNotFound
 

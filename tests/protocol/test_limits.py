@@ -11,12 +11,12 @@ import pytest
 from protocol import limits
 from protocol.limits.call import (
     MAX_CALLS,
-    MAX_CALLS_JUDGED,
     MAX_EVIDENCE_BYTES,
+    MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
-    MAX_LAST_WORDS_BYTES,
     MAX_PARALLEL_CALLS,
     MAX_PREVIEWS_BYTES,
+    MAX_STOPPED_TEXT_BYTES,
     MAX_SUBJECT_BYTES,
     MAX_TOOL_INPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
@@ -40,8 +40,13 @@ from protocol.limits.files import (
 )
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_AGENT_BYTES, MAX_METADATA_BYTES, MAX_PATH_BYTES, MAX_SENDER_BYTES
-from protocol.limits.output import MAX_CONTRACT_BYTES, MAX_CONTRACT_ROOM_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUTS
-from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_ROWS
+from protocol.limits.output import (
+    MAX_CONTRACT_BYTES,
+    MAX_OUTPUT_BYTES,
+    MAX_OUTPUTS,
+    MAX_REPAIR_OVERHEAD_BYTES,
+)
+from protocol.limits.page import DEFAULT_PAGE_ROWS, MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_ROWS, MAX_PAGE_ROWS
 from protocol.limits.permission import MAX_RESOLUTIONS
 from protocol.limits.plan import MAX_PLAN_BYTES, MAX_PLAN_SUMMARY_BYTES, MAX_TODOS_BYTES
 from protocol.limits.question import MAX_QUESTIONS_BYTES
@@ -112,13 +117,13 @@ def test_a_batch_of_calls_fits_into_its_transactions() -> None:
     open_calls = MAX_CALLS * 190
     record = MAX_SUBJECT_BYTES + MAX_JUDGED_REASON_BYTES + KIB
     verdict = MAX_VERDICT_SUBJECT_BYTES + MAX_JUDGED_REASON_BYTES + 600
-    judged = MAX_CALLS_JUDGED * (verdict + 2 * record) + MAX_PREVIEWS_BYTES
+    judged = MAX_JUDGED_CALLS * (verdict + 2 * record) + MAX_PREVIEWS_BYTES
     assert judged + open_calls <= MAX_UPDATE_BYTES
     results = MAX_CALLS * 450
     withdrawn = MAX_WAITING_CALLS * record + MAX_WAITING_QUESTIONS * MAX_QUESTIONS_BYTES
     session = 40 * KIB
     assert results + withdrawn + session + RECORDS_BYTES // 2 <= MAX_UPDATE_BYTES
-    stopped = MAX_PARALLEL_CALLS * MAX_LAST_WORDS_BYTES
+    stopped = MAX_PARALLEL_CALLS * MAX_STOPPED_TEXT_BYTES
     assert results + stopped + session + RECORDS_BYTES // 2 <= MAX_UPDATE_BYTES
     assert 2 * MAX_TOOL_TEXT_BYTES + open_calls + 64 * KIB <= MAX_UPDATE_BYTES
     assert MAX_RESOLUTIONS >= MAX_WAITING_CALLS
@@ -130,8 +135,8 @@ def test_what_a_run_gives_fits_into_its_transactions() -> None:
     assert MAX_OUTPUT_BYTES + open_calls + records <= MAX_UPDATE_BYTES
     assert MAX_PLAN_BYTES + MAX_PLAN_SUMMARY_BYTES <= MAX_OUTPUT_BYTES
     # Escaped, a schema is twice as long at most; what is wrong with an answer is a few sentences.
-    assert 2 * MAX_CONTRACT_BYTES <= MAX_CONTRACT_ROOM_BYTES - 8 * KIB
-    assert MAX_CONTRACT_ROOM_BYTES < MAX_ANSWER_BYTES
+    assert 2 * MAX_CONTRACT_BYTES <= MAX_REPAIR_OVERHEAD_BYTES - 8 * KIB
+    assert MAX_REPAIR_OVERHEAD_BYTES < MAX_ANSWER_BYTES
     assert MAX_TODOS_BYTES < MAX_PLAN_BYTES
     assert MAX_OUTPUTS * 10 < KIB
 
@@ -152,7 +157,7 @@ def test_names_fit_into_keys() -> None:
 
 def test_pages() -> None:
     """A page has a default below its most, and is found in what may be examined."""
-    assert DEFAULT_PAGE_ROWS <= MAX_PAGE_ROWS <= MAX_PAGE_EXAMINED
+    assert DEFAULT_PAGE_ROWS <= MAX_PAGE_ROWS <= MAX_PAGE_EXAMINED_ROWS
 
 
 def test_what_a_connection_holds_is_bounded() -> None:

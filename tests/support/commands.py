@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
+from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.bash import Bash
-from kheishd.kernel.hook import Invocation, Outcome, RunContext, Sandbox
+from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from tests.support.workspaces import place
 
 
-def place_at(workspace: Path, sandbox: Sandbox = "off") -> RunContext:
+def place_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
     """A place of a run, confined so."""
     return replace(place(workspace), sandbox=sandbox)
 

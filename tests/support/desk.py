@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from kheishd.core.run.commands import Ask, Command, Resolve, Start
-from kheishd.core.run.machine import decide
+from kheishd.core.run.record import RunRecord
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live, Writing
@@ -26,21 +26,24 @@ from kheishd.kernel.runtime import (
 )
 from kheishd.kernel.state import State, open_state
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk import conversation, run, session
+from kheishd.objects.talk import run
+from kheishd.objects.talk.send import send_to_conversation
+from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHECKPOINTS, RUNS, SESSIONS, Table
+from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
 from kheishd.workers.runs.worker import RunWorker
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
 from protocol.objects.conversation import ConversationCancel, ConversationSend
-from protocol.objects.run import Run, RunCancel, SendResult
+from protocol.objects.run import Pinned, Run, RunCancel, SendResult
 from protocol.objects.session import Session, SessionInterrupt
 from protocol.rpc.method import SCOPES
 from protocol.transcript import Item, Text, Usage, text_of
 from tests.support.runtimes import make_runtime
+from tests.support.services import make_services
 
 EPOCH_MS = 1_800_000_000_000
 OPERATOR = Caller("uid:0", frozenset(SCOPES))
@@ -180,6 +183,7 @@ class Desk:
         self.live = Live()
         self.retired: list[int] = []
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
+        self.services = make_services(state, self.holder, live=self.live)
         self.groups: list[frozenset[str]] = []
         told = state.settle
 
@@ -194,8 +198,7 @@ class Desk:
         runtime = self.holder.current()
         return Call(
             caller,
-            self.state,
-            self.live,
+            self.services,
             runtime,
             cast("Control", None),
             cast("Connection", None),
@@ -216,7 +219,7 @@ class Desk:
     async def send(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and return when it is accepted, or settled if ``wait`` says so."""
         asked = ConversationSend(content=content, sender=sender, **params)
-        return cast("SendResult", await self.do(conversation.send, asked))
+        return cast("SendResult", await self.do(send_to_conversation, asked))
 
     async def ask(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and wait until the run has settled."""
@@ -228,23 +231,23 @@ class Desk:
 
     async def cancel_conversation(self, sender: str = "user") -> Any:
         """Cancel the run in flight and wait until it has stopped."""
-        return await self.do(conversation.cancel, ConversationCancel(sender=sender))
+        return await self.do(cancel_in_conversation, ConversationCancel(sender=sender))
 
     async def interrupt(self, session_id: str) -> Any:
         """Interrupt the run in flight and wait until it has stopped."""
-        return await self.do(session.interrupt, SessionInterrupt(session_id=session_id))
+        return await self.do(interrupt, SessionInterrupt(session_id=session_id))
 
-    async def order(self, run_id: str, *make: Callable[[Run], Command]) -> Run:
+    async def order(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
         """Carry out commands, each made for the run as it is by then."""
 
-        def carry_out(tx: Transaction) -> Run:
+        def carry_out(tx: Transaction) -> RunRecord:
             for each in make:
                 record = tx.get(RUNS, run_id)
                 assert record is not None
                 fold = SessionWriter(
                     tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
                 )
-                fold.append_all(decide(fold.run, each(fold.run)))
+                fold.carry_out(each(fold.run))
                 fold.write()
             return fold.run
 
@@ -269,7 +272,7 @@ class Desk:
             fold = SessionWriter(
                 tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
             )
-            fold.append_all(decide(record, Resolve([allowed], [])))
+            fold.carry_out(Resolve([allowed], []))
             fold.write()
 
         await self.state.update(resolve)
@@ -297,9 +300,9 @@ class Desk:
                 tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
             )
             for _ in range(max(starts, 1)):
-                fold.append_all(decide(fold.run, Start()))
+                fold.carry_out(Start())
                 if starts:
-                    fold.append_all(decide(fold.run, Ask("itm_left")))
+                    fold.carry_out(Ask("itm_left"))
             fold.write()
 
         await self.state.update(begin)
@@ -310,7 +313,7 @@ class Desk:
 
     async def spoil(self, run_id: str) -> None:
         """Damage the store: a run's record is not one."""
-        await self.state.update(lambda tx: tx.put(RUNS, run_id, value=cast("Run", "spoilt")))
+        await self.state.update(lambda tx: tx.put(RUNS, run_id, value=cast("RunRecord", "spoilt")))
 
     def count(self, table: Table[Any]) -> int:
         """The rows of a table."""
@@ -351,7 +354,12 @@ class Desk:
         """The runs whose text is being written."""
         return [writing.run_id for writing in self.live.current(Everything())]
 
-    def run(self, run_id: str) -> Run:
+    def pinned(self, run_id: str) -> Pinned:
+        """Return the values that a run pinned."""
+        with self.state.read() as store:
+            return store.need(PINNED, run_id)
+
+    def run(self, run_id: str) -> RunRecord:
         """A run's record now."""
         with self.state.read() as store:
             found = store.get(RUNS, run_id)
@@ -403,7 +411,7 @@ async def open_desk(
 @asynccontextmanager
 async def working(desk: Desk) -> AsyncIterator[RunWorker]:
     """A worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
-    worker = RunWorker(desk.state, desk.live, desk.holder)
+    worker = RunWorker(desk.services)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.serve)
         yield worker

@@ -163,7 +163,7 @@ def _settled(run_id: str) -> JournalEvent:
 
 def verdict(call_id: str) -> Verdict:
     """A call of ``write`` that is allowed as far as the rules go."""
-    return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="default of write")
+    return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="write's default")
 
 
 def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kheishd.core.run.calls import doubt, to_judge, to_run
 from kheishd.core.run.commands import (
@@ -48,11 +49,13 @@ from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_li
 from protocol.objects.approval import Preview
 from protocol.objects.permission import Verdict
 from protocol.objects.question import Question
-from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, Run, RunError, RunKind
+from protocol.objects.run import ENDED, CallOutcome, OpenCall, Pinned, RunError, RunKind
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from kheishd.core.run.record import RunRecord
 
 ERROR = RunError("server_error", "the provider failed", 500, retryable=True)
 TEXT: Item = Text("hello")
@@ -63,6 +66,9 @@ SUMMARY = ContextCompacted(upto=1, strategy="summary", trigger="auto", summary="
 NO_SUMMARY = CompactionFailed(trigger="auto", error=ERROR, usage=Usage(3, 0))
 
 
+PINNED = Pinned(route="offline", driver="offline", model="offline")
+
+
 def accepted(
     *,
     max_turns: int = 0,
@@ -71,7 +77,7 @@ def accepted(
     tools: list[str] | None = None,
 ) -> RunAccepted:
     """The first event of a run."""
-    pinned = Pinned(route="offline", driver="offline", model="offline", max_turns=max_turns, tools=tools)
+    pinned = replace(PINNED, max_turns=max_turns, tools=tools)
     return RunAccepted(
         input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest, kind=kind
     )
@@ -79,7 +85,10 @@ def accepted(
 
 @dataclass
 class Machine:
-    """One run, its record and its journal. Every event goes through its bytes, as in the store."""
+    """One run: its record, its pinned values and its journal.
+
+    Every event goes through its bytes, as in the store.
+    """
 
     max_turns: int = 0
     guest: str | None = None
@@ -89,11 +98,12 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.now_ms = 1_000
-        self.record: Run | None = None
+        self.record: RunRecord | None = None
+        self.pinned = PINNED
         self.append(accepted(max_turns=self.max_turns, guest=self.guest, kind=self.kind, tools=self.tools))
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunRecord:
         assert self.record is not None
         return self.record
 
@@ -107,12 +117,14 @@ class Machine:
         assert not isinstance(stored, Unknown)
         self.journal.append((envelope, stored))
         self.record = evolve(self.record, envelope, stored)
+        if isinstance(stored, RunAccepted):
+            self.pinned = stored.pinned
 
-    def do(self, *commands: Command | Callable[[Run], Command]) -> Machine:
+    def do(self, *commands: Command | Callable[[RunRecord], Command]) -> Machine:
         """Decide and fold commands, one after another; some are made for the run as it is by then."""
         for each in commands:
             command = each(self.run) if callable(each) else each
-            for event in decide(self.run, command):
+            for event in decide(self.run, self.pinned, command):
                 self.append(event)
         return self
 
@@ -149,7 +161,7 @@ def verdict(call: OpenCall, *, parallel: bool = False, repeatable: bool = False,
     return Verdict(call_id=call.call_id, tool=call.tool, parallel=parallel, repeatable=repeatable, **judged)
 
 
-def allowed(run: Run, *, parallel: bool = False, repeatable: bool = False) -> Judge:
+def allowed(run: RunRecord, *, parallel: bool = False, repeatable: bool = False) -> Judge:
     """All new calls that are judged together are allowed."""
     return Judge(
         [
@@ -183,20 +195,22 @@ def returned(call: OpenCall, how: CallOutcome = "returned", text: str = "done") 
     return ToolReturned(call_id=call.call_id, tool=call.tool, how=how, text=text, is_error=is_error)
 
 
-def asked(run: Run, *, questions: bool = False) -> Judge:
+def asked(run: RunRecord, *, questions: bool = False) -> Judge:
     """A person is to be asked about all new calls that are judged together."""
     ask_about = question if questions else approval
     chosen = [run.calls[place] for place in to_judge(run.calls)]
     return Judge([Judgement(verdict(call, decision="ask"), asks=ask_about(call)) for call in chosen])
 
 
-def called(run: Run) -> CallTools:
+def called(run: RunRecord) -> CallTools:
     """The calls that are to run do."""
     chosen = [run.calls[place] for place in to_run(run.calls)]
     return CallTools([ToolCalled(call_id=c.call_id, tool=c.tool, attempt=c.attempt + 1) for c in chosen])
 
 
-def resolved(run: Run, decision: str = "allow", *, updated_input: dict[str, Any] | None = None) -> Resolve:
+def resolved(
+    run: RunRecord, decision: str = "allow", *, updated_input: dict[str, Any] | None = None
+) -> Resolve:
     """A person answers every approval the same way."""
     waiting = [call for call in run.calls if call.state == "asked"]
     answers = [
@@ -211,7 +225,7 @@ def resolved(run: Run, decision: str = "allow", *, updated_input: dict[str, Any]
     return Resolve(answers, [returned(call, "denied") for call in waiting] if decision == "deny" else [])
 
 
-def finished(run: Run, how: CallOutcome = "returned") -> Return:
+def finished(run: RunRecord, how: CallOutcome = "returned") -> Return:
     """The first call that runs, or is to run, has its result."""
     return Return(returned(next(call for call in run.calls if call.state in ("called", "ready")), how))
 
@@ -228,7 +242,7 @@ def abandoned(call: OpenCall) -> Abandon:
     return Abandon(lapsed, "nobody knows")
 
 
-def found(run: Run, place: int, outcome: str) -> Settle:
+def found(run: RunRecord, place: int, outcome: str) -> Settle:
     """What became of a call that the daemon died in."""
     call = run.calls[place]
     if outcome == "not_done":
@@ -245,7 +259,7 @@ def found(run: Run, place: int, outcome: str) -> Settle:
 STEER = Steer("str_1", [Text("and hurry")], "user")
 
 
-def possible(run: Run) -> list[Command]:
+def possible(run: RunRecord) -> list[Command]:
     """Every command that a worker, a person or a restart may give a run as it is, in every form that matters.
 
     A worker does nothing out of its order; what people want may come at any time.
@@ -269,7 +283,7 @@ def _result(call: OpenCall) -> Return:
     return Return(returned(call), (SessionRenamed(title=f"by {call.call_id}"),))
 
 
-def _of_model(run: Run) -> Iterator[Command]:
+def _of_model(run: RunRecord) -> Iterator[Command]:
     yield Ask("itm_1")
     if run.attempt:
         yield from (Compact(SUMMARY), Compact(NO_SUMMARY), Compact(None))
@@ -279,7 +293,7 @@ def _of_model(run: Run) -> Iterator[Command]:
         yield from (Errored(ERROR, None), Errored(ERROR, 5_000))
 
 
-def _of_calls(run: Run) -> Iterator[Command]:
+def _of_calls(run: RunRecord) -> Iterator[Command]:
     if to_judge(run.calls):
         yield from (allowed(run), allowed(run, parallel=True, repeatable=True), _mixed(run))
         yield from (_halves(run), asked(run), asked(run, questions=True))
@@ -294,7 +308,7 @@ def _of_calls(run: Run) -> Iterator[Command]:
             yield from (found(run, place, outcome) for outcome in ("done", "not_done", "unknown"))
 
 
-def _mixed(run: Run) -> Judge:
+def _mixed(run: RunRecord) -> Judge:
     """Of the new calls one is asked about, one denied, and so on."""
     judgements: list[Judgement] = []
     for number, place in enumerate(to_judge(run.calls)):
@@ -307,13 +321,13 @@ def _mixed(run: Run) -> Judge:
     return Judge(judgements)
 
 
-def _halves(run: Run) -> Judge:
+def _halves(run: RunRecord) -> Judge:
     """Every other new call is a question, and a person is to be asked about the rest."""
     approvals, questions = asked(run).judgements, asked(run, questions=True).judgements
     return Judge([(approvals, questions)[number % 2][number] for number in range(len(approvals))])
 
 
-def _of_people(run: Run) -> Iterator[Command]:
+def _of_people(run: RunRecord) -> Iterator[Command]:
     for call in run.calls:
         if call.state == "asked":
             yield from (resolved(run), resolved(run, "deny"), resolved(run, updated_input={"path": "x"}))
@@ -325,19 +339,22 @@ def _of_people(run: Run) -> Iterator[Command]:
 # Everywhere that a run can come to.
 
 
+MAX_TURNS = 2
+
+
 @dataclass(frozen=True)
 class Transition:
     """A command and what it did to a run."""
 
-    before: Run
+    before: RunRecord
     command: Command
     events: list[JournalEvent]
-    after: Run
+    after: RunRecord
 
 
-def step(run: Run, command: Command) -> Transition:
+def step(run: RunRecord, command: Command) -> Transition:
     """Give one command to a run."""
-    machine = Machine()
+    machine = Machine(max_turns=MAX_TURNS if run.kind == "input" else 0)
     machine.journal, machine.record = [], run
     machine.do(command)
     return Transition(run, command, [event for _, event in machine.journal], machine.run)
@@ -346,7 +363,7 @@ def step(run: Run, command: Command) -> Transition:
 @lru_cache
 def everything() -> list[Transition]:
     """Every command on every run of two turns and two calls, as far as the machine tells runs apart."""
-    todo = [Machine(max_turns=2).run, Machine(kind="compaction").run]
+    todo = [Machine(max_turns=MAX_TURNS).run, Machine(kind="compaction").run]
     seen, made = set(map(_essence, todo)), []
     while todo:
         run = todo.pop()
@@ -359,13 +376,13 @@ def everything() -> list[Transition]:
     return made
 
 
-def everywhere() -> list[Run]:
+def everywhere() -> list[RunRecord]:
     """Every run that ``everything`` comes to."""
     runs = [each.before for each in everything()] + [each.after for each in everything()]
     return list({id(run): run for run in runs}.values())
 
 
-def _essence(run: Run) -> tuple[Any, ...]:
+def _essence(run: RunRecord) -> tuple[Any, ...]:
     calls = tuple((call.state, call.parallel, call.repeatable, call.attempt > 0) for call in run.calls)
     asked = (run.attempt > 0, run.retry_at_ms is not None, run.pending_steers > 0)
     counted = run.turn, min(run.starts_without_progress, 3)
@@ -391,7 +408,7 @@ def history(choices: list[int], max_turns: int = 0) -> Machine:
     return machine
 
 
-def _goes_on(run: Run, command: Command) -> bool:
+def _goes_on(run: RunRecord, command: Command) -> bool:
     if isinstance(command, Start):
         return run.status == "queued"
     if isinstance(command, Ask):

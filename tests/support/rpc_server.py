@@ -10,18 +10,19 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
+from kheishd.config.sections.config import Config
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, RunLimits, Runtime
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime, Runtimes
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from protocol.errors.daemon import ConfigInvalid
+from protocol.errors.refusal import REFUSALS, Refusal
 from protocol.rpc.method import SCOPES
-from protocol.rpc.wire import Error, refusal_of
 from tests.support.runtimes import WORKSPACES
+from tests.support.services import make_services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.call import Handler
     from kheishd.kernel.captures import Captures
+    from kheishd.kernel.live import Live
+    from kheishd.kernel.services import Services
     from kheishd.kernel.shells import Shells
-    from protocol.objects.daemon import Status
+    from protocol.objects.daemon import DaemonStatus
 
 UPGRADE = (
     "Connection: Upgrade",
@@ -49,8 +52,6 @@ class FakeControl:
     is_draining: bool = False
     shutdowns: list[float | None] = field(default_factory=list)
     problem: str | None = None
-    captured: Captures | None = None
-    written: Shells | None = None
 
     async def reload(self) -> tuple[int, list[str]]:
         if self.problem is not None:
@@ -63,30 +64,20 @@ class FakeControl:
     def draining(self) -> bool:
         return self.is_draining
 
-    def status(self) -> Status:
+    def status(self) -> DaemonStatus:
         raise AssertionError("this harness has no daemon to ask")
 
     def config_path(self) -> str | None:
         return None
-
-    def captures(self) -> Captures:
-        assert self.captured is not None, "this harness captures nothing"
-        return self.captured
-
-    def shells(self) -> Shells:
-        assert self.written is not None, "this harness has no shells"
-        return self.written
 
 
 def bare_runtime() -> Runtime:
     """A runtime with the offline route and nobody to ask."""
     return Runtime(
         generation=1,
+        config=Config(),
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={},
-        default_agent="default",
-        default_route="offline",
-        limits=RunLimits(),
         models=cast("ModelCaller", None),
         hooks=CompositeHook(()),
         workspaces=WORKSPACES,
@@ -184,7 +175,7 @@ class Client:
             await self._sort(await self.read())
         answer = self._answers.pop(request_id)
         if "error" in answer:
-            raise refusal_of(msgspec.convert(_with_raw_data(answer["error"]), Error))
+            raise _refusal_from(answer["error"])
         return answer["result"]
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -204,8 +195,17 @@ class Client:
             self._notes.append((message["method"], message["params"]))
 
 
-def _with_raw_data(error: dict[str, Any]) -> dict[str, Any]:
-    return {**error, "data": msgspec.Raw(msgspec.json.encode(error.get("data", {})))}
+def _refusal_from(error: dict[str, Any]) -> Refusal:
+    """Return the refusal of an error response, as the class of its reason."""
+    data = error.get("data", {})
+    refusal = REFUSALS.get(data.get("reason", ""), Refusal)(
+        error["message"],
+        field=data.get("field"),
+        hint=data.get("hint"),
+        retry_after_ms=data.get("retry_after_ms"),
+    )
+    assert refusal.number == error["code"], "a refusal has one number"
+    return refusal
 
 
 @dataclass
@@ -214,13 +214,22 @@ class RpcServer:
 
     path: Path
     tcp: str | None
-    state: State
-    live: Live
+    services: Services
     dispatcher: Dispatcher
     server: Server
     control: FakeControl
     nursery: trio.Nursery
     _clients: list[Client] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """The store."""
+        return self.services.state
+
+    @property
+    def live(self) -> Live:
+        """The text being written."""
+        return self.services.live
 
     async def connect(self) -> Client:
         """A new connection to the Unix socket."""
@@ -271,7 +280,9 @@ async def rpc_server(
     directory: Path,
     handlers: Iterable[Handler],
     *,
-    runtime: Callable[[], Runtime] = bare_runtime,
+    runtimes: Runtime | Runtimes | None = None,
+    captures: Captures | None = None,
+    shells: Shells | None = None,
     control: FakeControl | None = None,
     clock: Callable[[], int] = wall_clock_ms,
     tcp: TcpListen | None = None,
@@ -280,18 +291,18 @@ async def rpc_server(
     """Serve ``handlers`` and the tokens on ``<directory>/run/kheishd.sock``; the store is in ``state``."""
     control = control or FakeControl()
     served = {handler.row.name: handler for handler in (*token.HANDLERS, *handlers)}
-    live = Live()
     run_dir = directory / "run"
     rpc = RpcListen(run_dir / "kheishd.sock")
     async with open_state(directory / "state", version="test", clock=clock) as state:
-        dispatcher = Dispatcher(served.values(), state, live, control, runtime)
+        services = make_services(state, runtimes or bare_runtime(), captures=captures, shells=shells)
+        dispatcher = Dispatcher(served.values(), services, control)
         async with open_server(dispatcher) as server:
             with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ={}) as listeners:
                 async with trio.open_nursery() as nursery:
                     for listener in listeners:
                         await nursery.start(server.listen, listener)
                     bound = None if tcp is None else (run_dir / "tcp").read_text().strip()
-                    running = RpcServer(rpc.path, bound, state, live, dispatcher, server, control, nursery)
+                    running = RpcServer(rpc.path, bound, services, dispatcher, server, control, nursery)
                     yield running
                     await running.aclose()
                     nursery.cancel_scope.cancel()

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
+from kheishd.core.run.record import RunRecord
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHILDREN, META, RUNS, SESSIONS
+from kheishd.store.tables import CHILDREN, META, PINNED, RUNS, SESSIONS
 from protocol.events.call import ToolCalled
 from protocol.events.daemon import DaemonReloaded
 from protocol.events.run import ModelAsked, RunEnded
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.objects.run import OpenCall, Pinned, Run, Status
+from protocol.objects.run import OpenCall, Pinned, RunStatus
 from protocol.objects.session import Session
 
 
@@ -52,12 +53,12 @@ def put_run(
     tx: Transaction,
     run_id: str,
     session_id: str,
-    status: Status,
+    status: RunStatus,
     item_id: str | None = None,
     calls: Sequence[OpenCall] = (),
 ) -> None:
     """A run's record, new or changed."""
-    record = Run(
+    record = RunRecord(
         run_id=run_id,
         session_id=session_id,
         agent="default",
@@ -67,11 +68,11 @@ def put_run(
         updated_at_ms=tx.now_ms,
         accepted_cursor=1,
         updated_cursor=1,
-        pinned=Pinned(route="offline", driver="offline", model="offline"),
         item_id=item_id,
         calls=list(calls),
     )
     tx.put(RUNS, run_id, value=record)
+    tx.put(PINNED, run_id, value=Pinned(route="offline", driver="offline", model="offline"))
 
 
 def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:

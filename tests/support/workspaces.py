@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import msgspec
 
+from kheishd.core.run.record import RunRecord
 from kheishd.hooks.files.part import Files
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
-from protocol.objects.run import Pinned, Run
+from protocol.objects.run import Pinned
 from protocol.objects.session import Session
 
 ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
@@ -25,7 +26,7 @@ def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, updated_at_ms=1
     )
     pinned = Pinned(route="offline", driver="offline", model="offline", workspace=str(workspace), tools=tools)
-    run = Run(
+    run = RunRecord(
         run_id=f"run_{ID}",
         session_id=session.session_id,
         agent="default",
@@ -35,9 +36,8 @@ def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
         updated_at_ms=1,
         accepted_cursor=1,
         updated_cursor=1,
-        pinned=pinned,
     )
-    return RunContext(session, run, str(workspace), "off", cast("Any", None))
+    return RunContext(session, run, pinned, str(workspace), "off", cast("Any", None))
 
 
 @dataclass

@@ -17,21 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import Placed, snipped, summed_up, without_results
 from kheishd.core.context.tokens import of_bytes, of_messages
 from kheishd.core.context.transcript import Measured
-
-RESULT_TOOLS: Final = (
-    "read_file",
-    "bash",
-    "grep_search",
-    "glob_search",
-    "web_fetch",
-    "web_search",
-    "read_result",
-    "task_output",
-)
-"""The tools whose results can be had again, or are kept, and are long."""
 
 OUTPUT_TOKENS: Final = 8_192
 """What is kept free for an answer where the route does not say how long one may be."""
@@ -44,37 +33,17 @@ SNIP_KEEP_MIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ContextLimits:
-    """How much models are shown; the fields of ``[context]`` in config.toml.
-
-    A summary is made beyond ``compact_tokens``, or when the route's window has only room left for an answer
-    and ``margin_tokens``; ``keep_messages`` stay as they are. After ``max_failures`` failures in a row no
-    summary is tried any more in that run: then what is beyond ``snip_tokens`` is left out, but never the last
-    ``snip_keep_messages``. After ``results_idle_s`` without an answer all results but the newest
-    ``results_keep`` are left out.
-    """
-
-    compact_tokens: int = 167_000
-    margin_tokens: int = 13_000
-    keep_messages: int = 6
-    summary_tokens: int = 4_096
-    max_failures: int = 3
-    snip_tokens: int = 120_000
-    snip_keep_messages: int = 10
-    results_idle_s: float = 900.0
-    results_keep: int = 5
-
-
-@dataclass(frozen=True, slots=True)
 class Prompt:
     """What is about to be shown to a model: the messages, and how long all of it is.
 
     ``overhead`` are the tokens of instructions and tools, as estimated; ``tokens`` are those of everything.
+    ``droppable`` are the names of the tools whose old results may be dropped.
     """
 
     placed: Sequence[Placed]
     overhead: int
     tokens: int
+    droppable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +71,21 @@ Step = LeaveOutResults | SumUp | Snip
 
 
 def prompt_of(
-    placed: Sequence[Placed], measured: Measured | None, speaker: str | None, overhead_bytes: int
+    placed: Sequence[Placed],
+    measured: Measured | None,
+    speaker: str | None,
+    overhead_bytes: int,
+    droppable: Sequence[str] = (),
 ) -> Prompt:
     """How long a prompt is: what was counted for the same speaker's last answer, and what came after it."""
     overhead = of_bytes(overhead_bytes)
     if measured is None or measured.speaker != speaker:
-        return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed))
+        return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed), droppable)
     after = of_messages(each.message for each in placed if each.cursor > measured.cursor)
-    return Prompt(placed, overhead, measured.tokens + after)
+    return Prompt(placed, overhead, measured.tokens + after, droppable)
 
 
-def threshold(limits: ContextLimits, window: int, options: Mapping[str, Any]) -> int:
+def threshold(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
     """How long a prompt may become on a route before it is made shorter.
 
     In a small window what is kept free by the rule would be nearly all of it; a third of it may be filled.
@@ -130,12 +103,12 @@ def output_tokens(options: Mapping[str, Any]) -> int:
     return OUTPUT_TOKENS
 
 
-def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextLimits, *, resting: bool) -> Step | None:
+def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextSection, *, resting: bool) -> Step | None:
     """What is to be done before the model is asked; None if the prompt may be sent as it is.
 
     ``ceiling`` is how long it may be; ``resting``: summaries failed too often to be tried again.
     """
-    upto = results_cut(prompt.placed, now_ms, limits)
+    upto = results_cut(prompt, now_ms, limits)
     if upto is not None:
         return LeaveOutResults(upto)
     if prompt.tokens > ceiling and not resting:
@@ -148,22 +121,23 @@ def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextLimits, *, res
     return None
 
 
-def results_cut(placed: Sequence[Placed], now_ms: int, limits: ContextLimits) -> int | None:
+def results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int | None:
     """Up to where results are to be left out; None while the last answer is recent, or there are none."""
+    placed, droppable = prompt.placed, list(prompt.droppable)
     answers = [each.at_ms for each in placed if each.message.role == "assistant"]
-    if not answers or now_ms - answers[-1] <= limits.results_idle_s * 1000:
+    if not answers or now_ms - answers[-1] <= limits.drop_results_after_s * 1000:
         return None
     seen = 0
     for each in reversed(placed):
-        if seen >= limits.results_keep:
-            changed = without_results(list(placed), each.cursor, list(RESULT_TOOLS)) != list(placed)
+        if seen >= limits.keep_results:
+            changed = without_results(list(placed), each.cursor, droppable) != list(placed)
             return each.cursor if changed else None
         if each.message.role == "tool":
-            seen += sum(getattr(item, "name", "") in RESULT_TOOLS for item in each.message.items)
+            seen += sum(getattr(item, "name", "") in droppable for item in each.message.items)
     return None
 
 
-def summary_cut(placed: Sequence[Placed], ceiling: int, limits: ContextLimits) -> int | None:
+def summary_cut(placed: Sequence[Placed], ceiling: int, limits: ContextSection) -> int | None:
     """Up to where messages are to be summed up; None if there is too little before the last ones.
 
     The last ``keep_messages`` stay, or as many of them as take half the room. A call stays with its results.
@@ -230,7 +204,7 @@ def estimates(prompt: Prompt, step: Step, summary: str = "") -> tuple[int, int]:
     before = prompt.overhead + of_messages(each.message for each in placed)
     match step:
         case LeaveOutResults(upto):
-            placed = without_results(placed, upto, list(RESULT_TOOLS))
+            placed = without_results(placed, upto, list(prompt.droppable))
         case SumUp(upto):
             placed = summed_up(placed, upto, 0, summary)
         case Snip(upto):

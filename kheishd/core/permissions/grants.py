@@ -12,19 +12,19 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallsJudged
 from protocol.events.permission import PermissionsChanged
 from protocol.journal.line import JournalEvent
 from protocol.limits.permission import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
-from protocol.objects.run import Run
 from protocol.objects.session import Session
 
-Holder = TypeVar("Holder", Run, Session)
+Holder = TypeVar("Holder", RunRecord, Session)
 
 
-def kept_by_run(run: Run, event: JournalEvent) -> Run:
+def kept_by_run(run: RunRecord, event: JournalEvent) -> RunRecord:
     """The run with the rules and grants it has after one of its own events."""
     if isinstance(event, ApprovalAnswered) and event.remember != "run":
         return run

@@ -1,19 +1,18 @@
-"""How a call is judged, as one walk that both decides and explains. Pure.
+"""Permission judging: one walk both decides a call and explains the decision. Pure.
 
-The rules come first. Each layer says deny, ask, allow or nothing: of its rules that match, the strictest.
-Of what the layers say, the strictest counts, whichever layer says it: nothing narrower loosens anything
-broader. Where none says anything the tool's default stands. Of the definitions only the first, that of the
-root session's agent, can stand in for the default: one further down belongs to an agent that another one may
-have called upon. It can only be stricter; else an agent could have done by another what it may not do itself.
+Rules come first. Each layer says deny, ask, allow or nothing: the strictest of its matching rules. Across
+layers, the strictest counts as well: a narrower layer never loosens a broader one. If no layer has a matching
+rule, the tool's default applies. Of the definitions, only the first (the agent of the root session) may
+replace the default by something looser. A definition further down belongs to an agent that another agent may
+have called, so it can only be stricter; else an agent could do through another what it may not do itself.
 
-Then, in this order: an opinion of a hook, the mode, a grant. Each acts on what the one before left. A deny
-stays a deny whatever follows. An ask that the managed layer or a hook insists on is *firm*: no mode turns it
-into an allow.
+Then follow, in this order: a hook's opinion, the permission mode and the grants. Each acts on the result so
+far. A deny is final. An ask by the managed layer or by a hook is *firm*: no mode turns it into an allow.
 
-A rule's subject is compared with the call's as text, ``*`` standing for any text, which is all that can be
-done for whatever a tool calls a subject. It is little where the subject is a program: so an allow with a
-``*`` does not hold for a command line that chains, substitutes or redirects, nor for a path with ``..`` in
-it. A deny or an ask holds for those, too.
+A rule's subject is compared with the call's as text, and ``*`` matches any text: the meaning of a subject is
+known to its tool only. For programs a text match promises little, so an allow with a ``*`` does not hold for
+a command line that chains, substitutes or redirects, nor for a path with ``..`` in it. A deny or an ask holds
+for those, too.
 """
 
 import re
@@ -21,15 +20,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, assert_never
 
-from msgspec.structs import replace as _replaced
+from msgspec.structs import replace as replace_struct
 
-from kheishd.core.session import MODES
 from protocol.objects.permission import (
+    MODES,
     Decision,
     Explanation,
     ExplanationLine,
     Grant,
-    Layered,
+    LayerRules,
     ModeEffect,
     PermissionMode,
     Rule,
@@ -38,22 +37,22 @@ from protocol.objects.permission import (
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "ask", "deny")
 """From the loosest to the strictest."""
 
-# What makes a command line more than the one command it begins with. "${" can hide a substitution.
+# Makes a command line more than its first command. "${" can hide a substitution.
 _CHAINED: Final = re.compile(r"[;&|<>`\r\n\0]|\$[({]")
 _UPWARD: Final = re.compile(r"(^|/)\.\.(/|$)")
 
-# What decided a call stands in its verdict, and 32 of those in one transaction: the rule is found by so much.
-SUBJECT_SHOWN: Final = 64
+# A verdict names the deciding rule, and one transaction holds 32 verdicts: long subjects are truncated.
+MAX_SUBJECT_CHARACTERS: Final = 64
 
-# What the model reads of a denial that nobody gave a reason for.
+# Denials without a note of their own, as the model reads them.
 DENIED: Final = "the permission rules deny this"
-DENIED_IN_PLAN: Final = "plan mode only reads and asks: say what you would do instead of doing it"
-NOBODY_ASKED: Final = "this needs a person's approval, and in this mode nobody is asked"
+DENIED_IN_PLAN: Final = "plan mode only reads and asks: describe the change instead of making it"
+DENIED_UNASKED: Final = "this needs a person's approval, and the mode dontAsk denies instead of asking"
 
 
 @dataclass(frozen=True, slots=True)
 class ToolFacts:
-    """What must be known of a tool to judge a call of it; the fields are those of ``kernel.hook.Tool``."""
+    """The properties of a tool that judging needs; the fields are those of ``kernel.hook.Tool``."""
 
     name: str
     kind: Literal["read", "edit", "execute", "fetch", "coordinate"]
@@ -62,101 +61,96 @@ class ToolFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
-    """What a hook says about one call: no, or that a person is to be asked whatever the rules allow."""
+class HookOpinion:
+    """A hook's opinion about one call: deny it, or ask a person even if the rules allow it."""
 
     decision: Literal["ask", "deny"]
-    reason: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Everything that counts in one place: the layers, broadest first, and the mode in force there."""
+    """The permission layers of a run or session, broadest first, and its effective mode."""
 
-    layers: tuple[Layered, ...]
+    layers: tuple[LayerRules, ...]
     mode: PermissionMode
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A call judged: ``base`` by the rules alone, ``decision`` in the end; ``why`` names what decided it.
+class Ruling:
+    """The decision about a call; ``base`` is that of the rules alone, ``why`` names the deciding part.
 
-    ``reason`` is for whoever is asked or denied. ``grant_id`` is the grant that was used: it is to be counted
-    down with the verdict.
+    ``note`` is for the person who is asked or the model that is denied. ``grant_id`` is the grant that was
+    used: the event with the verdict counts it down.
     """
 
     decision: Decision
     base: Decision
     why: str
-    reason: str = ""
+    note: str = ""
     mode: PermissionMode = "default"
     mode_effect: ModeEffect | None = None
     grant_id: str | None = None
 
 
-def judge(tool: ToolFacts, subject: str, layers: Layers, opinion: Opinion | None = None) -> Judged:
-    """How a call of a tool on a subject is judged. ``subject`` is whole, as the tool's part gives it."""
-    return _Walk(tool, subject, layers, opinion).judged
+def judge(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None = None) -> Ruling:
+    """Decide about a call of a tool. ``subject`` is the whole subject, as the tool's sub-hook names it."""
+    return _Walk(tool, subject, layers, opinion).ruling
 
 
-def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: Opinion | None = None) -> Explanation:
-    """The same walk, with every line that it came by."""
+def explain(tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None = None) -> Explanation:
+    """Decide about a call like :func:`judge`, and return a line for every part that was considered."""
     walk = _Walk(tool, subject, layers, opinion)
-    judged = walk.judged
+    ruling = walk.ruling
     return Explanation(
-        decision=judged.decision,
-        base=judged.base,
-        why=judged.why,
-        note=judged.reason,
-        mode=judged.mode,
-        mode_effect=judged.mode_effect,
-        grant_id=judged.grant_id,
-        lines=walk.steps,
+        decision=ruling.decision,
+        base=ruling.base,
+        why=ruling.why,
+        note=ruling.note,
+        mode=ruling.mode,
+        mode_effect=ruling.mode_effect,
+        grant_id=ruling.grant_id,
+        lines=walk.lines,
     )
 
 
-def used(layers: Layers, grant_ids: Sequence[str]) -> Layers:
-    """The layers once some grants were used: for the next call of a batch, before any verdict is kept.
+def use_grants(layers: Layers, grant_ids: Sequence[str]) -> Layers:
+    """Return the layers after some grants were used, for the next call of a batch that has no verdicts yet.
 
-    Shape:  a grant is named as often as it was used.
+    Shape:  ``grant_ids`` names a grant once per use.
     """
     if not grant_ids:
         return layers
-    return Layers(tuple(_after_uses(each, grant_ids) for each in layers.layers), layers.mode)
+    used = []
+    for layered in layers.layers:
+        grants = [
+            grant
+            if grant.remaining_uses is None
+            else replace_struct(grant, remaining_uses=grant.remaining_uses - grant_ids.count(grant.grant_id))
+            for grant in layered.grants
+        ]
+        used.append(replace_struct(layered, grants=grants))
+    return Layers(tuple(used), layers.mode)
 
 
-def _after_uses(layered: Layered, grant_ids: Sequence[str]) -> Layered:
-    grants = [
-        grant
-        if grant.remaining_uses is None
-        else _replaced(grant, remaining_uses=grant.remaining_uses - grant_ids.count(grant.grant_id))
-        for grant in layered.grants
-    ]
-    return _replaced(layered, grants=grants)
-
-
-def in_force(layers: Sequence[Layered]) -> PermissionMode:
-    """The narrowest of the modes that layers let be."""
-    return min((each.mode for each in layers if each.mode is not None), key=MODES.index, default="default")
-
-
-def strictest(one: Decision, other: Decision) -> Decision:
-    """The stricter of two decisions."""
-    return max(one, other, key=STRICTNESS.index)
+def effective_mode(layers: Sequence[LayerRules]) -> PermissionMode:
+    """Return the narrowest mode of all layers that set one."""
+    modes = (layered.mode for layered in layers if layered.mode is not None)
+    return min(modes, key=MODES.index, default="default")
 
 
 # Matching.
 
 
-def covers(pattern: str, tool: str) -> bool:
-    """Whether a rule about ``pattern`` is about a tool: its name, the beginning of it and ``*``, or ``*``."""
+def matches_tool(pattern: str, tool: str) -> bool:
+    """Whether a rule's tool pattern matches a tool: its name, a prefix of it and ``*``, or ``*``."""
     return tool.startswith(pattern[:-1]) if pattern.endswith("*") else tool == pattern
 
 
-def fits(pattern: str | None, subject: str) -> bool:
-    """Whether a subject is what a pattern says: any for None; ``*`` stands for any text, also for none.
+def matches_subject(pattern: str | None, subject: str) -> bool:
+    """Whether a rule's subject pattern matches a subject; None matches any, ``*`` any text, even none.
 
-    Takes time in proportion to both, whatever they are: each piece is looked for once, from the left.
+    Linear in the length of both: each piece is searched once, from the left.
     """
     if pattern is None:
         return True
@@ -166,113 +160,121 @@ def fits(pattern: str | None, subject: str) -> bool:
     last = pieces.pop()
     if len(subject) < len(first) + len(last) or not (subject.startswith(first) and subject.endswith(last)):
         return False
-    at, end = len(first), len(subject) - len(last)
+    start, end = len(first), len(subject) - len(last)
     for piece in pieces:
-        found = subject.find(piece, at, end)
-        if found < 0:
+        position = subject.find(piece, start, end)
+        if position < 0:
             return False
-        at = found + len(piece)
+        start = position + len(piece)
     return True
 
 
-def about(rule: Rule, tool: ToolFacts, subject: str) -> bool:
-    """Whether a rule is about a call's subject, which of an edit may be several paths, a line each.
+def matches_call(rule: Rule, tool: ToolFacts, subject: str) -> bool:
+    """Whether a rule matches a call. The subject of an edit may be several paths, one per line.
 
-    A deny or an ask is about a call that has one such path; an allow only about one that has no other.
+    A deny or an ask matches if one of the paths does, an allow only if all of them do.
     """
+    if not matches_tool(rule.tool, tool.name):
+        return False
     paths = subject.split("\n") if tool.kind == "edit" else [subject]
-    every = all if rule.decision == "allow" else any
-    return every(fits(rule.subject, path) for path in paths)
+    quantifier = all if rule.decision == "allow" else any
+    return quantifier(matches_subject(rule.subject, path) for path in paths)
 
 
-def distrusted(rule: Rule, tool: ToolFacts, subject: str) -> str | None:
-    """Why an allow that fits is not taken at its word; None where it is."""
+def find_distrust(rule: Rule, tool: ToolFacts, subject: str) -> str | None:
+    """Return why a matching allow does not hold for a subject; None if the rule holds."""
     if rule.decision != "allow" or rule.subject is None or "*" not in rule.subject:
         return None
     if tool.kind == "execute":
-        found = _CHAINED.search(subject)
-        return f"the command holds {found[0]!r}, so it may be more than it begins with" if found else None
-    return "the path goes up by '..'" if _UPWARD.search(subject) else None
+        chained = _CHAINED.search(subject)
+        return (
+            f"the command contains {chained[0]!r} and may run more than the pattern shows"
+            if chained
+            else None
+        )
+    return "the path contains '..'" if _UPWARD.search(subject) else None
 
 
 # The walk.
 
 
 class _Walk:
-    """One walk through everything that has a say: its lines are ``steps``, its end is ``judged``."""
+    """One walk through everything that decides about a call; produces ``lines`` and a ``ruling``."""
 
-    def __init__(self, tool: ToolFacts, subject: str, layers: Layers, opinion: Opinion | None) -> None:
+    def __init__(self, tool: ToolFacts, subject: str, layers: Layers, opinion: HookOpinion | None) -> None:
         self.tool = tool
         self.subject = subject
         self.layers = layers
-        self.steps: list[ExplanationLine] = []
+        self.lines: list[ExplanationLine] = []
         self.firm = False
-        self.judged = self._by_rules()
+        self.ruling = self._apply_rules()
         if opinion is not None:
-            self._by_opinion(opinion)
-        self._by_mode(asked_by_hook=opinion is not None and opinion.decision == "ask")
-        self._by_grants()
+            self._apply_opinion(opinion)
+        self._apply_mode(asked_by_hook=opinion is not None and opinion.decision == "ask")
+        self._apply_grants()
 
-    def _say(self, source: str, says: Decision | None, text: str) -> None:
-        self.steps.append(ExplanationLine(source=source, says=says, text=text))
+    def _explain(self, source: str, says: Decision | None, text: str) -> None:
+        self.lines.append(ExplanationLine(source=source, says=says, text=text))
 
-    def _decide(self, decision: Decision, why: str, reason: str, effect: ModeEffect | None = None) -> None:
-        self.judged = replace(self.judged, decision=decision, why=why, reason=reason, mode_effect=effect)
+    def _decide(self, decision: Decision, why: str, note: str, effect: ModeEffect | None = None) -> None:
+        self.ruling = replace(self.ruling, decision=decision, why=why, note=note, mode_effect=effect)
 
     # Rules.
 
-    def _by_rules(self) -> Judged:
+    def _apply_rules(self) -> Ruling:
         default = self.tool.default
-        self._say("tool", default, f"its default, where no rule says anything: {default}")
-        said = [(rule, each) for each in self.layers.layers if (rule := self._strictest_of(each)) is not None]
-        self.firm = any(each.layer == "managed" and rule.decision == "ask" for rule, each in said)
+        self._explain("tool", default, f"default without a matching rule: {default}")
+        rules = [
+            (rule, layered)
+            for layered in self.layers.layers
+            if (rule := self._find_strictest(layered)) is not None
+        ]
+        self.firm = any(layered.layer == "managed" and rule.decision == "ask" for rule, layered in rules)
         mode = self.layers.mode
-        by_default = Judged(default, default, f"default of {self.tool.name}", _reason(default), mode)
-        if not said:
+        by_default = Ruling(default, default, f"{self.tool.name}'s default", _default_note(default), mode)
+        if not rules:
             return by_default
-        rule, each = max(said, key=lambda pair: STRICTNESS.index(pair[0].decision))
-        if strictest(default, rule.decision) != rule.decision and not any(map(self._stands_in, said)):
-            self._say("tool", default, "an agent that another one called upon can only be stricter than this")
+        rule, layered = max(rules, key=lambda pair: STRICTNESS.index(pair[0].decision))
+        root = next((layer for layer in self.layers.layers if layer.layer == "definition"), None)
+        # Only the root's definition, among definitions, may be looser than the tool's default.
+        may_loosen = any(layer.layer != "definition" or layer is root for _, layer in rules)
+        if STRICTNESS.index(rule.decision) < STRICTNESS.index(default) and not may_loosen:
+            self._explain("tool", default, "an agent called by another agent can only be stricter than this")
             return by_default
-        decision, why = rule.decision, f"{_label(each)} {_shown(rule, SUBJECT_SHOWN)}"
-        return Judged(decision, decision, why, rule.note or _reason(decision), mode)
+        why = f"{_label(layered)} {_format_rule(rule, MAX_SUBJECT_CHARACTERS)}"
+        return Ruling(rule.decision, rule.decision, why, rule.note or _default_note(rule.decision), mode)
 
-    def _stands_in(self, said: tuple[Rule, Layered]) -> bool:
-        """Whether what a layer says can stand in for the tool's default, and be looser."""
-        definitions = (each for each in self.layers.layers if each.layer == "definition")
-        return said[1].layer != "definition" or said[1] is next(definitions)
-
-    def _strictest_of(self, layered: Layered) -> Rule | None:
-        """The first of the strictest rules of a layer that hold, and a line for each that could."""
-        held: list[Rule] = []
+    def _find_strictest(self, layered: LayerRules) -> Rule | None:
+        """Return the first of the strictest rules of a layer that hold; explain every matching rule."""
+        holding: list[Rule] = []
         for rule in layered.rules:
-            if not covers(rule.tool, self.tool.name) or not about(rule, self.tool, self.subject):
+            if not matches_call(rule, self.tool, self.subject):
                 continue
-            doubt = distrusted(rule, self.tool, self.subject)
-            if doubt is None:
-                held.append(rule)
-                said = f": {rule.note}" if rule.note else ""
-                self._say(_label(layered), rule.decision, f"{_shown(rule)}{said}")
+            distrust = find_distrust(rule, self.tool, self.subject)
+            if distrust is None:
+                holding.append(rule)
+                note = f": {rule.note}" if rule.note else ""
+                self._explain(_label(layered), rule.decision, f"{_format_rule(rule)}{note}")
             else:
-                self._say(_label(layered), None, f"{_shown(rule)} does not hold: {doubt}")
-        if not held:
-            self._say(_label(layered), None, "none of its rules holds" if layered.rules else "no rules")
-        return max(held, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
+                self._explain(_label(layered), None, f"{_format_rule(rule)} does not hold: {distrust}")
+        if not holding:
+            self._explain(_label(layered), None, "no matching rule" if layered.rules else "no rules")
+        return max(holding, key=lambda rule: STRICTNESS.index(rule.decision), default=None)
 
-    # What acts on what the rules say.
+    # Opinions, modes and grants act on the decision of the rules.
 
-    def _by_opinion(self, opinion: Opinion) -> None:
-        self._say("hook", opinion.decision, opinion.reason)
-        if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.judged.decision):
-            self._decide(opinion.decision, "hook", opinion.reason)
+    def _apply_opinion(self, opinion: HookOpinion) -> None:
+        self._explain("hook", opinion.decision, opinion.note)
+        if STRICTNESS.index(opinion.decision) > STRICTNESS.index(self.ruling.decision):
+            self._decide(opinion.decision, "hook", opinion.note)
         self.firm = self.firm or opinion.decision == "ask"
 
-    def _by_mode(self, *, asked_by_hook: bool) -> None:
+    def _apply_mode(self, *, asked_by_hook: bool) -> None:
         mode = self.layers.mode
-        bounds = [f"{_label(each)} {each.mode}" for each in self.layers.layers if each.mode is not None]
-        self._say("mode", None, f"{mode} is in force" + (f", of {', '.join(bounds)}" if bounds else ""))
-        before = self.judged
-        if before.decision == "deny":
+        bounds = [f"{_label(layer)} {layer.mode}" for layer in self.layers.layers if layer.mode is not None]
+        self._explain("mode", None, f"{mode} is effective" + (f" (of {', '.join(bounds)})" if bounds else ""))
+        previous = self.ruling
+        if previous.decision == "deny":
             return
         match mode:
             case "default":
@@ -281,60 +283,60 @@ class _Walk:
                 if not self.tool.in_plan or asked_by_hook:
                     self._decide("deny", "mode plan", DENIED_IN_PLAN, "denied_in_plan")
             case "dontAsk":
-                if before.decision == "ask":
-                    reason = f"{NOBODY_ASKED}: {before.reason}" if before.reason else NOBODY_ASKED
-                    self._decide("deny", "mode dontAsk", reason, "ask_denied")
+                if previous.decision == "ask":
+                    note = f"{DENIED_UNASKED}: {previous.note}" if previous.note else DENIED_UNASKED
+                    self._decide("deny", "mode dontAsk", note, "ask_denied")
             case "acceptEdits":
-                if before.decision == "ask" and not self.firm and self.tool.kind == "edit":
+                if previous.decision == "ask" and not self.firm and self.tool.kind == "edit":
                     self._decide("allow", "mode acceptEdits", "", "edit_allowed")
             case "bypassPermissions":
-                if before.decision == "ask" and not self.firm:
+                if previous.decision == "ask" and not self.firm:
                     self._decide("allow", "mode bypassPermissions", "", "ask_allowed")
             case _:
                 assert_never(mode)
-        self._tell_effect(before)
+        if self.ruling.decision != previous.decision:
+            current = self.ruling.decision
+            self._explain("mode", current, f"the mode turns {previous.decision} into {current}")
+        elif previous.decision == "ask" and self.firm:
+            self._explain(
+                "mode", None, "the mode does not change this ask: the managed rules or a hook require it"
+            )
 
-    def _tell_effect(self, before: Judged) -> None:
-        now = self.judged
-        if now.decision != before.decision:
-            self._say("mode", now.decision, f"it makes of {before.decision}: {now.decision}")
-        elif before.decision == "ask" and self.firm:
-            self._say("mode", None, "it does not change this ask: somebody insists on it")
-
-    def _by_grants(self) -> None:
-        if self.judged.decision != "ask":
+    def _apply_grants(self) -> None:
+        if self.ruling.decision != "ask":
             return
-        grant = next(self._answers(), None) if self.layers.mode != "plan" else None
+        grant = next(self._matching_grants(), None) if self.layers.mode != "plan" else None
         if grant is None:
-            self._say("grant", None, "no grant answers it")
+            self._explain("grant", None, "no matching grant")
             return
-        left = "" if grant.remaining_uses is None else f", {grant.remaining_uses} left"
-        self._say("grant", "allow", f"{grant.grant_id} answers it, given by {grant.granted_by}{left}")
+        uses = "" if grant.remaining_uses is None else f", {grant.remaining_uses} uses left"
+        self._explain("grant", "allow", f"{grant.grant_id} of {grant.granted_by} matches{uses}")
         self._decide("allow", f"grant {grant.grant_id}", "")
-        self.judged = replace(self.judged, grant_id=grant.grant_id)
+        self.ruling = replace(self.ruling, grant_id=grant.grant_id)
 
-    def _answers(self) -> Iterator[Grant]:
-        """The grants that answer this call: the run's, then the session's own."""
-        for layer in ("run", "session"):
-            for each in self.layers.layers:
-                for grant in each.grants if each.layer == layer else ():
-                    exact = (grant.tool, grant.subject or "") == (self.tool.name, self.subject)
-                    if exact and (grant.remaining_uses is None or grant.remaining_uses > 0):
+    def _matching_grants(self) -> Iterator[Grant]:
+        """Yield the grants for exactly this call: the run's, then the session's own."""
+        call = (self.tool.name, self.subject)
+        for source in ("run", "session"):
+            for layered in self.layers.layers:
+                for grant in layered.grants if layered.layer == source else ():
+                    usable = grant.remaining_uses is None or grant.remaining_uses > 0
+                    if usable and (grant.tool, grant.subject or "") == call:
                         yield grant
 
 
-def _reason(decision: Decision) -> str:
+def _default_note(decision: Decision) -> str:
     return DENIED if decision == "deny" else ""
 
 
-def _label(layered: Layered) -> str:
+def _label(layered: LayerRules) -> str:
     return layered.layer if layered.name is None else f"{layered.layer} {layered.name}"
 
 
-def _shown(rule: Rule, characters: int | None = None) -> str:
-    """A rule in words; its subject at most so long."""
+def _format_rule(rule: Rule, max_characters: int | None = None) -> str:
     subject = rule.subject
-    if subject is not None and characters is not None and len(subject) > characters:
-        subject = f"{subject[:characters]}…"
-    about = rule.tool if subject is None else f"{rule.tool} {subject!r}"
-    return f"rule {about} {rule.decision}"
+    if subject is None:
+        return f"rule {rule.tool} {rule.decision}"
+    if max_characters is not None and len(subject) > max_characters:
+        subject = f"{subject[:max_characters]}…"
+    return f"rule {rule.tool} {subject!r} {rule.decision}"

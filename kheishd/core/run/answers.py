@@ -12,14 +12,15 @@ Each of these is another model call of the run, within its limits: where there m
 that owes something fails. The reason and the counts stand in the run's record, so a restart changes nothing.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
-from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
+from kheishd.core.contract import CONTINUE, find_match, find_missing, format_reminder, format_repair
 from kheishd.core.run.budget import cost_of, used_up
 from kheishd.core.run.commands import Answered
+from kheishd.core.run.record import RunRecord
 from protocol.contract import FollowUp
 from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
@@ -27,16 +28,16 @@ from protocol.events.run import MessageAppended, RunEnded
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
 from protocol.limits.output import MAX_REMINDERS
-from protocol.objects.run import Run, RunError
+from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Message, Text, ToolCall
 
 WITHHELD: Final = "it asks for tools, and there are none now"
 
 
-def answered(run: Run, command: Answered) -> list[JournalEvent]:
+def answered(run: RunRecord, pinned: Pinned, command: Answered) -> list[JournalEvent]:
     """The events of an answer to the run's open question."""
     assert run.item_id is not None, "an answer to a question nobody asked"
-    cost = cost_of(command.usage, run.pinned.prices)
+    cost = cost_of(command.usage, pinned.prices)
     said = MessageAppended(
         item_id=run.item_id,
         message=Message("assistant", command.items, agent=run.guest),
@@ -45,27 +46,29 @@ def answered(run: Run, command: Answered) -> list[JournalEvent]:
         model=command.model,
         cost=cost,
     )
-    limit = used_up(run, command.usage, cost)
+    limit = used_up(run, pinned, command.usage, cost)
     asked = [item for item in command.items if isinstance(item, ToolCall)]
     if asked:
-        return [said, *_called(run, command, asked, limit)]
+        return [said, *_called(run, pinned, command, asked, limit)]
     if run.pending_steers and run.cancel is None and limit is None:
         # Something was said to the run that its model has not read yet.
         return [said]
     if run.cancel is not None:
         # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
         return [said, RunEnded(outcome=run.cancel)]
-    return [said, _final(run, command, limit)]
+    return [said, _final(run, pinned, command, limit)]
 
 
-def _called(run: Run, command: Answered, asked: list[ToolCall], limit: RunError | None) -> list[JournalEvent]:
+def _called(
+    run: RunRecord, pinned: Pinned, command: Answered, asked: list[ToolCall], limit: RunError | None
+) -> list[JournalEvent]:
     """What follows at once from calls: nothing, as they are judged next, unless none of them may be."""
     if limit is not None:
         ended = RunEnded(outcome=run.cancel or "failed", error=limit)
         return [*(_refused(call, f"This was not run: {limit.message}.") for call in asked), ended]
     if run.follow_up == "output_contract" and run.cancel is None:
         text = "This was not run: answer with JSON only."
-        return [*(_refused(call, text) for call in asked), _mend(run, command, WITHHELD, limit)]
+        return [*(_refused(call, text) for call in asked), _mend(run, pinned, command, WITHHELD, limit)]
     most = min(command.max_calls, MAX_CALLS)
     if len(asked) > most:
         text = f"This was not run: {len(asked)} calls in one message, and the limit is {most}."
@@ -78,51 +81,55 @@ def _refused(call: ToolCall, text: str) -> ToolReturned:
     return ToolReturned(call_id=call.call_id, tool=call.name, how="failed", text=text, is_error=True)
 
 
-def _final(run: Run, command: Answered, limit: RunError | None) -> JournalEvent:
+def _final(run: RunRecord, pinned: Pinned, command: Answered, limit: RunError | None) -> JournalEvent:
     """The end of the run, or why its model is asked again."""
-    may_go_on = limit is None and len(run.partial_cursors) < run.pinned.max_continuations
+    may_go_on = limit is None and len(run.partial_cursors) < pinned.max_continuations
     if command.stop_reason == "length" and not command.cut and may_go_on:
-        return _again(run, "length", GO_ON)
-    todo = owed(run)
+        return _again(run, "length", CONTINUE)
+    todo = owed(run, pinned)
     if todo and run.reminders < MAX_REMINDERS and limit is None:
-        return _again(run, "completion", reminder(todo))
+        return _again(run, "completion", format_reminder(todo))
     if todo:
-        return _failed("completion_required", f"the run was to {' and to '.join(todo)}, and did not")
+        return _failed("completion_required", f"the run had to {' and to '.join(todo)} and did not")
     problem = command.checked.problem if command.checked is not None else None
     if problem is not None:
-        return _mend(run, command, problem, limit)
+        return _mend(run, pinned, command, problem, limit)
     return RunEnded(outcome="completed")
 
 
-def _mend(run: Run, command: Answered, problem: str, limit: RunError | None) -> JournalEvent:
-    bound, checked = run.pinned.output_contract, command.checked
+def _mend(
+    run: RunRecord, pinned: Pinned, command: Answered, problem: str, limit: RunError | None
+) -> JournalEvent:
+    bound, checked = pinned.output_contract, command.checked
     assert bound is not None, "only what is bound by a contract is mended"
     assert checked is not None, "an answer that a contract binds is checked"
     if limit is None and run.repairs < bound.max_repairs:
-        return _again(run, "output_contract", repair(problem, checked.schema))
-    return _failed("output_contract_violated", f"the answer does not fit the output contract: {problem}")
+        return _again(run, "output_contract", format_repair(problem, checked.schema))
+    return _failed("output_contract_violated", f"the answer violates the output contract: {problem}")
 
 
 def _failed(reason: str, message: str) -> RunEnded:
     return RunEnded(outcome="failed", error=RunError(reason, message))
 
 
-def _again(run: Run, because: FollowUp, text: str) -> MessageAppended:
+def _again(run: RunRecord, because: FollowUp, text: str) -> MessageAppended:
     """What the daemon says to have the model answer again; its id follows from the answer's."""
     message = Message("user", [Text(text)])
     return MessageAppended(item_id=f"{run.item_id}.again", message=message, follow_up=because)
 
 
-def owed(run: Run) -> list[str]:
+def owed(run: RunRecord, pinned: Pinned) -> list[str]:
     """What the run is still to do, in words."""
-    return missing(run.pinned.requirements, run.met_requirements)
+    return find_missing(pinned.requirements, run.met_requirements)
 
 
-def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> list[RequirementSatisfied]:
-    """Which of the things that a run must do a call did that succeeded."""
+def met_by(
+    run: RunRecord, pinned: Pinned, call_id: str, written: Sequence[str]
+) -> list[RequirementSatisfied]:
+    """Return the requirements of a run that a successful call satisfies by the files it has written."""
     found = (
-        (number, satisfied(each, tool, arguments))
-        for number, each in enumerate(run.pinned.requirements)
+        (number, find_match(each, written))
+        for number, each in enumerate(pinned.requirements)
         if number not in run.met_requirements
     )
     return [
@@ -135,7 +142,7 @@ def met_by(run: Run, call_id: str, tool: str, arguments: Mapping[str, Any]) -> l
 # Folding.
 
 
-def sent_back(run: Run, event: MessageAppended) -> Run:
+def sent_back(run: RunRecord, event: MessageAppended) -> RunRecord:
     """The run after the daemon said something to it."""
     match event.follow_up:
         case "output_contract":
@@ -151,12 +158,12 @@ def sent_back(run: Run, event: MessageAppended) -> Run:
             return run
 
 
-def parts_of(run: Run) -> list[int]:
+def parts_of(run: RunRecord) -> list[int]:
     """Where the answers stand that an answer which comes now goes on with."""
     return run.partial_cursors if run.follow_up == "length" else []
 
 
-def given(run: Run, cursor: int, event: OutputEmitted | RequirementSatisfied) -> Run:
+def given(run: RunRecord, cursor: int, event: OutputEmitted | RequirementSatisfied) -> RunRecord:
     """The run after it gave or did something that somebody waits for."""
     match event:
         case OutputEmitted():

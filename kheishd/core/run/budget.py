@@ -12,11 +12,12 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
+from kheishd.core.run.record import RunRecord
 from protocol.budget import Budget, Cost, PinnedBudget, Prices
 from protocol.events.run import RunStarted
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.run import Run, RunError
+from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Usage
 
 N = TypeVar("N", int, float)
@@ -102,10 +103,10 @@ def shown(amount: Cost) -> str:
 # What is used up.
 
 
-def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
+def used_up(run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None) -> RunError | None:
     """Why a run's model may not be asked again after an answer that used this; None if it may."""
-    budget, step = run.pinned.budget or NO_PINNED_LIMIT, run.turn + 1
-    most = run.pinned.max_turns
+    budget, step = pinned.budget or NO_PINNED_LIMIT, run.turn + 1
+    most = pinned.max_turns
     if most and step >= most:
         return RunError("turn_limit", f"the run reached its limit of {most} model calls")
     tokens = sum(each.input_tokens + each.output_tokens for each in (run.usage, usage))
@@ -120,28 +121,28 @@ def used_up(run: Run, usage: Usage, cost: Cost | None) -> RunError | None:
     return None
 
 
-def timed(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
+def timed(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
     """The run with the time that has passed until an event, before the event itself is folded."""
     if not run.claimed or isinstance(event, RunStarted):
         return run
     return replace(run, worked_ms=run.worked_ms + max(envelope.at_ms - run.updated_at_ms, 0))
 
 
-def left_ms(run: Run, now_ms: int) -> int | None:
+def left_ms(run: RunRecord, pinned: Pinned, now_ms: int) -> int | None:
     """How much of its time a run has left; None without a limit."""
-    limit_s = (run.pinned.budget or NO_PINNED_LIMIT).max_work_s
+    limit_s = (pinned.budget or NO_PINNED_LIMIT).max_work_s
     if not limit_s:
         return None
     passed = max(now_ms - run.updated_at_ms, 0) if run.claimed else 0
     return max(round(limit_s * 1000) - run.worked_ms - passed, 0)
 
 
-def time_up(run: Run, now_ms: int) -> RunError | None:
+def time_up(run: RunRecord, pinned: Pinned, now_ms: int) -> RunError | None:
     """Why a run has to end now, if its time is over."""
-    return out_of_time(run) if left_ms(run, now_ms) == 0 else None
+    return out_of_time(pinned) if left_ms(run, pinned, now_ms) == 0 else None
 
 
-def out_of_time(run: Run) -> RunError:
+def out_of_time(pinned: Pinned) -> RunError:
     """Why a run has to end whose time is over."""
-    limit_s = (run.pinned.budget or NO_PINNED_LIMIT).max_work_s
+    limit_s = (pinned.budget or NO_PINNED_LIMIT).max_work_s
     return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")

@@ -39,6 +39,7 @@ from kheishd.core.run.commands import (
     Return,
     Settle,
 )
+from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.indoubt import IndoubtOpened
@@ -47,8 +48,8 @@ from protocol.events.run import RunStarted
 from protocol.ids import INDOUBT
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_CALLS_JUDGED, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
-from protocol.objects.run import CallState, OpenCall, Run, Status
+from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_JUDGED_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
+from protocol.objects.run import CallState, OpenCall, RunStatus
 from protocol.transcript import Item, ToolCall
 
 NOT_RUN: Final = "This was not run: the run was stopped before."
@@ -101,7 +102,7 @@ def opened(items: list[Item]) -> list[OpenCall]:
 def to_judge(calls: list[OpenCall]) -> tuple[int, ...]:
     """Which calls to judge next, by their places: at most so many as one transaction takes."""
     new = [place for place, call in enumerate(calls) if call.state == "new"]
-    return tuple(new[:MAX_CALLS_JUDGED])
+    return tuple(new[:MAX_JUDGED_CALLS])
 
 
 def to_run(calls: list[OpenCall]) -> tuple[int, ...]:
@@ -125,7 +126,7 @@ def doubted(calls: list[OpenCall]) -> tuple[int, ...]:
     return tuple(place for place, call in enumerate(calls) if call.state == "doubted")
 
 
-def place_of(run: Run, call_id: str) -> int:
+def place_of(run: RunRecord, call_id: str) -> int:
     """Which call has an id. Errors: AssertionError if none that is open has."""
     for place, call in enumerate(run.calls):
         if call.call_id == call_id and call.state != "returned":
@@ -133,7 +134,7 @@ def place_of(run: Run, call_id: str) -> int:
     raise AssertionError(f"the run has no open call {call_id}")
 
 
-def need(run: Run, call_ids: Iterable[str], *states: CallState) -> None:
+def need(run: RunRecord, call_ids: Iterable[str], *states: CallState) -> None:
     """Make sure that calls are open, and in one of these states.
 
     Errors: AssertionError if one is not: the command that names it is a fault of whoever gave it.
@@ -143,7 +144,7 @@ def need(run: Run, call_ids: Iterable[str], *states: CallState) -> None:
         assert found.get(call_id) in states, f"the call {call_id} is {found.get(call_id)}, not {states}"
 
 
-def status_of(calls: list[OpenCall], *, stopping: bool = False) -> Status:
+def status_of(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
     """The status of a run that is being executed, by what its calls wait for; ``stopping``: for nobody."""
     if stopping:
         return "running"
@@ -160,7 +161,7 @@ def status_of(calls: list[OpenCall], *, stopping: bool = False) -> Status:
 
 
 def decide(
-    run: Run, command: Judge | Renew | CallTools | Observe | Return | Settle | Resolve | Lapse | Reply
+    run: RunRecord, command: Judge | Renew | CallTools | Observe | Return | Settle | Resolve | Lapse | Reply
 ) -> list[JournalEvent]:
     """The events that carry out a command about calls.
 
@@ -203,7 +204,7 @@ def decide(
             assert_never(command)
 
 
-def _judged(run: Run, judgements: list[Judgement]) -> list[JournalEvent]:
+def _judged(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
     need(run, (each.verdict.call_id for each in judgements), "new")
     assert run.output_item_id is not None, "calls are judged that a message holds"
     judged = CallsJudged(item_id=run.output_item_id, verdicts=[each.verdict for each in judgements])
@@ -214,7 +215,7 @@ def _judged(run: Run, judgements: list[Judgement]) -> list[JournalEvent]:
 # Ending.
 
 
-def ended(run: Run, results: Iterable[Return]) -> Iterator[JournalEvent]:
+def ended(run: RunRecord, results: Iterable[Return]) -> Iterator[JournalEvent]:
     """The results of calls that were stopped, of those that were still running."""
     running = {call.call_id for call in run.calls if call.state == "called"}
     for result in results:
@@ -222,7 +223,7 @@ def ended(run: Run, results: Iterable[Return]) -> Iterator[JournalEvent]:
             yield from (*result.events, result.returned)
 
 
-def closing(run: Run, results: Iterable[Return] = (), *, died: bool = False) -> Iterator[JournalEvent]:
+def closing(run: RunRecord, results: Iterable[Return] = (), *, died: bool = False) -> Iterator[JournalEvent]:
     """What gives every open call its result when the run ends: what was asked is withdrawn.
 
     ``results`` are those of calls that were stopped while they ran. ``died``: the daemon did, so what was
@@ -250,7 +251,7 @@ def _stopped(call: OpenCall) -> ToolReturned:
 
 
 def doubt(
-    run: Run, place: int, *, note: str, evidence: dict[str, Any] | None = None
+    run: RunRecord, place: int, *, note: str, evidence: dict[str, Any] | None = None
 ) -> tuple[IndoubtOpened, ToolReturned]:
     """A call in doubt becomes an item that an operator can settle, and the model is told plainly.
 
@@ -278,7 +279,7 @@ def doubt(
 # Folding.
 
 
-def evolve(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
+def evolve(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
     """The run after an event about its calls; the run itself after any other event."""
     calls = _folded(run.calls, envelope, event)
     if calls is None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from kheishd.core.run import calls
 from kheishd.core.run.budget import time_up
-from protocol.objects.run import ENDED, Run, RunError
+from kheishd.core.run.record import RunRecord
+from protocol.objects.run import ENDED, Pinned, RunError
 
 ALONE_AT = 2
 PARKED_AT = 3
@@ -68,7 +69,7 @@ class Expire:
 Effect = TakeUp | AskModel | JudgeCalls | Execute | LookInto | Pause | Stop | Expire
 
 
-def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
+def due(run: RunRecord, pinned: Pinned, now_ms: int, *, held: bool) -> Effect | None:
     """What the world owes ``run`` now; None for one that has ended or waits for a person.
 
     ``held`` is whether a worker of this process has taken it up: one that was left running by a daemon
@@ -85,7 +86,7 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
         return None
     if not held:
         return TakeUp(alone=suspect(run))
-    if (error := time_up(run, now_ms)) is not None:
+    if (error := time_up(run, pinned, now_ms)) is not None:
         return Expire(error)
     if run.calls:
         return _due_calls(run)
@@ -94,7 +95,7 @@ def due(run: Run, now_ms: int, *, held: bool) -> Effect | None:
     return AskModel()
 
 
-def _due_calls(run: Run) -> Effect | None:
+def _due_calls(run: RunRecord) -> Effect | None:
     if places := calls.to_judge(run.calls):
         return JudgeCalls(places)
     if places := calls.to_run(run.calls):
@@ -102,11 +103,11 @@ def _due_calls(run: Run) -> Effect | None:
     return None
 
 
-def left_running(run: Run) -> bool:
+def left_running(run: RunRecord) -> bool:
     """Whether a daemon died in calls of a run that nobody holds."""
     return any(call.state in ("called", "doubted") for call in run.calls)
 
 
-def suspect(run: Run) -> bool:
+def suspect(run: RunRecord) -> bool:
     """Whether the run is to be executed alone. One to be parked is not executed at all, and need not wait."""
     return ALONE_AT <= run.starts_without_progress < PARKED_AT

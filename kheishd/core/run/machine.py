@@ -53,6 +53,9 @@ waiting         Resolve      running, waiting
 ended           any          refused: RunAlreadyEnded
 =============== ============ ===============================================
 
+The values pinned when the run was accepted never change, so they are no part of the record that
+:func:`evolve` makes: who decides passes them in.
+
 What may never live here: a clock, a file, a socket, randomness. They are passed in.
 """
 
@@ -90,6 +93,7 @@ from kheishd.core.run.commands import (
     Stopped,
 )
 from kheishd.core.run.due import PARKED_AT, left_running, suspect
+from kheishd.core.run.record import RunRecord
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
 from protocol.events.call import CallsJudged, ToolCalled, ToolReturned
@@ -109,13 +113,13 @@ from protocol.events.run import (
 )
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.run import ENDED, Outcome, Run, RunError, Status
+from protocol.objects.run import ENDED, Outcome, Pinned, RunError, RunStatus
 from protocol.transcript import Item, Message, ToolCall
 
 _APPROVING: Final = (Resolve, Lapse)
 _ANSWERING: Final = (Reply, Abandon)
 
-ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
+ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
     "queued": (Start, Steer, Cancel, Fail),
     "running": (
         Start,
@@ -145,8 +149,8 @@ ACCEPTED: Final[Mapping[Status, tuple[type[Command], ...]]] = {
 """What may be done with a run, by its status; with one that has ended, nothing."""
 
 
-def decide(run: Run, command: Command) -> list[JournalEvent]:
-    """The events that carry out a command.
+def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
+    """Return the events that carry out a command of a run with these pinned values.
 
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
     do not accept, which only a fault of whoever gives it can be.
@@ -161,11 +165,11 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             asked = run.item_id if run.item_id is not None else item_id
             return [ModelAsked(item_id=asked, turn=run.turn + 1, attempt=run.attempt + 1)]
         case Answered():
-            return answered(run, command)
+            return answered(run, pinned, command)
         case Errored(error, retry_at_ms):
             return _errored(run, error, retry_at_ms)
         case Compact(event):
-            return _compacted(run, event)
+            return _compacted(run, pinned, event)
         case Steer(steer_id, items, sender):
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
         case Cancel(outcome, reason):
@@ -187,7 +191,7 @@ def decide(run: Run, command: Command) -> list[JournalEvent]:
             return calls.decide(run, command)
 
 
-def _abandoned(run: Run, lapsed: QuestionLapsed, reason: str) -> list[JournalEvent]:
+def _abandoned(run: RunRecord, lapsed: QuestionLapsed, reason: str) -> list[JournalEvent]:
     calls.need(run, [lapsed.call_id], "questioned")
     wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", note=reason)]
     # The question is closed as its person wants it; what else is open, because the run ends.
@@ -196,16 +200,16 @@ def _abandoned(run: Run, lapsed: QuestionLapsed, reason: str) -> list[JournalEve
     return [lapsed, *wanted, *calls.closing(rest), ended]
 
 
-def _ended_how(run: Run) -> str:
+def _ended_how(run: RunRecord) -> str:
     return {"failed": "failed", "completed": "completed"}.get(run.status, f"been {run.status}")
 
 
-def _failed(run: Run, error: RunError) -> list[JournalEvent]:
+def _failed(run: RunRecord, error: RunError) -> list[JournalEvent]:
     # Asked to stop in the moment in which it failed: the wish is honoured, the error is kept.
     return [*calls.closing(run), RunEnded(outcome=run.cancel or "failed", error=error)]
 
 
-def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[JournalEvent]:
+def _errored(run: RunRecord, error: RunError, retry_at_ms: int | None) -> list[JournalEvent]:
     if retry_at_ms is None or run.item_id is None:
         return _failed(run, error)
     return [
@@ -219,10 +223,12 @@ def _errored(run: Run, error: RunError, retry_at_ms: int | None) -> list[Journal
     ]
 
 
-def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> list[JournalEvent]:
+def _compacted(
+    run: RunRecord, pinned: Pinned, event: ContextCompacted | CompactionFailed | None
+) -> list[JournalEvent]:
     """A run that is for nothing else is over with it; any other goes on, whatever came of it."""
     if event is not None:
-        event = replace(event, cost=cost_of(event.usage, run.pinned.prices))
+        event = replace(event, cost=cost_of(event.usage, pinned.prices))
     happened: list[JournalEvent] = [event] if event is not None else []
     if run.kind != "compaction":
         return happened
@@ -232,7 +238,7 @@ def _compacted(run: Run, event: ContextCompacted | CompactionFailed | None) -> l
     return [*happened, RunEnded(outcome=run.cancel or "completed", note=reason)]
 
 
-def _start(run: Run) -> list[JournalEvent]:
+def _start(run: RunRecord) -> list[JournalEvent]:
     if run.cancel is not None and not left_running(run):
         return _stopped(run, [])
     if run.starts_without_progress >= PARKED_AT:
@@ -245,7 +251,7 @@ def _start(run: Run) -> list[JournalEvent]:
     return [RunStarted(starts=run.starts + 1, alone=suspect(run))]
 
 
-def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
+def _cancel(run: RunRecord, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
     if run.cancel is not None:
         return []
     if run.status == "queued":
@@ -262,7 +268,7 @@ def _cancel(run: Run, outcome: Literal["cancelled", "interrupted"], reason: str)
 
 
 def _stopped(
-    run: Run, items: list[Item], results: tuple[Return, ...] = (), error: RunError | None = None
+    run: RunRecord, items: list[Item], results: tuple[Return, ...] = (), error: RunError | None = None
 ) -> list[JournalEvent]:
     outcome: Outcome = run.cancel or ("failed" if error is not None else "cancelled")
     ended = RunEnded(outcome=outcome, error=error)
@@ -278,7 +284,7 @@ def _stopped(
     return [partial, ended]
 
 
-def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
+def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> RunRecord:
     """The run after an event of its own; total over the events of a run.
 
     Errors: AssertionError for a first event that is not ``RunAccepted``: the journal is damaged.
@@ -327,7 +333,7 @@ def evolve(run: Run | None, envelope: Envelope, event: JournalEvent) -> Run:
             return _evolve_calls(run, envelope, event)
 
 
-def _started(run: Run, envelope: Envelope, event: RunStarted, start: int) -> Run:
+def _started(run: RunRecord, envelope: Envelope, event: RunStarted, start: int) -> RunRecord:
     # A daemon that died while it judged calls, or looked into them, had begun nothing that was counted.
     uncounted = run.claimed and run.calls and all(call.state != "called" for call in run.calls)
     started = replace(
@@ -341,7 +347,7 @@ def _started(run: Run, envelope: Envelope, event: RunStarted, start: int) -> Run
     return replace(after, claimed=after.status == "running")
 
 
-def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
+def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
     after = calls.evolve(run, envelope, event)
     if after.status != "running":
         after = replace(after, claimed=False)
@@ -358,7 +364,7 @@ def _evolve_calls(run: Run, envelope: Envelope, event: JournalEvent) -> Run:
             return after
 
 
-def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None) -> Run:
+def _ended(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> RunRecord:
     return replace(
         run,
         status=outcome,
@@ -375,10 +381,10 @@ def _ended(run: Run, envelope: Envelope, outcome: Status, error: RunError | None
     )
 
 
-def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
+def _accepted(envelope: Envelope, event: RunAccepted) -> RunRecord:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
-    return Run(
+    return RunRecord(
         run_id=envelope.run_id,
         session_id=envelope.session_id,
         agent=event.agent,
@@ -390,12 +396,11 @@ def _accepted(envelope: Envelope, event: RunAccepted) -> Run:
         updated_at_ms=envelope.at_ms,
         accepted_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
-        pinned=event.pinned,
         kind=event.kind,
     )
 
 
-def _appended(run: Run, envelope: Envelope, event: MessageAppended) -> Run:
+def _appended(run: RunRecord, envelope: Envelope, event: MessageAppended) -> RunRecord:
     if event.message.role != "assistant":
         return sent_back(run, event)
     return replace(

@@ -3,7 +3,7 @@
 import msgspec
 from msgspec.structs import replace
 
-from protocol.limits.call import MAX_CALL_ROOM_BYTES
+from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES
 from protocol.transcript import Item, Text, Thinking, ToolCall
 
 
@@ -63,7 +63,7 @@ def room_of(items: list[Item]) -> int:
 
 def _size(item: Item) -> int:
     size = len(msgspec.json.encode(item))
-    return size + MAX_CALL_ROOM_BYTES if isinstance(item, ToolCall) else size
+    return size + MAX_CALL_OVERHEAD_BYTES if isinstance(item, ToolCall) else size
 
 
 def _cut(item: Item, room: int) -> list[Item]:

@@ -1,8 +1,8 @@
-"""Known secrets are taken out of whatever is journaled, logged or sent to a client.
+"""Scrub known secrets from everything that is journaled, logged or sent to a client.
 
-Only exact values can be found. Journal lines are scrubbed by structure: a secret is replaced inside
-values, never in field names or tags, so that a scrubbed line is still a line of its type. A text that is
-sent while it is written comes in pieces of any length: its end is held back while it may become a secret.
+Only exact values can be found. Journal lines are scrubbed by structure: secrets are replaced inside values,
+never in field names or tags, so a scrubbed line still decodes as its type. Texts and values that arrive in
+chunks are scrubbed by ``core/text/stream.py``.
 """
 
 from __future__ import annotations
@@ -15,144 +15,123 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REPLACEMENT: Final = "[scrubbed]"
-# Values that name a variant of a union. A secret that is a substring of one must not make lines unreadable.
+# Fields whose values name a variant of a union. A secret that is a substring of one must not make lines
+# unreadable.
 _TAGS: Final = frozenset(("type", "kind", "role"))
 
 
 class Scrubber:
-    """Replaces a fixed set of secrets; a new set is a new scrubber."""
+    """A replacer of a fixed set of secrets; immutable, so another set takes another scrubber."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # Longest first: a secret that contains another is replaced whole.
         self.secrets: Final = sorted(set(secrets), key=lambda secret: (-len(secret), secret))
         self._needles: Final = [msgspec.json.encode(secret)[1:-1] for secret in self.secrets]
-        # As they are spelled inside JSON, where that is another way: a log line may be JSON.
-        self._spelled: Final = [
-            spelled
+        # The JSON spellings that differ from the secrets: a log line may contain JSON.
+        self._json_spellings: Final = [
+            spelling
             for secret, needle in zip(self.secrets, self._needles, strict=True)
-            if (spelled := needle.decode()) != secret
+            if (spelling := needle.decode()) != secret
         ]
-        self._looked_for: Final = (*self.secrets, *self._spelled)
+        self._spellings: Final = (*self.secrets, *self._json_spellings)
 
     def __bool__(self) -> bool:
         return bool(self.secrets)
 
     def with_more(self, secrets: Iterable[str]) -> Scrubber:
-        """A scrubber that knows these as well: what was a secret before a reload still is one."""
+        """Return a scrubber of these secrets too: a secret from before a reload stays a secret."""
         return Scrubber([*self.secrets, *secrets])
 
-    def text(self, text: str) -> str:
-        """A text without the secrets."""
+    def scrub_text(self, text: str) -> str:
+        """Replace the secrets in a text."""
         for secret in self.secrets:
             text = text.replace(secret, REPLACEMENT)
         return text
 
-    def content(self, content: bytes) -> bytes:
-        """The content of a file or of some output without the secrets, whatever it is otherwise."""
+    def scrub_bytes(self, content: bytes) -> bytes:
+        """Replace the secrets in bytes, such as a file's content, of any encoding."""
         for secret in self.secrets:
             content = content.replace(secret.encode(), REPLACEMENT.encode())
         return content
 
-    def logged(self, line: str) -> str:
-        """A line for a log without the secrets, whether it is text or JSON."""
-        for spelled in self._spelled:
-            line = line.replace(spelled, REPLACEMENT)
-        return self.text(line)
+    def scrub_log_line(self, line: str) -> str:
+        """Replace the secrets in a log line, spelled plainly or as in JSON."""
+        for spelling in self._json_spellings:
+            line = line.replace(spelling, REPLACEMENT)
+        return self.scrub_text(line)
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where secrets stand in a text, as they are or as JSON spells them: in order, none over another."""
-        found: list[tuple[int, int]] = []
-        for needle in self._looked_for:
-            at = text.find(needle)
-            while at >= 0:
-                end = at + len(needle)
-                if all(end <= other or at >= until for other, until in found):
-                    found.append((at, end))
-                at = text.find(needle, at + 1)
-        return sorted(found)
+    def scrub_journal_line(self, line: bytes) -> bytes:
+        """Replace the secrets in a JSON object; the same bytes object if it has none."""
+        for needle in self._needles:
+            if needle in line:
+                return msgspec.json.encode(self._scrub_fields(msgspec.json.decode(line), top=True))
+        return line
 
-    def certain(self, text: str, held: int = 0) -> int:
-        """How much of a text that goes on can be scrubbed now: where no secret is cut, whole or begun.
+    def find_spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where secrets are in a text, spelled plainly or as in JSON: ordered, without overlaps."""
+        spans: list[tuple[int, int]] = []
+        for spelling in self._spellings:
+            start = text.find(spelling)
+            while start >= 0:
+                end = start + len(spelling)
+                if all(end <= span_start or start >= span_end for span_start, span_end in spans):
+                    spans.append((start, end))
+                start = text.find(spelling, start + 1)
+        return sorted(spans)
 
-        The first ``held`` characters were not certain before: what reaches into them holds all of them.
+    def safe_length(self, text: str, held: int = 0) -> int:
+        """Return the length of the prefix that can be scrubbed before more text arrives.
+
+        The prefix cuts no secret, whether complete or only begun. The first ``held`` characters were not safe
+        before: a secret that reaches into them includes all of them.
         """
-        cut = min((_begun(text, form) for form in self._looked_for), default=len(text))
-        while (moved := min((_start(text, form, cut) for form in self._looked_for), default=cut)) < cut:
+        cut = min((_find_beginning(text, spelling) for spelling in self._spellings), default=len(text))
+        while (moved := min((_find_cut_secret(text, s, cut) for s in self._spellings), default=cut)) < cut:
             cut = moved if moved >= held else 0
         return cut
 
-    def line(self, line: bytes) -> bytes:
-        """A JSON object without the secrets; the very same bytes where there are none in it."""
-        for needle in self._needles:
-            if needle in line:
-                break
-        else:
-            return line
-        return msgspec.json.encode(self._fields(msgspec.json.decode(line), top=True))
-
-    def _fields(self, table: dict[str, Any], *, top: bool) -> dict[str, Any]:
+    def _scrub_fields(self, table: dict[str, Any], *, top: bool) -> dict[str, Any]:
         return {
-            (key if top else self.text(key)): value if key in _TAGS else self._value(value)
+            (key if top else self.scrub_text(key)): value if key in _TAGS else self._scrub_value(value)
             for key, value in table.items()
         }
 
-    def _value(self, value: Any) -> Any:
+    def _scrub_value(self, value: Any) -> Any:
         match value:
             case str():
-                return self.text(value)
+                return self.scrub_text(value)
             case list():
-                return [self._value(element) for element in value]
+                return [self._scrub_value(element) for element in value]
             case dict():
-                return self._fields(value, top=False)
+                return self._scrub_fields(value, top=False)
             case _:
                 return value
 
 
-def without(text: str, spans: Iterable[tuple[int, int]], start: int, end: int) -> str:
-    """The part of a text from ``start`` to ``end``; a span is replaced in the part where it begins."""
+def replace_spans(text: str, spans: Iterable[tuple[int, int]], start: int, end: int) -> str:
+    """Return ``text[start:end]``, with each span that begins in it replaced.
+
+    The rest of a span that begins earlier is removed: consecutive parts join to the scrubbed text.
+    """
     parts: list[str] = []
-    for at, until in spans:
-        if until <= start or at >= end:
+    for span_start, span_end in spans:
+        if span_end <= start or span_start >= end:
             continue
-        if at >= start:
-            parts += [text[start:at], REPLACEMENT]
-        start = min(until, end)
+        if span_start >= start:
+            parts += [text[start:span_start], REPLACEMENT]
+        start = min(span_end, end)
     return "".join([*parts, text[start:end]])
 
 
-def _begun(text: str, secret: str) -> int:
-    """From where the end of a text is the beginning of a secret; the text's length if it is not."""
-    at = text.find(secret[0], max(len(text) - len(secret) + 1, 0))
-    while at >= 0 and not secret.startswith(text[at:]):
-        at = text.find(secret[0], at + 1)
-    return len(text) if at < 0 else at
+def _find_beginning(text: str, secret: str) -> int:
+    """Return the position from which the text's end is the beginning of a secret, or the text's length."""
+    position = text.find(secret[0], max(len(text) - len(secret) + 1, 0))
+    while position >= 0 and not secret.startswith(text[position:]):
+        position = text.find(secret[0], position + 1)
+    return len(text) if position < 0 else position
 
 
-def _start(text: str, secret: str, cut: int) -> int:
-    """Where a secret stands that a cut would go through; the cut itself if there is none."""
-    at = text.find(secret, max(cut - len(secret) + 1, 0), cut + len(secret) - 1)
-    return at if 0 <= at < cut else cut
-
-
-class Flow:
-    """A text on its way in pieces; what is given of it never holds a secret, however it was cut."""
-
-    __slots__ = ("_held",)
-
-    def __init__(self) -> None:
-        self._held = ""
-
-    def feed(self, text: str, scrubber: Scrubber) -> str:
-        """More of the text: what can be told by now."""
-        if not scrubber:
-            return self.rest(scrubber) + text
-        held = len(self._held)
-        text = self._held + text
-        cut = scrubber.certain(text, held)
-        self._held = text[cut:]
-        return scrubber.text(text[:cut])
-
-    def rest(self, scrubber: Scrubber) -> str:
-        """The text has ended: what was held back."""
-        held, self._held = self._held, ""
-        return scrubber.text(held)
+def _find_cut_secret(text: str, secret: str, cut: int) -> int:
+    """Return the position of a secret that the cut would divide, or the cut itself."""
+    position = text.find(secret, max(cut - len(secret) + 1, 0), cut + len(secret) - 1)
+    return position if 0 <= position < cut else cut

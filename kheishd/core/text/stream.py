@@ -1,153 +1,177 @@
-"""JSON values in a row, such as the events of a stream, are scrubbed of secrets that lie across several.
+"""Scrub secrets that are split across the chunks of a stream.
 
-A model's text comes in pieces, and a secret in it may be cut anywhere: no piece holds it, and whoever joins
-the pieces has it. So the texts that stand at the same place in one value after another are scrubbed as the
-one text that they are. A value is held back while a text in it may be the beginning of a secret.
-
-The values themselves stay what they are and keep their order; only the texts in them change.
+A model's text arrives in chunks, and a secret may be cut anywhere: no chunk contains it, but the joined text
+does. :class:`TextStreamScrubber` scrubs one text; :class:`ValueStreamScrubber` scrubs a sequence of JSON
+values, such as the events of a provider's stream. There, the texts at the same path of successive values are
+scrubbed as one text. A chunk or value is held back while its text may be the beginning of a secret. Values
+keep their order and structure; only texts and names change.
 """
+
+from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from kheishd.core.text.scrub import Scrubber, without
+from kheishd.core.text.scrub import Scrubber, replace_spans
 
-# A text that looks like the beginning of a secret and never goes on would hold everything back. A secret that
-# comes letter by letter takes as many values as it has letters, and few have more than these.
-MAX_HELD = 1_024
+# A text that looks like the beginning of a secret and never continues would hold back everything. A secret
+# that arrives letter by letter takes one value per letter, and few secrets are longer than this.
+MAX_HELD_VALUES = 1_024
 
-# What is remembered to hold no secret, so that it need not be looked at again.
+# Short texts without secrets are remembered, so that they are searched once.
 MAX_REMEMBERED = 1_024
-REMEMBERED_CHARACTERS = 64
+MAX_REMEMBERED_CHARACTERS = 64
 
-Place = tuple[str | int, ...]
-
-
-@dataclass(slots=True)
-class _Held:
-    """A value, and how many texts in it are not certain."""
-
-    value: Any
-    open: int = 0
+ValuePath = tuple[str | int, ...]
 
 
-@dataclass(slots=True)
-class _Piece:
-    """A text in a value: what is certain of it, and what is not yet."""
+class TextStreamScrubber:
+    """A scrubber of one text in chunks; its output never contains a secret, however the text was cut."""
 
-    held: _Held
-    holder: Any
-    key: str | int
-    text: str
-    certain: list[str] = field(default_factory=list)
-
-
-class StreamRedactor:
-    """One row of values on its way."""
+    __slots__ = ("_held",)
 
     def __init__(self) -> None:
-        self._held: deque[_Held] = deque()
-        self._threads: dict[Place, deque[_Piece]] = {}
+        self._held = ""
+
+    def feed(self, text: str, scrubber: Scrubber) -> str:
+        """Add a chunk and return the text that is safe by now."""
+        if not scrubber:
+            return self.finish(scrubber) + text
+        held = len(self._held)
+        text = self._held + text
+        cut = scrubber.safe_length(text, held)
+        self._held = text[cut:]
+        return scrubber.scrub_text(text[:cut])
+
+    def finish(self, scrubber: Scrubber) -> str:
+        """End the text and return the part that was held back."""
+        held, self._held = self._held, ""
+        return scrubber.scrub_text(held)
+
+
+@dataclass(slots=True)
+class _HeldValue:
+    """A value, and the number of texts in it that are not safe yet."""
+
+    value: Any
+    pending: int = 0
+
+
+@dataclass(slots=True)
+class _HeldText:
+    """A text in a value: its scrubbed part, and the rest that is not safe yet."""
+
+    owner: _HeldValue
+    container: Any
+    key: str | int
+    rest: str
+    scrubbed: list[str] = field(default_factory=list)
+
+
+class ValueStreamScrubber:
+    """A scrubber of one sequence of JSON values."""
+
+    def __init__(self) -> None:
+        self._held: deque[_HeldValue] = deque()
+        self._texts: dict[ValuePath, deque[_HeldText]] = {}
         self._scrubber: Scrubber | None = None
         self._harmless: set[str] = set()
         self._names: set[str] = set()
 
     def feed(self, value: Any, scrubber: Scrubber) -> list[Any]:
-        """One more value, which is ours from now on: those that can be told by now."""
+        """Add a value, which is changed in place, and return the values that are safe by now."""
         if scrubber is not self._scrubber:
             self._scrubber, self._harmless, self._names = scrubber, set(), set()
-        # A text is reached by what holds it, so one that is the whole value is put into a list.
-        held = _Held([value])
-        self._held.append(held)
-        for place, holder, key in self._texts(held.value, scrubber):
-            if place in self._threads or not self._is_harmless(holder[key], scrubber):
-                self._add(place, _Piece(held, holder, key, holder[key]), scrubber)
-        if len(self._held) > MAX_HELD:
-            return self.rest(scrubber)
-        return self._given()
+        # A text is replaced through its container, so a value that is itself a text needs one.
+        owner = _HeldValue([value])
+        self._held.append(owner)
+        for path, container, key in self._find_texts(owner.value, scrubber):
+            text = container[key]
+            if path in self._texts or not self._is_harmless(text, scrubber):
+                owner.pending += 1
+                texts = self._texts.setdefault(path, deque())
+                texts.append(_HeldText(owner, container, key, text))
+                joined = "".join(held.rest for held in texts)
+                self._scrub_prefix(path, scrubber, joined, scrubber.safe_length(joined))
+        if len(self._held) > MAX_HELD_VALUES:
+            return self.finish(scrubber)
+        return self._release()
 
-    def rest(self, scrubber: Scrubber) -> list[Any]:
-        """The row has ended: the values that were held back."""
-        for place in list(self._threads):
-            joined = "".join(piece.text for piece in self._threads[place])
-            self._settle(place, scrubber, joined, len(joined))
-        return self._given()
-
-    def _add(self, place: Place, piece: _Piece, scrubber: Scrubber) -> None:
-        piece.held.open += 1
-        thread = self._threads.setdefault(place, deque())
-        thread.append(piece)
-        joined = "".join(piece.text for piece in thread)
-        self._settle(place, scrubber, joined, scrubber.certain(joined))
+    def finish(self, scrubber: Scrubber) -> list[Any]:
+        """End the sequence and return the values that were held back."""
+        for path in list(self._texts):
+            joined = "".join(held.rest for held in self._texts[path])
+            self._scrub_prefix(path, scrubber, joined, len(joined))
+        return self._release()
 
     def _is_harmless(self, text: str, scrubber: Scrubber) -> bool:
-        """Whether a text holds no secret and ends with the beginning of none.
+        """Whether a text contains no secret and does not end with the beginning of one.
 
-        What is short is remembered: events repeat ids, models and types, and to look at them once is enough.
+        Short texts are remembered: events repeat ids, models and types.
         """
         if text in self._harmless:
             return True
-        if scrubber.certain(text) < len(text) or scrubber.spans(text):
+        if scrubber.safe_length(text) < len(text) or scrubber.find_spans(text):
             return False
-        if len(text) <= REMEMBERED_CHARACTERS and len(self._harmless) < MAX_REMEMBERED:
+        if len(text) <= MAX_REMEMBERED_CHARACTERS and len(self._harmless) < MAX_REMEMBERED:
             self._harmless.add(text)
         return True
 
-    def _texts(self, root: list[Any], scrubber: Scrubber) -> list[tuple[Place, Any, str | int]]:
-        """Every text in a value: its place, what holds it and under which key. Names are scrubbed on the way.
+    def _find_texts(self, root: list[Any], scrubber: Scrubber) -> list[tuple[ValuePath, Any, str | int]]:
+        """Return path, container and key of every text in a value, and scrub the names on the way.
 
-        What has a number of its own, called ``index``, is at that place wherever it stands.
+        An object with a field ``index`` has that number in its path, wherever it is in an array.
         """
-        texts: list[tuple[Place, Any, str | int]] = []
-        left: list[tuple[Place, Any]] = [((), root)]
-        while left:
-            place, holder = left.pop()
-            if isinstance(holder, dict):
-                self._scrub_names(holder, scrubber)
-                index = holder.get("index")
-                place = (*place, index) if isinstance(index, int) else place
-            for key, inner in holder.items() if isinstance(holder, dict) else enumerate(holder):
+        texts: list[tuple[ValuePath, Any, str | int]] = []
+        containers: list[tuple[ValuePath, Any]] = [((), root)]
+        while containers:
+            path, container = containers.pop()
+            if isinstance(container, dict):
+                self._scrub_names(container, scrubber)
+                index = container.get("index")
+                path = (*path, index) if isinstance(index, int) else path
+            for key, inner in container.items() if isinstance(container, dict) else enumerate(container):
                 if isinstance(inner, str):
-                    texts.append(((*place, key), holder, key))
+                    texts.append(((*path, key), container, key))
                 elif isinstance(inner, dict | list):
-                    left.append(((*place, key), inner))
+                    containers.append(((*path, key), inner))
         return texts
 
     def _scrub_names(self, table: dict[str, Any], scrubber: Scrubber) -> None:
         if self._names.issuperset(table):
             return
-        entries = [(scrubber.text(name), inner) for name, inner in table.items()]
+        entries = [(scrubber.scrub_text(name), inner) for name, inner in table.items()]
         table.clear()
         table.update(entries)
         if len(self._names) < MAX_REMEMBERED:
-            self._names.update(name for name in table if len(name) <= REMEMBERED_CHARACTERS)
+            self._names.update(name for name in table if len(name) <= MAX_REMEMBERED_CHARACTERS)
 
-    def _settle(self, place: Place, scrubber: Scrubber, joined: str, upto: int) -> None:
-        """Be certain of as much of the texts at one place."""
-        thread = self._threads[place]
-        spans = scrubber.spans(joined[:upto])
-        at = 0
-        for piece in thread:
-            taken = min(len(piece.text), upto - at)
-            piece.certain.append(without(joined, spans, at, at + taken))
-            piece.text = piece.text[taken:]
-            at += taken
-        while thread and not thread[0].text:
-            piece = thread.popleft()
-            piece.holder[piece.key] = "".join(piece.certain)
-            piece.held.open -= 1
-        if not thread:
-            del self._threads[place]
+    def _scrub_prefix(self, path: ValuePath, scrubber: Scrubber, joined: str, length: int) -> None:
+        """Scrub the first ``length`` characters of the texts at a path."""
+        texts = self._texts[path]
+        spans = scrubber.find_spans(joined[:length])
+        start = 0
+        for held in texts:
+            taken = min(len(held.rest), length - start)
+            held.scrubbed.append(replace_spans(joined, spans, start, start + taken))
+            held.rest = held.rest[taken:]
+            start += taken
+        while texts and not texts[0].rest:
+            complete = texts.popleft()
+            complete.container[complete.key] = "".join(complete.scrubbed)
+            complete.owner.pending -= 1
+        if not texts:
+            del self._texts[path]
 
-    def _given(self) -> list[Any]:
-        given = []
-        while self._held and not self._held[0].open:
-            given.append(self._held.popleft().value[0])
-        return given
+    def _release(self) -> list[Any]:
+        values = []
+        while self._held and not self._held[0].pending:
+            values.append(self._held.popleft().value[0])
+        return values
 
 
-def seamless(value: Any, scrubber: Scrubber) -> Any:
-    """One value without the secrets."""
-    seams = StreamRedactor()
-    return (seams.feed(value, scrubber) + seams.rest(scrubber))[0]
+def scrub_value(value: Any, scrubber: Scrubber) -> Any:
+    """Scrub one JSON value, names included."""
+    stream = ValueStreamScrubber()
+    return (stream.feed(value, scrubber) + stream.finish(scrubber))[0]

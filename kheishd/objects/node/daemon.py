@@ -4,54 +4,56 @@ import os
 import time
 from pathlib import Path
 
+from msgspec import to_builtins
+
 from kheishd.kernel.call import Call, control, query
 from protocol.errors.daemon import PathRefused
 from protocol.objects import daemon as rows
 from protocol.objects.daemon import (
-    BackedUp,
-    Backup,
+    BackupResult,
+    DaemonBackup,
     DaemonConfig,
+    DaemonShutdown,
+    DaemonStatus,
     Diagnosis,
     DoctorParams,
-    Nothing,
     Reloaded,
-    Shutdown,
-    Status,
-    Stopping,
+    ShutdownStarted,
 )
+from protocol.rpc.method import NoParams
 
 
 @query(rows.STATUS)
-def status(call: Call, params: Nothing) -> Status:
+def status(call: Call, params: NoParams) -> DaemonStatus:
     """How the daemon is."""
     return call.control.status()
 
 
 @control(rows.RELOAD)
-async def reload(call: Call, params: Nothing) -> Reloaded:
+async def reload(call: Call, params: NoParams) -> Reloaded:
     """Read the configuration and agents again. Errors: ConfigInvalid; then nothing was changed."""
     generation, warnings = await call.control.reload()
     return Reloaded(generation=generation, warnings=warnings)
 
 
 @control(rows.SHUTDOWN)
-def shutdown(call: Call, params: Shutdown) -> Stopping:
+def shutdown(call: Call, params: DaemonShutdown) -> ShutdownStarted:
     """Begin to stop; asked again, stop at once."""
     call.control.shutdown(params.drain_s)
-    return Stopping(os.getpid())
+    return ShutdownStarted(os.getpid())
 
 
 @query(rows.CONFIG)
-def config(call: Call, params: Nothing) -> DaemonConfig:
+def config(call: Call, params: NoParams) -> DaemonConfig:
     """The configuration in force. It names credentials by reference only, so it is shown whole."""
     runtime = call.runtime
     return DaemonConfig(
-        config=dict(runtime.config), generation=runtime.generation, path=call.control.config_path()
+        config=to_builtins(runtime.config), generation=runtime.generation, path=call.control.config_path()
     )
 
 
 @control(rows.BACKUP)
-async def backup(call: Call, params: Backup) -> BackedUp:
+async def backup(call: Call, params: DaemonBackup) -> BackupResult:
     """Write a consistent copy of the store, in a thread of its own.
 
     Errors: PathRefused, StorageFull; then nothing is left at the path.
@@ -59,7 +61,7 @@ async def backup(call: Call, params: Backup) -> BackedUp:
     path = backup_path(params.path, call.state.store.directory)
     started = time.monotonic()
     cursor = await call.state.backup(path)
-    return BackedUp(
+    return BackupResult(
         path=str(path),
         bytes=sum(file.stat().st_size for file in path.iterdir()),
         cursor=cursor,

@@ -13,7 +13,7 @@ from protocol.errors.journal import CursorPruned
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.journal.envelope import DAEMON_STREAM
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import journal as rows
 from protocol.objects.journal import (
     Filter,
@@ -181,7 +181,7 @@ def read(call: Call, params: JournalRead) -> JournalPage:
                 size += length
             if len(events) >= params.limit or size >= MAX_PAGE_BYTES:
                 return JournalPage(events, cursor)
-            if examined >= MAX_PAGE_EXAMINED or seen >= MAX_PAGE_EXAMINED_BYTES:
+            if examined >= MAX_PAGE_EXAMINED_ROWS or seen >= MAX_PAGE_EXAMINED_BYTES:
                 return JournalPage(events, cursor)
     return JournalPage(events, None)
 

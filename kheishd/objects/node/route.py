@@ -16,7 +16,7 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
         driver=spec.driver,
         model=spec.model,
         source="built_in" if spec.built_in else "file",
-        default=spec.route_id == runtime.default_route,
+        default=spec.route_id == runtime.config.default_route,
         base_url=spec.base_url,
         auth_ref=spec.auth_ref,
         options=dict(spec.options),

@@ -6,19 +6,20 @@ from typing import Any
 from kheishd import __version__
 from kheishd.kernel.call import Call, control, query
 from protocol.objects import rpc as rows
-from protocol.objects.rpc import Cancel, CancelledRequest, Nothing, Pong
+from protocol.objects.rpc import Cancel, CancelledRequest, Pong
+from protocol.rpc.method import NoParams
 
 _PONG = Pong(__version__)
 
 
 @query(rows.PING)
-def ping(call: Call, params: Nothing) -> Pong:
+def ping(call: Call, params: NoParams) -> Pong:
     """Say that the daemon is there."""
     return _PONG
 
 
 @query(rows.DISCOVER)
-def discover(call: Call, params: Nothing) -> dict[str, Any]:
+def discover(call: Call, params: NoParams) -> dict[str, Any]:
     """Describe every method."""
     return _document()
 

@@ -12,12 +12,12 @@ import msgspec
 
 from kheishd.kernel.call import Call, query
 from kheishd.objects.node.journal import Selection
-from kheishd.objects.pages import not_a_mark
+from kheishd.objects.pages import not_a_token
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
 from protocol.events.call import CallsJudged
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import permission as rows
 from protocol.objects.journal import Filter
 from protocol.objects.permission import AuditList, AuditRow, PermissionAudit
@@ -53,7 +53,7 @@ def audit(call: Call, params: PermissionAudit) -> AuditList:
                 size += len(msgspec.json.encode(row))
                 if len(audits) >= params.limit or size >= MAX_PAGE_BYTES:
                     return AuditList(audits, f"{at}.{number}" if number < len(new) else str(at))
-            if examined >= MAX_PAGE_EXAMINED or seen >= MAX_PAGE_EXAMINED_BYTES:
+            if examined >= MAX_PAGE_EXAMINED_ROWS or seen >= MAX_PAGE_EXAMINED_BYTES:
                 return AuditList(audits, str(at))
     return AuditList(audits, None)
 
@@ -66,7 +66,7 @@ def _mark(after: str | None) -> tuple[int, int]:
     found = None if after is None else _MARK.fullmatch(after)
     if found is None:
         if after is not None:
-            raise not_a_mark()
+            raise not_a_token()
         return 0, 0
     return int(found[1]), int(found[2] or 0)
 
@@ -91,8 +91,8 @@ def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
                 call_id=event.call_id,
                 approval_id=event.approval_id,
                 decision=event.decision,
-                by=envelope.actor,
-                reason=event.note,
+                actor=envelope.actor,
+                note=event.note,
                 justification=event.justification,
             )
         case ApprovalLapsed(how="expired"):
@@ -101,8 +101,8 @@ def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
                 call_id=event.call_id,
                 approval_id=event.approval_id,
                 decision="deny",
-                by=envelope.actor,
-                reason="nobody answered in time",
+                actor=envelope.actor,
+                note="nobody answered in time",
             )
         case _:
             pass

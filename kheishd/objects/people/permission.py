@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, assert_never, cast
 from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import changed, too_many
-from kheishd.core.permissions.judge import Layers, Opinion, ToolFacts, explain, in_force
+from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
 from kheishd.core.session import both
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.bounds import above, bounds_of, mode_of
-from kheishd.objects.talk.run import find_run
-from kheishd.objects.talk.send import find_definition
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.talk.address import find_definition, find_run, find_session
+from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.store.records import DaemonRules
-from kheishd.store.tables import PERMISSIONS, SESSIONS
+from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunAlreadyEnded, RunNotFound
@@ -36,7 +34,7 @@ from protocol.objects.permission import (
     Explanation,
     ExplanationLine,
     Grant,
-    Layered,
+    LayerRules,
     PermissionList,
     PermissionListParams,
     PermissionMode,
@@ -44,36 +42,40 @@ from protocol.objects.permission import (
     PermissionWhy,
     Rule,
 )
-from protocol.objects.run import ENDED, Run
+from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
 
 # What counts in a place.
 
 
-def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: Run | None = None) -> Layers:
+def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
     """Everything that a call in a session, or in one of its runs, is judged by now.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
     Source: the records of the session and those above it, the run's, and the configuration.
     """
+    managed = runtime.config.permissions
     found = [
-        Layered(layer="managed", rules=list(runtime.rules), mode=runtime.max_mode),
-        Layered(layer="daemon", rules=_daemon_rules(store)),
+        LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
+        LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
-    for each in (*reversed(above(store, session)), session):
+    for each in (*reversed(ancestors(store, session)), session):
         found += _definition(runtime, each.agent, found)
         found.append(_parent(runtime, each) if each is not session else _own(runtime, session, run))
     if run is not None:
         if run.guest is not None:
             found += _definition(runtime, run.guest, found)
         # What it pinned is a mode: the text is what bounds_of gave.
-        pinned = cast("PermissionMode", run.pinned.permission_mode)
-        found.append(Layered(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants))
-    return Layers(tuple(found), in_force(found))
+        pinned = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
+        found.append(
+            LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants)
+        )
+    return Layers(tuple(found), effective_mode(found))
 
 
 def _daemon_rules(store: Snapshot) -> list[Rule]:
@@ -81,15 +83,15 @@ def _daemon_rules(store: Snapshot) -> list[Rule]:
     return record.rules if record is not None else []
 
 
-def _parent(runtime: Runtime, session: Session) -> Layered:
+def _parent(runtime: Runtime, session: Session) -> LayerRules:
     """A session further up: what was granted in it was not granted to its children."""
     mode = mode_of(runtime, session)
-    return Layered(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
+    return LayerRules(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
 
 
-def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
+def _own(runtime: Runtime, session: Session, run: RunRecord | None = None) -> LayerRules:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
-    return Layered(
+    return LayerRules(
         layer="session",
         name=session.session_id or None,
         rules=session.rules,
@@ -98,7 +100,7 @@ def _own(runtime: Runtime, session: Session, run: Run | None = None) -> Layered:
     )
 
 
-def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Layered]:
+def _definition(runtime: Runtime, agent: str, found: list[LayerRules]) -> list[LayerRules]:
     """The layer of an agent's definition, unless it is there already.
 
     Of an agent that is no longer defined nobody knows what it was denied: a person is asked, in any mode.
@@ -107,14 +109,14 @@ def _definition(runtime: Runtime, agent: str, found: list[Layered]) -> list[Laye
         return []
     definition = runtime.definitions.get(agent)
     if definition is not None:
-        return [Layered(layer="definition", name=agent, rules=definition.permissions)]
+        return [LayerRules(layer="definition", name=agent, rules=definition.permissions)]
     reason = f"the agent '{agent}' is no longer defined, so what it was denied is not known"
-    return [Layered(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
+    return [LayerRules(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
 
 
 def _find_place(
     store: Snapshot, call: Call, session_id: str | None, run_id: str | None, agent: str | None
-) -> tuple[Session, Run | None]:
+) -> tuple[Session, RunRecord | None]:
     """The session and run that are meant; without either a session that is still to be made.
 
     Errors: SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden, InvalidParams.
@@ -141,13 +143,13 @@ def facts_of(tool: Tool) -> ToolFacts:
     return ToolFacts(tool.name, tool.kind, tool.default, tool.in_plan)
 
 
-def opinion_of(said: Deny | NeedsApproval | NeedsAnswer | None) -> Opinion | None:
+def opinion_of(said: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinion | None:
     """What a hook says, as the walk takes it. That a call is itself a question is no opinion about it."""
     match said:
         case Deny(reason):
-            return Opinion("deny", reason)
+            return HookOpinion("deny", reason)
         case NeedsApproval(reason):
-            return Opinion("ask", reason)
+            return HookOpinion("ask", reason)
         case NeedsAnswer() | None:
             return None
         case _:
@@ -164,11 +166,11 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         session, run = _find_place(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
-    if run is not None:
-        tools = both(tools, run.pinned.tools)
+        if run is not None:
+            tools = both(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
-    tool = call.runtime.hooks.tool(params.tool)
+    tool = call.runtime.hooks.find_tool(params.tool)
     facts = facts_of(tool) if tool is not None else _unknown(params.tool)
     explanation = explain(facts, params.subject, layers)
     notes = []
@@ -197,7 +199,7 @@ def _with_mode(layers: Layers, mode: PermissionMode) -> Layers:
         else each
         for each in layers.layers
     )
-    return Layers(changed_to, in_force(changed_to))
+    return Layers(changed_to, effective_mode(changed_to))
 
 
 @query(rows.LIST)
@@ -216,7 +218,7 @@ def list_(call: Call, params: PermissionListParams) -> PermissionList:
 
 
 @mutation(rows.UPDATE)
-def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
+def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
     """Change the rules and grants of one layer; gives it as it is then.
 
     Errors: SessionNotFound, RunNotFound, SessionAlreadyEnded, RunAlreadyEnded, GrantNotFound,
@@ -241,7 +243,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> Layered:
     return layers_of(tx, call.runtime, fold.session, fold.run).layers[-1]
 
 
-def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> Layered:
+def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
     if not call.caller.unlimited:
         raise ScopeWouldWiden(
             "rules for the whole daemon concern every agent and sender, and the token covers only some; "
@@ -256,7 +258,7 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
         assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
         after = changed(before, stored)
         tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
-    return Layered(layer="daemon", rules=after)
+    return LayerRules(layer="daemon", rules=after)
 
 
 def _see_that_it_can_be(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, Literal
 from kheishd.core import question as rules
 from kheishd.core.run.calls import place_of
 from kheishd.core.run.commands import Abandon, Reply
-from kheishd.core.run.machine import decide
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.projections import QUESTION_RECORDS
 from kheishd.objects.fold import SessionWriter
@@ -26,8 +25,8 @@ from protocol.objects.question import (
 )
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
 
 
 def find_question(store: Snapshot, call: Call, question_id: str) -> QuestionRequest:
@@ -70,7 +69,7 @@ def list_(call: Call, params: QuestionListParams) -> QuestionList:
 def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionRequest:
     """Answer all questions of a call, or decline to: that is its result, and the run goes on."""
     request = _waiting(tx, call, params.question_id)
-    rules.check(request.questions, params.answers, declined=params.declined)
+    rules.require_valid_answers(request.questions, params.answers, declined=params.declined)
     run = _run_of(tx, request)
     answered = QuestionAnswered(
         question_id=request.question_id,
@@ -81,7 +80,7 @@ def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionReque
     )
     tool = run.calls[place_of(run, request.call_id)].tool
     fold = fold_of(tx, call, run)
-    fold.append_all(decide(run, Reply(answered, rules.reply(request, tool, answered))))
+    fold.carry_out(Reply(answered, rules.make_reply(request, tool, answered)))
     fold.write()
     return find_question(tx, call, request.question_id)
 
@@ -115,7 +114,7 @@ def _in_time(tx: Transaction, request: QuestionRequest) -> bool:
     return request.expires_at_ms is None or tx.now_ms < request.expires_at_ms
 
 
-def _run_of(tx: Transaction, request: QuestionRequest) -> Run:
+def _run_of(tx: Transaction, request: QuestionRequest) -> RunRecord:
     run = tx.need(RUNS, request.run_id)
     return run
 
@@ -130,7 +129,7 @@ def _abandon(
     lapsed = QuestionLapsed(
         question_id=request.question_id, call_id=request.call_id, how=how, justification=justification
     )
-    fold.append_all(decide(fold.run, Abandon(lapsed, reason)))
+    fold.carry_out(Abandon(lapsed, reason))
     fold.write()
 
 

@@ -10,7 +10,7 @@ from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors.task import TasksFull
 from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
-from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import OPEN, Shell, ShellEnding, Task, TaskEnding
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def live_shells(store: Snapshot, session_id: str | None = None) -> Iterator[Task
 def require_room(store: Snapshot, session_id: str) -> None:
     """Errors: TasksFull where as many shells run as may."""
     sessions = [task.session_id for task in live_shells(store)]
-    if sessions.count(session_id) >= MAX_SHELLS_SESSION:
-        raise TasksFull(f"{MAX_SHELLS_SESSION} shells of this session run in the background; stop some first")
+    if sessions.count(session_id) >= MAX_SESSION_SHELLS:
+        raise TasksFull(f"{MAX_SESSION_SHELLS} shells of this session run in the background; stop some first")
     if len(sessions) >= MAX_SHELLS:
         raise TasksFull(f"{MAX_SHELLS} shells run in the background, which is all that may; try again later")
 
@@ -66,7 +66,7 @@ def record_stalled(tx: Transaction, task_id: str) -> None:
     """Write down, once, that a shell seems to wait for somebody to type."""
     task, fold = _open(tx, task_id)
     if task is not None and task.shell is not None and task.shell.stalled_at_ms is None:
-        fold.append(TaskStalled(task_id=task_id, note=rules.stalled_note(task)))
+        fold.append(TaskStalled(task_id=task_id, note=rules.format_stalled_note(task)))
         fold.write()
 
 
@@ -83,7 +83,7 @@ def record_ended(tx: Transaction, task_id: str, over: ShellOutcome) -> None:
         problem=over.problem,
         output_bytes=over.output_bytes,
         output_kept_bytes=over.output_kept_bytes,
-        note=rules.ended_note(task, over.why, over.exit_code, over.problem, over.output_bytes),
+        note=rules.format_ended_note(task, over.why, over.exit_code, over.problem, over.output_bytes),
     )
     fold.append(event)
     fold.write()

@@ -35,21 +35,23 @@ from protocol.journal.line import JournalEvent, Unknown, decode_event
 from protocol.transcript import ToolCall
 
 if TYPE_CHECKING:
+    from kheishd.config.sections.tools import ToolsSection
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtime, ToolLimits
+    from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot
     from kheishd.workers.runs.saving import DurableCommit
     from protocol.events.output import RequirementSatisfied
-    from protocol.objects.run import CallOutcome, OpenCall, Run
+    from protocol.objects.run import CallOutcome, OpenCall, Pinned
 
 log = logging.getLogger("kheishd.runs")
 
 SAYING_SECONDS = 20.0
 """What a tool has beyond the longest time, to stop and to say what it had by then."""
 
-Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["Run"]]
+Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["RunRecord"]]
 """Carries out a command, or what is made one in its transaction; gives the run as it is then."""
 
 
@@ -76,7 +78,9 @@ class CallExecutor:
         present: Callable[[], Runtime],
         saving: DurableCommit,
         commit: Commit,
+        pinned: Pinned,
     ) -> None:
+        self._pinned = pinned
         self._state = state
         self._live = live
         self._runtime = runtime
@@ -89,36 +93,38 @@ class CallExecutor:
 
     # Judging.
 
-    async def judge(self, run: Run, places: tuple[int, ...]) -> None:
+    async def judge(self, run: RunRecord, places: tuple[int, ...]) -> None:
         """Judge some calls and commit what comes of it."""
         judging = await self._judging(run)
         asked = self._asked(run)
         judgements = [await judging.judgement(place, run.calls[place], asked[place]) for place in places]
         await self._commit(Judge(judgements))
 
-    async def _judging(self, run: Run) -> CallJudge:
-        await self._runtime.hooks.ready()
+    async def _judging(self, run: RunRecord) -> CallJudge:
+        await self._runtime.hooks.prepare()
         place = self.place(run)
-        offered = {tool.name: tool for tool in self._runtime.hooks.offered(place)}
+        offered = {tool.name: tool for tool in self._runtime.hooks.offer(place)}
         return CallJudge(self._state, self._runtime, self._present(), self._saving, run, place, offered)
 
-    def place(self, run: Run) -> RunContext:
+    def place(self, run: RunRecord) -> RunContext:
         """Where the run is."""
         with self._state.read() as store:
             session = store.need(SESSIONS, run.session_id)
             # What the run pinned holds no longer where a session was narrowed since.
             tools = bounds_of(store, self._present(), session).scope.tools
-        workspace = run.pinned.workspace or self._runtime.workspace_root
-        return RunContext(session, run, workspace, self._runtime.sandbox, self._state, tools)
+        workspace = self._pinned.workspace or self._runtime.workspace_root
+        return RunContext(
+            session, run, self._pinned, workspace, self._runtime.config.workspace.sandbox, self._state, tools
+        )
 
-    def _asked(self, run: Run) -> list[ToolCall]:
+    def _asked(self, run: RunRecord) -> list[ToolCall]:
         """The calls as the model wrote them."""
         assert run.output_cursor is not None, "a call stands in a message"
         event = self._event(run, run.output_cursor)
         assert isinstance(event, MessageAppended)
         return [item for item in event.message.items if isinstance(item, ToolCall)]
 
-    def _event(self, run: Run, cursor: int) -> JournalEvent:
+    def _event(self, run: RunRecord, cursor: int) -> JournalEvent:
         with self._state.read() as store:
             found = store.entry(run.session_id, cursor)
         assert found is not None, "what a record points at is in the journal"
@@ -126,7 +132,7 @@ class CallExecutor:
         assert not isinstance(event, Unknown), "what a record points at was written by this version"
         return event
 
-    def _arguments(self, run: Run, place: int, asked: list[ToolCall]) -> Mapping[str, Any]:
+    def _arguments(self, run: RunRecord, place: int, asked: list[ToolCall]) -> Mapping[str, Any]:
         """The input of a call: as the person who approved it changed it, else as the model wrote it."""
         call = run.calls[place]
         if call.input_cursor is None:
@@ -137,13 +143,13 @@ class CallExecutor:
 
     # Running.
 
-    async def execute(self, run: Run, places: tuple[int, ...]) -> None:
+    async def execute(self, run: RunRecord, places: tuple[int, ...]) -> None:
         """Run some calls side by side; on cancellation all of them have stopped when this ends."""
         judging = await self._judging(run)
         asked = self._asked(run)
         ready: list[tuple[int, Invocation]] = []
         # Those beyond stay ready, and are due again when these have returned.
-        for place in places[: judging.present.tools.max_parallel]:
+        for place in places[: judging.present.config.tools.max_parallel]:
             use = await self._cleared(run, judging, place, asked)
             if use is None:
                 # It has its result now, or a person is asked again: look at the batch anew.
@@ -166,7 +172,7 @@ class CallExecutor:
                 nursery.start_soon(self._perform, run, place, use, judging)
 
     async def _cleared(
-        self, run: Run, judging: CallJudge, place: int, asked: list[ToolCall]
+        self, run: RunRecord, judging: CallJudge, place: int, asked: list[ToolCall]
     ) -> Invocation | None:
         """A call as it is to be dispatched; None if it may not run after all, which is committed then."""
         call = run.calls[place]
@@ -179,7 +185,7 @@ class CallExecutor:
             use = Invocation(
                 judging.place,
                 call.call_id,
-                within(tool, judging.present.tools),
+                within(tool, judging.present.config.tools),
                 arguments,
                 call.binding,
                 lambda text: self._say(call.call_id, text),
@@ -197,7 +203,7 @@ class CallExecutor:
             await self._return(call, _Ended("failed", Outcome(str(error), True)))
             return None
         if judged.decision == "deny":
-            denial = f"This is no longer allowed: {judged.reason or judged.why}"
+            denial = f"This is no longer allowed: {judged.note or judged.why}"
             await self._return(call, _Ended("denied", Outcome(denial, True)))
             return None
         if renewed is not None:
@@ -205,7 +211,7 @@ class CallExecutor:
             return None
         return use
 
-    async def _perform(self, run: Run, place: int, use: Invocation, judging: CallJudge) -> None:
+    async def _perform(self, run: RunRecord, place: int, use: Invocation, judging: CallJudge) -> None:
         call = run.calls[place]
         began = self._state.now_ms()
         writing = self._live.begin(run.session_id, run.run_id, call.call_id, call.attempt, OF_TOOLS)
@@ -216,14 +222,14 @@ class CallExecutor:
             await self._ask_again(call, place, use, judging)
         else:
             if not outcome.is_error:
-                met = met_by(run, use.call_id, use.tool.name, use.arguments)
+                met = met_by(run, self._pinned, use.call_id, [*use.tool.writes(use.arguments)])
                 outcome = replace(outcome, events=(*outcome.events, *met))
             ended = _Ended(
                 "failed" if outcome.is_error else "returned", outcome, self._state.now_ms() - began
             )
             # From here on that is what came of it, whoever wants what; others may only put it differently.
             self._ended[call.call_id] = ended
-            outcome = await self._runtime.hooks.after(use, _as_changed(call, use, outcome))
+            outcome = await self._runtime.hooks.after_call(use, _as_changed(call, use, outcome))
             self._ended[call.call_id] = replace(ended, outcome=outcome)
             await self._save(call)
         self._live.end(self._writings.pop(call.call_id))
@@ -258,7 +264,7 @@ class CallExecutor:
 
     async def _return(self, call: OpenCall, ended: _Ended) -> None:
         """Commit a result: what is too long to be read at once stands whole in a blob."""
-        text, whole = readable(ended.outcome, self._present().tools.max_output_bytes)
+        text, whole = readable(ended.outcome, self._present().config.tools.max_output_bytes)
         blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
         returned = ToolReturned(
             call_id=call.call_id,
@@ -270,7 +276,7 @@ class CallExecutor:
             bytes=size,
             took_ms=ended.took_ms,
         )
-        change = ended.outcome.change
+        change = ended.outcome.decide
         if change is None:
             await self._commit(Return(returned, ended.outcome.events))
         else:
@@ -278,13 +284,13 @@ class CallExecutor:
 
     # Stopping.
 
-    async def save_ended(self, run: Run) -> None:
+    async def save_ended(self, run: RunRecord) -> None:
         """Commit the results of calls that had ended when the rest was stopped."""
         for call in run.calls:
             if call.call_id in self._ended:
                 await self._save(call)
 
-    def stopped(self, run: Run, *, for_good: bool = True) -> tuple[Return, ...]:
+    def stopped(self, run: RunRecord, *, for_good: bool = True) -> tuple[Return, ...]:
         """The results of the calls that were running when they were stopped: what they had said by then.
 
         ``for_good``: of all of them; else only of those that may not be run again.
@@ -313,33 +319,34 @@ class CallExecutor:
 
     # After a crash.
 
-    async def look_into(self, run: Run, places: tuple[int, ...]) -> None:
+    async def look_into(self, run: RunRecord, places: tuple[int, ...]) -> None:
         """Find out what became of calls that the daemon died in, and commit what is known."""
-        await self._runtime.hooks.ready()
+        await self._runtime.hooks.prepare()
         asked = self._asked(run)
         for place in places:
             finding, met = await self._found(run, place, asked)
             await self._commit(Settle((*met, *_settling(run, place, finding))))
 
     async def _found(
-        self, run: Run, place: int, asked: list[ToolCall]
+        self, run: RunRecord, place: int, asked: list[ToolCall]
     ) -> tuple[ProbeResult, list[RequirementSatisfied]]:
         """What became of a call, and what it did thereby that the run must have done."""
         call = run.calls[place]
         evidence = self._evidence(run, call)
-        tool = self._runtime.hooks.tool(call.tool)
+        tool = self._runtime.hooks.find_tool(call.tool)
         if tool is None:
             return ProbeResult("unknown", "the tool is gone", evidence), []
         try:
-            arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
+            arguments = self._runtime.hooks.validate(tool, self._arguments(run, place, asked))
         except ToolError:
             return ProbeResult("unknown", "its arguments no longer fit the tool", evidence), []
         use = Invocation(self.place(run), call.call_id, tool, arguments, call.binding)
         finding = await self._runtime.hooks.probe(use, evidence)
-        met = met_by(run, use.call_id, tool.name, arguments) if finding.outcome == "done" else []
+        written = [*tool.writes(arguments)] if finding.outcome == "done" else []
+        met = met_by(run, self._pinned, use.call_id, written)
         return ProbeResult(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
 
-    def _evidence(self, run: Run, call: OpenCall) -> dict[str, Any]:
+    def _evidence(self, run: RunRecord, call: OpenCall) -> dict[str, Any]:
         """What was noted about a call before and while it ran, the newest for each name.
 
         Source: the journal, back from the last event about the call to the one with which it began.
@@ -382,7 +389,7 @@ def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
         return outcome
     changed = last_words(msgspec.json.encode(use.arguments).decode())
     said = f"The person who approved this changed its input to {changed}\n"
-    then = outcome.change
+    then = outcome.decide
     if then is None:
         return replace(outcome, text=said + outcome.text)
 
@@ -390,17 +397,17 @@ def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
         settled = then(store)
         return replace(settled, text=said + settled.text)
 
-    return replace(outcome, text=said + outcome.text, change=told)
+    return replace(outcome, text=said + outcome.text, decide=told)
 
 
-def within(tool: Tool, limits: ToolLimits) -> Tool:
+def within(tool: Tool, limits: ToolsSection) -> Tool:
     """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
     longest = limits.max_timeout_s + SAYING_SECONDS
     return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)
 
 
 def _settling(
-    run: Run, place: int, finding: ProbeResult
+    run: RunRecord, place: int, finding: ProbeResult
 ) -> tuple[CallProbed | IndoubtOpened | IndoubtResolved | ToolReturned, ...]:
     """The events of what was found out about a call."""
     call = run.calls[place]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kheishd.core.context.compaction import (
-    RESULT_TOOLS,
     SNIP_KEEP_MIN,
     LeaveOutResults,
     Prompt,
@@ -32,7 +31,7 @@ from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, su
 from kheishd.core.context.tokens import of_messages
 from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
@@ -40,12 +39,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from kheishd.core.context.reduction import Placed
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import RunContext
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.runs.transcript import TranscriptReader
     from protocol.events.context import CompactTrigger
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.transcript import Message
 
 log = logging.getLogger("kheishd.runs")
@@ -74,8 +74,10 @@ class ContextWindow:
         state: State,
         runtime: Runtime,
         reading: TranscriptReader,
-        commit: Callable[[Command], Awaitable[Run]],
+        commit: Callable[[Command], Awaitable[RunRecord]],
+        pinned: Pinned,
     ) -> None:
+        self._pinned = pinned
         self._state = state
         self._runtime = runtime
         self._reading = reading
@@ -85,17 +87,17 @@ class ContextWindow:
         self._overflows = 0
         self._refused_tokens: int | None = None
 
-    async def request(self, run: Run, place: RunContext) -> ModelRequest:
+    async def request(self, run: RunRecord, place: RunContext) -> ModelRequest:
         """The model call that is due, once what is too long was made shorter."""
-        limits = self._runtime.context
+        limits = self._runtime.config.context
         while True:
             request, prompt = await self._prompt(run, place)
             resting = self._failures >= limits.max_failures
-            step = due(prompt, self._ceiling(run), self._state.now_ms(), limits, resting=resting)
+            step = due(prompt, self._ceiling(), self._state.now_ms(), limits, resting=resting)
             if step is None or not await self._take(run, prompt, step):
                 return request
 
-    async def overflowed(self, run: Run, place: RunContext) -> bool:
+    async def overflowed(self, run: RunRecord, place: RunContext) -> bool:
         """Make shorter what the provider refused as too long; whether anything could be done."""
         if run.turn != self._step:
             self._step, self._overflows = run.turn, 0
@@ -107,7 +109,7 @@ class ContextWindow:
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2
         if self._overflows == 1:
-            upto = summary_cut(prompt.placed, target, self._runtime.context)
+            upto = summary_cut(prompt.placed, target, self._runtime.config.context)
             if upto is not None and await self._sum_up(run, prompt, upto, "overflow"):
                 return True
         upto = snip_cut(prompt, target, SNIP_KEEP_MIN)
@@ -116,30 +118,33 @@ class ContextWindow:
         await self._shorten(prompt, Snip(upto), "overflow")
         return True
 
-    async def all_summed_up(self, run: Run, place: RunContext) -> Compact:
+    async def all_summed_up(self, run: RunRecord, place: RunContext) -> Compact:
         """What a run that is for nothing else comes to. Errors: ModelFailure."""
         _, prompt = await self._prompt(run, place)
-        upto = summary_cut(prompt.placed, self._ceiling(run), self._runtime.context)
+        upto = summary_cut(prompt.placed, self._ceiling(), self._runtime.config.context)
         if upto is None:
             return Compact(None)
         return Compact(await self._summed_up(run, prompt, upto, "manual"))
 
     # How much there is.
 
-    async def _prompt(self, run: Run, place: RunContext) -> tuple[ModelRequest, Prompt]:
+    async def _prompt(self, run: RunRecord, place: RunContext) -> tuple[ModelRequest, Prompt]:
         request = await self._reading.request(run, self._runtime.hooks, place)
         transcript = self._reading.last
-        tools = sum(len(msgspec.json.encode(tool.schema)) + len(tool.description) for tool in request.tools)
+        tools = sum(
+            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
+        )
         overhead = len(request.instructions.encode()) + tools
-        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead)
+        droppable = [tool.name for tool in self._runtime.hooks.tools() if tool.droppable]
+        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
 
-    def _ceiling(self, run: Run) -> int:
-        ceiling = threshold(self._runtime.context, run.pinned.context_tokens, run.pinned.options)
+    def _ceiling(self) -> int:
+        ceiling = threshold(self._runtime.config.context, self._pinned.context_tokens, self._pinned.options)
         return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
 
     # Steps.
 
-    async def _take(self, run: Run, prompt: Prompt, step: Step) -> bool:
+    async def _take(self, run: RunRecord, prompt: Prompt, step: Step) -> bool:
         """Take a step; whether it was taken."""
         if isinstance(step, SumUp):
             return await self._sum_up(run, prompt, step.upto, "auto")
@@ -151,14 +156,14 @@ class ContextWindow:
             upto=step.upto,
             strategy="snip" if isinstance(step, Snip) else "results",
             trigger=trigger,
-            tools=[] if isinstance(step, Snip) else list(RESULT_TOOLS),
+            tools=[] if isinstance(step, Snip) else list(prompt.droppable),
             pre_tokens=prompt.tokens,
             post_tokens=after(prompt, step),
         )
         await self._commit(Compact(event))
         self._reading.became_shorter()
 
-    async def _sum_up(self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
+    async def _sum_up(self, run: RunRecord, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
         """Have messages summed up and commit what came of it; whether there is a summary."""
         try:
             event = await self._summed_up(run, prompt, upto, trigger)
@@ -175,7 +180,7 @@ class ContextWindow:
         return False
 
     async def _summed_up(
-        self, run: Run, prompt: Prompt, upto: int, trigger: CompactTrigger
+        self, run: RunRecord, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> ContextCompacted | CompactionFailed:
         """Errors: ModelFailure where the model gave no answer at all."""
         answer = await self._asked(run, [each for each in prompt.placed if each.cursor <= upto])
@@ -199,10 +204,10 @@ class ContextWindow:
             model=answer.model,
         )
 
-    async def _asked(self, run: Run, placed: Sequence[Placed]) -> ModelAnswer:
+    async def _asked(self, run: RunRecord, placed: Sequence[Placed]) -> ModelAnswer:
         """The model's answer. Errors: ModelFailure."""
         # The estimate is a third too high on purpose. Here too long costs no more than another try.
-        max_tokens, tries = run.pinned.context_tokens * 4 // 3, SUMMARY_TRIES
+        max_tokens, tries = self._pinned.context_tokens * 4 // 3, SUMMARY_TRIES
         while True:
             messages = request_of(placed, max_tokens, run.agent)
             try:
@@ -213,17 +218,17 @@ class ContextWindow:
                     raise
                 max_tokens = of_messages(messages) // 2
 
-    async def _answer(self, run: Run, messages: list[Message]) -> ModelAnswer:
+    async def _answer(self, run: RunRecord, messages: list[Message]) -> ModelAnswer:
         """One model call, which nobody follows. Errors: ModelFailure."""
         request = ModelRequest(
-            pinned=run.pinned,
+            pinned=self._pinned,
             instructions=INSTRUCTIONS,
             messages=messages,
             session_id=run.session_id,
             run_id=run.run_id,
             purpose="summary",
-            max_answer_tokens=self._runtime.context.summary_tokens,
+            max_answer_tokens=self._runtime.config.context.summary_tokens,
             turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )
-        return await answer_of(self._runtime.models, request)
+        return await complete(self._runtime.models, request)

@@ -34,12 +34,11 @@ from kheishd.core.run.due import (
     TakeUp,
     due,
 )
-from kheishd.core.run.machine import decide
 from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked
-from kheishd.objects.talk.giving import said_at
+from kheishd.objects.talk.output import answer_text
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.context import ContextWindow, given_up
@@ -48,17 +47,17 @@ from kheishd.workers.runs.transcript import Checkpoint, TranscriptReader
 from protocol import ids
 from protocol.errors.run import RunAlreadyEnded
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.output import MAX_CONTRACT_ROOM_BYTES
-from protocol.objects.run import Run, RunError
+from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
+from protocol.objects.run import Pinned, RunError
 from protocol.transcript import Item, Text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.core.contract import Checked
-    from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.core.contract import AnswerCheck
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.live import Writing
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
 
 log = logging.getLogger("kheishd.runs")
@@ -76,30 +75,30 @@ class RunExecutor:
 
     def __init__(
         self,
-        state: State,
-        live: Live,
-        runtimes: Runtimes,
-        run: Run,
+        services: Services,
+        run: RunRecord,
+        pinned: Pinned,
         *,
         relieved: Callable[[], None],
         suspect: bool = False,
         interrupt: bool = False,
     ) -> None:
         self.suspect = suspect
-        self._state = state
-        self._live = live
-        self._runtimes = runtimes
-        self._runtime = runtimes.current()
+        self._state = services.state
+        self._live = services.live
+        self._runtimes = services.runtimes
+        self._runtime = services.runtimes.current()
         self._run = run
+        self._pinned = pinned
         self._relieved = relieved
         self._interrupt = interrupt
         self._held = False
         self._patient_until_ms = 0
         self._over = False
         self._asked = False
-        self._shown = TranscriptReader(state, run.session_id)
+        self._shown = TranscriptReader(services.state, run.session_id)
         self._effect = trio.CancelScope()
-        self._saving = DurableCommit(state, live, run.run_id)
+        self._saving = DurableCommit(services.state, services.live, run.run_id)
         self._writing: Writing | None = None
         self._calls: CallExecutor
         self._room: ContextWindow
@@ -115,9 +114,15 @@ class RunExecutor:
         """
         with self._runtimes.hold() as self._runtime:
             self._calls = CallExecutor(
-                self._state, self._live, self._runtime, self._runtimes.current, self._saving, self._commit
+                self._state,
+                self._live,
+                self._runtime,
+                self._runtimes.current,
+                self._saving,
+                self._commit,
+                self._pinned,
             )
-            self._room = ContextWindow(self._state, self._runtime, self._shown, self._commit)
+            self._room = ContextWindow(self._state, self._runtime, self._shown, self._commit, self._pinned)
             await self._guarded()
 
     async def _guarded(self) -> None:
@@ -172,27 +177,28 @@ class RunExecutor:
 
     def _due(self) -> Effect | None:
         """What is due; once the time was over by the clock that nobody sets, nothing else than to end."""
-        effect = due(self._run, self._state.now_ms(), held=self._held)
+        effect = due(self._run, self._pinned, self._state.now_ms(), held=self._held)
         if self._over and self._run.status == "running" and not isinstance(effect, Stop | LookInto):
-            return Expire(out_of_time(self._run))
+            return Expire(out_of_time(self._pinned))
         return effect
 
     # Committing.
 
     def _fold(self, tx: Transaction) -> SessionWriter:
         run = tx.need(RUNS, self._run.run_id)
-        return SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
+        session = tx.get(SESSIONS, run.session_id)
+        return SessionWriter(tx, run.session_id, session=session, run=run, pinned=self._pinned)
 
     async def _take_up(self) -> None:
         """Start and, if that is due at once, ask: one commit."""
         item_id = self._state.new_id(ids.ITEM)
 
-        def start(tx: Transaction) -> tuple[Run, bool]:
+        def start(tx: Transaction) -> tuple[RunRecord, bool]:
             fold = self._fold(tx)
-            fold.append_all(decide(fold.run, Start()))
-            asked = isinstance(due(fold.run, tx.now_ms, held=True), AskModel)
+            fold.carry_out(Start())
+            asked = isinstance(due(fold.run, self._pinned, tx.now_ms, held=True), AskModel)
             if asked:
-                fold.append_all(decide(fold.run, Ask(item_id)))
+                fold.carry_out(Ask(item_id))
             fold.write()
             return fold.run, asked
 
@@ -201,12 +207,12 @@ class RunExecutor:
 
     async def _commit(
         self, command: Command | Callable[[Snapshot], Command], checkpoint: Checkpoint | None = None
-    ) -> Run:
+    ) -> RunRecord:
         """Carry out a command; the run as it is then. Several calls that return together do so at once."""
 
-        def carry_out(tx: Transaction) -> Run:
+        def carry_out(tx: Transaction) -> RunRecord:
             fold = self._fold(tx)
-            fold.append_all(decide(fold.run, command(tx) if callable(command) else command))
+            fold.carry_out(command(tx) if callable(command) else command)
             fold.write()
             if checkpoint is not None:
                 checkpoint.write(tx)
@@ -242,7 +248,7 @@ class RunExecutor:
 
     def _next_effect(self) -> trio.CancelScope:
         """The scope of an effect that begins: cancelled from the start where ``stop`` came before it."""
-        left = left_ms(self._run, self._state.now_ms())
+        left = left_ms(self._run, self._pinned, self._state.now_ms())
         scope = trio.CancelScope() if left is None else trio.move_on_after(left / 1000)
         if self._effect.cancel_called:
             scope.cancel()
@@ -255,7 +261,7 @@ class RunExecutor:
         return scope.cancelled_caught
 
     async def _stoppable(
-        self, effect: Callable[[Run, tuple[int, ...]], Awaitable[None]], places: tuple[int, ...]
+        self, effect: Callable[[RunRecord, tuple[int, ...]], Awaitable[None]], places: tuple[int, ...]
     ) -> None:
         with self._next_effect() as scope:
             await effect(self._run, places)
@@ -264,7 +270,7 @@ class RunExecutor:
 
     async def _pause(self, until_ms: int) -> None:
         # No pause is longer than patience, even if the clock was set back while nobody looked.
-        longest_s = max(self._runtime.limits.max_backoff_s, self._runtime.limits.max_retry_after_s)
+        longest_s = max(self._runtime.config.runs.max_backoff_s, self._runtime.config.runs.max_retry_after_s)
         with self._next_effect() as scope:
             await trio.sleep(min(max(until_ms - self._state.now_ms(), 0) / 1000, longest_s))
             self._patient_until_ms = until_ms
@@ -294,12 +300,12 @@ class RunExecutor:
             text = "".join(heard)
             said: list[Item] = [Text(text)] if text else []
             items, _ = fitted(said, MAX_ANSWER_BYTES)
-            await self._commit(Stopped(items, error=out_of_time(self._run) if self._over else None))
+            await self._commit(Stopped(items, error=out_of_time(self._pinned) if self._over else None))
             return
         await self._answered(answer)
 
     def _gone(self) -> RunError | None:
-        route = self._run.pinned.route
+        route = self._pinned.route
         if route in self._runtime.routes:
             return None
         return RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
@@ -332,8 +338,8 @@ class RunExecutor:
         return answer
 
     async def _answered(self, answer: ModelAnswer) -> None:
-        bound = self._run.pinned.output_contract is not None
-        room = MAX_ANSWER_BYTES - (MAX_CONTRACT_ROOM_BYTES if bound else 0)
+        bound = self._pinned.output_contract is not None
+        room = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, cut = fitted(distinct(answer.items, self._shown.call_ids()), room)
         command = Answered(
             items=items,
@@ -341,7 +347,7 @@ class RunExecutor:
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
             cut=cut,
-            max_calls=self._runtimes.current().tools.max_calls,
+            max_calls=self._runtimes.current().config.tools.max_calls,
             checked=self._checked(items),
         )
         checkpoint = self._shown.checkpoint(items, room)
@@ -375,7 +381,7 @@ class RunExecutor:
             await self._failed(failure)
             return
         self._left(scope)
-        await self._commit(command or Stopped([], error=out_of_time(self._run) if self._over else None))
+        await self._commit(command or Stopped([], error=out_of_time(self._pinned) if self._over else None))
         await self._keep_short()
 
     async def _keep_short(self) -> None:
@@ -385,16 +391,16 @@ class RunExecutor:
             self._shown.became_shorter()
             await self._shown.keep()
 
-    def _checked(self, items: list[Item]) -> Checked | None:
+    def _checked(self, items: list[Item]) -> AnswerCheck | None:
         """What an answer is, against what the run must give."""
-        if self._run.pinned.output_contract is None:
+        if self._pinned.output_contract is None:
             return None
         with self._state.read() as store:
-            before = said_at(store, self._run, parts_of(self._run))
-            return checked(store, self._run, before + text_of(items))
+            before = answer_text(store, self._run, parts_of(self._run))
+            return checked(store, self._run, self._pinned, before + text_of(items))
 
     async def _failed(self, failure: ModelFailure) -> None:
-        limits = self._runtime.limits
+        limits = self._runtime.config.runs
         error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
         again = None
         if failure.retryable:

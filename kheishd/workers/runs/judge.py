@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.permissions.judge import Judged, Layers, judge, used
+from kheishd.core.permissions.judge import Layers, Ruling, judge, use_grants
 from kheishd.core.run.commands import Judgement
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, RunContext, Tool, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
@@ -23,7 +23,7 @@ from protocol.events.approval import ApprovalRequested
 from protocol.events.call import ToolReturned
 from protocol.events.question import QuestionAsked
 from protocol.limits.call import (
-    MAX_CALLS_JUDGED,
+    MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
     MAX_PREVIEW_BYTES,
     MAX_PREVIEWS_BYTES,
@@ -38,11 +38,12 @@ from protocol.objects.permission import Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.kernel.state import State
     from kheishd.workers.runs.saving import DurableCommit
     from protocol.objects.approval import Preview
-    from protocol.objects.run import CallState, OpenCall, Run
+    from protocol.objects.run import CallState, OpenCall
     from protocol.transcript import ToolCall
 
 log = logging.getLogger("kheishd.runs")
@@ -55,24 +56,24 @@ class CallJudge:
     """Judges the calls of one run by what holds now.
 
     ``runtime`` is what the run uses, ``present`` what is configured now: a rule that was written there
-    meanwhile counts, too. ``used`` are the grants that this batch used so far, ``asking`` the states that
-    those of its calls will have that wait for a person.
+    meanwhile counts, too. ``used_grants`` are the grants that this batch used so far, ``asking`` the states
+    that those of its calls will have that wait for a person.
     """
 
     state: State
     runtime: Runtime
     present: Runtime
     saving: DurableCommit
-    run: Run
+    run: RunRecord
     place: RunContext
     offered: dict[str, Tool]
-    used: list[str] = field(default_factory=list)
+    used_grants: list[str] = field(default_factory=list)
     asking: list[CallState] = field(default_factory=list)
 
     async def judgement(self, number: int, call: OpenCall, asked: ToolCall) -> Judgement:
         """How a call is judged: ``number`` is its place in its message, ``asked`` what the model wrote."""
         tool = self.offered.get(call.tool)
-        if self.run.tool_bytes >= self.present.tools.max_run_output_bytes:
+        if self.run.tool_bytes >= self.present.config.tools.max_run_output_bytes:
             return self._failed(call, tool, self._no_more_output())
         if asked.invalid is not None:
             return self._failed(
@@ -86,15 +87,15 @@ class CallJudge:
         except ToolError as error:
             return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
 
-    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
-        most = self.present.tools.max_input_bytes
+        most = self.present.config.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
         if size > most:
             raise ToolError(
                 f"the arguments take {size} bytes as JSON; the limit, tools.max_input_bytes, is {most}"
             )
-        return self.runtime.hooks.checked(tool, arguments)
+        return self.runtime.hooks.validate(tool, arguments)
 
     async def renewed(self, number: int, use: Invocation) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
@@ -108,7 +109,7 @@ class CallJudge:
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, preview)
 
-    def reconsidered(self, use: Invocation, *, approved: bool) -> Judged:
+    def reconsidered(self, use: Invocation, *, approved: bool) -> Ruling:
         """A call judged once more, when its turn has come: ``ask`` if nobody was asked who would be now.
 
         What a person approved, now or by a grant, needs no more than that no rule, nor plan mode, denies it.
@@ -121,27 +122,27 @@ class CallJudge:
         denied = judged.base == "deny" or judged.mode_effect == "denied_in_plan"
         return _replaced(judged, decision="deny" if denied else "allow")
 
-    async def asked_late(self, number: int, use: Invocation, judged: Judged) -> ApprovalRequested:
+    async def asked_late(self, number: int, use: Invocation, judged: Ruling) -> ApprovalRequested:
         """The approval of a call that was allowed when it was judged, and would have to be asked about now.
 
         Errors: ToolError if it cannot be done at all.
         """
-        why = judged.reason or judged.why
+        why = judged.note or judged.why
         reason = f"this was allowed before, and now a person is to be asked: {why}"
         subject = _beginning(self.runtime.hooks.subject(use), MAX_SUBJECT_BYTES)
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
     async def _judged(self, number: int, call: OpenCall, use: Invocation) -> Judgement:
-        opinion = await self.runtime.hooks.before(use)
+        opinion = await self.runtime.hooks.before_call(use)
         # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
         whole = self.runtime.hooks.subject(use)
         judged = judge(facts_of(use.tool), whole, self._layers(), opinion_of(opinion))
         subject = _beginning(whole, MAX_SUBJECT_BYTES)
         verdict = _verdict(call, use.tool, _beginning(whole, MAX_VERDICT_SUBJECT_BYTES), judged)
         if judged.grant_id is not None:
-            self.used.append(judged.grant_id)
+            self.used_grants.append(judged.grant_id)
         if judged.decision == "deny":
-            return Judgement(verdict, result=_denied(call, judged.reason or judged.why))
+            return Judgement(verdict, result=_denied(call, judged.note or judged.why))
         if isinstance(opinion, NeedsAnswer):
             return self._question(verdict, call, opinion)
         if judged.decision == "allow":
@@ -155,7 +156,7 @@ class CallJudge:
         except ToolError as error:
             # Nobody is asked about what cannot be done.
             return Judgement(verdict, result=_failure(call, str(error)))
-        reason = opinion.note if isinstance(opinion, NeedsApproval) else judged.reason or judged.why
+        reason = opinion.note if isinstance(opinion, NeedsApproval) else judged.note or judged.why
         approval = await self._approval(number, use, subject, reason, preview)
         self.asking.append("asked")
         return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
@@ -194,7 +195,7 @@ class CallJudge:
         self, number: int, use: Invocation, subject: str, reason: str, preview: Preview | None
     ) -> ApprovalRequested:
         assert self.run.output_cursor is not None, "a call stands in a message"
-        limits = self.runtime.limits
+        limits = self.runtime.config.runs
         return ApprovalRequested(
             approval_id=self.state.new_id(ids.APPROVAL),
             call_id=use.call_id,
@@ -213,7 +214,7 @@ class CallJudge:
         """A preview as it goes into the journal: what is too long stands whole in a blob."""
         if preview is None:
             return None
-        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_CALLS_JUDGED), 1024)
+        room = max(MAX_PREVIEWS_BYTES // min(len(self.run.calls), MAX_JUDGED_CALLS), 1024)
         room = min(room, MAX_PREVIEW_BYTES)
         encoded = preview.text.encode()
         if len(msgspec.json.encode(preview.text)) <= room:
@@ -228,7 +229,7 @@ class CallJudge:
         with self.state.read() as store:
             session = store.need(SESSIONS, self.run.session_id)
             run = store.get(RUNS, self.run.run_id)
-            return used(layers_of(store, self.present, session, run), self.used)
+            return use_grants(layers_of(store, self.present, session, run), self.used_grants)
 
     def _in(self, ms: int | None) -> int | None:
         return None if ms is None else self.state.now_ms() + ms
@@ -239,7 +240,7 @@ class CallJudge:
         return Judgement(_of_tool(verdict, tool), result=_failure(call, text))
 
     def _no_more_output(self) -> str:
-        given, most = self.run.tool_bytes, self.present.tools.max_run_output_bytes
+        given, most = self.run.tool_bytes, self.present.config.tools.max_run_output_bytes
         return (
             f"This was not run: the tools of this run gave {given} bytes together, and the limit, "
             f"tools.max_run_output_bytes, is {most}. Answer with what there is."
@@ -259,7 +260,7 @@ def _beginning(whole: str, max_bytes: int) -> str:
     return encoded[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
-def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdict:
+def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Ruling) -> Verdict:
     return _of_tool(
         Verdict(
             call_id=call.call_id,
@@ -268,7 +269,7 @@ def _verdict(call: OpenCall, tool: Tool, subject: str, judged: Judged) -> Verdic
             base=judged.base,
             why=judged.why,
             subject=subject,
-            note=_beginning(judged.reason, MAX_JUDGED_REASON_BYTES),
+            note=_beginning(judged.note, MAX_JUDGED_REASON_BYTES),
             mode=judged.mode,
             mode_effect=judged.mode_effect,
             grant_id=judged.grant_id,

@@ -9,11 +9,11 @@ import msgspec
 from kheishd.kernel.hook import Outcome
 from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
-    MAX_LAST_WORDS_BYTES,
+    MAX_STOPPED_TEXT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.rpc.wire import cannot_keep
+from protocol.rpc.wire import storage_problem_of
 
 log = logging.getLogger("kheishd.runs")
 
@@ -23,7 +23,7 @@ def readable(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[
 
     Of that so much is kept as ``tools.max_output_bytes`` says.
     """
-    text, whole = _cut(outcome.text), outcome.whole
+    text, whole = _cut(outcome.text), outcome.full_output
     if text != outcome.text and whole is None:
         whole = outcome.text.encode()
     if whole is not None and len(whole) > max_bytes:
@@ -51,8 +51,8 @@ def shortened(encoded: bytes, max_bytes: int) -> str:
 
 def last_words(text: str) -> str:
     """The end of a text, as much as is kept of what was cut short."""
-    kept = text[-MAX_LAST_WORDS_BYTES:]
-    while len(msgspec.json.encode(kept)) > MAX_LAST_WORDS_BYTES:
+    kept = text[-MAX_STOPPED_TEXT_BYTES:]
+    while len(msgspec.json.encode(kept)) > MAX_STOPPED_TEXT_BYTES:
         kept = kept[len(kept) // 4 + 1 :]
     return kept if len(kept) == len(text) else f"[...] {kept}"
 
@@ -69,7 +69,7 @@ def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
 def _size(name: str, value: Any) -> int | None:
     """What a piece of evidence takes as JSON; None if the journal or a record cannot hold it."""
     try:
-        problem = cannot_keep({name: value})
+        problem = storage_problem_of({name: value})
     except (TypeError, ValueError) as error:
         problem = str(error)
     if problem is not None:

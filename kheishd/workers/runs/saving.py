@@ -44,7 +44,7 @@ class DurableCommit:
 
     async def put_blob(self, content: bytes) -> tuple[str, int]:
         """Keep a large value without the secrets in it; its name and size. Errors: as ``update``."""
-        kept = self._live.scrubber.content(content)
+        kept = self._live.scrubber.scrub_bytes(content)
         return await self._saved(partial(self._state.put_blob, kept)), len(kept)
 
     async def _saved(self, save: Callable[[], Awaitable[T]]) -> T:

@@ -23,26 +23,27 @@ from kheishd.core.context.transcript import (
     guests,
     to_checkpoint,
 )
-from kheishd.core.contract import instruction
+from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.contract import schema_text
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.transcript import ToolCall, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Hook, RunContext
     from kheishd.kernel.state import State
     from kheishd.store.environment import Snapshot, Transaction
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
     from protocol.transcript import Item
 
 log = logging.getLogger("kheishd.runs")
@@ -78,26 +79,26 @@ class TranscriptReader:
     def __init__(self, state: State, session_id: str) -> None:
         self._state = state
         self._session_id = session_id
-        self._stretches: list[Stretch] = []
+        self._stretches: list[Segment] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
-    async def request(self, run: Run, hooks: Hook, place: RunContext) -> ModelRequest:
+    async def request(self, run: RunRecord, hooks: Hook, place: RunContext) -> ModelRequest:
         """The model call that is due: what the run pinned, and the transcript as its speaker reads it."""
         transcript = await self.transcript()
-        digest = run.pinned.instructions_digest
+        digest = place.pinned.instructions_digest
         with self._state.read() as store:
             kept = store.get(BLOBS, digest, 0) if digest is not None else None
         sections = [kept.decode()] if kept is not None else []
-        sections += [*hooks.sections(place), *self._owed(run)]
+        sections += [*hooks.sections(place), *self._owed(run, place.pinned)]
         speaker = run.guest or run.agent
         others = guests(transcript.messages)
         return ModelRequest(
-            pinned=run.pinned,
+            pinned=place.pinned,
             instructions="\n\n".join(filter(None, sections))
             + framing(speaker=speaker, primary=run.agent, others=others),
             messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
-            tools=hooks.offered(place),
+            tools=hooks.offer(place),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
             run_id=run.run_id,
@@ -105,14 +106,14 @@ class TranscriptReader:
             attempt=run.attempt,
         )
 
-    def _owed(self, run: Run) -> Iterator[str]:
+    def _owed(self, run: RunRecord, pinned: Pinned) -> Iterator[str]:
         """What the run is told from the beginning of what it must do and give."""
-        todo, bound = owed(run), run.pinned.output_contract
+        todo, bound = owed(run, pinned), pinned.output_contract
         if todo:
             yield f"Before you are done you must {' and '.join(todo)}."
         if bound is not None:
             with self._state.read() as store:
-                yield instruction(schema_text(store, bound.digest))
+                yield format_instruction(schema_text(store, bound.digest))
 
     def call_ids(self) -> frozenset[str]:
         """The ids of the calls that the transcript holds."""
@@ -170,7 +171,7 @@ class TranscriptReader:
 
         It is only a cache: on a full disk it is done without.
         """
-        checkpoint = self._written_down(MAX_CHECKPOINT_ALONE_BYTES)
+        checkpoint = self._written_down(MAX_SEPARATE_CHECKPOINT_BYTES)
         if checkpoint is not None:
             with suppress(StorageFull):
                 await self._state.update(checkpoint.write)
@@ -192,7 +193,7 @@ class TranscriptReader:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: Snapshot, stretches: Sequence[Stretch]) -> Transcript:
+def newest_checkpoint(store: Snapshot, stretches: Sequence[Segment]) -> Transcript:
     """The transcript of the newest checkpoint of a lineage that can be read; an empty one without any."""
     for session_id, upto in reversed(stretches):
         for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):

@@ -11,45 +11,42 @@ read, the run is given up until the daemon starts again: it is logged, and its n
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import trio
 
 from kheishd.core.run.due import TakeUp, due
-from kheishd.store.tables import RUNS, RUNS_CANCELLED, RUNS_READY
+from kheishd.store.tables import PINNED, RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.runs.executor import RunExecutor
+from kheishd.workers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kheishd.kernel.live import Live
-    from kheishd.kernel.runtime import Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot
-    from protocol.objects.run import Run
+    from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
 
 
-class RunWorker:
+class RunWorker(Worker):
     """Executes runs: those of one session one at a time, those of different sessions side by side.
 
-    ``put_down`` is told of every run that has left its hands; it must not wait or fail.
+    ``on_release`` is called with the id of every run that the worker has released; it must not wait or fail.
     """
 
+    name: ClassVar[str] = "runs"
+
     def __init__(
-        self,
-        state: State,
-        live: Live,
-        runtimes: Runtimes,
-        *,
-        put_down: Callable[[str], None] = lambda run_id: None,
+        self, services: Services, *, on_release: Callable[[str], None] = lambda run_id: None
     ) -> None:
-        self._put_down = put_down
-        self._state = state
-        self._live = live
-        self._runtimes = runtimes
+        self._services = services
+        self._on_release = on_release
+        self._state = services.state
+        self._runtimes = services.runtimes
         self._active: dict[str, RunExecutor] = {}
         self._given_up: set[str] = set()
         self._draining = False
@@ -65,7 +62,7 @@ class RunWorker:
         """Execute runs until cancelled; those in flight then are put down in order."""
         async with trio.open_nursery() as self._nursery:
             try:
-                if self._runtimes.current().limits.recovery == "interrupt":
+                if self._runtimes.current().config.runs.recovery == "interrupt":
                     self._interrupt_all()
                 task_status.started()
                 while True:
@@ -86,20 +83,20 @@ class RunWorker:
             orphans = self._cancelled(store)
             if self._draining:
                 return
-            for run in orphans:
-                self._start(run)
-            for run, alone in self._startable(store):
-                self._start(run, suspect=alone)
+            for run, pinned in orphans:
+                self._start(run, pinned)
+            for run, pinned, alone in self._startable(store):
+                self._start(run, pinned, suspect=alone)
 
     def _interrupt_all(self) -> None:
         """Begin to mark the runs that a daemon left running; what is queued stays."""
         with self._state.read() as store:
             for _, run_id in store.scan(RUNS_READY):
-                run = self._record(store, run_id)
-                if run is not None and run.status == "running":
-                    self._start(run, interrupt=True)
+                found = self._record(store, run_id)
+                if found is not None and found[0].status == "running":
+                    self._start(*found, interrupt=True)
 
-    def _cancelled(self, store: Snapshot) -> list[Run]:
+    def _cancelled(self, store: Snapshot) -> list[tuple[RunRecord, Pinned]]:
         """Stop what is to be stopped; gives those that nobody is at.
 
         They take no slot, for nothing of them will be executed.
@@ -110,55 +107,57 @@ class RunWorker:
             if turn is not None:
                 turn.stop()
                 continue
-            run = self._record(store, run_id)
-            if run is not None:
-                orphans.append(run)
+            found = self._record(store, run_id)
+            if found is not None:
+                orphans.append(found)
         return orphans
 
-    def _startable(self, store: Snapshot) -> list[tuple[Run, bool]]:
+    def _startable(self, store: Snapshot) -> list[tuple[RunRecord, Pinned, bool]]:
         """The next runs to start, in the order of their acceptance, as far as there are slots.
 
         One that is to be alone waits for the others to end and holds back those behind it meanwhile.
-        Shape:  each run, and whether it is to be alone.
+        Shape:  each run, what it pinned, and whether it is to be alone.
         """
-        chosen: list[tuple[Run, bool]] = []
-        slots = self._runtimes.current().limits.max_active - len(self._active)
+        chosen: list[tuple[RunRecord, Pinned, bool]] = []
+        slots = self._runtimes.current().config.runs.max_active - len(self._active)
         if slots <= 0 or any(turn.suspect for turn in self._active.values()):
             return chosen
         for _, run_id in store.scan(RUNS_READY):
-            run = self._record(store, run_id) if run_id not in self._active else None
-            if run is None:
+            found = self._record(store, run_id) if run_id not in self._active else None
+            if found is None:
                 continue
-            effect = due(run, self._state.now_ms(), held=False)
+            effect = due(*found, self._state.now_ms(), held=False)
             if not isinstance(effect, TakeUp):
                 continue
             if effect.alone:
-                return chosen if chosen or self._active else [(run, True)]
-            chosen.append((run, False))
+                return chosen if chosen or self._active else [(*found, True)]
+            chosen.append((*found, False))
             if len(chosen) == slots:
                 break
         return chosen
 
-    def _record(self, store: Snapshot, run_id: str) -> Run | None:
-        """A run's record; None, and given up, if it cannot be read."""
+    def _record(self, store: Snapshot, run_id: str) -> tuple[RunRecord, Pinned] | None:
+        """Return a run's record and its pinned values; None, and give the run up, if they cannot be read."""
         if run_id in self._given_up:
             return None
         try:
-            run = store.get(RUNS, run_id)
+            run, pinned = store.get(RUNS, run_id), store.get(PINNED, run_id)
         except msgspec.DecodeError:
-            run = None
-        if run is None:
+            run = pinned = None
+        if run is None or pinned is None:
             log.error("a run cannot be read; see 'kheishctl daemon doctor'", extra={"run_id": run_id})
             self._given_up.add(run_id)
-        return run
+            return None
+        return run, pinned
 
-    def _start(self, run: Run, *, suspect: bool = False, interrupt: bool = False) -> None:
+    def _start(
+        self, run: RunRecord, pinned: Pinned, *, suspect: bool = False, interrupt: bool = False
+    ) -> None:
         assert self._nursery is not None
         turn = RunExecutor(
-            self._state,
-            self._live,
-            self._runtimes,
+            self._services,
             run,
+            pinned,
             relieved=self._look,
             suspect=suspect,
             interrupt=interrupt,
@@ -179,4 +178,4 @@ class RunWorker:
                 self._idle = trio.Event()
         # The commit that ended the run has rung already, while its slot was still taken: look again.
         self._look()
-        self._put_down(run_id)
+        self._on_release(run_id)

@@ -51,16 +51,16 @@ def test_an_explanation_for_a_person() -> None:
         {"source": "tool", "says": "ask", "text": "its default"},
         {"source": "mode", "says": None, "text": "default is in force"},
     ]
-    result = {"decision": "ask", "why": "default of bash", "note": "", "lines": steps}
+    result = {"decision": "ask", "why": "bash's default", "note": "", "lines": steps}
     assert _format_explanation(result, WIDE).splitlines() == [
         "SOURCE  SAYS  TEXT",
         "tool    ask   its default",
         "mode          default is in force",
         "",
-        "ask: default of bash",
+        "ask: bash's default",
     ]
     painted = _format_explanation(result | {"note": "look\x1b[2J"}, Display(200, True, NOW))
-    assert painted.endswith("\x1b[33mask\x1b[0m: default of bash (look␛[2J)")
+    assert painted.endswith("\x1b[33mask\x1b[0m: bash's default (look␛[2J)")
 
 
 def test_update_and_list(ctl: Ctl, session: str) -> None:
@@ -111,11 +111,11 @@ def test_audit(ctl: Ctl, session: str) -> None:
 def test_the_rows_of_an_audit() -> None:
     """A verdict says why; an answer by whom, and what was said with it."""
     common = {"cursor": 7, "at_ms": NOW, "session_id": "s", "run_id": "r", "call_id": "c"}
-    verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "default of bash", "note": "look"}
+    verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "bash's default", "note": "look"}
     answer = {"decision": "deny", "actor": "uid:0", "note": "no", "justification": "late"}
     rows = format_table([common | {"verdict": verdict}, common | answer], AUDIT, PIPE).splitlines()
     assert [row.split("\t")[4:] for row in rows] == [
-        ["ask", "bash", "ls", "default of bash: look"],
+        ["ask", "bash", "ls", "bash's default: look"],
         ["deny", "", "", "answered by uid:0: no; late"],
     ]
 

@@ -16,7 +16,7 @@ from kheishctl.render.messages import format_history, format_item, format_messag
 from kheishctl.render.run import describe_outcome, paint_status
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.daemon import Status
+from protocol.objects.daemon import DaemonStatus
 from protocol.objects.run import SETTLED
 from protocol.text import sanitise
 from protocol.transcript import Item, Text, text_of
@@ -188,7 +188,7 @@ def test_history() -> None:
 
 def test_status() -> None:
     """Version, counts, disk; health in one word, or warnings with what to do."""
-    result = sample(Status, full=True) | {"version": __version__, "warnings": [], "draining": False}
+    result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
     assert format_daemon_status(result, WIDE).endswith("healthy")
     assert "healthy" not in format_daemon_status(result, PIPE)
     assert "1 approval, 1 question, 1 call in doubt" in format_daemon_status(result, WIDE)

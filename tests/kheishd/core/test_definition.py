@@ -1,4 +1,4 @@
-"""Agent files: what they mean, and that each mistake is named with its line."""
+"""Agent files are parsed, and each mistake is named with its line."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.definition import DefinitionError, built_in, key_line, parse
+from kheishd.core.definition import DefinitionError, built_in, find_key_line, parse
 from protocol.budget import Budget
 from protocol.limits.names import MAX_SCOPE_BYTES
 from protocol.limits.session import MAX_AGENT_FILE_BYTES
@@ -27,15 +27,15 @@ You review changes. Be brief and concrete.
 """
 
 
-def refused(content: bytes, name: str = "a") -> list[tuple[int, str]]:
-    """The problems with which a file is refused."""
+def find_problems_of(content: bytes, name: str = "a") -> list[tuple[int, str]]:
+    """Return the problems for which a file is rejected."""
     with pytest.raises(DefinitionError) as caught:
         parse(name, content, "agents/a.md")
-    return caught.value.found
+    return caught.value.problems
 
 
-def test_the_example_of_the_contract() -> None:
-    """Absent is everything, null is everything, an empty list is nothing."""
+def test_parse() -> None:
+    """An absent or null list means everything, an empty list nothing."""
     instructions = "You review changes. Be brief and concrete."
     assert parse("reviewer", REVIEWER, "agents/reviewer.md") == Definition(
         name="reviewer",
@@ -53,25 +53,25 @@ def test_the_example_of_the_contract() -> None:
     )
 
 
-def test_a_budget_of_its_own() -> None:
-    """Money is written in units and kept in micros; what is absent is without limit."""
+def test_parse_budget() -> None:
+    """Cost is written in currency units; an absent limit is no limit."""
     budget = parse("a", b"---\nmax_tokens: 1000\nmax_work_s: 90\nmax_cost: 0.25\n---\n", "p").budget
     assert budget == Budget(max_tokens=1_000, max_work_s=90.0, max_cost=0.25)
     assert parse("a", b"---\nmax_work_s: 0.5\n---\n", "p").budget == Budget(max_work_s=0.5)
     assert parse("a", b"---\nmodel: m\n---\n", "p").budget is None
 
 
-def test_the_same_file_from_another_editor() -> None:
+def test_parse_files_of_other_editors() -> None:
     """A byte order mark and carriage returns change nothing."""
-    other = b"\xef\xbb\xbf" + REVIEWER.replace(b"\n", b"\r\n")
-    assert parse("r", other, "p") == parse("r", REVIEWER, "p")
+    content = b"\xef\xbb\xbf" + REVIEWER.replace(b"\n", b"\r\n")
+    assert parse("r", content, "p") == parse("r", REVIEWER, "p")
 
 
 @pytest.mark.parametrize(
     "content", [b"Just talk.", b"---\n---\nJust talk.\n", b"---\n# nothing\n---\nJust talk."]
 )
 def test_front_matter_is_optional(content: bytes) -> None:
-    """A file of instructions only is an agent that may use everything."""
+    """A file of instructions alone is an agent that may use everything."""
     assert parse("a", content, "p").instructions == "Just talk."
 
 
@@ -90,7 +90,7 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\ntools: read_file\n---\n", 2, "tools: expected an array"),
         (b"---\ntools:\n  - a\n  - 3\n---\n", 2, "tools: expected a string, got a whole number (at [1])"),
         (b"---\npermission_mode: yolo\n---\n", 2, "permission_mode"),
-        (b"---\nmodel: m\nmodel: n\n---\n", 3, "stands on line 2 already"),
+        (b"---\nmodel: m\nmodel: n\n---\n", 3, "already on line 2"),
         (b"---\nmodel: m\n\ttools: [\n---\n", 3, "cannot start any token"),
         (b"---\nmodel: 'm\n---\n", 2, "quoted scalar"),
         (b"---\n- a\n- b\n---\n", 2, "key: value"),
@@ -99,13 +99,13 @@ def test_a_rule_within_the_instructions_is_text() -> None:
         (b"---\npermissions:\n- tool: bash\n  decision: no\n---\n", 4, "permissions[0].decision"),
         (b"---\npermissions:\n- {tool: a, decision: ask}\n\n- {tool: a b, decision: ask}\n---\n", 5, "regex"),
         (b"---\npermissions:\n  - tool: bash\n---\n", 3, "permissions[0]: the key 'decision' is missing"),
-        (b"---\npermissions:\n- tool: a\n  decision: ask\n  tool: b\n---\n", 5, "stands on line 3 already"),
+        (b"---\npermissions:\n- tool: a\n  decision: ask\n  tool: b\n---\n", 5, "already on line 3"),
         (b"---\npermissions:\n- {tool: *, decision: ask}\n---\n", 3, "in quotes"),
         (b"---\npermissions:\n- {tool: a, subject: *x, decision: ask}\n---\n", 3, "in quotes"),
         (b"---\npermissions: [" + b"{tool: a, decision: ask}," * 65 + b"]\n---\n", 2, "length <= 64"),
         (b"---\nmodel: m\n", 1, "no closing"),
         (b"---\nmodel: m\n---\n\n\xff", 5, "not UTF-8"),
-        (b"x" * (MAX_AGENT_FILE_BYTES + 1), 1, "at most"),
+        (b"x" * (MAX_AGENT_FILE_BYTES + 1), 1, "too large"),
         (b"---\nmodel: 2026-13-45\n---\n", 2, "month"),
         (b"---\nroute: x\nmax_turns: 99999999999999999999\n---\n", 3, "more than 64 bits"),
         (b'---\ndescription: "\\ud800"\n---\n', 2, "surrogate"),
@@ -113,14 +113,14 @@ def test_a_rule_within_the_instructions_is_text() -> None:
     ],
 )
 def test_a_mistake_has_a_line(content: bytes, line: int, words: str) -> None:
-    """Each kind of mistake: the line it is on and what is wrong."""
-    found = refused(content)
-    assert found[0][0] == line
-    assert words in found[0][1]
+    """Each kind of mistake is reported with its line and an explanation."""
+    problems = find_problems_of(content)
+    assert problems[0][0] == line
+    assert words in problems[0][1]
 
 
-def test_the_permissions_of_an_agent() -> None:
-    """Rules in order, as long or short as YAML lets them be written."""
+def test_parse_permissions() -> None:
+    """Rules keep their order, in flow and in block style."""
     matter = (
         b"permissions:\n- {tool: bash, subject: 'git *', decision: allow}\n- tool: '*'\n  decision: ask\n"
     )
@@ -131,42 +131,42 @@ def test_the_permissions_of_an_agent() -> None:
 
 
 def test_lists_have_the_limit_of_a_scope() -> None:
-    """Each event of a session writes its record again, lists and all."""
-    some, many = (", ".join(f"tool_{n:06}" for n in range(count)) for count in (200, 4_500))
-    assert parse("a", f"---\ntools: [{some}]\n---\nx".encode(), "a.md").tools is not None
+    """The lists are limited, because each event of a session writes its record again."""
+    short, long = (", ".join(f"tool_{n:06}" for n in range(count)) for count in (200, 4_500))
+    assert parse("a", f"---\ntools: [{short}]\n---\nx".encode(), "a.md").tools is not None
     with pytest.raises(DefinitionError, match=str(MAX_SCOPE_BYTES)) as caught:
-        parse("a", f"---\nskills: []\ntools: [{many}]\n---\nx".encode(), "a.md")
-    assert caught.value.found[0][0] == 3
+        parse("a", f"---\nskills: []\ntools: [{long}]\n---\nx".encode(), "a.md")
+    assert caught.value.problems[0][0] == 3
 
 
-def test_a_name_nobody_could_address() -> None:
+def test_the_name_must_be_an_id() -> None:
     """The file's name is the agent's, so it must be an id."""
-    assert "cannot be called" in refused(b"x", "two words")[0][1]
+    assert "not a valid agent name" in find_problems_of(b"x", "two words")[0][1]
 
 
-def test_every_mistake_is_named() -> None:
-    """All problems of one file come together, in the order of their lines."""
-    assert [line for line, _ in refused(b"---\nb: 1\nmodel: 2\n---\n")] == [2, 3]
+def test_all_mistakes_are_reported() -> None:
+    """All problems of a file are reported together, ordered by line."""
+    assert [line for line, _ in find_problems_of(b"---\nb: 1\nmodel: 2\n---\n")] == [2, 3]
 
 
-def test_the_line_of_the_route() -> None:
-    """An agent on a route that does not exist is told where it says so."""
-    assert key_line(REVIEWER, "route") == 3
-    assert key_line(b"no front matter", "route") == 1
+def test_find_key_line() -> None:
+    """The line of a key is found; it is 1 if the file has no such key."""
+    assert find_key_line(REVIEWER, "route") == 3
+    assert find_key_line(b"no front matter", "route") == 1
 
 
 def test_the_built_in_agent() -> None:
-    """It is there without any file, and says where it comes from."""
+    """The built-in agent needs no file and has its own source."""
     assert (built_in().name, built_in().source, built_in().tools) == ("default", "built_in", None)
 
 
 @given(st.binary(max_size=80) | st.text("-:\n ab&*![]{}'\"#|>\t", max_size=60).map(str.encode))
-def test_any_bytes_are_an_agent_or_a_mistake(content: bytes) -> None:
-    """Whatever a file holds, it is read or refused with a line, never a crash."""
+def test_any_bytes_are_parsed_or_rejected(content: bytes) -> None:
+    """Any content is parsed or rejected with a line, never a crash."""
     for text in (content, b"---\n" + content + b"\n---\n"):
         try:
             lines = [(1, parse("a", text, "p").name)]
         except DefinitionError as error:
-            lines = error.found
+            lines = error.problems
         assert all(line >= 1 for line, _ in lines)
         assert lines

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.planning import unplanned
-from kheishd.core.session import MODES, evolve
+from kheishd.core.session import evolve
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.session import SessionCreated, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import Session, Todo
 
 EXITED = PlanExited(artifact_id="art_1", content="first this, then that", created_at_ms=1)

@@ -6,23 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.session import (
-    MODES,
-    both,
-    evolve,
-    inherited,
-    mode_within,
-    narrower,
-    narrowest,
-    narrowest_mode,
-)
+from kheishd.core.session import both, evolve, inherited, mode_within, narrower, narrowest, narrowest_mode
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.conversation import ConversationBound
 from protocol.events.run import InputReceived, MessageAppended, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 from protocol.transcript import Message, Text, Usage
 from tests.support.machine import accepted

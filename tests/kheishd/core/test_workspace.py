@@ -1,10 +1,16 @@
-"""Where agents may work: never where the daemon keeps what it obeys, never wider than what is above."""
+"""Workspace rules: no workspace overlaps with the daemon's home, and none is wider than its parent."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.workspace import Workspaces, place, root_problem, within, within_parent
+from kheishd.core.workspace import (
+    Workspaces,
+    choose_workspace,
+    find_root_problem,
+    is_within,
+    require_within_parent,
+)
 from protocol.errors.session import WorkspaceForbidden
 
 HOME = "/home/kheish"
@@ -15,85 +21,85 @@ OUTSIDE = [HOME, f"{HOME}/state", f"{HOME}/run", f"{HOME}/agents/x", f"{HOME}/wo
 PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=4).map(lambda names: "/" + "/".join(names))
 
 
-def allowed(workspaces: Workspaces, path: str, *, free: bool = True) -> bool:
-    """Whether agents may work there."""
+def is_allowed(workspaces: Workspaces, path: str, *, by_operator: bool = True) -> bool:
+    """Whether agents may work in a directory."""
     try:
-        workspaces.check(path, free=free)
+        workspaces.require_allowed(path, by_operator=by_operator)
     except WorkspaceForbidden:
         return False
     return True
 
 
-def test_within() -> None:
+def test_is_within() -> None:
     """A directory is within itself, and names are compared whole."""
-    assert within("/a", "/a")
-    assert within("/a/b", "/a")
-    assert within("/a", "/")
-    assert not within("/ab", "/a")
-    assert not within("/a", "/a/b")
+    assert is_within("/a", "/a")
+    assert is_within("/a/b", "/a")
+    assert is_within("/a", "/")
+    assert not is_within("/ab", "/a")
+    assert not is_within("/a", "/a/b")
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-def test_the_home_is_nobodys_workspace(path: str) -> None:
-    """Neither it, nor what is in it, nor what holds it; whoever asks, whatever is configured."""
-    assert not allowed(DEFAULT, path)
-    assert not allowed(LIMITED, path)
+def test_the_home_is_never_a_workspace(path: str) -> None:
+    """Neither the home, nor its content, nor its parents are allowed, with any configuration."""
+    assert not is_allowed(DEFAULT, path)
+    assert not is_allowed(LIMITED, path)
 
 
-def test_without_configuration_an_operator_chooses() -> None:
-    """Others work in the default workspace, all of it."""
-    for path, by_others in ((DEFAULT.root, True), (f"{DEFAULT.root}/a", False), ("/srv", False)):
-        assert allowed(DEFAULT, path)
-        assert allowed(DEFAULT, path, free=False) == by_others
+def test_without_a_configured_root_an_operator_chooses() -> None:
+    """Callers without the scope work in the whole default workspace."""
+    for path, by_anyone in ((DEFAULT.root, True), (f"{DEFAULT.root}/a", False), ("/srv", False)):
+        assert is_allowed(DEFAULT, path)
+        assert is_allowed(DEFAULT, path, by_operator=False) == by_anyone
 
 
 def test_with_a_configured_root_everybody_chooses_within_it() -> None:
-    """And nobody leaves it."""
+    """Every caller may choose within the configured root, and nobody beyond it."""
     for path, inside in (("/srv/work", True), ("/srv/work/a", True), ("/srv/worker", False), ("/srv", False)):
-        assert allowed(LIMITED, path) == inside
-        assert allowed(LIMITED, path, free=False) == inside
+        assert is_allowed(LIMITED, path) == inside
+        assert is_allowed(LIMITED, path, by_operator=False) == inside
 
 
 def test_a_root_inside_the_home() -> None:
-    """What lies in it may be used, what lies beside it may not."""
+    """A root inside the home may be used, a directory beside it may not."""
     inside = Workspaces(f"{HOME}/work", HOME, limited=True)
-    assert allowed(inside, f"{HOME}/work/a")
-    assert not allowed(inside, f"{HOME}/workspace")
+    assert is_allowed(inside, f"{HOME}/work/a")
+    assert not is_allowed(inside, f"{HOME}/workspace")
 
 
 @pytest.mark.parametrize("root", [HOME, "/", "/home", f"{HOME}/state", f"{HOME}/agents/a", f"{HOME}/debug"])
-def test_a_root_that_is_the_daemons_own(root: str) -> None:
-    """It is told why."""
-    assert "daemon's own" in (root_problem(root, HOME) or "")
+def test_find_root_problem(root: str) -> None:
+    """The problem names the daemon's own directory."""
+    assert "daemon's own" in (find_root_problem(root, HOME) or "")
 
 
 @pytest.mark.parametrize("root", ["/workspace", "/work", "/statements", "2"])
-def test_a_root_that_is_not(root: str) -> None:
-    """Beside the home, or in a part of it that nothing else is kept in."""
-    assert root_problem(f"{HOME}{root}", HOME) is None
+def test_find_root_problem_none(root: str) -> None:
+    """A root beside the home, or in an unused directory of it, has no problem."""
+    assert find_root_problem(f"{HOME}{root}", HOME) is None
 
 
-def test_where_a_session_works() -> None:
-    """Told so before its agent's own, before its parent's, before the root."""
-    assert place("/root", None, "/chosen", "/agent") == "/chosen"
-    assert place("/root", None, None, "/agent") == "/agent"
-    assert place("/root", None, None, None) == "/root"
-    assert place("/root", "/above", None, None) == "/above"
-    assert place("/root", "/above", None, "/above/agent") == "/above/agent"
-    assert place("/root", "/above", None, "/agent") == "/above"
-    assert within_parent("/above/x", "/above") == "/above/x"
-    with pytest.raises(WorkspaceForbidden, match="/chosen is not within /above"):
-        place("/root", "/above", "/chosen", None)
+def test_choose_workspace() -> None:
+    """The chosen workspace comes before the agent's, the parent's and the root."""
+    assert choose_workspace("/root", None, "/chosen", "/agent") == "/chosen"
+    assert choose_workspace("/root", None, None, "/agent") == "/agent"
+    assert choose_workspace("/root", None, None, None) == "/root"
+    assert choose_workspace("/root", "/parent", None, None) == "/parent"
+    assert choose_workspace("/root", "/parent", None, "/parent/agent") == "/parent/agent"
+    assert choose_workspace("/root", "/parent", None, "/agent") == "/parent"
+    assert require_within_parent("/parent/x", "/parent") == "/parent/x"
+    with pytest.raises(WorkspaceForbidden, match="/chosen is not within /parent"):
+        choose_workspace("/root", "/parent", "/chosen", None)
 
 
 @given(st.lists(st.tuples(st.none() | PATHS, st.none() | PATHS), min_size=1, max_size=6))
-def test_no_chain_of_sessions_leads_out(chain: list[tuple[str | None, str | None]]) -> None:
-    """Whatever each was told and whatever its agent's own directory is."""
-    above: str | None = None
+def test_no_chain_of_sessions_leaves_the_parents(chain: list[tuple[str | None, str | None]]) -> None:
+    """No chain of sessions leaves a parent's workspace, whatever is chosen or set by an agent."""
+    parent: str | None = None
     for chosen, by_agent in chain:
         try:
-            here = place("/root", above, chosen, by_agent)
+            workspace = choose_workspace("/root", parent, chosen, by_agent)
         except WorkspaceForbidden:
             return
-        assert above is None or within(here, above)
-        above = here
+        assert parent is None or is_within(workspace, parent)
+        parent = workspace

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.bash import Bash
-from kheishd.kernel.hook import Sandbox
 from tests.support.commands import Shell, place_at
 
 
@@ -27,7 +27,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["off", "required"])
-def mode(request: pytest.FixtureRequest) -> Sandbox:
+def mode(request: pytest.FixtureRequest) -> SandboxMode:
     """Without a sandbox, and in one."""
     if request.param == "required":
         request.getfixturevalue("bubblewrap")
@@ -35,7 +35,7 @@ def mode(request: pytest.FixtureRequest) -> Sandbox:
 
 
 @pytest.fixture
-def shell(home: Path, workspace: Path, mode: Sandbox) -> Shell:
+def shell(home: Path, workspace: Path, mode: SandboxMode) -> Shell:
     """The shell tool."""
     return Shell(Bash(home), place_at(workspace, mode))
 

@@ -11,7 +11,7 @@ from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, RunContext, Tool,
 from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
-from tests.support.machine import Machine
+from tests.support.machine import PINNED, Machine
 from tests.support.workshop import COLOR, LOOK
 
 
@@ -21,22 +21,22 @@ def use(
     """A call of the tool, in a message with some other calls of it before it."""
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
-    place = RunContext(None, run, "/", "auto", None)  # type: ignore[arg-type]
+    place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
     return Invocation(place, "c1", tool, {"questions": list(questions), **more})
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """What the part says of a call."""
     asked = use(*questions, **more)
-    checked = CompositeHook((AskUser(),)).checked(TOOL, asked.arguments)
+    checked = CompositeHook((AskUser(),)).validate(TOOL, asked.arguments)
     assert checked == asked.arguments
-    return await AskUser().before(asked)
+    return await AskUser().before_call(asked)
 
 
 def refused(*questions: Any, **more: Any) -> str:
     """What the schema says of arguments that are none."""
     with pytest.raises(ToolError) as caught:
-        CompositeHook((AskUser(),)).checked(TOOL, {"questions": list(questions), **more})
+        CompositeHook((AskUser(),)).validate(TOOL, {"questions": list(questions), **more})
     return str(caught.value)
 
 
@@ -74,7 +74,7 @@ async def test_it_waits_for_good_unless_it_says_how_long() -> None:
 
 async def test_other_tools_are_none_of_its_business() -> None:
     """About them it has no opinion."""
-    assert await AskUser().before(use(tool=LOOK)) is None
+    assert await AskUser().before_call(use(tool=LOOK)) is None
 
 
 @pytest.mark.parametrize(

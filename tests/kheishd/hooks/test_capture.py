@@ -8,7 +8,7 @@ import trio
 from kheishd.hooks.capture import ENOUGH, Capture
 from kheishd.hooks.excerpt import json_bytes
 from kheishd.hooks.spool import Spool
-from protocol.limits.shell import MAX_COMMAND_SAID_BYTES
+from protocol.limits.shell import MAX_COMMAND_LIVE_BYTES
 from protocol.limits.units import KIB
 
 
@@ -76,7 +76,7 @@ async def test_showing_has_an_end(spool: Spool) -> None:
     capture = Capture(spool, said.append)
     piece = b"x" * 64 * KIB
     await capture.pump(Script(*[piece] * 20, b"the end"), capture.stdout)
-    assert len("".join(said)) == MAX_COMMAND_SAID_BYTES + len(ENOUGH)
+    assert len("".join(said)) == MAX_COMMAND_LIVE_BYTES + len(ENOUGH)
     assert said[-1].endswith(ENOUGH)
     assert capture.shown(1_000)[0][0].endswith("the end")
     assert spool.dropped == 20 * 64 * KIB + len("the end") - 100

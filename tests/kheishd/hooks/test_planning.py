@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.planning import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
@@ -202,12 +203,15 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
 ) -> None:
     """The plan is kept, and the mode stays what it is set to."""
     hooks = CompositeHook((Planning(),))
-    async with open_desk(tmp_path, Scripted(), hooks=hooks, permission_mode="plan") as desk, working(desk):
+    async with (
+        open_desk(tmp_path, Scripted(), hooks=hooks, permissions=PermissionsSection(mode="plan")) as desk,
+        working(desk),
+    ):
         sent = await call(desk, "exit_plan_mode", {"plan": "look"})
         await desk.allow(sent.run_id)
         assert result(desk, sent).text == KEPT
         assert plan(desk, sent) is not None
-        assert desk.run(sent.run_id).pinned.permission_mode == "plan"
+        assert desk.pinned(sent.run_id).permission_mode == "plan"
         assert IN_PLAN_MODE in models(desk).asked[-1].instructions
 
 
@@ -216,7 +220,7 @@ async def test_a_run_that_begins_in_plan_mode_may_do_what_it_may_afterwards(desk
     sent = await call(desk, "enter_plan_mode", {})
     later = await desk.ask("and now?")
     assert later.session_id == sent.session_id
-    assert desk.run(later.run_id).pinned.permission_mode == "default"
+    assert desk.pinned(later.run_id).permission_mode == "default"
 
 
 class Pen(SubHook):

@@ -22,7 +22,7 @@ from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.objects.session import Session, SessionFork
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
-from tests.support.machine import Machine
+from tests.support.machine import PINNED, Machine
 
 # Imported in a thread otherwise, and a mock clock would run away meanwhile.
 __import__("jsonschema_rs")
@@ -72,7 +72,7 @@ async def seen(
 
 def place(desk: Desk, session: Session) -> RunContext:
     """Where a run of that session is."""
-    return RunContext(session, Machine().run, "/", "auto", desk.state)
+    return RunContext(session, Machine().run, PINNED, "/", "auto", desk.state)
 
 
 async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int) -> str:
@@ -106,7 +106,7 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
 async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A tool that shortened its output itself kept the whole; a portion may lie across chunks."""
     whole = bytes(range(32, 127)) * 5_000
-    outcome = Outcome("{}", whole=whole)
+    outcome = Outcome("{}", full_output=whole)
     async with seen(tmp_path, outcome) as (desk, models, session_id):
         assert f"[All of it is kept, {len(whole)} bytes" in given_to(models)[0]
         found = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
@@ -187,11 +187,12 @@ async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock:
 
 async def test_who_may_not_read_is_not_told_to() -> None:
     """A run whose scope lacks the tool; and the tool's own results say nothing about themselves."""
-    use = Invocation(RunContext(None, Machine(tools=["look"]).run, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
+    machine = Machine(tools=["look"])
+    use = Invocation(RunContext(None, machine.run, machine.pinned, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
     long = Outcome("x" * 50_000)
-    assert await Results().after(use, long) == long
-    own = Invocation(RunContext(None, Machine().run, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
-    assert await Results().after(own, long) == long
+    assert await Results().after_call(use, long) == long
+    own = Invocation(RunContext(None, Machine().run, PINNED, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
+    assert await Results().after_call(own, long) == long
 
 
 def test_the_tool() -> None:
@@ -200,9 +201,9 @@ def test_the_tool() -> None:
     assert TOOL.repeatable
     assert TOOL.parallel
     assert TOOL.in_plan
-    use = Invocation(RunContext(None, None, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
+    use = Invocation(RunContext(None, None, PINNED, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
     assert Results().subject(use) == "c1"
-    checked = CompositeHook((Results(),)).checked
+    checked = CompositeHook((Results(),)).validate
     assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == {"call_id": "c1", "offset": 3}
     for wrong in ({}, {"call_id": ""}, {"call_id": "c", "limit": 0}, {"call_id": "c", "limit": 10**9}):
         with pytest.raises(ToolError):

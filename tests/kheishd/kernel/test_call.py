@@ -7,7 +7,7 @@ from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing
 from protocol.objects import rpc
-from protocol.objects.rpc import Nothing
+from protocol.rpc.method import NoParams
 
 LIMITED = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozenset(("ann",)))
 EVERYTHING = Caller("uid:0", frozenset(("read", "admin")))
@@ -57,13 +57,13 @@ def test_only_who_has_no_limits_is_unlimited() -> None:
 def test_decorators_bind_a_function_to_its_row() -> None:
     """Each kind of handler knows its row and the function."""
 
-    def answer(call: Call, params: Nothing) -> None:
+    def answer(call: Call, params: NoParams) -> None:
         return None
 
-    def apply(tx: object, call: Call, params: Nothing) -> None:
+    def apply(tx: object, call: Call, params: NoParams) -> None:
         return None
 
-    async def follow(call: Call, params: Nothing, result: None) -> None:
+    async def follow(call: Call, params: NoParams, result: None) -> None:
         return None
 
     assert query(rpc.PING)(answer) == Query(rpc.PING, answer)

@@ -11,7 +11,7 @@ from hypothesis.strategies import data, integers, sampled_from
 from kheishd.core import session as session_rules
 from kheishd.core.run import machine as run_machine
 from kheishd.core.run.commands import Command
-from kheishd.core.run.machine import decide
+from kheishd.core.run.record import RunRecord
 from kheishd.objects.fold import BY_DAEMON, Origin, SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHILDREN, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY, SESSIONS
@@ -20,7 +20,7 @@ from protocol.events.run import InputReceived, RunAccepted
 from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import Unknown, decode_envelope, decode_event
-from protocol.objects.run import ENDED, SETTLED, Run
+from protocol.objects.run import ENDED, SETTLED
 from protocol.objects.session import Session
 from protocol.transcript import Text
 from tests.support.machine import accepted, possible
@@ -34,7 +34,7 @@ def begin(tx: Transaction, session_id: str, parent: str | None = None) -> None:
     fold.write()
 
 
-def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> Run:
+def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DAEMON) -> RunRecord:
     """An input and its run."""
     fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
     fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
@@ -48,7 +48,7 @@ def perform(tx: Transaction, run_id: str, command: Command) -> None:
     run = tx.get(RUNS, run_id)
     assert run is not None
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.append_all(decide(run, command))
+    fold.carry_out(command)
     fold.write()
 
 
@@ -139,7 +139,7 @@ class Sessions(RuleBasedStateMachine):
         command = draw.draw(sampled_from(possible(run)))
         update(self.store, lambda tx: perform(tx, run.run_id, command))
 
-    def open_runs(self) -> list[Run]:
+    def open_runs(self) -> list[RunRecord]:
         """The runs that have not ended."""
         return [run for run in self.read(RUNS).values() if run.status not in ENDED]
 
@@ -181,10 +181,10 @@ class Sessions(RuleBasedStateMachine):
             ordered = sorted(mine, key=lambda run: int(run.accepted_cursor))
             assert session.open_runs == [run.run_id for run in ordered]
 
-    def folded(self) -> tuple[dict[str, Session], dict[str, Run]]:
+    def folded(self) -> tuple[dict[str, Session], dict[str, RunRecord]]:
         """Every record, from the journal alone."""
         sessions: dict[str, Session] = {}
-        runs: dict[str, Run] = {}
+        runs: dict[str, RunRecord] = {}
         with self.store.read() as snapshot:
             for session_id in self.sessions:
                 for _, line in snapshot.entries(session_id):

@@ -6,8 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, RunLimits, TextDelta
-from kheishd.providers.caller import Models
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, TextDelta
+from kheishd.providers.caller import ProviderCaller
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.model_asking import Heard, ask, asking, inline
@@ -17,9 +18,9 @@ DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 SECRET = "sk-secret-of-the-test"
 
 
-def models(limits: RunLimits | None = None) -> Models:
+def models(limits: RunsSection | None = None) -> ProviderCaller:
     """The caller under test, with a credential in its environment."""
-    return Models(limits, environ={"KEY": SECRET}, in_thread=inline)
+    return ProviderCaller(limits, environ={"KEY": SECRET}, in_thread=inline)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer)
     """
     environ = {"KEY": SECRET}
     learned: list[str] = []
-    caller = Models(environ=environ, in_thread=inline, learned=learned.append)
+    caller = ProviderCaller(environ=environ, in_thread=inline, learned=learned.append)
     await ask(caller, to(server, "openai", "echo"))
     environ["KEY"] = "sk-another"
     await ask(caller, to(server, "openai", "echo"))
@@ -181,7 +182,7 @@ async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer)
 
 async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
     """Without its credential nothing is sent."""
-    said = await ask(Models(environ={}), to(server, "openai", "echo"))
+    said = await ask(ProviderCaller(environ={}), to(server, "openai", "echo"))
     assert (said.failed().reason, said.failed().retryable) == ("credential_missing", False)
     assert not server.requests
 
@@ -208,7 +209,7 @@ async def test_no_url() -> None:
 
 async def test_many_at_once(server: ModelServer) -> None:
     """Fifty calls at once are answered, each with its own, and their connections are used again."""
-    caller = models(RunLimits(max_active=64))
+    caller = models(RunsSection(max_active=64))
     answers: dict[int, str] = {}
 
     async def one(number: int) -> None:
@@ -226,7 +227,7 @@ async def test_many_at_once(server: ModelServer) -> None:
 
 async def test_more_than_connections_wait(server: ModelServer) -> None:
     """Calls beyond the ceiling of connections wait for one and are answered."""
-    caller = models(RunLimits(max_active=2))
+    caller = models(RunsSection(max_active=2))
     async with trio.open_nursery() as nursery:
         for _ in range(6):
             nursery.start_soon(ask, caller, to(server, "openai", "echo"))
@@ -236,7 +237,7 @@ async def test_more_than_connections_wait(server: ModelServer) -> None:
 
 async def test_the_offline_stand_in_has_both_timeouts(autojump_clock: MockClock) -> None:
     """The stand-in can try out the timeouts: of one pause, and of all together."""
-    limits = RunLimits(inactivity_timeout_s=1, stream_timeout_s=3)
+    limits = RunsSection(inactivity_timeout_s=1, stream_timeout_s=3)
     assert (await ask(models(limits), asking("/slow 2 2000"))).failed().reason == "timed_out"
     said = await ask(models(limits), asking("/slow 9 500"))
     assert said.failed().reason == "timed_out"
@@ -249,7 +250,7 @@ async def test_leaving_the_stand_in_early() -> None:
         assert isinstance(await anext(events), TextDelta)
 
 
-NOT_SET = "'env:MISSING' is not set in the daemon's environment; set it there and start the daemon again"
+NOT_SET = "'env:MISSING' is not set in the daemon's environment; set it there and restart the daemon"
 
 
 @pytest.mark.parametrize(

@@ -735,7 +735,7 @@ async def test_much_text_waits_for_room(stage: Stage) -> None:
 async def test_what_became_a_secret_later_is_not_sent(stage: Stage) -> None:
     """Though it stands in the journal as it was said."""
     await stage.add(1, title="it is sk-12345")
-    stage.state.store.set_scrub(Scrubber(["sk-12345"]).line)
+    stage.state.store.set_scrub(Scrubber(["sk-12345"]).scrub_journal_line)
     peer = stage.follow(Filter(session_id="ses_1"), 1)
     await settle()
     (renamed,) = [params["event"] for kind, params in peer.heard() if kind == "event"]

@@ -245,6 +245,7 @@ def test_an_envelope_says_everything(store: Store) -> None:
     assert entry is not None
     assert decode_envelope(entry[1]) == envelope
     assert msgspec.json.decode(entry[1]) == {
+        "format": 2,
         "cursor": 2,
         "at_ms": NOW_MS,
         "session_id": "ses_1",

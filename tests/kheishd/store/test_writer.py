@@ -13,7 +13,7 @@ from kheishd.store.upgrades import SCHEMA
 from kheishd.store.writer import Store
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.store import StorageFailed
-from protocol.limits.store import MAX_UPDATE_GROUP
+from protocol.limits.store import MAX_GROUP_UPDATES
 from protocol.limits.units import MIB
 from tests.support.stores import NOW_MS, append, fill, injected, needs_strace, opened, python, said, update
 
@@ -80,11 +80,11 @@ def test_updates_run_in_order(threaded: Threaded) -> None:
 def test_what_queues_up_is_one_group(threaded: Threaded) -> None:
     """While one commit is under way the others wait for the next, together, up to 256 of them."""
     threaded.hold()
-    for _ in range(MAX_UPDATE_GROUP + 44):
+    for _ in range(MAX_GROUP_UPDATES + 44):
         threaded.say()
     threaded.release()
-    threaded.wait(MAX_UPDATE_GROUP + 45)
-    assert [len(group.jobs) for group in threaded.groups] == [1, MAX_UPDATE_GROUP, 44]
+    threaded.wait(MAX_GROUP_UPDATES + 45)
+    assert [len(group.jobs) for group in threaded.groups] == [1, MAX_GROUP_UPDATES, 44]
     assert threaded.groups[1].rung == {"journal", "cursors", "stream:ses_1"}
 
 

@@ -2,29 +2,29 @@
 
 import pytest
 
-from protocol.objects.daemon import METHODS, Backup, DoctorParams, Shutdown
+from protocol.objects.daemon import METHODS, DaemonBackup, DaemonShutdown, DoctorParams
 from tests.support.samples import refuse, take
 
 
 @pytest.mark.parametrize("drain_s", [0, 0.5, 3600, None])
 def test_shutdown_drains_up_to_an_hour(drain_s: float | None) -> None:
     """A drain may take no time, or up to an hour; unsaid, the daemon decides."""
-    assert take(Shutdown, {"drain_s": drain_s}).drain_s == drain_s
-    assert take(Shutdown, {}).drain_s is None
+    assert take(DaemonShutdown, {"drain_s": drain_s}).drain_s == drain_s
+    assert take(DaemonShutdown, {}).drain_s is None
 
 
 @pytest.mark.parametrize("drain_s", [-1, 3601, "5"])
 def test_shutdown_refuses_other_times(drain_s: object) -> None:
     """Nothing drains for ever."""
-    assert refuse(Shutdown, {"drain_s": drain_s}) == "$.params.drain_s"
+    assert refuse(DaemonShutdown, {"drain_s": drain_s}) == "$.params.drain_s"
 
 
 def test_backup_needs_a_path() -> None:
     """A backup goes somewhere."""
-    assert take(Backup, {"path": "/var/backups/a"}).path == "/var/backups/a"
-    assert refuse(Backup, {}) == "$.params.path"
-    assert refuse(Backup, {"path": ""}) == "$.params.path"
-    assert refuse(Backup, {"path": "x" * 5000}) == "$.params.path"
+    assert take(DaemonBackup, {"path": "/var/backups/a"}).path == "/var/backups/a"
+    assert refuse(DaemonBackup, {}) == "$.params.path"
+    assert refuse(DaemonBackup, {"path": ""}) == "$.params.path"
+    assert refuse(DaemonBackup, {"path": "x" * 5000}) == "$.params.path"
 
 
 def test_doctor_is_shallow_unless_asked() -> None:

@@ -12,7 +12,7 @@ from protocol.objects.permission import (
     PATTERN,
     ExplanationLine,
     Layer,
-    Layered,
+    LayerRules,
     PermissionAudit,
     PermissionUpdate,
     PermissionWhy,
@@ -80,7 +80,7 @@ def test_any_subject_is_not_an_empty_one() -> None:
 def test_layers_are_in_order() -> None:
     """From the broadest to the narrowest."""
     assert get_args(Layer) == ("managed", "daemon", "definition", "parent", "session", "run")
-    assert msgspec.to_builtins(Layered(layer="run", rules=[])) == {"layer": "run", "rules": []}
+    assert msgspec.to_builtins(LayerRules(layer="run", rules=[])) == {"layer": "run", "rules": []}
 
 
 def test_a_step_says_that_it_says_nothing() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from protocol.objects.rpc import Cancel, Nothing
+from protocol.objects.rpc import Cancel
+from protocol.rpc.method import NoParams
 from tests.support.samples import refuse, take
 
 
@@ -25,5 +26,5 @@ def test_cancel_needs_an_id() -> None:
 
 def test_nothing_is_nothing() -> None:
     """A method without params takes none."""
-    take(Nothing, {})
-    assert refuse(Nothing, {"a": 1}) == "$.params.a"
+    take(NoParams, {})
+    assert refuse(NoParams, {"a": 1}) == "$.params.a"

@@ -13,16 +13,16 @@ from protocol.objects.run import (
     Run,
     RunDebug,
     RunListParams,
+    RunStatus,
     RunView,
     RunWait,
-    Status,
 )
 from tests.support.samples import refuse, sample, take
 
 
 def test_statuses() -> None:
     """A run that has ended has settled; outcomes are the statuses of runs that have ended."""
-    statuses = set(get_args(Status))
+    statuses = set(get_args(RunStatus))
     assert ENDED < SETTLED < statuses
     assert set(get_args(Outcome)) == ENDED
     assert statuses - SETTLED == {"queued", "running"}

@@ -6,10 +6,10 @@ import pytest
 from protocol.errors.token import TokenLimit
 from protocol.objects.token import (
     METHODS,
+    NewToken,
     Token,
     TokenCreate,
     TokenGrant,
-    TokenMade,
     TokenNarrow,
     TokenRevoke,
 )
@@ -26,7 +26,7 @@ def test_every_name_and_no_name_differ() -> None:
 def test_secret_is_shown_by_its_making_only() -> None:
     """A token as listed has no secret and no digest."""
     assert not {"secret", "digest"} & set(Token.__struct_fields__)
-    assert "secret" in TokenMade.__struct_fields__
+    assert "secret" in NewToken.__struct_fields__
     assert {row.name for row in METHODS if row.secret} == {"token.create", "token.narrow"}
 
 

@@ -1,14 +1,14 @@
 """When a conversation is too long, and where it is cut."""
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
-    RESULT_TOOLS,
-    ContextLimits,
     LeaveOutResults,
     Prompt,
     Snip,
@@ -28,7 +28,7 @@ from kheishd.core.context.transcript import Measured
 from protocol.transcript import Message, Text, ToolCall, ToolResult
 from tests.support.talk import assert_valid, transcripts
 
-LIMITS = ContextLimits()
+LIMITS = ContextSection()
 FAR = 10**12
 
 
@@ -40,6 +40,9 @@ def turns(count: int, size: int = 100) -> list[Placed]:
         placed.append(Placed(at, at, Message("user", [Text("q" * size)]), "input"))
         placed.append(Placed(at + 1, at + 1, Message("assistant", [Text("a" * size)])))
     return placed
+
+
+DROPPABLE = ("read_file", "bash")
 
 
 def reads(count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1) -> list[Placed]:
@@ -55,7 +58,8 @@ def reads(count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1
 
 def whole(placed: list[Placed], overhead: int = 0) -> Prompt:
     """A prompt that nobody has counted."""
-    return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed))
+    tokens = overhead + of_messages(each.message for each in placed)
+    return Prompt(placed, overhead, tokens, DROPPABLE)
 
 
 # How long it is.
@@ -135,7 +139,7 @@ def test_old_results_go_after_a_pause() -> None:
     assert due(prompt, FAR, late, LIMITS, resting=False) is None
     step = due(prompt, FAR, late + 1, LIMITS, resting=False)
     assert step == LeaveOutResults(placed[-10].cursor)
-    left = without_results(placed, placed[-10].cursor, list(RESULT_TOOLS))
+    left = without_results(placed, placed[-10].cursor, list(DROPPABLE))
     texts = [item.text for each in left for item in each.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
     assert after(prompt, step) < prompt.tokens
@@ -151,16 +155,16 @@ def test_no_result_goes_that_was_not_read_yet() -> None:
         Placed(50, 50, Message("assistant", list(calls))),
         Placed(51, 51, Message("tool", list(results))),
     ]
-    assert results_cut(batch, FAR, LIMITS) is None
-    assert results_cut([*reads(3), *batch], FAR, LIMITS) == 50
-    assert results_cut([*reads(6, "remember"), *reads(5, begin=50)], FAR, LIMITS) is None
-    assert results_cut(turns(3)[:1], FAR, LIMITS) is None
+    assert results_cut(whole(batch), FAR, LIMITS) is None
+    assert results_cut(whole([*reads(3), *batch]), FAR, LIMITS) == 50
+    assert results_cut(whole([*reads(6, "remember"), *reads(5, begin=50)]), FAR, LIMITS) is None
+    assert results_cut(whole(turns(3)[:1]), FAR, LIMITS) is None
 
 
 def test_what_is_left_is_told_by_the_same_measure() -> None:
     """Half of what was estimated is half of what was counted; nothing is left of nothing."""
     placed = turns(20)
-    counted = replace(whole(placed), tokens=1_000)
+    counted = dataclasses.replace(whole(placed), tokens=1_000)
     step = Snip(placed[19].cursor)
     assert 500 <= after(counted, step) <= 560
     assert after(Prompt([], 0, 0), step) == 0
@@ -221,7 +225,7 @@ def test_whatever_is_due_leaves_a_valid_transcript_that_is_shorter(
     placed: list[Placed], ceiling: int, keep: int, resting: bool, late: bool
 ) -> None:
     """Step after step until nothing is due: it ends, and every transcript on the way is valid."""
-    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, results_keep=2)
+    limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, keep_results=2)
     now_ms = FAR if late else 0
     for _ in range(60):
         step = due(whole(placed), ceiling, now_ms, limits, resting=resting)
@@ -245,4 +249,4 @@ def _taken(placed: list[Placed], step: Step) -> list[Placed]:
         case Snip(upto):
             return snipped(placed, upto)
         case LeaveOutResults(upto):
-            return without_results(placed, upto, list(RESULT_TOOLS))
+            return without_results(placed, upto, list(DROPPABLE))

@@ -17,6 +17,7 @@ from kheishd.core.permissions.grants import (
     spent,
     too_many,
 )
+from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered
 from protocol.events.call import CallsJudged
 from protocol.events.permission import PermissionsChanged
@@ -24,11 +25,10 @@ from protocol.events.run import RunReleased
 from protocol.limits.call import MAX_SUBJECT_BYTES
 from protocol.limits.permission import MAX_GRANTS_BYTES, MAX_RULES, MAX_RULES_BYTES
 from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
-from protocol.objects.run import Pinned, Run
 from protocol.objects.session import Session
 
 SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
-RUN = Run(
+RUN = RunRecord(
     run_id="run_1",
     session_id="ses_1",
     agent="default",
@@ -38,7 +38,6 @@ RUN = Run(
     updated_at_ms=0,
     accepted_cursor=1,
     updated_cursor=1,
-    pinned=Pinned(route="offline", driver="offline", model="offline"),
 )
 LS = Rule(tool="bash", subject="ls", decision="allow")
 WEB = Rule(tool="web*", decision="deny")

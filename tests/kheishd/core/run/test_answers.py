@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kheishd.core.contract import Checked, instruction
+from kheishd.core.contract import AnswerCheck, format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.commands import Answered, Ask, Cancel, Command, Release, Start, Steer
 from kheishd.core.run.due import AskModel, JudgeCalls, due
+from kheishd.core.run.record import RunRecord
 from protocol.contract import BoundContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.limits.output import MAX_REMINDERS
-from protocol.objects.run import Run
 from protocol.transcript import Item, Text, ToolCall, Usage, text_of
 from tests.support.machine import Machine
 
@@ -28,7 +28,7 @@ FILE = Requirement(type="workspace_file", path="a.md")
 def begun(**pinned: Any) -> Machine:
     """A run whose model was asked, with what it is bound to."""
     machine = Machine()
-    machine.record = replace(machine.run, pinned=replace(machine.run.pinned, **pinned))
+    machine.pinned = replace(machine.pinned, **pinned)
     return machine.do(Start(), Ask("itm_1"))
 
 
@@ -36,13 +36,15 @@ def says(
     text: str = "done", *, problem: str | None = None, stop_reason: str = "end", cut: bool = False
 ) -> Answered:
     """An answer of text, as the worker found it: with what is wrong with it."""
-    return Answered([Text(text)], Usage(3, 2), stop_reason, "m", cut=cut, checked=Checked(SCHEMA, problem))
+    return Answered(
+        [Text(text)], Usage(3, 2), stop_reason, "m", cut=cut, checked=AnswerCheck(SCHEMA, problem)
+    )
 
 
 def calls(*names: str) -> Answered:
     """An answer that asks for tools."""
     items: list[Item] = [ToolCall(f"call_{number}", name, {}) for number, name in enumerate(names)]
-    return Answered(items, Usage(1, 1), "tool_calls", "m", checked=Checked(SCHEMA))
+    return Answered(items, Usage(1, 1), "tool_calls", "m", checked=AnswerCheck(SCHEMA))
 
 
 def then(machine: Machine, *commands: Command) -> Machine:
@@ -79,9 +81,9 @@ def test_an_answer_that_does_not_fit_is_to_be_mended() -> None:
     assert isinstance(event, MessageAppended)
     assert (event.message.role, event.follow_up, event.item_id) == ("user", "output_contract", "itm_1.again")
     assert "$: wrong" in last_said(machine)
-    assert instruction(SCHEMA) in last_said(machine)
+    assert format_instruction(SCHEMA) in last_said(machine)
     assert (machine.run.status, machine.run.follow_up) == ("running", "output_contract")
-    assert due(machine.run, 0, held=True) == AskModel()
+    assert due(machine.run, machine.pinned, 0, held=True) == AskModel()
     then(machine, says())
     run = machine.run
     assert (run.status, run.repairs, run.follow_up, run.turn) == ("completed", 1, None, 2)
@@ -121,7 +123,7 @@ def test_what_somebody_says_meanwhile_gives_the_tools_back() -> None:
     machine.do(Steer("str_1", [Text("look again")], "user"))
     assert machine.run.follow_up is None
     machine.do(Ask("itm_2"), calls("read_file"))
-    assert due(machine.run, 0, held=True) == JudgeCalls((0,))
+    assert due(machine.run, machine.pinned, 0, held=True) == JudgeCalls((0,))
 
 
 def test_steering_comes_before_the_contract() -> None:
@@ -152,7 +154,7 @@ def test_what_was_done_is_not_asked_for() -> None:
     machine = begun(requirements=[FILE])
     machine.append(done)
     machine.append(done)
-    assert (machine.run.met_requirements, owed(machine.run)) == ([0], [])
+    assert (machine.run.met_requirements, owed(machine.run, machine.pinned)) == ([0], [])
     assert machine.do(says()).run.status == "completed"
     late = begun(requirements=[FILE]).do(says())
     late.append(done)
@@ -173,7 +175,7 @@ def test_what_is_to_be_done_comes_before_what_is_to_be_given() -> None:
 def test_a_reminder_leaves_the_tools() -> None:
     """They are what it takes."""
     machine = then(begun(requirements=[FILE]).do(says()), calls("write_file"))
-    assert due(machine.run, 0, held=True) == JudgeCalls((0,))
+    assert due(machine.run, machine.pinned, 0, held=True) == JudgeCalls((0,))
 
 
 # Length.
@@ -285,6 +287,6 @@ def test_every_bound_run_ends_and_a_restart_changes_nothing(
     assert isinstance(calm.journal[-1][1], RunEnded)
 
 
-def counts(run: Run) -> tuple[Any, ...]:
+def counts(run: RunRecord) -> tuple[Any, ...]:
     """What decides what follows from the next answer."""
     return run.status, run.follow_up, run.repairs, run.reminders, len(run.partial_cursors), run.error

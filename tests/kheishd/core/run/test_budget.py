@@ -29,7 +29,7 @@ from protocol.events.run import MessageAppended
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, ToolCall, Usage
-from tests.support.machine import Machine
+from tests.support.machine import PINNED, Machine
 
 PRICES = Prices(currency="USD", input=3_000_000, output=15_000_000, cached_input=300_000)
 CALL = ToolCall("call_1", "bash", {})
@@ -121,7 +121,7 @@ def test_amounts_together() -> None:
 def begun(**pinned: Any) -> Machine:
     """A run whose model was asked, with what it may cost."""
     machine = Machine()
-    machine.record = replace(machine.run, pinned=replace(machine.run.pinned, **pinned))
+    machine.pinned = replace(machine.pinned, **pinned)
     return machine.do(Start(), Ask("itm_1"))
 
 
@@ -202,15 +202,16 @@ TIMED = PinnedBudget(max_work_s=1.0)
 
 def test_time_is_over_when_it_was_in_hand_so_long() -> None:
     """Then the run is to be ended, whatever it does; to stop it because somebody asked comes first."""
-    run = begun(budget=TIMED).run
+    machine = begun(budget=TIMED)
+    run, pinned = machine.run, machine.pinned
     begins = run.updated_at_ms - run.worked_ms
-    assert left_ms(run, begins) == 1_000 - run.worked_ms
-    assert due(run, begins + 999, held=True) == AskModel()
+    assert left_ms(run, pinned, begins) == 1_000 - run.worked_ms
+    assert due(run, pinned, begins + 999, held=True) == AskModel()
     error = RunError("time_budget", "the run was in hand for 1 s, and that is its budget")
-    assert due(run, begins + 1_000, held=True) == Expire(error)
-    assert time_up(run, begins + 1_000) == error
-    assert due(replace(run, cancel="cancelled"), begins + 9_999, held=True) == Stop()
-    assert left_ms(begun().run, 10**15) is None
+    assert due(run, pinned, begins + 1_000, held=True) == Expire(error)
+    assert time_up(run, pinned, begins + 1_000) == error
+    assert due(replace(run, cancel="cancelled"), pinned, begins + 9_999, held=True) == Stop()
+    assert left_ms(run, PINNED, 10**15) is None
 
 
 def test_what_its_time_ends_has_failed_and_what_had_arrived_is_kept() -> None:
@@ -239,7 +240,7 @@ def test_waiting_for_a_person_costs_no_time() -> None:
     passes(machine, 60_000).do(Start())
     passes(machine, 60_000).do(Start())
     assert machine.run.worked_ms == worked + 110
-    assert left_ms(machine.run, machine.now_ms) == 1_000 - worked - 110
+    assert left_ms(machine.run, machine.pinned, machine.now_ms) == 1_000 - worked - 110
 
 
 def test_a_clock_that_is_set_back_gives_no_time_back() -> None:

@@ -37,7 +37,7 @@ from protocol.journal.line import JournalEvent
 from protocol.limits.call import (
     MAX_CALL_ID_BYTES,
     MAX_CALLS,
-    MAX_CALLS_JUDGED,
+    MAX_JUDGED_CALLS,
     MAX_PARALLEL_CALLS,
     MAX_TOOL_BYTES,
 )
@@ -149,13 +149,13 @@ def test_too_many_calls_are_refused_one_by_one() -> None:
 
 def test_a_large_batch_is_judged_a_part_at_a_time() -> None:
     """The run is judged on while some of it waits for a person already, whose answer may come meanwhile."""
-    machine = begun(MAX_CALLS_JUDGED + 2)
-    assert to_judge(machine.run.calls) == tuple(range(MAX_CALLS_JUDGED))
+    machine = begun(MAX_JUDGED_CALLS + 2)
+    assert to_judge(machine.run.calls) == tuple(range(MAX_JUDGED_CALLS))
     machine.do(asked)
     assert machine.run.status == "running"
     assert to_run(machine.run.calls) == ()
     machine.do(resolved)
-    assert to_judge(machine.run.calls) == (MAX_CALLS_JUDGED, MAX_CALLS_JUDGED + 1)
+    assert to_judge(machine.run.calls) == (MAX_JUDGED_CALLS, MAX_JUDGED_CALLS + 1)
     assert to_run(machine.run.calls) == ()
     assert machine.do(asked).run.status == "waiting_for_approval"
     machine.do(resolved)
@@ -234,7 +234,7 @@ def test_what_a_call_changed_is_written_with_its_result() -> None:
     """Events of its own come right before the result, in the same commit."""
     machine = begun().do(allowed, called)
     renamed = SessionRenamed(title="a better title")
-    events = decide(machine.run, Return(returned(machine.run.calls[0]), (renamed,)))
+    events = decide(machine.run, machine.pinned, Return(returned(machine.run.calls[0]), (renamed,)))
     assert events == [renamed, returned(machine.run.calls[0])]
 
 
@@ -288,15 +288,15 @@ def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
         Return(returned(OpenCall(call_id="call_9", tool="t", state="called"))),
     ):
         with pytest.raises(AssertionError):
-            decide(machine.run, command)
+            decide(machine.run, machine.pinned, command)
     machine.do(allowed)
     for late in (allowed(begun(2).run), CallTools([ToolCalled(call_id="call_2", tool="t")])):
         with pytest.raises(AssertionError):
-            decide(machine.run, late)
+            decide(machine.run, machine.pinned, late)
 
 
 def test_a_call_is_found_by_its_id_while_it_is_open() -> None:
-    """One that has its result is not there any more."""
+    """One that has its result is no longer available."""
     machine = begun(2).do(allowed, called, finished)
     assert place_of(machine.run, "call_2") == 1
     with pytest.raises(AssertionError, match="no open call call_1"):
@@ -307,7 +307,7 @@ def test_a_denial_without_its_result_is_a_fault() -> None:
     """The call would wait for ever."""
     machine = begun().do(asked)
     with pytest.raises(AssertionError, match="result at once"):
-        decide(machine.run, Resolve(resolved(machine.run, "deny").answers, []))
+        decide(machine.run, machine.pinned, Resolve(resolved(machine.run, "deny").answers, []))
 
 
 # The daemon dies, stops, or the run is to be stopped.

@@ -1,7 +1,7 @@
 """The run machine: every status with every command, and the laws that hold for every journal."""
 
 from functools import partial
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
@@ -23,13 +23,14 @@ from kheishd.core.run.due import ALONE_AT, PARKED_AT, AskModel, Pause, Stop, Tak
 from kheishd.core.run.machine import ACCEPTED, decide, evolve
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.run import MessageAppended, ModelAsked, RunEnded, RunStarted, Steered
-from protocol.objects.run import ENDED, Run, RunError, Status
+from protocol.objects.run import ENDED, RunError, RunStatus
 from protocol.transcript import Usage
 from tests.support.machine import (
     CALL,
     ERROR,
     HISTORIES,
     NO_SUMMARY,
+    PINNED,
     STEER,
     SUMMARY,
     TEXT,
@@ -48,8 +49,11 @@ from tests.support.machine import (
     same,
 )
 
-OPEN: tuple[Status, ...] = tuple(ACCEPTED)
-ALL_ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled", "interrupted")
+if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
+
+OPEN: tuple[RunStatus, ...] = tuple(ACCEPTED)
+ALL_ENDED: tuple[RunStatus, ...] = ("completed", "failed", "cancelled", "interrupted")
 WAITING = OPEN[2:]
 COMMANDS: tuple[type[Command], ...] = get_args(Command)
 
@@ -86,7 +90,7 @@ def test_the_table_in_the_docstring_is_what_the_code_does() -> None:
 
 
 @pytest.mark.parametrize("status", OPEN)
-def test_what_a_status_accepts_is_what_can_be_done_with_it(status: Status) -> None:
+def test_what_a_status_accepts_is_what_can_be_done_with_it(status: RunStatus) -> None:
     """Every command that a status accepts occurs there, and nothing else does."""
     occurring = {type(each.command) for each in everything() if each.before.status == status}
     assert occurring == set(ACCEPTED[status])
@@ -100,18 +104,18 @@ def test_a_command_is_a_fault_where_it_is_not_accepted(kind: type[Command]) -> N
         run = next(run for run in everywhere() if run.status == status)
         if kind not in ACCEPTED[status]:
             with pytest.raises(AssertionError):
-                decide(run, command)
+                decide(run, PINNED, command)
 
 
 @pytest.mark.parametrize("status", ALL_ENDED)
-def test_a_run_that_has_ended_takes_no_command(status: Status) -> None:
+def test_a_run_that_has_ended_takes_no_command(status: RunStatus) -> None:
     """The refusal says how it ended."""
     run = next(run for run in everywhere() if run.status == status)
     commands = {type(each.command): each.command for each in everything()}
     assert len(commands) == len(COMMANDS)
     for command in commands.values():
         with pytest.raises(RunAlreadyEnded, match=f"run_1 has already .*{status}"):
-            decide(run, command)
+            decide(run, PINNED, command)
 
 
 def test_after_a_start_no_call_runs() -> None:
@@ -151,8 +155,8 @@ def test_a_turn_is_taken_up_asked_and_answered() -> None:
 def test_a_failed_call_is_made_again_for_the_same_message() -> None:
     """The next attempt writes the same item, and the pause before it is over when it begins."""
     machine = Machine().do(Start(), ask("itm_1"), Errored(ERROR, 9_000))
-    assert due(machine.run, 8_999, held=True) == Pause(9_000)
-    assert due(machine.run, 9_000, held=True) == AskModel()
+    assert due(machine.run, machine.pinned, 8_999, held=True) == Pause(9_000)
+    assert due(machine.run, machine.pinned, 9_000, held=True) == AskModel()
     machine.do(ask("itm_2"))
     run = machine.run
     assert (run.item_id, run.attempt, run.failures, run.retry_at_ms) == ("itm_1", 2, 1, None)
@@ -196,7 +200,7 @@ def test_tools_that_bring_the_daemon_down_count_as_models_do() -> None:
     for starts in (1, 2, 3):
         machine.do(called)
         assert machine.run.starts_without_progress == starts
-        assert due(machine.run, 0, held=False) == TakeUp(alone=starts == ALONE_AT)
+        assert due(machine.run, machine.pinned, 0, held=False) == TakeUp(alone=starts == ALONE_AT)
         machine.do(Start())
     assert machine.run.error is not None
     assert machine.run.error.reason == "parked"
@@ -237,13 +241,13 @@ def test_a_run_that_brings_the_daemon_down_is_tried_alone_and_then_parked() -> N
     machine = Machine()
     for start in (1, 2, 3):
         alone = start - 1 == ALONE_AT
-        assert due(machine.run, 0, held=False) == TakeUp(alone=alone)
+        assert due(machine.run, machine.pinned, 0, held=False) == TakeUp(alone=alone)
         machine.do(Start(), ask())
         last = [event for _, event in machine.journal if isinstance(event, RunStarted)][-1]
         assert last == RunStarted(starts=start, alone=alone)
     assert machine.run.starts_without_progress == PARKED_AT
     # Parking executes nothing, so it need not wait until nobody else is at work.
-    assert due(machine.run, 0, held=False) == TakeUp(alone=False)
+    assert due(machine.run, machine.pinned, 0, held=False) == TakeUp(alone=False)
     run = machine.do(Start()).run
     assert run.status == "failed"
     assert run.error is not None
@@ -256,7 +260,7 @@ def test_a_cancelled_run_ends_where_it_stands() -> None:
     assert Machine().do(Cancel("interrupted")).run.status == "cancelled"
     machine = Machine().do(Start(), ask(), Cancel("interrupted", "enough"))
     assert machine.run.status == "running"
-    assert decide(machine.run, Cancel("cancelled")) == [], "the first wish stands"
+    assert decide(machine.run, machine.pinned, Cancel("cancelled")) == [], "the first wish stands"
     assert machine.do(Stopped([TEXT])).run.status == "interrupted"
     said = machine.journal[-2][1]
     assert isinstance(said, MessageAppended)
@@ -273,7 +277,7 @@ def test_an_answer_that_comes_while_it_is_to_be_stopped_is_kept() -> None:
 def test_a_run_that_was_to_be_stopped_when_the_daemon_died_is_not_taken_up() -> None:
     """Even a start only ends it."""
     machine = Machine().do(Start(), ask(), Cancel("interrupted"))
-    assert due(machine.run, 0, held=False) == Stop()
+    assert due(machine.run, machine.pinned, 0, held=False) == Stop()
     assert machine.do(Start()).run.status == "interrupted"
 
 
@@ -315,7 +319,7 @@ def test_what_is_said_to_a_run_is_read_before_it_ends() -> None:
     """An answer that came while somebody said something is not the last: the model is asked once more."""
     machine = Machine().do(Start(), ask(), STEER, answered())
     assert (machine.run.status, machine.run.pending_steers) == ("running", 1)
-    assert due(machine.run, 0, held=True) == AskModel()
+    assert due(machine.run, machine.pinned, 0, held=True) == AskModel()
     assert machine.do(ask("itm_2")).run.pending_steers == 0
     assert machine.do(answered()).run.status == "completed"
 
@@ -332,14 +336,14 @@ def test_a_steer_does_not_keep_a_run_from_its_end() -> None:
 @given(HISTORIES)
 def test_any_prefix_of_any_journal_folds_to_one_record(machine: Machine) -> None:
     """Folding is total and depends on nothing but the events; cursors and times only rise."""
-    record: Run | None = None
+    record: RunRecord | None = None
     for envelope, event in machine.journal:
         record = evolve(record, envelope, event)
         assert record.updated_cursor == envelope.cursor
         assert (record.ended_at_ms is not None) == (record.status in ENDED)
         assert 0 <= record.starts_without_progress <= len(machine.journal)
-        due(record, machine.now_ms, held=True)
-        due(record, machine.now_ms, held=False)
+        due(record, machine.pinned, machine.now_ms, held=True)
+        due(record, machine.pinned, machine.now_ms, held=False)
     assert record is not None
     assert same(record, machine.run)
 
@@ -389,7 +393,7 @@ def test_a_run_goes_on_whatever_came_of_a_summary() -> None:
     assert (machine.run.status, machine.run.starts_without_progress) == ("running", 0)
     assert machine.run.usage == SUMMARY.usage + NO_SUMMARY.usage
     assert machine.run.cost is None
-    assert due(machine.run, 0, held=True) == AskModel()
+    assert due(machine.run, machine.pinned, 0, held=True) == AskModel()
     assert machine.do(answered()).run.status == "completed"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.run.retry import fitted, retry_at_ms
-from protocol.limits.call import MAX_CALL_ROOM_BYTES
+from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES
 from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall
 
 
@@ -108,7 +108,7 @@ def test_signed_thinking_and_calls_are_kept_whole_or_not_at_all() -> None:
 def test_a_call_takes_the_room_of_its_result_too() -> None:
     """A call whose result would not fit is left out, for it may not stand without one."""
     call = ToolCall("c", "t", {})
-    room = size([call]) - 2 + MAX_CALL_ROOM_BYTES
+    room = size([call]) - 2 + MAX_CALL_OVERHEAD_BYTES
     assert fitted([call], room) == ([call], False)
     assert fitted([call], room - 1) == ([], True)
 

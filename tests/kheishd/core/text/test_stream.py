@@ -1,4 +1,4 @@
-"""Secrets that lie across several values: nobody who joins the texts of a row has one."""
+"""The stream scrubbers remove secrets that are split across chunks, at any cut."""
 
 import json
 from typing import Any
@@ -8,106 +8,158 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.text.scrub import REPLACEMENT, Scrubber
-from kheishd.core.text.stream import MAX_HELD, StreamRedactor, seamless
+from kheishd.core.text.stream import MAX_HELD_VALUES, TextStreamScrubber, ValueStreamScrubber, scrub_value
 
 SECRET = "sk-0123456789"
 SCRUBBER = Scrubber([SECRET])
 
+# One text.
+
+
+def scrub_chunks(chunks: list[str], scrubber: Scrubber) -> list[str]:
+    """Return the output for each chunk, and that of the end."""
+    stream = TextStreamScrubber()
+    return [*(stream.feed(chunk, scrubber) for chunk in chunks), stream.finish(scrubber)]
+
+
+def test_a_text_stream_holds_back_the_beginning_of_a_secret() -> None:
+    """Only a possible beginning is held back; otherwise it is returned with the next chunk, or at the end."""
+    scrubber = Scrubber(["sk-12345", "token-one"])
+    assert scrub_chunks(["a s", "k-123", "45 and s", "o", " sk-1"], scrubber) == [
+        "a ",
+        "",
+        "[scrubbed] and ",
+        "so",
+        " ",
+        "sk-1",
+    ]
+    assert scrub_chunks(["as it comes", "", "sk-12345"], Scrubber()) == ["as it comes", "", "sk-12345", ""]
+
+
+def test_a_text_stream_waits_for_the_longer_secret() -> None:
+    """A secret is held back while it may continue as a longer one that begins with it or within it."""
+    scrubber = Scrubber(["secret-1", "secret-1-and-more", "1-and-so-on"])
+    assert scrub_chunks(["a secret-1", "-and-", "more."], scrubber) == ["a ", "", "[scrubbed].", ""]
+    assert scrub_chunks(["a secret-1", "-and-", "less."], scrubber) == ["a ", "", "[scrubbed]-and-less.", ""]
+
+
+def test_a_text_stream_with_a_secret_that_overlaps_itself() -> None:
+    """It is held back until its end is certain, at a cost that does not grow with the time held."""
+    output = scrub_chunks(["0" * 4] * 20_000 + ["."], Scrubber(["0" * 8]))
+    assert "".join(output) == "[scrubbed]" * 10_000 + "."
+    assert set(output[:-2]) == {""}
+
+
+SHORT_TEXTS = st.text("ab-", min_size=2, max_size=5)
+
+
+@given(st.lists(SHORT_TEXTS, min_size=1, max_size=3), st.lists(st.text("ab-", max_size=4), max_size=12))
+def test_a_text_stream_equals_the_scrubbed_text(secrets: list[str], chunks: list[str]) -> None:
+    """At any cut and with overlapping secrets, the output is always a prefix of the scrubbed text."""
+    whole = Scrubber(secrets).scrub_text("".join(chunks))
+    output = scrub_chunks(chunks, Scrubber(secrets))
+    assert "".join(output) == whole
+    for count in range(len(output)):
+        assert whole.startswith("".join(output[:count]))
+
+
+# A sequence of values.
+
 
 def delta(text: str, index: int = 0) -> dict[str, Any]:
-    """An event as providers send it."""
+    """Make an event as providers send it."""
     return {"type": "delta", "choices": [{"index": index, "delta": {"text": text}}]}
 
 
 def text_of(event: dict[str, Any]) -> str:
-    """The text of one."""
+    """Return the text of such an event."""
     text: str = event["choices"][0]["delta"]["text"]
     return text
 
 
-def through(events: list[Any], scrubber: Scrubber = SCRUBBER) -> list[Any]:
-    """A row of values, scrubbed."""
-    seams = StreamRedactor()
-    given = [value for event in events for value in seams.feed(event, scrubber)]
-    return given + seams.rest(scrubber)
+def scrub_events(events: list[Any], scrubber: Scrubber = SCRUBBER) -> list[Any]:
+    """Scrub a sequence of events."""
+    stream = ValueStreamScrubber()
+    output = [value for event in events for value in stream.feed(event, scrubber)]
+    return output + stream.finish(scrubber)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 13, 100])
-def test_a_secret_in_pieces(size: int) -> None:
-    """However a text is cut, its secret is gone; the events are as many, and of their shape."""
+def test_a_secret_in_chunks(size: int) -> None:
+    """A secret is removed at any cut; the number and the shape of the events stay."""
     text = f"it is {SECRET}, yes, {SECRET[:5]}"
-    events = [delta(text[at : at + size]) for at in range(0, len(text), size)]
-    given = through([delta(text_of(event)) for event in events])
-    assert "".join(map(text_of, given)) == f"it is {REPLACEMENT}, yes, {SECRET[:5]}"
-    assert given == [delta(text_of(event)) for event in given]
-    assert len(given) == len(events)
+    events = [delta(text[start : start + size]) for start in range(0, len(text), size)]
+    output = scrub_events([delta(text_of(event)) for event in events])
+    assert "".join(map(text_of, output)) == f"it is {REPLACEMENT}, yes, {SECRET[:5]}"
+    assert output == [delta(text_of(event)) for event in output]
+    assert len(output) == len(events)
 
 
-def test_a_secret_as_json_spells_it() -> None:
-    """What a tool is called with comes as pieces of JSON."""
+def test_a_secret_in_its_json_spelling() -> None:
+    """A secret is removed from tool arguments, which arrive as chunks of JSON."""
     arguments = json.dumps({"key": 'sk-"quoted"-1'})
-    given = through([delta(piece) for piece in arguments], Scrubber(['sk-"quoted"-1']))
-    assert "".join(map(text_of, given)) == '{"key": "[scrubbed]"}'
+    output = scrub_events([delta(chunk) for chunk in arguments], Scrubber(['sk-"quoted"-1']))
+    assert "".join(map(text_of, output)) == '{"key": "[scrubbed]"}'
 
 
-def test_what_cannot_become_a_secret_is_not_held() -> None:
-    """An event is told at once; one that may begin a secret once the next one rules it out."""
-    seams = StreamRedactor()
-    assert seams.feed(delta("hello"), SCRUBBER) == [delta("hello")]
-    assert seams.feed(delta("it is s"), SCRUBBER) == []
-    assert seams.feed({"type": "ping"}, SCRUBBER) == [], "the order stays"
-    assert seams.feed(delta("o"), SCRUBBER) == [delta("it is s"), {"type": "ping"}, delta("o")]
-    assert seams.rest(SCRUBBER) == []
+def test_only_possible_secrets_are_held_back() -> None:
+    """An event is returned at once, or as soon as a later one rules out the secret."""
+    stream = ValueStreamScrubber()
+    assert stream.feed(delta("hello"), SCRUBBER) == [delta("hello")]
+    assert stream.feed(delta("it is s"), SCRUBBER) == []
+    assert stream.feed({"type": "ping"}, SCRUBBER) == [], "the order stays"
+    assert stream.feed(delta("o"), SCRUBBER) == [delta("it is s"), {"type": "ping"}, delta("o")]
+    assert stream.finish(SCRUBBER) == []
 
 
-def test_texts_at_other_places_are_other_texts() -> None:
-    """Two answers side by side are two texts, told apart by their number."""
-    given = through([delta("sk-01234", 0), delta("hello", 1), delta("56789", 0)])
-    assert [text_of(event) for event in given] == [REPLACEMENT, "hello", ""]
+def test_texts_at_different_paths_are_different_texts() -> None:
+    """Two answers side by side are two texts, distinguished by their index."""
+    output = scrub_events([delta("sk-01234", 0), delta("hello", 1), delta("56789", 0)])
+    assert [text_of(event) for event in output] == [REPLACEMENT, "hello", ""]
 
 
-def test_a_secret_within_an_event() -> None:
-    """Wherever it stands: in a list, in a name, as the value of a tag, twice."""
+def test_a_secret_within_one_event() -> None:
+    """A secret is removed in a list, a name, a tag's value, and twice in one text."""
     value = {"type": SECRET, "list": [f"a{SECRET}", {SECRET: 1}], "text": SECRET + SECRET, "n": 1.5}
-    assert seamless(value, SCRUBBER) == {
+    assert scrub_value(value, SCRUBBER) == {
         "type": REPLACEMENT,
         "list": [f"a{REPLACEMENT}", {REPLACEMENT: 1}],
         "text": REPLACEMENT * 2,
         "n": 1.5,
     }
-    assert seamless(SECRET, SCRUBBER) == REPLACEMENT
-    assert seamless(None, SCRUBBER) is None
+    assert scrub_value(SECRET, SCRUBBER) == REPLACEMENT
+    assert scrub_value(None, SCRUBBER) is None
 
 
-def test_a_value_nests_as_deep_as_it_likes() -> None:
-    """What a provider may send is no reason to fail."""
+def test_values_may_be_nested_deeply() -> None:
+    """A deeply nested value of a provider is scrubbed like any other."""
     deep: Any = SECRET
     for _ in range(5_000):
         deep = [deep]
-    found = seamless(deep, SCRUBBER)
-    while isinstance(found, list):
-        found = found[0]
-    assert found == REPLACEMENT
+    scrubbed = scrub_value(deep, SCRUBBER)
+    while isinstance(scrubbed, list):
+        scrubbed = scrubbed[0]
+    assert scrubbed == REPLACEMENT
 
 
-def test_no_more_is_held_than_a_limit() -> None:
-    """A text that never goes on holds back so many events and no more."""
-    seams = StreamRedactor()
-    assert seams.feed({"id": "msg-s"}, SCRUBBER) == []
-    held = [seams.feed({"n": number}, SCRUBBER) for number in range(MAX_HELD - 1)]
-    assert not any(held)
-    assert len(seams.feed({"n": -1}, SCRUBBER)) == MAX_HELD + 1
+def test_the_number_of_held_values_is_limited() -> None:
+    """A text that never continues holds back at most ``MAX_HELD_VALUES`` values."""
+    stream = ValueStreamScrubber()
+    assert stream.feed({"id": "msg-s"}, SCRUBBER) == []
+    output = [stream.feed({"n": number}, SCRUBBER) for number in range(MAX_HELD_VALUES - 1)]
+    assert not any(output)
+    assert len(stream.feed({"n": -1}, SCRUBBER)) == MAX_HELD_VALUES + 1
 
 
-def test_without_secrets_nothing_is_held() -> None:
-    """Where nothing is known as a secret, events go through as they are."""
-    assert StreamRedactor().feed(delta("sk-"), Scrubber()) == [delta("sk-")]
+def test_without_secrets_no_value_is_held_back() -> None:
+    """Without known secrets, events pass unchanged."""
+    assert ValueStreamScrubber().feed(delta("sk-"), Scrubber()) == [delta("sk-")]
 
 
 @given(st.text("ab", min_size=2, max_size=6), st.lists(st.text("ab", max_size=4), max_size=12))
-def test_no_secret_survives_any_cut(secret: str, pieces: list[str]) -> None:
-    """The joined text holds no secret but such as the replacing itself would make, as of a whole text."""
+def test_a_value_stream_equals_the_scrubbed_text(secret: str, chunks: list[str]) -> None:
+    """At any cut, the joined text of the events is the scrubbed text."""
     scrubber = Scrubber([secret])
-    given = through([delta(piece) for piece in pieces], scrubber)
-    assert "".join(map(text_of, given)) == scrubber.text("".join(pieces))
-    assert len(json.dumps(given)) > 0
+    output = scrub_events([delta(chunk) for chunk in chunks], scrubber)
+    assert "".join(map(text_of, output)) == scrubber.scrub_text("".join(chunks))
+    assert len(json.dumps(output)) > 0

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from kheishd.config.sections.workspace import SandboxMode
 from kheishd.hooks.leftovers import home_id, leftovers
 from kheishd.hooks.processes import Ended, Kept, NotStarted
 from kheishd.hooks.shells.starting import TASK, Starter
-from kheishd.kernel.hook import Sandbox
 from protocol.objects.task import Shell
 from tests.support.commands import ended
 
 
-def asked(workspace: Path, command: str, workdir: str = "", *, mode: Sandbox = "off") -> Shell:
+def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
     """What a task says of its shell."""
     where = str(workspace / workdir)
     return Shell(command=command, workdir=where, workspace=str(workspace), sandboxed=mode == "required")
@@ -36,7 +36,7 @@ async def wrote(kept: Kept) -> str:
     return b"".join([bytes(piece) async for piece in kept.stdout]).decode()
 
 
-async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: Sandbox) -> None:
+async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: SandboxMode) -> None:
     """In its directory, output and errors together; it knows its task, and nothing of the daemon's."""
     (workspace / "sub").mkdir()
     script = f"pwd; echo err >&2; echo ${TASK}; env; exit 3"
@@ -78,7 +78,7 @@ async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pyt
             raise AssertionError("it runs")
 
 
-async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mode: Sandbox) -> None:
+async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mode: SandboxMode) -> None:
     """Processes carry a mark of their home and task; another home's are let be."""
     shell = asked(workspace, "echo ready; exec sleep 1000", mode=mode)
     async with started(home, shell) as kept:

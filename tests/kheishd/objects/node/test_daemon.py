@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
+from kheishd.config.sections.config import Config
 from kheishd.kernel.runtime import Runtime
 from kheishd.objects.node.daemon import HANDLERS, backup_path
 from kheishd.store.backup import restore
 from kheishd.store.writer import Store
 from protocol.errors.daemon import ConfigInvalid, PathRefused
-from protocol.objects.daemon import Counts, Disk, Status
+from protocol.objects.daemon import Counts, DaemonStatus, Disk
 from tests.support.histories import dump, rich_history
 from tests.support.rpc_server import FakeControl, rpc_server
 from tests.support.runtimes import make_runtime
@@ -21,8 +23,8 @@ from tests.support.runtimes import make_runtime
 class Control(FakeControl):
     """Levers that know how the daemon is."""
 
-    def status(self) -> Status:
-        return Status(
+    def status(self) -> DaemonStatus:
+        return DaemonStatus(
             version="1",
             pid=os.getpid(),
             uptime_s=1.5,
@@ -53,7 +55,7 @@ class Control(FakeControl):
 
 def runtime() -> Runtime:
     """A runtime that remembers its configuration."""
-    return make_runtime(3, config={"default_agent": "default"})
+    return make_runtime(3, default_agent="writer")
 
 
 async def test_daemon_status_ok(tmp_path: Path) -> None:
@@ -93,13 +95,10 @@ async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
 
 async def test_daemon_config_ok(tmp_path: Path) -> None:
     """What is in force, its generation and where it was read."""
-    async with rpc_server(tmp_path, HANDLERS, control=Control(), runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, control=Control(), runtimes=runtime()) as server:
         found = await (await server.connect()).call("daemon.config")
-    assert found == {
-        "config": {"default_agent": "default"},
-        "generation": 3,
-        "path": "/h/config.toml",
-    }
+    assert (found["generation"], found["path"]) == (3, "/h/config.toml")
+    assert found["config"] == to_builtins(Config(default_agent="writer"))
 
 
 async def test_daemon_backup_ok(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from protocol.errors.journal import CursorPruned, SubscriptionExists, Subscripti
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
-from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED, MAX_PAGE_EXAMINED_BYTES
+from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.objects.journal import Filter
 from tests.support.rpc_server import Client, RpcServer, rpc_server
@@ -58,7 +58,7 @@ async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: s
 
 def limit(server: RpcServer, caller: Caller = LIMITED) -> None:
     """From now on every connection is this caller's."""
-    for connection in server.server.connected():
+    for connection in server.server.list_connections():
         connection.caller = caller
 
 
@@ -133,11 +133,11 @@ async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Clie
     page = await client.call("journal.read", limit=500)
     assert len(msgspec.json.encode(page)) < MAX_PAGE_BYTES + 300_000
     assert page["next"] == cursors(page)[-1] < 9
-    for _ in range(MAX_PAGE_EXAMINED // 1000):
+    for _ in range(MAX_PAGE_EXAMINED_ROWS // 1000):
         await add(server, 1000)
     found = await commit(server, add_daemon_event)
     empty = await client.call("journal.read", types=["daemon_reloaded"])
-    assert (empty["events"], empty["next"]) == ([], MAX_PAGE_EXAMINED)
+    assert (empty["events"], empty["next"]) == ([], MAX_PAGE_EXAMINED_ROWS)
     assert cursors(await client.call("journal.read", types=["daemon_reloaded"], after=empty["next"])) == [
         found
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.kernel.runtime import RunLimits
+from kheishd.config.sections.runs import RunsSection
 from kheishd.objects.people import approval
 from kheishd.store.tables import APPROVALS, DEADLINES, RUNS, RUNS_READY
 from protocol.errors.approval import (
@@ -191,7 +191,7 @@ async def test_approval_resolve_ok_allowed(house: Household, workshop: Workshop)
         "as agreed",
         {"path": "/a", "text": "x"},
     )
-    assert shown["by"].startswith("uid:")
+    assert shown["resolved_by"].startswith("uid:")
     assert (await ended(house, run_id))["output"] == "done"
     assert workshop.done == [("write", {"path": "/a", "text": "x"})]
 
@@ -199,8 +199,8 @@ async def test_approval_resolve_ok_allowed(house: Household, workshop: Workshop)
 async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) -> None:
     """The call does not run; the reason reaches the model, the justification does not."""
     run_id, (approval_id,) = await asking(house)
-    result = await resolve(house.client, deny(approval_id, reason="wrong file", justification="policy 7"))
-    assert result["approvals"][0]["denial"] == "wrong file"
+    result = await resolve(house.client, deny(approval_id, note="wrong file", justification="policy 7"))
+    assert result["approvals"][0]["denial_note"] == "wrong file"
     assert (await ended(house, run_id))["status"] == "completed"
     assert workshop.done == []
     read = str(house.models.asked[-1].messages)
@@ -243,9 +243,9 @@ async def test_approval_resolve_ok_remembered(house: Household, remember: str) -
     (event,) = await house.events(run_id=run_id, types=["approval_answered"])
     grant = event["grant"]
     assert grant.pop("grant_id").startswith("grt_")
-    by = grant.pop("by")
+    by = grant.pop("granted_by")
     assert by == event["actor"]
-    assert grant == {"tool": "write", "subject": "/a*", "left": 3, "approval_id": approval_id}
+    assert grant == {"tool": "write", "subject": "/a*", "remaining_uses": 3, "approval_id": approval_id}
     assert event["remember"] == remember
 
 
@@ -268,7 +268,7 @@ async def test_approval_resolve_ok_by_two_at_once(house: Household, workshop: Wo
         nursery.start_soon(answer, other, deny(approval_id))
     assert sorted(results)[1] == "first"
     shown = await house.call("approval.get", approval_id=approval_id)
-    assert f"{shown['status']} by {shown['by']}" in sorted(results)[0]
+    assert f"{shown['status']} by {shown['resolved_by']}" in sorted(results)[0]
     await ended(house, run_id)
     assert len(workshop.done) == (1 if shown["status"] == "allowed" else 0)
     assert len(await house.events(run_id=run_id, types=["approval_answered"])) == 1
@@ -371,8 +371,8 @@ async def test_approval_resolve_approval_already_resolved(house: Household) -> N
 
 async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
     """Who comes too late is told so, also before it is written down that nobody came."""
-    limits = RunLimits(approval_expires_s=0.001)
-    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+    limits = RunsSection(approval_expires_s=0.001)
+    async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (approval_id,) = await asking(house)
         with house.state.read() as store:
             record = store.get(APPROVALS, approval_id)
@@ -416,7 +416,7 @@ async def test_approval_resolve_input_too_large(house: Household) -> None:
     _, approvals = await asking(
         house, *(write(f"/{n}", f"c{n}") for n in range(MAX_WAITING_CALLS)), sender="bob"
     )
-    wordy = [deny(each, reason='"' * 2 * KIB) for each in approvals]
+    wordy = [deny(each, note='"' * 2 * KIB) for each in approvals]
     refusal = await refusal_of(house, *wordy)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.resolutions")
 
@@ -430,7 +430,7 @@ async def test_as_many_as_may_wait_are_answered_at_once(house: Household, worksh
     several, one = approvals[:-1], approvals[-1]
     result = await resolve(
         house.client,
-        *(deny(each, reason="r" * 1100, justification="j" * 120) for each in several),
+        *(deny(each, note="r" * 1100, justification="j" * 120) for each in several),
         idempotency_key="k",
     )
     assert result["pending"] == 1
@@ -502,8 +502,8 @@ async def test_a_cancelled_run_asks_no_more(house: Household) -> None:
 
 async def test_an_approval_lapses_once_and_in_its_time(tmp_path: Path) -> None:
     """Not before its time, and not what was answered; then the call is denied and the run goes on."""
-    limits = RunLimits(approval_expires_s=3600)
-    async with household(tmp_path, hooks=hooks(Workshop()), limits=limits) as house:
+    limits = RunsSection(approval_expires_s=3600)
+    async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
         head = house.head()
         await house.state.update(lambda tx: approval.lapse(tx, one))

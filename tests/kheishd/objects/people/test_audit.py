@@ -30,7 +30,7 @@ def judged(*call_ids: str) -> CallsJudged:
         item_id="itm_1",
         verdicts=[
             Verdict(
-                call_id=call_id, tool="bash", subject="ls", decision="ask", base="ask", why="default of bash"
+                call_id=call_id, tool="bash", subject="ls", decision="ask", base="ask", why="bash's default"
             )
             for call_id in call_ids
         ],
@@ -79,9 +79,9 @@ async def test_permission_audit_ok(idle: Household) -> None:
     newest, expired, denied, *_ = page["audits"]
     assert (newest["session_id"], newest["run_id"]) == (session_id, run_id)
     assert (newest["verdict"]["tool"], newest["verdict"]["subject"]) == ("bash", "ls")
-    assert (denied["by"], denied["decision"], denied["approval_id"]) == ("uid:7", "deny", "apr_1")
-    assert (denied["reason"], denied["justification"]) == ("no", "late")
-    assert (expired["decision"], expired["reason"]) == ("deny", "nobody answered in time")
+    assert (denied["actor"], denied["decision"], denied["approval_id"]) == ("uid:7", "deny", "apr_1")
+    assert (denied["note"], denied["justification"]) == ("no", "late")
+    assert (expired["decision"], expired["note"]) == ("deny", "nobody answered in time")
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])
@@ -98,7 +98,7 @@ async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None
 
 
 @pytest.mark.parametrize(
-    "limits", [{"MAX_PAGE_EXAMINED": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
+    "limits", [{"MAX_PAGE_EXAMINED_ROWS": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
 )
 async def test_a_page_ends_where_enough_was_looked_through(
     idle: Household, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]

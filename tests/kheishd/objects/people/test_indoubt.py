@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
-from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -36,7 +35,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
 async def died_in_a_call(house: Household, sender: str = "user") -> str:
     """A run as a daemon leaves it that dies while a tool sends something."""
     sent = await house.send(sender=sender)
-    verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="default of send")
+    verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="send's default")
     commands: tuple[Command, ...] = (
         Start(),
         Ask("itm_1"),
@@ -50,7 +49,7 @@ async def died_in_a_call(house: Household, sender: str = "user") -> str:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         for command in commands:
-            fold.append_all(decide(fold.run, command))
+            fold.carry_out(command)
         fold.write()
 
     await house.state.update(leave)
@@ -135,7 +134,7 @@ async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> 
     )
     assert (shown["status"], shown["justification"]) == (outcome, "saw it")
     assert (shown["arguments"], shown["evidence"]) == ({"path": "/a", "text": "hello"}, {"pid": 7})
-    assert shown["by"].startswith("uid:")
+    assert shown["resolved_by"].startswith("uid:")
     assert (await house.call("run.get", run_id=run_id))["status"] == "completed"
     async with house.working():
         await house.ask("and now?")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.permissions.judge import Opinion, ToolFacts, judge
+from kheishd.config.sections.permissions import PermissionsSection
+from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
-from kheishd.core.run.machine import decide
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
 from kheishd.objects.fold import SessionWriter
@@ -50,7 +50,7 @@ class Toolbox(SubHook):
 
 
 CAREFUL = agent(
-    "careful", "permissions:\n- {tool: bash, subject: 'git push*', decision: deny, reason: by hand}"
+    "careful", "permissions:\n- {tool: bash, subject: 'git push*', decision: deny, note: by hand}"
 )
 BOLD = agent("bold", "permissions: [{tool: '*', decision: allow}]\npermission_mode: acceptEdits")
 FIELDS: dict[str, Any] = {
@@ -113,7 +113,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
         assert run is not None
         fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
         if run.status == "queued":
-            fold.append_all(decide(run, Start()))
+            fold.carry_out(Start())
         fold.append(event)
         fold.write()
 
@@ -127,9 +127,9 @@ async def test_permission_why_ok(idle: Household) -> None:
     """Line by line, and by the very walk that judges what is called."""
     session_id = await create(idle, "s", agent="careful")
     found = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
-    assert (found["decision"], found["base"], found["reason"]) == ("deny", "deny", "by hand")
+    assert (found["decision"], found["base"], found["note"]) == ("deny", "deny", "by hand")
     assert found["why"] == "definition careful rule bash 'git push*' deny"
-    assert [(step["source"], step["says"]) for step in found["steps"]] == [
+    assert [(step["source"], step["says"]) for step in found["lines"]] == [
         ("tool", "ask"),
         ("managed", None),
         ("daemon", None),
@@ -142,12 +142,12 @@ async def test_permission_why_ok(idle: Household) -> None:
         assert session is not None
         layers = layers_of(store, idle.holder.current(), session)
     judged = judge(facts_of(TOOLS["bash"]), "git push", layers)
-    assert (judged.decision, judged.why, judged.reason) == ("deny", found["why"], "by hand")
+    assert (judged.decision, judged.why, judged.note) == ("deny", found["why"], "by hand")
 
 
 async def test_permission_why_ok_without_a_place(idle: Household) -> None:
     """A new session of the default agent, or of another one; nothing is made for it."""
-    assert await why(idle) == ("ask", "default of bash")
+    assert await why(idle) == ("ask", "bash's default")
     assert await why(idle, agent="careful", subject="git push") == (
         "deny",
         "definition careful rule bash 'git push*' deny",
@@ -179,12 +179,12 @@ async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) 
     """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
     found = await idle.call("permission.why", tool="mcp__git__push")
     assert found["decision"] == "ask"
-    assert "no part of this daemon offers" in found["steps"][0]["text"]
+    assert "no part of this daemon offers" in found["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     found = await idle.call("permission.why", tool="bash", session_id="s")
-    assert (found["steps"][0]["source"], found["steps"][0]["says"]) == ("scope", None)
+    assert (found["lines"][0]["source"], found["lines"][0]["says"]) == ("scope", None)
     found = await idle.call("permission.why", tool="read_file", session_id="s")
-    assert found["steps"][0]["source"] == "tool"
+    assert found["lines"][0]["source"] == "tool"
 
 
 async def place_not_found(house: Household, method: str, **params: Any) -> list[Refusal]:
@@ -248,9 +248,9 @@ async def test_permission_list_ok(idle: Household) -> None:
             ("session", "c", "plan"),
             ("run", run_id, "plan"),
         ]
-        assert found[2]["rules"][0]["reason"] == "by hand"
+        assert found[2]["rules"][0]["note"] == "by hand"
         assert found[5]["rules"] == [rule("ask")]
-        assert [each["left"] for each in found[6]["grants"]] == [3]
+        assert [each["remaining_uses"] for each in found[6]["grants"]] == [3]
     nowhere = await idle.call("permission.list", agent="bold")
     assert [each["layer"] for each in nowhere["permissions"]] == [
         "managed",
@@ -347,7 +347,7 @@ async def test_permission_update_ok_revokes(idle: Household) -> None:
     assert await why(idle, run_id=run_id) == ("allow", "grant grt_session")
     left = await idle.call("permission.update", session_id="s", revoke=["grt_session"])
     assert "grants" not in left
-    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+    assert await why(idle, run_id=run_id) == ("ask", "bash's default")
 
 
 async def test_permission_update_session_not_found(idle: Household) -> None:
@@ -423,7 +423,7 @@ async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: H
     for depth in range(1, MAX_SESSION_DEPTH):
         name = ("bold", "critic", "careful")[depth % 3]
         parent = await create(idle, f"s{depth}", agent=name, parent_session_id=parent)
-    assert await why(idle, session_id=parent) == ("ask", "default of bash")
+    assert await why(idle, session_id=parent) == ("ask", "bash's default")
     assert (await why(idle, subject="git push", session_id=parent))[0] == "deny"
     alone = await create(idle, "alone", agent="bold")
     assert (await why(idle, session_id=alone))[0] == "allow"
@@ -440,7 +440,7 @@ async def test_a_grant_is_not_inherited(idle: Household) -> None:
     await remember(idle, await run_in(idle, "p"), "session")
     assert (await why(idle, session_id="p"), await why(idle, session_id="c")) == (
         ("allow", "grant grt_session"),
-        ("ask", "default of bash"),
+        ("ask", "bash's default"),
     )
 
 
@@ -466,7 +466,7 @@ async def test_a_mode_is_narrowed_at_once_and_never_beyond_what_was_pinned(idle:
     await idle.call("session.update", session_id="s", permission_mode="plan")
     assert await why(idle, "edit_file", run_id=run_id) == ("deny", "mode plan")
     await idle.call("session.update", session_id="s", permission_mode="bypassPermissions")
-    assert await why(idle, run_id=run_id) == ("ask", "default of bash")
+    assert await why(idle, run_id=run_id) == ("ask", "bash's default")
     assert await why(idle, session_id="s") == ("allow", "mode bypassPermissions")
 
 
@@ -490,8 +490,9 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
 
 async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
     """Managed rules and the widest mode that may be."""
-    rules = (Rule(tool="bash", decision="ask", note="always"),)
-    async with household(tmp_path, work=False, rules=rules, max_mode="acceptEdits", **FIELDS) as house:
+    rule = Rule(tool="bash", decision="ask", note="always")
+    permissions = PermissionsSection(rules=[rule], max_mode="acceptEdits")
+    async with household(tmp_path, work=False, permissions=permissions, **FIELDS) as house:
         await create(house, "s", agent="bold")
         assert await why(house, session_id="s") == ("ask", "managed rule bash ask")
         found = await house.call("permission.why", tool="edit_file", session_id="s", mode="bypassPermissions")
@@ -500,7 +501,7 @@ async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
 
 def test_opinions_and_tools_are_told_as_plain_values() -> None:
     """That a call is itself a question says nothing against it."""
-    assert opinion_of(Deny("no")) == Opinion("deny", "no")
-    assert opinion_of(NeedsApproval("look")) == Opinion("ask", "look")
+    assert opinion_of(Deny("no")) == HookOpinion("deny", "no")
+    assert opinion_of(NeedsApproval("look")) == HookOpinion("ask", "look")
     assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None
     assert facts_of(TOOLS["read_file"]) == ToolFacts("read_file", "read", "allow", in_plan=True)

@@ -104,7 +104,7 @@ async def expired(house: Household, method: str, **params: Any) -> None:
     run = await ended(house, run_id)
     assert run["status"] == "cancelled"
     (event,) = await house.events(run_id=run_id, types=["run_ended"])
-    assert question_id in event["reason"]
+    assert question_id in event["note"]
     assert (await house.call("question.get", question_id=question_id))["status"] == "expired"
 
 
@@ -178,7 +178,7 @@ async def test_question_answer_ok(house: Household) -> None:
     answers = [{"key": "q1", "selected": ["o2"], "text": "a dark one"}]
     shown = await house.call("question.answer", question_id=question_id, answers=answers)
     assert (shown["status"], shown["answers"]) == ("answered", answers)
-    assert shown["by"].startswith("uid:")
+    assert shown["resolved_by"].startswith("uid:")
     assert (await ended(house, run_id))["output"] == "done"
     assert read_by_model(house) == {
         "answers": [{"question": "Which color?", "chosen": ["Blue"], "text": "a dark one"}]
@@ -295,7 +295,7 @@ async def test_question_cancel_ok(house: Household) -> None:
     queued = await house.send("next")
     shown = await house.call("question.cancel", question_id=question_id, justification="later")
     assert (shown["status"], shown["justification"]) == ("cancelled", "later")
-    assert shown["by"].startswith("uid:")
+    assert shown["resolved_by"].startswith("uid:")
     assert (await ended(house, run_id))["status"] == "cancelled"
     assert (await ended(house, queued["run_id"]))["status"] == "completed"
     assert await house.kinds(run_id=run_id, types=["tool_returned", "question_lapsed", "run_ended"]) == [

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.session import MODES, narrowest
+from kheishd.config.sections.permissions import PermissionsSection
+from kheishd.core.session import narrowest
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
-from protocol.objects.permission import PermissionMode
+from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session
 from tests.support.household import AGENTS, Household, household
 from tests.support.runtimes import make_runtime
@@ -70,7 +71,7 @@ def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
     plain, plan = session(0, CapabilityScope(), None), session(0, CapabilityScope(), "acceptEdits")
     reviewer = AGENTS["reviewer"]
     assert bounds_of(Family([plain]), RUNTIME, plain).mode == "default"
-    limited = make_runtime(definitions=AGENTS, max_mode="default")
+    limited = make_runtime(definitions=AGENTS, permissions=PermissionsSection(max_mode="default"))
     assert bounds_of(Family([plan]), limited, plan).mode == "default"
     assert bounds_of(Family([plain]), RUNTIME, plain, reviewer).mode == "plan"
     assert bounds_of(Family([plan]), RUNTIME, plan, reviewer).mode == "acceptEdits"

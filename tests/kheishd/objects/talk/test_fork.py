@@ -286,7 +286,7 @@ async def test_session_fork_at_no_place_of_the_session(idle: Household) -> None:
     """Before it began, or in the future."""
     await idle.send()
     sent = await idle.send(sender="other")
-    first = (await idle.call("session.get", session_id=sent["session_id"]))["first_cursor"]
+    first = (await idle.call("session.get", session_id=sent["session_id"]))["created_cursor"]
     for at in (0, first - 1, idle.head() + 1):
         refusal = await idle.refused("session.fork", session_id=sent["session_id"], at=at)
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.at")

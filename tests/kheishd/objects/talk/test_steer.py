@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Start
-from kheishd.core.run.machine import decide
 from kheishd.objects.fold import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
@@ -58,7 +57,7 @@ async def test_conversation_steer_ok(house: Household) -> None:
     ]
     gate.opened.set()
     run = await house.call("run.wait", run_id=sent["run_id"])
-    assert (run["status"], run["step"], run["output"]) == ("completed", 2, "You said: twothree")
+    assert (run["status"], run["turn"], run["output"]) == ("completed", 2, "You said: twothree")
     read = [text_of(message.items) for message in house.models.asked[-1].messages]
     assert read == ["slow", "so far and so on", "one", "twothree"]
     history = await house.call("conversation.history")
@@ -75,7 +74,7 @@ async def test_conversation_steer_ok_before_anything_has_begun(idle: Household) 
     assert idle.head() == head
     steered = await steer(idle)
     assert (steered["run_id"], steered["session_id"]) == (sent["run_id"], sent["session_id"])
-    assert (await idle.call("run.get", run_id=sent["run_id"]))["steers"] == 1
+    assert (await idle.call("run.get", run_id=sent["run_id"]))["pending_steers"] == 1
 
 
 async def test_conversation_steer_nothing_to_steer(house: Household) -> None:
@@ -97,7 +96,7 @@ def started(tx: Any, run_id: str) -> None:
     """A worker takes the run up and goes away."""
     run = tx.get(RUNS, run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.append_all(decide(run, Start()))
+    fold.carry_out(Start())
     fold.write()
 
 

@@ -180,7 +180,7 @@ async def test_session_import_ok_with_what_was_said_before_its_run_began(house: 
         "run_id": "r1",
         "items": [{"kind": "text", "text": "two"}],
     }
-    started = {"type": "run_started", "start": 1, "run_id": "r1"}
+    started = {"type": "run_started", "starts": 1, "run_id": "r1"}
     imported = await house.call("session.import", lines=chained(BEGUN, said(1, "one"), steered, started))
     assert imported["messages"] == 1
     history = await house.call("session.history", session_id=imported["session_id"])
@@ -189,7 +189,7 @@ async def test_session_import_ok_with_what_was_said_before_its_run_began(house: 
 
 async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -> None:
     """What the model was told of it is told again; the task itself stays where it was."""
-    asked = {"type": "model_asked", "item_id": "i", "step": 1, "attempt": 1, "run_id": "r1"}
+    asked = {"type": "model_asked", "item_id": "i", "turn": 1, "attempt": 1, "run_id": "r1"}
     ended = {
         "type": "task_ended",
         "task_id": "tsk_1",
@@ -197,7 +197,7 @@ async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -
         "terminal_reason": "exited",
         "note": "It ended.",
     }
-    started = {"type": "run_started", "start": 1, "run_id": "r1"}
+    started = {"type": "run_started", "starts": 1, "run_id": "r1"}
     lines = chained(BEGUN, said(1, "one"), started, ended, asked)
     imported = await house.call("session.import", lines=lines)
     assert await texts(house, imported["session_id"]) == [("user", "one"), ("user", "It ended.")]

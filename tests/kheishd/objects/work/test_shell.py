@@ -23,7 +23,7 @@ from protocol.errors.task import TasksFull
 from protocol.events.session import SessionCreated
 from protocol.events.task import TaskDeleted, TaskEnded, TaskStalled, TaskStarted, TaskStopRequested
 from protocol.journal.line import JournalEvent, decode_event
-from protocol.limits.shell import MAX_SHELLS, MAX_SHELLS_SESSION
+from protocol.limits.shell import MAX_SESSION_SHELLS, MAX_SHELLS
 from protocol.objects.task import Shell, Task
 from tests.support.histories import task_created, task_ended
 from tests.support.stores import update
@@ -82,7 +82,7 @@ def test_live_ones(store: Store) -> None:
 
 def test_so_many_run_in_a_session(store: Store) -> None:
     """One that has ended makes room; other sessions have their own."""
-    update(store, begun(*(f"t{number}" for number in range(MAX_SHELLS_SESSION))))
+    update(store, begun(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
     with store.read() as snapshot:
         with pytest.raises(TasksFull, match="of this session"):
             require_room(snapshot, "s")
@@ -136,7 +136,7 @@ def test_one_notice_that_it_stalls(store: Store) -> None:
     update(store, lambda tx: record_stalled(tx, "a"))
     update(store, lambda tx: record_stalled(tx, "a"))
     (event,) = events(store, TaskStalled)
-    assert "seems to wait for an answer" in event.note
+    assert "seems to wait for input" in event.note
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from protocol.errors.task import (
     TaskTitleTaken,
 )
 from protocol.errors.token import ScopeMissing
-from protocol.limits.task import MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES, MAX_TASKS_OPEN
+from protocol.limits.task import MAX_OPEN_TASKS, MAX_TASK_DESCRIPTION_BYTES, MAX_TASK_OUTPUT_BYTES
 from tests.support.histories import task_created
 from tests.support.household import Household, household, pages, refused
 
@@ -37,7 +37,6 @@ from tests.support.household import Household, household, pages, refused
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon whose runs stay queued, with tokens, and a session ``s``."""
     async with household(tmp_path, work=False, tcp=True) as house:
-        house.control.written = ShellFiles(tmp_path / "shells")
         await house.call("session.create", session_id="s")
         yield house
 
@@ -132,7 +131,7 @@ async def test_task_create_ok(house: Household) -> None:
     assert (await house.call("task.get", task_id=first))["blocks"] == [task_id]
     events = await house.events(session_id="s", types=["task_created"])
     assert [event["task_id"] for event in events] == [first, task_id]
-    assert events[1]["cursor"] == created["cursor"]
+    assert events[1]["cursor"] == created["created_cursor"]
     assert type(
         await refused(house.client, "task.create", idempotency_key="k", session_id="s", title="x")
     ) is (IdempotencyConflict)
@@ -176,7 +175,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
 
     def many(tx: Transaction) -> None:
         fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
-        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_TASKS_OPEN)])
+        fold.append_all([task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)])
         fold.write()
 
     await house.state.update(many)
@@ -272,10 +271,10 @@ async def test_task_update_ok(house: Household) -> None:
         owner="ann",
         blocked_by=[first, first],
         metadata={"n": 1},
-        reason="no paint",
+        note="no paint",
     )
     assert (changed["title"], changed["description"], changed["owner"]) == ("Paint it", "blue", "ann")
-    assert (changed["status"], changed["reason"]) == ("blocked", "no paint")
+    assert (changed["status"], changed["note"]) == ("blocked", "no paint")
     assert (changed["blocked_by"], changed["metadata"]) == ([first], {"n": 1})
     (event,) = await house.events(session_id="s", types=["task_updated"])
     assert event["actor"].startswith("uid:")
@@ -346,7 +345,7 @@ async def test_task_update_task_running(house: Household) -> None:
 async def test_task_update_task_already_ended(house: Household) -> None:
     """What has ended is not reopened; nor is a shell."""
     task_id = await made(house)
-    await updated(house, task_id, status="failed", reason="no paint")
+    await updated(house, task_id, status="failed", note="no paint")
     assert type(await refusal_of(house, "task.update", task_id=task_id, status="pending")) is TaskAlreadyEnded
     await shell(house)
     await over(house)
@@ -414,10 +413,10 @@ async def test_two_at_once_do_not_close_a_circle(house: Household) -> None:
 async def test_task_stop_ok(house: Household) -> None:
     """Cancelled, with the reason; of one that has ended nothing changes."""
     task_id = await made(house)
-    stopped = await house.call("task.stop", task_id=task_id, reason="enough")
-    assert (stopped["status"], stopped["reason"]) == ("cancelled", "enough")
+    stopped = await house.call("task.stop", task_id=task_id, note="enough")
+    assert (stopped["status"], stopped["note"]) == ("cancelled", "enough")
     before = house.head()
-    assert await house.call("task.stop", task_id=task_id, reason="again") == stopped
+    assert await house.call("task.stop", task_id=task_id, note="again") == stopped
     assert house.head() == before
 
 
@@ -433,9 +432,9 @@ async def test_task_stop_ok_of_a_shell(house: Household) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end)
-        stopped = await house.call("task.stop", task_id="tsk_shell", reason="enough")
+        stopped = await house.call("task.stop", task_id="tsk_shell", note="enough")
     assert (stopped["status"], stopped["shell"]["exit_code"]) == ("cancelled", 143)
-    assert (stopped["reason"], stopped["shell"]["stop_reason"]) == ("enough", "enough")
+    assert (stopped["note"], stopped["shell"]["stop_note"]) == ("enough", "enough")
 
 
 async def test_task_stop_ok_of_a_shell_that_takes_its_time(
@@ -445,9 +444,9 @@ async def test_task_stop_ok_of_a_shell_that_takes_its_time(
     monkeypatch.setattr("kheishd.objects.work.task.STOP_SECONDS", 0.01)
     await shell(house)
     for reason in ("enough", "again"):
-        stopped = await house.call("task.stop", task_id="tsk_shell", reason=reason)
+        stopped = await house.call("task.stop", task_id="tsk_shell", note=reason)
         assert stopped["status"] == "pending"
-        assert stopped["shell"]["stop_reason"] == "enough"
+        assert stopped["shell"]["stop_note"] == "enough"
     assert await house.kinds(session_id="s") == ["session_created", "task_created", "task_stop_requested"]
 
 
@@ -472,7 +471,7 @@ async def test_ending_a_session_stops_its_shells(house: Household) -> None:
         "task_stop_requested",
     ]
     asked = (await house.call("task.get", task_id="tsk_shell"))["shell"]
-    assert asked["stop_reason"] == "the session was ended"
+    assert asked["stop_note"] == "the session was ended"
 
 
 # task.delete
@@ -561,7 +560,7 @@ async def test_task_output_ok_waits(house: Household) -> None:
 async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> None:
     """What it wrote so far, from its file; whoever waits at an offset is told at once when there is more."""
     await shell(house)
-    written = house.control.written
+    written = house.server.services.shells
     assert isinstance(written, ShellFiles)
     log = written.log("tsk_shell")
     log.begin()

@@ -2,20 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.compaction import ContextLimits
+from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIPPED
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
+from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk.lineage import Stretch
+from kheishd.objects.talk.lineage import Segment
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint
@@ -37,13 +38,14 @@ from tests.support.desk import (
     working,
 )
 from tests.support.talk import assert_valid
+from tests.support.toolbox import Toolbox, tool
 
 LONG = 900
 """What the model counts for a long prompt, and what is too long here."""
 
 FAR = 10**9
 
-LIMITS = ContextLimits(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
+LIMITS = ContextSection(compact_tokens=LONG - 1, keep_messages=2, snip_tokens=200, snip_keep_messages=2)
 
 
 def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
@@ -57,7 +59,7 @@ def counts(tokens: int, text: str = "fine " * 100) -> ModelPart:
 
 
 def desk_of(
-    directory: Path, models: Scripted, limits: ContextLimits = LIMITS
+    directory: Path, models: Scripted, limits: ContextSection = LIMITS
 ) -> AbstractAsyncContextManager[Desk]:
     """A desk with little room."""
     return open_desk(directory, models, context=limits)
@@ -154,7 +156,7 @@ async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: Mo
         await desk.ask("and now?")
         assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
         with desk.state.read() as store:
-            kept = newest_checkpoint(store, [Stretch(sent.session_id, None)])
+            kept = newest_checkpoint(store, [Segment(sent.session_id, None)])
         assert [each.kind for each in kept.placed] == ["summary", "", "input"]
 
 
@@ -387,7 +389,9 @@ def results(request: ModelRequest) -> list[bool]:
 async def test_old_results_are_left_out_after_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
     """All but the newest; while the talk goes on they stay, and what was left out does not come back."""
     models = Scripted([lambda request: says("fine")])
-    async with desk_of(tmp_path, models, replace(LIMITS, compact_tokens=FAR)) as desk, working(desk):
+    hooks = CompositeHook((Toolbox(tools=(tool("bash", droppable=True),)),))
+    limits = replace(LIMITS, compact_tokens=FAR)
+    async with open_desk(tmp_path, models, context=limits, hooks=hooks) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
         for number in range(7):
             await tell(desk, session_id, *look(f"c{number}"))
@@ -416,7 +420,7 @@ async def test_a_small_window_is_heeded(tmp_path: Path, autojump_clock: MockCloc
         working(desk),
     ):
         sent = await talk(desk)
-        assert desk.run(sent.run_id).pinned.context_tokens == 3_000
+        assert desk.pinned(sent.run_id).context_tokens == 3_000
         await desk.ask("and now?")
         assert len(of_type(desk, sent.session_id, ContextCompacted)) == 1
 

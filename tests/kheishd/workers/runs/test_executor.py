@@ -11,20 +11,13 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kheishd.config.sections.runs import RunsSection
+from kheishd.config.sections.tools import ToolsSection
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.files.part import Files
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
-from kheishd.kernel.runtime import (
-    ModelAnswer,
-    ModelEvent,
-    ModelRequest,
-    RouteSpec,
-    RunLimits,
-    TextDelta,
-    ThinkingDelta,
-    ToolLimits,
-)
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.budget import Budget
 from protocol.contract import OutputContract, Requirement
@@ -52,7 +45,7 @@ from tests.support.desk import (
 from tests.support.machine import STEER
 from tests.support.runtimes import make_runtime
 
-NO_JITTER = RunLimits(backoff_s=1.0, max_attempts=4)
+NO_JITTER = RunsSection(backoff_s=1.0, max_attempts=4)
 
 
 async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -153,7 +146,7 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
     models = Scripted(
         [lambda request: fails("overloaded", status=529)] * 3 + [lambda request: says("at last")]
     )
-    async with open_desk(tmp_path, models, limits=NO_JITTER) as desk, working(desk):
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
         sent = await desk.ask()
         assert (sent.status, sent.output) == ("completed", "at last")
         failures = [
@@ -174,7 +167,7 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
 async def test_enough_failures_are_enough(tmp_path: Path, autojump_clock: MockClock) -> None:
     """After the last attempt the run has failed, with the last error."""
     models = Scripted([lambda request: fails("timed_out")])
-    async with open_desk(tmp_path, models, limits=NO_JITTER) as desk, working(desk):
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
         sent = await desk.ask()
     assert (sent.status, len(models.asked)) == ("failed", 4)
     assert sent.error is not None
@@ -299,7 +292,7 @@ async def test_a_call_gets_its_result_before_the_model_is_asked_again(
 async def test_a_model_that_only_calls_comes_to_its_limit(tmp_path: Path, autojump_clock: MockClock) -> None:
     """The run has failed after as many calls as it may make."""
     models = Scripted([lambda request: gives(ToolCall("c1", "look", {}))])
-    async with open_desk(tmp_path, models, limits=RunLimits(max_turns=5)) as desk, working(desk):
+    async with open_desk(tmp_path, models, runs=RunsSection(max_turns=5)) as desk, working(desk):
         sent = await desk.ask()
     assert sent.error is not None
     assert (sent.error.reason, len(models.asked)) == ("turn_limit", 5)
@@ -518,7 +511,7 @@ class Slow(SubHook):
 
     async def dispatch(self, use: Invocation) -> Outcome:
         """Wait, and say so."""
-        use.say("waiting")
+        use.stream("waiting")
         self.open += 1
         self.most = max(self.most, self.open)
         try:
@@ -556,8 +549,8 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
 ) -> None:
     """One that is set back, or stands still, gives no run more time, and cancels none."""
     monkeypatch.setattr("tests.support.desk.wall_clock", lambda: EPOCH_MS)
-    limits = RunLimits(backoff_s=60.0, max_attempts=9)
-    made: dict[str, Any] = {"hooks": CompositeHook((Slow(),)), "limits": limits}
+    limits = RunsSection(backoff_s=60.0, max_attempts=9)
+    made: dict[str, Any] = {"hooks": CompositeHook((Slow(),)), "runs": limits}
     async with open_desk(tmp_path, Scripted([answer]), **made) as desk, working(desk):
         began = trio.current_time()
         sent = await desk.ask(budget=IN_A_SECOND)
@@ -568,8 +561,8 @@ async def test_time_ends_a_run_whatever_the_wall_clock_does(
 
 async def test_time_ends_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Waiting for a provider is work, too."""
-    limits = RunLimits(backoff_s=60.0, max_attempts=9)
-    async with open_desk(tmp_path, Scripted([lambda r: fails()]), limits=limits) as desk, working(desk):
+    limits = RunsSection(backoff_s=60.0, max_attempts=9)
+    async with open_desk(tmp_path, Scripted([lambda r: fails()]), runs=limits) as desk, working(desk):
         sent = await desk.ask(budget=IN_A_SECOND)
         assert sent.error is not None
         assert sent.error.reason == "time_budget"
@@ -594,12 +587,14 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
     slow = Slow()
     batch = dawdles(*[{"s": 1}] * 3)
     models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
-    limits = ToolLimits(max_parallel=1)
+    limits = ToolsSection(max_parallel=1)
     async with open_desk(tmp_path, models, hooks=CompositeHook((slow,)), tools=limits) as desk, working(desk):
         sent = await desk.send()
         await desk.until(lambda: len(results(desk, sent)) == 2)
         assert slow.most == 1
-        desk.holder.replace(make_runtime(2, models=models, hooks=CompositeHook((slow,)), tools=ToolLimits()))
+        desk.holder.replace(
+            make_runtime(2, models=models, hooks=CompositeHook((slow,)), tools=ToolsSection())
+        )
         await desk.until(lambda: desk.ended(sent.run_id))
         assert (slow.most, len(results(desk, sent))) == (3, 6)
 
@@ -607,11 +602,11 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
 @pytest.mark.parametrize(
     ("limits", "arguments", "how", "said"),
     [
-        (ToolLimits(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
-        (ToolLimits(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
-        (ToolLimits(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
+        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolsSection(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
+        (ToolsSection(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
         (
-            ToolLimits(max_output_bytes=40_000),
+            ToolsSection(max_output_bytes=40_000),
             [{"s": 1, "gives": 50_000}],
             "returned",
             "Of 50000 bytes of output the first 40000 were kept",
@@ -621,7 +616,7 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
 async def test_limits_of_tools_are_named(
     tmp_path: Path,
     autojump_clock: MockClock,
-    limits: ToolLimits,
+    limits: ToolsSection,
     arguments: list[dict[str, Any]],
     how: str,
     said: str,
@@ -643,7 +638,7 @@ async def test_what_all_tools_of_a_run_give_together_is_limited(
     """Once it is over the limit nothing more is run, and the model answers with what there is."""
     call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
     models = Scripted([call, call, call, lambda r: says("done")])
-    limits = ToolLimits(max_run_output_bytes=1_000)
+    limits = ToolsSection(max_run_output_bytes=1_000)
     async with (
         open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
         working(desk),

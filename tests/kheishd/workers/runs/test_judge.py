@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
+from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
@@ -99,11 +100,11 @@ async def test_a_rule_that_is_made_while_a_run_is_under_way_counts(
         "git status",
         "daemon rule bash 'git *' allow",
     )
-    denied = (Rule(tool="bash", decision="deny", note="closed"),)
+    denied = PermissionsSection(rules=[Rule(tool="bash", decision="deny", note="closed")])
 
     def reload(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         present = desk.holder.current()
-        desk.holder.replace(make_runtime(2, models=present.models, hooks=present.hooks, rules=denied))
+        desk.holder.replace(make_runtime(2, models=present.models, hooks=present.hooks, permissions=denied))
         return calls("git log")(request)
 
     models.parts = [reload, lambda request: says("so be it")]
@@ -117,7 +118,7 @@ async def test_the_end_of_a_long_command_is_judged_too(desk: Desk, models: Scrip
     """What is kept of it is cut, and says so; what is chained to it beyond that is asked about."""
     await update(desk, add=[Rule(tool="bash", subject="git *", decision="allow")])
     (verdict,) = await judged(desk, models, "git log " + "x" * MAX_SUBJECT_BYTES + "; rm -rf /")
-    assert (verdict.decision, verdict.why) == ("ask", "default of bash")
+    assert (verdict.decision, verdict.why) == ("ask", "bash's default")
     assert len(verdict.subject.encode()) <= MAX_VERDICT_SUBJECT_BYTES
     assert verdict.subject.endswith("x…")
     assert shell.ran == []

@@ -11,7 +11,7 @@ from kheishd.kernel.hook import Outcome
 from kheishd.workers.runs.results import bounded, last_words, readable, shortened
 from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
-    MAX_LAST_WORDS_BYTES,
+    MAX_STOPPED_TEXT_BYTES,
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
@@ -20,7 +20,7 @@ from protocol.limits.call import (
 def test_what_fits_is_kept_as_it_is() -> None:
     """Text and bytes."""
     assert readable(Outcome("done")) == ("done", None)
-    assert readable(Outcome("some of it", whole=b"all of it")) == ("some of it", b"all of it")
+    assert readable(Outcome("some of it", full_output=b"all of it")) == ("some of it", b"all of it")
     text = "x" * MAX_TOOL_TEXT_BYTES
     assert readable(Outcome(text)) == (text, None)
 
@@ -39,13 +39,13 @@ def test_a_long_text_is_read_at_both_ends(text: str) -> None:
 
 def test_what_stands_whole_elsewhere_is_not_replaced_by_a_long_text() -> None:
     """A tool that gives both knows what is the whole."""
-    _, whole = readable(Outcome("x" * 100_000, whole=b"everything"))
+    _, whole = readable(Outcome("x" * 100_000, full_output=b"everything"))
     assert whole == b"everything"
 
 
 def test_output_has_a_limit_and_says_so() -> None:
     """The model learns how much there was."""
-    text, whole = readable(Outcome("much", whole=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
+    text, whole = readable(Outcome("much", full_output=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
     assert whole is not None
     assert len(whole) == MAX_TOOL_OUTPUT_BYTES
     assert (
@@ -67,22 +67,22 @@ def test_what_is_left_out_is_counted(text: str, max_bytes: int) -> None:
     assert len(head.encode()) <= max_bytes // 2 >= len(tail.encode())
 
 
-@given(st.text(max_size=3 * MAX_LAST_WORDS_BYTES))
+@given(st.text(max_size=3 * MAX_STOPPED_TEXT_BYTES))
 def test_last_words_are_the_end_of_it(text: str) -> None:
     """As much as fits, and a sign if that is not all."""
     kept = last_words(text)
-    assert len(msgspec.json.encode(kept)) <= MAX_LAST_WORDS_BYTES + 10
+    assert len(msgspec.json.encode(kept)) <= MAX_STOPPED_TEXT_BYTES + 10
     if kept != text:
         assert kept.startswith("[...] ")
         assert text.endswith(kept.removeprefix("[...] "))
     else:
-        assert len(msgspec.json.encode(text)) <= MAX_LAST_WORDS_BYTES
+        assert len(msgspec.json.encode(text)) <= MAX_STOPPED_TEXT_BYTES
 
 
 def test_of_long_words_most_of_what_may_be_kept_is() -> None:
     """Escapes count."""
-    assert len(last_words("x" * 10_000)) > MAX_LAST_WORDS_BYTES * 0.7
-    assert len(last_words("\0" * 10_000)) * 6 > MAX_LAST_WORDS_BYTES * 0.5
+    assert len(last_words("x" * 10_000)) > MAX_STOPPED_TEXT_BYTES * 0.7
+    assert len(last_words("\0" * 10_000)) * 6 > MAX_STOPPED_TEXT_BYTES * 0.5
 
 
 def test_evidence_is_kept_as_far_as_it_fits() -> None:

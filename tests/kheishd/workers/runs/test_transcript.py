@@ -10,7 +10,7 @@ from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_ch
 from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
-from kheishd.objects.talk.lineage import Stretch
+from kheishd.objects.talk.lineage import Segment
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.runs.transcript import (
     BYTES_AT_ONCE,
@@ -21,7 +21,7 @@ from kheishd.workers.runs.transcript import (
 )
 from protocol.contract import OutputContract, Requirement
 from protocol.limits.model import MAX_ANSWER_BYTES
-from protocol.limits.store import MAX_CHECKPOINT_ALONE_BYTES, MAX_CHECKPOINT_BYTES
+from protocol.limits.store import MAX_CHECKPOINT_BYTES, MAX_SEPARATE_CHECKPOINT_BYTES
 from protocol.transcript import Message, Text, ToolCall, text_of
 from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
 from tests.support.toolbox import TOOLS, Toolbox, workbench
@@ -75,7 +75,7 @@ async def test_a_checkpoint_is_written_and_changes_nothing(tmp_path: Path, autoj
         with desk.state.read() as store:
             (key, _), *others = list(store.scan(CHECKPOINTS, session_id))
             assert others == []
-            checkpoint = newest_checkpoint(store, [Stretch(session_id, None)])
+            checkpoint = newest_checkpoint(store, [Segment(session_id, None)])
         assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
         assert [len(messages) for messages in shown] == list(range(1, 60, 2))
         with_it = models.asked[-1].messages
@@ -131,7 +131,7 @@ async def test_a_long_transcript_is_written_down_by_itself(tmp_path: Path, autoj
         await wait_all_tasks_blocked()
         with desk.state.read() as store:
             ((key, content),) = store.scan(CHECKPOINTS, session_id)
-        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_CHECKPOINT_ALONE_BYTES
+        assert MAX_CHECKPOINT_BYTES < len(content) < MAX_SEPARATE_CHECKPOINT_BYTES
         assert [rung for rung in desk.groups if rung == frozenset(("checkpoints",))] == [{"checkpoints"}]
         before = models.asked[-1].messages
         await desk.ask("fill")
@@ -146,7 +146,7 @@ async def test_a_checkpoint_of_less_takes_no_place(tmp_path: Path, autojump_cloc
         await desk.state.update(Checkpoint(session_id, 5, to_checkpoint(Transcript(5))).write)
         await desk.state.update(Checkpoint(session_id, 4, to_checkpoint(Transcript(4))).write)
         with desk.state.read() as store:
-            assert newest_checkpoint(store, [Stretch(session_id, None)]).cursor == 5
+            assert newest_checkpoint(store, [Segment(session_id, None)]).cursor == 5
 
 
 async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -219,7 +219,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
     monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
-            await desk.ask("x" * (MAX_CHECKPOINT_ALONE_BYTES // 3))
+            await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))
         for _ in range(CHECKPOINT_EVENTS // 6 + 1):
             assert (await desk.ask("more")).status == "completed"
         assert desk.count(CHECKPOINTS) == 0

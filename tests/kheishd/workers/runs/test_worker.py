@@ -7,7 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.kernel.runtime import ModelRequest, RunLimits
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import ModelRequest
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
 from protocol.events.run import RunStarted
 from protocol.objects.run import RunError
@@ -59,7 +60,7 @@ async def test_no_more_run_at_once_than_may(tmp_path: Path, autojump_clock: Mock
     """The rest waits its turn, by the order of acceptance, and everybody gets one."""
     first, second = Gate(), Gate()
     models = Scripted(to={"s0": first, "s1": second})
-    async with open_desk(tmp_path, models, limits=RunLimits(max_active=2)) as desk, working(desk) as worker:
+    async with open_desk(tmp_path, models, runs=RunsSection(max_active=2)) as desk, working(desk) as worker:
         sent = [await desk.send(f"s{number}", sender=f"s{number}") for number in range(6)]
         await first.reached.wait()
         await second.reached.wait()
@@ -178,13 +179,13 @@ async def test_a_run_that_brought_the_daemon_down_three_times_is_parked(
 async def test_recovery_may_be_cautious(tmp_path: Path, autojump_clock: MockClock) -> None:
     """With recovery = "interrupt" what was running is marked, what was queued runs, sessions stay."""
     models = Scripted()
-    limits = RunLimits(recovery="interrupt")
+    limits = RunsSection(recovery="interrupt")
     async with open_desk(tmp_path, models) as desk:
         left = [await desk.send("one", sender=f"s{number}") for number in range(300)]
         queued = await desk.send("two", sender="s0")
         for sent in left:
             await desk.left_running(sent.run_id, 1)
-    async with open_desk(tmp_path, models, limits=limits) as desk, working(desk):
+    async with open_desk(tmp_path, models, runs=limits) as desk, working(desk):
         await desk.until(lambda: desk.run(queued.run_id).status == "completed")
         runs = [desk.run(sent.run_id) for sent in left]
         assert {run.status for run in runs} == {"interrupted"}
@@ -202,8 +203,8 @@ async def test_a_wish_to_stop_survives_a_crash(tmp_path: Path, autojump_clock: M
         await desk.left_running(doomed.run_id, 1)
         await desk.cancel(doomed.run_id, follow=False)
         assert desk.count(RUNS_CANCELLED) == 1
-    limits = RunLimits(max_active=1)
-    async with open_desk(tmp_path, Scripted([Gate()]), limits=limits) as desk, working(desk):
+    limits = RunsSection(max_active=1)
+    async with open_desk(tmp_path, Scripted([Gate()]), runs=limits) as desk, working(desk):
         await desk.until(lambda: desk.run(doomed.run_id).status == "cancelled")
         assert desk.kinds(doomed.session_id)[-1] == "run_ended"
         assert desk.count(RUNS_CANCELLED) == 0

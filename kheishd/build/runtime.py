@@ -1,0 +1,124 @@
+"""Build a runtime from the configuration and the agents' files."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from kheishd.build.agents import read_agents
+from kheishd.config.reader import load
+from kheishd.config.sections.config import Config
+from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
+from kheishd.config.sections.runs import RunsSection
+from kheishd.core.run.budget import micros
+from kheishd.core.workspace import Workspaces, find_root_problem
+from kheishd.home import Home
+from kheishd.kernel.hook import Hook
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
+from protocol.budget import Prices
+from protocol.errors.daemon import ConfigInvalid
+
+
+class Source(Struct, frozen=True):
+    """The files and the environment from which runtimes are built; every reload reads them again."""
+
+    home: Home
+    config: Path | None = None
+    environ: Mapping[str, str] = os.environ
+
+    @property
+    def config_path(self) -> Path | None:
+        """The configuration file; None if there is none."""
+        if self.config is not None:
+            return self.config
+        return self.home.config if self.home.config.exists() else None
+
+    def read_config(self) -> Config:
+        """Read the configuration. Errors: ConfigInvalid."""
+        path = self.config_path
+        return Config() if path is None else load(path)
+
+
+def build_runtime(
+    source: Source,
+    generation: int,
+    models: Callable[[RunsSection], ModelCaller],
+    hooks: Callable[[Config], Hook],
+    *,
+    config: Config | None = None,
+    skip_bad_agents: bool,
+) -> Runtime:
+    """Build a runtime from the current files.
+
+    ``config`` is the configuration if it has been read already. Errors: ConfigInvalid; also for a bad agent
+    file, unless ``skip_bad_agents`` turns it into a warning.
+    """
+    config = source.read_config() if config is None else config
+    routes = {BUILT_IN_ROUTE: built_in_route()} | {
+        route_id: _route(route_id, section) for route_id, section in config.routes.items()
+    }
+    workspaces = _workspaces(config, source.home)
+    definitions, problems = read_agents(source.home.agents, routes, workspaces)
+    if problems and not skip_bad_agents:
+        raise ConfigInvalid("; ".join(problems))
+    warnings = [f"skipped the agent in {problem}" for problem in problems]
+    if config.default_agent not in definitions:
+        warnings.append(
+            f"the default agent '{config.default_agent}' of {source.config_path} does not exist; "
+            f"write {source.home.agents / config.default_agent}.md or name another agent"
+        )
+    return Runtime(
+        generation=generation,
+        config=config,
+        routes=routes,
+        definitions=definitions,
+        models=models(config.runs),
+        hooks=hooks(config),
+        workspaces=workspaces,
+        warnings=(*warnings, *_cost_warnings(config)),
+    )
+
+
+def _cost_warnings(config: Config) -> Iterator[str]:
+    unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
+    if config.runs.max_cost and unpriced:
+        yield f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}"
+
+
+def built_in_route() -> RouteSpec:
+    """Return the built-in route."""
+    return RouteSpec(BUILT_IN_ROUTE, "offline", "offline", built_in=True)
+
+
+def _route(route_id: str, section: RouteSection) -> RouteSpec:
+    prices = None
+    if section.price_input is not None and section.price_output is not None:
+        cached = section.price_cached_input
+        prices = Prices(
+            currency=section.currency,
+            input=micros(section.price_input),
+            output=micros(section.price_output),
+            cached_input=micros(cached) if cached is not None else None,
+        )
+    return RouteSpec(
+        route_id,
+        section.driver,
+        section.model,
+        section.base_url,
+        section.auth_ref,
+        section.options,
+        section.context_tokens,
+        prices=prices,
+    )
+
+
+def _workspaces(config: Config, home: Home) -> Workspaces:
+    """Return the workspaces that agents may have; all links are resolved now. Errors: ConfigInvalid."""
+    configured = config.workspace.root
+    path = home.workspace if configured is None else home.resolve(configured)
+    root, own = os.path.realpath(path), os.path.realpath(home.path)
+    problem = find_root_problem(root, own)
+    if problem is not None:
+        raise ConfigInvalid(f"workspace.root: {problem}", field="workspace.root")
+    return Workspaces(root, own, limited=configured is not None)

@@ -1,0 +1,76 @@
+"""Read ``config.toml``, and refuse it with the key and the line of every problem.
+
+Reading is strict: an unknown key is a problem that names the nearest known one.
+"""
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from kheishd.config.sections.config import Config
+from kheishd.config.toml import find_key_lines, find_line
+from kheishd.config.validation import Problem, find_problems, format_path
+from protocol.errors.daemon import ConfigInvalid
+from protocol.limits.units import MIB
+
+# A thousand routes of a kilobyte each.
+MAX_CONFIG_BYTES = 1 * MIB
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Errors: ConfigInvalid, also if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ConfigInvalid(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        return parse(content.decode(), path.name)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid(f"{path.name}:{line}: not UTF-8; save the file in that encoding") from None
+
+
+def parse(text: str, name: str = "config.toml") -> Config:
+    """Read a configuration.
+
+    Errors: ConfigInvalid, with every problem as ``config.toml:12: routes.local.drvier: unknown key ...``.
+    """
+    import tomllib
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(_syntax_error(name, str(error))) from None
+    shape_problems = list(find_problems(Config, table))
+    if shape_problems:
+        raise _refusal(name, text, shape_problems)
+    config = msgspec.convert(table, Config)
+    value_problems = list(config.problems(()))
+    if value_problems:
+        raise _refusal(name, text, value_problems)
+    return config
+
+
+def _syntax_error(name: str, message: str) -> str:
+    """Rewrite ``Message (at line 3, column 5)`` as ``config.toml:3: not TOML: message``."""
+    text, _, position = message.partition(" (at ")
+    line = re.match(r"line (\d+)", position)
+    text = text[:1].lower() + text[1:]
+    return f"{name}:{line[1]}: not TOML: {text}" if line else f"{name}: not TOML: {message}"
+
+
+def _refusal(name: str, text: str, file_problems: list[Problem]) -> ConfigInvalid:
+    """Return one refusal for all problems of a file, in the order of their lines."""
+    lines = find_key_lines(text)
+    ordered = sorted(
+        ((find_line(lines, problem.path), problem) for problem in file_problems),
+        key=lambda pair: pair[0] or 0,
+    )
+    message = "; ".join(
+        f"{name}:{line}: {problem}" if line else f"{name}: {problem}" for line, problem in ordered
+    )
+    return ConfigInvalid(message, field=format_path(ordered[0][1].path) or None)

@@ -1,0 +1,60 @@
+"""The whole of ``config.toml``."""
+
+from collections.abc import Iterator
+
+from kheishd.config.sections.context import ContextSection
+from kheishd.config.sections.daemon import DaemonSection
+from kheishd.config.sections.debug import DebugSection
+from kheishd.config.sections.listen import ListenSection
+from kheishd.config.sections.log import LogSection
+from kheishd.config.sections.permissions import PermissionsSection
+from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
+from kheishd.config.sections.runs import RunsSection
+from kheishd.config.sections.section import Section
+from kheishd.config.sections.titles import TitlesSection
+from kheishd.config.sections.tools import ToolsSection
+from kheishd.config.sections.workspace import WorkspaceSection
+from kheishd.config.toml import KeyPath
+from kheishd.config.validation import Problem
+from protocol.ids import Id
+from protocol.objects.conversation import Agent
+
+BUILT_IN_AGENT = "default"
+
+
+class Config(Section, frozen=True):
+    """The whole of ``config.toml``."""
+
+    default_agent: Agent = BUILT_IN_AGENT
+    """Agent addressed if a client names none."""
+
+    default_route: Id = BUILT_IN_ROUTE
+    """Route of agents that name none."""
+
+    routes: dict[Id, RouteSection] = {}
+    listen: ListenSection = ListenSection()
+    permissions: PermissionsSection = PermissionsSection()
+    workspace: WorkspaceSection = WorkspaceSection()
+    runs: RunsSection = RunsSection()
+    context: ContextSection = ContextSection()
+    tools: ToolsSection = ToolsSection()
+    titles: TitlesSection = TitlesSection()
+    debug: DebugSection = DebugSection()
+    log: LogSection = LogSection()
+    daemon: DaemonSection = DaemonSection()
+
+    def problems(self, path: KeyPath) -> Iterator[Problem]:
+        """Yield the problems that the types cannot express."""
+        if self.default_route != BUILT_IN_ROUTE and self.default_route not in self.routes:
+            known = ", ".join([*self.routes, BUILT_IN_ROUTE])
+            yield Problem(
+                (*path, "default_route"), f"no route '{self.default_route}'; configured routes: {known}"
+            )
+        if BUILT_IN_ROUTE in self.routes:
+            reserved = f"'{BUILT_IN_ROUTE}' is built in; choose another id"
+            yield Problem((*path, "routes", BUILT_IN_ROUTE), reserved)
+        for name, value in ((name, getattr(self, name)) for name in self.__struct_fields__):
+            if isinstance(value, Section):
+                yield from value.problems((*path, name))
+        for route_id, route in self.routes.items():
+            yield from route.problems((*path, "routes", route_id))

@@ -1,0 +1,16 @@
+"""``[daemon]``: the daemon itself."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from kheishd.config.sections.section import Section
+
+
+class DaemonSection(Section, frozen=True):
+    """``[daemon]``: the daemon itself."""
+
+    # Ten seconds is longer than most answers take and shorter than the 90 s after which systemd kills. The
+    # next daemon repeats an unfinished model call.
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    """How long active runs may continue when the daemon stops."""

@@ -1,0 +1,108 @@
+"""``[routes.<id>]``: providers and models."""
+
+import re
+from collections.abc import Iterator
+from datetime import date, time
+from math import isfinite
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from kheishd.config.credentials import is_credential
+from kheishd.config.sections.section import Money, Section
+from kheishd.config.toml import KeyPath
+from kheishd.config.validation import Problem
+from protocol.limits.model import DEFAULT_CONTEXT_TOKENS
+from protocol.objects.route import Driver
+
+BUILT_IN_ROUTE = "offline"
+
+AUTH_REF_PATTERN = r"(env|credential|slot):[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}"
+
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
+
+
+class RouteSection(Section, frozen=True):
+    """``[routes.<id>]``: one driver, one model, one reference to a credential."""
+
+    driver: Driver
+    """Wire protocol of the provider: `"openai"`, `"anthropic"` or `"offline"`."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    """Model name, as the provider knows it."""
+
+    base_url: str | None = None
+    """URL of the API (default: the provider's)."""
+
+    auth_ref: str | None = None
+    """Where the credential is: `"env:NAME"` or `"credential:NAME"`."""
+
+    options: dict[str, Any] = {}
+    """Fields added to every request unchanged: `max_tokens`, `temperature`, `headers` …"""
+
+    context_tokens: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = DEFAULT_CONTEXT_TOKENS
+    """Size of the model's context window, including the answer."""
+
+    price_input: Money | None = None
+    """Price of a million input tokens. With prices, runs report their cost. Requires `price_output`."""
+
+    price_cached_input: Money | None = None
+    """Price of a million cached input tokens (default: `price_input`)."""
+
+    price_output: Money | None = None
+    """Price of a million output tokens. Requires `price_input`."""
+
+    currency: Currency = "USD"
+    """Currency of prices and costs."""
+
+    def problems(self, path: KeyPath) -> Iterator[Problem]:
+        """Yield the problems that the types cannot express."""
+        if self.base_url is not None:
+            yield from _url_problems(self.base_url, (*path, "base_url"))
+        if self.auth_ref is not None and not re.fullmatch(AUTH_REF_PATTERN, self.auth_ref):
+            # The message does not repeat the value: it may be a key pasted in the wrong place.
+            yield Problem(
+                (*path, "auth_ref"), "expected env:NAME, credential:NAME or slot:NAME, not the key itself"
+            )
+        if (self.price_input is None) != (self.price_output is None):
+            yield Problem(path, "price_input and price_output go together; set both or neither")
+        if self.price_cached_input is not None and self.price_input is None:
+            yield Problem((*path, "price_cached_input"), "requires price_input and price_output")
+        yield from _option_problems(self.options, (*path, "options"))
+
+
+def _url_problems(url: str, path: KeyPath) -> Iterator[Problem]:
+    from urllib.parse import parse_qsl, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        yield Problem(path, "expected http://host[:port]/path or https://...")
+        return
+    names = [name for name, _ in parse_qsl(parts.query)]
+    if parts.username is not None or parts.password is not None or any(map(is_credential, names)):
+        yield Problem(path, "a URL must not contain a credential; set auth_ref")
+
+
+def _option_problems(options: Any, path: KeyPath) -> Iterator[Problem]:
+    """Reject credentials, and values that TOML can express and JSON cannot.
+
+    ``daemon.config`` shows the options, runs pin them, and requests and the journal hold them as JSON.
+    """
+    if isinstance(options, int) and not -(2**63) <= options < 2**64:
+        yield Problem(path, "an integer of more than 64 bits, which JSON encoders reject")
+    if isinstance(options, float) and not isfinite(options):
+        yield Problem(path, "JSON has no such number")
+    if isinstance(options, date | time):
+        yield Problem(path, "JSON has no dates and times; write it in quotes")
+    if isinstance(options, list):
+        for index, element in enumerate(options):
+            yield from _option_problems(element, (*path, index))
+    if isinstance(options, dict):
+        for key, value in options.items():
+            if isinstance(value, str) and is_credential(key, value):
+                yield Problem((*path, key), "options must not contain a credential; set auth_ref")
+            yield from _option_problems(value, (*path, key))

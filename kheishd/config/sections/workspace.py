@@ -1,0 +1,24 @@
+"""``[workspace]``: directories of agents, and the sandbox of their commands."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from kheishd.config.sections.section import Section
+from protocol.limits.names import MAX_PATH_BYTES
+
+SandboxMode = Literal["auto", "required", "off"]
+"""Whether commands run in a sandbox: if possible, always, never."""
+
+
+class WorkspaceSection(Section, frozen=True):
+    """``[workspace]``: directories of agents, and the sandbox of their commands."""
+
+    root: str | None = None
+    """Default workspace (default: `workspace` in the home). If set, it contains all workspaces."""
+
+    sandbox: SandboxMode = "auto"
+    """Whether shell commands run under bubblewrap: `"auto"` (if it works here), `"required"` or `"off"`."""
+
+    readable: list[Annotated[str, Meta(pattern="^/", max_length=MAX_PATH_BYTES)]] = []
+    """Directories that sandboxed commands can read in addition to the system's."""
