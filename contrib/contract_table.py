@@ -87,7 +87,7 @@ def select(choices: list[str], subset: frozenset[Any]) -> list[str]:
 
 def list_constants() -> Iterator[tuple[str, Any, str]]:
     """Yield each constant: its name, its value and its description."""
-    run_statuses = list_choices(run.Status)
+    run_statuses = list_choices(run.RunStatus)
     yield "METHODS", list(METHODS), "The methods of the daemon."
     yield "SCOPES", list(SCOPES), "The rights that a token may have."
     envelope = ["type", *(field.name for field in fields(Envelope))]

@@ -17,7 +17,7 @@ from protocol.objects.approval import ApprovalStatus, Remember
 from protocol.objects.indoubt import IndoubtStatus
 from protocol.objects.permission import PermissionMode
 from protocol.objects.question import QuestionStatus
-from protocol.objects.run import ENDED, SETTLED, CallState, Status
+from protocol.objects.run import ENDED, SETTLED, CallState, RunStatus
 from protocol.objects.task import OPEN, TaskKind, TaskStatus
 from protocol.rpc.catalogue import METHODS
 from protocol.rpc.method import SCOPES
@@ -48,7 +48,7 @@ def test_the_file_needs_the_standard_library_only() -> None:
 
 def test_statuses() -> None:
     """The statuses are those of the protocol, in its order."""
-    assert get_args(Status) == contract.RUN_STATUSES
+    assert get_args(RunStatus) == contract.RUN_STATUSES
     assert set(contract.RUN_ENDED) == ENDED
     assert set(contract.RUN_WAITING) == SETTLED - ENDED
     assert get_args(TaskStatus) == contract.TASK_STATUSES
@@ -64,7 +64,7 @@ def test_statuses() -> None:
         (question.list_, "status", (*get_args(QuestionStatus), "any")),
         (indoubt.list_, "status", (*IN_DOUBT, "any")),
         (indoubt.resolve, "outcome", ("done", "not-done")),
-        (run.list_, "status", get_args(Status)),
+        (run.list_, "status", get_args(RunStatus)),
         (session.list_, "status", ("open", "ended")),
         (session.create, "permission_mode", get_args(PermissionMode)),
         (task.list_, "status", (*get_args(TaskStatus), "open", "any")),
@@ -97,7 +97,7 @@ def test_every_event_has_a_summary() -> None:
 
 def test_every_status_has_a_style() -> None:
     """A new status, call state or cause of a follow-up fails this test until it has a style or a text."""
-    assert render_run.STATUS_STYLE.keys() == set(get_args(Status))
+    assert render_run.STATUS_STYLE.keys() == set(get_args(RunStatus))
     assert render_run.CALL_STATES.keys() == set(get_args(CallState))
     statuses = {*get_args(ApprovalStatus), *get_args(QuestionStatus), *get_args(IndoubtStatus)}
     assert pending.STATUS_STYLE.keys() == statuses

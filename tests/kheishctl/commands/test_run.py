@@ -105,7 +105,7 @@ def test_debug_of_what_is_not_there(ctl: Ctl, sender: str) -> None:
     assert (done.code, "--debug redacted" in done.err) == (exits.FAILED, True)
     run_id = ctl.json("send", "--debug", "redacted", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "debug", run_id, "../config.toml")
-    assert (done.code, "kheishctl run debug RUN" in done.err) == (exits.FAILED, True)
+    assert (done.code, "run debug RUN" in done.err) == (exits.FAILED, True)
     assert ctl("send", "--debug", "everything", "default", "hello").code == exits.USAGE
 
 
