@@ -17,11 +17,11 @@ import trio
 from kheishd.core.context.transcript import (
     CHECKPOINT_EVENTS,
     Transcript,
-    framed,
-    framing,
-    from_checkpoint,
-    guests,
-    to_checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    find_guests,
+    format_framing,
+    frame_messages,
 )
 from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
@@ -92,12 +92,12 @@ class TranscriptReader:
         sections = [kept.decode()] if kept is not None else []
         sections += [*hooks.sections(place), *self._owed(run, place.pinned)]
         speaker = run.guest or run.agent
-        others = guests(transcript.messages)
+        guests = find_guests(transcript.messages)
         return ModelRequest(
             pinned=place.pinned,
             instructions="\n\n".join(filter(None, sections))
-            + framing(speaker=speaker, primary=run.agent, others=others),
-            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            + format_framing(speaker=speaker, primary=run.agent, guests=guests),
+            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offer(place),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
@@ -183,7 +183,7 @@ class TranscriptReader:
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None
         try:
-            content = to_checkpoint(self._transcript)
+            content = encode_checkpoint(self._transcript)
         except (OverflowError, RecursionError):
             # What it cannot hold is read from the journal each time.
             return None
@@ -200,7 +200,7 @@ def newest_checkpoint(store: Snapshot, stretches: Sequence[Segment]) -> Transcri
             if upto is not None and key[1] > upto:
                 continue
             try:
-                return from_checkpoint(checkpoint)
+                return decode_checkpoint(checkpoint)
             except ValueError:
                 said = {"session_id": session_id}
                 log.warning("a checkpoint cannot be read and is passed over", extra=said)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_checkpoint
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, encode_checkpoint
 from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
@@ -143,8 +143,8 @@ async def test_a_checkpoint_of_less_takes_no_place(tmp_path: Path, autojump_cloc
     """Two runs may write theirs at the same time; the one that holds more stays."""
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.state.update(Checkpoint(session_id, 5, to_checkpoint(Transcript(5))).write)
-        await desk.state.update(Checkpoint(session_id, 4, to_checkpoint(Transcript(4))).write)
+        await desk.state.update(Checkpoint(session_id, 5, encode_checkpoint(Transcript(5))).write)
+        await desk.state.update(Checkpoint(session_id, 4, encode_checkpoint(Transcript(4))).write)
         with desk.state.read() as store:
             assert newest_checkpoint(store, [Segment(session_id, None)]).cursor == 5
 
@@ -216,7 +216,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
 ) -> None:
     """That it cannot be a checkpoint is seen without encoding megabytes of it."""
     models = Scripted()
-    monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.encode_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
             await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))
