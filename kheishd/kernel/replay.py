@@ -13,7 +13,7 @@ import msgspec
 
 from kheishd.core import session as session_rules
 from kheishd.core import token as token_rules
-from kheishd.core.permissions.grants import changed
+from kheishd.core.permissions.grants import change_rules
 from kheishd.core.run import machine as run_machine
 from kheishd.kernel.projections import Replayed
 from kheishd.store.journal import HASH_BYTES, NO_HASH, link
@@ -189,7 +189,7 @@ class Replay:
     def _fold_rules(self, envelope: Envelope, event: JournalEvent) -> None:
         if isinstance(event, PermissionsChanged):
             before = self.rules.rules if self.rules is not None else []
-            self.rules = DaemonRules(rules=changed(before, event), updated_cursor=envelope.cursor)
+            self.rules = DaemonRules(rules=change_rules(before, event), updated_cursor=envelope.cursor)
 
     def _run_rows(self, store: Snapshot, run: RunRecord) -> Iterator[Difference]:
         yield from _row(store, self.stream, RUNS, (run.run_id,), run)
