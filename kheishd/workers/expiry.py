@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from kheishd.kernel.projections import APPROVAL, QUESTION
 from kheishd.objects.people import approval, question
+from kheishd.records.approval import APPROVAL
+from kheishd.records.question import QUESTION
 from kheishd.store.tables import DEADLINES
 from protocol.errors.store import StorageFull
 

@@ -16,8 +16,8 @@ import trio
 from kheishd.core.run.budget import cost_of
 from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.giving import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, SESSIONS
 from kheishd.workers.completion import answer_of
 from protocol.errors.refusal import Refusal

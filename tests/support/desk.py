@@ -25,8 +25,8 @@ from kheishd.kernel.runtime import (
     TextDelta,
 )
 from kheishd.kernel.state import State, open_state
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk import conversation, run, session
+from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table

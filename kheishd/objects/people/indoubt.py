@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from kheishd.core import indoubt as rules
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.kernel.projections import INDOUBT_RECORDS
 from kheishd.objects.people.listing import Reader, Waiting, find, fold_of, page
+from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.store.tables import INDOUBTS_OPEN, RUNS
 from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
 from protocol.events.indoubt import IndoubtResolved

@@ -14,15 +14,14 @@ from msgspec.structs import replace
 from kheishd.core.permissions.grants import changed, too_many
 from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
 from kheishd.core.session import both
-from kheishd.kernel.call import Call, mutation, query
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
-from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.talk.bounds import above, bounds_of, mode_of
 from kheishd.objects.talk.run import find_run
 from kheishd.objects.talk.send import find_definition
 from kheishd.objects.talk.session import find_session
-from kheishd.store.records import DaemonRules
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
@@ -255,11 +254,10 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
     _see_that_it_can_be(event, before, [])
     after = changed(before, event)
     if after != before:
-        origin = origin_of(call)
-        envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
-        assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
-        after = changed(before, stored)
-        tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+        writer.append(event)
+        after = writer.need(PERMISSIONS, DAEMON_STREAM).rules
+        writer.write()
     return LayerRules(layer="daemon", rules=after)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import origin_of
 from kheishd.objects.talk.run import settled
 from kheishd.objects.talk.send import Sending, pinned_for
+from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.session import SessionAlreadyEnded, SessionBusy

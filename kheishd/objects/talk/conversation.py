@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from kheishd.core.planning import unplanned
 from kheishd.core.run.commands import Cancel
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_mark, page_of
 from kheishd.objects.talk.compaction import (
     Wanted,
@@ -32,7 +31,7 @@ from kheishd.objects.talk.send import (
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.steer import Said, made_ready
 from kheishd.objects.talk.steer import steer as steered
-from kheishd.store.records import Binding
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound
 from protocol.errors.rpc import NotSupported
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kheishd.store.environment import Snapshot, Transaction
+    from kheishd.store.records import Binding
     from protocol.objects.definition import Definition
     from protocol.objects.session import History, Session
 
@@ -120,12 +120,6 @@ def _bound(
     fold = SessionWriter(tx, sending.session_id, session=None, origin=origin)
     fold.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
     fold.append(ConversationBound(agent=definition.name, sender=sender))
-    tx.put(
-        CONVERSATIONS,
-        definition.name,
-        sender,
-        value=Binding(session_id=sending.session_id, bound_at_ms=tx.now_ms),
-    )
     return fold
 
 
@@ -279,7 +273,6 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     fold = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     fold.append(ConversationUnbound(agent=agent, sender=params.sender))
     fold.write()
-    tx.delete(CONVERSATIONS, agent, params.sender)
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 

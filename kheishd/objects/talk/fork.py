@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.session import mode_within, narrowest, narrowest_mode
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.bounds import bounds_of, may_have, usual_mode
 from kheishd.objects.talk.lineage import lineage
 from kheishd.objects.talk.send import find_definition
 from kheishd.objects.talk.session import find_session, scope_of
+from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.journal import CursorPruned

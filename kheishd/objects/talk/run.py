@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kheishd.core.run.commands import Cancel
-from kheishd.kernel.call import Call, control, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.giving import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound

@@ -33,7 +33,7 @@ from protocol.transcript import InputItem, Text
 if TYPE_CHECKING:
     from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import RouteSpec, Runtime
-    from kheishd.objects.fold import SessionWriter
+    from kheishd.records.writer import SessionWriter
     from kheishd.store.environment import Transaction
     from protocol.budget import PinnedBudget
     from protocol.contract import BoundContract

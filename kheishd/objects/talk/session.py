@@ -11,8 +11,7 @@ from msgspec import UNSET
 from kheishd.core.run.commands import Cancel
 from kheishd.core.session import inherited, mode_within, narrower, narrowest
 from kheishd.core.workspace import require_within_parent
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.talk.bounds import bounds_of, may_have, mode_of, usual_mode
 from kheishd.objects.talk.compaction import (
@@ -40,6 +39,7 @@ from kheishd.objects.talk.steer import Said, made_ready
 from kheishd.objects.talk.steer import steer as steered
 from kheishd.objects.talk.workspace import asked, workspace_of
 from kheishd.objects.work.shell import request_stop_all
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CHILDREN, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.definition import AgentNotFound

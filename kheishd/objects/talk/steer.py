@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core.run.commands import Steer
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import origin_of
 from kheishd.objects.talk.contract import bound_input
 from kheishd.objects.talk.send import said_items, valid_sender
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS
 from protocol import ids
 from protocol.errors.run import NothingToSteer

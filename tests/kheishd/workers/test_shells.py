@@ -11,8 +11,8 @@ import trio
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.hooks.leftovers import home_id
-from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
+from kheishd.records.doctor import examine_whole
 from kheishd.workers import shells as module
 from protocol.errors.store import StorageFull
 from protocol.events.task import TaskDeleted, TaskEnded

@@ -14,8 +14,8 @@ from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIPPED
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.lineage import Stretch
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint
