@@ -104,11 +104,11 @@ class AskUser(SubHook):
     name = "ask_user"
     tools = (TOOL,)
 
-    async def before(self, use: Invocation) -> Opinion | None:
+    async def before_call(self, use: Invocation) -> Opinion | None:
         """A call of the tool is a question to a person; one that makes no sense is refused, saying why."""
         if use.tool.name != NAME:
             return None
-        others = [call.call_id for call in use.place.run.calls if call.tool == NAME]
+        others = [call.call_id for call in use.context.run.calls if call.tool == NAME]
         if others and others[0] != use.call_id:
             return Deny(f"{NAME} is called once in a message: ask everything in one call")
         try:

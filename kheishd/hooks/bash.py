@@ -80,12 +80,17 @@ class Bash(SubHook):
         max_timeout_s: float = MAX_TIMEOUT_SECONDS,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self.tools = (_tool(max_timeout_s),)
+        self._tools = (_tool(max_timeout_s),)
         self._max_timeout_s = max_timeout_s
         self._environ = environ
         self._calls = home / "run" / "calls"
         self._home_id = home_id(home)
         self._sandbox = Sandbox([str(home)], readable)
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The one tool."""
+        return self._tools
 
     def subject(self, use: Invocation) -> str:
         """The command line."""
@@ -136,7 +141,7 @@ class Bash(SubHook):
         try:
             command = await trio.to_thread.run_sync(ready)
             await trio.to_thread.run_sync(spool.begin)
-            capture = Capture(spool, use.say)
+            capture = Capture(spool, use.stream)
             timeout_s = min(asked.timeout_s, self._max_timeout_s)
             ended = await self._perform(use, command, capture, timeout_s)
             what = Ran(asked.command, workdir.path, boxed, timeout_s, ended)
@@ -166,8 +171,8 @@ class Bash(SubHook):
 
     async def _prepare(self, use: Invocation, asked: _Asked) -> tuple[bool, Workdir]:
         """Whether it is confined, and its open directory. Errors: ToolError."""
-        boxed = await self._sandbox.chosen(use.place.sandbox)
-        return boxed, await trio.to_thread.run_sync(open_workdir, use.place.workspace, asked.workdir)
+        boxed = await self._sandbox.chosen(use.context.sandbox)
+        return boxed, await trio.to_thread.run_sync(open_workdir, use.context.workspace, asked.workdir)
 
     def _mark(self, use: Invocation) -> str:
         return f"{self._home_id}.{use.key}"
@@ -227,6 +232,7 @@ def _tool(max_timeout_s: float) -> Tool:
         },
         kind="execute",
         default="ask",
+        droppable=True,
         timeout_s=max_timeout_s + STOPPING_SECONDS,
     )
 

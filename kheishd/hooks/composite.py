@@ -1,23 +1,27 @@
-"""The composite Hook: its parts behind one face, in one order, and calls dispatched by name.
+"""The composite Hook: its sub-hooks behind one interface, in one order, with calls dispatched by tool name.
 
-The order is the one the parts were given in; it decides the order of prompt sections and in which parts
-give their opinion before and after a call. Of several opinions one counts: a no before a question, a question
-before the wish that a person approves, for who is asked sees the call anyway. A tool belongs to the one part
-that offers it; two parts that offer tools of one name are a fault of whoever put them together. What a tool
-means is its part's business: this room only sees that it is called as it said it wants to be, and that what
-goes wrong inside a part harms nothing but its own calls.
+The order is that of construction; it determines the order of prompt sections and of ``before_call`` and
+``after_call``. One opinion counts: a denial before a question, a question before an approval, because the
+person who is asked sees the call anyway. The meaning of a tool is its sub-hook's concern: the composite
+ensures that the call runs as its row says, and that a failure in a sub-hook harms only its own calls.
+
+Tools may appear and disappear while the daemon runs, so they are looked up at each use. A tool name belongs
+to the first sub-hook that had it, for the life of the composite, even while the tool is gone: otherwise an
+approval for a tool of one server could be used by another server that takes the name. A second tool of a name
+is a programming error at construction; later it is left out, and the log has a warning.
 """
+
+from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
-from kheishd.hooks.arguments import Checker
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import (
     Deny,
     Invocation,
@@ -33,7 +37,11 @@ from kheishd.kernel.hook import (
     ToolError,
 )
 from protocol.limits.call import MAX_TOOL_BYTES
-from protocol.objects.approval import Preview
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from protocol.objects.approval import Preview
 
 log = logging.getLogger("kheishd.hooks")
 
@@ -41,178 +49,220 @@ _NAME: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TOOL_BYTES}}}")
 
 _RANK: Final[Mapping[type[Opinion], int]] = {Deny: 0, NeedsAnswer: 1, NeedsApproval: 2}
 
-# A probe looks at what is there: who wants the run stopped waits for it.
+# A probe only looks at existing state, and a person who stops the run waits for it.
 MAX_PROBE_SECONDS = 30.0
+
+# Names that sub-hooks can claim: a server that renames its tools again and again must not fill the memory.
+MAX_TOOL_NAMES: Final = 4_096
 
 FAILED: Final = "Something failed inside the tool; the daemon's log has the details."
 
 
 class CompositeHook:
-    """Parts, in order. Errors: ValueError where two offer tools of one name, or one has no proper name."""
+    """Sub-hooks, in order. Errors: ValueError if two have a tool of one name, or a name is invalid."""
 
-    def __init__(self, parts: Sequence[SubHook]) -> None:
+    def __init__(self, parts: Iterable[SubHook]) -> None:
         self._parts = tuple(parts)
         self._owners: dict[str, SubHook] = {}
-        self._tools: dict[str, Tool] = {}
-        self._checker = Checker()
+        self._rejected: set[tuple[str, str]] = set()
+        self._validator = Validator()
         for part in self._parts:
+            names = set()
             for tool in part.tools:
-                self._own(part, tool)
+                problem = self._claim(part, tool)
+                if problem is None and tool.name in names:
+                    problem = f"{part.name} has two tools called {tool.name}"
+                if problem is not None:
+                    raise ValueError(problem)
+                names.add(tool.name)
 
-    def _own(self, part: SubHook, tool: Tool) -> None:
+    def _claim(self, part: SubHook, tool: Tool) -> str | None:
+        """Make a sub-hook the owner of its tool's name. Return the problem if it cannot be."""
+        owner = self._owners.get(tool.name)
+        if owner is part:
+            return None
+        if owner is not None:
+            return f"both {owner.name} and {part.name} have a tool called {tool.name}"
         if not _NAME.fullmatch(tool.name):
-            raise ValueError(f"{part.name} offers a tool called {tool.name!r}, which no provider takes")
-        if tool.name in self._owners:
-            other = self._owners[tool.name].name
-            raise ValueError(f"both {other} and {part.name} offer a tool called {tool.name}")
+            return f"{part.name} has a tool called {tool.name!r}, a name that no provider accepts"
+        if len(self._owners) >= MAX_TOOL_NAMES:
+            return f"{part.name} has the tool {tool.name}, beyond the limit of {MAX_TOOL_NAMES} names"
         self._owners[tool.name] = part
-        self._tools[tool.name] = tool
+        return None
 
-    def offered(self, place: RunContext) -> list[Tool]:
-        """The tools a run may call, in the order of their parts, within its scope then and now."""
-        return [tool for part in self._parts for tool in self._of(part, place)]
-
-    def _of(self, part: SubHook, place: RunContext) -> Iterator[Tool]:
-        if not part.tools or [] in (place.pinned.tools, place.tools):
-            return
+    def _tools_of(self, part: SubHook) -> dict[str, Tool]:
+        """Return a sub-hook's current tools by name, without those that cannot be used."""
+        usable: dict[str, Tool] = {}
         try:
-            offered = part.offered(place)
+            tools = part.tools
         except Exception:
-            log.exception("a hook could not say what it offers", extra={"part": part.name})
-            return
-        for tool in offered:
-            if self._owners.get(tool.name) is part and place.allows(tool.name):
-                yield tool
+            log.exception("a hook could not list its tools", extra={"part": part.name})
+            return usable
+        for tool in tools:
+            problem = self._claim(part, tool)
+            if problem is None:
+                usable.setdefault(tool.name, tool)
+            elif (part.name, tool.name) not in self._rejected and len(self._rejected) < MAX_TOOL_NAMES:
+                self._rejected.add((part.name, tool.name))
+                log.warning("a tool is left out: %s", problem, extra={"part": part.name})
+        return usable
 
-    def sections(self, place: RunContext) -> list[str]:
-        """What parts add to the instructions, in their order; of a part with tools, if any is offered."""
-        found: list[str] = []
+    def tools(self) -> list[Tool]:
+        """Return all tools that exist now, offered or not."""
+        return [tool for part in self._parts for tool in self._tools_of(part).values()]
+
+    def find_tool(self, name: str) -> Tool | None:
+        """Return the tool of a name, offered or not; None if no tool has it now."""
+        owner = self._owners.get(name)
+        if owner is not None:
+            return self._tools_of(owner).get(name)
+        return next((tool for tool in self.tools() if tool.name == name), None)
+
+    def offer(self, context: RunContext) -> list[Tool]:
+        """Return the tools that a run may call, in the order of their sub-hooks, within its scopes."""
+        return [tool for part in self._parts for tool in self._offer_of(part, context)]
+
+    def _offer_of(self, part: SubHook, context: RunContext) -> list[Tool]:
+        tools = self._tools_of(part)
+        if not tools or [] in (context.pinned.tools, context.tools):
+            return []
+        try:
+            offered = part.offer(context)
+        except Exception:
+            log.exception("a hook could not list its tools", extra={"part": part.name})
+            return []
+        return [tool for tool in offered if tool.name in tools and context.allows(tool.name)]
+
+    def sections(self, context: RunContext) -> list[str]:
+        """Return the prompt sections, in order; of a sub-hook with tools, only if one of them is offered."""
+        sections: list[str] = []
         for part in self._parts:
-            if part.tools and next(self._of(part, place), None) is None:
+            if self._tools_of(part) and not self._offer_of(part, context):
                 continue
             try:
-                found += [_sayable(section) for section in part.sections(place)]
+                sections += [_encodable(section) for section in part.sections(context)]
             except Exception:
-                log.exception("a hook could not say its section", extra={"part": part.name})
-        return found
+                log.exception("a hook could not make its section", extra={"part": part.name})
+        return sections
 
-    def tool(self, name: str) -> Tool | None:
-        """The tool of a name, offered or not."""
-        return self._tools.get(name)
+    async def prepare(self) -> None:
+        """Load what ``validate`` needs for tools without a struct: it would block the loop."""
+        if any(tool.arguments is None for tool in self.tools()):
+            await self._validator.prepare()
 
-    async def ready(self) -> None:
-        """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
-        if self._tools:
-            await self._checker.ready()
+    def validate(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        """Return the arguments as the tool takes them, after lossless coercions. Errors: ToolError."""
+        return self._validator.validate(tool, arguments)
 
-    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""
-        return self._checker.checked(tool, arguments)
+    def subject(self, call: Invocation) -> str:
+        """Return the text that permission rules match besides the tool's name.
 
-    def subject(self, use: Invocation) -> str:
-        """What permission rules match besides the tool's name.
-
-        Errors: ToolError if that cannot be said, for then no rule can be kept.
+        Errors: ToolError if there is none, because no rule could be applied then.
         """
         try:
-            return _sayable(self._owner(use).subject(use))
+            return _encodable(self._owner(call).subject(call))
         except ToolError:
             raise
         except Exception:
-            raise _logged("a tool could not say its subject", use) from None
+            raise _log_fault("a tool could not name its subject", call) from None
 
-    async def before(self, use: Invocation) -> Opinion | None:
-        """The opinion that counts. A part that fails to give any denies: nothing runs unjudged."""
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Return the opinion that counts. A sub-hook that fails denies: no call runs unjudged."""
         opinions: list[Opinion] = []
         for part in self._parts:
             try:
-                opinion = await part.before(use)
+                opinion = await part.before_call(call)
             except Exception:
-                log.exception("a hook failed before a call", extra={"part": part.name, "tool": use.tool.name})
+                log.exception("a hook failed before a call", extra={**_about(call), "part": part.name})
                 return Deny(f"the hook '{part.name}' failed, so this was not run")
             if opinion is not None:
                 opinions.append(opinion)
         return min(opinions, key=lambda opinion: _RANK[type(opinion)], default=None)
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """What the call would do. Errors: ToolError if it cannot be done at all."""
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Show the effect of a call. Errors: ToolError if the call is impossible."""
         try:
-            preview = await self._owner(use).preview(use)
+            preview = await self._owner(call).preview(call)
         except ToolError:
             raise
         except Exception:
-            raise _logged("a tool failed to show what it would do", use) from None
-        return None if preview is None else msgspec.structs.replace(preview, text=_sayable(preview.text))
+            raise _log_fault("a tool failed to show its effect", call) from None
+        return None if preview is None else msgspec.structs.replace(preview, text=_encodable(preview.text))
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """What will help to find out later whether the call took effect."""
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Return data that helps to find out later whether the call took effect."""
         try:
-            return await self._owner(use).evidence(use)
+            return await self._owner(call).evidence(call)
         except ToolError:
-            # It will say so itself, when it is dispatched.
+            # The dispatched call will report the same error.
             return {}
         except Exception:
-            log.exception("a tool failed to note its evidence", extra=_about(use))
+            log.exception("a tool failed to collect its evidence", extra=_about(call))
             return {}
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Carry the call out within its time. Errors: Stale; everything else is an outcome."""
-        with trio.move_on_after(use.tool.timeout_s):
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Run the call within its timeout. Errors: Stale; every other error is an outcome."""
+        with trio.move_on_after(call.tool.timeout_s):
             try:
-                outcome = await self._owner(use).dispatch(use)
+                outcome = await self._owner(call).dispatch(call)
             except Exception as error:
-                outcome = _unhappy(_only(error), use)
-            return replace(outcome, text=_sayable(outcome.text))
-        return Outcome(f"This took longer than {use.tool.timeout_s:g} s and was stopped.", is_error=True)
+                outcome = _outcome_of(_unwrap(error), call)
+            return replace(outcome, text=_encodable(outcome.text))
+        return Outcome(f"This took longer than {call.tool.timeout_s:g} s and was stopped.", is_error=True)
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
-        """The outcome as each part amends it; one that fails to leaves it as it was."""
+    async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
+        """Return the outcome as the sub-hooks amend it; one that fails amends nothing."""
         for part in self._parts:
             try:
-                outcome = await part.after(use, outcome)
+                outcome = await part.after_call(call, outcome)
             except Exception:
-                log.exception("a hook failed after a call", extra={"part": part.name, "tool": use.tool.name})
-        return replace(outcome, text=_sayable(outcome.text))
+                log.exception("a hook failed after a call", extra={**_about(call), "part": part.name})
+        return replace(outcome, text=_encodable(outcome.text))
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """What became of a call that the daemon died in; unknown where even that cannot be found out."""
-        with trio.move_on_after(min(use.tool.timeout_s, MAX_PROBE_SECONDS)):
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Find out whether a call during which the daemon died took effect; unknown if that fails, too."""
+        with trio.move_on_after(min(call.tool.timeout_s, MAX_PROBE_SECONDS)):
             try:
-                return await self._owner(use).probe(use, evidence)
+                return await self._owner(call).probe(call, evidence)
             except Exception as error:
-                log.warning("a probe failed: %s", error, extra=_about(use))
-        return ProbeResult("unknown", "what became of it could not be found out")
+                log.warning("a probe failed: %s", error, extra=_about(call))
+        return ProbeResult("unknown", "the probe of the tool failed")
 
-    def _owner(self, use: Invocation) -> SubHook:
-        return self._owners[use.tool.name]
+    def _owner(self, call: Invocation) -> SubHook:
+        """Return the sub-hook of a call's tool. Errors: ToolError if the tool has disappeared."""
+        name = call.tool.name
+        owner = self._owners.get(name)
+        if owner is None or name not in self._tools_of(owner):
+            raise ToolError(f"the tool '{name}' is no longer available; nothing was run")
+        return owner
 
 
-def _unhappy(error: Exception, use: Invocation) -> Outcome:
-    """What a failed dispatch gives. Errors: Stale."""
+def _outcome_of(error: Exception, call: Invocation) -> Outcome:
+    """Return the outcome of a failed dispatch. Errors: Stale."""
     if isinstance(error, Stale):
         raise error
     if isinstance(error, ToolError):
         return Outcome(str(error), is_error=True)
-    return Outcome(str(_logged("a tool failed", use, error)), is_error=True)
+    return Outcome(str(_log_fault("a tool failed", call, error)), is_error=True)
 
 
-def _only(error: Exception) -> Exception:
-    """What went wrong, out of the groups in which a tool's own nurseries wrap it."""
+def _unwrap(error: Exception) -> Exception:
+    """Return the error inside the groups in which a tool's own nurseries wrap it."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
-def _logged(what: str, use: Invocation, error: Exception | None = None) -> ToolError:
-    """A fault of a part is told to the log; the model learns that there was one."""
-    log.error(what, exc_info=error if error is not None else True, extra=_about(use))
+def _log_fault(message: str, call: Invocation, error: Exception | None = None) -> ToolError:
+    """Log a fault of a sub-hook. Return the error for the model, without the details."""
+    log.error(message, exc_info=error if error is not None else True, extra=_about(call))
     return ToolError(FAILED)
 
 
-def _about(use: Invocation) -> dict[str, str]:
-    return {"tool": use.tool.name, "run_id": use.place.run.run_id}
+def _about(call: Invocation) -> dict[str, str]:
+    return {"tool": call.tool.name, "run_id": call.context.run.run_id}
 
 
-def _sayable(text: str) -> str:
-    """A text without what UTF-8 cannot say: names of files need not be text."""
+def _encodable(text: str) -> str:
+    """Return the text with lone surrogates replaced: file names need not be UTF-8."""
     return text if text.isascii() else text.encode(errors="replace").decode()

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kheishd.core.contract import Fits, Violates, canonical, checked, read
+from kheishd.core.contract import ContractMatch, ContractViolation, check_value, encode_canonical, parse_value
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.talk.contract import schema_text
 from protocol import ids
@@ -43,14 +43,14 @@ class Outputs(SubHook):
         text, value = use.arguments.get("text", ""), use.arguments.get("value")
         if not text and value is None:
             raise ToolError("there is nothing to emit; give 'text', 'value' or both")
-        if len(use.place.run.output_cursors) >= MAX_OUTPUTS:
+        if len(use.context.run.output_cursors) >= MAX_OUTPUTS:
             raise ToolError(
                 f"this run has emitted {MAX_OUTPUTS} outputs, which is the limit; the last counts"
             )
-        agreed = _agreed(use.place, text, value)
+        agreed = _agreed(use.context, text, value)
         emitted = OutputEmitted(
-            output_id=use.place.state.new_id(ids.OUTPUT),
-            text=agreed.text if agreed is not None else text or canonical(value),
+            output_id=use.context.state.new_id(ids.OUTPUT),
+            text=agreed.text if agreed is not None else text or encode_canonical(value),
             call_id=use.call_id,
             value=agreed.value if agreed is not None else value,
             structured=agreed is not None,
@@ -59,7 +59,7 @@ class Outputs(SubHook):
         return Outcome("This is the output of the run now.", events=(emitted,))
 
 
-def _agreed(place: RunContext, text: str, value: Any) -> Fits | None:
+def _agreed(place: RunContext, text: str, value: Any) -> ContractMatch | None:
     """The output as the run's contract has it; None where no contract binds the run.
 
     Errors: ToolError if it does not fit: the model can mend it at once.
@@ -69,8 +69,8 @@ def _agreed(place: RunContext, text: str, value: Any) -> Fits | None:
         return None
     with place.state.read() as store:
         schema = msgspec.json.decode(schema_text(store, bound.digest))
-    found = checked(schema, value) if value is not None else read(schema, text)
-    if isinstance(found, Violates):
+    found = check_value(schema, value) if value is not None else parse_value(schema, text)
+    if isinstance(found, ContractViolation):
         raise ToolError(f"this does not fit the schema of the output: {found.problem}")
     return found
 

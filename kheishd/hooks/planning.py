@@ -138,9 +138,9 @@ class Planning(SubHook):
                 return self._exit(use)
 
     def _exit(self, use: Invocation) -> Outcome:
-        with use.place.state.read() as store:
-            before = plan_of(store, use.place.session)
-        left = use.place.session.plan_mode
+        with use.context.state.read() as store:
+            before = plan_of(store, use.context.session)
+        left = use.context.session.plan_mode
         return Outcome(LEFT if left else KEPT, events=(_proposed(use, before),))
 
 
@@ -204,14 +204,14 @@ def _in_plan_mode(place: RunContext) -> bool:
 
 
 def _enter(use: Invocation) -> Outcome:
-    if _in_plan_mode(use.place):
+    if _in_plan_mode(use.context):
         return Outcome("Plan mode is on already.")
     return Outcome(IN_PLAN_MODE, events=(PlanEntered(note=use.arguments.get("note", "")),))
 
 
 def _proposed(use: Invocation, before: Plan | None) -> PlanExited:
     """The plan that a call proposes. Errors: ToolError if it is too long, or plan mode is not on."""
-    if not _in_plan_mode(use.place):
+    if not _in_plan_mode(use.context):
         raise ToolError("plan mode is not on, so there is nothing to leave")
     content, summary = use.arguments["plan"], use.arguments.get("summary", "")
     if len(msgspec.json.encode(content)) > MAX_PLAN_BYTES:
@@ -220,7 +220,7 @@ def _proposed(use: Invocation, before: Plan | None) -> PlanExited:
         )
     if len(summary.encode()) > MAX_PLAN_SUMMARY_BYTES:
         raise ToolError(f"the summary takes more than {MAX_PLAN_SUMMARY_BYTES} bytes; one line is enough")
-    state = use.place.state
+    state = use.context.state
     return PlanExited(
         artifact_id=before.artifact_id if before is not None else state.new_id(ids.ARTIFACT),
         content=content,

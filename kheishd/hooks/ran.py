@@ -77,7 +77,7 @@ def outcome(ran: Ran, capture: Capture, spool: Spool) -> Outcome:
     return Outcome(
         msgspec.json.encode(result).decode(),
         is_error=result.timed_out,
-        whole=None if stdout_is_whole and stderr_is_whole else spool.read() or None,
+        full_output=None if stdout_is_whole and stderr_is_whole else spool.read() or None,
     )
 
 

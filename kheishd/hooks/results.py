@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events.call import ToolReturned
@@ -71,6 +71,7 @@ TOOL: Final = Tool(
     repeatable=True,
     parallel=True,
     in_plan=True,
+    droppable=True,
 )
 
 
@@ -97,7 +98,7 @@ class Results(SubHook):
     async def dispatch(self, use: Invocation) -> Outcome:
         """Read a portion. Errors: ToolError."""
         call_id = str(use.arguments["call_id"])
-        kept = await _find(use.place, call_id)
+        kept = await _find(use.context, call_id)
         if kept is None:
             raise ToolError(
                 f"no call with the id {call_id} has a result in this session; where a result was shortened "
@@ -105,20 +106,20 @@ class Results(SubHook):
             )
         offset = int(use.arguments.get("offset", 0))
         limit = int(use.arguments.get("limit", MAX_PORTION_BYTES))
-        return Outcome(_portion(use.place, call_id, kept, offset, limit))
+        return Outcome(_portion(use.context, call_id, kept, offset, limit))
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
+    async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
         """A result that is not shown whole says under which id it is kept, to a run that may read it."""
-        if use.tool.name == NAME or not use.place.allows(NAME):
+        if use.tool.name == NAME or not use.context.allows(NAME):
             return outcome
         encoded = outcome.text.encode()
-        whole = outcome.whole
+        whole = outcome.full_output
         if whole is None and _is_too_long(encoded, outcome.text):
             whole = encoded
         if whole is None:
             return outcome
         note = f'\n[All of it is kept, {len(whole)} bytes: {NAME} with the call_id "{use.call_id}" reads it.]'
-        return replace(outcome, text=outcome.text + note, whole=whole)
+        return replace(outcome, text=outcome.text + note, full_output=whole)
 
 
 def _is_too_long(encoded: bytes, text: str) -> bool:
@@ -141,7 +142,7 @@ async def _find(place: RunContext, call_id: str) -> _Kept | None:
 
 
 def _look(
-    store: Snapshot, stretches: Sequence[Stretch], needle: bytes, call_id: str, before: int
+    store: Snapshot, stretches: Sequence[Segment], needle: bytes, call_id: str, before: int
 ) -> tuple[_Kept | None, int]:
     """Look through the next events before a cursor; gives where to go on before, 0 at the end."""
     events = size = cursor = 0

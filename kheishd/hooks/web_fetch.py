@@ -83,6 +83,7 @@ Fetch a page from the public internet and give it as it is: text, HTML, JSON or 
     repeatable=True,
     parallel=True,
     in_plan=True,
+    droppable=True,
     timeout_s=TIMEOUT_SECONDS,
 )
 
@@ -166,7 +167,7 @@ def _outcome(target: Target, page: Page) -> Outcome:
     if is_whole and not page.truncated:
         empty = msgspec.structs.replace(empty, note="; ".join(notes))
     result = msgspec.structs.replace(empty, body=body)
-    return Outcome(msgspec.json.encode(result).decode(), whole=None if is_whole else page.body)
+    return Outcome(msgspec.json.encode(result).decode(), full_output=None if is_whole else page.body)
 
 
 def _headers(headers: list[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:

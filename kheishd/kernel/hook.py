@@ -1,32 +1,35 @@
-"""What a hook is: one part of the composite Hook that offers tools, prompt sections and opinions. Types only.
+"""The types of the tool system: tools, sub-hooks, calls, outcomes and opinions.
 
-A run's tools come from parts. Each part says what it offers as values (:class:`Tool`), and does what is
-asked of it when a call of one of its tools is dispatched by name. The daemon never interprets what a tool
-means: what it must know of one (may it run beside others, may it be run twice, does it only read) stands
-in the tool's own row.
+A run's tools come from sub-hooks. A sub-hook declares each tool as one decorated function (:func:`tool`): its
+name, its arguments as a struct, its description and every fact that the daemon needs stand there and nowhere
+else. The daemon never interprets a tool's name; it reads the facts from the tool's row (:class:`Tool`).
 
-The life of one call, and who is asked on the way:
+The life of a call:
 
-1. ``before`` of every part, in order, for an opinion; the permission rules judge; the strictest wins. A call
-   that is itself a question to a person is asked unless it is denied, and never dispatched.
-2. Where a person is to be asked, ``preview`` of the tool's own part shows what would happen, and binds the
-   approval to it: if the binding is another when the call is about to run, the person is asked again.
-3. ``evidence`` is journaled with the fact that the call begins.
-4. ``dispatch`` does it.
-5. ``after`` of every part, in order, may amend what the model reads; that is journaled as the one result.
-6. Had the daemon died in between, ``probe`` is asked, with the evidence, what became of it.
+1. ``before_call`` of every sub-hook, in order, returns an opinion; the permission rules judge; the strictest
+   wins. A call that is itself a question to a person is asked unless it is denied, and never dispatched.
+2. If a person must approve, ``preview`` of the tool's sub-hook shows the effect and binds the approval to it.
+   If the binding differs when the call is about to run, the person is asked again.
+3. ``evidence`` is journaled together with the start of the call.
+4. ``dispatch`` runs the call.
+5. ``after_call`` of every sub-hook, in order, may amend the text for the model; the result is journaled.
+6. If the daemon dies between 3 and 5, the next one calls ``probe`` with the evidence to find out whether the
+   call took effect.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints, overload
 
 from msgspec import Struct
 
+from kheishd.kernel.schema import portable, schema_of
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from kheishd.config.sections.workspace import SandboxMode
     from kheishd.core.run.record import RunRecord
@@ -40,18 +43,37 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
-"""What a tool does to the world. ``coordinate`` changes only what the daemon itself keeps."""
+"""The effect of a tool on the world. ``coordinate`` changes only the daemon's own records."""
+
+A = TypeVar("A", bound="Arguments")
+S = TypeVar("S", bound="SubHook")
 
 
-@dataclass(frozen=True, slots=True)
+class Arguments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of tools' argument structs, from which their JSON Schemas are generated."""
+
+
+# Tools.
+
+
+def _write_nothing(arguments: Any) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True)
 class Tool:
-    """A tool as it is offered: ``schema`` is the JSON Schema of its arguments, an object.
+    """A row that describes one tool: everything that the daemon knows about it.
 
-    ``name`` has 1-64 characters of A-Z a-z 0-9 _ -, for that is what every provider takes. ``default`` is the
-    decision where no permission rule says anything. ``repeatable``: running it twice does
-    what running it once does, so a call that was cut short is simply run again. ``parallel``: it may run
-    beside other calls of its batch. ``in_plan``: plan mode allows it. ``timeout_s`` does not include waiting
-    for a person.
+    ``name`` has 1-64 characters of A-Z a-z 0-9 _ -, because every provider accepts those.
+    ``schema`` is the JSON Schema by which arguments are validated, unless ``arguments`` names their struct.
+    ``default`` is the decision if no permission rule matches.
+    ``repeatable``: running the call twice has the same effect as once, so an interrupted call is run again.
+    ``parallel``: the call may run beside other calls of its message.
+    ``in_plan``: plan mode allows the call.
+    ``droppable``: old results may be dropped from the prompt, as they are long and can be had again.
+    ``writes`` returns the workspace files that a call writes, for a run that is required to write some.
+    ``timeout_s`` does not include waiting for a person.
+    ``methods`` are the functions of a declared tool; without, the sub-hook's own methods handle the call.
     """
 
     name: str
@@ -63,16 +85,123 @@ class Tool:
     parallel: bool = False
     in_plan: bool = False
     timeout_s: float = 30.0
+    droppable: bool = False
+    writes: Callable[[Any], Iterable[str]] = _write_nothing
+    arguments: type[Arguments] | None = None
+    methods: ToolMethods | None = None
+
+    @cached_property
+    def model_schema(self) -> dict[str, Any]:
+        """The schema that is sent to models: in the subset that every provider accepts."""
+        return portable(self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMethods:
+    """The functions of a declared tool. Each takes the call and its arguments; a probe also the evidence."""
+
+    run: Callable[[Invocation, Any], Awaitable[Outcome]]
+    subject: Callable[[Invocation, Any], str] | None = None
+    preview: Callable[[Invocation, Any], Awaitable[Preview | None]] | None = None
+    evidence: Callable[[Invocation, Any], Awaitable[dict[str, Any]]] | None = None
+    probe: Callable[[Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None
+
+
+class DeclaredTool(Generic[S, A]):
+    """A tool declared in the class of a sub-hook. In an instance, it is the tool's row."""
+
+    def __init__(self, row: Tool, functions: Mapping[str, Callable[..., Any] | None]) -> None:
+        self._row = row
+        self._functions = functions
+        self._attribute = ""
+
+    def __set_name__(self, owner: type[S], name: str) -> None:
+        """Remember the attribute, under which an instance keeps its row."""
+        self._attribute = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[S]) -> DeclaredTool[S, A]: ...
+
+    @overload
+    def __get__(self, instance: S, owner: type[S]) -> Tool: ...
+
+    def __get__(self, instance: S | None, owner: type[S]) -> Tool | DeclaredTool[S, A]:
+        """Return the row, with its functions bound to the instance."""
+        if instance is None:
+            return self
+        bound = {
+            name: function.__get__(instance)
+            for name, function in self._functions.items()
+            if function is not None
+        }
+        row = replace(self._row, methods=ToolMethods(**bound))
+        vars(instance)[self._attribute] = row
+        return row
+
+
+def tool(
+    name: str,
+    *,
+    kind: ToolKind,
+    description: str,
+    default: Decision = "allow",
+    repeatable: bool = False,
+    parallel: bool = False,
+    in_plan: bool = False,
+    timeout_s: float = 30.0,
+    droppable: bool = False,
+    writes: Callable[[A], Iterable[str]] = _write_nothing,
+    subject: Callable[[S, Invocation, A], str] | None = None,
+    preview: Callable[[S, Invocation, A], Awaitable[Preview | None]] | None = None,
+    evidence: Callable[[S, Invocation, A], Awaitable[dict[str, Any]]] | None = None,
+    probe: Callable[[S, Invocation, A, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
+) -> Callable[[Callable[[S, Invocation, A], Awaitable[Outcome]]], DeclaredTool[S, A]]:
+    """Declare a method of a sub-hook as a tool; its facts are those of :class:`Tool`.
+
+    The arguments' struct is the annotation of the method's parameter ``arguments``. ``subject`` returns the
+    text that permission rules match besides the tool's name, such as a path. ``preview``, ``evidence`` and
+    ``probe`` are as in :class:`SubHook`, for this tool.
+    """
+
+    def declare(run: Callable[[S, Invocation, A], Awaitable[Outcome]]) -> DeclaredTool[S, A]:
+        arguments: type[Arguments] = get_type_hints(run)["arguments"]
+        row = Tool(
+            name=name,
+            description=description,
+            schema=schema_of(arguments),
+            kind=kind,
+            default=default,
+            repeatable=repeatable,
+            parallel=parallel,
+            in_plan=in_plan,
+            timeout_s=timeout_s,
+            droppable=droppable,
+            writes=writes,
+            arguments=arguments,
+        )
+        functions = {
+            "run": run,
+            "subject": subject,
+            "preview": preview,
+            "evidence": evidence,
+            "probe": probe,
+        }
+        return DeclaredTool(row, functions)
+
+    return declare
+
+
+# Calls.
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Where a run is: what decides which tools and sections it is shown.
+    """The surroundings of a call: they decide which tools and prompt sections a run has.
 
-    ``workspace`` is an absolute path of a directory that file and shell tools are confined to.
-    ``sandbox`` is how shell commands are confined. ``state`` is for reading only: what a tool changes in
-    the store it gives as events of its outcome. ``tools`` are those that the session, and all above it, allow
-    now, which may be fewer than the run pinned; None: all.
+    ``workspace`` is the absolute path of the directory that file and shell tools are confined to.
+    ``state`` is for reading only: a tool returns its changes of the store as events of its outcome.
+    ``tools`` are those that the session and its ancestors allow now, which may be fewer than the run pinned;
+    None: all.
     """
 
     session: Session
@@ -84,69 +213,74 @@ class RunContext:
     tools: Sequence[str] | None = None
 
     def allows(self, tool: str) -> bool:
-        """Whether a tool of this name may be called: its run pinned it, and it is still allowed."""
+        """Whether a tool of this name may be called: the run pinned it, and it is still allowed."""
         scopes = (self.pinned.tools, self.tools)
         return all(scope is None or tool in scope for scope in scopes)
 
 
-async def _nothing_observed(evidence: Mapping[str, Any]) -> None:
-    """Nobody wants to know."""
+def _discard_text(text: str) -> None:
+    pass
+
+
+async def _discard_evidence(evidence: Mapping[str, Any]) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of one tool. ``arguments`` fit the tool's schema.
+    """One call of one tool. Make it from ``Hook.validate(tool, ...)`` and the run's context.
 
-    ``binding`` is what an approval was bound to (see :class:`Preview`); None where nobody was asked. ``say``
-    shows a piece of output to whoever watches, while the tool runs; it costs little and never waits.
-    ``observe`` journals more evidence once the tool has begun, such as a process id; at most 4 KiB.
+    ``arguments`` are validated: the tool's struct, or a dict for a tool that has none.
+    ``binding`` is the state that an approval is bound to (see :class:`Preview`); None without an approval.
+    ``stream`` shows a piece of output to the run's followers while the tool runs; it never waits.
+    ``observe`` journals more evidence after the start, such as a process id; at most 4 KiB.
     """
 
-    place: RunContext
+    context: RunContext
     call_id: str
     tool: Tool
-    arguments: Mapping[str, Any]
+    arguments: Any
     binding: str | None = None
-    say: Callable[[str], None] = field(default=lambda text: None)
-    observe: Callable[[Mapping[str, Any]], Awaitable[None]] = field(default=_nothing_observed)
+    stream: Callable[[str], None] = field(default=_discard_text)
+    observe: Callable[[Mapping[str, Any]], Awaitable[None]] = field(default=_discard_evidence)
 
     @property
     def key(self) -> str:
-        """A name for this call that no other call of this home has: for files and processes of its own.
+        """A name that no other call of this home has, for the call's own files and processes.
 
-        Shape:  letters, digits, ``.``, ``_`` and ``-``; nothing of the call's own id, which a model made up.
+        Shape:  letters, digits, ``.``, ``_`` and ``-``; no part of the call's id, which a model made up.
         """
         digest = sha256(self.call_id.encode()).hexdigest()[:16]
-        return f"{self.place.run.run_id}.{self.place.run.turn}.{digest}"
+        return f"{self.context.run.run_id}.{self.context.run.turn}.{digest}"
 
 
 class ToolError(Exception):
-    """A tool's no: what the model is told, in a sentence that says what to do instead."""
+    """A tool's refusal: its message is for the model and says what to do instead."""
 
 
 class Stale(Exception):
-    """What was approved is not what is there any more; the person must be asked again."""
+    """The state that was approved has changed since; the person must be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a tool gave: ``text`` is what the model reads, JSON where there is more than one thing to say.
+    """The outcome of a call: ``text`` is what the model reads, as JSON if it has several parts.
 
-    ``whole`` is the entire output where ``text`` holds only part of it; it is kept as a blob that the result
-    refers to. ``events`` are committed in the same transaction as the result: 64 KiB of them at most.
+    ``full_output`` is the entire output if ``text`` holds only part of it; it is stored as a blob that the
+    result refers to. ``events`` are committed in the same transaction as the result; at most 64 KiB.
 
-    ``change`` is for what must be decided by how the store is when it changes: it is called in the
-    transaction that commits the result, and what it gives is committed instead of this one, whose text nobody
-    sees then, and whose events count only if it is no error. It only reads, may be called again, and takes a
-    millisecond. So nothing that others do meanwhile can break a rule, and a call that does nothing else is
-    ``repeatable``: where its result was lost, so was its change. Errors: ToolError, which is the result then.
+    ``decide`` runs inside the commit and returns the final outcome. Use it when the result depends on current
+    state; it must be pure and fast (a millisecond), as it may run again. It replaces this outcome, except for
+    this outcome's events, which are committed with the final ones unless that is an error. So no concurrent
+    change can break a rule, and a call that does nothing else is ``repeatable``: if its result was lost, so
+    was its change. Errors: ToolError, which becomes the result.
     """
 
     text: str
     is_error: bool = False
-    whole: bytes | None = None
+    full_output: bytes | None = None
     events: tuple[JournalEvent, ...] = ()
-    change: Callable[[Snapshot], Outcome] | None = None
+    decide: Callable[[Snapshot], Outcome] | None = None
 
 
 # Opinions, before a call is judged.
@@ -154,14 +288,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """The call is not to be carried out; ``note`` reaches the model."""
+    """The call must not run; ``note`` reaches the model."""
 
     note: str
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsApproval:
-    """A person is to be asked, whatever the mode."""
+    """A person must approve the call, whatever the mode."""
 
     note: str
 
@@ -178,9 +312,10 @@ Opinion = Deny | NeedsApproval | NeedsAnswer
 
 
 class ProbeResult(Struct, frozen=True):
-    """What a probe found out about a call that the daemon died in; ``note`` says how it is known.
+    """The finding of a probe about a call during which the daemon died; ``note`` gives the reason.
 
-    ``done``: it took effect. ``not_done``: it did not, and may be run again. ``unknown``: nobody can tell.
+    ``done``: it took effect. ``not_done``: it did not, and may be run again. ``unknown``: it cannot be found
+    out.
     """
 
     outcome: Literal["done", "not_done", "unknown"]
@@ -188,99 +323,137 @@ class ProbeResult(Struct, frozen=True):
     evidence: dict[str, Any] = {}
 
 
+# Hooks.
+
+
 class SubHook:
-    """One part of the composite Hook; the defaults are those of a part that only offers tools."""
+    """A part of the composite Hook. The defaults are those of a sub-hook that only declares tools.
+
+    A sub-hook whose tools appear and disappear while the daemon runs, such as one for MCP servers, overrides
+    ``tools`` with a property that returns the current rows, and handles their calls in ``dispatch``.
+    """
 
     name: str
-    tools: tuple[Tool, ...] = ()
+    _declared: ClassVar[tuple[str, ...]] = ()
 
-    def offered(self, place: RunContext) -> Sequence[Tool]:
-        """The tools of this part that make sense in a place; scopes are applied by the composite."""
+    def __init_subclass__(cls) -> None:
+        """Collect the declared tools of the class."""
+        own = (name for name, value in vars(cls).items() if isinstance(value, DeclaredTool))
+        cls._declared = tuple(dict.fromkeys((*cls._declared, *own)))
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools that exist now: the declared ones, in the order of their declaration."""
+        return [getattr(self, name) for name in self._declared]
+
+    def revise(self, row: Tool, **facts: Any) -> None:
+        """Change facts of a declared tool in this instance: they may depend on the configuration."""
+        attribute = next(name for name, value in vars(self).items() if value is row)
+        vars(self)[attribute] = replace(row, **facts)
+
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Return the tools that make sense in a context; the composite applies the scopes."""
         return self.tools
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """What the instructions of a run say about this part."""
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Return the sub-hook's sections of a run's instructions."""
         return ()
 
-    def subject(self, use: Invocation) -> str:
-        """What permission rules match besides the tool's name: a path, a command line, a host."""
-        return ""
+    def subject(self, call: Invocation) -> str:
+        """Return the text that permission rules match besides the tool's name: a path, a command."""
+        methods = call.tool.methods
+        return "" if methods is None or methods.subject is None else methods.subject(call, call.arguments)
 
-    async def before(self, use: Invocation) -> Opinion | None:
-        """An opinion about a call of any part's tool, or None."""
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Return an opinion about a call of any sub-hook's tool, or None."""
         return None
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """What a call of this part's tool would do. Errors: ToolError if it cannot be done at all."""
-        return None
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Show the effect of a call of an own tool. Errors: ToolError if the call is impossible."""
+        methods = call.tool.methods
+        if methods is None or methods.preview is None:
+            return None
+        return await methods.preview(call, call.arguments)
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """What will help to find out later whether a call took effect; at most 4 KiB as JSON."""
-        return {}
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Return data that helps to find out later whether a call took effect; at most 4 KiB as JSON."""
+        methods = call.tool.methods
+        if methods is None or methods.evidence is None:
+            return {}
+        return await methods.evidence(call, call.arguments)
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Carry out a call of one of this part's tools. Cancelled: it has stopped when this has ended.
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Run a call of an own tool. If cancelled, the call has stopped when this ends.
 
         Errors: ToolError, Stale.
         """
-        raise ToolError(f"the part '{self.name}' does not carry out {use.tool.name}")
+        if call.tool.methods is None:
+            raise ToolError(f"the sub-hook '{self.name}' does not run {call.tool.name}")
+        return await call.tool.methods.run(call, call.arguments)
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """What became of a call that the daemon died in. Leaves nothing of it running."""
-        return ProbeResult("unknown", "nothing is known about it")
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Find out whether a call during which the daemon died took effect. Stops what still runs of it."""
+        methods = call.tool.methods
+        if methods is None or methods.probe is None:
+            return ProbeResult("unknown", "nothing is known about it")
+        return await methods.probe(call, call.arguments, evidence)
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
-        """The outcome of a call of any part's tool, perhaps amended."""
+    async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
+        """Return the outcome of a call of any sub-hook's tool, perhaps amended."""
         return outcome
 
 
 class Hook(Protocol):
-    """All parts behind one face."""
+    """All sub-hooks behind one interface."""
 
-    def offered(self, place: RunContext) -> list[Tool]:
-        """The tools a run may call, by name, within the scope it pinned and that in force now."""
+    def tools(self) -> list[Tool]:
+        """Return all tools that exist now, offered or not."""
         ...
 
-    def sections(self, place: RunContext) -> list[str]:
-        """What parts add to the instructions, in their order."""
+    def offer(self, context: RunContext) -> list[Tool]:
+        """Return the tools that a run may call, within the scope it pinned and the current one."""
         ...
 
-    def tool(self, name: str) -> Tool | None:
-        """The tool of a name, offered or not."""
+    def sections(self, context: RunContext) -> list[str]:
+        """Return the sub-hooks' sections of the instructions, in order."""
         ...
 
-    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the schema wants them, lossless coercions made. Errors: ToolError."""
+    def find_tool(self, name: str) -> Tool | None:
+        """Return the tool of a name, offered or not; None if no tool has it now."""
         ...
 
-    def subject(self, use: Invocation) -> str:
-        """What permission rules match besides the tool's name. Errors: ToolError if that cannot be said."""
+    async def prepare(self) -> None:
+        """Load what ``validate`` needs, which would block the loop the first time."""
         ...
 
-    async def ready(self) -> None:
-        """Make ready what ``checked`` needs, which the first time would keep the loop waiting."""
+    def validate(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        """Return the arguments as the tool takes them, after lossless coercions. Errors: ToolError."""
         ...
 
-    async def before(self, use: Invocation) -> Opinion | None:
-        """The opinion that counts of all parts': Deny, then NeedsAnswer, then NeedsApproval."""
+    def subject(self, call: Invocation) -> str:
+        """Return the text that permission rules match besides the tool's name. Errors: ToolError."""
         ...
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """What the call would do. Errors: ToolError if it cannot be done at all."""
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Return the strictest opinion of all sub-hooks: Deny, then NeedsAnswer, then NeedsApproval."""
         ...
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """What will help to find out later whether it took effect."""
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Show the effect of a call. Errors: ToolError if the call is impossible."""
         ...
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Carry it out: validated, by name, within its timeout. Never raises but Stale and cancellation."""
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Return data that helps to find out later whether the call took effect."""
         ...
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
-        """The outcome as the model is to read it. Never raises but cancellation."""
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Run the call within its timeout. Raises nothing but Stale and cancellation."""
         ...
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """What became of a call that the daemon died in."""
+    async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
+        """Return the outcome for the model. Raises nothing but cancellation."""
+        ...
+
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Find out whether a call during which the daemon died took effect."""
         ...

@@ -33,7 +33,7 @@ def _rows(record: Task) -> frozenset[IndexRow]:
         return frozenset(rows)
     rows += [IndexRow(TASKS_WAITING, (blocker, record.task_id)) for blocker in record.blocked_by]
     if record.shell is None:
-        digest = task.title_digest(record.title)
+        digest = task.hash_title(record.title)
         rows.append(IndexRow(TASKS_OPEN, (record.session_id, digest, record.task_id)))
     else:
         rows.append(IndexRow(SHELLS_LIVE, (record.created_cursor,), record.task_id))

@@ -18,6 +18,7 @@ FLOORS = {
     "kheishd.records": 4,
     "kheishd.kernel": 5,
     "kheishd.objects": 6,
+    "kheishd.debug": 7,
     "kheishd.providers": 7,
     "kheishd.hooks": 7,
     "kheishd.connectors": 7,

@@ -27,12 +27,12 @@ def test_every_tool_is_there_once(tmp_path: Path) -> None:
     planning = ("todo_write", "enter_plan_mode", "exit_plan_mode", "emit_output")
     others = ("bash", "web_fetch", "ask_user_question", "read_result", *planning)
     for name in (*files, *others, *(f"task_{verb}" for verb in tasks)):
-        tool = hooks.tool(name)
+        tool = hooks.find_tool(name)
         assert tool is not None
         assert tool.description
         assert tool.schema["type"] == "object"
         assert tool.schema["additionalProperties"] is False
-    assert hooks.tool("no_such_tool") is None
+    assert hooks.find_tool("no_such_tool") is None
 
 
 def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
@@ -40,6 +40,6 @@ def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
     home = Home(tmp_path)
     toolbox = Toolbox(home, ShellFiles(home.shells))
     for longest_s in (5.0, 180.0, 3600.0):
-        tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).tool("bash")
+        tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).find_tool("bash")
         assert tool is not None
         assert longest_s < tool.timeout_s <= longest_s + SAYING_SECONDS

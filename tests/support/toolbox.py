@@ -81,7 +81,7 @@ class Toolbox(SubHook):
     reached: trio.Event = field(default_factory=trio.Event)
     goes_on: trio.Event = field(default_factory=trio.Event)
 
-    def offered(self, place: RunContext) -> Sequence[Tool]:
+    def offer(self, place: RunContext) -> Sequence[Tool]:
         """All but what is lost."""
         return [each for each in self.tools if each.name not in self.lost]
 
@@ -93,7 +93,7 @@ class Toolbox(SubHook):
         """The text."""
         return str(use.arguments.get("text", ""))
 
-    async def before(self, use: Invocation) -> Opinion | None:
+    async def before_call(self, use: Invocation) -> Opinion | None:
         """What the test wants it to think."""
         return self.opinions.get(use.tool.name)
 
@@ -123,11 +123,11 @@ class Toolbox(SubHook):
         text = str(use.arguments.get("text", ""))
         match use.tool.name:
             case "slow" | "look" | "endless":
-                use.say(f"{text} begins\n")
+                use.stream(f"{text} begins\n")
                 self.reached.set()
                 with trio.move_on_after(float(use.arguments.get("seconds", 0.0)) or 10_000.0):
                     await trio.Event().wait()
-                use.say(f"{text} ends\n")
+                use.stream(f"{text} ends\n")
                 if use.tool.name == "look":
                     return Outcome(f"seen: {text}")
             case "raises":
@@ -157,7 +157,7 @@ class Toolbox(SubHook):
             await self.goes_on.wait()
 
     def _note(self, use: Invocation, text: str) -> None:
-        with (Path(use.place.workspace) / NOTES).open("a") as notes:
+        with (Path(use.context.workspace) / NOTES).open("a") as notes:
             notes.write(f"{text}\n")
 
     async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
@@ -174,7 +174,7 @@ class Toolbox(SubHook):
         )
 
     def _read(self, use: Invocation) -> str:
-        path = Path(use.place.workspace) / NOTES
+        path = Path(use.context.workspace) / NOTES
         return path.read_text() if path.exists() else ""
 
     def _digest(self, use: Invocation) -> str:

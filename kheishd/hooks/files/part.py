@@ -26,7 +26,7 @@ from kheishd.hooks.files.reading import read_file
 from kheishd.hooks.files.ripgrep import InThread, regex_search
 from kheishd.hooks.files.searching import glob_search, list_files, literal_search, told
 from kheishd.hooks.files.tools import tools
-from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, SubHook, Tool, ToolError
 from protocol.limits.call import MAX_PARALLEL_CALLS
 from protocol.objects.approval import Preview
 
@@ -59,11 +59,16 @@ class Files(SubHook):
         ripgrep = find("rg")
         # It is started in the workspace, where a relative path would mean another program.
         self._ripgrep = os.path.abspath(ripgrep) if ripgrep is not None else None
-        self.tools = tools(regex=ripgrep is not None)
+        self._tools = tools(regex=ripgrep is not None)
         self._locks = locks if locks is not None else PathLocks()
         # Threads of our own: a disk that hangs shall not take those that others wait for.
         limiter = trio.CapacityLimiter(MAX_PARALLEL_CALLS)
         self._in_thread = in_thread or partial(trio.to_thread.run_sync, limiter=limiter)
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The seven tools."""
+        return self._tools
 
     def sections(self, place: RunContext) -> Sequence[str]:
         """Where the workspace is, and how paths are meant; nothing to a run that has no file tool."""
@@ -81,7 +86,7 @@ class Files(SubHook):
             if use.tool.name in _CHANGES:
                 return "\n".join(paths_of(_orders(use)))
             asked = use.arguments.get("path", use.arguments.get("base", "."))
-            return relative(str(asked), use.place.workspace)
+            return relative(str(asked), use.context.workspace)
         except ToolError:
             # The call will be refused, whatever is decided about it.
             return ""
@@ -90,14 +95,14 @@ class Files(SubHook):
         """The change as a diff."""
         if use.tool.name not in _CHANGES:
             return None
-        return await self._do(partial(shown, use.place.workspace, _orders(use)))
+        return await self._do(partial(shown, use.context.workspace, _orders(use)))
 
     async def evidence(self, use: Invocation) -> dict[str, Any]:
         """What the files are, and what they are to be."""
         if use.tool.name not in _CHANGES:
             return {}
         try:
-            return await self._do(partial(noted, use.place.workspace, _orders(use)))
+            return await self._do(partial(noted, use.context.workspace, _orders(use)))
         except ToolError:
             return {}
 
@@ -106,15 +111,15 @@ class Files(SubHook):
         if use.tool.name in _CHANGES:
             return Outcome(_told(use, await self._change(use)))
         if use.tool.name == "grep_search":
-            return Outcome(await self._grep(use.place.workspace, decoded(Pattern, use.arguments)))
-        return await self._do(partial(_read, use.tool.name, use.place.workspace, use.arguments))
+            return Outcome(await self._grep(use.context.workspace, decoded(Pattern, use.arguments)))
+        return await self._do(partial(_read, use.tool.name, use.context.workspace, use.arguments))
 
     async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
         """Compare the files with what was noted; what is left of the call's own files is removed."""
         try:
             orders = _orders(use)
             async with self._locks.held(_held(use, orders)):
-                return await self._do(partial(looked_into, use.place.workspace, orders, use.key, evidence))
+                return await self._do(partial(looked_into, use.context.workspace, orders, use.key, evidence))
         except ToolError as error:
             return ProbeResult("unknown", f"the files could not be looked at: {error}")
 
@@ -122,7 +127,7 @@ class Files(SubHook):
         orders = _orders(use)
         async with self._locks.held(_held(use, orders)):
             try:
-                return await self._do(partial(changed, use.place.workspace, orders, use.key, use.binding))
+                return await self._do(partial(changed, use.context.workspace, orders, use.key, use.binding))
             except Stale as stale:
                 if use.binding is not None:
                     raise
@@ -146,12 +151,12 @@ class Files(SubHook):
 
 def _orders(use: Invocation) -> list[Order]:
     """Errors: ToolError."""
-    return orders_of(decoded(_CHANGES[use.tool.name], use.arguments), use.place.workspace)
+    return orders_of(decoded(_CHANGES[use.tool.name], use.arguments), use.context.workspace)
 
 
 def _held(use: Invocation, orders: Sequence[Order]) -> list[str]:
     """The files by their whole paths: a workspace may lie inside another."""
-    return [os.path.join(use.place.workspace, path) for path in paths_of(orders)]
+    return [os.path.join(use.context.workspace, path) for path in paths_of(orders)]
 
 
 def _read(tool: str, workspace: str, arguments: Mapping[str, Any]) -> Outcome:

@@ -116,7 +116,7 @@ def read_file(root: Root, asked: ReadFile, check: Check = still_wanted) -> Outco
         return Outcome(whole.decode())
     cost = partial(_cost, text=not every.binary, base64=asked.include_base64)
     part = _shown(path, asked, scan, size, bytes(scan.chosen[: _fitting(bytes(scan.chosen), cost)]))
-    return Outcome(msgspec.json.encode(part).decode(), whole=whole)
+    return Outcome(msgspec.json.encode(part).decode(), full_output=whole)
 
 
 def _shown(path: str, asked: ReadFile, scan: _Scan, size: int, chosen: bytes) -> FileRead:

@@ -1,5 +1,6 @@
 """The rows of the file tools: what a model is told of each, and what the daemon must know of it."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from kheishd.hooks.files.arguments import (
@@ -20,7 +21,13 @@ _READS: Final[dict[str, Any]] = {
     "parallel": True,
     "in_plan": True,
 }
-_EDITS: Final[dict[str, Any]] = {"kind": "edit", "default": "ask"}
+
+
+def _written(arguments: Any) -> Iterable[str]:
+    return [hunk["path"] for hunk in arguments.get("hunks", [arguments])]
+
+
+_EDITS: Final[dict[str, Any]] = {"kind": "edit", "default": "ask", "writes": _written}
 
 _REGEX: Final = (
     "Find the lines that match a regular expression (ripgrep's syntax). Binary files, those over 4 MiB and "
@@ -41,6 +48,7 @@ def tools(*, regex: bool) -> tuple[Tool, ...]:
             "truncated, go on at next_line.",
             schema_of(ReadFile),
             timeout_s=5.0,
+            droppable=True,
             **_READS,
         ),
         Tool(
@@ -81,7 +89,15 @@ def tools(*, regex: bool) -> tuple[Tool, ...]:
             "'{one,other}', and '**' for any number of directories, as in 'src/**/*.py'.",
             schema_of(Pattern),
             timeout_s=10.0,
+            droppable=True,
             **_READS,
         ),
-        Tool("grep_search", _REGEX if regex else _LITERAL, schema_of(Pattern), timeout_s=10.0, **_READS),
+        Tool(
+            "grep_search",
+            _REGEX if regex else _LITERAL,
+            schema_of(Pattern),
+            timeout_s=10.0,
+            droppable=True,
+            **_READS,
+        ),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.task import brief
+from kheishd.core.task import abbreviate
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.objects.work.shell import require_room
 from protocol import ids
@@ -32,14 +32,14 @@ NOTE = (
 def begun(use: Invocation, command: str, title: str, workdir: Workdir, *, boxed: bool) -> Outcome:
     """The outcome of a call whose command is to run in the background. Errors: ToolError."""
     event = TaskCreated(
-        task_id=use.place.state.new_id(ids.TASK),
-        title=brief(title) or brief(command),
+        task_id=use.context.state.new_id(ids.TASK),
+        title=abbreviate(title) or abbreviate(command),
         kind="shell",
-        owner=use.place.run.guest or use.place.run.agent,
+        owner=use.context.run.guest or use.context.run.agent,
         shell=ShellCommand(
             command=command,
             workdir=_said(workdir.path),
-            workspace=_said(use.place.workspace),
+            workspace=_said(use.context.workspace),
             sandboxed=boxed,
             call_id=use.call_id,
         ),
@@ -47,13 +47,13 @@ def begun(use: Invocation, command: str, title: str, workdir: Workdir, *, boxed:
 
     def change(store: Snapshot) -> Outcome:
         try:
-            require_room(store, use.place.session.session_id)
+            require_room(store, use.context.session.session_id)
         except TasksFull as refusal:
             raise ToolError(refusal.message) from None
         said = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": NOTE}
         return Outcome(msgspec.json.encode(said).decode(), events=(event,))
 
-    return Outcome("", change=change)
+    return Outcome("", decide=change)
 
 
 def _said(path: str) -> str:

@@ -67,20 +67,20 @@ class TaskTools(SubHook):
         with _refused():
             match use.tool.name:
                 case "task_get":
-                    return self._get(use.place, decoded(Named, use.arguments))
+                    return self._get(use.context, decoded(Named, use.arguments))
                 case "task_list":
-                    return self._list(use.place, decoded(Listing, use.arguments))
+                    return self._list(use.context, decoded(Listing, use.arguments))
                 case "task_output":
-                    return await self._output(use.place, decoded(Read, use.arguments))
+                    return await self._output(use.context, decoded(Read, use.arguments))
                 case "task_create":
-                    change = _creation(use.place, decoded(Create, use.arguments))
+                    change = _creation(use.context, decoded(Create, use.arguments))
                 case "task_update":
-                    change = _update(use.place, decoded(Update, use.arguments))
+                    change = _update(use.context, decoded(Update, use.arguments))
                 case "task_stop":
-                    change = _stop(use.place, decoded(Stop, use.arguments))
+                    change = _stop(use.context, decoded(Stop, use.arguments))
                 case _:
-                    change = _deletion(use.place, decoded(Named, use.arguments))
-        return Outcome("", change=_told(change))
+                    change = _deletion(use.context, decoded(Named, use.arguments))
+        return Outcome("", decide=_told(change))
 
     def _get(self, place: RunContext, asked: Named) -> Outcome:
         with place.state.read() as store:
@@ -111,7 +111,7 @@ class TaskTools(SubHook):
             "left_out_bytes": given.total_bytes - len(text.encode()),
         }
         whole = given.text.encode() if json_bytes(text) < json_bytes(given.text) else None
-        return Outcome(_json(said), whole=whole)
+        return Outcome(_json(said), full_output=whole)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _told(change: Change) -> Change:
 
 def _found(store: Snapshot, place: RunContext, task_id: str) -> Task:
     """A task of the session. Errors: ToolError, TaskDeleted."""
-    task = Tasks(store, place.session.session_id).task(task_id)
+    task = Tasks(store, place.session.session_id).find(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list shows those there are")
     return require_not_deleted(task)
@@ -154,7 +154,7 @@ def _creation(place: RunContext, asked: Create) -> Change:
     event = new_task(place.state.new_id(ids.TASK), params)
 
     def change(store: Snapshot) -> Outcome:
-        rules.may_create(Tasks(store, session_id), event)
+        rules.require_creatable(Tasks(store, session_id), event)
         return Outcome(
             _json({"task_id": event.task_id, "title": event.title, "status": "pending"}), events=(event,)
         )
@@ -172,8 +172,8 @@ def _update(place: RunContext, asked: Update) -> Change:
         if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
             # Who begins a task that nobody has is who does it.
             event = msgspec.structs.replace(event, owner=place.run.guest or place.run.agent)
-        rules.may_update(Tasks(store, task.session_id), task, event)
-        after = rules.revised(task, event)
+        rules.require_updatable(Tasks(store, task.session_id), task, event)
+        after = rules.apply_update(task, event)
         return Outcome(_json(_brief(after)), events=() if after == task else (event,))
 
     return change
@@ -182,7 +182,7 @@ def _update(place: RunContext, asked: Update) -> Change:
 def _stop(place: RunContext, asked: Stop) -> Change:
     def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
-        event = stopping(task, asked.reason)
+        event = stopping(task, asked.note)
         if event is None:
             note = "it had ended already" if task.ended_at_ms is not None else "it is being stopped already"
             return Outcome(_json({**_brief(task), "note": note}))
@@ -197,7 +197,7 @@ def _stop(place: RunContext, asked: Stop) -> Change:
 def _deletion(place: RunContext, asked: Named) -> Change:
     def change(store: Snapshot) -> Outcome:
         task = _found(store, place, asked.task_id)
-        rules.may_delete(Tasks(store, task.session_id), task)
+        rules.require_deletable(Tasks(store, task.session_id), task)
         event = TaskDeleted(task_id=task.task_id)
         return Outcome(_json({"task_id": task.task_id, "deleted": True}), events=(event,))
 
@@ -209,10 +209,14 @@ def _deletion(place: RunContext, asked: Named) -> Change:
 
 def _brief(task: Task) -> dict[str, Any]:
     """A task on one line."""
-    said: dict[str, Any] = {"task_id": task.task_id, "title": rules.brief(task.title), "status": task.status}
+    said: dict[str, Any] = {
+        "task_id": task.task_id,
+        "title": rules.abbreviate(task.title),
+        "status": task.status,
+    }
     if task.kind != "task":
         said["kind"] = task.kind
-    for name in ("owner", "blocked_by", "reason"):
+    for name in ("owner", "blocked_by", "note"):
         if getattr(task, name):
             said[name] = getattr(task, name)
     if task.shell is not None and task.shell.terminal_reason is not None:

@@ -38,7 +38,7 @@ class Update(Arguments, frozen=True):
     owner: Owner | UnsetType = UNSET
     blocked_by: Blockers | UnsetType = UNSET
     output: Annotated[Output, Meta(description="What came of it.")] | UnsetType = UNSET
-    reason: Annotated[Reason, Meta(description="Why its status changes.")] = ""
+    note: Annotated[Reason, Meta(description="Why its status changes.")] = ""
 
 
 class Listing(Arguments, frozen=True):
@@ -61,7 +61,7 @@ class Stop(Arguments, frozen=True):
     """What ``task_stop`` is asked."""
 
     task_id: TaskId
-    reason: Reason = ""
+    note: Reason = ""
 
 
 class Read(Arguments, frozen=True):
@@ -116,6 +116,7 @@ TOOLS: Final = (
         "Give what came of a task, or what a command in the background wrote last. Waits until it has ended, "
         "unless told not to; ready says whether it has.",
         schema_of(Read),
+        droppable=True,
         **{**_READS, "timeout_s": MAX_WAIT_SECONDS + 10.0},
     ),
 )

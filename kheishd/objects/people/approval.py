@@ -14,7 +14,7 @@ from kheishd.core.run.commands import Lapse, Resolve
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
 from kheishd.objects.people.listing import Reader, Waiting, find, fold_of, page
-from kheishd.objects.talk.send import require_storable
+from kheishd.objects.storable import require_storable
 from kheishd.records.approval import APPROVAL_RECORDS
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
@@ -171,12 +171,14 @@ def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:
             store, call, resolution.approval_id, field.replace("updated_input", "approval_id")
         )
     require_storable(resolution.updated_input, MAX_RESOLUTIONS_BYTES, "changed input", field)
-    tool = call.runtime.hooks.tool(approval.tool)
+    tool = call.runtime.hooks.find_tool(approval.tool)
     if tool is None:
         text = f"the tool '{approval.tool}' is gone, so its input cannot be changed; deny the call"
         raise ToolInputInvalid(text, field=field)
     try:
-        return call.runtime.hooks.checked(tool, resolution.updated_input or {})
+        arguments = call.runtime.hooks.validate(tool, resolution.updated_input or {})
+        changed: dict[str, Any] = msgspec.to_builtins(arguments)
+        return changed
     except ToolError as error:
         raise ToolInputInvalid(str(error), field=field) from error
 
@@ -206,7 +208,7 @@ def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolv
         for answer, approval in zip(plan, found, strict=True)
     ]
     results = [
-        rules.refused(approval, "denied", event.note)
+        rules.make_denial(approval, "denied", event.note)
         for event, approval in zip(events, found, strict=True)
         if event.decision == "deny"
     ]
@@ -281,7 +283,7 @@ def lapse(tx: Transaction, approval_id: str) -> None:
         return
     run = tx.need(RUNS, approval.run_id)
     fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Lapse(approval_id, rules.refused(approval, "expired")))
+    fold.carry_out(Lapse(approval_id, rules.make_denial(approval, "expired")))
     fold.write()
 
 

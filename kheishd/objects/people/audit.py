@@ -12,7 +12,7 @@ import msgspec
 
 from kheishd.kernel.call import Call, query
 from kheishd.objects.node.journal import Selection
-from kheishd.objects.pages import not_a_mark
+from kheishd.objects.pages import not_a_token
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
 from protocol.events.call import CallsJudged
 from protocol.journal.envelope import Envelope
@@ -66,7 +66,7 @@ def _mark(after: str | None) -> tuple[int, int]:
     found = None if after is None else _MARK.fullmatch(after)
     if found is None:
         if after is not None:
-            raise not_a_mark()
+            raise not_a_token()
         return 0, 0
     return int(found[1]), int(found[2] or 0)
 

@@ -93,7 +93,7 @@ def resolve(tx: Transaction, call: Call, params: IndoubtResolve) -> IndoubtView:
             tool=doubt.tool,
             outcome=params.outcome,
             justification=params.justification,
-            note=rules.told(doubt, arguments, params.outcome),
+            note=rules.format_resolution(doubt, arguments, params.outcome),
         )
     )
     fold.write()

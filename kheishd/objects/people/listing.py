@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kheishd.kernel.call import origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.objects.talk.run import find_run, may_read
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors.run import RunNotFound
@@ -102,7 +101,7 @@ def _readable(store: Snapshot, call: Call, record: OfRun) -> bool:
     if call.caller.unlimited:
         return True
     run = store.get(RUNS, record.run_id)
-    return run is not None and may_read(store, call, run)
+    return run is not None and may_read_run(store, call, run)
 
 
 def page(
@@ -126,11 +125,11 @@ def page(
 
     index, prefix = _where(store, call, projection, params, waiting)
     if index is None:
-        marks = PageTokens(call)
-        mark = marks.after(params.after)
+        tokens = PageTokens(call)
+        mark = tokens.id_of(params.after)
         rows = store.scan(projection.table, after=(mark,) if mark is not None else None)
         found = ((key, wanted(record)) for key, record in rows)
-        return page_of(found, params.limit, lambda view: True, marks.of)
+        return page_of(found, params.limit, lambda view: True, tokens.token_of)
     cursor = cursor_after(params.after)
     indexed = store.scan(index, *prefix, after=(*prefix, cursor) if cursor is not None else None)
     found = ((key, wanted(store.get(projection.table, record_id))) for key, record_id in indexed)

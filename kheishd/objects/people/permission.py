@@ -17,10 +17,8 @@ from kheishd.core.session import both
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.bounds import above, bounds_of, mode_of
-from kheishd.objects.talk.run import find_run
-from kheishd.objects.talk.send import find_definition
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.talk.address import find_definition, find_run, find_session
+from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
@@ -65,7 +63,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
         LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
-    for each in (*reversed(above(store, session)), session):
+    for each in (*reversed(ancestors(store, session)), session):
         found += _definition(runtime, each.agent, found)
         found.append(_parent(runtime, each) if each is not session else _own(runtime, session, run))
     if run is not None:
@@ -171,7 +169,7 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
             tools = both(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
-    tool = call.runtime.hooks.tool(params.tool)
+    tool = call.runtime.hooks.find_tool(params.tool)
     facts = facts_of(tool) if tool is not None else _unknown(params.tool)
     explanation = explain(facts, params.subject, layers)
     notes = []

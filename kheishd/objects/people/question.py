@@ -69,7 +69,7 @@ def list_(call: Call, params: QuestionListParams) -> QuestionList:
 def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionRequest:
     """Answer all questions of a call, or decline to: that is its result, and the run goes on."""
     request = _waiting(tx, call, params.question_id)
-    rules.check(request.questions, params.answers, declined=params.declined)
+    rules.require_valid_answers(request.questions, params.answers, declined=params.declined)
     run = _run_of(tx, request)
     answered = QuestionAnswered(
         question_id=request.question_id,
@@ -80,7 +80,7 @@ def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionReque
     )
     tool = run.calls[place_of(run, request.call_id)].tool
     fold = fold_of(tx, call, run)
-    fold.carry_out(Reply(answered, rules.reply(request, tool, answered)))
+    fold.carry_out(Reply(answered, rules.make_reply(request, tool, answered)))
     fold.write()
     return find_question(tx, call, request.question_id)
 

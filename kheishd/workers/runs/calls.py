@@ -101,9 +101,9 @@ class CallExecutor:
         await self._commit(Judge(judgements))
 
     async def _judging(self, run: RunRecord) -> CallJudge:
-        await self._runtime.hooks.ready()
+        await self._runtime.hooks.prepare()
         place = self.place(run)
-        offered = {tool.name: tool for tool in self._runtime.hooks.offered(place)}
+        offered = {tool.name: tool for tool in self._runtime.hooks.offer(place)}
         return CallJudge(self._state, self._runtime, self._present(), self._saving, run, place, offered)
 
     def place(self, run: RunRecord) -> RunContext:
@@ -222,14 +222,14 @@ class CallExecutor:
             await self._ask_again(call, place, use, judging)
         else:
             if not outcome.is_error:
-                met = met_by(run, self._pinned, use.call_id, use.tool.name, use.arguments)
+                met = met_by(run, self._pinned, use.call_id, [*use.tool.writes(use.arguments)])
                 outcome = replace(outcome, events=(*outcome.events, *met))
             ended = _Ended(
                 "failed" if outcome.is_error else "returned", outcome, self._state.now_ms() - began
             )
             # From here on that is what came of it, whoever wants what; others may only put it differently.
             self._ended[call.call_id] = ended
-            outcome = await self._runtime.hooks.after(use, _as_changed(call, use, outcome))
+            outcome = await self._runtime.hooks.after_call(use, _as_changed(call, use, outcome))
             self._ended[call.call_id] = replace(ended, outcome=outcome)
             await self._save(call)
         self._live.end(self._writings.pop(call.call_id))
@@ -276,7 +276,7 @@ class CallExecutor:
             bytes=size,
             took_ms=ended.took_ms,
         )
-        change = ended.outcome.change
+        change = ended.outcome.decide
         if change is None:
             await self._commit(Return(returned, ended.outcome.events))
         else:
@@ -321,7 +321,7 @@ class CallExecutor:
 
     async def look_into(self, run: RunRecord, places: tuple[int, ...]) -> None:
         """Find out what became of calls that the daemon died in, and commit what is known."""
-        await self._runtime.hooks.ready()
+        await self._runtime.hooks.prepare()
         asked = self._asked(run)
         for place in places:
             finding, met = await self._found(run, place, asked)
@@ -333,18 +333,17 @@ class CallExecutor:
         """What became of a call, and what it did thereby that the run must have done."""
         call = run.calls[place]
         evidence = self._evidence(run, call)
-        tool = self._runtime.hooks.tool(call.tool)
+        tool = self._runtime.hooks.find_tool(call.tool)
         if tool is None:
             return ProbeResult("unknown", "the tool is gone", evidence), []
         try:
-            arguments = self._runtime.hooks.checked(tool, self._arguments(run, place, asked))
+            arguments = self._runtime.hooks.validate(tool, self._arguments(run, place, asked))
         except ToolError:
             return ProbeResult("unknown", "its arguments no longer fit the tool", evidence), []
         use = Invocation(self.place(run), call.call_id, tool, arguments, call.binding)
         finding = await self._runtime.hooks.probe(use, evidence)
-        met = (
-            met_by(run, self._pinned, use.call_id, tool.name, arguments) if finding.outcome == "done" else []
-        )
+        written = [*tool.writes(arguments)] if finding.outcome == "done" else []
+        met = met_by(run, self._pinned, use.call_id, written)
         return ProbeResult(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
 
     def _evidence(self, run: RunRecord, call: OpenCall) -> dict[str, Any]:
@@ -390,7 +389,7 @@ def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
         return outcome
     changed = last_words(msgspec.json.encode(use.arguments).decode())
     said = f"The person who approved this changed its input to {changed}\n"
-    then = outcome.change
+    then = outcome.decide
     if then is None:
         return replace(outcome, text=said + outcome.text)
 
@@ -398,7 +397,7 @@ def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
         settled = then(store)
         return replace(settled, text=said + settled.text)
 
-    return replace(outcome, text=said + outcome.text, change=told)
+    return replace(outcome, text=said + outcome.text, decide=told)
 
 
 def within(tool: Tool, limits: ToolsSection) -> Tool:

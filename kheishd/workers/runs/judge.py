@@ -87,7 +87,7 @@ class CallJudge:
         except ToolError as error:
             return self._failed(call, tool, f"{str(error).rstrip('.')}. Nothing was run.")
 
-    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
         """The arguments as the tool wants them. Errors: ToolError if they do not fit, or are too long."""
         most = self.present.config.tools.max_input_bytes
         size = len(msgspec.json.encode(arguments))
@@ -95,7 +95,7 @@ class CallJudge:
             raise ToolError(
                 f"the arguments take {size} bytes as JSON; the limit, tools.max_input_bytes, is {most}"
             )
-        return self.runtime.hooks.checked(tool, arguments)
+        return self.runtime.hooks.validate(tool, arguments)
 
     async def renewed(self, number: int, use: Invocation) -> ApprovalRequested | None:
         """A new approval for a call that was approved, if what was shown is no longer so; else None.
@@ -133,7 +133,7 @@ class CallJudge:
         return await self._approval(number, use, subject, reason, await self.runtime.hooks.preview(use))
 
     async def _judged(self, number: int, call: OpenCall, use: Invocation) -> Judgement:
-        opinion = await self.runtime.hooks.before(use)
+        opinion = await self.runtime.hooks.before_call(use)
         # The rules read the whole of it: what a command ends with may lie beyond what is kept of it.
         whole = self.runtime.hooks.subject(use)
         judged = judge(facts_of(use.tool), whole, self._layers(), opinion_of(opinion))

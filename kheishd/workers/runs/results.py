@@ -23,7 +23,7 @@ def readable(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[
 
     Of that so much is kept as ``tools.max_output_bytes`` says.
     """
-    text, whole = _cut(outcome.text), outcome.whole
+    text, whole = _cut(outcome.text), outcome.full_output
     if text != outcome.text and whole is None:
         whole = outcome.text.encode()
     if whole is not None and len(whole) > max_bytes:

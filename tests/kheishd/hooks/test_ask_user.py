@@ -28,15 +28,15 @@ def use(
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """What the part says of a call."""
     asked = use(*questions, **more)
-    checked = CompositeHook((AskUser(),)).checked(TOOL, asked.arguments)
+    checked = CompositeHook((AskUser(),)).validate(TOOL, asked.arguments)
     assert checked == asked.arguments
-    return await AskUser().before(asked)
+    return await AskUser().before_call(asked)
 
 
 def refused(*questions: Any, **more: Any) -> str:
     """What the schema says of arguments that are none."""
     with pytest.raises(ToolError) as caught:
-        CompositeHook((AskUser(),)).checked(TOOL, {"questions": list(questions), **more})
+        CompositeHook((AskUser(),)).validate(TOOL, {"questions": list(questions), **more})
     return str(caught.value)
 
 
@@ -74,7 +74,7 @@ async def test_it_waits_for_good_unless_it_says_how_long() -> None:
 
 async def test_other_tools_are_none_of_its_business() -> None:
     """About them it has no opinion."""
-    assert await AskUser().before(use(tool=LOOK)) is None
+    assert await AskUser().before_call(use(tool=LOOK)) is None
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def test_what_a_command_gives(shell: Shell, workspace: Path) -> None:
     """Its exit code, output and errors, apart; a no by exit code is no error of the tool."""
     outcome = await shell.outcome("echo out; echo err >&2; exit 3")
     assert not outcome.is_error
-    assert outcome.whole is None
+    assert outcome.full_output is None
     result = msgspec.json.decode(outcome.text)
     assert result == {
         "command": "echo out; echo err >&2; exit 3",
@@ -108,15 +108,15 @@ async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
     )
     assert (result["stdout_truncated"], result["stderr_truncated"]) == (True, False)
     assert result["stderr"] == "the end\n"
-    assert outcome.whole is not None
-    assert len(outcome.whole) == len("the end\n") + sum(len(str(n)) + 1 for n in range(1, 100_001))
+    assert outcome.full_output is not None
+    assert len(outcome.full_output) == len("the end\n") + sum(len(str(n)) + 1 for n in range(1, 100_001))
 
 
 async def test_one_line_without_end(shell: Shell) -> None:
     """A line of a megabyte is output like any other."""
     outcome = await shell.outcome("head -c 1048576 /dev/zero | tr '\\0' x")
     assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
-    assert outcome.whole == b"x" * MIB
+    assert outcome.full_output == b"x" * MIB
 
 
 async def test_output_that_is_no_text(shell: Shell) -> None:
@@ -140,7 +140,7 @@ async def test_a_flood(shell: Shell) -> None:
         outcome = await shell.outcome("head -c 50331648 /dev/zero; echo the end")
         nursery.cancel_scope.cancel()
     result = msgspec.json.decode(outcome.text)
-    assert outcome.whole == bytes(MAX_TOOL_OUTPUT_BYTES)
+    assert outcome.full_output == bytes(MAX_TOOL_OUTPUT_BYTES)
     assert result["stdout"].endswith("the end\n")
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
     assert result["note"] == f"{lost} bytes of the output are lost: it was more than is kept"
@@ -424,7 +424,7 @@ async def test_a_disk_that_is_full(bare: Shell, home: Path) -> None:
     (home / "run" / "calls").write_text("no directory")
     assert "note" not in await bare.run("true")
     outcome = await bare.outcome("seq 20000")
-    assert outcome.whole is None
+    assert outcome.full_output is None
     assert "bytes of the output are lost: File exists" in msgspec.json.decode(outcome.text)["note"]
 
 
@@ -506,12 +506,12 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
     """It becomes a task when the result is committed, with what was judged: the place, the sandbox."""
     (workspace / "sub").mkdir()
     use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
-    place = replace(use.place, state=State(store, lambda: 7))
-    outcome = await shell.bash.dispatch(replace(use, place=place))
+    place = replace(use.context, state=State(store, lambda: 7))
+    outcome = await shell.bash.dispatch(replace(use, context=place))
     assert outcome.events == ()
-    assert outcome.change is not None
+    assert outcome.decide is not None
     with store.read() as snapshot:
-        (event,) = outcome.change(snapshot).events
+        (event,) = outcome.decide(snapshot).events
     assert isinstance(event, TaskCreated)
     assert event.shell is not None
     assert (event.title, event.shell.command) == ("A beginning", "touch begun")

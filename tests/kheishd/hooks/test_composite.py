@@ -42,13 +42,13 @@ class Thinking(SubHook):
         """Its name."""
         return [self.name]
 
-    async def before(self, use: Invocation) -> Opinion | None:
+    async def before_call(self, use: Invocation) -> Opinion | None:
         """What it thinks."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
         return self._opinion
 
-    async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
+    async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
         """The outcome, and what it says."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
@@ -61,7 +61,7 @@ class Broken(SubHook):
     name = "broken"
     tools = (tool("breaks"),)
 
-    def offered(self, place: RunContext) -> Sequence[Tool]:
+    def offer(self, place: RunContext) -> Sequence[Tool]:
         """Errors: KeyError."""
         raise KeyError("offered")
 
@@ -115,18 +115,18 @@ class Doing(SubHook):
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """A part without tools has its say, too."""
     hooks = CompositeHook([Thinking("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
-    assert [each.name for each in hooks.offered(place())] == ["b", "a", "does"]
+    assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
-    assert hooks.tool("does") is Doing.tools[0]
-    assert hooks.tool("gone") is None
+    assert hooks.find_tool("does") is Doing.tools[0]
+    assert hooks.find_tool("gone") is None
 
 
 def test_a_scope_leaves_tools_out() -> None:
     """Null is everything, empty is nothing; what explains tools that are not there is left out with them."""
     hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
-    assert [each.name for each in hooks.offered(within)] == ["look", "does"]
-    assert hooks.offered(place(tools=[])) == []
+    assert [each.name for each in hooks.offer(within)] == ["look", "does"]
+    assert hooks.offer(place(tools=[])) == []
     assert hooks.sections(place(tools=["does"])) == ["first"]
     assert hooks.sections(place(tools=[])) == ["first"]
 
@@ -135,27 +135,27 @@ def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
     hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
-    assert [each.name for each in hooks.offered(narrowed)] == ["look"]
-    assert hooks.offered(replace(place(), tools=[])) == []
+    assert [each.name for each in hooks.offer(narrowed)] == ["look"]
+    assert hooks.offer(replace(place(), tools=[])) == []
 
 
 def test_a_part_offers_its_own_tools_only() -> None:
     """One that offers what is not its own would have it dispatched to another part."""
     stray = Toolbox(tools=(tool("mine"),))
-    stray.offered = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
-    assert [each.name for each in CompositeHook([stray, Doing(None)]).offered(place())] == ["mine", "does"]
+    stray.offer = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
+    assert [each.name for each in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
     """Whoever puts parts together is told which."""
-    with pytest.raises(ValueError, match="both toolbox and doing offer a tool called does"):
+    with pytest.raises(ValueError, match="both toolbox and doing have a tool called does"):
         CompositeHook([Toolbox(tools=(tool("does"),)), Doing(None)])
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (MAX_TOOL_BYTES + 1), "a\n"])
 def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
     """One such name would have every request of every agent refused."""
-    with pytest.raises(ValueError, match="no provider takes"):
+    with pytest.raises(ValueError, match="no provider accepts"):
         CompositeHook([Toolbox(tools=(tool(name),))])
 
 
@@ -177,13 +177,13 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
     """No before a question, a question before an approval; of two alike the first; a failure is a no."""
     parts = [Thinking(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
-    assert await CompositeHook([*parts, Toolbox()]).before(use_of(tool("note"))) == counts
+    assert await CompositeHook([*parts, Toolbox()]).before_call(use_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Each part amends what the one before left; one that fails leaves it as it was."""
     parts = [Thinking("a", says=" a"), Thinking("b", ValueError("x")), Thinking("c", says=" c")]
-    outcome = await CompositeHook([*parts, Toolbox()]).after(use_of(tool("note")), Outcome("done"))
+    outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
 
@@ -259,7 +259,7 @@ async def test_what_is_no_text_is_made_one() -> None:
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
     """Others are offered what they were; what it cannot say about its calls keeps them from being run."""
     hooks = CompositeHook([Broken(), Doing(None)])
-    assert [each.name for each in hooks.offered(place())] == ["does"]
+    assert [each.name for each in hooks.offer(place())] == ["does"]
     assert hooks.sections(place()) == []
     use = use_of(Broken.tools[0])
     with pytest.raises(ToolError, match="the daemon's log"):

@@ -74,5 +74,5 @@ def test_the_text_has_its_bound(capture: Capture, spool: Spool) -> None:
     result = msgspec.json.decode(told.text)
     assert result["stdout_truncated"]
     assert result["stderr_truncated"]
-    assert told.whole == b"all of it"
+    assert told.full_output == b"all of it"
     spool.remove()

@@ -106,7 +106,7 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
 async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A tool that shortened its output itself kept the whole; a portion may lie across chunks."""
     whole = bytes(range(32, 127)) * 5_000
-    outcome = Outcome("{}", whole=whole)
+    outcome = Outcome("{}", full_output=whole)
     async with seen(tmp_path, outcome) as (desk, models, session_id):
         assert f"[All of it is kept, {len(whole)} bytes" in given_to(models)[0]
         found = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
@@ -190,9 +190,9 @@ async def test_who_may_not_read_is_not_told_to() -> None:
     machine = Machine(tools=["look"])
     use = Invocation(RunContext(None, machine.run, machine.pinned, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
     long = Outcome("x" * 50_000)
-    assert await Results().after(use, long) == long
+    assert await Results().after_call(use, long) == long
     own = Invocation(RunContext(None, Machine().run, PINNED, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
-    assert await Results().after(own, long) == long
+    assert await Results().after_call(own, long) == long
 
 
 def test_the_tool() -> None:
@@ -203,7 +203,7 @@ def test_the_tool() -> None:
     assert TOOL.in_plan
     use = Invocation(RunContext(None, None, PINNED, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
     assert Results().subject(use) == "c1"
-    checked = CompositeHook((Results(),)).checked
+    checked = CompositeHook((Results(),)).validate
     assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == {"call_id": "c1", "offset": 3}
     for wrong in ({}, {"call_id": ""}, {"call_id": "c", "limit": 0}, {"call_id": "c", "limit": 10**9}):
         with pytest.raises(ToolError):

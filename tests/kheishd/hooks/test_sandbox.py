@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,17 +203,19 @@ async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: Non
 
 @pytest.mark.skipif(not ROOT, reason="only root may become another user")
 @pytest.mark.usefixtures("bubblewrap")
-async def test_as_an_ordinary_user(home: Path, workspace: Path) -> None:
+async def test_as_an_ordinary_user(home: Path) -> None:
     """The same options do for a user without any right, as long as users may make namespaces."""
-    for directory in (workspace, *workspace.parents[:3]):
-        directory.chmod(0o777)
     nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
-    if "namespace" in text:
-        pytest.skip(f"ordinary users may not make namespaces here: {text}")
-    assert text.startswith("65534\n")
-    assert "Read-only file system" in text
-    assert (workspace / "f").stat().st_uid == 65534
+    # Not below pytest's directory, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        workspace = Path(directory)
+        await trio.Path(workspace).chmod(0o777)
+        text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
+        if "namespace" in text:
+            pytest.skip(f"ordinary users may not make namespaces here: {text}")
+        assert text.startswith("65534\n")
+        assert "Read-only file system" in text
+        assert (workspace / "f").stat().st_uid == 65534
 
 
 @pytest.mark.skipif(not ROOT, reason="the files of root are nobody else's to read anyway")

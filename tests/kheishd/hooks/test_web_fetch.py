@@ -59,7 +59,7 @@ async def test_what_the_model_reads(tool: WebFetch, web: WebServer) -> None:
     web.answers["/new"] = answer(body.encode(), "text/html", 500, set_cookie="session=canary", x="y")
     told = await outcome(tool, web.url("/old"))
     assert not told.is_error
-    assert told.whole is None
+    assert told.full_output is None
     assert msgspec.json.decode(told.text) == {
         "url": web.url("/old"),
         "final_url": web.url("/new"),
@@ -83,7 +83,7 @@ async def test_a_long_page(tool: WebFetch, web: WebServer) -> None:
     assert decoded["bytes_read"] == MAX_WEB_BODY_BYTES
     assert decoded["body"].startswith("begin\x01")
     assert decoded["note"] == f"{NOTE}; body is only the beginning; 128 KiB at most are read"
-    assert told.whole == b"begin" + b"\x01" * (MAX_WEB_BODY_BYTES - 5)
+    assert told.full_output == b"begin" + b"\x01" * (MAX_WEB_BODY_BYTES - 5)
 
 
 async def test_many_headers(tool: WebFetch, web: WebServer) -> None:

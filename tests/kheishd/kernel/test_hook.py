@@ -10,25 +10,28 @@ from tests.support.toolbox import place, tool, use_of
 
 async def test_a_part_that_only_offers_tools_needs_nothing_else() -> None:
     """It has no opinion, shows nothing, and knows nothing of what became of a call."""
-    part, use = SubHook(), use_of(tool("note"))
-    part.name = "plain"
-    part.tools = (tool("note"),)
-    assert list(part.offered(place())) == [tool("note")]
+
+    class Plain(SubHook):
+        name = "plain"
+        tools = (tool("note"),)
+
+    part, use = Plain(), use_of(tool("note"))
+    assert list(part.offer(place())) == [tool("note")]
     assert list(part.sections(place())) == []
     assert part.subject(use) == ""
-    assert await part.before(use) is None
+    assert await part.before_call(use) is None
     assert await part.preview(use) is None
     assert await part.evidence(use) == {}
-    assert await part.after(use, Outcome("done")) == Outcome("done")
+    assert await part.after_call(use, Outcome("done")) == Outcome("done")
     assert await part.probe(use, {}) == ProbeResult("unknown", "nothing is known about it")
-    with pytest.raises(ToolError, match="the part 'plain' does not carry out note"):
+    with pytest.raises(ToolError, match="the sub-hook 'plain' does not run note"):
         await part.dispatch(use)
 
 
 async def test_a_call_that_nobody_watches_may_speak_all_the_same() -> None:
     """What it says and observes goes nowhere."""
     use = use_of(tool("note"))
-    use.say("hello")
+    use.stream("hello")
     await use.observe({"pid": 7})
 
 

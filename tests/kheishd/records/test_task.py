@@ -1,6 +1,6 @@
 """Records of tasks and background shells, and their index rows."""
 
-from kheishd.core.task import title_digest
+from kheishd.core.task import hash_title
 from kheishd.records.task import TASK_RECORDS
 from protocol.events.task import TaskDeleted, TaskStopRequested, TaskUpdated
 from tests.support.histories import task_created, task_ended
@@ -12,7 +12,7 @@ LASTING = {"records_by_session": [("s", "task", 1)]}
 def test_an_open_task_is_found_by_its_title_and_by_the_tasks_it_waits_for() -> None:
     """A completed or deleted one only in the list of its session."""
     created = task_created("tsk_1", "tsk_0")
-    digest = title_digest("do tsk_1")
+    digest = hash_title("do tsk_1")
     assert index_rows(TASK_RECORDS, created) == LASTING | {
         "tasks_open": [("s", digest, "tsk_1")],
         "tasks_waiting": [("tsk_0", "tsk_1")],

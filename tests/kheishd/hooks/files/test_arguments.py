@@ -6,7 +6,6 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from kheishd.hooks.arguments import Checker
 from kheishd.hooks.files.arguments import (
     ApplyPatch,
     Arguments,
@@ -17,6 +16,7 @@ from kheishd.hooks.files.arguments import (
     schema_of,
 )
 from kheishd.hooks.files.tools import tools
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import ToolError
 
 KINDS = [kind for kind in Arguments.__subclasses__()]
@@ -59,6 +59,6 @@ def test_schema_and_type_say_the_same(kind: type[Arguments], arguments: dict[str
 def test_a_null_is_what_was_left_out() -> None:
     """Models say it so, whatever they are shown; and whole numbers are mended, wherever they stand."""
     row = next(tool for tool in tools(regex=True) if tool.name == "read_file")
-    mended = Checker().checked(row, {"path": "a", "line_count": "3", "start_line": None})
+    mended = Validator().validate(row, {"path": "a", "line_count": "3", "start_line": None})
     assert decoded(ReadFile, mended) == ReadFile(path="a", line_count=3)
     assert decoded(ReadFile, {"path": "a", "line_count": None}) == ReadFile(path="a")

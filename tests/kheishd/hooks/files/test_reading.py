@@ -51,7 +51,7 @@ def test_a_file(file: Path) -> None:
         "binary": False,
         "truncated": False,
     }
-    assert outcome(file).whole is None
+    assert outcome(file).full_output is None
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_long_file_is_read_on_and_on(file: Path) -> None:
         parts.append(part["content"])
         if not part["truncated"]:
             break
-        assert found.whole is not None
-        assert len(msgspec.json.decode(found.whole)["content"].encode()) <= MAX_READ_BYTES
+        assert found.full_output is not None
+        assert len(msgspec.json.decode(found.full_output)["content"].encode()) <= MAX_READ_BYTES
         line = part["next_line"]
     assert "".join(parts) == content
     assert len(parts) > 10

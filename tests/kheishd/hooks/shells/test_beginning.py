@@ -25,7 +25,7 @@ from tests.support.stores import update
 
 def use(bare: Shell, store: Store) -> Invocation:
     """A call in a place that has a store."""
-    return replace(bare.use("make"), place=replace(bare.place, state=State(store, lambda: 7)))
+    return replace(bare.use("make"), context=replace(bare.place, state=State(store, lambda: 7)))
 
 
 def outcome(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
@@ -39,9 +39,9 @@ def outcome(bare: Shell, store: Store, workspace: Path, command: str = "make", t
 
 def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
     """What it is in the transaction that commits it, and the event of its task."""
-    assert given.change is not None
+    assert given.decide is not None
     with store.read() as snapshot:
-        final = given.change(snapshot)
+        final = given.decide(snapshot)
     (event,) = final.events
     return final, cast("TaskCreated", event)
 
@@ -80,6 +80,6 @@ def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> Non
         fold.write()
 
     update(store, begin)
-    assert given.change is not None
+    assert given.decide is not None
     with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
-        given.change(snapshot)
+        given.decide(snapshot)

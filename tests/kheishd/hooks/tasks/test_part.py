@@ -53,7 +53,7 @@ class Bench:
 
     async def committed(self, outcome: Outcome) -> Any:
         """What the model reads once it is committed. Errors: ToolError."""
-        change = outcome.change
+        change = outcome.decide
         if change is not None:
             outcome = await self.desk.state.update(lambda tx: self._commit(tx, change))
         assert not outcome.is_error
@@ -186,7 +186,7 @@ async def test_what_is_refused_is_said(bench: Bench) -> None:
     assert "has that title" in await bench.refused("task_create", title="FIRST")
     assert "no task 'nowhere'" in await bench.refused("task_create", title="x", blocked_by=["nowhere"])
     assert "a title needs words" in await bench.refused("task_create", title=" ")
-    assert "in a circle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
+    assert "in a cycle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
     assert "waits for" in await bench.refused("task_update", task_id=second, status="in_progress")
     assert "with its output" in await bench.refused("task_update", task_id=first, status="completed")
     assert "wait for" in await bench.refused("task_delete", task_id=first)
@@ -207,11 +207,11 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
     one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
     circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
     await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
-    with pytest.raises(ToolError, match="in a circle"):
+    with pytest.raises(ToolError, match="in a cycle"):
         await bench.committed(circle)
     late = await bench.asked("task_update", task_id=one, status="in_progress")
     await bench.append(TaskUpdated(task_id=one, status="cancelled"))
-    with pytest.raises(ToolError, match="no longer changes"):
+    with pytest.raises(ToolError, match="is final"):
         await bench.committed(late)
     assert examine_whole(bench.desk.state.read, deep=True).findings == []
 
@@ -226,15 +226,15 @@ async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
     """The model is told how it is."""
     task_id = (await bench.run("task_create", title="Paint"))["task_id"]
     outcome = await bench.asked("task_update", task_id=task_id, title="Paint")
-    assert outcome.change is not None
+    assert outcome.decide is not None
     with bench.desk.state.read() as store:
-        assert outcome.change(store).events == ()
+        assert outcome.decide(store).events == ()
 
 
 async def test_stopping(bench: Bench) -> None:
     """A task is cancelled; a shell is asked for; whoever is late is told how it is."""
     task_id = (await bench.run("task_create", title="Paint"))["task_id"]
-    assert await bench.run("task_stop", task_id=task_id, reason="no paint") == {
+    assert await bench.run("task_stop", task_id=task_id, note="no paint") == {
         "task_id": task_id,
         "status": "cancelled",
     }
@@ -302,9 +302,9 @@ async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
     assert len(outcome.text) <= MAX_TOOL_TEXT_BYTES
     assert said["output"].endswith("line 19999\n")
     assert said["left_out_bytes"] == len(text) - len(said["output"])
-    assert outcome.whole is not None
-    assert text.endswith(outcome.whole.decode())
-    assert 99_000 < len(outcome.whole) <= 100_000
+    assert outcome.full_output is not None
+    assert text.endswith(outcome.full_output.decode())
+    assert 99_000 < len(outcome.full_output) <= 100_000
 
 
 # In the hands of the worker.

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from kheishd.hooks.arguments import Checker
 from kheishd.hooks.tasks.tools import MAX_WAIT_SECONDS, TOOLS, Create, Listing, Named, Read, Stop, Update
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Tool, ToolError
 from protocol.limits.shell import MAX_SHELL_TAIL_BYTES
 from protocol.objects.task import TaskCreate, TaskUpdate
@@ -54,7 +54,7 @@ def test_what_is_asked_is_what_the_methods_take() -> None:
 def test_what_does_not_fit_is_refused(name: str, arguments: dict[str, object]) -> None:
     """Before anything is judged."""
     with pytest.raises(ToolError):
-        Checker().checked(BY_NAME[name], arguments)
+        Validator().validate(BY_NAME[name], arguments)
 
 
 def test_what_is_left_out() -> None:
@@ -62,4 +62,4 @@ def test_what_is_left_out() -> None:
     assert Listing().status == "open"
     asked = Read(task_id="t")
     assert (asked.wait, asked.timeout_s) == (True, 30.0)
-    assert (Named(task_id="t").task_id, Stop(task_id="t").reason) == ("t", "")
+    assert (Named(task_id="t").task_id, Stop(task_id="t").note) == ("t", "")

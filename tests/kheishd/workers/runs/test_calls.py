@@ -19,6 +19,7 @@ from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeRes
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.people import permission
 from kheishd.objects.talk import session
+from kheishd.objects.talk.send import send_to_session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
@@ -160,12 +161,12 @@ class Settles(SubHook):
         wanted = str(use.arguments["text"])
 
         def change(store: Snapshot) -> Outcome:
-            title = _title(store, use.place.session.session_id)
+            title = _title(store, use.context.session.session_id)
             if title is not None and len(wanted) > len(title):
                 raise ToolError(f"{title} is shorter")
             return Outcome(f"{title} became {wanted}", events=(SessionRenamed(title=wanted),))
 
-        return Outcome("nobody reads this", change=change)
+        return Outcome("nobody reads this", decide=change)
 
 
 def _title(store: Snapshot, session_id: str) -> str | None:
@@ -290,7 +291,7 @@ class Whole(SubHook):
     tools = (tool("dumps"),)
 
     def __init__(self, text: str, whole: bytes) -> None:
-        self._outcome = Outcome(text, whole=whole)
+        self._outcome = Outcome(text, full_output=whole)
 
     async def dispatch(self, use: Invocation) -> Outcome:
         """Give them."""
@@ -348,7 +349,7 @@ async def test_output_that_is_no_text_is_made_one(tmp_path: Path, autojump_clock
         tools = (tool("dumps"),)
 
         async def dispatch(self, use: Invocation) -> Outcome:
-            use.say("caf\udce9 é")
+            use.stream("caf\udce9 é")
             return Outcome("done")
 
     hooks = CompositeHook((Odd(),))
@@ -387,7 +388,7 @@ async def test_a_call_that_was_stopped_before_it_began_says_so(
 
     class Cancelling(Toolbox):
         async def evidence(self, use: Invocation) -> dict[str, Any]:
-            await desk.cancel(use.place.run.run_id, follow=False)
+            await desk.cancel(use.context.run.run_id, follow=False)
             return {}
 
     box = Cancelling()
@@ -405,7 +406,7 @@ async def test_judging_can_be_stopped(tmp_path: Path, autojump_clock: MockClock,
     class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: Invocation) -> None:
+        async def before_call(self, use: Invocation) -> None:
             box.reached.set()
             await box.goes_on.wait()
 
@@ -435,7 +436,7 @@ async def test_what_had_ended_when_it_was_stopped_is_told_as_it_was(
     class Slow(SubHook):
         name = "slow"
 
-        async def after(self, use: Invocation, outcome: Outcome) -> Outcome:
+        async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
             box.reached.set()
             await trio.sleep_forever()
             return outcome
@@ -550,7 +551,9 @@ class Scribe(SubHook):
     """A part whose tool writes a file, and in which the daemon dies once it has been written."""
 
     name = "scribe"
-    tools = (Tool("write_file", "Write.", {"type": "object"}, "edit"),)
+    tools = (
+        Tool("scribble", "Write.", {"type": "object"}, "edit", writes=lambda arguments: [arguments["path"]]),
+    )
 
     def __init__(self, found: ProbeResult) -> None:
         self.found = found
@@ -575,7 +578,7 @@ async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
     scribe = Scribe(ProbeResult(outcome, "it was looked for"))
     hooks = CompositeHook((scribe,))
     wanted = [Requirement(type="workspace_file", path="a.md")]
-    write = ToolCall("call_1", "write_file", {"path": "a.md"})
+    write = ToolCall("call_1", "scribble", {"path": "a.md"})
     async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
         sent = await desk.send(completion_requirements=wanted)
         await scribe.reached.wait()
@@ -979,7 +982,7 @@ async def test_what_is_denied_meanwhile_does_not_run(
 async def allowed_beside_a_question(desk: Desk) -> SendResult:
     """A run that waits for an answer, with a call beside of which only its mode says that it may run."""
     made = await desk.do(session.create, SessionCreate(permission_mode="bypassPermissions"))
-    sent: SendResult = await desk.do(session.send, SessionSend(session_id=made.session_id, content="go"))
+    sent: SendResult = await desk.do(send_to_session, SessionSend(session_id=made.session_id, content="go"))
     await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
     assert desk.run(sent.run_id).status == "waiting_for_user_question"
     return sent
@@ -1060,7 +1063,7 @@ async def test_a_tool_that_left_the_scope_of_a_parent_is_not_offered(
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         parent = await desk.do(session.create, SessionCreate(session_id="above"))
         child = await desk.do(session.create, SessionCreate(parent_session_id=parent.session_id))
-        sent = await desk.do(session.send, SessionSend(session_id=child.session_id, content="go"))
+        sent = await desk.do(send_to_session, SessionSend(session_id=child.session_id, content="go"))
         await narrowed(desk, parent.session_id, ["look"])
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
@@ -1097,7 +1100,7 @@ async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
     class Pondering(SubHook):
         name = "pondering"
 
-        async def before(self, use: Invocation) -> None:
+        async def before_call(self, use: Invocation) -> None:
             if use.arguments["text"] == "last":
                 box.reached.set()
                 await box.goes_on.wait()

@@ -511,7 +511,7 @@ class Slow(SubHook):
 
     async def dispatch(self, use: Invocation) -> Outcome:
         """Wait, and say so."""
-        use.say("waiting")
+        use.stream("waiting")
         self.open += 1
         self.most = max(self.most, self.open)
         try:

@@ -20,7 +20,7 @@ from protocol.limits.call import (
 def test_what_fits_is_kept_as_it_is() -> None:
     """Text and bytes."""
     assert readable(Outcome("done")) == ("done", None)
-    assert readable(Outcome("some of it", whole=b"all of it")) == ("some of it", b"all of it")
+    assert readable(Outcome("some of it", full_output=b"all of it")) == ("some of it", b"all of it")
     text = "x" * MAX_TOOL_TEXT_BYTES
     assert readable(Outcome(text)) == (text, None)
 
@@ -39,13 +39,13 @@ def test_a_long_text_is_read_at_both_ends(text: str) -> None:
 
 def test_what_stands_whole_elsewhere_is_not_replaced_by_a_long_text() -> None:
     """A tool that gives both knows what is the whole."""
-    _, whole = readable(Outcome("x" * 100_000, whole=b"everything"))
+    _, whole = readable(Outcome("x" * 100_000, full_output=b"everything"))
     assert whole == b"everything"
 
 
 def test_output_has_a_limit_and_says_so() -> None:
     """The model learns how much there was."""
-    text, whole = readable(Outcome("much", whole=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
+    text, whole = readable(Outcome("much", full_output=bytes(MAX_TOOL_OUTPUT_BYTES + 5)))
     assert whole is not None
     assert len(whole) == MAX_TOOL_OUTPUT_BYTES
     assert (

@@ -11,7 +11,7 @@ import trio
 from kheishd.objects.node import journal, rpc
 from kheishd.server.lines import LineConnection
 from kheishd.server.listeners import SharedListen
-from kheishd.server.peers import Grant, Peer
+from kheishd.server.peers import SocketGrant, SocketPeer
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.token import PeerUnknown, ScopeMissing
 from tests.support.rpc_server import Client, Lines, RpcServer, rpc_server
@@ -27,7 +27,7 @@ def toys() -> Toys:
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
     """A server with its private socket, and one for the group, which may read."""
-    grants = (Grant(gid=os.getgid(), scopes=("read",), agents=frozenset(("helper",))),)
+    grants = (SocketGrant(gid=os.getgid(), scopes=("read",), agents=frozenset(("helper",))),)
     shared = SharedListen(tmp_path / "shared.sock", grants=grants)
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
     async with rpc_server(tmp_path, handlers, shared=shared) as server:
@@ -55,7 +55,7 @@ async def test_a_foreign_user_is_told_and_turned_away(
     server: RpcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line says why; then the connection is closed, and was never counted."""
-    monkeypatch.setattr("kheishd.server.serving.peer_of", lambda stream: Peer(1, 54_321, 54_321))
+    monkeypatch.setattr("kheishd.server.server.peer_of", lambda stream: SocketPeer(1, 54_321, 54_321))
     client = await server.connect()
     refusal = await client.read()
     assert refusal["id"] is None
@@ -72,7 +72,7 @@ async def test_a_grant_says_what_the_shared_socket_allows(server: RpcServer, tmp
         assert await client.call("toy.read") is True
         with pytest.raises(ScopeMissing):
             await client.call("toy.admin")
-        ours = [each.caller for each in server.server.connected()]
+        ours = [each.caller for each in server.server.list_connections()]
         assert [caller.agents for caller in ours] == [frozenset(("helper",))]
 
 
@@ -83,7 +83,7 @@ async def test_draining_answers_and_closes(server: RpcServer, toys: Toys) -> Non
     waiting = await client.request("toy.wait")
     await until(lambda: toys.waiting == 1)
     keeping = await client.request("toy.keep", value="x")
-    await until(lambda: any(len(each.opened) == 2 for each in server.server.connected()))
+    await until(lambda: any(len(each.opened) == 2 for each in server.server.list_connections()))
     await server.server.drain(10)
     assert server.server.connections == 0
     with pytest.raises(DaemonDraining):
@@ -99,7 +99,7 @@ async def test_draining_does_not_wait_for_who_does_not_read(server: RpcServer) -
     """When its time is over it is over; what is left is cut off with the server."""
     client = await server.connect()
     await client.request("toy.large", size=4_000_000)
-    await until(lambda: any(each.unsent_bytes for each in server.server.connected()))
+    await until(lambda: any(each.unsent_bytes for each in server.server.list_connections()))
     with trio.fail_after(10):
         await server.server.drain(0.01)
     assert server.server.connections == 1

@@ -1,4 +1,4 @@
-"""Every connection, whatever it came by: accepted, counted, drained, closed."""
+"""The server: accepts connections on every transport, counts, drains and closes them."""
 
 import logging
 import socket
@@ -9,11 +9,11 @@ import trio
 
 from kheishd.kernel.call import Caller
 from kheishd.objects.node.token import is_valid
-from kheishd.server.connection import Connection, Shared
+from kheishd.server.connection import ClientConnection, ServerContext
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.lines import LineConnection
 from kheishd.server.listeners import Listener, RpcListen, SharedListen, TcpListen, accept_all
-from kheishd.server.peers import peer_of, private_caller, shared_caller
+from kheishd.server.peers import find_private_caller, find_shared_caller, peer_of
 from kheishd.server.subscriptions import Hub
 from kheishd.store.tables import TOKENS
 from protocol.errors.refusal import Refusal
@@ -21,36 +21,36 @@ from protocol.rpc.wire import encode_error
 
 log = logging.getLogger(__name__)
 
-# When all file descriptors are taken, and not by connections, look again this often.
+# The interval of checks when file descriptors run out for reasons other than connections.
 DESCRIPTORS_LOOK_S = 1.0
 
 
 class Server:
-    """The connections there are, and the nursery they live in."""
+    """The open connections and the nursery of their tasks."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: ServerContext) -> None:
         self.shared = shared
-        self._live: dict[Connection, None] = {}
+        self._live: dict[ClientConnection, None] = {}
         self._ended = trio.Event()
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         return len(self._live)
 
-    def connected(self) -> list[Connection]:
-        """Those that there are now."""
+    def list_connections(self) -> list[ClientConnection]:
+        """Return the open connections."""
         return list(self._live)
 
     @property
     def subscriptions(self) -> int:
-        """How many are followed."""
+        """The number of open subscriptions."""
         return len(self.shared.hub)
 
     async def listen(
         self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve whoever connects, until cancelled; those who have connected stay."""
+        """Serve a listener until cancelled; accepted connections stay open."""
         spec = listener.spec
         if isinstance(spec, TcpListen):
             from kheishd.server.websocket import serve_websockets
@@ -75,8 +75,8 @@ class Server:
             await connection.run()
 
     @contextmanager
-    def live(self, connection: Connection) -> Iterator[None]:
-        """Count a connection as long as it lasts; what goes wrong inside harms no other."""
+    def live(self, connection: ClientConnection) -> Iterator[None]:
+        """Register a connection while it lasts, and log its errors."""
         self._live[connection] = None
         try:
             if connection.caller.token_id is not None:
@@ -96,7 +96,7 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Answer what is open and close every connection, within ``seconds``."""
-        for connection in self.connected():
+        for connection in self.list_connections():
             connection.stop("shutdown")
         with trio.move_on_after(seconds):
             while self._live:
@@ -107,10 +107,16 @@ class Server:
         state = self.shared.dispatcher.state
         while True:
             bell = state.bell(TOKENS.name)
-            self._check_tokens([held for held in self.connected() if held.caller.token_id is not None])
+            self._check_tokens(
+                [
+                    connection
+                    for connection in self.list_connections()
+                    if connection.caller.token_id is not None
+                ]
+            )
             await bell.wait()
 
-    def _check_tokens(self, connections: list[Connection]) -> None:
+    def _check_tokens(self, connections: list[ClientConnection]) -> None:
         state = self.shared.dispatcher.state
         with state.read() as store:
             for connection in connections:
@@ -121,7 +127,7 @@ class Server:
 
 def _caller(stream: socket.socket, spec: RpcListen | SharedListen) -> Caller:
     peer = peer_of(stream)
-    return private_caller(peer) if isinstance(spec, RpcListen) else shared_caller(peer, spec.grants)
+    return find_private_caller(peer) if isinstance(spec, RpcListen) else find_shared_caller(peer, spec.grants)
 
 
 def _turn_away(stream: socket.socket, refusal: Refusal) -> None:
@@ -135,11 +141,11 @@ def _turn_away(stream: socket.socket, refusal: Refusal) -> None:
 
 @asynccontextmanager
 async def open_server(dispatcher: Dispatcher) -> AsyncIterator[Server]:
-    """A server that holds connections; whatever is left of them when it is left is cut off."""
+    """Open a server for connections; those that remain at the end are closed."""
     async with trio.open_nursery() as nursery:
         hub = Hub(dispatcher.state, dispatcher.live)
         token = trio.lowlevel.current_trio_token()
-        server = Server(Shared(dispatcher, hub, nursery, token))
+        server = Server(ServerContext(dispatcher, hub, nursery, token))
         nursery.start_soon(hub.run)
         nursery.start_soon(server.watch_tokens)
         yield server

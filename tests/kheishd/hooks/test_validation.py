@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.hooks.arguments import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Checker, coerced
+from kheishd.hooks.validation import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Validator, coerce
 from kheishd.kernel.hook import Tool, ToolError
 from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 from tests.house.sources import ROOT
@@ -23,13 +23,13 @@ def taking(properties: dict[str, Any], **more: Any) -> Tool:
 
 def checked(schema: dict[str, Any], value: Any) -> Any:
     """One argument as its tool gets it."""
-    return Checker().checked(taking({"value": schema}), {"value": value}).get("value", "absent")
+    return Validator().validate(taking({"value": schema}), {"value": value}).get("value", "absent")
 
 
 def refusal(of: Tool, arguments: dict[str, Any]) -> str:
     """What the model is told."""
     with pytest.raises(ToolError) as caught:
-        Checker().checked(of, arguments)
+        Validator().validate(of, arguments)
     return str(caught.value)
 
 
@@ -146,8 +146,8 @@ SCHEMAS = st.recursive(
 def test_mending_never_breaks_what_fits(properties: dict[str, Any], arguments: dict[str, Any]) -> None:
     """What fits before fits after and says the same; mending what is mended changes nothing."""
     schema = {"type": "object", "properties": properties}
-    mended = coerced(schema, arguments)
-    assert coerced(schema, mended) == mended
+    mended = coerce(schema, arguments)
+    assert coerce(schema, mended) == mended
     if jsonschema_rs.is_valid(schema, arguments):
         assert mended == arguments
         assert jsonschema_rs.is_valid(schema, mended)
@@ -186,7 +186,7 @@ def test_nothing_is_fetched_for_a_schema(uri: str) -> None:
     """One that refers elsewhere fits nothing, and says so: it must hold what it refers to itself."""
     assert uri in refusal(taking({"value": {"$ref": uri}}), {"value": 1})
     inside = taking({"value": {"$ref": "#/$defs/v"}}, **{"$defs": {"v": {"type": "integer"}}})
-    assert Checker().checked(inside, {"value": 1}) == {"value": 1}
+    assert Validator().validate(inside, {"value": 1}) == {"value": 1}
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"properties": 5}, {"required": "a"}])
@@ -197,10 +197,10 @@ def test_a_schema_that_is_none_fits_nothing(schema: dict[str, Any]) -> None:
 
 def test_a_tool_may_be_offered_with_another_schema_elsewhere() -> None:
     """Each call is checked against the one it was offered with."""
-    checker = Checker()
+    validator = Validator()
     one, other = taking({"value": {"enum": ["a"]}}), taking({"value": {"enum": ["b"]}})
     for each, value in ((one, "a"), (other, "b"), (one, "a")):
-        assert checker.checked(each, {"value": value}) == {"value": value}
+        assert validator.validate(each, {"value": value}) == {"value": value}
 
 
 # The library.
@@ -210,8 +210,8 @@ def test_the_library_is_imported_in_a_thread() -> None:
     """Not with the daemon, and not on its loop: there it would keep everybody waiting."""
     program = """
 import sys, threading, trio
-from kheishd.hooks.composite import Composite
-from kheishd.kernel.hook import Part, Tool
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import SubHook, Tool
 
 class Watch:
     threads = []
@@ -219,15 +219,15 @@ class Watch:
         if name == "jsonschema_rs":
             self.threads.append(threading.get_ident())
 
-class One(Part):
+class One(SubHook):
     name, tools = "one", (Tool("look", "Look.", {}, "read"),)
 
 sys.meta_path.insert(0, Watch())
-trio.run(Composite(()).ready)
-hooks = Composite((One(),))
+trio.run(CompositeHook(()).prepare)
+hooks = CompositeHook((One(),))
 assert "jsonschema_rs" not in sys.modules
-trio.run(hooks.ready)
-trio.run(hooks.ready)
+trio.run(hooks.prepare)
+trio.run(hooks.prepare)
 assert "jsonschema_rs" in sys.modules
 (thread,) = Watch.threads
 assert thread != threading.get_ident()

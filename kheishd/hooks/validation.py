@@ -1,0 +1,165 @@
+"""Validation of a call's arguments, after the coercions that lose nothing.
+
+Models write ``3.0`` or ``"3"`` for an integer, ``"true"`` for a boolean, a list as the text of one, and
+``null`` for an argument that they omit. Such values are coerced first, where the schema names the type so
+clearly that the intent is beyond doubt. Then the arguments are validated once: by the tool's struct, or, for
+a tool without one, by its JSON Schema through the library ``jsonschema-rs``.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from kheishd.kernel.hook import Tool, ToolError
+from protocol.limits.call import MAX_TOOL_INPUT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import jsonschema_rs
+
+MAX_PROBLEMS = 5
+MAX_PROBLEM_CHARACTERS = 300
+
+# Beyond it a float cannot represent every integer.
+MAX_INTEGRAL_FLOAT = 2.0**53
+
+_LIBRARY: Final = "jsonschema_rs"
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
+class Validator:
+    """Validator of arguments. A tool's JSON Schema is compiled at its first use."""
+
+    def __init__(self) -> None:
+        # By the tool's name, with the schema itself: another tool of that name may have another one.
+        self._compiled: dict[str, tuple[Mapping[str, Any], jsonschema_rs.Validator]] = {}
+
+    async def prepare(self) -> None:
+        """Import the library in a thread, the first time: that takes some forty milliseconds."""
+        if _LIBRARY not in sys.modules:
+            await trio.to_thread.run_sync(__import__, _LIBRARY)
+
+    def validate(self, tool: Tool, arguments: Mapping[str, Any]) -> Any:
+        """Return the arguments as the tool takes them: its struct, or a dict if it has none.
+
+        Errors: ToolError, which names the invalid arguments and their problems.
+        """
+        if len(msgspec.json.encode(arguments)) > MAX_TOOL_INPUT_BYTES:
+            raise ToolError(f"the arguments take more than {MAX_TOOL_INPUT_BYTES} bytes; send less at once")
+        coerced = coerce(tool.schema, arguments)
+        if tool.arguments is not None:
+            try:
+                return msgspec.convert(coerced, tool.arguments)
+            except msgspec.ValidationError as error:
+                raise _invalid(tool, [_explain(error, tool)]) from None
+        problems = list(self._find_problems(tool, coerced))
+        if problems:
+            raise _invalid(tool, problems)
+        return coerced
+
+    def _find_problems(self, tool: Tool, arguments: dict[str, Any]) -> Iterator[str]:
+        schema, validator = self._compiled.get(tool.name, (None, None))
+        if validator is None or schema is not tool.schema:
+            validator = _compile(tool)
+            self._compiled[tool.name] = (tool.schema, validator)
+        for error in islice(validator.iter_errors(arguments), MAX_PROBLEMS):
+            path = "".join(
+                f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path
+            )
+            yield f"${path}: {error.message}"
+
+
+def _invalid(tool: Tool, problems: list[str]) -> ToolError:
+    listed = "; ".join(problem[:MAX_PROBLEM_CHARACTERS] for problem in problems)
+    return ToolError(f"these arguments do not fit {tool.name}: {listed}")
+
+
+def _explain(error: msgspec.ValidationError, tool: Tool) -> str:
+    message, _, path = str(error).partition(" - at `")
+    problem = f"{path.removesuffix('`') or '$'}: {message}"
+    if path or "unknown field" not in message:
+        return problem
+    return f"{problem}; the fields are {', '.join(tool.schema.get('properties', ()))}"
+
+
+def _compile(tool: Tool) -> jsonschema_rs.Validator:
+    # Imported here: a daemon without such tools never pays for it.
+    import jsonschema_rs
+
+    try:
+        # Offline: validating arguments must not send requests to an address that a schema refers to. Values
+        # are masked, as they may be long; an error names their path.
+        return jsonschema_rs.validator_for(dict(tool.schema), mask="this", offline=True)
+    except ValueError as error:
+        message = str(error).splitlines()[0][:MAX_PROBLEM_CHARACTERS]
+        raise ToolError(f"the schema of {tool.name} is not valid, so no call can be: {message}") from error
+
+
+def coerce(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with values of the wrong type replaced, where the intent is beyond doubt."""
+    properties = _mapping(schema.get("properties"))
+    required = schema.get("required", ())
+    coerced: dict[str, Any] = {}
+    for name, value in arguments.items():
+        inner = _mapping(properties.get(name))
+        if value is None and name not in required and not _may_be(inner, "null"):
+            continue
+        coerced[name] = _coerce_value(inner, value)
+    return coerced
+
+
+def _coerce_value(schema: Mapping[str, Any], value: Any) -> Any:
+    match value:
+        case dict() if "properties" in schema:
+            return coerce(schema, value)
+        case list() if isinstance(schema.get("items"), dict):
+            return [_coerce_value(schema["items"], element) for element in value]
+        case float() if _may_be(schema, "integer") and not _may_be(schema, "number"):
+            return int(value) if value.is_integer() and abs(value) <= MAX_INTEGRAL_FLOAT else value
+        case str():
+            return _coerce_text(schema, value)
+        case _:
+            return value
+
+
+def _coerce_text(schema: Mapping[str, Any], text: str) -> Any:
+    """Return the value that a text represents, if the schema allows one other type and no text."""
+    match schema.get("type"):
+        case "integer":
+            return _coerce_integer(text)
+        case "boolean":
+            return _BOOLEANS.get(text, text)
+        case "array" | "object" as kind:
+            try:
+                value = msgspec.json.decode(text)
+            except (msgspec.DecodeError, RecursionError):
+                return text
+            expected = list if kind == "array" else dict
+            return _coerce_value(schema, value) if isinstance(value, expected) else text
+        case _:
+            return text
+
+
+def _coerce_integer(text: str) -> int | str:
+    """Return the integer that a text is in its canonical form; else the text."""
+    digits = text.removeprefix("-")
+    if len(digits) <= 18 and digits.isascii() and digits.isdecimal() and str(int(text)) == text:
+        return int(text)
+    return text
+
+
+def _may_be(schema: Mapping[str, Any], kind: str) -> bool:
+    """Whether a value may have a type: a schema that names none allows all."""
+    allowed = schema.get("type", kind)
+    return kind in allowed if isinstance(allowed, list) else kind == allowed
+
+
+def _mapping(schema: Any) -> Mapping[str, Any]:
+    """Return a schema as a mapping; ``true`` and ``false`` name no type."""
+    return schema if isinstance(schema, dict) else {}
