@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kheishd.core.permissions.grants import changed
+from kheishd.core.permissions.grants import change_rules
 from kheishd.records.projection import Projection
 from kheishd.store.records import DaemonRules
 from kheishd.store.tables import PERMISSIONS
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _evolve(record: DaemonRules | None, envelope: Envelope, event: PermissionsChanged) -> DaemonRules:
     rules = record.rules if record is not None else []
-    return DaemonRules(rules=changed(rules, event), updated_cursor=envelope.cursor)
+    return DaemonRules(rules=change_rules(rules, event), updated_cursor=envelope.cursor)
 
 
 def _source(store: Snapshot, key: Key, record: DaemonRules) -> tuple[str, int]:

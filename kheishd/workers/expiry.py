@@ -37,8 +37,8 @@ CAPTURE_CHECK_SECONDS: Final = 3600.0
 """How often old captures are removed: they are kept for days, and a check takes a thread up to a second."""
 
 LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
-    APPROVAL: approval.lapse,
-    QUESTION: question.lapse,
+    APPROVAL: approval.expire,
+    QUESTION: question.expire,
 }
 """The transaction function that lapses an object, by its kind."""
 

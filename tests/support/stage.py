@@ -116,7 +116,7 @@ class Stage:
             "run_id": RUN,
             "call_id": f"call_{number}",
             "tool": "bash",
-            "cursor": number,
+            "created_cursor": number,
             "preview": preview,
             **fields,
         }

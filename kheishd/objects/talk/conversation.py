@@ -9,7 +9,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from kheishd.core.planning import unplanned
+from kheishd.core.session import leave_plan_mode
 from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_binding
@@ -145,7 +145,7 @@ def _has_new_bounds(tx: Transaction, session: Session) -> bool:
     if not isinstance(created, SessionCreated) or any(rule.decision != "allow" for rule in session.rules):
         return True
     # The mode that counts is the one outside of plan mode.
-    current = unplanned(session)
+    current = leave_plan_mode(session)
     return any(getattr(current, name) != getattr(created, name) for name in _BOUNDS)
 
 
