@@ -15,8 +15,8 @@ FLOORS = {
     "kheishd.home": 1,
     "kheishd.core": 2,
     "kheishd.store": 3,
-    "kheishd.kernel": 4,
-    "kheishd.records": 5,
+    "kheishd.records": 4,
+    "kheishd.kernel": 5,
     "kheishd.objects": 6,
     "kheishd.debug": 7,
     "kheishd.providers": 7,
@@ -27,10 +27,12 @@ FLOORS = {
     "kheishd.build": 9,
     "kheishd": 10,
     "kheishctl.__init__": 1,
-    "kheishctl": 1,
-    "kheishctl.commands": 2,
-    "kheishctl.shell": 2,
-    "kheishctl.__main__": 3,
+    "kheishctl.contract": 1,
+    "kheishctl.render": 2,
+    "kheishctl": 3,
+    "kheishctl.commands": 4,
+    "kheishctl.shell": 4,
+    "kheishctl.__main__": 5,
 }
 """Rooms, most of them directories. Files directly in a package are the room of that name."""
 

@@ -25,10 +25,10 @@ from kheishd.kernel.runtime import (
     TextDelta,
 )
 from kheishd.kernel.state import State, open_state
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk import run
 from kheishd.objects.talk.send import send_to_conversation
 from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
+from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table

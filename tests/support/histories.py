@@ -4,21 +4,17 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+from kheishd.store.records import Receipt
 from kheishd.store.tables import (
     BLOBS,
-    CONVERSATIONS,
     JOURNAL,
-    PERMISSIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
     SESSIONS,
     TABLES,
-    TOKENS,
-    TOKENS_BY_DIGEST,
     Table,
 )
 from kheishd.store.writer import Store
@@ -55,7 +51,7 @@ from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.run import Pinned, RunError
 from protocol.objects.task import ShellCommand
-from protocol.objects.token import Token, TokenGrant
+from protocol.objects.token import TokenGrant
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -78,8 +74,6 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
         fold.append(ConversationBound(agent="default", sender=session_id))
         fold.append(SessionRenamed(title="a title"))
         fold.write()
-        binding = Binding(session_id=session_id, bound_at_ms=tx.now_ms)
-        tx.put(CONVERSATIONS, "default", session_id, value=binding)
 
     update(store, make)
     for number, status in enumerate(runs):
@@ -211,19 +205,11 @@ def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
     def make(tx: Transaction) -> None:
         grant = TokenGrant(scopes=["read"])
         digest = f"digest-{token_id}"
-        made = tx.append(DAEMON_STREAM, TokenCreated(token_id=token_id, digest=digest, grant=grant))[0]
-        ended = tx.append(DAEMON_STREAM, TokenRevoked(token_id=token_id))[0] if revoked else None
-        record = Token(
-            token_id=token_id,
-            name="",
-            grant=grant,
-            created_at_ms=made.at_ms,
-            created_by=made.actor,
-            revoked_at_ms=ended.at_ms if ended else None,
-        )
-        tx.put(TOKENS, token_id, value=TokenRecord(token=record, digest=digest))
-        if not revoked:
-            tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        writer.append(TokenCreated(token_id=token_id, digest=digest, grant=grant))
+        if revoked:
+            writer.append(TokenRevoked(token_id=token_id))
+        writer.write()
 
     update(store, make)
 
@@ -293,10 +279,10 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 def _permissions(tx: Transaction) -> None:
     """Rules of the daemon, a session and a run; grants of both, one of them used up."""
-    tx.append(DAEMON_STREAM, PermissionsChanged(add=[ALLOW]))
-    changed = PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")])
-    cursor = tx.append(DAEMON_STREAM, changed)[0].cursor
-    tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], updated_cursor=cursor))
+    writer = StreamWriter(tx, DAEMON_STREAM)
+    writer.append(PermissionsChanged(add=[ALLOW]))
+    writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
+    writer.write()
     run_id = "run_ses_a_2"
     fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
     fold.append(PermissionsChanged(add=[ALLOW]))
@@ -334,7 +320,6 @@ def _reset_d(tx: Transaction) -> None:
     fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     fold.append(ConversationUnbound(agent="default", sender="ses_d"))
     fold.write()
-    tx.delete(CONVERSATIONS, "default", "ses_d")
 
 
 def dump(store: Store) -> dict[str, list[Any]]:

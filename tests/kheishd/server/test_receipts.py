@@ -127,7 +127,7 @@ def put_token(store: Store, token_id: str, **fields: Any) -> None:
     """Store a token's record."""
     grant = TokenGrant(scopes=[], expires_at_ms=fields.pop("expires_at_ms", None))
     token = Token(token_id=token_id, name="", grant=grant, created_at_ms=1, created_by="uid:0", **fields)
-    record = TokenRecord(token=token, digest="")
+    record = TokenRecord(token=token, digest="", created_cursor=1)
     store.submit(lambda tx: tx.put(TOKENS, token_id, value=record), NOW_MS).unwrap()
 
 
