@@ -14,13 +14,12 @@ from msgspec.structs import replace
 from kheishd.core.permissions.grants import change_rules, find_rules_problem
 from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
 from kheishd.core.session import intersect_names
-from kheishd.kernel.call import Call, mutation, query
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
-from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
-from kheishd.store.records import DaemonRules
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
@@ -253,11 +252,10 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
     _see_that_it_can_be(event, before, [])
     after = change_rules(before, event)
     if after != before:
-        origin = origin_of(call)
-        envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
-        assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
-        after = change_rules(before, stored)
-        tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+        writer.append(event)
+        after = writer.need(PERMISSIONS, DAEMON_STREAM).rules
+        writer.write()
     return LayerRules(layer="daemon", rules=after)
 
 

@@ -13,8 +13,7 @@ from msgspec import UNSET
 
 from kheishd.core.session import choose_mode, inherit_scope, intersect_scopes, require_narrower
 from kheishd.core.workspace import require_within_parent
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
@@ -23,6 +22,7 @@ from kheishd.objects.talk.contract import Schema, read_contracts, read_schema
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CHILDREN, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import InvalidParams

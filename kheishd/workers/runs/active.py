@@ -17,8 +17,8 @@ import trio
 
 from kheishd.core.run.budget import left_ms
 from kheishd.kernel.hook import RunContext
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.bounds import bounds_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.events.approval import ApprovalAnswered

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.services import Services
-    from kheishd.objects.fold import SessionWriter
+    from kheishd.records.writer import SessionWriter
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")

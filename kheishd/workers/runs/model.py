@@ -24,7 +24,7 @@ from protocol.transcript import Item, Text, text_of
 if TYPE_CHECKING:
     from kheishd.core.contract import AnswerCheck
     from kheishd.kernel.live import LiveText
-    from kheishd.objects.fold import SessionWriter
+    from kheishd.records.writer import SessionWriter
     from kheishd.workers.runs.active import ActiveRun
 
 TOO_LONG_HINT = (

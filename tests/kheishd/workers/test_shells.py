@@ -14,8 +14,8 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.leftovers import home_id
 from kheishd.hooks.shells.files import ShellLog
-from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
+from kheishd.records.doctor import examine_whole
 from kheishd.workers import shells as module
 from kheishd.workers.shells import MAX_STOP_SECONDS, BackgroundShell
 from protocol.errors.store import StorageFull
