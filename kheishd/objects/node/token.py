@@ -92,7 +92,7 @@ def _prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]
     if params.token_id is None and call.caller.token_id is None:
         raise InvalidParams("the caller is no token: say which to narrow", field="$.params.token_id")
     if params.token_id not in (None, call.caller.token_id):
-        call.caller.need("admin")
+        call.caller.require_scope("admin")
     return params, _New(call)
 
 

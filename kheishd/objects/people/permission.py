@@ -243,7 +243,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
 
 
 def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
-    if not call.caller.unlimited:
+    if not call.caller.is_unrestricted:
         raise ScopeWouldWiden(
             "rules for the whole daemon concern every agent and sender, and the token covers only some; "
             "name a session or a run"
