@@ -90,9 +90,9 @@ def backup_path(text: str, state: Path) -> Path:
 async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
     """Examine the store in slices, between other work."""
     # Imported on first use, because few daemons run it.
-    from kheishd.kernel.doctor import examine
+    from kheishd.records.doctor import examine
 
-    return await examine(call.state, deep=params.deep)
+    return await examine(call.state.read, deep=params.deep)
 
 
 HANDLERS = (status, reload, shutdown, config, backup, doctor)

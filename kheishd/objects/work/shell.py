@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kheishd.core import task as rules
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, TASKS
 from protocol.errors.task import TasksFull
 from protocol.events.task import TaskEnded, TaskStalled, TaskStarted, TaskStopRequested

@@ -12,13 +12,13 @@ import trio
 from msgspec import UNSET
 
 from kheishd.core import task as rules
-from kheishd.kernel.call import Call, control, mutation, query
-from kheishd.kernel.projections import TASK
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.kernel.shells import Shells, Written
-from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_session
+from kheishd.records.task import TASK
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
 from protocol.errors.session import SessionAlreadyEnded

@@ -36,9 +36,9 @@ from kheishd.core.run.due import (
 )
 from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked
 from kheishd.objects.talk.output import answer_text
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.context import ContextWindow, given_up

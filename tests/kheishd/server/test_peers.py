@@ -82,13 +82,13 @@ def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None,
         parent_token_id=parent,
         revoked_at_ms=5 if token_id == "tok_revoked" else None,
     )
-    tx.put(TOKENS, token_id, value=TokenRecord(token=token, digest=digest))
+    tx.put(TOKENS, token_id, value=TokenRecord(token=token, digest=digest, created_cursor=1))
     tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
 
 
 @pytest.fixture
 async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
-    """A store with tokens whose digests are their secrets."""
+    """Provide a store with tokens whose digests are their secrets."""
     monkeypatch.setattr("kheishd.server.peers.hash_secret", lambda secret: secret)
 
     def fill(tx: Transaction) -> None:

@@ -56,7 +56,7 @@ class Peer:
             self.clear = False
 
     def take(self) -> None:
-        """The peer takes all, and goes on taking."""
+        """Take everything, now and later."""
         self.stuck, self.clear = False, True
         self.wake()
 
@@ -79,11 +79,11 @@ class Peer:
         return found
 
     def kinds(self) -> list[str]:
-        """The kinds of all that was sent."""
+        """Return the kinds of all sent notifications."""
         return [kind for kind, _ in self.heard()]
 
     def cursors(self) -> list[int]:
-        """The cursors of all events that were sent."""
+        """Return the cursors of all sent events."""
         return [params["cursor"] for kind, params in self.heard() if kind == "event"]
 
 
@@ -106,7 +106,7 @@ class Stage:
         deltas: bool = False,
         until_settled: str | None = None,
     ) -> Peer:
-        """A peer with one subscription."""
+        """Return a peer with one subscription."""
         peer = Peer(self.nursery, caller)
         self.hub.subscribe(
             peer,
@@ -141,7 +141,7 @@ async def settle() -> None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A store with the session ses_1 in it, at cursor 1."""
+    """Provide a store with the session ses_1 in it, at cursor 1."""
     async with open_state(tmp_path / "state", version="test", threaded=False) as state:
         async with trio.open_nursery() as nursery:
             stage = Stage(state, nursery)
@@ -303,7 +303,7 @@ async def test_history_is_sent_in_pages(stage: Stage) -> None:
 
 @pytest.fixture
 def slow_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page takes most of the time that there is in one turn of the loop."""
+    """Make a page take most of the time of one turn of the loop."""
     clock = count()
     monkeypatch.setattr("kheishd.server.subscriptions.time.monotonic", lambda: next(clock) * PAGING_S * 0.8)
 
@@ -546,7 +546,7 @@ async def test_waiting_for_a_person_is_settled_too(stage: Stage) -> None:
 
 
 def texts(peer: Peer) -> list[tuple[int, int, str]]:
-    """The deltas: attempt, offset, text."""
+    """Return the deltas: attempt, offset, text."""
     return [
         (params["attempt"], params["offset"], params["text"])
         for kind, params in peer.heard()
@@ -555,7 +555,7 @@ def texts(peer: Peer) -> list[tuple[int, int, str]]:
 
 
 async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> Writing:
-    """A run is being answered."""
+    """Create a run with an answer in progress."""
     await stage.change(ask, run_id, session_id, "itm_1")
     written = stage.live.begin(session_id, run_id, "itm_1", 1)
     for piece in pieces:
@@ -637,13 +637,13 @@ async def test_the_message_ends_the_text(stage: Stage) -> None:
 
 
 async def running(stage: Stage, *call_ids: str) -> list[Writing]:
-    """A run's tools run, side by side."""
+    """Create a run whose tools run in parallel."""
     await stage.change(call, "run_1", "ses_1", *call_ids)
     return [stage.live.begin("ses_1", "run_1", call_id, 1, OF_TOOLS) for call_id in call_ids]
 
 
 def outputs(peer: Peer) -> dict[str, str]:
-    """What tools wrote, by call, put together by offset: what comes after a gap is all there is."""
+    """Assemble the output of tools by call and offset; a gap starts it anew."""
     found: dict[str, tuple[int, str]] = {}
     for kind, params in peer.heard():
         if kind == "delta":
