@@ -14,7 +14,7 @@ from kheishd.core.run.commands import Ask, Command, Resolve, Start
 from kheishd.core.run.record import RunRecord
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.kernel.live import Live, Writing
+from kheishd.kernel.live import Live, LiveText
 from kheishd.kernel.runtime import (
     ModelAnswer,
     ModelEvent,
@@ -166,7 +166,7 @@ class Everything:
         """Everything."""
         return True
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, writing: LiveText, delta: bytes) -> None:
         """Keep it."""
         self.heard.append(delta)
 
