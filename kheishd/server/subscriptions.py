@@ -167,7 +167,7 @@ class Subscription:
         return (
             entry.cursor > self._cursor
             and self.selection.admits(store, entry.stream)
-            and self.selection.takes(entry.line)
+            and self.selection.matches(entry.line)
         )
 
     def _fall_behind(self) -> None:
