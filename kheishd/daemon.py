@@ -26,8 +26,8 @@ from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
-from kheishd.hooks.shells.files import ShellFiles
-from kheishd.hooks.shells.starting import Starter
+from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder

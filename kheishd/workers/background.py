@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 
 from kheishd.core.text.stream import TextStreamScrubber
-from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
+from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, Ended, Kept, NotStarted
 from kheishd.hooks.shells.asking import looks_like_a_question
 from kheishd.objects.work.shell import ShellOutcome, record_stalled, record_started
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND
 
 if TYPE_CHECKING:
-    from kheishd.hooks.shells.files import ShellFiles, ShellLog
-    from kheishd.hooks.shells.starting import Starter
+    from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
+    from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
     from kheishd.store.environment import Transaction
     from protocol.objects.task import ShellEnding, Task

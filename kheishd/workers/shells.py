@@ -26,8 +26,8 @@ from protocol.limits.shell import MAX_SHELL_FILES_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kheishd.hooks.shells.files import ShellFiles
-    from kheishd.hooks.shells.starting import Starter
+    from kheishd.hooks.os.shell.log import ShellFiles
+    from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtimes
     from kheishd.kernel.state import State

@@ -10,7 +10,7 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
-from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.capture_files import CaptureFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kheishd.config.sections.workspace import SandboxMode
-from kheishd.hooks.bash import Bash
+from kheishd.hooks.os.shell.tools import Bash
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from tests.support.workspaces import place
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from kheishd.core.run.record import RunRecord
-from kheishd.hooks.files.part import Files
+from kheishd.hooks.os.files.tools import Files
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from protocol.objects.run import Pinned
 from protocol.objects.session import Session

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from kheishd.hooks import leftovers as module
-from kheishd.hooks.keeper import started_at
+from kheishd.hooks.os.shell.keeper import started_at
 from kheishd.hooks.leftovers import MARK, home_id, hunt, leftovers
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kheishd.hooks.capture import Capture
-from kheishd.hooks.processes import Ended
+from kheishd.hooks.os.shell.output import Capture
+from kheishd.hooks.os.shell.process import Ended
 from kheishd.hooks.ran import Ran, outcome
 from kheishd.hooks.spool import Spool
 from kheishd.kernel.hook import ToolError

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from kheishd.core.text.scrub import Scrubber
-from kheishd.hooks.shells.files import ShellLog
+from kheishd.hooks.os.shell.log import ShellLog
 from kheishd.objects.work.shell import ShellOutcome
 from kheishd.workers.background import Background
 from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kheishd.hooks.files.applying import names_beside
+from kheishd.hooks.os.files.transaction import names_beside
 from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
 from kheishd.hooks.files.changing import changed, looked_into, noted, shown
 from kheishd.hooks.files.looking import ABSENT
-from kheishd.hooks.files.planning import Order, orders_of
+from kheishd.hooks.os.files.edits import Order, orders_of
 from kheishd.kernel.hook import ProbeResult, Stale, ToolError
 from protocol.limits.call import MAX_EVIDENCE_BYTES, MAX_SUBJECT_BYTES
 from protocol.limits.files import MAX_PATCH_FILES

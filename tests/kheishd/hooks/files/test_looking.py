@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.files.confine import open_root
+from kheishd.hooks.os.files.confinement import open_root
 from kheishd.hooks.files.looking import Found, look, pieces, still_wanted
 from kheishd.kernel.hook import ToolError
 from protocol.limits.files import MAX_EDIT_BYTES, MAX_HASHED_BYTES

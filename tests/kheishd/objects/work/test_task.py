@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import ShellOutcome, record_ended

@@ -15,7 +15,7 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.files.part import Files
+from kheishd.hooks.os.files.tools import Files
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_CANCELLED, RUNS_READY
