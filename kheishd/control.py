@@ -28,10 +28,7 @@ from protocol.limits.units import MIB
 from protocol.objects.daemon import Counts, DaemonStatus, Disk
 
 if TYPE_CHECKING:
-    from kheishd.kernel.captures import Captures
-    from kheishd.kernel.holder import RuntimeHolder
-    from kheishd.kernel.shells import Shells
-    from kheishd.kernel.state import State
+    from kheishd.kernel.services import Services
     from kheishd.reloading import Coalesced
 
 log = logging.getLogger(__name__)
@@ -110,23 +107,18 @@ class DaemonControl:
 
     def __init__(
         self,
+        services: Services,
         vitals: Vitals,
-        state: State,
-        holder: RuntimeHolder,
         stopper: Stopper,
         reloads: Coalesced[tuple[int, list[str]]],
         config_path: Callable[[], Path | None],
-        captures: Captures,
-        shells: Shells,
     ) -> None:
         self._vitals = vitals
-        self._state = state
-        self._holder = holder
+        self._state = services.state
+        self._runtimes = services.runtimes
         self._stopper = stopper
         self._reloads = reloads
         self._config_path = config_path
-        self._captures = captures
-        self._shells = shells
         self._started = time.monotonic()
 
     async def reload(self) -> tuple[int, list[str]]:
@@ -147,17 +139,9 @@ class DaemonControl:
         path = self._config_path()
         return None if path is None else str(path)
 
-    def captures(self) -> Captures:
-        """What is captured of model calls."""
-        return self._captures
-
-    def shells(self) -> Shells:
-        """Where what background shells wrote is read."""
-        return self._shells
-
     def status(self) -> DaemonStatus:
         """How the daemon is; costs the same whatever the store holds."""
-        vitals, runtime = self._vitals, self._holder.current()
+        vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._disk()
         with self._state.read() as store:
@@ -213,7 +197,7 @@ class DaemonControl:
         )
 
     def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
-        vitals, runtime = self._vitals, self._holder.current()
+        vitals, runtime = self._vitals, self._runtimes.current()
         if not self._state.store.in_place:
             yield GONE
         if disk.free_bytes < DISK_FREE_BYTES_LOW:
@@ -234,7 +218,7 @@ class DaemonControl:
             yield "the daemon before this one ended without stopping; what it had begun was taken up again"
 
     def _not_ready(self) -> Iterator[str]:
-        runtime = self._holder.current()
+        runtime = self._runtimes.current()
         for spec in runtime.routes.values():
             problem = runtime.models.problem(spec)
             if problem is not None:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -26,35 +26,37 @@ from kheishd.config.sections.config import Config
 from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
 from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.hooks.os.shell.starter import Starter
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live
 from kheishd.kernel.runtime import Runtime
+from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
-from kheishd.providers.credentials import known_secrets
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.credentials import find_secrets
 from kheishd.reloading import Coalesced
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
-from kheishd.workers.background import MAX_STOP_SECONDS
-from kheishd.workers.collecting import Collector
-from kheishd.workers.expiry import ExpiryWorker
+from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
-from kheishd.workers.titles import Titles
+from kheishd.workers.titles import TitleWorker
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.store import StorageFailed, StorageFull
 from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
 from protocol.journal.envelope import DAEMON_STREAM
+
+if TYPE_CHECKING:
+    from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
 
@@ -83,7 +85,7 @@ class Daemon:
         self._environ = environ
         self._scrubber = Scrubber()
         self._live = Live()
-        self._captures = Captures(CaptureFiles(source.home.debug))
+        self._captures = CaptureService(CaptureFiles(source.home.debug))
         self._shells = ShellFiles(source.home.shells)
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
@@ -144,29 +146,26 @@ class Daemon:
 
     async def _work(self) -> None:
         """Workers, connections, listeners; returns when all of them have ended."""
-        titles = Titles(self._state, self._holder)
-        worker = RunWorker(self._state, self._live, self._holder, put_down=titles.consider)
+        services = Services(self._state, self._live, self._holder, self._captures, self._shells)
         starter = Starter(self._source.home.path, self._environ)
-        shells = ShellWorker(self._state, self._live, self._holder, self._shells, starter)
-        self._vitals.runs_active = lambda: worker.active
-        control = DaemonControl(
-            self._vitals,
-            self._state,
-            self._holder,
-            self._stopper,
-            self._reloads,
-            lambda: self._source.config_path,
-            self._captures,
-            self._shells,
+        titles = TitleWorker(services)
+        runs = RunWorker(services, on_release=titles.consider)
+        # The shell worker starts before any run: it ends the shells of the previous daemon.
+        workers: tuple[Worker, ...] = (
+            ShellWorker(services, self._shells, starter),
+            titles,
+            runs,
+            ExpiryWorker(services),
+            RetentionWorker(services),
         )
-        dispatcher = Dispatcher(handlers(), self._state, self._live, control, self._holder.current)
-        async with trio.open_nursery() as workers:
-            # Before any run: what it finds is of the daemon before this one.
-            await workers.start(shells.serve)
-            await workers.start(titles.serve)
-            await workers.start(worker.serve)
-            await workers.start(ExpiryWorker(self._state).serve)
-            await workers.start(Collector(self._captures, self._holder).serve)
+        self._vitals.runs_active = lambda: runs.active
+        control = DaemonControl(
+            services, self._vitals, self._stopper, self._reloads, lambda: self._source.config_path
+        )
+        dispatcher = Dispatcher(handlers(), services, control)
+        async with trio.open_nursery() as nursery:
+            for worker in workers:
+                await nursery.start(worker.serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
                 async with self._listening(server):
@@ -175,13 +174,14 @@ class Daemon:
                     self._say_ready()
                     await self._stopper.wait()
                     left_s = self._stopper.scope.deadline - trio.current_time()
-                    left_s += CLOSE_SECONDS + (MAX_STOP_SECONDS if shells.active else 0.0)
+                    left_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
                     self._notifier.stopping("Waiting for runs in flight", left_s)
                     log.info("stopping", extra={"reason": self._stopper.reason})
                 with self._stopper.scope:
-                    await worker.drain()
+                    for worker in workers:
+                        await worker.drain()
                 await server.drain(CLOSE_SECONDS)
-            workers.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
     @asynccontextmanager
     async def _listening(self, server: Server) -> AsyncIterator[None]:
@@ -303,8 +303,8 @@ class Daemon:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunsSection) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+    def _models(self, limits: RunsSection) -> ProviderCaller:
+        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     async def _retire(self, old: Runtime) -> None:
         with trio.CancelScope(shield=True):
@@ -313,7 +313,7 @@ class Daemon:
 
     def _keep_secret(self, runtime: Runtime) -> None:
         """Let nothing that leaves from here on hold a credential of this runtime."""
-        self._learn(*known_secrets(runtime.routes.values(), self._environ))
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:

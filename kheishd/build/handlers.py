@@ -7,10 +7,22 @@ def handlers() -> tuple[Handler, ...]:
     """Return the handlers of all objects."""
     from kheishd.objects.node import daemon, definition, journal, route, rpc, token
     from kheishd.objects.people import approval, audit, indoubt, permission, question
-    from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+    from kheishd.objects.talk import (
+        compaction,
+        conversation,
+        fork,
+        history,
+        output,
+        run,
+        send,
+        session,
+        steer,
+        stop,
+        transfer,
+    )
     from kheishd.objects.work import task
 
-    talk = (conversation, session, fork, run, output, debug, transfer)
+    talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, transfer)
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, token)
     return tuple(handler for module in (*talk, *people, task, *node) for handler in module.HANDLERS)

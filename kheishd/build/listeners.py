@@ -9,7 +9,7 @@ from msgspec import Struct
 from kheishd.config.sections.listen import ListenSection, SharedGrant, split_address
 from kheishd.home import Home
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen
-from kheishd.server.peers import Grant
+from kheishd.server.peers import SocketGrant
 from protocol.errors.daemon import ConfigInvalid
 
 
@@ -39,9 +39,9 @@ def listen_options(section: ListenSection, home: Home) -> ListenOptions:
     return ListenOptions(RpcListen(home.socket), shared, tcp)
 
 
-def _grant(grant: SharedGrant, index: int) -> Grant:
+def _grant(grant: SharedGrant, index: int) -> SocketGrant:
     field = f"listen.shared.grants[{index}]"
-    return Grant(
+    return SocketGrant(
         uid=_number(grant.uid, lambda name: pwd.getpwnam(name).pw_uid, f"{field}.uid", "user"),
         gid=_number(grant.gid, lambda name: grp.getgrnam(name).gr_gid, f"{field}.gid", "group"),
         scopes=tuple(grant.scopes),

@@ -1,6 +1,6 @@
-"""An approval's record as the fold of its events, and what the model reads of a call not allowed. Pure.
+"""Approvals: a record as the projection of its events, and the results of denied calls. Pure.
 
-The first answer counts: an event about an approval that no longer waits leaves it as it is.
+The first answer counts: an event about an approval that is no longer pending does not change it.
 """
 
 from typing import Final, Literal
@@ -17,30 +17,30 @@ ApprovalEvent = ApprovalRequested | ApprovalAnswered | ApprovalLapsed
 _ANSWERED: Final[dict[str, ApprovalStatus]] = {"allow": "allowed", "deny": "denied"}
 
 DENIED: Final = (
-    "This was not run: a person denied it and gave no reason. Do not try the same again; go on without it "
-    "or ask what is wanted instead."
+    "This was not run: a person denied it without a reason. Do not try the same again; continue without it "
+    "or ask for an alternative."
 )
 EXPIRED: Final = (
-    "This was not run: it needs a person's approval, and nobody answered in time. Go on without it, or say "
-    "that it still needs to be approved."
+    "This was not run: it needs a person's approval, and nobody answered in time. Continue without it, or "
+    "say that it still needs approval."
 )
 
 
 def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) -> Approval:
-    """The approval after an event about it.
+    """Return the approval after one of its events.
 
     Errors: AssertionError for a first event that is not ``ApprovalRequested``: the journal is damaged.
     """
     if isinstance(event, ApprovalRequested):
-        return approval or _requested(envelope, event)
+        return approval or _create(envelope, event)
     assert approval is not None, "an approval's first event is its request"
     if approval.status != "pending":
         return approval
-    closed = replace(approval, resolved_at_ms=envelope.at_ms, resolved_cursor=envelope.cursor)
+    resolved = replace(approval, resolved_at_ms=envelope.at_ms, resolved_cursor=envelope.cursor)
     if isinstance(event, ApprovalLapsed):
-        return replace(closed, status="expired" if event.how == "expired" else "withdrawn")
+        return replace(resolved, status="expired" if event.how == "expired" else "withdrawn")
     return replace(
-        closed,
+        resolved,
         status=_ANSWERED[event.decision],
         resolved_by=envelope.actor,
         remember=event.remember,
@@ -49,7 +49,7 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
     )
 
 
-def _requested(envelope: Envelope, event: ApprovalRequested) -> Approval:
+def _create(envelope: Envelope, event: ApprovalRequested) -> Approval:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
     return Approval(
@@ -71,13 +71,13 @@ def _requested(envelope: Envelope, event: ApprovalRequested) -> Approval:
     )
 
 
-def refused(approval: Approval, how: Literal["denied", "expired"], reason: str = "") -> ToolReturned:
-    """The result of a call that a person denied, or that nobody answered for; ``reason`` is the person's."""
-    said = f"This was not run: a person denied it. Their reason: {reason}" if reason else DENIED
+def make_denial(approval: Approval, how: Literal["denied", "expired"], note: str = "") -> ToolReturned:
+    """Make the result of a call that a person denied, with the person's note, or that nobody approved."""
+    denial = f"This was not run: a person denied it. Their reason: {note}" if note else DENIED
     return ToolReturned(
         call_id=approval.call_id,
         tool=approval.tool,
         how="denied",
-        text=said if how == "denied" else EXPIRED,
+        text=denial if how == "denied" else EXPIRED,
         is_error=True,
     )

@@ -1,12 +1,11 @@
-"""What must be said and given: schemas that contracts may have, values that fit them, work to be done. Pure.
+"""Output contracts and requirements: valid schemas, matching values, and prompts about them. Pure.
 
-A contract's schema is JSON Schema in a small subset, in which it is always clear what fits: every keyword is
-checked when the contract is made, never passed over. Values are read from text, as models and people write
-them: space around it and one code fence are taken away, and a property that may be absent may also be null.
-What is then kept is the value in one way of writing: no space, keys sorted, nothing that is absent.
+A contract's schema is a small subset of JSON Schema without ambiguities: every keyword is checked when the
+contract is made, and none is ignored. Values are read from text as models and people write it: surrounding
+space and one code fence are removed, and an optional property may also be null. The stored form of a value is
+canonical: without space, with sorted keys, without absent properties.
 
-Values are checked by ``jsonschema-rs``, which knows what each keyword means; it is imported where it is used,
-as few runs are bound by a contract.
+``jsonschema-rs`` checks values. It is imported where it is used, because few runs have a contract.
 """
 
 import re
@@ -20,54 +19,52 @@ from protocol.contract import Requirement
 from protocol.rpc.wire import storage_problem_of
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
-_ANYWHERE: Final = frozenset(("type", "description"))
-_OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
+_KEYWORDS: Final = frozenset(("type", "description"))
+_KEYWORDS_OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items",)),
 }
-_AT_ROOT: Final = frozenset(("$schema", "title"))
+_KEYWORDS_OF_ROOT: Final = frozenset(("$schema", "title"))
 
 MAX_PROBLEMS = 5
 MAX_PROBLEM_CHARACTERS = 300
 
 _FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
-_sorted: Final = msgspec.json.Encoder(order="sorted")
+_canonical_encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
-def canonical(value: Any) -> str:
-    """A JSON value in the one way it is kept: minified, keys sorted."""
-    return _sorted.encode(value).decode()
+def encode_canonical(value: Any) -> str:
+    """Encode a JSON value in its canonical form: minified, keys sorted."""
+    return _canonical_encoder.encode(value).decode()
 
 
 # Schemas.
 
 
-def schema_problems(schema: Any) -> list[str]:
-    """Everything for which a schema cannot be a contract's, each with its path; empty if it can be."""
-    return list(_problems(schema, "$", root=True))
-
-
-def _problems(schema: Any, path: str, *, root: bool = False) -> Iterator[str]:
+def find_schema_problems(schema: Any, path: str = "$") -> Iterator[str]:
+    """Yield every problem that keeps a schema from being a contract's, each with its path."""
     if not isinstance(schema, dict):
         yield f"{path}: expected a schema, which is an object"
         return
     kind = schema.get("type")
-    known = _ANYWHERE | _OF_TYPE.get(str(kind), frozenset()) | (_AT_ROOT if root else frozenset())
-    for keyword in sorted(schema.keys() - known):
-        about = f"'{kind}'" if kind in TYPES else "schemas"
-        yield f"{path}.{keyword}: not a keyword that contracts have for {about}"
+    keywords = _KEYWORDS | _KEYWORDS_OF_TYPE.get(str(kind), frozenset())
+    if path == "$":
+        keywords |= _KEYWORDS_OF_ROOT
+    for keyword in sorted(schema.keys() - keywords):
+        subject = f"'{kind}'" if kind in TYPES else "schemas"
+        yield f"{path}.{keyword}: not a keyword that contracts support for {subject}"
     if kind not in TYPES:
         yield f"{path}.type: expected one of {', '.join(TYPES)}"
     for name in ("description", "$schema", "title"):
         if not isinstance(schema.get(name, ""), str):
             yield f"{path}.{name}: expected a string"
     if kind == "object":
-        yield from _object_problems(schema, path)
+        yield from _find_object_problems(schema, path)
     if kind == "array" and "items" in schema:
-        yield from _problems(schema["items"], f"{path}.items")
+        yield from find_schema_problems(schema["items"], f"{path}.items")
 
 
-def _object_problems(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+def _find_object_problems(schema: Mapping[str, Any], path: str) -> Iterator[str]:
     if schema.get("additionalProperties") is not False:
         yield f"{path}.additionalProperties: must be false"
     properties = schema.get("properties", {})
@@ -75,7 +72,7 @@ def _object_problems(schema: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f"{path}.properties: expected an object"
         return
     for name, inner in properties.items():
-        yield from _problems(inner, f"{path}.properties{_step(name)}")
+        yield from find_schema_problems(inner, f"{path}.properties{_format_step(name)}")
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         yield f"{path}.required: expected an array of names"
@@ -89,130 +86,132 @@ def _object_problems(schema: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Fits:
-    """A value that fits its schema, and the one way it is written."""
+class ContractMatch:
+    """A value that matches its schema, and its canonical form."""
 
     text: str
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Violates:
-    """Why a text does not fit: a sentence with the paths of what is wrong."""
+class ContractViolation:
+    """A sentence about the violations of a schema, with their paths."""
 
     problem: str
 
 
-def read(schema: Mapping[str, Any], text: str) -> Fits | Violates:
-    """The value that a text is, against a schema without problems."""
+def parse_value(schema: Mapping[str, Any], text: str) -> ContractMatch | ContractViolation:
+    """Read a value from text and check it against a valid schema."""
     try:
-        value = msgspec.json.decode(unfenced(text))
+        value = msgspec.json.decode(remove_fence(text))
     except (msgspec.DecodeError, RecursionError) as error:
-        return Violates(f"this is not one JSON value: {str(error) or 'it is nested too deep'}")
+        return ContractViolation(f"this is not one JSON value: {str(error) or 'it is nested too deep'}")
     problem = storage_problem_of(value)
     if problem is not None:
-        return Violates(f"values that {problem} cannot be kept")
-    return checked(schema, value)
+        return ContractViolation(f"values that {problem} cannot be stored")
+    return check_value(schema, value)
 
 
-def checked(schema: Mapping[str, Any], value: Any) -> Fits | Violates:
-    """A value against a schema without problems; what may be absent and is null is left out."""
+def check_value(schema: Mapping[str, Any], value: Any) -> ContractMatch | ContractViolation:
+    """Check a value against a valid schema; optional properties that are null are dropped."""
     import jsonschema_rs
 
-    value = _without_nulls(schema, value)
+    value = _drop_nulls(schema, value)
     problems = []
     for error in jsonschema_rs.validator_for(dict(schema)).iter_errors(value):
-        path = "$" + "".join(_step(part) for part in error.instance_path)
+        path = "$" + "".join(_format_step(part) for part in error.instance_path)
         problems.append(f"{path}: {error.message}"[:MAX_PROBLEM_CHARACTERS])
         if len(problems) == MAX_PROBLEMS:
             break
-    return Violates("; ".join(problems)) if problems else Fits(canonical(value), value)
+    return (
+        ContractViolation("; ".join(problems)) if problems else ContractMatch(encode_canonical(value), value)
+    )
 
 
-def unfenced(text: str) -> str:
-    """A text without the space around it, and without one code fence that it stands in."""
+def remove_fence(text: str) -> str:
+    """Remove surrounding space and one surrounding code fence."""
     text = text.strip()
-    found = _FENCE.fullmatch(text)
-    return found[1].strip() if found is not None else text
+    fenced = _FENCE.fullmatch(text)
+    return fenced[1].strip() if fenced is not None else text
 
 
-def _step(part: str | int) -> str:
+def _format_step(part: str | int) -> str:
     return f"[{part}]" if isinstance(part, int) else f".{part}"
 
 
-def _without_nulls(schema: Mapping[str, Any], value: Any) -> Any:
+def _drop_nulls(schema: Mapping[str, Any], value: Any) -> Any:
     match value:
         case dict():
             properties, required = schema.get("properties", {}), schema.get("required", ())
             return {
-                name: _without_nulls(properties.get(name, {}), inner)
+                name: _drop_nulls(properties.get(name, {}), inner)
                 for name, inner in value.items()
-                if inner is not None or name in required or _null_is_meant(properties.get(name))
+                if inner is not None or name in required or _is_meaningful_null(properties.get(name))
             }
         case list():
-            return [_without_nulls(schema.get("items", {}), inner) for inner in value]
+            return [_drop_nulls(schema.get("items", {}), inner) for inner in value]
         case _:
             return value
 
 
-def _null_is_meant(schema: Mapping[str, Any] | None) -> bool:
-    """Whether a null is not the absence of a property: it is what its schema wants, or nobody knows it."""
+def _is_meaningful_null(schema: Mapping[str, Any] | None) -> bool:
+    """Whether a null is a value: its property has the type null, or is unknown."""
     return schema is None or schema.get("type") == "null"
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What an answer was checked against, and why it does not fit; None: it does, or nobody looked yet."""
+class AnswerCheck:
+    """The schema of an answer and its violation; None if the answer matches or is not checked yet."""
 
     schema: str
     problem: str | None = None
 
 
-# What is told to models.
+# Prompts.
 
 
-def instruction(schema: str) -> str:
-    """What a run that must give JSON is told from the beginning."""
+def format_instruction(schema: str) -> str:
+    """Format the instruction for a run with an output contract."""
     return (
-        "Your last answer must be one JSON value that fits this JSON Schema, and nothing else: no words "
+        "Your last answer must be one JSON value that matches this JSON Schema, and nothing else: no words "
         f"around it, no code fence.\n{schema}"
     )
 
 
-def repair(problem: str, schema: str) -> str:
-    """What is said about an answer that does not fit."""
-    return f"Your answer does not fit what was agreed: {problem}\n\n{instruction(schema)}"
+def format_repair(problem: str, schema: str) -> str:
+    """Format the request to correct an answer that violates the contract."""
+    return f"Your answer does not match the required schema: {problem}\n\n{format_instruction(schema)}"
 
 
-GO_ON: Final = (
-    "Your answer was cut at its length limit. Go on exactly where it ends; repeat nothing and add no remark."
+CONTINUE: Final = (
+    "Your answer was cut off at its length limit. Continue exactly where it ends; repeat nothing and add no "
+    "remark."
 )
 
 
-def reminder(todo: Sequence[str]) -> str:
-    """What is said when something is still to be done."""
-    return f"You are not done: you were to {' and to '.join(todo)}. Do it now, then answer."
+def format_reminder(missing: Sequence[str]) -> str:
+    """Format the reminder of unmet requirements."""
+    return f"You are not done: you had to {' and to '.join(missing)}. Do it now, then answer."
 
 
 # Requirements.
 
 
-def satisfied(requirement: Requirement, written: Iterable[str]) -> str | None:
-    """Return the first path that a call has written and that the requirement names; None if there is none."""
-    return next((path for path in written if _meant(requirement.path, path)), None)
+def find_match(requirement: Requirement, written: Iterable[str]) -> str | None:
+    """Return the first written path that meets a requirement; None if there is none."""
+    if requirement.path is None:
+        return next(iter(written), None)
+    required = requirement.path.removeprefix("./")
+    for path in written:
+        if path.removeprefix("./") == required or path.endswith(f"/{required}"):
+            return path
+    return None
 
 
-def _meant(wanted: str | None, path: str) -> bool:
-    if wanted is None:
-        return True
-    wanted = wanted.removeprefix("./")
-    return path.removeprefix("./") == wanted or path.endswith(f"/{wanted}")
-
-
-def missing(requirements: Sequence[Requirement], met: Sequence[int]) -> list[str]:
-    """What is still to be done, in words."""
+def find_missing(requirements: Sequence[Requirement], met: Sequence[int]) -> list[str]:
+    """Return the unmet requirements, in words."""
     return [
-        f"write the file '{each.path}'" if each.path is not None else "write a file"
-        for number, each in enumerate(requirements)
-        if number not in met
+        f"write the file '{requirement.path}'" if requirement.path is not None else "write a file"
+        for index, requirement in enumerate(requirements)
+        if index not in met
     ]

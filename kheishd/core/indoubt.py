@@ -1,6 +1,6 @@
-"""A call in doubt: its record as the fold of its events, and what the model is told once it is settled. Pure.
+"""In-doubt calls: a record as the projection of its events, and the note about its resolution. Pure.
 
-It outlives its run: an operator may find out days later what became of the call.
+The record outlives its run: an operator may resolve the call days later.
 """
 
 import json
@@ -14,22 +14,22 @@ from protocol.journal.envelope import Envelope
 from protocol.objects.indoubt import Indoubt
 
 PROBE: Final = "probe"
-"""Who settled a doubt, where the tool itself found out."""
+"""The resolver of a call that the tool's own probe resolved."""
 
+# The note reminds the model of the call's input.
 MAX_INPUT_CHARACTERS = 200
-"""How much of a call's input the model is reminded of."""
 
 IndoubtEvent = IndoubtOpened | IndoubtResolved
 
 
 def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> Indoubt:
-    """The doubt after an event about it; it is settled once.
+    """Return the in-doubt call after one of its events; it is resolved once.
 
     Errors: AssertionError for a first event that is not ``IndoubtOpened``: the journal is damaged.
     """
     if isinstance(event, IndoubtOpened):
-        return doubt or _doubted(envelope, event)
-    assert doubt is not None, "a doubt's first event is that of the call being doubted"
+        return doubt or _create(envelope, event)
+    assert doubt is not None, "the first event of an in-doubt call opens it"
     if doubt.status != "open":
         return doubt
     return replace(
@@ -41,7 +41,7 @@ def evolve(doubt: Indoubt | None, envelope: Envelope, event: IndoubtEvent) -> In
     )
 
 
-def _doubted(envelope: Envelope, event: IndoubtOpened) -> Indoubt:
+def _create(envelope: Envelope, event: IndoubtOpened) -> Indoubt:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
     return Indoubt(
@@ -63,13 +63,15 @@ def _doubted(envelope: Envelope, event: IndoubtOpened) -> Indoubt:
     )
 
 
-def told(doubt: Indoubt, arguments: Mapping[str, Any], outcome: Literal["done", "not_done"]) -> str:
-    """The sentence by which the model learns what became of a call that it was left in doubt about."""
-    called = json.dumps(arguments, ensure_ascii=False)
-    if len(called) > MAX_INPUT_CHARACTERS:
-        called = f"{called[:MAX_INPUT_CHARACTERS]}…"
-    found = "it did take effect" if outcome == "done" else "it did not take effect"
+def format_resolution(
+    doubt: Indoubt, arguments: Mapping[str, Any], outcome: Literal["done", "not_done"]
+) -> str:
+    """Format the note that tells the model the outcome of a call that was in doubt."""
+    call_input = json.dumps(arguments, ensure_ascii=False)
+    if len(call_input) > MAX_INPUT_CHARACTERS:
+        call_input = f"{call_input[:MAX_INPUT_CHARACTERS]}…"
+    effect = "it did take effect" if outcome == "done" else "it did not take effect"
     return (
-        f"About an earlier call of yours, {doubt.tool} {called}, of which it was not known whether it took "
-        f"effect: an operator has looked into it and says that {found}."
+        f"About an earlier call of yours, {doubt.tool} {call_input}, whose effect was unknown: an operator "
+        f"has checked and says that {effect}."
     )

@@ -1,7 +1,7 @@
-"""Questions to a person: a record as the fold of its events, what answers fit, what the model reads. Pure.
+"""Questions to a person: a record as the projection of its events, valid answers, and the reply. Pure.
 
-All questions of a request are answered together. Declining is an answer, too; that the request is cancelled
-or expires is none, and ends the run.
+All questions of a request are answered together. Declining is an answer, too. Cancelling or expiry of the
+request is not: it ends the run.
 """
 
 from collections.abc import Sequence
@@ -19,29 +19,29 @@ from protocol.objects.question import Answer, Question, QuestionRequest, Questio
 
 QuestionEvent = QuestionAsked | QuestionAnswered | QuestionLapsed
 
-DECLINED: Final = "The person declined to answer. Go on without it."
+DECLINED: Final = "The person declined to answer. Continue without it."
 
 
 def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionEvent) -> QuestionRequest:
-    """The request after an event about it; the first that closes it counts.
+    """Return the request after one of its events; the first that resolves it counts.
 
     Errors: AssertionError for a first event that is not ``QuestionAsked``: the journal is damaged.
     """
     if isinstance(event, QuestionAsked):
-        return request or _asked(envelope, event)
-    assert request is not None, "a question's first event is that it is asked"
+        return request or _create(envelope, event)
+    assert request is not None, "a question's first event is its request"
     if request.status != "pending":
         return request
-    closed = replace(request, resolved_at_ms=envelope.at_ms, justification=event.justification)
+    resolved = replace(request, resolved_at_ms=envelope.at_ms, justification=event.justification)
     if isinstance(event, QuestionLapsed):
         return replace(
-            closed, status=event.how, resolved_by=envelope.actor if event.how == "cancelled" else None
+            resolved, status=event.how, resolved_by=envelope.actor if event.how == "cancelled" else None
         )
     status: QuestionStatus = "declined" if event.declined else "answered"
-    return replace(closed, status=status, resolved_by=envelope.actor, answers=event.answers)
+    return replace(resolved, status=status, resolved_by=envelope.actor, answers=event.answers)
 
 
-def _asked(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
+def _create(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
     return QuestionRequest(
@@ -59,35 +59,37 @@ def _asked(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
     )
 
 
-# Answering.
+# Answers.
 
 
-def check(questions: Sequence[Question], answers: Sequence[Answer], *, declined: bool) -> None:
-    """See that answers fit the questions.
+def require_valid_answers(
+    questions: Sequence[Question], answers: Sequence[Answer], *, declined: bool
+) -> None:
+    """Require that answers match the questions.
 
-    Errors: AnswerInvalid, naming the field, and the question where one is left out.
+    Errors: AnswerInvalid, naming the field, and a question without an answer.
     """
     if declined:
         if answers:
-            raise AnswerInvalid("who declines gives no answers", field="$.params.answers")
+            raise AnswerInvalid("a declined request has no answers", field="$.params.answers")
         return
     by_key = {question.key: question for question in questions}
-    given: set[str] = set()
-    for number, answer in enumerate(answers):
-        field = f"$.params.answers[{number}]"
+    answered: set[str] = set()
+    for index, answer in enumerate(answers):
+        field = f"$.params.answers[{index}]"
         question = by_key.get(answer.key)
         if question is None:
-            known = ", ".join(by_key)
             raise AnswerInvalid(
-                f"there is no question '{answer.key}'; those there are: {known}", field=f"{field}.key"
+                f"there is no question '{answer.key}'; the questions are: {', '.join(by_key)}",
+                field=f"{field}.key",
             )
-        if answer.key in given:
+        if answer.key in answered:
             raise AnswerInvalid(f"the question '{answer.key}' is answered twice", field=f"{field}.key")
-        given.add(answer.key)
-        _check_answer(question, answer, field)
-    missing = [key for key in by_key if key not in given]
+        answered.add(answer.key)
+        _require_valid_answer(question, answer, field)
+    missing = [key for key in by_key if key not in answered]
     if missing:
-        raise AnswerInvalid(f"there is no answer to {', '.join(missing)}", field="$.params.answers")
+        raise AnswerInvalid(f"the questions {', '.join(missing)} have no answer", field="$.params.answers")
     size = len(msgspec.json.encode(answers))
     if size > MAX_ANSWERS_BYTES:
         raise AnswerInvalid(
@@ -96,45 +98,49 @@ def check(questions: Sequence[Question], answers: Sequence[Answer], *, declined:
         )
 
 
-def _check_answer(question: Question, answer: Answer, field: str) -> None:
-    options = {option.option_id for option in question.options}
-    for place, chosen in enumerate(answer.selected):
-        if chosen not in options:
-            known = ", ".join(option.option_id for option in question.options) or "none"
+def _require_valid_answer(question: Question, answer: Answer, field: str) -> None:
+    options = [option.option_id for option in question.options]
+    for index, option_id in enumerate(answer.selected):
+        if option_id not in options:
             raise AnswerInvalid(
-                f"the question '{question.key}' has no option '{chosen}'; its options are: {known}",
-                field=f"{field}.selected[{place}]",
+                f"the question '{question.key}' has no option '{option_id}'; "
+                f"its options are: {', '.join(options) or 'none'}",
+                field=f"{field}.selected[{index}]",
             )
     if len(set(answer.selected)) < len(answer.selected):
-        raise AnswerInvalid(f"'{question.key}' is answered with one option twice", field=f"{field}.selected")
+        raise AnswerInvalid(f"the answer to '{question.key}' has an option twice", field=f"{field}.selected")
     if len(answer.selected) > 1 and not question.multi_select:
-        raise AnswerInvalid(f"only one option can be chosen for '{question.key}'", field=f"{field}.selected")
+        raise AnswerInvalid(f"the question '{question.key}' takes only one option", field=f"{field}.selected")
     if not answer.selected and not answer.text.strip():
-        text = f"the answer to '{question.key}' is empty: choose an option, write a text, or decline"
-        raise AnswerInvalid(text, field=field)
+        raise AnswerInvalid(
+            f"the answer to '{question.key}' is empty: choose an option, write a text, or decline",
+            field=field,
+        )
 
 
-def reply(request: QuestionRequest, tool: str, event: QuestionAnswered) -> ToolReturned:
-    """The result of the call that asked: what was chosen, in the questions' own words, as JSON."""
-    by_key = {answer.key: answer for answer in event.answers}
-    said: dict[str, Any] = {"declined": True, "message": DECLINED} if event.declined else {}
-    if not event.declined:
-        said["answers"] = [_said(question, by_key[question.key]) for question in request.questions]
+def make_reply(request: QuestionRequest, tool: str, event: QuestionAnswered) -> ToolReturned:
+    """Make the result of the call that asked: the answers as JSON, in the words of the questions."""
+    reply: dict[str, Any] = {}
+    if event.declined:
+        reply = {"declined": True, "message": DECLINED}
+    else:
+        answers = {answer.key: answer for answer in event.answers}
+        reply["answers"] = [_format_answer(question, answers[question.key]) for question in request.questions]
     if event.justification:
-        said["justification"] = event.justification
+        reply["justification"] = event.justification
     return ToolReturned(
         call_id=request.call_id,
         tool=tool,
         how="answered",
-        text=msgspec.json.encode(said).decode(),
+        text=msgspec.json.encode(reply).decode(),
     )
 
 
-def _said(question: Question, answer: Answer) -> dict[str, Any]:
+def _format_answer(question: Question, answer: Answer) -> dict[str, Any]:
     labels = {option.option_id: option.label for option in question.options}
-    said: dict[str, Any] = {"question": question.question}
+    formatted: dict[str, Any] = {"question": question.question}
     if answer.selected:
-        said["chosen"] = [labels[chosen] for chosen in answer.selected]
+        formatted["chosen"] = [labels[option_id] for option_id in answer.selected]
     if answer.text.strip():
-        said["text"] = answer.text
-    return said
+        formatted["text"] = answer.text
+    return formatted

@@ -13,7 +13,6 @@ from kheishd.core import planning
 from kheishd.core.permissions.grants import kept_by_session
 from kheishd.core.run.budget import summed
 from protocol.budget import Cost
-from protocol.contract import BoundContract
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
@@ -22,7 +21,8 @@ from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.permission import MODES, PermissionMode
-from protocol.objects.session import CapabilityScope, Session
+from protocol.objects.session import CapabilityScope, Session, SessionProperties
+from protocol.structs import fields_of
 from protocol.transcript import Usage
 
 
@@ -37,7 +37,7 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
     match event:
         case SessionUpdated(changes=changes):
             before = planning.mode_set(session) if "permission_mode" in changes else session
-            changed = replace(before, **_typed(changes))
+            changed = replace(before, **_decode_changes(changes))
         case SessionRenamed(title=title, usage=usage, cost=cost):
             changed = replace(_paid(session, usage, cost), title=title)
         case SessionEnded():
@@ -71,35 +71,26 @@ def _paid(session: Session, usage: Usage, cost: Cost | None) -> Session:
 def _created(envelope: Envelope, event: SessionCreated) -> Session:
     assert envelope.session_id is not None
     return Session(
+        **fields_of(SessionProperties, event),
         session_id=envelope.session_id,
         agent=event.agent,
         status="open",
         sender=event.sender,
         created_at_ms=envelope.at_ms,
         updated_at_ms=envelope.at_ms,
-        title=event.title,
         parent_session_id=event.parent_session_id,
         root_session_id=event.root_session_id,
         fork_of=event.fork_of,
-        scope=event.scope,
-        permission_mode=event.permission_mode,
-        workspace=event.workspace,
-        route=event.route,
-        model=event.model,
-        metadata=event.metadata,
-        input_contract=event.input_contract,
-        output_contract=event.output_contract,
         created_cursor=envelope.cursor,
         updated_cursor=envelope.cursor,
     )
 
 
-def _typed(changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes of an update as the record's own types: an event holds them as plain JSON values."""
-    types = {"scope": CapabilityScope, "output_contract": BoundContract}
+def _decode_changes(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties that an update changes, by name, with the types of the record."""
+    properties = msgspec.convert(changes, SessionProperties)
     return {
-        name: msgspec.convert(value, types[name]) if name in types and isinstance(value, dict) else value
-        for name, value in changes.items()
+        name: getattr(properties, name) for name in SessionProperties.__struct_fields__ if name in changes
     }
 
 

@@ -1,4 +1,4 @@
-"""Tokens, pure: a record as the fold of its events, what is stored of a secret, and narrowing."""
+"""Tokens: a record as the projection of its events, secrets and their hashes, and narrowing. Pure."""
 
 import hashlib
 from base64 import urlsafe_b64encode
@@ -13,33 +13,33 @@ from protocol.objects.token import Names, Token, TokenGrant
 from protocol.rpc.method import SCOPES
 
 SECRET_PREFIX = "kht_"
-"""What every secret begins with, so that scanners for leaked credentials can know it."""
+"""The prefix of every secret, for scanners that search for leaked credentials."""
 SECRET_BYTES = 32
 
 EVERYTHING = TokenGrant(scopes=list(SCOPES))
-"""What the daemon's own user may do."""
+"""The rights of the daemon's own user."""
 
 
 def make_secret(randomness: bytes) -> str:
-    """A bearer secret. Errors: ValueError unless there are 256 bits of randomness."""
+    """Make a bearer secret. Errors: ValueError unless there are 256 bits of randomness."""
     if len(randomness) != SECRET_BYTES:
         raise ValueError(f"a secret takes exactly {SECRET_BYTES} bytes of randomness")
     return SECRET_PREFIX + urlsafe_b64encode(randomness).rstrip(b"=").decode()
 
 
-def digest_of(secret: str) -> str:
-    """What is stored of a secret. It is random, so a fast hash is as good as a slow one."""
+def hash_secret(secret: str) -> str:
+    """Return the stored hash of a secret. Secrets are random, so a fast hash is as good as a slow one."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def alive(token: Token, now_ms: int) -> bool:
-    """Whether a token opens anything now."""
+def is_alive(token: Token, now_ms: int) -> bool:
+    """Whether a token is neither revoked nor expired."""
     expires_at_ms = token.grant.expires_at_ms
     return token.revoked_at_ms is None and (expires_at_ms is None or now_ms < expires_at_ms)
 
 
 def evolve(token: Token | None, envelope: Envelope, event: JournalEvent) -> Token | None:
-    """The token after an event of the daemon's stream; events about anything else leave it as it is."""
+    """Return the token after an event of the daemon's stream; other events do not change it."""
     match event:
         case TokenCreated():
             return Token(
@@ -56,29 +56,33 @@ def evolve(token: Token | None, envelope: Envelope, event: JournalEvent) -> Toke
             return token
 
 
-def narrowed(held: TokenGrant, wanted: TokenGrant) -> TokenGrant:
-    """``wanted``, if it allows nothing that ``held`` does not, in any field.
+def narrow_grant(held: TokenGrant, requested: TokenGrant) -> TokenGrant:
+    """Return the requested rights if the held rights include them, in every field.
 
     Errors: ScopeWouldWiden, naming the field.
     """
-    beyond = [scope for scope in wanted.scopes if scope not in held.scopes]
+    beyond = [scope for scope in requested.scopes if scope not in held.scopes]
     if beyond:
-        raise ScopeWouldWiden(f"the scope '{beyond[0]}' is not held", field="$.params.scopes", hint=beyond[0])
-    _covered(held.agents, wanted.agents, "agents")
-    _covered(held.senders, wanted.senders, "senders")
+        raise ScopeWouldWiden(
+            f"the token does not have the scope '{beyond[0]}'", field="$.params.scopes", hint=beyond[0]
+        )
+    _require_included(held.agents, requested.agents, "agents")
+    _require_included(held.senders, requested.senders, "senders")
     if held.expires_at_ms is not None and (
-        wanted.expires_at_ms is None or wanted.expires_at_ms > held.expires_at_ms
+        requested.expires_at_ms is None or requested.expires_at_ms > held.expires_at_ms
     ):
-        raise ScopeWouldWiden("it would outlive what is held", field="$.params.expires_in_s")
-    return wanted
+        raise ScopeWouldWiden("it would outlive the caller's own token", field="$.params.expires_in_s")
+    return requested
 
 
-def _covered(held: Names, wanted: Names, field: str) -> None:
-    """Errors: ScopeWouldWiden unless every name wanted is held; null is every name."""
+def _require_included(held: Names, requested: Names, field: str) -> None:
+    """Require that every requested name is held; null means every name. Errors: ScopeWouldWiden."""
     if held is None:
         return
-    if wanted is None:
-        raise ScopeWouldWiden(f"the {field} are limited and stay so", field=f"$.params.{field}")
-    beyond = [name for name in wanted if name not in held]
+    if requested is None:
+        raise ScopeWouldWiden(f"the {field} of the token are limited and stay so", field=f"$.params.{field}")
+    beyond = [name for name in requested if name not in held]
     if beyond:
-        raise ScopeWouldWiden(f"'{beyond[0]}' is not among the {field} held", field=f"$.params.{field}")
+        raise ScopeWouldWiden(
+            f"'{beyond[0]}' is not among the {field} of the caller's token", field=f"$.params.{field}"
+        )

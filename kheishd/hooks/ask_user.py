@@ -85,9 +85,9 @@ class AskUser(SubHook):
     @tool(
         "ask_user_question",
         description="Ask the user for something that only the user can know or decide: a preference, a "
-        "choice between ways, a missing fact. Work waits until there is an answer, so ask everything at once, and "
-        "nothing that you can find out. The result is JSON: the chosen options and the user's text, or that "
-        "the user declined.",
+        "choice between ways, a missing fact. Work waits until there is an answer, so ask everything at "
+        "once, and nothing that you can find out. The result is JSON: the chosen options and the user's "
+        "text, or that the user declined.",
         kind="coordinate",
         in_plan=True,
     )

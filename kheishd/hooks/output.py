@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from kheishd.core.contract import Fits, Violates, canonical, checked, read
+from kheishd.core.contract import ContractMatch, ContractViolation, check_value, encode_canonical, parse_value
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
 from kheishd.objects.talk.contract import schema_text
 from protocol import ids
@@ -46,7 +46,7 @@ class Outputs(SubHook):
         fitting = _require_contract(context, text, value)
         event = OutputEmitted(
             output_id=context.state.new_id(ids.OUTPUT),
-            text=fitting.text if fitting is not None else text or canonical(value),
+            text=fitting.text if fitting is not None else text or encode_canonical(value),
             call_id=call.call_id,
             value=fitting.value if fitting is not None else value,
             structured=fitting is not None,
@@ -59,7 +59,7 @@ class Outputs(SubHook):
         return Outcome("This is the output of the run now.", events=(event,))
 
 
-def _require_contract(context: RunContext, text: str, value: Any) -> Fits | None:
+def _require_contract(context: RunContext, text: str, value: Any) -> ContractMatch | None:
     """Return the output in the form of the run's contract; None if the run has no contract.
 
     Errors: ToolError if it violates the contract: the model can correct it at once.
@@ -69,7 +69,7 @@ def _require_contract(context: RunContext, text: str, value: Any) -> Fits | None
         return None
     with context.state.read() as store:
         schema = msgspec.json.decode(schema_text(store, bound.digest))
-    verdict = checked(schema, value) if value is not None else read(schema, text)
-    if isinstance(verdict, Violates):
+    verdict = check_value(schema, value) if value is not None else parse_value(schema, text)
+    if isinstance(verdict, ContractViolation):
         raise ToolError(f"this does not fit the schema of the output: {verdict.problem}")
     return verdict

@@ -76,7 +76,7 @@ class Planning(SubHook):
     name = "planning"
 
     def sections(self, context: RunContext) -> Sequence[str]:
-        """Return plan mode while it is on, the todos while some are open, the plan while it is carried out."""
+        """Describe plan mode while it is on, the todos while some are open, and a plan in progress."""
         with context.state.read() as store:
             todos, plan = todos_of(store, context.session), plan_of(store, context.session)
         open_todos = any(todo.status != "completed" for todo in todos)
@@ -85,7 +85,8 @@ class Planning(SubHook):
             lines = "\n".join(f"{MARKS[todo.status]} {todo.content} ({todo.todo_id})" for todo in todos)
             sections.append(f"Your todos (todo_write changes them):\n{lines}")
         if plan is not None and _is_carried_out(context, open_todos):
-            content = truncate(plan.content, MAX_PLAN_SECTION_BYTES, "\n[... the rest is left out here]")
+            marker = "\n[... the rest is left out here]"
+            content = truncate(plan.content, MAX_PLAN_SECTION_BYTES + len(marker), marker)
             sections.append(f"The approved plan:\n{content}")
         return sections
 
@@ -137,8 +138,8 @@ class Planning(SubHook):
 
     @tool(
         "exit_plan_mode",
-        description="Propose a plan and, once a person has approved it, leave plan mode to carry it out. Give "
-        "the whole plan, in Markdown, for a reader who has seen nothing else.",
+        description="Propose a plan and, once a person has approved it, leave plan mode to carry it out. "
+        "Give the whole plan, in Markdown, for a reader who has seen nothing else.",
         kind="coordinate",
         default="ask",
         repeatable=True,

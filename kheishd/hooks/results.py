@@ -17,7 +17,7 @@ import trio
 from msgspec import Meta
 
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, RunContext, SubHook, ToolError, tool
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.blobs import CHUNK_BYTES
 from kheishd.store.tables import BLOBS
 from protocol.events.call import ToolReturned
@@ -117,23 +117,23 @@ def _is_too_long(encoded: bytes, text: str) -> bool:
 async def _find_result(context: RunContext, call_id: str) -> _StoredResult | None:
     """Return the newest result of a call; None if it has none."""
     with context.state.read() as store:
-        stretches = lineage(store, context.session)
+        segments = lineage(store, context.session)
     needle = b'"call_id":' + msgspec.json.encode(call_id)
     cursor = 0
     while True:
         with context.state.read() as store:
-            result, cursor = _scan(store, stretches, needle, call_id, cursor)
+            result, cursor = _scan(store, segments, needle, call_id, cursor)
         if result is not None or cursor == 0:
             return result
         await trio.lowlevel.checkpoint()
 
 
 def _scan(
-    store: Snapshot, stretches: Sequence[Stretch], needle: bytes, call_id: str, below: int
+    store: Snapshot, segments: Sequence[Segment], needle: bytes, call_id: str, below: int
 ) -> tuple[_StoredResult | None, int]:
     """Scan the next events below a cursor; returns the cursor to continue below, 0 at the end."""
     events = size = cursor = 0
-    for _, cursor, line in islice(entries_of(store, stretches, below, reverse=True), EVENTS_AT_ONCE):
+    for _, cursor, line in islice(entries_of(store, segments, below, reverse=True), EVENTS_AT_ONCE):
         # Most lines are not decoded: that takes a hundredth of the time.
         result = _result_in(line, call_id) if needle in line else None
         events += 1

@@ -7,7 +7,6 @@ in any order of events, and a change and its result are either both on the disk,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
@@ -49,6 +48,8 @@ from protocol.objects.task import (
 from protocol.text import truncate_json_start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kheishd.kernel.shells import Shells
     from kheishd.store.environment import Snapshot
 
@@ -72,9 +73,7 @@ class CreateTask(Arguments, frozen=True):
 
     title: Annotated[Title, Meta(description="The work, in a few words.")]
     description: Annotated[Description, Meta(description="Full instructions for whoever does it.")] = ""
-    owner: Annotated[Owner, Meta(description="The agent that does it, if that is settled.")] | UnsetType = (
-        UNSET
-    )
+    owner: Annotated[Owner, Meta(description="The agent that does it, if already known.")] | UnsetType = UNSET
     blocked_by: Blockers = []
 
 
@@ -173,7 +172,7 @@ class TaskTools(SubHook):
             event = new_task(context.state.new_id(ids.TASK), params)
 
         def decide(store: Snapshot) -> Outcome:
-            rules.may_create(Tasks(store, session_id), event)
+            rules.require_creatable(Tasks(store, session_id), event)
             row = {"task_id": event.task_id, "title": event.title, "status": "pending"}
             return Outcome(_encode(row), events=(event,))
 
@@ -219,8 +218,8 @@ class TaskTools(SubHook):
             if event.status == "in_progress" and event.owner is UNSET and task.owner is None:
                 # The agent that begins a task without an owner becomes its owner.
                 event = msgspec.structs.replace(event, owner=context.run.guest or context.run.agent)
-            rules.may_update(Tasks(store, task.session_id), task, event)
-            updated = rules.revised(task, event)
+            rules.require_updatable(Tasks(store, task.session_id), task, event)
+            updated = rules.apply_update(task, event)
             return Outcome(_encode(_summarize(updated)), events=() if updated == task else (event,))
 
         return _decided_at_commit(decide)
@@ -253,7 +252,7 @@ class TaskTools(SubHook):
 
         def decide(store: Snapshot) -> Outcome:
             task = _find_task(store, call.context, arguments.task_id)
-            rules.may_delete(Tasks(store, task.session_id), task)
+            rules.require_deletable(Tasks(store, task.session_id), task)
             event = TaskDeleted(task_id=task.task_id)
             return Outcome(_encode({"task_id": task.task_id, "deleted": True}), events=(event,))
 
@@ -311,7 +310,7 @@ def _decided_at_commit(decide: Callable[[Snapshot], Outcome]) -> Outcome:
 
 def _find_task(store: Snapshot, context: RunContext, task_id: str) -> Task:
     """Return a task of the session. Errors: ToolError, TaskDeleted."""
-    task = Tasks(store, context.session.session_id).task(task_id)
+    task = Tasks(store, context.session.session_id).find(task_id)
     if task is None:
         raise ToolError(f"this session has no task '{task_id}'; task_list lists the existing ones")
     return require_not_deleted(task)
@@ -319,7 +318,11 @@ def _find_task(store: Snapshot, context: RunContext, task_id: str) -> Task:
 
 def _summarize(task: Task) -> dict[str, Any]:
     """Return the main facts of a task."""
-    row: dict[str, Any] = {"task_id": task.task_id, "title": rules.brief(task.title), "status": task.status}
+    row: dict[str, Any] = {
+        "task_id": task.task_id,
+        "title": rules.abbreviate(task.title),
+        "status": task.status,
+    }
     if task.kind != "task":
         row["kind"] = task.kind
     for name in ("owner", "blocked_by", "note"):

@@ -24,10 +24,9 @@ from protocol.errors.token import ScopeMissing
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.kernel.captures import Captures
     from kheishd.kernel.live import Live
     from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.shells import Shells
+    from kheishd.kernel.services import Services
     from kheishd.kernel.state import State
     from kheishd.store.environment import Transaction
     from protocol.objects.daemon import DaemonStatus
@@ -50,10 +49,10 @@ class Caller:
         if scope is not None and scope not in self.scopes:
             raise ScopeMissing(f"this needs the scope '{scope}', which the caller does not have", hint=scope)
 
-    def need_agent(self, agent: str) -> None:
+    def need_agent(self, agent: str, field: str = "$.params.agent") -> None:
         """Errors: AgentForbidden unless the caller may speak with and read this agent."""
         if self.agents is not None and agent not in self.agents:
-            raise AgentForbidden(f"the token does not cover the agent '{agent}'", field="$.params.agent")
+            raise AgentForbidden(f"the token does not cover the agent '{agent}'", field=field)
 
     def need_sender(self, sender: str | None) -> None:
         """Errors: SenderForbidden unless the caller may speak as and read this sender."""
@@ -121,27 +120,28 @@ class Control(Protocol):
         """The configuration file read, if there is one."""
         ...
 
-    def captures(self) -> Captures:
-        """What is captured of model calls."""
-        ...
-
-    def shells(self) -> Shells:
-        """Where what background shells wrote is read."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request on its way through a handler."""
 
     caller: Caller
-    state: State
-    live: Live
+    services: Services
     runtime: Runtime
     control: Control
     connection: Connection
     request_id: str | int | None
     now_ms: int
+
+    @property
+    def state(self) -> State:
+        """The store."""
+        return self.services.state
+
+    @property
+    def live(self) -> Live:
+        """The text being written."""
+        return self.services.live
 
 
 @dataclass(frozen=True, slots=True)

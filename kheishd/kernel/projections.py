@@ -151,7 +151,7 @@ def _task_rows(record: Task) -> frozenset[IndexRow]:
         return frozenset(rows)
     rows += [IndexRow(TASKS_WAITING, (each, record.task_id)) for each in record.blocked_by]
     if record.shell is None:
-        digest = task.title_digest(record.title)
+        digest = task.hash_title(record.title)
         rows.append(IndexRow(TASKS_OPEN, (record.session_id, digest, record.task_id)))
     else:
         rows.append(IndexRow(SHELLS_LIVE, (record.created_cursor,), record.task_id))

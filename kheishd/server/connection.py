@@ -1,18 +1,18 @@
-"""One peer: what it asked and was not answered yet, and what was answered and it has not taken yet.
+"""One client connection: its open requests, and the answers that the client has not taken yet.
 
-A connection has one task, which reads, dispatches what each read held and sends the answers that are
-ready together. Sending is tried at once and without waiting; only what the kernel does not take is kept,
-and only then does a task exist to send the rest.
+A connection has one task, which reads, dispatches the messages of each read and sends answers together when
+they are ready together. It sends at once and without waiting; only bytes that the kernel does not accept are
+kept, and only then does a task exist to send the rest.
 
-What a peer can make the daemon hold is bounded. Past a bound the connection is not read until it drains:
+The resources of a client are limited. Beyond a limit, the connection is not read until it has drained:
 
 * ``MAX_OPEN_REQUESTS`` requests whose transactions are not committed yet;
-* ``MAX_UNSENT_BYTES`` of answers it has not taken.
+* ``MAX_UNSENT_BYTES`` of answers that the client has not taken.
 
-As many requests may *wait* (for a run to settle, say), each in a task; one more is refused as overloaded
-instead, since waiting may last for hours and a cancellation must still be heard.
+As many requests may *wait* (for instance for a run to settle), each in a task; the next one is refused as
+overloaded, because a wait may last for hours and a cancellation must still be read.
 
-The end of a peer's input is a half-close: what it asked is still answered.
+The end of a client's input is a half-close: its open requests are still answered.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import trio
 from msgspec import Struct
 
 from kheishd.server.dispatch import Dispatcher
-from kheishd.server.requests import Gathering, Open, Reply
+from kheishd.server.requests import BatchReply, OpenRequest, Reply
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded, RequestNotFound
@@ -53,16 +53,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A peer that sends many requests at once, in a batch or not, is answered in slices, so that others get
-# their turn.
+# The time slice of one client: a client that sends many requests at once shares the loop with others.
 SLICE_S = 0.002
 
-Reason = Literal["unsubscribed", "shutdown", "revoked"]
-"""Why what was followed ends, short of having settled."""
+EndReason = Literal["unsubscribed", "shutdown", "revoked"]
+"""The reason of ``journal.end`` for a subscription that has not settled."""
 
 
-class Shared(Struct, frozen=True):
-    """What all connections have in common. ``nursery`` holds their tasks."""
+class ServerContext(Struct, frozen=True):
+    """The parts that all connections share. ``nursery`` holds their tasks."""
 
     dispatcher: Dispatcher
     hub: "Hub"
@@ -70,8 +69,8 @@ class Shared(Struct, frozen=True):
     token: trio.lowlevel.TrioToken
 
 
-class Connection(ABC):
-    """A peer, whatever it came by. A transport adds reading and ``_transmit``."""
+class ClientConnection(ABC):
+    """A client on any transport. A transport adds reading and ``_transmit``."""
 
     __slots__ = (
         "_changed",
@@ -89,14 +88,14 @@ class Connection(ABC):
         "unsent_bytes",
     )
 
-    def __init__(self, shared: Shared, caller: Caller) -> None:
+    def __init__(self, shared: ServerContext, caller: Caller) -> None:
         self.caller = caller
         self.ended = False
         self.subscriptions: dict[str, Subscription] | None = None
         self.unsent_bytes = 0
         self._shared = shared
         self._changed: trio.Event | None = None
-        self.opened: dict[Open, None] = {}
+        self.opened: dict[OpenRequest, None] = {}
         self._committing = 0
         self._waiting = 0
         self._ready: list[bytes] = []
@@ -104,10 +103,10 @@ class Connection(ABC):
         self._receiving = False
         self._slice_end = 0.0
 
-    # What arrives.
+    # Receiving.
 
     async def receive(self, values: Iterable[Value]) -> None:
-        """Dispatch what one read gave. Waits while the peer makes the daemon hold too much."""
+        """Dispatch the messages of one read. Waits while the client exceeds its limits."""
         self._receiving = True
         self._slice_end = time.monotonic() + SLICE_S
         try:
@@ -128,14 +127,14 @@ class Connection(ABC):
         self.flush()
 
     async def _receive_batch(self, batch: Batch) -> None:
-        gathering = Gathering(self.answer)
+        gathering = BatchReply(self.answer)
         for value in batch.items:
             self._take_of_batch(value, gathering)
             if self._full() or time.monotonic() > self._slice_end:
                 await self._pause()
         gathering.add(None)
 
-    def _take_of_batch(self, value: Value, gathering: Gathering) -> None:
+    def _take_of_batch(self, value: Value, gathering: BatchReply) -> None:
         if type(value) is not Request:
             if type(value) is Malformed:
                 gathering.expect()
@@ -152,11 +151,11 @@ class Connection(ABC):
             gathering.add(answer)
 
     def _take(self, value: Value, reply: Reply) -> None:
-        """Deal with what is no request. A response is nobody's here: the daemon asks nothing."""
+        """Handle a message that is no request. A response is ignored: the daemon sends no requests."""
         match value:
             case Notification():
                 request = Request(NULL, value.method, value.params)
-                self._shared.dispatcher.dispatch(request, self, _unanswered)
+                self._shared.dispatcher.dispatch(request, self, _drop)
             case Malformed():
                 reply(encode_error(value.id, value.refusal))
             case Request() | Response() | Batch():
@@ -168,7 +167,7 @@ class Connection(ABC):
         )
 
     async def _pause(self) -> None:
-        """Send what is ready, let others run, and wait until there is room again."""
+        """Send ready answers, let other tasks run, and wait for room."""
         self._receiving = False
         self.flush()
         await trio.lowlevel.checkpoint()
@@ -177,21 +176,21 @@ class Connection(ABC):
         self._receiving = True
         self._slice_end = time.monotonic() + SLICE_S
 
-    # What is open.
+    # Open requests.
 
-    def open(self, id_: bytes, reply: Reply, *, waits: bool) -> Open:
-        """Note a request that is not answered at once. Errors: Overloaded."""
+    def open(self, id_: bytes, reply: Reply, *, waits: bool) -> OpenRequest:
+        """Register a request that is not answered at once. Errors: Overloaded."""
         if not waits:
             self._committing += 1
         elif self._waiting >= MAX_OPEN_REQUESTS:
             raise Overloaded(f"{MAX_OPEN_REQUESTS} requests of this connection are waiting already")
         else:
             self._waiting += 1
-        opened = Open(id_, reply, self._close_request, waits=waits)
+        opened = OpenRequest(id_, reply, self._close_request, waits=waits)
         self.opened[opened] = None
         return opened
 
-    def _close_request(self, opened: Open) -> None:
+    def _close_request(self, opened: OpenRequest) -> None:
         del self.opened[opened]
         if opened.waits:
             self._waiting -= 1
@@ -200,10 +199,10 @@ class Connection(ABC):
         self.wake()
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a task that lives no longer than the connections."""
-        self._shared.nursery.start_soon(self._guarded, work)
+        """Run a task that ends with the connections."""
+        self._shared.nursery.start_soon(self._run_guarded, work)
 
-    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run_guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
@@ -211,7 +210,7 @@ class Connection(ABC):
             self.stop("shutdown")
 
     def cancel_request(self, request_id: str | int | float | None) -> None:
-        """Take an open request back. Errors: RequestNotFound."""
+        """Cancel an open request. Errors: RequestNotFound."""
         for opened in self.opened:
             if decode_id(opened.id) == request_id:
                 opened.cancel()
@@ -220,13 +219,13 @@ class Connection(ABC):
 
     @property
     def pending(self) -> bool:
-        """Whether something that was asked for is still to come."""
+        """Whether an answer or the end of a settling subscription is still to be sent."""
         return bool(self.opened) or any(
             subscription.until_settled is not None for subscription in (self.subscriptions or {}).values()
         )
 
-    def give_up(self, reason: Reason) -> None:
-        """End whatever waits or follows; transactions that are on their way are still answered."""
+    def give_up(self, reason: EndReason) -> None:
+        """Cancel waiting requests and end subscriptions; queued transactions are still answered."""
         for opened in list(self.opened):
             if opened.waits:
                 opened.cancel(DaemonDraining() if reason == "shutdown" else TokenInvalid())
@@ -234,12 +233,12 @@ class Connection(ABC):
             subscription.end(reason)
 
     def end_endless(self) -> None:
-        """End the subscriptions that would not end by themselves."""
+        """End the subscriptions that do not end by themselves."""
         for subscription in list((self.subscriptions or {}).values()):
             if subscription.until_settled is None:
                 subscription.end("unsubscribed")
 
-    # What is followed.
+    # Subscriptions.
 
     def subscribe(
         self,
@@ -266,20 +265,20 @@ class Connection(ABC):
 
     def unsubscribe(self, subscription: str) -> None:
         """End a subscription. Errors: SubscriptionNotFound."""
-        found = (self.subscriptions or {}).get(subscription)
-        if found is None:
+        followed = (self.subscriptions or {}).get(subscription)
+        if followed is None:
             raise SubscriptionNotFound(field="$.params.subscription")
-        found.end("unsubscribed")
+        followed.end("unsubscribed")
 
-    # What is sent.
+    # Sending.
 
     @property
     def clear(self) -> bool:
-        """Whether the peer has taken everything so far."""
+        """Whether the client has taken everything that was sent."""
         return not self.unsent_bytes and not self.ended
 
     def answer(self, message: bytes) -> None:
-        """Send an answer: with the others of this read, or of this turn of the loop, if there are any."""
+        """Send an answer, together with other answers of this read or of this turn of the loop."""
         self._ready.append(message)
         self._ready_bytes += len(message)
         if self._receiving:
@@ -299,7 +298,7 @@ class Connection(ABC):
             self._transmit(messages)
 
     def flush(self) -> None:
-        """Send what is ready."""
+        """Send the answers that are ready."""
         ready = self._ready
         if ready:
             self._ready = []
@@ -309,12 +308,12 @@ class Connection(ABC):
 
     @abstractmethod
     def _transmit(self, messages: list[bytes]) -> None:
-        """Send messages as far as that goes without waiting, and keep the rest."""
+        """Send messages without waiting, and keep the rest."""
 
-    # What changes.
+    # Changes.
 
     def wake(self) -> None:
-        """Something that ``change`` may wait for has come about."""
+        """Wake the tasks that sleep in ``change``."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -326,11 +325,11 @@ class Connection(ABC):
         await self._changed.wait()
 
     @abstractmethod
-    def stop(self, reason: Reason) -> None:
-        """Read no more; the connection's task then answers what is open and closes."""
+    def stop(self, reason: EndReason) -> None:
+        """Stop reading; the connection's task then answers open requests and closes."""
 
     def finished(self) -> None:
-        """The connection is over: nothing waits for it, nothing is sent to it."""
+        """Release everything at the end of the connection."""
         self.ended = True
         self.unsent_bytes = 0
         for opened in list(self.opened):
@@ -340,5 +339,5 @@ class Connection(ABC):
         self.wake()
 
 
-def _unanswered(message: bytes) -> None:
-    """Where the answer to a notification goes."""
+def _drop(message: bytes) -> None:
+    """Drop the answer to a notification."""

@@ -1,17 +1,18 @@
-"""From a request to its answer, whatever it came by.
+"""Dispatch: from a request to its answer, independent of the transport.
 
-The row says who may ask and what the params are. Then, by kind:
+The method's row states the required scope and the params. Then, by kind:
 
 * a **query** is answered inline, from a snapshot, without a task;
-* a **mutation** is handed to the store, and answered when its commit is on the disk: a task only for
-  one that then waits;
-* a **control** acts at once, or in a task of its own if it has to wait.
+* a **mutation** is submitted to the store and answered when its commit is durable; it gets a task only if it
+  then waits;
+* a **control** acts at once, or in a task of its own if it waits.
 
-Whatever goes wrong becomes the answer to that one request.
+An error becomes the answer to its request and affects no other.
 """
 
 from __future__ import annotations
 
+import logging
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
@@ -19,79 +20,76 @@ import msgspec
 import trio
 
 from kheishd.kernel.call import Act, Call, Caller, Connection, Control, Handler, Mutate, Query
-from kheishd.server.faults import refusal_of
-from kheishd.server.receipts import Change, Repeated, TakenBack, uncompared
+from kheishd.server.receipts import DryRun, MutationCommit, RepeatedResult, receipt_exclusions
 from protocol.errors.daemon import DaemonDraining
-from protocol.errors.rpc import MessageTooLarge, MethodNotFound
+from protocol.errors.refusal import Refusal
+from protocol.errors.rpc import InternalError, MessageTooLarge, MethodNotFound
 from protocol.rpc.wire import decode_id, decode_params, encode_error, encode_result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from kheishd.kernel.live import Live
-    from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.state import State
-    from kheishd.server.requests import Open, Reply
+    from kheishd.kernel.services import Services
+    from kheishd.server.requests import OpenRequest, Reply
     from protocol.rpc.method import AnyMethod
     from protocol.rpc.wire import Request
+
+log = logging.getLogger(__name__)
 
 _encode_any = msgspec.json.Encoder().encode
 
 
-class Asker(Connection, Protocol):
-    """What the dispatcher needs of a connection."""
+class RequestSource(Connection, Protocol):
+    """The connection of a request, as the dispatcher sees it."""
 
     caller: Caller
 
-    def open(self, id_: bytes, reply: Reply, *, waits: bool) -> Open:
-        """Note a request that is not answered at once.
+    def open(self, id_: bytes, reply: Reply, *, waits: bool) -> OpenRequest:
+        """Register a request that is not answered at once.
 
-        Errors: Overloaded if it ``waits`` and as many as may do so already.
+        Errors: Overloaded if it ``waits`` and the limit of waiting requests is reached.
         """
         ...
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a task that lives no longer than the connections."""
+        """Run a task that ends with the connections."""
         ...
 
 
 class Dispatcher:
-    """Every method that is served, and the parts of the daemon their handlers get."""
+    """The served methods, and the parts of the daemon that their handlers receive."""
 
     def __init__(
         self,
         handlers: Iterable[Handler],
-        state: State,
-        live: Live,
+        services: Services,
         control: Control,
-        runtime: Callable[[], Runtime],
     ) -> None:
-        self.state = state
-        self.live = live
+        self.services = services
+        self.state = services.state
+        self.live = services.live
         self.control = control
-        self._runtime = runtime
-        self._entries: dict[str, Callable[[Request, Asker, Reply], bytes | None]] = {}
+        self._entries: dict[str, Callable[[Request, RequestSource, Reply], bytes | None]] = {}
         for handler in handlers:
             assert handler.row.name not in self._entries, f"two handlers for {handler.row.name}"
             self._entries[handler.row.name] = self._entry(handler)
 
-    def dispatch(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
-        """The encoded answer; None if ``reply`` will get it later. Never raises."""
+    def dispatch(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
+        """Return the encoded answer; None if ``reply`` receives it later. Never raises."""
         try:
             entry = self._entries.get(request.method)
             if entry is None:
                 raise self._unknown(request.method)
             return entry(request, asker, reply)
         except Exception as error:
-            return encode_error(request.id, refusal_of(error, request.method))
+            return encode_error(request.id, to_refusal(error, request.method))
 
-    def call(self, asker: Asker, request_id: str | int | None = None) -> Call:
-        """What a handler gets."""
+    def call(self, asker: RequestSource, request_id: str | int | None = None) -> Call:
+        """Return the context of a handler."""
         return Call(
             asker.caller,
-            self.state,
-            self.live,
-            self._runtime(),
+            self.services,
+            self.services.runtimes.current(),
             self.control,
             asker,
             request_id,
@@ -99,12 +97,12 @@ class Dispatcher:
         )
 
     def encode(self, result: Any) -> bytes:
-        """A result as it is answered: without the secrets that were not known when it was written down."""
+        """Encode a result, without secrets that became known after its data was stored."""
         encoded = _encode_any(result)
         scrub = self.state.store.scrub
         return encoded if scrub is None else scrub(encoded)
 
-    def _entry(self, handler: Handler) -> Callable[[Request, Asker, Reply], bytes | None]:
+    def _entry(self, handler: Handler) -> Callable[[Request, RequestSource, Reply], bytes | None]:
         match handler:
             case Query():
                 return _Queries(self, handler)
@@ -129,7 +127,7 @@ class Dispatcher:
 
 
 class _Entry:
-    """One method, made ready: its decoder, the right it needs."""
+    """A served method: its decoder and its scope."""
 
     def __init__(self, dispatcher: Dispatcher, row: AnyMethod) -> None:
         self.dispatcher = dispatcher
@@ -137,8 +135,8 @@ class _Entry:
         self.scope = row.scope
         self.decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row.params)
 
-    def params(self, request: Request, asker: Asker) -> Any:
-        """The params, if the caller may ask at all. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
+    def params(self, request: Request, asker: RequestSource) -> Any:
+        """Return an authorised request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
             asker.caller.need(self.scope)
         size, limit = memoryview(request.params).nbytes, self.row.max_params_bytes
@@ -146,21 +144,21 @@ class _Entry:
             raise MessageTooLarge(f"the params take {size} bytes; the limit is {limit}", field="$.params")
         return decode_params(self.decoder, request.params)
 
-    async def wait(self, opened: Open, work: Callable[[], Awaitable[Any]]) -> None:
-        """The task of a request that waits: answers it, also when it is cancelled."""
+    async def wait(self, opened: OpenRequest, work: Callable[[], Awaitable[Any]]) -> None:
+        """Run the task of a waiting request: answer it, also when it is cancelled."""
         assert opened.scope is not None
         with opened.scope:
             try:
                 message = encode_result(opened.id, self.dispatcher.encode(await work()))
             except Exception as error:
-                message = encode_error(opened.id, refusal_of(error, self.row.name))
+                message = encode_error(opened.id, to_refusal(error, self.row.name))
             opened.finish(message)
             return
         assert opened.refusal is not None, "only a cancelled request gets here"
         opened.refuse(opened.refusal)
 
-    def start(self, opened: Open, asker: Asker, work: Callable[[], Awaitable[Any]]) -> None:
-        """Give a request its task."""
+    def start(self, opened: OpenRequest, asker: RequestSource, work: Callable[[], Awaitable[Any]]) -> None:
+        """Start the task of a request."""
         opened.scope = trio.CancelScope()
         asker.start(lambda: self.wait(opened, work))
 
@@ -170,7 +168,7 @@ class _Queries(_Entry):
         super().__init__(dispatcher, handler.row)
         self.answer = handler.answer
 
-    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         dispatcher = self.dispatcher
         return encode_result(request.id, dispatcher.encode(self.answer(dispatcher.call(asker), params)))
@@ -181,16 +179,16 @@ class _Acts(_Entry):
         super().__init__(dispatcher, handler.row)
         self.act = handler.act
 
-    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         return encode_result(request.id, self.dispatcher.encode(self.act(self.call(request, asker), params)))
 
-    def call(self, request: Request, asker: Asker) -> Call:
-        return self.dispatcher.call(asker, _journaled(request.id))
+    def call(self, request: Request, asker: RequestSource) -> Call:
+        return self.dispatcher.call(asker, _journal_id(request.id))
 
 
 class _WaitingActs(_Acts):
-    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         call = self.call(request, asker)
         opened = asker.open(request.id, reply, waits=True)
@@ -202,51 +200,51 @@ class _Mutations(_Entry):
     def __init__(self, dispatcher: Dispatcher, handler: Mutate) -> None:
         super().__init__(dispatcher, handler.row)
         self.handler = handler
-        self.blank = uncompared(handler.row)
+        self.blank = receipt_exclusions(handler.row)
         self.result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.row.result)
 
-    def __call__(self, request: Request, asker: Asker, reply: Reply) -> bytes | None:
+    def __call__(self, request: Request, asker: RequestSource, reply: Reply) -> bytes | None:
         params = self.params(request, asker)
         if self.dispatcher.control.draining() and not self.row.while_draining:
             raise DaemonDraining()
         handler = self.handler
-        call = self.dispatcher.call(asker, _journaled(request.id))
+        call = self.dispatcher.call(asker, _journal_id(request.id))
         plan = params if handler.prepare is None else handler.prepare(call, params)
-        change = Change(handler, call, params, plan, self.blank)
+        change = MutationCommit(handler, call, params, plan, self.blank)
         follows = handler.follows is not None and not params.check and handler.follows(params)
         opened = asker.open(request.id, reply, waits=follows)
 
-        def done(job: Any) -> None:
-            """Runs on the loop, once the fate of the transaction is known."""
+        def answer(job: Any) -> None:
+            """Answer, on the loop, once the transaction has committed or failed."""
             opened.job = None
             try:
                 if follows:
                     self.follow(opened, asker, call, params, self.value(job.unwrap()))
                 else:
-                    opened.finish(encode_result(opened.id, self.encoded(job)))
+                    opened.finish(encode_result(opened.id, self.encode(job)))
             except Exception as error:
-                opened.refuse(refusal_of(error, self.row.name))
+                opened.refuse(to_refusal(error, self.row.name))
 
         try:
-            opened.job = self.dispatcher.state.submit(change, done)
+            opened.job = self.dispatcher.state.submit(change, answer)
         except Exception:
             opened.drop()
             raise
         return None
 
-    def encoded(self, job: Any) -> bytes:
-        """The result as it is answered. Errors: whatever the transaction raised."""
-        if isinstance(job.error, TakenBack):
+    def encode(self, job: Any) -> bytes:
+        """Return the encoded result. Errors: those of the transaction."""
+        if isinstance(job.error, DryRun):
             return self.dispatcher.encode(job.error.result)
         result = job.unwrap()
-        return result.result if type(result) is Repeated else self.dispatcher.encode(result)
+        return result.result if type(result) is RepeatedResult else self.dispatcher.encode(result)
 
     def value(self, result: Any) -> Any:
-        """The result as the handler gave it, now or when the key was first used."""
-        return self.result.decode(result.result) if type(result) is Repeated else result
+        """Return the handler's result, from this request or from the first one with its key."""
+        return self.result.decode(result.result) if type(result) is RepeatedResult else result
 
-    def follow(self, opened: Open, asker: Asker, call: Call, params: Any, result: Any) -> None:
-        """Go on after the commit, unless the caller took the request back meanwhile."""
+    def follow(self, opened: OpenRequest, asker: RequestSource, call: Call, params: Any, result: Any) -> None:
+        """Continue after the commit, unless the caller cancelled the request meanwhile."""
         follow = self.handler.follow
         assert follow is not None, f"{self.row.name} says that it follows"
         if opened.refusal is not None:
@@ -254,7 +252,22 @@ class _Mutations(_Entry):
         self.start(opened, asker, lambda: follow(call, params, result))
 
 
-def _journaled(id_: bytes) -> str | int | None:
-    """A request's id as the journal keeps it: a number that is no whole number as its text."""
+def _journal_id(id_: bytes) -> str | int | None:
+    """Return a request's id for the journal: a number with a fraction as its text."""
     value = decode_id(id_)
     return id_.decode() if isinstance(value, float) else value
+
+
+def to_refusal(error: Exception, doing: str) -> Refusal:
+    """Return the refusal that answers an exception.
+
+    A refusal is itself. Any other exception is a fault of the daemon: it is logged with its traceback and
+    answered as -32603 without details. (Params that do not decode are already ``InvalidParams``; a stored
+    record that does not decode is a fault.)
+    """
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        return to_refusal(error.exceptions[0], doing)
+    log.error("%s failed", doing, exc_info=error)
+    return InternalError()

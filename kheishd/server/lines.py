@@ -1,4 +1,4 @@
-"""The Unix socket's transport: a raw stream socket and the line codec."""
+"""The transport of Unix sockets: a stream socket and the line codec."""
 
 import select
 import socket
@@ -8,33 +8,33 @@ import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from kheishd.kernel.call import Caller
-from kheishd.server.connection import Connection, Reason, Shared
+from kheishd.server.connection import ClientConnection, EndReason, ServerContext
 from protocol.rpc.codec import Codec
 from protocol.rpc.wire import Value
 
-# One read. Larger makes a pipelining peer's turn longer, smaller costs more turns for large messages.
+# One read. A larger one makes a pipelining client's turn longer, a smaller one costs more turns.
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
-# What of a read is decoded at once: the shortest lines take three microseconds for every two bytes.
+# The portion of a read that is decoded at once: the shortest lines take three microseconds for two bytes.
 FEED_BYTES = 8 * 1024
-# How often a peer that shut its sending side and waits for answers is looked at: is it still there?
+# The interval at which a half-closed client is checked for having closed completely.
 GONE_CHECK_S = 5.0
 
 
-class LineConnection(Connection):
-    """A peer on a stream socket, which must be non-blocking."""
+class LineConnection(ClientConnection):
+    """A client on a stream socket, which must be non-blocking."""
 
     __slots__ = ("_codec", "_socket", "_stopped", "_unsent")
 
-    def __init__(self, shared: Shared, caller: Caller, stream: socket.socket) -> None:
+    def __init__(self, shared: ServerContext, caller: Caller, stream: socket.socket) -> None:
         super().__init__(shared, caller)
         self._socket = stream
         self._codec = Codec()
-        self._stopped: Reason | None = None
+        self._stopped: EndReason | None = None
         self._unsent: bytearray | None = None
 
     async def run(self) -> None:
-        """Serve the peer until it is done, gone, or stopped."""
+        """Serve the client until it has finished, is gone, or is stopped."""
         try:
             await self._read()
             await self._finish()
@@ -42,7 +42,7 @@ class LineConnection(Connection):
             self.close()
 
     async def _read(self) -> None:
-        """Until the end of input, or ``stop``."""
+        """Read until the end of input, or ``stop``."""
         while self._stopped is None:
             try:
                 await wait_readable(self._socket)
@@ -57,21 +57,21 @@ class LineConnection(Connection):
             await self.receive(self._values(data))
 
     def _values(self, data: bytes) -> Iterator[Value]:
-        """What a read held. Decoded bit by bit, as it is dispatched: many small things take long together."""
+        """Yield the messages of a read, decoded in portions: many small messages take long together."""
         for start in range(0, len(data), FEED_BYTES):
             yield from self._codec.feed(data[start : start + FEED_BYTES])
 
     async def _finish(self) -> None:
-        """Answer what is open and see it taken, unless the peer is gone or was told to stop."""
+        """Answer open requests and send the answers, unless the client is gone."""
         if self._stopped is not None:
             self.give_up(self._stopped)
         self.end_endless()
-        while (self.pending or self.unsent_bytes) and not self.ended and not self._gone():
+        while (self.pending or self.unsent_bytes) and not self.ended and not self._is_gone():
             with trio.move_on_after(GONE_CHECK_S):
                 await self.change()
 
-    def _gone(self) -> bool:
-        """Whether the peer closed both directions."""
+    def _is_gone(self) -> bool:
+        """Whether the client closed both directions."""
         poll = select.poll()
         poll.register(self._socket, 0)
         return any(flags & (select.POLLHUP | select.POLLERR) for _, flags in poll.poll(0))
@@ -88,7 +88,7 @@ class LineConnection(Connection):
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._lost()
+            self._end()
             return
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
@@ -96,20 +96,20 @@ class LineConnection(Connection):
             self.start(self._drain)
 
     async def _drain(self) -> None:
-        """Send what is kept, as the peer takes it."""
+        """Send the kept bytes as the client takes them."""
         while self._unsent and not self.ended:
             try:
                 await wait_writable(self._socket)
                 if self._unsent is None:
-                    # The connection was closed in the very turn in which there was room.
+                    # The connection was closed in the same turn of the loop.
                     break
                 with memoryview(self._unsent) as unsent:
                     sent = self._socket.send(unsent[:WRITE_BYTES])
             except (BlockingIOError, InterruptedError, trio.ClosedResourceError):
-                # The last: reading was stopped; what is unsent still goes out unless all is over.
+                # ClosedResourceError: reading was stopped, but unsent bytes are still sent.
                 continue
             except OSError:
-                self._lost()
+                self._end()
                 break
             del self._unsent[:sent]
             self.unsent_bytes = len(self._unsent)
@@ -117,20 +117,20 @@ class LineConnection(Connection):
         self.unsent_bytes = 0
         self.wake()
 
-    def _lost(self) -> None:
-        """The peer does not take anything any more."""
+    def _end(self) -> None:
+        """Handle a client that takes no more data."""
         self.ended = True
         self.stop("unsubscribed")
 
-    def stop(self, reason: Reason) -> None:
-        """Read no more; the connection's task then answers what is open and closes."""
+    def stop(self, reason: EndReason) -> None:
+        """Stop reading; the connection's task then answers open requests and closes."""
         self._stopped = reason
         if self._socket.fileno() >= 0:
             notify_closing(self._socket)
         self.wake()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything."""
         self.finished()
         self._unsent = None
         if self._socket.fileno() >= 0:

@@ -1,7 +1,7 @@
-"""Sockets to listen on: bound, or taken over from systemd, and accepted from.
+"""Listening sockets: bound here or inherited from systemd, and the accepting of connections.
 
-A live socket is never unlinked: it is asked first, and who answers keeps it. A stale one is replaced;
-the caller holds the home's lock, so nobody is just about to listen there.
+A socket that answers is never unlinked; a stale one is replaced. The caller holds the home's lock, so no
+other daemon of this home is about to listen.
 """
 
 import errno
@@ -21,18 +21,17 @@ from typing import NoReturn
 from msgspec import Struct
 from trio.lowlevel import checkpoint, wait_readable
 
-from kheishd.server.peers import Grant
+from kheishd.server.peers import SocketGrant
 
 log = logging.getLogger(__name__)
 
-# What fits into sockaddr_un.sun_path (108 bytes) with its closing zero.
+# sockaddr_un.sun_path has 108 bytes, one of them for the final zero.
 MAX_PATH_BYTES = 107
 BACKLOG = 1024
 LISTEN_FD_FIRST = 3
-# Accepted at most before the connections that were get their turn.
+# Connections accepted before existing connections get their turn.
 ACCEPTED_PER_TURN = 64
-# Descriptors that no client gets: runs, reloads and backups need some, however many clients there are.
-# Where only few may be open, clients get three quarters of them.
+# Descriptors reserved for runs, reloads and backups. With a low limit, clients get three quarters of it.
 DESCRIPTORS_RESERVED = 64
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -40,26 +39,26 @@ _PASSING = (errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.EINTR)
 
 
 class SocketInUse(Exception):
-    """Somebody answers on the socket, or the path is something else; it is left alone."""
+    """The path is in use by another process, or is not a socket; it is left unchanged."""
 
 
 class RpcListen(Struct, frozen=True):
-    """The private socket: the daemon's own user and root."""
+    """The private socket: for the daemon's own user and root."""
 
     path: Path
 
 
 class SharedListen(Struct, frozen=True):
-    """A second socket, for others, with what each may do. Its directory must exist."""
+    """A second socket for other users, with their grants. Its directory must exist."""
 
     path: Path
     mode: int = 0o660
     group: str | None = None
-    grants: tuple[Grant, ...] = ()
+    grants: tuple[SocketGrant, ...] = ()
 
 
 class TcpListen(Struct, frozen=True):
-    """WebSocket over TCP, for bearers of tokens; with ``certificate`` and ``key``, over TLS."""
+    """WebSocket over TCP with bearer tokens; TLS with ``certificate`` and ``key``."""
 
     host: str
     port: int
@@ -73,7 +72,7 @@ Listen = RpcListen | SharedListen | TcpListen
 
 
 class Listener(Struct, frozen=True):
-    """A listening socket, non-blocking, and what was asked for."""
+    """A non-blocking listening socket and its specification."""
 
     spec: Listen
     socket: socket.socket
@@ -95,41 +94,41 @@ def open_listeners(
     run_dir: Path,
     environ: MutableMapping[str, str],
 ) -> Iterator[list[Listener]]:
-    """Every socket to listen on; what was made here is removed when left.
+    """Open every socket; sockets and files created here are removed at the end.
 
-    Those that systemd passed are used instead of binding. ``<run_dir>/tcp`` holds the address.
+    Sockets inherited from systemd replace the ones to bind. ``<run_dir>/tcp`` holds the TCP address.
 
-    Errors: SocketInUse; OSError where binding is not possible; KeyError for an unknown group.
+    Errors: SocketInUse; OSError if binding fails; KeyError for an unknown group.
     """
     with ExitStack() as stack:
         listeners = [
-            stack.enter_context(_adopted(fd, spec)) for fd, spec in _passed(environ, rpc, shared, tcp)
+            stack.enter_context(_adopt(fd, spec)) for fd, spec in _inherit(environ, rpc, shared, tcp)
         ]
         kinds = {type(listener.spec) for listener in listeners}
-        wanted: list[Listen] = [spec for spec in (rpc, shared, tcp) if spec is not None]
-        for spec in wanted:
+        specs: list[Listen] = [spec for spec in (rpc, shared, tcp) if spec is not None]
+        for spec in specs:
             if type(spec) not in kinds:
-                listeners.append(stack.enter_context(_bound(spec)))
+                listeners.append(stack.enter_context(_open_socket(spec)))
         for listener in listeners:
             if isinstance(listener.spec, TcpListen):
                 stack.enter_context(_address_file(run_dir / "tcp", listener))
         yield listeners
 
 
-# From systemd.
+# Inherited from systemd.
 
 
-def _passed(
+def _inherit(
     environ: MutableMapping[str, str], rpc: RpcListen, shared: SharedListen | None, tcp: TcpListen | None
 ) -> Iterator[tuple[int, Listen]]:
-    """The sockets that were passed in, each with what it stands for: by its name, else by its family."""
+    """Yield the inherited sockets with their specification: by name, else by address family."""
     passed_to, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if passed_to != str(os.getpid()) or not count.isdigit():
         return
     named = names.split(":")
-    for place in range(int(count)):
-        fd = LISTEN_FD_FIRST + place
-        name = named[place] if place < len(named) else ""
+    for index in range(int(count)):
+        fd = LISTEN_FD_FIRST + index
+        name = named[index] if index < len(named) else ""
         if name == "shared":
             yield fd, shared or SharedListen(Path(_path_of(fd)))
         elif name == "tcp" or (name != "rpc" and _family_of(fd) != socket.AF_UNIX):
@@ -139,7 +138,7 @@ def _passed(
 
 
 @contextmanager
-def _adopted(fd: int, spec: Listen) -> Iterator[Listener]:
+def _adopt(fd: int, spec: Listen) -> Iterator[Listener]:
     fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     with socket.socket(fileno=fd) as listening:
         listening.setblocking(False)
@@ -157,11 +156,11 @@ def _path_of(fd: int) -> str:
     return name if isinstance(name, str) else ""
 
 
-# Bound here.
+# Bound by the daemon.
 
 
 @contextmanager
-def _bound(spec: Listen) -> Iterator[Listener]:
+def _open_socket(spec: Listen) -> Iterator[Listener]:
     if isinstance(spec, TcpListen):
         family = socket.AF_INET6 if ":" in spec.host else socket.AF_INET
         with socket.create_server((spec.host, spec.port), family=family, backlog=BACKLOG) as listening:
@@ -184,7 +183,7 @@ def _bound(spec: Listen) -> Iterator[Listener]:
 
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
-    """The path, or where it is too long for the kernel, the same file by its directory's descriptor."""
+    """Yield the path or, if it is too long for the kernel, the file through its directory's descriptor."""
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         yield str(path)
         return
@@ -195,11 +194,11 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def _clear(path: str, shown: Path) -> None:
-    """Make way for a socket. Errors: SocketInUse."""
+def _clear(path: str, name: Path) -> None:
+    """Remove a stale socket. Errors: SocketInUse."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise SocketInUse(f"{shown} is not a socket; it is left alone")
+            raise SocketInUse(f"{name} is not a socket; it is left unchanged")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -211,30 +210,30 @@ def _clear(path: str, shown: Path) -> None:
                 os.unlink(path)
             return
         except BlockingIOError:
-            pass  # Its backlog is full: somebody is there.
-    raise SocketInUse(f"somebody answers on {shown}; it is left alone")
+            pass  # Its backlog is full: a process listens.
+    raise SocketInUse(f"another process listens on {name}; it is left unchanged")
 
 
 def _bind(listening: socket.socket, path: str, spec: RpcListen | SharedListen) -> None:
-    """Bind and listen; nobody can connect before mode and group are as they should be."""
-    before = os.umask(0o177)
+    """Bind and listen; nobody can connect before mode and group are set."""
+    previous = os.umask(0o177)
     try:
         listening.bind(path)
     finally:
-        os.umask(before)
+        os.umask(previous)
     if isinstance(spec, SharedListen):
         _share(path, spec)
     listening.listen(BACKLOG)
 
 
 def _share(path: str, spec: SharedListen) -> None:
-    """Give a socket that was just bound its mode and group. Errors: SocketInUse, OSError, KeyError."""
-    # By descriptor: whoever may write to its directory could put a link to another file of ours in its place.
+    """Set mode and group of a newly bound socket. Errors: SocketInUse, OSError, KeyError."""
+    # Through a descriptor: a user who may write to the directory could replace the socket by a link.
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-            raise SocketInUse(f"somebody put something else in the place of {spec.path}; it is left alone")
+        status = os.fstat(descriptor)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise SocketInUse(f"another process replaced {spec.path}; it is left unchanged")
         itself = f"/proc/self/fd/{descriptor}"
         if spec.group is not None:
             group = int(spec.group) if spec.group.isdigit() else grp.getgrnam(spec.group).gr_gid
@@ -245,15 +244,15 @@ def _share(path: str, spec: SharedListen) -> None:
 
 
 def _remove(path: str, made: os.stat_result) -> None:
-    """Unlink the socket, unless another has taken its place."""
+    """Unlink the socket, unless another one has replaced it."""
     with suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):
+        current = os.lstat(path)
+        if (current.st_dev, current.st_ino) == (made.st_dev, made.st_ino):
             os.unlink(path)
 
 
 def address_of(listening: socket.socket) -> str:
-    """The address that a TCP socket is bound to, ``[::1]:7707`` for IPv6."""
+    """Return the address of a bound TCP socket, ``[::1]:7707`` for IPv6."""
     host, port, *_ = listening.getsockname()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -268,7 +267,7 @@ def _address_file(path: Path, listener: Listener) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-# Accepted from.
+# Accepting.
 
 
 async def accept_all(
@@ -276,12 +275,12 @@ async def accept_all(
     accepted: Callable[[socket.socket], None],
     descriptor_freed: Callable[[], Awaitable[None]],
 ) -> NoReturn:
-    """Accept for ever. ``accepted`` gets each connection, non-blocking, and must not fail.
+    """Accept connections for ever. ``accepted`` receives each, non-blocking, and must not fail.
 
-    With hardly a file descriptor left, accepting pauses until ``descriptor_freed`` returns; those who
-    connect meanwhile wait in the kernel's queue.
+    When file descriptors run out, accepting pauses until ``descriptor_freed`` returns; new clients wait in
+    the kernel's queue.
 
-    Errors: OSError if the socket itself is broken.
+    Errors: OSError if the listening socket is broken.
     """
     paused = False
     while True:
@@ -291,22 +290,22 @@ async def accept_all(
             await checkpoint()
             continue
         if not paused:
-            log.warning("accepting connections pauses: there are hardly any file descriptors left")
+            log.warning("accepting connections pauses: file descriptors are running out")
         paused = True
         await descriptor_freed()
 
 
 def _ceiling() -> int:
-    """The first descriptor that no client gets."""
+    """Return the first descriptor number that no client gets."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(DESCRIPTORS_RESERVED, limit // 4)
 
 
 def _accept_some(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> bool:
-    """Accept who has connected, up to a turn's number; False for want of descriptors. Errors: OSError."""
+    """Accept up to one turn's connections; return False if descriptors run out. Errors: OSError."""
     ceiling = _ceiling()
     try:
-        # The kernel gives the lowest number there is.
+        # The kernel assigns the lowest free number.
         newest = os.dup(listening.fileno())
         os.close(newest)
         for _ in range(ACCEPTED_PER_TURN):

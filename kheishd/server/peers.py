@@ -1,8 +1,8 @@
-"""Who is on the other side, and what that allows.
+"""Authentication: the identity of a caller and its rights.
 
-On the private socket the kernel says who it is (``SO_PEERCRED``): the daemon's own user and root may do
-everything, anybody else nothing. On a shared socket a grant says what a user or a group may do. Over TCP
-a bearer token does, and only that: being on the same machine is no proof of anything there.
+On the private socket the kernel identifies the process (``SO_PEERCRED``): the daemon's own user and root have
+every right, other users none. On a shared socket, grants give rights to users and groups. Over TCP only a
+bearer token gives rights: a local connection proves nothing there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kheishd.core.token import digest_of
+from kheishd.core.token import hash_secret
 from kheishd.kernel.call import Caller
 from kheishd.objects.node.token import is_valid
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
@@ -30,16 +30,16 @@ _CREDENTIALS = struct.Struct("3i")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/@]+))(?::[0-9]+)?")
 
 
-class Peer(Struct, frozen=True):
-    """A process on the other side of a Unix socket, as the kernel knows it."""
+class SocketPeer(Struct, frozen=True):
+    """The process at the other end of a Unix socket."""
 
     pid: int
     uid: int
     gid: int
 
 
-class Grant(Struct, frozen=True):
-    """What a user, or a group, may do over the shared socket. ``None`` covers every name."""
+class SocketGrant(Struct, frozen=True):
+    """The rights of a user or a group on the shared socket. ``None`` covers every name."""
 
     uid: int | None = None
     gid: int | None = None
@@ -48,23 +48,23 @@ class Grant(Struct, frozen=True):
     senders: frozenset[str] | None = None
 
 
-def peer_of(stream: socket.socket) -> Peer:
-    """The process that connected. Errors: OSError if the socket has none."""
+def peer_of(stream: socket.socket) -> SocketPeer:
+    """Return the connected process. Errors: OSError if the socket has none."""
     credentials = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return Peer(*_CREDENTIALS.unpack(credentials))
+    return SocketPeer(*_CREDENTIALS.unpack(credentials))
 
 
-def private_caller(peer: Peer) -> Caller:
-    """The caller on the private socket. Errors: PeerUnknown for another user than ours and root."""
+def find_private_caller(peer: SocketPeer) -> Caller:
+    """Return the caller on the private socket. Errors: PeerUnknown for other users."""
     if peer.uid not in (os.geteuid(), 0):
         raise PeerUnknown(hint=f"uid {peer.uid}")
     return Caller(f"uid:{peer.uid}", frozenset(SCOPES))
 
 
-def shared_caller(peer: Peer, grants: tuple[Grant, ...]) -> Caller:
-    """The caller on a shared socket: by the first grant of its user, else of its group.
+def find_shared_caller(peer: SocketPeer, grants: tuple[SocketGrant, ...]) -> Caller:
+    """Return the caller on a shared socket, by the first grant of its user, else of its group.
 
-    Errors: PeerUnknown if there is none.
+    Errors: PeerUnknown without a grant.
     """
     by_uid = [grant for grant in grants if grant.uid == peer.uid]
     by_gid = [grant for grant in grants if grant.uid is None and grant.gid == peer.gid]
@@ -76,15 +76,15 @@ def shared_caller(peer: Peer, grants: tuple[Grant, ...]) -> Caller:
 # Tokens.
 
 
-def token_caller(store: Snapshot, authorization: str | None, now_ms: int) -> tuple[Caller, int | None]:
-    """The caller that an ``Authorization`` header names, and when its token expires.
+def find_token_caller(store: Snapshot, authorization: str | None, now_ms: int) -> tuple[Caller, int | None]:
+    """Return the caller of an ``Authorization`` header, and the expiry of its token.
 
     Errors: TokenMissing, TokenInvalid.
     """
     kind, _, secret = (authorization or "").partition(" ")
     if kind.lower() != "bearer" or not secret.strip():
         raise TokenMissing()
-    token_id = store.get(TOKENS_BY_DIGEST, digest_of(secret.strip()))
+    token_id = store.get(TOKENS_BY_DIGEST, hash_secret(secret.strip()))
     record = None if token_id is None else store.get(TOKENS, token_id)
     if record is None or not is_valid(store, record.token, now_ms):
         raise TokenInvalid()
@@ -102,18 +102,18 @@ def token_caller(store: Snapshot, authorization: str | None, now_ms: int) -> tup
 # Browsers.
 
 
-def check_origin(
+def require_allowed_origin(
     host: str | None, origin: str | None, *, hosts: tuple[str, ...], origins: tuple[str, ...]
 ) -> None:
-    """Keep web pages out: they may reach a loopback port, but they cannot choose these two headers.
+    """Reject requests of foreign web pages, which can reach a loopback port but cannot choose these headers.
 
-    ``Host`` must be an address, ``localhost`` or a configured name, so that no name of somebody else's
-    can be pointed here; ``Origin``, which browsers always send, must be the host itself or configured.
+    ``Host`` must be an address, ``localhost`` or a configured name, so that a foreign name cannot resolve to
+    this daemon; ``Origin``, which browsers always send, must be the host itself or configured.
 
     Errors: OriginForbidden.
     """
-    found = _HOST.fullmatch(host or "")
-    name = (found[1] or found[2]).lower() if found else ""
+    match = _HOST.fullmatch(host or "")
+    name = (match[1] or match[2]).lower() if match else ""
     if name not in ("localhost", *hosts) and not _is_address(name):
         raise OriginForbidden(f"requests for the host '{name}' are refused", hint="[listen.tcp] hosts")
     if origin is None or origin in origins:

@@ -1,11 +1,11 @@
-"""One mutation as one transaction: idempotency keys, ``check`` and revocation, the same for every method.
+"""The transaction of a mutation: idempotency keys, ``check`` and revoked tokens, the same for every method.
 
-A receipt, kept for a week per principal, method and key, says what was asked (a digest of the params)
-and what was given (the result as it was encoded). It is written in the transaction that it vouches for,
-so there is never one without the other. Refusals leave none.
+A receipt is kept for a week per principal, method and key. It holds a digest of the params and the encoded
+result, and is written in the same transaction, so neither exists without the other. Refusals leave no
+receipt.
 
-A token that was revoked changes nothing any more: its connections are closed soon after, but what waits in
-the queue behind its revocation would still be carried out.
+A revoked token changes nothing: its connections are closed soon, but mutations queued behind the revocation
+must be refused here.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Transaction
     from protocol.rpc.method import AnyMethod, Mutation
 
-# Each new receipt pays for forgetting a few old ones, so the table shrinks whenever it may.
+# Each new receipt deletes a few expired ones, so the table shrinks without a task of its own.
 PURGED_PER_RECEIPT = 4
-PLACEHOLDER = "(shown when it is made)"
-"""What a ``check`` gives in place of a secret."""
+PLACEHOLDER = "(shown when it is created)"
+"""The value of a secret in the result of a ``check``."""
 
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-class TakenBack(Exception):
-    """Raised out of a transaction that is only a check; holds what it would have given."""
+class DryRun(Exception):
+    """Raised out of a transaction that only checks; holds its result."""
 
     def __init__(self, result: Any) -> None:
         super().__init__()
         self.result = result
 
 
-class Repeated(Struct, frozen=True):
-    """What an earlier request of the same key gave."""
+class RepeatedResult(Struct, frozen=True):
+    """The result of an earlier request with the same key."""
 
     result: bytes
 
 
-def uncompared(row: AnyMethod) -> dict[str, Any]:
-    """The params that say how to ask, not what for, each with its default."""
+def receipt_exclusions(row: AnyMethod) -> dict[str, Any]:
+    """Return the params that an idempotency key does not cover, each with its default."""
     names = ("idempotency_key", "check", *row.uncompared)
     return {field.name: field.default for field in msgspec.structs.fields(row.params) if field.name in names}
 
 
-class Change:
-    """A mutation's transaction function; may be run again."""
+class MutationCommit:
+    """The transaction function of a mutation; it may run again."""
 
     __slots__ = ("_call", "_digest", "_handler", "_params", "_plan")
 
@@ -73,8 +73,8 @@ class Change:
         self._digest = b"" if params.idempotency_key is None else _digest(params, blank)
 
     def __call__(self, tx: Transaction) -> Any:
-        """The handler's result, or ``Repeated``. Errors: TakenBack for a check; TokenInvalid; refusals."""
-        _see_that_it_is_good(tx, self._call.caller.token_id)
+        """Return the handler's result, or ``RepeatedResult``. Errors: DryRun; TokenInvalid; refusals."""
+        _require_valid_token(tx, self._call.caller.token_id)
         key = self._params.idempotency_key
         if key is not None:
             repeated = self._look_up(tx, key)
@@ -82,12 +82,12 @@ class Change:
                 return repeated
         result = self._handler.apply(tx, self._call, self._plan)
         if self._params.check:
-            raise TakenBack(_without_secret(result, self._handler.row.secret))
+            raise DryRun(_without_secret(result, self._handler.row.secret))
         if key is not None:
             self._record(tx, key, result)
         return result
 
-    def _look_up(self, tx: Transaction, key: str) -> Repeated | None:
+    def _look_up(self, tx: Transaction, key: str) -> RepeatedResult | None:
         row = self._handler.row
         receipt = tx.get(RECEIPTS, self._call.caller.principal, row.name, key)
         if receipt is None or receipt.at_ms + IDEMPOTENCY_RETENTION_MS <= tx.now_ms:
@@ -96,7 +96,7 @@ class Change:
             raise IdempotencyConflict(field="$.params.idempotency_key")
         if row.secret is not None:
             raise AlreadyShown(field="$.params.idempotency_key")
-        return Repeated(receipt.result)
+        return RepeatedResult(receipt.result)
 
     def _record(self, tx: Transaction, key: str, result: Any) -> None:
         row = self._handler.row
@@ -111,8 +111,8 @@ class Change:
         _purge(tx)
 
 
-def _see_that_it_is_good(tx: Transaction, token_id: str | None) -> None:
-    """Errors: TokenInvalid for a token that was revoked or has expired since its request came."""
+def _require_valid_token(tx: Transaction, token_id: str | None) -> None:
+    """Reject a token that was revoked or expired after its request arrived. Errors: TokenInvalid."""
     if token_id is not None:
         record = tx.get(TOKENS, token_id)
         if record is None or not is_valid(tx, record.token, tx.now_ms):
@@ -120,7 +120,7 @@ def _see_that_it_is_good(tx: Transaction, token_id: str | None) -> None:
 
 
 def _digest(params: Mutation, blank: dict[str, Any]) -> bytes:
-    """What is compared: the params by value, defaults filled in, those aside that do not count.
+    """Return the digest of the compared params, by value, with defaults.
 
     Errors: InvalidParams if the key is too long.
     """
@@ -136,7 +136,7 @@ def _without_secret(result: Any, secret: str | None) -> Any:
 
 
 def _purge(tx: Transaction) -> None:
-    """Forget a few receipts that are past their time."""
+    """Delete a few expired receipts."""
     expired: list[tuple[Any, ...]] = []
     for key, _ in tx.scan(RECEIPTS_BY_AGE):
         if key[0] + IDEMPOTENCY_RETENTION_MS > tx.now_ms or len(expired) == PURGED_PER_RECEIPT:

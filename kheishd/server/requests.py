@@ -1,4 +1,4 @@
-"""Requests on their way: one that is open, and the answers of a batch."""
+"""Open requests, and the collected answers of a batch."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ if TYPE_CHECKING:
     from protocol.errors.refusal import Refusal
 
 Reply = Callable[[bytes], None]
-"""Where the encoded answer of a request goes."""
+"""The receiver of a request's encoded answer."""
 
 
-class Undo(Protocol):
-    """An update that can perhaps be taken back."""
+class CancellableUpdate(Protocol):
+    """A queued update that may still be cancelled."""
 
     def cancel(self) -> bool:
-        """Whether it was."""
+        """Whether the update was cancelled."""
         ...
 
 
-class Open:
+class OpenRequest:
     """A request that could not be answered at once.
 
-    It is *committing* while its transaction is queued or runs, and *waiting* while a task of its own
-    waits for something; the latter has a ``scope``. It is answered exactly once, by ``finish``.
+    It is *committing* while its transaction is queued or runs, and *waiting* while a task of its own waits;
+    the latter has a ``scope``. ``finish`` answers it exactly once.
     """
 
     __slots__ = ("_closed", "_reply", "id", "job", "refusal", "scope", "waits")
 
-    def __init__(self, id_: bytes, reply: Reply, closed: Callable[[Open], None], *, waits: bool) -> None:
+    def __init__(
+        self, id_: bytes, reply: Reply, closed: Callable[[OpenRequest], None], *, waits: bool
+    ) -> None:
         self.id = id_
         self.waits = waits
-        self.job: Undo | None = None
+        self.job: CancellableUpdate | None = None
         self.scope: trio.CancelScope | None = None
         self.refusal: Refusal | None = None
         self._reply = reply
         self._closed = closed
 
     def finish(self, message: bytes) -> None:
-        """Answer it."""
+        """Answer the request."""
         self._closed(self)
         self._reply(message)
 
     def drop(self) -> None:
-        """It did not come about; whoever opened it answers."""
+        """Close the request without an answer; its opener answers."""
         self._closed(self)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer it with a refusal."""
+        """Answer the request with a refusal."""
         self.finish(encode_error(self.id, refusal))
 
     def cancel(self, refusal: Refusal | None = None) -> None:
-        """Take it back: it answers ``refusal`` (or that it was cancelled) unless its result comes first."""
+        """Cancel the request: it is answered with ``refusal``, unless its result comes first."""
         self.refusal = refusal or RequestCancelled()
         if self.scope is not None:
             self.scope.cancel()
@@ -66,30 +68,30 @@ class Open:
             self.refuse(self.refusal)
 
     def abandon(self) -> None:
-        """Nobody is there for the answer. A transaction goes on: leaving changes nothing."""
+        """Give the request up because its client is gone. A transaction still runs."""
         self.refusal = RequestCancelled()
         if self.scope is not None:
             self.scope.cancel()
 
 
-class Gathering:
-    """The answers of one batch, sent together once there are as many as there will be."""
+class BatchReply:
+    """The answers of one batch, sent together when all are there."""
 
     __slots__ = ("_answers", "_bytes", "_pending", "_reply")
 
     def __init__(self, reply: Reply) -> None:
         self._answers: list[bytes] = []
         self._bytes = 0
-        # One for the batch itself, until all of it was looked at.
+        # One for the batch itself, until all its messages were dispatched.
         self._pending = 1
         self._reply = reply
 
     def expect(self) -> None:
-        """One more answer will come."""
+        """Expect one more answer."""
         self._pending += 1
 
     def add(self, answer: bytes | None) -> None:
-        """One of the expected answers, or None for what has none."""
+        """Add an expected answer, or None if there is none."""
         if answer is not None:
             self._answers.append(answer)
             self._bytes += len(answer)
@@ -98,6 +100,6 @@ class Gathering:
             self._reply(encode_batch(self._answers))
 
     def room(self) -> None:
-        """Errors: Overloaded once the answers are as long together as one message may be."""
+        """Require room for another answer. Errors: Overloaded if the answers exceed the size of a message."""
         if self._bytes >= MAX_LINE_BYTES:
-            raise Overloaded(f"the batch's answers are over {MAX_LINE_BYTES} bytes; send it in parts")
+            raise Overloaded(f"the batch's answers exceed {MAX_LINE_BYTES} bytes; send it in parts")

@@ -1,19 +1,19 @@
-"""Following the journal and text being written.
+"""Subscriptions to the journal and to text in progress.
 
-A subscription is a cursor: everything up to it that matches was sent. It is in one of two states.
+A subscription is a cursor: every matching event up to it was sent. It is in one of two states.
 
-* **Catching up**: it sends pages from the journal, as fast as the peer takes them and no faster; the hub
-  says when, for thousands may be catching up at once. Having reached the present it says ``synced`` (once),
-  sends the text that is being written now, and is level.
-* **Level**: the hub, which reads the journal once per commit for everybody, hands it new lines, and
-  :class:`~kheishd.kernel.live.Live` hands it pieces of text; both are sent on at once. Is the peer not
-  clear at that moment, the subscription notes how far it had come and is catching up again.
+* **Catching up**: it sends pages from the journal, as fast as the client takes them; the hub schedules the
+  turns, because thousands may catch up at once. At the present it sends ``synced`` (once) and the text in
+  progress, and becomes level.
+* **Level**: the hub reads the journal once per commit for all subscriptions and hands new lines over;
+  :class:`~kheishd.kernel.live.Live` hands over pieces of text. Both are sent at once. If the client has not
+  taken everything at that moment, the subscription records its positions and is catching up again.
 
-It has a task only while it is catching up and waits for the peer to take what it was sent.
+It has a task only while it is catching up and waits for the client.
 
-So a slow peer holds a cursor and a few offsets, never a buffer, and is never cut off for being slow.
-Both states look at committed rows, not at messages: hearing twice is harmless, and a missed bell is not
-possible, because every bell is taken before the rows are read.
+So a slow client holds a cursor and a few offsets, never a buffer, and is never disconnected for being slow.
+Both states read committed rows, not messages: a repeated notification has no effect, and no bell is missed,
+because every bell is taken before the rows are read.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is sent before looking at the peer again, and what the hub reads before handing it on.
+# The bytes sent before checking the client again, and read by the hub before handing them over.
 PAGE_BYTES = 128 * 1024
-# What a page, and the hub, look at in one go: some two milliseconds of the loop.
+# The entries that a page, and the hub, examine at once: about two milliseconds of the loop.
 PAGE_ENTRIES = 1_000
 PAGE_SEEN_BYTES = 1024 * 1024
-# In one turn of the loop, pages are sent for about so long, whoever's they are.
+# The time in which pages are sent in one turn of the loop, for all subscriptions together.
 PAGING_S = 0.002
-# Those who are handed new entries in one turn of the loop: some five milliseconds of it.
+# The subscriptions served with new entries in one turn of the loop: about five milliseconds.
 FOLLOWERS_AT_ONCE = 1_000
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Peer(Protocol):
-    """What a subscription needs of its connection."""
+class Subscriber(Protocol):
+    """The connection of a subscription."""
 
     caller: Caller
     ended: bool
@@ -70,7 +70,7 @@ class Peer(Protocol):
 
     @property
     def clear(self) -> bool:
-        """Whether everything sent so far was taken."""
+        """Whether the client has taken everything that was sent."""
         ...
 
     def push(self, messages: list[bytes]) -> None:
@@ -78,11 +78,11 @@ class Peer(Protocol):
         ...
 
     async def change(self) -> None:
-        """Sleep until something was taken, or the connection ended."""
+        """Sleep until the client took something, or the connection ended."""
         ...
 
     def wake(self) -> None:
-        """Wake whoever sleeps in ``change``."""
+        """Wake the tasks that sleep in ``change``."""
         ...
 
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -91,12 +91,12 @@ class Peer(Protocol):
 
 
 class Subscription:
-    """One peer's following. Made by the hub."""
+    """A subscription of one client. The hub creates it."""
 
     def __init__(
         self,
         hub: Hub,
-        peer: Peer,
+        peer: Subscriber,
         selection: Selection,
         name: str,
         cursor: int,
@@ -115,21 +115,21 @@ class Subscription:
         self._level = False
         self._synced = False
         self._gap_told = 0
-        # How far text was sent when the peer fell behind, by writing: attempt, characters by kind.
+        # The text sent when the client fell behind, by item: attempt, characters by kind.
         self._sent: dict[tuple[str, str], tuple[int, dict[Kind, int]]] = {}
         quoted = _encode(name)
         self._event_head = b'{"jsonrpc":"2.0","method":"journal.event","params":{"subscription":%b,' % quoted
         self._delta_head = b'{"jsonrpc":"2.0","method":"journal.delta","params":{"subscription":%b,' % quoted
 
-    # Level: what the hub and Live hand on.
+    # Level.
 
     @property
     def session_id(self) -> str | None:
-        """The one session that is followed, or None."""
+        """The followed session, or None for several."""
         return self.selection.stream
 
     def wants(self, session_id: str, run_id: str) -> bool:
-        """Whether text of this run is wanted."""
+        """Whether the subscription includes text of this run."""
         if not self.selection.covers_run(run_id):
             return False
         if self.selection.stream is not None:
@@ -138,15 +138,15 @@ class Subscription:
             return self.selection.admits(store, session_id)
 
     def delta(self, writing: Writing, delta: bytes) -> None:
-        """Send a piece of text on, if the peer has taken everything before."""
+        """Send a piece of text, if the client has taken everything before."""
         if self._level:
             if self._peer.clear:
                 self._peer.push([self._delta_head + delta + b"}"])
             else:
                 self._fall_behind()
 
-    def hand(self, store: Snapshot, entries: list[Entry]) -> None:
-        """Send new entries on, if the peer has taken everything before."""
+    def hand(self, store: Snapshot, entries: list[LiveEntry]) -> None:
+        """Send new entries, if the client has taken everything before."""
         if not self._level:
             return
         head = self._event_head
@@ -163,7 +163,7 @@ class Subscription:
         self._peer.push(messages)
         self._end_if_settled(store)
 
-    def _matches(self, store: Snapshot, entry: Entry) -> bool:
+    def _matches(self, store: Snapshot, entry: LiveEntry) -> bool:
         return (
             entry.cursor > self._cursor
             and self.selection.admits(store, entry.stream)
@@ -171,7 +171,7 @@ class Subscription:
         )
 
     def _fall_behind(self) -> None:
-        """From level to catching up."""
+        """Change from level to catching up."""
         self._level = False
         self._hub.leave(self)
         if self._deltas:
@@ -183,7 +183,7 @@ class Subscription:
     # Catching up.
 
     def catch_up(self) -> None:
-        """Send the next page of what is missing; ask for another turn unless nothing is, or it is over."""
+        """Send the next missing page, and request another turn unless the present is reached."""
         if self.over or self._peer.ended:
             return
         if not self._peer.clear:
@@ -192,24 +192,24 @@ class Subscription:
             self._hub.catch_up(self)
 
     async def _when_clear(self) -> None:
-        """Ask for a turn when the peer has taken everything."""
+        """Request a turn when the client has taken everything."""
         while not self._peer.clear and not self._peer.ended and not self.over:
             await self._peer.change()
         self._hub.catch_up(self)
 
     def _send_page(self) -> bool:
-        """Send a page; whether the present is reached (or the end)."""
+        """Send a page; return whether the present, or the end, is reached."""
         scrub = self._hub.state.store.scrub or bytes
         with self._hub.state.read() as store:
             self._tell_gap(store)
             messages: list[bytes] = []
             size = seen = 0
-            found = self.selection.examine(store, self._cursor)
-            for examined, (cursor, line, length) in enumerate(found, 1):
+            lines = self.selection.examine(store, self._cursor)
+            for examined, (cursor, line, length) in enumerate(lines, 1):
                 self._cursor = cursor
                 seen += length
                 if line is not None:
-                    # What is old may hold what only later became a secret.
+                    # An old line may contain a value that became a secret later.
                     messages.append(self._event_head + _tail(cursor, scrub(line)))
                     size += length
                 if size >= PAGE_BYTES or seen >= PAGE_SEEN_BYTES or examined >= PAGE_ENTRIES:
@@ -223,7 +223,7 @@ class Subscription:
             return self._end_if_settled(store) or self._become_level(store)
 
     def _become_level(self, store: Snapshot) -> bool:
-        """Whether it did: the peer may be full before all the text so far is sent."""
+        """Become level if the client takes all the text in progress; return whether it did."""
         if self._deltas:
             for writing in self._hub.live.current(self):
                 if not self._peer.clear:
@@ -235,9 +235,9 @@ class Subscription:
         return True
 
     def _send_text(self, store: Snapshot, writing: Writing) -> None:
-        """Send the rest of a writing in one piece of each kind, unless what ends it is already out.
+        """Send the missing text of a message or tool output, unless its durable event was already sent.
 
-        Where the rest is no longer kept, that is a gap: the offset says so.
+        If part of it is no longer kept, the offset shows the gap.
         """
         run = store.get(RUNS, writing.run_id)
         if run is not None and not _still_written(run, writing.item_id):
@@ -255,7 +255,7 @@ class Subscription:
         self._peer.push(messages)
 
     def _tell_gap(self, store: Snapshot) -> None:
-        """Say so if history was pruned beyond the cursor. Of one stream, all up to there is gone."""
+        """Report pruned history beyond the cursor. In one stream, everything up to there is gone."""
         pruned = pruned_until(store, self.selection.stream)
         if pruned > max(self._cursor, self._gap_told):
             self._gap_told = pruned
@@ -267,7 +267,7 @@ class Subscription:
     # The end.
 
     def _end_if_settled(self, store: Snapshot) -> bool:
-        """End after the event with which the run settled. That event is in ``store``, so it was sent."""
+        """End after the event that settled the run; that event is in ``store``, so it was sent."""
         if self.until_settled is None:
             return False
         run = store.get(RUNS, self.until_settled)
@@ -277,12 +277,12 @@ class Subscription:
         return True
 
     def end(self, reason: str) -> None:
-        """Say that nothing more comes, and forget it."""
+        """Send the end notification and release the subscription."""
         self._peer.push([self._note("end", reason=reason)])
         self.forget()
 
     def forget(self) -> None:
-        """Send nothing more."""
+        """Release the subscription and send nothing more."""
         self.over = True
         self._level = False
         if self._peer.subscriptions is not None:
@@ -290,19 +290,19 @@ class Subscription:
         self._hub.forget(self)
         self._peer.wake()
 
-    def _note(self, what: str, **fields: object) -> bytes:
-        return encode_notification(f"journal.{what}", _encode({"subscription": self.name, **fields}))
+    def _note(self, name: str, **fields: object) -> bytes:
+        return encode_notification(f"journal.{name}", _encode({"subscription": self.name, **fields}))
 
 
 def _still_written(run: RunRecord, item_id: str) -> bool:
-    """Whether a message of a run, or the result of a call, is not in the journal yet."""
+    """Whether a run's message, or the result of a call, is not in the journal yet."""
     return run.item_id == item_id or any(
         call.call_id == item_id and call.state == "called" for call in run.calls
     )
 
 
-class Entry:
-    """A journal entry on its way to many."""
+class LiveEntry:
+    """A journal entry on its way to many subscriptions."""
 
     __slots__ = ("cursor", "line", "stream", "tail")
 
@@ -314,13 +314,13 @@ class Entry:
 
 
 def _tail(cursor: int, line: bytes) -> bytes:
-    """The end of a ``journal.event``: the same for every subscription, the line as it is stored."""
+    """Return the end of a ``journal.event``: the same for every subscription, with the line as stored."""
     return b'"cursor":%d,"event":%b}}' % (cursor, line)
 
 
 @contextmanager
 def _alone(subscription: Subscription) -> Iterator[None]:
-    """What goes wrong with one subscription is logged, ends it, and harms no other."""
+    """Log an error of one subscription and end it; no other is affected."""
     try:
         yield
     except Exception:
@@ -329,10 +329,10 @@ def _alone(subscription: Subscription) -> Iterator[None]:
 
 
 class Hub:
-    """Reads new entries once for all level subscriptions, and makes subscriptions.
+    """The reader of new entries for all level subscriptions, and their registry.
 
-    ``_cursor`` is how far it has read. Whoever becomes level has read the present just before, in a
-    snapshot as new as the hub's or newer, so nothing falls between the two.
+    ``_cursor`` is the newest entry read. A subscription that becomes level has just read up to the present,
+    in a snapshot at least as new as the hub's, so no entry falls between the two.
     """
 
     def __init__(self, state: State, live: Live) -> None:
@@ -343,7 +343,7 @@ class Hub:
         self._of_many: dict[Subscription, None] = {}
         self._cursor = 0
         self._joined: Bell = state.bell()
-        # Those who have a page to send, in the order of their turns.
+        # The subscriptions with a page to send, in the order of their turns.
         self._behind: OrderedDict[Subscription, None] = OrderedDict()
         self._fallen = trio.Event()
 
@@ -352,7 +352,7 @@ class Hub:
 
     def subscribe(
         self,
-        peer: Peer,
+        peer: Subscriber,
         filter_: Filter,
         after: int | None,
         *,
@@ -360,7 +360,7 @@ class Hub:
         subscription: str | None,
         until_settled: str | None,
     ) -> Subscribed:
-        """Start following for a peer. Errors: SessionNotFound, RunNotFound."""
+        """Create a subscription for a client. Errors: SessionNotFound, RunNotFound."""
         with self.state.read() as store:
             selection = Selection(store, peer.caller, filter_)
             cursor = store.last_cursor if after is None else after
@@ -375,17 +375,17 @@ class Hub:
         return Subscribed(name, cursor)
 
     def catch_up(self, subscription: Subscription) -> None:
-        """Give it a turn to send a page, later, and then another if need be.
+        """Schedule a turn in which the subscription sends a page.
 
-        Later, so that the answer to the request that subscribed is sent first.
+        It is a later turn, so that the answer to the request that subscribed is sent first.
         """
         self._behind[subscription] = None
         self._fallen.set()
 
     def join(self, subscription: Subscription, present: int) -> None:
-        """From now on hand it what is new. ``present`` is the journal's newest cursor just now."""
+        """Add a level subscription. ``present`` is the journal's newest cursor."""
         if not self._by_stream and not self._of_many:
-            # Nobody was level, so the hub slept and all it would have read in between is nobody's.
+            # No subscription was level, so the hub slept and skips everything in between.
             self._cursor = present
         stream = subscription.selection.stream
         if stream is None:
@@ -395,7 +395,7 @@ class Hub:
         self._joined.ring()
 
     def leave(self, subscription: Subscription) -> None:
-        """It is not level any more."""
+        """Remove a subscription that is no longer level."""
         self._of_many.pop(subscription, None)
         stream = subscription.selection.stream
         if stream is not None:
@@ -405,14 +405,14 @@ class Hub:
                 self._by_stream.pop(stream, None)
 
     def forget(self, subscription: Subscription) -> None:
-        """It is over."""
+        """Remove a subscription that has ended."""
         self.leave(subscription)
         self._behind.pop(subscription, None)
         self.live.unfollow(subscription)
         self._all.pop(subscription, None)
 
     async def run(self) -> None:
-        """Hand on what is committed, and let those who are behind catch up, for ever."""
+        """Hand over committed entries and schedule the pages of those catching up, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._page)
             await self._follow()
@@ -443,24 +443,26 @@ class Hub:
             else:
                 await checkpoint()
 
-    def _read(self) -> tuple[list[Entry], bool]:
-        """Some new entries that concern somebody; whether those were all there are."""
-        entries: list[Entry] = []
+    def _read(self) -> tuple[list[LiveEntry], bool]:
+        """Return new entries with followers, and whether the present is reached."""
+        entries: list[LiveEntry] = []
         size = 0
         with self.state.read() as store:
             for examined, (cursor, stream) in enumerate(store.feed(self._cursor), 1):
                 self._cursor = cursor
                 if self._of_many or stream in self._by_stream:
-                    entries.append(self._entry(store, cursor, stream))
+                    entry = store.entry(stream, cursor)
+                    assert entry is not None, "a cursor has its entry"
+                    entries.append(LiveEntry(cursor, stream, entry[1]))
                     size += len(entries[-1].line)
                 if size >= PAGE_BYTES or examined >= PAGE_ENTRIES:
                     return entries, False
         return entries, True
 
-    async def _hand_on(self, entries: list[Entry]) -> None:
-        """Give new entries to those they may concern, in several turns of the loop where those are many.
+    async def _hand_on(self, entries: list[LiveEntry]) -> None:
+        """Hand new entries to their followers, in several turns of the loop if there are many.
 
-        Whoever joins meanwhile has read them already, and whoever falls behind reads them later.
+        A subscription that joins meanwhile has already read them; one that falls behind reads them later.
         """
         handings = self._handings(entries)
         while True:
@@ -474,9 +476,9 @@ class Hub:
                 return
             await checkpoint()
 
-    def _handings(self, entries: list[Entry]) -> Iterator[tuple[Subscription, list[Entry]]]:
-        """Who is to be handed what."""
-        by_stream: dict[str, list[Entry]] = {}
+    def _handings(self, entries: list[LiveEntry]) -> Iterator[tuple[Subscription, list[LiveEntry]]]:
+        """Yield each subscription with its entries."""
+        by_stream: dict[str, list[LiveEntry]] = {}
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry)
         for stream, of_stream in by_stream.items():
@@ -484,8 +486,3 @@ class Hub:
                 yield follower, of_stream
         for follower in list(self._of_many):
             yield follower, entries
-
-    def _entry(self, store: Snapshot, cursor: int, stream: str) -> Entry:
-        found = store.entry(stream, cursor)
-        assert found is not None, "a cursor leads to its entry"
-        return Entry(cursor, stream, found[1])

@@ -1,4 +1,4 @@
-"""A model call that is no answer to anybody: nobody follows it while it is written."""
+"""Non-streaming model calls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelCaller, ModelRequest
 
 
-async def answer_of(models: ModelCaller, request: ModelRequest) -> ModelAnswer:
-    """What a model says in the end. Errors: ModelFailure, also for one that ends without an answer."""
+async def complete(models: ModelCaller, request: ModelRequest) -> ModelAnswer:
+    """Make a non-streaming model call. Errors: ModelFailure, also for a call that ends without an answer."""
     answer: ModelAnswer | None = None
     async with models.ask(request) as events:
         async for event in events:

@@ -1,93 +1,118 @@
-"""The expiry worker: what nobody answered in its time is asked for no longer.
+"""The expiry worker, which lapses overdue approvals and questions, and the retention of debug captures.
 
-Level-triggered: it looks at the list of deadlines, lapses what is due, and sleeps until the earliest of the
-others or until a commit touches the list. Deadlines are times of the wall clock, and that clock may be set:
-so it never sleeps longer than half a minute while there is a deadline, and asks the clock anew each time.
+The expiry worker is level-triggered: it reads the list of deadlines, lapses the due objects, and sleeps until
+the earliest other deadline or until a commit touches the list. Deadlines are wall-clock times, and that clock
+can be set: so while there is a deadline the worker reads the clock at least every half minute.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from kheishd.kernel.projections import APPROVAL, QUESTION
 from kheishd.objects.people import approval, question
 from kheishd.store.tables import DEADLINES
+from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kheishd.kernel.state import State
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Transaction
 
 log = logging.getLogger("kheishd.expiry")
 
-LOOK_SECONDS: Final = 30.0
-"""How long to sleep at most while something is to expire."""
+MAX_SLEEP_SECONDS: Final = 30.0
+"""How long to sleep at most while there is a deadline."""
 
-AGAIN_SECONDS: Final = 1.0
-"""How long to wait before a lapse is written again while the disk is full."""
+RETRY_SECONDS: Final = 1.0
+"""How long to wait before a lapse is committed again while the disk is full."""
+
+CAPTURE_CHECK_SECONDS: Final = 3600.0
+"""How often old captures are removed: they are kept for days, and a check takes a thread up to a second."""
 
 LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
-    APPROVAL: approval.lapse,
-    QUESTION: question.lapse,
+    APPROVAL: approval.expire,
+    QUESTION: question.expire,
 }
-"""What is done with an object of each kind once its time is over."""
+"""The transaction function that lapses an object, by its kind."""
 
 _Deadline = tuple[int, str, str]
 
 
-class ExpiryWorker:
-    """Lapses what is due, one object a transaction."""
+class ExpiryWorker(Worker):
+    """Lapses overdue approvals and questions, one in each transaction.
 
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._given_up: set[_Deadline] = set()
+    A deadline that cannot be lapsed is logged and skipped until the daemon restarts.
+    """
+
+    name: ClassVar[str] = "expiry"
+
+    def __init__(self, services: Services) -> None:
+        self._state = services.state
+        self._skipped: set[_Deadline] = set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Lapse what is due until cancelled."""
+        """Lapse objects until cancelled."""
         task_status.started()
         while True:
             bell = self._state.bell(DEADLINES.name)
-            seconds = await self._lapse_due()
-            with trio.move_on_after(seconds):
+            sleep_s = await self._lapse_due()
+            with trio.move_on_after(sleep_s):
                 await bell.wait()
 
     async def _lapse_due(self) -> float:
-        """Lapse everything that is due; how long to sleep then, in seconds."""
+        """Lapse every due object; return the number of seconds to sleep."""
         while (deadline := self._earliest()) is not None:
-            left_ms = deadline[0] - self._state.now_ms()
-            if left_ms > 0:
-                return min(left_ms / 1000, LOOK_SECONDS)
+            remaining_ms = deadline[0] - self._state.now_ms()
+            if remaining_ms > 0:
+                return min(remaining_ms / 1000, MAX_SLEEP_SECONDS)
             await self._lapse(deadline)
         return float("inf")
 
     def _earliest(self) -> _Deadline | None:
         with self._state.read() as store:
             for (at_ms, kind, record_id), _ in store.scan(DEADLINES):
-                if (at_ms, kind, record_id) not in self._given_up:
+                if (at_ms, kind, record_id) not in self._skipped:
                     return at_ms, kind, record_id
         return None
 
     async def _lapse(self, deadline: _Deadline) -> None:
-        """Errors: none; what cannot be lapsed is logged and left until the daemon starts again."""
         at_ms, kind, record_id = deadline
         try:
             lapse = LAPSES[kind]
             await self._state.update(lambda tx: lapse(tx, record_id))
         except StorageFull:
-            log.warning("the disk is full; %s %s waits to expire", kind, record_id)
-            await trio.sleep(AGAIN_SECONDS)
+            log.warning("the disk is full; the expiry of %s %s is retried", kind, record_id)
+            await trio.sleep(RETRY_SECONDS)
             return
         except Exception:
             log.exception("%s %s could not expire", kind, record_id)
-            self._given_up.add(deadline)
+            self._skipped.add(deadline)
             return
         with self._state.read() as store:
-            still_there = store.get(DEADLINES, *deadline) is not None
-        if still_there and self._state.now_ms() >= at_ms:
-            log.error("%s %s does not expire; see 'kheishctl daemon doctor'", kind, record_id)
-            self._given_up.add(deadline)
+            remains = store.get(DEADLINES, *deadline) is not None
+        if remains and self._state.now_ms() >= at_ms:
+            log.error("%s %s does not expire; check the store", kind, record_id)
+            self._skipped.add(deadline)
+
+
+class RetentionWorker(Worker):
+    """Removes debug captures that are too old or too large together, by the limits in force."""
+
+    name: ClassVar[str] = "retention"
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Remove captures at the start and then every hour, until cancelled."""
+        task_status.started()
+        while True:
+            debug = self._services.runtimes.current().config.debug
+            self._services.captures.collect(debug.max_age_s, debug.max_bytes)
+            await trio.sleep(CAPTURE_CHECK_SECONDS)

@@ -1,25 +1,30 @@
-"""Naming conversations: after its first answers a session without a title gets one, if that is configured.
+"""The title worker: lets the model name a session after its first answers, if that is configured.
 
-It is a courtesy and nothing rests on it: few at a time, in the background, and where it fails nobody hears
-of it. A title that somebody gave meanwhile stays. The built-in stand-in has nothing to say and is not asked.
+Titles are optional, so the worker is best-effort: it makes few model calls at once, in the background, and a
+failure is only logged. It never replaces a title. Sessions on the built-in offline model get none.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import trio
 
+from kheishd.core.context.summary import (
+    MAX_TITLE_TOKENS,
+    TITLE_INSTRUCTIONS,
+    extract_title,
+    make_title_request,
+)
 from kheishd.core.run.budget import cost_of
-from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk.giving import output_of
+from kheishd.objects.talk.output import output_of
 from kheishd.store.tables import PINNED, RUNS, SESSIONS
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
+from kheishd.workers.worker import Worker
 from protocol.errors.refusal import Refusal
 from protocol.events.run import InputReceived
 from protocol.events.session import SessionRenamed
@@ -28,8 +33,8 @@ from protocol.transcript import text_of
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
-    from kheishd.kernel.runtime import Runtime, Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Pinned
     from protocol.objects.session import Session
@@ -41,82 +46,83 @@ MAX_AT_ONCE = 4
 MAX_SECONDS = 60.0
 
 MAX_RUNS = 3
-"""A session that has no title after so many runs has none: nobody is asked again and again."""
+"""A session without a title after this many runs never gets one: a failing model is not asked forever."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Untitled:
-    """A conversation that is to have a title: a run of it, and its first input and answer."""
-
-    run: RunRecord
-    pinned: Pinned
-    beginning: tuple[str, str]
-
-
-class Titles:
+class TitleWorker(Worker):
     """Gives sessions their titles."""
 
-    def __init__(self, state: State, runtimes: Runtimes) -> None:
-        self._state = state
-        self._runtimes = runtimes
+    name: ClassVar[str] = "titles"
+
+    def __init__(self, services: Services) -> None:
+        self._state = services.state
+        self._runtimes = services.runtimes
         self._nursery: trio.Nursery | None = None
         self._busy: set[str] = set()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Name conversations until cancelled."""
+        """Name sessions until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
 
     def consider(self, run_id: str) -> None:
-        """A run is over, or waits: perhaps its session is to have a title. Never raises."""
+        """Begin to name the session of a released run, if it needs a title. Never raises."""
         runtime = self._runtimes.current()
         if not runtime.config.titles.auto or self._nursery is None or len(self._busy) >= MAX_AT_ONCE:
             return
         try:
             with self._state.read() as store:
-                wanted = self._wanted(store, runtime, run_id)
+                run = _run_to_name(store, runtime, run_id)
+                output = output_of(store, run) if run is not None else None
+                if run is None or output is None or not output.text or run.session_id in self._busy:
+                    return
+                pinned, question = store.need(PINNED, run_id), _input_text(store, run)
         except (msgspec.DecodeError, Refusal):
-            # What cannot be read is somebody else's to find.
+            # An unreadable record is reported by the doctor.
             return
-        if wanted is not None and wanted.run.session_id not in self._busy:
-            self._busy.add(wanted.run.session_id)
-            self._nursery.start_soon(self._name, wanted)
+        self._busy.add(run.session_id)
+        self._nursery.start_soon(self._name, run, pinned, question, output.text)
 
-    def _wanted(self, store: Snapshot, runtime: Runtime, run_id: str) -> _Untitled | None:
-        """Return the conversation that a run belongs to, if it is to be named by the run's model."""
-        run = store.get(RUNS, run_id)
-        if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
-            return None
-        pinned = store.need(PINNED, run_id)
-        if pinned.driver == "offline" or pinned.route not in runtime.routes:
-            return None
-        session = store.get(SESSIONS, run.session_id)
-        if session is None or not _nameless(session):
-            return None
-        answered = output_of(store, run)
-        if answered is None or not answered.text:
-            return None
-        return _Untitled(run, pinned, (_asked(store, run), answered.text))
-
-    async def _name(self, untitled: _Untitled) -> None:
-        run = untitled.run
+    async def _name(self, run: RunRecord, pinned: Pinned, question: str, answer: str) -> None:
+        """Ask the run's model for a title and commit it."""
+        request = ModelRequest(
+            pinned=pinned,
+            instructions=TITLE_INSTRUCTIONS,
+            messages=make_title_request(question, answer),
+            session_id=run.session_id,
+            run_id=run.run_id,
+            purpose="title",
+            max_answer_tokens=MAX_TITLE_TOKENS,
+        )
         try:
             with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
-                answer = await answer_of(runtime.models, _request(untitled))
-                title = title_of(answer.items)
+                reply = await complete(runtime.models, request)
+                title = extract_title(reply.items)
                 if title is not None:
-                    await self._state.update(lambda tx: _rename(tx, untitled, title, answer.usage))
+                    await self._state.update(lambda tx: _rename(tx, run, pinned, title, reply.usage))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
-            log.exception("a conversation could not be named", extra={"session_id": run.session_id})
+            log.exception("a session could not be named", extra={"session_id": run.session_id})
         finally:
             self._busy.discard(run.session_id)
 
 
-def _nameless(session: Session) -> bool:
-    """Whether a session is to be named: one that people talk in, and that has no name."""
+def _run_to_name(store: Snapshot, runtime: Runtime, run_id: str) -> RunRecord | None:
+    """Return the run if its session needs a title that its model can make."""
+    run = store.get(RUNS, run_id)
+    if run is None or run.status != "completed" or run.kind != "input" or run.guest is not None:
+        return None
+    pinned = store.need(PINNED, run_id)
+    if pinned.driver == "offline" or pinned.route not in runtime.routes:
+        return None
+    session = store.get(SESSIONS, run.session_id)
+    return run if session is not None and _needs_title(session) else None
+
+
+def _needs_title(session: Session) -> bool:
+    """Whether a session is an open conversation between people and an agent that has no title yet."""
     return (
         session.title is None
         and session.status == "open"
@@ -125,32 +131,18 @@ def _nameless(session: Session) -> bool:
     )
 
 
-def _asked(store: Snapshot, run: RunRecord) -> str:
-    """What the run was to answer: its input stands right before its acceptance."""
+def _input_text(store: Snapshot, run: RunRecord) -> str:
+    """Return the text of the run's input. Source: the event right before the run's acceptance."""
     for _, line in store.entries(run.session_id, run.accepted_cursor, reverse=True):
         event = decode_event(line)
         return text_of(event.items) if isinstance(event, InputReceived) else ""
     return ""
 
 
-def _request(untitled: _Untitled) -> ModelRequest:
-    run = untitled.run
-    return ModelRequest(
-        pinned=untitled.pinned,
-        instructions=INSTRUCTIONS,
-        messages=request_of(*untitled.beginning),
-        session_id=run.session_id,
-        run_id=run.run_id,
-        purpose="title",
-        max_answer_tokens=MAX_ANSWER_TOKENS,
-    )
-
-
-def _rename(tx: Transaction, untitled: _Untitled, title: str, usage: Usage) -> None:
-    session_id = untitled.run.session_id
-    session = tx.get(SESSIONS, session_id)
-    if session is None or not _nameless(session):
+def _rename(tx: Transaction, run: RunRecord, pinned: Pinned, title: str, usage: Usage) -> None:
+    session = tx.get(SESSIONS, run.session_id)
+    if session is None or not _needs_title(session):
         return
-    fold = SessionWriter(tx, session_id, session=session)
-    fold.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, untitled.pinned.prices)))
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=session)
+    writer.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, pinned.prices)))
+    writer.write()

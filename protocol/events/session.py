@@ -3,31 +3,20 @@
 from typing import Any
 
 from protocol.budget import Cost
-from protocol.contract import BoundContract
 from protocol.ids import Cursor
 from protocol.journal.envelope import Event
-from protocol.objects.permission import PermissionMode
-from protocol.objects.session import CapabilityScope, ForkOf
+from protocol.objects.session import ForkOf, SessionProperties
 from protocol.transcript import Message, Usage
 
 
-class SessionCreated(Event, frozen=True, tag="session_created"):
+class SessionCreated(SessionProperties, Event, frozen=True, tag="session_created"):
     """A session was created. ``fork_of`` is its fork point: the history up to there is shared."""
 
     agent: str
     sender: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
-    title: str | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
-    metadata: dict[str, Any] = {}
     fork_of: ForkOf | None = None
-    input_contract: str | None = None
-    output_contract: BoundContract | None = None
 
 
 class SessionUpdated(Event, frozen=True, tag="session_updated"):

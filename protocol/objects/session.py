@@ -84,16 +84,35 @@ class Plan(Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str = ""
 
 
-class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A session as it is kept and shown. Its record is what folding its events gives.
+class SessionProperties(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The properties of a session, as its record and the event ``session_created`` hold them.
 
-    ``open_runs`` are the runs that have not ended, in order: the first holds the session's one slot.
-    ``rules`` are permission rules made for this session, ``grants`` approvals remembered in it. ``fork_of``
-    is the session that this one branched off, if it did: what was said there until then was said here, too.
-    ``plan_mode``: its agent entered it, and leaving it makes ``pre_plan_mode`` the permission mode again.
-    ``plan_cursor`` and ``todos_cursor`` are where the newest plan and list of todos stand. ``input_contract``
-    is the SHA-256 of the schema that everything said to the session must fit, ``output_contract`` what its
-    runs must give. ``updated_cursor`` is that of the last event that changed this record.
+    ``session.rename`` changes the title, ``session.update`` the others (:class:`SessionSettings`). Null means
+    that the session has no value of its own: the agent's applies, then the daemon's. ``input_contract`` is
+    the SHA-256 of the JSON Schema that everything sent to the session must match; ``output_contract`` binds
+    the output of its runs.
+    """
+
+    title: str | None = None
+    scope: CapabilityScope = CapabilityScope()
+    permission_mode: PermissionMode | None = None
+    workspace: str | None = None
+    route: str | None = None
+    model: str | None = None
+    metadata: dict[str, Any] = {}
+    input_contract: str | None = None
+    output_contract: BoundContract | None = None
+
+
+class Session(SessionProperties, frozen=True, kw_only=True, omit_defaults=True):
+    """A session, as stored and as shown. The record is the fold of the session's events.
+
+    ``open_runs`` are the runs that have not ended, in order: the first holds the session's only slot.
+    ``rules`` are permission rules of this session, ``grants`` the approvals remembered in it. ``fork_of`` is
+    its fork point, if it is a fork: its transcript begins with the parent's up to there. ``plan_mode``: the
+    agent entered it, and leaving it restores ``pre_plan_mode`` as the permission mode. ``plan_cursor`` and
+    ``todos_cursor`` are the cursors of the newest plan and list of todos. ``updated_cursor`` is the cursor of
+    the last event that changed this record.
     """
 
     session_id: Id
@@ -102,16 +121,9 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at_ms: int
     updated_at_ms: int
     sender: str | None = None
-    title: str | None = None
     parent_session_id: str | None = None
     root_session_id: str | None = None
     fork_of: ForkOf | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: str | None = None
-    route: str | None = None
-    model: str | None = None
-    metadata: dict[str, Any] = {}
     open_runs: list[str] = []
     rules: list[Rule] = []
     grants: list[Grant] = []
@@ -119,8 +131,6 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pre_plan_mode: PermissionMode | None = None
     plan_cursor: Cursor | None = None
     todos_cursor: Cursor | None = None
-    input_contract: str | None = None
-    output_contract: BoundContract | None = None
     created_cursor: Cursor = 0
     updated_cursor: Cursor = 0
     runs: int = 0
@@ -169,21 +179,26 @@ Reason = Annotated[str, Meta(max_length=MAX_REASON_BYTES)]
 Order = Literal["oldest", "newest"]
 
 
-class SessionCreate(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.create``. An existing id with the same properties gives that session."""
+class SessionSettings(Mutation, frozen=True, kw_only=True):
+    """The params that set properties of a session. An absent one leaves the property as it is."""
+
+    scope: CapabilityScope | UnsetType = UNSET
+    permission_mode: PermissionMode | None | UnsetType = UNSET
+    workspace: PathName | None | UnsetType = UNSET
+    route: Name | None | UnsetType = UNSET
+    model: ModelName | None | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    input_contract: InputContract | None | UnsetType = UNSET
+    output_contract: OutputContract | None | UnsetType = UNSET
+
+
+class SessionCreate(SessionSettings, frozen=True, kw_only=True):
+    """Params of ``session.create``. An existing id with the same properties returns that session."""
 
     session_id: Id | None = None
     agent: Name | None = None
     title: Title | None = None
     parent_session_id: Id | None = None
-    scope: CapabilityScope = CapabilityScope()
-    permission_mode: PermissionMode | None = None
-    workspace: PathName | None = None
-    route: Name | None = None
-    model: ModelName | None = None
-    metadata: dict[str, Any] = {}
-    input_contract: InputContract | None = None
-    output_contract: OutputContract | None = None
 
 
 class SessionRef(Params, frozen=True, kw_only=True):
@@ -203,18 +218,10 @@ class SessionListParams(Page, frozen=True, kw_only=True):
     order: Order = "newest"
 
 
-class SessionUpdate(Mutation, frozen=True, kw_only=True):
-    """Params of ``session.update``: absent is unchanged, null is cleared. Scopes only narrow."""
+class SessionUpdate(SessionSettings, frozen=True, kw_only=True):
+    """Params of ``session.update``: null unsets a property. A scope can only be narrowed."""
 
     session_id: Id
-    scope: CapabilityScope | UnsetType = UNSET
-    permission_mode: PermissionMode | None | UnsetType = UNSET
-    workspace: PathName | None | UnsetType = UNSET
-    route: Name | None | UnsetType = UNSET
-    model: ModelName | None | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
-    input_contract: InputContract | None | UnsetType = UNSET
-    output_contract: OutputContract | None | UnsetType = UNSET
 
 
 class SessionSend(SendParams, frozen=True, kw_only=True):

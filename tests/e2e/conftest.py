@@ -15,6 +15,13 @@ def home() -> Iterator[Path]:
         yield home
 
 
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[Daemon]:
+    """A daemon for the tests of one file that leave it running, whatever others said to it before."""
+    with short_home() as home, Daemon(home) as daemon:
+        yield daemon
+
+
 @pytest.fixture
 def daemon(home: Path) -> Iterator[Daemon]:
     """A daemon that is ready. Whatever a test does to it, no process is left behind."""

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,26 +21,50 @@ from tests.support.terminal import Terminal
 Chat = Callable[..., "Terminal"]
 
 
-@pytest.fixture
-def chat(home: Path, tmp_path: Path) -> Iterator[Chat]:
-    """Opens chats with the daemon of the test's home, each in a terminal of its own."""
+@contextmanager
+def chats(home: Path, state: Path, *otherwise: str) -> Iterator[Chat]:
+    """Opens chats with the daemon of a home, each in a terminal of its own, and closes them in the end."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
-        command = [sys.executable, "-m", "kheishctl", "--home", str(home), "chat", *arguments]
-        state = {"XDG_STATE_HOME": str(tmp_path / "state")}
-        terminal = Terminal(command, {**state, **environ}, columns=columns, rows=rows)
-        opened.append(terminal)
-        return terminal
+        command = [sys.executable, "-m", "kheishctl", "--home", str(home), "chat", *(arguments or otherwise)]
+        environ = {"XDG_STATE_HOME": str(state), **environ}
+        opened.append(Terminal(command, environ, columns=columns, rows=rows))
+        return opened[-1]
 
-    yield open_chat
-    for terminal in opened:
-        terminal.close()
+    try:
+        yield open_chat
+    finally:
+        for terminal in opened:
+            terminal.close()
 
 
-def test_markdown_is_shown_as_it_is_meant(daemon: Daemon, chat: Chat) -> None:
+@pytest.fixture
+def chat(home: Path, tmp_path: Path) -> Iterator[Chat]:
+    """Opens chats with the daemon of the test's home."""
+    with chats(home, tmp_path / "state") as open_chat:
+        yield open_chat
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def sender() -> str:
+    """A sender that nobody else is."""
+    return f"sender-{next(_numbers)}"
+
+
+@pytest.fixture
+def shared_chat(shared_daemon: Daemon, sender: str, tmp_path: Path) -> Iterator[Chat]:
+    """Opens chats with the shared daemon, as the test's own sender unless the test names another."""
+    with chats(shared_daemon.home, tmp_path / "state", "--as", sender) as open_chat:
+        yield open_chat
+
+
+def test_markdown_is_shown_as_it_is_meant(shared_chat: Chat) -> None:
     """Marks become styles; the answer is there once."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.say("then **this** and `that`")
     text = terminal.until(lambda text: "You say: “then this and that”" in text, "the answer")
@@ -47,9 +72,9 @@ def test_markdown_is_shown_as_it_is_meant(daemon: Daemon, chat: Chat) -> None:
     terminal.until(lambda _: "\x1b[1mthis\x1b[0m" in terminal.raw, "bold text")
 
 
-def test_streaming(daemon: Daemon, chat: Chat) -> None:
+def test_streaming(shared_chat: Chat) -> None:
     """Text is on the screen while the run is still in flight."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.paste("/slow 50 60\nhello")
     terminal.press("enter")
@@ -77,22 +102,22 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(daemon: Daemon, chat
     assert len({run["session_id"] for run in runs}) == 1
 
 
-def test_it_resumes_and_shows_the_last_turns(daemon: Daemon, chat: Chat) -> None:
+def test_it_resumes_and_shows_the_last_turns(shared_daemon: Daemon, shared_chat: Chat) -> None:
     """Whoever comes back sees where things stand; another sender sees nothing of it."""
-    daemon.say("the first thing", agent="default", sender="ada")
-    daemon.say("the second thing", agent="default", sender="ada")
-    terminal = chat("default", "--as", "ada")
+    shared_daemon.say("the first thing", agent="default", sender="ada")
+    shared_daemon.say("the second thing", agent="default", sender="ada")
+    terminal = shared_chat("default", "--as", "ada")
     text = terminal.sees("You say: “the second thing”")
     assert text.index("ada > the first thing") < text.index("ada > the second thing")
     terminal.say("third")
     terminal.sees("before it you said: “the second thing”")
-    other = chat("default", "--as", "bob")
+    other = shared_chat("default", "--as", "bob")
     assert "thing" not in other.sees("a new conversation")
 
 
-def test_it_follows_what_another_client_starts(daemon: Daemon, chat: Chat) -> None:
+def test_it_follows_what_another_client_starts(shared_chat: Chat) -> None:
     """Two chats in one conversation see the same, whoever speaks."""
-    one, two = chat(), chat()
+    one, two = shared_chat(), shared_chat()
     one.sees("a new conversation")
     two.sees("a new conversation")
     one.say("from one")
@@ -131,52 +156,52 @@ def test_the_daemon_goes_and_comes_in_the_middle(daemon: Daemon, chat: Chat, ord
     assert len(daemon.events(types=["input_received"])) == 2
 
 
-def test_leaving_lets_the_run_go_on(daemon: Daemon, chat: Chat) -> None:
+def test_leaving_lets_the_run_go_on(shared_chat: Chat) -> None:
     """It is said how to come back, and whoever does sees the rest."""
-    terminal = chat("--as", "ada")
+    terminal = shared_chat("--as", "lea")
     terminal.sees("a new conversation")
     terminal.paste("/slow 30 60\nhello")
     terminal.press("enter")
     terminal.sees("This is the off")
     terminal.press("ctrl-d")
-    terminal.sees("come back with: kheishctl chat default --as ada")
+    terminal.sees("come back with: kheishctl chat default --as lea")
     assert terminal.ends() == 0
-    again = chat("--as", "ada")
+    again = shared_chat("--as", "lea")
     text = again.sees("You say: “hello”")
     assert text.count("This is the offline stand-in") == 1
 
 
-def test_lines_of_their_own(daemon: Daemon, chat: Chat) -> None:
+def test_lines_of_their_own(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
     """Alt-Enter begins a line, a paste keeps its lines, Enter sends all of it."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.type("one")
     terminal.press("alt-enter")
     terminal.paste("two\nthree")
     terminal.press("enter")
     terminal.sees("You say: “one")
-    message = daemon.call("conversation.history")["messages"][0]["message"]
+    message = shared_daemon.call("conversation.history", sender=sender)["messages"][0]["message"]
     assert message["items"][0]["text"] == "one\ntwo\nthree"
 
 
-def test_what_was_typed_is_remembered(daemon: Daemon, chat: Chat) -> None:
+def test_what_was_typed_is_remembered(shared_chat: Chat) -> None:
     """Up brings it back, in the next chat too."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.say("remember me")
     terminal.sees("You say: “remember me”")
     terminal.press("ctrl-d")
     assert terminal.ends() == 0
-    again = chat("--as", "ada")
+    again = shared_chat("--as", "eva")
     again.sees("a new conversation")
     again.press("up")
-    again.sees("ada > remember me")
+    again.sees("eva > remember me")
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(60, 12), (30, 8)])
-def test_a_long_answer_in_a_small_terminal(daemon: Daemon, chat: Chat, columns: int, rows: int) -> None:
+def test_a_long_answer_in_a_small_terminal(shared_chat: Chat, columns: int, rows: int) -> None:
     """Every word is there once and in order, though the answer is longer than the screen."""
-    terminal = chat(columns=columns, rows=rows)
+    terminal = shared_chat(columns=columns, rows=rows)
     terminal.sees(">")
     terminal.paste("/slow 60 10\n/long 300")
     terminal.press("enter")
@@ -185,20 +210,20 @@ def test_a_long_answer_in_a_small_terminal(daemon: Daemon, chat: Chat, columns: 
     assert words == [f"word{number}" for number in range(1, 301)]
 
 
-def test_escape_sequences_do_nothing(daemon: Daemon, chat: Chat) -> None:
+def test_escape_sequences_do_nothing(shared_daemon: Daemon, shared_chat: Chat, sender: str) -> None:
     """What a sender smuggles in is seen; the terminal obeys none of it, while written and afterwards."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
-    daemon.say("/slow 20 20\n\x1b]0;stolen\x07\x1b[2Jgone\u202e", agent="default", sender="user")
+    shared_daemon.say("/slow 20 20\n\x1b]0;stolen\x07\x1b[2Jgone\u202e", agent="default", sender=sender)
     terminal.until(lambda text: "␛[2Jgone" in text and "answering" not in text, "the sequence")
     assert "\x1b]0;stolen" not in terminal.raw
     assert "\x1b[2J" not in terminal.raw
     assert "\u202e" not in terminal.raw
 
 
-def test_without_color(daemon: Daemon, chat: Chat) -> None:
+def test_without_color(shared_chat: Chat) -> None:
     """NO_COLOR is honoured, by what is said and by the prompt."""
-    terminal = chat(NO_COLOR="1")
+    terminal = shared_chat(NO_COLOR="1")
     terminal.sees("a new conversation")
     terminal.say("**bold** and `code`")
     terminal.sees("bold and code")
@@ -268,10 +293,10 @@ def test_another_client_answers_meanwhile(daemon: Daemon, chat: Chat) -> None:
     assert not (daemon.home / "workspace" / "notes.txt").exists()
 
 
-def test_a_question_is_answered(daemon: Daemon, chat: Chat) -> None:
+def test_a_question_is_answered(shared_chat: Chat) -> None:
     """A digit picks an option; the agent reads it."""
     options = '[{"label": "red"}, {"label": "blue"}]'
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.say(f'/call ask_user_question {{"questions": [{{"question": "Which?", "options": {options}}}]}}')
     terminal.sees("1-9 answer")
@@ -349,9 +374,9 @@ def test_without_a_daemon_and_without_consent(home: Path, chat: Chat) -> None:
     assert not (home / "run").exists()
 
 
-def test_a_signal_leaves_the_terminal_whole(daemon: Daemon, chat: Chat) -> None:
+def test_a_signal_leaves_the_terminal_whole(shared_chat: Chat) -> None:
     """SIGTERM ends the chat as Ctrl-D does."""
-    terminal = chat()
+    terminal = shared_chat()
     terminal.sees("a new conversation")
     terminal.signal(signal.SIGTERM)
     assert terminal.ends() == 0

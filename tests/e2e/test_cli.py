@@ -76,9 +76,9 @@ LAZY = ("msgspec", "trio", "asyncio", "rich", "prompt_toolkit", "httpx2", "lmdb"
     [["--help"], ["status"], ["run", "list"], ["send", "default", "hi"], ["session", "--help"]],
     ids=" ".join,
 )
-def test_one_shot_commands_load_little(daemon: Daemon, arguments: list[str]) -> None:
+def test_one_shot_commands_load_little(shared_daemon: Daemon, arguments: list[str]) -> None:
     """What costs more than the whole command is not loaded for it."""
-    done = run([sys.executable, "-X", "importtime", *CTL[1:], "--home", str(daemon.home), *arguments])
+    done = run([sys.executable, "-X", "importtime", *CTL[1:], "--home", str(shared_daemon.home), *arguments])
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rpartition("|")[2].strip() for line in lines}
     assert done.returncode == 0
@@ -89,19 +89,19 @@ def test_one_shot_commands_load_little(daemon: Daemon, arguments: list[str]) -> 
 # Pipes.
 
 
-def test_a_pipeline(daemon: Daemon) -> None:
+def test_a_pipeline(shared_daemon: Daemon) -> None:
     """Standard input in, the answer out, nothing else; every byte is text, no escape sequences."""
-    done = ctl(daemon.home, "send", stdin="from a pipe\n")
+    done = ctl(shared_daemon.home, "send", stdin="from a pipe\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("You say: “from a pipe”\n")
     assert "\x1b" not in done.stdout
 
 
-def test_a_reader_that_goes_away(daemon: Daemon) -> None:
+def test_a_reader_that_goes_away(shared_daemon: Daemon) -> None:
     """'| head' ends the program without a complaint."""
     for number in range(3):
-        daemon.say(f"turn {number}")
-    line = " ".join([*CTL, "--home", str(daemon.home), "journal", "read", "--all", "--limit", "1"])
+        shared_daemon.say(f"turn {number}")
+    line = " ".join([*CTL, "--home", str(shared_daemon.home), "journal", "read", "--all", "--limit", "1"])
     done = run(["bash", "-c", f"{line} | head -n 1"])
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
@@ -123,9 +123,9 @@ def test_the_daemon_is_killed_while_a_script_waits(daemon: Daemon) -> None:
     assert len(daemon.events(types=["input_received"])) == 1
 
 
-def test_json_is_one_document(daemon: Daemon) -> None:
+def test_json_is_one_document(shared_daemon: Daemon) -> None:
     """With --json, standard output is one document and standard error is empty, whatever comes of it."""
-    daemon.say("hello")
+    shared_daemon.say("hello")
     for arguments, code in (
         (["status"], 0),
         (["session", "list"], 0),
@@ -135,7 +135,7 @@ def test_json_is_one_document(daemon: Daemon) -> None:
         (["session", "get", "none"], exits.FAILED),
         (["send", "nobody", "hi"], exits.FAILED),
     ):
-        done = ctl(daemon.home, *arguments, "--json")
+        done = ctl(shared_daemon.home, *arguments, "--json")
         json.loads(done.stdout)
         assert (done.returncode, done.stderr) == (code, ""), arguments
 
@@ -159,9 +159,9 @@ def terminal(home: Path, *arguments: str, **environ: str) -> Terminal:
     return Terminal([*CTL, "--home", str(home), *arguments], environ)
 
 
-def test_send_streams_to_a_terminal(daemon: Daemon) -> None:
+def test_send_streams_to_a_terminal(shared_daemon: Daemon) -> None:
     """The answer is seen while it is written."""
-    with terminal(daemon.home, "send", "default", "/slow 40 50\nhello") as shown:
+    with terminal(shared_daemon.home, "send", "default", "/slow 40 50\nhello") as shown:
         assert "“hello”" not in shown.sees("This is the off")
         assert shown.ends() == 0
         assert shown.text.count("This is the offline stand-in") == 1
@@ -179,9 +179,9 @@ def test_a_stream_over_a_killed_daemon(daemon: Daemon) -> None:
         assert shown.text.count("You say: “hello”") == 1
 
 
-def test_send_reads_from_a_terminal(daemon: Daemon) -> None:
+def test_send_reads_from_a_terminal(shared_daemon: Daemon) -> None:
     """It is said what is waited for."""
-    with terminal(daemon.home, "send", "default") as shown:
+    with terminal(shared_daemon.home, "send", "default") as shown:
         shown.sees("Ctrl-D sends it")
         shown.say("typed")
         shown.press("ctrl-d")
@@ -261,9 +261,9 @@ def bash_completes(environ: dict[str, str], *words: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_bash_completes(daemon: Daemon) -> None:
+def test_bash_completes(shared_daemon: Daemon) -> None:
     """Commands, options, and names that the daemon knows."""
-    environ = shell_environment(daemon.home)
+    environ = shell_environment(shared_daemon.home)
     assert bash_completes(environ, "kheishctl", "conv") == ["conversation"]
     assert bash_completes(environ, "kheishctl", "run", "list", "--act") == ["--active"]
     assert bash_completes(environ, "kheishctl", "send", "de") == ["default"]
@@ -280,9 +280,9 @@ def test_completion_never_hangs(tmp_path: Path) -> None:
         assert bash_completes(environ, "kheishctl", "send", "de") == []
 
 
-def test_fish_completes(daemon: Daemon) -> None:
+def test_fish_completes(shared_daemon: Daemon) -> None:
     """The same in fish, with what each command does."""
-    environ = shell_environment(daemon.home)
+    environ = shell_environment(shared_daemon.home)
     wanted = ("conv", "send de")
     lines = [f"complete -C 'kheishctl {words}'" for words in wanted]
     script = "; ".join([f"source {COMPLETIONS / 'kheishctl.fish'}", *lines])
@@ -292,9 +292,9 @@ def test_fish_completes(daemon: Daemon) -> None:
     assert "default" in lines
 
 
-def test_zsh_completes(daemon: Daemon, tmp_path: Path) -> None:
+def test_zsh_completes(shared_daemon: Daemon, tmp_path: Path) -> None:
     """The same in zsh, where a person presses Tab."""
-    environ = shell_environment(daemon.home)
+    environ = shell_environment(shared_daemon.home)
     (tmp_path / ".zshrc").write_text(
         f"fpath=({COMPLETIONS} $fpath)\n"
         f"autoload -Uz compinit; compinit -u -d {tmp_path / 'dump'}\n"

@@ -47,12 +47,12 @@ def test_after_a_kill_it_knows_and_goes_on(daemon: Daemon) -> None:
     assert len(daemon.call("conversation.history")["messages"]) == 4
 
 
-def test_a_second_daemon_on_the_home(daemon: Daemon) -> None:
+def test_a_second_daemon_on_the_home(shared_daemon: Daemon) -> None:
     """It says whose pid holds the home, ends with code 4, and harms nothing."""
-    second = run_kheishd(daemon.home)
+    second = run_kheishd(shared_daemon.home)
     assert second.returncode == 4
-    assert f"pid {daemon.pid}" in second.stderr
-    assert daemon.call("rpc.ping")
+    assert f"pid {shared_daemon.pid}" in second.stderr
+    assert shared_daemon.call("rpc.ping")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -338,21 +338,22 @@ def test_backup_while_running(daemon: Daemon, home: Path) -> None:
     assert "after" not in said
 
 
-def test_backup_refuses_bad_paths(daemon: Daemon, home: Path) -> None:
+def test_backup_refuses_bad_paths(shared_daemon: Daemon) -> None:
     """Each rule by name; and nothing is left there."""
+    home = shared_daemon.home
     for path in ("relative", str(home), str(home.parent / "no" / "where"), str(home / "state" / "copy")):
         with pytest.raises(RpcError) as refused:
-            daemon.call("daemon.backup", path=path)
+            shared_daemon.call("daemon.backup", path=path)
         assert refused.value.reason == "path_refused"
     assert not (home / "state" / "copy").exists()
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_doctor_online_finds_nothing_wrong(daemon: Daemon, deep: bool) -> None:
+def test_doctor_online_finds_nothing_wrong(shared_daemon: Daemon, deep: bool) -> None:
     """Beside work in flight, whatever has just been committed."""
     for number in range(5):
-        daemon.call("conversation.send", sender=f"s{number}", content="/slow 5 5")
-    found = daemon.call("daemon.doctor", deep=deep)
+        shared_daemon.call("conversation.send", sender=f"s{number}", content="/slow 5 5")
+    found = shared_daemon.call("daemon.doctor", deep=deep)
     assert found["findings"] == []
     assert found["streams"] >= 6
     assert found["complete"]
@@ -461,8 +462,8 @@ def test_logs_as_json(home: Path) -> None:
     assert entries[-1]["reason"] == "SIGTERM"
 
 
-def test_open_files_are_raised(daemon: Daemon) -> None:
+def test_open_files_are_raised(shared_daemon: Daemon) -> None:
     """The soft limit is the hard one, so that thousands may connect."""
-    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    limits = Path(f"/proc/{shared_daemon.pid}/limits").read_text()
     soft, hard = next(line for line in limits.splitlines() if "open files" in line).split()[3:5]
     assert soft == hard

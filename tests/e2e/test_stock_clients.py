@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemons import Daemon
+from tests.support.daemons import Daemon, short_home
 from tests.support.programs import environment
 
 NODE = Path(__file__).parent / "node"
@@ -22,14 +22,14 @@ needs_node = pytest.mark.skipif(
 needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is missing")
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon that also listens for WebSockets."""
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
-    with Daemon(home) as running:
-        yield running
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A daemon that also listens for WebSockets; each client is a sender of its own."""
+    with short_home() as home:
+        home.mkdir()
+        (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
+        with Daemon(home) as daemon:
+            yield daemon
 
 
 def printed(program: list[str], said: str = "") -> str:

@@ -22,9 +22,9 @@ def daemon() -> Iterator[Daemon]:
             yield daemon
 
 
-def begun(daemon: Daemon, command: str) -> Any:
-    """A shell in the background, once it has written something."""
-    sent = daemon.say(order("bash", command=f"echo begun; {command}", run_in_background=True))
+def begun(daemon: Daemon, command: str, *, before: str = "") -> Any:
+    """Start a shell in the background and wait until it has written something, which is after ``before``."""
+    sent = daemon.say(order("bash", command=f"{before}echo begun; {command}", run_in_background=True))
     (task,) = daemon.call("task.list", session_id=sent["session_id"], kind="shell")["tasks"]
     daemon.call("task.output", task_id=task["task_id"], wait=True, offset=0)
     return daemon.call("task.get", task_id=task["task_id"])
@@ -95,7 +95,7 @@ def test_a_daemon_that_is_killed_takes_its_shells_along(daemon: Daemon) -> None:
 
 def test_a_daemon_that_stops_ends_its_shells_in_order(daemon: Daemon) -> None:
     """They put away what they have; the next daemon shows what became of them."""
-    task = begun(daemon, "trap 'echo put away; exit 0' TERM; while :; do sleep 0.02; done")
+    task = begun(daemon, "while :; do sleep 0.02; done", before="trap 'echo put away; exit 0' TERM; ")
     assert daemon.stop() == 0
     daemon.restart()
     after = daemon.call("task.get", task_id=task["task_id"])

@@ -36,18 +36,26 @@ def module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def modules() -> frozenset[str]:
+    """The dotted name of every source file."""
+    return frozenset(module(source) for source in sources())
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[int, str], ...]:
     """Line and dotted name of all that a file imports, wherever in it; for types only, too."""
-    modules = {module(source) for source in sources()}
+    found = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: import by the whole name"
             assert node.module
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield node.lineno, inner if inner in modules else node.module
+                found.append((node.lineno, inner if inner in modules() else node.module))
+    return tuple(found)
 
 
 def functions(path: Path) -> Iterator[Function]:

@@ -18,6 +18,7 @@ FLOORS = {
     "kheishd.kernel": 4,
     "kheishd.records": 5,
     "kheishd.objects": 6,
+    "kheishd.debug": 7,
     "kheishd.providers": 7,
     "kheishd.hooks": 7,
     "kheishd.connectors": 7,

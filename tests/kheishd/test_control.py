@@ -10,19 +10,14 @@ import trio.testing
 
 from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
-from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
-from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from kheishd.reloading import Coalesced
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
-
-SHELLS = ShellFiles(Path("/h/run/shells"))
+from tests.support.services import make_services
 
 
 async def reloaded() -> tuple[int, list[str]]:
@@ -33,16 +28,12 @@ async def reloaded() -> tuple[int, list[str]]:
 def make(state: State, nursery: trio.Nursery, runtime: Runtime | None = None, **vitals: Any) -> DaemonControl:
     """A control over a real state."""
     fields: dict[str, Any] = {"version": "1", "home": Path("/h"), "schema": 1, "started_at_ms": 5}
-    holder = RuntimeHolder(runtime or make_runtime(), lambda old: None)
     return DaemonControl(
+        make_services(state, runtime or make_runtime()),
         Vitals(**(fields | vitals)),
-        state,
-        holder,
         Stopper(lambda: 10.0),
         Coalesced(nursery, reloaded),
         lambda: Path("/h/config.toml"),
-        Captures(CaptureFiles(Path("/h/debug"))),
-        SHELLS,
     )
 
 
@@ -75,7 +66,9 @@ async def test_warnings_say_what_to_do(
     """A disk that fills, a refused reload, skipped agents, routes that are not ready, a crash before."""
     monkeypatch.setattr(control, "DISK_FREE_BYTES_LOW", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}), warnings=("skipped x",))
+    runtime = make_runtime(
+        routes={"broken": broken}, models=ProviderCaller(environ={}), warnings=("skipped x",)
+    )
     vitals = {"reload_problem": "config.toml:1: no", "after_crash": True}
     warnings = make(full_state, nursery, runtime, **vitals).status().warnings
     words = ["nearly full", "config.toml:1: no", "skipped x", "route 'broken' is not ready", "ended without"]
@@ -113,7 +106,7 @@ async def test_a_crash_is_not_news_for_ever(
 async def test_a_reload_names_routes_that_are_not_ready(full_state: State, nursery: trio.Nursery) -> None:
     """Whoever has just written a route learns at once that its credential is missing."""
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}))
+    runtime = make_runtime(routes={"broken": broken}, models=ProviderCaller(environ={}))
     _, warnings = await make(full_state, nursery, runtime).reload()
     assert warnings[0] == "a warning"
     assert "route 'broken' is not ready" in warnings[1]

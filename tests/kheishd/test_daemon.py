@@ -16,7 +16,7 @@ from kheishd.daemon import CLEAN, Daemon
 from kheishd.home import Home, prepare
 from kheishd.kernel.runtime import Runtime
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from kheishd.store.tables import META
 from kheishd.store.writer import Store
 from protocol.errors.rpc import InternalError
@@ -120,12 +120,12 @@ async def test_an_old_runtime_is_closed_when_it_is_replaced(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each generation's connections are closed once: replaced ones then, the last one at the end."""
-    closed: list[Models] = []
+    closed: list[ProviderCaller] = []
 
-    async def aclose(self: Models) -> None:
+    async def aclose(self: ProviderCaller) -> None:
         closed.append(self)
 
-    monkeypatch.setattr(Models, "aclose", aclose)
+    monkeypatch.setattr(ProviderCaller, "aclose", aclose)
     async with life(home) as living:
         client = await living.connect()
         first = current(living)

@@ -26,7 +26,9 @@ from kheishd.kernel.runtime import (
 )
 from kheishd.kernel.state import State, open_state
 from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk import conversation, run, session
+from kheishd.objects.talk import run
+from kheishd.objects.talk.send import send_to_conversation
+from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
@@ -41,6 +43,7 @@ from protocol.objects.session import Session, SessionInterrupt
 from protocol.rpc.method import SCOPES
 from protocol.transcript import Item, Text, Usage, text_of
 from tests.support.runtimes import make_runtime
+from tests.support.services import make_services
 
 EPOCH_MS = 1_800_000_000_000
 OPERATOR = Caller("uid:0", frozenset(SCOPES))
@@ -180,6 +183,7 @@ class Desk:
         self.live = Live()
         self.retired: list[int] = []
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
+        self.services = make_services(state, self.holder, live=self.live)
         self.groups: list[frozenset[str]] = []
         told = state.settle
 
@@ -194,8 +198,7 @@ class Desk:
         runtime = self.holder.current()
         return Call(
             caller,
-            self.state,
-            self.live,
+            self.services,
             runtime,
             cast("Control", None),
             cast("Connection", None),
@@ -216,7 +219,7 @@ class Desk:
     async def send(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and return when it is accepted, or settled if ``wait`` says so."""
         asked = ConversationSend(content=content, sender=sender, **params)
-        return cast("SendResult", await self.do(conversation.send, asked))
+        return cast("SendResult", await self.do(send_to_conversation, asked))
 
     async def ask(self, content: str = "hello", sender: str = "user", **params: Any) -> SendResult:
         """Send and wait until the run has settled."""
@@ -228,11 +231,11 @@ class Desk:
 
     async def cancel_conversation(self, sender: str = "user") -> Any:
         """Cancel the run in flight and wait until it has stopped."""
-        return await self.do(conversation.cancel, ConversationCancel(sender=sender))
+        return await self.do(cancel_in_conversation, ConversationCancel(sender=sender))
 
     async def interrupt(self, session_id: str) -> Any:
         """Interrupt the run in flight and wait until it has stopped."""
-        return await self.do(session.interrupt, SessionInterrupt(session_id=session_id))
+        return await self.do(interrupt, SessionInterrupt(session_id=session_id))
 
     async def order(self, run_id: str, *make: Callable[[RunRecord], Command]) -> RunRecord:
         """Carry out commands, each made for the run as it is by then."""
@@ -408,7 +411,7 @@ async def open_desk(
 @asynccontextmanager
 async def working(desk: Desk) -> AsyncIterator[RunWorker]:
     """A worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
-    worker = RunWorker(desk.state, desk.live, desk.holder)
+    worker = RunWorker(desk.services)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.serve)
         yield worker

@@ -9,30 +9,51 @@ import pytest
 import trio
 
 from kheishd.core.definition import built_in, parse
-from kheishd.kernel.capture_files import CaptureFiles
-from kheishd.kernel.captures import Captures
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
+from kheishd.kernel.call import Handler
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.runtime import RouteSpec
+from kheishd.kernel.shells import Shells
 from kheishd.kernel.state import State
 from kheishd.objects.node import journal
 from kheishd.objects.people import approval, audit, indoubt, permission, question
-from kheishd.objects.talk import conversation, debug, fork, output, run, session, transfer
+from kheishd.objects.talk import (
+    compaction,
+    conversation,
+    fork,
+    history,
+    output,
+    run,
+    send,
+    session,
+    steer,
+    stop,
+    transfer,
+)
 from kheishd.objects.work import task
 from kheishd.server.listeners import TcpListen
 from kheishd.store.tables import SESSIONS
 from kheishd.workers.runs.worker import RunWorker
+from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden
 from protocol.errors.refusal import Refusal
+from protocol.errors.session import SessionNotFound
 from protocol.objects.definition import Definition
 from tests.support.desk import Gate, Scripted
 from tests.support.rpc_server import Client, FakeControl, RpcServer, rpc_server
 from tests.support.runtimes import make_runtime
 
-HANDLERS = (
+HANDLERS: tuple[Handler, ...] = (
     *conversation.HANDLERS,
     *session.HANDLERS,
+    *send.HANDLERS,
+    *steer.HANDLERS,
+    *stop.HANDLERS,
+    *compaction.HANDLERS,
+    *history.HANDLERS,
     *fork.HANDLERS,
     *run.HANDLERS,
-    *debug.HANDLERS,
     *output.HANDLERS,
     *permission.HANDLERS,
     *audit.HANDLERS,
@@ -153,11 +174,46 @@ class Household:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """A run worker, where there is none; leaving puts down what it has in hand."""
-        worker = RunWorker(self.state, self.server.live, self.holder)
+        worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
             yield
             nursery.cancel_scope.cancel()
+
+
+async def require_session_not_found(house: Household, method: str, **params: Any) -> None:
+    """The method reaches neither an unknown session nor one that the caller's token does not cover."""
+    sent = await house.send(agent="reviewer", sender="bob")
+    ann = await house.limited(senders=["ann"])
+    critic = await house.limited(agents=["critic"])
+    for client, session_id in (
+        (house.client, "ses_none"),
+        (ann, sent["session_id"]),
+        (critic, sent["session_id"]),
+    ):
+        refusal = await refused(client, method, session_id=session_id, **params)
+        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
+
+
+async def require_conversation_not_found(house: Household, method: str) -> None:
+    """The method finds no conversation, neither for a possible address nor for an impossible one."""
+    for name in ("default", "nobody", "a\x00b", "ä" * 128):
+        refusal = await house.refused(method, agent=name, sender="nobody")
+        assert isinstance(refusal, ConversationNotFound)
+
+
+async def require_limited(house: Household, method: str) -> None:
+    """A token that covers (default, ann) reaches no other pair by the method."""
+    await house.send(agent="reviewer", sender="ann")
+    await house.send(sender="bob")
+    ann = await house.limited(agents=["default"], senders=["ann"])
+    assert isinstance(await refused(ann, method, agent="reviewer", sender="ann"), AgentForbidden)
+    assert isinstance(await refused(ann, method, sender="bob"), SenderForbidden)
+
+
+async def require_sender_invalid(house: Household, method: str) -> None:
+    """The method refuses an impossible sender before it looks for a conversation."""
+    assert isinstance(await house.refused(method, sender="a\nb"), SenderInvalid)
 
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:
@@ -173,20 +229,22 @@ async def household(
     *,
     work: bool = True,
     tcp: bool = False,
-    captures: Captures | None = None,
+    captures: CaptureService | None = None,
+    shells: Shells | None = None,
     **runtime: Any,
 ) -> AsyncIterator[Household]:
     """Serve; without ``work`` every run stays queued. ``tcp`` is needed for tokens."""
-    captures = captures or Captures(CaptureFiles(directory / "debug"))
+    captures = captures or CaptureService(CaptureFiles(directory / "debug"))
     models = Ready()
     models.problems = {"unready": "the environment variable NOT_SET is not set"}
     fields: dict[str, Any] = {"models": models, "definitions": AGENTS, "routes": ROUTES}
     made = make_runtime(1, **(fields | runtime))
     holder = RuntimeHolder(made, lambda old: None)
     listen = TcpListen("127.0.0.1", 0) if tcp else None
-    control = FakeControl(captured=captures)
     async with (
-        rpc_server(directory, HANDLERS, runtime=holder.current, control=control, tcp=listen) as server,
+        rpc_server(
+            directory, HANDLERS, runtimes=holder, captures=captures, shells=shells, tcp=listen
+        ) as server,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(captures.serve)

@@ -12,17 +12,17 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websoc
 
 from kheishd.config.sections.config import Config
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime
+from kheishd.kernel.runtime import ModelCaller, RouteSpec, Runtime, Runtimes
 from kheishd.kernel.state import State, open_state, wall_clock_ms
 from kheishd.objects.node import token
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import RpcListen, SharedListen, TcpListen, open_listeners
-from kheishd.server.serving import Server, open_server
+from kheishd.server.server import Server, open_server
 from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.refusal import REFUSALS, Refusal
 from protocol.rpc.method import SCOPES
 from tests.support.runtimes import WORKSPACES
+from tests.support.services import make_services
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.call import Handler
     from kheishd.kernel.captures import Captures
+    from kheishd.kernel.live import Live
+    from kheishd.kernel.services import Services
     from kheishd.kernel.shells import Shells
     from protocol.objects.daemon import DaemonStatus
 
@@ -50,8 +52,6 @@ class FakeControl:
     is_draining: bool = False
     shutdowns: list[float | None] = field(default_factory=list)
     problem: str | None = None
-    captured: Captures | None = None
-    written: Shells | None = None
 
     async def reload(self) -> tuple[int, list[str]]:
         if self.problem is not None:
@@ -69,14 +69,6 @@ class FakeControl:
 
     def config_path(self) -> str | None:
         return None
-
-    def captures(self) -> Captures:
-        assert self.captured is not None, "this harness captures nothing"
-        return self.captured
-
-    def shells(self) -> Shells:
-        assert self.written is not None, "this harness has no shells"
-        return self.written
 
 
 def bare_runtime() -> Runtime:
@@ -222,13 +214,22 @@ class RpcServer:
 
     path: Path
     tcp: str | None
-    state: State
-    live: Live
+    services: Services
     dispatcher: Dispatcher
     server: Server
     control: FakeControl
     nursery: trio.Nursery
     _clients: list[Client] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """The store."""
+        return self.services.state
+
+    @property
+    def live(self) -> Live:
+        """The text being written."""
+        return self.services.live
 
     async def connect(self) -> Client:
         """A new connection to the Unix socket."""
@@ -279,7 +280,9 @@ async def rpc_server(
     directory: Path,
     handlers: Iterable[Handler],
     *,
-    runtime: Callable[[], Runtime] = bare_runtime,
+    runtimes: Runtime | Runtimes | None = None,
+    captures: Captures | None = None,
+    shells: Shells | None = None,
     control: FakeControl | None = None,
     clock: Callable[[], int] = wall_clock_ms,
     tcp: TcpListen | None = None,
@@ -288,18 +291,18 @@ async def rpc_server(
     """Serve ``handlers`` and the tokens on ``<directory>/run/kheishd.sock``; the store is in ``state``."""
     control = control or FakeControl()
     served = {handler.row.name: handler for handler in (*token.HANDLERS, *handlers)}
-    live = Live()
     run_dir = directory / "run"
     rpc = RpcListen(run_dir / "kheishd.sock")
     async with open_state(directory / "state", version="test", clock=clock) as state:
-        dispatcher = Dispatcher(served.values(), state, live, control, runtime)
+        services = make_services(state, runtimes or bare_runtime(), captures=captures, shells=shells)
+        dispatcher = Dispatcher(served.values(), services, control)
         async with open_server(dispatcher) as server:
             with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ={}) as listeners:
                 async with trio.open_nursery() as nursery:
                     for listener in listeners:
                         await nursery.start(server.listen, listener)
                     bound = None if tcp is None else (run_dir / "tcp").read_text().strip()
-                    running = RpcServer(rpc.path, bound, state, live, dispatcher, server, control, nursery)
+                    running = RpcServer(rpc.path, bound, services, dispatcher, server, control, nursery)
                     yield running
                     await running.aclose()
                     nursery.cancel_scope.cancel()

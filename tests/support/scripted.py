@@ -24,14 +24,21 @@ class Peer:
 
     def request(self) -> Message:
         """The next request. Errors: AssertionError if the client hung up."""
-        line = self._lines.readline()
+        line = self._line()
         assert line, "the client hung up"
         message: Message = json.loads(line)
         return message
 
     def gone(self) -> bool:
         """Wait for the client to say more or to hang up: whether it hung up."""
-        return not self._lines.readline()
+        return not self._line()
+
+    def _line(self) -> bytes:
+        """Read the next line; an empty one if the client hung up, even before it had read everything."""
+        try:
+            return self._lines.readline()
+        except ConnectionResetError:
+            return b""
 
     def raw(self, data: bytes) -> None:
         """Send bytes as they are."""

@@ -34,7 +34,7 @@ class Yard:
     async def worked(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
         """A worker; leaving stops what it runs, as a daemon that stops does."""
         desk = self.desk
-        worker = ShellWorker(desk.state, desk.live, desk.holder, self.files, self.starter, stall_s=stall_s)
+        worker = ShellWorker(desk.services, self.files, self.starter, stall_s=stall_s)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
             yield worker

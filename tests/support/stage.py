@@ -43,7 +43,10 @@ class Stage:
                 request = peer.request()
             except AssertionError:
                 return
-            self._answer(peer, request)
+            try:
+                self._answer(peer, request)
+            except ConnectionError:  # The chat was closed before it had its answer.
+                return
 
     def _answer(self, peer: Peer, request: Message) -> None:
         method, params = str(request["method"]), request["params"]
@@ -58,7 +61,7 @@ class Stage:
             self._ready.set()
 
     def _result(self, method: str, params: Message) -> Any:
-        session = {"session_id": SESSION, "cursor": BEFORE, "open_runs": [RUN]}
+        session = {"session_id": SESSION, "updated_cursor": BEFORE, "open_runs": [RUN]}
         return {
             "daemon.status": {"version": __version__, "default_agent": "default"},
             "journal.subscribe": {"subscription": params.get("subscription"), "cursor": self._cursor},
@@ -113,7 +116,7 @@ class Stage:
             "run_id": RUN,
             "call_id": f"call_{number}",
             "tool": "bash",
-            "cursor": number,
+            "created_cursor": number,
             "preview": preview,
             **fields,
         }

@@ -1,6 +1,7 @@
 """A terminal as a person sees it: a program on a pseudo-terminal, its output on a screen that can be read."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -31,6 +32,8 @@ class Terminal:
             timeout=WAIT_SECONDS,
         )
         self._child.delaybeforesend = None
+        # It is waited for before the terminal is closed.
+        self._child.ptyproc.delayafterclose = 0
 
     def __enter__(self) -> Self:
         return self
@@ -39,8 +42,10 @@ class Terminal:
         self.close()
 
     def close(self) -> None:
-        """End the program, whatever it does."""
-        self._child.close(force=True)
+        """Kill the program if it still runs, and hang up."""
+        if self._child.isalive():
+            self._child.kill(signal.SIGKILL)
+        self._end()
 
     def signal(self, number: int) -> None:
         """Send the program a signal."""
@@ -94,10 +99,15 @@ class Terminal:
         deadline = time.monotonic() + WAIT_SECONDS
         while self._read():
             assert time.monotonic() < deadline, f"the program goes on; the screen says:\n{self.text}"
-        self._child.close()
+        self._end()
         return int(
             self._child.exitstatus if self._child.exitstatus is not None else -self._child.signalstatus
         )
+
+    def _end(self) -> None:
+        """Wait for the end of a program that will not go on, and hang up."""
+        self._child.wait()
+        self._child.close()
 
     def _read(self) -> bool:
         """Take in what the program wrote meanwhile; whether it goes on."""

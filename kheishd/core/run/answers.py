@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from kheishd.core.contract import GO_ON, missing, reminder, repair, satisfied
+from kheishd.core.contract import CONTINUE, find_match, find_missing, format_reminder, format_repair
 from kheishd.core.run.budget import cost_of, used_up
 from kheishd.core.run.commands import Answered
 from kheishd.core.run.record import RunRecord
@@ -85,12 +85,12 @@ def _final(run: RunRecord, pinned: Pinned, command: Answered, limit: RunError | 
     """The end of the run, or why its model is asked again."""
     may_go_on = limit is None and len(run.partial_cursors) < pinned.max_continuations
     if command.stop_reason == "length" and not command.cut and may_go_on:
-        return _again(run, "length", GO_ON)
+        return _again(run, "length", CONTINUE)
     todo = owed(run, pinned)
     if todo and run.reminders < MAX_REMINDERS and limit is None:
-        return _again(run, "completion", reminder(todo))
+        return _again(run, "completion", format_reminder(todo))
     if todo:
-        return _failed("completion_required", f"the run was to {' and to '.join(todo)}, and did not")
+        return _failed("completion_required", f"the run had to {' and to '.join(todo)} and did not")
     problem = command.checked.problem if command.checked is not None else None
     if problem is not None:
         return _mend(run, pinned, command, problem, limit)
@@ -104,8 +104,8 @@ def _mend(
     assert bound is not None, "only what is bound by a contract is mended"
     assert checked is not None, "an answer that a contract binds is checked"
     if limit is None and run.repairs < bound.max_repairs:
-        return _again(run, "output_contract", repair(problem, checked.schema))
-    return _failed("output_contract_violated", f"the answer does not fit the output contract: {problem}")
+        return _again(run, "output_contract", format_repair(problem, checked.schema))
+    return _failed("output_contract_violated", f"the answer violates the output contract: {problem}")
 
 
 def _failed(reason: str, message: str) -> RunEnded:
@@ -120,7 +120,7 @@ def _again(run: RunRecord, because: FollowUp, text: str) -> MessageAppended:
 
 def owed(run: RunRecord, pinned: Pinned) -> list[str]:
     """What the run is still to do, in words."""
-    return missing(pinned.requirements, run.met_requirements)
+    return find_missing(pinned.requirements, run.met_requirements)
 
 
 def met_by(
@@ -128,7 +128,7 @@ def met_by(
 ) -> list[RequirementSatisfied]:
     """Return the requirements of a run that a successful call satisfies by the files it has written."""
     found = (
-        (number, satisfied(each, written))
+        (number, find_match(each, written))
         for number, each in enumerate(pinned.requirements)
         if number not in run.met_requirements
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kheishd.core.contract import Checked
+from kheishd.core.contract import AnswerCheck
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested
 from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -43,7 +43,7 @@ class Answered:
     model: str | None
     cut: bool = False
     max_calls: int = MAX_CALLS
-    checked: Checked | None = None
+    checked: AnswerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ _SPECIAL_V4 = [
     )
 ]
 
-# All addresses that are assigned to networks, and the special ones among them: protocols, documentation, 6to4.
+# All addresses that are assigned to networks, and the special ones among them: documentation, 6to4 …
 _ASSIGNED_V6 = IPv6Network("2000::/3")
 _SPECIAL_V6 = [ip_network(block) for block in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 

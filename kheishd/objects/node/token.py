@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.core.token import EVERYTHING, SECRET_BYTES, alive, digest_of, evolve, make_secret, narrowed
+from kheishd.core.token import (
+    EVERYTHING,
+    SECRET_BYTES,
+    evolve,
+    hash_secret,
+    is_alive,
+    make_secret,
+    narrow_grant,
+)
 from kheishd.kernel.call import Call, Caller, mutation, query
 from kheishd.objects.fold import BY_DAEMON, Origin, origin_of
 from kheishd.objects.pages import id_after, page_of
@@ -61,7 +69,7 @@ def lineage(store: Snapshot, token: Token) -> list[Token]:
 
 def is_valid(store: Snapshot, token: Token, now_ms: int) -> bool:
     """Whether a token opens anything now: itself and all it was narrowed from."""
-    return all(alive(each, now_ms) for each in lineage(store, token))
+    return all(is_alive(each, now_ms) for each in lineage(store, token))
 
 
 def as_shown(store: Snapshot, token: Token) -> Token:
@@ -104,7 +112,7 @@ def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> NewTo
         senders=params.senders,
         expires_at_ms=held.expires_at_ms if params.expires_in_s is None else _end(tx, params.expires_in_s),
     )
-    return _make(tx, call, new, narrowed(held, grant), params.name, call.caller.token_id)
+    return _make(tx, call, new, narrow_grant(held, grant), params.name, call.caller.token_id)
 
 
 @mutation(rows.NARROW, prepare=_prepare_narrow)
@@ -125,8 +133,8 @@ def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> NewTo
         senders=held.senders if params.senders is None else params.senders,
         expires_at_ms=held.expires_at_ms if params.expires_in_s is None else _end(tx, params.expires_in_s),
     )
-    narrowed(_held_by(tx, call.caller), grant)
-    return _make(tx, call, new, narrowed(held, grant), params.name, parent.token_id)
+    narrow_grant(_held_by(tx, call.caller), grant)
+    return _make(tx, call, new, narrow_grant(held, grant), params.name, parent.token_id)
 
 
 @query(rows.LIST)
@@ -137,7 +145,7 @@ def list_(call: Call, params: TokenListParams) -> TokenList:
     with call.state.read() as store:
         found = ((key, as_shown(store, record.token)) for key, record in store.scan(TOKENS, after=after))
         chosen, following = page_of(
-            found, params.limit, lambda token: params.revoked or alive(token, call.now_ms)
+            found, params.limit, lambda token: params.revoked or is_alive(token, call.now_ms)
         )
     return TokenList(chosen, following)
 
@@ -175,7 +183,7 @@ def _make_room(tx: Transaction, beyond: str) -> bool:
 def _make(
     tx: Transaction, call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
 ) -> NewToken:
-    digest = digest_of(new.secret)
+    digest = hash_secret(new.secret)
     if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _make_room(tx, digest):
         raise TokenLimit()
     if parent_token_id is not None and len(lineage(tx, _find(tx, parent_token_id))) > MAX_NARROWED:

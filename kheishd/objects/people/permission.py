@@ -18,10 +18,8 @@ from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.bounds import above, bounds_of, mode_of
-from kheishd.objects.talk.run import find_run
-from kheishd.objects.talk.send import find_definition
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.talk.address import find_definition, find_run, find_session
+from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
 from kheishd.store.records import DaemonRules
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
@@ -66,7 +64,7 @@ def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecor
         LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
         LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
-    for each in (*reversed(above(store, session)), session):
+    for each in (*reversed(ancestors(store, session)), session):
         found += _definition(runtime, each.agent, found)
         found.append(_parent(runtime, each) if each is not session else _own(runtime, session, run))
     if run is not None:

@@ -1,8 +1,8 @@
-"""What a session may do at most now: its own boundary, within those of all the sessions above it.
+"""The bounds of a session: its own scope and mode, narrowed by those of every session above it.
 
-A child is checked when it is made and again whenever it is used, so that narrowing a parent narrows what
-was made under it, and no chain of sessions yields a right that its root lacks. No mode is wider than what
-the configuration lets be.
+A child is checked when it is created and again whenever it is used. So narrowing a parent narrows its
+children, and no chain of sessions yields a right that its root lacks. No mode is wider than
+``permissions.max_mode`` in the configuration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A scope, a permission mode, and how many sessions are above: 0 for one that is nobody's child."""
+    """A scope, a permission mode, and the number of sessions above: 0 for a root."""
 
     scope: CapabilityScope
     mode: PermissionMode
@@ -35,13 +35,13 @@ class Bounds:
 def bounds_of(
     store: Snapshot, runtime: Runtime, session: Session, speaker: Definition | None = None
 ) -> Bounds:
-    """The boundary in force in a session, for its own agent or for another one who speaks in it.
+    """Return the bounds in force in a session, for its own agent or for a guest that speaks in it.
 
-    Source: the records of the session and of those above it, MAX_SESSION_DEPTH at most.
+    Source: the records of the session and of those above it, at most MAX_SESSION_DEPTH.
     """
     mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.config.permissions.max_mode)
     bounds = Bounds(session.scope, mode)
-    for parent in above(store, session):
+    for parent in ancestors(store, session):
         bounds = Bounds(
             narrowest(bounds.scope, parent.scope),
             narrowest_mode(bounds.mode, mode_of(runtime, parent)),
@@ -50,43 +50,42 @@ def bounds_of(
     return bounds
 
 
-def above(store: Snapshot, session: Session) -> list[Session]:
-    """The sessions above one, the nearest first."""
-    found: list[Session] = []
+def ancestors(store: Snapshot, session: Session) -> list[Session]:
+    """Return the sessions above a session, its parent first."""
+    sessions: list[Session] = []
     parent_id = session.parent_session_id
     while parent_id is not None:
-        parent = store.need(SESSIONS, parent_id)
-        found.append(parent)
-        parent_id = parent.parent_session_id
-    return found
+        sessions.append(store.need(SESSIONS, parent_id))
+        parent_id = sessions[-1].parent_session_id
+    return sessions
 
 
 def mode_of(runtime: Runtime, session: Session, speaker: Definition | None = None) -> PermissionMode:
-    """The session's own mode, else its agent's, else the daemon's."""
-    return session.permission_mode or usual_mode(runtime, speaker or runtime.definitions.get(session.agent))
+    """Return the session's own mode, else its agent's, else the daemon's."""
+    return session.permission_mode or default_mode(runtime, speaker or runtime.definitions.get(session.agent))
 
 
-def usual_mode(runtime: Runtime, definition: Definition | None) -> PermissionMode:
-    """The mode of an agent's sessions that have none of their own."""
-    by_agent = definition.permission_mode if definition is not None else None
-    return by_agent or runtime.config.permissions.mode
+def default_mode(runtime: Runtime, definition: Definition | None) -> PermissionMode:
+    """Return the mode of an agent's sessions that have none of their own."""
+    agent_mode = definition.permission_mode if definition is not None else None
+    return agent_mode or runtime.config.permissions.mode
 
 
-def may_have(call: Call, mode: PermissionMode | None, *others: PermissionMode) -> None:
-    """See that the caller may give a session that is nobody's child a mode. ``others`` it has anyhow.
+def require_mode(call: Call, mode: PermissionMode | None, *current: PermissionMode) -> None:
+    """Reject a mode that the caller may not give to a root session.
 
-    A mode that is wider than those approves in advance what a person would be asked, so it takes the right
-    to approve.
+    A mode wider than each of the ``current`` ones approves in advance what a person would be asked, so it
+    requires the right to approve.
 
-    Errors: ScopeWouldWiden beyond what the configuration lets be; ScopeMissing.
+    Errors: ScopeWouldWiden beyond ``permissions.max_mode``; ScopeMissing.
     """
     if mode is None:
         return
-    if wider(mode, call.runtime.config.permissions.max_mode):
+    max_mode = call.runtime.config.permissions.max_mode
+    if wider(mode, max_mode):
         raise ScopeWouldWiden(
-            f"the permission mode '{mode}' is wider than the configuration lets be: "
-            f"permissions.max_mode is '{call.runtime.config.permissions.max_mode}'",
+            f"the permission mode '{mode}' is wider than permissions.max_mode, which is '{max_mode}'",
             field="$.params.permission_mode",
         )
-    if all(wider(mode, other) for other in others):
+    if all(wider(mode, narrower) for narrower in current):
         call.caller.need("approve")

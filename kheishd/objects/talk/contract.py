@@ -1,4 +1,4 @@
-"""Contracts in the store: a schema is checked when somebody gives it, and kept once, by its digest."""
+"""Contracts: schemas are validated when a caller sends them, and stored once, by their digest."""
 
 from __future__ import annotations
 
@@ -7,127 +7,97 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kheishd.core.contract import Checked, Violates, read, schema_problems
+from kheishd.core.contract import AnswerCheck, ContractViolation, find_schema_problems, parse_value
 from kheishd.store.blobs import blob_name, put_chunk, read_blob
 from protocol.contract import BoundContract, InputContract, OutputContract
-from protocol.errors.session import ContractInvalid, InputContractViolated, InputTooLarge
+from protocol.errors.session import ContractInvalid, InputTooLarge
 from protocol.limits.output import MAX_CONTRACT_BYTES
-from protocol.transcript import InputItem, Text, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Pinned
-    from protocol.objects.session import Session, SessionCreate, SessionUpdate
+    from protocol.objects.session import SessionSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A schema that a contract may have, as it is kept. Its keys stay in the order they were given in."""
+    """A valid schema as stored. Its keys keep the order in which they were sent."""
 
     content: bytes
 
+    @classmethod
+    def of(cls, schema: dict[str, Any], field: str) -> Schema:
+        """Validate a schema. Errors: InputTooLarge, ContractInvalid."""
+        try:
+            content = msgspec.json.encode(schema)
+        except (OverflowError, RecursionError):
+            text = "a schema holds no numbers and nests only a few levels"
+            raise ContractInvalid(text, field=field) from None
+        if len(content) > MAX_CONTRACT_BYTES:
+            text = f"the schema takes {len(content)} bytes as JSON; the limit is {MAX_CONTRACT_BYTES}"
+            raise InputTooLarge(text, field=field)
+        problems = list(find_schema_problems(schema))
+        if problems:
+            raise ContractInvalid("; ".join(problems), field=field)
+        return cls(content)
+
     @property
     def digest(self) -> str:
-        """What it is called."""
+        """The SHA-256 of the schema, in hex."""
         return blob_name(self.content)
 
-    def keep(self, tx: Transaction) -> str:
-        """Keep it, unless it is there; gives its digest."""
+    def store(self, tx: Transaction) -> None:
+        """Store the schema unless it is stored already."""
         put_chunk(tx, self.digest, 0, self.content)
-        return self.digest
-
-
-def schema_of(schema: dict[str, Any], field: str) -> Schema:
-    """A schema that somebody gives, checked. Errors: InputTooLarge, ContractInvalid."""
-    try:
-        content = msgspec.json.encode(schema)
-    except (OverflowError, RecursionError):
-        raise ContractInvalid("a schema holds no numbers and nests a few levels", field=field) from None
-    if len(content) > MAX_CONTRACT_BYTES:
-        text = f"the schema takes {len(content)} bytes as JSON; the limit is {MAX_CONTRACT_BYTES}"
-        raise InputTooLarge(text, field=field)
-    problems = schema_problems(schema)
-    if problems:
-        raise ContractInvalid("; ".join(problems), field=field)
-    return Schema(content)
 
 
 @dataclass(frozen=True, slots=True)
 class Contracts:
-    """The contracts that somebody gives a session, by the names of its record, and the schemas to be kept."""
+    """The contracts that params set: the properties of the session, by name, and the schemas to store."""
 
-    named: dict[str, Any]
+    properties: dict[str, Any]
     schemas: tuple[Schema, ...]
 
-    def keep(self, tx: Transaction) -> dict[str, Any]:
-        """Keep the schemas; gives what the record has of them."""
-        for schema in self.schemas:
-            schema.keep(tx)
-        return self.named
 
-
-def contracts_of(params: SessionCreate | SessionUpdate) -> Contracts:
-    """The contracts in some params; null is one that is cleared. Errors: InputTooLarge, ContractInvalid."""
-    named: dict[str, Any] = {}
+def read_contracts(params: SessionSettings) -> Contracts:
+    """Return the contracts that params set; null unsets one. Errors: InputTooLarge, ContractInvalid."""
+    properties: dict[str, Any] = {}
     schemas: list[Schema] = []
-    wanted, promised = params.input_contract, params.output_contract
-    if isinstance(wanted, InputContract):
-        schemas.append(schema_of(wanted.schema, "$.params.input_contract.schema"))
-        named["input_contract"] = schemas[-1].digest
-    if isinstance(promised, OutputContract):
-        schemas.append(schema_of(promised.schema, "$.params.output_contract.schema"))
-        named["output_contract"] = bound_to(promised, schemas[-1])
-    cleared = (("input_contract", wanted), ("output_contract", promised))
-    return Contracts(named | {name: None for name, given in cleared if given is None}, tuple(schemas))
+    if isinstance(params.input_contract, InputContract):
+        schemas.append(Schema.of(params.input_contract.schema, "$.params.input_contract.schema"))
+        properties["input_contract"] = schemas[-1].digest
+    elif params.input_contract is None:
+        properties["input_contract"] = None
+    if isinstance(params.output_contract, OutputContract):
+        schemas.append(Schema.of(params.output_contract.schema, "$.params.output_contract.schema"))
+        properties["output_contract"] = bind_output(params.output_contract, schemas[-1])
+    elif params.output_contract is None:
+        properties["output_contract"] = None
+    return Contracts(properties, tuple(schemas))
 
 
-def bound_to(contract: OutputContract, schema: Schema) -> BoundContract:
-    """An output contract as it is pinned and kept."""
+def bind_output(contract: OutputContract, schema: Schema) -> BoundContract:
+    """Return an output contract as stored and pinned."""
     return BoundContract(digest=schema.digest, max_repairs=contract.max_repairs)
 
 
 def schema_text(store: Snapshot, digest: str) -> str:
-    """A schema that is kept. Errors: AssertionError if it is not: what refers to it is damaged."""
+    """Return a stored schema. Errors: AssertionError if it is missing, because its reference is damaged."""
     content = read_blob(store, digest)
-    assert content is not None, "a contract's schema is kept"
+    assert content is not None, f"the schema {digest} of a contract is missing"
     return content.decode()
 
 
-def schema_shown(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
-    """A schema as people see it."""
+def read_schema(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
+    """Return a stored schema as JSON; None without a digest."""
     if digest is None:
         return None
-    shown: dict[str, Any] = msgspec.json.decode(schema_text(store, digest))
-    return shown
+    schema: dict[str, Any] = msgspec.json.decode(schema_text(store, digest))
+    return schema
 
 
-def bound_input(store: Snapshot, session: Session, items: Sequence[InputItem]) -> list[InputItem]:
-    """What is said to a session, as its input contract wants it: JSON, written in one way.
-
-    Shape:  the items themselves without a contract; else the texts are one, where the first of them was.
-    Errors: InputContractViolated.
-    """
-    if session.input_contract is None:
-        return list(items)
-    found = read(msgspec.json.decode(schema_text(store, session.input_contract)), text_of(list(items)))
-    if isinstance(found, Violates):
-        raise InputContractViolated(
-            f"what was sent does not fit the session's input contract: {found.problem}",
-            field="$.params.content",
-        )
-    whole: list[InputItem] = []
-    for item in items:
-        if not isinstance(item, Text):
-            whole.append(item)
-        elif not any(isinstance(each, Text) for each in whole):
-            whole.append(Text(found.text))
-    return whole
-
-
-def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Checked | None:
+def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> AnswerCheck | None:
     """What is found out about a run's answer: how it fits the contract that the run pinned.
 
     Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
@@ -136,5 +106,5 @@ def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> Check
     if bound is None or run.output_cursors:
         return None
     schema = schema_text(store, bound.digest)
-    found = read(msgspec.json.decode(schema), text)
-    return Checked(schema, found.problem if isinstance(found, Violates) else None)
+    found = parse_value(msgspec.json.decode(schema), text)
+    return AnswerCheck(schema, found.problem if isinstance(found, ContractViolation) else None)

@@ -1,73 +1,77 @@
-"""A session's messages as people read them: in the order they came, with what they cost."""
+"""The messages of a session, as people read them: ``conversation.history`` and ``session.history``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
+from kheishd.kernel.call import Call, query
 from kheishd.objects.pages import cursor_after, page_of
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
-from kheishd.store.tables import SESSIONS
+from kheishd.objects.talk.address import find_addressed
+from kheishd.objects.talk.lineage import entries_of, lineage
 from protocol.events.call import ToolReturned
 from protocol.events.run import InputReceived, MessageAppended, Steered
 from protocol.events.session import TranscriptImported
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.objects.session import History, HistoryMessage, Order
-from protocol.transcript import Message, ToolResult
+from protocol.objects import conversation, session
+from protocol.objects.session import History, HistoryMessage
+from protocol.transcript import Message, ToolResult, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kheishd.store.environment import Snapshot
+    from protocol.objects.conversation import ConversationHistoryParams
+    from protocol.objects.session import Session, SessionHistoryParams
 
 
-def history_of(store: Snapshot, session_id: str, after: str | None, limit: int, order: Order) -> History:
-    """One page of a session's messages.
+def history(call: Call, params: ConversationHistoryParams | SessionHistoryParams) -> History:
+    """Return a page of a session's messages."""
+    with call.state.read() as store:
+        return read_history(store, find_addressed(store, call, params), params)
 
-    Shape:  oldest or newest first, as ``order`` says; ``after`` is the ``next`` of the page before.
-    Errors: InvalidParams for an ``after`` that no page gave.
-    Source: the session's journal, and of those it branched off what came before.
+
+def read_history(
+    store: Snapshot, record: Session, params: ConversationHistoryParams | SessionHistoryParams
+) -> History:
+    """Return a page of a session's messages, oldest or newest first.
+
+    Errors: InvalidParams for an ``after`` that is no page token.
+    Source: the session's journal and, before its fork point, its parents'.
     """
-    session = store.get(SESSIONS, session_id)
-    stretches = lineage(store, session) if session is not None else [Stretch(session_id, None)]
-    found = _messages(store, stretches, cursor_after(after) or 0, reverse=order == "newest")
-    chosen, following = page_of(found, limit, lambda message: True)
-    return History(chosen, following)
+    entries = entries_of(
+        store, lineage(store, record), cursor_after(params.after) or 0, reverse=params.order == "newest"
+    )
+    rows = (((cursor,), _read_message(line)) for _, cursor, line in entries)
+    messages, following = page_of(rows, params.limit, lambda message: True)
+    return History(messages, following)
 
 
-def _messages(
-    store: Snapshot, stretches: list[Stretch], after: int, *, reverse: bool
-) -> Iterator[tuple[tuple[int], HistoryMessage | None]]:
-    for _, cursor, line in entries_of(store, stretches, after, reverse=reverse):
-        yield (cursor,), _message(line)
-
-
-def _message(line: bytes) -> HistoryMessage | None:
-    """The message that a journal line holds, or None for one that holds none."""
-    event = decode_event(line)
-    match event:
+def _read_message(line: bytes) -> HistoryMessage | None:
+    """Return the message of a journal line; None for an event without one."""
+    sender: str | None = None
+    item_id: str | None = None
+    stop_reason: str | None = None
+    usage = Usage()
+    match decode_event(line):
         case InputReceived(items=items, sender=sender) | Steered(items=items, sender=sender):
-            shown = HistoryMessage(cursor=0, at_ms=0, message=Message("user", list(items)), sender=sender)
-        case MessageAppended():
-            shown = HistoryMessage(
-                cursor=0,
-                at_ms=0,
-                message=event.message,
-                item_id=event.item_id,
-                stop_reason=event.stop_reason,
-                usage=event.usage,
-            )
+            message = Message("user", list(items))
+        case MessageAppended(message=message, item_id=item_id, stop_reason=stop_reason, usage=usage):
+            pass
         case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
-            result = ToolResult(call_id, tool, text, is_error)
-            shown = HistoryMessage(cursor=0, at_ms=0, message=Message("tool", [result]))
+            message = Message("tool", [ToolResult(call_id, tool, text, is_error)])
         case TranscriptImported(message=message):
-            shown = HistoryMessage(cursor=0, at_ms=0, message=message)
+            pass
         case _:
             return None
-    return _placed(shown, line)
-
-
-def _placed(shown: HistoryMessage, line: bytes) -> HistoryMessage:
     envelope = decode_envelope(line)
-    return replace(shown, cursor=envelope.cursor, at_ms=envelope.at_ms, run_id=envelope.run_id)
+    return HistoryMessage(
+        cursor=envelope.cursor,
+        at_ms=envelope.at_ms,
+        run_id=envelope.run_id,
+        message=message,
+        sender=sender,
+        item_id=item_id,
+        stop_reason=stop_reason,
+        usage=usage,
+    )
+
+
+HANDLERS = tuple(query(row)(history) for row in (conversation.HISTORY, session.HISTORY))

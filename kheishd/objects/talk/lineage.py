@@ -1,7 +1,7 @@
-"""What was said in a session, over the sessions that it branched off: a branch refers, it copies nothing.
+"""The transcript of a session across the sessions that it was forked from. A fork copies nothing.
 
-Cursors are one rising number for the whole daemon, and a session begins after the place that it branched off
-at. So the stretches of a lineage follow one another, and one cursor says where one stands in all of them.
+Cursors rise across the whole daemon, and a session begins after its fork point. So the segments of a lineage
+follow one another, and one cursor is a position in all of them.
 """
 
 from __future__ import annotations
@@ -17,49 +17,44 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 
-class Stretch(NamedTuple):
-    """A session's journal up to a cursor; None: all of it."""
+class Segment(NamedTuple):
+    """A session's journal up to and including a cursor; None for all of it."""
 
     session_id: str
-    upto: int | None
+    last_cursor: int | None
 
 
-def lineage(store: Snapshot, session: Session) -> list[Stretch]:
-    """The stretches of journals that make up a session, the oldest first, its own last.
+def lineage(store: Snapshot, session: Session) -> list[Segment]:
+    """Return the segments of a session's transcript, oldest first, its own journal last.
 
-    Shape: MAX_FORKS and one at most.
+    Shape: at most MAX_FORKS + 1 segments.
     """
-    stretches = [Stretch(session.session_id, None)]
-    found: Session | None = session
-    while found is not None and found.fork_of is not None:
-        stretches.append(Stretch(found.fork_of.session_id, found.fork_of.cursor))
-        found = store.get(SESSIONS, found.fork_of.session_id)
-    return stretches[::-1]
+    segments = [Segment(session.session_id, None)]
+    child: Session | None = session
+    while child is not None and child.fork_of is not None:
+        segments.append(Segment(child.fork_of.session_id, child.fork_of.cursor))
+        child = store.get(SESSIONS, child.fork_of.session_id)
+    return segments[::-1]
 
 
 def entries_of(
-    store: Snapshot, stretches: Sequence[Stretch], after: int = 0, *, reverse: bool = False
+    store: Snapshot, segments: Sequence[Segment], after: int = 0, *, reverse: bool = False
 ) -> Iterator[tuple[str, int, bytes]]:
-    """Entries of a lineage, (session id, cursor, line): oldest first, beyond ``after``.
+    """Yield the entries of a lineage as (session id, cursor, line): oldest first, after a cursor.
 
-    With ``reverse`` newest first, before ``after``, where 0 means from the newest.
+    With ``reverse`` newest first, before a cursor, where 0 stands for the end.
     """
-    for stretch in reversed(stretches) if reverse else stretches:
+    for session_id, last_cursor in reversed(segments) if reverse else segments:
         if reverse:
-            yield from _before(store, stretch, after)
-        elif stretch.upto is None or stretch.upto > after:
-            yield from _beyond(store, stretch, after)
-
-
-def _beyond(store: Snapshot, stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
-    for cursor, line in store.entries(stretch.session_id, after):
-        if stretch.upto is not None and cursor > stretch.upto:
-            return
-        yield stretch.session_id, cursor, line
-
-
-def _before(store: Snapshot, stretch: Stretch, after: int) -> Iterator[tuple[str, int, bytes]]:
-    # Where a stretch ends, its entry at that place is the first one from there on backwards.
-    end = min(filter(None, (after, stretch.upto + 1 if stretch.upto is not None else 0)), default=0)
-    for cursor, line in store.entries(stretch.session_id, end, reverse=True):
-        yield stretch.session_id, cursor, line
+            # The exclusive upper end: ``after``, or the cursor behind the segment's last one.
+            ends = (after, last_cursor + 1 if last_cursor is not None else 0)
+            end = min(filter(None, ends), default=0)
+            for cursor, line in store.entries(session_id, end, reverse=True):
+                yield session_id, cursor, line
+            continue
+        if last_cursor is not None and last_cursor <= after:
+            continue
+        for cursor, line in store.entries(session_id, after):
+            if last_cursor is not None and cursor > last_cursor:
+                break
+            yield session_id, cursor, line

@@ -1,27 +1,26 @@
-"""What an agent means to do, read from the journal: its todos and its plan stand there and nowhere else."""
+"""The todos and the plan of a session's agent, read from the journal, where they are stored."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kheishd.objects.talk.contract import schema_shown
 from protocol.events.plan import PlanExited, TodosWritten
 from protocol.journal.line import decode_envelope, decode_event
-from protocol.objects.session import Plan, Session, SessionView, Todo
+from protocol.objects.session import Plan, Session, Todo
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot
 
 
 def todos_of(store: Snapshot, session: Session) -> list[Todo]:
-    """What the session's agent wrote down last; nothing if it never did."""
+    """Return the newest list of todos; empty if there is none."""
     line = _line(store, session, session.todos_cursor)
     event = decode_event(line) if line is not None else None
     return event.todos if isinstance(event, TodosWritten) else []
 
 
 def plan_of(store: Snapshot, session: Session) -> Plan | None:
-    """The plan that the session's agent proposed last; None if it never did."""
+    """Return the newest plan; None if there is none."""
     line = _line(store, session, session.plan_cursor)
     event = decode_event(line) if line is not None else None
     if line is None or not isinstance(event, PlanExited):
@@ -35,20 +34,7 @@ def plan_of(store: Snapshot, session: Session) -> Plan | None:
     )
 
 
-def view_of(store: Snapshot, session: Session) -> SessionView:
-    """A session as it is shown."""
-    fields = {name: getattr(session, name) for name in Session.__struct_fields__}
-    promised = session.output_contract
-    return SessionView(
-        **fields,
-        todos=todos_of(store, session),
-        plan=plan_of(store, session),
-        input_schema=schema_shown(store, session.input_contract),
-        output_schema=schema_shown(store, promised.digest if promised is not None else None),
-    )
-
-
 def _line(store: Snapshot, session: Session, cursor: int | None) -> bytes | None:
-    """What stands at a cursor; None where nothing does, or nothing any more."""
-    found = store.entry(session.session_id, cursor) if cursor is not None else None
-    return found[1] if found is not None else None
+    """Return the journal line at a cursor; None where there is none, or it was pruned."""
+    entry = store.entry(session.session_id, cursor) if cursor is not None else None
+    return entry[1] if entry is not None else None

@@ -1,349 +1,195 @@
-"""Sending: an input becomes a run, with everything the run uses pinned. Shared by every ``send``."""
+"""Send an input to a session: ``conversation.send`` and ``session.send``.
+
+They differ only in the address. Read from top to bottom: ``prepare_send`` runs before the transaction,
+``send`` is the transaction, and ``follow_send`` runs after the commit.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 
-from kheishd.core.planning import unplanned
-from kheishd.core.run.budget import narrowest, pin_budget
-from kheishd.core.session import both
-from kheishd.objects.talk.bounds import Bounds, bounds_of
-from kheishd.objects.talk.contract import Schema, bound_input, bound_to, schema_of
-from kheishd.objects.talk.run import given_by, settled
-from kheishd.objects.talk.workspace import asked, workspace_of
-from kheishd.store.blobs import put_chunk
+from kheishd.kernel.call import Call, mutation
+from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.address import (
+    definition_of,
+    find_definition,
+    find_session,
+    require_valid_sender,
+)
+from kheishd.objects.talk.contract import Schema, bind_output
+from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.objects.talk.pin import pin_run
+from kheishd.objects.talk.run import output_fields, wait_until_settled
+from kheishd.objects.talk.session import scope_of
+from kheishd.objects.talk.workspace import resolve_requested
+from kheishd.store.records import Binding
+from kheishd.store.tables import CONVERSATIONS, SESSIONS
 from protocol import ids
-from protocol.errors.conversation import SenderInvalid
-from protocol.errors.definition import AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
-from protocol.errors.rpc import InvalidParams, Overloaded
-from protocol.errors.session import InputTooLarge, QueueFull, SessionAlreadyEnded
+from protocol.errors.rpc import NotSupported, Overloaded
+from protocol.errors.session import QueueFull, SessionAlreadyEnded
+from protocol.events.conversation import ConversationBound
 from protocol.events.run import InputReceived, RunAccepted
-from protocol.limits.names import MAX_METADATA_BYTES, MAX_SENDER_BYTES
-from protocol.limits.rpc import MAX_NESTING
+from protocol.events.session import SessionCreated
+from protocol.limits.names import MAX_METADATA_BYTES
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
+from protocol.objects import conversation, session
+from protocol.objects.conversation import ConversationSend
 from protocol.objects.journal import Filter
-from protocol.objects.run import Pinned, SendParams, SendResult
-from protocol.rpc.wire import is_nested_too_deep
-from protocol.transcript import InputItem, Text
+from protocol.objects.run import SendResult
 
 if TYPE_CHECKING:
-    from kheishd.kernel.call import Call
-    from kheishd.kernel.runtime import RouteSpec, Runtime
-    from kheishd.objects.fold import SessionWriter
     from kheishd.store.environment import Transaction
-    from protocol.budget import PinnedBudget
-    from protocol.contract import BoundContract
     from protocol.objects.definition import Definition
-    from protocol.objects.session import Session
+    from protocol.objects.session import SessionSend
+    from protocol.transcript import InputItem
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
-    """An input made ready: checked, and with the ids it will have."""
+class _Input:
+    """A validated input and the ids it will have. ``definition`` is the agent of a conversation."""
 
-    params: SendParams
+    params: ConversationSend | SessionSend
     items: list[InputItem]
-    sender: str | None
     input_id: str
     run_id: str
-    session_id: str
+    new_session_id: str
+    definition: Definition | None = None
     guest: Definition | None = None
     workspace: str | None = None
     schema: Schema | None = None
 
 
-def make_ready(
-    call: Call,
-    params: SendParams,
-    *,
-    sender: str | None,
-    guest: str | None = None,
-    workspace: str | None = None,
-) -> Sending:
-    """Check an input and give it its ids; nothing is written yet.
+def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
+    """Validate an input and assign its ids.
 
-    Errors: InvalidParams, InputTooLarge, ContractInvalid, SenderInvalid, SenderForbidden, AgentNotFound (of
-    the guest), WorkspaceForbidden, ScopeMissing (to say what is captured).
+    Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
+    ContractInvalid, InputTooLarge, InvalidParams, WorkspaceForbidden.
     """
-    if sender is not None:
-        valid_sender(sender)
-    call.caller.need_sender(sender)
+    definition = guest = workspace = None
+    if isinstance(params, ConversationSend):
+        if params.reply_targets:
+            raise NotSupported("this version has no deliveries", field="$.params.reply_targets")
+        definition = find_definition(call, params.agent)
+    if params.sender is not None:
+        require_valid_sender(params.sender)
+    call.caller.need_sender(params.sender)
     if params.debug is not None:
         call.caller.need("operate")
     contract = params.output_contract
-    schema = schema_of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
-    room = MAX_INPUT_BYTES - len(schema.content) if schema is not None else MAX_INPUT_BYTES
-    return Sending(
+    schema = Schema.of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
+    # A contract that comes with the input is stored in the same transaction.
+    items = read_items(params, MAX_INPUT_BYTES - (len(schema.content) if schema is not None else 0))
+    require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
+    if isinstance(params, ConversationSend) and definition is not None:
+        # An agent is no guest in its own conversation.
+        if params.guest is not None and params.guest != definition.name:
+            guest = find_definition(call, params.guest, "$.params.guest")
+        if params.workspace is not None:
+            workspace = resolve_requested(call, params.workspace)
+    return _Input(
         params=params,
-        items=input_items(params, room),
-        sender=sender,
+        items=items,
         input_id=call.state.new_id(ids.INPUT),
         run_id=call.state.new_id(ids.RUN),
-        session_id=call.state.new_id(ids.SESSION),
-        guest=find_definition(call, guest, "guest") if guest is not None else None,
-        workspace=asked(call, workspace) if workspace is not None else None,
+        new_session_id=call.state.new_id(ids.SESSION),
+        definition=definition,
+        guest=guest,
+        workspace=workspace,
         schema=schema,
     )
 
 
-def valid_sender(sender: str) -> None:
-    """Errors: SenderInvalid unless it is 1-128 bytes of printable text, compared exactly later."""
-    if not 1 <= len(sender.encode()) <= MAX_SENDER_BYTES or not sender.isprintable():
-        raise SenderInvalid(field="$.params.sender")
+def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
+    """Resolve the address, then append the input and the acceptance of its run.
 
-
-def input_items(params: SendParams, max_bytes: int = MAX_INPUT_BYTES) -> list[InputItem]:
-    """What was said, as items, and its metadata looked at. A contract that comes along takes of its room.
-
-    Errors: InvalidParams, InputTooLarge, as for ``said_items``.
+    Errors: SessionNotFound, AgentNotFound, SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady,
+    WorkspaceForbidden, InputContractViolated.
     """
-    items = said_items(params.content, params.input_items, max_bytes)
-    require_storable(params.metadata, MAX_METADATA_BYTES, "metadata", "$.params.metadata")
-    return items
-
-
-def said_items(
-    content: str | None, input_items: list[InputItem] | None, max_bytes: int = MAX_INPUT_BYTES
-) -> list[InputItem]:
-    """What was said, as items.
-
-    Errors: InvalidParams unless exactly one of ``content`` and ``input_items`` holds something;
-    InputTooLarge.
-    """
-    if content and input_items:
-        raise InvalidParams("give either 'content' or 'input_items', not both", field="$.params.content")
-    items = input_items or ([Text(content)] if content else [])
-    if not items or any(isinstance(item, Text) and not item.text for item in items):
-        raise InvalidParams("there is nothing to send: 'content' is empty", field="$.params.content")
-    if not all(isinstance(item, Text) for item in items):
-        raise InvalidParams(
-            "this version takes only items of kind 'text'; put the file's text there",
-            field="$.params.input_items",
-        )
-    require_storable(items, max_bytes, "input", "$.params.content")
-    return list(items)
-
-
-def require_storable(value: object, limit: int, name: str, field: str) -> None:
-    """See that a value can be kept.
-
-    Errors: InputTooLarge if it takes more than ``limit`` bytes as JSON; InvalidParams if it nests too
-    deep, or holds a whole number that JSON can say and a record cannot hold.
-    """
-    try:
-        encoded = msgspec.json.encode(value)
-        msgspec.msgpack.encode(value)
-    except OverflowError:
-        raise InvalidParams(f"the {name} holds a whole number of more than 64 bits", field=field) from None
-    except RecursionError:
-        raise InvalidParams(f"the {name} is nested deeper than {MAX_NESTING} levels", field=field) from None
-    if len(encoded) > limit:
-        text = f"the {name} takes {len(encoded)} bytes as JSON; the limit is {limit}"
-        raise InputTooLarge(text, field=field)
-    if is_nested_too_deep(encoded):
-        raise InvalidParams(f"the {name} is nested deeper than {MAX_NESTING} levels", field=field)
-
-
-def find_definition(call: Call, name: str | None, param: str = "agent") -> Definition:
-    """The agent that is meant; the configured default one without a name.
-
-    Errors: AgentForbidden, AgentNotFound.
-    """
-    name = name if name is not None else call.runtime.config.default_agent
-    call.caller.need_agent(name)
-    definition = call.runtime.definitions.get(name)
-    if definition is None:
-        covered = (name for name in call.runtime.definitions if call.caller.covers_agent(name))
-        known = ", ".join(sorted(covered)[:8]) or "none"
-        raise AgentNotFound(
-            f"there is no agent '{name}'; those there are: {known}", field=f"$.params.{param}"
-        )
-    return definition
-
-
-def find_route(runtime: Runtime, *names: str | None) -> RouteSpec:
-    """The first route named; the default one where no name is given.
-
-    Errors: RouteNotFound for a name that is given and is not there.
-    """
-    name = next((name for name in names if name is not None), runtime.config.default_route)
-    route = runtime.routes.get(name)
-    if route is None:
-        known = ", ".join(sorted(runtime.routes))
-        raise RouteNotFound(f"there is no route '{name}'; those there are: {known}", field="$.params.route")
-    return route
-
-
-def accept(
-    tx: Transaction, call: Call, sending: Sending, fold: SessionWriter, definition: Definition
-) -> SendResult:
-    """Append the input and the acceptance of its run to a session; the caller writes the fold.
-
-    Errors: SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady, WorkspaceForbidden,
-    InputContractViolated.
-    """
-    session = fold.session
-    if session.status == "ended":
-        raise SessionAlreadyEnded(f"the session {session.session_id} was ended and takes no more input")
-    if len(session.open_runs) > MAX_QUEUED_RUNS:
-        raise QueueFull(
-            f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
-        )
-    pinned = pinned_for(tx, call, sending, session, definition)
-    items = bound_input(tx, session, sending.items)
-    if sending.schema is not None:
-        sending.schema.keep(tx)
-    fold.append(
-        InputReceived(
-            input_id=sending.input_id,
-            items=items,
-            sender=sending.sender,
-            guest=sending.guest.name if sending.guest else None,
-            metadata=sending.params.metadata,
-        ),
-        run_id=sending.run_id,
+    params = prepared.params
+    if isinstance(params, ConversationSend):
+        assert prepared.definition is not None
+        definition = prepared.definition
+        writer = _open_conversation(tx, call, params.sender, definition, prepared.new_session_id)
+    else:
+        addressed = find_session(tx, call, params.session_id)
+        definition = definition_of(call.runtime, addressed)
+        origin = origin_of(call, params.sender)
+        writer = SessionWriter(tx, addressed.session_id, session=addressed, origin=origin)
+    record = writer.session
+    if record.status == "ended":
+        raise SessionAlreadyEnded(f"the session {record.session_id} was ended and takes no more input")
+    if len(record.open_runs) > MAX_QUEUED_RUNS:
+        text = f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
+        raise QueueFull(text)
+    contract = None
+    if prepared.schema is not None and params.output_contract is not None:
+        contract = bind_output(params.output_contract, prepared.schema)
+    speaker = prepared.guest or definition
+    pinned = pin_run(tx, call, record, speaker, params, workspace=prepared.workspace, contract=contract)
+    items = apply_input_contract(tx, record, prepared.items, input_field(params))
+    if prepared.schema is not None:
+        prepared.schema.store(tx)
+    guest = prepared.guest.name if prepared.guest is not None else None
+    received = InputReceived(
+        input_id=prepared.input_id, items=items, sender=params.sender, guest=guest, metadata=params.metadata
     )
-    accepted = fold.append(
-        RunAccepted(
-            input_id=sending.input_id,
-            agent=session.agent,
-            sender=sending.sender,
-            guest=sending.guest.name if sending.guest else None,
-            pinned=pinned,
-        ),
-        run_id=sending.run_id,
+    accepted = RunAccepted(
+        input_id=prepared.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
     )
-    return SendResult(
-        session_id=session.session_id, run_id=sending.run_id, status="queued", cursor=accepted.cursor
-    )
+    writer.append(received, run_id=prepared.run_id)
+    cursor = writer.append(accepted, run_id=prepared.run_id).cursor
+    writer.write()
+    return SendResult(session_id=record.session_id, run_id=prepared.run_id, status="queued", cursor=cursor)
 
 
-def pinned_for(
-    tx: Transaction, call: Call, sending: Sending, session: Session, definition: Definition
-) -> Pinned:
-    """What a run will use, with the instructions kept beside it.
-
-    Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden.
-    """
-    speaker = sending.guest or definition
-    # Plan mode ends within a run: what it may do at most is what it may when that has ended.
-    bounds = bounds_of(tx, call.runtime, unplanned(session), speaker)
-    workspace = workspace_of(tx, call.runtime, session, sending.workspace, speaker)
-    pinned = pin(call.runtime, sending, session, speaker, bounds, workspace)
-    put_chunk(tx, speaker.digest, 0, speaker.instructions.encode())
-    return pinned
-
-
-def pin(
-    runtime: Runtime,
-    sending: Sending,
-    session: Session,
-    speaker: Definition,
-    bounds: Bounds,
-    workspace: str,
-) -> Pinned:
-    """What the run will use, by value: the request before the session before the agent's definition.
-
-    A model belongs to the route it was named with: whoever names another route names its model or gets
-    that route's own.
-
-    Errors: RouteNotFound, RouteNotReady.
-    """
-    params = sending.params
-    route = find_route(runtime, params.route, session.route, speaker.route)
-    problem = runtime.models.problem(route)
-    if problem is not None:
-        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field="$.params.route")
-    by_session = session.model if params.route is None else None
-    by_agent = speaker.model if params.route is None and session.route is None else None
-    return Pinned(
-        route=route.route_id,
-        driver=route.driver,
-        model=params.model or by_session or by_agent or route.model,
-        base_url=route.base_url,
-        auth_ref=route.auth_ref,
-        options=dict(route.options),
-        instructions_digest=speaker.digest,
-        tools=[] if sending.guest else both(speaker.tools, bounds.scope.tools),
-        workspace=workspace,
-        permission_mode=bounds.mode,
-        max_turns=_ceiling(speaker.max_turns, runtime.config.runs.max_turns),
-        context_tokens=route.context_tokens,
-        generation=runtime.generation,
-        debug=params.debug or runtime.config.debug.capture,
-        output_contract=_contract(sending, session),
-        requirements=params.completion_requirements,
-        max_continuations=runtime.config.runs.max_continuations,
-        budget=_budget(runtime, params, speaker, route),
-        prices=route.prices,
-    )
+def _open_conversation(
+    tx: Transaction, call: Call, sender: str, definition: Definition, new_session_id: str
+) -> SessionWriter:
+    """Return a writer of the session bound to an address; of a new one where none is, or where it ended."""
+    origin = origin_of(call, sender)
+    binding = tx.get(CONVERSATIONS, definition.name, sender)
+    bound = tx.get(SESSIONS, binding.session_id) if binding is not None else None
+    if bound is not None and bound.status == "open":
+        return SessionWriter(tx, bound.session_id, session=bound, origin=origin)
+    writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
+    writer.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
+    writer.append(ConversationBound(agent=definition.name, sender=sender))
+    binding = Binding(session_id=new_session_id, bound_at_ms=tx.now_ms)
+    tx.put(CONVERSATIONS, definition.name, sender, value=binding)
+    return writer
 
 
-def _budget(
-    runtime: Runtime, params: SendParams, speaker: Definition, route: RouteSpec
-) -> PinnedBudget | None:
-    """What the run may use at most: what the daemon, the agent and the request all allow.
-
-    Errors: InvalidParams where the request limits a cost that nobody can tell.
-    """
-    asked = params.budget
-    if asked is not None and asked.max_cost and route.prices is None:
-        raise InvalidParams(
-            f"the route '{route.route_id}' states no prices, so what a run costs cannot be limited",
-            field="$.params.budget.max_cost",
-        )
-    budget = narrowest((runtime.config.runs.budget, speaker.budget, asked))
-    if budget is None or route.prices is not None:
-        return pin_budget(budget)
-    return pin_budget(narrowest([msgspec.structs.replace(budget, max_cost=0.0)]))
-
-
-def _contract(sending: Sending, session: Session) -> BoundContract | None:
-    """What binds the run's output: the contract it was sent with, else the session's."""
-    asked, schema = sending.params.output_contract, sending.schema
-    return bound_to(asked, schema) if asked is not None and schema is not None else session.output_contract
+async def follow_send(call: Call, params: ConversationSend | SessionSend, result: SendResult) -> SendResult:
+    """Stream the run and wait for it, as the params say. A repeated request streams and waits again."""
+    if params.stream:
+        selection = Filter(session_id=result.session_id, run_id=result.run_id)
+        try:
+            # The stream begins with the run's first event, its input, right before its acceptance.
+            subscribed = call.connection.subscribe(
+                selection, max(result.cursor - 2, 0), deltas=True, until_settled=result.run_id
+            )
+            result = replace(result, subscription=subscribed.subscription)
+        except Overloaded:
+            # The connection has too many subscriptions, but the input was accepted: this is no refusal.
+            pass
+    if params.wait == "settled":
+        run = await wait_until_settled(call, result.session_id, result.run_id, params.timeout_s)
+        with call.state.read() as store:
+            output = output_fields(store, run)
+        result = replace(result, status=run.status, error=run.error, usage=run.usage, cost=run.cost, **output)
+    return result
 
 
-def _ceiling(one: int | None, other: int) -> int:
-    """The lower of two ceilings, of which 0 and None are none."""
-    return min((limit for limit in (one, other) if limit), default=0)
-
-
-def send_waits(params: SendParams) -> bool:
-    """Whether a send has something to do after its commit."""
+def has_follow_up(params: ConversationSend | SessionSend) -> bool:
+    """Whether anything follows the commit."""
     return params.stream or params.wait == "settled"
 
 
-def _stream(call: Call, result: SendResult) -> str | None:
-    """The subscription to a run from its first event, its input, right before its acceptance.
-
-    Shape: None where the connection can have no more: the input was accepted, so that is no refusal.
-    """
-    try:
-        subscribed = call.connection.subscribe(
-            Filter(session_id=result.session_id, run_id=result.run_id),
-            max(result.cursor - 2, 0),
-            deltas=True,
-            until_settled=result.run_id,
-        )
-    except Overloaded:
-        return None
-    return subscribed.subscription
-
-
-async def follow_send(call: Call, params: SendParams, result: SendResult) -> SendResult:
-    """Stream and wait, as the params of a send say; both are done anew for a repeated request."""
-    if params.stream:
-        result = msgspec.structs.replace(result, subscription=_stream(call, result))
-    if params.wait != "settled":
-        return result
-    run = await settled(call, result.session_id, result.run_id, params.timeout_s)
-    with call.state.read() as store:
-        given = given_by(store, run)
-    return msgspec.structs.replace(
-        result, status=run.status, error=run.error, usage=run.usage, cost=run.cost, **given
-    )
+send_to_conversation, send_to_session = HANDLERS = tuple(
+    mutation(row, prepare=prepare_send, follow=follow_send, follows=has_follow_up)(send)
+    for row in (conversation.SEND, session.SEND)
+)

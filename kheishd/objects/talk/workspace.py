@@ -1,8 +1,8 @@
-"""Which directory a session's runs work in: resolved and checked when it is asked for and when it is used.
+"""The directory that a session's runs work in.
 
-Names are resolved when they are accepted, and what is kept is where they led then. It is checked again
-whenever a run is accepted, as configurations change; and tools enter it without following any link, so that
-one which is put in its way later leads nowhere.
+A path is resolved when it is accepted, and the result is stored. It is checked again whenever a run is
+accepted, because configurations change. Tools enter it without following any symbolic link, so a link that
+replaces it later leads nowhere.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session
 
 
-def asked(call: Call, path: str) -> str:
-    """A directory that a caller wants work to be done in, resolved; a relative one begins at the root.
+def resolve_requested(call: Call, path: str) -> str:
+    """Return the directory that a caller requests, resolved; a relative path begins at the root.
 
     Errors: InvalidParams, WorkspaceForbidden.
     """
@@ -32,42 +32,39 @@ def asked(call: Call, path: str) -> str:
     resolved = resolve(path, workspaces.root)
     if resolved is None:
         raise InvalidParams(
-            f"a workspace is a path of at most {MAX_PATH_BYTES} bytes, all of them printable",
-            field="$.params.workspace",
+            f"a workspace is a path of at most {MAX_PATH_BYTES} printable bytes", field="$.params.workspace"
         )
     workspaces.require_allowed(resolved, by_operator="operate" in call.caller.scopes)
     return resolved
 
 
 def resolve(path: str, root: str) -> str | None:
-    """Where a path leads now; None for what cannot be a workspace's."""
+    """Return the target of a path; None if it cannot be a workspace."""
     if not path.isprintable():
         return None
     resolved = os.path.realpath(os.path.join(root, path))
-    fits = resolved.isprintable() and len(resolved.encode()) <= MAX_PATH_BYTES
-    return resolved if fits else None
+    return resolved if resolved.isprintable() and len(resolved.encode()) <= MAX_PATH_BYTES else None
 
 
 def workspace_of(
     store: Snapshot,
     runtime: Runtime,
     session: Session,
-    chosen: str | None = None,
+    requested: str | None = None,
     speaker: Definition | None = None,
 ) -> str:
-    """Where a session's next run works, told so or not, with its own agent or another one speaking.
+    """Return the directory of a session's next run, for its own agent or for a guest that speaks in it.
 
-    Errors: WorkspaceForbidden if it, or one above it, was told to work where it may not any more.
-    Source: the records of the session and of those above it, MAX_SESSION_DEPTH at most.
+    Errors: WorkspaceForbidden if a configured directory, or one of a session above, is no longer allowed.
+    Source: the records of the session and of those above it, at most MAX_SESSION_DEPTH.
     """
-    chosen = chosen or session.workspace
-    if chosen is not None:
-        runtime.workspaces.require_allowed(chosen)
-    above = None
+    path = requested or session.workspace
+    if path is not None:
+        runtime.workspaces.require_allowed(path)
+    parent_path = None
     if session.parent_session_id is not None:
         parent = store.need(SESSIONS, session.parent_session_id)
-        above = workspace_of(store, runtime, parent)
+        parent_path = workspace_of(store, runtime, parent)
     agent = speaker or runtime.definitions.get(session.agent)
-    return choose_workspace(
-        runtime.workspaces.root, above, chosen, agent.workspace if agent is not None else None
-    )
+    agent_path = agent.workspace if agent is not None else None
+    return choose_workspace(runtime.workspaces.root, parent_path, path, agent_path)

@@ -66,7 +66,7 @@ def record_stalled(tx: Transaction, task_id: str) -> None:
     """Write down, once, that a shell seems to wait for somebody to type."""
     task, fold = _open(tx, task_id)
     if task is not None and task.shell is not None and task.shell.stalled_at_ms is None:
-        fold.append(TaskStalled(task_id=task_id, note=rules.stalled_note(task)))
+        fold.append(TaskStalled(task_id=task_id, note=rules.format_stalled_note(task)))
         fold.write()
 
 
@@ -83,7 +83,7 @@ def record_ended(tx: Transaction, task_id: str, over: ShellOutcome) -> None:
         problem=over.problem,
         output_bytes=over.output_bytes,
         output_kept_bytes=over.output_kept_bytes,
-        note=rules.ended_note(task, over.why, over.exit_code, over.problem, over.output_bytes),
+        note=rules.format_ended_note(task, over.why, over.exit_code, over.problem, over.output_bytes),
     )
     fold.append(event)
     fold.write()

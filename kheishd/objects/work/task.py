@@ -17,8 +17,8 @@ from kheishd.kernel.projections import TASK
 from kheishd.kernel.shells import Shells, Written
 from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.objects.talk.send import require_storable
-from kheishd.objects.talk.session import find_session
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.address import find_session
 from kheishd.store.tables import RECORDS_BY_SESSION, SESSIONS, TASKS, TASKS_OPEN, TASKS_WAITING
 from protocol import ids
 from protocol.errors.session import SessionAlreadyEnded
@@ -58,21 +58,21 @@ class Tasks:
         self._store = store
         self._session_id = session_id
 
-    def task(self, task_id: str) -> Task | None:
+    def find(self, task_id: str) -> Task | None:
         """A task of the session; also what is left of one that was deleted."""
         task = self._store.get(TASKS, task_id)
         return task if task is not None and task.session_id == self._session_id else None
 
-    def titled(self, title: str) -> Iterator[str]:
+    def find_titled(self, title: str) -> Iterator[str]:
         """The open tasks with this title, however it is written."""
-        found = self._store.scan(TASKS_OPEN, self._session_id, rules.title_digest(title))
+        found = self._store.scan(TASKS_OPEN, self._session_id, rules.hash_title(title))
         return (str(key[-1]) for key, _ in found)
 
-    def waiting_for(self, task_id: str) -> Iterator[str]:
+    def find_waiting(self, task_id: str) -> Iterator[str]:
         """The open tasks that wait for a task."""
         return (str(key[-1]) for key, _ in self._store.scan(TASKS_WAITING, task_id))
 
-    def open(self) -> int:
+    def count_open(self) -> int:
         """How many are open, shells not counted."""
         return sum(1 for _ in self._store.scan(TASKS_OPEN, self._session_id))
 
@@ -80,7 +80,7 @@ class Tasks:
 def view_of(store: Snapshot, task: Task) -> TaskView:
     """A task with what waits for it."""
     fields = {name: getattr(task, name) for name in Task.__struct_fields__}
-    return TaskView(**fields, blocks=list(Tasks(store, task.session_id).waiting_for(task.task_id)))
+    return TaskView(**fields, blocks=list(Tasks(store, task.session_id).find_waiting(task.task_id)))
 
 
 def find_task(store: Snapshot, call: Call, task_id: str) -> Task:
@@ -128,14 +128,14 @@ def list_(call: Call, params: TaskListParams) -> TaskList:
             find_session(store, call, params.session_id)
             found, following = page_of_session(store, params.session_id, params)
             return TaskList(found, following)
-        marks = PageTokens(call)
-        mark = marks.after(params.after)
+        tokens = PageTokens(call)
+        mark = tokens.id_of(params.after)
         scanned = store.scan(TASKS, after=(mark,) if mark is not None else None)
         shown = (
             (key, view_of(store, task) if wanted(task, params) and _readable(store, call, task) else None)
             for key, task in scanned
         )
-        found, following = page_of(shown, params.limit, lambda view: True, marks.of)
+        found, following = page_of(shown, params.limit, lambda view: True, tokens.token_of)
         return TaskList(found, following)
 
 
@@ -175,7 +175,7 @@ def new_task(task_id: str, params: TaskCreate) -> TaskCreated:
     require_storable(params.metadata, MAX_TASK_METADATA_BYTES, "metadata", "$.params.metadata")
     return TaskCreated(
         task_id=task_id,
-        title=rules.titled(params.title),
+        title=rules.normalise_title(params.title),
         description=params.description,
         owner=params.owner,
         blocked_by=list(dict.fromkeys(params.blocked_by)),
@@ -198,7 +198,7 @@ def new_state(params: TaskUpdate) -> TaskUpdated:
             require_storable(getattr(params, name), limit, name, f"$.params.{name}")
     return TaskUpdated(
         task_id=params.task_id,
-        title=params.title if params.title is UNSET else rules.titled(params.title),
+        title=params.title if params.title is UNSET else rules.normalise_title(params.title),
         description=params.description,
         status=params.status,
         owner=params.owner,
@@ -233,7 +233,7 @@ def create(tx: Transaction, call: Call, plan: tuple[str, TaskCreated]) -> TaskVi
     session = find_session(tx, call, session_id)
     if session.status == "ended":
         raise SessionAlreadyEnded(f"the session {session_id} was ended; its tasks no longer change")
-    rules.may_create(Tasks(tx, session_id), event)
+    rules.require_creatable(Tasks(tx, session_id), event)
     return _appended(tx, call, session_id, event)
 
 
@@ -241,8 +241,8 @@ def create(tx: Transaction, call: Call, plan: tuple[str, TaskCreated]) -> TaskVi
 def update(tx: Transaction, call: Call, event: TaskUpdated) -> TaskView:
     """Change a task."""
     task = _changeable(tx, call, event.task_id)
-    rules.may_update(Tasks(tx, task.session_id), task, event)
-    if rules.revised(task, event) == task:
+    rules.require_updatable(Tasks(tx, task.session_id), task, event)
+    if rules.apply_update(task, event) == task:
         return view_of(tx, task)
     return _appended(tx, call, task.session_id, event)
 
@@ -268,7 +268,7 @@ def stop(tx: Transaction, call: Call, params: TaskStop) -> TaskView:
 def delete(tx: Transaction, call: Call, params: TaskDelete) -> TaskView:
     """Delete a task for good."""
     task = _changeable(tx, call, params.task_id)
-    rules.may_delete(Tasks(tx, task.session_id), task)
+    rules.require_deletable(Tasks(tx, task.session_id), task)
     return _appended(tx, call, task.session_id, TaskDeleted(task_id=task.task_id))
 
 
@@ -375,7 +375,7 @@ async def output(call: Call, params: TaskOutputParams) -> Any:
     """Read what a task gave."""
     with call.state.read() as store:
         task = find_task(store, call, params.task_id)
-    return await output_of(call.state, call.control.shells(), task, params)
+    return await output_of(call.state, call.services.shells, task, params)
 
 
 HANDLERS = (get, list_, create, update, stop, delete, output)

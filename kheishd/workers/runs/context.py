@@ -1,4 +1,4 @@
-"""Making room in what a run's model is shown: the steps that ``core/context/compaction.py`` finds due, taken.
+"""Making room in a run's context window: the stages of compaction that are due are taken.
 
 Each step is one event, committed before the model is asked: wherever the daemon dies, the whole of it is in
 the journal or nothing is. A summary is made by the run's own model, and nobody sees it being written. Where
@@ -13,32 +13,37 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kheishd.core.context.compaction import (
-    SNIP_KEEP_MIN,
-    LeaveOutResults,
+    MIN_SNIP_KEEP,
+    DropResults,
     Prompt,
     Snip,
-    Step,
-    SumUp,
-    after,
-    due,
-    estimates,
-    prompt_of,
-    snip_cut,
-    summary_cut,
-    threshold,
+    Stage,
+    Summarise,
+    due_stage,
+    estimate_stage,
+    find_snip_cut,
+    find_summary_cut,
+    max_prompt_tokens,
+    measure_prompt,
+    tokens_after,
 )
-from kheishd.core.context.summary import INSTRUCTIONS, NoSummary, request_of, summary_of
-from kheishd.core.context.tokens import of_messages
+from kheishd.core.context.summary import (
+    SUMMARY_INSTRUCTIONS,
+    NoSummary,
+    extract_summary,
+    make_summary_request,
+)
+from kheishd.core.context.tokens import estimate_messages
 from kheishd.core.run.commands import Command, Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from kheishd.core.context.reduction import Placed
+    from kheishd.core.context.reduction import TranscriptEntry
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import RunContext
     from kheishd.kernel.runtime import Runtime
@@ -92,8 +97,10 @@ class ContextWindow:
         limits = self._runtime.config.context
         while True:
             request, prompt = await self._prompt(run, place)
-            resting = self._failures >= limits.max_failures
-            step = due(prompt, self._ceiling(), self._state.now_ms(), limits, resting=resting)
+            may_summarise = self._failures < limits.max_failures
+            step = due_stage(
+                prompt, self._ceiling(), self._state.now_ms(), limits, may_summarise=may_summarise
+            )
             if step is None or not await self._take(run, prompt, step):
                 return request
 
@@ -109,10 +116,10 @@ class ContextWindow:
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2
         if self._overflows == 1:
-            upto = summary_cut(prompt.placed, target, self._runtime.config.context)
+            upto = find_summary_cut(prompt.entries, target, self._runtime.config.context)
             if upto is not None and await self._sum_up(run, prompt, upto, "overflow"):
                 return True
-        upto = snip_cut(prompt, target, SNIP_KEEP_MIN)
+        upto = find_snip_cut(prompt, target, MIN_SNIP_KEEP)
         if upto is None:
             return False
         await self._shorten(prompt, Snip(upto), "overflow")
@@ -121,7 +128,7 @@ class ContextWindow:
     async def all_summed_up(self, run: RunRecord, place: RunContext) -> Compact:
         """What a run that is for nothing else comes to. Errors: ModelFailure."""
         _, prompt = await self._prompt(run, place)
-        upto = summary_cut(prompt.placed, self._ceiling(), self._runtime.config.context)
+        upto = find_summary_cut(prompt.entries, self._ceiling(), self._runtime.config.context)
         if upto is None:
             return Compact(None)
         return Compact(await self._summed_up(run, prompt, upto, "manual"))
@@ -136,29 +143,31 @@ class ContextWindow:
         )
         overhead = len(request.instructions.encode()) + tools
         droppable = [tool.name for tool in self._runtime.hooks.tools() if tool.droppable]
-        return request, prompt_of(transcript.placed, transcript.measured, run.guest, overhead, droppable)
+        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
 
     def _ceiling(self) -> int:
-        ceiling = threshold(self._runtime.config.context, self._pinned.context_tokens, self._pinned.options)
+        ceiling = max_prompt_tokens(
+            self._runtime.config.context, self._pinned.context_tokens, self._pinned.options
+        )
         return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
 
     # Steps.
 
-    async def _take(self, run: RunRecord, prompt: Prompt, step: Step) -> bool:
+    async def _take(self, run: RunRecord, prompt: Prompt, step: Stage) -> bool:
         """Take a step; whether it was taken."""
-        if isinstance(step, SumUp):
+        if isinstance(step, Summarise):
             return await self._sum_up(run, prompt, step.upto, "auto")
         await self._shorten(prompt, step, "auto")
         return True
 
-    async def _shorten(self, prompt: Prompt, step: LeaveOutResults | Snip, trigger: CompactTrigger) -> None:
+    async def _shorten(self, prompt: Prompt, step: DropResults | Snip, trigger: CompactTrigger) -> None:
         event = ContextCompacted(
             upto=step.upto,
             strategy="snip" if isinstance(step, Snip) else "results",
             trigger=trigger,
             tools=[] if isinstance(step, Snip) else list(prompt.droppable),
             pre_tokens=prompt.tokens,
-            post_tokens=after(prompt, step),
+            post_tokens=tokens_after(prompt, step),
         )
         await self._commit(Compact(event))
         self._reading.became_shorter()
@@ -183,10 +192,10 @@ class ContextWindow:
         self, run: RunRecord, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> ContextCompacted | CompactionFailed:
         """Errors: ModelFailure where the model gave no answer at all."""
-        answer = await self._asked(run, [each for each in prompt.placed if each.cursor <= upto])
+        answer = await self._asked(run, [each for each in prompt.entries if each.cursor <= upto])
         try:
-            summary = summary_of(answer.items)
-            before, left = estimates(prompt, SumUp(upto), summary)
+            summary = extract_summary(answer.items)
+            before, left = estimate_stage(prompt, Summarise(upto), summary)
             if left >= before:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
@@ -199,30 +208,30 @@ class ContextWindow:
             trigger=trigger,
             summary=summary,
             pre_tokens=prompt.tokens,
-            post_tokens=after(prompt, SumUp(upto), summary),
+            post_tokens=tokens_after(prompt, Summarise(upto), summary),
             usage=answer.usage,
             model=answer.model,
         )
 
-    async def _asked(self, run: RunRecord, placed: Sequence[Placed]) -> ModelAnswer:
+    async def _asked(self, run: RunRecord, placed: Sequence[TranscriptEntry]) -> ModelAnswer:
         """The model's answer. Errors: ModelFailure."""
         # The estimate is a third too high on purpose. Here too long costs no more than another try.
         max_tokens, tries = self._pinned.context_tokens * 4 // 3, SUMMARY_TRIES
         while True:
-            messages = request_of(placed, max_tokens, run.agent)
+            messages = make_summary_request(placed, max_tokens, run.agent)
             try:
                 return await self._answer(run, messages)
             except ModelFailure as failure:
                 tries -= 1
                 if failure.reason != "context_too_long" or not tries:
                     raise
-                max_tokens = of_messages(messages) // 2
+                max_tokens = estimate_messages(messages) // 2
 
     async def _answer(self, run: RunRecord, messages: list[Message]) -> ModelAnswer:
         """One model call, which nobody follows. Errors: ModelFailure."""
         request = ModelRequest(
             pinned=self._pinned,
-            instructions=INSTRUCTIONS,
+            instructions=SUMMARY_INSTRUCTIONS,
             messages=messages,
             session_id=run.session_id,
             run_id=run.run_id,
@@ -231,4 +240,4 @@ class ContextWindow:
             turn=run.turn + 1,
             attempt=max(run.attempt, 1),
         )
-        return await answer_of(self._runtime.models, request)
+        return await complete(self._runtime.models, request)

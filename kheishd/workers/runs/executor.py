@@ -38,7 +38,7 @@ from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.contract import checked
-from kheishd.objects.talk.giving import said_at
+from kheishd.objects.talk.output import answer_text
 from kheishd.store.tables import RUNS, SESSIONS
 from kheishd.workers.runs.calls import CallExecutor
 from kheishd.workers.runs.context import ContextWindow, given_up
@@ -54,11 +54,10 @@ from protocol.transcript import Item, Text, text_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kheishd.core.contract import Checked
+    from kheishd.core.contract import AnswerCheck
     from kheishd.core.run.record import RunRecord
-    from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.kernel.live import Writing
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot, Transaction
 
 log = logging.getLogger("kheishd.runs")
@@ -76,9 +75,7 @@ class RunExecutor:
 
     def __init__(
         self,
-        state: State,
-        live: Live,
-        runtimes: Runtimes,
+        services: Services,
         run: RunRecord,
         pinned: Pinned,
         *,
@@ -87,10 +84,10 @@ class RunExecutor:
         interrupt: bool = False,
     ) -> None:
         self.suspect = suspect
-        self._state = state
-        self._live = live
-        self._runtimes = runtimes
-        self._runtime = runtimes.current()
+        self._state = services.state
+        self._live = services.live
+        self._runtimes = services.runtimes
+        self._runtime = services.runtimes.current()
         self._run = run
         self._pinned = pinned
         self._relieved = relieved
@@ -99,9 +96,9 @@ class RunExecutor:
         self._patient_until_ms = 0
         self._over = False
         self._asked = False
-        self._shown = TranscriptReader(state, run.session_id)
+        self._shown = TranscriptReader(services.state, run.session_id)
         self._effect = trio.CancelScope()
-        self._saving = DurableCommit(state, live, run.run_id)
+        self._saving = DurableCommit(services.state, services.live, run.run_id)
         self._writing: Writing | None = None
         self._calls: CallExecutor
         self._room: ContextWindow
@@ -394,12 +391,12 @@ class RunExecutor:
             self._shown.became_shorter()
             await self._shown.keep()
 
-    def _checked(self, items: list[Item]) -> Checked | None:
+    def _checked(self, items: list[Item]) -> AnswerCheck | None:
         """What an answer is, against what the run must give."""
         if self._pinned.output_contract is None:
             return None
         with self._state.read() as store:
-            before = said_at(store, self._run, parts_of(self._run))
+            before = answer_text(store, self._run, parts_of(self._run))
             return checked(store, self._run, self._pinned, before + text_of(items))
 
     async def _failed(self, failure: ModelFailure) -> None:

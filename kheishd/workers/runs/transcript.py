@@ -17,18 +17,18 @@ import trio
 from kheishd.core.context.transcript import (
     CHECKPOINT_EVENTS,
     Transcript,
-    framed,
-    framing,
-    from_checkpoint,
-    guests,
-    to_checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    find_guests,
+    format_framing,
+    frame_messages,
 )
-from kheishd.core.contract import instruction
+from kheishd.core.contract import format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.retry import room_of
 from kheishd.kernel.runtime import ModelRequest
 from kheishd.objects.talk.contract import schema_text
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
 from protocol.journal.line import decode_envelope, decode_event
@@ -79,7 +79,7 @@ class TranscriptReader:
     def __init__(self, state: State, session_id: str) -> None:
         self._state = state
         self._session_id = session_id
-        self._stretches: list[Stretch] = []
+        self._stretches: list[Segment] = []
         self._transcript: Transcript | None = None
         self._folded = 0
 
@@ -92,12 +92,12 @@ class TranscriptReader:
         sections = [kept.decode()] if kept is not None else []
         sections += [*hooks.sections(place), *self._owed(run, place.pinned)]
         speaker = run.guest or run.agent
-        others = guests(transcript.messages)
+        guests = find_guests(transcript.messages)
         return ModelRequest(
             pinned=place.pinned,
             instructions="\n\n".join(filter(None, sections))
-            + framing(speaker=speaker, primary=run.agent, others=others),
-            messages=framed(transcript.messages, speaker=speaker, primary=run.agent),
+            + format_framing(speaker=speaker, primary=run.agent, guests=guests),
+            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
             tools=hooks.offer(place),
             withheld=run.follow_up == "output_contract",
             session_id=run.session_id,
@@ -113,7 +113,7 @@ class TranscriptReader:
             yield f"Before you are done you must {' and '.join(todo)}."
         if bound is not None:
             with self._state.read() as store:
-                yield instruction(schema_text(store, bound.digest))
+                yield format_instruction(schema_text(store, bound.digest))
 
     def call_ids(self) -> frozenset[str]:
         """The ids of the calls that the transcript holds."""
@@ -183,7 +183,7 @@ class TranscriptReader:
         if sum(len(text_of(message.items)) for message in self._transcript.messages) > room:
             return None
         try:
-            content = to_checkpoint(self._transcript)
+            content = encode_checkpoint(self._transcript)
         except (OverflowError, RecursionError):
             # What it cannot hold is read from the journal each time.
             return None
@@ -193,14 +193,14 @@ class TranscriptReader:
         return Checkpoint(self._session_id, self._transcript.cursor, content)
 
 
-def newest_checkpoint(store: Snapshot, stretches: Sequence[Stretch]) -> Transcript:
+def newest_checkpoint(store: Snapshot, stretches: Sequence[Segment]) -> Transcript:
     """The transcript of the newest checkpoint of a lineage that can be read; an empty one without any."""
     for session_id, upto in reversed(stretches):
         for key, checkpoint in store.scan(CHECKPOINTS, session_id, reverse=True):
             if upto is not None and key[1] > upto:
                 continue
             try:
-                return from_checkpoint(checkpoint)
+                return decode_checkpoint(checkpoint)
             except ValueError:
                 said = {"session_id": session_id}
                 log.warning("a checkpoint cannot be read and is passed over", extra=said)

@@ -11,7 +11,7 @@ read, the run is given up until the daemon starts again: it is logged, and its n
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import trio
@@ -19,38 +19,34 @@ import trio
 from kheishd.core.run.due import TakeUp, due
 from kheishd.store.tables import PINNED, RUNS, RUNS_CANCELLED, RUNS_READY
 from kheishd.workers.runs.executor import RunExecutor
+from kheishd.workers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kheishd.core.run.record import RunRecord
-    from kheishd.kernel.live import Live
-    from kheishd.kernel.runtime import Runtimes
-    from kheishd.kernel.state import State
+    from kheishd.kernel.services import Services
     from kheishd.store.environment import Snapshot
     from protocol.objects.run import Pinned
 
 log = logging.getLogger("kheishd.runs")
 
 
-class RunWorker:
+class RunWorker(Worker):
     """Executes runs: those of one session one at a time, those of different sessions side by side.
 
-    ``put_down`` is told of every run that has left its hands; it must not wait or fail.
+    ``on_release`` is called with the id of every run that the worker has released; it must not wait or fail.
     """
 
+    name: ClassVar[str] = "runs"
+
     def __init__(
-        self,
-        state: State,
-        live: Live,
-        runtimes: Runtimes,
-        *,
-        put_down: Callable[[str], None] = lambda run_id: None,
+        self, services: Services, *, on_release: Callable[[str], None] = lambda run_id: None
     ) -> None:
-        self._put_down = put_down
-        self._state = state
-        self._live = live
-        self._runtimes = runtimes
+        self._services = services
+        self._on_release = on_release
+        self._state = services.state
+        self._runtimes = services.runtimes
         self._active: dict[str, RunExecutor] = {}
         self._given_up: set[str] = set()
         self._draining = False
@@ -159,9 +155,7 @@ class RunWorker:
     ) -> None:
         assert self._nursery is not None
         turn = RunExecutor(
-            self._state,
-            self._live,
-            self._runtimes,
+            self._services,
             run,
             pinned,
             relieved=self._look,
@@ -184,4 +178,4 @@ class RunWorker:
                 self._idle = trio.Event()
         # The commit that ended the run has rung already, while its slot was still taken: look again.
         self._look()
-        self._put_down(run_id)
+        self._on_release(run_id)

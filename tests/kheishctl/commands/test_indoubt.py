@@ -53,7 +53,7 @@ def test_resolve(doubting: Ctl) -> None:
     assert doubting.json(*words, "--check")["status"] == "not_done"
     assert doubting(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
     again = doubting("indoubt", "resolve", "dbt_run_ses_b_0", "done")
-    assert (again.code, "settled as not done by uid:" in again.err) == (exits.FAILED, True)
+    assert (again.code, "resolved as not done by uid:" in again.err) == (exits.FAILED, True)
     assert doubting("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
 
 

@@ -1,10 +1,10 @@
-"""An approval's record: the first answer counts, whatever comes after it."""
+"""Approvals: the first answer counts, and the model reads why a call was denied."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.approval import DENIED, EXPIRED, evolve, refused
+from kheishd.core.approval import DENIED, EXPIRED, evolve, make_denial
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, Preview
@@ -22,20 +22,20 @@ ANSWERS = (
 
 
 def envelope(cursor: int, actor: str = "daemon") -> Envelope:
-    """Where an event stands."""
+    """Make the envelope of an event."""
     return Envelope(cursor=cursor, at_ms=cursor * 10, session_id="ses_1", run_id="run_1", actor=actor)
 
 
-def requested() -> Approval:
-    """One that waits."""
+def pending_approval() -> Approval:
+    """Return a pending approval."""
     preview = Preview(kind="diff", text="+x", binding="digest")
     event = approval_requested("apr_1", preview=preview, subject="/a", sender="ann", expires_at_ms=99)
     return evolve(None, envelope(1), event)
 
 
 def test_a_request() -> None:
-    """It waits, and says where it was asked for and what it is bound to."""
-    approval = requested()
+    """A requested approval is pending and keeps its origin, binding and expiry."""
+    approval = pending_approval()
     assert (approval.status, approval.created_cursor, approval.requested_at_ms) == ("pending", 1, 10)
     assert (approval.session_id, approval.run_id, approval.sender) == ("ses_1", "run_1", "ann")
     assert (approval.subject, approval.binding, approval.expires_at_ms) == ("/a", "digest", 99)
@@ -43,7 +43,7 @@ def test_a_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "status", "by", "denial"),
+    ("event", "status", "resolved_by", "denial_note"),
     [
         (ANSWERS[0], "allowed", "uid:7", ""),
         (ANSWERS[1], "denied", "uid:7", "not there"),
@@ -52,12 +52,12 @@ def test_a_request() -> None:
         (ANSWERS[4], "withdrawn", None, ""),
     ],
 )
-def test_how_it_ends(
-    event: ApprovalAnswered | ApprovalLapsed, status: str, by: str | None, denial: str
+def test_resolutions(
+    event: ApprovalAnswered | ApprovalLapsed, status: str, resolved_by: str | None, denial_note: str
 ) -> None:
-    """Allowed or denied by somebody, or not answered at all; and when that was."""
-    approval = evolve(requested(), envelope(5, "uid:7"), event)
-    assert (approval.status, approval.resolved_by, approval.denial_note) == (status, by, denial)
+    """A resolution keeps its outcome, its resolver and its time."""
+    approval = evolve(pending_approval(), envelope(5, "uid:7"), event)
+    assert (approval.status, approval.resolved_by, approval.denial_note) == (status, resolved_by, denial_note)
     assert (approval.resolved_cursor, approval.resolved_at_ms) == (5, 50)
     assert approval.remember == ("run" if status == "allowed" else "once")
     assert approval.justification == ("policy 7" if status == "denied" else "")
@@ -65,26 +65,26 @@ def test_how_it_ends(
 
 @given(st.lists(st.sampled_from((*ANSWERS, approval_requested("apr_1"))), min_size=1))
 def test_the_first_answer_counts(events: list[ApprovalRequested | ApprovalAnswered | ApprovalLapsed]) -> None:
-    """Whatever follows, in any number and order, changes nothing any more."""
-    approval = requested()
+    """Later events about a resolved approval never change it."""
+    approval = pending_approval()
     first = next((event for event in events if not isinstance(event, ApprovalRequested)), None)
-    settled = approval if first is None else evolve(approval, envelope(events.index(first) + 2, "a"), first)
+    resolved = approval if first is None else evolve(approval, envelope(events.index(first) + 2, "a"), first)
     for cursor, event in enumerate(events, 2):
         approval = evolve(approval, envelope(cursor, "a"), event)
-    assert approval == settled
+    assert approval == resolved
 
 
 @pytest.mark.parametrize("event", ANSWERS)
-def test_nothing_is_answered_that_was_not_asked(event: ApprovalAnswered | ApprovalLapsed) -> None:
-    """A journal that says so is damaged."""
+def test_an_answer_without_a_request_is_damage(event: ApprovalAnswered | ApprovalLapsed) -> None:
+    """A journal with an answer before the request is damaged."""
     with pytest.raises(AssertionError, match="first event"):
         evolve(None, envelope(1), event)
 
 
-def test_what_the_model_reads() -> None:
-    """That it was not run, and why: a person's reason, that there is none, or that nobody answered."""
-    assert "wrong file" in refused(requested(), "denied", "wrong file").text
-    assert refused(requested(), "denied").text == DENIED
-    expired = refused(requested(), "expired")
+def test_make_denial() -> None:
+    """The result names the person's reason, or that there is none, or that nobody answered."""
+    assert "wrong file" in make_denial(pending_approval(), "denied", "wrong file").text
+    assert make_denial(pending_approval(), "denied").text == DENIED
+    expired = make_denial(pending_approval(), "expired")
     assert (expired.text, expired.how, expired.is_error) == (EXPIRED, "denied", True)
     assert (expired.call_id, expired.tool) == ("c0", "write")

@@ -1,4 +1,4 @@
-"""Contracts: which schemas they may have, what fits them, and what satisfies a requirement."""
+"""Contracts: valid schemas, matching values, prompts, and the files that meet a requirement."""
 
 import json
 from typing import Any
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from kheishd.core.contract import (
     MAX_PROBLEM_CHARACTERS,
     MAX_PROBLEMS,
-    Fits,
-    Violates,
-    canonical,
-    instruction,
-    missing,
-    read,
-    reminder,
-    repair,
-    satisfied,
-    schema_problems,
-    unfenced,
+    ContractMatch,
+    ContractViolation,
+    encode_canonical,
+    find_match,
+    find_missing,
+    find_schema_problems,
+    format_instruction,
+    format_reminder,
+    format_repair,
+    parse_value,
+    remove_fence,
 )
 from protocol.contract import Requirement
 from protocol.limits.rpc import MAX_NESTING
@@ -46,33 +46,33 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def problem(text: str, schema: dict[str, Any] = SCHEMA) -> str:
-    """Why a text does not fit."""
-    found = read(schema, text)
-    assert isinstance(found, Violates), found
-    return found.problem
+def find_violation(text: str, schema: dict[str, Any] = SCHEMA) -> str:
+    """Return the violation of a text."""
+    result = parse_value(schema, text)
+    assert isinstance(result, ContractViolation), result
+    return result.problem
 
 
-def value(text: str, schema: dict[str, Any] = SCHEMA) -> Any:
-    """What a text that fits says."""
-    found = read(schema, text)
-    assert isinstance(found, Fits), found
-    assert json.loads(found.text) == found.value
-    return found.value
+def parse(text: str, schema: dict[str, Any] = SCHEMA) -> Any:
+    """Return the value of a text that matches."""
+    result = parse_value(schema, text)
+    assert isinstance(result, ContractMatch), result
+    assert json.loads(result.text) == result.value
+    return result.value
 
 
 # Schemas.
 
 
 def test_a_schema_of_known_keywords_has_no_problems() -> None:
-    """The whole subset, at every level."""
-    assert schema_problems(SCHEMA) == []
+    """The whole subset has no problems, at every level."""
+    assert list(find_schema_problems(SCHEMA)) == []
     for kind in ("string", "number", "integer", "boolean", "null", "array"):
-        assert schema_problems({"type": kind}) == []
+        assert list(find_schema_problems({"type": kind})) == []
 
 
-def test_unknown_keywords_are_named_together_with_their_paths() -> None:
-    """Whatever would be passed over is refused, all of it at once."""
+def test_unknown_keywords_are_reported() -> None:
+    """Every unsupported keyword is reported with its path, all of them at once."""
     schema = {
         "type": "object",
         "properties": {
@@ -82,11 +82,11 @@ def test_unknown_keywords_are_named_together_with_their_paths() -> None:
         "additionalProperties": False,
         "$defs": {},
     }
-    assert schema_problems(schema) == [
-        "$.$defs: not a keyword that contracts have for 'object'",
-        "$.properties.tags.minItems: not a keyword that contracts have for 'array'",
-        "$.properties.tags.items.enum: not a keyword that contracts have for 'string'",
-        "$.properties.who.title: not a keyword that contracts have for 'string'",
+    assert list(find_schema_problems(schema)) == [
+        "$.$defs: not a keyword that contracts support for 'object'",
+        "$.properties.tags.minItems: not a keyword that contracts support for 'array'",
+        "$.properties.tags.items.enum: not a keyword that contracts support for 'string'",
+        "$.properties.who.title: not a keyword that contracts support for 'string'",
     ]
 
 
@@ -110,12 +110,14 @@ def test_unknown_keywords_are_named_together_with_their_paths() -> None:
         ({"type": "object", "additionalProperties": False, "required": ["a"]}, "$.required: 'a' is not"),
         ({"type": "array", "items": [{"type": "string"}]}, "$.items: expected a schema"),
         ({"type": "array", "items": {"type": "object"}}, "$.items.additionalProperties: must be false"),
-        ({"$ref": "https://example.org/schema"}, "$.$ref: not a keyword that contracts have for schemas"),
+        ({"$ref": "https://example.org/schema"}, "$.$ref: not a keyword that contracts support for schemas"),
     ],
 )
-def test_schemas_that_contracts_do_not_have(schema: Any, path: str) -> None:
-    """Each is named by the path of what is wrong."""
-    assert any(each.startswith(path) for each in schema_problems(schema)), schema_problems(schema)
+def test_invalid_schemas(schema: Any, path: str) -> None:
+    """Each problem is reported with its path."""
+    assert any(problem.startswith(path) for problem in find_schema_problems(schema)), list(
+        find_schema_problems(schema)
+    )
 
 
 # Values.
@@ -131,28 +133,28 @@ def test_schemas_that_contracts_do_not_have(schema: Any, path: str) -> None:
         '{"ok": true, "tags": null, "by": null}',
     ],
 )
-def test_a_value_is_read_from_what_models_write(text: str) -> None:
-    """Space and one code fence around it are taken away; null is as good as absent where that is allowed."""
-    assert read(SCHEMA, text) == Fits('{"ok":true}', {"ok": True})
+def test_parse_value_in_a_models_spelling(text: str) -> None:
+    """Space and one fence are removed; an optional null is as good as absent."""
+    assert parse_value(SCHEMA, text) == ContractMatch('{"ok":true}', {"ok": True})
 
 
-def test_what_fits_is_written_in_one_way() -> None:
-    """Keys sorted at every level, no space, characters as they are; nulls that mean something stay."""
+def test_values_have_one_canonical_form() -> None:
+    """Keys are sorted at every level, without space; meaningful nulls stay."""
     text = '{"tags": ["é", "b"], "ok": true, "by": {"nothing": null, "name": "x"}, "lines": 3.0}'
-    found = read(SCHEMA, text)
-    assert isinstance(found, Fits)
-    assert found.text == '{"by":{"name":"x","nothing":null},"lines":3.0,"ok":true,"tags":["é","b"]}'
-    assert canonical(msgspec.json.decode(found.text)) == found.text
+    result = parse_value(SCHEMA, text)
+    assert isinstance(result, ContractMatch)
+    assert result.text == '{"by":{"name":"x","nothing":null},"lines":3.0,"ok":true,"tags":["é","b"]}'
+    assert encode_canonical(msgspec.json.decode(result.text)) == result.text
 
 
-def test_a_whole_number_is_a_number() -> None:
-    """And 3.0 is whole; a fraction is not."""
-    assert value('{"ok": true, "score": 3, "lines": 3.0}')["score"] == 3
-    assert problem('{"ok": true, "lines": 3.5}').startswith("$.lines: 3.5 ")
+def test_integers_are_numbers() -> None:
+    """An integer is a number, and 3.0 is an integer; a fraction is not."""
+    assert parse('{"ok": true, "score": 3, "lines": 3.0}')["score"] == 3
+    assert find_violation('{"ok": true, "lines": 3.5}').startswith("$.lines: 3.5 ")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("", "this is not one JSON value"),
         ("It is fine.", "this is not one JSON value"),
@@ -171,25 +173,25 @@ def test_a_whole_number_is_a_number() -> None:
         ("[]", "$: [] is not of type"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_path(text: str, said: str) -> None:
-    """A sentence for whoever is to mend it."""
-    assert said in problem(text)
+def test_violations_name_their_path(text: str, words: str) -> None:
+    """A violation is a sentence with its path."""
+    assert words in find_violation(text)
 
 
-def test_problems_are_few_and_short() -> None:
-    """What is wrong a thousand times, or very long, is said a few times and cut."""
-    found = problem(json.dumps({"ok": True, "tags": [1] * 1_000}))
-    assert found.count("$.tags[") == MAX_PROBLEMS
-    long = problem(json.dumps({"ok": "x" * 10_000}))
+def test_violations_are_bounded() -> None:
+    """The number and the length of reported problems are limited."""
+    problem = find_violation(json.dumps({"ok": True, "tags": [1] * 1_000}))
+    assert problem.count("$.tags[") == MAX_PROBLEMS
+    long = find_violation(json.dumps({"ok": "x" * 10_000}))
     assert len(long) == MAX_PROBLEM_CHARACTERS
 
 
-def test_one_fence_is_taken_away_and_not_two() -> None:
-    """A fence in the middle of a text is no fence around it."""
-    assert unfenced("```json\n1\n```") == "1"
-    assert unfenced("``` \n1```") == "1"
-    assert unfenced("```\n```\n1\n```\n```") == "```\n1\n```"
-    assert unfenced("so:\n```\n1\n```") == "so:\n```\n1\n```"
+def test_remove_fence() -> None:
+    """One fence around the text is removed; a fence within it is not."""
+    assert remove_fence("```json\n1\n```") == "1"
+    assert remove_fence("``` \n1```") == "1"
+    assert remove_fence("```\n```\n1\n```\n```") == "```\n1\n```"
+    assert remove_fence("so:\n```\n1\n```") == "so:\n```\n1\n```"
 
 
 JSON = st.recursive(
@@ -204,27 +206,31 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_reading_never_fails_and_what_fits_fits_again(any_value: Any) -> None:
-    """Whatever JSON is said, it fits or it does not; what was kept of it is kept the same way."""
-    found = read(SCHEMA, json.dumps(any_value))
-    if isinstance(found, Fits):
-        assert read(SCHEMA, found.text) == found
-    assert isinstance(read({"type": "array", "items": {"type": "null"}}, json.dumps([None, None])), Fits)
+def test_the_canonical_form_matches_again(any_value: Any) -> None:
+    """Any JSON matches or violates; the canonical form of a match matches again."""
+    result = parse_value(SCHEMA, json.dumps(any_value))
+    if isinstance(result, ContractMatch):
+        assert parse_value(SCHEMA, result.text) == result
+    assert isinstance(
+        parse_value({"type": "array", "items": {"type": "null"}}, json.dumps([None, None])), ContractMatch
+    )
 
 
 @given(st.text())
-def test_reading_any_text_never_fails(text: str) -> None:
-    """What is no JSON does not fit."""
-    assert isinstance(read({"type": "null"}, text + "x"), Violates)
+def test_text_that_is_not_json_violates(text: str) -> None:
+    """Text that is not JSON is a violation, never an error."""
+    assert isinstance(parse_value({"type": "null"}, text + "x"), ContractViolation)
 
 
-def test_what_models_are_told() -> None:
-    """The schema and that nothing else may stand beside it; with a repair also what is wrong."""
-    assert '{"type":"null"}' in instruction('{"type":"null"}')
-    said = repair("$.ok: wrong", '{"type":"null"}')
-    assert said.startswith("Your answer does not fit what was agreed: $.ok: wrong")
-    assert said.endswith(instruction('{"type":"null"}'))
-    assert "to write a file and to write the file 'x'" in reminder(["write a file", "write the file 'x'"])
+def test_prompts() -> None:
+    """The instruction has the schema, the repair the problem, the reminder the requirements."""
+    assert '{"type":"null"}' in format_instruction('{"type":"null"}')
+    prompt = format_repair("$.ok: wrong", '{"type":"null"}')
+    assert prompt.startswith("Your answer does not match the required schema: $.ok: wrong")
+    assert prompt.endswith(format_instruction('{"type":"null"}'))
+    assert "had to write a file and to write the file 'x'" in format_reminder(
+        ["write a file", "write the file 'x'"]
+    )
 
 
 # Requirements.
@@ -247,17 +253,15 @@ def test_what_models_are_told() -> None:
         (None, [], None),
     ],
 )
-def test_a_written_file_satisfies_a_requirement(
-    required: str | None, written: list[str], path: str | None
-) -> None:
-    """A requirement is satisfied by its path, or one that ends with it; without a path, by any file."""
+def test_find_match(required: str | None, written: list[str], path: str | None) -> None:
+    """A path matches if it is the required one or ends with it; without a path, any file does."""
     requirement = Requirement(type="workspace_file", path=required)
-    assert satisfied(requirement, written) == path
+    assert find_match(requirement, written) == path
 
 
-def test_what_is_missing_is_said_in_words() -> None:
-    """Those that are met are left out."""
+def test_find_missing() -> None:
+    """Unmet requirements are named in words."""
     requirements = [Requirement(type="workspace_file", path="a"), Requirement(type="workspace_file")]
-    assert missing(requirements, []) == ["write the file 'a'", "write a file"]
-    assert missing(requirements, [0]) == ["write a file"]
-    assert missing(requirements, [0, 1]) == []
+    assert find_missing(requirements, []) == ["write the file 'a'", "write a file"]
+    assert find_missing(requirements, [0]) == ["write a file"]
+    assert find_missing(requirements, [0, 1]) == []

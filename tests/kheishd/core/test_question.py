@@ -1,4 +1,4 @@
-"""Questions: their record, which answers fit, and what the model reads of one."""
+"""Questions: the record, the answers that are valid, and the reply that the model reads."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.question import DECLINED, check, evolve, reply
+from kheishd.core.question import DECLINED, evolve, make_reply, require_valid_answers
 from protocol.errors.question import AnswerInvalid
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.journal.envelope import Envelope
@@ -32,31 +32,31 @@ ANSWERS = [
 
 
 def envelope(cursor: int, actor: str = "daemon") -> Envelope:
-    """Where an event stands."""
+    """Make the envelope of an event."""
     return Envelope(cursor=cursor, at_ms=cursor * 10, session_id="ses_1", run_id="run_1", actor=actor)
 
 
-def asked() -> QuestionRequest:
-    """One that waits."""
+def pending_request() -> QuestionRequest:
+    """Return a pending request."""
     event = QuestionAsked(
         question_id="qst_1", call_id="c1", questions=QUESTIONS, expires_at_ms=99, agent="a", sender="ann"
     )
     return evolve(None, envelope(1), event)
 
 
-def answered(**changes: Any) -> QuestionAnswered:
-    """An answer to all of it."""
+def answer_event(**changes: Any) -> QuestionAnswered:
+    """Make an answer to all questions."""
     return QuestionAnswered(**({"question_id": "qst_1", "call_id": "c1", "answers": ANSWERS} | changes))
 
 
-def lapsed(how: Any) -> QuestionLapsed:
-    """No answer will come."""
+def lapse_event(how: Any) -> QuestionLapsed:
+    """Make the event that ends a request without an answer."""
     return QuestionLapsed(question_id="qst_1", call_id="c1", how=how, justification="no time")
 
 
 def test_a_request() -> None:
-    """It waits, with everything that is asked."""
-    request = asked()
+    """A request is pending and keeps its questions and origin."""
+    request = pending_request()
     assert (request.status, request.created_cursor, request.asked_at_ms) == ("pending", 1, 10)
     assert (request.session_id, request.run_id, request.agent, request.sender) == (
         "ses_1",
@@ -68,88 +68,88 @@ def test_a_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "status", "by"),
+    ("event", "status", "resolved_by"),
     [
-        (answered(), "answered", "uid:7"),
-        (answered(answers=[], declined=True), "declined", "uid:7"),
-        (lapsed("cancelled"), "cancelled", "uid:7"),
-        (lapsed("expired"), "expired", None),
-        (lapsed("withdrawn"), "withdrawn", None),
+        (answer_event(), "answered", "uid:7"),
+        (answer_event(answers=[], declined=True), "declined", "uid:7"),
+        (lapse_event("cancelled"), "cancelled", "uid:7"),
+        (lapse_event("expired"), "expired", None),
+        (lapse_event("withdrawn"), "withdrawn", None),
     ],
 )
-def test_how_it_ends(event: QuestionAnswered | QuestionLapsed, status: str, by: str | None) -> None:
-    """Answered, declined or given up, by whom and when; what follows changes nothing."""
-    request = evolve(asked(), envelope(5, "uid:7"), event)
-    assert (request.status, request.resolved_by, request.resolved_at_ms) == (status, by, 50)
+def test_resolutions(event: QuestionAnswered | QuestionLapsed, status: str, resolved_by: str | None) -> None:
+    """A request is resolved once, with its resolver and time."""
+    request = evolve(pending_request(), envelope(5, "uid:7"), event)
+    assert (request.status, request.resolved_by, request.resolved_at_ms) == (status, resolved_by, 50)
     assert request.answers == (ANSWERS if status == "answered" else [])
-    assert evolve(request, envelope(6, "uid:8"), answered()) is request
-    assert evolve(request, envelope(6), lapsed("expired")) is request
+    assert evolve(request, envelope(6, "uid:8"), answer_event()) is request
+    assert evolve(request, envelope(6), lapse_event("expired")) is request
 
 
-@pytest.mark.parametrize("event", [answered(), lapsed("expired")])
-def test_nothing_is_answered_that_was_not_asked(event: QuestionAnswered | QuestionLapsed) -> None:
-    """A journal that says so is damaged."""
+@pytest.mark.parametrize("event", [answer_event(), lapse_event("expired")])
+def test_an_answer_without_a_request_is_damage(event: QuestionAnswered | QuestionLapsed) -> None:
+    """A journal with an answer before the request is damaged."""
     with pytest.raises(AssertionError, match="first event"):
         evolve(None, envelope(1), event)
 
 
-# Which answers fit.
+# Answers.
 
 
-def problem(answers: list[Answer], *, declined: bool = False) -> tuple[str | None, str]:
-    """The field and the sentence of a refusal."""
+def refuse(answers: list[Answer], *, declined: bool = False) -> tuple[str | None, str]:
+    """Return the field and the message of a refusal."""
     with pytest.raises(AnswerInvalid) as caught:
-        check(QUESTIONS, answers, declined=declined)
+        require_valid_answers(QUESTIONS, answers, declined=declined)
     return caught.value.field, caught.value.message
 
 
-def with_first(**changes: Any) -> list[Answer]:
-    """Answers of which only the first can be wrong."""
+def answers_with_first(**changes: Any) -> list[Answer]:
+    """Return answers of which only the first can be invalid."""
     first = Answer(**({"key": "q1", "selected": ["o1"]} | changes))
     return [first, Answer(key="q2", text="x"), Answer(key="q3", text="x")]
 
 
-def test_answers_that_fit() -> None:
-    """In any order, by option, by text or both; or declined altogether."""
-    check(QUESTIONS, ANSWERS, declined=False)
-    check(QUESTIONS, with_first(selected=[], text="green"), declined=False)
-    check(QUESTIONS, [], declined=True)
+def test_valid_answers() -> None:
+    """Answers come in any order, by option, by text or both; or all are declined."""
+    require_valid_answers(QUESTIONS, ANSWERS, declined=False)
+    require_valid_answers(QUESTIONS, answers_with_first(selected=[], text="green"), declined=False)
+    require_valid_answers(QUESTIONS, [], declined=True)
 
 
 @pytest.mark.parametrize(
-    ("answers", "field", "says"),
+    ("answers", "field", "words"),
     [
-        (with_first(key="q9"), "$.params.answers[0].key", "q9"),
+        (answers_with_first(key="q9"), "$.params.answers[0].key", "q9"),
         ([*ANSWERS, Answer(key="q3", text="again")], "$.params.answers[3].key", "twice"),
         (ANSWERS[:2], "$.params.answers", "q2"),
         ([], "$.params.answers", "q1, q2, q3"),
-        (with_first(selected=["o1", "o9"]), "$.params.answers[0].selected[1]", "o9"),
-        (with_first(selected=["Red"]), "$.params.answers[0].selected[0]", "o1, o2"),
-        (with_first(selected=["o1", "o2"]), "$.params.answers[0].selected", "only one"),
-        (with_first(selected=["o1", "o1"]), "$.params.answers[0].selected", "twice"),
-        (with_first(selected=[]), "$.params.answers[0]", "empty"),
-        (with_first(selected=[], text=" \n"), "$.params.answers[0]", "empty"),
-        (with_first(text='"' * MAX_ANSWER_TEXT_BYTES), "$.params.answers", "limit"),
+        (answers_with_first(selected=["o1", "o9"]), "$.params.answers[0].selected[1]", "o9"),
+        (answers_with_first(selected=["Red"]), "$.params.answers[0].selected[0]", "o1, o2"),
+        (answers_with_first(selected=["o1", "o2"]), "$.params.answers[0].selected", "only one"),
+        (answers_with_first(selected=["o1", "o1"]), "$.params.answers[0].selected", "twice"),
+        (answers_with_first(selected=[]), "$.params.answers[0]", "empty"),
+        (answers_with_first(selected=[], text=" \n"), "$.params.answers[0]", "empty"),
+        (answers_with_first(text='"' * MAX_ANSWER_TEXT_BYTES), "$.params.answers", "limit"),
     ],
 )
-def test_answers_that_do_not_fit(answers: list[Answer], field: str, says: str) -> None:
-    """Each is refused by its field, saying what would fit."""
-    found, message = problem(answers)
-    assert found == field
-    assert says in message
+def test_invalid_answers(answers: list[Answer], field: str, words: str) -> None:
+    """Each invalid answer is refused by its field, with a correction."""
+    actual, message = refuse(answers)
+    assert actual == field
+    assert words in message
 
 
-def test_who_declines_answers_nothing() -> None:
-    """Either the one or the other."""
-    assert problem(ANSWERS, declined=True)[0] == "$.params.answers"
+def test_a_declined_request_has_no_answers() -> None:
+    """A declined request with answers is refused."""
+    assert refuse(ANSWERS, declined=True)[0] == "$.params.answers"
 
 
-# What the model reads.
+# The reply.
 
 
-def test_the_reply_is_in_the_questions_words() -> None:
-    """Question by question, in the order they were asked, with labels and not ids."""
-    result = reply(asked(), "ask_user_question", answered(justification="as agreed"))
+def test_make_reply() -> None:
+    """The reply follows the questions' order and has labels, not ids."""
+    result = make_reply(pending_request(), "ask_user_question", answer_event(justification="as agreed"))
     assert (result.how, result.is_error, result.call_id, result.tool) == (
         "answered",
         False,
@@ -167,15 +167,18 @@ def test_the_reply_is_in_the_questions_words() -> None:
 
 
 def test_declining_is_an_answer() -> None:
-    """The model is told so, and it is no error."""
-    result = reply(asked(), "ask", answered(answers=[], declined=True))
+    """The model is told that the person declined; this is not an error."""
+    result = make_reply(pending_request(), "ask", answer_event(answers=[], declined=True))
     assert json.loads(result.text) == {"declined": True, "message": DECLINED}
     assert not result.is_error
 
 
 @given(st.lists(st.text(max_size=2_000), min_size=3, max_size=3))
-def test_what_fits_can_be_read_at_once(texts: list[str]) -> None:
-    """Answers that are taken never give a result too long for a model to be shown whole."""
+def test_valid_answers_make_a_short_reply(texts: list[str]) -> None:
+    """Valid answers never make a result that is too long to be shown whole."""
     answers = [Answer(key=f"q{number}", text=f"x{text}") for number, text in enumerate(texts, 1)]
-    check(QUESTIONS, answers, declined=False)
-    assert len(reply(asked(), "ask", answered(answers=answers)).text.encode()) <= MAX_TOOL_TEXT_BYTES
+    require_valid_answers(QUESTIONS, answers, declined=False)
+    assert (
+        len(make_reply(pending_request(), "ask", answer_event(answers=answers)).text.encode())
+        <= MAX_TOOL_TEXT_BYTES
+    )

@@ -1,4 +1,4 @@
-"""Tokens, pure: folding, secrets, and that narrowing never widens."""
+"""Tokens: the record, secrets, and narrowing that never widens."""
 
 import hashlib
 
@@ -10,11 +10,11 @@ from kheishd.core.token import (
     EVERYTHING,
     SECRET_BYTES,
     SECRET_PREFIX,
-    alive,
-    digest_of,
     evolve,
+    hash_secret,
+    is_alive,
     make_secret,
-    narrowed,
+    narrow_grant,
 )
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.daemon import DaemonStopped
@@ -27,12 +27,12 @@ CREATED = TokenCreated(token_id="tok_1", digest="d", grant=TokenGrant(scopes=["r
 
 
 def envelope(cursor: int, at_ms: int) -> Envelope:
-    """An envelope of the daemon's stream."""
+    """Make an envelope of the daemon's stream."""
     return Envelope(cursor=cursor, at_ms=at_ms, actor="uid:7")
 
 
-def test_a_token_is_the_fold_of_its_events() -> None:
-    """Created, then revoked; what is about something else changes nothing."""
+def test_evolve() -> None:
+    """A token is created, then revoked; other events change nothing."""
     made = evolve(None, envelope(1, 1000), CREATED)
     assert made == Token(
         token_id="tok_1",
@@ -47,13 +47,13 @@ def test_a_token_is_the_fold_of_its_events() -> None:
     assert revoked.revoked_at_ms == 2000
 
 
-def test_folding_is_total() -> None:
-    """A revocation of nothing, as a damaged journal could hold, gives nothing."""
+def test_evolve_is_total() -> None:
+    """Revoking an unknown token, as in a damaged journal, has no effect."""
     assert evolve(None, envelope(1, 1000), TokenRevoked(token_id="tok_1")) is None
 
 
-def test_a_secret_has_a_prefix_and_all_its_randomness() -> None:
-    """Two that differ in one bit are two secrets; too little randomness is refused."""
+def test_make_secret() -> None:
+    """Secrets have the prefix and differ in each bit of randomness; too little is an error."""
     secrets = {make_secret(bytes([number] * SECRET_BYTES)) for number in range(256)}
     assert len(secrets) == 256
     assert all(secret.startswith(SECRET_PREFIX) and "=" not in secret for secret in secrets)
@@ -61,9 +61,9 @@ def test_a_secret_has_a_prefix_and_all_its_randomness() -> None:
         make_secret(b"short")
 
 
-def test_what_is_stored_is_the_sha_256() -> None:
-    """In hex, of the whole secret."""
-    assert digest_of("kht_x") == hashlib.sha256(b"kht_x").hexdigest()
+def test_hash_secret() -> None:
+    """The stored hash is the SHA-256 of the whole secret, in hex."""
+    assert hash_secret("kht_x") == hashlib.sha256(b"kht_x").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,8 @@ def test_what_is_stored_is_the_sha_256() -> None:
         (11, 5, 10, False),
     ],
 )
-def test_a_token_lives_until_it_ends(
-    expires_at_ms: int | None, revoked_at_ms: int | None, now_ms: int, expected: bool
-) -> None:
-    """From the moment it expires, or is revoked, it opens nothing."""
+def test_is_alive(expires_at_ms: int | None, revoked_at_ms: int | None, now_ms: int, expected: bool) -> None:
+    """A token is alive until it expires or is revoked."""
     token = Token(
         token_id="tok_1",
         name="",
@@ -88,11 +86,11 @@ def test_a_token_lives_until_it_ends(
         created_by="uid:0",
         revoked_at_ms=revoked_at_ms,
     )
-    assert alive(token, now_ms) is expected
+    assert is_alive(token, now_ms) is expected
 
 
 @pytest.mark.parametrize(
-    ("held", "wanted", "field"),
+    ("held", "requested", "field"),
     [
         (TokenGrant(scopes=["read"]), TokenGrant(scopes=["read", "admin"]), "scopes"),
         (TokenGrant(scopes=["read"], agents=["a"]), TokenGrant(scopes=[]), "agents"),
@@ -102,10 +100,10 @@ def test_a_token_lives_until_it_ends(
         (TokenGrant(scopes=[], expires_at_ms=5), TokenGrant(scopes=[], expires_at_ms=6), "expires_in_s"),
     ],
 )
-def test_widening_is_refused_and_named(held: TokenGrant, wanted: TokenGrant, field: str) -> None:
-    """In any field, whatever the others say."""
+def test_narrow_widening(held: TokenGrant, requested: TokenGrant, field: str) -> None:
+    """Widening any field is refused with that field."""
     with pytest.raises(ScopeWouldWiden) as caught:
-        narrowed(held, wanted)
+        narrow_grant(held, requested)
     assert caught.value.field == f"$.params.{field}"
 
 
@@ -120,8 +118,8 @@ grants = st.builds(
 )
 
 
-def rights(grant: TokenGrant) -> set[tuple[str, str, str, int]]:
-    """Everything a grant allows, spelled out: each scope, agent and sender at each moment."""
+def spell_out(grant: TokenGrant) -> set[tuple[str, str, str, int]]:
+    """Return all rights of a grant: each scope, agent and sender at each moment."""
     end = 6 if grant.expires_at_ms is None else grant.expires_at_ms
     every = [*NAMES, "another"]
     return {
@@ -134,19 +132,19 @@ def rights(grant: TokenGrant) -> set[tuple[str, str, str, int]]:
 
 
 @given(st.lists(grants, min_size=1, max_size=5))
-def test_no_chain_of_narrowing_gives_a_right_the_first_lacked(chain: list[TokenGrant]) -> None:
-    """Whatever is asked for, what is given allows nothing that any before it did not."""
+def test_no_chain_of_narrowing_widens(chain: list[TokenGrant]) -> None:
+    """No chain of narrowing adds a right."""
     held = EVERYTHING
-    for wanted in chain:
+    for requested in chain:
         try:
-            given_ = narrowed(held, wanted)
+            granted = narrow_grant(held, requested)
         except ScopeWouldWiden:
             continue
-        assert rights(given_) <= rights(held)
-        held = given_
+        assert spell_out(granted) <= spell_out(held)
+        held = granted
 
 
 @given(grants)
-def test_the_same_again_is_not_wider(grant: TokenGrant) -> None:
+def test_a_grant_narrows_to_itself(grant: TokenGrant) -> None:
     """A grant narrows to itself."""
-    assert narrowed(grant, grant) == grant
+    assert narrow_grant(grant, grant) == grant

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.plan import IN_PLAN_MODE, KEPT, LEFT, MAX_PLAN_SHOWN_BYTES, Planning
+from kheishd.hooks.plan import IN_PLAN_MODE, MAX_PLAN_SECTION_BYTES, PLAN_MODE_LEFT, PLAN_MODE_STAYS, Planning
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.objects.talk.plan import plan_of, todos_of
 from protocol.events.approval import ApprovalRequested
@@ -118,13 +118,13 @@ async def test_plan_mode_is_entered_and_left_with_a_plan(desk: Desk) -> None:
     assert asked.preview is not None
     assert (asked.preview.kind, asked.preview.text) == ("text", "# Plan\nlook")
     await desk.allow(sent.run_id)
-    assert result(desk, sent).text == LEFT
+    assert result(desk, sent).text == PLAN_MODE_LEFT
     session = desk.session(sent.session_id)
     assert (session.permission_mode, session.plan_mode) == (None, False)
     kept = plan(desk, sent)
     assert kept is not None
     assert (kept.content, kept.summary) == ("# Plan\nlook", "look")
-    assert "The plan that was agreed upon:\n# Plan\nlook" in models(desk).asked[-1].instructions
+    assert "The approved plan:\n# Plan\nlook" in models(desk).asked[-1].instructions
 
 
 async def test_a_person_may_change_the_plan(desk: Desk) -> None:
@@ -156,14 +156,14 @@ async def test_a_later_plan_is_the_same_artifact(desk: Desk) -> None:
 async def test_the_plan_is_shown_while_it_is_carried_out(desk: Desk) -> None:
     """In the run it was agreed upon in, and while todos are open; a long one is cut."""
     await call(desk, "enter_plan_mode", {})
-    sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SHOWN_BYTES})
+    sent = await call(desk, "exit_plan_mode", {"plan": "é" * MAX_PLAN_SECTION_BYTES})
     await desk.allow(sent.run_id)
     shown = models(desk).asked[-1].instructions
-    assert "é" * (MAX_PLAN_SHOWN_BYTES // 2) + "\n[... the rest is left out here]" in shown
+    assert "é" * (MAX_PLAN_SECTION_BYTES // 2) + "\n[... the rest is left out here]" in shown
     await desk.ask("thanks")
-    assert "agreed upon" not in models(desk).asked[-1].instructions
+    assert "approved plan" not in models(desk).asked[-1].instructions
     await call(desk, "todo_write", {"todos": [{"content": "look"}]})
-    assert "agreed upon" in models(desk).asked[-1].instructions
+    assert "approved plan" in models(desk).asked[-1].instructions
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ async def test_nobody_leaves_the_plan_mode_that_somebody_else_set(
     ):
         sent = await call(desk, "exit_plan_mode", {"plan": "look"})
         await desk.allow(sent.run_id)
-        assert result(desk, sent).text == KEPT
+        assert result(desk, sent).text == PLAN_MODE_STAYS
         assert plan(desk, sent) is not None
         assert desk.pinned(sent.run_id).permission_mode == "plan"
         assert IN_PLAN_MODE in models(desk).asked[-1].instructions

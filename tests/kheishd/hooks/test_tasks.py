@@ -12,9 +12,20 @@ from trio.testing import MockClock
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.os.shell.log import ShellFiles
-from kheishd.hooks.task_tools import MAX_LISTED, TaskTools
+from kheishd.hooks.tasks import (
+    MAX_LISTED,
+    MAX_WAIT_SECONDS,
+    CreateTask,
+    ListTasks,
+    NameTask,
+    ReadTaskOutput,
+    StopTask,
+    TaskTools,
+    UpdateTask,
+)
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.doctor import examine_whole
-from kheishd.kernel.hook import Invocation, Outcome, RunContext, ToolError
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import ShellOutcome, record_ended
@@ -25,8 +36,9 @@ from protocol.events.session import SessionCreated
 from protocol.events.task import TaskCreated, TaskUpdated
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.shell import MAX_SHELL_TAIL_BYTES
 from protocol.limits.task import MAX_OPEN_TASKS
-from protocol.objects.task import Task
+from protocol.objects.task import Task, TaskCreate, TaskUpdate
 from protocol.transcript import ToolCall, ToolResult
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import task_created
@@ -45,7 +57,7 @@ class Bench:
     def use(self, name: str, **arguments: Any) -> Invocation:
         """A call of a tool."""
         tool = next(tool for tool in self.part.tools if tool.name == name)
-        return Invocation(self.place, "c1", tool, arguments)
+        return Invocation(self.place, "c1", tool, Validator().validate(tool, arguments))
 
     async def asked(self, name: str, **arguments: Any) -> Outcome:
         """What dispatching gives: nothing is changed yet."""
@@ -186,11 +198,11 @@ async def test_what_is_refused_is_said(bench: Bench) -> None:
     assert "has that title" in await bench.refused("task_create", title="FIRST")
     assert "no task 'nowhere'" in await bench.refused("task_create", title="x", blocked_by=["nowhere"])
     assert "a title needs words" in await bench.refused("task_create", title=" ")
-    assert "in a circle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
+    assert "in a cycle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
     assert "waits for" in await bench.refused("task_update", task_id=second, status="in_progress")
-    assert "with its output" in await bench.refused("task_update", task_id=first, status="completed")
+    assert "requires its output" in await bench.refused("task_update", task_id=first, status="completed")
     assert "wait for" in await bench.refused("task_delete", task_id=first)
-    assert "task_list shows" in await bench.refused("task_get", task_id="tsk_none")
+    assert "task_list lists" in await bench.refused("task_get", task_id="tsk_none")
     assert "no task 'tsk_none'" in await bench.refused("task_stop", task_id="tsk_none")
     assert "no task 'tsk_none'" in await bench.refused("task_output", task_id="tsk_none")
     await bench.run("task_delete", task_id=second)
@@ -207,11 +219,11 @@ async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
     one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
     circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
     await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
-    with pytest.raises(ToolError, match="in a circle"):
+    with pytest.raises(ToolError, match="in a cycle"):
         await bench.committed(circle)
     late = await bench.asked("task_update", task_id=one, status="in_progress")
     await bench.append(TaskUpdated(task_id=one, status="cancelled"))
-    with pytest.raises(ToolError, match="no longer changes"):
+    with pytest.raises(ToolError, match="is final"):
         await bench.committed(late)
     assert examine_whole(bench.desk.state.read, deep=True).findings == []
 
@@ -245,7 +257,7 @@ async def test_stopping(bench: Bench) -> None:
         in (await bench.run("task_stop", task_id="tsk_shell"))["note"]
     )
     assert (await bench.run("task_stop", task_id="tsk_shell"))["note"] == "it is being stopped already"
-    assert "can be stopped" in await bench.refused("task_update", task_id="tsk_shell", title="x")
+    assert "can only be stopped" in await bench.refused("task_update", task_id="tsk_shell", title="x")
 
 
 def test_what_rules_match(tmp_path: Path) -> None:
@@ -369,3 +381,62 @@ async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clo
         assert sent.output == "done"
         with desk.state.read() as store:
             assert store.count(TASKS) == 1
+
+
+# The rows of the tools for tasks: what models are told, and what the daemon knows of each.
+
+
+BY_NAME = {tool.name: tool for tool in TaskTools(None).tools}  # type: ignore[arg-type]
+READS = {"task_get", "task_list", "task_output"}
+
+
+def test_they_are_seven() -> None:
+    """The verbs of the object, as tools."""
+    verbs = ("create", "get", "list", "update", "stop", "delete", "output")
+    assert set(BY_NAME) == {f"task_{verb}" for verb in verbs}
+
+
+@pytest.mark.parametrize("tool", BY_NAME.values(), ids=lambda tool: tool.name)
+def test_what_the_daemon_knows_of_each(tool: Tool) -> None:
+    """None needs to be allowed, each may be run twice, and those that only read do so beside others."""
+    assert (tool.kind, tool.default, tool.repeatable) == ("coordinate", "allow", True)
+    assert (tool.parallel, tool.in_plan) == (tool.name in READS, tool.name in READS)
+    assert tool.schema["additionalProperties"] is False
+    assert "$ref" not in msgspec.json.encode(tool.schema).decode()
+
+
+def test_waiting_ends_before_the_tool_s_time() -> None:
+    """So that what there is by then is given."""
+    assert BY_NAME["task_output"].timeout_s > MAX_WAIT_SECONDS
+
+
+def test_what_is_asked_is_what_the_methods_take() -> None:
+    """Every argument has the name of the param that it becomes; none is invented."""
+    assert set(CreateTask.__struct_fields__) < set(TaskCreate.__struct_fields__)
+    assert set(UpdateTask.__struct_fields__) < set(TaskUpdate.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("task_create", {"title": ""}),
+        ("task_create", {"title": "x", "blocked_by": "tsk_1"}),
+        ("task_update", {"task_id": "t", "status": "done"}),
+        ("task_list", {"status": "closed"}),
+        ("task_get", {}),
+        ("task_output", {"task_id": "t", "timeout_s": MAX_WAIT_SECONDS + 1}),
+        ("task_output", {"task_id": "t", "tail_bytes": MAX_SHELL_TAIL_BYTES + 1}),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, arguments: dict[str, object]) -> None:
+    """Before anything is judged."""
+    with pytest.raises(ToolError):
+        Validator().validate(BY_NAME[name], arguments)
+
+
+def test_what_is_left_out() -> None:
+    """Open tasks are listed; an output is waited for."""
+    assert ListTasks().status == "open"
+    asked = ReadTaskOutput(task_id="t")
+    assert (asked.wait, asked.timeout_s) == (True, 30.0)
+    assert (NameTask(task_id="t").task_id, StopTask(task_id="t").note) == ("t", "")

@@ -113,14 +113,14 @@ def test_a_mark_tells_a_limited_caller_nothing(store: Store, text: str) -> None:
     """It may be of a row that is not its own; it leads to where the page ended all the same."""
     state = cast("State", SimpleNamespace(store=store))
     plain, veiled = (marks(state, limited=limited) for limited in (False, True))
-    assert plain.of(("s", text)) == text == plain.after(text)
-    mark = veiled.of(("s", text))
+    assert plain.token_of(("s", text)) == text == plain.id_of(text)
+    mark = veiled.token_of(("s", text))
     assert len(text) < 8 or text not in mark
-    assert veiled.after(mark) == text
-    assert mark == marks(state, limited=True).of((text,))
+    assert veiled.id_of(mark) == text
+    assert mark == marks(state, limited=True).token_of((text,))
     # An id that one knows is a mark, too.
-    assert veiled.after(text) == text
-    assert (veiled.after(None), plain.after(None)) == (None, None)
+    assert veiled.id_of(text) == text
+    assert (veiled.id_of(None), plain.id_of(None)) == (None, None)
 
 
 @pytest.mark.parametrize("after", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
@@ -129,5 +129,5 @@ def test_a_veiled_mark_that_no_page_gave(store: Store, after: str) -> None:
     state = cast("State", SimpleNamespace(store=store))
     for limited in (True, False):
         with pytest.raises(InvalidParams) as caught:
-            marks(state, limited=limited).after(after)
+            marks(state, limited=limited).id_of(after)
         assert caught.value.field == "$.params.after"

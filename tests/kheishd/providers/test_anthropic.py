@@ -9,9 +9,9 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
-from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
-from kheishd.providers.exchange import Body
-from kheishd.providers.failures import Refusing
+from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
+from kheishd.providers.exchange import AnswerBody
+from kheishd.providers.failures import FailureFactory
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -28,12 +28,12 @@ from tests.support.model_asking import asking
 STREAMS = Path(__file__).parent / "streams"
 
 
-def new() -> Reader:
+def new() -> MessagesReader:
     """A reader at the beginning."""
-    return reader(Refusing("api.test", "sk-secret"))
+    return reader(FailureFactory("api.test", "sk-secret"))
 
 
-def read(*events: dict[str, Any]) -> Reader:
+def read(*events: dict[str, Any]) -> MessagesReader:
     """A reader that was given these events."""
     fresh = new()
     for event in events:
@@ -191,7 +191,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reas
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
-        body = Body(fresh)
+        body = AnswerBody(fresh)
         body.feed(stream[:cut])
         body.feed(stream[cut:])
         answer = fresh.end()
@@ -203,7 +203,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reas
 def test_thinking_goes_back_unchanged() -> None:
     """What came as thinking is sent back block for block, signature and redacted data included."""
     fresh = new()
-    Body(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
+    AnswerBody(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
     answer = fresh.end()
     assert answer is not None
     [message] = messages([Message("assistant", answer.items)])
@@ -217,7 +217,7 @@ def test_an_error_event() -> None:
     """An error in place of the next event fails the answer for its own reason."""
     fresh = new()
     with pytest.raises(ModelFailure) as raised:
-        Body(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
+        AnswerBody(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
     assert (raised.value.reason, raised.value.retryable) == ("overloaded", True)
     assert fresh.end() is None
 
@@ -366,7 +366,7 @@ def test_tools_are_offered_and_those_that_are_gone_are_defined() -> None:
         {"name": "look", "description": "Look.", "input_schema": schema},
         {
             "name": "gone",
-            "description": "This tool is not there any more.",
+            "description": "This tool is no longer available.",
             "input_schema": {"type": "object"},
         },
     ]

@@ -9,9 +9,9 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
-from kheishd.providers.exchange import Body
-from kheishd.providers.failures import Refusing
-from kheishd.providers.openai import Reader, messages, post, reader
+from kheishd.providers.exchange import AnswerBody
+from kheishd.providers.failures import FailureFactory
+from kheishd.providers.openai import ChatReader, messages, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -28,12 +28,12 @@ from tests.support.model_asking import asking
 STREAMS = Path(__file__).parent / "streams"
 
 
-def new() -> Reader:
+def new() -> ChatReader:
     """A reader at the beginning."""
-    return reader(Refusing("api.test", "sk-secret"))
+    return reader(FailureFactory("api.test", "sk-secret"))
 
 
-def read(*chunks: dict[str, Any] | str) -> Reader:
+def read(*chunks: dict[str, Any] | str) -> ChatReader:
     """A reader that was given these chunks."""
     fresh = new()
     for chunk in chunks:
@@ -168,7 +168,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
-        body = Body(fresh)
+        body = AnswerBody(fresh)
         body.feed(stream[:cut])
         body.feed(stream[cut:])
         answer = fresh.end()
@@ -301,7 +301,7 @@ def test_malformed_data(data: str) -> None:
 
 
 def test_bytes_that_are_no_utf8() -> None:
-    """Text that is not UTF-8 is malformed."""
+    """Text that is not UTF-8 is malformed_answer."""
     with pytest.raises(ModelFailure, match="no chat completion"):
         new().event(b'{"model": "\xff"}')
 
@@ -379,7 +379,7 @@ def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
         {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     ]
     assert (told["tool_call_id"], told["role"]) == ("c1", "tool")
-    assert "they began" in told["content"]
+    assert "they begin" in told["content"]
 
 
 def test_tools_may_be_withheld() -> None:

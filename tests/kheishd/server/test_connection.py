@@ -12,7 +12,7 @@ import trio.testing
 
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
-from kheishd.server.connection import SLICE_S, Connection, Reason, Shared
+from kheishd.server.connection import SLICE_S, ClientConnection, EndReason, ServerContext
 from kheishd.store.environment import Transaction
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.journal import SubscriptionExists, SubscriptionNotFound
@@ -24,13 +24,13 @@ from tests.support.rpc_server import RpcServer, rpc_server
 from tests.support.toys import Toys
 
 
-class Wire(Connection):
+class Wire(ClientConnection):
     """A transport that keeps what it is given, and takes as much as it is told to."""
 
-    def __init__(self, shared: Shared, scopes: frozenset[Any] = frozenset(SCOPES)) -> None:
+    def __init__(self, shared: ServerContext, scopes: frozenset[Any] = frozenset(SCOPES)) -> None:
         super().__init__(shared, Caller("uid:0", scopes))
         self.sent: list[list[bytes]] = []
-        self.stopped: Reason | None = None
+        self.stopped: EndReason | None = None
         self.stuck = False
 
     def _transmit(self, messages: list[bytes]) -> None:
@@ -44,7 +44,7 @@ class Wire(Connection):
         self.unsent_bytes = 0
         self.wake()
 
-    def stop(self, reason: Reason) -> None:
+    def stop(self, reason: EndReason) -> None:
         self.stopped = reason
 
     def messages(self) -> list[Any]:

@@ -11,7 +11,7 @@ import trio.testing
 from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import rpc
-from kheishd.server.dispatch import Dispatcher
+from kheishd.server.dispatch import Dispatcher, to_refusal
 from protocol.errors.daemon import DaemonDraining
 from protocol.errors.refusal import Refusal
 from protocol.errors.rpc import (
@@ -23,11 +23,11 @@ from protocol.errors.rpc import (
     MethodNotFound,
     RequestCancelled,
 )
-from protocol.errors.run import RunAlreadyEnded
+from protocol.errors.run import RunAlreadyEnded, RunNotFound
 from protocol.errors.token import ScopeMissing
 from protocol.journal.envelope import DAEMON_STREAM
 from protocol.limits.rpc import IDEMPOTENCY_RETENTION_MS, MAX_PARAMS_BYTES
-from tests.support.rpc_server import Client, RpcServer, bare_runtime, rpc_server
+from tests.support.rpc_server import Client, RpcServer, rpc_server
 from tests.support.toys import Toys
 
 
@@ -163,7 +163,7 @@ async def test_a_fault_harms_nobody_else(client: Client, caplog: pytest.LogCaptu
 
 async def test_a_scope_is_needed(server: RpcServer, client: Client) -> None:
     """Before the params are even looked at."""
-    (connection,) = server.server.connected()
+    (connection,) = server.server.list_connections()
     connection.caller = Caller("token:t", frozenset(("read",)))
     refusal = await refused(client, "toy.admin", nonsense=True)
     assert type(refusal) is ScopeMissing
@@ -233,7 +233,7 @@ async def test_a_key_belongs_to_its_method_and_principal(server: RpcServer, clie
     """Others may use the same for something else."""
     await client.call("toy.keep", value="a", idempotency_key="k")
     assert (await client.call("toy.follow", value="b", idempotency_key="k"))["number"] == 2
-    for connection in server.server.connected():
+    for connection in server.server.list_connections():
         connection.caller = Caller("token:t", frozenset(("read",)))
     assert (await client.call("toy.keep", value="c", idempotency_key="k"))["number"] == 3
 
@@ -285,7 +285,7 @@ async def test_a_check_tells_and_changes_nothing(server: RpcServer, client: Clie
 
 async def test_a_check_gives_no_secret(client: Client) -> None:
     """What it shows opens nothing."""
-    assert (await client.call("toy.show", value="a", check=True))["secret"] == "(shown when it is made)"
+    assert (await client.call("toy.show", value="a", check=True))["secret"] == "(shown when it is created)"
 
 
 async def test_a_check_does_not_wait(client: Client) -> None:
@@ -356,4 +356,32 @@ async def test_two_handlers_of_one_method_are_a_mistake(server: RpcServer, toys:
     """Found when the table is made."""
     twice = [*toys.handlers(), toys.handlers()[0]]
     with pytest.raises(AssertionError, match=r"two handlers for toy\.echo"):
-        Dispatcher(twice, server.state, server.live, server.control, bare_runtime)
+        Dispatcher(twice, server.services, server.control)
+
+
+# Translation of exceptions.
+
+
+def test_a_refusal_is_itself() -> None:
+    """Also alone in a group, as a nursery wraps it."""
+    refusal = RunNotFound("no such run")
+    assert to_refusal(refusal, "run.get") is refusal
+    assert to_refusal(ExceptionGroup("", [ExceptionGroup("", [refusal])]), "run.get") is refusal
+
+
+def test_a_fault_is_logged_and_told_without_details(caplog: pytest.LogCaptureFixture) -> None:
+    """The client learns only that something failed; the log has the method and the traceback."""
+    with caplog.at_level(logging.ERROR):
+        told = to_refusal(RuntimeError("the password is x"), "toy.broken")
+    assert type(told) is InternalError
+    assert told.number == -32603
+    assert "password" not in told.message
+    assert "toy.broken" in caplog.text
+    assert "the password is x" in caplog.text
+
+
+def test_several_faults_at_once_are_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """Even if one of them is a refusal."""
+    told = to_refusal(ExceptionGroup("", [RunNotFound(), RuntimeError("x")]), "toy.broken")
+    assert type(told) is InternalError
+    assert "RuntimeError" in caplog.text

@@ -156,9 +156,9 @@ async def test_a_peer_that_reads_nothing_is_read_no_more(server: RpcServer) -> N
         for number in range(30)
     )
     await client.stream.send_all(lines)
-    await until(lambda: any(each.unsent_bytes > MAX_UNSENT_BYTES for each in server.server.connected()))
+    await until(lambda: any(one.unsent_bytes > MAX_UNSENT_BYTES for one in server.server.list_connections()))
     assert await neighbour.call("toy.read") is True
-    assert max(each.unsent_bytes for each in server.server.connected()) < MAX_UNSENT_BYTES + 2 * size
+    assert max(each.unsent_bytes for each in server.server.list_connections()) < MAX_UNSENT_BYTES + 2 * size
     for number in range(30):
         assert (await client.read())["id"] == number
     assert await client.call("toy.read") is True
@@ -168,7 +168,7 @@ async def test_a_peer_that_vanishes_with_answers_unread_is_forgotten(server: Rpc
     """Nothing is kept for it."""
     client = await server.connect()
     await client.request("toy.large", size=2_000_000)
-    await until(lambda: any(each.unsent_bytes for each in server.server.connected()))
+    await until(lambda: any(each.unsent_bytes for each in server.server.list_connections()))
     await client.stream.aclose()
     await until(lambda: server.server.connections == 0)
 

@@ -87,7 +87,7 @@ def test_the_private_socket_is_private(tmp_path: Path) -> None:
 def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
     """Who answers keeps it."""
     with opened(tmp_path):
-        with pytest.raises(SocketInUse, match="somebody answers"), opened(tmp_path):
+        with pytest.raises(SocketInUse, match="another process listens"), opened(tmp_path):
             pass
         assert reached(tmp_path / "kheishd.sock")
 
@@ -172,7 +172,7 @@ def test_a_shared_socket_that_is_swapped_changes_no_other_file(tmp_path: Path) -
     path = tmp_path / "shared.sock"
     with Swapped(socket.AF_UNIX) as listening:
         listening.leads_to = precious
-        with pytest.raises((SocketInUse, OSError), match=r"something else|symbolic links"):
+        with pytest.raises((SocketInUse, OSError), match=r"another process replaced|symbolic links"):
             listeners._bind(listening, str(path), SharedListen(path, 0o666))
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
 

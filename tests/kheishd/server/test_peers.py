@@ -8,13 +8,13 @@ import pytest
 
 from kheishd.kernel.state import State
 from kheishd.server.peers import (
-    Grant,
-    Peer,
-    check_origin,
+    SocketGrant,
+    SocketPeer,
+    find_private_caller,
+    find_shared_caller,
+    find_token_caller,
     peer_of,
-    private_caller,
-    shared_caller,
-    token_caller,
+    require_allowed_origin,
 )
 from kheishd.store.environment import Transaction
 from kheishd.store.records import TokenRecord
@@ -30,13 +30,13 @@ def test_the_kernel_says_who_connected() -> None:
     """Process, user and group of the other end."""
     one, other = socket.socketpair()
     with one, other:
-        assert peer_of(one) == Peer(os.getpid(), os.getuid(), os.getgid())
+        assert peer_of(one) == SocketPeer(os.getpid(), os.getuid(), os.getgid())
 
 
 @pytest.mark.parametrize("uid", [0, os.geteuid()])
 def test_the_daemon_s_own_user_and_root_may_do_everything(uid: int) -> None:
     """On the private socket, without limits."""
-    caller = private_caller(Peer(1, uid, 1))
+    caller = find_private_caller(SocketPeer(1, uid, 1))
     assert caller.principal == f"uid:{uid}"
     assert caller.scopes == frozenset(SCOPES)
     assert caller.unlimited
@@ -45,30 +45,30 @@ def test_the_daemon_s_own_user_and_root_may_do_everything(uid: int) -> None:
 def test_others_may_do_nothing_on_the_private_socket() -> None:
     """And are told who they are."""
     with pytest.raises(PeerUnknown) as caught:
-        private_caller(Peer(1, OTHER_UID, 1))
+        find_private_caller(SocketPeer(1, OTHER_UID, 1))
     assert caught.value.hint == f"uid {OTHER_UID}"
 
 
 GRANTS = (
-    Grant(gid=50, scopes=("read",)),
-    Grant(uid=7, scopes=("read", "operate"), agents=frozenset(("helper",)), senders=frozenset()),
-    Grant(uid=7, scopes=("admin",)),
+    SocketGrant(gid=50, scopes=("read",)),
+    SocketGrant(uid=7, scopes=("read", "operate"), agents=frozenset(("helper",)), senders=frozenset()),
+    SocketGrant(uid=7, scopes=("admin",)),
 )
 
 
 def test_a_grant_of_the_user_comes_before_one_of_the_group() -> None:
     """The first of either counts."""
-    caller = shared_caller(Peer(1, 7, 50), GRANTS)
+    caller = find_shared_caller(SocketPeer(1, 7, 50), GRANTS)
     assert caller.scopes == frozenset(("read", "operate"))
     assert (caller.agents, caller.senders) == (frozenset(("helper",)), frozenset())
-    assert shared_caller(Peer(1, 8, 50), GRANTS).scopes == frozenset(("read",))
+    assert find_shared_caller(SocketPeer(1, 8, 50), GRANTS).scopes == frozenset(("read",))
 
 
 @pytest.mark.parametrize("uid", [0, 8])
 def test_without_a_grant_nobody_may_use_the_shared_socket(uid: int) -> None:
     """Not even root: it has the private one."""
     with pytest.raises(PeerUnknown):
-        shared_caller(Peer(1, uid, 51), GRANTS)
+        find_shared_caller(SocketPeer(1, uid, 51), GRANTS)
 
 
 def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None, **grant: Any) -> None:
@@ -89,7 +89,7 @@ def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None,
 @pytest.fixture
 async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
     """A store with tokens whose digests are their secrets."""
-    monkeypatch.setattr("kheishd.server.peers.digest_of", lambda secret: secret)
+    monkeypatch.setattr("kheishd.server.peers.hash_secret", lambda secret: secret)
 
     def fill(tx: Transaction) -> None:
         keep(tx, "tok_good", "good", agents=["helper"], senders=["ann"], expires_at_ms=1000)
@@ -103,7 +103,7 @@ async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
 async def test_a_token_says_what_its_bearer_may_do(tokens: State) -> None:
     """Scopes, agents, senders and until when."""
     with tokens.read() as store:
-        caller, expires_at_ms = token_caller(store, "Bearer good", 999)
+        caller, expires_at_ms = find_token_caller(store, "Bearer good", 999)
     assert caller.principal == "token:tok_good"
     assert caller.token_id == "tok_good"
     assert caller.scopes == frozenset(("read",))
@@ -115,14 +115,14 @@ async def test_a_token_says_what_its_bearer_may_do(tokens: State) -> None:
 async def test_no_token_is_missing(tokens: State, header: str | None) -> None:
     """Whatever else the header says."""
     with tokens.read() as store, pytest.raises(TokenMissing):
-        token_caller(store, header, 0)
+        find_token_caller(store, header, 0)
 
 
 @pytest.mark.parametrize(("secret", "now_ms"), [("unknown", 0), ("good", 1000), ("revoked", 0), ("child", 0)])
 async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -> None:
     """Unknown, expired, revoked, narrowed from a revoked one: the answer does not say which."""
     with tokens.read() as store, pytest.raises(TokenInvalid) as caught:
-        token_caller(store, f"bearer {secret}", now_ms)
+        find_token_caller(store, f"bearer {secret}", now_ms)
     assert caught.value.hint is None
 
 
@@ -140,7 +140,7 @@ async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -
 )
 def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
     """An address, this machine, what is configured; no origin, the host itself, a configured one."""
-    check_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
+    require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
 
 
 @pytest.mark.parametrize(
@@ -161,5 +161,5 @@ def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
 def test_foreign_hosts_and_origins_do_not(host: str | None, origin: str | None, hint: str) -> None:
     """A name that somebody points here, another site's page, and whatever makes no sense."""
     with pytest.raises(OriginForbidden) as caught:
-        check_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
+        require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
     assert caught.value.hint == hint

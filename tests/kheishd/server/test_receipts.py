@@ -8,10 +8,10 @@ from kheishd.kernel.call import Call, Caller, Mutate
 from kheishd.server.receipts import (
     PLACEHOLDER,
     PURGED_PER_RECEIPT,
-    Change,
-    Repeated,
-    TakenBack,
-    uncompared,
+    DryRun,
+    MutationCommit,
+    RepeatedResult,
+    receipt_exclusions,
 )
 from kheishd.store.environment import Transaction
 from kheishd.store.records import TokenRecord
@@ -59,7 +59,9 @@ def run(
 ) -> Any:
     """A change carried out: its value. Errors: what it raised."""
     asked = Keep(**({"value": "a"} | params))
-    change = Change(handler, cast("Call", Asked(token_id)), asked, asked, uncompared(handler.row))
+    change = MutationCommit(
+        handler, cast("Call", Asked(token_id)), asked, asked, receipt_exclusions(handler.row)
+    )
     return store.submit(change, now_ms).unwrap()
 
 
@@ -73,7 +75,7 @@ def receipts(store: Store) -> int:
 
 def test_what_does_not_count_has_its_default() -> None:
     """The key itself, ``check`` and what the row names."""
-    assert uncompared(mutation().row) == {"idempotency_key": None, "check": False, "wait": False}
+    assert receipt_exclusions(mutation().row) == {"idempotency_key": None, "check": False, "wait": False}
 
 
 def test_without_a_key_there_is_no_receipt(store: Store) -> None:
@@ -85,7 +87,7 @@ def test_without_a_key_there_is_no_receipt(store: Store) -> None:
 def test_a_receipt_holds_the_result_as_encoded(store: Store) -> None:
     """And the repeated request gets those bytes."""
     assert run(store, mutation(), idempotency_key="k") == Kept("a", 1)
-    assert run(store, mutation(), idempotency_key="k", wait=True) == Repeated(
+    assert run(store, mutation(), idempotency_key="k", wait=True) == RepeatedResult(
         b'{"value":"a","number":1,"waited":0}'
     )
     assert receipts(store) == 1
@@ -112,10 +114,10 @@ def test_a_refusal_leaves_no_receipt(store: Store) -> None:
 
 def test_a_check_is_taken_back(store: Store) -> None:
     """With what it would have given, but for a secret."""
-    with pytest.raises(TakenBack) as caught:
+    with pytest.raises(DryRun) as caught:
         run(store, mutation(), check=True, idempotency_key="k")
     assert caught.value.result == Kept("a", 1)
-    with pytest.raises(TakenBack) as caught:
+    with pytest.raises(DryRun) as caught:
         run(store, mutation("secret"), check=True)
     assert caught.value.result == Shown(1, PLACEHOLDER)
     assert receipts(store) == 0

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import trio
 
-from kheishd.server.requests import Gathering, Open
+from kheishd.server.requests import BatchReply, OpenRequest
 from protocol.errors.rpc import Overloaded
 from protocol.errors.run import RunNotFound
 from protocol.limits.rpc import MAX_LINE_BYTES
@@ -25,10 +25,10 @@ class Desk:
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
-        self.closed: list[Open] = []
+        self.closed: list[OpenRequest] = []
 
-    def open(self, *, waits: bool = False) -> Open:
-        return Open(b"7", self.answers.append, self.closed.append, waits=waits)
+    def open(self, *, waits: bool = False) -> OpenRequest:
+        return OpenRequest(b"7", self.answers.append, self.closed.append, waits=waits)
 
     def reasons(self) -> list[str]:
         return [msgspec.json.decode(answer)["error"]["data"]["reason"] for answer in self.answers]
@@ -95,7 +95,7 @@ def test_leaving_takes_nothing_back() -> None:
 def test_a_batch_answers_once_all_are_there() -> None:
     """In one array, in the order they became ready; what has no answer leaves none."""
     answers: list[bytes] = []
-    gathering = Gathering(answers.append)
+    gathering = BatchReply(answers.append)
     for _ in range(3):
         gathering.expect()
     gathering.add(b"1")
@@ -109,13 +109,13 @@ def test_a_batch_answers_once_all_are_there() -> None:
 def test_a_batch_without_answers_sends_nothing() -> None:
     """Not even an empty array."""
     answers: list[bytes] = []
-    Gathering(answers.append).add(None)
+    BatchReply(answers.append).add(None)
     assert answers == []
 
 
 def test_a_batch_of_long_answers_is_cut_short() -> None:
     """Once its answers fill a message, the rest is refused instead of held."""
-    gathering = Gathering(lambda answer: None)
+    gathering = BatchReply(lambda answer: None)
     gathering.expect()
     gathering.room()
     gathering.add(b" " * MAX_LINE_BYTES)

@@ -344,7 +344,7 @@ async def test_a_token_s_limits_hold(server: RpcServer) -> None:
     assert (await client.call("journal.read"))["events"] == []
     with pytest.raises(ScopeWouldWiden):
         await client.call("token.create", scopes=["read"])
-    (caller,) = [each.caller for each in server.server.connected() if each.caller.token_id is not None]
+    (caller,) = [each.caller for each in server.server.list_connections() if each.caller.token_id is not None]
     with pytest.raises(AgentForbidden):
         caller.need_agent("other")
     reader = await connect(server, scopes=["read"])

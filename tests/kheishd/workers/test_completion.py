@@ -1,32 +1,32 @@
-"""A model call that nobody follows."""
+"""Non-streaming model calls."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, TextDelta
-from kheishd.workers.completion import answer_of
+from kheishd.workers.completion import complete
 from protocol.transcript import text_of
 from tests.support.desk import Scripted, fails, says
 from tests.support.model_asking import asking
 
 
-async def test_what_is_said_in_the_end() -> None:
-    """The whole answer, and the call is closed."""
+async def test_the_whole_answer_is_returned() -> None:
+    """The answer is complete, and the call is closed."""
     models = Scripted([lambda request: says("one", " two")])
-    answer = await answer_of(models, asking())
+    answer = await complete(models, asking())
     assert text_of(answer.items) == "one two"
     assert models.open == 0
 
 
-async def test_an_answer_that_never_comes_is_a_failure() -> None:
-    """So is one that the provider says."""
+async def test_a_missing_answer_is_a_failure() -> None:
+    """A call without an answer fails and may be retried; the provider's own failures are passed on."""
 
     async def silent(request: ModelRequest) -> AsyncIterator[ModelEvent]:
         yield TextDelta("and then")
 
     with pytest.raises(ModelFailure) as caught:
-        await answer_of(Scripted([silent]), asking())
+        await complete(Scripted([silent]), asking())
     assert (caught.value.reason, caught.value.retryable) == ("bad_response", True)
     with pytest.raises(ModelFailure, match="overloaded"):
-        await answer_of(Scripted([lambda request: fails("overloaded")]), asking())
+        await complete(Scripted([lambda request: fails("overloaded")]), asking())

@@ -1,6 +1,7 @@
-"""The shell worker on a real store, with real processes: tasks follow their processes, over restarts, too."""
+"""Background shells on a real store, with real processes: tasks follow them, also over restarts."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,28 +11,211 @@ import pytest
 import trio
 
 from kheishd.config.sections.workspace import WorkspaceSection
-from kheishd.hooks.leftovers import home_id
+from kheishd.core.text.scrub import Scrubber
+from kheishd.hooks.os.shell.log import ShellLog
+from kheishd.hooks.os.shell.process import home_id
 from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
 from kheishd.workers import shells as module
+from kheishd.workers.shells import MAX_STOP_SECONDS, BackgroundShell
 from protocol.errors.store import StorageFull
 from protocol.events.task import TaskDeleted, TaskEnded
-from tests.support.commands import come_with, running_with
+from protocol.limits.shell import MAX_SHELL_OUTPUT_BYTES
+from protocol.limits.units import MIB
+from tests.support.commands import come_with, ended, running_with
 from tests.support.runtimes import make_runtime
-from tests.support.shells import yard
+from tests.support.shells import Yard, yard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-async def test_a_shell_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    """Its process is written down while it runs, and how it ended once nothing of it does."""
+async def discard(fn: object) -> None:
+    """Commit nothing."""
+
+
+def shell(yard: Yard, *, stall_s: float = 45.0) -> BackgroundShell:
+    """Return the shell of the task ``t``."""
+    return BackgroundShell(yard.task()[0], yard.desk.live, yard.files, discard, stall_s=stall_s)
+
+
+async def run(yard: Yard, command: str) -> ShellOutcome:
+    """Run a command to its own end; return how it ended."""
+    await yard.begin(command)
+    return await shell(yard).run(yard.starter, ())
+
+
+# One shell.
+
+
+async def test_the_exit_code_and_the_output_are_known(tmp_path: Path) -> None:
+    """Standard output and standard error are stored in their order, completely."""
+    async with yard(tmp_path) as yard_:
+        over = await run(yard_, "echo out; echo err >&2; echo end; exit 3")
+        assert over == ShellOutcome("exited", 3, "", 12, 12)
+        assert (await yard_.files.read("t", 100)).text == "out\nerr\nend\n"
+
+
+async def test_standard_input_is_empty(tmp_path: Path) -> None:
+    """A command that reads its input gets an end of file at once."""
+    async with yard(tmp_path) as yard_:
+        assert (await run(yard_, "read x || echo nothing")).exit_code == 0
+        assert (await yard_.files.read("t", 100)).text == "nothing\n"
+
+
+async def test_child_processes_are_killed_with_the_shell(tmp_path: Path) -> None:
+    """A child is killed even if it has left the process group and closed the output."""
+    async with yard(tmp_path) as yard_:
+        over = await run(yard_, "setsid sleep 4100.5 & echo begun")
+        assert over.why == "exited"
+        assert running_with("4100.5") == []
+
+
+async def test_a_stopped_shell_may_clean_up(tmp_path: Path) -> None:
+    """The command is asked first, no process of it is left, and the first cause counts."""
+    async with yard(tmp_path) as yard_:
+        await yard_.begin("trap 'echo put away; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
+        background = shell(yard_)
+
+        async def stop() -> None:
+            await yard_.wrote("ready")
+            background.stop("stopped")
+            background.stop("daemon_stopped")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            over = await background.run(yard_.starter, ())
+        assert (over.why, over.exit_code) == ("stopped", 0)
+        assert "put away\n" in (await yard_.files.read("t", 100)).text
+
+
+async def test_a_shell_that_ignores_the_signal_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the grace period all processes of the shell are killed."""
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    async with yard(tmp_path) as yard_:
+        await yard_.begin(
+            "trap '' TERM; (trap '' TERM; exec sleep 4101.5) & echo ready; sleep 4101.5; sleep 1"
+        )
+        background = shell(yard_)
+
+        async def stop() -> None:
+            await yard_.wrote("ready")
+            await trio.to_thread.run_sync(come_with, "4101.5", 2)
+            background.stop("daemon_stopped")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            over = await background.run(yard_.starter, ())
+        assert (over.why, over.exit_code) == ("daemon_stopped", 128 + signal.SIGKILL)
+        assert running_with("4101.5") == []
+
+
+async def test_a_shell_that_is_stopped_before_it_begins_never_begins(tmp_path: Path) -> None:
+    """The command is not started at all."""
+    async with yard(tmp_path) as yard_:
+        await yard_.begin(f"touch {tmp_path}/begun")
+        background = shell(yard_)
+        background.stop("stopped")
+        over = await background.run(yard_.starter, ())
+        assert over == ShellOutcome("stopped", None, "it had not begun")
+        assert not (tmp_path / "begun").exists()
+
+
+async def test_a_command_that_cannot_be_started_has_a_problem(tmp_path: Path) -> None:
+    """The outcome names the cause."""
+    async with yard(tmp_path) as yard_:
+        await yard_.begin("true", workdir="file")
+        (tmp_path / "work" / "file").write_text("no directory")
+        over = await shell(yard_).run(yard_.starter, ())
+        assert over.why == "not_started"
+        assert "file" in over.problem
+
+
+async def test_the_exit_is_unknown_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    """No exit code is made up, and no process of the command runs."""
+    async with yard(tmp_path) as yard_:
+        over = await run(yard_, "kill -9 $PPID; sleep 4102.5")
+        assert (over.why, over.exit_code) == ("exit_unknown", None)
+        assert running_with("4102.5") == []
+
+
+async def test_endless_output_keeps_its_end(tmp_path: Path) -> None:
+    """The newest output is stored, and its total size is known."""
+    async with yard(tmp_path) as yard_:
+        over = await run(yard_, f"head -c {20 * MIB} /dev/zero | tr '\\0' x; echo; echo the end")
+        assert over.output_bytes == 20 * MIB + 9
+        assert over.output_kept_bytes <= MAX_SHELL_OUTPUT_BYTES
+        assert (await yard_.files.read("t", 9)).text == "\nthe end\n"
+
+
+async def test_fast_output_is_slowed_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell cannot use up the disk's bandwidth; none of its output is lost."""
+    monkeypatch.setattr(module, "BURST_SECONDS", 0.0)
+    async with yard(tmp_path) as yard_:
+        began = trio.current_time()
+        over = await run(yard_, f"head -c {4 * MIB} /dev/zero | tr '\\0' x")
+        assert over.output_bytes == 4 * MIB
+        assert trio.current_time() - began > 0.4
+
+
+async def test_invalid_utf_8_becomes_text(tmp_path: Path) -> None:
+    """Characters survive a cut between two reads; invalid bytes are replaced."""
+    async with yard(tmp_path) as yard_:
+        await run(yard_, r"printf '\303'; sleep 0.1; printf '\251 \377\376 x'")
+        assert (await yard_.files.read("t", 100)).text == "é \ufffd\ufffd x"
+
+
+async def test_no_secret_reaches_the_file(tmp_path: Path) -> None:
+    """Secrets are removed even when they are written in two pieces."""
+    async with yard(tmp_path) as yard_:
+        yard_.desk.live.scrub(Scrubber(["swordfish-4711"]))
+        await run(yard_, "printf 'pass swordfish'; sleep 0.1; echo '-4711!'; printf sword")
+        assert (await yard_.files.read("t", 100)).text == "pass [scrubbed]!\nsword"
+
+
+async def test_lost_output_fails_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the command runs to its end, and the outcome says that its output was lost."""
+
+    def write(log: ShellLog, data: bytes) -> None:
+        log.total_bytes += len(data)
+        log.problem = "No space left on device"
+
+    async with yard(tmp_path) as yard_:
+        monkeypatch.setattr(ShellLog, "write", write)
+        over = await run(yard_, f"echo x; touch {tmp_path}/done")
+        assert over == ShellOutcome("output_capture_failed", 0, "No space left on device", 2, 0)
+        assert (tmp_path / "done").exists()
+
+
+async def test_a_shell_that_waits_for_input_is_stalled(tmp_path: Path) -> None:
+    """Silence after a question is recorded once; a program that works in silence is not stalled."""
+    async with yard(tmp_path) as yard_:
+        async with yard_.worked(stall_s=0.2):
+            await yard_.begin("printf 'Continue? [y/N] '; exec sleep 4103.5", "asks")
+            await yard_.begin("echo working; exec sleep 4103.5", "works")
+            await yard_.desk.until(lambda: yard_.task("asks")[1].stalled_at_ms is not None)
+            await yard_.wrote("working", "works")
+            with trio.move_on_after(0.6):
+                await trio.sleep_forever()
+            assert yard_.task("works")[1].stalled_at_ms is None
+            assert yard_.task("asks")[0].status == "in_progress"
+        assert yard_.kinds().count("task_stalled") == 1
+        assert ended(running_with("4103.5"))
+
+
+# The worker.
+
+
+async def test_a_task_follows_its_shell(tmp_path: Path) -> None:
+    """The process is recorded while it runs, and its exit once no process is left."""
     async with yard(tmp_path) as yard_, yard_.worked() as worker:
         await yard_.begin("echo one; until [ -e go ]; do sleep 0.02; done; exit 4")
         await yard_.wrote("one")
         await yard_.desk.until(lambda: yard_.task()[1].pid is not None)
         task, shell = yard_.task()
-        assert (task.status, worker.active) == ("in_progress", 1)
+        assert (task.status, worker.active, worker.max_stop_s) == ("in_progress", 1, MAX_STOP_SECONDS)
         assert os.getpgid(shell.pid or 0) == shell.pid
         (tmp_path / "work" / "go").touch()
         task, shell = await yard_.ended()
@@ -39,11 +223,11 @@ async def test_a_shell_from_its_beginning_to_its_end(tmp_path: Path) -> None:
         assert (shell.output_bytes, shell.output_kept_bytes) == (4, 4)
         assert yard_.kinds() == ["task_created", "task_started", "task_ended"]
         assert examine_whole(yard_.desk.state.read, deep=True).findings == []
-    assert worker.active == 0
+    assert (worker.active, worker.max_stop_s) == (0, 0.0)
 
 
-async def test_they_run_side_by_side(tmp_path: Path) -> None:
-    """One that ends leaves the others alone."""
+async def test_shells_run_side_by_side(tmp_path: Path) -> None:
+    """A shell that ends does not affect the others."""
     async with yard(tmp_path) as yard_, yard_.worked():
         await yard_.begin("until [ -e b ]; do sleep 0.02; done; touch a", "first")
         await yard_.begin("touch b; until [ -e a ]; do sleep 0.02; done", "second")
@@ -51,8 +235,8 @@ async def test_they_run_side_by_side(tmp_path: Path) -> None:
         assert (await yard_.ended("second"))[0].status == "completed"
 
 
-async def test_somebody_stops_one(tmp_path: Path) -> None:
-    """It was cancelled, for the reason of the first who did."""
+async def test_a_client_stops_a_shell(tmp_path: Path) -> None:
+    """The task is cancelled with the client's note; other shells keep running."""
     async with yard(tmp_path) as yard_, yard_.worked():
         await yard_.begin("echo ready; exec sleep 4200.5")
         await yard_.begin("exec sleep 4201.5", "other")
@@ -66,19 +250,18 @@ async def test_somebody_stops_one(tmp_path: Path) -> None:
         assert yard_.task("other")[0].status != "cancelled"
 
 
-async def test_one_that_is_stopped_before_anybody_looks(tmp_path: Path) -> None:
-    """Never begins."""
+async def test_a_task_that_is_stopped_at_once_never_begins(tmp_path: Path) -> None:
+    """A shell that is created and stopped before the worker looks is cancelled."""
     async with yard(tmp_path) as yard_:
         async with yard_.worked():
-            # Both in one transaction: it was never seen alive.
             await yard_.begin("touch begun")
             await yard_.stop()
             task, _ = await yard_.ended()
         assert task.status == "cancelled"
 
 
-async def test_what_cannot_be_started_has_failed(tmp_path: Path) -> None:
-    """And says why, to the model, too."""
+async def test_a_task_whose_command_cannot_be_started_fails(tmp_path: Path) -> None:
+    """The model is told the cause, too."""
     async with yard(tmp_path) as yard_, yard_.worked():
         (tmp_path / "work" / "file").write_text("")
         await yard_.begin("true", workdir="file")
@@ -89,8 +272,10 @@ async def test_what_cannot_be_started_has_failed(tmp_path: Path) -> None:
         assert shell.problem in note
 
 
-async def test_what_is_readable_is_what_is_configured_now(tmp_path: Path, bubblewrap: None) -> None:
-    """A sandboxed shell sees what the configuration in force names besides the system."""
+async def test_the_readable_paths_are_those_of_the_current_configuration(
+    tmp_path: Path, bubblewrap: None
+) -> None:
+    """A sandboxed shell can read the paths that the current configuration names."""
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "book").write_text("words")
     async with yard(tmp_path) as yard_, yard_.worked():
@@ -103,8 +288,8 @@ async def test_what_is_readable_is_what_is_configured_now(tmp_path: Path, bubble
 # Stopping.
 
 
-async def test_a_daemon_that_stops_ends_them_in_order(tmp_path: Path) -> None:
-    """Each can put something away; their tasks say what became of them; nothing of them runs."""
+async def test_a_stopping_daemon_ends_its_shells_in_order(tmp_path: Path) -> None:
+    """Each shell may clean up, its task says how it ended, and no process of it runs."""
     async with yard(tmp_path) as yard_:
         async with yard_.worked():
             await yard_.begin("trap 'echo put away; exit 0' TERM; echo ready; while :; do sleep 0.02; done")
@@ -119,8 +304,8 @@ async def test_a_daemon_that_stops_ends_them_in_order(tmp_path: Path) -> None:
         assert running_with("4202.5") == []
 
 
-async def test_one_that_has_just_begun_when_the_daemon_stops(tmp_path: Path) -> None:
-    """Its task says so, and however far it had come, nothing of it runs."""
+async def test_a_stopping_daemon_ends_a_shell_that_has_just_begun(tmp_path: Path) -> None:
+    """The task ends and no process runs, however far the shell's start had come."""
     async with yard(tmp_path) as yard_:
         async with yard_.worked():
             await yard_.begin("exec sleep 4205.5")
@@ -129,11 +314,11 @@ async def test_one_that_has_just_begun_when_the_daemon_stops(tmp_path: Path) -> 
         assert running_with("4205.5") == []
 
 
-# What a daemon left that died.
+# After a crash.
 
 
-async def test_what_a_daemon_left_is_ended_before_anybody_is_told(tmp_path: Path, bubblewrap: None) -> None:
-    """Leftovers are killed by their mark; the file stays; what had not begun does not begin."""
+async def test_orphans_are_ended_before_the_worker_has_started(tmp_path: Path, bubblewrap: None) -> None:
+    """Orphan processes are killed by their mark, their files stay, and a pending shell does not begin."""
     async with yard(tmp_path) as yard_:
         await yard_.begin("never run", "pending")
         await yard_.begin("ran")
@@ -143,15 +328,14 @@ async def test_what_a_daemon_left_is_ended_before_anybody_is_told(tmp_path: Path
         log.write(b"so far\n")
         log.close()
         mark = f"{home_id(yard_.home)}.t"
-        left = await trio.lowlevel.open_process(["sleep", "4203.5"], env={"KHEISH_CALL": mark})
+        orphan = await trio.lowlevel.open_process(["sleep", "4203.5"], env={"KHEISH_CALL": mark})
         async with yard_.worked():
-            # The worker has begun: everything is as it is now.
             task, shell = yard_.task()
             assert (task.status, shell.terminal_reason) == ("failed", "daemon_restarted")
             assert (shell.output_bytes, shell.exit_code) == (7, None)
             pending, unbegun = yard_.task("pending")
             assert (pending.status, unbegun.problem) == ("failed", "it had hardly begun, if at all")
-            assert await left.wait() == -9
+            assert await orphan.wait() == -9
         assert (await yard_.files.read("t", 100)).text == "so far\n"
         assert yard_.kinds()[-2:] == ["task_ended", "task_ended"]
 
@@ -172,8 +356,8 @@ trio.run(main)
 """
 
 
-async def test_a_daemon_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
-    """Its shells end with it; the next one says so, and what they wrote can still be read."""
+async def test_a_killed_daemon_leaves_no_process_running(tmp_path: Path) -> None:
+    """Its shells end with it; the next daemon ends their tasks, and their output can still be read."""
     argv = [sys.executable, "-c", DAEMON, str(tmp_path)]
     root = Path(__file__).parents[3]
     daemon = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE, cwd=root)
@@ -191,32 +375,34 @@ async def test_a_daemon_that_is_killed_leaves_nothing_running(tmp_path: Path) ->
         assert (await yard_.files.read("t", 100)).text == "begun\n"
 
 
-# What goes wrong.
+# Failures.
 
 
-async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What became of a shell is written down once there is room."""
-    monkeypatch.setattr(module, "SAVE_AGAIN_SECONDS", 0.01)
-    tried = []
+async def test_a_commit_is_retried_while_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a shell is committed once there is room."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    attempts = []
 
-    def ended(tx: Any, task_id: str, over: ShellOutcome) -> None:
-        tried.append(over)
-        if len(tried) < 3:
+    def record(tx: Any, task_id: str, over: ShellOutcome) -> None:
+        attempts.append(over)
+        if len(attempts) < 3:
             raise StorageFull
         real(tx, task_id, over)
 
     real: Callable[..., None] = record_ended
     async with yard(tmp_path) as yard_, yard_.worked():
-        monkeypatch.setattr(module, "record_ended", ended)
+        monkeypatch.setattr(module, "record_ended", record)
         await yard_.begin("true")
         assert (await yard_.ended())[0].status == "completed"
-        assert len(tried) == 3
+        assert len(attempts) == 3
 
 
-async def test_a_fault_is_one_shell_s_own(
+async def test_a_fault_fails_one_shell_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It has failed, its neighbours go on, and the log says more."""
+    """An unexpected error fails its own task and is logged; other shells keep running."""
     async with yard(tmp_path) as yard_, yard_.worked():
         real = yard_.starter.running
 
@@ -235,10 +421,10 @@ async def test_a_fault_is_one_shell_s_own(
     assert "a fault" in caplog.text
 
 
-async def test_one_that_cannot_be_written_down_is_given_up(
+async def test_a_shell_whose_end_cannot_be_committed_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not started again and again; the next daemon says what became of it."""
+    """The worker abandons the shell, and the next daemon ends its task."""
     async with yard(tmp_path) as yard_:
         with monkeypatch.context() as patch:
             async with yard_.worked() as worker:
@@ -257,8 +443,8 @@ async def test_one_that_cannot_be_written_down_is_given_up(
         assert (tmp_path / "work" / "count").read_text() == "x\n"
 
 
-async def test_files_of_deleted_tasks_go(tmp_path: Path) -> None:
-    """Once another shell begins; those of others stay."""
+async def test_files_of_deleted_tasks_are_removed(tmp_path: Path) -> None:
+    """When another shell begins, files without a task are deleted and those of other tasks stay."""
     async with yard(tmp_path) as yard_, yard_.worked():
         for task_id in ("one", "two"):
             await yard_.begin("echo x", task_id)

@@ -1,4 +1,4 @@
-"""Naming conversations: once, in the background, and never in anybody's way."""
+"""Titles: a session is named once, in the background, without delaying its runs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from kheishd.config.sections.titles import TitlesSection
 from kheishd.kernel.runtime import RouteSpec
 from kheishd.objects.talk import session
 from kheishd.workers.runs.worker import RunWorker
-from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, Titles
+from kheishd.workers.titles import MAX_AT_ONCE, MAX_RUNS, TitleWorker
 from protocol.budget import Cost, Prices
 from protocol.events.session import SessionRenamed
 from protocol.objects.session import SessionRename
@@ -24,62 +24,59 @@ LOCAL = {"local": RouteSpec("local", "openai", "m")}
 
 
 @asynccontextmanager
-async def named(directory: Path, models: Scripted, **runtime: Any) -> AsyncIterator[Desk]:
-    """A desk whose conversations are named."""
+async def naming(directory: Path, models: Scripted, **runtime: Any) -> AsyncIterator[Desk]:
+    """A desk with a run worker and a title worker."""
     fields: dict[str, Any] = {"routes": LOCAL, "default_route": "local", "titles": TitlesSection(auto=True)}
     async with open_desk(directory, models, **(fields | runtime)) as desk, trio.open_nursery() as nursery:
-        titles = Titles(desk.state, desk.holder)
-        worker = RunWorker(desk.state, desk.live, desk.holder, put_down=titles.consider)
+        titles = TitleWorker(desk.services)
         await nursery.start(titles.serve)
-        await nursery.start(worker.serve)
+        await nursery.start(RunWorker(desk.services, on_release=titles.consider).serve)
         yield desk
         nursery.cancel_scope.cancel()
 
 
-def titled(text: str = "Sailing a small boat") -> Scripted:
-    """Models that give conversations this title."""
+def titling(text: str = "Sailing a small boat") -> Scripted:
+    """Models that give every session this title."""
     return Scripted(summaries=[lambda request: says(text)])
 
 
-async def title(desk: Desk, session_id: str) -> str | None:
-    """A session's title, once everything has come to rest."""
+async def final_title(desk: Desk, session_id: str) -> str | None:
+    """Return a session's title once every task is idle."""
     await wait_all_tasks_blocked()
     return desk.session(session_id).title
 
 
-async def test_a_conversation_is_named_after_its_first_answer(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """By the model that answered, once; what it took is counted."""
-    models = titled()
-    async with named(tmp_path, models) as desk:
+async def test_a_session_is_named_after_its_first_answer(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The model that answered names the session, once, and the usage of the call is counted."""
+    models = titling()
+    async with naming(tmp_path, models) as desk:
         session_id = (await desk.ask("How do I sail?")).session_id
-        assert await title(desk, session_id) == "Sailing a small boat"
+        assert await final_title(desk, session_id) == "Sailing a small boat"
         (request,) = models.summed
         assert (request.purpose, request.pinned.model, request.tools) == ("title", "m", ())
         assert "User: How do I sail?" in text_of(request.messages[0].items)
         assert "Agent: You said: How do I sail?" in text_of(request.messages[0].items)
         assert desk.session(session_id).usage == Usage(1, 1) + Usage(1, 1)
         ((envelope, _),) = [
-            found for found in desk.journal(session_id) if isinstance(found[1], SessionRenamed)
+            entry for entry in desk.journal(session_id) if isinstance(entry[1], SessionRenamed)
         ]
         assert (envelope.actor, envelope.run_id) == ("daemon", None)
         await desk.ask("And a large one?")
         assert len(models.summed) == 1
 
 
-async def test_nobody_waits_for_a_title(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """The next run goes on meanwhile; a title that somebody gave meanwhile stays."""
+async def test_a_title_delays_no_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The next run starts before the title is there; a title that a client set meanwhile stays."""
     gate = Gate("", "Sailing")
     models = Scripted(summaries=[gate])
-    async with named(tmp_path, models) as desk:
+    async with naming(tmp_path, models) as desk:
         session_id = (await desk.ask("one")).session_id
         await gate.reached.wait()
         assert (await desk.ask("two")).status == "completed"
         assert len(models.summed) == 1
         await desk.do(session.rename, SessionRename(session_id=session_id, title="Mine"))
         gate.opened.set()
-        assert await title(desk, session_id) == "Mine"
+        assert await final_title(desk, session_id) == "Mine"
 
 
 @pytest.mark.parametrize(
@@ -91,11 +88,11 @@ async def test_nobody_waits_for_a_title(tmp_path: Path, autojump_clock: MockCloc
     ],
     ids=["a failure", "no title", "no answer"],
 )
-async def test_where_it_fails_nothing_is_said(
+async def test_a_failure_is_silent_and_retried_a_few_times(
     tmp_path: Path, autojump_clock: MockClock, models: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is tried again after the next runs, and then no more."""
-    async with named(tmp_path, models) as desk:
+    """Each of the first few runs tries to name the session; later runs do not."""
+    async with naming(tmp_path, models) as desk:
         for number in range(MAX_RUNS + 2):
             session_id = (await desk.ask(str(number))).session_id
             await wait_all_tasks_blocked()
@@ -106,11 +103,11 @@ async def test_where_it_fails_nothing_is_said(
     assert caplog.messages == []
 
 
-async def test_few_are_named_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """More than a few have no title yet; their next answer brings one."""
+async def test_few_sessions_are_named_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A session beyond the limit stays untitled until its next answer."""
     gate = Gate("", "Sailing")
     models = Scripted(summaries=[gate])
-    async with named(tmp_path, models) as desk:
+    async with naming(tmp_path, models) as desk:
         for number in range(MAX_AT_ONCE + 2):
             sent = await desk.ask("hello", sender=f"sender {number}")
         await wait_all_tasks_blocked()
@@ -119,14 +116,14 @@ async def test_few_are_named_at_once(tmp_path: Path, autojump_clock: MockClock) 
         await wait_all_tasks_blocked()
         assert desk.session(sent.session_id).title is None
         await desk.ask("again", sender=f"sender {MAX_AT_ONCE + 1}")
-        assert await title(desk, sent.session_id) == "Sailing"
+        assert await final_title(desk, sent.session_id) == "Sailing"
 
 
-async def test_who_is_not_named(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A session with a title, one whose run failed, one of the offline stand-in, and all if it is off."""
-    models = titled()
+async def test_some_sessions_are_not_named(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A failed run, the offline model and a disabled configuration lead to no title."""
+    models = titling()
     models.to["fail"] = lambda request: fails("unauthorized", retryable=False)
-    async with named(tmp_path / "a", models) as desk:
+    async with naming(tmp_path / "a", models) as desk:
         await desk.ask("fail")
         await wait_all_tasks_blocked()
         assert models.summed == []
@@ -134,20 +131,20 @@ async def test_who_is_not_named(tmp_path: Path, autojump_clock: MockClock) -> No
         "routes": {"offline": RouteSpec("offline", "offline", "m")},
         "default_route": "offline",
     }
-    for number, other in enumerate((offline, {"titles": TitlesSection()})):
-        async with named(tmp_path / str(number), models, **other) as desk:
-            assert await title(desk, (await desk.ask("hello")).session_id) is None
+    for number, runtime in enumerate((offline, {"titles": TitlesSection()})):
+        async with naming(tmp_path / str(number), models, **runtime) as desk:
+            assert await final_title(desk, (await desk.ask("hello")).session_id) is None
             assert models.summed == []
 
 
-async def test_a_damaged_record_is_somebody_elses_to_find(
+async def test_an_unreadable_or_missing_run_is_ignored(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing comes of a run that cannot be read, or is not there."""
-    async with named(tmp_path, titled()) as desk:
+    """The title worker neither raises nor logs anything about a damaged store."""
+    async with naming(tmp_path, titling()) as desk:
         sent = await desk.ask("hello")
         await wait_all_tasks_blocked()
-        titles = Titles(desk.state, desk.holder)
+        titles = TitleWorker(desk.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(titles.serve)
             titles.consider("run_none")
@@ -157,11 +154,11 @@ async def test_a_damaged_record_is_somebody_elses_to_find(
     assert caplog.messages == []
 
 
-async def test_what_a_title_costs_is_counted(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """With the session that has it, at the prices of the run it was asked with."""
+async def test_the_cost_of_a_title_is_counted(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The session bears the cost, at the prices that its run pinned."""
     prices = Prices(currency="USD", input=3_000_000, output=4_000_000)
     routes = {"local": RouteSpec("local", "openai", "m", prices=prices)}
-    async with named(tmp_path, titled(), routes=routes) as desk:
+    async with naming(tmp_path, titling(), routes=routes) as desk:
         session_id = (await desk.ask("How do I sail?")).session_id
-        assert await title(desk, session_id) == "Sailing a small boat"
+        assert await final_title(desk, session_id) == "Sailing a small boat"
         assert desk.session(session_id).costs == [Cost(2 * (3 + 4), "USD")]

@@ -79,7 +79,7 @@ class Root:
 
         Errors: OSError; ToolError if a link is on the way.
         """
-        descriptor = _descend(self.descriptor, _names_of(path), 0o777 if make else None)
+        descriptor = _descend(self.descriptor, names_of(path), 0o777 if make else None)
         try:
             yield descriptor
         finally:
@@ -120,7 +120,7 @@ def open_root(workspace: str) -> Iterator[Root]:
     with explain_errors(f"the workspace {workspace}"):
         above = os.open("/", _WALK)
         try:
-            descriptor = _descend(above, _names_of(workspace.strip("/") or ROOT), 0o700, "/")
+            descriptor = _descend(above, names_of(workspace.strip("/") or ROOT), 0o700, "/")
         finally:
             os.close(above)
     try:
@@ -158,7 +158,8 @@ def sync_directory(directory: int) -> None:
             os.close(descriptor)
 
 
-def _names_of(path: str) -> list[str]:
+def names_of(path: str) -> list[str]:
+    """Return the names of a relative path; none for the root."""
     return [] if path == ROOT else path.split("/")
 
 

@@ -19,7 +19,7 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from kheishd.core.task import brief
+from kheishd.core.task import abbreviate
 from kheishd.hooks.os.shell.command import Workdir, open_workdir, prepare_command, shell_argv
 from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
 from kheishd.hooks.os.shell.process import (
@@ -229,19 +229,7 @@ class Bash(SubHook):
             collector = OutputCollector(spool, call.stream)
             timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
             end = await _perform(call, command, collector, timeout_s)
-            result = BashResult(
-                command=truncate_middle(arguments.command, MAX_ECHO_BYTES),
-                workdir=truncate_middle(workdir.path, MAX_ECHO_BYTES),
-                exit_code=exit_code_of(end, collector),
-                success=end is not None and end.code == 0,
-                timed_out=end is None,
-                sandboxed=boxed,
-                stdout="",
-                stderr="",
-                stdout_truncated=False,
-                stderr_truncated=False,
-                note=note_of(end, timeout_s, spool),
-            )
+            result = result_of(arguments.command, workdir.path, boxed, timeout_s, end, collector, spool)
             return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
         finally:
             with trio.CancelScope(shield=True):
@@ -297,30 +285,47 @@ async def _perform(
     return end
 
 
-def exit_code_of(end: CommandEnd | None, collector: OutputCollector) -> int | None:
-    """Return the exit code; None after a timeout. Errors: ToolError if it never ran, or it is unknown."""
-    if end is None or end.code is not None:
-        return None if end is None else end.code
-    if end.unboxed:
-        problem, _ = collector.stderr.text(MAX_PROBLEM_BYTES)
-        raise ToolError(
-            f"the command did not run, because its sandbox could not be set up: {problem.strip()}"
-        )
-    raise ToolError(
-        "the exit code of the command is unknown, because its keeper was killed; "
-        "nothing of it runs any more, but check its effects"
-    )
+def result_of(
+    command: str,
+    workdir: str,
+    boxed: bool,
+    timeout_s: float,
+    end: CommandEnd | None,
+    collector: OutputCollector,
+    spool: Spool,
+) -> BashResult:
+    """Return the result, still without the output.
 
-
-def note_of(end: CommandEnd | None, timeout_s: float, spool: Spool) -> str | None:
-    """Return the note of a result: a timeout, lost output."""
+    Errors: ToolError if the command never ran, or its end is unknown.
+    """
     notes = []
     if end is None:
         notes.append(f"stopped after {timeout_s:g} s; do less at once, or give a longer timeout_s")
+    elif end.unboxed:
+        problem, _ = collector.stderr.text(MAX_PROBLEM_BYTES)
+        note = "the command did not run, because its sandbox could not be set up"
+        raise ToolError(f"{note}: {problem.strip()}")
+    elif end.code is None:
+        raise ToolError(
+            "the exit code of the command is unknown, because its keeper was killed; "
+            "nothing of it runs any more, but check its effects"
+        )
     if spool.dropped:
         reason = spool.problem or "it exceeded the limit"
         notes.append(f"{spool.dropped} bytes of the output are lost: {reason}")
-    return "; ".join(notes) or None
+    return BashResult(
+        command=truncate_middle(command, MAX_ECHO_BYTES),
+        workdir=truncate_middle(workdir, MAX_ECHO_BYTES),
+        exit_code=None if end is None else end.code,
+        success=end is not None and end.code == 0,
+        timed_out=end is None,
+        sandboxed=boxed,
+        stdout="",
+        stderr="",
+        stdout_truncated=False,
+        stderr_truncated=False,
+        note="; ".join(notes) or None,
+    )
 
 
 def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> Outcome:
@@ -349,7 +354,7 @@ def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *
     _require_text(context.workspace)
     event = TaskCreated(
         task_id=context.state.new_id(ids.TASK),
-        title=brief(arguments.description) or brief(arguments.command),
+        title=abbreviate(arguments.description) or abbreviate(arguments.command),
         kind="shell",
         owner=context.run.guest or context.run.agent,
         shell=ShellCommand(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kheishd.core.contract import Checked, instruction
+from kheishd.core.contract import AnswerCheck, format_instruction
 from kheishd.core.run.answers import owed
 from kheishd.core.run.commands import Answered, Ask, Cancel, Command, Release, Start, Steer
 from kheishd.core.run.due import AskModel, JudgeCalls, due
@@ -36,13 +36,15 @@ def says(
     text: str = "done", *, problem: str | None = None, stop_reason: str = "end", cut: bool = False
 ) -> Answered:
     """An answer of text, as the worker found it: with what is wrong with it."""
-    return Answered([Text(text)], Usage(3, 2), stop_reason, "m", cut=cut, checked=Checked(SCHEMA, problem))
+    return Answered(
+        [Text(text)], Usage(3, 2), stop_reason, "m", cut=cut, checked=AnswerCheck(SCHEMA, problem)
+    )
 
 
 def calls(*names: str) -> Answered:
     """An answer that asks for tools."""
     items: list[Item] = [ToolCall(f"call_{number}", name, {}) for number, name in enumerate(names)]
-    return Answered(items, Usage(1, 1), "tool_calls", "m", checked=Checked(SCHEMA))
+    return Answered(items, Usage(1, 1), "tool_calls", "m", checked=AnswerCheck(SCHEMA))
 
 
 def then(machine: Machine, *commands: Command) -> Machine:
@@ -79,7 +81,7 @@ def test_an_answer_that_does_not_fit_is_to_be_mended() -> None:
     assert isinstance(event, MessageAppended)
     assert (event.message.role, event.follow_up, event.item_id) == ("user", "output_contract", "itm_1.again")
     assert "$: wrong" in last_said(machine)
-    assert instruction(SCHEMA) in last_said(machine)
+    assert format_instruction(SCHEMA) in last_said(machine)
     assert (machine.run.status, machine.run.follow_up) == ("running", "output_contract")
     assert due(machine.run, machine.pinned, 0, held=True) == AskModel()
     then(machine, says())

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpcore2
@@ -10,9 +11,8 @@ import trio
 import trustme
 
 from kheishd.hooks.web import fetch as fetching
-from kheishd.hooks.addresses import Address, is_public
-from kheishd.hooks.web.fetch import Page, fetch
-from kheishd.hooks.web.urls import read
+from kheishd.hooks.web.fetch import Forbidden, Page, PinnedBackend, _interleave, fetch
+from kheishd.hooks.web.urls import Address, is_public, parse_url
 from kheishd.kernel.hook import ToolError
 from protocol import __version__
 from protocol.limits.web import MAX_WEB_BODY_BYTES
@@ -34,7 +34,7 @@ async def web() -> AsyncIterator[WebServer]:
 
 async def fetched(url: str, secure: ssl.SSLContext | None = None) -> Page:
     """A page from this machine."""
-    return await fetch(read(url), loopback, secure or httpcore2.default_ssl_context())
+    return await fetch(parse_url(url), loopback, secure or httpcore2.default_ssl_context())
 
 
 async def test_a_page(web: WebServer) -> None:
@@ -100,7 +100,7 @@ async def test_a_redirect_to_where_nothing_is_fetched_from(web: WebServer, locat
 async def test_a_redirect_that_leads_nowhere(web: WebServer) -> None:
     """What is no URL to fetch is refused; one without a location is a page."""
     web.answers["/"] = redirect("file:///etc/passwd")
-    with pytest.raises(ToolError, match="leads to where nothing is fetched from: only http"):
+    with pytest.raises(ToolError, match="redirects to a URL that is not fetched: only http"):
         await fetched(web.url())
     web.answers["/page"] = answer(b"choose", status=302)
     assert (await fetched(web.url("/page"))).body == b"choose"
@@ -111,7 +111,7 @@ async def test_nothing_private(web: WebServer) -> None:
     trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"]))
     for host in ("127.0.0.1", "example"):
         with pytest.raises(ToolError, match="is not on the public internet"):
-            await fetch(read(web.url(host=host)), is_public, httpcore2.default_ssl_context())
+            await fetch(parse_url(web.url(host=host)), is_public, httpcore2.default_ssl_context())
     assert web.requests == []
 
 
@@ -182,7 +182,7 @@ async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
         ("image/png", b"x", "is image/png; only text, JSON and XML"),
         ("application/octet-stream", b"x", "is application/octet-stream; only"),
         ("application/pdf; charset=utf-8", b"x", "is application/pdf; only"),
-        ("", b"\x7fELF\0", "is no text"),
+        ("", b"\x7fELF\0", "is not text"),
     ],
 )
 async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, why: str) -> None:
@@ -195,7 +195,7 @@ async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, why: s
 async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
     """It was not asked for, and may be a thousand times as long."""
     web.answers["/"] = answer(b"\x1f\x8b", content_encoding="gzip")
-    with pytest.raises(ToolError, match="answers with gzip, though it was asked for what is not packed"):
+    with pytest.raises(ToolError, match="answers in the encoding gzip, though identity was requested"):
         await fetched(web.url())
     web.answers["/same"] = answer(b"same", content_encoding="identity")
     assert (await fetched(web.url("/same"))).body == b"same"
@@ -230,7 +230,7 @@ async def test_nobody_there() -> None:
 
 async def test_a_server_that_takes_its_time(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything together has one limit, however it is spread."""
-    monkeypatch.setattr(fetching, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(fetching, "MAX_FETCH_SECONDS", 0.2)
 
     async def slow(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")
@@ -261,3 +261,96 @@ async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.Mon
             await fetched(web.url(host="other"), trusting)
         page = await fetched(web.url("/down", host="example"), trusting)
         assert (page.body, page.downgraded) == (b"plain", True)
+
+
+# Connections: what was checked is what is connected to.
+
+
+async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:
+    """The port of a server that greets."""
+
+    async def greet(stream: trio.SocketStream) -> None:
+        await stream.send_all(stream.socket.getsockname()[0].encode())
+
+    [listener] = await trio.open_tcp_listeners(0, host=host)
+    nursery.start_soon(trio.serve_listeners, greet, [listener])
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def greeting(backend: PinnedBackend, host: str, port: int) -> bytes:
+    """What is said by whoever a connection leads to."""
+    stream = await backend.connect_tcp(host, port)
+    try:
+        return await stream.read(100)
+    finally:
+        await stream.aclose()
+
+
+async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
+    """Its answer is what is checked and what is connected to: a second one would not be asked for."""
+    port = await listening(nursery)
+    names = Names(example=["127.0.0.2"])
+    trio.socket.set_custom_hostname_resolver(names)
+    checked: list[str] = []
+
+    def allowed(address: Address) -> bool:
+        checked.append(str(address))
+        names.answers["example"] = ["127.0.0.1"]
+        return True
+
+    with pytest.raises(httpcore2.ConnectError):
+        await greeting(PinnedBackend(allowed), "example", port)
+    assert (checked, names.asked) == (["127.0.0.2"], ["example"])
+    assert await greeting(PinnedBackend(allowed), "example", port) == b"127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "answers", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["10.0.0.1", "8.8.8.8"]]
+)
+async def test_one_forbidden_address_is_enough(answers: list[str]) -> None:
+    """Whoever mixes them has a reason to; nothing is connected to, not even what is allowed."""
+    trio.socket.set_custom_hostname_resolver(Names(example=answers))
+    with pytest.raises(Forbidden, match=r"^example is .*, which is not on the public internet$"):
+        await PinnedBackend(is_public).connect_tcp("example", 1)
+
+
+async def test_an_address_is_looked_at_like_a_name() -> None:
+    """Also if it was written in a way that only the system understands."""
+    with pytest.raises(Forbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
+        await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
+    for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
+        with pytest.raises(Forbidden, match="127"):
+            await PinnedBackend(is_public).connect_tcp(host, 1)
+
+
+async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
+    """Where nobody listens at the first; and both families have their turn."""
+    port = await listening(nursery)
+    names = Names(example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
+    trio.socket.set_custom_hostname_resolver(names)
+    assert await greeting(PinnedBackend(loopback), "example", port) == b"127.0.0.1"
+
+
+async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
+    """A name with a hundred addresses is given up after a few."""
+    port = await listening(nursery)
+    many = [f"127.0.1.{number}" for number in range(1, 100)]
+    trio.socket.set_custom_hostname_resolver(Names(example=[*many, "127.0.0.1"]))
+    with pytest.raises(httpcore2.ConnectError):
+        await PinnedBackend(loopback).connect_tcp("example", port)
+
+
+async def test_families_take_turns() -> None:
+    """One of each, in the order of the answer."""
+    four, six = (list(map(ip_address, each)) for each in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
+    assert _interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+
+
+async def test_a_name_that_nobody_knows() -> None:
+    """It is said."""
+    trio.socket.set_custom_hostname_resolver(Names(empty=[]))
+    with pytest.raises(httpcore2.ConnectError, match="nobody: Name or service not known"):
+        await PinnedBackend(is_public).connect_tcp("nobody", 1)
+    with pytest.raises(httpcore2.ConnectError, match="empty has no address"):
+        await PinnedBackend(is_public).connect_tcp("empty", 1)

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kheishd.hooks.addresses import Address
-from kheishd.hooks.web.tools import WebFetch
+from kheishd.hooks.web.tools import FetchPage, WebFetch
+from kheishd.hooks.web.urls import Address
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.web import MAX_WEB_BODY_BYTES
@@ -38,7 +38,7 @@ def tool() -> WebFetch:
 
 def use_of(tool: WebFetch, url: str) -> Invocation:
     """A call."""
-    return Invocation(place_at(Path("/")), "call_1", tool.tools[0], {"url": url})
+    return Invocation(place_at(Path("/")), "call_1", tool.web_fetch, FetchPage(url=url))
 
 
 async def outcome(tool: WebFetch, url: str) -> Outcome:
@@ -82,7 +82,7 @@ async def test_a_long_page(tool: WebFetch, web: WebServer) -> None:
     assert decoded["truncated"]
     assert decoded["bytes_read"] == MAX_WEB_BODY_BYTES
     assert decoded["body"].startswith("begin\x01")
-    assert decoded["note"] == f"{NOTE}; body is only the beginning; 128 KiB at most are read"
+    assert decoded["note"] == f"{NOTE}; body is only the beginning; at most 128 KiB are read"
     assert told.full_output == b"begin" + b"\x01" * (MAX_WEB_BODY_BYTES - 5)
 
 
@@ -129,17 +129,19 @@ async def test_what_rules_and_people_see(tool: WebFetch) -> None:
     """Rules match the host as it is asked; people see the URL as it is fetched."""
     use = use_of(tool, "HTTPS://Bücher.Example:8080/grün#part")
     assert tool.subject(use) == "xn--bcher-kva.example"
-    assert (await tool.preview(use)).text == "fetch https://xn--bcher-kva.example:8080/gr%C3%BCn"
+    preview = await tool.preview(use)
+    assert preview is not None
+    assert preview.text == "fetch https://xn--bcher-kva.example:8080/gr%C3%BCn"
     assert await tool.evidence(use) == {"host": "xn--bcher-kva.example"}
 
 
 async def test_what_cannot_be_fetched(tool: WebFetch) -> None:
     """It is refused before anybody is asked or any rule is looked at, which it might not match."""
     use = use_of(tool, "http://user@example.org/")
-    with pytest.raises(ToolError, match="no place for a user"):
+    with pytest.raises(ToolError, match="URL with a user"):
         tool.subject(use)
     for refused in (tool.preview, tool.dispatch):
-        with pytest.raises(ToolError, match="no place for a user"):
+        with pytest.raises(ToolError, match="URL with a user"):
             await refused(use)
 
 

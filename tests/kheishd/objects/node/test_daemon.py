@@ -95,7 +95,7 @@ async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
 
 async def test_daemon_config_ok(tmp_path: Path) -> None:
     """What is in force, its generation and where it was read."""
-    async with rpc_server(tmp_path, HANDLERS, control=Control(), runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, control=Control(), runtimes=runtime()) as server:
         found = await (await server.connect()).call("daemon.config")
     assert (found["generation"], found["path"]) == (3, "/h/config.toml")
     assert found["config"] == to_builtins(Config(default_agent="writer"))

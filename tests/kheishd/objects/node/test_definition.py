@@ -22,7 +22,7 @@ def runtime() -> Runtime:
 
 async def test_definition_list_ok(tmp_path: Path) -> None:
     """By name; pages join without a gap; null lists are everything and left out, empty ones are shown."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         first = await client.call("definition.list", limit=2)
         second = await client.call("definition.list", limit=2, after=first["next"])
@@ -35,7 +35,7 @@ async def test_definition_list_ok(tmp_path: Path) -> None:
 
 async def test_definition_get_ok(tmp_path: Path) -> None:
     """One agent, with where it comes from and its instructions' digest."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         found = await (await server.connect()).call("definition.get", name="reviewer")
     assert (found["instructions"], found["source"], found["path"]) == (
         "Review.",
@@ -47,7 +47,7 @@ async def test_definition_get_ok(tmp_path: Path) -> None:
 
 async def test_definition_get_agent_not_found(tmp_path: Path) -> None:
     """The refusal names the agent and the field."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         with pytest.raises(AgentNotFound, match="'nobody'") as refused:
             await client.call("definition.get", name="nobody")
@@ -57,7 +57,7 @@ async def test_definition_get_agent_not_found(tmp_path: Path) -> None:
 async def test_a_token_sees_only_its_agents(tmp_path: Path) -> None:
     """For a token that covers one agent there are no others, listed or asked for."""
     tcp = TcpListen("127.0.0.1", 0)
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime, tcp=tcp) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime(), tcp=tcp) as server:
         _, secret = await server.token(agents=["writer"])
         client = await server.connect_websocket(secret)
         listed = await client.call("definition.list")

@@ -58,7 +58,7 @@ async def add(server: RpcServer, count: int, session_id: str = "ses_1", title: s
 
 def limit(server: RpcServer, caller: Caller = LIMITED) -> None:
     """From now on every connection is this caller's."""
-    for connection in server.server.connected():
+    for connection in server.server.list_connections():
         connection.caller = caller
 
 

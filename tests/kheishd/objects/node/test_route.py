@@ -6,7 +6,7 @@ import pytest
 
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.node.route import HANDLERS
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from protocol.budget import Prices
 from protocol.errors.route import RouteNotFound
 from tests.support.rpc_server import rpc_server
@@ -27,13 +27,13 @@ def runtime() -> Runtime:
     return make_runtime(
         routes={route.route_id: route for route in routes},
         default_route="ready",
-        models=Models(environ={"A_KEY": SECRET}),
+        models=ProviderCaller(environ={"A_KEY": SECRET}),
     )
 
 
 async def test_route_list_ok(tmp_path: Path) -> None:
     """By id; pages join without a gap; the default one is marked."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         first = await client.call("route.list", limit=2)
         second = await client.call("route.list", limit=2, after=first["next"])
@@ -45,7 +45,7 @@ async def test_route_list_ok(tmp_path: Path) -> None:
 
 async def test_route_get_ok(tmp_path: Path) -> None:
     """Everything but the credential, which is shown by its reference; and why it is not ready."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         ready = await client.call("route.get", route_id="ready")
         broken = await client.call("route.get", route_id="broken")
@@ -58,7 +58,7 @@ async def test_route_get_ok(tmp_path: Path) -> None:
 
 async def test_route_get_route_not_found(tmp_path: Path) -> None:
     """The refusal names the route and the field."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         with pytest.raises(RouteNotFound, match="'nowhere'") as refused:
             await client.call("route.get", route_id="nowhere")
@@ -67,7 +67,7 @@ async def test_route_get_route_not_found(tmp_path: Path) -> None:
 
 async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
     """As they are pinned; a price of nothing is a price."""
-    async with rpc_server(tmp_path, HANDLERS, runtime=runtime) as server:
+    async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         shown = await client.call("route.get", route_id="ready")
         assert shown["prices"] == {"currency": "EUR", "input": 1, "output": 2, "cached_input": 0}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from kheishd.core.token import digest_of, evolve
+from kheishd.core.token import evolve, hash_secret
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
 from kheishd.objects.node.token import MAX_NARROWED, as_shown, is_valid
@@ -60,7 +60,7 @@ def become(server: RpcServer, made: dict[str, Any]) -> None:
     """From now on every connection there is comes with this token."""
     token = made["token"]
     grant = token["grant"]
-    for connection in server.server.connected():
+    for connection in server.server.list_connections():
         connection.caller = Caller(
             f"token:{token['token_id']}",
             frozenset(grant["scopes"]),
@@ -99,10 +99,10 @@ async def test_token_create_ok(server: RpcServer, client: Client) -> None:
         "expires_at_ms": NOW_MS + 60_000,
     }
     with server.state.read() as store:
-        assert store.get(TOKENS_BY_DIGEST, digest_of(secret)) == token["token_id"]
+        assert store.get(TOKENS_BY_DIGEST, hash_secret(secret)) == token["token_id"]
         lines = b"".join(line for _, line in store.entries(DAEMON_STREAM))
     assert secret.encode() not in lines
-    assert digest_of(secret).encode() in lines
+    assert hash_secret(secret).encode() in lines
     record_is_the_fold(server)
 
 
@@ -312,7 +312,7 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
     listed = (await client.call("token.list"))["tokens"]
     assert [token["token_id"] for token in listed] == [other["token"]["token_id"]]
     with server.state.read() as store:
-        assert store.get(TOKENS_BY_DIGEST, digest_of(parent["secret"])) is None
+        assert store.get(TOKENS_BY_DIGEST, hash_secret(parent["secret"])) is None
         records = {key[0]: record.token for key, record in store.scan(TOKENS)}
         narrowed = records[child["token"]["token_id"]]
         assert not is_valid(store, narrowed, NOW_MS)

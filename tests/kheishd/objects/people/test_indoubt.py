@@ -184,7 +184,7 @@ async def test_indoubt_resolve_indoubt_already_resolved(house: Household) -> Non
     head = house.head()
     refusal = await house.refused("indoubt.resolve", indoubt_id=indoubt_id, outcome="done")
     assert type(refusal) is IndoubtAlreadyResolved
-    assert "settled as not done by uid:" in refusal.message
+    assert "resolved as not done by uid:" in refusal.message
     assert house.head() == head
 
 

@@ -9,19 +9,17 @@ from msgspec.structs import replace
 
 from kheishd.core.run.record import RunRecord
 from kheishd.objects.talk.contract import (
-    bound_input,
+    Schema,
     checked,
-    contracts_of,
-    schema_of,
-    schema_shown,
+    read_contracts,
+    read_schema,
     schema_text,
 )
 from kheishd.store.tables import BLOBS
 from protocol.contract import BoundContract, InputContract, OutputContract
-from protocol.errors.session import ContractInvalid, InputContractViolated, InputTooLarge
+from protocol.errors.session import ContractInvalid, InputTooLarge
 from protocol.limits.output import MAX_CONTRACT_BYTES
 from protocol.objects.session import Session, SessionCreate, SessionUpdate
-from protocol.transcript import AssetReference, InputItem, Text
 from tests.support.desk import Desk, open_desk
 from tests.support.machine import PINNED
 
@@ -49,21 +47,21 @@ RUN = RunRecord(
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     """A store in which the schema is kept."""
     async with open_desk(tmp_path) as desk:
-        await desk.state.update(schema_of(FLAG, "$").keep)
+        await desk.state.update(Schema.of(FLAG, "$").store)
         yield desk
 
 
-DIGEST = schema_of(FLAG, "$").digest
+DIGEST = Schema.of(FLAG, "$").digest
 
 
 async def test_a_schema_is_kept_once_and_as_it_was_given(desk: Desk) -> None:
     """By its digest; keys stay in their order, for that is how a model reads them."""
-    await desk.state.update(schema_of(FLAG, "$").keep)
+    await desk.state.update(Schema.of(FLAG, "$").store)
     assert desk.count(BLOBS) == 1
     with desk.state.read() as store:
         assert schema_text(store, DIGEST).startswith('{"type":"object","properties":')
-        assert schema_shown(store, DIGEST) == FLAG
-        assert schema_shown(store, None) is None
+        assert read_schema(store, DIGEST) == FLAG
+        assert read_schema(store, None) is None
         with pytest.raises(AssertionError):
             schema_text(store, "0" * 64)
 
@@ -79,7 +77,7 @@ async def test_a_schema_is_kept_once_and_as_it_was_given(desk: Desk) -> None:
 def test_a_schema_that_is_not_kept(schema: dict[str, Any], refusal: type[Exception]) -> None:
     """The refusal names where it was given."""
     with pytest.raises(refusal) as caught:
-        schema_of(schema, "$.params.output_contract.schema")
+        Schema.of(schema, "$.params.output_contract.schema")
     assert getattr(caught.value, "field", None) == "$.params.output_contract.schema"
 
 
@@ -89,38 +87,27 @@ def test_a_schema_that_nests_too_deep_is_no_contract() -> None:
     for _ in range(2_000):
         schema = {"type": "array", "items": schema}
     with pytest.raises(ContractInvalid):
-        schema_of(schema, "$")
+        Schema.of(schema, "$")
 
 
-async def test_contracts_of_a_session(desk: Desk) -> None:
-    """What is given is named and kept, what is null is cleared, what is absent is not there."""
+async def test_read_contracts_a_session(desk: Desk) -> None:
+    """A contract becomes a property and a schema to store; null unsets one, an absent one sets nothing."""
     params = SessionCreate(
         input_contract=InputContract(schema=FLAG),
         output_contract=OutputContract(schema={"type": "null"}, max_repairs=1),
     )
-    contracts = contracts_of(params)
-    assert await desk.state.update(contracts.keep) == {
+    contracts = read_contracts(params)
+    assert contracts.properties == {
         "input_contract": DIGEST,
-        "output_contract": BoundContract(digest=schema_of({"type": "null"}, "$").digest, max_repairs=1),
+        "output_contract": BoundContract(digest=Schema.of({"type": "null"}, "$").digest, max_repairs=1),
     }
-    assert desk.count(BLOBS) == 2
-    assert contracts_of(SessionUpdate(session_id="s")).named == {}
-    assert contracts_of(SessionUpdate(session_id="s", input_contract=None)).named == {"input_contract": None}
-    assert contracts_of(SessionCreate()).named == {"input_contract": None, "output_contract": None}
-
-
-async def test_what_is_said_is_written_in_one_way(desk: Desk) -> None:
-    """Texts become one, where the first of them was; what is no text stays where it is."""
-    picture = AssetReference("ast_1")
-    items: list[InputItem] = [picture, Text('```json\n{"ok":'), picture, Text(" true}\n```")]
-    bound = replace(SESSION, input_contract=DIGEST)
-    with desk.state.read() as store:
-        assert bound_input(store, bound, items) == [picture, Text('{"ok":true}'), picture]
-        assert bound_input(store, SESSION, items) == items
-        with pytest.raises(InputContractViolated, match=r"\$\.ok"):
-            bound_input(store, bound, [Text('{"ok": 1}')])
-        with pytest.raises(InputContractViolated):
-            bound_input(store, bound, [picture])
+    assert [schema.digest for schema in contracts.schemas] == [
+        DIGEST,
+        contracts.properties["output_contract"].digest,
+    ]
+    assert read_contracts(SessionUpdate(session_id="s")).properties == {}
+    cleared = SessionUpdate(session_id="s", input_contract=None)
+    assert read_contracts(cleared).properties == {"input_contract": None}
 
 
 async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:

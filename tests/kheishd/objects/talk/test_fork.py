@@ -124,9 +124,9 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
     for cursor, line in lines:
         transcript.fold(decode_envelope(line), decode_event(line))
         branch = await fork(house, sent["session_id"], at=cursor)
-        branched = Transcript(transcript.cursor, list(transcript.placed))
+        branched = Transcript(transcript.cursor, list(transcript.entries))
         branched.calls, branched.results = dict(transcript.calls), dict(transcript.results)
-        branched.said = list(transcript.said)
+        branched.pending = list(transcript.pending)
         branched.fold(Envelope(cursor=cursor + 1, at_ms=0), SessionCreated(agent="default"))
         reading = TranscriptReader(house.state, branch["session_id"])
         assert (await reading.transcript()).messages == branched.messages

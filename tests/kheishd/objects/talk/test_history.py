@@ -1,8 +1,11 @@
 """A session's messages as people read them."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 
-from kheishd.objects.talk.history import history_of
+from kheishd.objects.talk.history import read_history
 from kheishd.store.environment import Transaction
 from kheishd.store.writer import Store
 from protocol.errors.rpc import InvalidParams
@@ -10,9 +13,20 @@ from protocol.events.call import ToolReturned
 from protocol.events.run import InputReceived, MessageAppended, RunStarted, Steered
 from protocol.events.session import SessionCreated, TranscriptImported
 from protocol.journal.line import JournalEvent
-from protocol.objects.session import Order
+from protocol.objects.session import Order, Session, SessionHistoryParams
 from protocol.transcript import Message, Text, ToolCall, ToolResult, Usage, text_of
+from tests.support.household import (
+    Household,
+    household,
+    pages,
+    require_conversation_not_found,
+    require_limited,
+    require_sender_invalid,
+    require_session_not_found,
+)
 from tests.support.stores import NOW_MS, update
+
+SESSION = Session(session_id="ses", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
 
 EVENTS: tuple[JournalEvent, ...] = (
     SessionCreated(agent="default"),
@@ -47,7 +61,7 @@ def told(store: Store) -> Store:
 def test_every_message_says_where_it_stands_and_what_it_cost(told: Store) -> None:
     """Cursor, time, run, item, sender, reason to stop, usage; only messages, and only of this session."""
     with told.read() as snapshot:
-        page = history_of(snapshot, "ses", None, 50, "oldest")
+        page = read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses"))
     imported, asked, called, steered, failed, returned, answered = page.messages
     assert page.next is None
     assert (imported.message.role, imported.cursor, imported.at_ms) == ("user", 4, NOW_MS)
@@ -67,7 +81,11 @@ def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) ->
     after = None
     while True:
         with told.read() as snapshot:
-            page = history_of(snapshot, "ses", after, limit, order)
+            page = read_history(
+                snapshot,
+                SESSION,
+                SessionHistoryParams(session_id="ses", after=after, limit=limit, order=order),
+            )
         found += [text_of(message.message.items) for message in page.messages]
         after = page.next
         if after is None:
@@ -79,4 +97,64 @@ def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) ->
 def test_a_page_begins_only_where_one_ended(told: Store) -> None:
     """Anything else is refused by its path."""
     with told.read() as snapshot, pytest.raises(InvalidParams):
-        history_of(snapshot, "ses", "x", 50, "oldest")
+        read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses", after="x"))
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with tokens."""
+    async with household(tmp_path, work=False, tcp=True) as house:
+        yield house
+
+
+async def test_conversation_history_ok(house: Household) -> None:
+    """The messages of the address, from either end, page by page."""
+    for text in ("one", "two"):
+        await house.ask(text)
+    texts = ["one", "You said: one", "two", "You said: two"]
+    for order, expected in (("oldest", texts), ("newest", texts[::-1])):
+        for limit in (1, 3, 50):
+            rows = await pages(house.client, "conversation.history", "messages", order=order, limit=limit)
+            assert [row["message"]["items"][0]["text"] for row in rows] == expected
+
+
+async def test_conversation_history_conversation_not_found(idle: Household) -> None:
+    """Nobody has spoken there yet."""
+    await require_conversation_not_found(idle, "conversation.history")
+
+
+async def test_conversation_history_agent_forbidden(idle: Household) -> None:
+    """The token covers another agent."""
+    await require_limited(idle, "conversation.history")
+
+
+async def test_conversation_history_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender."""
+    await require_limited(idle, "conversation.history")
+
+
+async def test_conversation_history_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    await require_sender_invalid(idle, "conversation.history")
+
+
+async def test_session_history_ok(house: Household) -> None:
+    """Every message with its run, its sender and its cost."""
+    sent = await house.ask("one", sender="ann")
+    page = await house.call("session.history", session_id=sent["session_id"])
+    question, answer = page["messages"]
+    assert (question["sender"], question["run_id"]) == ("ann", sent["run_id"])
+    assert (answer["stop_reason"], answer["usage"]["input_tokens"]) == ("end", 1)
+    assert page["next"] is None
+
+
+async def test_session_history_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    await require_session_not_found(idle, "session.history")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kheishd.objects.talk.lineage import Stretch, entries_of, lineage
+from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
@@ -42,7 +42,7 @@ def family(store: Store) -> Store:
     return store
 
 
-THREE = [Stretch("one", 2), Stretch("two", 7), Stretch("three", None)]
+THREE = [Segment("one", 2), Segment("two", 7), Segment("three", None)]
 SEEN = [
     ("one", 1),
     ("one", 2),
@@ -56,7 +56,7 @@ SEEN = [
 
 
 def seen(
-    store: Store, stretches: list[Stretch], after: int = 0, *, reverse: bool = False
+    store: Store, stretches: list[Segment], after: int = 0, *, reverse: bool = False
 ) -> list[tuple[str, int]]:
     """Where the entries of a lineage stand."""
     with store.read() as snapshot:
@@ -68,7 +68,7 @@ def test_a_lineage_begins_with_the_oldest(family: Store) -> None:
     """Each stretch ends where the next session branched off."""
     with family.read() as snapshot:
         assert lineage(snapshot, session("three", ForkOf("two", 7))) == THREE
-        assert lineage(snapshot, session("one")) == [Stretch("one", None)]
+        assert lineage(snapshot, session("one")) == [Segment("one", None)]
 
 
 @pytest.mark.parametrize("reverse", [False, True])

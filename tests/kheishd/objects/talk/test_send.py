@@ -1,173 +1,40 @@
 """Sending: what is pinned for a run, and what an input may be."""
 
-import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kheishd.config.sections.runs import RunsSection
-from kheishd.kernel.runtime import RouteSpec
-from kheishd.objects.talk.send import input_items, require_storable
-from kheishd.store.tables import BLOBS
-from protocol.budget import Prices
-from protocol.errors.route import RouteNotFound
-from protocol.errors.rpc import InvalidParams
-from protocol.errors.session import InputTooLarge
+from kheishd.store.tables import CONVERSATIONS, RUNS
+from protocol.errors.conversation import SenderForbidden, SenderInvalid
+from protocol.errors.definition import AgentForbidden, AgentNotFound
+from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.rpc import IdempotencyConflict, InvalidParams, NotSupported
+from protocol.errors.session import (
+    ContractInvalid,
+    InputContractViolated,
+    InputTooLarge,
+    QueueFull,
+    SessionAlreadyEnded,
+    SessionNotFound,
+    WorkspaceForbidden,
+)
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.limits.names import MAX_METADATA_BYTES
+from protocol.limits.rpc import MAX_SUBSCRIPTIONS
 from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS
-from protocol.objects.conversation import ConversationSend
-from protocol.transcript import AssetReference, Text
-from tests.support.household import AGENTS, Household, agent, household
+from tests.support.desk import says
+from tests.support.household import AGENTS, Household, agent, household, refused
 from tests.support.runtimes import make_runtime
-
-ROUTED = agent("routed", "route: local\nmodel: special\nmax_turns: 7\nworkspace: /own", "Work.")
 
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon whose runs stay queued, with an agent that names its route and model."""
-    async with household(tmp_path, work=False, definitions={**AGENTS, "routed": ROUTED}) as house:
+    async with household(tmp_path, work=False, tcp=True) as house:
         yield house
-
-
-async def pinned(house: Household, **params: Any) -> Any:
-    """What is pinned for a run that is sent so."""
-    sent = await house.send(**params)
-    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
-
-
-async def in_session(house: Household, *, created: dict[str, Any], **params: Any) -> Any:
-    """What is pinned for a run in a session made so."""
-    made = await house.call("session.create", **created)
-    sent = await house.call("session.send", session_id=made["session_id"], content="x", **params)
-    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
-
-
-async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
-    """By value, and never a secret: the reference to it is a name."""
-    found = await pinned(idle, agent="routed")
-    assert found == {
-        "route": "local",
-        "driver": "openai",
-        "model": "special",
-        "base_url": "http://127.0.0.1:1/v1",
-        "options": {"temperature": 0},
-        "instructions_digest": hashlib.sha256(b"Work.").hexdigest(),
-        "workspace": "/own",
-        "max_turns": 7,
-        "generation": 1,
-        "max_continuations": 3,
-    }
-    with idle.state.read() as store:
-        assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."
-
-
-@pytest.mark.parametrize(
-    ("created", "params", "expected"),
-    [
-        ({}, {}, ("local", "special")),
-        ({}, {"model": "m"}, ("local", "m")),
-        ({}, {"route": "offline"}, ("offline", "offline")),
-        ({}, {"route": "offline", "model": "m"}, ("offline", "m")),
-        ({"model": "s"}, {}, ("local", "s")),
-        ({"route": "offline"}, {}, ("offline", "offline")),
-        ({"route": "offline", "model": "s"}, {}, ("offline", "s")),
-        ({"route": "offline", "model": "s"}, {"model": "m"}, ("offline", "m")),
-        ({"route": "offline", "model": "s"}, {"route": "local"}, ("local", "qwen3")),
-    ],
-)
-async def test_a_model_belongs_to_the_route_it_was_named_with(
-    idle: Household, created: dict[str, Any], params: dict[str, Any], expected: tuple[str, str]
-) -> None:
-    """The request before the session before the agent; another route's model is never taken along."""
-    found = await in_session(idle, created={"agent": "routed", **created}, **params)
-    assert (found["route"], found["model"]) == expected
-
-
-async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> None:
-    """All is left out, none is an empty list; a guest has none."""
-    assert "tools" not in await pinned(idle)
-    assert (await pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
-    narrowed = await in_session(idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}})
-    assert narrowed["tools"] == ["grep"]
-    assert (await in_session(idle, created={"scope": {"tools": []}}))["tools"] == []
-    assert (await pinned(idle, guest="reviewer"))["tools"] == []
-
-
-async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
-    """The agent's and the daemon's; none is no ceiling."""
-    for max_turns, expected in ((3, 3), (0, 7), (500, 7)):
-        limits = RunsSection(max_turns=max_turns)
-        agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
-        async with household(tmp_path / str(max_turns), work=False, runs=limits, **agents) as house:
-            assert (await pinned(house))["max_turns"] == expected
-
-
-PRICED = RouteSpec(
-    "offline",
-    "offline",
-    "offline",
-    prices=Prices(currency="USD", input=3_000_000, output=15_000_000),
-)
-
-
-async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
-    """The daemon, the agent and the request; what none of them limits is without limit."""
-    limits = RunsSection(max_tokens=500, max_work_s=60.0, max_cost=0.5)
-    spender = agent("spender", "max_tokens: 300\nmax_work_s: 90\nmax_cost: 2")
-    agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
-    routes: dict[str, Any] = {"routes": {"offline": PRICED}}
-    async with household(tmp_path, work=False, runs=limits, **agents, **routes) as house:
-        assert (await pinned(house))["budget"] == {
-            "max_tokens": 300,
-            "max_work_s": 60.0,
-            "max_cost_micros": 500_000,
-        }
-        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 0.25})
-        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost_micros": 250_000}
-        assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
-
-
-async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
-    """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
-    async with household(tmp_path, work=False, runs=RunsSection(max_cost=0.5)) as house:
-        refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
-        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
-        found = await pinned(house)
-        assert "budget" not in found
-        assert "prices" not in found
-
-
-async def test_what_a_conversation_costs(tmp_path: Path) -> None:
-    """Of each run and of its session, which is the sum of them."""
-    async with household(tmp_path, routes={"offline": PRICED}) as house:
-        first, second = await house.ask("one"), await house.ask("two")
-        cost = {"micros": 3 + 15, "currency": "USD"}
-        assert (first["cost"], second["cost"]) == (cost, cost)
-        run = await house.call("run.get", run_id=first["run_id"])
-        assert (run["cost"], run["usage"]) == (cost, {"input_tokens": 1, "output_tokens": 1})
-        view = await house.call("session.get", session_id=first["session_id"])
-        assert view["costs"] == [{"micros": 36, "currency": "USD"}]
-
-
-async def test_instructions_are_kept_once(idle: Household) -> None:
-    """However many runs use them."""
-    for _ in range(3):
-        await idle.send()
-    with idle.state.read() as store:
-        assert store.count(BLOBS) == 1
-
-
-async def test_an_agent_whose_route_is_gone_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """The refusal names the route."""
-    async with household(tmp_path, work=False, definitions={"routed": ROUTED}, routes={}) as house:
-        assert isinstance(
-            await house.refused("conversation.send", agent="routed", content="x"), RouteNotFound
-        )
-        assert house.sessions() == 0
 
 
 async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Path) -> None:
@@ -202,29 +69,435 @@ async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Pa
         assert len(answered["output"]) > MAX_ANSWER_BYTES - 100
 
 
-def test_what_was_said_is_items() -> None:
-    """Either content or items; empty ones and those of other kinds are refused."""
-    assert input_items(ConversationSend(content="x")) == [Text("x")]
-    assert input_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
-    for wrong in (
-        ConversationSend(),
-        ConversationSend(content="x", input_items=[Text("y")]),
-        ConversationSend(input_items=[Text("a"), Text("")]),
-        ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]),
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose worker is at work."""
+    async with household(tmp_path) as house:
+        yield house
+
+
+async def test_conversation_send_ok(house: Household) -> None:
+    """Accepted when it is on the disk; whoever sends to the same pair again resumes."""
+    accepted = await house.send("one")
+    assert accepted["status"] == "queued"
+    settled = await house.ask("two")
+    assert (settled["status"], settled["output"]) == ("completed", "You said: two")
+    assert settled["session_id"] == accepted["session_id"]
+    events = await house.events(session_id=accepted["session_id"])
+    assert [event["type"] for event in events][:4] == [
+        "session_created",
+        "conversation_bound",
+        "input_received",
+        "run_accepted",
+    ]
+    assert events[3]["cursor"] == accepted["cursor"]
+    assert {event["actor"] for event in events[:4]} == {f"uid:{os.geteuid()}"}
+    assert {event["on_behalf_of"] for event in events[:4]} == {"user"}
+
+
+async def test_conversation_send_ok_other_pairs_are_other_conversations(house: Household) -> None:
+    """Agent and sender together are the address, compared exactly."""
+    ids = {
+        (await house.send(agent=agent, sender=sender))["session_id"]
+        for agent in ("default", "reviewer")
+        for sender in ("ann", "Ann", "ann ")
+    }
+    assert len(ids) == 6
+
+
+async def test_conversation_send_ok_once_for_a_key(house: Household) -> None:
+    """The same key gives the same run, and waiting is done anew; another content is a conflict."""
+    first = await house.send("one", idempotency_key="k")
+    again = await house.ask("one", idempotency_key="k")
+    assert again["run_id"] == first["run_id"]
+    assert (again["status"], again["output"]) == ("completed", "You said: one")
+    assert isinstance(
+        await house.refused("conversation.send", content="two", idempotency_key="k"), IdempotencyConflict
+    )
+    assert len((await house.call("run.list"))["runs"]) == 1
+
+
+async def test_conversation_send_ok_check_leaves_nothing_behind(idle: Household) -> None:
+    """It says what would come of it: no session, no run, no event, no instructions."""
+    head = idle.head()
+    would = await idle.send(check=True, wait="settled", stream=True)
+    assert would["status"] == "queued"
+    assert idle.head() == head
+    assert idle.sessions() == 0
+    with idle.state.read() as store:
+        assert store.count(RUNS) == store.count(CONVERSATIONS) == 0
+
+
+async def test_conversation_send_ok_streams_from_the_first_event(house: Household) -> None:
+    """The input is the first that is streamed; after the end of the run the stream ends."""
+    await house.ask("before")
+    sent = await house.send("streamed", stream=True)
+    seen = []
+    while True:
+        method, note = await house.client.next()
+        assert note["subscription"] == sent["subscription"]
+        if method == "journal.end":
+            assert note["reason"] == "settled"
+            break
+        if method == "journal.event":
+            seen.append(note["event"]["type"])
+            assert note["event"]["run_id"] == sent["run_id"]
+    assert seen[:2] == ["input_received", "run_accepted"]
+    assert seen[-2:] == ["message_appended", "run_ended"]
+
+
+async def test_conversation_send_ok_without_a_stream_where_none_is_left(house: Household) -> None:
+    """The input is accepted all the same, and says so: a refusal would have it sent twice."""
+    for _ in range(MAX_SUBSCRIPTIONS):
+        await house.client.request("journal.subscribe")
+    sent = await house.send(stream=True)
+    assert sent["status"] == "queued"
+    assert "subscription" not in sent
+
+
+async def test_conversation_send_ok_two_who_begin_at_once_share_the_session(house: Household) -> None:
+    """The pair is bound once, whoever comes first."""
+    other = await house.server.connect()
+    requests = [
+        (client, await client.request("conversation.send", content="x", sender="new"))
+        for client in (house.client, other) * 5
+    ]
+    ids = {(await client.answer(request))["session_id"] for client, request in requests}
+    assert len(ids) == 1
+    assert (await house.kinds(session_id=ids.pop())).count("session_created") == 1
+
+
+async def test_conversation_send_ok_not_settled_in_time(house: Household) -> None:
+    """When the time is over the answer is the present state; the run goes on."""
+    gate = house.gate("slow")
+    sent = await house.ask("slow", timeout_s=0.05)
+    assert sent["status"] in ("queued", "running")
+    assert "output" not in sent
+    gate.opened.set()
+    waited = await house.call("run.wait", run_id=sent["run_id"])
+    assert waited["status"] == "completed"
+
+
+async def test_conversation_send_ok_in_parts(house: Household) -> None:
+    """Several texts are one input."""
+    items = [{"kind": "text", "text": "a"}, {"kind": "text", "text": "b"}]
+    sent = await house.call("conversation.send", input_items=items, wait="settled")
+    assert sent["output"] == "You said: ab"
+
+
+async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
+    """Another agent speaks in the conversation, by its own instructions and name, without tools."""
+    await house.ask("first")
+    sent = await house.ask("And you?", guest="critic")
+    asked = house.models.asked[-1]
+    assert asked.instructions.startswith("Criticise.")
+    assert "guest" in asked.instructions
+    assert asked.pinned.tools == []
+    assert [message.role for message in asked.messages] == ["user", "user", "user"]
+    events = await house.events(run_id=sent["run_id"], types=["message_appended"])
+    assert events[0]["message"]["agent"] == "critic"
+    await house.ask("Thanks.")
+    asked = house.models.asked[-1]
+    assert '<from agent="critic">' in asked.messages[-2].items[0].text  # type: ignore[union-attr]
+    assert "guests" in asked.instructions
+    own = await house.ask("Me?", guest="default")
+    assert "guest" not in (await house.call("run.get", run_id=own["run_id"]))
+
+
+async def test_conversation_send_ok_after_the_session_was_ended(house: Household) -> None:
+    """The address then means a new session."""
+    first = await house.ask()
+    await house.call("session.end", session_id=first["session_id"])
+    second = await house.ask()
+    assert second["session_id"] != first["session_id"]
+    found = await house.call("conversation.get")
+    assert found["session_id"] == second["session_id"]
+
+
+async def test_conversation_send_agent_not_found(idle: Household) -> None:
+    """The agent, or the guest, that nobody defined; the refusal names those there are, and the field."""
+    refusal = await idle.refused("conversation.send", agent="nobody", content="x")
+    assert isinstance(refusal, AgentNotFound)
+    assert "critic, default, reviewer" in refusal.message
+    refusal = await idle.refused("conversation.send", guest="nobody", content="x")
+    assert (type(refusal), refusal.field) == (AgentNotFound, "$.params.guest")
+    ann = await idle.limited(agents=["default", "gone"])
+    refusal = await refused(ann, "conversation.send", agent="gone", content="x")
+    assert "reviewer" not in refusal.message
+
+
+async def test_conversation_send_agent_forbidden(idle: Household) -> None:
+    """A token that covers one agent speaks to no other, not even as a guest."""
+    ann = await idle.limited(agents=["default"])
+    for params in ({"agent": "reviewer"}, {"guest": "reviewer"}):
+        assert isinstance(await refused(ann, "conversation.send", content="x", **params), AgentForbidden)
+    assert (await ann.call("conversation.send", content="x"))["status"] == "queued"
+
+
+async def test_conversation_send_sender_forbidden(idle: Household) -> None:
+    """A token that covers one sender speaks as no other, not even as the default one."""
+    ann = await idle.limited(senders=["ann"])
+    assert isinstance(await refused(ann, "conversation.send", content="x"), SenderForbidden)
+    assert (await ann.call("conversation.send", content="x", sender="ann"))["status"] == "queued"
+
+
+async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
+    """The daemon's own home to everybody; any but the default to who is no operator."""
+    workspaces = idle.holder.current().workspaces
+    speaker = await idle.limited(scopes=["read", "converse"])
+    for client, path in (
+        (idle.client, workspaces.home),
+        (idle.client, "../state"),
+        (speaker, "/srv"),
+        (speaker, f"{workspaces.root}/a"),
     ):
-        with pytest.raises(InvalidParams):
-            input_items(wrong)
+        refusal = await refused(client, "conversation.send", content="x", workspace=path)
+        assert (type(refusal), refusal.field) == (WorkspaceForbidden, "$.params.workspace")
+    assert idle.sessions() == 0
+    for client, path in ((speaker, workspaces.root), (speaker, "."), (idle.client, "/srv")):
+        sent = await client.call("conversation.send", content="x", workspace=path)
+        pinned = (await idle.call("run.get", run_id=sent["run_id"]))["pinned"]
+        assert pinned["workspace"] == ("/srv" if path == "/srv" else workspaces.root)
 
 
-def test_what_is_kept_fits() -> None:
-    """In size, in depth and in the numbers it holds; the refusal names the field."""
-    require_storable({"a": [1, "b"]}, 13, "metadata", "$.params.metadata")
-    with pytest.raises(InputTooLarge) as refused:
-        require_storable({"a": [1, "b"]}, 12, "metadata", "$.params.metadata")
-    assert refused.value.field == "$.params.metadata"
-    deep: Any = "x"
-    for _ in range(200):
-        deep = [deep]
-    for wrong in ({"a": 2**64}, {"a": deep}):
-        with pytest.raises(InvalidParams):
-            require_storable(wrong, 10_000, "metadata", "$.params.metadata")
+@pytest.mark.parametrize("sender", ["ä" * 65, "a\nb", "\x00", "​"])
+async def test_conversation_send_sender_invalid(idle: Household, sender: str) -> None:
+    """A sender is 1 to 128 bytes of printable text."""
+    refusal = await idle.refused("conversation.send", content="x", sender=sender)
+    assert (type(refusal), refusal.field) == (SenderInvalid, "$.params.sender")
+
+
+async def test_conversation_send_route_not_found(idle: Household) -> None:
+    """A route that is not configured is named with those there are."""
+    refusal = await idle.refused("conversation.send", content="x", route="nowhere")
+    assert isinstance(refusal, RouteNotFound)
+    assert "local, offline, unready" in refusal.message
+    assert idle.sessions() == 0
+
+
+async def test_conversation_send_route_not_ready(idle: Household) -> None:
+    """A route that cannot be used now says why; trying again may help."""
+    refusal = await idle.refused("conversation.send", content="x", route="unready")
+    assert isinstance(refusal, RouteNotReady)
+    assert refusal.retryable
+    assert "NOT_SET" in refusal.message
+
+
+async def test_conversation_send_input_too_large(idle: Household) -> None:
+    """Input and metadata have limits, counted as JSON."""
+    refusal = await idle.refused("conversation.send", content='"' * (MAX_INPUT_BYTES // 2))
+    assert isinstance(refusal, InputTooLarge)
+    refusal = await idle.refused("conversation.send", content="x", metadata={"a": "b" * 20_000})
+    assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.metadata")
+    assert (await idle.send("x" * (MAX_INPUT_BYTES - 100)))["status"] == "queued"
+
+
+async def test_conversation_send_queue_full(idle: Household) -> None:
+    """One in flight and 256 behind it; the next is refused until one has ended."""
+    for _ in range(MAX_QUEUED_RUNS + 1):
+        await idle.client.request("conversation.send", content="x")
+    refusal = await idle.refused("conversation.send", content="x")
+    assert isinstance(refusal, QueueFull)
+    assert refusal.retryable
+    await idle.call("conversation.cancel")
+    assert (await idle.send())["status"] == "queued"
+
+
+async def test_conversation_send_not_supported(idle: Household) -> None:
+    """Deliveries do not exist yet."""
+    refusal = await idle.refused("conversation.send", content="x", reply_targets=[{"kind": "slack"}])
+    assert isinstance(refusal, NotSupported)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"content": ""},
+        {"input_items": []},
+        {"input_items": [{"kind": "text", "text": ""}]},
+        {"content": "x", "input_items": [{"kind": "text", "text": "y"}]},
+        {"input_items": [{"kind": "asset", "asset_id": "ast_1"}]},
+        {"content": "x", "model": "m" * 300},
+        {"content": "x", "workspace": "/" * 5000},
+    ],
+)
+async def test_conversation_send_refuses_what_says_nothing(
+    idle: Household, params: dict[str, object]
+) -> None:
+    """Nothing, both ways at once, or what this version cannot take."""
+    assert isinstance(await idle.refused("conversation.send", **params), InvalidParams)
+
+
+async def test_conversation_send_contract_invalid(idle: Household) -> None:
+    """Every problem of the schema is named, and no session is made."""
+    refusal = await idle.refused(
+        "conversation.send", content="x", output_contract={"schema": {"type": "object", "oneOf": []}}
+    )
+    assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
+    assert "$.oneOf: not a keyword" in refusal.message
+    assert "$.additionalProperties: must be false" in refusal.message
+    assert idle.sessions() == 0
+
+
+async def test_conversation_send_input_contract_violated(idle: Household) -> None:
+    """A conversation is bound as its session is."""
+    sent = await idle.send()
+    contract = {"schema": {"type": "boolean"}}
+    await idle.call("session.update", session_id=sent["session_id"], input_contract=contract)
+    assert isinstance(await idle.refused("conversation.send", content="maybe"), InputContractViolated)
+    assert (await idle.send(" true "))["session_id"] == sent["session_id"]
+    events = await idle.events(session_id=sent["session_id"], types=["input_received"])
+    assert [each["items"][0]["text"] for each in events] == ["hello", "true"]
+
+
+async def test_conversation_send_ok_under_its_own_contract(house: Household) -> None:
+    """What it is sent with binds its run, before what binds its session; the others are as before."""
+    house.models.to["a number"] = lambda request: says(" 7 ")
+    sent = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
+    assert (sent["output"], sent["value"], sent["output_kind"]) == ("7", 7, "structured_output")
+    session_id = sent["session_id"]
+    await house.call("session.update", session_id=session_id, output_contract={"schema": {"type": "null"}})
+    again = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
+    assert again["value"] == 7
+    run = await house.call("run.get", run_id=sent["run_id"])
+    assert run["pinned"]["output_contract"]["digest"]
+
+
+async def create(house: Household, **params: Any) -> Any:
+    """A new session."""
+    return await house.call("session.create", **params)
+
+
+WORD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"word": {"type": "string"}},
+    "additionalProperties": False,
+}
+
+
+UNKNOWN: dict[str, Any] = {"schema": {"type": "string", "enum": ["a"]}}
+
+
+async def contract_invalid(house: Household, method: str, **params: Any) -> None:
+    """The method refuses a schema that contracts do not have, and says where it was given."""
+    refusal = await house.refused(method, **params, output_contract=UNKNOWN)
+    assert (type(refusal), refusal.field) == (ContractInvalid, "$.params.output_contract.schema")
+    assert "$.enum: not a keyword" in refusal.message
+
+
+async def test_session_send_ok(house: Household) -> None:
+    """As conversation.send, addressed by session."""
+    session_id = (await create(house))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content="one", wait="settled")
+    assert (sent["session_id"], sent["output"]) == (session_id, "You said: one")
+    bound = await house.ask("two", sender="ann")
+    sent = await house.call("session.send", session_id=bound["session_id"], content="x", sender="ann")
+    assert sent["session_id"] == bound["session_id"]
+
+
+async def test_session_send_session_not_found(idle: Household) -> None:
+    """Nor for a token that does not cover it."""
+    refusal = await idle.refused("session.send", session_id="ses_none", content="x")
+    assert isinstance(refusal, SessionNotFound)
+    sent = await idle.send(sender="bob")
+    ann = await idle.limited(senders=["ann"])
+    refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
+    assert isinstance(refusal, SessionNotFound)
+
+
+async def test_session_send_workspace_forbidden(idle: Household) -> None:
+    """The parent works elsewhere now, and the child was told to stay: it is told where to."""
+    parent = (await create(idle, workspace="/srv/a"))["session_id"]
+    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
+    await idle.call("session.update", session_id=parent, workspace="/srv/c")
+    refusal = await idle.refused("session.send", session_id=child, content="x")
+    assert isinstance(refusal, WorkspaceForbidden)
+    assert "/srv/a/b is not within /srv/c" in refusal.message
+    await idle.call("session.update", session_id=child, workspace=None)
+    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
+
+
+async def test_session_send_session_already_ended(idle: Household) -> None:
+    """It takes no more input."""
+    await create(idle, session_id="s")
+    await idle.call("session.end", session_id="s")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
+
+
+async def test_session_send_agent_not_found(idle: Household) -> None:
+    """Its agent is no longer defined; the session stays."""
+    await create(idle, session_id="s", agent="critic")
+    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), AgentNotFound)
+
+
+async def test_session_send_sender_forbidden(idle: Household) -> None:
+    """The token covers another sender, and nobody is another sender, too."""
+    sent = await idle.send(sender="ann")
+    ann = await idle.limited(senders=["ann"])
+    for params in ({}, {"sender": "bob"}):
+        refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", **params)
+        assert isinstance(refusal, SenderForbidden)
+
+
+async def test_session_send_sender_invalid(idle: Household) -> None:
+    """No sender is called so."""
+    await create(idle, session_id="s")
+    refusal = await idle.refused("session.send", session_id="s", content="x", sender="a\nb")
+    assert isinstance(refusal, SenderInvalid)
+
+
+async def test_session_send_route_not_found(idle: Household) -> None:
+    """The request's route, or the session's after it was taken away."""
+    await create(idle, session_id="s", route="local")
+    refusal = await idle.refused("session.send", session_id="s", content="x", route="nowhere")
+    assert isinstance(refusal, RouteNotFound)
+    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotFound)
+
+
+async def test_session_send_route_not_ready(idle: Household) -> None:
+    """The session's route cannot be used now."""
+    await create(idle, session_id="s", route="unready")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotReady)
+
+
+async def test_session_send_input_too_large(idle: Household) -> None:
+    """Large content is an asset."""
+    await create(idle, session_id="s")
+    refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
+    assert isinstance(refusal, InputTooLarge)
+
+
+async def test_session_send_queue_full(idle: Household) -> None:
+    """As many may wait as may wait."""
+    await create(idle, session_id="s")
+    for _ in range(MAX_QUEUED_RUNS + 1):
+        await idle.client.request("session.send", session_id="s", content="x")
+    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), QueueFull)
+
+
+async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
+    """What was said is kept as JSON, written in one way."""
+    session_id = (await create(house, input_contract={"schema": WORD}))["session_id"]
+    sent = await house.call("session.send", session_id=session_id, content='{ "word": "hi" }', wait="settled")
+    assert sent["output"] == 'You said: {"word":"hi"}'
+
+
+async def test_session_send_input_contract_violated(idle: Household) -> None:
+    """It names what is wrong, and no run exists."""
+    session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
+    refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
+    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
+    assert "$.word: 1 is not of type" in refusal.message
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
+
+
+async def test_session_send_contract_invalid(idle: Household) -> None:
+    """Nothing is accepted."""
+    session_id = (await create(idle))["session_id"]
+    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
+    assert (await idle.call("run.list", session_id=session_id))["runs"] == []

@@ -9,15 +9,13 @@ import pytest
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.plan import Planning
-from protocol.errors.conversation import SenderForbidden, SenderInvalid
+from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden, AgentNotFound
-from protocol.errors.route import RouteNotFound, RouteNotReady
+from protocol.errors.route import RouteNotFound
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams
 from protocol.errors.session import (
     ContractInvalid,
-    InputContractViolated,
     InputTooLarge,
-    QueueFull,
     SessionAlreadyEnded,
     SessionBusy,
     SessionExists,
@@ -26,11 +24,10 @@ from protocol.errors.session import (
     WorkspaceForbidden,
 )
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden
-from protocol.limits.session import MAX_INPUT_BYTES, MAX_QUEUED_RUNS, MAX_SESSION_DEPTH
+from protocol.limits.session import MAX_SESSION_DEPTH
 from protocol.transcript import ToolCall
 from tests.support.desk import gives, says
-from tests.support.household import AGENTS, Household, household, pages, refused
-from tests.support.runtimes import make_runtime
+from tests.support.household import Household, household, pages, refused, require_session_not_found
 
 
 @pytest.fixture
@@ -50,20 +47,6 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 async def create(house: Household, **params: Any) -> Any:
     """A new session."""
     return await house.call("session.create", **params)
-
-
-async def not_found(house: Household, method: str, **params: Any) -> None:
-    """The method finds neither what is not there nor what the caller's token does not cover."""
-    sent = await house.send(agent="reviewer", sender="bob")
-    ann = await house.limited(senders=["ann"])
-    critic = await house.limited(agents=["critic"])
-    for client, session_id in (
-        (house.client, "ses_none"),
-        (ann, sent["session_id"]),
-        (critic, sent["session_id"]),
-    ):
-        refusal = await refused(client, method, session_id=session_id, **params)
-        assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
 # session.create
@@ -251,7 +234,7 @@ async def test_session_get_ok(house: Household) -> None:
 
 async def test_session_get_session_not_found(idle: Household) -> None:
     """Nor for a token that does not cover it."""
-    await not_found(idle, "session.get")
+    await require_session_not_found(idle, "session.get")
 
 
 async def test_session_list_ok(idle: Household) -> None:
@@ -329,21 +312,6 @@ async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -
     assert await pages(nobody, "session.list", "sessions") == []
 
 
-async def test_session_history_ok(house: Household) -> None:
-    """Every message with its run, its sender and its cost."""
-    sent = await house.ask("one", sender="ann")
-    page = await house.call("session.history", session_id=sent["session_id"])
-    question, answer = page["messages"]
-    assert (question["sender"], question["run_id"]) == ("ann", sent["run_id"])
-    assert (answer["stop_reason"], answer["usage"]["input_tokens"]) == ("end", 1)
-    assert page["next"] is None
-
-
-async def test_session_history_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
-    await not_found(idle, "session.history")
-
-
 # session.update
 
 
@@ -374,7 +342,7 @@ async def test_session_update_ok_narrows(idle: Household) -> None:
 
 async def test_session_update_session_not_found(idle: Household) -> None:
     """Nor for a token that does not cover it."""
-    await not_found(idle, "session.update", model="m")
+    await require_session_not_found(idle, "session.update", model="m")
 
 
 async def test_session_update_session_already_ended(idle: Household) -> None:
@@ -440,100 +408,6 @@ async def test_session_update_input_too_large(idle: Household) -> None:
 # session.send
 
 
-async def test_session_send_ok(house: Household) -> None:
-    """As conversation.send, addressed by session."""
-    session_id = (await create(house))["session_id"]
-    sent = await house.call("session.send", session_id=session_id, content="one", wait="settled")
-    assert (sent["session_id"], sent["output"]) == (session_id, "You said: one")
-    bound = await house.ask("two", sender="ann")
-    sent = await house.call("session.send", session_id=bound["session_id"], content="x", sender="ann")
-    assert sent["session_id"] == bound["session_id"]
-
-
-async def test_session_send_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
-    refusal = await idle.refused("session.send", session_id="ses_none", content="x")
-    assert isinstance(refusal, SessionNotFound)
-    sent = await idle.send(sender="bob")
-    ann = await idle.limited(senders=["ann"])
-    refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", sender="ann")
-    assert isinstance(refusal, SessionNotFound)
-
-
-async def test_session_send_workspace_forbidden(idle: Household) -> None:
-    """The parent works elsewhere now, and the child was told to stay: it is told where to."""
-    parent = (await create(idle, workspace="/srv/a"))["session_id"]
-    child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
-    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
-    await idle.call("session.update", session_id=parent, workspace="/srv/c")
-    refusal = await idle.refused("session.send", session_id=child, content="x")
-    assert isinstance(refusal, WorkspaceForbidden)
-    assert "/srv/a/b is not within /srv/c" in refusal.message
-    await idle.call("session.update", session_id=child, workspace=None)
-    assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
-
-
-async def test_session_send_session_already_ended(idle: Household) -> None:
-    """It takes no more input."""
-    await create(idle, session_id="s")
-    await idle.call("session.end", session_id="s")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
-
-
-async def test_session_send_agent_not_found(idle: Household) -> None:
-    """Its agent is no longer defined; the session stays."""
-    await create(idle, session_id="s", agent="critic")
-    left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
-    idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), AgentNotFound)
-
-
-async def test_session_send_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender, and nobody is another sender, too."""
-    sent = await idle.send(sender="ann")
-    ann = await idle.limited(senders=["ann"])
-    for params in ({}, {"sender": "bob"}):
-        refusal = await refused(ann, "session.send", session_id=sent["session_id"], content="x", **params)
-        assert isinstance(refusal, SenderForbidden)
-
-
-async def test_session_send_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
-    await create(idle, session_id="s")
-    refusal = await idle.refused("session.send", session_id="s", content="x", sender="a\nb")
-    assert isinstance(refusal, SenderInvalid)
-
-
-async def test_session_send_route_not_found(idle: Household) -> None:
-    """The request's route, or the session's after it was taken away."""
-    await create(idle, session_id="s", route="local")
-    refusal = await idle.refused("session.send", session_id="s", content="x", route="nowhere")
-    assert isinstance(refusal, RouteNotFound)
-    idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotFound)
-
-
-async def test_session_send_route_not_ready(idle: Household) -> None:
-    """The session's route cannot be used now."""
-    await create(idle, session_id="s", route="unready")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotReady)
-
-
-async def test_session_send_input_too_large(idle: Household) -> None:
-    """Large content is an asset."""
-    await create(idle, session_id="s")
-    refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
-    assert isinstance(refusal, InputTooLarge)
-
-
-async def test_session_send_queue_full(idle: Household) -> None:
-    """As many may wait as may wait."""
-    await create(idle, session_id="s")
-    for _ in range(MAX_QUEUED_RUNS + 1):
-        await idle.client.request("session.send", session_id="s", content="x")
-    assert isinstance(await idle.refused("session.send", session_id="s", content="x"), QueueFull)
-
-
 # session.rename, .interrupt, .end
 
 
@@ -548,26 +422,7 @@ async def test_session_rename_ok(idle: Household) -> None:
 
 async def test_session_rename_session_not_found(idle: Household) -> None:
     """Nor for a token that does not cover it."""
-    await not_found(idle, "session.rename", title="x")
-
-
-async def test_session_interrupt_ok(house: Household) -> None:
-    """What is in flight has stopped when it answers; queued runs go on; nothing in flight is no error."""
-    gate = house.gate("slow")
-    first, second = await house.send("slow"), await house.send("next")
-    await gate.reached.wait()
-    session_id = first["session_id"]
-    answer = await house.call("session.interrupt", session_id=session_id)
-    assert answer == {"interrupted": True, "session_id": session_id, "run_id": first["run_id"]}
-    assert (await house.call("run.get", run_id=first["run_id"]))["status"] == "interrupted"
-    assert (await house.call("run.wait", run_id=second["run_id"]))["status"] == "completed"
-    nothing = await house.call("session.interrupt", session_id=session_id)
-    assert nothing == {"interrupted": False, "session_id": session_id}
-
-
-async def test_session_interrupt_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
-    await not_found(idle, "session.interrupt")
+    await require_session_not_found(idle, "session.rename", title="x")
 
 
 async def test_session_end_ok(idle: Household) -> None:
@@ -580,7 +435,7 @@ async def test_session_end_ok(idle: Household) -> None:
 
 async def test_session_end_session_not_found(idle: Household) -> None:
     """Nor for a token that does not cover it."""
-    await not_found(idle, "session.end")
+    await require_session_not_found(idle, "session.end")
 
 
 async def test_session_end_session_already_ended(idle: Household) -> None:
@@ -669,29 +524,6 @@ async def test_session_update_contract_invalid(idle: Household) -> None:
     """Nothing is changed."""
     session_id = (await create(idle))["session_id"]
     await contract_invalid(idle, "session.update", session_id=session_id)
-
-
-async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
-    """What was said is kept as JSON, written in one way."""
-    session_id = (await create(house, input_contract={"schema": WORD}))["session_id"]
-    sent = await house.call("session.send", session_id=session_id, content='{ "word": "hi" }', wait="settled")
-    assert sent["output"] == 'You said: {"word":"hi"}'
-
-
-async def test_session_send_input_contract_violated(idle: Household) -> None:
-    """It names what is wrong, and no run exists."""
-    session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
-    refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
-    assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
-    assert "$.word: 1 is not of type" in refusal.message
-    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
-
-
-async def test_session_send_contract_invalid(idle: Household) -> None:
-    """Nothing is accepted."""
-    session_id = (await create(idle))["session_id"]
-    await contract_invalid(idle, "session.send", session_id=session_id, content="x")
-    assert (await idle.call("run.list", session_id=session_id))["runs"] == []
 
 
 async def test_session_get_ok_shows_what_its_agent_means_to_do(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_one_notice_that_it_stalls(store: Store) -> None:
     update(store, lambda tx: record_stalled(tx, "a"))
     update(store, lambda tx: record_stalled(tx, "a"))
     (event,) = events(store, TaskStalled)
-    assert "seems to wait for an answer" in event.note
+    assert "seems to wait for input" in event.note
 
 
 @pytest.mark.parametrize(

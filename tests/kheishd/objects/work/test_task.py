@@ -37,7 +37,6 @@ from tests.support.household import Household, household, pages, refused
 async def house(tmp_path: Path) -> AsyncIterator[Household]:
     """A daemon whose runs stay queued, with tokens, and a session ``s``."""
     async with household(tmp_path, work=False, tcp=True) as house:
-        house.control.written = ShellFiles(tmp_path / "shells")
         await house.call("session.create", session_id="s")
         yield house
 
@@ -561,7 +560,7 @@ async def test_task_output_ok_waits(house: Household) -> None:
 async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> None:
     """What it wrote so far, from its file; whoever waits at an offset is told at once when there is more."""
     await shell(house)
-    written = house.control.written
+    written = house.server.services.shells
     assert isinstance(written, ShellFiles)
     log = written.log("tsk_shell")
     log.begin()

@@ -19,6 +19,7 @@ from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeRes
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
 from kheishd.objects.people import permission
 from kheishd.objects.talk import session
+from kheishd.objects.talk.send import send_to_session
 from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
@@ -981,7 +982,7 @@ async def test_what_is_denied_meanwhile_does_not_run(
 async def allowed_beside_a_question(desk: Desk) -> SendResult:
     """A run that waits for an answer, with a call beside of which only its mode says that it may run."""
     made = await desk.do(session.create, SessionCreate(permission_mode="bypassPermissions"))
-    sent: SendResult = await desk.do(session.send, SessionSend(session_id=made.session_id, content="go"))
+    sent: SendResult = await desk.do(send_to_session, SessionSend(session_id=made.session_id, content="go"))
     await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
     assert desk.run(sent.run_id).status == "waiting_for_user_question"
     return sent
@@ -1062,7 +1063,7 @@ async def test_a_tool_that_left_the_scope_of_a_parent_is_not_offered(
     async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
         parent = await desk.do(session.create, SessionCreate(session_id="above"))
         child = await desk.do(session.create, SessionCreate(parent_session_id=parent.session_id))
-        sent = await desk.do(session.send, SessionSend(session_id=child.session_id, content="go"))
+        sent = await desk.do(send_to_session, SessionSend(session_id=child.session_id, content="go"))
         await narrowed(desk, parent.session_id, ["look"])
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))

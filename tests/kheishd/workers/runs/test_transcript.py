@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_checkpoint
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, encode_checkpoint
 from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
-from kheishd.objects.talk.lineage import Stretch
+from kheishd.objects.talk.lineage import Segment
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.runs.transcript import (
     BYTES_AT_ONCE,
@@ -75,7 +75,7 @@ async def test_a_checkpoint_is_written_and_changes_nothing(tmp_path: Path, autoj
         with desk.state.read() as store:
             (key, _), *others = list(store.scan(CHECKPOINTS, session_id))
             assert others == []
-            checkpoint = newest_checkpoint(store, [Stretch(session_id, None)])
+            checkpoint = newest_checkpoint(store, [Segment(session_id, None)])
         assert 2 * CHECKPOINT_EVENTS < key[1] == checkpoint.cursor
         assert [len(messages) for messages in shown] == list(range(1, 60, 2))
         with_it = models.asked[-1].messages
@@ -143,10 +143,10 @@ async def test_a_checkpoint_of_less_takes_no_place(tmp_path: Path, autojump_cloc
     """Two runs may write theirs at the same time; the one that holds more stays."""
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.state.update(Checkpoint(session_id, 5, to_checkpoint(Transcript(5))).write)
-        await desk.state.update(Checkpoint(session_id, 4, to_checkpoint(Transcript(4))).write)
+        await desk.state.update(Checkpoint(session_id, 5, encode_checkpoint(Transcript(5))).write)
+        await desk.state.update(Checkpoint(session_id, 4, encode_checkpoint(Transcript(4))).write)
         with desk.state.read() as store:
-            assert newest_checkpoint(store, [Stretch(session_id, None)]).cursor == 5
+            assert newest_checkpoint(store, [Segment(session_id, None)]).cursor == 5
 
 
 async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -216,7 +216,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
 ) -> None:
     """That it cannot be a checkpoint is seen without encoding megabytes of it."""
     models = Scripted()
-    monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.encode_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
             await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))

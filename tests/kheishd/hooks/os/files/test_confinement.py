@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.files.confinement import ROOT, explained, names_of, open_root, relative
+from kheishd.hooks.os.files.confinement import ROOT, explain_errors, names_of, open_root, relative_path
 from kheishd.kernel.hook import ToolError
 from protocol.limits.names import MAX_PATH_BYTES
 
@@ -24,7 +24,7 @@ def workspace(tmp_path: Path) -> Path:
 
 def read(workspace: Path, path: str) -> bytes:
     """The beginning of a file, as tools open it."""
-    with open_root(str(workspace)) as root, explained(path), root.file(path) as descriptor:
+    with open_root(str(workspace)) as root, explain_errors(path), root.file(path) as descriptor:
         return os.read(descriptor, 100)
 
 
@@ -45,7 +45,7 @@ def read(workspace: Path, path: str) -> bytes:
 )
 def test_a_path_is_made_relative(text: str, path: str) -> None:
     """However it is written; absolute ones, too, where they begin with the workspace."""
-    assert relative(text, "/srv/ws") == path
+    assert relative_path(text, "/srv/ws") == path
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_a_path_is_made_relative(text: str, path: str) -> None:
 def test_a_path_that_leads_out_or_cannot_be_shown_is_refused(text: str) -> None:
     """By dots, from the root, or with what a terminal would make something else of."""
     with pytest.raises(ToolError):
-        relative(text, "/srv/ws")
+        relative_path(text, "/srv/ws")
 
 
 def test_a_path_has_a_limit() -> None:
     """In bytes."""
-    assert relative("a" * MAX_PATH_BYTES, "/srv/ws")
+    assert relative_path("a" * MAX_PATH_BYTES, "/srv/ws")
     with pytest.raises(ToolError, match="1024 bytes"):
-        relative("é" * MAX_PATH_BYTES, "/srv/ws")
+        relative_path("é" * MAX_PATH_BYTES, "/srv/ws")
 
 
 def test_names() -> None:

@@ -10,16 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.hooks.os.files.diff import diff_of
-from kheishd.hooks.files.looking import ABSENT, Found
-from kheishd.hooks.os.files.edits import Change
+from kheishd.hooks.os.files.edits import ABSENT, FileChange, FileState
 from protocol.limits.files import MAX_DIFF_BYTES, MAX_DIFF_LINES
 
 
-def change(before: bytes | None, after: bytes, path: str = "f") -> Change:
+def change(before: bytes | None, after: bytes, path: str = "f") -> FileChange:
     """A change of a file."""
     if before is None:
-        return Change(Found(path, ABSENT), after)
-    return Change(Found(path, "0" * 64, len(before), before), after)
+        return FileChange(FileState(path, ABSENT), after)
+    return FileChange(FileState(path, "0" * 64, len(before), before), after)
 
 
 def numbered(count: int) -> list[str]:
@@ -63,7 +62,7 @@ def test_several_files() -> None:
 
 def test_a_large_file_that_is_replaced() -> None:
     """What was not kept is not shown."""
-    large = Change(Found("f", "0" * 64, 5_000_000), b"a\n")
+    large = FileChange(FileState("f", "0" * 64, 5_000_000), b"a\n")
     assert "5000000 bytes become 2" in diff_of([large])
 
 

@@ -1,23 +1,38 @@
 """Orders and what they make of files: refused where they are not clear, and all of them or none."""
 
 import hashlib
+import os
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kheishd.hooks.files.arguments import ApplyPatch, EditFile, WriteFile
-from kheishd.hooks.files.looking import ABSENT, Found
-from kheishd.hooks.os.files.edits import Change, binding_of, orders_of, paths_of, plan
+from kheishd.hooks.os.files.confinement import open_root
+from kheishd.hooks.os.files.edits import (
+    ABSENT,
+    ApplyPatch,
+    EditFile,
+    FileChange,
+    FileState,
+    WriteFile,
+    binding_of,
+    check_cancelled,
+    edits_of,
+    paths_of,
+    plan_changes,
+    read_pieces,
+    read_state,
+)
 from kheishd.kernel.hook import ToolError
-from protocol.limits.files import MAX_EDIT_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
+from protocol.limits.files import MAX_EDIT_BYTES, MAX_HASHED_BYTES, MAX_PATCH_BYTES, MAX_PATCH_FILES
 
 
-def found(path: str, content: bytes | None) -> Found:
+def found(path: str, content: bytes | None) -> FileState:
     """A file as it would be found."""
     if content is None:
-        return Found(path, ABSENT)
-    return Found(path, hashlib.sha256(content).hexdigest(), len(content), content, 0o644)
+        return FileState(path, ABSENT)
+    return FileState(path, hashlib.sha256(content).hexdigest(), len(content), content, 0o644)
 
 
 def edit(old: str, new: str, path: str = "f", **more: Any) -> EditFile:
@@ -25,15 +40,15 @@ def edit(old: str, new: str, path: str = "f", **more: Any) -> EditFile:
     return EditFile(path=path, old_text=old, new_text=new, **more)
 
 
-def planned(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[Change]:
+def planned(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[FileChange]:
     """What becomes of some files."""
-    orders = orders_of(asked, "/ws")
-    return plan(orders, {path: found(path, files.get(path)) for path in paths_of(orders)})
+    orders = edits_of(asked, "/ws")
+    return plan_changes(orders, {path: found(path, files.get(path)) for path in paths_of(orders)})
 
 
 def after(asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> list[bytes]:
     """Their new contents."""
-    return [change.after for change in planned(asked, **files)]
+    return [change.content for change in planned(asked, **files)]
 
 
 def refused(said: str, asked: WriteFile | EditFile | ApplyPatch, **files: bytes | None) -> None:
@@ -66,10 +81,10 @@ def test_writing_what_is_not_clear() -> None:
 def test_editing() -> None:
     """One occurrence; all of them if that is said."""
     (change,) = planned(edit("b", "B"), f=b"abc")
-    assert (change.after, change.replacements) == (b"aBc", 1)
+    assert (change.content, change.replacements) == (b"aBc", 1)
     assert change.digest == hashlib.sha256(b"aBc").hexdigest()
     (change,) = planned(edit("b", "", replace_all=True), f=b"abcb")
-    assert (change.after, change.replacements) == (b"ac", 2)
+    assert (change.content, change.replacements) == (b"ac", 2)
 
 
 def test_an_edit_that_is_not_clear_is_refused() -> None:
@@ -79,7 +94,6 @@ def test_an_edit_that_is_not_clear_is_refused() -> None:
     refused("does not contain old_text", edit("x", "B"), f=b"abc")
     refused("does not contain old_text", edit("x", "B", replace_all=True), f=b"abc")
     refused("nothing would change", edit("b", "b"), f=b"abc")
-    refused("old_text is empty", edit("", "b"), f=b"abc")
     refused("there is no f; write_file makes", edit("b", "c"))
 
 
@@ -88,9 +102,9 @@ def test_what_is_no_text_is_not_edited() -> None:
     refused("is binary", edit("a", "b"), f=b"a\0")
     refused(r"not UTF-8 \(byte 1\)", edit("a", "b"), f=b"a\xff")
     refused("half a character", edit("a", "\udfff"), f=b"a")
-    orders = orders_of(edit("a", "b"), "/ws")
+    orders = edits_of(edit("a", "b"), "/ws")
     with pytest.raises(ToolError, match="files over 4194304 are not edited"):
-        plan(orders, {"f": Found("f", "0" * 64, MAX_EDIT_BYTES + 1)})
+        plan_changes(orders, {"f": FileState("f", "0" * 64, MAX_EDIT_BYTES + 1)})
 
 
 def test_an_edit_does_not_make_a_file_too_large() -> None:
@@ -113,7 +127,7 @@ def test_an_expectation_is_held_against_what_was_found() -> None:
     assert after(edit("b", "B", expected_sha256=right.upper()), f=b"abc") == [b"aBc"]
     refused("has the SHA-256", edit("b", "B", expected_sha256="0" * 64), f=b"abc")
     refused("has the SHA-256", WriteFile(path="f", content="", expected_sha256="0" * 64), f=b"abc")
-    refused("f is not there", WriteFile(path="f", content="", expected_sha256=right))
+    refused("f is missing", WriteFile(path="f", content="", expected_sha256=right))
 
 
 def test_later_hunks_see_what_earlier_ones_made() -> None:
@@ -125,8 +139,8 @@ def test_later_hunks_see_what_earlier_ones_made() -> None:
         edit("xx", "y", path="./f", expected_sha256=digest),
     ]
     first, second = planned(ApplyPatch(hunks=hunks), f=b"abc", g=b"o")
-    assert (first.path, first.after, first.replacements) == ("f", b"ayc", 2)
-    assert (second.path, second.after, second.replacements) == ("g", b"0", 1)
+    assert (first.path, first.content, first.replacements) == ("f", b"ayc", 2)
+    assert (second.path, second.content, second.replacements) == ("g", b"0", 1)
 
 
 def test_a_patch_is_refused_whole() -> None:
@@ -147,7 +161,7 @@ def test_a_patch_has_limits() -> None:
     count = MAX_PATCH_BYTES // MAX_EDIT_BYTES + 1
     large = {f"f{number}": b"a" + b"x" * (MAX_EDIT_BYTES - 1) for number in range(count)}
     hunks = [edit("a", "b", path=path) for path in large]
-    refused("of one patch have at most", ApplyPatch(hunks=hunks), **large)
+    refused("of one patch may have", ApplyPatch(hunks=hunks), **large)
 
 
 def test_a_binding_is_that_of_all_files() -> None:
@@ -161,3 +175,62 @@ def test_a_binding_is_that_of_all_files() -> None:
         {"f": found("f", b"a")},
     ]
     assert len({binding_of(each) for each in [pair, *others]}) == 5
+
+
+# What a file is found to be.
+
+
+def state_at(workspace: Path, path: str) -> FileState:
+    """What is there."""
+    with open_root(str(workspace)) as root:
+        return read_state(root, path)
+
+
+def test_a_file(tmp_path: Path) -> None:
+    """All that is needed to change it, and to see whether it was changed."""
+    (tmp_path / "f").write_bytes(b"abc")
+    (tmp_path / "f").chmod(0o640)
+    first = state_at(tmp_path, "f")
+    assert (first.digest, first.size) == (hashlib.sha256(b"abc").hexdigest(), 3)
+    assert (first.content, first.mode, first.absent) == (b"abc", 0o640, False)
+    os.link(tmp_path / "f", tmp_path / "other")
+    assert state_at(tmp_path, "f").stamp == first.stamp
+    (tmp_path / "f").write_bytes(b"abcd")
+    assert state_at(tmp_path, "f").stamp != first.stamp
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """Neither it nor its directory need be there; a file for a directory is another matter."""
+    assert state_at(tmp_path, "gone").absent
+    assert state_at(tmp_path, "gone/gone").absent
+    (tmp_path / "f").write_text("")
+    with pytest.raises(ToolError, match="not a directory"):
+        state_at(tmp_path, "f/gone")
+
+
+def test_a_large_file_is_hashed_and_not_kept(tmp_path: Path) -> None:
+    """What nobody edits takes no memory; what takes too long to hash is refused."""
+    content = b"x" * (MAX_EDIT_BYTES + 1)
+    (tmp_path / "f").write_bytes(content)
+    large = state_at(tmp_path, "f")
+    assert (large.content, large.digest) == (None, hashlib.sha256(content).hexdigest())
+    os.truncate(tmp_path / "f", MAX_HASHED_BYTES + 1)
+    with pytest.raises(ToolError, match="file tools change nothing over"):
+        state_at(tmp_path, "f")
+
+
+def test_pieces_end_where_they_are_told_to(tmp_path: Path) -> None:
+    """Also in a file that grows; and whoever does not want them any more is asked at each."""
+    (tmp_path / "f").write_bytes(b"x" * 600_000)
+    asked: list[None] = []
+    descriptor = os.open(tmp_path / "f", os.O_RDONLY)
+    try:
+        assert sum(map(len, read_pieces(descriptor, lambda: asked.append(None), 500_000))) == 500_000
+        assert len(asked) == 2
+    finally:
+        os.close(descriptor)
+
+
+def test_outside_of_a_thread_of_trio_everything_is_wanted() -> None:
+    """Nobody could have cancelled it."""
+    check_cancelled()

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kheishd.hooks.files.arguments import ReadFile
 from kheishd.hooks.os.files.confinement import open_root
-from kheishd.hooks.os.files.reader import read_file
+from kheishd.hooks.os.files.reader import ReadFile, read_file
 from kheishd.kernel.hook import Outcome, ToolError
 from protocol.limits.call import MAX_TOOL_TEXT_BYTES
 from protocol.limits.files import MAX_HASHED_BYTES, MAX_READ_BYTES

@@ -6,13 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import msgspec
 import pytest
 import trio
 
-from kheishd.hooks.os.files.locks import PathLocks
+from kheishd.hooks.os.files.reader import ReadFile
 from kheishd.hooks.os.files.tools import Files
-from kheishd.kernel.hook import Stale, ToolError
+from kheishd.hooks.os.files.transaction import PathLocks
+from kheishd.hooks.validation import Validator
+from kheishd.kernel.hook import Stale, Tool, ToolError
 from protocol.limits.files import MAX_HASHED_BYTES
 from tests.support.workspaces import Workshop, place, swapping
 
@@ -51,7 +54,7 @@ async def test_without_ripgrep(shop: Workshop) -> None:
     await shop.do("write_file", path="f", content="a.b\naxb\n")
     found = await shop.do("grep_search", pattern="a.b")
     assert (found["engine"], [match["line"] for match in found["matches"]]) == ("literal", [1])
-    assert "exactly as it is given" in shop.use("grep_search").tool.description
+    assert "exactly as given" in shop.files.grep_search.description
 
 
 async def test_a_ripgrep_that_is_gone(shop: Workshop) -> None:
@@ -123,7 +126,8 @@ async def test_what_cannot_be_done_is_not_asked_about(shop: Workshop) -> None:
     with pytest.raises(ToolError, match="there is no gone"):
         await shop.files.preview(use)
     assert await shop.files.evidence(use) == {}
-    assert await shop.files.evidence(shop.use("write_file", path="f")) == {}
+    with pytest.raises(ToolError, match="give exactly one"):
+        await shop.files.evidence(shop.use("write_file", path="f"))
     with pytest.raises(ToolError, match="do not fit"):
         await shop.outcome("read_file", path=3)
 
@@ -176,9 +180,9 @@ async def edited_by_all(shops: list[tuple[Workshop, str]]) -> None:
 async def test_what_another_program_changed_meanwhile_is_told(shop: Workshop) -> None:
     """Without an approval there is nobody to ask again: the model is told to read it again."""
     await shop.do("write_file", path="f", content="one")
-    use = shop.use("write_file", path="f", content="mine")
     changing = _Meanwhile(lambda: (shop.path / "f").write_text("theirs"))
     shop.files = Files(in_thread=changing)
+    use = shop.use("write_file", path="f", content="mine")
     with pytest.raises(ToolError, match="was changed by another program meanwhile; read it again"):
         await shop.files.dispatch(use)
     assert (shop.path / "f").read_text() == "theirs"
@@ -370,3 +374,102 @@ async def test_results_are_json(shop: Workshop) -> None:
     ):
         text = (await shop.outcome(tool, **arguments)).text
         assert isinstance(msgspec.json.decode(text), dict), tool
+
+
+# The rows of the tools.
+
+TABLE = {
+    "read_file": ("read", "allow", 5.0),
+    "write_file": ("edit", "ask", 5.0),
+    "edit_file": ("edit", "ask", 5.0),
+    "apply_patch": ("edit", "ask", 10.0),
+    "list_files": ("read", "allow", 10.0),
+    "glob_search": ("read", "allow", 10.0),
+    "grep_search": ("read", "allow", 10.0),
+}
+
+
+@pytest.mark.parametrize("ripgrep", ["/usr/bin/rg", None])
+def test_the_facts_of_each_tool(ripgrep: str | None) -> None:
+    """Tools that read run beside others, again, and in plan mode; tools that edit do none of that."""
+    rows = Files(find=lambda name: ripgrep).tools
+    assert {row.name: (row.kind, row.default, row.timeout_s) for row in rows} == TABLE
+    for row in rows:
+        reads = row.kind == "read"
+        assert (row.parallel, row.repeatable, row.in_plan) == (reads, reads, reads), row.name
+        assert row.description, row.name
+        assert row.schema["type"] == "object", row.name
+    assert {row.name for row in rows if row.droppable} == {"read_file", "glob_search", "grep_search"}
+
+
+def test_the_description_tells_which_patterns_are_understood() -> None:
+    """A regular expression is offered only if ripgrep is installed."""
+    assert "match a regular expression" in Files(find=lambda name: "/bin/rg").grep_search.description
+    assert "exactly as given" in Files(find=lambda name: None).grep_search.description
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "paths"),
+    [
+        ("write_file", {"path": "a", "content": ""}, ["a"]),
+        ("edit_file", {"path": "./a", "old_text": "b", "new_text": "c"}, ["./a"]),
+        (
+            "apply_patch",
+            {"hunks": [{"path": path, "old_text": "b", "new_text": "c"} for path in ("x", "y", "x")]},
+            ["x", "y", "x"],
+        ),
+        ("read_file", {"path": "a"}, []),
+        ("grep_search", {"pattern": "a"}, []),
+    ],
+)
+def test_a_row_names_the_files_that_a_call_writes(
+    shop: Workshop, tool: str, arguments: dict[str, Any], paths: list[str]
+) -> None:
+    """A run that is required to write a file is judged by the paths that its calls name."""
+    call = shop.use(tool, **arguments)
+    assert [*call.tool.writes(call.arguments)] == paths
+
+
+# The arguments of the tools.
+
+
+@pytest.mark.parametrize("row", Files().tools, ids=lambda row: row.name)
+def test_a_schema_is_self_contained(row: Tool) -> None:
+    """The schema of a tool is an object, closed, valid, without a reference and without null."""
+    jsonschema_rs.meta.validate(dict(row.schema))
+    assert (row.schema["type"], row.schema["additionalProperties"]) == ("object", False)
+    assert b"$ref" not in msgspec.json.encode(row.schema)
+    assert b"null" not in msgspec.json.encode(row.schema)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "fits"),
+    [
+        ("read_file", {"path": "a"}, True),
+        ("read_file", {"path": "a", "start_line": 0}, False),
+        ("read_file", {"path": ""}, False),
+        ("read_file", {"path": "a", "more": 1}, False),
+        ("write_file", {"path": "a", "content": "", "expected_sha256": "0" * 64}, True),
+        ("write_file", {"path": "a", "content": "", "expected_sha256": "ab"}, False),
+        ("edit_file", {"path": "a", "old_text": "", "new_text": "b"}, False),
+        ("apply_patch", {"hunks": []}, False),
+        ("apply_patch", {"hunks": [{"path": "a", "old_text": "b", "new_text": ""}]}, True),
+    ],
+)
+def test_schema_and_struct_accept_the_same(tool: str, arguments: dict[str, Any], fits: bool) -> None:
+    """A schema that is generated from a struct accepts exactly the struct's arguments."""
+    row = next(row for row in Files().tools if row.name == tool)
+    assert jsonschema_rs.is_valid(dict(row.schema), arguments) == fits
+    if fits:
+        assert isinstance(Validator().validate(row, arguments), row.arguments or ())
+    else:
+        with pytest.raises(ToolError, match="do not fit"):
+            Validator().validate(row, arguments)
+
+
+def test_a_null_stands_for_an_omitted_argument() -> None:
+    """Models write null for an argument that they omit, and integers as text; both are coerced."""
+    row = Files().read_file
+    expected = ReadFile(path="a", line_count=3)
+    assert Validator().validate(row, {"path": "a", "line_count": "3", "start_line": None}) == expected
+    assert Validator().validate(row, {"path": "a", "line_count": None}) == ReadFile(path="a")

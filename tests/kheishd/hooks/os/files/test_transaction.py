@@ -1,17 +1,45 @@
 """Changing files: whole or not at all, whatever goes wrong, and nothing left beside."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
-from kheishd.hooks.os.files.transaction import apply, locked, names_beside, put_back, tidy
 from kheishd.hooks.os.files.confinement import Root, open_root
-from kheishd.hooks.files.looking import PIECE_BYTES, Found, look
-from kheishd.hooks.os.files.edits import Change
-from kheishd.kernel.hook import Stale, ToolError
+from kheishd.hooks.os.files.edits import (
+    ABSENT,
+    PIECE_BYTES,
+    ApplyPatch,
+    Edit,
+    EditFile,
+    FileChange,
+    FileState,
+    WriteFile,
+    edits_of,
+    read_state,
+)
+from kheishd.hooks.os.files.transaction import (
+    PathLocks,
+    apply_changes,
+    collect_digests,
+    lock_workspace,
+    make_changes,
+    preview_changes,
+    probe_changes,
+    remove_temporary_files,
+    restore_file,
+    temporary_names,
+)
+from kheishd.kernel.hook import ProbeResult, Stale, ToolError
+from protocol.limits.call import MAX_EVIDENCE_BYTES, MAX_SUBJECT_BYTES
+from protocol.limits.files import MAX_PATCH_FILES
 from tests.support.desk import full_disk
 
 
@@ -19,15 +47,15 @@ class GivenUp(Exception):
     """Nobody wants it any more."""
 
 
-def change(root: Root, path: str, after: bytes) -> Change:
+def change(root: Root, path: str, after: bytes) -> FileChange:
     """A change of what is there now."""
-    return Change(look(root, path), after)
+    return FileChange(read_state(root, path), after)
 
 
 def make(workspace: Path, *, check: Callable[[], object] = lambda: None, **files: bytes) -> None:
     """Give files new contents."""
     with open_root(str(workspace)) as root:
-        apply(root, [change(root, path, after) for path, after in files.items()], "key", check)
+        apply_changes(root, [change(root, path, after) for path, after in files.items()], "key", check)
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
@@ -42,7 +70,7 @@ def test_new_and_old_files(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"before")
     (tmp_path / "old").chmod(0o750)
     with open_root(str(tmp_path)) as root:
-        apply(root, [change(root, "old", b"after"), change(root, "a/b/new", b"")], "key")
+        apply_changes(root, [change(root, "old", b"after"), change(root, "a/b/new", b"")], "key")
     assert contents(tmp_path) == {"old": b"after", "a/b/new": b""}
     mask = os.umask(0)
     os.umask(mask)
@@ -103,7 +131,7 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
             ToolError, match=rf"{path}: (permission denied|operation not permitted|it cannot be)"
         ):
             with open_root("/sys/kernel") as root:
-                apply(root, [Change(Found(path, "absent"), b"x")], "key")
+                apply_changes(root, [FileChange(FileState(path, "absent"), b"x")], "key")
 
 
 def test_what_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
@@ -117,7 +145,7 @@ def test_what_was_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
         (tmp_path / "new").symlink_to("f")
         for each in changes.values():
             with pytest.raises(Stale, match=f"{each.path} was changed by another program"):
-                apply(root, [each], "key")
+                apply_changes(root, [each], "key")
     assert contents(tmp_path) == {"f": b"theirs", "new": b"theirs"}
 
 
@@ -130,7 +158,7 @@ def test_several_files_are_rolled_back(tmp_path: Path) -> None:
         changes = [change(root, path, b"mine") for path in ("a", "new", "z")]
         (tmp_path / "z").write_bytes(b"theirs")
         with pytest.raises(Stale):
-            apply(root, changes, "key")
+            apply_changes(root, changes, "key")
     assert contents(tmp_path) == {"a": b"one", "z": b"theirs"}
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
@@ -141,13 +169,13 @@ def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
         changes = [change(root, "a", b"mine"), change(root, "b", b"mine")]
         (tmp_path / "b").mkdir()
         with pytest.raises(Stale):
-            apply(root, changes, "key")
+            apply_changes(root, changes, "key")
     assert contents(tmp_path) == {}
 
 
 def test_what_a_killed_call_left_is_overwritten(tmp_path: Path) -> None:
     """By the same call, when it is run again; a link in its place is not followed."""
-    new, old = names_beside("key", "f")
+    new, old = temporary_names("key", "f")
     (tmp_path / "f").write_bytes(b"one")
     (tmp_path / "g").write_bytes(b"two")
     (tmp_path / new).write_bytes(b"half")
@@ -160,17 +188,17 @@ def test_put_back_and_tidy(tmp_path: Path) -> None:
     """What was replaced comes back, if it is what it should be; then nothing is left beside."""
     with open_root(str(tmp_path)) as root:
         for path in ("f", "g", "h"):
-            _, old = names_beside("key", path)
+            _, old = temporary_names("key", path)
             (tmp_path / path).write_bytes(b"after")
             if path != "h":
                 (tmp_path / old).write_bytes(b"before")
-        digest = look(root, names_beside("key", "f")[1]).digest
-        put_back(root, "f", "key", digest)
-        put_back(root, "g", "key", "0" * 64)
-        put_back(root, "h", "key", digest)
-        put_back(root, "gone/x", "key", digest)
+        digest = read_state(root, temporary_names("key", "f")[1]).digest
+        restore_file(root, "f", "key", digest)
+        restore_file(root, "g", "key", "0" * 64)
+        restore_file(root, "h", "key", digest)
+        restore_file(root, "gone/x", "key", digest)
         for path in ("f", "g", "h", "gone/x"):
-            tidy(root, path, "key")
+            remove_temporary_files(root, path, "key")
     assert contents(tmp_path) == {"f": b"before", "g": b"after", "h": b"after"}
 
 
@@ -181,16 +209,215 @@ def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with pytest.raises(GivenUp):
-                with locked(root, _give_up):
+                with lock_workspace(root, _give_up):
                     raise AssertionError("held by two")
-            with pytest.raises(ToolError, match="another program holds"), locked(root, wait_s=0.02):
+            with pytest.raises(ToolError, match="another program holds"), lock_workspace(root, wait_s=0.02):
                 raise AssertionError("held by two")
         finally:
             os.close(descriptor)
-        with locked(root), pytest.raises(BlockingIOError):
+        with lock_workspace(root), pytest.raises(BlockingIOError):
             fcntl.flock(other := os.open(tmp_path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(other)
 
 
 def _give_up() -> None:
     raise GivenUp
+
+
+# A call that changes files: what is shown, noted, done and found out afterwards is one thing.
+
+
+def digest(content: bytes) -> str:
+    """As evidence has it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def patch(workspace: Path, **new: str) -> list[Edit]:
+    """Orders to replace "old" by something, in some files."""
+    hunks = [EditFile(path=path, old_text="old", new_text=text) for path, text in new.items()]
+    return edits_of(ApplyPatch(hunks=hunks), str(workspace))
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Path:
+    """A workspace with two files."""
+    for path in ("f", "g"):
+        (tmp_path / path).write_text("old")
+    return tmp_path
+
+
+def test_shown_noted_done(ws: Path) -> None:
+    """The preview binds to what is there, evidence has both states, and then the second is there."""
+    orders = patch(ws, g="two", f="one")
+    preview = preview_changes(str(ws), orders)
+    assert (preview.kind, preview.text.count("-old")) == ("diff", 2)
+    assert collect_digests(str(ws), orders) == {
+        "before": [digest(b"old")] * 2,
+        "after": [digest(b"one"), digest(b"two")],
+    }
+    changes = make_changes(str(ws), orders, "key", preview.binding)
+    assert [change.digest for change in changes] == [digest(b"one"), digest(b"two")]
+    assert ((ws / "f").read_text(), (ws / "g").read_text()) == ("one", "two")
+
+
+def test_showing_and_noting_make_nothing(tmp_path: Path) -> None:
+    """Not even directories; a new file is shown and noted as absent."""
+    orders = edits_of(WriteFile(path="a/b", content="new"), str(tmp_path))
+    assert preview_changes(str(tmp_path), orders).text.startswith("--- /dev/null\n+++ b/a/b\n")
+    assert collect_digests(str(tmp_path), orders) == {"before": [ABSENT], "after": [digest(b"new")]}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_done(ws: Path) -> None:
+    """Is not shown, nothing is noted, and nothing is done, also to the file that comes first."""
+    orders = patch(ws, f="one", gone="two")
+    with pytest.raises(ToolError, match="there is no gone"):
+        preview_changes(str(ws), orders)
+    assert collect_digests(str(ws), orders) == {}
+    with pytest.raises(ToolError, match="there is no gone"):
+        make_changes(str(ws), orders, "key", None)
+    assert (ws / "f").read_text() == "old"
+
+
+@pytest.mark.parametrize("content", ["other", "old and more", None])
+def test_what_was_shown_is_not_there_any_more(ws: Path, content: str | None) -> None:
+    """The person is asked again, whether or not it could still be done."""
+    orders = patch(ws, f="one", g="two")
+    binding = preview_changes(str(ws), orders).binding
+    (ws / "g").unlink()
+    if content is not None:
+        (ws / "g").write_text(content)
+    with pytest.raises(Stale):
+        make_changes(str(ws), orders, "key", binding)
+    assert (ws / "f").read_text() == "old"
+
+
+def test_a_file_that_came_into_being_is_stale_too(tmp_path: Path) -> None:
+    """A file that was shown as new is not overwritten."""
+    orders = edits_of(WriteFile(path="f", content="new"), str(tmp_path))
+    binding = preview_changes(str(tmp_path), orders).binding
+    (tmp_path / "f").write_text("")
+    with pytest.raises(Stale):
+        make_changes(str(tmp_path), orders, "key", binding)
+
+
+def after_kill(ws: Path, kept: str = "old", **contents: str) -> tuple[ProbeResult, dict[str, str]]:
+    """What is found out when the files are these after a kill, and what they are then."""
+    orders = patch(ws, f="one", g="two")
+    evidence = collect_digests(str(ws), orders)
+    for path, content in contents.items():
+        new, old = temporary_names("key", path)
+        (ws / path).write_text(content)
+        (ws / old).write_text(kept)
+        (ws / new).write_text("half")
+    finding = probe_changes(str(ws), orders, "key", evidence)
+    return finding, {path.name: path.read_text() for path in ws.iterdir()}
+
+
+def test_killed_after_all(ws: Path) -> None:
+    """It is done, and what was left beside is removed."""
+    finding, files = after_kill(ws, f="one", g="two")
+    assert (finding.outcome, files) == ("done", {"f": "one", "g": "two"})
+
+
+def test_killed_before_anything(ws: Path) -> None:
+    """It may be run again."""
+    finding, files = after_kill(ws, f="old", g="old")
+    assert (finding.outcome, files) == ("not_done", {"f": "old", "g": "old"})
+
+
+def test_killed_half_way(ws: Path) -> None:
+    """The half that was done is undone."""
+    finding, files = after_kill(ws, f="one", g="old")
+    assert (finding.outcome, files) == ("not_done", {"f": "old", "g": "old"})
+
+
+def test_killed_half_way_and_what_was_replaced_is_lost(ws: Path) -> None:
+    """What stands beside is not what was there: nobody can tell, and what is found is told."""
+    finding, files = after_kill(ws, kept="something", f="one", g="old")
+    assert (finding.outcome, files) == ("unknown", {"f": "one", "g": "old"})
+    assert finding.evidence == {"found": [digest(b"one"), digest(b"old")]}
+
+
+def test_killed_and_changed_by_somebody_since(ws: Path) -> None:
+    """Nothing is undone over what somebody else made."""
+    finding, files = after_kill(ws, f="one", g="theirs")
+    assert (finding.outcome, files) == ("unknown", {"f": "one", "g": "theirs"})
+
+
+@pytest.mark.parametrize("evidence", [{}, {"before": ["x"], "after": ["x"]}])
+def test_without_evidence_nobody_can_tell(ws: Path, evidence: dict[str, Any]) -> None:
+    """Also if it is another call's."""
+    assert probe_changes(str(ws), patch(ws, f="one", g="two"), "key", evidence).outcome == "unknown"
+
+
+def test_the_same_content_written_again_is_done(ws: Path) -> None:
+    """Before and after are one state: running it again would change nothing."""
+    orders = edits_of(WriteFile(path="f", content="old"), str(ws))
+    assert probe_changes(str(ws), orders, "key", collect_digests(str(ws), orders)).outcome == "done"
+
+
+def test_evidence_fits(tmp_path: Path) -> None:
+    """That of the largest patch there may be."""
+    width = MAX_SUBJECT_BYTES // MAX_PATCH_FILES - 1
+    paths = [f"{number:0{width}}" for number in range(MAX_PATCH_FILES)]
+    for path in paths:
+        (tmp_path / path).write_text("old")
+    orders = patch(tmp_path, **dict.fromkeys(paths, "new"))
+    evidence = collect_digests(str(tmp_path), orders)
+    assert len(evidence["after"]) == MAX_PATCH_FILES
+    assert len(msgspec.json.encode(evidence)) <= MAX_EVIDENCE_BYTES
+    assert len(make_changes(str(tmp_path), orders, "key", None)) == MAX_PATCH_FILES
+
+
+# Locks by name: one at a time, in no ring, and nothing left behind.
+
+
+async def test_one_at_a_time() -> None:
+    """Who comes second waits; other names are free."""
+    locks = PathLocks()
+    order: list[str] = []
+
+    async def hold(name: str, *paths: str) -> None:
+        async with locks.lock(paths):
+            order.append(f"{name} in")
+            await trio.lowlevel.checkpoint()
+            order.append(f"{name} out")
+
+    async with trio.open_nursery() as nursery:
+        async with locks.lock(["a"]):
+            nursery.start_soon(hold, "second", "a")
+            await wait_all_tasks_blocked()
+            await hold("other", "b")
+        assert order == ["other in", "other out"]
+    assert order[2:] == ["second in", "second out"]
+    assert len(locks) == 0
+
+
+async def test_nobody_waits_in_a_ring() -> None:
+    """Whatever order the names are given in, and if one is given twice."""
+    locks = PathLocks()
+
+    async def hold(*paths: str) -> None:
+        for _ in range(20):
+            async with locks.lock(paths):
+                await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, "a", "b", "a")
+            nursery.start_soon(hold, "b", "a")
+            nursery.start_soon(hold, "b")
+    assert len(locks) == 0
+
+
+async def test_who_gives_up_waiting_leaves_the_lock_to_others() -> None:
+    """It is neither lost nor doubled."""
+    locks = PathLocks()
+    async with locks.lock(["a"]):
+        with trio.move_on_after(0) as scope:
+            async with locks.lock(["a"]):
+                raise AssertionError("held by two")
+        assert scope.cancelled_caught
+        assert len(locks) == 1
+    assert len(locks) == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.hooks.os.shell.keeper import descendants, started_at, stat_of, strike, sweep
+from kheishd.hooks.os.shell.keeper import descendants, send_signal, start_ticks_of, stat_of, sweep
 from kheishd.hooks.os.shell.process import KEEPER, ROOT
 from tests.support.commands import come_with, ended, running_with
 
@@ -174,14 +174,14 @@ def test_which_process_it_is() -> None:
     ) as child:
         parent, started = stat_of(child.pid) or (0, 0)
         assert parent == os.getpid()
-        assert started_at(child.pid) == started
+        assert start_ticks_of(child.pid) == started
         assert (child.pid, started) in descendants(os.getpid())
-        strike((child.pid, started + 1), signal.SIGKILL)
+        send_signal((child.pid, started + 1), signal.SIGKILL)
         assert child.poll() is None, "that was another process of this number"
-        strike((child.pid, started), signal.SIGKILL)
+        send_signal((child.pid, started), signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
     assert stat_of(child.pid) is None
-    strike((child.pid, started), signal.SIGKILL)
+    send_signal((child.pid, started), signal.SIGKILL)
 
 
 def test_a_name_that_looks_like_more(tmp_path: Path) -> None:

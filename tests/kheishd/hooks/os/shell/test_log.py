@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from kheishd.hooks.os.shell.log import MARKER, NEW, ShellFiles, ShellLog
+from kheishd.hooks.os.shell.log import MARKER, NEW, ShellFiles, ShellLog, ends_in_prompt
 from kheishd.kernel.shells import Shells, Written
 from protocol.limits.shell import MAX_SHELL_KEPT_BYTES, MAX_SHELL_OUTPUT_BYTES
 from protocol.limits.units import MIB
@@ -154,3 +154,58 @@ async def test_what_is_no_longer_wanted_goes(files: ShellFiles, tmp_path: Path) 
     assert sorted(os.listdir(directory)) == ["live", "old", "older"]
     assert await ShellFiles(tmp_path / "none").names() == []
     await ShellFiles(tmp_path / "none").prune([], [], 0)
+
+
+# What looks like a question at the end of some output, and what does not.
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "Need to install the following packages:\ncreate-thing@1.0\nOk to proceed? (y) ",
+        "Overwrite existing file? [y/N] ",
+        "Do you want to continue? [Y/n]",
+        "Are you sure (yes/no/[fingerprint])? ",
+        "[sudo] password for ada: ",
+        "Username for 'https://example.org': ",
+        "Enter passphrase for key '/home/ada/.ssh/id':",
+        "Press any key to go on\n",
+        "Press ENTER to continue",
+        "Continue? (yes/no)\n",
+        "\x1b[1m\x1b[36m?\x1b[0m Project name: ",
+        "What is your name? ",
+        ">>> ",
+        "mysql> ",
+        "user@host:~$ ",
+        "50%\r100%\nSelect a template\n  > ",
+    ],
+)
+def test_a_question(tail: str) -> None:
+    """It waits for somebody to type."""
+    assert ends_in_prompt(tail)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "",
+        "\n\n",
+        "Listening on http://localhost:8080/\n",
+        "Server started.\n",
+        "compiling module 3 of 7 ...",
+        "GET /index.html 200\n",
+        "What could go wrong?\nNothing did.\n",
+        "Done in 3 s",
+        "warning: password is deprecated\n",
+        "> build\n> tsc --watch\n\nWatching for file changes.\n",
+    ],
+)
+def test_no_question(tail: str) -> None:
+    """It works, or has nothing to say."""
+    assert not ends_in_prompt(tail)
+
+
+def test_it_does_not_take_long() -> None:
+    """Whatever a program writes: this is asked on the daemon's loop."""
+    for piece in ("(y/", "[n/", "password", "continue ", "\x1b[", "?"):
+        ends_in_prompt(piece * (1024 // len(piece)))

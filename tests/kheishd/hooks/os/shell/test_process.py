@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,18 @@ import pytest
 import trio
 
 from kheishd.hooks.os.shell import process as processes
-from kheishd.hooks.os.shell.process import Command, Ended, Kept, NotStarted, running
+from kheishd.hooks.os.shell.keeper import start_ticks_of
+from kheishd.hooks.os.shell.process import (
+    MARK_VARIABLE,
+    Command,
+    CommandEnd,
+    KeptCommand,
+    NotStarted,
+    find_orphans,
+    home_id,
+    kill_orphans,
+    running,
+)
 from tests.support.commands import running_with
 
 
@@ -38,10 +50,10 @@ async def test_output_errors_and_the_end(workdir: int) -> None:
     """Each by itself."""
     async with running(command(workdir, "echo out; echo err >&2; exit 5")) as kept:
         assert kept.pid > 0
-        assert kept.started > 0
+        assert kept.start_ticks > 0
         assert kept.stderr is not None
         assert (await read(kept.stdout), await read(kept.stderr)) == (b"out\n", b"err\n")
-        assert await kept.wait() == Ended(5)
+        assert await kept.wait() == CommandEnd(5)
 
 
 async def test_output_and_errors_together(workdir: int) -> None:
@@ -85,7 +97,7 @@ async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(processes, "KEEPER", "raise SystemExit(1)")
     async with running(command(workdir, "true")) as kept:
         assert kept.pid == 0
-        assert await kept.wait() == Ended(None)
+        assert await kept.wait() == CommandEnd(None)
 
 
 async def test_leaving_ends_it(workdir: int) -> None:
@@ -104,7 +116,7 @@ async def test_stopping_twice(workdir: int) -> None:
         await kept.stop()
         assert running_with("8002.1") == []
         await kept.stop()
-        assert await kept.wait() == Ended(128 + 15)
+        assert await kept.wait() == CommandEnd(128 + 15)
 
 
 async def test_stopping_before_it_is_known_to_have_begun(
@@ -127,7 +139,7 @@ async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
             await kept.wait()
         assert left.cancelled_caught
         os.kill(kept.pid, signal.SIGUSR1)
-        assert await kept.wait() == Ended(5)
+        assert await kept.wait() == CommandEnd(5)
 
 
 async def test_a_keeper_that_is_killed(workdir: int) -> None:
@@ -135,7 +147,7 @@ async def test_a_keeper_that_is_killed(workdir: int) -> None:
     async with running(
         command(workdir, "setsid sleep 8003.1 & echo ready; kill -9 $PPID; sleep 8003.1")
     ) as kept:
-        assert await kept.wait() == Ended(None)
+        assert await kept.wait() == CommandEnd(None)
     assert running_with("8003.1") == []
 
 
@@ -144,7 +156,7 @@ async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
     """That is told apart from a command that failed."""
     argv = ("/usr/bin/bwrap", "--ro-bind", "/", "/", "--bind", "/nothing-like-it", "/mnt", "/bin/sh", "-c")
     async with running(command(workdir, "exit 1", boxed=True, argv=argv)) as kept:
-        assert await kept.wait() == Ended(None, unboxed=True)
+        assert await kept.wait() == CommandEnd(None, unboxed=True)
 
 
 async def test_what_outlives_even_a_kill(
@@ -157,10 +169,10 @@ async def test_what_outlives_even_a_kill(
     async def in_vain(mark: str) -> bool:
         return False
 
-    monkeypatch.setattr(processes, "hunt", in_vain)
+    monkeypatch.setattr(processes, "kill_orphans", in_vain)
     ours, theirs = socket.socketpair()
     async with running(command(workdir, "read x")) as kept:
-        deaf = Kept(kept._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test")
+        deaf = KeptCommand(kept._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test")
         with trio.fail_after(5):
             await deaf.stop()
             await deaf.aclose()
@@ -176,4 +188,75 @@ async def test_how_long_it_may_take_to_end(workdir: int) -> None:
             assert await kept.stdout.receive_some() == b"ready\n"
             await kept.stop(grace_s)
             assert await read(kept.stdout) == said
-            assert await kept.wait() == Ended(code)
+            assert await kept.wait() == CommandEnd(code)
+
+
+# Leftovers: found by their mark, and killed; everybody else's processes are let be.
+
+
+async def marked(mark: str, command: str) -> trio.Process:
+    """A shell command whose processes carry a mark; it has begun."""
+    environ = {MARK_VARIABLE: mark, "PATH": "/usr/bin:/bin"}
+    argv = ["/bin/sh", "-c", f"echo ready; {command}"]
+    process = await trio.lowlevel.open_process(
+        argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.receive_some() == b"ready\n"
+    return process
+
+
+def test_marks_of_homes_differ(tmp_path: Path) -> None:
+    """And are the same for one home, whatever leads to it; a mark is one word."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    assert home_id(tmp_path / "home") == home_id(tmp_path / "link") != home_id(tmp_path)
+    assert home_id(tmp_path).isalnum()
+
+
+async def test_found_by_the_whole_mark() -> None:
+    """A mark that only begins alike is another's."""
+    one, other = await marked("test-1", "read x"), await marked("test-11", "read x")
+    assert find_orphans("test-1") == [(one.pid, start_ticks_of(one.pid))]
+    assert find_orphans("test-") == []
+    assert await kill_orphans("test-1")
+    assert await one.wait() == -signal.SIGKILL
+    assert other.returncode is None
+    assert await kill_orphans("test-11")
+    assert await other.wait() == -signal.SIGKILL
+
+
+async def test_those_that_are_just_ending_may() -> None:
+    """Within the patience that was asked for, nothing is killed."""
+    process = await marked("test-2", "read x; exit 5")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: kill_orphans("test-2", patience_s=30))
+        await trio.testing.wait_all_tasks_blocked()
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        assert await process.wait() == 5
+
+
+async def test_a_process_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment it carries no mark; who finds nothing looks again."""
+    process = await marked("test-4", "read x")
+    found = iter([[], find_orphans("test-4")])
+    monkeypatch.setattr(processes, "find_orphans", lambda mark: next(found, []))
+    assert await kill_orphans("test-4")
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_nothing_left() -> None:
+    """Then there is nothing to wait for."""
+    with trio.fail_after(5):
+        assert await kill_orphans("test-none", patience_s=60)
+
+
+async def test_what_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end."""
+    process = await marked("test-3", "read x")
+    monkeypatch.setattr(processes, "MAX_ORPHAN_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "send_signal", lambda process, number: None)
+    assert not await kill_orphans("test-3")
+    process.kill()
+    await process.wait()

@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.sandbox import Sandbox, _roots_own
-from kheishd.hooks.workdir import Workdir, open_workdir
+from kheishd.hooks.os.shell.command import Workdir, open_workdir
+from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
 from kheishd.kernel.hook import ToolError
 
 SHELL = ("/bin/sh", "-c")
@@ -28,7 +29,7 @@ def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
 
 async def inside(sandbox: Sandbox, workspace: Path, command: str, *before: str) -> str:
     """What a command in a sandbox says, errors included."""
-    assert await sandbox.chosen("required")
+    assert await sandbox.choose("required")
     with opened(workspace) as workdir:
         return said([*before, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
 
@@ -172,7 +173,7 @@ async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
 async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Path, tmp_path: Path) -> None:
     """Who puts a link to something else in its place meanwhile is late."""
     sandbox = Sandbox([str(home)])
-    if not await sandbox.chosen("required") or "--bind-fd" not in said(["bwrap", "--help"]):
+    if not await sandbox.choose("required") or "--bind-fd" not in said(["bwrap", "--help"]):
         pytest.skip("this bubblewrap cannot be given an open directory")
     (workspace / "here").touch()
     with opened(workspace) as workdir:
@@ -202,17 +203,19 @@ async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: Non
 
 @pytest.mark.skipif(not ROOT, reason="only root may become another user")
 @pytest.mark.usefixtures("bubblewrap")
-async def test_as_an_ordinary_user(home: Path, workspace: Path) -> None:
+async def test_as_an_ordinary_user(home: Path) -> None:
     """The same options do for a user without any right, as long as users may make namespaces."""
-    for directory in (workspace, *workspace.parents[:3]):
-        directory.chmod(0o777)
     nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
-    if "namespace" in text:
-        pytest.skip(f"ordinary users may not make namespaces here: {text}")
-    assert text.startswith("65534\n")
-    assert "Read-only file system" in text
-    assert (workspace / "f").stat().st_uid == 65534
+    # Not below pytest's directory, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        workspace = Path(directory)
+        await trio.Path(workspace).chmod(0o777)
+        text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
+        if "namespace" in text:
+            pytest.skip(f"ordinary users may not make namespaces here: {text}")
+        assert text.startswith("65534\n")
+        assert "Read-only file system" in text
+        assert (workspace / "f").stat().st_uid == 65534
 
 
 @pytest.mark.skipif(not ROOT, reason="the files of root are nobody else's to read anyway")
@@ -230,7 +233,7 @@ async def test_root_inside_is_not_root_outside(home: Path, workspace: Path) -> N
     assert "written" not in text
 
 
-def test_what_is_roots_own(tmp_path: Path) -> None:
+def test_what_is_root_only(tmp_path: Path) -> None:
     """Files and directories that others may not read, wherever they are; links are let be."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "key").touch(0o600)
@@ -238,8 +241,8 @@ def test_what_is_roots_own(tmp_path: Path) -> None:
     (tmp_path / "private").mkdir(0o700)
     (tmp_path / "private" / "x").touch(0o600)
     (tmp_path / "link").symlink_to(tmp_path / "private")
-    assert sorted(_roots_own(str(tmp_path))) == [str(tmp_path / "a" / "b" / "key"), str(tmp_path / "private")]
-    assert list(_roots_own(str(tmp_path / "missing"))) == []
+    assert sorted(_root_only(str(tmp_path))) == [str(tmp_path / "a" / "b" / "key"), str(tmp_path / "private")]
+    assert list(_root_only(str(tmp_path / "missing"))) == []
 
 
 def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> None:
@@ -254,16 +257,16 @@ async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     sandbox = Sandbox([str(home)])
     fake(tmp_path, f"echo x >>{tmp_path}/tries; echo 'not allowed' >&2; exit 1")
-    assert [await sandbox.chosen("auto") for _ in range(2)] == [False, False]
-    assert await sandbox.problem() == "not allowed"
+    assert [await sandbox.choose("auto") for _ in range(2)] == [False, False]
+    assert await sandbox.find_problem() == "not allowed"
     with pytest.raises(ToolError, match="and it does not work: not allowed"):
-        await sandbox.chosen("required")
-    assert not await sandbox.chosen("off")
+        await sandbox.choose("required")
+    assert not await sandbox.choose("off")
     assert (tmp_path / "tries").read_text() == "x\n" * 4
     fake(tmp_path, f"echo x >>{tmp_path}/tries")
-    assert [await sandbox.chosen("auto") for _ in range(3)] == [True, True, True]
+    assert [await sandbox.choose("auto") for _ in range(3)] == [True, True, True]
     assert (tmp_path / "tries").read_text() == "x\n" * 5
-    assert not await sandbox.chosen("off")
+    assert not await sandbox.choose("off")
 
 
 @pytest.mark.parametrize("options", ["--size --bind-fd", "--size", "--bind", ""])
@@ -274,7 +277,7 @@ async def test_older_ones(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, ":", options)
     sandbox = Sandbox([str(home)])
-    assert await sandbox.chosen("required")
+    assert await sandbox.choose("required")
     with opened(workspace) as workdir:
         argv = sandbox.argv(workdir, SHELL)
         by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
@@ -289,6 +292,6 @@ async def test_one_that_cannot_be_executed(
     """That is a problem like any other; so is one that fails without a word."""
     monkeypatch.setenv("PATH", str(tmp_path))
     fake(tmp_path, "exit 3")
-    assert await Sandbox([str(home)]).problem() == "bwrap ended with 3"
+    assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"
     (tmp_path / "bwrap").write_bytes(b"\0no program")
-    assert await Sandbox([str(home)]).problem() == "Exec format error"
+    assert await Sandbox([str(home)]).find_problem() == "Exec format error"

@@ -10,9 +10,8 @@ import pytest
 import trio
 
 from kheishd.config.sections.workspace import SandboxMode
-from kheishd.hooks.leftovers import home_id, leftovers
-from kheishd.hooks.os.shell.process import Ended, Kept, NotStarted
-from kheishd.hooks.os.shell.starter import TASK, Starter
+from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, find_orphans, home_id
+from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
 from protocol.objects.task import Shell
 from tests.support.commands import ended
 
@@ -24,14 +23,14 @@ def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode
 
 
 @asynccontextmanager
-async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[Kept]:
+async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
     """The shell of the task ``tsk_1``."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
     async with Starter(home, environ).running("tsk_1", shell, readable) as kept:
         yield kept
 
 
-async def wrote(kept: Kept) -> str:
+async def wrote(kept: KeptCommand) -> str:
     """All that it wrote."""
     return b"".join([bytes(piece) async for piece in kept.stdout]).decode()
 
@@ -39,10 +38,10 @@ async def wrote(kept: Kept) -> str:
 async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: SandboxMode) -> None:
     """In its directory, output and errors together; it knows its task, and nothing of the daemon's."""
     (workspace / "sub").mkdir()
-    script = f"pwd; echo err >&2; echo ${TASK}; env; exit 3"
+    script = f"pwd; echo err >&2; echo ${TASK_VARIABLE}; env; exit 3"
     async with started(home, asked(workspace, script, "sub", mode=mode)) as kept:
         said = await wrote(kept)
-        assert await kept.wait() == Ended(3)
+        assert await kept.wait() == CommandEnd(3)
     assert said.startswith(f"{workspace}/sub\nerr\ntsk_1\n")
     assert "canary" not in said
     assert kept.stderr is None
@@ -83,11 +82,11 @@ async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mo
     shell = asked(workspace, "echo ready; exec sleep 1000", mode=mode)
     async with started(home, shell) as kept:
         assert await kept.stdout.receive_some() == b"ready\n"
-        assert await Starter(home.parent).hunt("tsk_1")
-        assert await Starter(home).hunt("tsk_2")
-        marked = [pid for pid, _ in leftovers(f"{home_id(home)}.tsk_1")]
+        assert await Starter(home.parent).kill_orphans("tsk_1")
+        assert await Starter(home).kill_orphans("tsk_2")
+        marked = [pid for pid, _ in find_orphans(f"{home_id(home)}.tsk_1")]
         assert kept.pid in marked
         # The keeper itself carries the mark; so what is hunted is everything.
         with trio.fail_after(20):
-            assert await Starter(home).hunt("tsk_1")
+            assert await Starter(home).kill_orphans("tsk_1")
         assert ended(marked)

@@ -8,15 +8,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.tools import Bash
-from kheishd.kernel.hook import Stale, ToolError
+from kheishd.hooks.os.shell.command import open_workdir
+from kheishd.hooks.os.shell.output import OutputCollector, Spool
+from kheishd.hooks.os.shell.process import CommandEnd
+from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
+from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
+from kheishd.objects.fold import SessionWriter
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
+from protocol.events.session import SessionCreated
 from protocol.events.task import TaskCreated
 from protocol.limits.call import (
     MAX_EVIDENCE_BYTES,
@@ -24,9 +32,12 @@ from protocol.limits.call import (
     MAX_TOOL_OUTPUT_BYTES,
     MAX_TOOL_TEXT_BYTES,
 )
-from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES, MAX_SESSION_SHELLS
 from protocol.limits.units import KIB, MIB
+from protocol.objects.approval import Preview
 from tests.support.commands import Shell, come_with, ended, place_at, running_with
+from tests.support.histories import task_created
+from tests.support.stores import update
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,10 +154,10 @@ async def test_a_flood(shell: Shell) -> None:
     assert outcome.full_output == bytes(MAX_TOOL_OUTPUT_BYTES)
     assert result["stdout"].endswith("the end\n")
     lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
-    assert result["note"] == f"{lost} bytes of the output are lost: it was more than is kept"
+    assert result["note"] == f"{lost} bytes of the output are lost: it exceeded the limit"
     assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
     assert sum(map(len, shell.said)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
-    assert shell.said[-1].endswith("[it goes on; no more of it is shown while it runs]\n")
+    assert shell.said[-1].endswith("[there is more output; it is not shown while the command runs]\n")
 
 
 async def test_output_is_shown_as_it_comes(shell: Shell) -> None:
@@ -299,7 +310,7 @@ async def test_many_at_once(shell: Shell) -> None:
 
 async def test_a_command_that_kills_its_keeper(bare: Shell) -> None:
     """Without a sandbox it can; then nothing is known, which is said, and nothing is left all the same."""
-    with pytest.raises(ToolError, match="how the command ended is not known"):
+    with pytest.raises(ToolError, match="the exit code of the command is unknown"):
         await bare.run("setsid sleep 6006.1 & setsid sleep 6006.1 & kill -9 $PPID; sleep 6006.1")
     assert running_with("6006.1") == []
 
@@ -343,11 +354,18 @@ async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) ->
         await bare.bash.preview(bare.use(command))
 
 
+async def preview_of(bash: Bash, call: Invocation) -> Preview:
+    """Return the preview of a call."""
+    preview = await bash.preview(call)
+    assert preview is not None
+    return preview
+
+
 async def test_the_longest_command(shell: Shell) -> None:
     """It runs, and neither what is shown of it nor its evidence is longer than they may be."""
     use = shell.use(":".ljust(MAX_COMMAND_BYTES, "\x01"))
     assert not (await shell.bash.dispatch(use)).is_error
-    assert len((await shell.bash.preview(use)).text.encode()) <= MAX_PREVIEW_BYTES
+    assert len((await preview_of(shell.bash, use)).text.encode()) <= MAX_PREVIEW_BYTES
     assert len(msgspec.json.encode(await shell.bash.evidence(use))) < MAX_EVIDENCE_BYTES
 
 
@@ -355,7 +373,7 @@ async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
     """Where it would run and whether it is confined come first, in a line of our own; then all of it."""
     (workspace / "sub").mkdir()
     use = shell.use("make\n# in /safe", workdir="sub")
-    preview = await shell.bash.preview(use)
+    preview = await preview_of(shell.bash, use)
     assert preview.kind == "command"
     how = "in a sandbox" if shell.place.sandbox == "required" else "without a sandbox"
     assert preview.text == f"in {workspace}/sub, {how}:\nmake\n# in /safe"
@@ -367,7 +385,7 @@ async def test_an_approval_holds_for_where_it_would_run(
 ) -> None:
     """A command that was approved in a sandbox is not run without one, nor one place's in another."""
     bash = Bash(home)
-    shown = await bash.preview(Shell(bash, place_at(workspace, "auto")).use("pwd"))
+    shown = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
     same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=shown.binding)
     assert not (await bash.dispatch(same)).is_error
     (workspace / "sub").mkdir()
@@ -405,7 +423,7 @@ async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: p
     fake.chmod(0o700)
     monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
     with pytest.raises(
-        ToolError, match="the command did not run, for its sandbox could not be set up: no luck"
+        ToolError, match="the command did not run, because its sandbox could not be set up: no luck"
     ):
         await Shell(Bash(home), place_at(workspace, "auto")).run("true")
 
@@ -522,9 +540,9 @@ async def test_a_command_for_the_background_is_not_run_by_its_call(
 
 async def test_who_approves_sees_that_it_goes_on(shell: Shell) -> None:
     """What is shown says so; the approval holds for the place, as for any command."""
-    preview = await shell.bash.preview(shell.use("make", run_in_background=True))
+    preview = await preview_of(shell.bash, shell.use("make", run_in_background=True))
     assert "in the background until it ends:\nmake" in preview.text
-    assert preview.binding == (await shell.bash.preview(shell.use("make"))).binding
+    assert preview.binding == (await preview_of(shell.bash, shell.use("make"))).binding
     with pytest.raises(Stale):
         await shell.bash.dispatch(shell.use("make", run_in_background=True, binding="another"))
 
@@ -533,3 +551,143 @@ async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> Non
     """Nothing begins before the result is kept, so the call is simply run again."""
     finding = await bare.bash.probe(bare.use("make", run_in_background=True), {})
     assert finding.outcome == "not_done"
+
+
+# What is told of a command that ran.
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """A spool."""
+    return Spool(tmp_path / "spool")
+
+
+@pytest.fixture
+def capture(spool: Spool) -> OutputCollector:
+    """What a command wrote: nothing yet."""
+    return OutputCollector(spool, lambda text: None)
+
+
+def outcome(
+    end: CommandEnd | None,
+    collector: OutputCollector,
+    spool: Spool,
+    command: str = "make",
+    workdir: str = "/w",
+) -> Outcome:
+    """Return the outcome of a command that ended so."""
+    result = result_of(command, workdir, False, 5.0, end, collector, spool)
+    return outcome_of(result, collector, spool)
+
+
+def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> None:
+    """And no error, whatever it is."""
+    for code in (0, 1, 137):
+        told = outcome(CommandEnd(code), capture, spool)
+        result = msgspec.json.decode(told.text)
+        assert (result["exit_code"], result["success"], told.is_error) == (code, code == 0, False)
+        assert "note" not in result
+
+
+def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
+    """It says after how long, and what to do."""
+    told = outcome(None, capture, spool)
+    result = msgspec.json.decode(told.text)
+    assert told.is_error
+    assert (result["exit_code"], result["success"], result["timed_out"]) == (None, False, True)
+    assert result["note"] == "stopped after 5 s; do less at once, or give a longer timeout_s"
+
+
+def test_a_command_that_never_ran(capture: OutputCollector, spool: Spool) -> None:
+    """What its sandbox said is why."""
+    capture.stderr.feed(b"bwrap: no\n")
+    with pytest.raises(ToolError, match=r"its sandbox could not be set up: bwrap: no$"):
+        outcome(CommandEnd(None, unboxed=True), capture, spool)
+
+
+def test_an_end_that_nobody_saw(capture: OutputCollector, spool: Spool) -> None:
+    """It is not made up."""
+    with pytest.raises(ToolError, match="the exit code of the command is unknown"):
+        outcome(CommandEnd(None), capture, spool)
+
+
+def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
+    """However long command, place and output are, and however badly they go into JSON."""
+    spool.begin()
+    spool.write(b"all of it")
+    spool.dropped = 10**12
+    for excerpt in (capture.stdout, capture.stderr):
+        excerpt.feed(b"\x01" * 100_000)
+    told = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
+    assert MAX_TOOL_TEXT_BYTES - 64 <= len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    result = msgspec.json.decode(told.text)
+    assert result["stdout_truncated"]
+    assert result["stderr_truncated"]
+    assert told.full_output == b"all of it"
+    spool.remove()
+
+
+# A command for the background: a task in the commit of its call's result, and nothing before.
+
+
+def use(bare: Shell, store: Store) -> Invocation:
+    """A call in a place that has a store."""
+    return replace(bare.use("make"), context=replace(bare.place, state=State(store, lambda: 7)))
+
+
+def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
+    """What such a call gives."""
+    workdir = open_workdir(str(workspace), ".")
+    try:
+        arguments = BashArguments(command=command, description=title)
+        return _create_task(use(bare, store), arguments, workdir, boxed=True)
+    finally:
+        workdir.close()
+
+
+def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
+    """What it is in the transaction that commits it, and the event of its task."""
+    assert given.decide is not None
+    with store.read() as snapshot:
+        final = given.decide(snapshot)
+    (event,) = final.events
+    return final, cast("TaskCreated", event)
+
+
+def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, workspace: Path) -> None:
+    """By what was judged; its owner is who asked; the model is told its id and how to go on."""
+    given = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
+    assert given.events == ()
+    final, event = settled(given, store)
+    assert (event.kind, event.title, event.owner) == ("shell", "The page for Ada", bare.place.run.agent)
+    assert event.shell is not None
+    assert (event.shell.command, event.shell.sandboxed) == ("npm run dev", True)
+    assert (event.shell.workdir, event.shell.workspace) == (str(workspace), str(workspace))
+    assert event.shell.call_id == "call_1"
+    said = msgspec.json.decode(final.text)
+    assert (said["task_id"], said["status"]) == (event.task_id, "pending")
+    assert "task_output" in said["note"]
+
+
+def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) -> None:
+    """On one short line."""
+    _, event = settled(background(bare, store, workspace, "make \\\n  " + "x" * 5000), store)
+    assert event.title.startswith("make \\ xxx")
+    assert len(event.title) < 100
+
+
+def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> None:
+    """Which is found out when it is committed: others may have begun some meanwhile."""
+    given = background(bare, store, workspace)
+    session_id = bare.place.session.session_id
+
+    def begin(tx: Transaction) -> None:
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold.append(SessionCreated(agent="default"))
+        fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SESSION_SHELLS)])
+        fold.write()
+
+    update(store, begin)
+    assert given.decide is not None
+    with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
+        given.decide(snapshot)

@@ -1,0 +1,28 @@
+"""The long-lived collaborators that the daemon makes once and hands to its workers and to its handlers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kheishd.kernel.captures import Captures
+    from kheishd.kernel.live import Live
+    from kheishd.kernel.runtime import Runtimes
+    from kheishd.kernel.shells import Shells
+    from kheishd.kernel.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The store, the text being written, the runtimes, the debug captures and the output of shells.
+
+    All of them live from the opening of the store to its closing. A reload replaces the current runtime, not
+    the services.
+    """
+
+    state: State
+    live: Live
+    runtimes: Runtimes
+    captures: Captures
+    shells: Shells

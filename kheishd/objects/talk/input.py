@@ -1,0 +1,64 @@
+"""The content of a request: input items, their size and the session's input contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kheishd.core.contract import ContractViolation, parse_value
+from kheishd.objects.storable import require_storable
+from kheishd.objects.talk.contract import schema_text
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputContractViolated
+from protocol.limits.session import MAX_INPUT_BYTES
+from protocol.transcript import Text, text_of
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+    from protocol.objects.run import SendParams, SteerParams
+    from protocol.objects.session import Session
+    from protocol.transcript import InputItem
+
+
+def input_field(params: SendParams | SteerParams) -> str:
+    """Return the name of the field that holds the content."""
+    return "$.params.input_items" if params.input_items else "$.params.content"
+
+
+def read_items(params: SendParams | SteerParams, max_bytes: int = MAX_INPUT_BYTES) -> list[InputItem]:
+    """Return the content of a request as items.
+
+    Errors: InvalidParams unless exactly one of ``content`` and ``input_items`` holds something;
+    InputTooLarge.
+    """
+    field = input_field(params)
+    if params.content and params.input_items:
+        raise InvalidParams("give either 'content' or 'input_items', not both", field=field)
+    items = list(params.input_items or ([Text(params.content)] if params.content else []))
+    if not items or any(isinstance(item, Text) and not item.text for item in items):
+        raise InvalidParams("there is nothing to send: the content is empty", field=field)
+    if not all(isinstance(item, Text) for item in items):
+        text = "this version takes only items of kind 'text'; put the file's text there"
+        raise InvalidParams(text, field=field)
+    require_storable(items, max_bytes, "input", field)
+    return items
+
+
+def apply_input_contract(
+    store: Snapshot, session: Session, items: list[InputItem], field: str
+) -> list[InputItem]:
+    """Return items as the session's input contract demands: canonical JSON in place of their texts.
+
+    Shape:  the items themselves without a contract; else one text in place of all, where the first was.
+    Errors: InputContractViolated.
+    """
+    if session.input_contract is None:
+        return items
+    verdict = parse_value(msgspec.json.decode(schema_text(store, session.input_contract)), text_of(items))
+    if isinstance(verdict, ContractViolation):
+        text = f"the input does not match the session's input contract: {verdict.problem}"
+        raise InputContractViolated(text, field=field)
+    first = next(index for index, item in enumerate(items) if isinstance(item, Text))
+    others = [item for item in items if not isinstance(item, Text)]
+    return [*others[:first], Text(verdict.text), *others[first:]]

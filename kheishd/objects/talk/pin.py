@@ -1,0 +1,99 @@
+"""The values that a run pins when it is accepted, from the request, the session, the agent and the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kheishd.core.planning import unplanned
+from kheishd.core.run.budget import narrowest, pin_budget
+from kheishd.core.session import both
+from kheishd.objects.talk.address import find_route
+from kheishd.objects.talk.bounds import bounds_of
+from kheishd.objects.talk.workspace import workspace_of
+from kheishd.store.blobs import put_chunk
+from protocol.errors.route import RouteNotReady
+from protocol.errors.rpc import InvalidParams
+from protocol.objects.run import Pinned
+
+if TYPE_CHECKING:
+    from kheishd.kernel.call import Call
+    from kheishd.kernel.runtime import RouteSpec, Runtime
+    from kheishd.store.environment import Transaction
+    from protocol.budget import Budget, PinnedBudget
+    from protocol.contract import BoundContract
+    from protocol.objects.definition import Definition
+    from protocol.objects.run import SendParams
+    from protocol.objects.session import Session
+
+
+def pin_run(
+    tx: Transaction,
+    call: Call,
+    session: Session,
+    speaker: Definition,
+    params: SendParams,
+    *,
+    workspace: str | None = None,
+    contract: BoundContract | None = None,
+) -> Pinned:
+    """Return the values that a new run uses, and store the speaker's instructions.
+
+    The request comes before the session, the session before the agent. A model belongs to the route that
+    was named with it: a request that names another route gets that route's model unless it names one too.
+    A guest speaks for itself and has no tools.
+
+    Errors: RouteNotFound, RouteNotReady, WorkspaceForbidden, InvalidParams.
+    """
+    runtime = call.runtime
+    # Plan mode can end within a run, so the bounds are those that apply after it.
+    bounds = bounds_of(tx, runtime, unplanned(session), speaker)
+    directory = workspace_of(tx, runtime, session, workspace, speaker)
+    route = find_route(runtime, params.route, session.route, speaker.route)
+    problem = runtime.models.problem(route)
+    if problem is not None:
+        field = "$.params.route" if params.route is not None else None
+        raise RouteNotReady(f"the route '{route.route_id}' is not ready: {problem}", field=field)
+    session_model = session.model if params.route is None else None
+    agent_model = speaker.model if params.route is None and session.route is None else None
+    put_chunk(tx, speaker.digest, 0, speaker.instructions.encode())
+    return Pinned(
+        route=route.route_id,
+        driver=route.driver,
+        model=params.model or session_model or agent_model or route.model,
+        base_url=route.base_url,
+        auth_ref=route.auth_ref,
+        options=dict(route.options),
+        instructions_digest=speaker.digest,
+        tools=both(speaker.tools, bounds.scope.tools) if speaker.name == session.agent else [],
+        workspace=directory,
+        permission_mode=bounds.mode,
+        max_turns=min(filter(None, (speaker.max_turns, runtime.config.runs.max_turns)), default=0),
+        context_tokens=route.context_tokens,
+        generation=runtime.generation,
+        debug=params.debug or runtime.config.debug.capture,
+        output_contract=contract or session.output_contract,
+        requirements=params.completion_requirements,
+        max_continuations=runtime.config.runs.max_continuations,
+        budget=_pin_budget(runtime, params.budget, speaker, route),
+        prices=route.prices,
+    )
+
+
+def _pin_budget(
+    runtime: Runtime, requested: Budget | None, speaker: Definition, route: RouteSpec
+) -> PinnedBudget | None:
+    """Return the lowest of the daemon's, the agent's and the request's limits.
+
+    Errors: InvalidParams where the request limits the cost and the route states no prices.
+    """
+    if requested is not None and requested.max_cost and route.prices is None:
+        raise InvalidParams(
+            f"the route '{route.route_id}' states no prices, so the cost of a run cannot be limited",
+            field="$.params.budget.max_cost",
+        )
+    budget = narrowest((runtime.config.runs.budget, speaker.budget, requested))
+    if budget is not None and route.prices is None:
+        budget = narrowest([msgspec.structs.replace(budget, max_cost=0.0)])
+    return pin_budget(budget)

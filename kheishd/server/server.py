@@ -1,0 +1,152 @@
+"""The server: accepts connections on every transport, counts, drains and closes them."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+from kheishd.kernel.call import Caller
+from kheishd.objects.node.token import is_valid
+from kheishd.server.connection import ClientConnection, ServerContext
+from kheishd.server.dispatch import Dispatcher
+from kheishd.server.lines import LineConnection
+from kheishd.server.listeners import Listener, RpcListen, SharedListen, TcpListen, accept_all
+from kheishd.server.peers import find_private_caller, find_shared_caller, peer_of
+from kheishd.server.subscriptions import Hub
+from kheishd.store.tables import TOKENS
+from protocol.errors.refusal import Refusal
+from protocol.rpc.wire import encode_error
+
+log = logging.getLogger(__name__)
+
+# The interval of checks when file descriptors run out for reasons other than connections.
+DESCRIPTORS_LOOK_S = 1.0
+
+
+class Server:
+    """The open connections and the nursery of their tasks."""
+
+    def __init__(self, shared: ServerContext) -> None:
+        self.shared = shared
+        self._live: dict[ClientConnection, None] = {}
+        self._ended = trio.Event()
+
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        return len(self._live)
+
+    def list_connections(self) -> list[ClientConnection]:
+        """Return the open connections."""
+        return list(self._live)
+
+    @property
+    def subscriptions(self) -> int:
+        """The number of open subscriptions."""
+        return len(self.shared.hub)
+
+    async def listen(
+        self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve a listener until cancelled; accepted connections stay open."""
+        spec = listener.spec
+        if isinstance(spec, TcpListen):
+            from kheishd.server.websocket import serve_websockets
+
+            await serve_websockets(self, listener.socket, spec, task_status=task_status)
+            return
+        task_status.started()
+        await accept_all(listener.socket, lambda stream: self._welcome(stream, spec), self.descriptor_freed)
+
+    def _welcome(self, stream: socket.socket, spec: RpcListen | SharedListen) -> None:
+        try:
+            caller = _caller(stream, spec)
+        except Refusal as refusal:
+            _turn_away(stream, refusal)
+        except OSError:
+            stream.close()
+        else:
+            self.shared.nursery.start_soon(self._serve, LineConnection(self.shared, caller, stream))
+
+    async def _serve(self, connection: LineConnection) -> None:
+        with self.live(connection):
+            await connection.run()
+
+    @contextmanager
+    def live(self, connection: ClientConnection) -> Iterator[None]:
+        """Register a connection while it lasts, and log its errors."""
+        self._live[connection] = None
+        try:
+            if connection.caller.token_id is not None:
+                self._check_tokens([connection])
+            yield
+        except Exception:
+            log.exception("a connection failed")
+        finally:
+            del self._live[connection]
+            self._ended.set()
+            self._ended = trio.Event()
+
+    async def descriptor_freed(self) -> None:
+        """Until a connection has ended."""
+        with trio.move_on_after(DESCRIPTORS_LOOK_S):
+            await self._ended.wait()
+
+    async def drain(self, seconds: float) -> None:
+        """Answer what is open and close every connection, within ``seconds``."""
+        for connection in self.list_connections():
+            connection.stop("shutdown")
+        with trio.move_on_after(seconds):
+            while self._live:
+                await self._ended.wait()
+
+    async def watch_tokens(self) -> None:
+        """Close the connections of tokens as they are revoked."""
+        state = self.shared.dispatcher.state
+        while True:
+            bell = state.bell(TOKENS.name)
+            self._check_tokens(
+                [
+                    connection
+                    for connection in self.list_connections()
+                    if connection.caller.token_id is not None
+                ]
+            )
+            await bell.wait()
+
+    def _check_tokens(self, connections: list[ClientConnection]) -> None:
+        state = self.shared.dispatcher.state
+        with state.read() as store:
+            for connection in connections:
+                record = store.get(TOKENS, str(connection.caller.token_id))
+                if record is None or not is_valid(store, record.token, state.now_ms()):
+                    connection.stop("revoked")
+
+
+def _caller(stream: socket.socket, spec: RpcListen | SharedListen) -> Caller:
+    peer = peer_of(stream)
+    return find_private_caller(peer) if isinstance(spec, RpcListen) else find_shared_caller(peer, spec.grants)
+
+
+def _turn_away(stream: socket.socket, refusal: Refusal) -> None:
+    """Say why, as far as that goes without waiting, and hang up."""
+    with stream:
+        try:
+            stream.send(encode_error(None, refusal) + b"\n")
+        except OSError:
+            return
+
+
+@asynccontextmanager
+async def open_server(dispatcher: Dispatcher) -> AsyncIterator[Server]:
+    """Open a server for connections; those that remain at the end are closed."""
+    async with trio.open_nursery() as nursery:
+        hub = Hub(dispatcher.state, dispatcher.live)
+        token = trio.lowlevel.current_trio_token()
+        server = Server(ServerContext(dispatcher, hub, nursery, token))
+        nursery.start_soon(hub.run)
+        nursery.start_soon(server.watch_tokens)
+        yield server
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,76 @@
+"""Server-sent events: the cases of the specification, at any cut."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.core.text.sse import MAX_EVENT_BYTES, EventDecoder, EventTooLarge
+
+
+def decoded(*reads: bytes) -> list[bytes]:
+    """All the data of a stream that arrives in these reads."""
+    decoder = EventDecoder()
+    return [event for read in reads for event in decoder.feed(read)] + decoder.finish()
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: one\n\ndata: two\n\n", [b"one", b"two"]),
+        (b"data:one\n\n", [b"one"]),
+        (b"data:  one\n\n", [b" one"]),
+        (b"data: one\ndata: two\n\n", [b"one\ntwo"]),
+        (b"data: one\r\n\r\ndata: two\r\n\r\n", [b"one", b"two"]),
+        (b"data: one\r\rdata: two\r\r", [b"one", b"two"]),
+        (b"data: one\r\n\ndata: two\n\r\n", [b"one", b"two"]),
+        (b": comment\n\ndata: one\n\n:\n\n", [b"one"]),
+        (b"event: named\nid: 1\nretry: 10\nunknown: x\ndata: one\n\n", [b"one"]),
+        (b"event: nothing\n\n", []),
+        (b"data: one\n\n\n\n\ndata: two\n\n", [b"one", b"two"]),
+        (b"\xef\xbb\xbfdata: one\n\n", [b"one"]),
+        (b"database: no\n\n", []),
+        ("data: a\u2028b\x85c\n\n".encode(), ["a\u2028b\x85c".encode()]),
+        (b"data: whole\n\ndata: without its empty line", [b"whole", b"without its empty line"]),
+        (b"data: one\r", [b"one"]),
+        (b"", []),
+    ],
+)
+def test_streams(stream: bytes, events: list[bytes]) -> None:
+    """Every stream gives its events, whole and cut at every byte."""
+    assert decoded(stream) == events
+    for cut in range(len(stream)):
+        assert decoded(stream[:cut], stream[cut:]) == events, f"cut at {cut}"
+    assert decoded(*(stream[n : n + 1] for n in range(len(stream)))) == events
+
+
+@given(
+    events=st.lists(st.binary(min_size=1).filter(lambda data: not set(data) & {10, 13})),
+    cuts=st.lists(st.integers(0, 200)),
+)
+def test_any_data_at_any_cut(events: list[bytes], cuts: list[int]) -> None:
+    """Whatever the data and wherever the reads end, the events are those that were sent."""
+    stream = b"".join(b"data: %b\n\n" % event for event in events)
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    reads = [stream[a:b] for a, b in pairwise(edges)]
+    assert decoded(*reads) == events
+
+
+def test_an_event_is_given_as_soon_as_it_is_complete() -> None:
+    """What an event's last byte completes is given with that byte, not with the next event."""
+    decoder = EventDecoder()
+    assert decoder.feed(b"data: one\n") == []
+    assert decoder.feed(b"\n") == [b"one"]
+
+
+def test_an_event_over_the_limit_is_refused() -> None:
+    """An event that never ends is not gathered without end, in one line or in many."""
+    with pytest.raises(EventTooLarge):
+        EventDecoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
+    decoder = EventDecoder()
+    line = b"data: " + b"x" * 1000 + b"\n"
+    for _ in range(MAX_EVENT_BYTES // 1000):
+        decoder.feed(line)
+    with pytest.raises(EventTooLarge):
+        decoder.feed(line)

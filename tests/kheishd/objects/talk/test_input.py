@@ -1,0 +1,69 @@
+"""The content of a request, and input contracts."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from kheishd.objects.talk.contract import Schema
+from kheishd.objects.talk.input import apply_input_contract, read_items
+from protocol.errors.rpc import InvalidParams
+from protocol.errors.session import InputContractViolated
+from protocol.objects.conversation import ConversationSend
+from protocol.objects.session import Session
+from protocol.transcript import AssetReference, InputItem, Text
+from tests.support.desk import Desk, open_desk
+
+
+def test_what_was_said_is_items() -> None:
+    """Either content or items; empty ones and those of other kinds are refused."""
+    assert read_items(ConversationSend(content="x")) == [Text("x")]
+    assert read_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
+    for wrong in (
+        ConversationSend(),
+        ConversationSend(content="x", input_items=[Text("y")]),
+        ConversationSend(input_items=[Text("a"), Text("")]),
+        ConversationSend(input_items=[Text("a"), AssetReference("ast_1")]),
+    ):
+        with pytest.raises(InvalidParams):
+            read_items(wrong)
+
+
+FIELD = "$.params.content"
+
+FLAG: dict[str, Any] = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
+SESSION = Session(session_id="ses_1", agent="default", status="open", created_at_ms=0, updated_at_ms=0)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A store in which the schema is kept."""
+    async with open_desk(tmp_path) as desk:
+        await desk.state.update(Schema.of(FLAG, "$").store)
+        yield desk
+
+
+DIGEST = Schema.of(FLAG, "$").digest
+
+
+async def test_what_is_said_is_written_in_one_way(desk: Desk) -> None:
+    """Texts become one, where the first of them was; what is no text stays where it is."""
+    picture = AssetReference("ast_1")
+    items: list[InputItem] = [picture, Text('```json\n{"ok":'), picture, Text(" true}\n```")]
+    bound = replace(SESSION, input_contract=DIGEST)
+    with desk.state.read() as store:
+        assert apply_input_contract(store, bound, items, FIELD) == [picture, Text('{"ok":true}'), picture]
+        assert apply_input_contract(store, SESSION, items, FIELD) == items
+        with pytest.raises(InputContractViolated, match=r"\$\.ok"):
+            apply_input_contract(store, bound, [Text('{"ok": 1}')], FIELD)
+        with pytest.raises(InputContractViolated):
+            apply_input_contract(store, bound, [picture], FIELD)

@@ -1,0 +1,163 @@
+"""The values that a run pins when it is accepted."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheishd.config.sections.runs import RunsSection
+from kheishd.kernel.runtime import RouteSpec
+from kheishd.store.tables import BLOBS
+from protocol.budget import Prices
+from protocol.errors.route import RouteNotFound
+from protocol.errors.rpc import InvalidParams
+from tests.support.household import AGENTS, Household, agent, household
+
+
+@pytest.fixture
+async def idle(tmp_path: Path) -> AsyncIterator[Household]:
+    """A daemon whose runs stay queued, with an agent that names its route and model."""
+    async with household(tmp_path, work=False, definitions={**AGENTS, "routed": ROUTED}) as house:
+        yield house
+
+
+ROUTED = agent("routed", "route: local\nmodel: special\nmax_turns: 7\nworkspace: /own", "Work.")
+
+
+async def pinned(house: Household, **params: Any) -> Any:
+    """What is pinned for a run that is sent so."""
+    sent = await house.send(**params)
+    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
+
+
+async def in_session(house: Household, *, created: dict[str, Any], **params: Any) -> Any:
+    """What is pinned for a run in a session made so."""
+    made = await house.call("session.create", **created)
+    sent = await house.call("session.send", session_id=made["session_id"], content="x", **params)
+    return (await house.call("run.get", run_id=sent["run_id"]))["pinned"]
+
+
+async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
+    """By value, and never a secret: the reference to it is a name."""
+    found = await pinned(idle, agent="routed")
+    assert found == {
+        "route": "local",
+        "driver": "openai",
+        "model": "special",
+        "base_url": "http://127.0.0.1:1/v1",
+        "options": {"temperature": 0},
+        "instructions_digest": hashlib.sha256(b"Work.").hexdigest(),
+        "workspace": "/own",
+        "max_turns": 7,
+        "generation": 1,
+        "max_continuations": 3,
+    }
+    with idle.state.read() as store:
+        assert store.get(BLOBS, found["instructions_digest"], 0) == b"Work."
+
+
+@pytest.mark.parametrize(
+    ("created", "params", "expected"),
+    [
+        ({}, {}, ("local", "special")),
+        ({}, {"model": "m"}, ("local", "m")),
+        ({}, {"route": "offline"}, ("offline", "offline")),
+        ({}, {"route": "offline", "model": "m"}, ("offline", "m")),
+        ({"model": "s"}, {}, ("local", "s")),
+        ({"route": "offline"}, {}, ("offline", "offline")),
+        ({"route": "offline", "model": "s"}, {}, ("offline", "s")),
+        ({"route": "offline", "model": "s"}, {"model": "m"}, ("offline", "m")),
+        ({"route": "offline", "model": "s"}, {"route": "local"}, ("local", "qwen3")),
+    ],
+)
+async def test_a_model_belongs_to_the_route_it_was_named_with(
+    idle: Household, created: dict[str, Any], params: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """The request before the session before the agent; another route's model is never taken along."""
+    found = await in_session(idle, created={"agent": "routed", **created}, **params)
+    assert (found["route"], found["model"]) == expected
+
+
+async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> None:
+    """All is left out, none is an empty list; a guest has none."""
+    assert "tools" not in await pinned(idle)
+    assert (await pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
+    narrowed = await in_session(idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}})
+    assert narrowed["tools"] == ["grep"]
+    assert (await in_session(idle, created={"scope": {"tools": []}}))["tools"] == []
+    assert (await pinned(idle, guest="reviewer"))["tools"] == []
+
+
+async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
+    """The agent's and the daemon's; none is no ceiling."""
+    for max_turns, expected in ((3, 3), (0, 7), (500, 7)):
+        limits = RunsSection(max_turns=max_turns)
+        agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
+        async with household(tmp_path / str(max_turns), work=False, runs=limits, **agents) as house:
+            assert (await pinned(house))["max_turns"] == expected
+
+
+PRICED = RouteSpec(
+    "offline",
+    "offline",
+    "offline",
+    prices=Prices(currency="USD", input=3_000_000, output=15_000_000),
+)
+
+
+async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
+    """The daemon, the agent and the request; what none of them limits is without limit."""
+    limits = RunsSection(max_tokens=500, max_work_s=60.0, max_cost=0.5)
+    spender = agent("spender", "max_tokens: 300\nmax_work_s: 90\nmax_cost: 2")
+    agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
+    routes: dict[str, Any] = {"routes": {"offline": PRICED}}
+    async with household(tmp_path, work=False, runs=limits, **agents, **routes) as house:
+        assert (await pinned(house))["budget"] == {
+            "max_tokens": 300,
+            "max_work_s": 60.0,
+            "max_cost_micros": 500_000,
+        }
+        found = await pinned(house, budget={"max_tokens": 400, "max_work_s": 1.5, "max_cost": 0.25})
+        assert found["budget"] == {"max_tokens": 300, "max_work_s": 1.5, "max_cost_micros": 250_000}
+        assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
+
+
+async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
+    """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
+    async with household(tmp_path, work=False, runs=RunsSection(max_cost=0.5)) as house:
+        refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
+        assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
+        found = await pinned(house)
+        assert "budget" not in found
+        assert "prices" not in found
+
+
+async def test_what_a_conversation_costs(tmp_path: Path) -> None:
+    """Of each run and of its session, which is the sum of them."""
+    async with household(tmp_path, routes={"offline": PRICED}) as house:
+        first, second = await house.ask("one"), await house.ask("two")
+        cost = {"micros": 3 + 15, "currency": "USD"}
+        assert (first["cost"], second["cost"]) == (cost, cost)
+        run = await house.call("run.get", run_id=first["run_id"])
+        assert (run["cost"], run["usage"]) == (cost, {"input_tokens": 1, "output_tokens": 1})
+        view = await house.call("session.get", session_id=first["session_id"])
+        assert view["costs"] == [{"micros": 36, "currency": "USD"}]
+
+
+async def test_instructions_are_kept_once(idle: Household) -> None:
+    """However many runs use them."""
+    for _ in range(3):
+        await idle.send()
+    with idle.state.read() as store:
+        assert store.count(BLOBS) == 1
+
+
+async def test_an_agent_whose_route_is_gone_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """The refusal names the route."""
+    async with household(tmp_path, work=False, definitions={"routed": ROUTED}, routes={}) as house:
+        assert isinstance(
+            await house.refused("conversation.send", agent="routed", content="x"), RouteNotFound
+        )
+        assert house.sessions() == 0

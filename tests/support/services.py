@@ -1,0 +1,36 @@
+"""Services for tests, on a real store."""
+
+from kheishd.debug.captures import CaptureService
+from kheishd.debug.files import CaptureFiles
+from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.kernel.captures import Captures
+from kheishd.kernel.holder import RuntimeHolder
+from kheishd.kernel.live import Live
+from kheishd.kernel.runtime import Runtime, Runtimes
+from kheishd.kernel.services import Services
+from kheishd.kernel.shells import Shells
+from kheishd.kernel.state import State
+
+
+def make_services(
+    state: State,
+    runtimes: Runtime | Runtimes,
+    *,
+    live: Live | None = None,
+    captures: Captures | None = None,
+    shells: Shells | None = None,
+) -> Services:
+    """Return services around a store; a single runtime is never replaced.
+
+    Captures and shells have their files next to the store, unless others are passed.
+    """
+    home = state.store.directory.parent
+    if isinstance(runtimes, Runtime):
+        runtimes = RuntimeHolder(runtimes, lambda old: None)
+    return Services(
+        state,
+        live or Live(),
+        runtimes,
+        captures or CaptureService(CaptureFiles(home / "debug")),
+        shells or ShellFiles(home / "shells"),
+    )
