@@ -1,50 +1,17 @@
-"""The preparation of a command: its directory, environment, shell and confinement."""
+"""The preparation of a command: its shell, its environment and its confinement."""
 
 from __future__ import annotations
 
 import os
-import posixpath
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from kheishd.hooks.os.files.confinement import explain_errors, open_root, relative_path
 from kheishd.hooks.os.shell.process import Command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kheishd.hooks.os.shell.sandbox import Sandbox
-
-
-class Workdir(Struct, frozen=True):
-    """Two open directories and their paths: where a command begins, ``inner``, and its workspace, ``outer``.
-
-    They are opened as files are (see ``files.confinement``), and no link is followed. Whatever their names
-    lead to later, the command begins in the opened directory, and its sandbox holds the opened workspace. The
-    caller closes them.
-    """
-
-    inner: int
-    path: str
-    outer: int
-    workspace: str
-
-    def close(self) -> None:
-        """Close both."""
-        os.close(self.inner)
-        os.close(self.outer)
-
-
-def open_workdir(workspace: str, name: str) -> Workdir:
-    """Open the directory ``name`` of a workspace. The workspace is created if it is missing.
-
-    Errors: ToolError if the directory cannot be entered, is outside, or a link is on the way.
-    """
-    path = relative_path(name, workspace)
-    with open_root(workspace) as root, explain_errors(path), root.directory(path) as directory:
-        absolute = posixpath.normpath(posixpath.join(workspace, path))
-        return Workdir(os.dup(directory), absolute, os.dup(root.descriptor), workspace)
+    from kheishd.hooks.os.shell.workdir import Workdir
 
 
 # A list of the variables that pass, not of those that do not: people put credentials into variables of any

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from kheishd.config.sections.workspace import SandboxMode
-    from kheishd.hooks.os.shell.command import Workdir
+    from kheishd.hooks.os.shell.workdir import Workdir
 
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),

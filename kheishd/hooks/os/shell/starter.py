@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from kheishd.hooks.os.shell.command import open_workdir, prepare_command
+from kheishd.hooks.os.shell.command import prepare_command
 from kheishd.hooks.os.shell.process import (
     KEEPER_SECONDS,
     KeptCommand,
@@ -23,6 +23,7 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import ToolError
 from protocol.objects.task import Shell
 

@@ -20,7 +20,7 @@ import trio
 from msgspec import Meta, Struct
 
 from kheishd.core.task import abbreviate
-from kheishd.hooks.os.shell.command import Workdir, open_workdir, prepare_command, shell_argv
+from kheishd.hooks.os.shell.command import prepare_command, shell_argv
 from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
 from kheishd.hooks.os.shell.process import (
     GRACE_SECONDS,
@@ -34,6 +34,7 @@ from kheishd.hooks.os.shell.process import (
     running,
 )
 from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
 from kheishd.objects.work.shell import require_room
 from protocol import ids

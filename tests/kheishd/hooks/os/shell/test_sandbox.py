@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.command import Workdir, open_workdir
 from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
 from kheishd.kernel.hook import ToolError
 
 SHELL = ("/bin/sh", "-c")

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 import trio
 
-from kheishd.hooks.os.shell.command import open_workdir
 from kheishd.hooks.os.shell.output import OutputCollector, Spool
 from kheishd.hooks.os.shell.process import CommandEnd
 from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
+from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
 from kheishd.objects.fold import SessionWriter
