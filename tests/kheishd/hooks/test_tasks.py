@@ -24,11 +24,11 @@ from kheishd.hooks.tasks import (
     UpdateTask,
 )
 from kheishd.hooks.validation import Validator
-from kheishd.kernel.doctor import examine_whole
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, Tool, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import ShellOutcome, record_ended
+from kheishd.records.doctor import examine_whole
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from protocol.events.call import ToolReturned

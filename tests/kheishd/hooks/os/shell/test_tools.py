@@ -20,7 +20,7 @@ from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outc
 from kheishd.hooks.os.shell.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.state import State
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store
