@@ -33,8 +33,8 @@ from kheishd.hooks.shells.starting import Starter
 from kheishd.kernel.live import Live
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
-from kheishd.providers.caller import Models
-from kheishd.providers.credentials import known_secrets
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.credentials import find_secrets
 from kheishd.reload import Reloader
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
@@ -237,12 +237,12 @@ class Daemon:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
-    def _models(self, limits: RunsSection) -> Models:
-        return Models(limits, environ=self._environ, learned=self._learn, captures=self._captures)
+    def _models(self, limits: RunsSection) -> ProviderCaller:
+        return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
     def _adopt(self, runtime: Runtime) -> None:
         """Learn the credentials of a runtime, and log at its level."""
-        self._learn(*known_secrets(runtime.routes.values(), self._environ))
+        self._learn(*find_secrets(runtime.routes.values(), self._environ))
         self._logs.set_level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:

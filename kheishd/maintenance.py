@@ -86,7 +86,7 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
 
 
 def _examine(home: Home, *, deep: bool) -> Diagnosis:
-    from kheishd.kernel.doctor import examine_whole
+    from kheishd.records.doctor import examine_whole
     from kheishd.store.environment import Snapshot
     from kheishd.store.opening import opened_for_reading
 
@@ -96,7 +96,7 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
 
 def _repair(home: Home) -> Diagnosis:
     """Repair the store after copying it; the copy may show the cause of the damage."""
-    from kheishd.kernel.repair import repair
+    from kheishd.records.repair import repair
     from kheishd.store.writer import Store
 
     store = Store.open(home.state, on_group=lambda group: None, threaded=False, version=__version__)

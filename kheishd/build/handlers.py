@@ -10,7 +10,6 @@ def handlers() -> tuple[Handler, ...]:
     from kheishd.objects.talk import (
         compaction,
         conversation,
-        debug,
         fork,
         history,
         output,
@@ -23,7 +22,7 @@ def handlers() -> tuple[Handler, ...]:
     )
     from kheishd.objects.work import task
 
-    talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, debug, transfer)
+    talk = (conversation, session, send, steer, stop, compaction, history, fork, run, output, transfer)
     people = (approval, question, indoubt, permission, audit)
     node = (rpc, daemon, journal, definition, route, token)
     return tuple(handler for module in (*talk, *people, task, *node) for handler in module.HANDLERS)

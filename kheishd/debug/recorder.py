@@ -59,7 +59,7 @@ class CallRecorder:
         self._artifacts: CallArtifacts | None = None
         self._failed = False
         self._stream = ValueStreamScrubber()
-        self._decoder: sse.Decoder | None = sse.Decoder()
+        self._decoder: sse.EventDecoder | None = sse.EventDecoder()
         self._beginning = bytearray()
         self._events = 0
         self._truncated = False

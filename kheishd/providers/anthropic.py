@@ -1,8 +1,8 @@
 """Anthropic messages, streamed (https://platform.claude.com/docs/en/build-with-claude/streaming).
 
-Thinking is given back with its signature, unchanged, as the provider demands; redacted thinking keeps its
-data where the signature is. Options of a route go into the request as they are, but for ``headers`` (added
-to the head, ``anthropic-beta`` for one); ``max_tokens`` has a default, because the wire asks for it.
+Thinking is sent back with its signature, unchanged, as the provider requires; redacted thinking keeps its
+data in place of the signature. Options of a route go into the request unchanged, except ``headers`` (added to
+the head, such as ``anthropic-beta``); ``max_tokens`` has a default, because the API requires it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
+from kheishd.providers.wire import (
+    HttpRequest,
+    body_options,
+    encode,
+    lower_limit,
+    malformed_answer,
+    token_count,
+    user_texts,
+)
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
     from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
-    from kheishd.providers.failures import Refusing
+    from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.anthropic.com"
 VERSION = "2023-06-01"
 
-# What every model of the provider that is still offered can give.
+# The lowest output limit of the provider's current models.
 MAX_TOKENS = 8192
 
 STOP_REASONS = {
@@ -33,7 +41,9 @@ STOP_REASONS = {
     "tool_use": "tool_calls",
     "refusal": "refusal",
 }
-"""What is not here (``end_turn``, ``stop_sequence``, ``pause_turn``) is an ordinary end."""
+"""Stop reasons with a meaning of their own; all others (``end_turn``, ``pause_turn``, ...) are an ordinary
+end.
+"""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -41,12 +51,12 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
-    """The request to send."""
+def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
+    """Return the request to send."""
     options, extra = body_options(request)
     body: dict[str, Any] = {
         **options,
-        "max_tokens": at_most(options.get("max_tokens", MAX_TOKENS), request.max_answer_tokens),
+        "max_tokens": lower_limit(options.get("max_tokens", MAX_TOKENS), request.max_answer_tokens),
         "model": request.pinned.model,
         "messages": messages(request.messages),
         "stream": True,
@@ -61,11 +71,11 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     if secret is not None:
         headers["x-api-key"] = secret
     base = base_url.rstrip("/").removesuffix("/v1")
-    return Post(f"{base}/v1/messages", headers, encode(body))
+    return HttpRequest(f"{base}/v1/messages", headers, encode(body))
 
 
 def _tools(request: ModelRequest) -> list[dict[str, Any]]:
-    """The tools, and those that the transcript speaks of and that are gone: none may be undefined."""
+    """Return the tools, and those that only the transcript mentions: each must be defined."""
     defined = [
         {"name": tool.name, "description": tool.description, "input_schema": tool.model_schema}
         for tool in request.tools
@@ -77,12 +87,12 @@ def _tools(request: ModelRequest) -> list[dict[str, Any]]:
         for item in message.items
         if isinstance(item, ToolCall) and item.name not in names
     }
-    text = "This tool is not there any more."
+    text = "This tool is no longer available."
     return [*defined, *({"name": n, "description": text, "input_schema": {"type": "object"}} for n in gone)]
 
 
 def messages(transcript: list[Message]) -> list[dict[str, Any]]:
-    """A transcript as messages of users and assistants in turn; a tool's result is a user's."""
+    """Return a transcript as alternating messages of user and assistant; a tool's result is a user's."""
     out: list[dict[str, Any]] = []
     for message in transcript:
         role = "assistant" if message.role == "assistant" else "user"
@@ -99,15 +109,15 @@ def messages(transcript: list[Message]) -> list[dict[str, Any]]:
 def _blocks(message: Message) -> list[dict[str, Any]]:
     match message.role:
         case "user":
-            # A text of nothing but space is refused.
-            return [{"type": "text", "text": text} for text in shown(message.items) if text.strip()]
+            # The provider rejects blank text.
+            return [{"type": "text", "text": text} for text in user_texts(message.items) if text.strip()]
         case "assistant":
-            return [block for item in message.items if (block := _said(item)) is not None]
+            return [block for item in message.items if (block := _block_of(item)) is not None]
         case "tool":
             return [_result(item) for item in message.items if isinstance(item, ToolResult)]
 
 
-def _said(item: Item) -> dict[str, Any] | None:
+def _block_of(item: Item) -> dict[str, Any] | None:
     match item:
         case Text(text) if text.strip():
             return {"type": "text", "text": text}
@@ -118,7 +128,7 @@ def _said(item: Item) -> dict[str, Any] | None:
         case ToolCall(call_id, name, arguments):
             return {"type": "tool_use", "id": _call_id(call_id), "name": name, "input": arguments}
         case _:
-            # Another provider's reasoning has no signature, and none without it is accepted.
+            # Reasoning of other providers has no signature, and the provider rejects it.
             return None
 
 
@@ -128,15 +138,15 @@ def _result(result: ToolResult) -> dict[str, Any]:
 
 
 def _call_id(call_id: str) -> str:
-    """An id in the characters this provider allows; a conversation may come from another one."""
+    """Return an id in the characters that this provider allows; it may come from another provider."""
     return _FOREIGN.sub("_", call_id)
 
 
 # The answer.
 
 
-class Counted(Struct):
-    """The usage object; ``input_tokens`` leaves out what was read from or written to the cache."""
+class MessagesUsage(Struct):
+    """The usage object; ``input_tokens`` excludes tokens read from or written to the cache."""
 
     input_tokens: float | None = None
     output_tokens: float | None = None
@@ -145,7 +155,7 @@ class Counted(Struct):
 
 
 class Content(Struct):
-    """A content block, at its start or whole."""
+    """A content block, at its start or complete."""
 
     type: str = ""
     text: str | None = None
@@ -157,7 +167,7 @@ class Content(Struct):
     input: Any = None
 
 
-class Delta(Struct):
+class MessagesDelta(Struct):
     """A piece of a content block, or of the message itself."""
 
     text: str | None = None
@@ -168,48 +178,48 @@ class Delta(Struct):
 
 
 class MessageHead(Struct):
-    """The message as ``message_start`` gives it, or whole."""
+    """The message in ``message_start``, or complete."""
 
     model: str | None = None
     content: list[Content] | None = None
-    usage: Counted | None = None
+    usage: MessagesUsage | None = None
     stop_reason: str | None = None
 
 
-class Event(MessageHead):
-    """Any event; each type fills some of the fields. A whole message has those of its base."""
+class MessagesEvent(MessageHead):
+    """Any event; each type fills some of the fields. A complete message fills those of its base."""
 
     type: str = ""
     index: int = 0
     message: MessageHead | None = None
     content_block: Content | None = None
-    delta: Delta | None = None
+    delta: MessagesDelta | None = None
     error: Any = None
 
 
-_event = msgspec.json.Decoder(Event)
+_event = msgspec.json.Decoder(MessagesEvent)
 
 
-def reader(refusing: Refusing) -> Reader:
-    """A reader for one answer."""
-    return Reader(refusing)
+def reader(failures: FailureFactory) -> MessagesReader:
+    """Return a reader for one answer."""
+    return MessagesReader(failures)
 
 
-class Reader:
-    """Reads one answer: ``message_start``, content blocks, ``message_delta``, ``message_stop``."""
+class MessagesReader:
+    """Reader of one answer: ``message_start``, content blocks, ``message_delta``, ``message_stop``."""
 
-    def __init__(self, refusing: Refusing) -> None:
+    def __init__(self, failures: FailureFactory) -> None:
         self.done = False
-        self._refusing = refusing
+        self._failures = failures
         self._draft = Draft()
         self._open: dict[int, Block] = {}
-        self._counted = Counted()
+        self._counted = MessagesUsage()
         self._model: str | None = None
         self._stop: str | None = None
 
     def event(self, data: bytes) -> None:
-        """Take in the data of one event. Errors: ModelFailure."""
-        event = _decoded(data)
+        """Process the data of one event. Errors: ModelFailure."""
+        event = _decode(data)
         match event.type:
             case "content_block_delta":
                 self._delta(event)
@@ -222,27 +232,27 @@ class Reader:
             case "message_stop":
                 self._stop, self.done = self._stop or "end", True
             case "error":
-                raise self._refusing.by_error(event.error)
+                raise self._failures.by_error(event.error)
             case _:
-                # A ping, the end of a block, or what later versions add.
+                # A ping, the end of a block, or an unknown event.
                 pass
         if self._draft.full:
             self.done = True
 
     def whole(self, body: bytes) -> None:
-        """Take in an answer that came as one JSON object. Errors: ModelFailure."""
-        message = _decoded(body)
+        """Process an answer that came as one JSON object. Errors: ModelFailure."""
+        message = _decode(body)
         if message.error is not None:
-            raise self._refusing.by_error(message.error)
+            raise self._failures.by_error(message.error)
         self._head(message)
         self.done = True
 
     def take(self) -> list[ModelEvent]:
-        """The deltas since the last time."""
+        """Return the deltas since the last call."""
         return self._draft.take()
 
     def end(self) -> ModelAnswer | None:
-        """The answer; None if its end never came. Errors: ModelFailure."""
+        """Return the answer; None if it is incomplete. Errors: ModelFailure."""
         if self._stop is None and not self._draft.full:
             return None
         return self._draft.finish(self._stop or "length", _usage(self._counted), self._model)
@@ -252,9 +262,9 @@ class Reader:
         self._count(message.usage)
         for index, content in enumerate(message.content or ()):
             self._block(index, content)
-        self._stopped(message.stop_reason)
+        self._stop_for(message.stop_reason)
 
-    def _start(self, event: Event) -> None:
+    def _start(self, event: MessagesEvent) -> None:
         if event.content_block is not None:
             self._block(event.index, event.content_block)
 
@@ -276,14 +286,14 @@ class Reader:
                 if content.input:
                     self._draft.extend(block, encode(content.input).decode())
             case _:
-                # What the provider's own tools did on its side is not part of our transcript.
+                # Calls of the provider's own tools are not part of the transcript.
                 pass
 
     def _begin(self, index: int, block: Block) -> Block:
         self._open[index] = block
         return self._draft.open(block)
 
-    def _delta(self, event: Event) -> None:
+    def _delta(self, event: MessagesEvent) -> None:
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
@@ -293,36 +303,39 @@ class Reader:
         if delta.signature:
             self._draft.sign(block, delta.signature)
 
-    def _message_delta(self, event: Event) -> None:
+    def _message_delta(self, event: MessagesEvent) -> None:
         self._count(event.usage)
         if event.delta is not None:
-            self._stopped(event.delta.stop_reason)
+            self._stop_for(event.delta.stop_reason)
 
-    def _stopped(self, reason: str | None) -> None:
+    def _stop_for(self, reason: str | None) -> None:
         if reason:
             self._stop = STOP_REASONS.get(reason, "end")
 
-    def _count(self, counted: Counted | None) -> None:
-        """Counts are running totals: a later one replaces an earlier one, a missing one does not."""
+    def _count(self, counted: MessagesUsage | None) -> None:
+        """Merge running totals: a later count replaces an earlier one, a missing one does not."""
         if counted is not None:
-            for name in Counted.__struct_fields__:
+            for name in MessagesUsage.__struct_fields__:
                 value = getattr(counted, name)
                 if value is not None:
                     setattr(self._counted, name, value)
 
 
-def _decoded(data: bytes) -> Event:
+def _decode(data: bytes) -> MessagesEvent:
     try:
         return _event.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise malformed("something that is no event of the messages API") from None
+        raise malformed_answer("something that is no event of the messages API") from None
 
 
-def _usage(counted: Counted) -> Usage:
-    read, written = tokens(counted.cache_read_input_tokens), tokens(counted.cache_creation_input_tokens)
+def _usage(counted: MessagesUsage) -> Usage:
+    read, written = (
+        token_count(counted.cache_read_input_tokens),
+        token_count(counted.cache_creation_input_tokens),
+    )
     return Usage(
-        input_tokens=tokens(counted.input_tokens) + read + written,
-        output_tokens=tokens(counted.output_tokens),
+        input_tokens=token_count(counted.input_tokens) + read + written,
+        output_tokens=token_count(counted.output_tokens),
         cached_input_tokens=read,
         cache_write_tokens=written,
     )

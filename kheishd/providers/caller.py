@@ -1,7 +1,7 @@
-"""Every provider behind one face: a pinned route and a transcript in, model events out.
+"""All providers behind one interface: a pinned route and a transcript in, model events out.
 
-The drivers know their wire and nothing else; what is common to them is here and in ``exchange``: choosing
-the driver, the credential, the two timeouts, and that what goes wrong comes out as one ModelFailure.
+Each driver knows only its protocol. Shared parts are here and in ``exchange``: the choice of the driver, the
+credential, the two timeouts, and the translation of every error into one ModelFailure.
 """
 
 import os
@@ -13,20 +13,20 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.captures import NO_CAPTURE, Capture, Captures
 from kheishd.kernel.runtime import ModelEvent, ModelFailure, ModelRequest, RouteSpec
 from kheishd.providers import anthropic, credentials, offline, openai
-from kheishd.providers.exchange import Exchange, Patience, Places, host_of
-from kheishd.providers.failures import Refusing
+from kheishd.providers.exchange import CallTimeouts, ConnectionPools, Exchange, host_of
+from kheishd.providers.failures import FailureFactory
 from kheishd.providers.wire import Driver
 
 DRIVERS: Mapping[str, Driver] = {"openai": openai, "anthropic": anthropic}
-"""The drivers that speak over HTTP."""
+"""The drivers that use HTTP."""
 
 
-class Models:
-    """The ModelCaller: one for each generation of configuration.
+class ProviderCaller:
+    """The ModelCaller of one generation of the configuration.
 
-    ``environ`` is where ``env:`` looks; ``in_thread`` runs what would hold up the loop. ``learned`` is told
-    each credential before it is used, as it may be newer than the configuration. ``captures`` is where the
-    calls of a run go that is captured.
+    ``environ`` resolves ``env:`` references; ``in_thread`` runs blocking work. ``learned`` receives each
+    credential before its use, because it may be newer than the configuration. ``captures`` stores debug
+    captures.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Models:
         self._captures = captures
         self._limits = limits or RunsSection()
         self._environ = environ
-        self._places = Places(self._limits.max_active, in_thread)
+        self._places = ConnectionPools(self._limits.max_active, in_thread)
 
     @asynccontextmanager
     async def ask(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
-        """Ask a model; iterate its events; leaving the context closes the connection.
+        """Call a model; iterate its events; leaving the context closes the connection.
 
         Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
         """
@@ -55,40 +55,40 @@ class Models:
                 yield events if capture is NO_CAPTURE else _CapturedEvents(events, capture)
 
     def problem(self, route: RouteSpec) -> str | None:
-        """Why the route could not be used now (a missing credential, say), or None."""
+        """Return why the route cannot be used now (such as a missing credential), or None."""
         if route.driver == "offline":
             return None
         return credentials.problem(route.auth_ref, self._environ)
 
     async def aclose(self) -> None:
-        """Close what is kept open between calls."""
+        """Close idle connections."""
         await self._places.aclose()
 
     def _asked(
         self, request: ModelRequest, capture: Capture
     ) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        patience = Patience(self._limits)
+        patience = CallTimeouts(self._limits)
         if request.pinned.driver != "offline":
             return self._exchange(request, patience, capture)
         capture.record_local_request()
-        return _Timed(offline.answer(request), patience)
+        return _TimedEvents(offline.answer(request), patience)
 
-    def _exchange(self, request: ModelRequest, patience: Patience, capture: Capture) -> Exchange:
+    def _exchange(self, request: ModelRequest, patience: CallTimeouts, capture: Capture) -> Exchange:
         pinned = request.pinned
         driver = DRIVERS.get(pinned.driver)
         if driver is None:
             message = f"this version has no driver '{pinned.driver}'"
             raise ModelFailure("route_gone", message, retryable=False)
         secret = credentials.resolve(pinned.auth_ref, self._environ)
-        if secret is not None and credentials.scrubbed(secret):
+        if secret is not None and credentials.is_scrubbable(secret):
             self._learned(secret)
         base_url = pinned.base_url or driver.BASE_URL
-        refusing = Refusing(host_of(base_url), secret)
+        failures = FailureFactory(host_of(base_url), secret)
         return Exchange(
             self._places,
             driver.post(request, base_url, secret),
-            driver.reader(refusing),
-            refusing,
+            driver.reader(failures),
+            failures,
             patience,
             capture,
         )
@@ -110,10 +110,10 @@ class _CapturedEvents:
         return event
 
 
-class _Timed:
+class _TimedEvents:
     """Events under both timeouts; closed when left."""
 
-    def __init__(self, events: AsyncGenerator[ModelEvent], patience: Patience) -> None:
+    def __init__(self, events: AsyncGenerator[ModelEvent], patience: CallTimeouts) -> None:
         self._events = events
         self._patience = patience
 

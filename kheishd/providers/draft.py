@@ -1,4 +1,4 @@
-"""An answer while it is being written: pieces in, deltas and at last the items out."""
+"""An answer in progress: pieces in, deltas and finally the items out."""
 
 from typing import Literal
 
@@ -11,11 +11,11 @@ from protocol.rpc.wire import storage_problem_of
 from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
 
 MAX_INVALID_CHARACTERS = 200
-"""How much of arguments that are no JSON object is shown to the model that wrote them."""
+"""The part of invalid arguments that is shown to the model."""
 
 
 class Block(Struct):
-    """One item in the making. ``signature`` is the proof of a thought, or a redacted one's data."""
+    """One item in progress. ``signature`` is that of a thought, or the data of a redacted one."""
 
     kind: Literal["text", "thinking", "call"]
     parts: list[str] = field(default_factory=list)
@@ -26,12 +26,12 @@ class Block(Struct):
 
     @property
     def content(self) -> str:
-        """What has arrived of it."""
+        """The content so far."""
         return "".join(self.parts)
 
 
 class Draft:
-    """The answer so far, within ``max_bytes``: once ``full``, what comes after is passed over."""
+    """The answer so far, within ``max_bytes``: once it is ``full``, further pieces are dropped."""
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self.full = False
@@ -45,20 +45,20 @@ class Draft:
         return not self._blocks
 
     def write(self, kind: Literal["text", "thinking"], piece: str) -> None:
-        """Add to the newest block if it is of this kind, else begin another."""
+        """Append to the newest block if it is of this kind, else open another."""
         if not self._blocks or self._blocks[-1].kind != kind or self._blocks[-1].redacted:
             self.open(Block(kind))
         self.extend(self._blocks[-1], piece)
 
     def open(self, block: Block) -> Block:
-        """Begin a block."""
+        """Open a block."""
         if not self.full:
             self._blocks.append(block)
         return block
 
     def extend(self, block: Block, piece: str) -> None:
-        """Add a piece to a block, as much as there is room for."""
-        piece = self._fitting(piece)
+        """Append a piece to a block, as far as there is room."""
+        piece = self._fit(piece)
         if not piece:
             return
         block.parts.append(piece)
@@ -70,12 +70,12 @@ class Draft:
             self._fresh.append(Block(block.kind, [piece]))
 
     def sign(self, block: Block, signature: str) -> None:
-        """Add to a thought's signature. One that would not fit whole makes the draft full."""
-        if self._fitting(signature) == signature:
+        """Append to a thought's signature. A signature that does not fit makes the draft full."""
+        if self._fit(signature) == signature:
             block.signature += signature
 
     def take(self) -> list[ModelEvent]:
-        """The deltas since the last time, those of one kind that follow each other as one."""
+        """Return the deltas since the last call; consecutive deltas of one kind are merged."""
         fresh, self._fresh = self._fresh, []
         return [
             TextDelta(block.content) if block.kind == "text" else ThinkingDelta(block.content)
@@ -83,9 +83,9 @@ class Draft:
         ]
 
     def finish(self, stop_reason: str, usage: Usage, model: str | None) -> ModelAnswer:
-        """The answer as it goes into the transcript.
+        """Return the answer for the transcript.
 
-        A call whose arguments are no JSON object says so; in an answer that was cut short it is left out.
+        A call whose arguments are no JSON object says so; a truncated answer omits it.
 
         Errors: ModelFailure ``bad_response`` for a call without a name.
         """
@@ -101,7 +101,7 @@ class Draft:
             stop_reason = "tool_calls"
         return ModelAnswer(items, usage, stop_reason, model)
 
-    def _fitting(self, piece: str) -> str:
+    def _fit(self, piece: str) -> str:
         if self.full:
             return ""
         size = len(piece) if piece.isascii() else len(piece.encode())
@@ -141,6 +141,6 @@ def _call(block: Block, arguments: str, *, cut: bool) -> ToolCall | None:
         return None
     if not block.name:
         raise ModelFailure("bad_response", "the model called a tool without a name", retryable=True)
-    # The model is told, as the result of this call: it knows best what it meant.
-    began = arguments[:MAX_INVALID_CHARACTERS]
-    return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they began {began!r}")
+    # The call's result tells the model, which knows what it meant.
+    beginning = arguments[:MAX_INVALID_CHARACTERS]
+    return ToolCall(block.call_id, block.name, {}, invalid=f"they {problem}; they begin {beginning!r}")

@@ -1,7 +1,7 @@
-"""One HTTP exchange with a provider: a request out, what it streams back as model events.
+"""One HTTP exchange with a provider: the request, and its answer as model events.
 
-It belongs to the task that asked: leaving the ``async with`` block early closes the connection at once, a
-cancellation does the same, and there is no other task whose errors could arrive in a group.
+It belongs to the task that called: leaving the ``async with`` block early, or a cancellation, closes the
+connection at once, and no other task exists whose errors could arrive in a group.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import trio
 from kheishd.core.text import sse
 from kheishd.kernel.captures import NO_CAPTURE
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure
-from kheishd.providers.failures import MAX_BODY_BYTES, Refusing
-from kheishd.providers.wire import Post, Reader, SendObserver, malformed
+from kheishd.providers.failures import MAX_BODY_BYTES, FailureFactory
+from kheishd.providers.wire import AnswerReader, HttpRequest, SendObserver, malformed_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
     from kheishd.config.sections.runs import RunsSection
     from kheishd.kernel.captures import Capture
-    from kheishd.providers.network import Pool, Reply
+    from kheishd.providers.network import HttpReply, Pool
 
 T = TypeVar("T")
 
-# An answer in one JSON object: the longest that is kept (128 KiB), escaped, with all that surrounds it.
+# An answer in one JSON object: the longest stored answer, escaped, with its envelope.
 MAX_WHOLE_BYTES = 4 * 1024 * 1024
 
-# How long the end of the HTTP message may come after the end of the answer, for the connection to be kept.
+# The wait for the end of the HTTP message after the end of the answer, to reuse the connection.
 MAX_TAIL_SECONDS = 0.05
 
 
-class Patience:
-    """Both timeouts of one call, counted from when it is made."""
+class CallTimeouts:
+    """The two timeouts of one call, counted from its creation."""
 
     def __init__(self, limits: RunsSection) -> None:
         self._limits = limits
         self._deadline = trio.current_time() + limits.stream_timeout_s
 
     async def wait(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Do what waits for the model. Errors: ModelFailure ``timed_out``."""
+        """Run a step that waits for the model. Errors: ModelFailure ``timed_out``."""
         quiet_until = trio.current_time() + self._limits.inactivity_timeout_s
         with trio.move_on_at(min(self._deadline, quiet_until)):
             return await step()
@@ -60,22 +60,22 @@ class Exchange:
 
     def __init__(
         self,
-        places: Places,
-        post: Post,
-        reader: Reader,
-        refusing: Refusing,
-        patience: Patience,
+        places: ConnectionPools,
+        post: HttpRequest,
+        reader: AnswerReader,
+        failures: FailureFactory,
+        patience: CallTimeouts,
         capture: Capture = NO_CAPTURE,
     ) -> None:
         self._places = places
         self._post = post
         self._reader = reader
-        self._refusing = refusing
+        self._failures = failures
         self._patience = patience
         self._capture = capture
-        self._body = Body(reader)
+        self._body = AnswerBody(reader)
         self._events: deque[ModelEvent] = deque()
-        self._reply: Reply | None = None
+        self._reply: HttpReply | None = None
         self._answer: ModelAnswer | None = None
         self._failure: ModelFailure | None = None
 
@@ -116,13 +116,13 @@ class Exchange:
             while len(body) < MAX_BODY_BYTES and (received := await reply.read()):
                 body += received
             self._capture.record_body(body)
-            raise self._refusing.by_status(reply.status, reply.headers, body, time.time())
+            raise self._failures.by_status(reply.status, reply.headers, body, time.time())
         packed = reply.headers.get("content-encoding", "identity")
         if packed != "identity":
-            raise self._refusing.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
+            raise self._failures.broke(f"the answer is compressed ({packed}) unasked", "bad_response")
 
     async def _more(self) -> None:
-        assert self._reply is not None, "iterated without having been entered"
+        assert self._reply is not None, "iterate it after entering it"
         try:
             received = await self._guarded(self._reply.read)
             self._capture.record_body(received)
@@ -130,7 +130,7 @@ class Exchange:
             if self._reply.ended:
                 self._body.finish()
         except ModelFailure as failure:
-            # What came before it is told first; what is complete is an answer whatever came after it.
+            # Deltas before the failure are returned first, and a complete answer stays an answer.
             self._failure = failure
         self._events += self._reader.take()
         if self._reader.done or self._reply.ended or self._failure is not None:
@@ -146,29 +146,29 @@ class Exchange:
             self._failure = None
             self._events.append(self._answer)
         elif self._failure is None:
-            self._failure = self._refusing.broke("the connection ended before the answer did")
+            self._failure = self._failures.broke("the connection ended before the answer")
 
     async def _guarded(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Do what waits for the network. Errors: ModelFailure."""
+        """Run a step that waits for the network. Errors: ModelFailure."""
         try:
             return await self._patience.wait(step)
         except ModelFailure:
             raise
         except Exception as error:
-            failure = self._places.failure(error, self._refusing)
+            failure = self._places.failure(error, self._failures)
             if failure is None:
                 raise
             raise failure from None
 
     async def _read_tail(self) -> None:
-        """Read to the end of the HTTP message, so that its connection can be used again."""
+        """Read to the end of the HTTP message, so that its connection can be reused."""
         assert self._reply is not None, "an answer came from a reply"
         with trio.move_on_after(MAX_TAIL_SECONDS):
             try:
                 while not self._reply.ended:
                     await self._reply.read()
             except Exception as error:
-                if self._places.failure(error, self._refusing) is None:
+                if self._places.failure(error, self._failures) is None:
                     raise
 
     async def _close(self) -> None:
@@ -176,18 +176,18 @@ class Exchange:
             await self._reply.aclose()
 
 
-class Body:
+class AnswerBody:
     """The body of a success: events, or one JSON object from a server that does not stream."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
-        self._decoder = sse.Decoder()
+        self._decoder = sse.EventDecoder()
         self._start = b""
         self._whole: bytearray | None = None
         self._events = 0
 
     def feed(self, received: bytes) -> None:
-        """Take in what arrived. Errors: ModelFailure."""
+        """Process received bytes. Errors: ModelFailure."""
         if self._whole is not None:
             self._gather(received)
             return
@@ -198,21 +198,21 @@ class Body:
         try:
             events = self._decoder.feed(received)
         except sse.EventTooLarge:
-            raise malformed(f"an event of more than {sse.MAX_EVENT_BYTES} bytes") from None
+            raise malformed_answer(f"an event of more than {sse.MAX_EVENT_BYTES} bytes") from None
         self._take(events)
 
     def finish(self) -> None:
-        """The body has ended. Errors: ModelFailure if it is something else altogether."""
+        """Process the end of the body. Errors: ModelFailure if it is no answer at all."""
         if self._whole is not None:
             self._reader.whole(bytes(self._whole))
             return
         try:
             self._take(self._decoder.finish())
         except ModelFailure:
-            # The last event is a torso: the connection was cut inside it.
+            # The last event is incomplete: the connection broke inside it.
             return
         if not self._events and self._start.strip():
-            raise malformed("something that is no stream of events; is the route's base_url right?")
+            raise malformed_answer("no event stream; check the route's base_url")
 
     def _take(self, events: list[bytes]) -> None:
         self._events += len(events)
@@ -222,7 +222,7 @@ class Body:
             self._reader.event(event)
 
     def _is_object(self, received: bytes) -> bool:
-        # No line of an event stream begins with a brace, and no JSON object without one.
+        # A JSON object begins with a brace, and no line of an event stream does.
         if len(self._start) < 16:
             self._start = (self._start + received[:16]).lstrip()
         return self._start.startswith(b"{")
@@ -231,13 +231,13 @@ class Body:
         assert self._whole is not None, "gathering begins with an object"
         self._whole += received
         if len(self._whole) > MAX_WHOLE_BYTES:
-            raise malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
+            raise malformed_answer(f"an answer of more than {MAX_WHOLE_BYTES} bytes")
 
 
-class Places:
-    """A pool of connections for each place, made when it is first needed.
+class ConnectionPools:
+    """Pools of connections, one per URL, created at first use.
 
-    ``in_thread`` runs what takes long: importing the library and reading the system's certificates.
+    ``in_thread`` runs slow work: importing the library and reading the system's certificates.
     """
 
     def __init__(self, max_connections: int, in_thread: Callable[..., Awaitable[Any]] | None = None) -> None:
@@ -246,7 +246,7 @@ class Places:
         self._pools: dict[str, Pool] = {}
         self._making = trio.Lock()
 
-    async def send(self, post: Post, sending: SendObserver | None = None) -> Reply:
+    async def send(self, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
         """Send a request. Errors: those that ``failure`` translates."""
         place = post.url.partition("?")[0]
         pool = self._pools.get(place) or await self._make(place)
@@ -254,14 +254,14 @@ class Places:
 
         return await send(pool, post, sending)
 
-    def failure(self, error: Exception, refusing: Refusing) -> ModelFailure | None:
-        """What sending or reading raised, as a failure; None if it is a fault of ours."""
+    def failure(self, error: Exception, failures: FailureFactory) -> ModelFailure | None:
+        """Return an error of sending or reading as a failure; None for a fault of the daemon."""
         from kheishd.providers.network import failure
 
-        return failure(error, refusing)
+        return failure(error, failures)
 
     async def aclose(self) -> None:
-        """Close the connections that are kept."""
+        """Close idle connections."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.aclose()
@@ -275,7 +275,7 @@ class Places:
 
 
 def host_of(url: str) -> str:
-    """The host and port of an URL, for messages: without user, password or path."""
+    """Return the host and port of a URL for messages, without user, password or path."""
     try:
         return urlsplit(url).netloc.rpartition("@")[2] or "the provider"
     except ValueError:

@@ -1,4 +1,4 @@
-"""Why a model call failed, from what a provider answered: one table for statuses, one for its own words."""
+"""Failures of model calls: one table for HTTP statuses, one for the providers' own names."""
 
 import math
 import re
@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from kheishd.kernel.runtime import ModelFailure
+from protocol.text import truncate
 
-# What of a provider's complaint is kept, and what is read of it to find the part that matters.
+# The stored part of an error message, and the part of an error body that is read for it.
 MAX_MESSAGE_BYTES = 2 * 1024
 MAX_CLEANED_CHARACTERS = 4 * MAX_MESSAGE_BYTES
 MAX_BODY_BYTES = 64 * 1024
@@ -17,7 +18,7 @@ MAX_BODY_BYTES = 64 * 1024
 RETRYABLE = frozenset(
     ("rate_limited", "overloaded", "connection_failed", "timed_out", "server_error", "bad_response")
 )
-"""The reasons after which the same request may well succeed."""
+"""The reasons after which the same request may succeed."""
 
 _STATUSES = {
     401: "unauthorized",
@@ -29,7 +30,7 @@ _STATUSES = {
     529: "overloaded",
 }
 
-# What providers call their errors (``type`` or ``code``), by a part of the name, most telling first.
+# The providers' names of errors (``type`` or ``code``), by a part of the name, most specific first.
 _NAMES = (
     ("context_length", "context_too_long"),
     ("request_too_large", "context_too_long"),
@@ -46,27 +47,27 @@ _NAMES = (
     ("timeout", "timed_out"),
 )
 
-# How providers say that a transcript is too long: OpenAI and vLLM, Anthropic, llama.cpp, OpenRouter, Ollama.
+# Messages for a transcript that is too long: OpenAI and vLLM, Anthropic, llama.cpp, OpenRouter, Ollama.
 _TOO_LONG = re.compile(
     r"maximum context length|context[ _-]?(length|window|size)|prompt is too long|too many (input )?tokens"
     r"|input is too long|exceeds? the (available|model'?s?) context|reduce the length",
     re.IGNORECASE,
 )
 
-# A limit that no waiting lifts: it takes someone to pay.
+# A limit that waiting does not lift: someone has to pay.
 _EXHAUSTED = re.compile(r"insufficient_quota|exceeded your current quota|credit balance", re.IGNORECASE)
 
 
-class Refusing:
-    """Makes failures of what one provider says, never with the credential in them."""
+class FailureFactory:
+    """A maker of failures from the errors of one provider, without its credential in them."""
 
     def __init__(self, host: str, secret: str | None) -> None:
         self._host = host
         self._secret = secret
 
     def by_status(self, status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> ModelFailure:
-        """The failure of an answer that is no success. ``now_s`` is the wall clock, for dates."""
-        name, message = explain(body)
+        """Return the failure of an HTTP error. ``now_s`` is the wall clock, for dates."""
+        name, message = parse_error_body(body)
         reason = _STATUSES.get(status) or ("server_error" if status >= 500 else "bad_request")
         if reason == "bad_request" and _is_too_long(name, message):
             reason = "context_too_long"
@@ -80,38 +81,35 @@ class Refusing:
         )
 
     def by_error(self, error: Any) -> ModelFailure:
-        """The failure that an error object inside a stream stands for."""
+        """Return the failure of an error object inside a stream."""
         code = error.get("code") if isinstance(error, dict) else None
         name, message = _parts(error)
         if isinstance(code, int) and 400 <= code <= 599:
             return self.by_status(code, {}, msgspec.json.encode({"error": error}), 0.0)
-        reason = next((known for part, known in _NAMES if part in name), "server_error")
+        reason = next((reason for part, reason in _NAMES if part in name), "server_error")
         if _is_too_long(name, message):
             reason = "context_too_long"
         lasting = _EXHAUSTED.search(f"{name} {message}") is not None
-        said = self.clean(f"{self._host} broke off: {message or name or 'without saying why'}")
-        return ModelFailure(reason, said, retryable=reason in RETRYABLE and not lasting)
+        text = self.clean(f"{self._host} broke off: {message or name or 'without a reason'}")
+        return ModelFailure(reason, text, retryable=reason in RETRYABLE and not lasting)
 
-    def broke(self, what: str, reason: str = "connection_failed") -> ModelFailure:
-        """The failure of an exchange that came to no answer."""
-        return ModelFailure(reason, self.clean(f"{self._host}: {what}"), retryable=reason in RETRYABLE)
+    def broke(self, problem: str, reason: str = "connection_failed") -> ModelFailure:
+        """Return the failure of an exchange without an answer."""
+        return ModelFailure(reason, self.clean(f"{self._host}: {problem}"), retryable=reason in RETRYABLE)
 
     def clean(self, message: str) -> str:
-        """A message on one line, without the credential and within MAX_MESSAGE_BYTES."""
+        """Return a message on one line, without the credential and within MAX_MESSAGE_BYTES."""
         if self._secret:
             for form in (self._secret, msgspec.json.encode(self._secret).decode()[1:-1]):
                 message = message.replace(form, "[credential]")
-        # Cut first: half a megabyte, character by character, holds the loop up for a tenth of a second.
+        # Truncate first: half a megabyte, character by character, takes a tenth of a second.
         message = message[:MAX_CLEANED_CHARACTERS]
         line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        encoded = line.encode()
-        if len(encoded) <= MAX_MESSAGE_BYTES:
-            return line
-        return encoded[: MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "…"
+        return truncate(line, MAX_MESSAGE_BYTES)
 
 
-def explain(body: bytes) -> tuple[str, str]:
-    """The name and the sentence of an error body, as the published shapes hold them; else its text."""
+def parse_error_body(body: bytes) -> tuple[str, str]:
+    """Return the name and the message of an error body in one of the published shapes, else its text."""
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -127,8 +125,9 @@ def _parts(error: Any) -> tuple[str, str]:
     if not isinstance(error, dict):
         return "", error if isinstance(error, str) else ""
     names = [str(error[key]) for key in ("type", "code", "status") if error.get(key)]
-    said = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
-    return " ".join(names).lower(), said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    message = next((error[key] for key in ("message", "detail", "error") if error.get(key)), "")
+    text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+    return " ".join(names).lower(), text
 
 
 def _is_too_long(name: str, message: str) -> bool:
@@ -136,7 +135,7 @@ def _is_too_long(name: str, message: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
-    """How long a provider asks to be left alone, in seconds: milliseconds, seconds or a date (RFC 9110)."""
+    """Return the seconds that a provider asks to wait: milliseconds, seconds or a date (RFC 9110)."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -144,7 +143,7 @@ def retry_after(headers: Mapping[str, str], now_s: float) -> float | None:
     seconds = _number(value)
     if seconds is not None or value is None:
         return seconds
-    # Imported here, as it costs a start five milliseconds and most providers give seconds.
+    # Imported here, because it takes five milliseconds at start and most providers send seconds.
     from email.utils import parsedate_to_datetime
 
     try:

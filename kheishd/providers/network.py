@@ -1,14 +1,14 @@
-"""HTTP as the providers need it: pools of connections, one request, its body read by read.
+"""HTTP for providers: pools of connections, one request, and its body read by read.
 
-Importing this imports the HTTP library, which takes a while: it is done in a thread, when first needed.
+Importing this imports the HTTP library, which takes a while: it happens in a thread, at first use.
 
-**What one network read brought is given at once.** The library gives a body piece by piece, fifty pieces
-for fifty tokens even if they came together, and does not say whether the next piece is there already. The
-way to know it: asking for the next piece is a coroutine, and the stream under it is ours. While the stream
-is set to announce, it yields a mark before it waits for the network. Whoever drives the coroutine by hand
-sees the mark before anything of trio has begun, can leave the coroutine parked there, hand over what has
-come so far, and await the coroutine later. The other way, a task that reads and a channel, costs two more
-turns of the scheduler for every token: 40 microseconds of the 150 that a token may take.
+**The bytes of one network read are returned together.** The library yields a body piece by piece, fifty
+pieces for fifty tokens even if they came together, and does not tell whether the next piece is already there.
+But requesting the next piece is a coroutine, and the stream below it is ours: while the stream is set to
+announce, it yields a mark before it waits for the network. Driving the coroutine by hand, we see the mark
+before trio does anything, can leave the coroutine parked there, return the pieces so far, and await the
+coroutine later. The alternative, a task that reads and a channel, costs two more turns of the scheduler per
+token: 40 of the 150 microseconds that a token may take.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator, Iterable
 
     from kheishd.kernel.runtime import ModelFailure
-    from kheishd.providers.failures import Refusing
-    from kheishd.providers.wire import Post, SendObserver
+    from kheishd.providers.failures import FailureFactory
+    from kheishd.providers.wire import HttpRequest, SendObserver
 
-# Idle connections kept for the next call, and for how long. Before each call the pool looks at every idle
-# one, 2 microseconds each; providers close theirs after a minute or more.
+# Idle connections and their lifetime. Each call checks every idle one, 2 microseconds each; providers close
+# theirs after a minute or more.
 MAX_IDLE_CONNECTIONS = 64
 MAX_IDLE_SECONDS = 30.0
 
-# A place that does not even answer the network within this is not there.
+# A host that does not accept a connection within this time is unreachable.
 MAX_CONNECT_SECONDS = 30.0
 
-# How many pieces that arrived together are handed on together: the head of an answer and its first words,
-# and then as many as take a few milliseconds to take apart, some 10 microseconds each.
+# Pieces of one read that are returned together: first the head of an answer and its first words, then as
+# many as decode in a few milliseconds, about 10 microseconds each.
 MAX_FIRST_PIECES = 4
 MAX_PIECES = 256
 
@@ -60,9 +60,9 @@ def _announce() -> Generator[Any, Any, None]:
 
 @types.coroutine
 def _until_waiting(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes | None]:
-    """Drive ``step`` until it is done or announces that it will wait: then None, and it is parked there.
+    """Drive ``step`` until it is done, or parked before waiting: then return None.
 
-    Whatever else it yields is for trio and handed through.
+    Everything else that it yields is for trio and passed through.
     """
     try:
         yielded = step.send(None)
@@ -81,15 +81,15 @@ def _until_waiting(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, byte
 
 @types.coroutine
 def _go_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
-    """Await a step that may have been parked; ``await`` itself takes only what has not begun."""
+    """Await a step that may be parked; ``await`` itself accepts only a new one."""
     return (yield from step.__await__())
 
 
-class Stream(httpcore2.AsyncNetworkStream):
-    """A network stream that can announce when it is about to wait for something to read.
+class AnnouncingStream(httpcore2.AsyncNetworkStream):
+    """A network stream that can announce when it is about to wait for data.
 
-    It gathers what is written until then: the library writes the head of a request and its body apart,
-    and a server that is woken by the one and then waits for the other costs half a millisecond.
+    It buffers writes until then: the library writes the head and the body of a request separately, and a
+    server that wakes for the head and then waits for the body costs half a millisecond.
     """
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream) -> None:
@@ -98,7 +98,7 @@ class Stream(httpcore2.AsyncNetworkStream):
         self._unsent: list[bytes] = []
 
     async def ahead(self, step: Coroutine[Any, Any, bytes]) -> bytes | None:
-        """What ``step`` gives if it can without waiting for this stream; None if it is parked."""
+        """Return the result of ``step`` if it does not wait for this stream; None if it is parked."""
         self._announcing = True
         try:
             return await _until_waiting(step)
@@ -106,10 +106,10 @@ class Stream(httpcore2.AsyncNetworkStream):
             self._announcing = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the library's own signature.
-        """Read what there is, waiting for it if need be; what is to be written is written before."""
+        """Write buffered data, then read, waiting if necessary."""
         if self._unsent:
             unsent, self._unsent = b"".join(self._unsent), []
-            # As the library does: a server that refuses early does not read, but it has answered.
+            # Like the library: a server that rejects a request early does not read it, but answers.
             with suppress(httpcore2.WriteError):
                 await self._inner.write(unsent, timeout)
         if self._announcing:
@@ -117,11 +117,11 @@ class Stream(httpcore2.AsyncNetworkStream):
         return await self._inner.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Have all of the buffer written by the next read: the head of a request goes out with its body."""
+        """Buffer data until the next read, so that the head of a request is sent with its body."""
         self._unsent.append(buffer)
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the stream."""
         await self._inner.aclose()
 
     async def start_tls(
@@ -129,16 +129,16 @@ class Stream(httpcore2.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
-    ) -> Stream:
-        """The same connection, encrypted."""
-        return Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+    ) -> AnnouncingStream:
+        """Return the connection with TLS."""
+        return AnnouncingStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        """What the library asks about the connection."""
+        """Return the library's information about the connection."""
         return self._inner.get_extra_info(info)
 
 
-class Backend(httpcore2.AsyncNetworkBackend):
+class AnnouncingBackend(httpcore2.AsyncNetworkBackend):
     """Trio's connections, as streams that announce."""
 
     def __init__(self) -> None:
@@ -151,19 +151,19 @@ class Backend(httpcore2.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> Stream:
+    ) -> AnnouncingStream:
         """Connect."""
         inner = await self._inner.connect_tcp(host, port, timeout, local_address, socket_options or ())
-        return Stream(inner)
+        return AnnouncingStream(inner)
 
 
 Pool = httpcore2.AsyncConnectionPool
 
 
 def make_pool(base_url: str, max_connections: int) -> Pool:
-    """A pool of connections to one place, by the proxy that the environment names for it, if any.
+    """Return a pool of connections to one place, through the proxy of the environment, if any.
 
-    Errors: UnsupportedProtocol if the URL, or that of the proxy, is of a kind that cannot be used.
+    Errors: UnsupportedProtocol if the URL, or that of the proxy, is unusable.
     """
     url = _split(base_url)
     secure = httpcore2.default_ssl_context() if url.scheme == "https" else None
@@ -173,24 +173,24 @@ def make_pool(base_url: str, max_connections: int) -> Pool:
         max_connections=max_connections,
         max_keepalive_connections=MAX_IDLE_CONNECTIONS,
         keepalive_expiry=MAX_IDLE_SECONDS,
-        network_backend=Backend(),
+        network_backend=AnnouncingBackend(),
     )
 
 
 def _proxy(scheme: str, host: str) -> httpcore2.Proxy | None:
     proxies = getproxies()
-    named = proxies.get(scheme) or proxies.get("all")
-    if not named or proxy_bypass(host):
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
         return None
     try:
-        url = _split(named if "://" in named else f"http://{named}")
+        url = _split(proxy if "://" in proxy else f"http://{proxy}")
     except httpcore2.UnsupportedProtocol:
-        # What is wrong with it quotes it, and a password may stand in it: '#' in one cuts an URL short.
+        # The original message quotes the URL, which may hold a password; '#' truncates a URL.
         raise httpcore2.UnsupportedProtocol(
-            "the proxy that the environment names is not a URL; in a password, '#' is written '%23'"
+            "the proxy in the environment is not a URL; write '#' in a password as '%23'"
         ) from None
     if url.scheme not in ("http", "https"):
-        raise httpcore2.UnsupportedProtocol("the proxy that the environment names is no HTTP proxy")
+        raise httpcore2.UnsupportedProtocol("the proxy in the environment is not an HTTP proxy")
     port = url.port or (443 if url.scheme == "https" else 8080)
     auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
     return httpcore2.Proxy(f"{url.scheme}://{url.hostname}:{port}", auth=auth)
@@ -203,11 +203,11 @@ def _split(url: str) -> SplitResult:
     except ValueError as error:
         raise httpcore2.UnsupportedProtocol(f"not a URL: {error}") from None
     if not split.hostname:
-        raise httpcore2.UnsupportedProtocol("a URL without a host")
+        raise httpcore2.UnsupportedProtocol("a URL without host")
     return split
 
 
-class Reply:
+class HttpReply:
     """The answer to one request: its status and headers, then its body, read by read."""
 
     def __init__(self, response: httpcore2.Response) -> None:
@@ -221,14 +221,14 @@ class Reply:
         self._parked: Coroutine[Any, Any, bytes] | None = None
         self._max_pieces = MAX_FIRST_PIECES
         self._error: Exception | None = None
-        self._stream: Stream = response.extensions["network_stream"]
+        self._stream: AnnouncingStream = response.extensions["network_stream"]
 
     async def read(self) -> bytes:
-        """What has arrived, waiting for it if there is nothing; empty at the end.
+        """Return the received bytes, waiting if there are none; empty at the end.
 
-        The first time a few pieces are enough: whoever waits for the answer to begin need not wait until
-        all is taken apart that came with its first words.
-        Errors: those of the library; what arrived before one is given first.
+        The first read returns after a few pieces, so that a waiting reader sees the first words at once.
+
+        Errors: those of the library; bytes received before an error are returned first.
         """
         if self._error is not None:
             raise self._error
@@ -253,11 +253,11 @@ class Reply:
         return b"".join(parts)
 
     async def aclose(self) -> None:
-        """Close the body; the connection is kept if the body was read to its end."""
+        """Close the body; the connection is reused if the body was read completely."""
         with trio.CancelScope(shield=True):
             await self._response.aclose()
             if self._parked is not None:
-                # Its connection is closed, so it ends at once.
+                # The connection is closed, so the step ends at once.
                 with suppress(StopAsyncIteration, *_ERRORS):
                     await _go_on(self._parked)
             await self._pieces.aclose()
@@ -266,7 +266,7 @@ class Reply:
         return self._pieces.__anext__()
 
 
-async def send(pool: Pool, post: Post, sending: SendObserver | None = None) -> Reply:
+async def send(pool: Pool, post: HttpRequest, sending: SendObserver | None = None) -> HttpReply:
     """Send a request and wait for the head of its answer. Errors: those of the library."""
     url = httpcore2.URL(post.url)
     headers = {
@@ -283,7 +283,7 @@ async def send(pool: Pool, post: Post, sending: SendObserver | None = None) -> R
     request = httpcore2.Request(
         "POST", url, headers=list(headers.items()), content=post.body, extensions=extensions
     )
-    return Reply(await pool.handle_async_request(request))
+    return HttpReply(await pool.handle_async_request(request))
 
 
 def _host(url: httpcore2.URL) -> str:
@@ -292,23 +292,23 @@ def _host(url: httpcore2.URL) -> str:
     return host if url.port is None else f"{host}:{url.port}"
 
 
-def failure(error: Exception, refusing: Refusing) -> ModelFailure | None:
-    """What the library or the network raised, as a failure; None if it is a fault of ours."""
+def failure(error: Exception, failures: FailureFactory) -> ModelFailure | None:
+    """Return an error of the library or the network as a failure; None for a fault of the daemon."""
     match error:
         case httpcore2.UnsupportedProtocol() | httpcore2.LocalProtocolError():
-            return refusing.broke(f"the request cannot be sent: {_told(error)}", "bad_request")
+            return failures.broke(f"the request cannot be sent: {_message_of(error)}", "bad_request")
         case httpcore2.ConnectTimeout():
-            return refusing.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
+            return failures.broke(f"no connection within {MAX_CONNECT_SECONDS:g} s")
         case httpcore2.ConnectError() | httpcore2.ProxyError():
-            return refusing.broke(f"no connection: {_told(error)}")
+            return failures.broke(f"no connection: {_message_of(error)}")
         case httpcore2.NetworkError() | httpcore2.ProtocolError() | httpcore2.TimeoutException() | OSError():
-            return refusing.broke(f"the connection broke: {_told(error)}")
+            return failures.broke(f"the connection broke: {_message_of(error)}")
         case _:
             return None
 
 
-def _told(error: BaseException) -> str:
-    """What an error says, or the one behind it that says something: a certificate's, for one."""
+def _message_of(error: BaseException) -> str:
+    """Return the message of an error, or of the cause that has one, such as a certificate error."""
     cause: BaseException | None = error
     while cause is not None:
         if str(cause):

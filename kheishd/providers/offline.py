@@ -1,11 +1,11 @@
-"""The built-in stand-in for a model: deterministic, needs no network and no key.
+"""The built-in stand-in for a model: deterministic, without network or key.
 
-It says plainly what it is, shows that it remembers the conversation and repeats what it was told.
-Lines that begin with a slash are obeyed, so that everything around a model can be tried without one:
+It states that it is a stand-in, shows that it remembers the conversation and repeats its input. Lines that
+begin with a slash are directives, so that everything around a model can be tried without one:
 
 ======================== =====================================================================
-``/call <tool> <json>``  asks for a tool; several lines are one batch
-``/then``                what follows is for the next answer, once these tools have returned
+``/call <tool> <json>``  calls a tool; several lines are one batch
+``/then``                the following lines are for the next answer, after these tools returned
 ``/slow <n> <ms>``       gives the answer in n pieces with a pause before each
 ``/answer <text>``       gives this text as the answer, and nothing else
 ``/long <n>``            adds n words to the answer
@@ -37,11 +37,11 @@ from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolRes
 
 WHAT_IT_IS = (
     "This is the offline stand-in, not a model: it needs no network and no key, "
-    "and it only repeats what it is told."
+    "and it only repeats its input."
 )
 
-# What one line may ask for: an answer of ten thousand pieces, or a pause of ten minutes, is enough to
-# try out every limit there is. More is taken down to these.
+# The limits of directives: ten thousand pieces or a pause of ten minutes are enough to try out every limit.
+# Larger numbers are reduced to these.
 MAX_PIECES = 10_000
 MAX_PAUSE_MS = 600_000
 MAX_QUOTE_CHARACTERS = 2_000
@@ -56,10 +56,10 @@ _FAIL = re.compile(r"/fail ([a-z_]{1,64})")
 _CALL = re.compile(r"/call ([A-Za-z0-9_.:-]{1,128})(?: (.*))?")
 
 
-class Orders(Struct):
-    """What the slash lines of one input ask for, and the text that is left."""
+class Directives(Struct):
+    """The directives of one input, and its remaining text."""
 
-    said: str = ""
+    text: str = ""
     pieces: int = 0
     pause_ms: int = 0
     words: int = 0
@@ -71,82 +71,80 @@ class Orders(Struct):
 
 
 async def answer(request: ModelRequest) -> AsyncGenerator[ModelEvent]:
-    """The events of one answer.
+    """Yield the events of one answer.
 
-    Shape:  deltas, then one Answer whose items say the same.
-    Errors: ModelFailure where the input asks for one.
+    Shape:  deltas, then one ModelAnswer with the same content.
+    Errors: ModelFailure if a directive asks for one.
     """
     if request.purpose != "answer":
-        yield _said_of(request)
+        yield _summarise(request)
         return
-    orders = read_orders(_ordered(request.messages))
-    if orders.failure is not None:
+    directives = read_directives(_current_part(request.messages))
+    if directives.failure is not None:
         raise ModelFailure(
-            orders.failure,
-            "the offline stand-in was told to fail",
-            retryable=orders.failure in RETRYABLE,
+            directives.failure,
+            "a directive told the offline stand-in to fail",
+            retryable=directives.failure in RETRYABLE,
         )
-    full = _compose(request.messages, orders)
+    full = _compose(request.messages, directives)
     text = cut(full, MAX_ANSWER_BYTES)
-    if orders.thought:
-        yield ThinkingDelta(orders.thought)
-    for piece in _pieces(text, orders.pieces):
-        if orders.pieces:
-            await trio.sleep(orders.pause_ms / 1000)
+    if directives.thought:
+        yield ThinkingDelta(directives.thought)
+    for piece in _pieces(text, directives.pieces):
+        if directives.pieces:
+            await trio.sleep(directives.pause_ms / 1000)
         if piece:
             yield TextDelta(piece)
-    calls = _calls(orders, request.messages)
-    items: list[Item] = [Thinking(orders.thought)] if orders.thought else []
+    calls = _calls(directives, request.messages)
+    items: list[Item] = [Thinking(directives.thought)] if directives.thought else []
     items += [Text(text), *calls]
     stop = "tool_calls" if calls else "end" if text == full else "length"
-    yield ModelAnswer(items, _usage(request, orders.thought, text), stop, request.pinned.model)
+    yield ModelAnswer(items, _usage(request, directives.thought, text), stop, request.pinned.model)
 
 
-def _said_of(request: ModelRequest) -> ModelAnswer:
-    """What stands for a summary, or a title: orders in what is summed up are not obeyed."""
+def _summarise(request: ModelRequest) -> ModelAnswer:
+    """Return the stand-in for a summary or a title; directives in the messages have no effect."""
     words = text_of(request.messages[0].items).split() if request.messages else []
     if request.purpose == "title":
         text = " ".join(words[:5])
     else:
-        shown = " ".join(words[:SUMMARY_WORDS])
-        text = (
-            f"The offline stand-in cannot sum up. It was shown {len(words)} words, which begin: “{shown} …”"
-        )
+        beginning = " ".join(words[:SUMMARY_WORDS])
+        text = f"The offline stand-in cannot summarise. Its input has {len(words)} words: “{beginning} …”"
     usage = Usage(input_tokens=len(words), output_tokens=len(text.split()))
     return ModelAnswer([Text(text)], usage, "end", request.pinned.model)
 
 
-def read_orders(text: str) -> Orders:
-    """Take the slash lines out of a text. A slash line that is none of ours is ordinary text."""
-    orders, said = Orders(), []
+def read_directives(text: str) -> Directives:
+    """Separate the directives from a text. An unknown slash line is ordinary text."""
+    directives, lines = Directives(), []
     for line in text.splitlines():
-        if not (line.startswith("/") and _obey(orders, line.strip())):
-            said.append(line)
-    orders.said = "\n".join(said).strip()
-    return orders
+        if not (line.startswith("/") and _obey(directives, line.strip())):
+            lines.append(line)
+    directives.text = "\n".join(lines).strip()
+    return directives
 
 
-def _obey(orders: Orders, line: str) -> bool:
-    if found := _SLOW.fullmatch(line):
-        orders.pieces = max(1, min(int(found[1]), MAX_PIECES))
-        orders.pause_ms = min(int(found[2]), MAX_PAUSE_MS)
-    elif found := _LONG.fullmatch(line):
-        orders.words = min(int(found[1]), MAX_ANSWER_BYTES)
-    elif found := _ANSWER.fullmatch(line):
-        orders.answer = found[1]
-    elif found := _THINK.fullmatch(line):
-        orders.thought = found[1]
-    elif found := _FAIL.fullmatch(line):
-        orders.failure = found[1]
-    elif found := _CALL.fullmatch(line):
-        _read_call(orders, found[1], found[2] or "{}")
+def _obey(directives: Directives, line: str) -> bool:
+    if match := _SLOW.fullmatch(line):
+        directives.pieces = max(1, min(int(match[1]), MAX_PIECES))
+        directives.pause_ms = min(int(match[2]), MAX_PAUSE_MS)
+    elif match := _LONG.fullmatch(line):
+        directives.words = min(int(match[1]), MAX_ANSWER_BYTES)
+    elif match := _ANSWER.fullmatch(line):
+        directives.answer = match[1]
+    elif match := _THINK.fullmatch(line):
+        directives.thought = match[1]
+    elif match := _FAIL.fullmatch(line):
+        directives.failure = match[1]
+    elif match := _CALL.fullmatch(line):
+        _read_call(directives, match[1], match[2] or "{}")
     else:
-        # What comes after it is read when its turn has come.
+        # The lines after it are read for a later answer.
         return _THEN.fullmatch(line) is not None
     return True
 
 
-def _read_call(orders: Orders, name: str, arguments: str) -> None:
+def _read_call(directives: Directives, name: str, arguments: str) -> None:
     problem: str | None = "are no JSON object"
     try:
         decoded = msgspec.json.decode(arguments, type=dict[str, Any])
@@ -154,15 +152,15 @@ def _read_call(orders: Orders, name: str, arguments: str) -> None:
     except (msgspec.DecodeError, RecursionError):
         pass
     if problem is None:
-        orders.calls.append((name, decoded))
+        directives.calls.append((name, decoded))
     else:
-        orders.complaints.append(f"I cannot call {name}: the arguments that follow its name {problem}.")
+        directives.complaints.append(f"I cannot call {name}: the arguments that follow its name {problem}.")
 
 
-def _ordered(messages: list[Message]) -> str:
-    """The part of what the user said last that is for this answer: the first, or one after a ``/then``.
+def _current_part(messages: list[Message]) -> str:
+    """Return the part of the newest user message for this answer: the first, or one after a ``/then``.
 
-    Which one it is, is how often was answered since; so nothing that was obeyed is obeyed again.
+    The number of answers since then selects it, so no directive is executed twice.
     """
     answered = 0
     for message in reversed(messages):
@@ -173,30 +171,30 @@ def _ordered(messages: list[Message]) -> str:
     return ""
 
 
-def _compose(messages: list[Message], orders: Orders) -> str:
-    if orders.answer is not None:
-        return orders.answer
+def _compose(messages: list[Message], directives: Directives) -> str:
+    if directives.answer is not None:
+        return directives.answer
     results = _results(messages)
     if results:
         lines = [WHAT_IT_IS, *(_result_line(result) for result in results)]
     else:
-        lines = [WHAT_IT_IS, _remembered(messages)]
-        if orders.said:
-            lines.append(f"You say: {_quote(orders.said)}")
-    lines += orders.complaints
-    if orders.words:
-        lines.append(" ".join(f"word{n}" for n in range(1, orders.words + 1)))
+        lines = [WHAT_IT_IS, _recall(messages)]
+        if directives.text:
+            lines.append(f"You say: {_quote(directives.text)}")
+    lines += directives.complaints
+    if directives.words:
+        lines.append(" ".join(f"word{n}" for n in range(1, directives.words + 1)))
     return "\n".join(lines)
 
 
 def _results(messages: list[Message]) -> list[ToolResult]:
-    """The tool results at the end of the transcript, in order."""
-    found: list[ToolResult] = []
+    """Return the tool results at the end of the transcript, in order."""
+    results: list[ToolResult] = []
     for message in reversed(messages):
         if message.role != "tool":
             break
-        found[:0] = [item for item in message.items if isinstance(item, ToolResult)]
-    return found
+        results[:0] = [item for item in message.items if isinstance(item, ToolResult)]
+    return results
 
 
 def _result_line(result: ToolResult) -> str:
@@ -204,12 +202,12 @@ def _result_line(result: ToolResult) -> str:
     return f"The tool {result.name} {verb}: {_quote(result.text)}"
 
 
-def _remembered(messages: list[Message]) -> str:
-    said = [read_orders(text_of(message.items)).said for message in messages if message.role == "user"]
-    line = f"This is message {len(said)} of our conversation"
-    if len(said) < 2:
+def _recall(messages: list[Message]) -> str:
+    inputs = [read_directives(text_of(message.items)).text for message in messages if message.role == "user"]
+    line = f"This is message {len(inputs)} of our conversation"
+    if len(inputs) < 2:
         return f"{line}."
-    return f"{line}; before it you said: {_quote(said[-2]) if said[-2] else 'nothing but orders'}"
+    return f"{line}; before it you said: {_quote(inputs[-2]) if inputs[-2] else 'only directives'}"
 
 
 def _quote(text: str) -> str:
@@ -219,34 +217,36 @@ def _quote(text: str) -> str:
 
 
 def _pieces(text: str, count: int) -> Iterable[str]:
-    """The text in ``count`` pieces of about the same length; in lines where no count is given."""
+    """Return the text in ``count`` pieces of equal length; in lines without a count."""
     if not count:
         return text.splitlines(keepends=True)
-    # Every piece exists, even where there are more of them than characters: their pauses were asked for.
+    # Every piece exists, even if there are more pieces than characters, because each has its pause.
     length, bounds = len(text), range(count + 1)
     edges = [length * n // count for n in bounds]
     return (text[edges[n] : edges[n + 1]] for n in range(count))
 
 
-def _calls(orders: Orders, messages: list[Message]) -> list[ToolCall]:
-    """The calls asked for, numbered on from those that the transcript already holds."""
-    before = sum(isinstance(item, ToolCall) for message in messages for item in message.items)
-    return [ToolCall(f"call_{before + n}", name, args) for n, (name, args) in enumerate(orders.calls, 1)]
+def _calls(directives: Directives, messages: list[Message]) -> list[ToolCall]:
+    """Return the requested calls, numbered after those in the transcript."""
+    existing = sum(isinstance(item, ToolCall) for message in messages for item in message.items)
+    return [
+        ToolCall(f"call_{existing + n}", name, args) for n, (name, args) in enumerate(directives.calls, 1)
+    ]
 
 
 def _usage(request: ModelRequest, thought: str, text: str) -> Usage:
-    """Words stand for tokens."""
-    said = sum(len(text_of(message.items).split()) for message in request.messages)
+    """Return the usage, with words in place of tokens."""
+    words = sum(len(text_of(message.items).split()) for message in request.messages)
     reasoned = len(thought.split())
     return Usage(
-        input_tokens=said + len(request.instructions.split()),
+        input_tokens=words + len(request.instructions.split()),
         output_tokens=len(text.split()) + reasoned,
         reasoning_tokens=reasoned,
     )
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """As much of the text as fits into ``max_bytes`` bytes of UTF-8, never half a character."""
+    """Return the longest prefix of at most ``max_bytes`` in UTF-8, never inside a character."""
     if len(text) * 4 <= max_bytes:
         return text
     encoded = text.encode()

@@ -1,10 +1,10 @@
 """OpenAI chat completions, streamed, as every compatible server speaks them.
 
-Source: https://platform.openai.com/docs/api-reference/chat-streaming, and what llama.cpp, Ollama, vLLM and
-OpenRouter add to it. Everything in an answer may be missing or unknown; nothing of that is an error.
+Source: https://platform.openai.com/docs/api-reference/chat-streaming, and the extensions of llama.cpp,
+Ollama, vLLM and OpenRouter. Every part of an answer may be missing or unknown without an error.
 
-Options of a route go into the request as they are, but for ``headers`` (added to the head) and
-``reasoning_content`` (true: the model's reasoning is given back to it under that name).
+Options of a route go into the request unchanged, except ``headers`` (added to the head) and
+``reasoning_content`` (true: the model's reasoning is sent back to it under that name).
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import msgspec
 from msgspec import Struct
 
 from kheishd.providers.draft import Block, Draft
-from kheishd.providers.wire import Post, at_most, body_options, encode, malformed, shown, tokens
+from kheishd.providers.wire import (
+    HttpRequest,
+    body_options,
+    encode,
+    lower_limit,
+    malformed_answer,
+    token_count,
+    user_texts,
+)
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
     from kheishd.kernel.hook import Tool
     from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest
-    from kheishd.providers.failures import Refusing
+    from kheishd.providers.failures import FailureFactory
 
 BASE_URL = "https://api.openai.com/v1"
 
@@ -35,14 +43,14 @@ STOP_REASONS = {
     "content_filter": "refusal",
     "refusal": "refusal",
 }
-"""What is not here (``stop``, ``eos``, ...) is an ordinary end."""
+"""Finish reasons with a meaning of their own; all others (``stop``, ``eos``, ...) are an ordinary end."""
 
 
 # The request.
 
 
-def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
-    """The request to send."""
+def post(request: ModelRequest, base_url: str, secret: str | None) -> HttpRequest:
+    """Return the request to send."""
     options, headers = body_options(request)
     options |= _at_most(request, options, base_url)
     give_back = options.pop("reasoning_content", False) is True
@@ -56,22 +64,22 @@ def post(request: ModelRequest, base_url: str, secret: str | None) -> Post:
     }
     if secret is not None:
         headers["authorization"] = f"Bearer {secret}"
-    return Post(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
+    return HttpRequest(f"{base_url.rstrip('/')}/chat/completions", headers, encode(body))
 
 
 def _at_most(request: ModelRequest, options: dict[str, Any], base_url: str) -> dict[str, Any]:
-    """How long what is asked for may become, where that is limited, by the name that is in use there."""
+    """Return the limit of the answer, if it has one, under the parameter name in use."""
     if request.max_answer_tokens is None:
         return {}
-    # OpenAI's newer models refuse the older name, which is the one that compatible servers know.
+    # OpenAI's newer models reject the older name, but compatible servers know only that one.
     usual = "max_completion_tokens" if base_url == BASE_URL else "max_tokens"
     names = ("max_completion_tokens", "max_tokens")
     name = next((name for name in names if name in options), usual)
-    return {name: at_most(options.get(name), request.max_answer_tokens)}
+    return {name: lower_limit(options.get(name), request.max_answer_tokens)}
 
 
 def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
-    """The tools as functions; nothing where there are none, as some servers refuse an empty list."""
+    """Return the tools as functions; nothing without tools, because some servers reject an empty list."""
     functions = [
         {
             "type": "function",
@@ -87,18 +95,21 @@ def _tools(tools: Sequence[Tool], *, withheld: bool = False) -> dict[str, Any]:
 def messages(
     instructions: str, transcript: list[Message], *, give_back_thinking: bool = False
 ) -> list[dict[str, Any]]:
-    """A transcript as chat messages. Users' messages in a row are one: many templates demand it."""
+    """Return a transcript as chat messages; consecutive user messages are merged, as templates require."""
     out: list[dict[str, Any]] = []
     if instructions:
         out.append({"role": "system", "content": instructions})
     for message in transcript:
         match message.role:
             case "user":
-                _add_user(out, shown(message.items))
+                _add_user(out, user_texts(message.items))
             case "assistant":
                 _add_assistant(out, message.items, give_back_thinking=give_back_thinking)
             case "tool":
-                out += [_result(item) for item in message.items if isinstance(item, ToolResult)]
+                for item in message.items:
+                    if isinstance(item, ToolResult):
+                        text = f"The tool failed: {item.text}" if item.is_error else item.text
+                        out.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
     return out
 
 
@@ -131,40 +142,35 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.call_id, "type": "function", "function": function}
 
 
-def _result(result: ToolResult) -> dict[str, Any]:
-    text = f"The tool failed: {result.text}" if result.is_error else result.text
-    return {"role": "tool", "tool_call_id": result.call_id, "content": text}
-
-
 # The answer.
 
 
 class FunctionDelta(Struct):
-    """A function's name and a piece of its arguments; some servers send these as an object."""
+    """A function's name and a piece of its arguments; some servers send the arguments as an object."""
 
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
 
 
 class CallDelta(Struct):
-    """A piece of a tool call. Without ``index`` it is told from others by its id."""
+    """A piece of a tool call. Without ``index``, the id identifies the call."""
 
     index: int | None = None
     id: str | None = None
     function: FunctionDelta | None = None
 
 
-class Part(Struct):
-    """A part of content given as a list, as Mistral does."""
+class ContentPart(Struct):
+    """A part of content that is sent as a list, as by Mistral."""
 
     text: str | None = None
     type: str | None = None
 
 
-class Delta(Struct):
+class ChatDelta(Struct):
     """A piece of the answer, or all of it."""
 
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
     refusal: str | None = None
@@ -172,28 +178,28 @@ class Delta(Struct):
 
 
 class Choice(Struct):
-    """The one choice that is asked for."""
+    """The only requested choice."""
 
-    delta: Delta | None = None
-    message: Delta | None = None
+    delta: ChatDelta | None = None
+    message: ChatDelta | None = None
     finish_reason: str | None = None
     error: Any = None
 
 
 class PromptDetails(Struct):
-    """How the tokens of the request were counted."""
+    """Details of the request's tokens."""
 
     cached_tokens: float | None = None
 
 
 class CompletionDetails(Struct):
-    """How the tokens of the answer were counted."""
+    """Details of the answer's tokens."""
 
     reasoning_tokens: float | None = None
 
 
-class Counted(Struct):
-    """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for the cached ones."""
+class ChatUsage(Struct):
+    """The usage object. ``prompt_cache_hit_tokens`` is DeepSeek's name for cached tokens."""
 
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
@@ -206,7 +212,7 @@ class Chunk(Struct):
     """A ``chat.completion.chunk``, or a ``chat.completion``."""
 
     choices: list[Choice] | None = None
-    usage: Counted | None = None
+    usage: ChatUsage | None = None
     model: str | None = None
     error: Any = None
 
@@ -214,17 +220,17 @@ class Chunk(Struct):
 _chunk = msgspec.json.Decoder(Chunk)
 
 
-def reader(refusing: Refusing) -> Reader:
-    """A reader for one answer."""
-    return Reader(refusing)
+def reader(failures: FailureFactory) -> ChatReader:
+    """Return a reader for one answer."""
+    return ChatReader(failures)
 
 
-class Reader:
-    """Reads one answer: deltas into a draft, then the reason it stopped, then the usage, then ``[DONE]``."""
+class ChatReader:
+    """Reader of one answer: deltas, then the finish reason, then the usage, then ``[DONE]``."""
 
-    def __init__(self, refusing: Refusing) -> None:
+    def __init__(self, failures: FailureFactory) -> None:
         self.done = False
-        self._refusing = refusing
+        self._failures = failures
         self._draft = Draft()
         self._calls: dict[int, Block] = {}
         self._usage = Usage()
@@ -233,25 +239,25 @@ class Reader:
         self._refused = False
 
     def event(self, data: bytes) -> None:
-        """Take in the data of one event. Errors: ModelFailure."""
+        """Process the data of one event. Errors: ModelFailure."""
         if data == b"[DONE]":
             self._stop, self.done = self._stop or "end", True
             return
         self._take_in(data)
 
     def whole(self, body: bytes) -> None:
-        """Take in an answer that came as one JSON object. Errors: ModelFailure."""
+        """Process an answer that came as one JSON object. Errors: ModelFailure."""
         self._take_in(body)
         if self._stop is None and not self._draft.empty:
             self._stop = "end"
         self.done = True
 
     def take(self) -> list[ModelEvent]:
-        """The deltas since the last time."""
+        """Return the deltas since the last call."""
         return self._draft.take()
 
     def end(self) -> ModelAnswer | None:
-        """The answer; None if its end never came. Errors: ModelFailure."""
+        """Return the answer; None if it is incomplete. Errors: ModelFailure."""
         if self._stop is None and not self._draft.full:
             return None
         stop = "refusal" if self._refused else self._stop or "length"
@@ -261,9 +267,9 @@ class Reader:
         try:
             chunk = _chunk.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise malformed("something that is no chat completion") from None
+            raise malformed_answer("something that is no chat completion") from None
         if chunk.error is not None:
-            raise self._refusing.by_error(chunk.error)
+            raise self._failures.by_error(chunk.error)
         self._model = chunk.model or self._model
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
@@ -274,19 +280,21 @@ class Reader:
 
     def _choice(self, choice: Choice) -> None:
         if choice.error is not None or choice.finish_reason == "error":
-            raise self._refusing.by_error(choice.error)
+            raise self._failures.by_error(choice.error)
         delta = choice.delta or choice.message
         if delta is not None:
             self._delta(delta)
         if choice.finish_reason:
             self._stop = STOP_REASONS.get(choice.finish_reason, "end")
 
-    def _delta(self, delta: Delta) -> None:
-        # Servers that are changing from one name to the other send the same reasoning under both.
+    def _delta(self, delta: ChatDelta) -> None:
+        # Some servers send the same reasoning under both names.
         thought = delta.reasoning_content or delta.reasoning
         if isinstance(thought, str) and thought:
             self._draft.write("thinking", thought)
-        for text in (*_texts(delta.content), delta.refusal):
+        content = delta.content
+        parts = [part.text for part in content] if isinstance(content, list) else [content]
+        for text in (*parts, delta.refusal):
             if text:
                 self._draft.write("text", text)
         self._refused = self._refused or bool(delta.refusal)
@@ -308,7 +316,7 @@ class Reader:
         self._draft.extend(block, arguments or "")
 
     def _key(self, delta: CallDelta) -> int:
-        """Which call a piece belongs to: by its index, else a new one for every new id, else the last."""
+        """Return the key of a piece's call: its index, else a new one for each new id, else the last one."""
         if delta.index is not None:
             return delta.index
         last = len(self._calls) - 1
@@ -317,18 +325,12 @@ class Reader:
         return next((key for key, block in self._calls.items() if block.call_id == delta.id), last + 1)
 
 
-def _texts(content: str | list[Part] | None) -> list[str | None]:
-    if isinstance(content, list):
-        return [part.text for part in content]
-    return [content]
-
-
-def _usage(counted: Counted) -> Usage:
+def _usage(counted: ChatUsage) -> Usage:
     prompt = counted.prompt_tokens_details or PromptDetails()
     completion = counted.completion_tokens_details or CompletionDetails()
     return Usage(
-        input_tokens=tokens(counted.prompt_tokens),
-        output_tokens=tokens(counted.completion_tokens),
-        cached_input_tokens=tokens(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
-        reasoning_tokens=tokens(completion.reasoning_tokens),
+        input_tokens=token_count(counted.prompt_tokens),
+        output_tokens=token_count(counted.completion_tokens),
+        cached_input_tokens=token_count(prompt.cached_tokens or counted.prompt_cache_hit_tokens),
+        reasoning_tokens=token_count(completion.reasoning_tokens),
     )

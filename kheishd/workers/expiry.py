@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
-from kheishd.kernel.projections import APPROVAL, QUESTION
 from kheishd.objects.people import approval, question
+from kheishd.records.approval import APPROVAL
+from kheishd.records.question import QUESTION
 from kheishd.store.tables import DEADLINES
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull
@@ -36,8 +37,8 @@ CAPTURE_CHECK_SECONDS: Final = 3600.0
 """How often old captures are removed: they are kept for days, and a check takes a thread up to a second."""
 
 LAPSES: Final[Mapping[str, Callable[[Transaction, str], None]]] = {
-    APPROVAL: approval.lapse,
-    QUESTION: question.lapse,
+    APPROVAL: approval.expire,
+    QUESTION: question.expire,
 }
 """The transaction function that lapses an object, by its kind."""
 

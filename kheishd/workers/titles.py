@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 import trio
 
+from kheishd.core.context.summary import (
+    MAX_TITLE_TOKENS,
+    TITLE_INSTRUCTIONS,
+    extract_title,
+    make_title_request,
+)
 from kheishd.core.run.budget import cost_of
-from kheishd.core.titles import INSTRUCTIONS, MAX_ANSWER_TOKENS, request_of, title_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
-from kheishd.objects.fold import SessionWriter
-from kheishd.objects.talk.giving import output_of
+from kheishd.objects.talk.output import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, SESSIONS
 from kheishd.workers.completion import complete
 from kheishd.workers.worker import Worker
@@ -83,17 +88,17 @@ class TitleWorker(Worker):
         """Ask the run's model for a title and commit it."""
         request = ModelRequest(
             pinned=pinned,
-            instructions=INSTRUCTIONS,
-            messages=request_of(question, answer),
+            instructions=TITLE_INSTRUCTIONS,
+            messages=make_title_request(question, answer),
             session_id=run.session_id,
             run_id=run.run_id,
             purpose="title",
-            max_answer_tokens=MAX_ANSWER_TOKENS,
+            max_answer_tokens=MAX_TITLE_TOKENS,
         )
         try:
             with trio.move_on_after(MAX_SECONDS), self._runtimes.hold() as runtime:
                 reply = await complete(runtime.models, request)
-                title = title_of(reply.items)
+                title = extract_title(reply.items)
                 if title is not None:
                     await self._state.update(lambda tx: _rename(tx, run, pinned, title, reply.usage))
         except (ModelFailure, Refusal) as error:

@@ -19,14 +19,14 @@ KEYS = "a allow  r for this run"
 
 @pytest.fixture
 def stage(home: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A daemon that does what the test says; it serves as many connections as the test asks for, else one."""
+    """Provide a scripted daemon that serves as many connections as the test asks for (default: one)."""
     with staged(home, getattr(request, "param", 1)) as stage:
         yield stage
 
 
 @pytest.fixture
 def chat(stage: Stage, home: Path, tmp_path: Path) -> Iterator[Open]:
-    """Opens a chat with it in a terminal; closed before the daemon goes."""
+    """Provide a function that opens a chat in a terminal."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 30, **environ: str) -> Terminal:
@@ -41,7 +41,7 @@ def chat(stage: Stage, home: Path, tmp_path: Path) -> Iterator[Open]:
 
 
 def ask(stage: Stage, number: int, command: str, **fields: Any) -> None:
-    """A call that needs an approval."""
+    """Return a call that needs approval."""
     stage.call(f"call_{number}", command=command)
     stage.tell("approval_requested", **stage.approval(number, command, **fields))
 
@@ -49,7 +49,7 @@ def ask(stage: Stage, number: int, command: str, **fields: Any) -> None:
 def test_one_key_allows(stage: Stage, chat: Open) -> None:
     """The bell rings once, the command is shown, and one key answers."""
     terminal = chat()
-    ask(stage, 1, "make install", reason="rule bash ask")
+    ask(stage, 1, "make install", note="rule bash ask")
     text = terminal.sees(KEYS)
     assert "? bash needs your approval" in text
     assert "  │ why: rule bash ask" in text
@@ -89,8 +89,8 @@ def test_a_denial_with_a_reason(stage: Stage, chat: Open) -> None:
     terminal.sees("why not >")
     terminal.say("keep the build")
     [answer] = stage.asks("approval.resolve")["resolutions"]
-    assert answer == {"approval_id": "apr_1", "decision": "deny", "reason": "keep the build"}
-    stage.answered(1, "deny", reason="keep the build")
+    assert answer == {"approval_id": "apr_1", "decision": "deny", "note": "keep the build"}
+    stage.answered(1, "deny", note="keep the build")
     terminal.sees("✗ bash  denied by you · keep the build")
     terminal.press("up")
     terminal.type("!")
@@ -152,7 +152,7 @@ def test_somebody_else_answers_first(stage: Stage, chat: Open) -> None:
     """It is said who, and it is gone; an answer of ours that came too late is none."""
 
     def too_late(peer: Peer, request: Message) -> None:
-        stage.answered(1, "deny", actor="token:tok_ops", reason="not today")
+        stage.answered(1, "deny", actor="token:tok_ops", note="not today")
         peer.refuse(request, 1409, "Somebody has answered already.", reason="approval_already_resolved")
 
     stage.replies["approval.resolve"] = too_late
@@ -298,9 +298,9 @@ def test_what_waits_on_entry(stage: Stage, chat: Open) -> None:
     assert "a call is in doubt: /doubts shows more" in text
     terminal.say("/doubts")
     terminal.sees("? bash  in doubt · rm x")
-    terminal.say("/settle not-done")
-    settled = stage.asks("indoubt.resolve")
-    assert (settled["indoubt_id"], settled["outcome"]) == ("idt_1", "not_done")
+    terminal.say("/resolve not-done")
+    resolution = stage.asks("indoubt.resolve")
+    assert (resolution["indoubt_id"], resolution["outcome"]) == ("idt_1", "not_done")
 
 
 @pytest.mark.parametrize("stage", [2], indirect=True, ids=["two connections"])

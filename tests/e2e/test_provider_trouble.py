@@ -10,7 +10,7 @@ import trio
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import RouteSpec
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from tests.support.household import Household, household
 from tests.support.model_server import ModelServer, running_model_server
 
@@ -24,10 +24,10 @@ both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 async def provided(
     directory: Path, driver: Any, limits: RunsSection = LIMITS
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
-    """A daemon whose default route is a model server."""
+    """Provide a daemon whose default route is a model server."""
     async with running_model_server() as server:
         route = RouteSpec("remote", driver, "echo", server.base_url, "env:KEY")
-        models = Models(limits, environ={"KEY": SECRET})
+        models = ProviderCaller(limits, environ={"KEY": SECRET})
         async with household(
             directory, routes={"remote": route}, default_route="remote", runs=limits, models=models
         ) as house:

@@ -12,7 +12,7 @@ from kheishd import control
 from kheishd.control import DaemonControl, Stopper, Vitals, memory_bytes
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.kernel.state import State
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, session_with_runs
 from tests.support.runtimes import make_runtime
@@ -70,7 +70,9 @@ async def test_warnings(full_state: State, monkeypatch: pytest.MonkeyPatch) -> N
     """A full disk, a refused reload, skipped agents, unready routes and an earlier crash are warnings."""
     monkeypatch.setattr(control, "LOW_DISK_BYTES", 1 << 62)
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}), warnings=("skipped x",))
+    runtime = make_runtime(
+        routes={"broken": broken}, models=ProviderCaller(environ={}), warnings=("skipped x",)
+    )
     control_ = make(full_state, runtime, "config.toml:1: no", after_crash=True)
     warnings = control_.status().warnings
     words = [
@@ -109,7 +111,7 @@ async def test_a_crash_warning_expires(full_state: State, monkeypatch: pytest.Mo
 async def test_a_reload_reports_unready_routes(full_state: State) -> None:
     """A reload's warnings include routes without credentials."""
     broken = RouteSpec("broken", "openai", "m", "http://127.0.0.1:9", "env:NO_KEY")
-    runtime = make_runtime(routes={"broken": broken}, models=Models(environ={}))
+    runtime = make_runtime(routes={"broken": broken}, models=ProviderCaller(environ={}))
     _, warnings = await make(full_state, runtime).reload()
     assert warnings[0] == "a warning"
     assert "route 'broken' is not ready" in warnings[1]

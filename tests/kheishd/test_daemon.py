@@ -17,7 +17,7 @@ from kheishd.events import CLEAN
 from kheishd.home import Home, prepare
 from kheishd.kernel.runtime import Runtime
 from kheishd.logs import Logs
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from kheishd.store.tables import META
 from kheishd.store.writer import Store
 from protocol.errors.rpc import InternalError
@@ -121,12 +121,12 @@ async def test_a_failed_store_ends_the_daemon(home: Home) -> None:
 
 async def test_each_runtime_is_closed_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replaced runtime is closed at once, the last one at the end."""
-    closed: list[Models] = []
+    closed: list[ProviderCaller] = []
 
-    async def aclose(self: Models) -> None:
+    async def aclose(self: ProviderCaller) -> None:
         closed.append(self)
 
-    monkeypatch.setattr(Models, "aclose", aclose)
+    monkeypatch.setattr(ProviderCaller, "aclose", aclose)
     async with life(home) as living:
         client = await living.connect()
         first = current(living)

@@ -13,7 +13,7 @@ from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles, CaptureLimits
 from kheishd.kernel.runtime import ModelRequest
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from tests.support.model_asking import Heard, ask, asking, inline
 from tests.support.model_server import ModelServer
 
@@ -29,7 +29,7 @@ class CapturedModels:
         self.directory = directory
         self.server = server
         self.captures = CaptureService(CaptureFiles(directory, limits))
-        self.models = Models(
+        self.models = ProviderCaller(
             environ={"KEY": SECRET},
             in_thread=inline,
             learned=lambda secret: self.captures.scrub(Scrubber([secret])),

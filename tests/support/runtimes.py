@@ -10,7 +10,7 @@ from kheishd.core.definition import built_in
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import RouteSpec, Runtime
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 
 WORKSPACES = Workspaces("/home/kheish/workspace", "/home/kheish")
 """The workspaces of an empty configuration."""
@@ -28,7 +28,7 @@ def make_runtime(generation: int = 1, **changes: Any) -> Runtime:
         config=Config(),
         routes={"offline": RouteSpec("offline", "offline", "offline", built_in=True)},
         definitions={"default": built_in()},
-        models=Models(),
+        models=ProviderCaller(),
         hooks=CompositeHook(()),
         workspaces=WORKSPACES,
     )

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from kheishd.core.context.reduction import Placed
+from kheishd.core.context.reduction import TranscriptEntry
 from protocol.transcript import Item, Message, Text, ToolCall, ToolResult
 
 ROLES = {"user": (Text,), "assistant": (Text, ToolCall), "tool": (ToolResult,)}
@@ -27,25 +27,25 @@ _TURNS = st.lists(
 
 
 @st.composite
-def transcripts(draw: st.DrawFn) -> list[Placed]:
-    """The messages of a session: inputs, steers, answers, and calls with their results."""
-    placed: list[Placed] = []
+def transcripts(draw: st.DrawFn) -> list[TranscriptEntry]:
+    """Return the messages of a session: inputs, steers, answers, and calls with their results."""
+    entries: list[TranscriptEntry] = []
     for number, (kind, count, size) in enumerate(draw(_TURNS)):
         cursor = 10 * number + 10
         match kind:
             case "input":
-                placed.append(Placed(cursor, cursor, Message("user", [Text("i" * size)]), "input"))
+                entries.append(TranscriptEntry(cursor, cursor, Message("user", [Text("i" * size)]), "input"))
             case "said":
                 # What is read out together entered with one event.
                 message = Message("user", [Text("s" * size)])
-                placed += [Placed(cursor, cursor, message) for _ in range(count)]
+                entries += [TranscriptEntry(cursor, cursor, message) for _ in range(count)]
             case "answer":
-                placed.append(Placed(cursor, cursor, Message("assistant", [Text("a" * size)])))
+                entries.append(TranscriptEntry(cursor, cursor, Message("assistant", [Text("a" * size)])))
             case _:
                 names = [f"c{number}.{n}" for n in range(count)]
                 tools = ["bash", "look", "read_file"]
                 calls: list[Item] = [ToolCall(name, tools[n], {"n": n}) for n, name in enumerate(names)]
                 results: list[Item] = [ToolResult(name, tools[n], "r" * size) for n, name in enumerate(names)]
-                placed.append(Placed(cursor, cursor, Message("assistant", calls)))
-                placed.append(Placed(cursor + 5, cursor + 5, Message("tool", results)))
-    return placed
+                entries.append(TranscriptEntry(cursor, cursor, Message("assistant", calls)))
+                entries.append(TranscriptEntry(cursor + 5, cursor + 5, Message("tool", results)))
+    return entries

@@ -1,16 +1,15 @@
-"""When a conversation has become too long, and what is done about it. Pure.
+"""Compaction: decide when a conversation is too long, and up to which cursor it is reduced. Pure.
 
-Three things are done, each a journaled event whose effect on the messages is in ``core/shortening.py``:
+Compaction has three stages, each a journaled event that ``core/context/reduction.py`` applies:
 
-* *results*: after a pause, when no provider remembers the conversation any more and all of it is read anew,
-  old results of tools are left out, of which there are often many and of which little is needed again;
-* *summary*: once there is not much room left, all but the last messages are replaced by a summary that the
-  run's own model makes;
-* *snip*: where no summary can be had, the oldest messages are left out, and that is said. The model forgets
-  them, so this is the last resort.
+* *results*: after a pause, when no provider caches the conversation any more and all of it is read anew, old
+  results of tools are dropped. There are often many of them, and few are needed again.
+* *summary*: when the context window is nearly full, all but the last messages are replaced by a summary that
+  the run's own model writes.
+* *snip*: when no summary is available, the oldest messages are removed and replaced by a note. The model
+  forgets them, so this is the last resort.
 
-How long the prompt is, is known for everything that a provider counted for the newest answer; only what came
-after it is estimated.
+The token count of the newest answer comes from the provider; only later messages are estimated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,195 +17,201 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kheishd.config.sections.context import ContextSection
-from kheishd.core.context.reduction import Placed, snipped, summed_up, without_results
-from kheishd.core.context.tokens import of_bytes, of_messages
-from kheishd.core.context.transcript import Measured
+from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
+from kheishd.core.context.tokens import estimate_bytes, estimate_message, estimate_messages
+from kheishd.core.context.transcript import TokenCount
 
-OUTPUT_TOKENS: Final = 8_192
-"""What is kept free for an answer where the route does not say how long one may be."""
+DEFAULT_ANSWER_TOKENS: Final = 8_192
+"""Tokens reserved for an answer if the route's options set no maximum."""
 
-# No summary is shorter than a few sentences, so fewer messages than these are not worth a model call.
-SUMMED_UP_MIN: Final = 2
+# A summary has at least a few sentences: fewer messages than these are not worth a model call.
+MIN_SUMMARISED: Final = 2
 
-SNIP_KEEP_MIN: Final = 2
-"""What even a provider that refuses everything longer is shown: what was said last, and what it answers."""
+MIN_SNIP_KEEP: Final = 2
+"""Messages that are always kept: the newest one, and the one that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is about to be shown to a model: the messages, and how long all of it is.
+    """The prompt of the next model call, and its size.
 
-    ``overhead`` are the tokens of instructions and tools, as estimated; ``tokens`` are those of everything.
+    ``overhead`` is the estimated tokens of instructions and tools, ``tokens`` the size of the whole prompt.
     ``droppable`` are the names of the tools whose old results may be dropped.
     """
 
-    placed: Sequence[Placed]
+    entries: Sequence[TranscriptEntry]
     overhead: int
     tokens: int
     droppable: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveOutResults:
-    """Old results of tools, up to a cursor, are to be left out."""
+class DropResults:
+    """The stage that drops old results of tools up to a cursor."""
 
     upto: int
 
 
 @dataclass(frozen=True, slots=True)
-class SumUp:
-    """What was said up to a cursor is to be replaced by a summary."""
+class Summarise:
+    """The stage that replaces the messages up to a cursor with a summary."""
 
     upto: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snip:
-    """The oldest messages, up to a cursor, are to be left out."""
+    """The stage that removes the oldest messages up to a cursor."""
 
     upto: int
 
 
-Step = LeaveOutResults | SumUp | Snip
+Stage = DropResults | Summarise | Snip
 
 
-def prompt_of(
-    placed: Sequence[Placed],
-    measured: Measured | None,
+def measure_prompt(
+    entries: Sequence[TranscriptEntry],
+    counted: TokenCount | None,
     speaker: str | None,
     overhead_bytes: int,
     droppable: Sequence[str] = (),
 ) -> Prompt:
-    """How long a prompt is: what was counted for the same speaker's last answer, and what came after it."""
-    overhead = of_bytes(overhead_bytes)
-    if measured is None or measured.speaker != speaker:
-        return Prompt(placed, overhead, overhead + of_messages(each.message for each in placed), droppable)
-    after = of_messages(each.message for each in placed if each.cursor > measured.cursor)
-    return Prompt(placed, overhead, measured.tokens + after, droppable)
+    """Return the prompt with its size: the count of the same speaker's last answer plus later messages."""
+    overhead = estimate_bytes(overhead_bytes)
+    if counted is None or counted.speaker != speaker:
+        return Prompt(entries, overhead, overhead + _estimate_entries(entries), droppable)
+    later = _estimate_entries([entry for entry in entries if entry.cursor > counted.cursor])
+    return Prompt(entries, overhead, counted.tokens + later, droppable)
 
 
-def threshold(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
-    """How long a prompt may become on a route before it is made shorter.
+def max_prompt_tokens(limits: ContextSection, window: int, options: Mapping[str, Any]) -> int:
+    """Return the size above which a prompt is reduced.
 
-    In a small window what is kept free by the rule would be nearly all of it; a third of it may be filled.
+    In a small window the reserves would take nearly everything, so at least a third of it may be used.
     """
-    left = window - output_tokens(options) - limits.margin_tokens
-    return min(limits.compact_tokens, max(left, window // 3))
+    room = window - max_answer_tokens(options) - limits.margin_tokens
+    return min(limits.compact_tokens, max(room, window // 3))
 
 
-def output_tokens(options: Mapping[str, Any]) -> int:
-    """How long an answer may be, as a route's options say; else what is usual."""
+def max_answer_tokens(options: Mapping[str, Any]) -> int:
+    """Return the maximum size of an answer, from a route's options or the default."""
     for name in ("max_completion_tokens", "max_tokens"):
         value = options.get(name)
         if isinstance(value, int) and value > 0:
             return value
-    return OUTPUT_TOKENS
+    return DEFAULT_ANSWER_TOKENS
 
 
-def due(prompt: Prompt, ceiling: int, now_ms: int, limits: ContextSection, *, resting: bool) -> Step | None:
-    """What is to be done before the model is asked; None if the prompt may be sent as it is.
+def due_stage(
+    prompt: Prompt, max_tokens: int, now_ms: int, limits: ContextSection, *, may_summarise: bool
+) -> Stage | None:
+    """Return the stage that is due before the model is called; None if the prompt can be sent.
 
-    ``ceiling`` is how long it may be; ``resting``: summaries failed too often to be tried again.
+    Args:   ``max_tokens`` is the size that the prompt may have; ``may_summarise`` is false after too many
+            failed summaries.
     """
-    upto = results_cut(prompt, now_ms, limits)
+    upto = find_results_cut(prompt, now_ms, limits)
     if upto is not None:
-        return LeaveOutResults(upto)
-    if prompt.tokens > ceiling and not resting:
-        upto = summary_cut(prompt.placed, ceiling, limits)
-        return SumUp(upto) if upto is not None else None
-    target = min(ceiling, limits.snip_tokens)
-    if prompt.tokens > target and resting:
-        upto = snip_cut(prompt, target, limits.snip_keep_messages)
-        return Snip(upto) if upto is not None else None
-    return None
-
-
-def results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int | None:
-    """Up to where results are to be left out; None while the last answer is recent, or there are none."""
-    placed, droppable = prompt.placed, list(prompt.droppable)
-    answers = [each.at_ms for each in placed if each.message.role == "assistant"]
-    if not answers or now_ms - answers[-1] <= limits.drop_results_after_s * 1000:
+        return DropResults(upto)
+    if may_summarise:
+        if prompt.tokens <= max_tokens:
+            return None
+        upto = find_summary_cut(prompt.entries, max_tokens, limits)
+        return Summarise(upto) if upto is not None else None
+    target = min(max_tokens, limits.snip_tokens)
+    if prompt.tokens <= target:
         return None
-    seen = 0
-    for each in reversed(placed):
-        if seen >= limits.keep_results:
-            changed = without_results(list(placed), each.cursor, droppable) != list(placed)
-            return each.cursor if changed else None
-        if each.message.role == "tool":
-            seen += sum(getattr(item, "name", "") in droppable for item in each.message.items)
+    upto = find_snip_cut(prompt, target, limits.snip_keep_messages)
+    return Snip(upto) if upto is not None else None
+
+
+def find_results_cut(prompt: Prompt, now_ms: int, limits: ContextSection) -> int | None:
+    """Return the cursor up to which results are dropped.
+
+    None while the last answer is recent, or if there is no result to drop.
+    """
+    entries, droppable = prompt.entries, list(prompt.droppable)
+    answer_times = [entry.at_ms for entry in entries if entry.message.role == "assistant"]
+    if not answer_times or now_ms - answer_times[-1] <= limits.drop_results_after_s * 1000:
+        return None
+    kept = 0
+    for entry in reversed(entries):
+        if kept >= limits.keep_results:
+            changed = drop_results(list(entries), entry.cursor, droppable) != list(entries)
+            return entry.cursor if changed else None
+        if entry.message.role == "tool":
+            kept += sum(getattr(item, "name", "") in droppable for item in entry.message.items)
     return None
 
 
-def summary_cut(placed: Sequence[Placed], ceiling: int, limits: ContextSection) -> int | None:
-    """Up to where messages are to be summed up; None if there is too little before the last ones.
+def find_summary_cut(
+    entries: Sequence[TranscriptEntry], max_tokens: int, limits: ContextSection
+) -> int | None:
+    """Return the cursor up to which messages are summarised; None if there are too few of them.
 
-    The last ``keep_messages`` stay, or as many of them as take half the room. A call stays with its results.
+    The last ``keep_messages`` stay, or as many of them as take half the size. A call stays with its results.
     """
-    number, room = len(placed), ceiling // 2
-    while number and len(placed) - number < limits.keep_messages:
-        room -= of_messages([placed[number - 1].message])
-        if room < 0 and number < len(placed):
+    cut, room = len(entries), max_tokens // 2
+    while cut and len(entries) - cut < limits.keep_messages:
+        room -= estimate_message(entries[cut - 1].message)
+        if room < 0 and cut < len(entries):
             break
-        number -= 1
-    number = _whole(placed, number)
-    before = [each for each in placed[:number] if each.kind != "summary"]
-    return placed[number - 1].cursor if len(before) >= SUMMED_UP_MIN else None
+        cut -= 1
+    while not _is_boundary(entries, cut):
+        cut -= 1
+    summarised = sum(entry.kind != "summary" for entry in entries[:cut])
+    return entries[cut - 1].cursor if summarised >= MIN_SUMMARISED else None
 
 
-def snip_cut(prompt: Prompt, target: int, keep: int) -> int | None:
-    """Up to where the oldest messages are to be left out for the rest to take ``target`` tokens.
+def find_snip_cut(prompt: Prompt, target: int, keep: int) -> int | None:
+    """Return the cursor up to which messages are removed, so that the rest takes ``target`` tokens.
 
-    Not the last ``keep`` messages, even if they take more; None if nothing can be left out.
+    The last ``keep`` messages stay even if they take more; None if nothing can be removed.
     """
-    placed = prompt.placed
-    latest = _whole(placed, max(len(placed) - keep, 0))
-    left = prompt.overhead + of_messages(each.message for each in placed)
-    number = 0
-    while number < latest and left > target:
-        left -= of_messages([placed[number].message]) if placed[number].kind != "summary" else 0
-        number += 1
-    # Never more than may go, and never the results of a call that stays.
-    number = min(_onward(placed, number), latest)
-    if number == 0:
+    entries = prompt.entries
+    latest = max(len(entries) - keep, 0)
+    while not _is_boundary(entries, latest):
+        latest -= 1
+    tokens = prompt.overhead + _estimate_entries(entries)
+    cut = 0
+    while cut < latest and tokens > target:
+        tokens -= estimate_message(entries[cut].message) if entries[cut].kind != "summary" else 0
+        cut += 1
+    # Results go together with their calls, but never more than may go.
+    while not _is_boundary(entries, cut):
+        cut += 1
+    cut = min(cut, latest)
+    if cut == 0:
         return None
-    upto = placed[number - 1].cursor
-    return upto if snipped(list(placed), upto) != list(placed) else None
+    upto = entries[cut - 1].cursor
+    return upto if snip(list(entries), upto) != list(entries) else None
 
 
-def _whole(placed: Sequence[Placed], number: int) -> int:
-    """The next place at or before ``number`` at which a transcript may be cut."""
-    while 0 < number < len(placed) and not _apart(placed, number):
-        number -= 1
-    return number
+def _is_boundary(entries: Sequence[TranscriptEntry], cut: int) -> bool:
+    """Whether a transcript may be cut before an index: between two cursors, and not before results."""
+    if not 0 < cut < len(entries):
+        return True
+    return entries[cut].message.role != "tool" and entries[cut].cursor > entries[cut - 1].cursor
 
 
-def _onward(placed: Sequence[Placed], number: int) -> int:
-    """The next place at or after ``number`` at which a transcript may be cut."""
-    while 0 < number < len(placed) and not _apart(placed, number):
-        number += 1
-    return number
+def tokens_after(prompt: Prompt, stage: Stage, summary: str = "") -> int:
+    """Return the size of the prompt after a stage, scaled by the estimates before and after it."""
+    previous, current = estimate_stage(prompt, stage, summary)
+    return -(-prompt.tokens * current // previous) if previous else 0
 
 
-def _apart(placed: Sequence[Placed], number: int) -> bool:
-    """Whether a message can be told from the one before it by its cursor, and needs no call of it."""
-    return placed[number].message.role != "tool" and placed[number].cursor > placed[number - 1].cursor
-
-
-def after(prompt: Prompt, step: Step, summary: str = "") -> int:
-    """The tokens that are shown after a step: as many fewer as the estimates of before and after differ."""
-    before, left = estimates(prompt, step, summary)
-    return -(-prompt.tokens * left // before) if before else 0
-
-
-def estimates(prompt: Prompt, step: Step, summary: str = "") -> tuple[int, int]:
-    """The tokens of everything before a step and after it, both estimated."""
-    placed = list(prompt.placed)
-    before = prompt.overhead + of_messages(each.message for each in placed)
-    match step:
-        case LeaveOutResults(upto):
-            placed = without_results(placed, upto, list(prompt.droppable))
-        case SumUp(upto):
-            placed = summed_up(placed, upto, 0, summary)
+def estimate_stage(prompt: Prompt, stage: Stage, summary: str = "") -> tuple[int, int]:
+    """Estimate the size of the prompt before and after a stage."""
+    entries = list(prompt.entries)
+    match stage:
+        case DropResults(upto):
+            reduced = drop_results(entries, upto, list(prompt.droppable))
+        case Summarise(upto):
+            reduced = replace_with_summary(entries, upto, 0, summary)
         case Snip(upto):
-            placed = snipped(placed, upto)
-    return before, prompt.overhead + of_messages(each.message for each in placed)
+            reduced = snip(entries, upto)
+    return prompt.overhead + _estimate_entries(entries), prompt.overhead + _estimate_entries(reduced)
+
+
+def _estimate_entries(entries: Sequence[TranscriptEntry]) -> int:
+    return estimate_messages(entry.message for entry in entries)

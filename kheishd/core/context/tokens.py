@@ -1,7 +1,7 @@
-"""How many tokens a text takes, as nearly as can be told without the model's own tokenizer. Pure.
+"""Estimates of token counts without the model's own tokenizer. Pure.
 
-Text of the usual kinds takes 0.285 tokens a byte; a third is added, since too few is the worse mistake. The
-estimate is only for what no provider has counted: see ``core/compaction.py``.
+Ordinary text takes 0.285 tokens per byte; a third is added, because an underestimate is the worse mistake.
+Estimates are used only for content that no provider has counted: see ``core/context/compaction.py``.
 """
 
 from collections.abc import Iterable
@@ -15,36 +15,36 @@ PER_THOUSAND_BYTES: Final = 285
 PADDING: Final = (4, 3)
 
 MESSAGE_BYTES: Final = 16
-"""What stands around a message: its role, where it begins and ends."""
+"""The overhead of a message: its role and its delimiters."""
 
 ASSET_TOKENS: Final = 1_600
-"""What a picture of usual size takes."""
+"""The tokens of a picture of usual size."""
 
 
-def of_bytes(count: int) -> int:
-    """The tokens that so many bytes of UTF-8 may take."""
+def estimate_bytes(count: int) -> int:
+    """Estimate the tokens of ``count`` bytes of UTF-8."""
     raw = -(-count * PER_THOUSAND_BYTES // 1000)
     return -(-raw * PADDING[0] // PADDING[1])
 
 
-def of_text(text: str) -> int:
-    """The tokens that a text may take."""
-    return of_bytes(len(text.encode()))
+def estimate_text(text: str) -> int:
+    """Estimate the tokens of a text."""
+    return estimate_bytes(len(text.encode()))
 
 
-def of_message(message: Message) -> int:
-    """The tokens that a message may take."""
-    sizes = [_bytes(item) for item in message.items]
+def estimate_message(message: Message) -> int:
+    """Estimate the tokens of a message."""
+    size = MESSAGE_BYTES + sum(map(_count_bytes, message.items))
     assets = sum(isinstance(item, AssetReference) for item in message.items)
-    return of_bytes(MESSAGE_BYTES + sum(sizes)) + assets * ASSET_TOKENS
+    return estimate_bytes(size) + assets * ASSET_TOKENS
 
 
-def of_messages(messages: Iterable[Message]) -> int:
-    """The tokens that some messages may take together."""
-    return sum(map(of_message, messages))
+def estimate_messages(messages: Iterable[Message]) -> int:
+    """Estimate the tokens of several messages."""
+    return sum(map(estimate_message, messages))
 
 
-def _bytes(item: Item) -> int:
+def _count_bytes(item: Item) -> int:
     match item:
         case Text(text):
             return len(text.encode())

@@ -1,14 +1,13 @@
-"""What a model is shown: the transcript folded from the journal, and how guests are framed. Pure.
+"""The transcript: the messages shown to a session's models, folded from the journal. Pure.
 
-An input enters the transcript when its run starts, not when it arrives: what was said while another run
-was at work comes after that run's answer, so the model always reads question, answer, question, answer.
+An input enters the transcript when its run starts, not when it arrives: an input that arrives during another
+run follows that run's answer. So the model always reads question, answer, question, answer.
 
-When a conversation has become long, an event says that less of it is shown from there on, and how much less;
-``core/shortening.py`` has what that makes of the messages. A session that branched off another one begins
-with that one's transcript.
+When a conversation has become long, an event records that it is reduced from then on;
+``core/context/reduction.py`` applies it. The transcript of a fork begins with its parent's.
 
-A :class:`Transcript` can be written down as a session's checkpoint and read back; it is a cache: folding
-the journal from the beginning gives the same one.
+A :class:`Transcript` can be encoded as a session's checkpoint. The checkpoint is a cache: replaying the
+journal from the beginning gives the same transcript.
 """
 
 import re
@@ -17,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct, field
 
-from kheishd.core.context.reduction import Placed, snipped, summed_up, without_results
+from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
 from protocol.events.call import ToolReturned
 from protocol.events.context import ContextCompacted
 from protocol.events.indoubt import IndoubtResolved
@@ -39,13 +38,13 @@ from protocol.transcript import InputItem, Item, Message, Text, ToolCall, ToolRe
 _TAG: Final = re.compile(r"<(?=\s*/?\s*from\b)", re.IGNORECASE)
 
 CHECKPOINT_EVENTS = 64
-"""Events after which a new checkpoint is worth its bytes: about ten text turns."""
+"""Number of events after which a new checkpoint is worth its bytes: about ten text turns."""
 
 
-class Measured(Struct, frozen=True, array_like=True):
-    """What a model counted: the tokens of everything ``speaker`` was shown for an answer, and of that answer.
+class TokenCount(Struct, frozen=True, array_like=True):
+    """A provider's token count: of a whole prompt for ``speaker`` and its answer at ``cursor``.
 
-    ``cursor`` is that of the answer; ``speaker`` is None for the session's own agent.
+    ``speaker`` is None for the session's own agent.
     """
 
     cursor: int
@@ -54,30 +53,30 @@ class Measured(Struct, frozen=True, array_like=True):
 
 
 class Transcript(Struct):
-    """What a session's models are shown, up to ``cursor``, and the inputs whose runs have not started.
+    """The transcript up to ``cursor``, and the inputs of runs that have not started.
 
-    ``inputs`` is by input id, ``runs`` from run id to input id. ``calls`` are the calls of the newest
-    message, from id to tool, while not all of them have their ``results``: those enter together, in the
-    order of the calls. ``said`` is what is to be read before the next answer: it enters once no call is open.
-    ``measured`` is the newest count there is of what is shown.
+    ``inputs`` is keyed by input id, ``runs`` maps run ids to input ids. ``calls`` maps the ids of the newest
+    message's calls to tools while results are missing; the ``results`` enter together, in the order of the
+    calls. ``pending`` are messages that enter before the next answer, once no call is open. ``counted`` is
+    the newest token count that is still valid.
     """
 
     cursor: int = 0
-    placed: list[Placed] = field(default_factory=list)
+    entries: list[TranscriptEntry] = field(default_factory=list)
     inputs: dict[str, Message] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     calls: dict[str, str] = field(default_factory=dict)
     results: dict[str, ToolResult] = field(default_factory=dict)
-    said: list[Message] = field(default_factory=list)
-    measured: Measured | None = None
+    pending: list[Message] = field(default_factory=list)
+    counted: TokenCount | None = None
 
     @property
     def messages(self) -> list[Message]:
         """The messages, in order."""
-        return [each.message for each in self.placed]
+        return [entry.message for entry in self.entries]
 
     def fold(self, envelope: Envelope, event: JournalEvent | Unknown) -> None:
-        """Take one event in; events must come in the order of their cursors."""
+        """Apply one event; events must come in the order of their cursors."""
         assert envelope.cursor > self.cursor, "the journal is read in order"
         self.cursor = envelope.cursor
         run_id = envelope.run_id or ""
@@ -87,71 +86,73 @@ class Transcript(Struct):
             case RunAccepted(input_id=input_id):
                 self.runs[run_id] = input_id
             case RunStarted():
-                self._begin(envelope, run_id)
+                self._start_run(envelope, run_id)
             case MessageAppended():
-                self._answered(envelope, event)
+                self._append_message(envelope, event)
             case TranscriptImported(message=message):
-                self._imported(envelope, message)
+                self._import_message(envelope, message)
             case ToolReturned(call_id=call_id, tool=tool, text=text, is_error=is_error):
-                self._return(envelope, ToolResult(call_id, tool, text, is_error))
+                self._add_result(envelope, ToolResult(call_id, tool, text, is_error))
             case Steered(items=items):
-                self._steered(run_id, items)
+                self._add_steer(run_id, items)
             case IndoubtResolved(note=note) | TaskStalled(note=note) | TaskEnded(note=note) if note:
-                self.said.append(Message("user", [Text(note)]))
+                self.pending.append(Message("user", [Text(note)]))
             case ModelAsked():
-                self._read_out(envelope)
+                self._add_pending(envelope)
             case RunEnded():
-                self._read_out(envelope)
-                # One that was cancelled while it was queued never came to be said to the model.
+                self._add_pending(envelope)
+                # The input of a run that was cancelled in the queue never enters.
                 self.inputs.pop(self.runs.pop(run_id, ""), None)
             case ContextCompacted():
                 self._compact(envelope, event)
             case SessionCreated():
-                self._branch(envelope)
+                # The fork point: pending inputs of the parent are not inherited.
+                self._close_calls(envelope)
+                self._add_pending(envelope)
+                self.inputs, self.runs = {}, {}
             case _:
                 pass
 
     def _add(self, envelope: Envelope, message: Message, kind: Literal["", "input"] = "") -> None:
-        self.placed.append(Placed(envelope.cursor, envelope.at_ms, message, kind))
+        self.entries.append(TranscriptEntry(envelope.cursor, envelope.at_ms, message, kind))
 
-    def _answered(self, envelope: Envelope, event: MessageAppended) -> None:
+    def _append_message(self, envelope: Envelope, event: MessageAppended) -> None:
         tokens = event.usage.input_tokens + event.usage.output_tokens
         if tokens:
-            self.measured = Measured(envelope.cursor, tokens, event.message.agent)
+            self.counted = TokenCount(envelope.cursor, tokens, event.message.agent)
         if event.message.role == "tool":
-            self._join(envelope, event.message)
+            self._add_results(envelope, event.message)
             return
-        self._close(envelope)
+        self._close_calls(envelope)
         self._add(envelope, event.message)
-        self.calls = {item.call_id: item.name for item in event.message.items if isinstance(item, ToolCall)}
+        self.calls = _find_calls(event.message)
 
-    def _imported(self, envelope: Envelope, message: Message) -> None:
-        """A message of another session. What a user said between a call and its result waits for that."""
+    def _import_message(self, envelope: Envelope, message: Message) -> None:
+        """Add a message of another session. A user's message between call and result waits for the result."""
         if message.role == "tool":
-            self._join(envelope, message)
+            self._add_results(envelope, message)
         elif message.role == "user" and self.calls:
-            self.said.append(message)
+            self.pending.append(message)
         else:
-            self._close(envelope)
-            self._read_out(envelope)
+            self._close_calls(envelope)
+            self._add_pending(envelope)
             self._add(envelope, message, "input" if message.role == "user" else "")
-            self.calls = {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
+            self.calls = _find_calls(message)
 
-    def _steered(self, run_id: str, items: list[InputItem]) -> None:
-        """What is said to a run that has not started belongs to its input: others do not read it."""
+    def _add_steer(self, run_id: str, items: list[InputItem]) -> None:
+        """Add a steer; that of a run that has not started joins its input, hidden from other runs."""
         input_id = self.runs.get(run_id, "")
         if input_id in self.inputs:
             self.inputs[input_id] = Message("user", [*self.inputs[input_id].items, *items])
         else:
-            self.said.append(Message("user", list(items)))
+            self.pending.append(Message("user", list(items)))
 
-    def _join(self, envelope: Envelope, message: Message) -> None:
-        """Results join those of the calls they belong to, in whatever portions they come."""
+    def _add_results(self, envelope: Envelope, message: Message) -> None:
         for item in message.items:
             if isinstance(item, ToolResult):
-                self._return(envelope, item)
+                self._add_result(envelope, item)
 
-    def _return(self, envelope: Envelope, result: ToolResult) -> None:
+    def _add_result(self, envelope: Envelope, result: ToolResult) -> None:
         if result.call_id not in self.calls:
             return
         self.results[result.call_id] = result
@@ -159,52 +160,50 @@ class Transcript(Struct):
             self._add(envelope, Message("tool", [self.results[call_id] for call_id in self.calls]))
             self.calls, self.results = {}, {}
 
-    def _close(self, envelope: Envelope) -> None:
-        """A call whose result was never kept, as at the end of an import that was cut there, gets one."""
+    def _close_calls(self, envelope: Envelope) -> None:
+        """Add a placeholder for each missing result, such as at the end of a truncated import."""
         missing = [(call_id, tool) for call_id, tool in self.calls.items() if call_id not in self.results]
         for call_id, tool in missing:
-            self._return(envelope, ToolResult(call_id, tool, "No result of this was kept.", True))
+            self._add_result(envelope, ToolResult(call_id, tool, "The result of this call is missing.", True))
 
-    def _read_out(self, envelope: Envelope) -> None:
-        """What was said to the model meanwhile: never between a call and its result."""
+    def _add_pending(self, envelope: Envelope) -> None:
+        """Add the pending messages, unless calls are open: nothing may separate a call from its result."""
         if not self.calls:
-            for message in self.said:
+            for message in self.pending:
                 self._add(envelope, message)
-            self.said = []
+            self.pending = []
 
-    def _begin(self, envelope: Envelope, run_id: str) -> None:
+    def _start_run(self, envelope: Envelope, run_id: str) -> None:
         message = self.inputs.pop(self.runs.get(run_id, ""), None)
         if message is not None:
-            self._close(envelope)
-        self._read_out(envelope)
+            self._close_calls(envelope)
+        self._add_pending(envelope)
         if message is not None:
             self._add(envelope, message, "input")
 
     def _compact(self, envelope: Envelope, event: ContextCompacted) -> None:
         upto = min(event.upto, envelope.cursor)
-        newest = self.placed[-1].cursor if self.placed else 0
+        newest = self.entries[-1].cursor if self.entries else 0
         if event.strategy != "results" and newest <= upto:
-            # The results that are still to come would have lost their calls.
+            # The calls are removed, so later results must not enter.
             self.calls, self.results = {}, {}
         match event.strategy:
             case "summary":
-                self.placed = summed_up(self.placed, upto, envelope.at_ms, event.summary)
+                self.entries = replace_with_summary(self.entries, upto, envelope.at_ms, event.summary)
             case "snip":
-                self.placed = snipped(self.placed, upto)
+                self.entries = snip(self.entries, upto)
             case "results":
-                self.placed = without_results(self.placed, upto, event.tools)
-        # What was counted before is no longer what is shown.
-        self.measured = None
+                self.entries = drop_results(self.entries, upto, event.tools)
+        # The count is that of the longer prompt.
+        self.counted = None
 
-    def _branch(self, envelope: Envelope) -> None:
-        """Here a session begins. What the one that it branched off was still to do is that one's affair."""
-        self._close(envelope)
-        self._read_out(envelope)
-        self.inputs, self.runs = {}, {}
+
+def _find_calls(message: Message) -> dict[str, str]:
+    return {item.call_id: item.name for item in message.items if isinstance(item, ToolCall)}
 
 
 class _Checkpoint(Struct, array_like=True):
-    """A transcript written down. ``shape`` is another number whenever a transcript has another shape."""
+    """An encoded transcript. ``shape`` changes with the shape of a transcript."""
 
     shape: Literal[2]
     transcript: Transcript
@@ -214,64 +213,58 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Checkpoint)
 
 
-def to_checkpoint(transcript: Transcript) -> bytes:
-    """A transcript as the bytes of a checkpoint."""
+def encode_checkpoint(transcript: Transcript) -> bytes:
+    """Encode a transcript as a checkpoint."""
     return _encoder.encode(_Checkpoint(2, transcript))
 
 
-def from_checkpoint(checkpoint: bytes) -> Transcript:
-    """A checkpoint read back. Errors: msgspec.DecodeError if it is of another shape: then fold anew."""
+def decode_checkpoint(checkpoint: bytes) -> Transcript:
+    """Decode a checkpoint. Errors: msgspec.DecodeError for one of another shape: replay the journal then."""
     return _decoder.decode(checkpoint).transcript
 
 
-def framed(messages: list[Message], *, speaker: str, primary: str) -> list[Message]:
-    """The messages as ``speaker`` is to read them: what others said stands in ``<from>`` tags.
+# Guests.
 
-    The tools that others used are their own affair: neither their calls nor the results are shown, for a
-    result without its call is no valid transcript.
 
-    Shape: the same messages where nobody else spoke; framing never reaches the journal.
+def frame_messages(messages: list[Message], *, speaker: str, primary: str) -> list[Message]:
+    """Return the messages as ``speaker`` reads them: other agents' texts are in ``<from>`` tags.
+
+    The calls and results of other agents' tools are removed: a result without its call is not valid.
+
+    Shape: the same messages if no other agent spoke; framed messages are never journaled.
     """
-    shown: list[Message] = []
+    framed: list[Message] = []
     author = primary
     for message in messages:
         if message.role == "assistant":
             author = message.agent or primary
         if message.role == "user" or author == speaker:
-            shown.append(message)
+            framed.append(message)
         elif message.role == "assistant":
-            shown += _tagged(message, author)
-    return shown
+            name = _TAG.sub("&lt;", author).replace('"', "&quot;")
+            # A text must not close its tag: the rest would pass for the user's own words.
+            items: list[Item] = [
+                Text(f'<from agent="{name}">\n{_TAG.sub("&lt;", item.text)}\n</from>')
+                for item in message.items
+                if isinstance(item, Text)
+            ]
+            if items:
+                framed.append(Message("user", items))
+    return framed
 
 
-def _tagged(message: Message, author: str) -> list[Message]:
-    """What another agent said, as the speaker is to read it; nothing where it only used tools."""
-    named = _inside(author).replace('"', "&quot;")
-    items: list[Item] = [
-        Text(f'<from agent="{named}">\n{_inside(item.text)}\n</from>')
-        for item in message.items
-        if isinstance(item, Text)
-    ]
-    return [Message("user", items)] if items else []
-
-
-def _inside(text: str) -> str:
-    """A text that does not end the tag it stands in: what followed would pass for the user's own words."""
-    return _TAG.sub("&lt;", text)
-
-
-def framing(*, speaker: str, primary: str, others: list[str]) -> str:
-    """The sentences that explain the tags, added to the instructions; empty when nobody else spoke."""
+def format_framing(*, speaker: str, primary: str, guests: list[str]) -> str:
+    """Format the instructions that explain the tags; empty if no other agent spoke."""
     if speaker != primary:
         return (
             f"\n\nYou are a guest in a conversation between the user and the agent '{primary}'. Answer the "
-            "last message as yourself. What other agents said stands in <from> tags."
+            "last message as yourself. Texts of other agents are in <from> tags."
         )
-    if others:
-        return "\n\nWhat stands in <from> tags was said by guests: other agents who were asked to speak."
+    if guests:
+        return "\n\nTexts in <from> tags are of guests: other agents who were asked to speak."
     return ""
 
 
-def guests(messages: list[Message]) -> list[str]:
-    """The agents who spoke as guests, each once, in the order they first spoke."""
+def find_guests(messages: list[Message]) -> list[str]:
+    """Return the agents who spoke as guests, each once, in the order of their first message."""
     return list(dict.fromkeys(message.agent for message in messages if message.agent))

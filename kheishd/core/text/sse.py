@@ -1,20 +1,20 @@
 """Server-sent events, bytes in, data out (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-Only the data is given: the names of events say nothing that the providers do not repeat in it. Lines are
-taken apart as bytes, so that a read which ends inside a character needs no care here.
+Only the data is returned: providers repeat the names of events in it. Lines are split as bytes, so a read may
+end inside a character.
 """
 
-# One event. A model's whole answer in one (128 KiB), JSON-escaped and wrapped, stays below a fourth of it.
+# One event. A complete answer in one event, JSON-escaped and wrapped, takes less than a fourth of it.
 MAX_EVENT_BYTES = 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
-    """An event is over MAX_EVENT_BYTES."""
+    """An event exceeds MAX_EVENT_BYTES."""
 
 
-class Decoder:
+class EventDecoder:
     """The decoder of one stream."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Decoder:
         self._began = False
 
     def feed(self, received: bytes) -> list[bytes]:
-        """The data of every event that these bytes complete.
+        """Return the data of every event that these bytes complete.
 
         Errors: EventTooLarge.
         """
@@ -34,21 +34,21 @@ class Decoder:
                 self._rest = buffer
                 return []
             self._began, buffer = True, buffer.removeprefix(_BOM)
-        held = b""
+        tail = b""
         if b"\r" in buffer:
             if buffer.endswith(b"\r"):
-                # Perhaps one half of a CR LF; the line is not over before the other half is ruled out.
-                buffer, held = buffer[:-1], b"\r"
+                # Possibly the first half of CR LF: the line ends with the next byte.
+                buffer, tail = buffer[:-1], b"\r"
             buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = buffer.split(b"\n")
-        self._rest = rest + held
+        self._rest = rest + tail
         events = self._take(lines)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise EventTooLarge
         return events
 
     def finish(self) -> list[bytes]:
-        """What is left when the stream has ended: an event whose empty line never came."""
+        """Return the rest at the end of the stream: an event without its blank line."""
         return self._take([self._rest.rstrip(b"\r"), b""])
 
     def _take(self, lines: list[bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Approvals: calls that wait for a person's yes or no. The first answer wins."""
+"""Approvals: calls that wait until a person allows or denies them. The first answer wins."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kheishd.core import approval as rules
 from kheishd.core.run.commands import Lapse, Resolve
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
-from kheishd.kernel.projections import APPROVAL_RECORDS
-from kheishd.objects.fold import SessionWriter
-from kheishd.objects.people.listing import Reader, Waiting, find, fold_of, page
+from kheishd.objects.people.listing import EventReader, PendingIndex, find_record, list_records, writer_of
 from kheishd.objects.storable import require_storable
+from kheishd.records.approval import APPROVAL_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.approval import (
@@ -42,81 +42,64 @@ from protocol.objects.approval import (
     Resolution,
 )
 from protocol.objects.permission import Grant
+from protocol.structs import fields_of
 
 if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
+
+PENDING: Final = PendingIndex("pending", APPROVALS_WAITING, in_slot=True)
 
 
 def find_approval(
     store: Snapshot, call: Call, approval_id: str, field: str = "$.params.approval_id"
 ) -> Approval:
-    """An approval that the caller may read.
-
-    Errors: ApprovalNotFound, also for one whose agent or sender the caller's token does not cover.
-    """
-    approval = find(store, call, APPROVAL_RECORDS, approval_id)
+    """Return an approval that the caller may read. Errors: ApprovalNotFound."""
+    approval = find_record(store, call, APPROVAL_RECORDS, approval_id)
     if approval is None:
         raise ApprovalNotFound(f"there is no approval '{approval_id}'", field=field)
     return approval
 
 
-def view_of(reader: Reader, approval: Approval) -> ApprovalView:
-    """An approval with what is to be decided: the call's input, what it would do, and how it was changed."""
-    asked = reader.event(approval.session_id, approval.created_cursor)
-    answered = (
-        reader.event(approval.session_id, approval.resolved_cursor)
-        if approval.resolved_cursor is not None
-        else None
-    )
-    return replace(
-        _bare(approval),
+# Show.
+
+
+def view_of(reader: EventReader, approval: Approval) -> ApprovalView:
+    """Return an approval as shown: with the call's arguments, their change, its preview and its note."""
+    requested = reader.event(approval.session_id, approval.created_cursor)
+    answered = None
+    if approval.resolved_cursor is not None:
+        answered = reader.event(approval.session_id, approval.resolved_cursor)
+    return ApprovalView(
+        **fields_of(Approval, approval),
         arguments=reader.arguments(approval.session_id, approval.message_cursor, approval.index),
         updated_input=answered.updated_input if isinstance(answered, ApprovalAnswered) else None,
-        preview=asked.preview if isinstance(asked, ApprovalRequested) else None,
-        note=asked.note if isinstance(asked, ApprovalRequested) else "",
+        preview=requested.preview if isinstance(requested, ApprovalRequested) else None,
+        note=requested.note if isinstance(requested, ApprovalRequested) else "",
     )
-
-
-def _bare(approval: Approval) -> ApprovalView:
-    return ApprovalView(**{name: getattr(approval, name) for name in Approval.__struct_fields__})
-
-
-# Showing.
-
-WAITING: Final = Waiting("pending", APPROVALS_WAITING, in_slot=True)
 
 
 @query(rows.GET)
 def get(call: Call, params: ApprovalRef) -> ApprovalView:
-    """Show one approval."""
+    """Show an approval."""
     with call.state.read() as store:
-        return view_of(Reader(store), find_approval(store, call, params.approval_id))
+        return view_of(EventReader(store), find_approval(store, call, params.approval_id))
 
 
 @query(rows.LIST)
 def list_(call: Call, params: ApprovalListParams) -> ApprovalList:
     """List approvals, oldest first."""
     with call.state.read() as store:
-        show = partial(view_of, Reader(store))
-        found, following = page(store, call, APPROVAL_RECORDS, params, waiting=WAITING, show=show)
-    return ApprovalList(found, following)
+        view = partial(view_of, EventReader(store))
+        page, following = list_records(store, call, APPROVAL_RECORDS, params, pending=PENDING, view_of=view)
+    return ApprovalList(page, following)
 
 
-# Resolving.
-
-
-async def _shown(call: Call, params: ApprovalResolve, result: ApprovalsResolved) -> ApprovalsResolved:
-    """The result with all there is to show: read anew, as a receipt has no room for it."""
-    with call.state.read() as store:
-        reader = Reader(store)
-        records = [store.get(APPROVALS, approval.approval_id) for approval in result.approvals]
-        views = [view_of(reader, record) for record in records if record is not None]
-    return replace(result, approvals=views)
+# Resolve.
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One resolution made ready: its input as the tool wants it, and the id of what is remembered."""
+    """A validated resolution: the field it arrived in, the changed input, and the id of a new grant."""
 
     resolution: Resolution
     field: str
@@ -124,135 +107,154 @@ class _Answer:
     grant_id: str
 
 
-def _prepare(call: Call, params: ApprovalResolve) -> list[_Answer]:
-    """Errors: InvalidParams, ApprovalNotFound, ToolInputInvalid, InputTooLarge."""
-    seen: set[str] = set()
+def prepare_resolve(call: Call, params: ApprovalResolve) -> list[_Answer]:
+    """Validate resolutions. Errors: InvalidParams, ApprovalNotFound, ToolInputInvalid, InputTooLarge."""
+    approval_ids: set[str] = set()
     answers: list[_Answer] = []
-    for number, resolution in enumerate(params.resolutions):
-        field = f"$.params.resolutions[{number}]"
-        if resolution.approval_id in seen:
+    for index, resolution in enumerate(params.resolutions):
+        field = f"$.params.resolutions[{index}]"
+        if resolution.approval_id in approval_ids:
             text = f"the approval '{resolution.approval_id}' is answered twice in one request"
             raise InvalidParams(text, field=f"{field}.approval_id")
-        seen.add(resolution.approval_id)
-        _check_remembering(resolution, field)
-        updated = _input(call, resolution, field) if resolution.updated_input is not None else None
+        approval_ids.add(resolution.approval_id)
+        _require_rememberable(resolution, field)
+        updated = None
+        if resolution.updated_input is not None:
+            updated = _validate_input(call, resolution, resolution.updated_input, field)
         answers.append(_Answer(resolution, field, updated, call.state.new_id(ids.GRANT)))
-    size = sum(map(_written_bytes, answers))
+    size = sum(map(_size_in_journal, answers))
     if size > MAX_RESOLUTIONS_BYTES:
         raise InputTooLarge(
-            f"the answers take {size} bytes as they are written down; the limit is {MAX_RESOLUTIONS_BYTES}: "
-            "answer fewer of them at once, or say less",
+            f"the answers take {size} bytes in the journal; the limit is {MAX_RESOLUTIONS_BYTES}: "
+            "answer fewer at once, or shorten the notes",
             field="$.params.resolutions",
         )
     return answers
 
 
-def _check_remembering(resolution: Resolution, field: str) -> None:
+def _require_rememberable(resolution: Resolution, field: str) -> None:
+    """Reject a combination of ``remember`` with other fields that grants nothing. Errors: InvalidParams."""
     if resolution.remember == "once":
         if resolution.uses is not None:
-            text = "'uses' counts how often a remembered answer holds; say 'remember' too"
+            text = "'uses' limits a remembered answer; set 'remember' too"
             raise InvalidParams(text, field=f"{field}.uses")
     elif resolution.decision == "deny":
-        text = "a denial is not remembered; a permission rule denies for good ('permission.update')"
+        text = "a denial is not remembered; add a deny rule with 'permission.update'"
         raise InvalidParams(text, field=f"{field}.remember")
     elif resolution.updated_input is not None:
-        # What would be granted is what the model wrote, of which the person has just said that it is wrong.
-        text = "an answer that changes the input is for this call only; say 'once'"
+        # A grant is for the input that the model wrote, which the person has just changed.
+        text = "an answer that changes the input applies to this call only; set 'remember' to 'once'"
         raise InvalidParams(text, field=f"{field}.remember")
 
 
-def _input(call: Call, resolution: Resolution, field: str) -> dict[str, Any]:
-    """A changed input as the tool wants it. Errors: as ``_prepare``."""
-    field = f"{field}.updated_input"
+def _validate_input(
+    call: Call, resolution: Resolution, updated_input: dict[str, Any], field: str
+) -> dict[str, Any]:
+    """Return a changed input as the tool takes it. Errors: as ``prepare_resolve``."""
+    input_field = f"{field}.updated_input"
     if resolution.decision == "deny":
-        raise InvalidParams("a call that is denied has no input to change", field=field)
+        raise InvalidParams("a denied call has no input to change", field=input_field)
     with call.state.read() as store:
-        approval = find_approval(
-            store, call, resolution.approval_id, field.replace("updated_input", "approval_id")
-        )
-    require_storable(resolution.updated_input, MAX_RESOLUTIONS_BYTES, "changed input", field)
+        approval = find_approval(store, call, resolution.approval_id, f"{field}.approval_id")
+    require_storable(updated_input, MAX_RESOLUTIONS_BYTES, "changed input", input_field)
     tool = call.runtime.hooks.find_tool(approval.tool)
     if tool is None:
-        text = f"the tool '{approval.tool}' is gone, so its input cannot be changed; deny the call"
-        raise ToolInputInvalid(text, field=field)
+        text = f"the tool '{approval.tool}' no longer exists, so its input cannot be changed; deny the call"
+        raise ToolInputInvalid(text, field=input_field)
     try:
-        arguments = call.runtime.hooks.validate(tool, resolution.updated_input or {})
-        changed: dict[str, Any] = msgspec.to_builtins(arguments)
-        return changed
+        arguments = call.runtime.hooks.validate(tool, updated_input)
     except ToolError as error:
-        raise ToolInputInvalid(str(error), field=field) from error
+        raise ToolInputInvalid(str(error), field=input_field) from error
+    changed: dict[str, Any] = msgspec.to_builtins(arguments)
+    return changed
 
 
-def _written_bytes(answer: _Answer) -> int:
-    """What an answer takes besides what every answer does: each text as often as it is written."""
+def _size_in_journal(answer: _Answer) -> int:
+    """Return the bytes of an answer's texts in the journal: each as often as events repeat it."""
     resolution = answer.resolution
     texts = ((answer.updated_input or {}, 1), (resolution.note, 3), (resolution.justification, 2))
     return sum(times * len(msgspec.json.encode(text)) for text, times in texts)
 
 
-@mutation(rows.RESOLVE, prepare=_prepare, follow=_shown, follows=lambda params: True)
-def resolve(tx: Transaction, call: Call, plan: list[_Answer]) -> ApprovalsResolved:
-    """Answer approvals of one run: all of them or none. The run goes on once none of it waits any more."""
-    found = [
+async def follow_resolve(call: Call, params: ApprovalResolve, result: ApprovalsResolved) -> ApprovalsResolved:
+    """Complete the views, for which a receipt has no room."""
+    with call.state.read() as store:
+        reader = EventReader(store)
+        approvals = [store.need(APPROVALS, view.approval_id) for view in result.approvals]
+        views = [view_of(reader, approval) for approval in approvals]
+    return replace(result, approvals=views)
+
+
+@mutation(rows.RESOLVE, prepare=prepare_resolve, follow=follow_resolve, follows=lambda params: True)
+def resolve(tx: Transaction, call: Call, answers: list[_Answer]) -> ApprovalsResolved:
+    """Answer approvals of one run: all or none. The run resumes when none of its calls is pending.
+
+    Errors: ApprovalNotFound, ApprovalAlreadyResolved, ApprovalExpired, InvalidParams.
+    """
+    approvals = [
         find_approval(tx, call, answer.resolution.approval_id, f"{answer.field}.approval_id")
-        for answer in plan
+        for answer in answers
     ]
-    for answer, approval in zip(plan, found, strict=True):
-        if approval.run_id != found[0].run_id:
-            text = f"{approval.approval_id} is of another run than {found[0].approval_id}; answer run by run"
-            raise InvalidParams(text, field=f"{answer.field}.approval_id")
-        _see_that_it_waits(tx, approval, answer.field)
-    run = tx.need(RUNS, found[0].run_id)
+    first = approvals[0]
+    for answer, approval in zip(answers, approvals, strict=True):
+        field = f"{answer.field}.approval_id"
+        if approval.run_id != first.run_id:
+            text = (
+                f"{approval.approval_id} belongs to another run than {first.approval_id}; answer run by run"
+            )
+            raise InvalidParams(text, field=field)
+        _require_pending(tx, approval, field)
     events = [
-        _answered(call, answer, approval, f"{answer.field}.remember")
-        for answer, approval in zip(plan, found, strict=True)
+        _answered_event(call, answer, approval) for answer, approval in zip(answers, approvals, strict=True)
     ]
-    results = [
+    denials = [
         rules.make_denial(approval, "denied", event.note)
-        for event, approval in zip(events, found, strict=True)
+        for event, approval in zip(events, approvals, strict=True)
         if event.decision == "deny"
     ]
-    fold = fold_of(tx, call, run)
-    fold.carry_out(Resolve(events, results))
-    fold.write()
+    writer = writer_of(tx, call, tx.need(RUNS, first.run_id))
+    writer.carry_out(Resolve(events, denials))
+    writer.write()
+    # The receipt leaves out the texts that people write and read; ``follow_resolve`` adds them.
+    views = [
+        ApprovalView(**fields_of(Approval, find_approval(tx, call, approval.approval_id)))
+        for approval in approvals
+    ]
     return ApprovalsResolved(
-        approvals=[_briefly(find_approval(tx, call, approval.approval_id)) for approval in found],
-        run_id=run.run_id,
-        pending=sum(each.state == "asked" for each in fold.run.calls),
+        approvals=[replace(view, subject="", justification="", denial_note="") for view in views],
+        run_id=first.run_id,
+        pending=sum(open_call.state == "asked" for open_call in writer.run.calls),
     )
 
 
-def _briefly(approval: Approval) -> ApprovalView:
-    """An approval without what a person wrote or is to read of it."""
-    return replace(_bare(approval), subject="", justification="", denial_note="")
+def _require_pending(tx: Transaction, approval: Approval, field: str) -> None:
+    """Reject an approval that is no longer pending. One whose time is over has expired, recorded or not.
 
-
-def _see_that_it_waits(tx: Transaction, approval: Approval, field: str) -> None:
-    """Errors: ApprovalAlreadyResolved, saying who answered; ApprovalExpired, also before that is written
-    down.
+    Errors: ApprovalAlreadyResolved, ApprovalExpired.
     """
-    name, field = approval.approval_id, f"{field}.approval_id"
+    name = approval.approval_id
     if approval.status in ("allowed", "denied"):
         text = f"{name} was {approval.status} by {approval.resolved_by} already; the first answer counts"
         raise ApprovalAlreadyResolved(text, field=field)
     if approval.status == "withdrawn":
-        raise ApprovalAlreadyResolved(f"{name} is no longer asked for: its run has ended", field=field)
-    if approval.status == "expired" or not _in_time(tx, approval.expires_at_ms):
+        raise ApprovalAlreadyResolved(f"{name} was withdrawn because its run has ended", field=field)
+    if approval.status == "expired" or _has_expired(tx, approval):
         raise ApprovalExpired(field=field)
 
 
-def _in_time(tx: Transaction, expires_at_ms: int | None) -> bool:
-    return expires_at_ms is None or tx.now_ms < expires_at_ms
+def _has_expired(tx: Transaction, approval: Approval) -> bool:
+    return approval.expires_at_ms is not None and tx.now_ms >= approval.expires_at_ms
 
 
-def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> ApprovalAnswered:
-    """The event of an answer. Errors: InvalidParams where it cannot be remembered."""
+def _answered_event(call: Call, answer: _Answer, approval: Approval) -> ApprovalAnswered:
+    """Return the event of an answer. Errors: InvalidParams where it cannot be remembered."""
     resolution = answer.resolution
     grant = None
     if resolution.remember != "once":
         if len(approval.subject.encode()) >= MAX_SUBJECT_BYTES - 3 and approval.subject.endswith("…"):
-            # It was cut, and a grant is for one thing, to the letter: this one would never hold.
-            raise InvalidParams("what this is about is too long to be remembered", field=field)
+            # The subject was truncated. A grant matches one subject exactly, so this one would match nothing.
+            text = "the subject of this call is too long to be remembered"
+            raise InvalidParams(text, field=f"{answer.field}.remember")
         grant = Grant(
             grant_id=answer.grant_id,
             tool=approval.tool,
@@ -273,18 +275,18 @@ def _answered(call: Call, answer: _Answer, approval: Approval, field: str) -> Ap
     )
 
 
-# Expiring.
+# Expire.
 
 
-def lapse(tx: Transaction, approval_id: str) -> None:
-    """Deny a call that nobody answered for in time. What was answered meanwhile is left as it is."""
+def expire(tx: Transaction, approval_id: str) -> None:
+    """Deny a call whose approval has expired. Leave one that was answered alone."""
     approval = tx.get(APPROVALS, approval_id)
-    if approval is None or approval.status != "pending" or _in_time(tx, approval.expires_at_ms):
+    if approval is None or approval.status != "pending" or not _has_expired(tx, approval):
         return
     run = tx.need(RUNS, approval.run_id)
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    fold.carry_out(Lapse(approval_id, rules.make_denial(approval, "expired")))
-    fold.write()
+    writer = SessionWriter(tx, run.session_id, session=tx.need(SESSIONS, run.session_id), run=run)
+    writer.carry_out(Lapse(approval_id, rules.make_denial(approval, "expired")))
+    writer.write()
 
 
 HANDLERS = (get, list_, resolve)

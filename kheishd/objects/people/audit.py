@@ -1,12 +1,13 @@
-"""The audit of permissions: how calls were judged and what people answered, read from the journal.
+"""The audit log of permissions: verdicts on calls and people's answers, read from the journal.
 
-There is no table of it. A page is looked for in the entries that the caller may read; since one entry holds
-the verdicts of up to 32 calls, a page may end, and the next one begin, within an entry.
+No table holds it. A page examines the entries that the caller may read. One entry holds the verdicts on up to
+32 calls, so a page may end within an entry, and the next one begin there.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,107 +16,102 @@ from kheishd.objects.node.journal import Selection
 from kheishd.objects.pages import not_a_token
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed
 from protocol.events.call import CallsJudged
-from protocol.journal.envelope import Envelope
 from protocol.journal.line import decode_envelope, decode_event
 from protocol.limits.page import MAX_PAGE_BYTES, MAX_PAGE_EXAMINED_BYTES, MAX_PAGE_EXAMINED_ROWS
 from protocol.objects import permission as rows
 from protocol.objects.journal import Filter
 from protocol.objects.permission import AuditList, AuditRow, PermissionAudit
 
-# Where a page of the audit ends: after an entry of the journal, or after so many of its rows.
-_MARK = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,3}))?")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-_AUDITED = ("calls_judged", "approval_answered", "approval_lapsed")
+# The token of a page: the entry that it ended in, and after how many of its rows, if not after all of them.
+_TOKEN = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,3}))?")
+
+_AUDITED = ["calls_judged", "approval_answered", "approval_lapsed"]
 
 
 @query(rows.AUDIT)
 def audit(call: Call, params: PermissionAudit) -> AuditList:
-    """How calls were judged, and what people answered, from the journal.
+    """List verdicts on calls and people's answers.
 
     Shape:  at most ``limit`` rows; fewer, even none, with a ``next``, when a mebibyte or 5,000 entries
             examined or 8 MiB of them are reached first.
-    Errors: SessionNotFound, RunNotFound.
+    Errors: SessionNotFound, RunNotFound, InvalidParams.
     """
     newest = params.order == "newest"
-    cursor, given = _mark(params.after)
+    last_cursor, skipped = _read_token(params.after)
+    start = last_cursor
+    if skipped:
+        # The entry was not read to its end: read it again.
+        start += 1 if newest else -1
     audits: list[AuditRow] = []
-    size = seen = 0
+    size = examined_bytes = 0
     with call.state.read() as store:
-        chosen = Filter(session_id=params.session_id, run_id=params.run_id, types=list(_AUDITED))
-        selection = Selection(store, call.caller, chosen)
-        found = selection.examine(store, _before(cursor, given, newest=newest), newest=newest)
-        for examined, (at, line, length) in enumerate(found, 1):
-            seen += length
-            new = list(_audited(line, newest=newest)) if line is not None else []
-            skipped = given if at == cursor else 0
-            for number, row in enumerate(new[skipped:], skipped + 1):
+        filter_ = Filter(session_id=params.session_id, run_id=params.run_id, types=_AUDITED)
+        entries = Selection(store, call.caller, filter_).examine(store, start, newest=newest)
+        for examined, (cursor, line, length) in enumerate(entries, 1):
+            examined_bytes += length
+            entry_rows = list(_read_rows(line, newest=newest)) if line is not None else []
+            first = skipped if cursor == last_cursor else 0
+            for count, row in enumerate(entry_rows[first:], first + 1):
                 audits.append(row)
                 size += len(msgspec.json.encode(row))
                 if len(audits) >= params.limit or size >= MAX_PAGE_BYTES:
-                    return AuditList(audits, f"{at}.{number}" if number < len(new) else str(at))
-            if examined >= MAX_PAGE_EXAMINED_ROWS or seen >= MAX_PAGE_EXAMINED_BYTES:
-                return AuditList(audits, str(at))
+                    is_partial = count < len(entry_rows)
+                    return AuditList(audits, f"{cursor}.{count}" if is_partial else str(cursor))
+            if examined >= MAX_PAGE_EXAMINED_ROWS or examined_bytes >= MAX_PAGE_EXAMINED_BYTES:
+                return AuditList(audits, str(cursor))
     return AuditList(audits, None)
 
 
-def _mark(after: str | None) -> tuple[int, int]:
-    """The entry at which a page begins, and how many of its rows were given; 0: all of them.
+def _read_token(after: str | None) -> tuple[int, int]:
+    """Return the entry in which the previous page ended, and after how many of its rows; 0 for all.
 
-    Errors: InvalidParams for what no page gave.
+    Errors: InvalidParams for a text that is no page token.
     """
-    found = None if after is None else _MARK.fullmatch(after)
-    if found is None:
-        if after is not None:
-            raise not_a_token()
+    if after is None:
         return 0, 0
-    return int(found[1]), int(found[2] or 0)
+    token = _TOKEN.fullmatch(after)
+    if token is None:
+        raise not_a_token()
+    return int(token[1]), int(token[2] or 0)
 
 
-def _before(cursor: int, given: int, *, newest: bool) -> int:
-    """Where to read on: beyond an entry, or so that one of which only some rows were given comes again."""
-    if not cursor or not given:
-        return cursor
-    return cursor + 1 if newest else cursor - 1
-
-
-def _audited(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
-    """The rows of one entry."""
-    envelope, event = decode_envelope(line), decode_event(line)
-    match event:
+def _read_rows(line: bytes, *, newest: bool) -> Iterator[AuditRow]:
+    """Yield the rows of one entry."""
+    envelope = decode_envelope(line)
+    base: dict[str, Any] = {
+        "cursor": envelope.cursor,
+        "at_ms": envelope.at_ms,
+        "session_id": envelope.session_id or "",
+        "run_id": envelope.run_id,
+    }
+    match decode_event(line):
         case CallsJudged(verdicts=verdicts):
             for verdict in reversed(verdicts) if newest else verdicts:
-                yield _row(envelope, call_id=verdict.call_id, verdict=verdict)
-        case ApprovalAnswered():
-            yield _row(
-                envelope,
-                call_id=event.call_id,
-                approval_id=event.approval_id,
-                decision=event.decision,
+                yield AuditRow(**base, call_id=verdict.call_id, verdict=verdict)
+        case ApprovalAnswered() as answered:
+            yield AuditRow(
+                **base,
+                call_id=answered.call_id,
+                approval_id=answered.approval_id,
+                decision=answered.decision,
                 actor=envelope.actor,
-                note=event.note,
-                justification=event.justification,
+                note=answered.note,
+                justification=answered.justification,
             )
-        case ApprovalLapsed(how="expired"):
-            yield _row(
-                envelope,
-                call_id=event.call_id,
-                approval_id=event.approval_id,
+        case ApprovalLapsed(how="expired") as lapsed:
+            yield AuditRow(
+                **base,
+                call_id=lapsed.call_id,
+                approval_id=lapsed.approval_id,
                 decision="deny",
                 actor=envelope.actor,
                 note="nobody answered in time",
             )
         case _:
             pass
-
-
-def _row(envelope: Envelope, **fields: Any) -> AuditRow:
-    return AuditRow(
-        cursor=envelope.cursor,
-        at_ms=envelope.at_ms,
-        session_id=envelope.session_id or "",
-        run_id=envelope.run_id,
-        **fields,
-    )
 
 
 HANDLERS = (audit,)

@@ -1,13 +1,13 @@
-"""What approvals, questions and calls in doubt have in common: who may read them, lists, a call's input."""
+"""Records of runs that wait for people: lookup and lists of approvals, questions and in-doubt calls."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
-from kheishd.objects.talk.address import find_session
-from kheishd.objects.talk.run import find_run, may_read
+from kheishd.objects.talk.address import find_run, find_session, may_read_run
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
-    from kheishd.kernel.projections import Projection
+    from kheishd.records.projection import Projection
     from kheishd.store.environment import Snapshot, Transaction
 
 
-class OfRun(Protocol):
-    """A record that a run gave rise to."""
+class RunScoped(Protocol):
+    """A record that belongs to a run."""
 
     @property
     def session_id(self) -> str:
@@ -38,48 +38,48 @@ class OfRun(Protocol):
 
     @property
     def created_cursor(self) -> int:
-        """Where it began."""
+        """The cursor of the event that created it."""
         ...
 
     @property
     def status(self) -> str:
-        """How it stands."""
+        """The state of the record."""
         ...
 
 
-class Listing(Protocol):
+class RunScopedListParams(Protocol):
     """The params of a list of such records."""
 
     @property
     def session_id(self) -> str | None:
-        """Only those of this session."""
+        """Filter: the session."""
         ...
 
     @property
     def run_id(self) -> str | None:
-        """Only those of this run."""
+        """Filter: the run."""
         ...
 
     @property
     def status(self) -> str:
-        """Only those that stand so, or ``any``."""
+        """Filter: the status, or ``any``."""
         ...
 
     @property
     def limit(self) -> int:
-        """Rows at most."""
+        """Maximum rows per page."""
         ...
 
     @property
     def after(self) -> str | None:
-        """The ``next`` of the page before."""
+        """The ``next`` of the previous page."""
         ...
 
 
-class Waiting(NamedTuple):
-    """How those of a type that wait for a person are found: their status, and the list of them.
+class PendingIndex(NamedTuple):
+    """The index of a type's pending records, and the status of those.
 
-    ``in_slot``: they wait only while their run holds its session's slot.
+    ``in_slot``: a record is pending only while its run holds its session's slot.
     """
 
     status: str
@@ -87,63 +87,64 @@ class Waiting(NamedTuple):
     in_slot: bool
 
 
-R = TypeVar("R", bound=OfRun)
+R = TypeVar("R", bound=RunScoped)
 V = TypeVar("V")
 
 
-def find(store: Snapshot, call: Call, projection: Projection[R], record_id: str) -> R | None:
-    """A record that the caller may read; None also for one whose run the caller's token does not cover."""
+def find_record(store: Snapshot, call: Call, projection: Projection[R], record_id: str) -> R | None:
+    """Return a record that the caller may read; None also for one that its token does not cover."""
     record = store.get(projection.table, record_id)
-    return record if record is not None and _readable(store, call, record) else None
+    return record if record is not None and _may_read(store, call, record) else None
 
 
-def _readable(store: Snapshot, call: Call, record: OfRun) -> bool:
+def _may_read(store: Snapshot, call: Call, record: RunScoped) -> bool:
     if call.caller.unlimited:
         return True
     run = store.get(RUNS, record.run_id)
-    return run is not None and may_read(store, call, run)
+    return run is not None and may_read_run(store, call, run)
 
 
-def page(
+def list_records(
     store: Snapshot,
     call: Call,
     projection: Projection[R],
-    params: Listing,
+    params: RunScopedListParams,
     *,
-    waiting: Waiting,
-    show: Callable[[R], V],
+    pending: PendingIndex,
+    view_of: Callable[[R], V],
 ) -> tuple[list[V], str | None]:
-    """A page of records as ``show`` gives them, oldest first, and where the next one starts.
+    """Return a page of views, oldest first, and the token of the next page.
 
-    Errors: SessionNotFound, RunNotFound, InvalidParams for an ``after`` that no page gave.
+    Errors: SessionNotFound, RunNotFound, InvalidParams for an ``after`` that is no page token.
     """
 
-    def wanted(record: R | None) -> V | None:
+    def select(record: R | None) -> V | None:
         if record is None or params.status not in ("any", record.status):
             return None
-        return show(record) if _readable(store, call, record) else None
+        return view_of(record) if _may_read(store, call, record) else None
 
-    index, prefix = _where(store, call, projection, params, waiting)
+    index, prefix = _choose_index(store, call, projection, params, pending)
     if index is None:
         tokens = PageTokens(call)
-        mark = tokens.id_of(params.after)
-        rows = store.scan(projection.table, after=(mark,) if mark is not None else None)
-        found = ((key, wanted(record)) for key, record in rows)
-        return page_of(found, params.limit, lambda view: True, tokens.token_of)
+        last_id = tokens.id_of(params.after)
+        records = store.scan(projection.table, after=(last_id,) if last_id is not None else None)
+        views = ((key, select(record)) for key, record in records)
+        return page_of(views, params.limit, lambda view: True, tokens.token_of)
     cursor = cursor_after(params.after)
     indexed = store.scan(index, *prefix, after=(*prefix, cursor) if cursor is not None else None)
-    found = ((key, wanted(store.get(projection.table, record_id))) for key, record_id in indexed)
-    return page_of(found, params.limit, lambda view: True)
+    views = ((key, select(store.get(projection.table, record_id))) for key, record_id in indexed)
+    return page_of(views, params.limit, lambda view: True)
 
 
-def _where(
+def _choose_index(
     store: Snapshot,
     call: Call,
     projection: Projection[Any],
-    params: Listing,
-    waiting: Waiting,
+    params: RunScopedListParams,
+    pending: PendingIndex,
 ) -> tuple[Table[str] | None, tuple[str, ...]]:
-    """Which index to look through: the shortest that holds what is asked for; None: all records, by id."""
+    """Return the shortest index that holds every matching row, and its prefix; None: all records, by id."""
+    is_pending = params.status == pending.status
     if params.run_id is not None:
         run = find_run(store, call, params.run_id)
         if params.session_id not in (None, run.session_id):
@@ -151,21 +152,24 @@ def _where(
         return RECORDS_BY_RUN, (run.run_id, projection.kind)
     if params.session_id is not None:
         session = find_session(store, call, params.session_id)
-        if params.status == waiting.status and waiting.in_slot:
-            # No run has an empty id: where none is open, nothing waits.
+        if is_pending and pending.in_slot:
+            # Without an open run nothing is pending: no run has an empty id.
             return RECORDS_BY_RUN, ("".join(session.open_runs[:1]), projection.kind)
         return RECORDS_BY_SESSION, (session.session_id, projection.kind)
-    return (waiting.table if params.status == waiting.status else None), ()
+    return (pending.table if is_pending else None), ()
 
 
-def fold_of(tx: Transaction, call: Call, run: RunRecord) -> SessionWriter:
-    """A run and its session, to be changed by a caller."""
-    session = tx.get(SESSIONS, run.session_id)
+def writer_of(tx: Transaction, call: Call, run: RunRecord) -> SessionWriter:
+    """Return a writer of a run and its session, for changes by a caller."""
+    session = tx.need(SESSIONS, run.session_id)
     return SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))
 
 
-class Reader:
-    """Reads events that records point at. It keeps the last message: its calls are asked for one by one."""
+class EventReader:
+    """A reader of the events that records refer to.
+
+    It keeps the last message, because the calls of one message are read one by one.
+    """
 
     def __init__(self, store: Snapshot) -> None:
         self._store = store
@@ -173,15 +177,15 @@ class Reader:
         self._calls: list[ToolCall] = []
 
     def event(self, session_id: str, cursor: int) -> JournalEvent | Unknown | None:
-        """The event at a cursor of a session; None where there is none."""
-        found = self._store.entry(session_id, cursor)
-        return decode_event(found[1]) if found is not None else None
+        """Return the event at a cursor of a session; None where there is none."""
+        entry = self._store.entry(session_id, cursor)
+        return decode_event(entry[1]) if entry is not None else None
 
-    def arguments(self, session_id: str, cursor: int, number: int) -> dict[str, Any]:
-        """What a model wrote as the input of the call of that number in a message."""
+    def arguments(self, session_id: str, cursor: int, index: int) -> dict[str, Any]:
+        """Return the arguments of a tool call, by its index in the message; empty where there is none."""
         if self._message != (session_id, cursor):
             event = self.event(session_id, cursor)
             items = event.message.items if isinstance(event, MessageAppended) else []
             self._calls = [item for item in items if isinstance(item, ToolCall)]
             self._message = (session_id, cursor)
-        return self._calls[number].arguments if number < len(self._calls) else {}
+        return self._calls[index].arguments if index < len(self._calls) else {}

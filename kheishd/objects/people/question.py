@@ -1,4 +1,4 @@
-"""Questions that agents ask people: answered, declined, or given up with their run."""
+"""Questions that agents ask people: answered, declined, or cancelled together with their run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kheishd.core import question as rules
 from kheishd.core.run.calls import place_of
 from kheishd.core.run.commands import Abandon, Reply
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.kernel.projections import QUESTION_RECORDS
-from kheishd.objects.fold import SessionWriter
-from kheishd.objects.people.listing import Waiting, find, fold_of, page
+from kheishd.objects.people.listing import PendingIndex, find_record, list_records, writer_of
+from kheishd.records.question import QUESTION_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
 from protocol.errors.question import QuestionClosed, QuestionExpired, QuestionNotFound
 from protocol.events.question import QuestionAnswered, QuestionLapsed
@@ -25,24 +25,20 @@ from protocol.objects.question import (
 )
 
 if TYPE_CHECKING:
-    from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
+
+PENDING: Final = PendingIndex("pending", QUESTIONS_WAITING, in_slot=True)
 
 
 def find_question(store: Snapshot, call: Call, question_id: str) -> QuestionRequest:
-    """The questions of one call, if the caller may read them.
-
-    Errors: QuestionNotFound, also for those whose agent or sender the caller's token does not cover.
-    """
-    request = find(store, call, QUESTION_RECORDS, question_id)
+    """Return the questions of one call, if the caller may read them. Errors: QuestionNotFound."""
+    request = find_record(store, call, QUESTION_RECORDS, question_id)
     if request is None:
         raise QuestionNotFound(f"there is no question '{question_id}'", field="$.params.question_id")
     return request
 
 
-# Showing.
-
-WAITING: Final = Waiting("pending", QUESTIONS_WAITING, in_slot=True)
+# Show.
 
 
 @query(rows.GET)
@@ -56,21 +52,21 @@ def get(call: Call, params: QuestionRef) -> QuestionRequest:
 def list_(call: Call, params: QuestionListParams) -> QuestionList:
     """List questions, oldest first."""
     with call.state.read() as store:
-        found, following = page(
-            store, call, QUESTION_RECORDS, params, waiting=WAITING, show=lambda request: request
+        page, following = list_records(
+            store, call, QUESTION_RECORDS, params, pending=PENDING, view_of=lambda request: request
         )
-    return QuestionList(found, following)
+    return QuestionList(page, following)
 
 
-# Answering.
+# Answer.
 
 
 @mutation(rows.ANSWER)
 def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionRequest:
-    """Answer all questions of a call, or decline to: that is its result, and the run goes on."""
-    request = _waiting(tx, call, params.question_id)
+    """Answer every question of a call, or decline. The answer is the call's result, and the run resumes."""
+    request = _find_pending(tx, call, params.question_id)
     rules.require_valid_answers(request.questions, params.answers, declined=params.declined)
-    run = _run_of(tx, request)
+    run = tx.need(RUNS, request.run_id)
     answered = QuestionAnswered(
         question_id=request.question_id,
         call_id=request.call_id,
@@ -79,71 +75,63 @@ def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionReque
         justification=params.justification,
     )
     tool = run.calls[place_of(run, request.call_id)].tool
-    fold = fold_of(tx, call, run)
-    fold.carry_out(Reply(answered, rules.make_reply(request, tool, answered)))
-    fold.write()
+    writer = writer_of(tx, call, run)
+    writer.carry_out(Reply(answered, rules.make_reply(request, tool, answered)))
+    writer.write()
     return find_question(tx, call, request.question_id)
 
 
 @mutation(rows.CANCEL)
 def cancel(tx: Transaction, call: Call, params: QuestionCancel) -> QuestionRequest:
-    """Give a question up, and its run with it."""
-    request = _waiting(tx, call, params.question_id)
-    fold = fold_of(tx, call, _run_of(tx, request))
-    reason = f"the question {request.question_id} was cancelled"
-    _abandon(fold, request, "cancelled", reason, params.justification)
+    """Cancel a question, and its run with it."""
+    request = _find_pending(tx, call, params.question_id)
+    writer = writer_of(tx, call, tx.need(RUNS, request.run_id))
+    note = f"the question {request.question_id} was cancelled"
+    _abandon(writer, request, "cancelled", note, params.justification)
     return find_question(tx, call, request.question_id)
 
 
-def _waiting(tx: Transaction, call: Call, question_id: str) -> QuestionRequest:
-    """Errors: QuestionNotFound, QuestionClosed, saying by whom, QuestionExpired."""
+def _find_pending(tx: Transaction, call: Call, question_id: str) -> QuestionRequest:
+    """Return a pending question. Errors: QuestionNotFound, QuestionClosed, QuestionExpired."""
     request = find_question(tx, call, question_id)
-    if request.status == "expired" or (request.status == "pending" and not _in_time(tx, request)):
+    if request.status == "expired" or (request.status == "pending" and _has_expired(tx, request)):
         raise QuestionExpired(field="$.params.question_id")
     if request.status != "pending":
-        how = (
-            f"{request.status} by {request.resolved_by}"
-            if request.resolved_by
-            else f"{request.status}, as its run has ended"
-        )
-        raise QuestionClosed(f"{question_id} was {how}", field="$.params.question_id")
+        cause = f"by {request.resolved_by}" if request.resolved_by else "because its run has ended"
+        text = f"{question_id} was {request.status} {cause}"
+        raise QuestionClosed(text, field="$.params.question_id")
     return request
 
 
-def _in_time(tx: Transaction, request: QuestionRequest) -> bool:
-    return request.expires_at_ms is None or tx.now_ms < request.expires_at_ms
-
-
-def _run_of(tx: Transaction, request: QuestionRequest) -> RunRecord:
-    run = tx.need(RUNS, request.run_id)
-    return run
+def _has_expired(tx: Transaction, request: QuestionRequest) -> bool:
+    return request.expires_at_ms is not None and tx.now_ms >= request.expires_at_ms
 
 
 def _abandon(
-    fold: SessionWriter,
+    writer: SessionWriter,
     request: QuestionRequest,
     how: Literal["cancelled", "expired"],
-    reason: str,
+    note: str,
     justification: str = "",
 ) -> None:
     lapsed = QuestionLapsed(
         question_id=request.question_id, call_id=request.call_id, how=how, justification=justification
     )
-    fold.carry_out(Abandon(lapsed, reason))
-    fold.write()
+    writer.carry_out(Abandon(lapsed, note))
+    writer.write()
 
 
-# Expiring.
+# Expire.
 
 
-def lapse(tx: Transaction, question_id: str) -> None:
-    """Give up a question that nobody answered in time, and its run. One that was answered is left alone."""
+def expire(tx: Transaction, question_id: str) -> None:
+    """Cancel a question whose time is over, and its run. Leave one that was answered alone."""
     request = tx.get(QUESTIONS, question_id)
-    if request is None or request.status != "pending" or _in_time(tx, request):
+    if request is None or request.status != "pending" or not _has_expired(tx, request):
         return
-    run = _run_of(tx, request)
-    fold = SessionWriter(tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run)
-    _abandon(fold, request, "expired", f"nobody answered the question {question_id} in time")
+    run = tx.need(RUNS, request.run_id)
+    writer = SessionWriter(tx, run.session_id, session=tx.need(SESSIONS, run.session_id), run=run)
+    _abandon(writer, request, "expired", f"nobody answered the question {question_id} in time")
 
 
 HANDLERS = (get, list_, answer, cancel)

@@ -1,7 +1,7 @@
-"""Resolution of the names in a request: agents, senders, routes, sessions and conversations.
+"""Resolution of the names in a request: agents, senders, routes, sessions, conversations and runs.
 
-Every lookup applies the caller's token. A session that the token does not cover is refused in the same
-words as one that does not exist.
+Every lookup applies the caller's token. A session or run that the token does not cover is refused in the
+same words as one that does not exist.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kheishd.store.tables import CONVERSATIONS, SESSIONS
+from kheishd.store.tables import CONVERSATIONS, RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound, SenderInvalid
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.route import RouteNotFound
+from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.ids import ID_PATTERN
 from protocol.limits.names import MAX_SENDER_BYTES
@@ -24,6 +25,7 @@ from protocol.objects.conversation import (
 )
 
 if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
     from kheishd.kernel.runtime import RouteSpec, Runtime
     from kheishd.store.environment import Snapshot
@@ -70,6 +72,27 @@ def find_session(store: Snapshot, call: Call, session_id: str, field: str = "$.p
     if session is None or not call.caller.covers(session.agent, session.sender):
         raise SessionNotFound(f"there is no session '{session_id}'", field=field)
     return session
+
+
+def find_run(store: Snapshot, call: Call, run_id: str, field: str = "$.params.run_id") -> RunRecord:
+    """Return a run that the caller may read. Errors: RunNotFound."""
+    run = store.get(RUNS, run_id)
+    if run is None or not may_read_run(store, call, run):
+        raise RunNotFound(f"there is no run '{run_id}'", field=field)
+    return run
+
+
+def may_read_run(store: Snapshot, call: Call, run: RunRecord) -> bool:
+    """Whether the caller may read a run: its token covers the run's agent and sender and the session's."""
+    caller = call.caller
+    if caller.unlimited:
+        return True
+    session = store.get(SESSIONS, run.session_id)
+    return (
+        session is not None
+        and caller.covers(run.agent, run.sender)
+        and caller.covers(session.agent, session.sender)
+    )
 
 
 def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) -> tuple[str, Binding]:

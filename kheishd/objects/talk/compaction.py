@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.talk.address import definition_of, find_addressed
 from kheishd.objects.talk.pin import pin_run
-from kheishd.objects.talk.run import settled
+from kheishd.objects.talk.run import wait_until_settled
+from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.session import SessionAlreadyEnded, SessionBusy
 from protocol.events.context import ContextCompacted
@@ -38,11 +38,12 @@ class _Compaction(NamedTuple):
     input_id: str
 
 
-def _prepare(call: Call, params: ConversationCompact | SessionCompact) -> _Compaction:
+def prepare_compaction(call: Call, params: ConversationCompact | SessionCompact) -> _Compaction:
+    """Assign the ids of a compaction."""
     return _Compaction(params, call.state.new_id(ids.RUN), call.state.new_id(ids.INPUT))
 
 
-def _compact(tx: Transaction, call: Call, compaction: _Compaction) -> CompactResult:
+def compact(tx: Transaction, call: Call, compaction: _Compaction) -> CompactResult:
     """Accept a run that summarizes a session.
 
     Errors: SessionNotFound or ConversationNotFound, SessionAlreadyEnded, SessionBusy, AgentNotFound,
@@ -73,11 +74,11 @@ def _compact(tx: Transaction, call: Call, compaction: _Compaction) -> CompactRes
     )
 
 
-async def _follow(
+async def follow_compaction(
     call: Call, params: ConversationCompact | SessionCompact, result: CompactResult
 ) -> CompactResult:
     """Wait for the run and read its outcome from its own events, which are few."""
-    run = await settled(call, result.session_id, result.run_id, params.timeout_s)
+    run = await wait_until_settled(call, result.session_id, result.run_id, params.timeout_s)
     result = replace(result, status=run.status, error=run.error, usage=run.usage)
     with call.state.read() as store:
         for _, line in store.entries(result.session_id, result.cursor):
@@ -94,6 +95,11 @@ async def _follow(
 
 
 HANDLERS = tuple(
-    mutation(row, prepare=_prepare, follow=_follow, follows=lambda params: params.wait == "settled")(_compact)
+    mutation(
+        row,
+        prepare=prepare_compaction,
+        follow=follow_compaction,
+        follows=lambda params: params.wait == "settled",
+    )(compact)
     for row in (conversation.COMPACT, session.COMPACT)
 )

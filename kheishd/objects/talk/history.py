@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from protocol.objects.session import Session, SessionHistoryParams
 
 
-def _history(call: Call, params: ConversationHistoryParams | SessionHistoryParams) -> History:
+def history(call: Call, params: ConversationHistoryParams | SessionHistoryParams) -> History:
     """Return a page of a session's messages."""
     with call.state.read() as store:
         return read_history(store, find_addressed(store, call, params), params)
@@ -74,4 +74,4 @@ def _read_message(line: bytes) -> HistoryMessage | None:
     )
 
 
-HANDLERS = tuple(query(row)(_history) for row in (conversation.HISTORY, session.HISTORY))
+HANDLERS = tuple(query(row)(history) for row in (conversation.HISTORY, session.HISTORY))

@@ -1,4 +1,4 @@
-"""Runs: showing, waiting for and cancelling them."""
+"""Runs: show them, wait for them, cancel them, and read the debug captures of their model calls."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kheishd.core.run.commands import Cancel
-from kheishd.kernel.call import Call, control, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
-from kheishd.objects.talk.giving import output_of
+from kheishd.objects.talk.address import find_run, find_session, may_read_run
+from kheishd.objects.talk.output import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, SESSIONS
-from protocol.errors.run import RunNotFound
-from protocol.errors.session import SessionNotFound
 from protocol.objects import run as rows
 from protocol.objects.run import (
+    ENDED,
     SETTLED,
+    DebugCapture,
     Run,
     RunCancel,
+    RunDebug,
     RunList,
     RunListParams,
     RunRef,
@@ -26,119 +28,94 @@ from protocol.objects.run import (
     RunView,
     RunWait,
 )
+from protocol.structs import fields_of
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.store.environment import Snapshot, Transaction
 
-
-def find_run(store: Snapshot, call: Call, run_id: str) -> RunRecord:
-    """A run that the caller may read.
-
-    Errors: RunNotFound, also for one whose agent or sender the caller's token does not cover.
-    """
-    run = store.get(RUNS, run_id)
-    if run is None or not may_read(store, call, run):
-        raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
-    return run
+# Show.
 
 
-def may_read(store: Snapshot, call: Call, run: RunRecord) -> bool:
-    """Whether the caller may read a run: who asked for it is covered, and whose session answers it, too."""
-    caller = call.caller
-    if caller.unlimited:
-        return True
-    session = store.get(SESSIONS, run.session_id)
-    return (
-        session is not None
-        and caller.covers(run.agent, run.sender)
-        and caller.covers(session.agent, session.sender)
-    )
+def public_run(store: Snapshot, run: RunRecord) -> Run:
+    """Return a run as clients see it: its state and its pinned values."""
+    return Run(**fields_of(RunState, run), pinned=store.need(PINNED, run.run_id))
 
 
 def view_of(store: Snapshot, run: RunRecord) -> RunView:
-    """A run as it is shown: with its output and its place in the queue."""
+    """Return a run as shown, with its output and its position in the queue."""
     position = None
     if run.status == "queued":
         session = store.get(SESSIONS, run.session_id)
         if session is not None and run.run_id in session.open_runs:
             position = session.open_runs.index(run.run_id) or None
-    return RunView(**_public_fields(store, run), queue_position=position, **given_by(store, run))
+    public = public_run(store, run)
+    return RunView(**fields_of(Run, public), queue_position=position, **output_fields(store, run))
 
 
-def public_run(store: Snapshot, run: RunRecord) -> Run:
-    """Return a run as clients see it: its record and its pinned values."""
-    return Run(**_public_fields(store, run))
-
-
-def _public_fields(store: Snapshot, run: RunRecord) -> dict[str, Any]:
-    fields = {name: getattr(run, name) for name in RunState.__struct_fields__}
-    return fields | {"pinned": store.need(PINNED, run.run_id)}
-
-
-def given_by(store: Snapshot, run: RunRecord) -> dict[str, Any]:
-    """What a run gave so far, by the names that a view and the result of a send have for it."""
-    given = output_of(store, run)
-    if given is None:
+def output_fields(store: Snapshot, run: RunRecord) -> dict[str, Any]:
+    """Return the run's newest output, by the names of the fields of a view and of the result of a send."""
+    output = output_of(store, run)
+    if output is None:
         return {}
-    return {"output": given.text, "output_kind": given.source_kind, "value": given.value}
+    return {"output": output.text, "output_kind": output.source_kind, "value": output.value}
 
 
 @query(rows.GET)
 def get(call: Call, params: RunRef) -> RunView:
-    """Show one run."""
+    """Show a run."""
     with call.state.read() as store:
         return view_of(store, find_run(store, call, params.run_id))
 
 
 @query(rows.LIST)
 def list_(call: Call, params: RunListParams) -> RunList:
-    """List runs: of one session by its index, otherwise by id, which is by time."""
+    """List runs: those of a session by its index, all others by id, which sorts by time."""
     reverse = params.order == "newest"
     with call.state.read() as store:
         if params.session_id is not None:
-            session = store.get(SESSIONS, params.session_id)
-            if session is None or not call.caller.covers(session.agent, session.sender):
-                raise SessionNotFound(
-                    f"there is no session '{params.session_id}'", field="$.params.session_id"
-                )
+            session_id = find_session(store, call, params.session_id).session_id
             cursor = cursor_after(params.after)
-            beyond: Any = None if cursor is None else (params.session_id, cursor)
-            rows_of_session = store.scan(RUNS_BY_SESSION, params.session_id, after=beyond, reverse=reverse)
-            found: Any = ((key, store.get(RUNS, run_id)) for key, run_id in rows_of_session)
-            mark = last_part
+            start = None if cursor is None else (session_id, cursor)
+            indexed = store.scan(RUNS_BY_SESSION, session_id, after=start, reverse=reverse)
+            runs: Any = ((key, store.get(RUNS, run_id)) for key, run_id in indexed)
+            token_of = last_part
         else:
             tokens = PageTokens(call)
             run_id = tokens.id_of(params.after)
-            found = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
-            mark = tokens.token_of
-        chosen, following = page_of(found, params.limit, lambda run: _wanted(store, call, params, run), mark)
-        return RunList([public_run(store, run) for run in chosen], following)
+            runs = store.scan(RUNS, after=None if run_id is None else (run_id,), reverse=reverse)
+            token_of = tokens.token_of
+        page, following = page_of(
+            runs, params.limit, lambda run: _matches(store, call, params, run), token_of
+        )
+        return RunList([public_run(store, run) for run in page], following)
 
 
-def _wanted(store: Snapshot, call: Call, params: RunListParams, run: RunRecord) -> bool:
-    if params.active and run.status in rows.ENDED:
+def _matches(store: Snapshot, call: Call, params: RunListParams, run: RunRecord) -> bool:
+    """Whether a list shows a run: it passes every filter, and the caller may read it."""
+    if params.active and run.status in ENDED:
         return False
-    return (params.status is None or run.status == params.status) and may_read(store, call, run)
+    return params.status in (None, run.status) and may_read_run(store, call, run)
 
 
-async def settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> RunRecord:
-    """The run once it has ended or waits for a person, or as it is when the time is over."""
+# Wait.
+
+
+async def wait_until_settled(call: Call, session_id: str, run_id: str, timeout_s: float | None) -> RunRecord:
+    """Wait until a run has ended or waits for a person. Returns its state, also after a timeout."""
+
+    def read_run() -> RunRecord:
+        with call.state.read() as store:
+            return store.need(RUNS, run_id)
+
     with trio.move_on_after(timeout_s if timeout_s is not None else float("inf")):
         while True:
             bell = call.state.bell(f"stream:{session_id}")
-            run = _present(call, run_id)
+            run = read_run()
             if run.status in SETTLED:
                 return run
             await bell.wait()
-    return _present(call, run_id)
-
-
-def _present(call: Call, run_id: str) -> RunRecord:
-    with call.state.read() as store:
-        run = store.get(RUNS, run_id)
-    assert run is not None, "a run's record is never deleted"
-    return run
+    return read_run()
 
 
 @control(rows.WAIT)
@@ -146,32 +123,58 @@ async def wait(call: Call, params: RunWait) -> RunView:
     """Wait until a run has ended or waits for a person."""
     with call.state.read() as store:
         run = find_run(store, call, params.run_id)
-    run = await settled(call, run.session_id, run.run_id, params.timeout_s)
+    run = await wait_until_settled(call, run.session_id, run.run_id, params.timeout_s)
     with call.state.read() as store:
         return view_of(store, run)
 
 
-async def _until_stopped(call: Call, params: RunCancel, result: Run) -> Run:
-    run = await settled(call, result.session_id, result.run_id, None)
+# Cancel.
+
+
+def request_stop(tx: Transaction, call: Call, run: RunRecord, command: Cancel) -> RunRecord:
+    """Commit that a run is to stop. Errors: RunAlreadyEnded."""
+    session = tx.need(SESSIONS, run.session_id)
+    writer = SessionWriter(tx, run.session_id, session=session, run=run, origin=origin_of(call))
+    writer.carry_out(command)
+    writer.write()
+    return writer.run
+
+
+async def follow_cancel(call: Call, params: RunCancel, result: Run) -> Run:
+    """Wait until the run has stopped."""
+    run = await wait_until_settled(call, result.session_id, result.run_id, None)
     with call.state.read() as store:
         return public_run(store, run)
 
 
-@mutation(rows.CANCEL, follow=_until_stopped, follows=lambda params: True)
+@mutation(rows.CANCEL, follow=follow_cancel, follows=lambda params: True)
 def cancel(tx: Transaction, call: Call, params: RunCancel) -> Run:
-    """Ask for a run to be stopped; the answer waits until it has."""
+    """Request the stop of a run. Errors: RunNotFound, RunAlreadyEnded."""
     run = find_run(tx, call, params.run_id)
     return public_run(tx, request_stop(tx, call, run, Cancel("cancelled", params.note)))
 
 
-def request_stop(tx: Transaction, call: Call, run: RunRecord, command: Cancel) -> RunRecord:
-    """Commit that a run is to be stopped. Errors: RunAlreadyEnded."""
-    fold = SessionWriter(
-        tx, run.session_id, session=tx.get(SESSIONS, run.session_id), run=run, origin=origin_of(call)
+# Debug captures.
+
+
+@control(rows.DEBUG)
+async def debug(call: Call, params: RunDebug) -> DebugCapture:
+    """List the debug captures of a run, or read a part of one artifact.
+
+    Errors: RunNotFound, DebugNotFound, ArtifactNotFound; ScopeMissing for a caller that may only list.
+    """
+    with call.state.read() as store:
+        run = find_run(store, call, params.run_id)
+        level = store.need(PINNED, run.run_id).debug
+    captures = call.services.captures
+    if params.artifact is None:
+        artifacts = await captures.list_artifacts(run.run_id)
+        return DebugCapture(run_id=run.run_id, debug=level, artifacts=artifacts)
+    call.caller.need("operate")
+    artifact, text, next_offset = await captures.read_text(
+        run.run_id, params.artifact, params.offset, params.limit
     )
-    fold.carry_out(command)
-    fold.write()
-    return fold.run
+    return DebugCapture(run_id=run.run_id, debug=level, artifacts=[artifact], text=text, next=next_offset)
 
 
-HANDLERS = (get, list_, wait, cancel)
+HANDLERS = (get, list_, wait, cancel, debug)

@@ -1,7 +1,7 @@
 """Send an input to a session: ``conversation.send`` and ``session.send``.
 
-They differ only in the address. Read from top to bottom: ``_prepare`` runs before the transaction, ``_send``
-is the transaction, ``_follow`` runs after the commit.
+They differ only in the address. Read from top to bottom: ``prepare_send`` runs before the transaction,
+``send`` is the transaction, and ``follow_send`` runs after the commit.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import (
     definition_of,
@@ -23,10 +22,10 @@ from kheishd.objects.talk.address import (
 from kheishd.objects.talk.contract import Schema, bind_output
 from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
 from kheishd.objects.talk.pin import pin_run
-from kheishd.objects.talk.run import given_by, settled
+from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
-from kheishd.store.records import Binding
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
@@ -63,7 +62,7 @@ class _Input:
     schema: Schema | None = None
 
 
-def _prepare(call: Call, params: ConversationSend | SessionSend) -> _Input:
+def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
     """Validate an input and assign its ids.
 
     Errors: NotSupported, AgentForbidden, AgentNotFound, SenderInvalid, SenderForbidden, ScopeMissing,
@@ -103,17 +102,17 @@ def _prepare(call: Call, params: ConversationSend | SessionSend) -> _Input:
     )
 
 
-def _send(tx: Transaction, call: Call, send: _Input) -> SendResult:
+def send(tx: Transaction, call: Call, prepared: _Input) -> SendResult:
     """Resolve the address, then append the input and the acceptance of its run.
 
     Errors: SessionNotFound, AgentNotFound, SessionAlreadyEnded, QueueFull, RouteNotFound, RouteNotReady,
     WorkspaceForbidden, InputContractViolated.
     """
-    params = send.params
+    params = prepared.params
     if isinstance(params, ConversationSend):
-        assert send.definition is not None
-        definition = send.definition
-        writer = _open_conversation(tx, call, params.sender, definition, send.new_session_id)
+        assert prepared.definition is not None
+        definition = prepared.definition
+        writer = _open_conversation(tx, call, params.sender, definition, prepared.new_session_id)
     else:
         addressed = find_session(tx, call, params.session_id)
         definition = definition_of(call.runtime, addressed)
@@ -126,24 +125,24 @@ def _send(tx: Transaction, call: Call, send: _Input) -> SendResult:
         text = f"the session has {MAX_QUEUED_RUNS} runs waiting; wait for some to end or cancel them"
         raise QueueFull(text)
     contract = None
-    if send.schema is not None and params.output_contract is not None:
-        contract = bind_output(params.output_contract, send.schema)
-    speaker = send.guest or definition
-    pinned = pin_run(tx, call, record, speaker, params, workspace=send.workspace, contract=contract)
-    items = apply_input_contract(tx, record, send.items, input_field(params))
-    if send.schema is not None:
-        send.schema.store(tx)
-    guest = send.guest.name if send.guest is not None else None
+    if prepared.schema is not None and params.output_contract is not None:
+        contract = bind_output(params.output_contract, prepared.schema)
+    speaker = prepared.guest or definition
+    pinned = pin_run(tx, call, record, speaker, params, workspace=prepared.workspace, contract=contract)
+    items = apply_input_contract(tx, record, prepared.items, input_field(params))
+    if prepared.schema is not None:
+        prepared.schema.store(tx)
+    guest = prepared.guest.name if prepared.guest is not None else None
     received = InputReceived(
-        input_id=send.input_id, items=items, sender=params.sender, guest=guest, metadata=params.metadata
+        input_id=prepared.input_id, items=items, sender=params.sender, guest=guest, metadata=params.metadata
     )
     accepted = RunAccepted(
-        input_id=send.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
+        input_id=prepared.input_id, agent=record.agent, sender=params.sender, guest=guest, pinned=pinned
     )
-    writer.append(received, run_id=send.run_id)
-    cursor = writer.append(accepted, run_id=send.run_id).cursor
+    writer.append(received, run_id=prepared.run_id)
+    cursor = writer.append(accepted, run_id=prepared.run_id).cursor
     writer.write()
-    return SendResult(session_id=record.session_id, run_id=send.run_id, status="queued", cursor=cursor)
+    return SendResult(session_id=record.session_id, run_id=prepared.run_id, status="queued", cursor=cursor)
 
 
 def _open_conversation(
@@ -158,12 +157,10 @@ def _open_conversation(
     writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
     writer.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
     writer.append(ConversationBound(agent=definition.name, sender=sender))
-    binding = Binding(session_id=new_session_id, bound_at_ms=tx.now_ms)
-    tx.put(CONVERSATIONS, definition.name, sender, value=binding)
     return writer
 
 
-async def _follow(call: Call, params: ConversationSend | SessionSend, result: SendResult) -> SendResult:
+async def follow_send(call: Call, params: ConversationSend | SessionSend, result: SendResult) -> SendResult:
     """Stream the run and wait for it, as the params say. A repeated request streams and waits again."""
     if params.stream:
         selection = Filter(session_id=result.session_id, run_id=result.run_id)
@@ -177,18 +174,19 @@ async def _follow(call: Call, params: ConversationSend | SessionSend, result: Se
             # The connection has too many subscriptions, but the input was accepted: this is no refusal.
             pass
     if params.wait == "settled":
-        run = await settled(call, result.session_id, result.run_id, params.timeout_s)
+        run = await wait_until_settled(call, result.session_id, result.run_id, params.timeout_s)
         with call.state.read() as store:
-            output = given_by(store, run)
+            output = output_fields(store, run)
         result = replace(result, status=run.status, error=run.error, usage=run.usage, cost=run.cost, **output)
     return result
 
 
-def _follows(params: ConversationSend | SessionSend) -> bool:
+def has_follow_up(params: ConversationSend | SessionSend) -> bool:
+    """Whether anything follows the commit."""
     return params.stream or params.wait == "settled"
 
 
 send_to_conversation, send_to_session = HANDLERS = tuple(
-    mutation(row, prepare=_prepare, follow=_follow, follows=_follows)(_send)
+    mutation(row, prepare=prepare_send, follow=follow_send, follows=has_follow_up)(send)
     for row in (conversation.SEND, session.SEND)
 )

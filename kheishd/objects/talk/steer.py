@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.core.run.commands import Steer
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.talk.address import find_addressed, require_valid_sender
 from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS
 from protocol import ids
 from protocol.errors.run import NothingToSteer
@@ -35,7 +35,7 @@ class _Message(NamedTuple):
     steer_id: str
 
 
-def _prepare(call: Call, params: ConversationSteer | SessionSteer) -> _Message:
+def prepare_steer(call: Call, params: ConversationSteer | SessionSteer) -> _Message:
     """Validate a message. Errors: SenderInvalid, SenderForbidden, InvalidParams, InputTooLarge."""
     if params.sender is not None:
         require_valid_sender(params.sender)
@@ -43,7 +43,7 @@ def _prepare(call: Call, params: ConversationSteer | SessionSteer) -> _Message:
     return _Message(params, read_items(params), call.state.new_id(ids.STEER))
 
 
-def _steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
+def steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     """Append a message to the first open run of a session.
 
     Errors: SessionNotFound or ConversationNotFound, NothingToSteer, QueueFull, InputContractViolated.
@@ -72,4 +72,4 @@ def _steer(tx: Transaction, call: Call, message: _Message) -> SteerResult:
     )
 
 
-HANDLERS = tuple(mutation(row, prepare=_prepare)(_steer) for row in (conversation.STEER, session.STEER))
+HANDLERS = tuple(mutation(row, prepare=prepare_steer)(steer) for row in (conversation.STEER, session.STEER))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kheishd.core.run.commands import Cancel
 from kheishd.kernel.call import Call, mutation
 from kheishd.objects.talk.address import find_addressed
-from kheishd.objects.talk.run import request_stop, settled
+from kheishd.objects.talk.run import request_stop, wait_until_settled
 from kheishd.store.tables import RUNS
 from protocol.objects import conversation, session
 from protocol.objects.conversation import CancelResult, ConversationCancel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Stopped = CancelResult | InterruptResult
 
 
-def _stop(tx: Transaction, call: Call, params: Params) -> Stopped:
+def stop_run(tx: Transaction, call: Call, params: Params) -> Stopped:
     """Request the stop of a session's first open run. Errors: SessionNotFound or ConversationNotFound."""
     record = find_addressed(tx, call, params)
     run_id = record.open_runs[0] if record.open_runs else None
@@ -34,11 +34,11 @@ def _stop(tx: Transaction, call: Call, params: Params) -> Stopped:
     return _result(params, record.session_id, run_id)
 
 
-async def _follow(call: Call, params: Params, result: Stopped) -> Stopped:
+async def follow_stop(call: Call, params: Params, result: Stopped) -> Stopped:
     """Wait until the run has stopped. It may have ended first."""
     if result.run_id is None:
         return result
-    run = await settled(call, result.session_id, result.run_id, None)
+    run = await wait_until_settled(call, result.session_id, result.run_id, None)
     stopped = run.status in ("cancelled", "interrupted")
     return _result(params, result.session_id, result.run_id if stopped else None)
 
@@ -51,6 +51,6 @@ def _result(params: Params, session_id: str, run_id: str | None) -> Stopped:
 
 
 cancel_in_conversation, interrupt = HANDLERS = tuple(
-    mutation(row, follow=_follow, follows=lambda params: True)(_stop)
+    mutation(row, follow=follow_stop, follows=lambda params: True)(stop_run)
     for row in (conversation.CANCEL, session.INTERRUPT)
 )

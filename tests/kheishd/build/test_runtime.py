@@ -11,7 +11,7 @@ from kheishd.core.workspace import Workspaces
 from kheishd.home import Home
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import Runtime
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from protocol.budget import Budget, Prices
 from protocol.errors.daemon import ConfigInvalid
 
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> Source:
 
 def build(source: Source, *, skip: bool = True) -> Runtime:
     """Build generation 1."""
-    return build_runtime(source, 1, Models, lambda config: CompositeHook(()), skip_bad_agents=skip)
+    return build_runtime(source, 1, ProviderCaller, lambda config: CompositeHook(()), skip_bad_agents=skip)
 
 
 def test_no_files(source: Source) -> None:

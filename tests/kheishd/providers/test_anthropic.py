@@ -9,9 +9,9 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
-from kheishd.providers.anthropic import MAX_TOKENS, Reader, messages, post, reader
-from kheishd.providers.exchange import Body
-from kheishd.providers.failures import Refusing
+from kheishd.providers.anthropic import MAX_TOKENS, MessagesReader, messages, post, reader
+from kheishd.providers.exchange import AnswerBody
+from kheishd.providers.failures import FailureFactory
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -28,13 +28,13 @@ from tests.support.model_asking import asking
 STREAMS = Path(__file__).parent / "streams"
 
 
-def new() -> Reader:
-    """A reader at the beginning."""
-    return reader(Refusing("api.test", "sk-secret"))
+def new() -> MessagesReader:
+    """Return a new reader."""
+    return reader(FailureFactory("api.test", "sk-secret"))
 
 
-def read(*events: dict[str, Any]) -> Reader:
-    """A reader that was given these events."""
+def read(*events: dict[str, Any]) -> MessagesReader:
+    """Return a reader that processed these events."""
     fresh = new()
     for event in events:
         fresh.event(msgspec.json.encode(event))
@@ -42,22 +42,22 @@ def read(*events: dict[str, Any]) -> Reader:
 
 
 def start(index: int, **block: Any) -> dict[str, Any]:
-    """A content block begins."""
+    """Return the start of a content block."""
     return {"type": "content_block_start", "index": index, "content_block": block}
 
 
 def delta(index: int, **fields: Any) -> dict[str, Any]:
-    """A piece of a content block."""
+    """Return a piece of a content block."""
     return {"type": "content_block_delta", "index": index, "delta": fields}
 
 
 def stop(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
-    """The reason to stop, with the final counts."""
+    """Return the stop reason, with the final counts."""
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
 
 
 def answered(*events: dict[str, Any]) -> ModelAnswer:
-    """The answer that these events are."""
+    """Return the answer of these events."""
     answer = read(*events).end()
     assert answer is not None
     return answer
@@ -191,7 +191,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reas
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
-        body = Body(fresh)
+        body = AnswerBody(fresh)
         body.feed(stream[:cut])
         body.feed(stream[cut:])
         answer = fresh.end()
@@ -203,7 +203,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop_reas
 def test_thinking_goes_back_unchanged() -> None:
     """What came as thinking is sent back block for block, signature and redacted data included."""
     fresh = new()
-    Body(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
+    AnswerBody(fresh).feed((STREAMS / "anthropic-thinking.sse").read_bytes())
     answer = fresh.end()
     assert answer is not None
     [message] = messages([Message("assistant", answer.items)])
@@ -217,7 +217,7 @@ def test_an_error_event() -> None:
     """An error in place of the next event fails the answer for its own reason."""
     fresh = new()
     with pytest.raises(ModelFailure) as raised:
-        Body(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
+        AnswerBody(fresh).feed((STREAMS / "anthropic-overloaded.sse").read_bytes())
     assert (raised.value.reason, raised.value.retryable) == ("overloaded", True)
     assert fresh.end() is None
 
@@ -366,7 +366,7 @@ def test_tools_are_offered_and_those_that_are_gone_are_defined() -> None:
         {"name": "look", "description": "Look.", "input_schema": schema},
         {
             "name": "gone",
-            "description": "This tool is not there any more.",
+            "description": "This tool is no longer available.",
             "input_schema": {"type": "object"},
         },
     ]

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from kheishd.config.sections.runs import RunsSection
 from kheishd.kernel.runtime import ModelCaller, ModelRequest, RouteSpec, TextDelta
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import Message, Text, Thinking, ToolCall, ToolResult, text_of
 from tests.support.model_asking import Heard, ask, asking, inline
@@ -18,21 +18,21 @@ DRIVERS = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 SECRET = "sk-secret-of-the-test"
 
 
-def models(limits: RunsSection | None = None) -> Models:
-    """The caller under test, with a credential in its environment."""
-    return Models(limits, environ={"KEY": SECRET}, in_thread=inline)
+def models(limits: RunsSection | None = None) -> ProviderCaller:
+    """Provide the caller under test, with a credential in its environment."""
+    return ProviderCaller(limits, environ={"KEY": SECRET}, in_thread=inline)
 
 
 @pytest.fixture
 async def caller() -> AsyncIterator[ModelCaller]:
-    """The caller under test, closed at the end."""
+    """Provide the caller under test, closed at the end."""
     caller = models()
     yield caller
     await caller.aclose()
 
 
 def to(server: ModelServer, driver: str, model: str, said: str = "hello") -> ModelRequest:
-    """A request to the model server."""
+    """Return a request to the model server."""
     return asking(said, driver=driver, model=model, base_url=server.base_url, auth_ref="env:KEY")
 
 
@@ -167,7 +167,7 @@ async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer)
     """
     environ = {"KEY": SECRET}
     learned: list[str] = []
-    caller = Models(environ=environ, in_thread=inline, learned=learned.append)
+    caller = ProviderCaller(environ=environ, in_thread=inline, learned=learned.append)
     await ask(caller, to(server, "openai", "echo"))
     environ["KEY"] = "sk-another"
     await ask(caller, to(server, "openai", "echo"))
@@ -182,7 +182,7 @@ async def test_the_credential_is_sent_and_read_at_each_call(server: ModelServer)
 
 async def test_a_missing_credential_is_a_failure(server: ModelServer) -> None:
     """Without its credential nothing is sent."""
-    said = await ask(Models(environ={}), to(server, "openai", "echo"))
+    said = await ask(ProviderCaller(environ={}), to(server, "openai", "echo"))
     assert (said.failed().reason, said.failed().retryable) == ("credential_missing", False)
     assert not server.requests
 
@@ -250,7 +250,7 @@ async def test_leaving_the_stand_in_early() -> None:
         assert isinstance(await anext(events), TextDelta)
 
 
-NOT_SET = "'env:MISSING' is not set in the daemon's environment; set it there and start the daemon again"
+NOT_SET = "'env:MISSING' is not set in the daemon's environment; set it there and restart the daemon"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from kheishd.kernel.runtime import ModelFailure, RouteSpec
-from kheishd.providers.credentials import MAX_CREDENTIAL_BYTES, known_secrets, problem, resolve
+from kheishd.providers.credentials import MAX_CREDENTIAL_BYTES, find_secrets, problem, resolve
 
 
 def spec(auth_ref: str | None, name: str = "r") -> RouteSpec:
-    """A route that names a credential."""
+    """Return a route that names a credential."""
     return RouteSpec(name, "openai", "m", auth_ref=auth_ref)
 
 
@@ -43,16 +43,16 @@ def test_credential(tmp_path: Path) -> None:
     [
         ("env:MISSING", "not set in the daemon's environment"),
         ("env:EMPTY", "not set in the daemon's environment"),
-        ("env:TWO_LINES", "no HTTP header may have"),
-        ("env:UMLAUT", "no HTTP header may have"),
+        ("env:TWO_LINES", "an HTTP header cannot hold"),
+        ("env:UMLAUT", "an HTTP header cannot hold"),
         ("credential:missing", "not set in the credentials directory"),
         ("credential:binary", "not set in the credentials directory"),
-        ("credential:..", "no credential reference"),
-        ("credential:a/b", "no credential reference"),
-        ("slot:name", "keeps no secrets yet"),
-        ("sk-the-key-itself", "no credential reference"),
-        ("env:", "no credential reference"),
-        ("", "no credential reference"),
+        ("credential:..", "not a credential reference"),
+        ("credential:a/b", "not a credential reference"),
+        ("slot:name", "has no secret slots"),
+        ("sk-the-key-itself", "not a credential reference"),
+        ("env:", "not a credential reference"),
+        ("", "not a credential reference"),
     ],
 )
 def test_problems(tmp_path: Path, auth_ref: str, said: str) -> None:
@@ -87,5 +87,5 @@ def test_known_secrets() -> None:
     """Each value that exists and is long enough to be told from ordinary text, the longest first."""
     environ = {"A": "short", "B": "sk-12345678", "C": "sk-12345678-and-more", "D": "12345678"}
     routes = [spec(f"env:{name}") for name in ("A", "B", "C", "D", "B", "MISSING")]
-    found = known_secrets([*routes, spec(None), spec("nonsense")], environ)
+    found = find_secrets([*routes, spec(None), spec("nonsense")], environ)
     assert found == ["sk-12345678-and-more", "sk-12345678", "12345678"]

@@ -43,10 +43,10 @@ def test_calls_are_items_and_no_deltas() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ('{"at', "they are no JSON object; they began '{\"at'"),
-        ("[1]", "they are no JSON object; they began '[1]'"),
+        ('{"at', "they are no JSON object; they begin '{\"at'"),
+        ("[1]", "they are no JSON object; they begin '[1]'"),
         ('"text"', "they are no JSON object"),
-        ("[" * 5000, "they are no JSON object; they began '" + "[" * MAX_INVALID_CHARACTERS + "'"),
+        ("[" * 5000, "they are no JSON object; they begin '" + "[" * MAX_INVALID_CHARACTERS + "'"),
         ('{"n": 123456789012345678901234567890}', "they hold a whole number of more than 64 bits"),
         ('{"n":' * 200 + "1" + "}" * 200, "they are nested deeper than 128 levels"),
     ],

@@ -12,34 +12,41 @@ from kheishd.config.sections.runs import RunsSection
 from kheishd.core.text.sse import MAX_EVENT_BYTES
 from kheishd.kernel.runtime import ModelFailure, TextDelta
 from kheishd.providers import openai
-from kheishd.providers.exchange import MAX_WHOLE_BYTES, Body, Exchange, Patience, Places, host_of
-from kheishd.providers.failures import Refusing
-from kheishd.providers.wire import Post
+from kheishd.providers.exchange import (
+    MAX_WHOLE_BYTES,
+    AnswerBody,
+    CallTimeouts,
+    ConnectionPools,
+    Exchange,
+    host_of,
+)
+from kheishd.providers.failures import FailureFactory
+from kheishd.providers.wire import HttpRequest
 from protocol.transcript import Text
 from tests.support.model_asking import Heard, asking, inline
 from tests.support.model_server import ModelServer
 
-REFUSING = Refusing("api.test", "sk-secret")
+REFUSING = FailureFactory("api.test", "sk-secret")
 
 
 class Asker:
     """Makes exchanges with the model server, over connections of their own."""
 
-    def __init__(self, server: ModelServer, places: Places) -> None:
+    def __init__(self, server: ModelServer, places: ConnectionPools) -> None:
         self.server = server
         self.places = places
 
-    def __call__(self, model: str, reader: openai.Reader | None = None) -> Exchange:
-        """An exchange with this model."""
+    def __call__(self, model: str, reader: openai.ChatReader | None = None) -> Exchange:
+        """Return an exchange with this model."""
         post = openai.post(asking("hello", model=model), self.server.base_url, "sk-secret")
-        patience = Patience(RunsSection())
+        patience = CallTimeouts(RunsSection())
         return Exchange(self.places, post, reader or openai.reader(REFUSING), REFUSING, patience)
 
 
 @pytest.fixture
 async def exchange(server: ModelServer) -> AsyncIterator[Asker]:
     """Exchanges with the model server; connections that they keep are closed at the end."""
-    places = Places(10, inline)
+    places = ConnectionPools(10, inline)
     yield Asker(server, places)
     await places.aclose()
 
@@ -61,7 +68,7 @@ async def hear(asked: Exchange) -> Heard:
 
 async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockClock) -> None:
     """What comes in time is given; each wait has its own time, all of them together have theirs."""
-    patience = Patience(RunsSection(stream_timeout_s=10, inactivity_timeout_s=4))
+    patience = CallTimeouts(RunsSection(stream_timeout_s=10, inactivity_timeout_s=4))
 
     async def after(seconds: float) -> float:
         await trio.lowlevel.checkpoint()
@@ -72,7 +79,7 @@ async def test_patience_lets_through_what_comes_in_time(autojump_clock: MockCloc
     assert await patience.wait(lambda: after(3)) == 3
     assert await patience.wait(lambda: after(3)) == 3
     with pytest.raises(ModelFailure, match="sent nothing for 4 s") as quiet:
-        await Patience(RunsSection(inactivity_timeout_s=4)).wait(lambda: after(5))
+        await CallTimeouts(RunsSection(inactivity_timeout_s=4)).wait(lambda: after(5))
     with pytest.raises(ModelFailure, match="not complete after 10 s") as total:
         await patience.wait(lambda: after(5))
     for raised in (quiet, total):
@@ -221,8 +228,10 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, handler, [listener])
     url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
-    patience = Patience(RunsSection())
-    asked = Exchange(Places(1, inline), Post(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, patience)
+    patience = CallTimeouts(RunsSection())
+    asked = Exchange(
+        ConnectionPools(1, inline), HttpRequest(url, {}, b"{}"), openai.reader(REFUSING), REFUSING, patience
+    )
     heard = await hear(asked)
     assert heard.failed().reason == "bad_response"
     assert "compressed (gzip)" in heard.failed().message
@@ -231,7 +240,7 @@ async def test_compression_is_refused(nursery: trio.Nursery) -> None:
 async def test_our_own_faults_come_out_as_they_are(exchange: Asker) -> None:
     """A fault in a reader is neither hidden nor made a failure of the provider."""
 
-    class Faulty(openai.Reader):
+    class Faulty(openai.ChatReader):
         def event(self, data: bytes) -> None:
             raise ZeroDivisionError
 
@@ -242,10 +251,10 @@ async def test_our_own_faults_come_out_as_they_are(exchange: Asker) -> None:
 # Bodies.
 
 
-def body_of(*reads: bytes) -> openai.Reader:
-    """A reader that was given a body in these reads, to its end."""
+def body_of(*reads: bytes) -> openai.ChatReader:
+    """Return a reader that processed a body in these reads, to its end."""
     reader = openai.reader(REFUSING)
-    body = Body(reader)
+    body = AnswerBody(reader)
     for read in reads:
         body.feed(read)
     body.finish()
@@ -265,8 +274,8 @@ def test_a_body_that_is_one_object(reads: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"hello", b"  x", b"event: x\n\n"])
 def test_a_body_that_is_no_stream(body: bytes) -> None:
-    """A page, or a text, is no stream of events and is said to be none."""
-    with pytest.raises(ModelFailure, match="no stream of events"):
+    """A page, or a text, is no event stream and is said to be none."""
+    with pytest.raises(ModelFailure, match="no event stream"):
         body_of(body)
 
 
@@ -274,7 +283,7 @@ def test_a_body_that_is_no_stream(body: bytes) -> None:
     "reads", [(), (b"",), (b"\n\n",), (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\ndata: {"cho',)]
 )
 def test_a_body_that_is_cut(reads: tuple[bytes, ...]) -> None:
-    """Nothing, or a stream whose last event is a torso, is not malformed but cut."""
+    """Nothing, or a stream whose last event is a torso, is not malformed_answer but cut."""
     assert body_of(*reads).end() is None
 
 
@@ -293,7 +302,7 @@ def test_bodies_without_end(read: bytes) -> None:
     assert raised.value.reason == "bad_response"
 
 
-# Places.
+# ConnectionPools.
 
 
 async def test_a_place_is_made_once(server: ModelServer) -> None:
@@ -305,7 +314,7 @@ async def test_a_place_is_made_once(server: ModelServer) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    exchange = Asker(server, Places(7, in_thread))
+    exchange = Asker(server, ConnectionPools(7, in_thread))
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(hear, exchange("echo"))
@@ -318,7 +327,7 @@ async def test_a_place_is_made_once(server: ModelServer) -> None:
 
 async def test_in_a_thread(server: ModelServer) -> None:
     """By default what takes long is done in a thread."""
-    places = Places(7)
+    places = ConnectionPools(7)
     assert (await hear(Asker(server, places)("echo"))).text == "echo: hello"
     await places.aclose()
 

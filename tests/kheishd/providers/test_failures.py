@@ -12,8 +12,8 @@ from kheishd.kernel.runtime import ModelFailure
 from kheishd.providers.failures import (
     MAX_CLEANED_CHARACTERS,
     MAX_MESSAGE_BYTES,
-    Refusing,
-    explain,
+    FailureFactory,
+    parse_error_body,
     retry_after,
 )
 
@@ -23,9 +23,9 @@ NOW_S = 1_445_412_420.0
 
 
 def by_status(status: int, body: Any = None, headers: dict[str, str] | None = None) -> ModelFailure:
-    """The failure of a status and a body, given as JSON or as bytes."""
+    """Return the failure of a status and a body, given as JSON or as bytes."""
     encoded = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
-    return Refusing("api.test", SECRET).by_status(status, headers or {}, encoded, NOW_S)
+    return FailureFactory("api.test", SECRET).by_status(status, headers or {}, encoded, NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_exhausted_quota_is_not_waited_for(error: dict[str, Any]) -> None:
 )
 def test_bodies(body: bytes, name: str, message: str) -> None:
     """The published shapes are read; whatever else comes is shown as it is."""
-    assert explain(body) == (name, message)
+    assert parse_error_body(body) == (name, message)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_retry_after_never_fails(value: str) -> None:
 )
 def test_errors_inside_a_stream(error: Any, reason: str, retryable: bool) -> None:
     """An error object that comes instead of the next piece is classed by what it is called."""
-    failure = Refusing("api.test", None).by_error(error)
+    failure = FailureFactory("api.test", None).by_error(error)
     assert (failure.reason, failure.retryable) == (reason, retryable)
 
 
@@ -205,15 +205,15 @@ def test_an_empty_body_is_said_to_be_empty() -> None:
 
 def test_broke() -> None:
     """An exchange that broke is tried again, unless the request is at fault."""
-    refusing = Refusing("api.test", SECRET)
-    assert refusing.broke("no connection").retryable
-    assert not refusing.broke("not a URL", "bad_request").retryable
-    assert refusing.broke(f"x {SECRET}").message == "api.test: x [credential]"
+    failures = FailureFactory("api.test", SECRET)
+    assert failures.broke("no connection").retryable
+    assert not failures.broke("not a URL", "bad_request").retryable
+    assert failures.broke(f"x {SECRET}").message == "api.test: x [credential]"
 
 
 def test_a_message_of_megabytes_is_cut_before_it_is_cleaned() -> None:
     """But not before the credential is out of it: a part of it must not be left where it is cut."""
-    refusing = Refusing("api.test", SECRET)
-    long = refusing.clean("x" * 1_000_000)
+    failures = FailureFactory("api.test", SECRET)
+    long = failures.clean("x" * 1_000_000)
     assert len(long.encode()) <= MAX_MESSAGE_BYTES
-    assert refusing.clean(" " * (MAX_CLEANED_CHARACTERS - 8) + SECRET + "y" * 1_000_000) == "[credent"
+    assert failures.clean(" " * (MAX_CLEANED_CHARACTERS - 8) + SECRET + "y" * 1_000_000) == "[credent"

@@ -12,35 +12,35 @@ import pytest
 import trio
 import trustme
 
-from kheishd.providers.failures import Refusing
+from kheishd.providers.failures import FailureFactory
 from kheishd.providers.network import (
     MAX_FIRST_PIECES,
     MAX_PIECES,
+    AnnouncingStream,
+    HttpReply,
     Pool,
-    Reply,
-    Stream,
     failure,
     make_pool,
     send,
 )
-from kheishd.providers.wire import Post
+from kheishd.providers.wire import HttpRequest
 from tests.support.model_server import ModelServer
 
 
-def asked(server: ModelServer, model: str) -> Post:
-    """A request for a model."""
+def asked(server: ModelServer, model: str) -> HttpRequest:
+    """Return a request for a model."""
     body = msgspec.json.encode({"model": model, "messages": []})
-    return Post(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
+    return HttpRequest(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
 
 
 @asynccontextmanager
 async def pool_to(url: str) -> AsyncIterator[Pool]:
-    """A pool of connections to a place."""
+    """Return a pool of connections to one place."""
     async with make_pool(url, 10) as pool:
         yield pool
 
 
-async def read_all(reply: Reply) -> list[bytes]:
+async def read_all(reply: HttpReply) -> list[bytes]:
     """Every read to the end."""
     reads: list[bytes] = []
     while not reply.ended:
@@ -90,7 +90,7 @@ async def test_what_arrived_is_not_held_back(nursery: trio.Nursery) -> None:
     port = await serve(handler, nursery)
     async with pool_to(f"http://127.0.0.1:{port}") as pool:
         await give.send(HEAD + b"3\r\none\r\n3\r\ntwo\r\n5\r\nth")
-        reply = await send(pool, Post(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        reply = await send(pool, HttpRequest(f"http://127.0.0.1:{port}/", {}, b"{}"))
         assert await reply.read() == b"onetwoth"
         await give.send(b"ree\r\n0\r\n\r\n")
         assert await reply.read() == b"ree"
@@ -110,7 +110,7 @@ async def test_a_request_goes_out_in_one_write(nursery: trio.Nursery) -> None:
     port = await serve(handler, nursery)
     url = f"http://127.0.0.1:{port}/v1"
     async with pool_to(url) as pool:
-        await read_all(await send(pool, Post(f"{url}/chat/completions", {}, b'{"model": "m"}')))
+        await read_all(await send(pool, HttpRequest(f"{url}/chat/completions", {}, b'{"model": "m"}')))
     nursery.cancel_scope.cancel()
     [whole] = reads
     assert whole.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
@@ -130,7 +130,7 @@ async def test_an_answer_before_the_request_was_read(nursery: trio.Nursery) -> N
     port = await serve(handler, nursery)
     url = f"http://127.0.0.1:{port}/v1"
     async with pool_to(url) as pool:
-        reply = await send(pool, Post(f"{url}/chat/completions", {}, b"x" * 4_000_000))
+        reply = await send(pool, HttpRequest(f"{url}/chat/completions", {}, b"x" * 4_000_000))
         assert reply.status == 413
         assert b"".join(await read_all(reply)) == b"no"
     nursery.cancel_scope.cancel()
@@ -178,7 +178,7 @@ async def test_what_came_before_a_break_is_given_first(nursery: trio.Nursery) ->
 
     port = await serve(handler, nursery)
     async with pool_to(f"http://127.0.0.1:{port}") as pool:
-        reply = await send(pool, Post(f"http://127.0.0.1:{port}/", {}, b"{}"))
+        reply = await send(pool, HttpRequest(f"http://127.0.0.1:{port}/", {}, b"{}"))
         assert await reply.read() == b"one"
         with pytest.raises(httpcore2.RemoteProtocolError):
             await reply.read()
@@ -227,7 +227,7 @@ def going_on(step: Coroutine[Any, Any, bytes]) -> Generator[Any, Any, bytes]:
 async def test_a_step_is_parked_before_it_waits() -> None:
     """A step that would read is parked before anything waits, and awaited later it goes on."""
     inner = Announcing()
-    stream = Stream(inner)
+    stream = AnnouncingStream(inner)
 
     async def step() -> bytes:
         return await stream.read(10)
@@ -242,7 +242,7 @@ async def test_a_step_is_parked_before_it_waits() -> None:
 
 async def test_other_waits_are_handed_through() -> None:
     """A step that waits for something else than the network does so, errors and cancellation included."""
-    stream = Stream(Announcing())
+    stream = AnnouncingStream(Announcing())
 
     async def step(error: Exception | None) -> bytes:
         try:
@@ -278,7 +278,7 @@ async def test_errors_of_a_wait_are_handed_through() -> None:
             return b"caught"
         return b"not"
 
-    driven = Stream(Announcing()).ahead(step())
+    driven = AnnouncingStream(Announcing()).ahead(step())
     assert driven.send(None) == "odd"
     with pytest.raises(StopIteration) as done:
         driven.throw(LookupError())
@@ -300,21 +300,21 @@ async def test_errors_of_a_wait_are_handed_through() -> None:
 )
 def test_failures(error: Exception, reason: str, retryable: bool) -> None:
     """Whatever the network does has its reason."""
-    made = failure(error, Refusing("api.test", None))
+    made = failure(error, FailureFactory("api.test", None))
     assert made is not None
     assert (made.reason, made.retryable) == (reason, retryable)
 
 
 def test_a_provider_that_does_not_pick_up() -> None:
     """It is said how long was waited, not what the library calls that."""
-    made = failure(httpcore2.ConnectTimeout("cancelled due to deadline"), Refusing("api.test", None))
+    made = failure(httpcore2.ConnectTimeout("cancelled due to deadline"), FailureFactory("api.test", None))
     assert made is not None
     assert made.message == "api.test: no connection within 30 s"
 
 
 def test_our_own_faults_are_no_failures() -> None:
     """A fault of ours is not passed off as the network's."""
-    assert failure(KeyError("x"), Refusing("api.test", None)) is None
+    assert failure(KeyError("x"), FailureFactory("api.test", None)) is None
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ async def test_a_proxy(server: ModelServer, monkeypatch: pytest.MonkeyPatch, nur
     monkeypatch.setenv("http_proxy", f"http://user:p%40ss@127.0.0.1:{port}")
     monkeypatch.delenv("no_proxy", raising=False)
     async with pool_to("http://api.test/v1") as pool:
-        reads = await read_all(await send(pool, Post("http://api.test/v1/x", {}, b"{}")))
+        reads = await read_all(await send(pool, HttpRequest("http://api.test/v1/x", {}, b"{}")))
     assert reads == [b"ok"]
     assert seen[0].startswith(b"POST http://api.test/v1/x HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in seen[0]
@@ -358,7 +358,7 @@ def test_the_password_of_a_proxy_is_not_told(monkeypatch: pytest.MonkeyPatch, pa
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(httpcore2.UnsupportedProtocol) as caught:
         make_pool("http://example.org/v1", 1)
-    assert str(caught.value).startswith("the proxy that the environment names is not a URL")
+    assert str(caught.value).startswith("the proxy in the environment is not a URL")
     assert not any(part in str(caught.value) for part in ("hun", "ter2", "xfc"))
     # What is on the way of an exception is logged with it.
     assert caught.value.__cause__ is None
@@ -369,7 +369,7 @@ def test_a_proxy_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is not spoken to is said to be so, not gone around."""
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(httpcore2.UnsupportedProtocol, match="no HTTP proxy"):
+    with pytest.raises(httpcore2.UnsupportedProtocol, match="not an HTTP proxy"):
         make_pool("http://api.test/v1", 1)
 
 
@@ -391,11 +391,11 @@ async def test_tls(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_p
     url = f"https://127.0.0.1:{port}"
     async with pool_to(url) as pool:
         with pytest.raises(httpcore2.ConnectError) as raised:
-            await send(pool, Post(f"{url}/", {}, b"{}"))
-    told = failure(raised.value, Refusing("api.test", None))
+            await send(pool, HttpRequest(f"{url}/", {}, b"{}"))
+    told = failure(raised.value, FailureFactory("api.test", None))
     assert told is not None
     assert "CERTIFICATE_VERIFY_FAILED" in told.message
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     async with pool_to(url) as pool:
-        assert b"".join(await read_all(await send(pool, Post(f"{url}/", {}, b"{}")))) == b"onetwo"
+        assert b"".join(await read_all(await send(pool, HttpRequest(f"{url}/", {}, b"{}")))) == b"onetwo"

@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from kheishd.kernel.runtime import ModelRequest, TextDelta, ThinkingDelta
-from kheishd.providers.caller import Models
-from kheishd.providers.offline import MAX_PAUSE_MS, MAX_PIECES, WHAT_IT_IS, cut, read_orders
+from kheishd.providers.caller import ProviderCaller
+from kheishd.providers.offline import MAX_PAUSE_MS, MAX_PIECES, WHAT_IT_IS, cut, read_directives
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.objects.run import Pinned
 from protocol.transcript import AssetReference, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
@@ -16,8 +16,8 @@ from tests.support.model_asking import Heard, ask, asking
 
 
 async def heard(request: ModelRequest) -> Heard:
-    """What the stand-in says."""
-    return await ask(Models(), request)
+    """Return the stand-in's answer."""
+    return await ask(ProviderCaller(), request)
 
 
 async def test_it_says_what_it_is_and_repeats() -> None:
@@ -41,7 +41,7 @@ async def test_what_is_summed_up_is_not_obeyed() -> None:
     assert said.deltas == []
     (item,) = said.answered().items
     assert isinstance(item, Text)
-    assert "cannot sum up" in item.text
+    assert "cannot summarise" in item.text
     assert "8 words" in item.text
     assert said.answered().usage.input_tokens == 8
     titled = await heard(dataclasses.replace(asking("one two three four five six"), purpose="title"))
@@ -54,7 +54,7 @@ async def test_it_remembers() -> None:
     said = await heard(asking("second", earlier=earlier))
     assert "This is message 2 of our conversation; before it you said: “first”" in said.text
     only_orders = (Message("user", [Text("/long 1")]), Message("assistant", [Text("well")]))
-    assert "you said: nothing but orders" in (await heard(asking("x", earlier=only_orders))).text
+    assert "you said: only directives" in (await heard(asking("x", earlier=only_orders))).text
 
 
 async def test_it_is_deterministic() -> None:
@@ -170,10 +170,10 @@ async def test_an_order_that_failed_is_not_obeyed_again() -> None:
 
 def test_orders() -> None:
     """Orders are lines of their own; their numbers are bounded; other slash lines are text."""
-    orders = read_orders("/slow 99999999 99999999\nhello /slow 1 1\n/unknown x\n/slow x y\n/long 3 ")
+    orders = read_directives("/slow 99999999 99999999\nhello /slow 1 1\n/unknown x\n/slow x y\n/long 3 ")
     assert (orders.pieces, orders.pause_ms, orders.words) == (MAX_PIECES, MAX_PAUSE_MS, 3)
-    assert orders.said == "hello /slow 1 1\n/unknown x\n/slow x y"
-    assert read_orders("/slow 0 0").pieces == 1
+    assert orders.text == "hello /slow 1 1\n/unknown x\n/slow x y"
+    assert read_directives("/slow 0 0").pieces == 1
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ async def test_orders_for_later_answers_wait_for_their_turn() -> None:
 
 
 def asking_of(*messages: Message) -> ModelRequest:
-    """A request with these messages."""
+    """Return a request with these messages."""
     return ModelRequest(Pinned(route="offline", driver="offline", model="echo"), "", list(messages))
 
 
 def calls_of(said: Heard) -> list[str]:
-    """The tools that an answer asks for."""
+    """Return the tool calls of an answer."""
     return [item.name for item in said.answered().items if isinstance(item, ToolCall)]
 
 

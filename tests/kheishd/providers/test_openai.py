@@ -9,9 +9,9 @@ import pytest
 
 from kheishd.kernel.hook import Tool
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure
-from kheishd.providers.exchange import Body
-from kheishd.providers.failures import Refusing
-from kheishd.providers.openai import Reader, messages, post, reader
+from kheishd.providers.exchange import AnswerBody
+from kheishd.providers.failures import FailureFactory
+from kheishd.providers.openai import ChatReader, messages, post, reader
 from protocol.limits.model import MAX_ANSWER_BYTES
 from protocol.transcript import (
     AssetReference,
@@ -28,13 +28,13 @@ from tests.support.model_asking import asking
 STREAMS = Path(__file__).parent / "streams"
 
 
-def new() -> Reader:
-    """A reader at the beginning."""
-    return reader(Refusing("api.test", "sk-secret"))
+def new() -> ChatReader:
+    """Return a new reader."""
+    return reader(FailureFactory("api.test", "sk-secret"))
 
 
-def read(*chunks: dict[str, Any] | str) -> Reader:
-    """A reader that was given these chunks."""
+def read(*chunks: dict[str, Any] | str) -> ChatReader:
+    """Return a reader that processed these chunks."""
     fresh = new()
     for chunk in chunks:
         fresh.event(chunk.encode() if isinstance(chunk, str) else msgspec.json.encode(chunk))
@@ -42,12 +42,12 @@ def read(*chunks: dict[str, Any] | str) -> Reader:
 
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A chunk with one delta."""
+    """Return a chunk with one delta."""
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
 def answered(*chunks: dict[str, Any] | str) -> ModelAnswer:
-    """The answer that these chunks are."""
+    """Return the answer of these chunks."""
     answer = read(*chunks).end()
     assert answer is not None
     return answer
@@ -168,7 +168,7 @@ def test_published_streams(name: str, items: list[Item], usage: Usage, stop: str
     stream = (STREAMS / f"{name}.sse").read_bytes()
     for cut in range(len(stream)):
         fresh = new()
-        body = Body(fresh)
+        body = AnswerBody(fresh)
         body.feed(stream[:cut])
         body.feed(stream[cut:])
         answer = fresh.end()
@@ -241,7 +241,7 @@ def test_a_refusal_is_text_that_says_so() -> None:
 
 
 def call(index: int | None = None, call_id: str | None = None, **function: Any) -> dict[str, Any]:
-    """A chunk with a piece of a tool call."""
+    """Return a chunk with a piece of a tool call."""
     return delta(tool_calls=[{"index": index, "id": call_id, "function": function}])
 
 
@@ -301,7 +301,7 @@ def test_malformed_data(data: str) -> None:
 
 
 def test_bytes_that_are_no_utf8() -> None:
-    """Text that is not UTF-8 is malformed."""
+    """Text that is not UTF-8 is malformed_answer."""
     with pytest.raises(ModelFailure, match="no chat completion"):
         new().event(b'{"model": "\xff"}')
 
@@ -379,7 +379,7 @@ def test_a_call_with_invalid_arguments_is_given_back_as_a_valid_one() -> None:
         {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     ]
     assert (told["tool_call_id"], told["role"]) == ("c1", "tool")
-    assert "they began" in told["content"]
+    assert "they begin" in told["content"]
 
 
 def test_tools_may_be_withheld() -> None:

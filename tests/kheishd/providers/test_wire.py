@@ -7,17 +7,17 @@ import msgspec
 import pytest
 
 from kheishd.providers import anthropic, openai
-from kheishd.providers.failures import Refusing
+from kheishd.providers.failures import FailureFactory
 from kheishd.providers.wire import (
+    AnswerReader,
     Driver,
-    Post,
-    Reader,
-    at_most,
+    HttpRequest,
     body_options,
-    malformed,
-    shown,
+    lower_limit,
+    malformed_answer,
     split_options,
-    tokens,
+    token_count,
+    user_texts,
 )
 from protocol.transcript import AssetReference, Item, Text
 from tests.support.model_asking import asking
@@ -52,7 +52,7 @@ def test_what_shapes_answers_does_not_shape_a_summary() -> None:
 
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
-    """A request for something else."""
+    """Return a request with another purpose."""
     return dataclasses.replace(request, purpose=purpose, max_answer_tokens=max_tokens)
 
 
@@ -62,7 +62,7 @@ def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -
 )
 def test_a_limit_is_lowered(value: Any, limit: int | None, expected: Any) -> None:
     """Never raised, and given where there is none."""
-    assert at_most(value, limit) == expected
+    assert lower_limit(value, limit) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_what_is_asked_for_has_a_limit(
 )
 def test_tokens(count: float | None, kept: int) -> None:
     """A count is a whole number not below zero that a record can hold, whatever a server sends."""
-    assert tokens(count) == kept
+    assert token_count(count) == kept
 
 
 def test_shown() -> None:
     """Texts are shown as they are, an asset by its name, nothing as nothing."""
     items: list[Item] = [Text("a"), Text(""), AssetReference("ast_1"), AssetReference("ast_2", "image/png")]
-    assert shown(items) == [
+    assert user_texts(items) == [
         "a",
         "[attached file ast_1: its content is not shown here]",
         "[attached file ast_2, image/png: its content is not shown here]",
@@ -109,14 +109,14 @@ def test_shown() -> None:
 
 def test_a_post_hides_its_headers() -> None:
     """A request that is printed, in a log or a traceback, does not show the credential."""
-    post = Post("https://api.test/v1", {"authorization": "Bearer sk-secret"}, b"{}")
+    post = HttpRequest("https://api.test/v1", {"authorization": "Bearer sk-secret"}, b"{}")
     assert "sk-secret" not in f"{post!r} {post}"
 
 
 @pytest.mark.parametrize("driver", [openai, anthropic])
 def test_drivers_are_drivers(driver: Driver) -> None:
     """Every driver has what the exchange asks of one, and its reader begins with nothing."""
-    reader: Reader = driver.reader(Refusing("api.test", None))
+    reader: AnswerReader = driver.reader(FailureFactory("api.test", None))
     assert driver.BASE_URL.startswith("https://")
     assert not reader.done
     assert reader.take() == []
@@ -125,5 +125,5 @@ def test_drivers_are_drivers(driver: Driver) -> None:
 
 def test_malformed() -> None:
     """What is not as published may be better the next time."""
-    failure = malformed("noise")
+    failure = malformed_answer("noise")
     assert (failure.reason, failure.retryable) == ("bad_response", True)

@@ -1,4 +1,4 @@
-"""When a conversation is too long, and where it is cut."""
+"""Compaction: when a conversation is too long, and where it is cut."""
 
 import dataclasses
 
@@ -9,22 +9,22 @@ from msgspec.structs import replace
 
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.compaction import (
-    LeaveOutResults,
+    DropResults,
     Prompt,
     Snip,
-    Step,
-    SumUp,
-    after,
-    due,
-    prompt_of,
-    results_cut,
-    snip_cut,
-    summary_cut,
-    threshold,
+    Stage,
+    Summarise,
+    due_stage,
+    find_results_cut,
+    find_snip_cut,
+    find_summary_cut,
+    max_prompt_tokens,
+    measure_prompt,
+    tokens_after,
 )
-from kheishd.core.context.reduction import Placed, snipped, summed_up, without_results
-from kheishd.core.context.tokens import of_bytes, of_messages
-from kheishd.core.context.transcript import Measured
+from kheishd.core.context.reduction import TranscriptEntry, drop_results, replace_with_summary, snip
+from kheishd.core.context.tokens import estimate_bytes, estimate_messages
+from kheishd.core.context.transcript import TokenCount
 from protocol.transcript import Message, Text, ToolCall, ToolResult
 from tests.support.talk import assert_valid, transcripts
 
@@ -32,55 +32,59 @@ LIMITS = ContextSection()
 FAR = 10**12
 
 
-def turns(count: int, size: int = 100) -> list[Placed]:
-    """Questions and answers of so many bytes each."""
-    placed: list[Placed] = []
+def turns(count: int, size: int = 100) -> list[TranscriptEntry]:
+    """Make questions and answers of ``size`` bytes each."""
+    entries: list[TranscriptEntry] = []
     for number in range(count):
-        at = 10 * number + 1
-        placed.append(Placed(at, at, Message("user", [Text("q" * size)]), "input"))
-        placed.append(Placed(at + 1, at + 1, Message("assistant", [Text("a" * size)])))
-    return placed
+        cursor = 10 * number + 1
+        entries.append(TranscriptEntry(cursor, cursor, Message("user", [Text("q" * size)]), "input"))
+        entries.append(TranscriptEntry(cursor + 1, cursor + 1, Message("assistant", [Text("a" * size)])))
+    return entries
 
 
 DROPPABLE = ("read_file", "bash")
 
 
-def reads(count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1) -> list[Placed]:
-    """Calls of a tool with their results, one after another."""
-    placed: list[Placed] = []
+def make_calls(
+    count: int, tool: str = "read_file", size: int = 4_000, begin: int = 1
+) -> list[TranscriptEntry]:
+    """Make calls of a tool with their results."""
+    entries: list[TranscriptEntry] = []
     for number in range(count):
-        at = begin + 2 * number
-        call = f"c{at}"
-        placed.append(Placed(at, at, Message("assistant", [ToolCall(call, tool, {})])))
-        placed.append(Placed(at + 1, at + 1, Message("tool", [ToolResult(call, tool, "r" * size)])))
-    return placed
+        cursor = begin + 2 * number
+        call_id = f"c{cursor}"
+        entries.append(TranscriptEntry(cursor, cursor, Message("assistant", [ToolCall(call_id, tool, {})])))
+        entries.append(
+            TranscriptEntry(cursor + 1, cursor + 1, Message("tool", [ToolResult(call_id, tool, "r" * size)]))
+        )
+    return entries
 
 
-def whole(placed: list[Placed], overhead: int = 0) -> Prompt:
-    """A prompt that nobody has counted."""
-    tokens = overhead + of_messages(each.message for each in placed)
-    return Prompt(placed, overhead, tokens, DROPPABLE)
+def uncounted(entries: list[TranscriptEntry], overhead: int = 0) -> Prompt:
+    """Return a prompt without a provider's count."""
+    tokens = overhead + estimate_messages(entry.message for entry in entries)
+    return Prompt(entries, overhead, tokens, DROPPABLE)
 
 
 # How long it is.
 
 
-def test_what_was_counted_is_not_estimated() -> None:
-    """Only what came after the newest answer is; instructions and tools are in what was counted."""
-    placed = turns(3)
-    measured = Measured(placed[3].cursor, 1_000, None)
-    latest = of_messages(each.message for each in placed[4:])
-    assert prompt_of(placed, measured, None, 9_999).tokens == 1_000 + latest
+def test_only_later_messages_are_estimated() -> None:
+    """Messages after the counted answer are estimated; instructions and tools are counted."""
+    entries = turns(3)
+    counted = TokenCount(entries[3].cursor, 1_000, None)
+    latest = estimate_messages(entry.message for entry in entries[4:])
+    assert measure_prompt(entries, counted, None, 9_999).tokens == 1_000 + latest
 
 
-def test_what_another_speaker_was_shown_says_nothing() -> None:
-    """A guest reads another prompt; then all of it is estimated, instructions and tools too."""
-    placed = turns(2)
-    measured = Measured(placed[-1].cursor, 7, "critic")
-    everything = of_bytes(500) + of_messages(each.message for each in placed)
-    assert prompt_of(placed, measured, None, 500).tokens == everything
-    assert prompt_of(placed, None, "critic", 500).tokens == everything
-    assert prompt_of(placed, measured, "critic", 500).tokens == 7
+def test_another_speakers_count_is_ignored() -> None:
+    """A guest reads another prompt, so all of it is estimated, with instructions and tools."""
+    entries = turns(2)
+    counted = TokenCount(entries[-1].cursor, 7, "critic")
+    everything = estimate_bytes(500) + estimate_messages(entry.message for entry in entries)
+    assert measure_prompt(entries, counted, None, 500).tokens == everything
+    assert measure_prompt(entries, None, "critic", 500).tokens == everything
+    assert measure_prompt(entries, counted, "critic", 500).tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -95,79 +99,84 @@ def test_what_another_speaker_was_shown_says_nothing() -> None:
         (128_000, {"max_tokens": "many"}, 106_808),
     ],
 )
-def test_how_long_a_prompt_may_become(window: int, options: dict[str, object], expected: int) -> None:
-    """Room is left for an answer and a margin; a small window is filled to a third all the same."""
-    assert threshold(LIMITS, window, options) == expected
+def test_max_prompt_tokens(window: int, options: dict[str, object], expected: int) -> None:
+    """An answer and a margin are reserved; at least a third of a small window may be used."""
+    assert max_prompt_tokens(LIMITS, window, options) == expected
 
 
 # What is due.
 
 
-def test_a_short_conversation_is_left_alone() -> None:
-    """Most are."""
-    prompt = whole(turns(5))
-    assert due(prompt, FAR, 0, LIMITS, resting=False) is None
-    assert due(prompt, FAR, 0, LIMITS, resting=True) is None
+def test_no_stage_is_due_for_a_short_conversation() -> None:
+    """No stage is due for a short conversation."""
+    prompt = uncounted(turns(5))
+    assert due_stage(prompt, FAR, 0, LIMITS, may_summarise=True) is None
+    assert due_stage(prompt, FAR, 0, LIMITS, may_summarise=False) is None
 
 
-def test_a_long_one_is_summed_up() -> None:
-    """But for the last messages."""
-    placed = turns(20)
-    prompt = whole(placed)
-    assert due(prompt, prompt.tokens, 0, LIMITS, resting=False) is None
-    assert due(prompt, prompt.tokens - 1, 0, LIMITS, resting=False) == SumUp(placed[-7].cursor)
+def test_summarise_is_due() -> None:
+    """A long conversation is summarised, except for the last messages."""
+    entries = turns(20)
+    prompt = uncounted(entries)
+    assert due_stage(prompt, prompt.tokens, 0, LIMITS, may_summarise=True) is None
+    assert due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarise=True) == Summarise(
+        entries[-7].cursor
+    )
 
 
-def test_where_no_summary_can_be_had_the_oldest_is_left_out() -> None:
-    """Down to what a snip leaves, or what is allowed if that is less."""
-    placed = turns(20)
-    prompt = whole(placed)
+def test_snip_is_due_without_summaries() -> None:
+    """Without summaries, the oldest messages are removed down to the lower of two limits."""
+    entries = turns(20)
+    prompt = uncounted(entries)
     limits = replace(LIMITS, snip_tokens=prompt.tokens // 2)
-    assert due(prompt, FAR, 0, limits, resting=False) is None
-    step = due(prompt, FAR, 0, limits, resting=True)
-    assert isinstance(step, Snip)
-    assert after(prompt, step) <= prompt.tokens // 2 + 100
-    assert isinstance(due(prompt, prompt.tokens - 1, 0, LIMITS, resting=True), Snip)
-    assert due(whole(turns(5)), 1, 0, limits, resting=True) is None
+    assert due_stage(prompt, FAR, 0, limits, may_summarise=True) is None
+    stage = due_stage(prompt, FAR, 0, limits, may_summarise=False)
+    assert isinstance(stage, Snip)
+    assert tokens_after(prompt, stage) <= prompt.tokens // 2 + 100
+    assert isinstance(due_stage(prompt, prompt.tokens - 1, 0, LIMITS, may_summarise=False), Snip)
+    assert due_stage(uncounted(turns(5)), 1, 0, limits, may_summarise=False) is None
 
 
-def test_old_results_go_after_a_pause() -> None:
-    """All but the newest five of tools whose results can be had again; while it goes on, none."""
-    placed = [*turns(1), *reads(8, begin=100)]
-    late = placed[-2].at_ms + 900_000
-    prompt = whole(placed)
-    assert due(prompt, FAR, late, LIMITS, resting=False) is None
-    step = due(prompt, FAR, late + 1, LIMITS, resting=False)
-    assert step == LeaveOutResults(placed[-10].cursor)
-    left = without_results(placed, placed[-10].cursor, list(DROPPABLE))
-    texts = [item.text for each in left for item in each.message.items if isinstance(item, ToolResult)]
+def test_drop_results_is_due_after_a_pause() -> None:
+    """After a pause, all but the newest five results of droppable tools are dropped, once."""
+    entries = [*turns(1), *make_calls(8, begin=100)]
+    late = entries[-2].at_ms + 900_000
+    prompt = uncounted(entries)
+    assert due_stage(prompt, FAR, late, LIMITS, may_summarise=True) is None
+    stage = due_stage(prompt, FAR, late + 1, LIMITS, may_summarise=True)
+    assert stage == DropResults(entries[-10].cursor)
+    reduced = drop_results(entries, entries[-10].cursor, list(DROPPABLE))
+    texts = [item.text for entry in reduced for item in entry.message.items if isinstance(item, ToolResult)]
     assert [len(text) == 4_000 for text in texts] == [False] * 3 + [True] * 5
-    assert after(prompt, step) < prompt.tokens
+    assert tokens_after(prompt, stage) < prompt.tokens
     # What is done is done.
-    assert due(whole(left), FAR, late + 1, LIMITS, resting=False) is None
+    assert due_stage(uncounted(reduced), FAR, late + 1, LIMITS, may_summarise=True) is None
 
 
-def test_no_result_goes_that_was_not_read_yet() -> None:
-    """Results that came together go together: more than five of them stay."""
+def test_results_of_one_message_go_together() -> None:
+    """Results of one message are kept together, even if they are more than five."""
     calls = [ToolCall(f"c{n}", "bash", {}) for n in range(9)]
     results = [ToolResult(call.call_id, "bash", "r" * 1_000) for call in calls]
     batch = [
-        Placed(50, 50, Message("assistant", list(calls))),
-        Placed(51, 51, Message("tool", list(results))),
+        TranscriptEntry(50, 50, Message("assistant", list(calls))),
+        TranscriptEntry(51, 51, Message("tool", list(results))),
     ]
-    assert results_cut(whole(batch), FAR, LIMITS) is None
-    assert results_cut(whole([*reads(3), *batch]), FAR, LIMITS) == 50
-    assert results_cut(whole([*reads(6, "remember"), *reads(5, begin=50)]), FAR, LIMITS) is None
-    assert results_cut(whole(turns(3)[:1]), FAR, LIMITS) is None
+    assert find_results_cut(uncounted(batch), FAR, LIMITS) is None
+    assert find_results_cut(uncounted([*make_calls(3), *batch]), FAR, LIMITS) == 50
+    assert (
+        find_results_cut(uncounted([*make_calls(6, "remember"), *make_calls(5, begin=50)]), FAR, LIMITS)
+        is None
+    )
+    assert find_results_cut(uncounted(turns(3)[:1]), FAR, LIMITS) is None
 
 
-def test_what_is_left_is_told_by_the_same_measure() -> None:
-    """Half of what was estimated is half of what was counted; nothing is left of nothing."""
-    placed = turns(20)
-    counted = dataclasses.replace(whole(placed), tokens=1_000)
-    step = Snip(placed[19].cursor)
-    assert 500 <= after(counted, step) <= 560
-    assert after(Prompt([], 0, 0), step) == 0
+def test_tokens_after() -> None:
+    """The remaining size is scaled from estimate to count."""
+    entries = turns(20)
+    counted = dataclasses.replace(uncounted(entries), tokens=1_000)
+    stage = Snip(entries[19].cursor)
+    assert 500 <= tokens_after(counted, stage) <= 560
+    assert tokens_after(Prompt([], 0, 0), stage) == 0
 
 
 # Where it is cut.
@@ -175,78 +184,79 @@ def test_what_is_left_is_told_by_the_same_measure() -> None:
 
 def test_a_call_stays_with_its_results() -> None:
     """The cut moves back to before the call."""
-    placed = [*turns(3), *reads(3, begin=100)]
-    assert summary_cut(placed, FAR, replace(LIMITS, keep_messages=5)) == placed[-7].cursor
-    assert summary_cut(placed, FAR, replace(LIMITS, keep_messages=6)) == placed[-7].cursor
+    entries = [*turns(3), *make_calls(3, begin=100)]
+    assert find_summary_cut(entries, FAR, replace(LIMITS, keep_messages=5)) == entries[-7].cursor
+    assert find_summary_cut(entries, FAR, replace(LIMITS, keep_messages=6)) == entries[-7].cursor
 
 
-def test_what_entered_together_stays_together() -> None:
-    """Messages of one event cannot be told apart by a cursor."""
-    said = [Placed(90, 90, Message("user", [Text("s")])) for _ in range(3)]
-    placed = [*turns(2), *said, *reads(2, begin=100)]
-    assert summary_cut(placed, FAR, replace(LIMITS, keep_messages=5)) == placed[3].cursor
+def test_messages_of_one_event_stay_together() -> None:
+    """Messages of one event have one cursor, so they stay together."""
+    steers = [TranscriptEntry(90, 90, Message("user", [Text("s")])) for _ in range(3)]
+    entries = [*turns(2), *steers, *make_calls(2, begin=100)]
+    assert find_summary_cut(entries, FAR, replace(LIMITS, keep_messages=5)) == entries[3].cursor
 
 
-def test_long_messages_at_the_end_are_summed_up_too() -> None:
-    """What stays takes half the room at most, but the last message stays."""
-    placed = [*turns(3), *reads(4, size=40_000, begin=100)]
-    one = of_messages([placed[-1].message])
-    assert summary_cut(placed, 5 * one, LIMITS) == placed[-5].cursor
-    assert summary_cut(placed, one, LIMITS) == placed[-3].cursor
+def test_kept_messages_take_half_the_size() -> None:
+    """The kept messages take at most half the size, but the last message stays."""
+    entries = [*turns(3), *make_calls(4, size=40_000, begin=100)]
+    last_tokens = estimate_messages([entries[-1].message])
+    assert find_summary_cut(entries, 5 * last_tokens, LIMITS) == entries[-5].cursor
+    assert find_summary_cut(entries, last_tokens, LIMITS) == entries[-3].cursor
 
 
-def test_too_little_is_not_summed_up() -> None:
-    """Nor is a summary alone, or with one message."""
-    assert summary_cut(turns(3), FAR, LIMITS) is None
-    assert summary_cut([], FAR, LIMITS) is None
-    summary = summed_up(turns(4), 12, 1, "They talked.")
-    assert summary_cut(summary, FAR, LIMITS) is None
-    assert summary_cut(summary, FAR, replace(LIMITS, keep_messages=3)) is None
-    assert summary_cut(summary, FAR, replace(LIMITS, keep_messages=2)) == summary[-3].cursor
+def test_too_few_messages_are_not_summarised() -> None:
+    """A summary alone, or with one message, is not summarised again."""
+    assert find_summary_cut(turns(3), FAR, LIMITS) is None
+    assert find_summary_cut([], FAR, LIMITS) is None
+    summary = replace_with_summary(turns(4), 12, 1, "They talked.")
+    assert find_summary_cut(summary, FAR, LIMITS) is None
+    assert find_summary_cut(summary, FAR, replace(LIMITS, keep_messages=3)) is None
+    assert find_summary_cut(summary, FAR, replace(LIMITS, keep_messages=2)) == summary[-3].cursor
 
 
-def test_a_snip_leaves_the_last_messages() -> None:
-    """However long they are; and says so where nothing can go."""
-    placed = turns(10)
-    upto = snip_cut(whole(placed), 0, 10)
-    assert upto == placed[9].cursor
-    assert snip_cut(whole(placed[:10]), 0, 10) is None
-    assert snip_cut(whole(placed), FAR, 10) is None
-    assert snip_cut(whole([]), 0, 10) is None
-    again = snipped(placed, placed[9].cursor)
-    assert snip_cut(whole(again), 0, 10) is None
+def test_a_snip_keeps_the_last_messages() -> None:
+    """The last messages stay at any size; None if nothing can be removed."""
+    entries = turns(10)
+    upto = find_snip_cut(uncounted(entries), 0, 10)
+    assert upto == entries[9].cursor
+    assert find_snip_cut(uncounted(entries[:10]), 0, 10) is None
+    assert find_snip_cut(uncounted(entries), FAR, 10) is None
+    assert find_snip_cut(uncounted([]), 0, 10) is None
+    again = snip(entries, entries[9].cursor)
+    assert find_snip_cut(uncounted(again), 0, 10) is None
 
 
 CEILINGS = st.integers(1, 20_000)
 
 
 @given(transcripts(), CEILINGS, st.integers(0, 12), st.booleans(), st.booleans())
-def test_whatever_is_due_leaves_a_valid_transcript_that_is_shorter(
-    placed: list[Placed], ceiling: int, keep: int, resting: bool, late: bool
+def test_stages_end_with_valid_transcripts(
+    entries: list[TranscriptEntry], ceiling: int, keep: int, may_summarise: bool, late: bool
 ) -> None:
-    """Step after step until nothing is due: it ends, and every transcript on the way is valid."""
+    """The stages end after some steps, and each leaves a valid, different transcript."""
     limits = replace(LIMITS, keep_messages=keep, snip_keep_messages=keep, snip_tokens=5_000, keep_results=2)
     now_ms = FAR if late else 0
     for _ in range(60):
-        step = due(whole(placed), ceiling, now_ms, limits, resting=resting)
-        if step is None:
+        stage = due_stage(uncounted(entries), ceiling, now_ms, limits, may_summarise=may_summarise)
+        if stage is None:
             break
-        newest = placed[-1]
-        shorter = _taken(placed, step)
-        assert_valid([each.message for each in shorter])
-        assert shorter != placed
-        if not isinstance(step, LeaveOutResults) and newest.message.role != "tool":
-            assert shorter[-1] == newest or keep == 0
-        placed = shorter
+        newest = entries[-1]
+        reduced = _apply(entries, stage)
+        assert_valid([entry.message for entry in reduced])
+        assert reduced != entries
+        if not isinstance(stage, DropResults) and newest.message.role != "tool":
+            assert reduced[-1] == newest or keep == 0
+        entries = reduced
     else:
         raise AssertionError("it does not end")
 
 
-def _taken(placed: list[Placed], step: Step) -> list[Placed]:
-    match step:
-        case SumUp(upto):
-            return summed_up(placed, upto, 0, "so far")
+def _apply(entries: list[TranscriptEntry], stage: Stage) -> list[TranscriptEntry]:
+    """Apply a stage."""
+    match stage:
+        case Summarise(upto):
+            return replace_with_summary(entries, upto, 0, "so far")
         case Snip(upto):
-            return snipped(placed, upto)
-        case LeaveOutResults(upto):
-            return without_results(placed, upto, list(DROPPABLE))
+            return snip(entries, upto)
+        case DropResults(upto):
+            return drop_results(entries, upto, list(DROPPABLE))

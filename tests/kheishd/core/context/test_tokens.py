@@ -1,4 +1,4 @@
-"""Estimates of tokens: rather too many than too few, and exact arithmetic."""
+"""Token estimates: rather too many than too few, and exact arithmetic."""
 
 import math
 from fractions import Fraction
@@ -9,34 +9,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.context.tokens import ASSET_TOKENS, of_bytes, of_message, of_messages, of_text
+from kheishd.core.context.tokens import (
+    ASSET_TOKENS,
+    estimate_bytes,
+    estimate_message,
+    estimate_messages,
+    estimate_text,
+)
 from protocol.transcript import AssetReference, Item, Message, Text, Thinking, ToolCall, ToolResult
 from tests.support.samples import sample
 
 
 @given(st.integers(0, 10**9))
-def test_bytes_are_tokens_by_the_rule(count: int) -> None:
-    """0.285 tokens a byte, rounded up, and a third more, rounded up."""
-    assert of_bytes(count) == math.ceil(math.ceil(count * Fraction(285, 1000)) * Fraction(4, 3))
+def test_estimate_bytes(count: int) -> None:
+    """Bytes are 0.285 tokens each, rounded up, plus a third, rounded up."""
+    assert estimate_bytes(count) == math.ceil(math.ceil(count * Fraction(285, 1000)) * Fraction(4, 3))
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_more_text_is_never_fewer_tokens(one: str, other: str) -> None:
-    """And it is bytes that count, not characters."""
-    assert of_text(one) <= of_text(one + other) <= of_text(one) + of_text(other)
-    assert of_text("ä" * 100) == of_text("x" * 200)
+def test_more_text_is_never_fewer_tokens(text: str, suffix: str) -> None:
+    """Longer text never takes fewer tokens, and bytes count, not characters."""
+    assert estimate_text(text) <= estimate_text(text + suffix) <= estimate_text(text) + estimate_text(suffix)
+    assert estimate_text("ä" * 100) == estimate_text("x" * 200)
 
 
 @pytest.mark.parametrize("variant", get_args(Item), ids=lambda variant: variant.__name__)
 def test_every_kind_of_item_counts(variant: type) -> None:
-    """Each kind takes something beside its message."""
+    """Each kind of item takes tokens beside its message."""
     item: Any = msgspec.convert(sample(variant, full=True), variant)
-    assert of_message(Message("user", [item] * 9)) > of_message(Message("user", [item]))
+    assert estimate_message(Message("user", [item] * 9)) > estimate_message(Message("user", [item]))
 
 
 def test_everything_that_is_sent_counts() -> None:
-    """Arguments, results, signatures, and a file for what one usually takes."""
-    bare = of_message(Message("assistant", []))
+    """Arguments, results and signatures count, and a file counts as a usual one."""
+    bare = estimate_message(Message("assistant", []))
     long = "x" * 3_000
     items: list[Item] = [
         Text(long),
@@ -45,12 +51,12 @@ def test_everything_that_is_sent_counts() -> None:
         ToolResult("c", "t", long),
     ]
     for item in items:
-        assert of_message(Message("assistant", [item])) >= bare + of_bytes(2_900)
-    assert of_message(Message("user", [AssetReference("a")])) == bare + ASSET_TOKENS
+        assert estimate_message(Message("assistant", [item])) >= bare + estimate_bytes(2_900)
+    assert estimate_message(Message("user", [AssetReference("a")])) == bare + ASSET_TOKENS
 
 
-def test_messages_take_what_each_takes() -> None:
-    """Together."""
-    one, other = Message("user", [Text("a" * 10)]), Message("assistant", [Text("b" * 99)])
-    assert of_messages([one, other]) == of_message(one) + of_message(other)
-    assert of_messages([]) == 0
+def test_estimate_messages() -> None:
+    """Several messages take the sum of their tokens."""
+    question, answer = Message("user", [Text("a" * 10)]), Message("assistant", [Text("b" * 99)])
+    assert estimate_messages([question, answer]) == estimate_message(question) + estimate_message(answer)
+    assert estimate_messages([]) == 0

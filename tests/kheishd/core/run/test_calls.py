@@ -296,7 +296,7 @@ def test_a_command_about_a_call_in_another_state_is_a_fault() -> None:
 
 
 def test_a_call_is_found_by_its_id_while_it_is_open() -> None:
-    """One that has its result is not there any more."""
+    """One that has its result is no longer available."""
     machine = begun(2).do(allowed, called, finished)
     assert place_of(machine.run, "call_2") == 1
     with pytest.raises(AssertionError, match="no open call call_1"):
@@ -492,7 +492,7 @@ def test_a_transcript_is_valid_whatever_happened(machine: Machine) -> None:
             expected = [item.call_id for item in message.items if isinstance(item, ToolCall)]
         assert expected == list(transcript.calls), "only the newest message may have calls without results"
     if machine.run.status in ENDED:
-        assert (transcript.calls, transcript.said) == ({}, [])
+        assert (transcript.calls, transcript.pending) == ({}, [])
 
 
 @given(st.integers(1, 3), st.booleans())

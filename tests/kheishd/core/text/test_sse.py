@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.text.sse import MAX_EVENT_BYTES, Decoder, EventTooLarge
+from kheishd.core.text.sse import MAX_EVENT_BYTES, EventDecoder, EventTooLarge
 
 
 def decoded(*reads: bytes) -> list[bytes]:
     """All the data of a stream that arrives in these reads."""
-    decoder = Decoder()
+    decoder = EventDecoder()
     return [event for read in reads for event in decoder.feed(read)] + decoder.finish()
 
 
@@ -59,7 +59,7 @@ def test_any_data_at_any_cut(events: list[bytes], cuts: list[int]) -> None:
 
 def test_an_event_is_given_as_soon_as_it_is_complete() -> None:
     """What an event's last byte completes is given with that byte, not with the next event."""
-    decoder = Decoder()
+    decoder = EventDecoder()
     assert decoder.feed(b"data: one\n") == []
     assert decoder.feed(b"\n") == [b"one"]
 
@@ -67,8 +67,8 @@ def test_an_event_is_given_as_soon_as_it_is_complete() -> None:
 def test_an_event_over_the_limit_is_refused() -> None:
     """An event that never ends is not gathered without end, in one line or in many."""
     with pytest.raises(EventTooLarge):
-        Decoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
-    decoder = Decoder()
+        EventDecoder().feed(b"data: " + b"x" * MAX_EVENT_BYTES + b"x")
+    decoder = EventDecoder()
     line = b"data: " + b"x" * 1000 + b"\n"
     for _ in range(MAX_EVENT_BYTES // 1000):
         decoder.feed(line)

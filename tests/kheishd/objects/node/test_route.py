@@ -6,7 +6,7 @@ import pytest
 
 from kheishd.kernel.runtime import RouteSpec, Runtime
 from kheishd.objects.node.route import HANDLERS
-from kheishd.providers.caller import Models
+from kheishd.providers.caller import ProviderCaller
 from protocol.budget import Prices
 from protocol.errors.route import RouteNotFound
 from tests.support.rpc_server import rpc_server
@@ -27,7 +27,7 @@ def runtime() -> Runtime:
     return make_runtime(
         routes={route.route_id: route for route in routes},
         default_route="ready",
-        models=Models(environ={"A_KEY": SECRET}),
+        models=ProviderCaller(environ={"A_KEY": SECRET}),
     )
 
 

@@ -381,7 +381,7 @@ async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
         while house.state.now_ms() < record.expires_at_ms:
             await trio.lowlevel.checkpoint()
         assert isinstance(await refusal_of(house, allow(approval_id)), ApprovalExpired)
-        await house.state.update(lambda tx: approval.lapse(tx, approval_id))
+        await house.state.update(lambda tx: approval.expire(tx, approval_id))
         assert (await ended(house, run_id))["status"] == "completed"
         assert isinstance(await refusal_of(house, allow(approval_id)), ApprovalExpired)
         assert "nobody answered in time" in str(house.models.asked[-1].messages[-1])
@@ -400,7 +400,7 @@ async def test_approval_resolve_tool_input_invalid(house: Household) -> None:
     house.holder.replace(with_hooks(house, hooks()))
     refusal = await refusal_of(house, allow(approval_id, updated_input={"path": "/b"}))
     assert isinstance(refusal, ToolInputInvalid)
-    assert "the tool 'write' is gone" in refusal.message
+    assert "the tool 'write' no longer exists" in refusal.message
 
 
 def with_hooks(house: Household, composite: Any) -> Any:
@@ -506,17 +506,17 @@ async def test_an_approval_lapses_once_and_in_its_time(tmp_path: Path) -> None:
     async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
         head = house.head()
-        await house.state.update(lambda tx: approval.lapse(tx, one))
-        await house.state.update(lambda tx: approval.lapse(tx, "apr_none"))
+        await house.state.update(lambda tx: approval.expire(tx, one))
+        await house.state.update(lambda tx: approval.expire(tx, "apr_none"))
         assert house.head() == head
         later = house.state.now_ms() + 3_600_000
         house.state.now_ms = lambda: later
-        await house.state.update(lambda tx: approval.lapse(tx, one))
-        await house.state.update(lambda tx: approval.lapse(tx, one))
+        await house.state.update(lambda tx: approval.expire(tx, one))
+        await house.state.update(lambda tx: approval.expire(tx, one))
         with house.state.read() as store:
             run = store.get(RUNS, run_id)
             assert (store.count(DEADLINES), store.count(RUNS_READY)) == (1, 0)
         assert run is not None
         assert [call.state for call in run.calls] == ["returned", "asked"]
-        await house.state.update(lambda tx: approval.lapse(tx, two))
+        await house.state.update(lambda tx: approval.expire(tx, two))
         assert (await ended(house, run_id))["status"] == "completed"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
@@ -184,7 +184,7 @@ async def test_indoubt_resolve_indoubt_already_resolved(house: Household) -> Non
     head = house.head()
     refusal = await house.refused("indoubt.resolve", indoubt_id=indoubt_id, outcome="done")
     assert type(refusal) is IndoubtAlreadyResolved
-    assert "settled as not done by uid:" in refusal.message
+    assert "resolved as not done by uid:" in refusal.message
     assert house.head() == head
 
 

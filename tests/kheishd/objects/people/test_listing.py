@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from kheishd.kernel.call import Caller
-from kheishd.kernel.projections import APPROVAL_RECORDS, INDOUBT_RECORDS
-from kheishd.objects.fold import SessionWriter
-from kheishd.objects.people.approval import WAITING
-from kheishd.objects.people.listing import Reader, find, fold_of, page
+from kheishd.objects.people.approval import PENDING
+from kheishd.objects.people.listing import EventReader, find_record, list_records, writer_of
+from kheishd.records.approval import APPROVAL_RECORDS
+from kheishd.records.indoubt import INDOUBT_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.rpc import InvalidParams
@@ -48,13 +49,13 @@ def listed(desk: Desk, caller: Caller = OPERATOR, **asked: Any) -> tuple[list[Ap
     """A page of approvals as they are kept."""
     params = ApprovalListParams(**asked)
     with desk.state.read() as store:
-        return page(
+        return list_records(
             store,
             desk.call(caller),
             APPROVAL_RECORDS,
             params,
-            waiting=WAITING,
-            show=lambda record: record,
+            pending=PENDING,
+            view_of=lambda record: record,
         )
 
 
@@ -65,9 +66,9 @@ async def test_who_may_read_a_record_may_read_its_run(desk: Desk) -> None:
     with desk.state.read() as store:
         for caller, there in ((OPERATOR, True), (ANN, False)):
             call = desk.call(caller)
-            assert (find(store, call, APPROVAL_RECORDS, "apr_1") is not None) is there
-            assert (find(store, call, INDOUBT_RECORDS, "dbt_1") is not None) is there
-        assert find(store, desk.call(), APPROVAL_RECORDS, "dbt_1") is None
+            assert (find_record(store, call, APPROVAL_RECORDS, "apr_1") is not None) is there
+            assert (find_record(store, call, INDOUBT_RECORDS, "dbt_1") is not None) is there
+        assert find_record(store, desk.call(), APPROVAL_RECORDS, "dbt_1") is None
 
 
 async def test_lists_are_in_the_order_of_the_journal(desk: Desk) -> None:
@@ -117,7 +118,7 @@ async def test_an_input_is_read_from_its_message(desk: Desk) -> None:
     message = MessageAppended(item_id="itm_1", message=Message("assistant", items))
     cursor, other = await add(desk, sent.run_id, message, approval_requested("apr_1"))
     with desk.state.read() as store:
-        reader = Reader(store)
+        reader = EventReader(store)
         session_id = sent.session_id
         assert [reader.arguments(session_id, cursor, number) for number in (0, 1, 2)] == [
             {"path": "/a"},
@@ -135,7 +136,7 @@ async def test_what_a_caller_changes_says_by_whom(desk: Desk) -> None:
     run = desk.run(sent.run_id)
 
     def change(tx: Transaction) -> str:
-        fold = fold_of(tx, desk.call(), run)
+        fold = writer_of(tx, desk.call(), run)
         assert (fold.run, fold.session.session_id) == (run, sent.session_id)
         return fold.append(approval_requested("apr_1")).actor
 

@@ -11,8 +11,8 @@ from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.definition import AgentForbidden, AgentNotFound
@@ -179,7 +179,7 @@ async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) 
     """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
     found = await idle.call("permission.why", tool="mcp__git__push")
     assert found["decision"] == "ask"
-    assert "no part of this daemon offers" in found["lines"][0]["text"]
+    assert "no hook offers" in found["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     found = await idle.call("permission.why", tool="bash", session_id="s")
     assert (found["lines"][0]["source"], found["lines"][0]["says"]) == ("scope", None)

@@ -100,7 +100,7 @@ async def expired(house: Household, method: str, **params: Any) -> None:
         await trio.lowlevel.checkpoint()
     for _ in range(2):
         assert type(await refusal_of(house, method, question_id, **params)) is QuestionExpired
-        await house.state.update(lambda tx: question.lapse(tx, question_id))
+        await house.state.update(lambda tx: question.expire(tx, question_id))
     run = await ended(house, run_id)
     assert run["status"] == "cancelled"
     (event,) = await house.events(run_id=run_id, types=["run_ended"])
@@ -341,11 +341,11 @@ async def test_a_question_lapses_in_its_time_only(house: Household) -> None:
     """Not before it, and not what was answered."""
     _, question_id = await asking(house, ask(expires_after_s=3600))
     head = house.head()
-    await house.state.update(lambda tx: question.lapse(tx, question_id))
-    await house.state.update(lambda tx: question.lapse(tx, "qst_none"))
+    await house.state.update(lambda tx: question.expire(tx, question_id))
+    await house.state.update(lambda tx: question.expire(tx, "qst_none"))
     assert house.head() == head
     await house.call("question.answer", question_id=question_id, answers=RED)
     later = house.state.now_ms() + 3_600_000
     house.state.now_ms = lambda: later
-    await house.state.update(lambda tx: question.lapse(tx, question_id))
+    await house.state.update(lambda tx: question.expire(tx, question_id))
     assert (await house.call("question.get", question_id=question_id))["status"] == "answered"

@@ -2,16 +2,21 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
+from kheishd.objects.talk.output import output_of, outputs_of
+from kheishd.store.tables import JOURNAL
+from protocol.contract import OutputContract
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
-from protocol.transcript import ToolCall
-from tests.support.desk import fails, gives, says
+from protocol.objects.output import Output
+from protocol.transcript import Text, ToolCall
+from tests.support.desk import Desk, Gate, ModelPart, Scripted, fails, gives, open_desk, says, working
 from tests.support.household import Household, household, pages, refused
 
 
@@ -94,3 +99,144 @@ async def test_output_list_session_not_found(house: Household) -> None:
         assert isinstance(refusal, SessionNotFound)
     page = await bob.call("output.list", session_id=sent["session_id"])
     assert [each["text"] for each in page["outputs"]] == ["You said: bob's"]
+
+
+EMIT = ToolCall("call_1", "emit_output", {"text": "first"})
+
+
+AGAIN = ToolCall("call_2", "emit_output", {"value": 2})
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A desk with a worker; its runs may emit outputs."""
+    async with open_desk(tmp_path, Scripted(), hooks=CompositeHook((Outputs(),))) as desk, working(desk):
+        yield desk
+
+
+def answers(desk: Desk, *parts: ModelPart) -> None:
+    """What the model says next, in order."""
+    models = desk.holder.current().models
+    assert isinstance(models, Scripted)
+    models.parts[:] = parts
+
+
+def read(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:
+    """The run's last output, and all that it gave."""
+    with desk.state.read() as store:
+        run = desk.run(run_id)
+        return output_of(store, run), list(outputs_of(store, run))
+
+
+async def test_a_completed_run_gave_its_last_answer(desk: Desk) -> None:
+    """With an id that is its message's, at the place and time where that stands."""
+    sent = await desk.ask("hello")
+    last, given = read(desk, sent.run_id)
+    assert given == [last]
+    assert last is not None
+    assert (last.text, last.source_kind, last.final) == ("You said: hello", "assistant_text", True)
+    item_id = desk.run(sent.run_id).output_item_id
+    assert item_id is not None
+    assert last.output_id.removeprefix("out_") == item_id.removeprefix("itm_")
+    envelope = next(each for each, _ in desk.journal(sent.session_id) if each.cursor == last.created_cursor)
+    assert (last.run_id, last.at_ms) == (sent.run_id, envelope.at_ms)
+
+
+async def test_what_was_emitted_takes_the_place_of_the_answer(desk: Desk) -> None:
+    """All of it is listed, and only the last is final."""
+    answers(desk, lambda r: gives(EMIT), lambda r: gives(AGAIN), lambda r: says("that is all"))
+    sent = await desk.ask()
+    last, given = read(desk, sent.run_id)
+    assert [(each.text, each.value, each.final) for each in given] == [("first", None, False), ("2", 2, True)]
+    assert last == given[-1]
+    assert {each.source_kind for each in given} == {"emit_output"}
+    assert (sent.output, sent.value, sent.output_kind) == ("2", 2, "emit_output")
+
+
+async def test_of_a_run_that_failed_nothing_is_final(desk: Desk) -> None:
+    """What it emitted is there; a text that it said on the way is none of its outputs."""
+    answers(desk, lambda r: gives(EMIT), lambda r: fails("unauthorized", retryable=False))
+    sent = await desk.ask()
+    last, given = read(desk, sent.run_id)
+    assert sent.status == "failed"
+    assert [(each.text, each.final) for each in given] == [("first", False)]
+    answers(
+        desk,
+        lambda r: gives(Text("I look"), ToolCall("c", "none", {})),
+        lambda r: fails("unauthorized", retryable=False),
+    )
+    sent = await desk.ask()
+    last, given = read(desk, sent.run_id)
+    assert given == []
+    assert last is not None
+    assert (last.text, last.final) == ("I look", False)
+
+
+async def test_before_an_answer_there_is_nothing(desk: Desk) -> None:
+    """Nor where the answer has no text: that is no output."""
+    gate = Gate()
+    answers(desk, gate)
+    sent = await desk.send()
+    await gate.reached.wait()
+    assert read(desk, sent.run_id) == (None, [])
+    gate.opened.set()
+    answers(desk, lambda r: gives())
+    empty = await desk.ask()
+    last, given = read(desk, empty.run_id)
+    assert (empty.status, given) == ("completed", [])
+    assert last is not None
+    assert last.text == ""
+
+
+async def test_what_was_pruned_is_passed_over(desk: Desk) -> None:
+    """A record may outlive the entry that it points at."""
+    sent = await desk.ask()
+    cursor = desk.run(sent.run_id).output_cursor
+    assert cursor is not None
+    await desk.state.update(lambda tx: tx.delete(JOURNAL, sent.session_id, cursor))
+    assert read(desk, sent.run_id) == (None, [])
+
+
+SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
+
+
+CONTRACT = OutputContract(schema=SCHEMA, max_repairs=1)
+
+
+async def test_what_fits_its_contract_is_json(desk: Desk) -> None:
+    """As it is written in one way, with its value, also where it had to be mended first."""
+    answers(desk, lambda r: says("well"), lambda r: says("```json\n[1,\n 2]\n```"))
+    sent = await desk.ask(output_contract=CONTRACT)
+    last, given = read(desk, sent.run_id)
+    assert given == [last]
+    assert last is not None
+    assert (last.source_kind, last.text, last.value, last.final) == (
+        "structured_output",
+        "[1,2]",
+        [1, 2],
+        True,
+    )
+    assert (sent.output, sent.value, sent.output_kind) == ("[1,2]", [1, 2], "structured_output")
+
+
+async def test_what_does_not_fit_is_what_it_is(desk: Desk) -> None:
+    """The last text of a run that failed, and none of its outputs."""
+    answers(desk, lambda r: says("well"))
+    sent = await desk.ask(output_contract=CONTRACT)
+    last, given = read(desk, sent.run_id)
+    assert (sent.status, given) == ("failed", [])
+    assert sent.error is not None
+    assert sent.error.reason == "output_contract_violated"
+    assert last is not None
+    assert (last.source_kind, last.text, last.final) == ("assistant_text", "well", False)
+
+
+async def test_an_answer_in_parts_is_one(desk: Desk) -> None:
+    """However often it was cut; a contract binds the whole of it."""
+    cut: ModelPart = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
+    answers(desk, cut, lambda r: says("2]"))
+    sent = await desk.ask()
+    assert (sent.output, sent.output_kind) == ("[1,2]", "assistant_text")
+    answers(desk, cut, lambda r: says(" 2]"))
+    bound = await desk.ask(output_contract=CONTRACT)
+    assert (bound.output, bound.output_kind) == ("[1,2]", "structured_output")

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.context import ContextSection
-from kheishd.core.context.reduction import SNIPPED
+from kheishd.core.context.reduction import SNIP_NOTE
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.lineage import Segment
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint
@@ -157,7 +157,7 @@ async def test_a_checkpoint_follows_a_summary(tmp_path: Path, autojump_clock: Mo
         assert len(desk.journal(sent.session_id)) < CHECKPOINT_EVENTS
         with desk.state.read() as store:
             kept = newest_checkpoint(store, [Segment(sent.session_id, None)])
-        assert [each.kind for each in kept.placed] == ["summary", "", "input"]
+        assert [each.kind for each in kept.entries] == ["summary", "", "input"]
 
 
 # Where no summary can be had.
@@ -213,7 +213,7 @@ async def test_after_three_failures_the_oldest_is_left_out(tmp_path: Path, autoj
         assert len(of_type(desk, last.session_id, CompactionFailed)) == 3
         snips = of_type(desk, last.session_id, ContextCompacted)
         assert {(snip.strategy, snip.trigger) for snip in snips} == {("snip", "auto")}
-        assert shown(models.asked[6])[:2] == [SNIPPED[:20].strip(), "and now?"]
+        assert shown(models.asked[6])[:2] == [SNIP_NOTE[:20].strip(), "and now?"]
         for request in models.asked:
             assert_valid(request.messages)
 
@@ -234,7 +234,7 @@ async def test_a_summariser_that_is_shown_too_much_is_shown_less(
         sizes = [len(text_of(request.messages[0].items)) for request in models.summed]
         assert len(sizes) == 3
         assert sizes[0] > sizes[1] >= sizes[2]
-        assert "earlier messages are left out" in text_of(models.summed[2].messages[0].items)
+        assert "earlier messages are omitted" in text_of(models.summed[2].messages[0].items)
         models.summed.clear()
         models.summaries = [too_long]
         models.parts = [counts(LONG), counts(10)]
@@ -289,7 +289,7 @@ async def test_where_there_is_no_summary_the_oldest_is_left_out(
         events = of_type(desk, last.session_id, ContextCompacted)
         assert {(event.trigger, event.strategy) for event in events} == {("overflow", "snip")}
         assert len(of_type(desk, last.session_id, CompactionFailed)) == 1
-        assert shown(models.asked[-1])[0] == SNIPPED[:20].strip()
+        assert shown(models.asked[-1])[0] == SNIP_NOTE[:20].strip()
 
 
 async def test_what_does_not_fit_at_all_fails_and_says_what_to_do(

@@ -6,15 +6,15 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, to_checkpoint
+from kheishd.core.context.transcript import CHECKPOINT_EVENTS, Transcript, encode_checkpoint
 from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.output import Outputs
 from kheishd.objects.talk.lineage import Segment
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.runs.transcript import (
-    BYTES_AT_ONCE,
-    EVENTS_AT_ONCE,
+    MAX_READ_BYTES,
+    MAX_READ_EVENTS,
     Checkpoint,
     TranscriptReader,
     newest_checkpoint,
@@ -98,7 +98,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_passed_over(
             "You said: one",
             "two",
         ]
-    assert "passed over" in caplog.text
+    assert "unreadable checkpoint" in caplog.text
 
 
 async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -143,8 +143,8 @@ async def test_a_checkpoint_of_less_takes_no_place(tmp_path: Path, autojump_cloc
     """Two runs may write theirs at the same time; the one that holds more stays."""
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.state.update(Checkpoint(session_id, 5, to_checkpoint(Transcript(5))).write)
-        await desk.state.update(Checkpoint(session_id, 4, to_checkpoint(Transcript(4))).write)
+        await desk.state.update(Checkpoint(session_id, 5, encode_checkpoint(Transcript(5))).write)
+        await desk.state.update(Checkpoint(session_id, 4, encode_checkpoint(Transcript(4))).write)
         with desk.state.read() as store:
             assert newest_checkpoint(store, [Segment(session_id, None)]).cursor == 5
 
@@ -154,10 +154,10 @@ async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_cl
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
         reading = TranscriptReader(desk.state, session_id)
-        await reading.transcript()
-        reading.became_shorter()
+        await reading.read()
+        reading.note_compaction()
         with full_disk():
-            await reading.keep()
+            await reading.save_checkpoint()
         assert desk.count(CHECKPOINTS) == 0
 
 
@@ -166,7 +166,7 @@ async def test_a_long_journal_is_read_a_piece_at_a_time(tmp_path: Path, autojump
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.rename(session_id, times=2 * EVENTS_AT_ONCE)
+        await desk.rename(session_id, times=2 * MAX_READ_EVENTS)
         await desk.ask("two")
         assert [text_of(message.items) for message in models.asked[-1].messages] == [
             "one",
@@ -190,7 +190,7 @@ async def test_a_journal_of_long_lines_is_read_a_piece_at_a_time(
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(5):
-            await desk.ask("x" * (BYTES_AT_ONCE // 10))
+            await desk.ask("x" * (MAX_READ_BYTES // 10))
         reads.clear()
         await desk.ask("last")
         assert len(models.asked[-1].messages) == 11
@@ -216,7 +216,7 @@ async def test_a_long_transcript_is_not_written_down_in_vain(
 ) -> None:
     """That it cannot be a checkpoint is seen without encoding megabytes of it."""
     models = Scripted()
-    monkeypatch.setattr("kheishd.workers.runs.transcript.to_checkpoint", None)
+    monkeypatch.setattr("kheishd.workers.runs.transcript.encode_checkpoint", None)
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(3):
             await desk.ask("x" * (MAX_SEPARATE_CHECKPOINT_BYTES // 3))

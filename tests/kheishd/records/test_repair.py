@@ -1,0 +1,78 @@
+"""Repair: whatever was lost or added, afterwards every table is what it was."""
+
+from typing import Any
+
+import pytest
+
+from kheishd.records.doctor import examine_whole
+from kheishd.records.repair import repair
+from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES, Table
+from kheishd.store.writer import Store
+from tests.support.histories import NOW_MS, derived, dump, rich_history, spoil_line, update
+
+REBUILT = derived(JOURNAL, META, BLOBS, CHECKPOINTS, RECEIPTS, RECEIPTS_BY_AGE)
+
+
+def test_a_healthy_store_is_not_touched(store: Store) -> None:
+    """Nothing is changed where nothing is wrong."""
+    rich_history(store)
+    before = dump(store)
+    changed, diagnosis = repair(store, NOW_MS)
+    assert (changed, diagnosis.findings, dump(store)) == (0, [], before)
+
+
+@pytest.mark.parametrize("table", REBUILT, ids=lambda table: table.name)
+def test_a_table_that_is_gone_comes_back(store: Store, table: Table[Any]) -> None:
+    """All rows of one table lost: all of them are worked out again from the journal."""
+    rich_history(store)
+    before = dump(store)
+    _empty(store, [table])
+    changed, diagnosis = repair(store, NOW_MS)
+    assert changed >= len(before[table.name]) > 0
+    assert diagnosis.findings == []
+    assert dump(store) == before
+
+
+def test_everything_but_the_journal_is_gone(store: Store) -> None:
+    """The journal is the truth: it is enough."""
+    rich_history(store)
+    before = dump(store)
+    _empty(store, REBUILT)
+    _, diagnosis = repair(store, NOW_MS)
+    assert diagnosis.findings == []
+    assert dump(store) == before
+
+
+@pytest.mark.parametrize("table", REBUILT, ids=lambda table: table.name)
+def test_rows_that_nobody_wrote_go(store: Store, table: Table[Any]) -> None:
+    """A forged or forgotten row has no reason and does not stay."""
+    rich_history(store)
+    before = dump(store)
+    key, value = before[table.name][0]
+    strange = tuple(10**15 if isinstance(part, int) else f"{part}x" for part in key)
+    update(store, lambda tx: tx.put(table, *strange, value=value))
+    changed, diagnosis = repair(store, NOW_MS)
+    assert changed >= 1
+    assert diagnosis.findings == []
+    assert dump(store) == before
+
+
+def test_a_damaged_stream_is_left_alone(store: Store) -> None:
+    """Nothing can be said about its records, so nothing is done to them; others are mended."""
+    rich_history(store)
+    spoil_line(store, "ses_a", 3, lambda stored: stored[:-2] + b" }")
+    spoiled = dump(store)
+    _empty(store, [table for table in TABLES if table.name == "children"])
+    _, diagnosis = repair(store, NOW_MS)
+    assert {finding.stream for finding in diagnosis.findings} == {"ses_a"}
+    assert dump(store) == spoiled
+    assert examine_whole(store.read, deep=True).findings == diagnosis.findings
+
+
+def _empty(store: Store, tables: list[Table[Any]]) -> None:
+    def empty(tx: Any) -> None:
+        for table in tables:
+            for key, _ in list(tx.scan(table)):
+                tx.delete(table, *key)
+
+    update(store, empty)
