@@ -1,4 +1,4 @@
-"""Working on a store while no daemon runs, by the program's own commands."""
+"""Maintenance commands on the store of a stopped daemon."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home whose store has a past."""
+    """A home whose store has a history."""
     home = Home(tmp_path / "h")
     prepare(home)
-    store = opened(home)
+    store = open_store(home)
     rich_history(store)
     store.close()
     return home
 
 
-def opened(home: Home) -> Store:
-    """The store of a home, with its writer inline."""
+def open_store(home: Home) -> Store:
+    """Open a home's store, without a writer thread."""
     return Store.open(home.state, on_group=lambda group: None, threaded=False, version="test")
 
 
 def content(home: Home) -> dict[str, list[object]]:
-    """Every row of a home's store."""
-    store = opened(home)
+    """Return every row of a home's store."""
+    store = open_store(home)
     try:
         return dump(store)
     finally:
@@ -52,8 +52,8 @@ def kheishd(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["compact"], ["restore", "/nowhere"]])
-def test_never_beside_a_daemon(home: Home, command: list[str]) -> None:
-    """Each needs the home's lock, and says who has it."""
+def test_running_daemon(home: Home, command: list[str]) -> None:
+    """Each command needs the home's lock, and names the pid of its holder."""
     with Lock.take(home):
         ended = kheishd(home, *command)
     assert ended.returncode == HELD
@@ -61,7 +61,7 @@ def test_never_beside_a_daemon(home: Home, command: list[str]) -> None:
 
 
 def test_doctor_on_a_healthy_store(home: Home) -> None:
-    """Nothing is wrong, nothing is changed."""
+    """Nothing is found, and nothing changes."""
     before = (home.state / "data.mdb").read_bytes()
     for flags in ([], ["--deep"]):
         ended = kheishd(home, "doctor", *flags)
@@ -72,27 +72,27 @@ def test_doctor_on_a_healthy_store(home: Home) -> None:
     assert (repaired.returncode, list(home.path.glob("before-repair*"))) == (STOPPED, [])
 
 
-def test_doctor_finds_and_repairs(home: Home) -> None:
-    """Lost records: found with code 1, mended after a copy was made, found no more."""
+def test_doctor_repairs(home: Home) -> None:
+    """Lost records are found, and rebuilt after the store is copied."""
     before = content(home)
-    store = opened(home)
+    store = open_store(home)
     update(store, lambda tx: [tx.delete(RUNS, *key) for key, _ in list(tx.scan(RUNS))])
     store.close()
-    found = kheishd(home, "doctor", "--json")
-    assert found.returncode == FAILED
-    assert {finding["kind"] for finding in json.loads(found.stdout)["findings"]} == {"differs"}
+    examined = kheishd(home, "doctor", "--json")
+    assert examined.returncode == FAILED
+    assert {finding["kind"] for finding in json.loads(examined.stdout)["findings"]} == {"differs"}
     repaired = kheishd(home, "doctor", "--repair")
     assert repaired.returncode == STOPPED, repaired.stderr
-    assert "mended" in repaired.stderr
+    assert "repaired" in repaired.stderr
     assert content(home) == before
     (copy,) = home.path.glob("before-repair-1")
     assert (copy / "data.mdb").exists()
     assert kheishd(home, "doctor", "--deep").returncode == STOPPED
 
 
-def test_doctor_names_what_only_a_backup_mends(home: Home) -> None:
-    """A changed line stays a finding after a repair, and the remedy is a restore."""
-    store = opened(home)
+def test_doctor_on_a_damaged_journal(home: Home) -> None:
+    """A changed line remains a finding after a repair, and the remedy is a restore."""
+    store = open_store(home)
     spoil_line(store, "ses_a", 2, lambda stored: stored[:-2] + b" }")
     store.close()
     ended = kheishd(home, "doctor", "--repair")
@@ -102,7 +102,7 @@ def test_doctor_names_what_only_a_backup_mends(home: Home) -> None:
 
 
 def test_doctor_without_a_store(tmp_path: Path) -> None:
-    """There is nothing to examine, and it makes nothing."""
+    """A home without a store is refused, and no store is created."""
     home = Home(tmp_path / "h")
     prepare(home)
     ended = kheishd(home, "doctor")
@@ -111,8 +111,8 @@ def test_doctor_without_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["doctor", "compact"])
-def test_a_home_that_was_mistyped(tmp_path: Path, command: str) -> None:
-    """It is said that there is none, and none is made."""
+def test_missing_home(tmp_path: Path, command: str) -> None:
+    """A home that does not exist is refused and not created."""
     ended = kheishd(Home(tmp_path / "hmoe"), command)
     assert (ended.returncode, ended.stdout) == (STORE_REFUSED, "")
     assert f"there is no home at {tmp_path / 'hmoe'}" in ended.stderr
@@ -120,8 +120,8 @@ def test_a_home_that_was_mistyped(tmp_path: Path, command: str) -> None:
 
 
 def test_restore(home: Home, tmp_path: Path) -> None:
-    """The backup's content is back, what was there is kept, and the message says where."""
-    store = opened(home)
+    """The content of the backup is restored; the message says where the previous store is kept."""
+    store = open_store(home)
     store.backup(tmp_path / "copy")
     before = dump(store)
     session_with_runs(store, "ses_later", "ended")
@@ -129,16 +129,15 @@ def test_restore(home: Home, tmp_path: Path) -> None:
     ended = kheishd(home, "restore", str(tmp_path / "copy"))
     assert ended.returncode == STOPPED, ended.stderr
     assert content(home) == before
-    kept = [file for file in home.state.iterdir() if "before-restore" in file.name]
-    assert kept
-    assert kept[0].name in ended.stdout
+    [previous] = [file for file in home.state.iterdir() if "before-restore" in file.name]
+    assert previous.name in ended.stdout
     again = kheishd(home, "restore", str(tmp_path / "copy"), "--json")
     assert json.loads(again.stdout)["bytes"] == (tmp_path / "copy" / "data.mdb").stat().st_size
 
 
-def test_restore_refuses_a_damaged_backup(home: Home, tmp_path: Path) -> None:
-    """It is verified before it replaces anything."""
-    store = opened(home)
+def test_restore_of_a_damaged_backup(home: Home, tmp_path: Path) -> None:
+    """A damaged backup replaces nothing."""
+    store = open_store(home)
     store.backup(tmp_path / "copy")
     store.close()
     before = content(home)
@@ -150,8 +149,8 @@ def test_restore_refuses_a_damaged_backup(home: Home, tmp_path: Path) -> None:
 
 
 def test_compact(home: Home) -> None:
-    """The file shrinks, the content is the same."""
-    store = opened(home)
+    """The file shrinks, and the content is the same."""
+    store = open_store(home)
     for number in range(200):
         session_with_runs(store, f"ses_{number:03}", "ended")
     store.close()
@@ -163,13 +162,13 @@ def test_compact(home: Home) -> None:
 
 
 def test_discover(home: Home) -> None:
-    """The whole contract, with no daemon and no home needed."""
+    """The contract is printed without a daemon and a home."""
     document = json.loads(kheishd(home, "discover").stdout)
     assert {method["name"] for method in document["methods"]} == set(METHODS)
 
 
-def test_a_reader_that_has_enough(home: Home) -> None:
-    """Who reads only the beginning is no fault to complain of."""
+def test_closed_pipe(home: Home) -> None:
+    """A reader that closes the pipe causes no error message."""
     command = f"{sys.executable} -m kheishd --home {home.path} discover | head -c 1"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.stdout, ended.stderr) == ("{", "")
