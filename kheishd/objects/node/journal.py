@@ -87,9 +87,9 @@ class Selection:
     def _admits_any(self, store: Snapshot, stream: str) -> bool:
         """Whether the token covers a stream, and it is in the subtree of the filter."""
         if stream == DAEMON_STREAM:
-            return self._root is None and self._caller.unlimited
+            return self._root is None and self._caller.is_unrestricted
         session = store.get(SESSIONS, stream)
-        if session is None or not self._caller.covers(session.agent, session.sender):
+        if session is None or not self._caller.may_read(session.agent, session.sender):
             return False
         if self._root is None:
             return True
@@ -142,7 +142,7 @@ def _find_session_of_run(store: Snapshot, caller: Caller, run_id: str, session_i
 
 def _may_read(store: Snapshot, caller: Caller, session_id: str) -> bool:
     session = store.get(SESSIONS, session_id)
-    return session is not None and caller.covers(session.agent, session.sender)
+    return session is not None and caller.may_read(session.agent, session.sender)
 
 
 EVERY_STREAM = "*"

@@ -107,7 +107,7 @@ def prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]:
             "the caller has no token of its own; name the token to narrow", field="$.params.token_id"
         )
     if params.token_id not in (None, call.caller.token_id):
-        call.caller.need("admin")
+        call.caller.require_scope("admin")
     return params, _New(call)
 
 

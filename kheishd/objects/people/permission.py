@@ -231,7 +231,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
 
 def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
     """Change the rules of the daemon's layer. Errors: ScopeWouldWiden, GrantNotFound, InputTooLarge."""
-    if not call.caller.unlimited:
+    if not call.caller.is_unrestricted:
         raise ScopeWouldWiden(
             "rules of the daemon apply to every agent and sender, and the token covers only some; "
             "name a session or a run"
