@@ -29,8 +29,8 @@ class Workspaces:
     def require_allowed(self, path: str, *, by_operator: bool = True, field: str | None = _FIELD) -> None:
         """Require that agents may work in a directory.
 
-        Args:   ``by_operator``: the caller that chose it has the scope ``operate``. ``field``: the field of the
-                request that holds the path; None if the request does not hold it.
+        Args:   ``by_operator``: the caller that chose it has the scope ``operate``.
+                ``field``: the field of the request that holds the path; None if the request does not hold it.
         Errors: WorkspaceForbidden.
         """
         inside = is_within(path, self.root)

@@ -8,7 +8,7 @@ TESTED_ONCE = {"storage_full"}
 
 
 def test_every_outcome_is_tested() -> None:
-    """``run.cancel`` has ``test_run_cancel_ok`` and ``test_run_cancel_run_not_found``, perhaps with a suffix."""
+    """``run.cancel`` has ``test_run_cancel_ok`` and ``test_run_cancel_run_not_found``, or longer names."""
     names = {
         function.name
         for path in all_tests()
