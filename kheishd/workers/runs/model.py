@@ -11,7 +11,7 @@ from kheishd.core.run.calls import distinct
 from kheishd.core.run.commands import Answered, Ask, Errored, Fail, Stopped
 from kheishd.core.run.retry import fitted, retry_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
-from kheishd.objects.talk.contract import checked
+from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.transcript import TranscriptReader
@@ -127,7 +127,7 @@ class ModelTurn:
         if bound:
             with active.state.read() as store:
                 earlier_parts = answer_text(store, active.record, parts_of(active.record))
-                check = checked(store, active.record, active.pinned, earlier_parts + text_of(items))
+                check = check_answer(store, active.record, active.pinned, earlier_parts + text_of(items))
         command = Answered(
             items=items,
             usage=answer.usage,
