@@ -13,13 +13,18 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.context import ContextSection
 from kheishd.core.context.reduction import SNIP_NOTE
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
+from kheishd.core.definition import built_in
 from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.output import Outputs
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
 from kheishd.objects.talk.lineage import Segment
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.tables import CHECKPOINTS, SESSIONS
-from kheishd.workers.runs.transcript import newest_checkpoint
+from kheishd.store.tables import BLOBS, CHECKPOINTS, SESSIONS
+from kheishd.workers.runs.transcript import (
+    newest_checkpoint,
+)
+from protocol.contract import OutputContract, Requirement
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import InputReceived
 from protocol.events.session import TranscriptImported
@@ -38,7 +43,7 @@ from tests.support.desk import (
     working,
 )
 from tests.support.talk import assert_valid
-from tests.support.toolbox import Toolbox, tool
+from tests.support.toolbox import TOOLS, Toolbox, tool, workbench
 
 LONG = 900
 """What the model counts for a long prompt, and what is too long here."""
@@ -439,3 +444,64 @@ async def test_a_summary_delays_no_other_session(tmp_path: Path, autojump_clock:
         gate.opened.set()
         with trio.fail_after(1):
             await desk.until(lambda: desk.ended(slow.run_id))
+
+
+# The prompt.
+
+
+async def test_a_request_has_the_transcript_and_the_pinned_instructions(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A request has the instructions, every message in order, and the ids of the call."""
+    models = Scripted()
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one")
+        sent = await desk.ask("two")
+        definition = desk.holder.current().definitions["default"]
+        request = models.asked[-1]
+        assert request.instructions == definition.instructions
+        assert [text_of(message.items) for message in request.messages] == ["one", "You said: one", "two"]
+        assert (request.session_id, request.run_id) == (sent.session_id, sent.run_id)
+        with desk.state.read() as store:
+            assert store.get(BLOBS, definition.digest, 0) == definition.instructions.encode()
+
+
+async def test_sections_of_sub_hooks_join_the_instructions(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Sub-hooks add sections and tools; an agent without tools gets neither."""
+    async with workbench(tmp_path, Toolbox()) as desk, working(desk):
+        await desk.ask("one")
+        (request,) = desk.models.asked
+        own = desk.holder.current().definitions["default"].instructions
+        assert request.instructions == f"{own}\n\nNotes are kept in {tmp_path}/work."
+        assert [row.name for row in request.tools] == [row.name for row in TOOLS]
+    none = {"default": replace(built_in(), tools=[])}
+    async with workbench(tmp_path / "other", Toolbox(), definitions=none) as desk, working(desk):
+        await desk.ask("one")
+        (request,) = desk.models.asked
+        assert (request.instructions, list(request.tools)) == (own, [])
+
+
+async def test_the_instructions_state_the_requirements(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The instructions name the required files and hold the schema of the answer."""
+    models = Scripted([lambda request: says('"yes"')])
+    contract = OutputContract(schema={"type": "string"}, max_repairs=0)
+    files = [Requirement(type="workspace_file", path="a.md")]
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.ask("one", output_contract=contract)
+        instructions = models.asked[-1].instructions
+        assert instructions.endswith('no code fence.\n{"type":"string"}')
+        await desk.ask("two", output_contract=contract, completion_requirements=files)
+        assert "Before you are done you must write the file 'a.md'.\n\n" in models.asked[-1].instructions
+        await desk.ask("three")
+        assert models.asked[-1].instructions == desk.holder.current().definitions["default"].instructions
+
+
+async def test_tools_are_withheld_during_a_repair(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The tools stay in the request, because the transcript may mention them."""
+    models = Scripted([lambda request: says("no"), lambda request: says("null")])
+    contract = OutputContract(schema={"type": "null"})
+    hooks = CompositeHook((Outputs(),))
+    async with open_desk(tmp_path, models, hooks=hooks) as desk, working(desk):
+        await desk.ask(output_contract=contract)
+        assert [(request.withheld, len(request.tools)) for request in models.asked] == [(False, 1), (True, 1)]
+        assert models.asked[-1].messages[-1].role == "user"
