@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Caller
-    from kheishd.kernel.live import Kind, Live, Writing
+    from kheishd.kernel.live import Kind, Live, LiveText
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
@@ -137,7 +137,7 @@ class Subscription:
         with self._hub.state.read() as store:
             return self.selection.admits(store, session_id)
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, live_text: LiveText, delta: bytes) -> None:
         """Send a piece of text, if the client has taken everything before."""
         if self._level:
             if self._peer.clear:
@@ -176,7 +176,8 @@ class Subscription:
         self._hub.leave(self)
         if self._deltas:
             self._sent = {
-                writing.key: (writing.attempt, writing.lengths()) for writing in self._hub.live.current(self)
+                live_text.key: (live_text.attempt, live_text.lengths())
+                for live_text in self._hub.live.current(self)
             }
         self._hub.catch_up(self)
 
@@ -225,33 +226,33 @@ class Subscription:
     def _become_level(self, store: Snapshot) -> bool:
         """Become level if the client takes all the text in progress; return whether it did."""
         if self._deltas:
-            for writing in self._hub.live.current(self):
+            for live_text in self._hub.live.current(self):
                 if not self._peer.clear:
                     return False
-                self._send_text(store, writing)
+                self._send_text(store, live_text)
         self._sent = {}
         self._level = True
         self._hub.join(self, store.last_cursor)
         return True
 
-    def _send_text(self, store: Snapshot, writing: Writing) -> None:
+    def _send_text(self, store: Snapshot, live_text: LiveText) -> None:
         """Send the missing text of a message or tool output, unless its durable event was already sent.
 
         If part of it is no longer kept, the offset shows the gap.
         """
-        run = store.get(RUNS, writing.run_id)
-        if run is not None and not _still_written(run, writing.item_id):
+        run = store.get(RUNS, live_text.run_id)
+        if run is not None and not _still_written(run, live_text.item_id):
             return
-        attempt, lengths = self._sent.get(writing.key, (0, {}))
-        if attempt != writing.attempt:
+        attempt, lengths = self._sent.get(live_text.key, (0, {}))
+        if attempt != live_text.attempt:
             lengths = {}
         messages = []
-        for kind, strand in writing.strands.items():
-            offset = max(lengths.get(kind, 0), strand.start)
-            if offset < strand.length:
-                delta = writing.delta(kind, offset, strand.text(offset))
+        for kind, buffer in live_text.buffers.items():
+            offset = max(lengths.get(kind, 0), buffer.start)
+            if offset < buffer.length:
+                delta = live_text.delta(kind, offset, buffer.text(offset))
                 messages.append(self._delta_head + delta + b"}")
-        self._sent[writing.key] = (writing.attempt, writing.lengths())
+        self._sent[live_text.key] = (live_text.attempt, live_text.lengths())
         self._peer.push(messages)
 
     def _tell_gap(self, store: Snapshot) -> None:

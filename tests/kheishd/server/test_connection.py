@@ -39,7 +39,7 @@ class Wire(ClientConnection):
             self.unsent_bytes += sum(map(len, messages))
 
     def take(self) -> None:
-        """The peer takes everything."""
+        """Take everything that was sent."""
         self.stuck = False
         self.unsent_bytes = 0
         self.wake()
@@ -53,31 +53,31 @@ class Wire(ClientConnection):
 
 
 def request(method: str, id_: Any = 1, **params: Any) -> Value:
-    """A request as it comes out of the codec."""
+    """Return a request as the codec returns it."""
     return decode(msgspec.json.encode({"jsonrpc": "2.0", "id": id_, "method": method, "params": params}))
 
 
 def batch(*messages: Any) -> Value:
-    """A batch as it comes out of the codec."""
+    """Return a batch as the codec returns it."""
     return decode(msgspec.json.encode(list(messages)))
 
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server of the toys, whose connections are made by hand."""
+    """Provide a server of the toys; tests create its connections."""
     async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]) as server:
         yield server
 
 
 @pytest.fixture
 def wire(server: RpcServer) -> Wire:
-    """A connection."""
+    """Provide a connection."""
     return Wire(server.server.shared)
 
 

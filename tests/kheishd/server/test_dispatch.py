@@ -43,33 +43,33 @@ class Clock:
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of day of the server."""
+    """Provide the server's time of day."""
     return Clock()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys, clock: Clock) -> AsyncIterator[RpcServer]:
-    """A server of the toys and of rpc.*."""
+    """Provide a server of the toys and of rpc.*."""
     async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS], clock=clock) as server:
         yield server
 
 
 @pytest.fixture
 async def client(server: RpcServer) -> Client:
-    """A connection to it, which is served already."""
+    """Provide a connection that is already served."""
     client = await server.connect()
     await client.call("rpc.ping")
     return client
 
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:
-    """The refusal that a call is answered with."""
+    """Return the refusal of a call."""
     with pytest.raises(Refusal) as caught:
         await client.call(method, **params)
     return caught.value

@@ -23,13 +23,13 @@ PING = b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server on a Unix socket."""
+    """Provide a server on a Unix socket."""
     async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]) as server:
         yield server
 
@@ -240,7 +240,7 @@ async def test_a_peer_that_does_not_want_answers_is_let_go(server: RpcServer) ->
 
 
 async def many(server: RpcServer, count: int) -> list[Client]:
-    """Connections, all of them served."""
+    """Return served connections."""
     clients = [await server.connect() for _ in range(count)]
     async with trio.open_nursery() as nursery:
         for client in clients:

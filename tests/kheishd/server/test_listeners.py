@@ -48,14 +48,14 @@ def opened(
     tcp: TcpListen | None = None,
     environ: dict[str, str] | None = None,
 ) -> Iterator[list[Listener]]:
-    """Listeners of a daemon whose private socket is in ``run_dir``."""
+    """Open the listeners of a daemon whose private socket is in ``run_dir``."""
     rpc = RpcListen(run_dir / "kheishd.sock")
     with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ=environ or {}) as found:
         yield found
 
 
 def mode(path: Path) -> int:
-    """The permission bits of a file."""
+    """Return the permission bits of a file."""
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
@@ -211,7 +211,7 @@ def passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
 
 def activation(count: int, names: str | None, pid: int | None = None) -> dict[str, str]:
-    """The environment that systemd gives."""
+    """Return the environment of systemd's socket activation."""
     given = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(count), "HOME": "/"}
     return given if names is None else given | {"LISTEN_FDNAMES": names}
 
@@ -292,7 +292,7 @@ async def test_without_descriptors_accepting_pauses(tmp_path: Path, nursery: tri
 
 
 def _filled(stack: ExitStack) -> int:
-    """The highest descriptor, once all below it are taken: this process may have been given a high one."""
+    """Open descriptors until all low numbers are used, and return the highest one."""
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     while (filler := os.dup(0)) < highest:
         stack.callback(os.close, filler)

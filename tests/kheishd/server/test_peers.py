@@ -88,7 +88,7 @@ def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None,
 
 @pytest.fixture
 async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
-    """A store with tokens whose digests are their secrets."""
+    """Provide a store with tokens whose digests are their secrets."""
     monkeypatch.setattr("kheishd.server.peers.hash_secret", lambda secret: secret)
 
     def fill(tx: Transaction) -> None:

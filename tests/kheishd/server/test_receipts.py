@@ -39,7 +39,7 @@ class Asked:
 
 
 def mutation(secret: str | None = None) -> Mutate:
-    """A mutation that gives what it got."""
+    """Return a mutation that returns its input."""
     row: Method[Any, Any] = Method(
         "toy.keep", "mutation", Keep, Kept, "A toy.", uncompared=("wait",), secret=secret
     )
@@ -57,7 +57,7 @@ def _kept(tx: Transaction, call: Call, plan: Keep) -> Kept:
 def run(
     store: Store, handler: Mutate, now_ms: int = NOW_MS, token_id: str | None = None, **params: Any
 ) -> Any:
-    """A change carried out: its value. Errors: what it raised."""
+    """Run a mutation and return its value. Errors: those of the mutation."""
     asked = Keep(**({"value": "a"} | params))
     change = MutationCommit(
         handler, cast("Call", Asked(token_id)), asked, asked, receipt_exclusions(handler.row)
@@ -124,7 +124,7 @@ def test_a_check_is_taken_back(store: Store) -> None:
 
 
 def put_token(store: Store, token_id: str, **fields: Any) -> None:
-    """A token, as its record."""
+    """Store a token's record."""
     grant = TokenGrant(scopes=[], expires_at_ms=fields.pop("expires_at_ms", None))
     token = Token(token_id=token_id, name="", grant=grant, created_at_ms=1, created_by="uid:0", **fields)
     record = TokenRecord(token=token, digest="", created_cursor=1)

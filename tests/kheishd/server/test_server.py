@@ -20,13 +20,13 @@ from tests.support.toys import Toys
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server with its private socket, and one for the group, which may read."""
+    """Provide a server with its private socket, and one for the group, which may read."""
     grants = (SocketGrant(gid=os.getgid(), scopes=("read",), agents=frozenset(("helper",))),)
     shared = SharedListen(tmp_path / "shared.sock", grants=grants)
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]

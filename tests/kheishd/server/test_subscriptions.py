@@ -14,7 +14,7 @@ import trio.testing
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
-from kheishd.kernel.live import OF_TOOLS, Live, Writing
+from kheishd.kernel.live import TOOL_KINDS, Live, LiveText
 from kheishd.kernel.state import State, open_state
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
@@ -56,7 +56,7 @@ class Peer:
             self.clear = False
 
     def take(self) -> None:
-        """The peer takes all, and goes on taking."""
+        """Take everything, now and later."""
         self.stuck, self.clear = False, True
         self.wake()
 
@@ -79,11 +79,11 @@ class Peer:
         return found
 
     def kinds(self) -> list[str]:
-        """The kinds of all that was sent."""
+        """Return the kinds of all sent notifications."""
         return [kind for kind, _ in self.heard()]
 
     def cursors(self) -> list[int]:
-        """The cursors of all events that were sent."""
+        """Return the cursors of all sent events."""
         return [params["cursor"] for kind, params in self.heard() if kind == "event"]
 
 
@@ -106,7 +106,7 @@ class Stage:
         deltas: bool = False,
         until_settled: str | None = None,
     ) -> Peer:
-        """A peer with one subscription."""
+        """Return a peer with one subscription."""
         peer = Peer(self.nursery, caller)
         self.hub.subscribe(
             peer,
@@ -141,7 +141,7 @@ async def settle() -> None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A store with the session ses_1 in it, at cursor 1."""
+    """Provide a store with the session ses_1 in it, at cursor 1."""
     async with open_state(tmp_path / "state", version="test", threaded=False) as state:
         async with trio.open_nursery() as nursery:
             stage = Stage(state, nursery)
@@ -303,7 +303,7 @@ async def test_history_is_sent_in_pages(stage: Stage) -> None:
 
 @pytest.fixture
 def slow_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page takes most of the time that there is in one turn of the loop."""
+    """Make a page take most of the time of one turn of the loop."""
     clock = count()
     monkeypatch.setattr("kheishd.server.subscriptions.time.monotonic", lambda: next(clock) * PAGING_S * 0.8)
 
@@ -546,7 +546,7 @@ async def test_waiting_for_a_person_is_settled_too(stage: Stage) -> None:
 
 
 def texts(peer: Peer) -> list[tuple[int, int, str]]:
-    """The deltas: attempt, offset, text."""
+    """Return the deltas: attempt, offset, text."""
     return [
         (params["attempt"], params["offset"], params["text"])
         for kind, params in peer.heard()
@@ -554,12 +554,12 @@ def texts(peer: Peer) -> list[tuple[int, int, str]]:
     ]
 
 
-async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> Writing:
-    """A run is being answered."""
+async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> LiveText:
+    """Create a run with an answer in progress."""
     await stage.change(ask, run_id, session_id, "itm_1")
     written = stage.live.begin(session_id, run_id, "itm_1", 1)
     for piece in pieces:
-        stage.live.text(written, "text", piece)
+        stage.live.append(written, "text", piece)
     return written
 
 
@@ -580,10 +580,10 @@ async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
 async def test_a_new_follower_gets_the_text_so_far(stage: Stage) -> None:
     """At offset 0, after it is synced; thinking before text."""
     written = await writing(stage, "Once", " upon")
-    stage.live.text(written, "thinking", "hm")
+    stage.live.append(written, "thinking", "hm")
     peer = stage.follow(Filter(run_id="run_1"), 0, deltas=True)
     await settle()
-    stage.live.text(written, "text", " a time")
+    stage.live.append(written, "text", " a time")
     assert peer.kinds() == ["event", "synced", "delta", "delta", "delta"]
     assert texts(peer) == [(1, 0, "hm"), (1, 0, "Once upon"), (1, 9, " a time")]
 
@@ -595,12 +595,12 @@ async def test_a_slow_follower_gets_merged_text(stage: Stage) -> None:
     written = await writing(stage, "a")
     peer.stuck = True
     for piece in "bcdef":
-        stage.live.text(written, "text", piece)
+        stage.live.append(written, "text", piece)
     await settle()
     assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
     peer.take()
     await settle()
-    stage.live.text(written, "text", "g")
+    stage.live.append(written, "text", "g")
     assert texts(peer)[2:] == [(1, 2, "cdef"), (1, 6, "g")]
 
 
@@ -610,10 +610,10 @@ async def test_a_slow_follower_gets_the_new_attempt_from_its_start(stage: Stage)
     await settle()
     written = await writing(stage, "old")
     peer.stuck = True
-    stage.live.text(written, "text", "er")
-    stage.live.text(written, "text", "!")
+    stage.live.append(written, "text", "er")
+    stage.live.append(written, "text", "!")
     written = stage.live.begin("ses_1", "run_1", "itm_1", 2)
-    stage.live.text(written, "text", "new")
+    stage.live.append(written, "text", "new")
     peer.take()
     await settle()
     assert texts(peer)[-1] == (2, 0, "new")
@@ -626,8 +626,8 @@ async def test_the_message_ends_the_text(stage: Stage) -> None:
     await settle()
     written = await writing(stage, "a")
     peer.stuck = True
-    stage.live.text(written, "text", "b")
-    stage.live.text(written, "text", "c")
+    stage.live.append(written, "text", "b")
+    stage.live.append(written, "text", "c")
     ended = await stage.change(end, "run_1", "ses_1")
     peer.take()
     await settle()
@@ -636,14 +636,14 @@ async def test_the_message_ends_the_text(stage: Stage) -> None:
     stage.live.end(written)
 
 
-async def running(stage: Stage, *call_ids: str) -> list[Writing]:
-    """A run's tools run, side by side."""
+async def running(stage: Stage, *call_ids: str) -> list[LiveText]:
+    """Create a run whose tools run in parallel."""
     await stage.change(call, "run_1", "ses_1", *call_ids)
-    return [stage.live.begin("ses_1", "run_1", call_id, 1, OF_TOOLS) for call_id in call_ids]
+    return [stage.live.begin("ses_1", "run_1", call_id, 1, TOOL_KINDS) for call_id in call_ids]
 
 
 def outputs(peer: Peer) -> dict[str, str]:
-    """What tools wrote, by call, put together by offset: what comes after a gap is all there is."""
+    """Assemble the output of tools by call and offset; a gap starts it anew."""
     found: dict[str, tuple[int, str]] = {}
     for kind, params in peer.heard():
         if kind == "delta":
@@ -661,18 +661,18 @@ async def test_tools_that_run_side_by_side_are_heard(stage: Stage) -> None:
     peer = stage.follow(deltas=True)
     await settle()
     one, other = await running(stage, "call_1", "call_2")
-    stage.live.text(one, "output", "a")
-    stage.live.text(other, "output", "b")
+    stage.live.append(one, "output", "a")
+    stage.live.append(other, "output", "b")
     assert outputs(peer) == {"call_1": "a", "call_2": "b"}
     peer.stuck = True
     for piece in "cde":
-        stage.live.text(one, "output", piece)
-        stage.live.text(other, "output", piece)
+        stage.live.append(one, "output", piece)
+        stage.live.append(other, "output", piece)
     await stage.change(call, "run_1", "ses_1", "call_2")
     peer.take()
     late = stage.follow(deltas=True)
     await settle()
-    stage.live.text(other, "output", "f")
+    stage.live.append(other, "output", "f")
     # What came when the peer was just stuck was sent still.
     assert outputs(peer) == {"call_1": "ac", "call_2": "bcdef"}
     assert outputs(late) == {"call_2": "bcdef"}
@@ -683,17 +683,17 @@ async def test_who_falls_far_behind_a_tool_gets_the_end(stage: Stage) -> None:
     peer = stage.follow(deltas=True)
     await settle()
     (written,) = await running(stage, "call_1")
-    stage.live.text(written, "output", "first ")
+    stage.live.append(written, "output", "first ")
     peer.stuck = True
     whole = "first "
     for number in range(2_000):
         piece = f"{number:099}\n"
-        stage.live.text(written, "output", piece)
+        stage.live.append(written, "output", piece)
         whole += piece
     late = stage.follow(deltas=True)
     peer.take()
     await settle()
-    stage.live.text(written, "output", "last")
+    stage.live.append(written, "output", "last")
     whole += "last"
     for each in (peer, late):
         text = outputs(each)["call_1"]
@@ -749,7 +749,7 @@ async def test_text_is_whole_whoever_is_slow_when(stage: Stage, seed: int) -> No
     peers: list[Peer] = []
     written = await writing(stage)
     for number in range(80):
-        stage.live.text(written, "text", f"<{number}>")
+        stage.live.append(written, "text", f"<{number}>")
         match chance.randrange(6):
             case 0:
                 peers.append(stage.follow(deltas=True))

@@ -37,19 +37,19 @@ class Clock:
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of day of the server."""
+    """Provide the server's time of day."""
     return Clock()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys, clock: Clock) -> AsyncIterator[RpcServer]:
-    """A server with a TCP listener."""
+    """Provide a server with a TCP listener."""
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
     async with rpc_server(tmp_path, handlers, tcp=TCP, clock=clock) as server:
         yield server
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def closed(client: Client) -> int:
-    """The code with which the server closes."""
+    """Return the code with which the server closes."""
     while True:
         try:
             await client.line()
@@ -76,7 +76,7 @@ async def closed(client: Client) -> int:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """A frame as a client sends it, masked with zeros; for what the library would not send."""
+    """Return a client's frame, masked with zeros, for frames that the library does not send."""
     size = len(payload)
     if size < 126:
         head = bytes((0x80 | opcode, 0x80 | size))
@@ -230,7 +230,7 @@ async def test_a_peer_that_says_nothing_is_let_go(server: RpcServer, monkeypatch
 
 
 async def connect(server: RpcServer, **grant: Any) -> Client:
-    """A connection with a token of its own."""
+    """Connect with a token of the test's own."""
     _, secret = await server.token(**grant)
     return await server.connect_websocket(secret)
 
