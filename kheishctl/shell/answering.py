@@ -85,9 +85,9 @@ class Answering:
         return piece
 
     def _signed(self, piece: Closed, key: str) -> Closed:
-        ours = key in self._ours and bool(piece.by)
+        ours = key in self._ours and bool(piece.actor)
         self._ours.discard(key)
-        return replace(piece, by=YOU if ours else name_actor(piece.by))
+        return replace(piece, actor=YOU if ours else name_actor(piece.actor))
 
     # What is answered.
 

@@ -124,15 +124,15 @@ class Presenter:
                 assert_never(piece)
 
     def _approval(self, piece: ApprovalClosing) -> str:
-        by = f" by {piece.by}" if piece.by else ""
+        by = f" by {piece.actor}" if piece.actor else ""
         for_long = "" if piece.remember == "once" else f" for this {piece.remember}"
         mark, style, said = {
             "allow": ("✓", "green", f"allowed{by}{for_long}"),
             "deny": ("✗", "red", f"denied{by}"),
             "expired": ("✗", "red", "denied, as nobody answered in time"),
             "renewed": ("·", "yellow", "changed since it was shown; it is asked anew"),
-        }.get(piece.how, ("■", "yellow", "no longer asked"))
-        return self.working.line(mark, style, piece.tool, said, piece.reason, piece.about)
+        }.get(piece.outcome, ("■", "yellow", "no longer asked"))
+        return self.working.line(mark, style, piece.tool, said, piece.note, piece.summary)
 
     def doubt(self, doubt: Json) -> str:
         """A call of which nobody knows whether it took effect."""

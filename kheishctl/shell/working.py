@@ -91,17 +91,19 @@ class Working:
 
     def _returned(self, piece: CallResult) -> str:
         self._running.pop(piece.call_id, None)
-        end = ENDS.get(piece.how, ("·", "dim", piece.how))
-        if end is None or (piece.how == "denied" and piece.told):
+        end = ENDS.get(piece.outcome, ("·", "dim", piece.outcome))
+        if end is None or (piece.outcome == "denied" and piece.denial_shown):
             return ""
         mark, style, word = end
-        if piece.why:
+        if piece.denied_by:
             # What was denied says by whom or what; what could not be carried out at all says only that.
-            word = f"{word} by {piece.why}" if piece.how == "denied" else piece.why
+            word = f"{word} by {piece.denied_by}" if piece.outcome == "denied" else piece.denied_by
         took = format_duration(piece.took_ms / 1000) if piece.took_ms is not None else ""
         how = " after ".join(filter(None, (word, took)))
-        line = self.line(mark, style, piece.tool, how, piece.about)
-        shown = ERROR_LINES if piece.how in ("failed", "denied") else VERBOSE_LINES if self._verbose else 0
+        line = self.line(mark, style, piece.tool, how, piece.summary)
+        shown = (
+            ERROR_LINES if piece.outcome in ("failed", "denied") else VERBOSE_LINES if self._verbose else 0
+        )
         return line + self.under(take_first_lines(piece.text, shown))
 
     def line(self, mark: str, style: str, tool: str, *said: str) -> str:

@@ -39,7 +39,6 @@ from protocol.rpc.wire import encode_notification
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Caller
     from kheishd.kernel.live import Kind, Live, LiveText
     from kheishd.kernel.state import Bell, State
@@ -153,7 +152,13 @@ class Subscription:
         if self.selection.whole_stream and entries[0].cursor > self._cursor:
             messages = [head + entry.tail for entry in entries]
         else:
-            messages = [head + entry.tail for entry in entries if self._matches(store, entry)]
+            messages = [
+                head + entry.tail
+                for entry in entries
+                if entry.cursor > self._cursor
+                and self.selection.admits(store, entry.stream)
+                and self.selection.matches(entry.line)
+            ]
         if not messages:
             return
         if not self._peer.clear:
@@ -162,13 +167,6 @@ class Subscription:
         self._cursor = entries[-1].cursor
         self._peer.push(messages)
         self._end_if_settled(store)
-
-    def _matches(self, store: Snapshot, entry: LiveEntry) -> bool:
-        return (
-            entry.cursor > self._cursor
-            and self.selection.admits(store, entry.stream)
-            and self.selection.takes(entry.line)
-        )
 
     def _fall_behind(self) -> None:
         """Change from level to catching up."""
@@ -241,8 +239,10 @@ class Subscription:
         If part of it is no longer kept, the offset shows the gap.
         """
         run = store.get(RUNS, live_text.run_id)
-        if run is not None and not _still_written(run, live_text.item_id):
-            return
+        if run is not None and run.item_id != live_text.item_id:
+            calls = (call for call in run.calls if call.state == "called")
+            if all(call.call_id != live_text.item_id for call in calls):
+                return
         attempt, lengths = self._sent.get(live_text.key, (0, {}))
         if attempt != live_text.attempt:
             lengths = {}
@@ -293,13 +293,6 @@ class Subscription:
 
     def _note(self, name: str, **fields: object) -> bytes:
         return encode_notification(f"journal.{name}", _encode({"subscription": self.name, **fields}))
-
-
-def _still_written(run: RunRecord, item_id: str) -> bool:
-    """Whether a run's message, or the result of a call, is not in the journal yet."""
-    return run.item_id == item_id or any(
-        call.call_id == item_id and call.state == "called" for call in run.calls
-    )
 
 
 class LiveEntry:

@@ -185,13 +185,13 @@ class Desk:
         self.holder = RuntimeHolder(runtime, lambda old: self.retired.append(old.generation))
         self.services = make_services(state, self.holder, live=self.live)
         self.groups: list[frozenset[str]] = []
-        told = state.settle
+        deliver = state.deliver
 
-        def settle(group: Group) -> None:
+        def deliver_and_record(group: Group) -> None:
             self.groups.append(group.rung)
-            told(group)
+            deliver(group)
 
-        state.settle = settle  # type: ignore[method-assign]
+        state.deliver = deliver_and_record  # type: ignore[method-assign]
 
     def call(self, caller: Caller = OPERATOR) -> Call:
         """Return the context of a handler."""

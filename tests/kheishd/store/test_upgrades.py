@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,7 @@ from kheishd.store.tables import (
     RECORDS_BY_SESSION,
     RUNS,
     TABLES,
+    Table,
 )
 from kheishd.store.upgrades import (
     SCHEMA,
@@ -120,7 +121,7 @@ def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
 def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -> None:
     """The journal, receipts and blobs stay. The records are to be rebuilt, unless the journal is empty."""
     upgrade(env, 0, "1.0", UPGRADES[:4])
-    written = [RUNS, CHECKPOINTS, RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
+    written: list[Table[Any]] = [RUNS, CHECKPOINTS, RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
     with env.begin(write=True) as txn:
         for table in written:
             txn.put(b"k", b"old", db=env.open_db(table.name.encode(), txn))

@@ -562,7 +562,7 @@ class Recorded(Toolbox):
 
     def watch(self, desk: Desk, directory: Path) -> None:
         """From now on, copy."""
-        told = desk.state.settle
+        told = desk.state.deliver
 
         def settle(group: Group) -> None:
             told(group)
@@ -570,7 +570,7 @@ class Recorded(Toolbox):
             desk.leave_behind(directory / f"after{self.copies}")
             copytree(directory / "work", directory / f"after{self.copies}" / "work")
 
-        desk.state.settle = settle  # type: ignore[method-assign]
+        desk.state.deliver = settle  # type: ignore[method-assign]
 
 
 async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_done_twice(
