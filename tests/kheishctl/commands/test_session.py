@@ -94,7 +94,7 @@ def test_steer(ctl: Ctl, session: str) -> None:
 
 def test_compact(ctl: Ctl, session: str) -> None:
     """What was said is summed up, and the journal keeps it; of too little there is nothing to sum up."""
-    assert ctl("session", "compact", session).out == "there was nothing to sum up\n"
+    assert ctl("session", "compact", session).out == "there was nothing to summarise\n"
     for number in range(6):
         ctl.json("session", "send", session, f"{number} " + "word " * 40)
     accepted = ctl.json("session", "compact", session, "--check")
