@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 import trio
 
 from kheishd.core.text.stream import TextStreamScrubber
-from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
-from kheishd.hooks.shells.asking import looks_like_a_question
+from kheishd.hooks.os.shell.log import ends_in_prompt
+from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -36,8 +36,8 @@ from protocol.errors.store import StorageFull
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
-    from kheishd.hooks.shells.files import ShellFiles, ShellLog
-    from kheishd.hooks.shells.starting import Starter
+    from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
+    from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Transaction
@@ -118,7 +118,7 @@ class BackgroundShell:
         finally:
             await trio.to_thread.run_sync(self._log.close)
 
-    async def _attend(self, process: Kept) -> Ended | None:
+    async def _attend(self, process: KeptCommand) -> CommandEnd | None:
         """Store the output and watch for stalls until the command ends or is stopped.
 
         Return how it ended; None if it was stopped and its exit is unknown.
@@ -130,7 +130,7 @@ class BackgroundShell:
             nursery.start_soon(self._watch)
             if process.pid:
                 task_id = self.task.task_id
-                started = partial(record_started, task_id=task_id, pid=process.pid, since=process.started)
+                started = partial(record_started, task_id=task_id, pid=process.pid, since=process.start_ticks)
                 nursery.start_soon(self._commit, started)
             with self._running:
                 ended = await process.wait()
@@ -143,7 +143,7 @@ class BackgroundShell:
             nursery.cancel_scope.cancel()
         return ended
 
-    def _ending(self, ended: Ended | None) -> tuple[ShellEnding, str]:
+    def _ending(self, ended: CommandEnd | None) -> tuple[ShellEnding, str]:
         """Return the kind of ending and the problem, which is empty if nothing went wrong."""
         problem = self._log.problem or ""
         if self._running.cancelled_caught:
@@ -180,7 +180,7 @@ class BackgroundShell:
             with trio.move_on_after(self._stall_s) as silence:
                 await grown.wait()
             if silence.cancelled_caught:
-                if looks_like_a_question(self._log.last.decode(errors="replace")):
+                if ends_in_prompt(self._log.last.decode(errors="replace")):
                     await self._commit(partial(record_stalled, task_id=self.task.task_id))
                     return
                 await grown.wait()
@@ -262,7 +262,7 @@ class ShellWorker(Worker):
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)
-                await self._commit(partial(record_ended, task_id=task_id, over=over))
+                await self._commit(partial(record_ended, task_id=task_id, outcome=over))
             except Exception:
                 log.exception("the end of a shell could not be committed", extra={"task_id": task_id})
                 self._abandoned.add(task_id)
@@ -302,7 +302,7 @@ class ShellWorker(Worker):
                 nursery.start_soon(self._end_orphan, task)
 
     async def _end_orphan(self, task: Task) -> None:
-        gone = await self._starter.hunt(task.task_id)
+        gone = await self._starter.kill_orphans(task.task_id)
         if not gone:
             log.error("processes of a shell could not be killed", extra={"task_id": task.task_id})
         written = await self._files.read(task.task_id, 1)
@@ -313,7 +313,7 @@ class ShellWorker(Worker):
         )
         # On a full disk the next daemon ends the task; no process of it runs any more.
         with suppress(StorageFull):
-            await self._state.update(partial(record_ended, task_id=task.task_id, over=over))
+            await self._state.update(partial(record_ended, task_id=task.task_id, outcome=over))
             return
         self._abandoned.add(task.task_id)
 

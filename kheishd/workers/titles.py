@@ -18,7 +18,7 @@ from kheishd.core.context.summary import (
     extract_title,
     make_title_request,
 )
-from kheishd.core.run.budget import cost_of
+from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.output import output_of
 from kheishd.records.writer import SessionWriter
@@ -144,5 +144,5 @@ def _rename(tx: Transaction, run: RunRecord, pinned: Pinned, title: str, usage: 
     if session is None or not _needs_title(session):
         return
     writer = SessionWriter(tx, run.session_id, session=session)
-    writer.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, pinned.prices)))
+    writer.append(SessionRenamed(title=title, usage=usage, cost=calculate_cost(usage, pinned.prices)))
     writer.write()

@@ -19,7 +19,7 @@ PAGES = [README, *(path.read_text() for path in sorted((ROOT / "contrib" / "docs
 
 @pytest.fixture
 def surroundings() -> Iterator[dict[str, str]]:
-    """A user of one's own, whose daemon ends with the test."""
+    """Provide the environment of a new user, whose daemon ends with the test."""
     with short_home() as home:
         home.mkdir()
         environ = environment(HOME=str(home), PATH=f"{BIN}:/usr/bin:/bin")
@@ -37,7 +37,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def pattern(output: str) -> str:
-    """What is shown as a regular expression: an ellipsis stands for anything on its line."""
+    """Return an output as a regular expression: an ellipsis matches anything on its line."""
     return re.escape(output).replace("…", ".*")
 
 

@@ -27,10 +27,12 @@ FLOORS = {
     "kheishd.build": 9,
     "kheishd": 10,
     "kheishctl.__init__": 1,
-    "kheishctl": 1,
-    "kheishctl.commands": 2,
-    "kheishctl.shell": 2,
-    "kheishctl.__main__": 3,
+    "kheishctl.contract": 1,
+    "kheishctl.render": 2,
+    "kheishctl": 3,
+    "kheishctl.commands": 4,
+    "kheishctl.shell": 4,
+    "kheishctl.__main__": 5,
 }
 """Rooms, most of them directories. Files directly in a package are the room of that name."""
 
@@ -40,7 +42,7 @@ CHANCE = {"time", "random", "secrets"}
 
 
 def room(name: str) -> str | None:
-    """The room that a module is in; None for one that is not ours."""
+    """Return the room of a module; None for a module of another project."""
     package, *inner = name.split(".")
     if package not in PACKAGES:
         return None
@@ -86,7 +88,7 @@ def test_daemon_and_client_meet_in_protocol(one: str, other: str) -> None:
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str] | None:
-    """A cycle in a graph, or None."""
+    """Return a cycle of a graph, or None."""
     done: set[str] = set()
 
     def visit(node: str, path: list[str]) -> list[str] | None:
@@ -125,7 +127,7 @@ def test_cycle_is_found() -> None:
 
 
 def imported(rooms: tuple[str, ...], packages: set[str]) -> list[str]:
-    """Where files of some rooms import any of some packages."""
+    """Return where files of some rooms import any of some packages."""
     return [
         f"{path}:{line}: {name}"
         for path in sources()
@@ -161,7 +163,7 @@ def test_protocol_needs_msgspec_only() -> None:
 
 
 def clocks(path: Path) -> list[str]:
-    """Where a file asks for the time of day."""
+    """Return where a file reads the time of day."""
     return [
         f"{path}:{node.lineno}: .{node.attr}"
         for node in ast.walk(tree(path))

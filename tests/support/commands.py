@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 
 from kheishd.config.sections.workspace import SandboxMode
-from kheishd.hooks.bash import Bash
+from kheishd.hooks.os.shell.tools import Bash
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from tests.support.workspaces import place
 
 
 def place_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
-    """A place of a run, confined so."""
+    """Return the context of a run that is confined this way."""
     return replace(place(workspace), sandbox=sandbox)
 
 
@@ -31,11 +32,13 @@ class Shell:
         self._calls = 0
 
     def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
-        """A new call."""
+        """Return a new call."""
         self._calls += 1
-        arguments = {"command": command, **arguments}
-        tool, call_id = self.bash.tools[0], f"call_{self._calls}"
-        return Invocation(self.place, call_id, tool, arguments, binding, self.said.append, self._observe)
+        call_id = f"call_{self._calls}"
+        checked = Validator().validate(self.bash.bash, {"command": command, **arguments})
+        return Invocation(
+            self.place, call_id, self.bash.bash, checked, binding, self.said.append, self._observe
+        )
 
     async def outcome(self, command: str, **arguments: Any) -> Outcome:
         """Run a command: the outcome as it is."""
@@ -52,7 +55,7 @@ class Shell:
 
 
 def running_with(word: str) -> list[int]:
-    """The processes that have a word in their arguments, as far as they live."""
+    """Return the live processes with a word in their arguments."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if word in _arguments(pid)]
 
 

@@ -66,7 +66,7 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 
 
 def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | None = None) -> None:
-    """A session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
+    """Return a session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
 
     def make(tx: Transaction) -> None:
         fold = SessionWriter(tx, session_id, session=None)
@@ -104,7 +104,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
 
 
 def _asked(run_id: str) -> list[JournalEvent]:
-    """A message whose calls wait for people: one to be allowed, one that asks; both for a while."""
+    """Return a message whose calls wait for people: one to be allowed, one that asks; both for a while."""
     calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {"path": "a"}) for number in (0, 1)]
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
@@ -135,7 +135,7 @@ def _withdrawn(run_id: str) -> list[JournalEvent]:
 
 
 def _doubted(run_id: str) -> list[JournalEvent]:
-    """A call that the daemon died in, in a run that has ended."""
+    """Return a call that the daemon died in, in a run that has ended."""
     call_id = f"c0_{run_id}"
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", [ToolCall(call_id, "write", {})])),
@@ -156,25 +156,25 @@ def _settled(run_id: str) -> JournalEvent:
 
 
 def verdict(call_id: str) -> Verdict:
-    """A call of ``write`` that is allowed as far as the rules go."""
+    """Return a call of ``write`` that is allowed as far as the rules go."""
     return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="write's default")
 
 
 def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:
-    """A call of ``write`` waits for a yes or no."""
+    """Return a call of ``write`` waits for a yes or no."""
     return ApprovalRequested(
         approval_id=approval_id, call_id=call_id, tool="write", index=0, message_cursor=1, **more
     )
 
 
 def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> QuestionAsked:
-    """A call asks something."""
+    """Return a call asks something."""
     asked = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
     return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
 
 
 def indoubt_opened(indoubt_id: str, call_id: str = "c2", **more: Any) -> IndoubtOpened:
-    """The daemon died in a call."""
+    """Return the daemon died in a call."""
     return IndoubtOpened(
         indoubt_id=indoubt_id,
         call_id=call_id,
@@ -200,7 +200,7 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
 
 
 def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
-    """A token."""
+    """Return a token."""
 
     def make(tx: Transaction) -> None:
         grant = TokenGrant(scopes=["read"])
@@ -215,7 +215,7 @@ def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
 
 
 def rich_history(store: Store) -> None:
-    """Some of everything."""
+    """Return some of everything."""
 
     def begin(tx: Transaction) -> None:
         tx.append(DAEMON_STREAM, DaemonStarted(version="test", pid=1, schema=1))
@@ -241,14 +241,14 @@ SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=Tru
 
 
 def task_created(task_id: str, *blocked_by: str, shell: bool = False) -> TaskCreated:
-    """A task that waits for others; or a shell."""
+    """Return a task that waits for others; or a shell."""
     if shell:
         return TaskCreated(task_id=task_id, title="make", kind="shell", shell=SHELL)
     return TaskCreated(task_id=task_id, title=f"do {task_id}", blocked_by=list(blocked_by))
 
 
 def task_ended(task_id: str) -> TaskEnded:
-    """A shell is over."""
+    """Return a shell is over."""
     return TaskEnded(task_id=task_id, status="failed", terminal_reason="exited", exit_code=2)
 
 
@@ -337,5 +337,5 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
 
 
 def derived(*but: Table[Any]) -> list[Table[Any]]:
-    """The tables that are worked out from the journal."""
+    """Return the tables that are worked out from the journal."""
     return [table for table in TABLES if table not in but]

@@ -13,9 +13,9 @@ returned   it has its only result                         nothing
 ========== ============================================== ================================
 
 The calls of a message are judged as a batch: none runs while another one is new, asked or questioned.
-Adjacent parallel calls run side by side; any other call runs alone, in the order of the message. When a worker
-takes up a run again, its running calls become ready if they are repeatable, else doubted. Once all calls have
-their results, the list is cleared and the model is called again.
+Adjacent parallel calls run side by side; any other call runs alone, in the order of the message. When a
+worker takes up a run again, its running calls become ready if they are repeatable, else doubted. Once all
+calls have their results, the list is cleared and the model is called again.
 
 A run waits for a person only while none of its calls runs or is unjudged, and no stop is requested. Otherwise
 it has a worker, even if a person answers meanwhile.

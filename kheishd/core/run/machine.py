@@ -9,10 +9,10 @@ crash has the same view as a worker after a commit.
 A waiting run has no worker: a person's answer is a command like any other, and makes the run *running* again.
 The calls of its newest message have states of their own, see ``core/run/calls.py``.
 
-``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop sets
-it to 0. Judging and probing calls starts no effect and costs no commit: that counts when another daemon takes
-up the run again. A run with 2 executes alone, a run with 3 is parked as failed. So every crash loop ends, and
-no other run is blamed.
+``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop
+sets it to 0. Judging and probing calls starts no effect and costs no commit: that counts when another daemon
+takes up the run again. A run with 2 executes alone, a run with 3 is parked as failed. So every crash loop
+ends, and no other run is blamed.
 
 =============== ================ ===============================================
 status          command          leads to

@@ -9,7 +9,7 @@ import pytest
 
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
-from kheishd.objects.node.journal import MAX_REMEMBERED, Selection, pruned_until
+from kheishd.objects.node.journal import MAX_CACHED_STREAMS, Selection, pruned_until
 from kheishd.store.environment import Transaction
 from protocol.errors.journal import CursorPruned, SubscriptionExists, SubscriptionNotFound
 from protocol.errors.rpc import Overloaded
@@ -219,9 +219,9 @@ async def test_remembered_verdicts_are_bounded(server: RpcServer) -> None:
     """However many streams there are."""
     with server.state.read() as store:
         selection = Selection(store, LIMITED, Filter())
-        for number in range(MAX_REMEMBERED + 10):
+        for number in range(MAX_CACHED_STREAMS + 10):
             assert not selection.admits(store, f"ses_{number}")
-    assert len(selection._remembered) <= MAX_REMEMBERED
+    assert len(selection._admitted) <= MAX_CACHED_STREAMS
 
 
 # journal.subscribe, journal.unsubscribe
@@ -247,7 +247,7 @@ async def test_journal_subscribe_ok_with_deltas(server: RpcServer, client: Clien
     """From now on, with text as it is written."""
     answer = await client.call("journal.subscribe", session_id="ses_1", deltas=True)
     assert (await client.next())[0] == "journal.synced"
-    server.live.text(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
+    server.live.append(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
     method, params = await client.next()
     assert method == "journal.delta"
     assert params == {

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kheishd.core.token import evolve, hash_secret
 from kheishd.kernel.call import Caller
 from kheishd.objects.node import journal, rpc
-from kheishd.objects.node.token import MAX_NARROWED, as_shown, is_valid
+from kheishd.objects.node.token import MAX_NARROWED, is_valid, view_of
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors.rpc import AlreadyShown, InvalidParams
 from protocol.errors.token import ScopeMissing, ScopeWouldWiden, TokenLimit, TokenNotFound
@@ -316,7 +316,7 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
         records = {key[0]: record.token for key, record in store.scan(TOKENS)}
         narrowed = records[child["token"]["token_id"]]
         assert not is_valid(store, narrowed, NOW_MS)
-        assert as_shown(store, narrowed) == replace(narrowed, revoked_at_ms=NOW_MS + 5)
+        assert view_of(store, narrowed) == replace(narrowed, revoked_at_ms=NOW_MS + 5)
     record_is_the_fold(server)
 
 

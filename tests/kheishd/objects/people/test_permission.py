@@ -179,7 +179,7 @@ async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) 
     """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
     found = await idle.call("permission.why", tool="mcp__git__push")
     assert found["decision"] == "ask"
-    assert "no part of this daemon offers" in found["lines"][0]["text"]
+    assert "no hook offers" in found["lines"][0]["text"]
     await create(idle, "s", scope={"tools": ["read_file"]})
     found = await idle.call("permission.why", tool="bash", session_id="s")
     assert (found["lines"][0]["source"], found["lines"][0]["says"]) == ("scope", None)

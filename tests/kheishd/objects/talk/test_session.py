@@ -8,7 +8,7 @@ import pytest
 
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.planning import Planning
+from kheishd.hooks.plan import Planning
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.route import RouteNotFound

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.objects.work.shell import ShellOutcome, record_ended
 from kheishd.records.doctor import examine_whole
 from kheishd.records.writer import SessionWriter

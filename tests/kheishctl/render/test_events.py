@@ -1,0 +1,135 @@
+"""What the daemon says, as text."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.render.events import format_delta, format_event, summarize_event
+from kheishctl.render.layout import Display
+from protocol.journal.envelope import Envelope
+from protocol.journal.line import JournalEvent
+from protocol.text import sanitise
+from tests.support.samples import sample
+
+NOW = 1_795_000_000_000
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
+COLORED = Display(100, True, NOW)
+
+
+def event(type_: str, **fields: Any) -> dict[str, Any]:
+    """An event as the wire brings it."""
+    return {"type": type_, "cursor": 7, "at_ms": NOW, "session_id": "ses_1", **fields}
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("variant", get_args(JournalEvent), ids=lambda variant: variant.__name__)
+def test_every_event_is_one_line(variant: type, full: bool) -> None:
+    """Each type of event there is has a line, with all its fields or only the required ones."""
+    line = sample(Envelope, full=full) | sample(variant, full=full)
+    for look in (PIPE, WIDE, COLORED):
+        assert "\n" not in format_event(line, look)
+    assert line["type"] in format_event(line, PIPE).split("\t")
+
+
+def test_events_that_are_not_known_come_as_they_are() -> None:
+    """A type of a later version, and a known type in a shape of another, are shown as JSON."""
+    assert summarize_event(event("tool_called", name="bash")) == '{"name": "bash"}'
+    assert summarize_event(event("run_started", begun=3)) == '{"begun": 3}'
+    assert summarize_event(event("something")) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            event(
+                "calls_judged",
+                verdicts=[
+                    {"tool": "bash", "decision": "deny", "why": "managed rule bash deny", "note": "no"},
+                    {"tool": "read_file", "subject": "a", "decision": "allow", "why": "its default"},
+                ],
+            ),
+            "bash: deny, by managed rule bash deny: no; read_file a: allow, by its default",
+        ),
+        (
+            event("approval_requested", approval_id="apr_1", tool="bash", subject="ls", note="rule"),
+            "apr_1 bash ls: rule",
+        ),
+        (
+            event("approval_answered", decision="allow", remember="run", actor="uid:7"),
+            "allow for this run by uid:7",
+        ),
+        (event("approval_answered", decision="deny", note="not now"), "deny by daemon: not now"),
+        (event("approval_lapsed", approval_id="apr_1", how="expired"), "apr_1 expired"),
+        (event("question_asked", question_id="qst_1", questions=[{"question": "a?"}]), "qst_1 a?"),
+        (
+            event("question_answered", answers=[{"selected": ["x", "y"]}, {"text": "so"}], actor="uid:7"),
+            "x, y / so by uid:7",
+        ),
+        (event("question_answered", answers=[], declined=True, actor="uid:7"), "declined by uid:7"),
+        (event("question_lapsed", question_id="qst_1", how="withdrawn"), "qst_1 withdrawn"),
+        (event("tool_called", tool="bash", call_id="c1"), "bash c1, attempt 1"),
+        (event("tool_observed", call_id="c1", evidence={"pid": 3}), 'c1 {"pid": 3}'),
+        (
+            event("tool_returned", tool="bash", how="failed", text="exit 1\nx", took_ms=1500),
+            "bash failed after 1.5 s: exit 1 x",
+        ),
+        (event("indoubt_opened", indoubt_id="dbt_1", tool="bash", note="gone"), "dbt_1 bash: gone"),
+        (event("indoubt_resolved", tool="bash", outcome="done", note="seen"), "bash done by daemon: seen"),
+        (
+            event("call_probed", tool="bash", call_id="c1", note="nothing there"),
+            "bash c1 runs again: nothing there",
+        ),
+        (
+            event("steered", sender="ada", items=[{"kind": "text", "text": "faster"}]),
+            "ada: faster",
+        ),
+        (event("task_created", task_id="t1", title="Paint"), "t1 Paint"),
+        (
+            event("task_updated", task_id="t1", status="blocked", owner=None, output="x", note="rain"),
+            "t1 status blocked, owner -, output: rain",
+        ),
+        (event("task_started", task_id="t1", pid=7, started=1), "t1 as process 7"),
+        (event("task_stop_requested", task_id="t1", actor="uid:7", note="no"), "t1 by uid:7: no"),
+        (event("task_stalled", task_id="t1"), "t1 printed a question and waits for input"),
+        (
+            event("task_ended", task_id="t1", status="failed", terminal_reason="exited", exit_code=2),
+            "t1 failed, exited with exit code 2",
+        ),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else None,
+)
+def test_what_tools_and_people_do_is_said(line: dict[str, Any], says: str) -> None:
+    """A call's way, from its verdict to its result, can be read line by line."""
+    assert summarize_event(line) == says
+
+
+def test_event_lines() -> None:
+    """A person reads when, where and what; a pipe gets cursor, time, place, type and the rest."""
+    ended = event(
+        "run_ended", run_id="run_ABCDEF", outcome="failed", error={"reason": "x", "message": "no\nkey"}
+    )
+    assert format_event(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
+    assert format_event(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
+    assert "\x1b[36mrun ended\x1b[0m" in format_event(ended, COLORED)
+    stopped = event("daemon_stopped", note="SIGTERM", session_id=None)
+    assert format_event(stopped, WIDE).endswith("7  daemon   daemon stopped      SIGTERM")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_events_cannot_act(text: str) -> None:
+    """Whatever somebody said, its event is one harmless line."""
+    said = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
+    for line in (format_event(said, PIPE), format_event(said, WIDE), format_delta({"text": text}, PIPE)):
+        assert sanitise(line) == line
+        assert "\n" not in line
+
+
+def test_delta_line_is_one_line() -> None:
+    """A piece of text keeps its newlines as JSON."""
+    line = format_delta({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
+    assert line.split("\t") == ["r", "text", "3", json.dumps("a\nb")]

@@ -1,0 +1,158 @@
+"""How a run stands, and what its record does not say."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.render.layout import Display
+from kheishctl.render.run import MAX_PENDING_SHOWN, describe_outcome, explain_run, format_run, paint_status
+from protocol.objects.run import SETTLED, OpenCall, RunView
+from protocol.text import sanitise
+from tests.support.samples import sample
+
+NOW = 1_795_000_000_000
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
+COLORED = Display(100, True, NOW)
+APPROVAL = {"approval_id": "apr_1", "tool": "bash", "subject": "make all"}
+PART = {"key": "q1", "question": "Which?", "options": [{"option_id": "r", "label": "Dark red"}]}
+QUESTION = {"question_id": "qst_1", "questions": [PART, {"key": "q2", "question": "Why?"}]}
+
+
+def typed(*words: str) -> str:
+    """A command, ready to be typed."""
+    return shlex.join(["kheishctl", *words])
+
+
+def test_a_call_about_nothing_in_particular() -> None:
+    """What has no subject, such as a plan, is named and nothing after it."""
+    run = {
+        "run_id": "run_1",
+        "waiting": {"approvals": [APPROVAL | {"tool": "exit_plan_mode", "subject": ""}]},
+    }
+    assert next(explain_run(run, typed)) == "exit_plan_mode needs approval"
+
+
+def test_sentences_of_what_waits() -> None:
+    """What it is, and the exact commands that answer it."""
+    run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL], "questions": [QUESTION]}}
+    assert list(explain_run(run, typed)) == [
+        "bash needs approval: make all",
+        "  kheishctl approval show apr_1",
+        "  kheishctl approval allow apr_1",
+        "  kheishctl approval deny apr_1",
+        "the agent asks: Which? (Dark red)",
+        "the agent asks: Why?",
+        "  kheishctl question answer qst_1 --answer 'q1=Dark red' --answer q2=...",
+    ]
+
+
+def test_sentences_of_much_that_waits() -> None:
+    """Some of it, and how to see the rest."""
+    run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL] * 20}}
+    lines = list(explain_run(run, typed))
+    assert len(lines) == 4 * MAX_PENDING_SHOWN + 1
+    assert lines[-1] == "there are more: kheishctl approval list --run run_1"
+
+
+def test_sentences_of_an_answer() -> None:
+    """One that was cut says so; one that is whole says nothing."""
+    assert list(explain_run({"stop_reason": "length"}, typed)) == [
+        "the answer was cut off at its length limit"
+    ]
+    assert list(explain_run({"status": "completed"}, typed)) == []
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_nothing_that_waits_acts(text: str) -> None:
+    """Whatever a model works on and asks: harmless, each on one line."""
+    part = {"key": "k", "question": text}
+    approval, question = {**APPROVAL, "subject": text}, {"question_id": "qst_1", "questions": [part]}
+    lines = list(explain_run({"waiting": {"approvals": [approval], "questions": [question]}}, typed))
+    for line in (lines[0], lines[4]):
+        assert sanitise(line) == line
+        assert "\n" not in line
+
+
+def test_how_a_run_stands() -> None:
+    """What it uses and took, and each call in flight with its state."""
+    run = {
+        "run_id": "run_1",
+        "session_id": "ses_1",
+        "agent": "default",
+        "sender": "ada",
+        "guest": "bob",
+        "status": "waiting_for_approval",
+        "accepted_at_ms": NOW - 60_000,
+        "started_at_ms": NOW - 5_000,
+        "turn": 2,
+        "pinned": {"route": "local", "model": "m", "permission_mode": "plan", "workspace": "/w"},
+        "usage": {"input_tokens": 10, "output_tokens": 3, "cached_input_tokens": 4, "reasoning_tokens": 1},
+        "calls": [
+            {"call_id": "c1", "tool": "bash", "state": "asked"},
+            {"call_id": "c2", "tool": "read_file", "state": "called", "called_at_ms": NOW - 2_000},
+        ],
+    }
+    rows = dict(line.split("\t", 1) for line in format_run(run, PIPE).splitlines()[:-2])
+    assert rows["status"] == "waiting for approval"
+    assert rows["agent"] == "default as ada, guest bob"
+    assert rows["route"] == "local (m)"
+    assert rows["took"] == "5.0 s"
+    assert rows["tokens"] == "10 read, 3 written, 4 cached, 1 reasoning"
+    calls = format_run(run, WIDE).splitlines()[-2:]
+    assert calls[0] == "call c1: bash needs approval"
+    assert calls[1].startswith("call c2: read_file running since ")
+    assert calls[1].endswith("(2 s ago)")
+    assert format_run(run, PIPE).splitlines()[-2].split("\t") == [
+        "call",
+        "c1",
+        "bash",
+        "needs approval",
+    ]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_every_run_can_be_shown(full: bool) -> None:
+    """With all its fields, or only the required ones; one that never began took no time."""
+    run = sample(RunView, full=full)
+    for look in (PIPE, WIDE):
+        assert "run_id" not in format_run(run, look)
+    assert ("took" in format_run(run, PIPE)) is full
+
+
+def test_every_state_of_a_call_has_words() -> None:
+    """A state of a later version is shown as it came."""
+    for state in (*OpenCall.__annotations__["state"].__args__, "admired"):
+        call = {"call_id": "c", "tool": "t", "state": state}
+        assert (
+            format_run(sample(RunView, full=False) | {"calls": [call]}, WIDE)
+            .splitlines()[-1]
+            .startswith("call c: t ")
+        )
+
+
+def test_status_word() -> None:
+    """Colored where there is color."""
+    assert paint_status("failed", WIDE) == "failed"
+    assert paint_status("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
+
+
+def test_who_waits_is_told_where_to_look() -> None:
+    """The sentence about a run that waits is a command, too."""
+    for name, command in (("approval", "approval list"), ("user_question", "question list")):
+        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
+        assert sentence.endswith(f"kheishctl {command} --run run_1")
+
+
+@pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
+def test_every_status_has_a_sentence(name: str) -> None:
+    """Only success needs none."""
+    assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
+
+
+def test_a_failure_names_its_reason() -> None:
+    """The error's message is in the sentence, harmless."""
+    run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
+    assert describe_outcome(run) == "the run failed: no key␛[2J"
