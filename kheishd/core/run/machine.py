@@ -246,7 +246,7 @@ def _compact(
             cost = calculate_cost(usage, pinned.prices)
             events.append(CompactionFailed(trigger=trigger, error=error, usage=usage, cost=cost))
         case None:
-            note = "there was nothing to summarise"
+            note = "there was nothing to summarize"
         case _:
             assert_never(result)
     if run.kind == "compaction":

@@ -233,22 +233,20 @@ class CallExecutor:
 
         ``keep_repeatable`` leaves out the calls that may be run again.
         """
-        return tuple(
-            ReturnResult(call.call_id, self._stopped_result(call))
-            for call in self._active.record.calls
-            if call.state == "called" and not (keep_repeatable and call.repeatable)
-        )
-
-    def _stopped_result(self, call: OpenCall) -> CallResult:
-        live_text = self._live_texts.get(call.call_id)
-        if live_text is None:
-            # The call was journaled as called, but stopped before it was dispatched.
-            text = NOT_RUN
-        else:
-            self._active.live.flush(live_text)
-            output = cut_to_end(live_text.text("output"))
-            text = f"{STOPPED} Its last output:\n{output}" if output else STOPPED
-        return CallResult("stopped", text, is_error=True)
+        results = []
+        for call in self._active.record.calls:
+            if call.state != "called" or (keep_repeatable and call.repeatable):
+                continue
+            live_text = self._live_texts.get(call.call_id)
+            if live_text is None:
+                # The call was journaled as called, but stopped before it was dispatched.
+                text = NOT_RUN
+            else:
+                self._active.live.flush(live_text)
+                output = cut_to_end(live_text.text("output"))
+                text = f"{STOPPED} Its last output:\n{output}" if output else STOPPED
+            results.append(ReturnResult(call.call_id, CallResult("stopped", text, is_error=True)))
+        return tuple(results)
 
     def close(self) -> None:
         """End the output of all calls: the run has ended or is released."""

@@ -11,7 +11,7 @@ from kheishd.core.run.calls import normalise_calls
 from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
 from kheishd.core.run.due import next_attempt_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
-from kheishd.objects.talk.contract import checked
+from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.output import answer_text
 from kheishd.workers.runs.context import ContextWindow
 from kheishd.workers.runs.transcript import TranscriptReader
@@ -22,7 +22,6 @@ from protocol.objects.run import RunError
 from protocol.transcript import Item, Text, text_of
 
 if TYPE_CHECKING:
-    from kheishd.core.contract import AnswerCheck
     from kheishd.kernel.live import LiveText
     from kheishd.records.writer import SessionWriter
     from kheishd.workers.runs.active import ActiveRun
@@ -120,17 +119,23 @@ class ModelTurn:
 
     async def _commit_answer(self, answer: ModelAnswer) -> None:
         """Commit an answer, with a checkpoint of the transcript if both fit into one transaction."""
-        bound = self._active.pinned.output_contract is not None
+        active = self._active
+        bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
         items, cut = fit_items(normalise_calls(answer.items, self._transcript.call_ids()), max_bytes)
+        check = None
+        if bound:
+            with active.state.read() as store:
+                earlier_parts = answer_text(store, active.record, continued_cursors(active.record))
+                check = check_answer(store, active.record, active.pinned, earlier_parts + text_of(items))
         command = AcceptAnswer(
             items=items,
             usage=answer.usage,
             stop_reason="length" if cut else answer.stop_reason,
             model=answer.model,
             cut=cut,
-            max_calls=self._active.current_runtime.config.tools.max_calls,
-            checked=self._check_contract(items),
+            max_calls=active.current_runtime.config.tools.max_calls,
+            checked=check,
         )
         checkpoint = self._transcript.checkpoint_beside(items, max_bytes)
 
@@ -139,19 +144,10 @@ class ModelTurn:
             if checkpoint is not None:
                 checkpoint.write(writer.tx)
 
-        await self._active.transact(commit)
+        await active.transact(commit)
         self.close()
         if checkpoint is None:
             await self._transcript.save_checkpoint()
-
-    def _check_contract(self, items: list[Item]) -> AnswerCheck | None:
-        """Check an answer against the run's output contract; None without one."""
-        active = self._active
-        if active.pinned.output_contract is None:
-            return None
-        with active.state.read() as store:
-            earlier_parts = answer_text(store, active.record, continued_cursors(active.record))
-            return checked(store, active.record, active.pinned, earlier_parts + text_of(items))
 
     async def _fail(self, failure: ModelFailure) -> None:
         """Commit a failure, with the time of the next attempt if there is to be one."""

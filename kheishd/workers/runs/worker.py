@@ -60,7 +60,11 @@ class RunWorker(Worker):
         async with trio.open_nursery() as self._nursery:
             try:
                 if self._services.runtimes.current().config.runs.recovery == "interrupt":
-                    self._interrupt_all()
+                    with self._services.state.read() as store:
+                        for _, run_id in store.scan(RUNS_READY):
+                            loaded = self._load(store, run_id)
+                            if loaded is not None and loaded[0].status == "running":
+                                self._start(*loaded, interrupt=True)
                 task_status.started()
                 while True:
                     bell = self._services.state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
@@ -87,14 +91,6 @@ class RunWorker(Worker):
                     self._start(*loaded)
             if not self._draining:
                 self._start_ready(store)
-
-    def _interrupt_all(self) -> None:
-        """Start to mark the runs that the previous daemon left running as interrupted."""
-        with self._services.state.read() as store:
-            for _, run_id in store.scan(RUNS_READY):
-                loaded = self._load(store, run_id)
-                if loaded is not None and loaded[0].status == "running":
-                    self._start(*loaded, interrupt=True)
 
     def _start_ready(self, store: Snapshot) -> None:
         """Start the next ready runs, in the order of their acceptance, up to the limit of active runs.
