@@ -87,7 +87,7 @@ def test_steer(ctl: Ctl, session: str) -> None:
 
 def test_compact(ctl: Ctl, session: str) -> None:
     """A session is summarized and its journal stays; a short session has nothing to summarize."""
-    assert ctl("session", "compact", session).out == "there was nothing to sum up\n"
+    assert ctl("session", "compact", session).out == "there was nothing to summarize\n"
     for number in range(6):
         ctl.json("session", "send", session, f"{number} " + "word " * 40)
     accepted = ctl.json("session", "compact", session, "--check")
