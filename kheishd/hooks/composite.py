@@ -131,7 +131,11 @@ class CompositeHook:
         except Exception:
             log.exception("a hook could not list its tools", extra={"part": part.name})
             return []
-        return [tool for tool in offered if tool.name in tools and context.allows(tool.name)]
+        usable: dict[str, Tool] = {}
+        for tool in offered:
+            if tool.name in tools and context.allows(tool.name):
+                usable.setdefault(tool.name, tool)
+        return list(usable.values())
 
     def sections(self, context: RunContext) -> list[str]:
         """Return the prompt sections, in order; of a sub-hook with tools, only if one of them is offered."""
