@@ -327,11 +327,8 @@ async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Each part amends what the one before left; one that fails leaves it as it was."""
-    parts = [
-        Commentator("a", comment=" a"),
-        Commentator("b", ValueError("x")),
-        Commentator("c", comment=" c"),
-    ]
+    failing = Commentator("b", ValueError("x"))
+    parts = [Commentator("a", comment=" a"), failing, Commentator("c", comment=" c")]
     outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
