@@ -90,16 +90,23 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
     from kheishd.store.environment import Snapshot
     from kheishd.store.opening import opened_for_reading
 
-    with opened_for_reading(home.state) as environment:
+    with opened_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
 
 
 def _repair(home: Home) -> Diagnosis:
     """Repair the store after copying it; the copy may show the cause of the damage."""
+    from kheishd.records.rebuild import rebuild_some
     from kheishd.records.repair import repair
     from kheishd.store.writer import Store
 
-    store = Store.open(home.state, on_group=lambda group: None, threaded=False, version=__version__)
+    store = Store.open(
+        home.state,
+        on_group=lambda group: None,
+        threaded=False,
+        version=__version__,
+        rebuild=rebuild_some,
+    )
     try:
         copy = _unused_path(home.path / "before-repair")
         store.backup(copy)

@@ -218,7 +218,11 @@ class ShellWorker(Worker):
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run shells until cancelled; then stop them, and return when all of them have ended."""
-        await self._end_orphans()
+        with self._state.read() as store:
+            orphans = list(live_shells(store))
+        async with trio.open_nursery() as nursery:
+            for task in orphans:
+                nursery.start_soon(self._end_orphan, task)
         await self._prune()
         async with trio.open_nursery() as nursery:
             try:
@@ -293,15 +297,8 @@ class ShellWorker(Worker):
         orphans = [name for name, task in tasks.items() if task is None or task.deleted_at_ms is not None]
         await self._files.prune(orphans, live, MAX_SHELL_FILES_BYTES)
 
-    async def _end_orphans(self) -> None:
-        """Kill the processes that a crashed daemon left running and end their tasks, side by side."""
-        with self._state.read() as store:
-            orphans = list(live_shells(store))
-        async with trio.open_nursery() as nursery:
-            for task in orphans:
-                nursery.start_soon(self._end_orphan, task)
-
     async def _end_orphan(self, task: Task) -> None:
+        """Kill the processes of a shell that a crashed daemon left running, and end its task."""
         gone = await self._starter.kill_orphans(task.task_id)
         if not gone:
             log.error("processes of a shell could not be killed", extra={"task_id": task.task_id})

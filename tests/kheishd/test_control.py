@@ -45,7 +45,7 @@ def make(
 
 @pytest.fixture
 def full_state(store: Store) -> State:
-    """A state with a rich history."""
+    """Return a state with a rich history."""
     rich_history(store)
     return State(store, lambda: 7)
 

@@ -45,7 +45,7 @@ class Life:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A prepared home."""
+    """Return a prepared home."""
     home = Home(tmp_path / "h")
     prepare(home)
     return home

@@ -14,7 +14,7 @@ from tests.support.runtimes import make_runtime
 
 @pytest.fixture
 async def state(tmp_path: Path) -> AsyncIterator[State]:
-    """A state on an empty store."""
+    """Open a state on an empty store."""
     (tmp_path / "state").mkdir()
     async with open_state(tmp_path / "state", version="test") as state:
         yield state

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home whose store has a history."""
+    """Return a home whose store has a history."""
     home = Home(tmp_path / "h")
     prepare(home)
     store = open_store(home)

@@ -89,7 +89,7 @@ async def test_a_cancelled_request_does_not_stop_the_work(nursery: trio.Nursery)
 
 @pytest.fixture
 async def state(tmp_path: Path) -> AsyncIterator[State]:
-    """A state on an empty store."""
+    """Open a state on an empty store."""
     (tmp_path / "state").mkdir()
     async with open_state(tmp_path / "state", version="test") as state:
         yield state

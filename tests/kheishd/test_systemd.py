@@ -12,7 +12,7 @@ from kheishd.systemd import Notifier, watchdog_seconds
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """A socket at ``tmp_path/notify`` that receives states."""
+    """Bind a socket at ``tmp_path/notify`` that receives states."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(5)

@@ -1,4 +1,4 @@
-"""Following a session, as transcripts: notifications in, what is shown out."""
+"""Following a session, as transcripts: notifications in, pieces out."""
 
 from typing import Any, get_args
 
@@ -35,8 +35,8 @@ from protocol.contract import FollowUp
 RUN, ITEM = "run_1", "itm_1"
 
 
-class Told:
-    """A follower and a daemon's voice; ``said`` is the text as a person would have seen it."""
+class Listener:
+    """A follower and a fake daemon; ``said`` is the answer as a person sees it."""
 
     def __init__(self, cursor: int = 0) -> None:
         self.follower = StreamFollower(cursor)
@@ -44,7 +44,7 @@ class Told:
         self.said = ""
 
     def event(self, type_: str, cursor: int | None = None, **fields: Any) -> list[Piece]:
-        """A durable event."""
+        """Feed a durable event."""
         self.cursor = self.cursor + 1 if cursor is None else cursor
         event = {"type": type_, "cursor": self.cursor, "at_ms": 1000, "run_id": RUN, **fields}
         return self._seen(self.follower.feed("journal.event", {"cursor": self.cursor, "event": event}))
@@ -52,7 +52,7 @@ class Told:
     def delta(
         self, text: str, offset: int, *, attempt: int = 1, item: str = ITEM, kind: str = "text"
     ) -> list[Piece]:
-        """A piece of text being written."""
+        """Feed a piece of live text."""
         params = {
             "run_id": RUN,
             "item_id": item,
@@ -64,14 +64,14 @@ class Told:
         return self._seen(self.follower.feed("journal.delta", params))
 
     def message(self, text: str, *, item: str = ITEM, stop_reason: str = "end", **fields: Any) -> list[Piece]:
-        """The durable message."""
+        """Feed the durable message."""
         message = {"role": "assistant", "items": [{"kind": "text", "text": text}]}
         return self.event(
             "message_appended", item_id=item, message=message, stop_reason=stop_reason, **fields
         )
 
     def begin(self, text: str = "hi") -> list[Piece]:
-        """An input that is accepted and taken up."""
+        """Feed an input whose run is accepted and started."""
         items = [{"kind": "text", "text": text}]
         shown = self.event("input_received", input_id="inp_1", items=items, sender="ada")
         shown += self.event("run_accepted", input_id="inp_1")
@@ -88,8 +88,8 @@ class Told:
 
 
 def test_a_turn_from_input_to_end() -> None:
-    """An input is queued, then heard; the answer is said once; the end is told."""
-    told = Told()
+    """An input is queued and started, its answer is shown once, and its end is reported."""
+    told = Listener()
     assert told.begin() == [QueuedInput("hi", "ada", RUN), StartedInput("hi", "ada", RUN)]
     assert told.follower.running == RUN
     assert told.delta("Hel", 0) == [AnswerText("Hel")]
@@ -100,34 +100,34 @@ def test_a_turn_from_input_to_end() -> None:
     assert told.said == "Hello."
 
 
-def test_without_deltas_the_message_says_all() -> None:
-    """Who follows no deltas, or was too slow for them, still gets the answer."""
-    told = Told()
+def test_without_deltas() -> None:
+    """Without deltas, the durable message delivers the whole answer."""
+    told = Listener()
     told.begin()
     assert told.message("Hello.") == [AnswerText("Hello."), MessageEnd("end")]
 
 
-def test_deltas_come_again_after_a_reconnection() -> None:
-    """The text so far is sent again from offset 0; only what is new is shown."""
-    told = Told()
+def test_repeated_deltas() -> None:
+    """Text that arrives again after a reconnection is shown once."""
+    told = Listener()
     told.begin()
     told.delta("Hello, ", 0)
     assert told.delta("Hello, world", 0) == [AnswerText("world")]
     assert told.delta("Hello", 0) == []
 
 
-def test_a_hole_is_filled_by_the_message() -> None:
-    """A piece beyond what was shown is passed over; nothing is shown out of order."""
-    told = Told()
+def test_missing_deltas() -> None:
+    """A delta beyond the text so far is ignored until the durable message arrives."""
+    told = Listener()
     told.begin()
     told.delta("Hel", 0)
     assert told.delta("world", 7) == []
     assert told.message("Hello, world")[0] == AnswerText("lo, world")
 
 
-def test_a_higher_attempt_takes_the_lower_back() -> None:
-    """When the model is asked again, what it had said is void; late pieces of the old attempt are, too."""
-    told = Told()
+def test_a_higher_attempt_voids_the_lower() -> None:
+    """A new attempt voids the text so far, and late deltas of the old attempt are ignored."""
+    told = Listener()
     told.begin()
     told.delta("one thing", 0)
     failed = told.event(
@@ -141,9 +141,9 @@ def test_a_higher_attempt_takes_the_lower_back() -> None:
     assert told.said == "another thing"
 
 
-def test_the_delta_of_a_new_attempt_may_come_before_its_event() -> None:
-    """Deltas are sent at once and events page from the journal: either order shows the same."""
-    told = Told()
+def test_a_delta_before_the_event_of_its_attempt() -> None:
+    """A delta and the event of its attempt may arrive in either order."""
+    told = Listener()
     told.begin()
     told.delta("old", 0)
     assert told.delta("new", 0, attempt=2) == [AnswerRestart(), AnswerText("new")]
@@ -152,8 +152,8 @@ def test_the_delta_of_a_new_attempt_may_come_before_its_event() -> None:
 
 
 def test_another_item_after_a_crash() -> None:
-    """A restarted daemon may ask under another item; what was unfinished is taken back."""
-    told = Told()
+    """After a crash, a new item voids the unfinished text of the old one."""
+    told = Listener()
     told.begin()
     told.delta("half", 0)
     told.event("run_started", starts=2)
@@ -162,17 +162,17 @@ def test_another_item_after_a_crash() -> None:
     assert told.said == "whole"
 
 
-def test_a_message_that_says_otherwise_replaces() -> None:
-    """The durable message has the last word."""
-    told = Told()
+def test_a_different_durable_message() -> None:
+    """A durable message that differs from the deltas replaces their text."""
+    told = Listener()
     told.begin()
     told.delta("wrong", 0)
     assert told.message("right") == [AnswerRestart(), AnswerText("right"), MessageEnd("end")]
 
 
 def test_two_items_of_one_run() -> None:
-    """A finished item is left alone when the next one begins."""
-    told = Told()
+    """The next item does not void a finished one."""
+    told = Listener()
     told.begin()
     told.delta("first", 0)
     told.message("first")
@@ -180,8 +180,8 @@ def test_two_items_of_one_run() -> None:
 
 
 def test_a_late_message_does_not_disturb_the_next_item() -> None:
-    """An event that lags behind the deltas of the next item is shown; those deltas go on."""
-    told = Told()
+    """A durable message that arrives during the next item is shown, and the next item continues."""
+    told = Listener()
     told.begin()
     told.delta("b", 0, item="itm_2")
     assert told.message("a") == [AnswerText("a"), MessageEnd("end")]
@@ -189,24 +189,24 @@ def test_a_late_message_does_not_disturb_the_next_item() -> None:
 
 
 def test_thinking_is_separate() -> None:
-    """Reasoning has its own offsets."""
-    told = Told()
+    """Reasoning and answer have separate offsets."""
+    told = Listener()
     told.begin()
     assert told.delta("hm", 0, kind="thinking") == [ReasoningText("hm")]
     assert told.delta("so", 0) == [AnswerText("so")]
 
 
-def test_an_event_seen_before_is_passed_over() -> None:
-    """A cursor is handled once, whatever is sent again."""
-    told = Told(cursor=10)
+def test_repeated_events() -> None:
+    """An event whose cursor was seen before is ignored."""
+    told = Listener(cursor=10)
     assert told.event("run_ended", cursor=10, outcome="completed") == []
     assert told.event("run_ended", cursor=11, outcome="completed") != []
     assert told.follower.cursor == 11
 
 
-def test_a_queued_run_that_is_cancelled_is_heard() -> None:
-    """A run that ends without having begun still shows what was asked."""
-    told = Told()
+def test_a_cancelled_queued_run() -> None:
+    """A run that ends in the queue still shows its input."""
+    told = Listener()
     items = [{"kind": "text", "text": "later"}]
     told.event("input_received", input_id="inp_1", items=items)
     told.event("run_accepted", input_id="inp_1")
@@ -215,17 +215,17 @@ def test_a_queued_run_that_is_cancelled_is_heard() -> None:
 
 
 def test_joining_in_the_middle() -> None:
-    """A follower that comes late shows the text so far and what follows, and no input it never saw."""
-    told = Told(cursor=100)
+    """A late follower shows the text so far and the rest, without the input."""
+    told = Listener(cursor=100)
     assert told.delta("so far", 0) == [AnswerText("so far")]
     assert told.follower.running == RUN
     assert told.message("so far so good") == [AnswerText(" so good"), MessageEnd("end")]
     assert told.event("run_ended", outcome="completed") == [RunEnd(RUN, "completed", "")]
 
 
-def test_a_failed_run_says_why() -> None:
-    """The error reaches the person."""
-    told = Told()
+def test_a_failed_run() -> None:
+    """The end of a failed run holds its error."""
+    told = Listener()
     told.begin()
     assert told.event("run_ended", outcome="failed", error={"reason": "x", "message": "no key"}) == [
         RunEnd(RUN, "failed", "no key")
@@ -233,25 +233,25 @@ def test_a_failed_run_says_why() -> None:
 
 
 def test_gap_and_synced_move_the_cursor() -> None:
-    """Pruned history is told; being level is only remembered."""
+    """A gap is reported, and both notifications move the cursor."""
     follower = StreamFollower()
     assert follower.feed("journal.gap", {"from": 0, "to": 7}) == [Notice("a part of the history was pruned")]
     assert follower.feed("journal.synced", {"cursor": 9}) == []
     assert follower.cursor == 9
 
 
-def test_the_unknown_is_passed_over() -> None:
-    """Events, notifications and kinds of text of later versions change nothing."""
-    told = Told()
+def test_unknown_notifications() -> None:
+    """Unknown events, notifications and kinds of text are ignored."""
+    told = Listener()
     assert told.event("tool_admired", call_id="c") == []
     assert told.event("sun_risen") == []
     assert told.delta("x", 0, kind="music") == []
     assert told.follower.feed("journal.new", {"cursor": 99}) == []
 
 
-def test_why_a_model_is_asked_again_is_noted() -> None:
-    """What the daemon says to it is not what anybody said; of a later version's reasons nothing is shown."""
-    told, again = Told(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
+def test_follow_ups_are_noted() -> None:
+    """Each known cause of a follow-up has a note; an unknown cause has none."""
+    told, again = Listener(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
     for follow_up in get_args(FollowUp):
         shown = told.event("message_appended", item_id="x", message=again, follow_up=follow_up)
         assert shown == [Notice(FOLLOW_UP_NOTES[follow_up])]
@@ -260,8 +260,8 @@ def test_why_a_model_is_asked_again_is_noted() -> None:
 
 
 def test_user_messages_and_ended_sessions() -> None:
-    """Only answers are said; the end of the session is told."""
-    told = Told()
+    """User messages are not answers; the end of a session is noted."""
+    told = Listener()
     user = {"role": "user", "items": [{"kind": "text", "text": "hi"}]}
     assert told.event("message_appended", item_id="x", message=user) == []
     assert told.event("session_ended") == [Notice("the session has ended and accepts no more input")]
@@ -273,25 +273,25 @@ CALL = "call_1"
 ASKS: Any = {"call_id": CALL, "tool": "bash"}
 
 
-def calling(told: Told, **arguments: Any) -> list[Piece]:
-    """A message that asks for a call."""
+def request_call(told: Listener, **arguments: Any) -> list[Piece]:
+    """Return a message that requests a call."""
     told.begin()
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": arguments}
     message = {"role": "assistant", "items": [{"kind": "text", "text": "So."}, call]}
     return told.event("message_appended", item_id=ITEM, message=message, stop_reason="tool_calls")
 
 
-def judged(told: Told, decision: str, why: str) -> list[Piece]:
-    """Its verdict."""
+def judge(told: Listener, decision: str, why: str) -> list[Piece]:
+    """Send the verdict on the call."""
     return told.event("calls_judged", item_id=ITEM, verdicts=[{**ASKS, "decision": decision, "why": why}])
 
 
-def test_a_call_from_asking_to_result() -> None:
-    """It is asked for after what was said, judged, begun, and has its result."""
-    told = Told()
+def test_life_of_a_call() -> None:
+    """A call is requested, judge, started and completed, in this order."""
+    told = Listener()
     called = CallRequest(CALL, "bash", "ls")
-    assert calling(told, command="ls") == [AnswerText("So."), MessageEnd("tool_calls"), called]
-    assert judged(told, "allow", "the tool's default") == [
+    assert request_call(told, command="ls") == [AnswerText("So."), MessageEnd("tool_calls"), called]
+    assert judge(told, "allow", "the tool's default") == [
         CallVerdict(CALL, "bash", "allow", "the tool's default")
     ]
     assert told.event("tool_called", **ASKS) == [CallStart(CALL, "bash", "ls", 1000)]
@@ -299,10 +299,10 @@ def test_a_call_from_asking_to_result() -> None:
     assert returned == [CallResult(CALL, "bash", "ls", "returned", "a b", 20)]
 
 
-def test_what_a_call_writes() -> None:
-    """It goes on where it was; what comes again is passed over, and a gap replaces."""
-    told = Told()
-    calling(told)
+def test_call_output() -> None:
+    """Output continues, repeated output is skipped, and a gap replaces the output so far."""
+    told = Listener()
+    request_call(told)
     told.event("tool_called", **ASKS)
 
     def says(text: str, offset: int, attempt: int = 1) -> list[Piece]:
@@ -318,10 +318,10 @@ def test_what_a_call_writes() -> None:
     assert told.delta("x", 0, item="another", kind="output") == []
 
 
-def test_a_call_that_runs_again() -> None:
-    """What it had written is void, unless it has been heard writing anew before that."""
-    told = Told()
-    calling(told)
+def test_call_output_of_another_attempt() -> None:
+    """A new attempt voids the output so far, whether output or event arrives first."""
+    told = Listener()
+    request_call(told)
     told.event("tool_called", **ASKS)
     told.delta("old", 0, item=CALL, kind="output")
     began = CallStart(CALL, "bash", "", 1000)
@@ -330,11 +330,11 @@ def test_a_call_that_runs_again() -> None:
     assert told.event("tool_called", **ASKS, attempt=3) == [began]
 
 
-def test_a_call_that_a_rule_denies() -> None:
-    """The result says which one."""
-    told = Told()
-    calling(told)
-    assert judged(told, "deny", "managed rule bash deny") == [
+def test_a_denied_call() -> None:
+    """The result of a denied call names the source of its verdict."""
+    told = Listener()
+    request_call(told)
+    assert judge(told, "deny", "managed rule bash deny") == [
         CallVerdict(CALL, "bash", "deny", "managed rule bash deny")
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
@@ -343,9 +343,9 @@ def test_a_call_that_a_rule_denies() -> None:
 
 
 def test_an_approval_and_its_answer() -> None:
-    """It carries what the call would do; who answers is told, and a denial only once."""
-    told = Told()
-    calling(told, command="rm x")
+    """An approval holds the call's input; its answer is reported, and a denial only once."""
+    told = Listener()
+    request_call(told, command="rm x")
     [asked] = told.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", note="rule")
     assert isinstance(asked, ApprovalOpening)
     assert asked.approval["arguments"] == {"command": "rm x"}
@@ -361,9 +361,9 @@ def test_an_approval_and_its_answer() -> None:
 
 @pytest.mark.parametrize(("how", "known"), [("expired", True), ("withdrawn", False), ("renewed", False)])
 def test_an_approval_that_lapses(how: str, known: bool) -> None:
-    """It waits no longer, and nobody answered; what expires is denied."""
-    told = Told()
-    calling(told)
+    """A lapsed approval names no person; an expired one counts as denied."""
+    told = Listener()
+    request_call(told)
     told.event("approval_requested", approval_id="apr_1", **ASKS)
     lapsed = told.event("approval_lapsed", approval_id="apr_1", call_id=CALL, how=how)
     assert lapsed == [ApprovalClosing("apr_1", "bash", "", how)]
@@ -373,8 +373,8 @@ def test_an_approval_that_lapses(how: str, known: bool) -> None:
 
 
 def test_a_question_and_its_answer() -> None:
-    """Chosen options are told by what they are called."""
-    told = Told()
+    """The answer of a question shows the labels of the options."""
+    told = Listener()
     options = [{"option_id": "1", "label": "red"}, {"option_id": "2", "label": "blue"}]
     questions = [{"key": "c", "question": "Which?", "options": options}, {"key": "w", "question": "Why?"}]
     [asked] = told.event("question_asked", question_id="qst_1", call_id=CALL, questions=questions)
@@ -393,9 +393,9 @@ def test_a_question_and_its_answer() -> None:
 
 
 def test_a_doubt_and_its_end() -> None:
-    """A call in doubt carries what it was to do; what became of it is told, after its run, too."""
-    told = Told()
-    calling(told, command="rm x")
+    """A call in doubt holds the call's input; its resolution is reported even after its run."""
+    told = Listener()
+    request_call(told, command="rm x")
     [doubted] = told.event("indoubt_opened", indoubt_id="idt_1", **ASKS, note="gone")
     assert isinstance(doubted, DoubtOpening)
     assert doubted.doubt["arguments"] == {"command": "rm x"}
@@ -412,10 +412,10 @@ def test_a_doubt_and_its_end() -> None:
     ]
 
 
-def test_what_else_is_told_of_runs() -> None:
-    """A call that runs again after a crash, a word to the run in flight, another permission mode."""
-    told = Told()
-    calling(told)
+def test_other_notes_about_runs() -> None:
+    """A repeated call after a crash, a steer message and a new permission mode are reported."""
+    told = Listener()
+    request_call(told)
     [noted] = told.event("call_probed", **ASKS)
     assert isinstance(noted, Notice)
     assert "runs again" in noted.text
@@ -428,9 +428,9 @@ def test_what_else_is_told_of_runs() -> None:
     assert told.event("session_updated", changes={"title": "x"}) == []
 
 
-def test_what_became_of_shells_is_told() -> None:
-    """That one asks what nobody can answer, and how one ended; of other tasks nothing."""
-    told = Told()
+def test_notes_about_shells() -> None:
+    """A stalled shell and the end of a shell are noted; other tasks are not."""
+    told = Listener()
     assert told.event("task_created", task_id="tsk_1", title="npm run dev") == []
     (asks,) = told.event("task_stalled", task_id="tsk_1", note="for the model")
     assert asks == Notice("the background shell tsk_1 waits for input that nobody can give")
@@ -440,9 +440,9 @@ def test_what_became_of_shells_is_told() -> None:
     assert ended == Notice("the background shell tsk_1 has ended: failed, exited with exit code 2")
 
 
-def test_what_is_told_of_the_context() -> None:
-    """That the model is shown less, and that it could not be had."""
-    told = Told()
+def test_notes_about_the_context() -> None:
+    """A compaction and a failed compaction are noted."""
+    told = Listener()
     compacted: Any = {"trigger": "auto", "strategy": "summary", "upto": 3}
     assert told.event("context_compacted", **compacted, pre_tokens=90_000, post_tokens=2_000) == [
         Notice("the model now sees a summary of the conversation so far: 90000 tokens became 2000")
@@ -454,10 +454,10 @@ def test_what_is_told_of_the_context() -> None:
     assert failed == [Notice("the conversation could not be summarized: no key")]
 
 
-def test_calls_of_a_message_from_before() -> None:
-    """Who comes late and read the message elsewhere understands what is heard of its calls."""
+def test_calls_of_an_earlier_message() -> None:
+    """A follower that learned an earlier message knows its calls."""
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": {"command": "ls"}}
-    known, unknown = Told(), Told()
+    known, unknown = Listener(), Listener()
     known.follower.learn({"role": "assistant", "items": [call]})
     for told, about in ((known, "ls"), (unknown, "")):
         assert told.event("tool_called", **ASKS) == [CallStart(CALL, "bash", about, 1000)]
@@ -468,9 +468,9 @@ def test_calls_of_a_message_from_before() -> None:
 
 
 @given(st.text(), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20))
-def test_whatever_pieces_come_the_answer_is_said_once(text: str, cuts: list[tuple[int, int]]) -> None:
-    """Pieces may be lost, repeated and overlap: what is seen is always a prefix, in the end the whole."""
-    told = Told()
+def test_any_deltas_show_the_answer_once(text: str, cuts: list[tuple[int, int]]) -> None:
+    """With lost, repeated and overlapping deltas, the text is always a prefix and finally whole."""
+    told = Listener()
     told.begin()
     for start, length in cuts:
         if text[start : start + length]:

@@ -52,7 +52,7 @@ scopes = ["read", "converse"]
 
 
 def refused(text: str) -> str:
-    """The message with which a text is refused."""
+    """Return the message with which a text is refused."""
     with pytest.raises(ConfigInvalid) as caught:
         parse(text)
     return caught.value.message

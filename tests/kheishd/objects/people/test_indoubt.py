@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
+from kheishd.core.run.commands import (
+    AcceptAnswer,
+    BeginModelCall,
+    CallTools,
+    Command,
+    Judge,
+    Judgement,
+    Start,
+)
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -15,7 +23,6 @@ from protocol.errors.rpc import IdempotencyConflict
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.token import ScopeMissing
-from protocol.events.call import ToolCalled
 from protocol.objects.permission import Verdict
 from protocol.transcript import ToolCall, Usage
 from tests.support.household import Household, household, pages, refused
@@ -38,10 +45,10 @@ async def died_in_a_call(house: Household, sender: str = "user") -> str:
     verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="send's default")
     commands: tuple[Command, ...] = (
         Start(),
-        Ask("itm_1"),
-        Answered([SENDING], Usage(1, 1), "tool_calls", "scripted"),
+        BeginModelCall("itm_1"),
+        AcceptAnswer([SENDING], Usage(1, 1), "tool_calls", "scripted"),
         Judge([Judgement(verdict)]),
-        CallTools([ToolCalled(call_id="c1", tool="send", evidence={"pid": 7})]),
+        CallTools({"c1": {"pid": 7}}),
     )
 
     def leave(tx: Transaction) -> None:

@@ -113,7 +113,7 @@ async def test_conversation_compact_ok_where_there_is_nothing_to_sum_up(house: H
     assert (await house.call("conversation.compact", check=True))["status"] == "queued"
     assert house.head() == head
     done = await compact(house)
-    assert (done["status"], done["note"]) == ("completed", "there was nothing to sum up")
+    assert (done["status"], done["note"]) == ("completed", "there was nothing to summarize")
     assert "summary" not in done
     assert house.models.summed == []
 

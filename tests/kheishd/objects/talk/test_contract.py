@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kheishd.core.run.record import RunRecord
 from kheishd.objects.talk.contract import (
     Schema,
-    checked,
+    check_answer,
     read_contracts,
     read_schema,
     schema_text,
@@ -114,10 +114,10 @@ async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:
     """Against what the run pinned; nothing where that is nothing, or where it gave something already."""
     bound = replace(PINNED, output_contract=BoundContract(digest=DIGEST))
     with desk.state.read() as store:
-        good, bad = checked(store, RUN, bound, '{"ok": true}'), checked(store, RUN, bound, "fine")
+        good, bad = check_answer(store, RUN, bound, '{"ok": true}'), check_answer(store, RUN, bound, "fine")
         assert good is not None
         assert bad is not None
         assert (good.problem, good.schema) == (None, schema_text(store, DIGEST))
         assert bad.problem is not None
-        assert checked(store, RUN, PINNED, "fine") is None
-        assert checked(store, replace(RUN, output_cursors=[7]), bound, "fine") is None
+        assert check_answer(store, RUN, PINNED, "fine") is None
+        assert check_answer(store, replace(RUN, output_cursors=[7]), bound, "fine") is None
