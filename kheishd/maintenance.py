@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,26 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
     from kheishd.store.environment import Snapshot
     from kheishd.store.opening import opened_for_reading
 
-    with opened_for_reading(home.state) as environment:
+    with opened_for_reading(home.state, current=True) as environment:
         return examine_whole(lambda: Snapshot(environment), deep=deep)
 
 
 def _repair(home: Home) -> Diagnosis:
     """Repair the store after copying it; the copy may show the cause of the damage."""
+    from kheishd.records.rebuild import rebuild_some
     from kheishd.records.repair import repair
     from kheishd.store.writer import Store
 
-    store = Store.open(home.state, on_group=lambda group: None, threaded=False, version=__version__)
+    store = Store.open(
+        home.state,
+        on_group=lambda group: None,
+        threaded=False,
+        version=__version__,
+        rebuild=rebuild_some,
+    )
     try:
-        copy = _unused_path(home.path / "before-repair")
+        numbered = (home.path / f"before-repair-{number}" for number in count(1))
+        copy = next(path for path in numbered if not path.exists())
         store.backup(copy)
         print(f"the unrepaired store is kept as {copy}", file=sys.stderr)
         changed, diagnosis = repair(store, time.time_ns() // 1_000_000)
@@ -109,13 +118,6 @@ def _repair(home: Home) -> Diagnosis:
         store.close()
     print(f"repaired {changed} records", file=sys.stderr)
     return diagnosis
-
-
-def _unused_path(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

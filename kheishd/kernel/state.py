@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from kheishd.records.rebuild import rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.writer import Group, Job, Store
@@ -222,7 +223,13 @@ async def open_state(
             token.run_sync_soon(state.failed.ring)
 
     store = Store.open(
-        directory, on_group=on_group, on_failure=on_failure, scrub=scrub, threaded=threaded, version=version
+        directory,
+        on_group=on_group,
+        on_failure=on_failure,
+        scrub=scrub,
+        threaded=threaded,
+        version=version,
+        rebuild=rebuild_some,
     )
     state = State(store, clock)
     try:

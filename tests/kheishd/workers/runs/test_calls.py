@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.core.run.calls import NOT_RUN, STOPPED
-from kheishd.core.run.commands import Ask, Start
+from kheishd.core.run.commands import BeginModelCall, Start
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
@@ -42,7 +42,7 @@ from tests.support.desk import (
     says,
     working,
 )
-from tests.support.machine import allowed, answered, called, found, replied, resolved
+from tests.support.machine import allow, answer, answer_approvals, answer_question, call_tools, resolve_doubt
 from tests.support.runtimes import make_runtime
 from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
@@ -193,7 +193,7 @@ async def test_a_decided_outcome_mentions_a_changed_input(tmp_path: Path, autoju
     once = calls(("settles", {"text": "long enough"}))
     async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: resolved(run, updated_input={"text": "x"}))
+        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "x"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         text = results_by_call(desk, sent.session_id)["call_1"].text
         assert text == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
@@ -507,10 +507,16 @@ async def test_a_call_that_crashes_the_daemon_repeatedly_is_parked(
     """The run fails as parked, and the call, which may have taken effect, is in doubt."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
-        begin = [lambda run: Start(), lambda run: Ask("itm_1"), lambda run: one_call(), allowed, called]
+        begin = [
+            lambda run: Start(),
+            lambda run: BeginModelCall("itm_1"),
+            lambda run: one_call(),
+            allow,
+            call_tools,
+        ]
         await desk.order(sent.run_id, *begin)
         for _ in range(2):
-            await desk.order(sent.run_id, lambda run: Start(), found_not_done, called)
+            await desk.order(sent.run_id, lambda run: Start(), found_not_done, call_tools)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
@@ -526,7 +532,7 @@ async def test_judging_that_crashes_the_daemon_repeatedly_is_parked(
     """Starts without progress count even though judging journals nothing before it is done."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
-        begin = [lambda run: Start(), lambda run: Ask("itm_1"), lambda run: one_call()]
+        begin = [lambda run: Start(), lambda run: BeginModelCall("itm_1"), lambda run: one_call()]
         await desk.order(sent.run_id, *begin, *[lambda run: Start()] * 3)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
@@ -538,12 +544,12 @@ async def test_judging_that_crashes_the_daemon_repeatedly_is_parked(
 
 def one_call() -> Any:
     """Answer with one call."""
-    return answered(ToolCall("call_1", "note", {"text": "a"}))
+    return answer(ToolCall("call_1", "note", {"text": "a"}))
 
 
 def found_not_done(run: Any) -> Any:
     """Record that the first call took no effect."""
-    return found(run, 0, "not_done")
+    return resolve_doubt(run, 0, "not_done")
 
 
 class RecordingToolbox(Toolbox):
@@ -581,7 +587,7 @@ async def test_a_crash_after_any_commit_loses_no_result_and_repeats_no_call(
         box.watch(desk, tmp_path)
         desk.models.to["hello"] = batch
         sent = await desk.ask("hello")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         await wait_all_tasks_blocked()
     assert box.copies > 15
@@ -601,7 +607,7 @@ async def finish(desk: Desk, run_id: str) -> None:
         await desk.until(lambda: desk.run(run_id).status in SETTLED)
         if desk.ended(run_id):
             return
-        await desk.order(run_id, resolved)
+        await desk.order(run_id, answer_approvals)
 
 
 def assert_complete(desk: Desk, session_id: str, directory: Path) -> None:
@@ -711,7 +717,7 @@ async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) 
         sent = await desk.ask()
         await wait_all_tasks_blocked()
         assert (sent.status, worker.active, box.did) == ("waiting_for_approval", 0, [])
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -722,7 +728,7 @@ async def test_a_changed_input_is_used_and_the_model_is_told(
     """The call runs with the approver's input, and its result says so."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: resolved(run, updated_input={"text": "b"}))
+        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "b"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["b"]
         (result,) = results_by_call(desk, sent.session_id).values()
@@ -739,14 +745,14 @@ async def test_a_changed_preview_is_approved_again(tmp_path: Path, autojump_cloc
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         (tmp_path / "work" / NOTES).write_text("of somebody else\n")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         first, second = approvals(desk, sent.session_id)
         assert second.note == "what was approved has changed since: look again"
         assert first.preview is not None
         assert second.preview is not None
         assert first.preview.binding != second.preview.binding
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["of somebody else", "a"]
 
@@ -757,13 +763,13 @@ async def test_a_stale_call_is_approved_again(tmp_path: Path, autojump_clock: Mo
     pair = calls(("stale", {"text": "a"}), ("look", {"text": "b", "seconds": 10.0}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: len(approvals(desk, sent.session_id)) == 2)
         await wait_all_tasks_blocked()
         assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert results_by_call(desk, sent.session_id)["call_2"].text == "seen: b"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -779,7 +785,7 @@ async def test_a_new_deny_rule_stops_an_allowed_call(
         sent = await desk.ask()
         rule = Rule(tool=tool_name, decision="deny", note="closed for today")
         await desk.do(permission.update, PermissionUpdate(add=[rule]))
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         denied = next(r for r in results_by_call(desk, sent.session_id).values() if r.tool == tool_name)
         assert (denied.how, denied.text) == ("denied", "This is no longer allowed: closed for today")
@@ -805,7 +811,7 @@ async def test_a_narrower_mode_applies_to_a_call_that_has_not_run(
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await question_in_bypass_mode(desk)
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode=mode))
-        await desk.order(sent.run_id, lambda run: replied(run.calls[1]))
+        await desk.order(sent.run_id, lambda run: answer_question(run.calls[1]))
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert notes(tmp_path) == []
         if mode == "dontAsk":
@@ -814,7 +820,7 @@ async def test_a_narrower_mode_applies_to_a_call_that_has_not_run(
         (approval,) = approvals(desk, sent.session_id)
         assert approval.note == "this was allowed before, and now a person is to be asked: careful's default"
         assert approval.preview is not None
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -824,7 +830,7 @@ async def test_a_narrower_mode_keeps_an_approval(tmp_path: Path, autojump_clock:
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode="dontAsk"))
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -835,7 +841,7 @@ async def test_a_tool_may_be_gone_after_a_wait(tmp_path: Path, autojump_clock: M
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         box.lost.add("careful")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = results_by_call(desk, sent.session_id).values()
         assert (result.how, result.text) == ("failed", "The tool 'careful' is gone.")
@@ -855,7 +861,7 @@ async def test_a_tool_outside_the_current_scope_does_not_run(
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
         await narrow(desk, sent.session_id, ["note"])
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         result = results_by_call(desk, sent.session_id)["call_1"]
         assert (result.how, result.text) == ("failed", "The tool 'careful' is no longer allowed here.")
@@ -892,7 +898,7 @@ async def test_a_run_continues_with_the_current_runtime_after_a_wait(
                 2, models=present.models, hooks=CompositeHook((changed,)), workspaces=present.workspaces
             )
         )
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = results_by_call(desk, sent.session_id).values()
         assert "these arguments do not fit careful" in result.text
@@ -919,13 +925,13 @@ async def test_a_person_may_answer_before_the_whole_batch_is_judged(
         sent = await desk.send()
         await box.reached.wait()
         assert desk.run(sent.run_id).status == "running"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await wait_all_tasks_blocked()
         assert box.did == []
         box.goes_on.set()
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert desk.run(sent.run_id).status == "waiting_for_approval"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert len(box.did) == 17
 
@@ -942,7 +948,7 @@ async def test_a_question_is_asked_and_never_dispatched(tmp_path: Path, autojump
         assert questions[0].expires_at_ms == desk.state.now_ms() + 60_000
         assert "ask all in one call" in results_by_call(desk, sent.session_id)["call_3"].text
         for index in (0, 1):
-            await desk.order(sent.run_id, lambda run, index=index: replied(run.calls[index]))  # type: ignore[misc]
+            await desk.order(sent.run_id, lambda run, index=index: answer_question(run.calls[index]))  # type: ignore[misc]
         await desk.until(lambda: desk.ended(sent.run_id))
         assert box.did == []
 
@@ -1010,7 +1016,7 @@ async def test_the_current_limits_of_tools_apply(tmp_path: Path, autojump_clock:
 @pytest.mark.parametrize(
     ("limits", "arguments", "how", "text"),
     [
-        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message; the limit is 1"),
         (ToolsSection(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
         (ToolsSection(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
         (
