@@ -5,39 +5,35 @@ import sys
 import click
 
 from kheishctl import __version__, exits
-from kheishctl.verb import CONTEXT, LazyGroup, common_options
+from kheishctl.cli import CONTEXT, LazyGroup, common_options
 
 _COMMANDS = "kheishctl.commands"
 
 ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Talk": (
-        ("chat", "kheishctl.shell.command:chat", "Talk with an agent, in the terminal."),
-        ("send", f"{_COMMANDS}.send:send", "Say something to an agent and print the answer."),
+        ("chat", "kheishctl.shell.command:chat", "Chat with an agent in the terminal."),
+        ("send", f"{_COMMANDS}.send:send", "Send a message to an agent and print its answer."),
     ),
-    "Look": (
-        ("status", f"{_COMMANDS}.daemon:status", "Show how the daemon is."),
+    "Inspect": (
+        ("status", f"{_COMMANDS}.daemon:status", "Show the status of the daemon."),
         ("conversation", f"{_COMMANDS}.conversation:group", "Conversations: an agent and a sender."),
         ("session", f"{_COMMANDS}.session:group", "Sessions: the durable units of work."),
-        ("run", f"{_COMMANDS}.run:group", "Runs: what answers an input."),
-        ("output", f"{_COMMANDS}.output:group", "Outputs: what runs gave."),
-        ("task", f"{_COMMANDS}.task:group", "Tasks, and shells in the background."),
-        ("journal", f"{_COMMANDS}.journal:group", "The journal: everything that happened."),
+        ("run", f"{_COMMANDS}.run:group", "Runs: each run answers one input."),
+        ("output", f"{_COMMANDS}.output:group", "Outputs: the results of runs."),
+        ("task", f"{_COMMANDS}.task:group", "Tasks and background shells."),
+        ("journal", f"{_COMMANDS}.journal:group", "The journal: every event, in order."),
     ),
     "Decide": (
-        (
-            "approval",
-            f"{_COMMANDS}.approval:group",
-            "Approvals: calls of tools that wait for a person's yes or no.",
-        ),
+        ("approval", f"{_COMMANDS}.approval:group", "Approvals: tool calls that need a person's approval."),
         ("question", f"{_COMMANDS}.question:group", "Questions that agents ask people."),
-        ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls in doubt: the daemon died while they ran."),
+        ("indoubt", f"{_COMMANDS}.indoubt:group", "Calls in doubt: the daemon crashed while they ran."),
         ("permission", f"{_COMMANDS}.permission:group", "Permissions: what agents may do, and why."),
     ),
     "Manage": (
-        ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and examine the daemon."),
-        ("definition", f"{_COMMANDS}.definition:group", "Definitions: the agents there are."),
-        ("route", f"{_COMMANDS}.route:group", "Routes: the models there are."),
-        ("token", f"{_COMMANDS}.token:group", "Tokens: who may connect over TCP."),
+        ("daemon", f"{_COMMANDS}.daemon:group", "Start, stop, reload, back up and check the daemon."),
+        ("definition", f"{_COMMANDS}.definition:group", "Definitions of agents."),
+        ("route", f"{_COMMANDS}.route:group", "Routes to models."),
+        ("token", f"{_COMMANDS}.token:group", "Tokens for connections over TCP."),
     ),
     "Script": (
         ("call", f"{_COMMANDS}.rpc:call", "Call any method of the daemon."),
@@ -45,9 +41,8 @@ ENTRIES: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 
-HELP = "Talk with agents that a kheish daemon runs, and look after the daemon."
+HELP = "Talk with the agents of a kheish daemon, and manage the daemon."
 
-# Words that people try, and the commands that do what they mean.
 ALSO = {
     "agent": "definition",
     "agents": "definition list",
@@ -61,8 +56,16 @@ ALSO = {
     "answer": "question answer",
     "help": "--help",
 }
+"""Words that people try, and the commands that they mean."""
 
 EPILOG = "Exit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS)
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, enabled: bool) -> None:
+    if enabled and not ctx.resilient_parsing:
+        click.echo(f"kheishctl {__version__}")
+        ctx.exit()
+
 
 root = LazyGroup(
     "kheishctl",
@@ -78,22 +81,17 @@ root = LazyGroup(
             is_flag=True,
             expose_value=False,
             is_eager=True,
-            callback=lambda ctx, _, on: _version(ctx) if on and not ctx.resilient_parsing else None,
+            callback=_print_version,
             help="Print the version.",
         ),
     ],
 )
 
 
-def _version(ctx: click.Context) -> None:
-    click.echo(f"kheishctl {__version__}")
-    ctx.exit()
-
-
 def main() -> None:
     """Run the program; never returns."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character shows a stand-in instead of ending the command.
+        # A terminal that cannot show a character shows a replacement instead of ending the command.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     root.main(prog_name="kheishctl")
 

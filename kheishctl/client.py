@@ -1,7 +1,7 @@
 """A blocking JSON-RPC client for the daemon's Unix socket.
 
-One-shot commands must start fast, so this is the standard library and nothing else: no event loop, no
-msgspec, params and results as plain dictionaries. A connection is used by one thread.
+One-shot commands must start fast, so this module uses only the standard library: no event loop, no message
+types; params and results are dictionaries. One thread uses a connection.
 """
 
 import json
@@ -13,74 +13,72 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from kheishctl import __version__, exits
+from kheishctl.contract import Json
+from kheishctl.render.daemon import describe_version_difference
 
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
 
-# What the kernel takes as the path of a Unix socket: 108 bytes with the zero at the end.
-MAX_PATH_BYTES = 107
+# The kernel's limit for the path of a Unix socket: 108 bytes with the zero at the end.
+MAX_SOCKET_PATH_BYTES = 107
 
-# What a message or a backlog of notifications takes at most before we hang up: pages end at a mebibyte, and
-# nothing is asked beside a stream. Who sends more is no daemon, or means harm.
+# The longest message and backlog before the client hangs up. Pages end at a mebibyte, and the client calls
+# no other method beside a stream, so a peer that sends more is broken or hostile.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-MAX_KEPT = 10_000
+MAX_PENDING_NOTIFICATIONS = 10_000
 
-# Bytes asked of the socket at once: a kernel buffer's worth.
+# Bytes per read of the socket: the size of a kernel buffer.
 READ_BYTES = 256 * 1024
-
-Json = dict[str, Any]
-"""A JSON object: params, a result, an event."""
 
 
 class Failure(Exception):
-    """Something that ends a command. ``exit_code`` is the command's; the message says what to do next."""
+    """A failure that ends a command with ``exit_code``; the message states the next action."""
 
     exit_code = exits.FAILED
+    reason = "failed"
 
     def describe(self) -> Json:
-        """The failure as ``--json`` prints it, in the shape of a JSON-RPC error."""
+        """Return the failure in the shape of a JSON-RPC error."""
         return {"code": None, "message": str(self), "data": {"reason": self.reason}}
-
-    reason = "failed"
 
 
 class NoDaemon(Failure):
-    """Nobody listens on the socket."""
+    """A socket on which no daemon listens."""
 
     exit_code = exits.NO_DAEMON
     reason = "no_daemon"
 
 
-class NotPermitted(Failure):
-    """The socket is there and belongs to somebody else."""
+class SocketForbidden(Failure):
+    """A socket of another user."""
 
     reason = "permission_denied"
 
 
-class Lost(Failure):
-    """The daemon closed the connection before it answered."""
+class ConnectionLost(Failure):
+    """A connection that ended before the answer."""
 
     exit_code = exits.NO_DAEMON
     reason = "connection_lost"
 
 
-class NoKheish(Lost):
-    """Something else than a daemon answers at the socket."""
+class NotADaemon(ConnectionLost):
+    """A socket on which another program answers."""
 
     reason = "not_a_daemon"
 
     def __init__(self) -> None:
-        super().__init__("what answers at the socket is not a kheish daemon")
+        super().__init__("the program that answers on the socket is not a kheish daemon")
 
 
 class TimedOut(Failure):
-    """The daemon took longer to answer than the caller would wait."""
+    """An answer that took longer than the caller was willing to wait."""
 
     exit_code = exits.TIMED_OUT
     reason = "timed_out"
 
 
-class Refused(Failure):
-    """The daemon answered with an error: its number, its message and its data."""
+class RequestRefused(Failure):
+    """A request that the daemon answered with an error."""
 
     def __init__(self, error: Json) -> None:
         data = error.get("data")
@@ -92,7 +90,7 @@ class Refused(Failure):
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        """The stable name of the refusal."""
+        """The stable identifier of the refusal."""
         return str(self.data.get("reason", ""))
 
     @property
@@ -101,30 +99,29 @@ class Refused(Failure):
         return bool(self.data.get("retryable"))
 
     def describe(self) -> Json:
-        """The error as the daemon gave it."""
+        """Return the error exactly as the daemon sent it."""
         return {"code": self.code, "message": self.message, "data": self.data}
 
     def __str__(self) -> str:
-        # The path of the param is for programs, which find it in ``data``; people gave no params.
+        # The path of an invalid param stays in ``data``, for programs: people typed options, not params.
         return f"{self.message}{self.note}"
 
 
-def home_directory(home: str | None = None) -> str:
-    """The daemon's home: ``home``, else $KHEISH_HOME, else $STATE_DIRECTORY, else ``~/.kheish``."""
-    chosen = home or os.environ.get("KHEISH_HOME") or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return os.path.abspath(os.path.expanduser(chosen or "~/.kheish"))
+def resolve_home(home: str | None = None) -> str:
+    """Return the daemon's home: ``home``, else $KHEISH_HOME, else $STATE_DIRECTORY, else ``~/.kheish``."""
+    path = home or os.environ.get("KHEISH_HOME") or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return os.path.abspath(os.path.expanduser(path or "~/.kheish"))
 
 
-def socket_path(home: str, path: str | None = None) -> str:
-    """Where the daemon of ``home`` listens; ``path`` if it was given."""
+def resolve_socket(home: str, path: str | None = None) -> str:
+    """Return ``path``, else the socket of the daemon of ``home``."""
     return os.path.abspath(os.path.expanduser(path)) if path else os.path.join(home, SOCKET_NAME)
 
 
 def dial(path: str, timeout_s: float | None = None) -> socket.socket:
-    """A connected socket.
+    """Return a connected socket.
 
-    Errors: NoDaemon, NotPermitted, each saying what to do.
-    Source: a path too long for the kernel is reached through its directory's file descriptor.
+    Errors: NoDaemon, SocketForbidden; both state the next action.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_s)
@@ -138,7 +135,7 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
         ) from None
     except PermissionError:
         connection.close()
-        raise NotPermitted(
+        raise SocketForbidden(
             f"permission denied on {path}: it serves only the user who runs the daemon; ask them for a "
             "shared socket ([listen.shared]) and name it with --socket"
         ) from None
@@ -149,9 +146,10 @@ def dial(path: str, timeout_s: float | None = None) -> socket.socket:
 
 
 def _connect(connection: socket.socket, path: str) -> None:
-    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         connection.connect(path)
         return
+    # A path that is too long for the kernel is reached through its directory's file descriptor.
     directory, name = os.path.split(path)
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -161,18 +159,18 @@ def _connect(connection: socket.socket, path: str) -> None:
 
 
 class Client:
-    """One connection. Requests are answered in turn; notifications that come in between are kept."""
+    """One connection. It makes one call at a time and keeps the notifications that arrive meanwhile."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._buffer = bytearray()
         self._searched = 0
-        self._kept: deque[tuple[str, Json]] = deque()
+        self._pending: deque[tuple[str, Json]] = deque()
         self._next_id = 0
 
     @classmethod
     def dial(cls, path: str, timeout_s: float | None = None) -> Self:
-        """Connect. Errors: NoDaemon, NotPermitted."""
+        """Connect. Errors: NoDaemon, SocketForbidden."""
         return cls(dial(path, timeout_s))
 
     def __enter__(self) -> Self:
@@ -182,107 +180,104 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up; what the daemon does for us goes on."""
+        """Close the connection; the daemon continues its work."""
         self._socket.close()
 
     def fileno(self) -> int:
-        """The socket, to be waited for beside other things."""
+        """Return the socket's descriptor, to wait for it together with others."""
         return self._socket.fileno()
 
     @property
-    def received(self) -> bool:
-        """Whether there is something to give that came already: then the socket says nothing of it."""
-        return bool(self._kept) or b"\n" in self._buffer
+    def has_pending(self) -> bool:
+        """Whether a message has arrived already, so that waiting for the socket would miss it."""
+        return bool(self._pending) or b"\n" in self._buffer
 
     def call(self, method: str, params: Json | None = None, *, timeout_s: float | None = None) -> Any:
-        """Ask and wait for the answer.
+        """Call a method and wait for its answer.
 
-        Errors: Refused as the daemon answered, Lost, TimedOut after ``timeout_s``.
+        Errors: RequestRefused, ConnectionLost, TimedOut after ``timeout_s``.
         """
         request_id = self.send(method, params)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            message = self._message(deadline)
-            if _answers(message, request_id):
-                return self._result(message, method)
+            message = self._read_message(deadline)
+            if _is_answer_to(message, request_id):
+                return self._unpack_result(message, method)
             self._keep(message)
 
     def send(self, method: str, params: Json | None = None) -> int:
-        """Send a request without waiting; its answer comes by :meth:`messages`. Errors: Lost."""
+        """Send a request and return its id without waiting. Errors: ConnectionLost."""
         self._next_id += 1
         request = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params or {}}
         self._socket.settimeout(None)
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why") from None
+            raise ConnectionLost(
+                "the daemon closed the connection; 'kheishctl daemon logs' may say why"
+            ) from None
         return self._next_id
 
     def notifications(self, timeout_s: float | None = None) -> Iterator[tuple[str, Json]]:
-        """Notifications as they come, those kept first: method and params.
+        """Yield the method and params of each notification, pending ones first.
 
-        Errors: Lost when the connection ends, TimedOut when ``timeout_s`` passes between two.
+        Errors: ConnectionLost, TimedOut when ``timeout_s`` passes between two notifications.
         """
         while True:
-            while self._kept:
-                yield self._kept.popleft()
+            while self._pending:
+                yield self._pending.popleft()
             deadline = None if timeout_s is None else time.monotonic() + timeout_s
-            self._keep(self._message(deadline))
+            self._keep(self._read_message(deadline))
 
     def exchange(self, method: str, params: Json | None = None) -> Iterator[tuple[str, Json]]:
-        """Ask, and give the notifications as they come; the answer comes among them, named ``result``.
+        """Call a method and yield notifications; its result is yielded among them, named ``result``.
 
-        Errors: Refused, Lost.
+        Errors: RequestRefused, ConnectionLost.
         """
         request_id = self.send(method, params)
         while True:
-            while self._kept:
-                yield self._kept.popleft()
-            message = self._message(None)
-            if _answers(message, request_id):
-                yield "result", self._result(message, method)
+            while self._pending:
+                yield self._pending.popleft()
+            message = self._read_message(None)
+            if _is_answer_to(message, request_id):
+                yield "result", self._unpack_result(message, method)
             else:
                 self._keep(message)
 
     def _keep(self, message: Json) -> None:
         if "method" in message and "id" not in message:
-            if len(self._kept) >= MAX_KEPT:
-                raise NoKheish
+            if len(self._pending) >= MAX_PENDING_NOTIFICATIONS:
+                raise NotADaemon
             params = message.get("params")
-            self._kept.append((str(message["method"]), params if isinstance(params, dict) else {}))
+            self._pending.append((str(message["method"]), params if isinstance(params, dict) else {}))
 
-    def _result(self, message: Json, method: str) -> Any:
+    def _unpack_result(self, message: Json, method: str) -> Any:
         if "error" not in message:
             return message.get("result")
         if not isinstance(message["error"], dict):
-            raise NoKheish
-        refused = Refused(message["error"])
+            raise NotADaemon
+        refused = RequestRefused(message["error"])
         if refused.code in (-32601, -32602) and method != "rpc.ping":
-            refused.note = self._version_note()
+            # A daemon of another version may not know the method or a param.
+            try:
+                version = str(self.call("rpc.ping", timeout_s=2).get("version", __version__))
+            except (Failure, AttributeError):
+                version = __version__
+            if version != __version__:
+                refused.note = f" ({describe_version_difference(version)})"
         raise refused
 
-    def _version_note(self) -> str:
-        """A sentence if the daemon is of another version, as that explains what it does not know."""
-        try:
-            version = self.call("rpc.ping", timeout_s=2).get("version", __version__)
-        except (Failure, AttributeError):
-            return ""
-        return "" if version == __version__ else f" ({version_difference(str(version))})"
-
-    def _message(self, deadline: float | None) -> Json:
-        return parsed(self._line(deadline))
-
-    def _line(self, deadline: float | None) -> bytes:
+    def _read_message(self, deadline: float | None) -> Json:
         while True:
             end = self._buffer.find(b"\n", self._searched)
             if end >= 0:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 self._searched = 0
-                return line
+                return parse_message(line)
             self._searched = len(self._buffer)
             if self._searched > MAX_MESSAGE_BYTES:
-                raise NoKheish
+                raise NotADaemon
             self._buffer += self._receive(deadline)
 
     def _receive(self, deadline: float | None) -> bytes:
@@ -293,30 +288,25 @@ class Client:
             self._socket.settimeout(remaining)
             data = self._socket.recv(READ_BYTES)
         except TimeoutError:
-            raise TimedOut("the daemon did not answer in time; what it was asked for may go on") from None
+            raise TimedOut("the daemon did not answer in time; the request may still be executed") from None
         except OSError as error:
-            raise Lost(f"the connection to the daemon broke: {error.strerror or error}") from None
+            raise ConnectionLost(f"the connection to the daemon broke: {error.strerror or error}") from None
         if not data:
-            raise Lost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
+            raise ConnectionLost("the daemon closed the connection; 'kheishctl daemon logs' may say why")
         return data
 
 
-def parsed(line: bytes | bytearray) -> Json:
-    """A line as a message. Errors: NoKheish for what is none."""
+def parse_message(line: bytes | bytearray) -> Json:
+    """Return the message of a line. Errors: NotADaemon if the line is not JSON."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
-        raise NoKheish from None
+        raise NotADaemon from None
     return message if isinstance(message, dict) else {}
 
 
-def _answers(message: Json, request_id: int) -> bool:
-    """Whether a message is the answer to our only open request: one that could not be read has no id."""
+def _is_answer_to(message: Json, request_id: int) -> bool:
+    """Whether a message answers the open request; an error about an unreadable request has no id."""
     if "method" in message:
         return False
     return message.get("id") == request_id or (message.get("id") is None and "error" in message)
-
-
-def version_difference(version: str) -> str:
-    """The sentence that names two versions plainly."""
-    return f"the daemon is version {version}, this kheishctl is {__version__}"

@@ -1,4 +1,6 @@
-"""What the exit codes of kheishctl mean. Scripts rely on them; a released code keeps its meaning."""
+"""Exit codes of kheishctl. Scripts rely on them: a released code keeps its meaning."""
+
+from kheishctl.contract import RUN_WAITING
 
 OK = 0
 FAILED = 1
@@ -12,29 +14,29 @@ TIMED_OUT = 124
 INTERRUPTED = 130
 
 MEANINGS: tuple[tuple[int, str], ...] = (
-    (OK, "done"),
+    (OK, "success"),
     (FAILED, "refused or failed; the message says why"),
-    (USAGE, "the command line is wrong"),
-    (NO_DAEMON, "no daemon answers"),
-    (HOME_TAKEN, "another daemon holds the home"),
+    (USAGE, "invalid command line"),
+    (NO_DAEMON, "cannot reach a daemon"),
+    (HOME_TAKEN, "another daemon uses the home"),
     (RUN_FAILED, "the run failed"),
     (RUN_STOPPED, "the run was cancelled or interrupted"),
     (RUN_WAITS, "the run waits for a person"),
-    (TIMED_OUT, "the time given is over; the work goes on"),
+    (TIMED_OUT, "timed out waiting; the run continues"),
     (INTERRUPTED, "stopped by Ctrl-C"),
 )
 """Every code with its meaning, for help texts and man pages."""
 
-_OF_STATUS = {
+OF_STATUS = {
     "completed": OK,
     "failed": RUN_FAILED,
     "cancelled": RUN_STOPPED,
     "interrupted": RUN_STOPPED,
-    "waiting_for_approval": RUN_WAITS,
-    "waiting_for_user_question": RUN_WAITS,
+    **dict.fromkeys(RUN_WAITING, RUN_WAITS),
 }
+"""The code for each status in which a run, or a task, no longer continues by itself."""
 
 
-def of_status(status: str) -> int:
-    """The code for a run's status after waiting for it; one that goes on has run out of time."""
-    return _OF_STATUS.get(status, TIMED_OUT)
+def code_for_status(status: str) -> int:
+    """Return the code for a run's status after waiting for it; an unsettled run means a timeout."""
+    return OF_STATUS.get(status, TIMED_OUT)

@@ -1,4 +1,4 @@
-"""Starting the daemon's program: in the background, or in this process's place."""
+"""Starting the daemon's program: in the background, in place of this process, or for maintenance."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from kheishctl import exits
-from kheishctl.client import Client, Failure, Json, Lost, NoDaemon, TimedOut, socket_path
-from kheishctl.text import clean
+from kheishctl.client import Client, ConnectionLost, Failure, NoDaemon, TimedOut, resolve_socket
+from protocol.text import sanitise
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Sequence
+
+    from kheishctl.contract import Json
 
 LOG_NAME = os.path.join("run", "kheishd.log")
 
-# The log of a daemon that was started by hand. It is begun anew when a start finds it longer.
+# The log of a daemon in the background. A start empties a longer one.
 MAX_LOG_BYTES = 10 * 1024 * 1024
 
-# What systemd passes to a service belongs to that service, not to a daemon that one of its children starts.
-_NOT_INHERITED = (
+# Variables that systemd sets for one service. They must not reach a daemon that a child of it starts.
+SERVICE_VARIABLES = (
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
@@ -30,7 +31,7 @@ _NOT_INHERITED = (
     "WATCHDOG_PID",
 )
 
-# Only ever added to, and neither through a link nor into a pipe.
+# Append only, never through a link and never into a pipe.
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 READY_SECONDS = 60.0
@@ -40,8 +41,8 @@ PROBE_SECONDS = 5.0
 LOG_TAIL_LINES = 5
 
 
-class NotStarted(Failure):
-    """The daemon ended before it answered; the message is the end of its log."""
+class StartFailed(Failure):
+    """A daemon that ended before it answered; the message is the end of its log."""
 
     reason = "not_started"
 
@@ -50,76 +51,76 @@ class NotStarted(Failure):
         self.exit_code = exit_code
 
 
-def command(home: str, *arguments: str) -> list[str]:
-    """The command line of ``kheishd``, run by the interpreter that runs us."""
+def build_command(home: str, *arguments: str) -> list[str]:
+    """Return the command line of ``kheishd``, run by this process's interpreter."""
     return [sys.executable, "-m", "kheishd", "--home", home, *arguments]
 
 
-def environment() -> dict[str, str]:
-    """Our environment, in which the command finds the same ``kheishd`` from any directory."""
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+def build_environment() -> dict[str, str]:
+    """Return an environment in which the command imports the same ``kheishd`` from any directory."""
+    environ = {name: value for name, value in os.environ.items() if name not in SERVICE_VARIABLES}
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # Run from a source tree without being installed: the tree is only on the path because we are in it.
+    # In a source tree that is not installed, only the current directory makes the package importable.
     if root not in sys.path[1:]:
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH"))))
     return environ
 
 
-def replace(home: str, *arguments: str) -> NoReturn:
-    """Become ``kheishd``: its output and its exit code are ours."""
+def exec_daemon(home: str, *arguments: str) -> NoReturn:
+    """Replace this process by ``kheishd``."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command(home, *arguments), environment())
+    os.execve(sys.executable, build_command(home, *arguments), build_environment())
 
 
-def offline(home: str, *arguments: str) -> tuple[int, str]:
-    """Have ``kheishd`` work on the store itself: the exit code, 0 or 1, and what it printed.
+def run_maintenance(home: str, *arguments: str) -> tuple[int, str]:
+    """Run a maintenance command of ``kheishd`` on the store: its exit code, 0 or 1, and its output.
 
-    Errors: Failure in its words, exit code 4 if a daemon holds the home.
+    Errors: Failure with the program's message, exit code 4 if a daemon uses the home.
     """
     import subprocess
 
-    done = subprocess.run(
-        command(home, *arguments),
-        env=environment(),
+    process = subprocess.run(
+        build_command(home, *arguments),
+        env=build_environment(),
         capture_output=True,
         check=False,
     )
-    said, complaint = (stream.decode(errors="replace").strip() for stream in (done.stdout, done.stderr))
-    if done.returncode and not said:
-        failure = Failure(complaint.removeprefix("kheishd: ") or f"kheishd ended with {done.returncode}")
-        failure.exit_code = exits.HOME_TAKEN if done.returncode == 4 else exits.FAILED
+    output, errors = (stream.decode(errors="replace").strip() for stream in (process.stdout, process.stderr))
+    if process.returncode and not output:
+        failure = Failure(errors.removeprefix("kheishd: ") or f"kheishd ended with {process.returncode}")
+        failure.exit_code = exits.HOME_TAKEN if process.returncode == 4 else exits.FAILED
         raise failure
-    sys.stderr.write(f"{clean(complaint)}\n" if complaint else "")
-    return (exits.FAILED if done.returncode else exits.OK), said
+    sys.stderr.write(f"{sanitise(errors)}\n" if errors else "")
+    return (exits.FAILED if process.returncode else exits.OK), output
 
 
-def log_path(home: str) -> str:
-    """Where a daemon started in the background writes its log."""
+def get_log_path(home: str) -> str:
+    """Return the path of the log of a daemon in the background."""
     return os.path.join(home, LOG_NAME)
 
 
-def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], None] = lambda _: None) -> Json:
-    """Start a daemon in the background and wait until it answers: its status.
+def start(home: str, arguments: Sequence[str] = (), *, note: Callable[[str], None] = lambda _: None) -> Json:
+    """Start a daemon in the background, wait until it answers, and return its status.
 
-    The daemon has its own session, ``/`` as its directory and its log in ``<home>/run``.
-    Errors: NotStarted with what its log says, exit code 4 if another one holds the home; TimedOut.
+    The daemon has its own session, the working directory ``/`` and its log in ``<home>/run``.
+    Errors: StartFailed with the end of its log, exit code 4 if another daemon uses the home; TimedOut.
     """
-    # Made where used: 'status' is in the same module as 'start'.
+    # Imported here because 'status' is in the same module as 'start'.
     import subprocess
 
     run = os.path.join(home, "run")
     os.makedirs(run, mode=0o700, exist_ok=True)
-    _see_that_it_is_ours(home)
-    _see_that_it_is_ours(run)
-    log = os.open(log_path(home), LOG_FLAGS, 0o600)
+    _require_own_directory(home)
+    _require_own_directory(run)
+    log = os.open(get_log_path(home), LOG_FLAGS, 0o600)
     try:
         if os.fstat(log).st_size > MAX_LOG_BYTES:
             os.ftruncate(log, 0)
         offset = os.fstat(log).st_size
         child = subprocess.Popen(
-            command(home, *arguments),
-            env=environment(),
+            build_command(home, *arguments),
+            env=build_environment(),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -128,55 +129,54 @@ def start(home: str, arguments: Sequence[str] = (), *, tell: Callable[[str], Non
         )
     finally:
         os.close(log)
-    return _ready(child, home, offset, tell)
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        code = child.poll()
+        if code is not None:
+            message = f"the daemon did not start: {_read_log_end(home, offset, code)}"
+            raise StartFailed(message, exits.HOME_TAKEN if code == 4 else exits.FAILED)
+        status = probe(resolve_socket(home))
+        # Another daemon may answer on the socket until the new one notices and ends.
+        if status is not None and status.get("pid") == child.pid:
+            return status
+        time.sleep(PROBE_PAUSE_SECONDS)
+    note(f"the daemon is still running, pid {child.pid}")
+    raise TimedOut(f"the daemon has not answered in {READY_SECONDS:.0f} s; its log is {get_log_path(home)}")
 
 
-def _see_that_it_is_ours(directory: str) -> None:
-    """Errors: NotStarted for another user's directory, before anything in it is written to."""
+def _require_own_directory(directory: str) -> None:
+    """Reject another user's directory, before anything is written into it. Errors: StartFailed."""
     owner = os.stat(directory).st_uid
     if owner != os.geteuid():
-        raise NotStarted(
+        raise StartFailed(
             f"{directory} belongs to the user with uid {owner}; run as that user, or choose another home "
             "with --home"
         )
 
 
-def _ready(child: subprocess.Popen[bytes], home: str, offset: int, tell: Callable[[str], None]) -> Json:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        code = child.poll()
-        if code is not None:
-            raise NotStarted(_last_words(home, offset, code), exits.HOME_TAKEN if code == 4 else exits.FAILED)
-        status = probe(socket_path(home))
-        # Another daemon may answer at the socket while ours is on its way to say so.
-        if status is not None and status.get("pid") == child.pid:
-            return status
-        time.sleep(PROBE_PAUSE_SECONDS)
-    tell(f"it still runs, with pid {child.pid}")
-    raise TimedOut(f"the daemon has not answered in {READY_SECONDS:.0f} s; its log is {log_path(home)}")
+def _read_log_end(home: str, offset: int, code: int) -> str:
+    """Return the last lines that a daemon logged before it ended."""
+    with open(get_log_path(home), "rb") as log:
+        log.seek(offset)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    return "\n  ".join(lines[-LOG_TAIL_LINES:] or [f"exit code {code}, no message"])
 
 
 def probe(path: str) -> Json | None:
-    """The status of the daemon at a socket; None if none answers. Errors: NotPermitted, Refused."""
+    """Return the status of the daemon on a socket; None without a daemon.
+
+    Errors: SocketForbidden, RequestRefused.
+    """
     try:
         with Client.dial(path, PROBE_SECONDS) as client:
             status: Json = client.call("daemon.status", timeout_s=PROBE_SECONDS)
             return status
-    except (NoDaemon, Lost, TimedOut):
+    except (NoDaemon, ConnectionLost, TimedOut):
         return None
 
 
-def _last_words(home: str, offset: int, code: int) -> str:
-    """Why a daemon ended, in its own words."""
-    with open(log_path(home), "rb") as log:
-        log.seek(offset)
-        said = log.read().decode(errors="replace").strip().splitlines()
-    lines = said[-LOG_TAIL_LINES:] or [f"exit code {code}, no message"]
-    return "the daemon did not start: " + "\n  ".join(lines)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of that id runs; one that ended and was not yet waited for does not."""
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b") ")[2][:1] not in (b"Z", b"X")
@@ -184,10 +184,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_gone(pid: int, timeout_s: float) -> bool:
-    """Wait until a process has ended: whether it has, in time."""
+def wait_for_exit(pid: int, timeout_s: float) -> bool:
+    """Wait until a process has ended; return whether it ended in time."""
     deadline = time.monotonic() + timeout_s
-    while alive(pid):
+    while is_alive(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(PROBE_PAUSE_SECONDS)

@@ -1,63 +1,39 @@
-"""``kheishctl approval``: calls that wait for a person's yes or no."""
+"""``kheishctl approval``: tool calls that need a person's approval."""
 
-import json
 from typing import Any
 
 import click
 
-from kheishctl import asking, exits
-from kheishctl.client import Json, Refused
-from kheishctl.commands.watching import Watch
-from kheishctl.text import Column, Look, one_line, table
-from kheishctl.verb import (
-    App,
-    complete,
-    given,
-    mutating,
-    noun,
-    options,
-    paged,
-    pages,
-    show_table,
-    verb,
-)
+from kheishctl import exits
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.client import RequestRefused
+from kheishctl.commands.watch import ApprovalWatch
+from kheishctl.contract import APPROVAL_FILTERS, MAX_PAGE_ROWS, REMEMBER, Json
+from kheishctl.options import JsonValue, complete, drop_unset, id_argument, mutating, paged, request_filters
+from kheishctl.render.layout import Column, Display, format_table
+from kheishctl.render.pending import format_approval, format_status
+from protocol.text import one_line
 
-group = noun("approval", "Approvals: calls of tools that wait for a person's yes or no.")
-
-STATUSES = ("pending", "allowed", "denied", "expired", "withdrawn", "any")
+group = make_group("approval", "Approvals: tool calls that need a person's approval.")
 
 COLUMNS = (
     Column("APPROVAL", "approval_id"),
-    Column("STATUS", asking.status_word),
+    Column("STATUS", format_status),
     Column("TOOL", "tool"),
     Column("SUBJECT", "subject"),
     Column("AGENT", "agent"),
     Column("SENDER", "sender"),
-    Column("ASKED", "requested_at_ms", "time"),
+    Column("REQUESTED", "requested_at_ms", "time"),
     Column("EXPIRES", "expires_at_ms", "time"),
     Column("RUN", "run_id"),
 )
 
 RESOLVED = (
     Column("RUN", "run_id"),
-    Column("ANSWERED", lambda row: len(row["approvals"]), "count"),
-    Column("WAITING", "pending", "count"),
+    Column("RESOLVED", lambda row: len(row["approvals"]), "count"),
+    Column("PENDING", "pending", "count"),
     Column("NOTE", lambda row: row.get("error", {}).get("message")),
 )
-
-place = options(
-    click.option(
-        "--session",
-        "session_id",
-        metavar="SESSION",
-        shell_complete=complete("sessions"),
-        help="Only those of this session.",
-    ),
-    click.option(
-        "--run", "run_id", metavar="RUN", shell_complete=complete("open_runs"), help="Only those of this run."
-    ),
-)
-"""The options that say which are meant."""
 
 _approvals = click.argument(
     "approval_ids",
@@ -65,37 +41,40 @@ _approvals = click.argument(
     nargs=-1,
     required=True,
     shell_complete=complete("approvals"),
-    help="The approval; several must be of one run.",
+    help="The approvals; all must belong to one run.",
 )
-_justification = click.option("--justification", metavar="TEXT", help="Why; it is recorded, nothing more.")
-_note = click.option("--note", metavar="TEXT", help="Why not; the model reads it.")
+_justification = click.option("--justification", metavar="TEXT", help="The reason; it is only recorded.")
+_note = click.option("--note", metavar="TEXT", help="The reason; the model reads it.")
 
 
-@verb(
+@command(
     group,
     "list",
     method="approval.list",
-    examples=("kheishctl approval list", "kheishctl approval list --run run_0EXAMPLE --status any --json"),
+    examples=("kheishctl approval list", "kheishctl approval list --session ses_0EXAMPLE --status any"),
 )
-@place
+@request_filters
 @click.option(
-    "--status", type=click.Choice(STATUSES), metavar="STATUS", help="Those with this status, or any."
+    "--status",
+    type=click.Choice(APPROVAL_FILTERS),
+    metavar="STATUS",
+    help="Only those with this status (default: pending), or any.",
 )
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
-    """List approvals: those that wait, oldest first."""
-    page = pages(app, "approval.list", given(**filters), "approvals", everything=everything)
-    show_table(app, page, "approvals", COLUMNS, "Nothing waits for an approval.")
+    """List pending approvals, oldest first."""
+    page = fetch_pages(app, "approval.list", drop_unset(**filters), "approvals", everything=everything)
+    show_table(app, page, "approvals", COLUMNS, "No approvals are pending.")
 
 
-@verb(group, "show", method="approval.get", examples=("kheishctl approval show apr_0EXAMPLE",))
-@click.argument("approval_id", metavar="APPROVAL", shell_complete=complete("approvals"), help="The approval.")
+@command(group, "show", method="approval.get", examples=("kheishctl approval show apr_0EXAMPLE",))
+@id_argument("approval_id", "APPROVAL", "approvals")
 def show(app: App, approval_id: str) -> None:
-    """Show an approval with what it would allow: a diff, a command, or the call's input."""
-    app.emit(app.call("approval.get", {"approval_id": approval_id}), asking.approval)
+    """Show an approval and the call that it allows: a diff, a command, or the call's input."""
+    app.emit(app.call("approval.get", {"approval_id": approval_id}), format_approval)
 
 
-@verb(
+@command(
     group,
     "allow",
     method="approval.resolve",
@@ -106,34 +85,33 @@ def show(app: App, approval_id: str) -> None:
     ),
 )
 @_approvals
-@click.option("--input", "updated_input", metavar="JSON", help="Run it with this input instead.")
+@click.option(
+    "--input", "updated_input", type=JsonValue(), metavar="JSON", help="Run the call with this input instead."
+)
 @click.option(
     "--remember",
-    type=click.Choice(("once", "run", "session")),
-    help="Let it hold for further calls of the tool on the same subject.",
+    type=click.Choice(REMEMBER),
+    help="Remember this approval for later calls with the same subject.",
 )
-@click.option("--uses", type=click.IntRange(1), metavar="N", help="For so many of them at most.")
+@click.option(
+    "--uses", type=click.IntRange(1), metavar="N", help="Use the remembered approval at most N times."
+)
 @_justification
 @mutating
 def allow(
-    app: App,
-    approval_ids: tuple[str, ...],
-    updated_input: str | None,
-    idempotency_key: str | None,
-    check: bool,
-    **said: Any,
+    app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **answer: Any
 ) -> None:
-    """Allow calls of one run; it goes on once none of its calls waits any more.
+    """Allow calls of one run; it resumes when none of its calls is pending.
 
-    If somebody else was first, nothing is changed and the message says who.
+    If somebody else answered first, nothing is changed and the message names them.
     """
-    if updated_input is not None and len(approval_ids) > 1:
+    if answer["updated_input"] is not None and len(approval_ids) > 1:
         raise click.UsageError("--input is for one approval")
-    answer = given(decision="allow", updated_input=_input(updated_input), **said)
-    _resolve(app, approval_ids, answer, given(idempotency_key=idempotency_key, check=check))
+    answer = drop_unset(**answer) | {"decision": "allow"}
+    _resolve(app, approval_ids, answer, drop_unset(idempotency_key=idempotency_key, check=check))
 
 
-@verb(
+@command(
     group,
     "deny",
     method="approval.resolve",
@@ -144,107 +122,84 @@ def allow(
 @_justification
 @mutating
 def deny(
-    app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **said: Any
+    app: App, approval_ids: tuple[str, ...], idempotency_key: str | None, check: bool, **answer: Any
 ) -> None:
-    """Deny calls of one run; the model reads the note and goes on without them."""
-    answer = given(decision="deny", **said)
-    _resolve(app, approval_ids, answer, given(idempotency_key=idempotency_key, check=check))
-
-
-def _input(text: str | None) -> Json | None:
-    if text is None:
-        return None
-    try:
-        value: Json = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"--input is not JSON: {error}") from None
-    return value
+    """Deny calls of one run; the model reads the note and continues without them."""
+    answer = drop_unset(**answer) | {"decision": "deny"}
+    _resolve(app, approval_ids, answer, drop_unset(idempotency_key=idempotency_key, check=check))
 
 
 def _resolve(app: App, approval_ids: tuple[str, ...], answer: Json, mutation: Json) -> None:
     resolutions = [answer | {"approval_id": approval_id} for approval_id in approval_ids]
-    app.emit(app.call("approval.resolve", {"resolutions": resolutions} | mutation), _resolved)
+    app.emit(app.call("approval.resolve", {"resolutions": resolutions} | mutation), _format_resolved)
 
 
-def _resolved(result: Json, look: Look) -> str:
-    lines = [f"{each['approval_id']} {asking.status_word(each)}" for each in result["approvals"]]
-    if look.width is not None and result["pending"]:
-        lines.append(f"{result['pending']} of {result['run_id']} still wait")
+def _format_resolved(result: Json, display: Display) -> str:
+    lines = [f"{approval['approval_id']} {format_status(approval)}" for approval in result["approvals"]]
+    if display.width is not None and result["pending"]:
+        lines.append(f"{result['run_id']} has {result['pending']} more pending")
     return "\n".join(map(one_line, lines))
 
 
-# All of them.
+# Many approvals at once.
 
 
-@verb(
-    group,
-    "allow-all",
-    examples=("kheishctl approval allow-all --run run_0EXAMPLE",),
-)
-@place
+@command(group, "allow-all", examples=("kheishctl approval allow-all --run run_0EXAMPLE",))
+@request_filters
 @_justification
-def allow_all(app: App, justification: str | None, **where: Any) -> None:
-    """Allow everything that waits now, or waits in a session or run: run by run, each at once.
+def allow_all(app: App, justification: str | None, **filters: Any) -> None:
+    """Allow all pending approvals, or those of a session or run; each run's approvals at once.
 
-    What is asked for afterwards is not allowed by it.
+    Later approvals are not included.
     """
-    _resolve_all(app, where, given(decision="allow", justification=justification))
+    _resolve_all(app, filters, drop_unset(decision="allow", justification=justification))
 
 
-@verb(
-    group,
-    "deny-all",
-    examples=("kheishctl approval deny-all --session ses_0EXAMPLE --note 'stop here'",),
+@command(
+    group, "deny-all", examples=("kheishctl approval deny-all --session ses_0EXAMPLE --note 'stop here'",)
 )
-@place
+@request_filters
 @_note
 @_justification
-def deny_all(app: App, note: str | None, justification: str | None, **where: Any) -> None:
-    """Deny everything that waits now, or waits in a session or run: run by run, each at once."""
-    _resolve_all(app, where, given(decision="deny", note=note, justification=justification))
+def deny_all(app: App, note: str | None, justification: str | None, **filters: Any) -> None:
+    """Deny all pending approvals, or those of a session or run; each run's approvals at once."""
+    _resolve_all(app, filters, drop_unset(decision="deny", note=note, justification=justification))
 
 
-def _resolve_all(app: App, where: Json, answer: Json) -> None:
-    """Answer run by run; one that somebody else answered meanwhile keeps nobody from the others."""
-    page = pages(app, "approval.list", given(limit=500, **where), "approvals", everything=True)
+def _resolve_all(app: App, filters: Json, answer: Json) -> None:
+    """Answer run by run. A run whose approvals somebody else answered meanwhile does not stop the others."""
+    params = drop_unset(limit=MAX_PAGE_ROWS, **filters)
+    page = fetch_pages(app, "approval.list", params, "approvals", everything=True)
+    # The approvals of one run fit one request, because the daemon limits how many can be pending.
+    by_run: dict[str, list[str]] = {}
+    for approval in page["approvals"]:
+        by_run.setdefault(approval["run_id"], []).append(approval["approval_id"])
     runs: list[Json] = []
-    for run_id, approval_ids in _by_run(page["approvals"]).items():
+    for run_id, approval_ids in by_run.items():
         resolutions = [answer | {"approval_id": approval_id} for approval_id in approval_ids]
         try:
             result = app.call("approval.resolve", {"resolutions": resolutions})
             runs.append({"run_id": run_id, "approvals": approval_ids, "pending": result["pending"]})
-        except Refused as refused:
+        except RequestRefused as refused:
             runs.append({"run_id": run_id, "approvals": [], "error": refused.describe()})
-    resolved = sum(len(run["approvals"]) for run in runs)
     app.emit(
-        {"resolved": resolved, "runs": runs},
-        lambda result, look: table(result["runs"], RESOLVED, look, "Nothing waits for an approval."),
+        {"resolved": sum(len(run["approvals"]) for run in runs), "runs": runs},
+        lambda result, display: format_table(result["runs"], RESOLVED, display, "No approvals are pending."),
     )
     if any("error" in run for run in runs):
         click.get_current_context().exit(exits.FAILED)
 
 
-def _by_run(approvals: list[Json]) -> dict[str, list[str]]:
-    """The approvals of each run: no more than one request takes, for no more wait."""
-    by_run: dict[str, list[str]] = {}
-    for approval in approvals:
-        by_run.setdefault(approval["run_id"], []).append(approval["approval_id"])
-    return by_run
-
-
-# Watching.
-
-
-@verb(
+@command(
     group,
     "watch",
     examples=("kheishctl approval watch", "kheishctl approval watch --session ses_0EXAMPLE --json"),
 )
-@place
-def watch(app: App, **where: Any) -> None:
-    """Show approvals as they are asked for, and in a terminal answer them: a allows, d denies.
+@request_filters
+def watch(app: App, **filters: Any) -> None:
+    """Show approvals as they are requested; in a terminal, answer them: a allows, d denies.
 
-    Goes on until q or Ctrl-C, over restarts of the daemon. With --json, a line for every approval, and
-    another when it is answered.
+    Stops at q or Ctrl-C, and continues when the daemon restarts. With --json, prints a line for every
+    approval, and another line when it is answered.
     """
-    Watch(app, given(**where)).run()
+    ApprovalWatch(app, drop_unset(**filters)).run()

@@ -1,31 +1,31 @@
-"""``kheishctl completion``: scripts that make shells complete commands, options and names."""
+"""``kheishctl completion``: scripts with which shells complete commands, options and names."""
 
 import click
 
-from kheishctl.verb import App, verb
+from kheishctl.cli import App, command
 
 PROGRAM = "kheishctl"
 VARIABLE = "_KHEISHCTL_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
 
 
-# Loaded from $fpath, zsh runs the file as the function's body at every call; click's own test is true at the
-# first call only, so that every second Tab would do nothing.
+# If zsh loads the file from $fpath, it runs the file as the function's body at every call. click's own test
+# holds only at the first call, so that every second Tab would do nothing.
 _ZSH_LOADED = ("[[ $zsh_eval_context[-1] == loadautofunc ]]", f"[[ $funcstack[1] == _{PROGRAM} ]]")
 
 
-def script(shell: str) -> str:
-    """The completion script of a shell: one of :data:`SHELLS`."""
+def build_script(shell: str) -> str:
+    """Return the completion script for one of :data:`SHELLS`."""
     from click.shell_completion import get_completion_class
 
-    found = get_completion_class(shell)
-    assert found is not None, shell
-    generator = found(click.Group(PROGRAM), {}, PROGRAM, VARIABLE)
-    # Not ``source()``: for bash that runs the bash of this machine to look at its version.
+    completer = get_completion_class(shell)
+    assert completer is not None, shell
+    generator = completer(click.Group(PROGRAM), {}, PROGRAM, VARIABLE)
+    # Not ``source()``: for bash that runs this machine's bash to find its version.
     return generator.source_template.replace(*_ZSH_LOADED) % generator.source_vars()
 
 
-@verb(
+@command(
     None,
     "completion",
     examples=(
@@ -38,7 +38,7 @@ def script(shell: str) -> str:
 def completion(app: App, shell: str) -> None:
     """Print a shell's completion script.
 
-    Agents, sessions, runs and tokens complete by asking the daemon; without one they do not, and
-    nothing waits.
+    The names of agents, sessions, runs and tokens come from the daemon. If it is not running, they are not
+    completed, and completion does not wait.
     """
-    app.say(script(shell).strip("\n"))
+    app.say(build_script(shell).strip("\n"))

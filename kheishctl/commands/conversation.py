@@ -1,31 +1,32 @@
-"""``kheishctl conversation``: the pair (agent, sender) and the session it means."""
+"""``kheishctl conversation``: an agent and a sender, and the session of the two."""
 
 from typing import Any
 
 import click
 
 from kheishctl import exits
-from kheishctl.commands.send import send, spoken
-from kheishctl.render import history as history_text
-from kheishctl.render import outcome
-from kheishctl.text import Column, Look, clean, facts
-from kheishctl.verb import (
-    App,
-    Duration,
-    complete,
-    given,
+from kheishctl.cli import App, command, fetch_pages, make_group, note_next_page, show_table
+from kheishctl.commands.send import read_text, send
+from kheishctl.contract import Json
+from kheishctl.options import (
+    agent_argument,
+    conversation_filters,
+    drop_unset,
     mutating,
-    note_more,
-    noun,
+    newest_option,
+    note_option,
     options,
     paged,
-    pages,
     sender_option,
-    show_table,
-    verb,
+    text_argument,
+    timeout_option,
 )
+from kheishctl.render.layout import Column, Display, format_record
+from kheishctl.render.messages import format_history
+from kheishctl.render.run import describe_outcome
+from protocol.text import sanitise
 
-group = noun("conversation", "Conversations: an agent and a sender, and the session they mean now.")
+group = make_group("conversation", "Conversations: an agent and a sender, and their current session.")
 group.add_command(send)
 
 COLUMNS = (
@@ -38,52 +39,38 @@ COLUMNS = (
     ),
 )
 
-
-address = options(
-    click.argument(
-        "agent", required=False, shell_complete=complete("agents"), help="The agent; else the default."
-    ),
-    sender_option,
-)
+address = options(agent_argument, sender_option)
 """The parameters that name a conversation."""
 
 
-@verb(group, "list", method="conversation.list", examples=("kheishctl conversation list --agent default",))
-@click.option(
-    "--agent", metavar="AGENT", shell_complete=complete("agents"), help="Only those with this agent."
-)
-@click.option(
-    "--as",
-    "--sender",
-    "sender",
-    metavar="SENDER",
-    shell_complete=complete("senders"),
-    help="Only those of this sender.",
-)
+@command(group, "list", method="conversation.list", examples=("kheishctl conversation list --agent default",))
+@conversation_filters
 @paged
-def list_(
-    app: App, agent: str | None, sender: str | None, limit: int | None, after: str | None, everything: bool
-) -> None:
+def list_(app: App, everything: bool, **params: Any) -> None:
     """List conversations, by agent and sender."""
-    params = given(agent=agent, sender=sender, limit=limit, after=after)
-    page = pages(app, "conversation.list", params, "conversations", everything=everything)
+    page = fetch_pages(app, "conversation.list", drop_unset(**params), "conversations", everything=everything)
     show_table(app, page, "conversations", COLUMNS, "No conversations yet: 'kheishctl send' starts one.")
 
 
-@verb(group, "get", method="conversation.get", examples=("kheishctl conversation get default --as ci",))
+@command(
+    group,
+    "show",
+    alias="get",
+    method="conversation.get",
+    examples=("kheishctl conversation show default --as ci",),
+)
 @address
-def get(app: App, agent: str | None, sender: str | None) -> None:
-    """Show what session an agent and a sender mean."""
-    app.emit(app.call("conversation.get", given(agent=agent, sender=sender)), _conversation)
+def show(app: App, **params: Any) -> None:
+    """Show the current session of an agent and a sender."""
+    app.emit(app.call("conversation.get", drop_unset(**params)), _format_conversation)
 
 
-def _conversation(result: dict[str, Any], look: Look) -> str:
-    return facts(
-        {**{k: v for k, v in result.items() if k != "session"}, **(result.get("session") or {})}, look
-    )
+def _format_conversation(result: Json, display: Display) -> str:
+    fields = {name: value for name, value in result.items() if name != "session"}
+    return format_record(fields | (result.get("session") or {}), display)
 
 
-@verb(
+@command(
     group,
     "history",
     method="conversation.history",
@@ -93,108 +80,106 @@ def _conversation(result: dict[str, Any], look: Look) -> str:
     ),
 )
 @address
-@click.option("--newest", is_flag=True, help="Start with the newest messages.")
+@newest_option
 @paged
-def history(
-    app: App,
-    agent: str | None,
-    sender: str | None,
-    newest: bool,
-    limit: int | None,
-    after: str | None,
-    everything: bool,
-) -> None:
-    """Read a conversation's messages."""
-    params = given(agent=agent, sender=sender, limit=limit, after=after, order="newest" if newest else None)
+def history(app: App, newest: bool, everything: bool, **params: Any) -> None:
+    """Read the messages of a conversation."""
     show_history(app, "conversation.history", params, newest=newest, everything=everything)
 
 
-def show_history(app: App, method: str, params: dict[str, Any], *, newest: bool, everything: bool) -> None:
-    """Print messages in the order they were said, whichever end the page was taken from."""
-    page = pages(app, method, params, "messages", everything=everything)
+def show_history(app: App, method: str, params: Json, *, newest: bool, everything: bool) -> None:
+    """Print messages, oldest first, whichever end the page was taken from."""
+    params = drop_unset(order="newest" if newest else None, **params)
+    page = fetch_pages(app, method, params, "messages", everything=everything)
     ordered = page["messages"][::-1] if newest else page["messages"]
-    app.emit(page, lambda _, look: history_text(ordered, look))
-    if page.get("next") is not None and app.look().width is not None:
-        note_more(app, page["next"])
+    app.emit(page, lambda _, display: format_history(ordered, display))
+    if page.get("next") is not None and app.display().width is not None:
+        note_next_page(app, page["next"])
 
 
-@verb(group, "cancel", method="conversation.cancel", examples=("kheishctl conversation cancel default",))
+@command(group, "cancel", method="conversation.cancel", examples=("kheishctl conversation cancel default",))
 @address
-@click.option("--note", help="Why; it is kept in the journal.")
+@note_option
 @mutating
-def cancel(app: App, agent: str | None, sender: str | None, note: str | None, **mutation: Any) -> None:
-    """Stop the run in flight and keep the conversation.
+def cancel(app: App, **params: Any) -> None:
+    """Stop the current run and keep the conversation.
 
     Returns when the run has stopped.
     """
-    params = given(agent=agent, sender=sender, note=note, **mutation)
-    app.emit(app.call("conversation.cancel", params), _cancelled)
+    app.emit(app.call("conversation.cancel", drop_unset(**params)), _format_cancelled)
 
 
-def _cancelled(result: dict[str, Any], look: Look) -> str:
-    return f"cancelled {result['run_id']}" if result["cancelled"] else "nothing was running"
+def _format_cancelled(result: Json, display: Display) -> str:
+    return f"cancelled {result['run_id']}" if result["cancelled"] else "no run was active"
 
 
-@verb(
+@command(
     group,
     "steer",
     method="conversation.steer",
     examples=("kheishctl conversation steer default 'Only the tests, please.'",),
 )
 @address
-@click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
+@text_argument
 @mutating
-def steer(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **mutation: Any) -> None:
-    """Say something to the run in flight; its model reads it before its next answer."""
-    params = given(agent=agent, sender=sender, content=spoken(app, text, agent), **mutation)
-    app.emit(app.call("conversation.steer", params), facts)
+def steer(app: App, agent: str | None, text: tuple[str, ...], **params: Any) -> None:
+    """Send a message to the current run; its model reads it before its next answer."""
+    params = drop_unset(agent=agent, content=read_text(app, text, agent), **params)
+    app.emit(app.call("conversation.steer", params), format_record)
 
 
 compact_options = options(
-    click.option("--no-wait", is_flag=True, help="Return once it is accepted; print the ids."),
-    click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."),
+    click.option("--no-wait", is_flag=True, help="Return when the request is accepted; print the ids."),
+    timeout_option,
     mutating,
 )
-"""The options that every ``compact`` has."""
+"""The options of every ``compact`` command."""
 
 
-@verb(group, "compact", method="conversation.compact", examples=("kheishctl conversation compact default",))
+@command(
+    group, "compact", method="conversation.compact", examples=("kheishctl conversation compact default",)
+)
 @address
 @compact_options
 def compact(app: App, agent: str | None, sender: str | None, **options: Any) -> None:
-    """Have the conversation so far summed up; the model reads the summary from now on.
+    """Summarize the conversation so far; from now on the model sees the summary instead.
 
-    The messages stay in the journal. A conversation that becomes too long is summed up by itself.
+    The conversation must be idle. Its messages stay in the journal. A conversation that becomes too long is
+    summarized automatically.
     """
-    sum_up(app, "conversation.compact", given(agent=agent, sender=sender), **options)
+    run_compaction(app, "conversation.compact", drop_unset(agent=agent, sender=sender), **options)
 
 
-def sum_up(
-    app: App, method: str, params: dict[str, Any], *, no_wait: bool, timeout: float | None, **mutation: Any
+def run_compaction(
+    app: App, method: str, params: Json, *, no_wait: bool, timeout: float | None, **mutation: Any
 ) -> None:
-    """Have a session summed up and tell what came of it; ends with the exit code of the outcome."""
+    """Request a compaction, print its result and exit with the code of its outcome."""
+    params = params | drop_unset(**mutation)
     if no_wait or mutation["check"]:
-        app.emit(app.call(method, params | given(**mutation)), facts)
+        app.emit(app.call(method, params), format_record)
         return
-    result = app.call(method, params | given(wait="settled", timeout_s=timeout, **mutation))
-    app.emit(result, _summed_up)
-    if sentence := outcome(result):
+    result = app.call(method, params | drop_unset(wait="settled", timeout_s=timeout))
+    app.emit(result, _format_compacted)
+    if sentence := describe_outcome(result):
         app.note(sentence)
-    click.get_current_context().exit(exits.of_status(str(result["status"])))
+    click.get_current_context().exit(exits.code_for_status(str(result["status"])))
 
 
-def _summed_up(result: dict[str, Any], look: Look) -> str:
+def _format_compacted(result: Json, display: Display) -> str:
     if "summary" not in result:
         return str(result.get("note", ""))
-    before, after = result.get("pre_tokens", 0), result.get("post_tokens", 0)
-    head = f"about {before} tokens are now {after}"
-    return f"{head}\n{clean(result['summary'])}" if look.width is not None else clean(result["summary"])
+    summary = sanitise(result["summary"])
+    if display.width is None:
+        return summary
+    return f"about {result.get('pre_tokens', 0)} tokens became {result.get('post_tokens', 0)}\n{summary}"
 
 
-@verb(group, "reset", method="conversation.reset", examples=("kheishctl conversation reset default --as ci",))
+@command(
+    group, "reset", method="conversation.reset", examples=("kheishctl conversation reset default --as ci",)
+)
 @address
 @mutating
-def reset(app: App, agent: str | None, sender: str | None, **mutation: Any) -> None:
-    """Start over: the next send starts a new session; the old one stays readable."""
-    result = app.call("conversation.reset", given(agent=agent, sender=sender, **mutation))
-    app.emit(result, lambda r, _: f"the next send starts a new session; the old one is {r['session_id']}")
+def reset(app: App, **params: Any) -> None:
+    """Start over: the next message starts a new session; the old one stays readable."""
+    result = app.call("conversation.reset", drop_unset(**params))
+    app.emit(result, lambda r, _: f"the next message starts a new session; the old one is {r['session_id']}")

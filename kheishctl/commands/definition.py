@@ -1,12 +1,14 @@
-"""``kheishctl definition``: the agents there are."""
+"""``kheishctl definition``: the definitions of agents."""
 
-import click
+from typing import Any
 
-from kheishctl.client import Json
-from kheishctl.text import Column, Look, clean, facts
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import Json
+from kheishctl.options import drop_unset, id_argument, paged
+from kheishctl.render.layout import Column, Display, format_record
+from protocol.text import sanitise
 
-group = noun("definition", "Definitions: the agents there are, from agents/<name>.md.")
+group = make_group("definition", "Definitions of agents, from agents/<name>.md.")
 
 COLUMNS = (
     Column("AGENT", "name"),
@@ -16,23 +18,21 @@ COLUMNS = (
 )
 
 
-@verb(group, "list", method="definition.list", examples=("kheishctl definition list",))
+@command(group, "list", method="definition.list", examples=("kheishctl definition list",))
 @paged
-def list_(app: App, limit: int | None, after: str | None, everything: bool) -> None:
-    """List the agents there are, by name."""
-    page = pages(
-        app, "definition.list", given(limit=limit, after=after), "definitions", everything=everything
-    )
+def list_(app: App, everything: bool, **params: Any) -> None:
+    """List agents by name."""
+    page = fetch_pages(app, "definition.list", drop_unset(**params), "definitions", everything=everything)
     show_table(app, page, "definitions", COLUMNS, "No agents.")
 
 
-@verb(group, "get", method="definition.get", examples=("kheishctl definition get default",))
-@click.argument("name", metavar="AGENT", shell_complete=complete("agents"), help="The agent.")
-def get(app: App, name: str) -> None:
-    """Show one agent's definition, instructions last."""
-    app.emit(app.call("definition.get", {"name": name}), _definition)
+@command(group, "show", alias="get", method="definition.get", examples=("kheishctl definition show default",))
+@id_argument("name", "AGENT", "agents")
+def show(app: App, name: str) -> None:
+    """Show an agent's definition; its instructions come last."""
+    app.emit(app.call("definition.get", {"name": name}), _format_definition)
 
 
-def _definition(result: Json, look: Look) -> str:
-    head = facts({name: value for name, value in result.items() if name != "instructions"}, look)
-    return f"{head}\n\n{clean(result['instructions'])}".rstrip("\n")
+def _format_definition(result: Json, display: Display) -> str:
+    head = format_record({name: value for name, value in result.items() if name != "instructions"}, display)
+    return f"{head}\n\n{sanitise(result['instructions'])}".rstrip("\n")

@@ -1,23 +1,25 @@
-"""``kheishctl indoubt``: calls that the daemon died in, of which nobody knows whether they took effect."""
+"""``kheishctl indoubt``: calls during which the daemon crashed, so that their outcome is unknown."""
 
 from typing import Any
 
 import click
 
-from kheishctl import asking
-from kheishctl.client import Json
-from kheishctl.commands.approval import place
-from kheishctl.text import Column, Look, one_line
-from kheishctl.verb import App, complete, given, mutating, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import INDOUBT_FILTERS, INDOUBT_OUTCOMES, Json
+from kheishctl.options import complete, drop_unset, mutating, paged, request_filters
+from kheishctl.render.layout import Column, Display
+from kheishctl.render.pending import format_indoubt, format_status
+from protocol.text import one_line
 
-group = noun("indoubt", "Calls in doubt: the daemon died while they ran, and they may have taken effect.")
+group = make_group(
+    "indoubt", "Calls in doubt: the daemon crashed while they ran, so they may have taken effect."
+)
 
-STATUSES = ("open", "done", "not-done", "any")
 COLUMNS = (
     Column("IN DOUBT", "indoubt_id"),
-    Column("STATUS", asking.status_word),
+    Column("STATUS", format_status),
     Column("TOOL", "tool"),
-    Column("KNOWN", "note"),
+    Column("NOTE", "note"),
     Column("AGENT", "agent"),
     Column("SENDER", "sender"),
     Column("CALLED", "called_at_ms", "time"),
@@ -29,32 +31,40 @@ _indoubt = click.argument(
 )
 
 
-@verb(
+def _typed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names as people type them."""
+    return tuple(name.replace("_", "-") for name in names)
+
+
+@command(
     group,
     "list",
     method="indoubt.list",
     examples=("kheishctl indoubt list", "kheishctl indoubt list --status any --all"),
 )
-@place
+@request_filters
 @click.option(
-    "--status", type=click.Choice(STATUSES), metavar="STATUS", help="Those with this status, or any."
+    "--status",
+    type=click.Choice(_typed(INDOUBT_FILTERS)),
+    metavar="STATUS",
+    help="Only those with this status (default: open), or any.",
 )
 @paged
 def list_(app: App, everything: bool, status: str | None, **filters: Any) -> None:
-    """List calls in doubt: the open ones, oldest first."""
-    params = given(status=status and status.replace("-", "_"), **filters)
-    page = pages(app, "indoubt.list", params, "indoubts", everything=everything)
+    """List open calls in doubt, oldest first."""
+    params = drop_unset(status=status and status.replace("-", "_"), **filters)
+    page = fetch_pages(app, "indoubt.list", params, "indoubts", everything=everything)
     show_table(app, page, "indoubts", COLUMNS, "No call is in doubt.")
 
 
-@verb(group, "show", method="indoubt.get", examples=("kheishctl indoubt show dbt_0EXAMPLE.1.0",))
+@command(group, "show", method="indoubt.get", examples=("kheishctl indoubt show dbt_0EXAMPLE.1.0",))
 @_indoubt
 def show(app: App, indoubt_id: str) -> None:
-    """Show a call in doubt, its input, and what is known about it."""
-    app.emit(app.call("indoubt.get", {"indoubt_id": indoubt_id}), asking.indoubt)
+    """Show a call in doubt, its input and its evidence."""
+    app.emit(app.call("indoubt.get", {"indoubt_id": indoubt_id}), format_indoubt)
 
 
-@verb(
+@command(
     group,
     "resolve",
     method="indoubt.resolve",
@@ -62,20 +72,18 @@ def show(app: App, indoubt_id: str) -> None:
 )
 @_indoubt
 @click.argument(
-    "outcome", type=click.Choice(("done", "not-done")), help="Whether it took effect; the model is told."
+    "outcome", type=click.Choice(_typed(INDOUBT_OUTCOMES)), help="Whether it took effect; the model is told."
 )
 @click.option("--justification", metavar="TEXT", help="How you know; it is recorded.")
 @mutating
-def resolve(app: App, indoubt_id: str, outcome: str, justification: str | None, **mutation: Any) -> None:
-    """Say whether a call took effect; the model is told before its next answer.
+def resolve(app: App, outcome: str, **params: Any) -> None:
+    """State whether a call took effect; the model is told before its next answer.
 
-    It is not run again by it, and of a run that has ended the next run of the session is told.
+    The call is not run again. If its run has ended, the session's next run is told.
     """
-    params = given(
-        indoubt_id=indoubt_id, outcome=outcome.replace("-", "_"), justification=justification, **mutation
-    )
-    app.emit(app.call("indoubt.resolve", params), _brief)
+    result = app.call("indoubt.resolve", drop_unset(outcome=outcome.replace("-", "_"), **params))
+    app.emit(result, _format_resolved)
 
 
-def _brief(doubt: Json, look: Look) -> str:
-    return one_line(f"{doubt['indoubt_id']} {asking.status_word(doubt)}")
+def _format_resolved(indoubt: Json, display: Display) -> str:
+    return one_line(f"{indoubt['indoubt_id']} {format_status(indoubt)}")

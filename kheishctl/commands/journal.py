@@ -1,4 +1,4 @@
-"""``kheishctl journal``: everything that happened, and what is happening."""
+"""``kheishctl journal``: past events, and events as they happen."""
 
 import time
 from collections.abc import Callable
@@ -6,40 +6,29 @@ from typing import Any
 
 import click
 
-from kheishctl.client import Json, Lost, NoDaemon
-from kheishctl.render import delta_line, event_line
-from kheishctl.text import Look
-from kheishctl.verb import App, complete, given, note_more, noun, options, verb
+from kheishctl.cli import App, command, make_group, note_next_page
+from kheishctl.client import ConnectionLost, NoDaemon
+from kheishctl.contract import MAX_PAGE_ROWS, Json
+from kheishctl.options import drop_unset, name_option, newest_option, options
+from kheishctl.render.events import format_delta, format_event
+from kheishctl.render.layout import Display
 
-group = noun("journal", "The journal: everything that happened, each event with its cursor.")
+group = make_group("journal", "The journal: every event, in order, each with its cursor.")
 
 RECONNECT_PAUSE_SECONDS = 0.5
 
-
-filters = options(
+event_filters = options(
     click.option(
-        "--type",
-        "types",
-        multiple=True,
-        metavar="TYPE",
-        help="Only events of this type; repeat for more.",
+        "--type", "types", multiple=True, metavar="TYPE", help="Only events of this type (repeatable)."
     ),
-    click.option("--subtree", is_flag=True, help="Also the session's descendants."),
-    click.option(
-        "--run", "run_id", metavar="RUN", shell_complete=complete("runs"), help="Only events of this run."
-    ),
-    click.option(
-        "--session",
-        "session_id",
-        metavar="SESSION",
-        shell_complete=complete("sessions"),
-        help="Only events of this session.",
-    ),
+    click.option("--subtree", is_flag=True, help="Include the session's descendants."),
+    name_option("--run", "run_id", "runs", "Only events of this run."),
+    name_option("--session", "session_id", "sessions", "Only events of this session."),
 )
-"""The options that choose events."""
+"""The options that select events."""
 
 
-@verb(
+@command(
     group,
     "read",
     method="journal.read",
@@ -48,27 +37,27 @@ filters = options(
         "kheishctl journal read --all --type run_ended --json",
     ),
 )
-@filters
-@click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Go on after this cursor.")
-@click.option("--newest", is_flag=True, help="Newest first.")
-@click.option("--limit", type=click.IntRange(1, 500), metavar="N", help="Events a page at most.")
-@click.option("--all", "everything", is_flag=True, help="All pages, not only one.")
-def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **chosen: Any) -> None:
+@event_filters
+@click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Continue after this cursor.")
+@newest_option
+@click.option("--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum events per page.")
+@click.option("--all", "everything", is_flag=True, help="Fetch all pages.")
+def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **params: Any) -> None:
     """Read events, oldest first; with --json, one JSON line each."""
-    params = given(types=list(types), order="newest" if newest else None, **chosen)
+    params = drop_unset(types=list(types), order="newest" if newest else None, **params)
     while True:
         page = app.call("journal.read", params)
         for event in page["events"]:
-            _show(app, event, event_line)
+            _show(app, event, format_event)
         if page["next"] is None:
             return
         if not everything:
-            note_more(app, page["next"])
+            note_next_page(app, page["next"])
             return
         params["after"] = page["next"]
 
 
-@verb(
+@command(
     group,
     "follow",
     method="journal.subscribe",
@@ -77,30 +66,32 @@ def read(app: App, types: tuple[str, ...], newest: bool, everything: bool, **cho
         "kheishctl journal follow --after 0 --json | jq .type",
     ),
 )
-@filters
-@click.option("--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor; else now.")
-@click.option("--deltas", is_flag=True, help="Also text while it is written.")
-def follow(app: App, types: tuple[str, ...], after: int | None, deltas: bool, **chosen: Any) -> None:
+@event_filters
+@click.option(
+    "--after", type=click.IntRange(0), metavar="CURSOR", help="Start after this cursor (default: now)."
+)
+@click.option("--deltas", is_flag=True, help="Include text while it is written.")
+def follow(app: App, types: tuple[str, ...], after: int | None, **params: Any) -> None:
     """Follow events as they happen, until Ctrl-C; with --json, one JSON line each.
 
-    If the daemon restarts, following goes on where it was: nothing is lost or shown twice.
+    Following survives a restart of the daemon: no event is lost or repeated.
     """
-    watch = Watch(app, given(types=list(types), deltas=deltas, **chosen), after)
-    app.client  # noqa: B018 - with no daemon at all, say so at once.
+    watch = JournalWatch(app, drop_unset(types=list(types), **params), after)
+    app.client  # noqa: B018 - fail at once if there is no daemon.
     while True:
         try:
             watch.run()
             return
-        except Lost:
+        except ConnectionLost:
             app.note("The connection is lost; waiting for the daemon.")
         except NoDaemon:
-            pass  # It is still away.
+            pass  # The daemon has not restarted yet.
         app.hang_up()
         time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
-class Watch:
-    """A subscription over as many connections as it takes. ``cursor`` is where to go on after."""
+class JournalWatch:
+    """A subscription across reconnections. ``cursor`` is the cursor of the last event."""
 
     def __init__(self, app: App, params: Json, cursor: int | None) -> None:
         self.app = app
@@ -108,20 +99,20 @@ class Watch:
         self.cursor = cursor
 
     def run(self) -> None:
-        """Follow over one connection; returns when the daemon ends it for good. Errors: Failure."""
+        """Follow over one connection; return when the daemon ends the subscription. Errors: Failure."""
         after = {} if self.cursor is None else {"after": self.cursor}
-        begun = self.app.call("journal.subscribe", self.params | after)
+        subscription = self.app.call("journal.subscribe", self.params | after)
         if self.cursor is None:
-            self.cursor = int(begun["cursor"])
+            self.cursor = int(subscription["cursor"])
         for method, params in self.app.client.notifications():
             if method == "journal.end" and params.get("reason") != "shutdown":
                 return
-            self._show(method, params)
+            self._read(method, params)
 
-    def _show(self, method: str, params: Json) -> None:
+    def _read(self, method: str, params: Json) -> None:
         match method:
             case "journal.event":
-                _show(self.app, params["event"], event_line)
+                _show(self.app, params["event"], format_event)
                 self.cursor = params["cursor"]
             case "journal.synced":
                 self.cursor = params["cursor"]
@@ -129,13 +120,13 @@ class Watch:
                 self.app.note(f"events {params['from']} to {params['to']} were pruned")
             case "journal.delta":
                 delta = {name: value for name, value in params.items() if name != "subscription"}
-                _show(self.app, {"delta": delta}, lambda row, look: delta_line(row["delta"], look))
+                _show(self.app, {"delta": delta}, lambda row, display: format_delta(row["delta"], display))
             case _:
-                pass  # Of a later version.
+                pass  # A later version added this notification.
 
 
-def _show(app: App, row: Json, human: Callable[[Json, Look], str]) -> None:
+def _show(app: App, row: Json, human: Callable[[Json, Display], str]) -> None:
     if app.as_json:
         app.line(row)
     else:
-        app.say(human(row, app.look()))
+        app.say(human(row, app.display()))

@@ -1,11 +1,14 @@
-"""``kheishctl output``: what runs gave."""
+"""``kheishctl output``: the outputs of runs."""
+
+from typing import Any
 
 import click
 
-from kheishctl.text import Column
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.options import drop_unset, name_option, paged
+from kheishctl.render.layout import Column
 
-group = noun("output", "Outputs: what runs gave to whoever asked.")
+group = make_group("output", "Outputs: the results of runs.")
 
 COLUMNS = (
     Column("OUTPUT", "output_id"),
@@ -17,7 +20,7 @@ COLUMNS = (
 )
 
 
-@verb(
+@command(
     group,
     "list",
     method="output.list",
@@ -26,26 +29,12 @@ COLUMNS = (
         "kheishctl output list --session ses_0EXAMPLE --json",
     ),
 )
-@click.option("--run", "run_id", metavar="RUN", shell_complete=complete("runs"), help="What this run gave.")
-@click.option(
-    "--session",
-    "session_id",
-    metavar="SESSION",
-    shell_complete=complete("sessions"),
-    help="What every run of this session gave.",
-)
+@name_option("--run", "run_id", "runs", "The outputs of this run.")
+@name_option("--session", "session_id", "sessions", "The outputs of all runs of this session.")
 @paged
-def list_(
-    app: App,
-    run_id: str | None,
-    session_id: str | None,
-    limit: int | None,
-    after: str | None,
-    everything: bool,
-) -> None:
-    """List what a run, or every run of a session, gave; oldest first."""
-    if (run_id is None) == (session_id is None):
+def list_(app: App, everything: bool, **params: Any) -> None:
+    """List the outputs of a run, or of all runs of a session, oldest first."""
+    if (params["run_id"] is None) == (params["session_id"] is None):
         raise click.UsageError("give either --run or --session")
-    params = given(run_id=run_id, session_id=session_id, limit=limit, after=after)
-    page = pages(app, "output.list", params, "outputs", everything=everything)
+    page = fetch_pages(app, "output.list", drop_unset(**params), "outputs", everything=everything)
     show_table(app, page, "outputs", COLUMNS, "No outputs.")

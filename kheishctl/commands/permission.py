@@ -1,32 +1,22 @@
-"""``kheishctl permission``: what agents may do without asking, and how it came about."""
+"""``kheishctl permission``: what agents may do without asking, and why."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.commands.session import MODES
-from kheishctl.text import Column, Look, one_line, paint, table
-from kheishctl.verb import (
-    App,
-    complete,
-    given,
-    mutating,
-    noun,
-    options,
-    paged,
-    pages,
-    show_table,
-    verb,
-)
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import PERMISSION_MODES, Json
+from kheishctl.options import drop_unset, mutating, name_option, oldest_option, options, paged
+from kheishctl.render.layout import Column, Display, format_table, paint
+from protocol.text import one_line
 
-group = noun("permission", "Permissions: what agents may do, and why.")
+group = make_group("permission", "Permissions: what agents may do, and why.")
 
 _RULE = "TOOL[:SUBJECT]"
 DECISION_STYLE = {"allow": "green", "ask": "yellow", "deny": "red"}
 
-STEPS = (Column("SOURCE", "source"), Column("SAYS", "says"), Column("WHAT", "text"))
+LINES = (Column("SOURCE", "source"), Column("SAYS", "says"), Column("TEXT", "text"))
 LAYERS = (
     Column("LAYER", "layer"),
     Column("NAME", "name"),
@@ -43,30 +33,21 @@ AUDIT = (
     Column("DECISION", lambda row: row.get("verdict", row).get("decision")),
     Column("TOOL", lambda row: row.get("verdict", {}).get("tool")),
     Column("SUBJECT", lambda row: row.get("verdict", {}).get("subject")),
-    Column("WHY", lambda row: _why(row)),
+    Column("WHY", lambda row: format_source(row)),
 )
 
-place = options(
-    click.option(
-        "--session",
-        "session_id",
-        metavar="SESSION",
-        shell_complete=complete("sessions"),
-        help="In this session.",
-    ),
-    click.option("--run", "run_id", metavar="RUN", shell_complete=complete("runs"), help="In this run."),
+scope_options = options(
+    name_option("--session", "session_id", "sessions", "In this session."),
+    name_option("--run", "run_id", "runs", "In this run."),
 )
-"""The options that say where."""
+"""The options that select a session or a run."""
 
-agent_option = click.option(
-    "--agent",
-    metavar="AGENT",
-    shell_complete=complete("agents"),
-    help="In a new session of this agent (default: of the default one).",
+agent_option = name_option(
+    "--agent", "agent", "agents", "In a new session of this agent (default: of the default agent)."
 )
 
 
-@verb(
+@command(
     group,
     "why",
     method="permission.why",
@@ -75,71 +56,76 @@ agent_option = click.option(
         "kheishctl permission why edit_file src/a.py --agent reviewer --mode acceptEdits",
     ),
 )
-@click.argument("tool", metavar="TOOL", help="A tool's name.")
-@click.argument("subject", required=False, help="What it would work on: a command, a path, a host.")
-@place
+@click.argument("tool", metavar="TOOL", help="The name of a tool.")
+@click.argument("subject", required=False, help="The subject of the call: a command, a path, a host.")
+@scope_options
 @agent_option
-@click.option("--mode", type=click.Choice(MODES), help="As if the session had this mode.")
+@click.option("--mode", type=click.Choice(PERMISSION_MODES), help="Assume this permission mode.")
 def why(app: App, **params: Any) -> None:
     """Explain, line by line, how a call would be judged now; nothing is called."""
-    app.emit(app.call("permission.why", given(**params)), _explanation)
+    app.emit(app.call("permission.why", drop_unset(**params)), _format_explanation)
 
 
-def _explanation(result: Json, look: Look) -> str:
-    decision = paint(one_line(result["decision"]), DECISION_STYLE.get(result["decision"], "dim"), look.color)
+def _format_explanation(result: Json, display: Display) -> str:
+    decision = one_line(result["decision"])
+    painted = paint(decision, DECISION_STYLE.get(result["decision"], "dim"), display.color)
     note = f" ({one_line(result['note'])})" if result["note"] else ""
-    if look.width is None:
-        return f"{table(result['lines'], STEPS, look)}\n{decision}\t\t{one_line(result['why'])}{note}"
-    return f"{table(result['lines'], STEPS, look)}\n\n{decision}: {one_line(result['why'])}{note}"
+    lines = format_table(result["lines"], LINES, display)
+    if display.width is None:
+        return f"{lines}\n{painted}\t\t{one_line(result['why'])}{note}"
+    return f"{lines}\n\n{painted}: {one_line(result['why'])}{note}"
 
 
-@verb(
+@command(
     group,
     "list",
     method="permission.list",
     examples=("kheishctl permission list", "kheishctl permission list --run run_0EXAMPLE --json"),
 )
-@place
+@scope_options
 @agent_option
 @paged
 def list_(app: App, everything: bool, **params: Any) -> None:
-    """Show every rule, grant and mode that counts in a place, broadest first."""
-    page = pages(app, "permission.list", given(**params), "permissions", everything=everything)
-    app.emit(page, lambda result, look: table(list(_rows(result["permissions"])), LAYERS, look))
+    """List the rules, grants and modes that apply, broadest first."""
+    page = fetch_pages(app, "permission.list", drop_unset(**params), "permissions", everything=everything)
+    app.emit(page, lambda result, display: format_table(_list_rows(result["permissions"]), LAYERS, display))
 
 
-def _rows(layers: list[Json]) -> Iterator[Json]:
-    """The rules and grants of layers, a row each; a layer without any has one row for itself."""
-    for layer in layers:
-        whose = {"layer": layer["layer"], "name": layer.get("name")}
-        if layer.get("mode") is not None:
-            yield whose | {"says": "mode", "note": f"at most {layer['mode']}"}
-        for rule in layer["rules"]:
-            shown = {"says": rule["decision"], "tool": rule["tool"], "subject": rule.get("subject")}
-            yield whose | shown | {"note": rule.get("note", "")}
-        for grant in layer.get("grants", ()):
-            left = f", {grant['remaining_uses']} left" if "remaining_uses" in grant else ""
-            shown = {"says": "grant", "tool": grant["tool"], "subject": grant.get("subject")}
-            yield whose | shown | {"note": f"{grant['grant_id']} by {grant['granted_by']}{left}"}
-        if not (layer["rules"] or layer.get("grants") or layer.get("mode")):
-            yield whose | {"note": "no rules"}
+def _list_rows(layers: list[Json]) -> list[Json]:
+    return [row for layer in layers for row in _expand_layer(layer)]
 
 
-def _about(text: str) -> Json:
+def _expand_layer(layer: Json) -> Iterator[Json]:
+    """Yield a row for the mode, each rule and each grant of a layer; an empty layer has one row."""
+    source = {"layer": layer["layer"], "name": layer.get("name")}
+    if layer.get("mode") is not None:
+        yield source | {"says": "mode", "note": f"at most {layer['mode']}"}
+    for rule in layer["rules"]:
+        fields = {"says": rule["decision"], "tool": rule["tool"], "subject": rule.get("subject")}
+        yield source | fields | {"note": rule.get("note", "")}
+    for grant in layer.get("grants", ()):
+        uses = f", {grant['remaining_uses']} uses left" if "remaining_uses" in grant else ""
+        fields = {"says": "grant", "tool": grant["tool"], "subject": grant.get("subject")}
+        yield source | fields | {"note": f"{grant['grant_id']} by {grant['granted_by']}{uses}"}
+    if not (layer["rules"] or layer.get("grants") or layer.get("mode")):
+        yield source | {"note": "no rules"}
+
+
+def _parse_rule(text: str) -> Json:
     tool, colon, subject = text.partition(":")
     return {"tool": tool} | ({"subject": subject} if colon else {})
 
 
 rule_options = options(
-    click.option("--allow", multiple=True, metavar=_RULE, help="A rule that allows; repeat for more."),
-    click.option("--ask", multiple=True, metavar=_RULE, help="A rule by which a person is asked."),
-    click.option("--deny", multiple=True, metavar=_RULE, help="A rule that denies."),
-    click.option("--remove", multiple=True, metavar=_RULE, help="Take this rule away."),
+    click.option("--allow", multiple=True, metavar=_RULE, help="Add a rule that allows (repeatable)."),
+    click.option("--ask", multiple=True, metavar=_RULE, help="Add a rule that asks a person (repeatable)."),
+    click.option("--deny", multiple=True, metavar=_RULE, help="Add a rule that denies (repeatable)."),
+    click.option("--remove", multiple=True, metavar=_RULE, help="Remove a rule (repeatable)."),
 )
 """The options that name rules."""
 
 
-@verb(
+@command(
     group,
     "update",
     method="permission.update",
@@ -149,39 +135,40 @@ rule_options = options(
         "kheishctl permission update --run run_0EXAMPLE --remove bash --revoke grt_0EXAMPLE",
     ),
 )
-@place
+@scope_options
 @rule_options
-@click.option("--revoke", multiple=True, metavar="GRANT", help="Take this grant away.")
-@click.option("--note", help="Why; it is shown with the rules that are added.")
+@click.option("--revoke", multiple=True, metavar="GRANT", help="Revoke a grant (repeatable).")
+@click.option("--note", help="The reason; it is shown with the new rules.")
 @mutating
 def update(
     app: App,
-    allow: tuple[str, ...],
-    ask: tuple[str, ...],
-    deny: tuple[str, ...],
     remove: tuple[str, ...],
     revoke: tuple[str, ...],
     note: str | None,
-    **chosen: Any,
+    allow: tuple[str, ...],
+    ask: tuple[str, ...],
+    deny: tuple[str, ...],
+    **params: Any,
 ) -> None:
-    """Add and remove rules, revoke grants; from the next judgement on.
+    """Add and remove rules, and revoke grants; effective from the next tool call.
 
-    Without --session and --run, for the whole daemon. TOOL is a name, the beginning of one and '*', or '*';
-    in SUBJECT, '*' stands for anything. A rule takes the place of the one about the same tool and subject.
+    Without --session and --run, the rules apply to the whole daemon. TOOL is a name, a prefix and '*', or
+    '*'; in SUBJECT, '*' matches anything. A rule replaces the rule with the same tool and subject.
     """
-    said = (("allow", allow), ("ask", ask), ("deny", deny))
-    add = [
-        _about(text) | {"decision": decision} | given(note=note) for decision, texts in said for text in texts
+    rules = {"allow": allow, "ask": ask, "deny": deny}
+    added = [
+        _parse_rule(text) | {"decision": decision} | drop_unset(note=note)
+        for decision, texts in rules.items()
+        for text in texts
     ]
-    taken = [_about(text) for text in remove]
-    if not (add or taken or revoke):
+    if not (added or remove or revoke):
         raise click.UsageError("nothing to change; give --allow, --ask, --deny, --remove or --revoke")
-    params = given(add=add, remove=taken, revoke=list(revoke), **chosen)
+    params = drop_unset(add=added, remove=list(map(_parse_rule, remove)), revoke=list(revoke), **params)
     layer = app.call("permission.update", params)
-    app.emit(layer, lambda result, look: table(list(_rows([result])), LAYERS, look))
+    app.emit(layer, lambda result, display: format_table(_list_rows([result]), LAYERS, display))
 
 
-@verb(
+@command(
     group,
     "audit",
     method="permission.audit",
@@ -190,20 +177,21 @@ def update(
         "kheishctl permission audit --session ses_0EXAMPLE --all",
     ),
 )
-@place
-@click.option("--oldest", is_flag=True, help="Oldest first, not newest.")
+@scope_options
+@oldest_option
 @paged
 def audit(app: App, oldest: bool, everything: bool, **params: Any) -> None:
-    """Read how calls were judged and what people answered, newest first."""
-    asked = given(order="oldest" if oldest else None, **params)
-    page = pages(app, "permission.audit", asked, "audits", everything=everything)
-    show_table(app, page, "audits", AUDIT, "Nothing was judged yet.")
+    """Read the verdicts on calls and the answers of people, newest first."""
+    params = drop_unset(order="oldest" if oldest else None, **params)
+    page = fetch_pages(app, "permission.audit", params, "audits", everything=everything)
+    show_table(app, page, "audits", AUDIT, "No calls were judged yet.")
 
 
-def _why(row: Mapping[str, Any]) -> str:
+def format_source(row: Mapping[str, Any]) -> str:
+    """Format the source of a verdict, or the person who answered and their reason."""
     verdict = row.get("verdict")
     if verdict is not None:
         note = verdict.get("note", "")
         return f"{verdict['why']}: {note}" if note else str(verdict["why"])
-    said = "; ".join(filter(None, (row.get("note"), row.get("justification"))))
-    return f"answered by {row.get('actor')}" + (f": {said}" if said else "")
+    notes = "; ".join(filter(None, (row.get("note"), row.get("justification"))))
+    return f"answered by {row.get('actor')}" + (f": {notes}" if notes else "")

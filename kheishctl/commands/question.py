@@ -1,23 +1,29 @@
-"""``kheishctl question``: what agents ask people."""
+"""``kheishctl question``: the questions that agents ask people."""
 
 import sys
 from typing import Any
 
 import click
 
-from kheishctl import asking
-from kheishctl.client import Json
-from kheishctl.commands.approval import place
-from kheishctl.text import Column, Look, one_line
-from kheishctl.verb import App, complete, given, mutating, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import QUESTION_FILTERS, Json
+from kheishctl.options import drop_unset, id_argument, mutating, paged, request_filters
+from kheishctl.render.layout import Column, Display
+from kheishctl.render.pending import (
+    format_question,
+    format_question_request,
+    format_status,
+    match_option,
+    parse_answer,
+)
+from protocol.text import one_line
 
-group = noun("question", "Questions that agents ask people; a run waits until they are answered.")
+group = make_group("question", "Questions that agents ask people; a run waits until they are answered.")
 
-STATUSES = ("pending", "answered", "declined", "cancelled", "expired", "withdrawn", "any")
 COLUMNS = (
     Column("QUESTION", "question_id"),
-    Column("STATUS", asking.status_word),
-    Column("ASKS", lambda row: " / ".join(asked["question"] for asked in row["questions"])),
+    Column("STATUS", format_status),
+    Column("ASKS", lambda row: " / ".join(part["question"] for part in row["questions"])),
     Column("AGENT", "agent"),
     Column("SENDER", "sender"),
     Column("ASKED", "asked_at_ms", "time"),
@@ -25,36 +31,37 @@ COLUMNS = (
     Column("RUN", "run_id"),
 )
 
-_question = click.argument(
-    "question_id", metavar="QUESTION", shell_complete=complete("questions"), help="The question."
-)
+_question = id_argument("question_id", "QUESTION", "questions")
 
 
-@verb(
+@command(
     group,
     "list",
     method="question.list",
     examples=("kheishctl question list", "kheishctl question list --session ses_0EXAMPLE --status any"),
 )
-@place
+@request_filters
 @click.option(
-    "--status", type=click.Choice(STATUSES), metavar="STATUS", help="Those with this status, or any."
+    "--status",
+    type=click.Choice(QUESTION_FILTERS),
+    metavar="STATUS",
+    help="Only those with this status (default: pending), or any.",
 )
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
-    """List questions: those that wait, oldest first."""
-    page = pages(app, "question.list", given(**filters), "questions", everything=everything)
-    show_table(app, page, "questions", COLUMNS, "Nobody is asked anything.")
+    """List pending questions, oldest first."""
+    page = fetch_pages(app, "question.list", drop_unset(**filters), "questions", everything=everything)
+    show_table(app, page, "questions", COLUMNS, "No questions are pending.")
 
 
-@verb(group, "show", method="question.get", examples=("kheishctl question show qst_0EXAMPLE",))
+@command(group, "show", method="question.get", examples=("kheishctl question show qst_0EXAMPLE",))
 @_question
 def show(app: App, question_id: str) -> None:
-    """Show a question, its options, and the answer if there is one."""
-    app.emit(app.call("question.get", {"question_id": question_id}), asking.question)
+    """Show a question, its options and its answer."""
+    app.emit(app.call("question.get", {"question_id": question_id}), format_question_request)
 
 
-@verb(
+@command(
     group,
     "answer",
     method="question.answer",
@@ -70,11 +77,13 @@ def show(app: App, question_id: str) -> None:
     "answers",
     multiple=True,
     metavar="KEY=OPTION",
-    help="The answer to one question: an option, or else a text; repeat for more.",
+    help="The answer to one part: an option, or else text (repeatable).",
 )
-@click.option("--text", "texts", multiple=True, metavar="KEY=TEXT", help="An answer in your own words.")
-@click.option("--decline", "declined", is_flag=True, help="Decline to answer; the run goes on.")
-@click.option("--justification", metavar="TEXT", help="Why; the model reads it.")
+@click.option(
+    "--text", "texts", multiple=True, metavar="KEY=TEXT", help="An answer in your own words (repeatable)."
+)
+@click.option("--decline", "declined", is_flag=True, help="Decline to answer; the run continues.")
+@click.option("--justification", metavar="TEXT", help="The reason; the model reads it.")
 @mutating
 def answer(
     app: App,
@@ -82,66 +91,62 @@ def answer(
     answers: tuple[str, ...],
     texts: tuple[str, ...],
     declined: bool,
-    justification: str | None,
-    **mutation: Any,
+    **params: Any,
 ) -> None:
-    """Answer a question, all parts of it at once; the run goes on.
+    """Answer all parts of a question; the run continues.
 
-    Without an answer on the command line, each part is asked for. OPTION is an option's label, id or number.
+    Without an answer on the command line, you are asked for each part. OPTION is the label, id or number of
+    an option.
     """
     if declined and (answers or texts):
-        raise click.UsageError("--decline goes without --answer and --text")
-    params = given(question_id=question_id, justification=justification, declined=declined, **mutation)
+        raise click.UsageError("--decline cannot be combined with --answer and --text")
+    params = drop_unset(question_id=question_id, declined=declined, **params)
     if not declined:
         request = app.call("question.get", {"question_id": question_id})
-        params["answers"] = _given(request, answers, texts) if answers or texts else _asked(app, request)
-    app.emit(app.call("question.answer", params), _brief)
+        params["answers"] = (
+            _parse_options(request, answers, texts) if answers or texts else _prompt(app, request)
+        )
+    app.emit(app.call("question.answer", params), _format_result)
 
 
-def _given(request: Json, answers: tuple[str, ...], texts: tuple[str, ...]) -> list[Json]:
-    """The answers of the command line, by question. Errors: a usage error naming the word."""
-    by_key = {str(asked["key"]): asked for asked in request["questions"]}
-    given_: dict[str, Json] = {}
-    for word, as_text in [*((word, False) for word in answers), *((word, True) for word in texts)]:
+def _parse_options(request: Json, options: tuple[str, ...], texts: tuple[str, ...]) -> list[Json]:
+    """Return the answers on the command line. Errors: a usage error that names the invalid word."""
+    parts = {str(part["key"]): part for part in request["questions"]}
+    answers: dict[str, Json] = {}
+    for word, is_text in [*((word, False) for word in options), *((word, True) for word in texts)]:
         key, equals, value = word.partition("=")
-        if not equals or key not in by_key:
-            raise click.UsageError(f"{word!r} is not of the form KEY=...; the keys are {', '.join(by_key)}")
-        answer = given_.setdefault(key, {"key": key})
-        option = None if as_text else asking.matched(by_key[key], value)
+        if not equals or key not in parts:
+            raise click.UsageError(f"{word!r} is not of the form KEY=...; the keys are {', '.join(parts)}")
+        answer = answers.setdefault(key, {"key": key})
+        option = None if is_text else match_option(parts[key], value)
         if option is None:
             answer["text"] = "\n".join(filter(None, (answer.get("text"), value)))
         else:
             answer["selected"] = [*answer.get("selected", ()), option]
-    return list(given_.values())
+    return list(answers.values())
 
 
-def _asked(app: App, request: Json) -> list[Json]:
-    """The answers as a person gives them now, one after the other. Errors: a usage error without one."""
+def _prompt(app: App, request: Json) -> list[Json]:
+    """Ask the person for each answer. Errors: a usage error if standard input is not a terminal."""
     if not sys.stdin.isatty():
         raise click.UsageError("give --answer KEY=OPTION, --text KEY=TEXT or --decline")
     answers = []
-    for asked in request["questions"]:
-        app.say(asking.one_question(asked, app.look()) + "\n")
-        answers.append(asking.read_answer(asked, click.prompt(_hint(asked), prompt_suffix=": ")))
+    for part in request["questions"]:
+        app.say(format_question(part, app.display()) + "\n")
+        number = "numbers separated by commas" if part.get("multi_select") else "a number"
+        prompt = f"Your answer ({number}, or your own words)" if part.get("options") else "Your answer"
+        answers.append(parse_answer(part, click.prompt(prompt, prompt_suffix=": ")))
     return answers
 
 
-def _hint(asked: Json) -> str:
-    if not asked.get("options"):
-        return "Your answer"
-    many = "numbers with commas between them" if asked.get("multi_select") else "a number"
-    return f"Your answer ({many}, or your own words)"
+def _format_result(request: Json, display: Display) -> str:
+    return one_line(f"{request['question_id']} {format_status(request)}")
 
 
-def _brief(request: Json, look: Look) -> str:
-    return one_line(f"{request['question_id']} {asking.status_word(request)}")
-
-
-@verb(group, "cancel", method="question.cancel", examples=("kheishctl question cancel qst_0EXAMPLE",))
+@command(group, "cancel", method="question.cancel", examples=("kheishctl question cancel qst_0EXAMPLE",))
 @_question
-@click.option("--justification", metavar="TEXT", help="Why; it is kept with the question.")
+@click.option("--justification", metavar="TEXT", help="The reason; it is recorded with the question.")
 @mutating
-def cancel(app: App, question_id: str, justification: str | None, **mutation: Any) -> None:
-    """Cancel a question and the run that asked it. To let the run go on instead, decline to answer."""
-    params = given(question_id=question_id, justification=justification, **mutation)
-    app.emit(app.call("question.cancel", params), _brief)
+def cancel(app: App, **params: Any) -> None:
+    """Cancel a question and its run. To let the run continue, decline to answer instead."""
+    app.emit(app.call("question.cancel", drop_unset(**params)), _format_result)

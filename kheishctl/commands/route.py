@@ -1,11 +1,12 @@
-"""``kheishctl route``: the models there are."""
+"""``kheishctl route``: the routes to models."""
 
-import click
+from typing import Any
 
-from kheishctl.text import Column, facts
-from kheishctl.verb import App, complete, given, noun, paged, pages, show_table, verb
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.options import drop_unset, id_argument, paged
+from kheishctl.render.layout import Column, format_record
 
-group = noun("route", "Routes: the models there are, each a driver, a model and a credential.")
+group = make_group("route", "Routes to models: a driver, a model and a credential each.")
 
 COLUMNS = (
     Column("ROUTE", "route_id"),
@@ -18,16 +19,16 @@ COLUMNS = (
 )
 
 
-@verb(group, "list", method="route.list", examples=("kheishctl route list --json",))
+@command(group, "list", method="route.list", examples=("kheishctl route list --json",))
 @paged
-def list_(app: App, limit: int | None, after: str | None, everything: bool) -> None:
-    """List the routes there are, by id."""
-    page = pages(app, "route.list", given(limit=limit, after=after), "routes", everything=everything)
+def list_(app: App, everything: bool, **params: Any) -> None:
+    """List routes by id."""
+    page = fetch_pages(app, "route.list", drop_unset(**params), "routes", everything=everything)
     show_table(app, page, "routes", COLUMNS, "No routes.")
 
 
-@verb(group, "get", method="route.get", examples=("kheishctl route get offline",))
-@click.argument("route_id", metavar="ROUTE", shell_complete=complete("routes"), help="The route.")
-def get(app: App, route_id: str) -> None:
-    """Show one route; its credential by reference only."""
-    app.emit(app.call("route.get", {"route_id": route_id}), facts)
+@command(group, "show", alias="get", method="route.get", examples=("kheishctl route show offline",))
+@id_argument("route_id", "ROUTE", "routes")
+def show(app: App, route_id: str) -> None:
+    """Show a route; its credential is shown by reference only."""
+    app.emit(app.call("route.get", {"route_id": route_id}), format_record)

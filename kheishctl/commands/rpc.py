@@ -1,15 +1,20 @@
-"""``kheishctl call``: any method, for scripts and for what has no command of its own."""
+"""``kheishctl call``: any method, for scripts and for methods without a command."""
 
 import json
 import sys
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.verb import App, Duration, verb
+from kheishctl.cli import App, command
+from kheishctl.contract import METHODS
+from kheishctl.options import timeout_option
 
 
-@verb(
+def _complete_method(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
+@command(
     None,
     "call",
     examples=(
@@ -21,17 +26,22 @@ from kheishctl.verb import App, Duration, verb
 )
 @click.argument(
     "method",
-    help="The method: 'kheishctl call rpc.discover' describes them all.",
-    shell_complete=lambda *a: _methods(*a),
+    help="The method: 'kheishctl call rpc.discover' describes all methods.",
+    shell_complete=_complete_method,
 )
 @click.argument(
-    "params", metavar="[JSON]", required=False, help="Its params, a JSON object; '-' reads standard input."
+    "params", metavar="[JSON]", required=False, help="The params, a JSON object; '-' reads standard input."
 )
-@click.option("--follow", is_flag=True, help="Go on printing the notifications that follow, as JSON lines.")
-@click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long for the answer.")
+@click.option("--follow", is_flag=True, help="Keep printing the notifications that follow, as JSON lines.")
+@timeout_option
 def call(app: App, method: str, params: str | None, follow: bool, timeout: float | None) -> None:
     """Call any method of the daemon and print its result as JSON."""
-    arguments = _object(sys.stdin.read() if params == "-" else params or "{}")
+    try:
+        arguments = json.loads(sys.stdin.read() if params == "-" else params or "{}")
+    except ValueError as error:
+        raise click.UsageError(f"the params are not JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise click.UsageError("the params must be a JSON object, because params are passed by name")
     result = app.call(method, arguments, timeout_s=timeout)
     if not follow:
         app.document(result)
@@ -41,20 +51,3 @@ def call(app: App, method: str, params: str | None, follow: bool, timeout: float
         app.line({"method": name, "params": notification})
         if name == "journal.end":
             return
-
-
-def _object(text: str) -> Json:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"the params are not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise click.UsageError("the params must be a JSON object, as params go by name")
-    return value
-
-
-def _methods(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    # The names come from the rows, not from the daemon: they complete without one, too.
-    from protocol.rpc.catalogue import METHODS
-
-    return [name for name in METHODS if name.startswith(incomplete)]

@@ -1,41 +1,34 @@
-"""``kheishctl run``: what answers an input."""
+"""``kheishctl run``: the runs of sessions."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from kheishctl import exits
-from kheishctl.outcome import looked_into, run_text, sentences
-from kheishctl.render import outcome, status_word
-from kheishctl.text import Column, Look, clean, facts, money, table
-from kheishctl.verb import (
-    App,
-    Duration,
-    complete,
-    given,
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.client import Failure
+from kheishctl.contract import MAX_DEBUG_TEXT_BYTES, RUN_STATUSES, RUN_WAITING, Json
+from kheishctl.options import (
+    drop_unset,
+    id_argument,
     mutating,
-    noun,
+    note_option,
+    oldest_option,
     paged,
-    pages,
-    show_table,
-    verb,
+    run_argument,
+    session_filter,
+    timeout_option,
 )
-from protocol.limits.debug import MAX_DEBUG_TEXT_BYTES
+from kheishctl.render.layout import Column, Display, format_table
+from kheishctl.render.messages import STOP_NOTES
+from kheishctl.render.run import describe_outcome, explain_run, format_run, paint_status
+from kheishctl.render.units import format_money
+from protocol.text import sanitise
 
-group = noun("run", "Runs: what answers an input, with everything it uses pinned at acceptance.")
+group = make_group("run", "Runs: each run answers one input, with settings fixed at acceptance.")
 
-STATUSES = (
-    "queued",
-    "running",
-    "waiting_for_approval",
-    "waiting_for_user_question",
-    "completed",
-    "failed",
-    "cancelled",
-    "interrupted",
-)
 COLUMNS = (
     Column("RUN", "run_id"),
     Column("STATUS", "status"),
@@ -48,73 +41,86 @@ COLUMNS = (
         lambda row: sum(map((row.get("usage") or {}).get, ("input_tokens", "output_tokens"), (0, 0))),
         "count",
     ),
-    Column("COST", lambda row: money(row.get("cost"))),
+    Column("COST", lambda row: format_money(row.get("cost"))),
     Column("SESSION", "session_id"),
 )
 
+_open_run = id_argument("run_id", "RUN", "open_runs")
 
-@verb(
+
+@command(
     group,
     "list",
     method="run.list",
     examples=("kheishctl run list --active", "kheishctl run list --status failed --json"),
 )
+@session_filter
 @click.option(
-    "--session",
-    "session_id",
-    metavar="SESSION",
-    shell_complete=complete("sessions"),
-    help="Only those of this session.",
+    "--status", type=click.Choice(RUN_STATUSES), metavar="STATUS", help="Only those with this status."
 )
-@click.option("--status", type=click.Choice(STATUSES), metavar="STATUS", help="Only those with this status.")
 @click.option("--active", is_flag=True, help="Only those that have not ended.")
-@click.option("--oldest", is_flag=True, help="Oldest first, not newest.")
+@oldest_option
 @paged
 def list_(app: App, oldest: bool, everything: bool, **filters: Any) -> None:
     """List runs, newest first."""
-    params = given(order="oldest" if oldest else None, **filters)
-    page = pages(app, "run.list", params, "runs", everything=everything)
+    params = drop_unset(order="oldest" if oldest else None, **filters)
+    page = fetch_pages(app, "run.list", params, "runs", everything=everything)
     show_table(app, page, "runs", COLUMNS, "No runs.")
 
 
-@verb(group, "get", method="run.get", examples=("kheishctl run get run_0EXAMPLE --json",))
-@click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
-def get(app: App, run_id: str) -> None:
-    """Show one run."""
-    app.emit(app.call("run.get", {"run_id": run_id}), facts)
+def add_run_details(call: Callable[[str, Json], Any], run: Json) -> Json:
+    """Return a run, or the result of a send, with its pending requests and an unusual stop reason.
 
-
-@verb(group, "show", examples=("kheishctl run show run_0EXAMPLE",))
-@click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
-def show(app: App, run_id: str) -> None:
-    """Show how a run stands: its calls in flight, what it waits for, what it took.
-
-    With --json it is what 'kheishctl run get' gives, and what is 'waiting'.
+    Shape:  ``waiting``, by kind, for a run that waits for a person; ``stop_reason`` for an answer that was
+            cut off. If the daemon refuses or is gone, the run is returned as it is.
     """
-    run = looked_into(app.call, app.call("run.get", {"run_id": run_id}))
-    app.emit(run, run_text)
-    for sentence in sentences(run, app.typed):
-        app.note(sentence)
+    try:
+        if run.get("status") in RUN_WAITING:
+            params = {"run_id": run["run_id"]}
+            kinds = (("approval.list", "approvals"), ("question.list", "questions"))
+            waiting = {plural: call(method, params)[plural] for method, plural in kinds}
+            return run | {"waiting": {plural: rows for plural, rows in waiting.items() if rows}}
+        if run.get("status") == "completed":
+            newest = {"types": ["message_appended"], "order": "newest", "limit": 1}
+            events = call("journal.read", {"run_id": run["run_id"], **newest})["events"]
+            reason = events[0].get("stop_reason") if events else None
+            return run | ({"stop_reason": reason} if reason in STOP_NOTES else {})
+    except Failure:
+        pass
+    return run
 
 
-@verb(group, "wait", method="run.wait", examples=("kheishctl run wait --timeout 5m run_0EXAMPLE",))
-@click.argument("run_id", metavar="RUN", shell_complete=complete("open_runs"), help="The run.")
-@click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m).")
+@command(group, "show", alias="get", method="run.get", examples=("kheishctl run show run_0EXAMPLE",))
+@run_argument
+def show(app: App, run_id: str) -> None:
+    """Show the state of a run: its calls, its pending requests, its use of time and tokens.
+
+    With --json, the pending requests are in 'waiting'.
+    """
+    run = add_run_details(app.call, app.call("run.get", {"run_id": run_id}))
+    app.emit(run, format_run)
+    for line in explain_run(run, app.command_line):
+        app.note(line)
+
+
+@command(group, "wait", method="run.wait", examples=("kheishctl run wait --timeout 5m run_0EXAMPLE",))
+@_open_run
+@timeout_option
 def wait(app: App, run_id: str, timeout: float | None) -> None:
     """Wait until a run has ended or waits for a person; print its answer.
 
-    The exit code tells the outcome, see 'kheishctl --help'.
+    The exit code reports the outcome, see 'kheishctl --help'.
     """
-    run = looked_into(app.call, app.call("run.wait", given(run_id=run_id, timeout_s=timeout)))
-    app.emit(run, _answer)
-    for sentence in filter(None, [outcome(run), *sentences(run, app.typed)]):
-        app.note(sentence)
-    click.get_current_context().exit(exits.of_status(str(run["status"])))
+    run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
+    app.emit(run, _format_answer)
+    for line in filter(None, [describe_outcome(run), *explain_run(run, app.command_line)]):
+        app.note(line)
+    click.get_current_context().exit(exits.code_for_status(str(run["status"])))
 
 
-def _answer(run: dict[str, Any], look: Look) -> str:
+def _format_answer(run: Json, display: Display) -> str:
     output = str(run.get("output") or "")
-    return clean(output) if sys.stdout.isatty() else output
+    return sanitise(output) if sys.stdout.isatty() else output
 
 
 ARTIFACTS = (
@@ -125,7 +131,7 @@ ARTIFACTS = (
 )
 
 
-@verb(
+@command(
     group,
     "debug",
     method="run.debug",
@@ -135,56 +141,53 @@ ARTIFACTS = (
         "kheishctl run debug run_0EXAMPLE turn-0001-attempt-0001-request.json | jq .body",
     ),
 )
-@click.argument("run_id", metavar="RUN", shell_complete=complete("runs"), help="The run.")
-@click.argument("artifact", required=False, help="What to print; without it, what there is.")
+@run_argument
+@click.argument("artifact", required=False, help="The artifact to print; without it, they are listed.")
 def debug(app: App, run_id: str, artifact: str | None) -> None:
-    """List what was captured of a run's model calls, or print a part of it.
+    """List the debug captures of a run's model calls, or print one.
 
-    What is captured is said by [debug] in config.toml, or by --debug of a send: 'redacted' keeps the
-    structure of requests and answers with lengths and digests in the place of texts, 'full' keeps them
-    whole. Neither keeps credentials. Each call has a request, the provider's events as they came, and what
-    came of them. Captures are files in <home>/debug; they are removed after a week, and are no part of a
-    backup.
+    [debug] in config.toml, or --debug of a send, enables captures: 'redacted' keeps the structure of requests
+    and answers with lengths and digests instead of texts, 'full' keeps the texts. Neither keeps credentials.
+    Each call has its request, the provider's events, and the result. Captures are files in <home>/debug; they
+    are removed after a week and are not part of a backup.
     """
     if artifact is None:
-        found = app.call("run.debug", {"run_id": run_id})
-        app.emit(found, lambda result, look: table(result["artifacts"], ARTIFACTS, look))
+        result = app.call("run.debug", {"run_id": run_id})
+        app.emit(result, lambda page, display: format_table(page["artifacts"], ARTIFACTS, display))
         return
-    parts = _parts(app, {"run_id": run_id, "artifact": artifact})
+    parts = _read_artifact(app, {"run_id": run_id, "artifact": artifact})
     if app.as_json:
-        read = list(parts)
-        app.document({**read[-1], "text": "".join(part["text"] for part in read)})
+        pages = list(parts)
+        app.document({**pages[-1], "text": "".join(page["text"] for page in pages)})
         return
     text = ""
     for part in parts:
-        text = clean(part["text"]) if sys.stdout.isatty() else part["text"]
+        text = sanitise(part["text"]) if sys.stdout.isatty() else part["text"]
         sys.stdout.write(text)
     sys.stdout.write("" if text.endswith("\n") else "\n")
 
 
-def _parts(app: App, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """An artifact, part by part."""
-    part = {**params, "limit": MAX_DEBUG_TEXT_BYTES}
+def _read_artifact(app: App, params: Json) -> Iterator[Json]:
     offset: int | None = 0
     while offset is not None:
-        page: dict[str, Any] = app.call("run.debug", {**part, "offset": offset})
+        page: Json = app.call("run.debug", {**params, "limit": MAX_DEBUG_TEXT_BYTES, "offset": offset})
         yield page
         offset = page.get("next")
 
 
-@verb(
+@command(
     group,
     "cancel",
     method="run.cancel",
     examples=("kheishctl run cancel run_0EXAMPLE --note 'not needed any more'",),
 )
-@click.argument("run_id", metavar="RUN", shell_complete=complete("open_runs"), help="The run.")
-@click.option("--note", help="Why; it is kept in the journal.")
+@_open_run
+@note_option
 @mutating
-def cancel(app: App, run_id: str, note: str | None, **mutation: Any) -> None:
-    """Cancel a run, queued or in flight.
+def cancel(app: App, **params: Any) -> None:
+    """Cancel a queued or running run.
 
     Returns when the run has stopped.
     """
-    result = app.call("run.cancel", given(run_id=run_id, note=note, **mutation))
-    app.emit(result, lambda run, look: f"{run['run_id']} {status_word(run['status'], look)}")
+    result = app.call("run.cancel", drop_unset(**params))
+    app.emit(result, lambda run, display: f"{run['run_id']} {paint_status(run['status'], display)}")

@@ -1,4 +1,4 @@
-"""``kheishctl send``: say something to an agent and print the answer; made for pipes."""
+"""``kheishctl send``: send a message to an agent and print the answer; made for pipes."""
 
 from __future__ import annotations
 
@@ -10,95 +10,120 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kheishctl import exits
-from kheishctl.calls import first_lines
-from kheishctl.client import Failure, Json, Lost, NoDaemon, Refused
-from kheishctl.follow import Follower
-from kheishctl.outcome import WAITS, looked_into, sentences
-from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
-from kheishctl.render import STOP_NOTES, outcome
-from kheishctl.schema import Amount, SchemaFile, contract
-from kheishctl.text import clean, facts, one_line
-from kheishctl.verb import (
-    App,
+from kheishctl.cli import App, command
+from kheishctl.client import ConnectionLost, Failure, NoDaemon, RequestRefused
+from kheishctl.commands.run import add_run_details
+from kheishctl.contract import (
+    DEBUG_LEVELS,
+    DEFAULT_REPAIRS,
+    MAX_REPAIRS,
+    RUN_ENDED,
+    RUN_WAITING,
+)
+from kheishctl.options import (
+    Amount,
     Duration,
+    SchemaFile,
+    agent_argument,
     complete,
-    given,
+    drop_unset,
+    make_contract,
     mutating,
+    name_option,
     options,
+    parse_pairs,
     sender_option,
-    verb,
+    text_argument,
+    timeout_option,
     workspace_option,
 )
+from kheishctl.render.calls import take_first_lines
+from kheishctl.render.follower import StreamFollower
+from kheishctl.render.layout import format_record
+from kheishctl.render.messages import STOP_NOTES
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    CallRequest,
+    CallResult,
+    MessageEnd,
+    Notice,
+    Piece,
+)
+from kheishctl.render.run import describe_outcome, explain_run
+from protocol.text import one_line, sanitise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A daemon that restarts is back within a second or two; one that is not back by then needs a person.
+    from kheishctl.contract import Json
+
+# A daemon that restarts is back within a second or two; a daemon that takes longer needs a person.
 RECONNECT_SECONDS = 30.0
 RECONNECT_PAUSE_SECONDS = 0.2
 
-# What a daemon says that is being stopped: the next one goes on with what it had accepted.
-STOPPING = "daemon_draining"
-
-SETTLED = frozenset(
-    ("completed", "failed", "cancelled", "interrupted", "waiting_for_approval", "waiting_for_user_question")
-)
-
+# The refusal of a daemon that is stopping; the next daemon continues the accepted runs.
+DRAINING = "daemon_draining"
 
 delivery_options = options(
-    click.option("--no-wait", is_flag=True, help="Return once the input is on disk; print the ids."),
-    click.option("--timeout", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."),
-    click.option(
-        "--route", metavar="ROUTE", shell_complete=complete("routes"), help="The route to use, this once."
-    ),
-    click.option("--model", metavar="MODEL", help="The model to use, this once."),
+    click.option("--no-wait", is_flag=True, help="Return when the input is on disk; print the ids."),
+    timeout_option,
+    name_option("--route", "route", "routes", "Use this route for this message."),
+    click.option("--model", metavar="MODEL", help="Use this model for this message."),
     click.option(
         "--debug",
-        type=click.Choice(("off", "redacted", "full")),
+        type=click.Choice(DEBUG_LEVELS),
         metavar="LEVEL",
-        help="Capture the run's model calls: off, redacted or full; see 'kheishctl run debug'.",
+        help=f"Capture the run's model calls: {', '.join(DEBUG_LEVELS)}; see 'kheishctl run debug'.",
     ),
-    click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Keep this with the input."),
+    click.option(
+        "--metadata",
+        "-m",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Attach metadata to the message (repeatable).",
+    ),
     click.option(
         "--output-contract",
         type=SchemaFile(),
         metavar="FILE",
-        help="The answer must be JSON that fits the JSON Schema in this file.",
+        help="The answer must be JSON that matches the JSON Schema in this file.",
     ),
     click.option(
         "--max-repairs",
-        type=click.IntRange(0, 5),
+        type=click.IntRange(0, MAX_REPAIRS),
         metavar="N",
-        help="How often an answer may be mended that does not fit; else 3 times.",
+        help="How many times an answer that violates the contract may be corrected "
+        f"(default: {DEFAULT_REPAIRS}).",
     ),
     click.option(
         "--require-file",
         "required_files",
         multiple=True,
         metavar="PATH",
-        help="The run must have written this file; repeat for more.",
+        help="The run must write this file (repeatable).",
     ),
     click.option(
-        "--max-tokens", type=click.IntRange(1), metavar="N", help="Tokens that the run may use, in and out."
+        "--max-tokens", type=click.IntRange(1), metavar="N", help="Maximum tokens of the run, in and out."
     ),
     click.option(
         "--max-time",
         type=Duration(),
         metavar="TIME",
-        help="How long it may work (90s, 15m), waiting for people not counted.",
+        help="Maximum working time (90s, 15m); waiting for people does not count.",
     ),
     click.option(
         "--max-cost",
         type=Amount(),
         metavar="AMOUNT",
-        help="What it may cost, in the currency of its route's prices.",
+        help="Maximum cost, in the currency of the route's prices.",
     ),
     mutating,
 )
-"""The options that every ``send`` has."""
+"""The options of every ``send`` command."""
 
 
-@verb(
+@command(
     None,
     "send",
     method="conversation.send",
@@ -109,66 +134,52 @@ delivery_options = options(
         "kheishctl send reviewer --output-contract verdict.schema.json < change.diff",
     ),
 )
-@click.argument(
-    "agent", required=False, shell_complete=complete("agents"), help="The agent; else the default."
-)
-@click.argument("text", nargs=-1, help="What to say; without it, or with '-', standard input.")
+@agent_argument
+@text_argument
 @sender_option
 @click.option(
     "--guest",
     metavar="AGENT",
-    help="Another agent that answers this once.",
+    help="Let another agent answer just this message.",
     shell_complete=complete("agents"),
 )
 @workspace_option
 @delivery_options
 def send(app: App, agent: str | None, text: tuple[str, ...], sender: str | None, **options: Any) -> None:
-    """Say something to an agent and print the answer.
+    """Send a message to an agent and print its answer.
 
-    The agent and the sender are the whole address: sending to the same pair again goes on in the same
-    conversation. The exit code tells the outcome, see 'kheishctl --help'. If the daemon restarts in the
-    middle, the answer is waited for, and the input is not sent twice.
+    The agent and the sender together are the address: a message to the same pair continues the same
+    conversation. The exit code reports the outcome, see 'kheishctl --help'. If the daemon restarts meanwhile,
+    the command keeps waiting and does not send the message twice.
 
-    Where the run waits for a person, what it waits for is told with the commands that answer it; with
-    --json it is 'waiting'. An answer that is not whole is told, too: with --json it has a 'stop_reason'.
+    If the run waits for a person, the output names the commands that answer; with --json, the pending
+    requests are in 'waiting'. A note marks an incomplete answer; with --json it has a 'stop_reason'.
     """
-    address = given(
+    address = drop_unset(
         agent=agent, sender=sender, guest=options.pop("guest"), workspace=options.pop("workspace")
     )
-    deliver(app, "conversation.send", address, spoken(app, text, agent), **options)
+    deliver(app, "conversation.send", address, read_text(app, text, agent), **options)
 
 
-def spoken(app: App, words: tuple[str, ...], whom: str | None) -> str:
-    """What is to be said: the words, or standard input. Errors: a usage error if there is nothing."""
+def read_text(app: App, words: tuple[str, ...], recipient: str | None) -> str:
+    """Return the message: the words, or standard input. Errors: a usage error for an empty message."""
     if words and words != ("-",):
-        return _text(" ".join(words))
+        text = " ".join(words)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError("TEXT is not UTF-8 text") from None
+        return text
     if sys.stdin.isatty():
-        app.note(f"Type what to say to {whom or 'the default agent'}; Ctrl-D sends it.")
+        app.note(f"Type the message for {recipient or 'the default agent'}; Ctrl-D sends it.")
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError:
         raise click.UsageError("standard input is not UTF-8 text") from None
     if not text.strip():
-        whose = f"the agent {whom!r}" if whom else "the default agent"
-        raise click.UsageError(f"there is nothing to send to {whose}; give AGENT and TEXT, or standard input")
+        agent = f"the agent {recipient!r}" if recipient else "the default agent"
+        raise click.UsageError(f"there is no message for {agent}; give AGENT and TEXT, or standard input")
     return text
-
-
-def _text(words: str) -> str:
-    """Words of the command line. Errors: a usage error if they are not UTF-8."""
-    try:
-        words.encode()
-    except UnicodeEncodeError:
-        raise click.UsageError("TEXT is not UTF-8 text") from None
-    return words
-
-
-def pairs(values: tuple[str, ...]) -> Json:
-    """``KEY=VALUE`` words as an object. Errors: a usage error naming the word."""
-    for value in values:
-        if "=" not in value:
-            raise click.UsageError(f"{value!r} is not of the form KEY=VALUE")
-    return dict(value.split("=", 1) for value in values)
 
 
 def deliver(
@@ -179,9 +190,6 @@ def deliver(
     *,
     no_wait: bool,
     timeout: float | None,
-    route: str | None,
-    model: str | None,
-    debug: str | None,
     metadata: tuple[str, ...],
     output_contract: Json | None,
     max_repairs: int | None,
@@ -191,89 +199,88 @@ def deliver(
     max_cost: float | None,
     idempotency_key: str | None,
     check: bool,
+    **settings: str | None,
 ) -> None:
-    """Send an input and show what came of it; ends with the exit code of the outcome."""
-    said = given(
-        content=content, route=route, model=model, debug=debug, metadata=pairs(metadata), check=check
-    )
-    params = address | said
-    params |= given(
-        output_contract=contract(output_contract, max_repairs=max_repairs),
+    """Send a message, show the result and exit with the code of its outcome."""
+    params = address | drop_unset(
+        content=content,
+        metadata=parse_pairs(metadata),
+        output_contract=make_contract(output_contract, max_repairs=max_repairs),
         completion_requirements=[{"type": "workspace_file", "path": path} for path in required_files],
-        budget=given(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None,
+        budget=drop_unset(max_tokens=max_tokens, max_work_s=max_time, max_cost=max_cost) or None,
+        check=check,
+        **settings,
     )
     if no_wait or check:
-        result = app.call(method, params | given(idempotency_key=idempotency_key))
-        app.emit(result, facts)
+        app.emit(app.call(method, params | drop_unset(idempotency_key=idempotency_key)), format_record)
         return
-    if idempotency_key is None:  # With one, the run that waits may be this very one, sent before.
-        _behind(app, address)
-    request = Request(app, method, params | {"idempotency_key": idempotency_key or _fresh_key()}, timeout)
+    if idempotency_key is None:  # With a key, the waiting run may be this very message, sent earlier.
+        _note_waiting_run(app, address)
+    key = idempotency_key or _make_key()
+    request = PersistentSend(app, method, params | {"idempotency_key": key}, timeout)
     streaming = sys.stdout.isatty() and not app.as_json
     try:
         result = request.stream(_Printer()) if streaming else request.settle()
     except KeyboardInterrupt:
-        app.note(f"\nThe run goes on; this stops it: {_stopping(app, address)}")
+        app.note(f"\nThe run continues; this stops it: {_stop_command(app, address)}")
         raise
     show(app, result, streamed=streaming)
 
 
-def _behind(app: App, address: Json) -> None:
-    """Say so where a run before this one waits for a person: until somebody answers, nothing comes."""
+def _note_waiting_run(app: App, address: Json) -> None:
+    """Note an earlier run that waits for a person, because this message waits for that run."""
     try:
-        whose = given(session_id=address.get("session_id"))
-        if not whose:
-            pair = given(agent=address.get("agent"), sender=address.get("sender"))
-            whose = {"session_id": app.call("conversation.get", pair)["session_id"]}
-        runs = app.call("run.list", whose | {"active": True})["runs"]
-    except Lost:
+        session_id = address.get("session_id")
+        if session_id is None:
+            pair = drop_unset(agent=address.get("agent"), sender=address.get("sender"))
+            session_id = app.call("conversation.get", pair)["session_id"]
+        runs = app.call("run.list", {"session_id": session_id, "active": True})["runs"]
+    except ConnectionLost:
         app.hang_up()
     except Failure:
-        pass  # There is no conversation yet, or we may not look; a daemon that is not there is told later.
+        pass  # The conversation is new, or the caller may not read it; the send reports a missing daemon.
     else:
         for run in runs:
-            if run["status"] in WAITS:
-                how = app.typed("run", "show", run["run_id"])
-                app.note(f"an earlier run waits for a person, and this one for it: {how}")
+            if run["status"] in RUN_WAITING:
+                command_line = app.command_line("run", "show", run["run_id"])
+                app.note(f"an earlier run waits for a person, and this message waits for it: {command_line}")
 
 
 def show(app: App, result: Json, *, streamed: bool) -> None:
-    """Print the answer unless it was streamed, then end with the code of the outcome."""
+    """Print the answer unless it was streamed, then exit with the code of the outcome."""
     if not streamed or result.get("status") != "completed":
-        result = looked_into(app.call, result)
+        result = add_run_details(app.call, result)
+    # The stream shows the text of the last answer; an output of another kind is not part of it.
+    shown = streamed and result.get("output_kind", "assistant_text") == "assistant_text"
     if app.as_json:
         app.document(result)
-    elif (output := result.get("output")) and not (streamed and _was_said(result)):
-        app.say(clean(output) if sys.stdout.isatty() else output.rstrip("\n"))
-    for sentence in filter(None, [outcome(result), *sentences(result, app.typed)]):
-        app.note(sentence)
-    click.get_current_context().exit(exits.of_status(str(result.get("status"))))
+    elif (output := result.get("output")) and not shown:
+        app.say(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
+    for line in filter(None, [describe_outcome(result), *explain_run(result, app.command_line)]):
+        app.note(line)
+    click.get_current_context().exit(exits.code_for_status(str(result.get("status"))))
 
 
-def _was_said(result: Json) -> bool:
-    """Whether the output is what was streamed: the text of the last answer, and nothing else."""
-    return bool(result.get("output_kind", "assistant_text") == "assistant_text")
-
-
-def _stopping(app: App, address: Json) -> str:
-    """The command that stops what was begun at an address."""
+def _stop_command(app: App, address: Json) -> str:
+    """Return the command that stops the current run of an address."""
     if "session_id" in address:
-        return app.typed("session", "interrupt", address["session_id"])
+        return app.command_line("session", "interrupt", address["session_id"])
     agent, sender = address.get("agent"), address.get("sender")
     words = [*([agent] if agent else []), *(["--as", sender] if sender else [])]
-    return app.typed("conversation", "cancel", *words)
+    return app.command_line("conversation", "cancel", *words)
 
 
-def _fresh_key() -> str:
+def _make_key() -> str:
     from uuid import uuid4
 
     return f"kheishctl-{uuid4().hex}"
 
 
 @dataclass(slots=True)
-class Request:
-    """A send that is waited for. Over a lost connection it is sent again under the same key: the daemon
-    takes it once, and waiting is done anew.
+class PersistentSend:
+    """A send that survives a lost connection.
+
+    It is repeated under the same idempotency key, so that the daemon executes it once.
     """
 
     app: App
@@ -282,108 +289,105 @@ class Request:
     timeout: float | None
 
     def settle(self) -> Json:
-        """The result once the run has settled. Errors: Failure."""
+        """Return the result when the run has settled. Errors: Failure."""
         return self._persist(lambda wait: self.app.call(self.method, self.params | wait))
 
     def stream(self, printer: _Printer) -> Json:
-        """The result, the answer having been printed as it was written. Errors: Failure."""
-        follower = Follower()
+        """Print the answer while it is written, and return the result. Errors: Failure."""
+        follower = StreamFollower()
         try:
-            return self._persist(
-                lambda wait: self._streamed(wait | {"stream": True}, follower, printer), printer.end
-            )
+            return self._persist(lambda wait: self._stream_once(wait, follower, printer), printer.end)
         except Failure:
             printer.end()
             raise
 
-    def _streamed(self, wait: Json, follower: Follower, printer: _Printer) -> Json:
+    def _stream_once(self, wait: Json, follower: StreamFollower, printer: _Printer) -> Json:
         result: Json | None = None
         ended = False
-        for name, params in self.app.client.exchange(self.method, self.params | wait):
+        params = self.params | wait | {"stream": True}
+        for name, notification in self.app.client.exchange(self.method, params):
             if name == "result":
-                result = params
+                result = notification
             elif name == "journal.end":
                 ended = True
             else:
-                printer.show(follower.feed(name, params))
-            # The stream ends after the run has settled; without that there is nothing more to wait for.
-            if result is not None and (ended or result["status"] not in SETTLED):
+                printer.show(follower.feed(name, notification))
+            # The stream of a settled run ends; the stream of any other run would go on after a timeout.
+            if result is not None and (ended or result["status"] not in (*RUN_ENDED, *RUN_WAITING)):
                 break
         assert result is not None
         printer.end()
         return result
 
-    def _persist(self, attempt: Callable[[Json], Any], pausing: Callable[[], None] = lambda: None) -> Json:
+    def _persist(self, attempt: Callable[[Json], Any], pause: Callable[[], None] = lambda: None) -> Json:
         started = time.monotonic()
         lost_at: float | None = None
-        self.app.client  # noqa: B018 - with no daemon at all, say so at once.
+        self.app.client  # noqa: B018 - fail at once if there is no daemon.
         while True:
-            elapsed = time.monotonic() - started
             wait: Json = {"wait": "settled"}
             if self.timeout is not None:
-                wait["timeout_s"] = max(0.001, self.timeout - elapsed)
+                wait["timeout_s"] = max(0.001, self.timeout - (time.monotonic() - started))
             try:
                 result: Json = attempt(wait)
                 return result
-            except (Lost, NoDaemon, Refused) as failure:
-                if isinstance(failure, Refused) and failure.reason != STOPPING:
+            except (ConnectionLost, NoDaemon, RequestRefused) as failure:
+                if isinstance(failure, RequestRefused) and failure.reason != DRAINING:
                     raise
-                pausing()
+                pause()
                 if lost_at is None:
                     self.app.note("The connection is lost; waiting for the daemon.")
-                if lost_at is None or isinstance(failure, Lost):
+                if lost_at is None or isinstance(failure, ConnectionLost):
                     lost_at = time.monotonic()
-                self._pause(failure, time.monotonic() - lost_at)
+                self._wait_for_daemon(failure, time.monotonic() - lost_at)
 
-    def _pause(self, failure: Failure, gone_s: float) -> None:
+    def _wait_for_daemon(self, failure: Failure, lost_s: float) -> None:
         self.app.hang_up()
-        if gone_s > RECONNECT_SECONDS:
+        if lost_s > RECONNECT_SECONDS:
             raise NoDaemon(
-                f"{str(failure).rstrip('.')}. If the input had arrived it is on disk: send it again with "
+                f"{str(failure).rstrip('.')}. If the message arrived, it is on disk: send it again with "
                 f"--idempotency-key {self.params['idempotency_key']} to wait for the answer"
             )
         time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
 class _Printer:
-    """Prints an answer as it is written."""
+    """A printer of an answer while it is written: the answer on standard output, notes on standard error."""
 
     def __init__(self) -> None:
         self._at_line_start = True
 
-    def show(self, shown: list[Shown]) -> None:
-        """Print what a notification brought."""
-        for piece in shown:
+    def show(self, pieces: list[Piece]) -> None:
+        """Print the pieces of one notification."""
+        for piece in pieces:
             match piece:
-                case Said(text):
-                    self._write(clean(text))
-                case Restarted():
-                    self._aside("(the model is asked again; the answer starts over)")
-                case Noted(text):
-                    self._aside(one_line(text))
-                case Finished(stop_reason):
-                    # What comes next begins a line of its own.
-                    self._aside(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
-                case Called(_, tool, about):
-                    self._aside(one_line(f"({tool} {about}".rstrip() + ")"))
-                case Returned(_, tool, _, how, text) if how not in ("returned", "answered"):
-                    self._aside(
-                        one_line(f"({tool} {how.replace('_', ' ')}: {' '.join(first_lines(text, 1))})")
-                    )
+                case AnswerText(text):
+                    self._write(sanitise(text))
+                case AnswerRestart():
+                    self._note("(the model is called again; the answer starts over)")
+                case Notice(text):
+                    self._note(one_line(text))
+                case MessageEnd(stop_reason):
+                    # The next message starts a line of its own.
+                    self._note(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
+                case CallRequest(_, tool, summary):
+                    self._note(one_line(f"({tool} {summary}".rstrip() + ")"))
+                case CallResult(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
+                    detail = " ".join(take_first_lines(text, 1))
+                    self._note(one_line(f"({tool} {outcome.replace('_', ' ')}: {detail})"))
                 case _:
-                    pass  # Inputs, reasoning and what people answer say nothing in a pipe-like answer.
+                    pass  # Inputs, reasoning and answers of people are not part of the answer.
         sys.stdout.flush()
 
-    def _aside(self, text: str) -> None:
-        self.end()
-        if text:
-            sys.stderr.write(f"{text}\n")
-
     def end(self) -> None:
-        """End the line if one was begun."""
+        """End the current line."""
         if not self._at_line_start:
             self._write("\n")
             sys.stdout.flush()
+
+    def _note(self, text: str) -> None:
+        self.end()
+        if text:
+            sys.stderr.write(f"{text}\n")
 
     def _write(self, text: str) -> None:
         if text:

@@ -1,35 +1,31 @@
-"""``kheishctl task``: what is to be done in a session, and the commands that run in the background of it."""
+"""``kheishctl task``: the tasks of sessions, and their background shells."""
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
 from kheishctl import exits
-from kheishctl.client import Json
-from kheishctl.commands.send import pairs
-from kheishctl.text import Column, Look, clean, facts, one_line
-from kheishctl.verb import (
-    App,
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import TASK_EMPTY, TASK_FILTERS, TASK_KINDS, TASK_OPEN, TASK_STATUSES, Json
+from kheishctl.options import (
     Duration,
     complete,
-    given,
+    drop_unset,
+    id_argument,
+    metadata_option,
     mutating,
-    noun,
+    name_option,
     options,
     paged,
-    pages,
-    show_table,
-    verb,
+    parse_pairs,
+    session_filter,
 )
+from kheishctl.render.layout import Column, Display, format_record
+from protocol.text import one_line, sanitise
 
-group = noun("task", "Tasks, and shells in the background: what is to be done in a session.")
+group = make_group("task", "Tasks and background shells of sessions.")
 
-STATUSES = ("open", "pending", "in_progress", "blocked", "completed", "failed", "cancelled", "any")
-OPEN = ("pending", "in_progress", "blocked")
-# What a task may be without, and what it has then.
-CLEARED: dict[str, Any] = {"owner": None, "blocked_by": [], "metadata": {}, "description": ""}
 COLUMNS = (
     Column("TASK", "task_id"),
     Column("STATUS", "status"),
@@ -37,68 +33,60 @@ COLUMNS = (
     Column("OWNER", "owner"),
     Column("UPDATED", "updated_at_ms", "time"),
     Column("TITLE", "title"),
-    Column("WAITS FOR", lambda row: " ".join(row.get("blocked_by", ()))),
+    Column("BLOCKED BY", lambda row: " ".join(row.get("blocked_by", ()))),
     Column("SESSION", "session_id"),
 )
 
-# How long one request waits for more; then it is asked again.
+# The wait of one request of --follow; afterwards it is repeated.
 FOLLOW_SECONDS = 30.0
 FOLLOW_BYTES = 64 * 1024
 
-_task = click.argument("task_id", metavar="TASK", shell_complete=complete("tasks"), help="The task.")
+_task = id_argument("task_id", "TASK", "tasks")
 
 
-def _session(required: bool) -> Callable[[Any], Any]:
-    return click.option(
-        "--session",
-        "session_id",
-        required=required,
-        metavar="SESSION",
-        shell_complete=complete("sessions"),
-        help="The session that it is in." if required else "Only those of this session.",
-    )
-
-
-@verb(
+@command(
     group,
     "list",
     method="task.list",
     examples=("kheishctl task list", "kheishctl task list --session ses_0EXAMPLE --status any"),
 )
-@_session(False)
+@session_filter
 @click.option(
-    "--status", type=click.Choice(STATUSES), metavar="STATUS", help="Those with this status, open, or any."
+    "--status",
+    type=click.Choice(TASK_FILTERS),
+    metavar="STATUS",
+    help="Only those with this status (default: open), or any.",
 )
-@click.option("--kind", type=click.Choice(("task", "shell")), metavar="KIND", help="Only tasks, or shells.")
+@click.option("--kind", type=click.Choice(TASK_KINDS), metavar="KIND", help="Only tasks, or only shells.")
 @paged
 def list_(app: App, everything: bool, **filters: Any) -> None:
-    """List tasks: those that have not ended, oldest first."""
-    page = pages(app, "task.list", given(**filters), "tasks", everything=everything)
-    show_table(app, page, "tasks", COLUMNS, "Nothing is to be done.")
+    """List open tasks, oldest first."""
+    page = fetch_pages(app, "task.list", drop_unset(**filters), "tasks", everything=everything)
+    show_table(app, page, "tasks", COLUMNS, "No open tasks.")
 
 
-@verb(group, "show", method="task.get", examples=("kheishctl task show tsk_0EXAMPLE",))
+@command(group, "show", method="task.get", examples=("kheishctl task show tsk_0EXAMPLE",))
 @_task
 def show(app: App, task_id: str) -> None:
-    """Show a task, and what of it is known."""
-    app.emit(app.call("task.get", {"task_id": task_id}), facts)
+    """Show a task in detail."""
+    app.emit(app.call("task.get", {"task_id": task_id}), format_record)
 
 
-_text = options(
-    click.option("--description", metavar="TEXT", help="All that whoever does it must know."),
-    click.option("--owner", metavar="NAME", help="Who does it."),
+_details = options(
+    click.option("--description", metavar="TEXT", help="Full instructions for whoever does the task."),
+    click.option("--owner", metavar="NAME", help="The person or agent who does the task."),
     click.option(
         "--blocked-by",
         multiple=True,
         metavar="TASK",
         shell_complete=complete("tasks"),
-        help="A task that must be completed first; repeat for more.",
+        help="A task that must be completed first (repeatable).",
     ),
-    click.option("--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="What is kept with it."),
+    metadata_option,
 )
 
 
-@verb(
+@command(
     group,
     "create",
     method="task.create",
@@ -107,17 +95,20 @@ _text = options(
         "kheishctl task create --session ses_0EXAMPLE 'Send it' --blocked-by tsk_0EXAMPLE",
     ),
 )
-@_session(True)
-@click.argument("title", help="What is to be done, in a few words.")
-@_text
+@name_option("--session", "session_id", "sessions", "The session of the task.", required=True)
+@click.argument("title", help="The task in a few words.")
+@_details
 @mutating
-def create(app: App, blocked_by: tuple[str, ...], metadata: tuple[str, ...], **params: Any) -> None:
+def create(app: App, **params: Any) -> None:
     """Create a task in a session."""
-    asked = given(blocked_by=list(blocked_by), metadata=pairs(metadata) or None, **params)
-    app.emit(app.call("task.create", asked), lambda task, look: one_line(task["task_id"]))
+    app.emit(app.call("task.create", _make_params(**params)), lambda task, display: one_line(task["task_id"]))
 
 
-@verb(
+def _make_params(blocked_by: tuple[str, ...], metadata: tuple[str, ...], **params: Any) -> Json:
+    return drop_unset(blocked_by=list(blocked_by), metadata=parse_pairs(metadata) or None, **params)
+
+
+@command(
     group,
     "update",
     method="task.update",
@@ -127,63 +118,58 @@ def create(app: App, blocked_by: tuple[str, ...], metadata: tuple[str, ...], **p
     ),
 )
 @_task
-@click.option("--title", metavar="TEXT", help="What is to be done, in a few words.")
-@_text
+@click.option("--title", metavar="TEXT", help="The task in a few words.")
+@_details
 @click.option(
-    "--status", type=click.Choice(STATUSES[1:-1]), metavar="STATUS", help="How it stands; an end is final."
+    "--status",
+    type=click.Choice(TASK_STATUSES),
+    metavar="STATUS",
+    help="The new status; a finished task stays finished.",
 )
-@click.option("--output", metavar="TEXT", help="What came of it; nothing is completed without.")
-@click.option("--note", metavar="TEXT", help="Why it has its new status.")
+@click.option("--output", metavar="TEXT", help="The result; required to complete a task.")
+@click.option("--note", metavar="TEXT", help="The reason for the new status.")
 @click.option(
-    "--clear", multiple=True, type=click.Choice(tuple(CLEARED)), help="Take that away; repeat for more."
+    "--clear", multiple=True, type=click.Choice(tuple(TASK_EMPTY)), help="Unset a property (repeatable)."
 )
 @mutating
-def update(
-    app: App,
-    task_id: str,
-    blocked_by: tuple[str, ...],
-    metadata: tuple[str, ...],
-    clear: tuple[str, ...],
-    **params: Any,
-) -> None:
-    """Change a task; what is not named stays as it is."""
-    asked = given(task_id=task_id, blocked_by=list(blocked_by), metadata=pairs(metadata) or None, **params)
-    asked |= {name: CLEARED[name] for name in clear}
-    app.emit(app.call("task.update", asked), _brief)
+def update(app: App, clear: tuple[str, ...], **params: Any) -> None:
+    """Change a task; properties that are not given stay as they are."""
+    params = _make_params(**params) | {name: TASK_EMPTY[name] for name in clear}
+    app.emit(app.call("task.update", params), _format_status)
 
 
-def _brief(task: Json, look: Look) -> str:
+def _format_status(task: Json, display: Display) -> str:
     note = f": {task['note']}" if task.get("note") else ""
     return one_line(f"{task['task_id']} {task['status']}{note}")
 
 
-@verb(
+@command(
     group,
     "stop",
     method="task.stop",
     examples=("kheishctl task stop tsk_0EXAMPLE --note 'not needed any more'",),
 )
 @_task
-@click.option("--note", metavar="TEXT", help="Why; the agent reads it.")
+@click.option("--note", metavar="TEXT", help="The reason; the agent reads it.")
 @mutating
 def stop(app: App, task_id: str, note: str | None, **mutation: Any) -> None:
-    """Cancel a task. A shell is ended, with all that it started."""
-    task = app.call("task.stop", given(task_id=task_id, note=note, **mutation))
-    app.emit(task, _brief)
-    if task["status"] in OPEN and not mutation.get("check"):
-        app.note(f"it takes its time: {app.typed('task', 'show', task_id)}")
+    """Cancel a task. A shell is ended together with all its processes."""
+    task = app.call("task.stop", drop_unset(task_id=task_id, note=note, **mutation))
+    app.emit(task, _format_status)
+    if task["status"] in TASK_OPEN and not mutation.get("check"):
+        app.note(f"still stopping: {app.command_line('task', 'show', task_id)}")
 
 
-@verb(group, "delete", method="task.delete", examples=("kheishctl task delete tsk_0EXAMPLE",))
+@command(group, "delete", method="task.delete", examples=("kheishctl task delete tsk_0EXAMPLE",))
 @_task
 @mutating
-def delete(app: App, task_id: str, **mutation: Any) -> None:
-    """Delete a task; its id never comes back."""
-    task = app.call("task.delete", given(task_id=task_id, **mutation))
-    app.emit(task, lambda task, look: one_line(f"{task['task_id']} is deleted"))
+def delete(app: App, **params: Any) -> None:
+    """Delete a task; its id is not used again."""
+    task = app.call("task.delete", drop_unset(**params))
+    app.emit(task, lambda task, display: one_line(f"deleted {task['task_id']}"))
 
 
-@verb(
+@command(
     group,
     "output",
     method="task.output",
@@ -193,49 +179,52 @@ def delete(app: App, task_id: str, **mutation: Any) -> None:
     ),
 )
 @_task
-@click.option("--tail", "tail_bytes", type=click.IntRange(1), metavar="BYTES", help="How much of its end.")
-@click.option("--follow", "-f", is_flag=True, help="Go on printing until it has ended.")
-@click.option("--wait", is_flag=True, help="Wait until it has ended.")
 @click.option(
-    "--timeout", "timeout_s", type=Duration(), metavar="TIME", help="Wait at most so long (90s, 15m)."
+    "--tail", "tail_bytes", type=click.IntRange(1), metavar="BYTES", help="Print the last BYTES bytes."
 )
-def output(
-    app: App, task_id: str, tail_bytes: int | None, follow: bool, wait: bool, timeout_s: float | None
-) -> None:
-    """Print what came of a task, or what a shell wrote: the end of it.
+@click.option("--follow", "-f", is_flag=True, help="Keep printing until the task has ended.")
+@click.option("--wait", is_flag=True, help="Wait until the task has ended.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    help="Give up waiting after this long (90s, 15m).",
+)
+def output(app: App, follow: bool, wait: bool, timeout_s: float | None, **params: Any) -> None:
+    """Print a task's result, or the last part of a shell's output.
 
-    With --wait or --follow the exit code tells the outcome, see 'kheishctl --help'.
+    With --wait or --follow the exit code reports the outcome, see 'kheishctl --help'.
     """
     if follow and (wait or timeout_s is not None):
-        raise click.UsageError("--follow goes without --wait and --timeout")
-    params = given(task_id=task_id, tail_bytes=tail_bytes, wait=wait, timeout_s=timeout_s)
-    found = app.call("task.output", params)
+        raise click.UsageError("--follow cannot be combined with --wait and --timeout")
+    page = app.call("task.output", drop_unset(wait=wait, timeout_s=timeout_s, **params))
     if follow:
-        found = _follow(app, task_id, found)
+        page = _follow(app, params["task_id"], page)
     else:
-        _print(app, found, 0)
+        _print(app, page, 0)
     if follow or wait:
-        click.get_current_context().exit(exits.of_status(str(found["task"]["status"])))
+        click.get_current_context().exit(exits.code_for_status(str(page["task"]["status"])))
 
 
-def _follow(app: App, task_id: str, found: Json) -> Json:
-    """Print what comes until the task has ended; what there was then."""
-    offset = found["left_out_bytes"]
+def _follow(app: App, task_id: str, page: Json) -> Json:
+    """Print output until the task has ended; return the last page."""
+    offset = page["left_out_bytes"]
     while True:
-        _print(app, found, offset)
-        offset = found["offset"]
-        if found["ready"] and offset >= found["total_bytes"]:
-            return found
+        _print(app, page, offset)
+        offset = page["offset"]
+        if page["ready"] and offset >= page["total_bytes"]:
+            return page
         params = {"task_id": task_id, "offset": offset, "wait": True, "timeout_s": FOLLOW_SECONDS}
-        found = app.call("task.output", {**params, "tail_bytes": FOLLOW_BYTES})
+        page = app.call("task.output", {**params, "tail_bytes": FOLLOW_BYTES})
 
 
-def _print(app: App, found: Json, offset: int) -> None:
-    """What comes after an offset: as it is for a pipe, with nothing that acts on a terminal for one."""
+def _print(app: App, page: Json, offset: int) -> None:
+    """Print a page and note the bytes missing since ``offset``; a terminal receives the text sanitised."""
     if app.as_json:
-        app.line(found)
+        app.line(page)
         return
-    missing = found["left_out_bytes"] - offset
+    missing = page["left_out_bytes"] - offset
     if missing > 0:
-        app.note(f"{missing} bytes before this are not shown")
-    click.echo(clean(found["text"]) if sys.stdout.isatty() else found["text"], nl=False)
+        app.note(f"the {missing} bytes before this are not shown")
+    click.echo(sanitise(page["text"]) if sys.stdout.isatty() else page["text"], nl=False)

@@ -1,51 +1,49 @@
-"""``kheishctl token``: who may connect over TCP, and what for."""
+"""``kheishctl token``: bearer tokens for connections over TCP."""
 
 from typing import Any
 
 import click
 
-from kheishctl.client import Json
-from kheishctl.text import Column, Look, facts, one_line
-from kheishctl.verb import (
-    App,
+from kheishctl.cli import App, command, fetch_pages, make_group, show_table
+from kheishctl.contract import SCOPES, Json
+from kheishctl.options import (
     Duration,
     complete,
-    given,
+    drop_unset,
+    id_argument,
     mutating,
-    noun,
+    note_option,
     options,
     paged,
-    pages,
-    show_table,
-    verb,
 )
+from kheishctl.render.layout import Column, Display, format_record
+from protocol.text import one_line
 
-group = noun("token", "Tokens: who may connect over TCP. A token's secret is shown once.")
+group = make_group("token", "Tokens for connections over TCP. A token's secret is shown once.")
 
-SCOPES = ("read", "converse", "approve", "operate", "admin")
 COLUMNS = (
     Column("TOKEN", "token_id"),
     Column("NAME", "name"),
     Column("SCOPES", lambda row: " ".join(row["grant"]["scopes"])),
-    Column("AGENTS", lambda row: _covered(row["grant"].get("agents"))),
-    Column("SENDERS", lambda row: _covered(row["grant"].get("senders"))),
+    Column("AGENTS", lambda row: _join_names(row["grant"].get("agents"))),
+    Column("SENDERS", lambda row: _join_names(row["grant"].get("senders"))),
     Column("EXPIRES", lambda row: row["grant"].get("expires_at_ms"), "time"),
     Column("REVOKED", "revoked_at_ms", "time"),
 )
 
 
-def _covered(names: list[str] | None) -> str:
+def _join_names(names: list[str] | None) -> str:
     return "all" if names is None else " ".join(names) or "none"
 
 
 grant_options = options(
-    click.option("--name", help="What it is for, for people."),
+    click.option("--name", help="A name, for people."),
     click.option(
         "--scope",
         "scopes",
         multiple=True,
         type=click.Choice(SCOPES),
-        help="A right it has; repeat for more.",
+        help="A right of the token (repeatable).",
     ),
     click.option(
         "--agent",
@@ -53,90 +51,80 @@ grant_options = options(
         multiple=True,
         metavar="AGENT",
         shell_complete=complete("agents"),
-        help="Only this agent; repeat for more (default: all).",
+        help="Allow only this agent (repeatable; default: all).",
     ),
     click.option(
         "--sender",
         "senders",
         multiple=True,
         metavar="SENDER",
-        help="Only this sender; repeat for more (default: all).",
+        help="Allow only this sender (repeatable; default: all).",
     ),
-    click.option("--expires", type=Duration(), metavar="TIME", help="It ends after this time (12h, 30d)."),
+    click.option("--expires", type=Duration(), metavar="TIME", help="Expire after this long (12h, 30d)."),
     mutating,
 )
-"""The options that say what a token allows."""
+"""The options for the rights of a token."""
 
 
-def _grant(expires: float | None, **options: Any) -> Json:
-    params = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in options.items() if value
-    }
-    return given(**params, expires_in_s=None if expires is None else max(1, int(expires)))
+def _make_params(expires: float | None, **params: Any) -> Json:
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in params.items()}
+    return drop_unset(**lists, expires_in_s=None if expires is None else max(1, int(expires)))
 
 
-@verb(
+@command(
     group,
     "create",
     method="token.create",
     examples=("kheishctl token create --name ci --scope read --scope converse --sender ci --expires 30d",),
 )
 @grant_options
-def create(app: App, **options: Any) -> None:
-    """Make a bearer token; its secret is shown this once."""
-    if not options["scopes"]:
-        raise click.UsageError("a token without any --scope opens nothing; give at least one")
-    app.emit(app.call("token.create", _grant(**options)), _made)
+def create(app: App, **params: Any) -> None:
+    """Create a bearer token; its secret is shown only now."""
+    if not params["scopes"]:
+        raise click.UsageError("a token without a scope cannot do anything; give at least one --scope")
+    app.emit(app.call("token.create", _make_params(**params)), _format_created)
 
 
-@verb(
+@command(
     group,
     "narrow",
     method="token.narrow",
     examples=("kheishctl token narrow tok_0EXAMPLE --scope read --expires 1h",),
 )
-@click.argument(
-    "token_id", metavar="TOKEN", shell_complete=complete("tokens"), help="The token to start from."
-)
+@id_argument("token_id", "TOKEN", "tokens")
 @grant_options
-def narrow(app: App, token_id: str, **options: Any) -> None:
-    """Make a weaker token from one; what is not given stays as it is."""
-    app.emit(app.call("token.narrow", {"token_id": token_id, **_grant(**options)}), _made)
+def narrow(app: App, token_id: str, **params: Any) -> None:
+    """Create a weaker token from a token; rights that are not given stay as they are."""
+    app.emit(app.call("token.narrow", {"token_id": token_id, **_make_params(**params)}), _format_created)
 
 
-def _made(result: Json, look: Look) -> str:
+def _format_created(result: Json, display: Display) -> str:
     secret = one_line(str(result["secret"]))
-    if look.width is None:
+    if display.width is None:
         return secret
-    lines = [
-        facts(result["token"], look),
-        "",
-        f"secret  {secret}",
-        "Keep it now: it is not shown again.",
-    ]
-    return "\n".join(lines)
+    record = format_record(result["token"], display)
+    return f"{record}\n\nsecret  {secret}\nKeep it now: it is not shown again."
 
 
-@verb(group, "list", method="token.list", examples=("kheishctl token list --revoked",))
-@click.option("--revoked", is_flag=True, help="Also revoked and expired ones.")
+@command(group, "list", method="token.list", examples=("kheishctl token list --revoked",))
+@click.option("--revoked", is_flag=True, help="Include revoked and expired tokens.")
 @paged
-def list_(app: App, revoked: bool, limit: int | None, after: str | None, everything: bool) -> None:
+def list_(app: App, everything: bool, **params: Any) -> None:
     """List tokens, oldest first; never their secrets."""
-    params = given(revoked=revoked, limit=limit, after=after)
-    page = pages(app, "token.list", params, "tokens", everything=everything)
+    page = fetch_pages(app, "token.list", drop_unset(**params), "tokens", everything=everything)
     show_table(app, page, "tokens", COLUMNS, "No tokens.")
 
 
-@verb(
+@command(
     group,
     "revoke",
     method="token.revoke",
     examples=("kheishctl token revoke tok_0EXAMPLE --note 'it was lost'",),
 )
-@click.argument("token_id", metavar="TOKEN", shell_complete=complete("tokens"), help="The token.")
-@click.option("--note", help="Why; it is kept in the journal.")
+@id_argument("token_id", "TOKEN", "tokens")
+@note_option
 @mutating
 def revoke(app: App, token_id: str, note: str | None, **mutation: Any) -> None:
-    """Revoke a token, those narrowed from it, and close their connections."""
-    result = app.call("token.revoke", given(token_id=token_id, note=note, **mutation))
-    app.emit(result, lambda token, _: f"{token['token_id']} opens nothing any more")
+    """Revoke a token and the tokens narrowed from it, and close their connections."""
+    result = app.call("token.revoke", drop_unset(token_id=token_id, note=note, **mutation))
+    app.emit(result, lambda token, _: f"revoked {token['token_id']}")

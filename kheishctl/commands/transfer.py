@@ -8,17 +8,15 @@ from typing import IO
 
 import click
 
-from kheishctl.client import Failure, Json, Refused
-from kheishctl.text import clean, facts, json_safe
-from kheishctl.verb import App, complete, given, mutating, verb
-from protocol.limits.session import MAX_IMPORT_BYTES, MAX_IMPORT_LINES
-
-MAX_PART_BYTES = MAX_IMPORT_BYTES
-MAX_PART_LINES = MAX_IMPORT_LINES
-EXPORT_PAGE_LINES = 500
+from kheishctl.cli import App, command
+from kheishctl.client import Failure, RequestRefused
+from kheishctl.contract import MAX_IMPORT_BYTES, MAX_IMPORT_LINES, MAX_PAGE_ROWS, Json
+from kheishctl.options import complete, drop_unset, mutating, session_argument
+from kheishctl.render.layout import format_record
+from protocol.text import escape_json, sanitise
 
 
-@verb(
+@command(
     None,
     "export",
     method="session.export",
@@ -27,41 +25,42 @@ EXPORT_PAGE_LINES = 500
         "kheishctl session export ses_0EXAMPLE | zstd > s.zst",
     ),
 )
-@click.argument("session_id", metavar="SESSION", shell_complete=complete("sessions"), help="The session.")
+@session_argument
 @click.argument(
-    "file", default="-", type=click.Path(dir_okay=False), help="Where to write; else standard output."
+    "file", default="-", type=click.Path(dir_okay=False), help="The file (default: standard output)."
 )
 def export(app: App, session_id: str, file: str) -> None:
     """Write a session's journal with its hash chain, as JSONL.
 
-    A file appears only once it is complete. With --json, FILE is needed and what was written is told.
+    The file appears when it is complete. With --json, FILE is required and the command prints a summary.
     """
     if app.as_json and file == "-":
         raise click.UsageError("with --json, name a FILE: the export itself is JSON lines")
-    lines = _exported(app, session_id)
+    lines = _read_export(app, session_id)
     if file == "-":
         _write(sys.stdout, lines)
         return
     # The first page is fetched before anything is written: an unknown session leaves no file.
     first = next(lines, None)
     part = f"{file}.part"
-    with open(part, "w", encoding="utf-8", opener=_private) as out:
+    with open(part, "w", encoding="utf-8", opener=_open_private) as out:
         count = _write(out, chain(() if first is None else (first,), lines))
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)
-    app.emit({"session_id": session_id, "file": file, "lines": count}, facts)
+    app.emit({"session_id": session_id, "file": file, "lines": count}, format_record)
 
 
-def _private(path: str, flags: int) -> int:
-    """Open a file for us alone, which is no link that somebody laid out: a session is a conversation."""
+def _open_private(path: str, flags: int) -> int:
+    """Open a file for this user only, and never through a link: a session is a private conversation."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _exported(app: App, session_id: str) -> Iterator[str]:
+def _read_export(app: App, session_id: str) -> Iterator[str]:
     after: str | None = None
     while True:
-        page = app.call("session.export", given(session_id=session_id, after=after, limit=EXPORT_PAGE_LINES))
+        params = drop_unset(session_id=session_id, after=after, limit=MAX_PAGE_ROWS)
+        page = app.call("session.export", params)
         yield from page["lines"]
         after = page["next"]
         if after is None:
@@ -69,16 +68,19 @@ def _exported(app: App, session_id: str) -> Iterator[str]:
 
 
 def _write(out: IO[str], lines: Iterable[str]) -> int:
-    """Write lines as they are, as a hash covers each; a terminal is shown escapes for what it would obey."""
+    """Write lines and return their number.
+
+    A file receives them unchanged, because a hash covers each; a terminal receives them escaped.
+    """
     count = 0
     terminal = out.isatty()
     for line in lines:
-        out.write((clean(json_safe(line)) if terminal else line) + "\n")
+        out.write((sanitise(escape_json(line)) if terminal else line) + "\n")
         count += 1
     return count
 
 
-@verb(
+@command(
     None,
     "import",
     method="session.import",
@@ -93,56 +95,59 @@ def _write(out: IO[str], lines: Iterable[str]) -> int:
     help="The export; '-' is standard input.",
 )
 @click.option(
-    "--agent", shell_complete=complete("agents"), help="The agent that goes on with it; else the same."
+    "--agent",
+    shell_complete=complete("agents"),
+    help="Another agent for the new session (default: the same).",
 )
 @mutating
 def import_(app: App, file: str, agent: str | None, idempotency_key: str | None, check: bool) -> None:
-    """Read an export back, as a new session that can be continued."""
-    messages = taken = 0
-    before: Json = {}
+    """Import an export as a new session."""
+    messages = sent = 0
+    previous: Json = {}
     with click.open_file(file, encoding="utf-8") as source:
-        for number, part in enumerate(parts(_lines(source))):
-            # Each part is a request of its own, so each has a key of its own.
-            key = f"{idempotency_key}.{number}" if idempotency_key else None
-            params = given(lines=part, agent=agent, idempotency_key=key, check=check)
-            result = _part(app, params | before, taken)
-            before = {name: result[name] for name in ("session_id", "last_hash")}
-            messages, taken = messages + result["messages"], taken + len(part)
+        for index, part in enumerate(split_parts(_read_lines(source))):
+            # Each part is a separate request, so each has its own key.
+            key = f"{idempotency_key}.{index}" if idempotency_key else None
+            params = drop_unset(lines=part, agent=agent, idempotency_key=key, check=check)
+            result = _import_part(app, params | previous, sent)
+            previous = {name: result[name] for name in ("session_id", "last_hash")}
+            messages, sent = messages + result["messages"], sent + len(part)
             if check:
                 break
-    if not taken:
+    if not sent:
         raise click.UsageError(f"{file} holds no lines")
-    app.emit(before | {"messages": messages}, facts)
+    app.emit(previous | {"messages": messages}, format_record)
 
 
-def _lines(source: IO[str]) -> Iterator[str]:
+def _read_lines(source: IO[str]) -> Iterator[str]:
     try:
         yield from (line.rstrip("\n") for line in source)
     except UnicodeDecodeError:
-        raise Failure("this is no export: it is not UTF-8 text") from None
+        raise Failure("this is not an export: it is not UTF-8 text") from None
 
 
-def _part(app: App, params: Json, taken: int) -> Json:
-    """Send a part. Errors: Failure, saying what there is of the parts before."""
+def _import_part(app: App, params: Json, sent: int) -> Json:
+    """Import one part. Errors: RequestRefused, with a note on the parts that were imported before."""
     try:
         result: Json = app.call("session.import", params)
-    except Refused as refused:
-        if taken:
-            held = f"which the session {params['session_id']} holds"
-            refused.note += f" (counted after the first {taken} lines, {held})"
+    except RequestRefused as refused:
+        if sent:
+            session = f"which session {params['session_id']} holds"
+            refused.note += f" (counted after the first {sent} lines, {session})"
         raise
     return result
 
 
-def parts(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in parts that fit into one request each; empty ones are passed over."""
+def split_parts(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines, without empty ones, in parts that fit one request each."""
     part: list[str] = []
     length = 0
     for line in filter(None, lines):
-        if part and (length + len(line.encode()) > MAX_PART_BYTES or len(part) == MAX_PART_LINES):
+        size = len(line.encode())
+        if part and (length + size > MAX_IMPORT_BYTES or len(part) == MAX_IMPORT_LINES):
             yield part
             part, length = [], 0
         part.append(line)
-        length += len(line.encode())
+        length += size
     if part:
         yield part

@@ -10,17 +10,18 @@ from dataclasses import replace
 from typing import Any, assert_never
 from uuid import uuid4
 
-from kheishctl.client import Json, Lost, Refused
-from kheishctl.pieces import (
-    ApprovalAsked,
-    ApprovalClosed,
-    DoubtClosed,
-    Doubted,
-    QuestionAsked,
-    QuestionClosed,
-    Shown,
+from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.contract import Json
+from kheishctl.render.pieces import (
+    ApprovalClosing,
+    ApprovalOpening,
+    DoubtClosing,
+    DoubtOpening,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
 )
-from kheishctl.render import person
+from kheishctl.render.units import name_actor
 from kheishctl.shell.waiting import Action, Actions, Edit, Reply, Resolve, Waiting
 
 # Refusals that the journal explains better: it says who was first.
@@ -31,7 +32,7 @@ MAX_EDITED_CHARACTERS = 8 * 1_024
 
 YOU = "you"
 
-Closed = ApprovalClosed | QuestionClosed | DoubtClosed
+Closed = ApprovalClosing | QuestionClosing | DoubtClosing
 
 
 class Answering:
@@ -44,7 +45,7 @@ class Answering:
     def __init__(
         self,
         call: Callable[[str, Json], Awaitable[Any]],
-        show: Callable[[Shown], None],
+        show: Callable[[Piece], None],
         note: Callable[[str, str], None],
         edit: Callable[[str], None],
     ) -> None:
@@ -65,19 +66,19 @@ class Answering:
         self.waiting.replace(asked)
         self.doubts = {str(doubt["indoubt_id"]): doubt for doubt in doubts}
 
-    def heard(self, piece: Shown) -> Shown | None:
+    def heard(self, piece: Piece) -> Piece | None:
         """Take in what happened: the piece to be shown now, with who did it; None: it is shown later."""
         match piece:
-            case ApprovalAsked(record) | QuestionAsked(record):
+            case ApprovalOpening(record) | QuestionOpening(record):
                 self.waiting.put(record)
-            case ApprovalClosed(key) | QuestionClosed(key) | DoubtClosed(key):
+            case ApprovalClosing(key) | QuestionClosing(key) | DoubtClosing(key):
                 self.waiting.drop(key)
                 self.doubts.pop(key, None)
                 if key in self._asked:
                     self._held[key] = piece
                     return None
                 return self._signed(piece, key)
-            case Doubted(doubt):
+            case DoubtOpening(doubt):
                 self.doubts[str(doubt["indoubt_id"])] = doubt
             case _:
                 pass  # Nothing that a person is to answer.
@@ -86,7 +87,7 @@ class Answering:
     def _signed(self, piece: Closed, key: str) -> Closed:
         ours = key in self._ours and bool(piece.by)
         self._ours.discard(key)
-        return replace(piece, by=YOU if ours else person(piece.by))
+        return replace(piece, by=YOU if ours else name_actor(piece.by))
 
     # What is answered.
 
@@ -95,8 +96,8 @@ class Answering:
         for action in actions:
             try:
                 await self._carry_out(action)
-            except (Refused, Lost) as failure:
-                if not isinstance(failure, Refused) or failure.reason not in EXPLAINED:
+            except (RequestRefused, ConnectionLost) as failure:
+                if not isinstance(failure, RequestRefused) or failure.reason not in EXPLAINED:
                     self._note(str(failure), "red")
                 elif isinstance(action, Resolve) and len(action.ids) > 1:
                     self._note("one of them was answered meanwhile, so none of them is yet", "yellow")
@@ -124,7 +125,7 @@ class Answering:
         try:
             await self._call(method, params | {"idempotency_key": f"kheishctl-{uuid4().hex}"})
             self._ours.update(keys)
-        except (Refused, Lost):
+        except (RequestRefused, ConnectionLost):
             self.waiting.refused(keys)
             raise
         finally:

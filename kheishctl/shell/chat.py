@@ -7,11 +7,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from kheishctl.client import Failure, Json, Lost, Refused
-from kheishctl.follow import calls_of
-from kheishctl.pieces import Printed, Said, Shown, Thought
-from kheishctl.render import answer_text, message_text
-from kheishctl.render import status as status_text
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
+from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.follower import list_calls
+from kheishctl.render.layout import Display, fit, paint
+from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.pieces import AnswerText, CallOutput, Piece, ReasoningText
 from kheishctl.shell import markdown
 from kheishctl.shell.answering import Answering
 from kheishctl.shell.conversation import Conversation
@@ -22,13 +23,15 @@ from kheishctl.shell.sheet import Sheet
 from kheishctl.shell.slash import Slash, help_text, parse, unescaped
 from kheishctl.shell.waiting import GRACE_SECONDS, Actions, Item
 from kheishctl.shell.working import SPINS_A_SECOND
-from kheishctl.text import Look, fit, one_line, paint
+from protocol.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from prompt_toolkit.input import Input
     from prompt_toolkit.output import Output
+
+    from kheishctl.contract import Json
 
 TURNS_IN_HISTORY = 20
 MAX_TURNS = 500
@@ -114,15 +117,15 @@ class Chat:
             self.noted(f"{calls} in doubt: /doubts shows more", "yellow")
         self.changed()
 
-    def shown(self, piece: Shown) -> None:
+    def shown(self, piece: Piece) -> None:
         """Show what happened."""
         now = self._answering.heard(piece)
         if now is not None:
             self._show(now)
 
-    def _show(self, piece: Shown) -> None:
+    def _show(self, piece: Piece) -> None:
         self._screen.print(self._presenter.show(piece))
-        if isinstance(piece, (Said, Thought, Printed)):
+        if isinstance(piece, (AnswerText, ReasoningText, CallOutput)):
             self._screen.redraw()
         else:
             self._stopping = False if not self._conversation.running else self._stopping
@@ -222,7 +225,7 @@ class Chat:
     async def _cancel(self) -> None:
         try:
             await self._conversation.cancel()
-        except (Refused, Lost) as failure:
+        except (RequestRefused, ConnectionLost) as failure:
             self._stopping = False
             self.noted(str(failure), "red")
 
@@ -235,8 +238,8 @@ class Chat:
                     await self._history(command.argument)
                 case "status":
                     status = await self._conversation.call("daemon.status")
-                    look = Look(self._screen.columns, self._color, time.time_ns() // 1_000_000)
-                    self._screen.print(status_text(status, look) + "\n\n")
+                    look = Display(self._screen.columns, self._color, time.time_ns() // 1_000_000)
+                    self._screen.print(format_daemon_status(status, look) + "\n\n")
                 case "cancel":
                     if not self.interrupted():
                         self.noted("nothing is running")
@@ -252,7 +255,7 @@ class Chat:
     async def _reset(self) -> None:
         try:
             await self._conversation.call("conversation.reset", self._conversation.address())
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.reason != "conversation_not_found":
                 raise
             self.noted("the conversation is new already; the next message begins it")
@@ -270,10 +273,10 @@ class Chat:
                 # What the daemon itself says to have an answer mended has an id, as answers have.
                 daemon = "the daemon" if entry.get("item_id") else None
                 sender = message.get("agent") or entry.get("sender") or daemon or self._conversation.sender
-                self._screen.print(self._presenter.input(message_text(message), str(sender)))
+                self._screen.print(self._presenter.input(format_message(message), str(sender)))
             else:
-                self._screen.print(self._presenter.answer(answer_text(message)))
-                for call in calls_of(message):
+                self._screen.print(self._presenter.answer(join_answer_text(message)))
+                for call in list_calls(message):
                     self._screen.print(self._presenter.show(call))
 
     def _print_whole(self, which: str, item: Item) -> None:

@@ -5,31 +5,32 @@ import sys
 import click
 
 from kheishctl import exits
+from kheishctl.cli import App, command, use_color
 from kheishctl.client import NoDaemon, dial
-from kheishctl.verb import App, colored, complete, sender_option, verb
+from kheishctl.options import agent_argument, sender_option
 
 
-@verb(None, "chat", examples=("kheishctl chat", "kheishctl chat reviewer --as ada --spawn"))
-@click.argument(
-    "agent", required=False, shell_complete=complete("agents"), help="The agent; else the default."
-)
+@command(None, "chat", examples=("kheishctl chat", "kheishctl chat reviewer --as ada --spawn"))
+@agent_argument
 @sender_option
-@click.option("--spawn", is_flag=True, help="Start a daemon in the background if none runs, without asking.")
-@click.option("--new", "fresh", is_flag=True, help="Begin a new session; the old one stays readable.")
-@click.option("--thinking", is_flag=True, help="Also show the model's reasoning.")
-@click.option("--verbose", "-v", is_flag=True, help="Also show what decided about calls, and what they gave.")
+@click.option(
+    "--spawn", is_flag=True, help="If no daemon is running, start one in the background without asking."
+)
+@click.option("--new", "fresh", is_flag=True, help="Start a new session; the old one stays readable.")
+@click.option("--thinking", is_flag=True, help="Show the model's reasoning.")
+@click.option("--verbose", "-v", is_flag=True, help="Show the verdicts on tool calls and their results.")
 def chat(
     app: App, agent: str | None, sender: str | None, spawn: bool, fresh: bool, thinking: bool, verbose: bool
 ) -> None:
-    """Talk with an agent, in the terminal.
+    """Chat with an agent in the terminal.
 
-    The agent and the sender are the whole address: the same pair goes on where it was, and shows the
-    last turns. Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves, and a run goes on
-    without you. What another client does in the same conversation is shown as it happens. If the daemon
-    restarts, the chat waits for it and goes on.
+    The agent and the sender together are the address: the same pair continues its conversation, and the chat
+    shows the last turns. Ctrl-C stops an answer and keeps the conversation; Ctrl-D leaves, and the run
+    continues. Actions of other clients in the same conversation appear as they happen. If the daemon
+    restarts, the chat waits for it.
 
-    Where a call of a tool needs your approval, or the agent asks you something, the bell rings, and what is
-    asked stands above the prompt with the keys that answer it.
+    If a tool call needs your approval, or the agent asks you a question, the bell rings, and the request
+    appears above the prompt with the keys that answer it.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("chat needs a terminal; 'kheishctl send' is made for pipes")
@@ -46,7 +47,7 @@ def chat(
             app.path,
             agent,
             sender or "user",
-            color=colored(True),
+            color=use_color(True),
             fresh=fresh,
             thinking=thinking,
             verbose=verbose,
@@ -61,7 +62,7 @@ def _need_daemon(app: App, *, spawn: bool) -> None:
         dial(app.path).close()
         return
     except NoDaemon as failure:
-        if app.given_path:
+        if app.path_option:
             raise
         if not spawn:
             click.echo(f"No daemon is running in {app.home}.")

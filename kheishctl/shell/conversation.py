@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from kheishctl import __version__
-from kheishctl.client import Json, Lost, NoDaemon, Refused, version_difference
-from kheishctl.follow import Follower
+from kheishctl.client import ConnectionLost, NoDaemon, RequestRefused
+from kheishctl.render.daemon import describe_version_difference
+from kheishctl.render.follower import StreamFollower
 from kheishctl.shell.link import Link
 
 if TYPE_CHECKING:
-    from kheishctl.pieces import Shown
+    from kheishctl.contract import Json
+    from kheishctl.render.pieces import Piece
 
 WATCH = "watch"
 WATCHED_TYPES = ["conversation_bound", "conversation_unbound"]
@@ -50,7 +52,7 @@ class Listener(Protocol):
         """All approvals and questions that wait for a person, and all calls in doubt."""
         ...
 
-    def shown(self, piece: Shown) -> None:
+    def shown(self, piece: Piece) -> None:
         """Something happened in it."""
         ...
 
@@ -82,7 +84,7 @@ class Conversation:
         self._subscriptions = 0
         self._watch_cursor: int | None = None
         self._version = __version__
-        self._follower = Follower()
+        self._follower = StreamFollower()
 
     @property
     def connected(self) -> bool:
@@ -107,7 +109,7 @@ class Conversation:
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Ask the daemon. Errors: Refused, Lost."""
         if self._link is None:
-            raise Lost("there is no connection to the daemon at the moment")
+            raise ConnectionLost("there is no connection to the daemon at the moment")
         return await self._link.call(method, params)
 
     def address(self) -> Json:
@@ -125,7 +127,7 @@ class Conversation:
         while True:
             try:
                 await self._connect()
-            except (NoDaemon, Lost):
+            except (NoDaemon, ConnectionLost):
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _connect(self) -> None:
@@ -171,7 +173,7 @@ class Conversation:
     def _name_version(self, version: str) -> None:
         if version != self._version:
             self._version = version
-            self._listener.noted(version_difference(version), "yellow")
+            self._listener.noted(describe_version_difference(version), "yellow")
 
     async def _find(self, link: Link) -> None:
         """Find the session that the address means and say where it stands; there may be none yet.
@@ -183,7 +185,7 @@ class Conversation:
                 self._fresh = False
                 await link.call("conversation.reset", self.address())
             found = await link.call("conversation.get", self.address())
-        except Refused as refused:
+        except RequestRefused as refused:
             if refused.reason != "conversation_not_found":
                 raise
             await link.call("definition.get", {"name": self.agent})
@@ -198,9 +200,9 @@ class Conversation:
             entry for entry in reversed(page["messages"]) if entry["cursor"] <= session["updated_cursor"]
         ]
         self._listener.entered(messages, more=page["next"] is not None)
-        self._follower = Follower(int(session["updated_cursor"]))
+        self._follower = StreamFollower(int(session["updated_cursor"]))
         said = (entry["message"] for entry in reversed(messages))
-        self._follower.know(next((each for each in said if each["role"] == "assistant"), {"items": []}))
+        self._follower.learn(next((each for each in said if each["role"] == "assistant"), {"items": []}))
         await self._look_what_runs(link, next(iter(session.get("open_runs", ())), None))
         await self._look_what_waits(link, found["session_id"])
         await self._follow(link, found["session_id"], self._follower.cursor)
@@ -210,7 +212,7 @@ class Conversation:
         self._follower.running = run_id
         if run_id is not None:
             run = await link.call("run.get", {"run_id": run_id})
-            for piece in self._follower.taken_up(run):
+            for piece in self._follower.resume(run):
                 self._listener.shown(piece)
 
     async def _look_what_waits(self, link: Link, session_id: str) -> None:
@@ -222,7 +224,7 @@ class Conversation:
             while True:
                 try:
                     page = await link.call(method, params)
-                except Refused as refused:
+                except RequestRefused as refused:
                     if refused.reason not in _NOTHING:
                         raise
                     break
@@ -235,7 +237,7 @@ class Conversation:
     async def _turn_to(self, link: Link, session_id: str) -> None:
         """Follow the session that the address has come to mean, from its beginning."""
         if session_id != self._session_id:
-            old, self._follower = self._subscription, Follower()
+            old, self._follower = self._subscription, StreamFollower()
             self._listener.waits([], [])
             await self._follow(link, session_id, 0)
             if old:
@@ -280,9 +282,9 @@ class Conversation:
             await self._up.wait()
             try:
                 await self._send(*self.outbox[0])
-            except Lost:
+            except ConnectionLost:
                 continue  # Sent again, under the same key, over the next connection.
-            except Refused as refused:
+            except RequestRefused as refused:
                 if refused.retryable:
                     self._listener.noted(f"{refused}; trying again", "yellow")
                     await asyncio.sleep(refused.data.get("retry_after_ms", RETRY_SECONDS * 1000) / 1000)

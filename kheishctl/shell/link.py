@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Self
 
-from kheishctl.client import MAX_MESSAGE_BYTES, Json, Lost, NoKheish, Refused, dial
+from kheishctl.client import MAX_MESSAGE_BYTES, ConnectionLost, NotADaemon, RequestRefused, dial
+from kheishctl.contract import Json
 
 
 class Link(asyncio.Protocol):
@@ -37,7 +38,7 @@ class Link(asyncio.Protocol):
     async def call(self, method: str, params: Json | None = None) -> Any:
         """Ask and wait for the answer. Errors: Refused, Lost."""
         if self._transport is None or self._transport.is_closing():
-            raise Lost("the connection to the daemon is lost")
+            raise ConnectionLost("the connection to the daemon is lost")
         self._next_id += 1
         request = {"jsonrpc": "2.0", "id": self._next_id, "method": method, "params": params or {}}
         future = self._waiting[self._next_id] = asyncio.get_running_loop().create_future()
@@ -75,7 +76,7 @@ class Link(asyncio.Protocol):
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
-                future.set_exception(Lost("the daemon closed the connection"))
+                future.set_exception(ConnectionLost("the daemon closed the connection"))
 
     def _message(self, line: bytes) -> None:
         try:
@@ -92,6 +93,6 @@ class Link(asyncio.Protocol):
             return
         if "error" in message:
             error = message["error"]
-            future.set_exception(Refused(error) if isinstance(error, dict) else NoKheish())
+            future.set_exception(RequestRefused(error) if isinstance(error, dict) else NotADaemon())
         else:
             future.set_result(message.get("result"))

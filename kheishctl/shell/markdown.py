@@ -10,7 +10,8 @@ import io
 import re
 from collections.abc import Callable
 
-from kheishctl.text import clean, fold, styles_only
+from kheishctl.render.layout import fold, sanitise_styled
+from protocol.text import sanitise
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
@@ -96,7 +97,7 @@ def renderer(*, color: bool) -> Callable[[str, int], str]:
 
     def render(text: str, width: int) -> str:
         if len(text) > MAX_RENDER_CHARACTERS:
-            return clean(text).strip("\n")
+            return sanitise(text).strip("\n")
         # Made where used: rich costs as much as starting the interpreter several times.
         from rich.console import Console
         from rich.markdown import Markdown
@@ -112,9 +113,9 @@ def renderer(*, color: bool) -> Callable[[str, int], str]:
             _environ={},
         )
         # Links are written out: one that shows another address than it opens is a trap.
-        console.print(Markdown(hard_lines(clean(text)), code_theme="ansi_dark", hyperlinks=False))
+        console.print(Markdown(hard_lines(sanitise(text)), code_theme="ansi_dark", hyperlinks=False))
         lines = out.getvalue().strip("\n").split("\n")
-        return styles_only("\n".join(line.rstrip() for line in lines))
+        return sanitise_styled("\n".join(line.rstrip() for line in lines))
 
     return render
 
@@ -126,4 +127,4 @@ def warm_up() -> None:
 
 def wrapped(text: str, width: int, max_lines: int) -> str:
     """The end of a plain text, wrapped hard at a width: what is shown of a block too long to render."""
-    return "\n".join(fold(clean(text[-width * max_lines :]), width)[-max_lines:])
+    return "\n".join(fold(sanitise(text[-width * max_lines :]), width)[-max_lines:])

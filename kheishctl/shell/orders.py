@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kheishctl.client import Json
+    from kheishctl.contract import Json
     from kheishctl.shell.answering import Answering
     from kheishctl.shell.slash import Slash
     from kheishctl.shell.waiting import Item

@@ -4,35 +4,36 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from kheishctl.calls import about, first_lines
-from kheishctl.client import Json
-from kheishctl.pieces import (
-    ApprovalAsked,
-    ApprovalClosed,
-    Began,
-    Called,
-    DoubtClosed,
-    Doubted,
-    Finished,
-    Heard,
-    Judged,
-    Noted,
-    Printed,
-    QuestionAsked,
-    QuestionClosed,
-    Queued,
-    Restarted,
-    Returned,
-    Said,
-    Settled,
-    Shown,
-    Steered,
-    Thought,
+from kheishctl.contract import Json
+from kheishctl.render.calls import summarize_arguments, take_first_lines
+from kheishctl.render.layout import fit, paint
+from kheishctl.render.messages import STOP_NOTES
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    ApprovalClosing,
+    ApprovalOpening,
+    CallOutput,
+    CallRequest,
+    CallResult,
+    CallStart,
+    CallVerdict,
+    DoubtClosing,
+    DoubtOpening,
+    MessageEnd,
+    Notice,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
+    QueuedInput,
+    ReasoningText,
+    RunEnd,
+    StartedInput,
+    SteerText,
 )
-from kheishctl.render import STOP_NOTES
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, Blocks, wrapped
 from kheishctl.shell.working import Working
-from kheishctl.text import clean, fit, one_line, paint
+from protocol.text import one_line, sanitise
 
 NOTE_LINES = 3
 
@@ -67,62 +68,62 @@ class Presenter:
         self.working = Working(width, now_s, color=color, verbose=verbose)
         self.queue: dict[str, str] = {}
 
-    def show(self, piece: Shown) -> str:
+    def show(self, piece: Piece) -> str:
         """What one piece adds to the scrollback; often nothing yet."""
         match piece:
-            case Queued(text, _, run_id):
+            case QueuedInput(text, _, run_id):
                 self.queue[run_id] = text
                 return ""
-            case Heard(text, sender, run_id):
+            case StartedInput(text, sender, run_id):
                 self.queue.pop(run_id, None)
                 return self.input(text, sender)
-            case Thought(text):
+            case ReasoningText(text):
                 return self._think(text)
-            case Said(text):
+            case AnswerText(text):
                 return self._say(text)
-            case Finished(stop_reason):
+            case MessageEnd(stop_reason):
                 return self._finish(stop_reason)
-            case Restarted():
+            case AnswerRestart():
                 return self._restart()
-            case Noted(text):
+            case Notice(text):
                 return self._flush() + self.note(text)
-            case Settled():
+            case RunEnd():
                 return self._settle(piece)
-            case Called() | Judged() | Began() | Printed() | Returned():
+            case CallRequest() | CallVerdict() | CallStart() | CallOutput() | CallResult():
                 return self._lines(self.working.show(piece))
             case _:
                 return self._lines(self._of_people(piece))
 
     def _of_people(
         self,
-        piece: ApprovalAsked
-        | ApprovalClosed
-        | QuestionAsked
-        | QuestionClosed
-        | Doubted
-        | DoubtClosed
-        | Steered,
+        piece: ApprovalOpening
+        | ApprovalClosing
+        | QuestionOpening
+        | QuestionClosing
+        | DoubtOpening
+        | DoubtClosing
+        | SteerText,
     ) -> str:
         """What is said of what waits for a person; while it waits it stands in the live area."""
         match piece:
-            case ApprovalAsked() | QuestionAsked():
+            case ApprovalOpening() | QuestionOpening():
                 return ""
-            case ApprovalClosed():
+            case ApprovalClosing():
                 return self._approval(piece)
-            case QuestionClosed(_, how, by, answer):
+            case QuestionClosing(_, how, by, answer):
                 mark, style = ("✓", "green") if how == "answered" else ("■", "yellow")
                 return self.working.line(mark, style, "question", how + (f" by {by}" if by else ""), answer)
-            case Doubted(doubt):
+            case DoubtOpening(doubt):
                 return self.doubt(doubt)
-            case DoubtClosed(_, tool, outcome, by, note):
+            case DoubtClosing(_, tool, outcome, by, note):
                 said = f"settled as {outcome.replace('_', ' ')} by {by}"
                 return self.working.line("✓", "green", tool, said, note)
-            case Steered(text, sender):
+            case SteerText(text, sender):
                 return self.input(text, f"{sender or 'somebody'}, meanwhile")
             case _:
                 assert_never(piece)
 
-    def _approval(self, piece: ApprovalClosed) -> str:
+    def _approval(self, piece: ApprovalClosing) -> str:
         by = f" by {piece.by}" if piece.by else ""
         for_long = "" if piece.remember == "once" else f" for this {piece.remember}"
         mark, style, said = {
@@ -135,15 +136,17 @@ class Presenter:
 
     def doubt(self, doubt: Json) -> str:
         """A call of which nobody knows whether it took effect."""
-        line = self.working.line("?", "yellow", str(doubt["tool"]), "in doubt", about(doubt.get("arguments")))
-        notes = first_lines(str(doubt.get("note", "")), NOTE_LINES)
+        line = self.working.line(
+            "?", "yellow", str(doubt["tool"]), "in doubt", summarize_arguments(doubt.get("arguments"))
+        )
+        notes = take_first_lines(str(doubt.get("note", "")), NOTE_LINES)
         what = "whether it took effect is not known; look, then say /resolve done or /resolve not-done"
         return line + self.working.under([*notes, what])
 
     def input(self, text: str, sender: str) -> str:
         """Something that was said to the agent."""
         label = paint(f"{one_line(sender) or 'somebody'} >", "green", self._color)
-        return self._apart(f"{label} {clean(text).rstrip()}\n\n")
+        return self._apart(f"{label} {sanitise(text).rstrip()}\n\n")
 
     def answer(self, text: str) -> str:
         """A whole answer."""
@@ -201,7 +204,7 @@ class Presenter:
         if not thought or not self._thinking:
             return ""
         self._began = True
-        dimmed = "\n".join(paint(line, "dim", self._color) for line in clean(thought).split("\n"))
+        dimmed = "\n".join(paint(line, "dim", self._color) for line in sanitise(thought).split("\n"))
         return self._apart(f"{dimmed}\n\n")
 
     def _finish(self, stop_reason: str) -> str:
@@ -215,7 +218,7 @@ class Presenter:
         began, self._began = self._began, False
         return self.note("the model is asked again; the answer starts over", "yellow") if began else ""
 
-    def _settle(self, end: Settled) -> str:
+    def _settle(self, end: RunEnd) -> str:
         self.queue.pop(end.run_id, None)
         self.working.clear()
         shown = self._flush()

@@ -25,9 +25,9 @@ from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
+from kheishctl.render.layout import paint
 from kheishctl.shell.slash import SUMMARIES
 from kheishctl.shell.waiting import KEYS
-from kheishctl.text import paint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

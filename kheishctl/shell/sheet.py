@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
+from kheishctl.render.layout import count_columns, fit, fold, paint
+from kheishctl.render.units import format_age
 from kheishctl.shell.waiting import Item, Waiting
 from kheishctl.shell.working import RULE
-from kheishctl.text import ago, clean, fit, fold, one_line, paint, width
+from protocol.text import one_line, sanitise
 
 # What is looked at of a diff or of arguments. Four times what the daemon sends; folding it takes 20 ms.
 MAX_SHOWN_CHARACTERS = 64 * 1_024
@@ -92,7 +94,7 @@ def title(item: Item, now_s: float) -> str:
     else:
         said = f"{one_line(str(record.get('tool', '')))} needs your approval"
     expires = record.get("expires_at_ms")
-    return said + (f" · expires {ago(int(expires), int(now_s * 1000))}" if expires else "")
+    return said + (f" · expires {format_age(int(expires), int(now_s * 1000))}" if expires else "")
 
 
 class Sheet:
@@ -138,7 +140,7 @@ class Sheet:
                 [
                     rule + paint(part, style, self._color and bool(style))
                     for line, style in body(item)
-                    for part in fold(clean(line), room)
+                    for part in fold(sanitise(line), room)
                 ],
             )
         return self._folded[1]
@@ -188,7 +190,7 @@ def _rows(keys: list[tuple[str, str]], columns: int) -> list[list[tuple[str, str
     rows: list[list[tuple[str, str]]] = [[]]
     used = 0
     for key, what in keys:
-        needed = width(key) + width(what) + 3
+        needed = count_columns(key) + count_columns(what) + 3
         if rows[-1] and used + needed > columns:
             rows.append([])
             used = 0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
 
 # How long something must have been seen before a key can answer it.
 GRACE_SECONDS = 0.4

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from kheishctl.calls import Tail, first_lines
-from kheishctl.pieces import Began, Called, Judged, Printed, Returned
-from kheishctl.text import duration, fit, one_line, paint, width
+from kheishctl.render.calls import Tail, take_first_lines
+from kheishctl.render.layout import count_columns, fit, paint
+from kheishctl.render.pieces import CallOutput, CallRequest, CallResult, CallStart, CallVerdict
+from kheishctl.render.units import format_duration
+from protocol.text import one_line
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_A_SECOND = 8
@@ -31,7 +33,7 @@ ENDS: dict[str, tuple[str, str, str] | None] = {
     "answered": None,
 }
 
-OfCalls = Called | Judged | Began | Printed | Returned
+OfCalls = CallRequest | CallVerdict | CallStart | CallOutput | CallResult
 
 
 @dataclass(slots=True)
@@ -68,26 +70,26 @@ class Working:
     def show(self, piece: OfCalls) -> str:
         """What one piece adds to the scrollback: whole lines, or nothing."""
         match piece:
-            case Called(_, tool, about):
+            case CallRequest(_, tool, about):
                 return self.line("→", "cyan", tool, about)
-            case Judged(_, tool, decision, why):
+            case CallVerdict(_, tool, decision, why):
                 said = {"allow": "allowed", "ask": "to be asked about"}.get(decision)
                 return self.line("·", "dim", tool, f"{said}: {why}") if said and self._verbose else ""
-            case Began(call_id, tool, about, at_ms):
+            case CallStart(call_id, tool, about, at_ms):
                 call = self._running.setdefault(call_id, _Running())
                 call.tool, call.about, call.at_ms = tool, about, at_ms
                 return ""
-            case Printed(call_id, text, fresh):
+            case CallOutput(call_id, text, fresh):
                 call = self._running.setdefault(call_id, _Running())
                 call.tail = Tail() if fresh else call.tail
                 call.tail.add(text)
                 return ""
-            case Returned():
+            case CallResult():
                 return self._returned(piece)
             case _:
                 assert_never(piece)
 
-    def _returned(self, piece: Returned) -> str:
+    def _returned(self, piece: CallResult) -> str:
         self._running.pop(piece.call_id, None)
         end = ENDS.get(piece.how, ("·", "dim", piece.how))
         if end is None or (piece.how == "denied" and piece.told):
@@ -96,18 +98,18 @@ class Working:
         if piece.why:
             # What was denied says by whom or what; what could not be carried out at all says only that.
             word = f"{word} by {piece.why}" if piece.how == "denied" else piece.why
-        took = duration(piece.took_ms / 1000) if piece.took_ms is not None else ""
+        took = format_duration(piece.took_ms / 1000) if piece.took_ms is not None else ""
         how = " after ".join(filter(None, (word, took)))
         line = self.line(mark, style, piece.tool, how, piece.about)
         shown = ERROR_LINES if piece.how in ("failed", "denied") else VERBOSE_LINES if self._verbose else 0
-        return line + self.under(first_lines(piece.text, shown))
+        return line + self.under(take_first_lines(piece.text, shown))
 
     def line(self, mark: str, style: str, tool: str, *said: str) -> str:
         """A line about a call: a mark, its tool, and as much of what is said as fits."""
         columns = self._width()
         name = fit(one_line(tool) or "a call", columns // 2)
         text = one_line(" · ".join(filter(None, said)))
-        rest = fit(text, max(1, columns - width(mark) - width(name) - 3))
+        rest = fit(text, max(1, columns - count_columns(mark) - count_columns(name) - 3))
         return f"{paint(mark, style, self._color)} {paint(name, 'bold', self._color)}  {rest}".rstrip() + "\n"
 
     def under(self, lines: Sequence[str]) -> str:
@@ -138,6 +140,6 @@ class Working:
         now_s = self._now_s()
         spinner = SPINNER[int(now_s * SPINS_A_SECOND) % len(SPINNER)]
         gone_s = max(0, int(now_s - (call.at_ms or 0) / 1000))
-        since = f"{gone_s} s" if gone_s < 10 else duration(gone_s)
+        since = f"{gone_s} s" if gone_s < 10 else format_duration(gone_s)
         room = max(1, self._width() // 2 - len(since) - 6)
         return self.line(spinner, "cyan", call.tool, fit(call.about, room), since).rstrip("\n")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kheishctl import exits
-from kheishctl.client import socket_path
-from kheishctl.launch import probe, wait_gone
+from kheishctl.client import resolve_socket
+from kheishctl.launch import probe, wait_for_exit
 from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
 
@@ -343,10 +343,10 @@ def stopped(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        status = probe(socket_path(str(home)))
+        status = probe(resolve_socket(str(home)))
         if status is not None:
             os.kill(status["pid"], signal.SIGTERM)
-            assert wait_gone(status["pid"], 30)
+            assert wait_for_exit(status["pid"], 30)
 
 
 @pytest.mark.parametrize("arguments", [["--spawn"], []], ids=["spawn", "asked"])
@@ -362,7 +362,7 @@ def test_without_a_daemon_one_is_started(home: Path, chat: Chat, arguments: list
         terminal.sees("You say: “hello”")
         terminal.press("ctrl-d")
         assert terminal.ends() == 0
-        assert probe(socket_path(str(home))) is not None
+        assert probe(resolve_socket(str(home))) is not None
 
 
 def test_without_a_daemon_and_without_consent(home: Path, chat: Chat) -> None:

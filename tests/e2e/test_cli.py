@@ -82,7 +82,7 @@ def test_one_shot_commands_load_little(shared_daemon: Daemon, arguments: list[st
     lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
     loaded = {line.rpartition("|")[2].strip() for line in lines}
     assert done.returncode == 0
-    assert "kheishctl.verb" in loaded
+    assert "kheishctl.cli" in loaded
     assert not loaded & set(LAZY)
 
 
@@ -132,7 +132,7 @@ def test_json_is_one_document(shared_daemon: Daemon) -> None:
         (["conversation", "history"], 0),
         (["send", "default", "hi"], 0),
         (["send", "default", "/fail unauthorized", "--as", "eve"], exits.RUN_FAILED),
-        (["session", "get", "none"], exits.FAILED),
+        (["session", "show", "none"], exits.FAILED),
         (["send", "nobody", "hi"], exits.FAILED),
     ):
         done = ctl(shared_daemon.home, *arguments, "--json")
@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_the_run_alone(daemon: Daemon) -> None:
     with terminal(daemon.home, "send", "default", "/slow 1000 1000") as shown:
         shown.until(lambda _: bool(daemon.call("run.list", status="running")["runs"]), "a run")
         shown.press("ctrl-c")
-        shown.sees("The run goes on")
+        shown.sees("The run continues")
         assert shown.ends() == exits.INTERRUPTED
     assert daemon.call("run.list", active=True)["runs"]
 
@@ -207,8 +207,8 @@ def test_a_terminal_is_told_no_sequences(daemon: Daemon) -> None:
     for arguments in (
         ["conversation", "history", "default", "--as", "eve"],
         ["session", "list"],
-        ["session", "get", session],
-        ["session", "get", session, "--json"],
+        ["session", "show", session],
+        ["session", "show", session, "--json"],
         ["journal", "read"],
         ["journal", "read", "--json"],
         ["send", "default", "again\x1b[2J", "--as", "eve"],
@@ -304,7 +304,7 @@ def test_zsh_completes(shared_daemon: Daemon, tmp_path: Path) -> None:
         shown.sees("ready>")
         shown.type("kheishctl conv\t")
         shown.sees("kheishctl conversation")
-        shown.type("get def\t")
-        shown.sees("kheishctl conversation get default")
+        shown.type("show def\t")
+        shown.sees("kheishctl conversation show default")
         shown.press("ctrl-c")
         shown.press("ctrl-d")

@@ -27,10 +27,12 @@ FLOORS = {
     "kheishd.build": 9,
     "kheishd": 10,
     "kheishctl.__init__": 1,
-    "kheishctl": 1,
-    "kheishctl.commands": 2,
-    "kheishctl.shell": 2,
-    "kheishctl.__main__": 3,
+    "kheishctl.contract": 1,
+    "kheishctl.render": 2,
+    "kheishctl": 3,
+    "kheishctl.commands": 4,
+    "kheishctl.shell": 4,
+    "kheishctl.__main__": 5,
 }
 """Rooms, most of them directories. Files directly in a package are the room of that name."""
 

@@ -11,17 +11,17 @@ import pytest
 
 from kheishctl import __version__, exits
 from kheishctl.client import (
-    MAX_PATH_BYTES,
+    MAX_SOCKET_PATH_BYTES,
     Client,
-    Lost,
+    ConnectionLost,
     NoDaemon,
-    NoKheish,
-    NotPermitted,
-    Refused,
+    NotADaemon,
+    RequestRefused,
+    SocketForbidden,
     TimedOut,
     dial,
-    home_directory,
-    socket_path,
+    resolve_home,
+    resolve_socket,
 )
 from tests.support.daemons import PATIENCE_S, Daemon
 from tests.support.scripted import Peer, scripted
@@ -41,7 +41,7 @@ def test_call_answers(daemon: Daemon) -> None:
 
 def test_call_refused(daemon: Daemon) -> None:
     """An error becomes an exception with its reason, its field and its exit code."""
-    with Client.dial(str(daemon.socket)) as client, pytest.raises(Refused) as caught:
+    with Client.dial(str(daemon.socket)) as client, pytest.raises(RequestRefused) as caught:
         client.call("session.get", {"session_id": "none"})
     assert caught.value.reason == "session_not_found"
     assert caught.value.exit_code == exits.FAILED
@@ -54,10 +54,10 @@ def test_call_refused(daemon: Daemon) -> None:
 def test_a_request_that_could_not_be_read(daemon: Daemon) -> None:
     """Its answer has no id, and is ours all the same: half of a surrogate pair is no text."""
     with Client.dial(str(daemon.socket)) as client:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             client.call("session.get", {"session_id": "\udcff"})
         assert caught.value.reason == "parse_error"
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             list(client.exchange("session.get", {"session_id": "\udcff"}))
 
 
@@ -75,7 +75,7 @@ def test_notifications_in_between_are_kept(path: Path) -> None:
         assert client.call("journal.subscribe") == {"cursor": 0}
         notes = client.notifications()
         assert [next(notes)[1]["cursor"] for _ in range(3)] == [1, 2, 3]
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLost):
             next(notes)
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_daemon_is_named(path: Path, line: bytes) -> None:
         peer.raw(line)
         assert peer.gone()
 
-    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NoKheish):
+    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
         client.call("rpc.ping")
 
 
@@ -106,7 +106,7 @@ def test_what_never_ends_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPat
             while True:
                 peer.raw(endless)
 
-    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NoKheish):
+    with scripted(path, script), Client.dial(str(path)) as client, pytest.raises(NotADaemon):
         client.call("rpc.ping")
 
 
@@ -138,11 +138,11 @@ def test_waiting_for_the_daemon_beside_other_things(path: Path) -> None:
         peer.notify("b", n=2)
 
     with scripted(path, serve), Client.dial(str(path)) as client:
-        assert not client.received
+        assert not client.has_pending
         assert client.call("rpc.ping") == "ok"
-        assert client.received
+        assert client.has_pending
         assert next(client.notifications()) == ("a", {"n": 1})
-        if not client.received:
+        if not client.has_pending:
             assert select.select([client], [], [], PATIENCE_S)[0] == [client]
         assert next(client.notifications()) == ("b", {"n": 2})
 
@@ -165,7 +165,7 @@ def test_a_message_in_pieces(path: Path) -> None:
 def test_lost_before_the_answer(path: Path) -> None:
     """A daemon that hangs up is a loss, said so."""
     with scripted(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
-        with pytest.raises(Lost) as caught:
+        with pytest.raises(ConnectionLost) as caught:
             client.call("rpc.ping")
     assert caught.value.exit_code == exits.NO_DAEMON
 
@@ -192,7 +192,7 @@ def test_another_program_at_the_socket(path: Path) -> None:
         peer.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     with scripted(path, script), Client.dial(str(path)) as client:
-        with pytest.raises(Lost, match="not a kheish daemon"):
+        with pytest.raises(ConnectionLost, match="not a kheish daemon"):
             client.call("rpc.ping")
 
 
@@ -205,7 +205,7 @@ def test_another_version_is_named(path: Path, version: str, named: bool) -> None
         peer.answer(peer.request(), {"version": version})
 
     with scripted(path, script), Client.dial(str(path)) as client:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             client.call("new.thing")
     assert ("the daemon is version 9.9.9" in str(caught.value)) is named
 
@@ -244,7 +244,7 @@ def test_permission_denied(path: Path) -> None:
             os.seteuid(65534)
             try:
                 dial(str(path))
-            except NotPermitted as refused:
+            except SocketForbidden as refused:
                 os._exit(0 if "listen.shared" in str(refused) else 2)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -254,7 +254,7 @@ def test_a_long_path(tmp_path: Path) -> None:
     """A path longer than the kernel takes is reached through its directory."""
     directory = tmp_path / ("d" * 100) / ("e" * 100)
     directory.mkdir(parents=True)
-    assert len(os.fsencode(directory / "s")) > MAX_PATH_BYTES
+    assert len(os.fsencode(directory / "s")) > MAX_SOCKET_PATH_BYTES
     descriptor = os.open(directory, os.O_PATH)
     try:
         with scripted(Path(f"/proc/self/fd/{descriptor}/s"), lambda peer: peer.answer(peer.request(), "ok")):
@@ -269,15 +269,15 @@ def test_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for name in ("KHEISH_HOME", "STATE_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert home_directory() == str(tmp_path / ".kheish")
+    assert resolve_home() == str(tmp_path / ".kheish")
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/kheish:/other")
-    assert home_directory() == "/var/lib/kheish"
+    assert resolve_home() == "/var/lib/kheish"
     monkeypatch.setenv("KHEISH_HOME", "~/k")
-    assert home_directory() == str(tmp_path / "k")
-    assert home_directory("/h") == "/h"
+    assert resolve_home() == str(tmp_path / "k")
+    assert resolve_home("/h") == "/h"
 
 
 def test_socket_path() -> None:
     """The home's socket, unless another is named."""
-    assert socket_path("/h") == "/h/run/kheishd.sock"
-    assert socket_path("/h", "/s") == "/s"
+    assert resolve_socket("/h") == "/h/run/kheishd.sock"
+    assert resolve_socket("/h", "/s") == "/s"

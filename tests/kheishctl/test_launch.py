@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheishctl import exits, launch
-from kheishctl.client import Failure, socket_path
+from kheishctl.client import Failure, resolve_socket
 from tests.support.daemons import Daemon, short_home
 
 
@@ -19,7 +19,7 @@ def home() -> Iterator[Path]:
     """A home without a daemon; one started here is stopped."""
     with short_home() as home:
         yield home
-        status = launch.probe(socket_path(str(home)))
+        status = launch.probe(resolve_socket(str(home)))
         if status is not None:
             os.kill(status["pid"], signal.SIGKILL)
             os.waitpid(status["pid"], 0)
@@ -29,7 +29,7 @@ def test_start_waits_until_it_answers(home: Path, recwarn: pytest.WarningsRecord
     """The daemon answers when start returns; it has its own session and log, and nothing of ours open."""
     status = launch.start(str(home))
     recwarn.clear()  # The process is not waited for: it outlives us, as it should.
-    assert launch.probe(socket_path(str(home))) is not None
+    assert launch.probe(resolve_socket(str(home))) is not None
     assert os.getsid(status["pid"]) == status["pid"]
     assert Path(f"/proc/{status['pid']}/cwd").resolve() == Path("/")
     assert Path(f"/proc/{status['pid']}/fd/0").resolve() == Path("/dev/null")
@@ -39,7 +39,7 @@ def test_start_waits_until_it_answers(home: Path, recwarn: pytest.WarningsRecord
 
 def test_start_on_a_home_that_is_taken(daemon: Daemon) -> None:
     """The second daemon's own words are passed on, and its exit code."""
-    with pytest.raises(launch.NotStarted, match=f"pid {daemon.pid}") as caught:
+    with pytest.raises(launch.StartFailed, match=f"pid {daemon.pid}") as caught:
         launch.start(str(daemon.home))
     assert caught.value.exit_code == exits.HOME_TAKEN
 
@@ -52,7 +52,7 @@ def test_start_in_a_home_of_somebody_else(home: Path, given: str) -> None:
     (home / "precious").write_text("precious")
     (home / "run" / "kheishd.log").symlink_to(home / "precious")
     os.chown(home / given, 65534, 65534)
-    with pytest.raises(launch.NotStarted, match="belongs to the user with uid 65534"):
+    with pytest.raises(launch.StartFailed, match="belongs to the user with uid 65534"):
         launch.start(str(home))
     os.chown(home / given, 0, 0)
     with pytest.raises(OSError, match="symbolic links"):
@@ -64,7 +64,7 @@ def test_start_with_a_bad_configuration(home: Path) -> None:
     """Why it did not start is said, not only that."""
     home.mkdir()
     (home / "config.toml").write_text("default_agnet = 1\n")
-    with pytest.raises(launch.NotStarted, match="default_agnet") as caught:
+    with pytest.raises(launch.StartFailed, match="default_agnet") as caught:
         launch.start(str(home))
     assert caught.value.exit_code == exits.FAILED
 
@@ -75,7 +75,7 @@ def test_a_long_log_is_begun_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -
     (home / "run").mkdir(parents=True)
     (home / "run" / "kheishd.log").write_text("an old log, too long\n")
     (home / "config.toml").write_text("nonsense")
-    with pytest.raises(launch.NotStarted) as caught:
+    with pytest.raises(launch.StartFailed) as caught:
         launch.start(str(home))
     assert "an old log" not in str(caught.value)
     assert "an old log" not in (home / "run" / "kheishd.log").read_text()
@@ -89,7 +89,7 @@ def test_probe_without_a_daemon(tmp_path: Path) -> None:
 def test_environment_finds_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """From any directory the same program is found, and a service's own variables stay with the service."""
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-    environ = launch.environment()
+    environ = launch.build_environment()
     assert "NOTIFY_SOCKET" not in environ
     done = subprocess.run(
         [sys.executable, "-m", "kheishd", "--version"], cwd="/", env=environ, capture_output=True, check=False
@@ -102,14 +102,14 @@ def test_environment_without_installation(monkeypatch: pytest.MonkeyPatch) -> No
     root = str(Path(launch.__file__).parents[1])
     monkeypatch.setattr(sys, "path", ["", *(entry for entry in sys.path[1:] if entry != root)])
     monkeypatch.setenv("PYTHONPATH", "/other")
-    assert launch.environment()["PYTHONPATH"] == f"{root}{os.pathsep}/other"
+    assert launch.build_environment()["PYTHONPATH"] == f"{root}{os.pathsep}/other"
     monkeypatch.setattr(sys, "path", ["", root])
-    assert launch.environment()["PYTHONPATH"] == "/other"
+    assert launch.build_environment()["PYTHONPATH"] == "/other"
 
 
-def test_replace_becomes_the_program() -> None:
+def test_exec_becomes_the_program() -> None:
     """The output and the exit code are the daemon's program's."""
-    code = "from kheishctl.launch import replace; replace('/nowhere', '--version')"
+    code = "from kheishctl.launch import exec_daemon; exec_daemon('/nowhere', '--version')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[0]) == (0, "kheishd")
 
@@ -117,28 +117,28 @@ def test_replace_becomes_the_program() -> None:
 def test_offline_work(tmp_path: Path) -> None:
     """What the daemon's program printed; where it failed, its words and one of our own exit codes."""
     with pytest.raises(Failure, match="holds no store of kheish") as caught:
-        launch.offline(str(tmp_path), "doctor")
+        launch.run_maintenance(str(tmp_path), "doctor")
     assert caught.value.exit_code == exits.FAILED
-    code, said = launch.offline(str(tmp_path), "discover")
+    code, said = launch.run_maintenance(str(tmp_path), "discover")
     assert (code, said[0]) == (exits.OK, "{")
 
 
 def test_offline_work_beside_a_daemon(daemon: Daemon) -> None:
     """It says who holds the home, with the code for that."""
     with pytest.raises(Failure, match=f"pid {daemon.pid}") as caught:
-        launch.offline(str(daemon.home), "compact")
+        launch.run_maintenance(str(daemon.home), "compact")
     assert caught.value.exit_code == exits.HOME_TAKEN
 
 
 def test_alive() -> None:
     """A running process is alive; one that ended is not, even before it is waited for; none is not."""
-    assert launch.alive(os.getpid())
+    assert launch.is_alive(os.getpid())
     child = subprocess.Popen(["true"])
-    assert launch.wait_gone(child.pid, 10)
+    assert launch.wait_for_exit(child.pid, 10)
     child.wait()
-    assert not launch.alive(child.pid)
+    assert not launch.is_alive(child.pid)
 
 
 def test_wait_gone_gives_up() -> None:
     """A process that stays is reported as there."""
-    assert not launch.wait_gone(os.getpid(), 0)
+    assert not launch.wait_for_exit(os.getpid(), 0)

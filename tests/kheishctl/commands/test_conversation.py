@@ -25,14 +25,14 @@ def test_list_nothing(ctl: Ctl) -> None:
 
 def test_get(ctl: Ctl, sender: str, session_id: str) -> None:
     """The address and what it means."""
-    done = ctl("conversation", "get", "default", "--as", sender)
+    done = ctl("conversation", "show", "default", "--as", sender)
     assert ["session_id", session_id] in done.rows
-    assert ctl.json("conversation", "get", "--as", sender)["session_id"] == session_id
+    assert ctl.json("conversation", "show", "--as", sender)["session_id"] == session_id
 
 
 def test_get_nobody(ctl: Ctl, sender: str) -> None:
     """An address that means nothing yet is refused, saying how it comes to."""
-    done = ctl("conversation", "get", "--as", sender)
+    done = ctl("conversation", "show", "--as", sender)
     assert done.code == 1
     assert sender in done.err
 
@@ -53,13 +53,13 @@ def test_cancel(ctl: Ctl, sender: str) -> None:
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
     done = ctl("conversation", "cancel", "default", "--as", sender, "--note", "enough")
     assert done.out == f"cancelled {sent['run_id']}\n"
-    assert ctl.json("run", "get", sent["run_id"])["status"] == "cancelled"
+    assert ctl.json("run", "show", sent["run_id"])["status"] == "cancelled"
 
 
 def test_cancel_nothing(ctl: Ctl, sender: str, session_id: str) -> None:
     """Where nothing runs that is said, and is no error."""
     done = ctl("conversation", "cancel", "--as", sender)
-    assert (done.code, done.out) == (0, "nothing was running\n")
+    assert (done.code, done.out) == (0, "no run was active\n")
 
 
 def test_steer(ctl: Ctl, sender: str, session_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kheishctl import __version__, exits
-from kheishctl.commands.daemon import _flat
+from kheishctl.commands.daemon import _flatten
 from tests.support.ctl import Ctl, Done
 from tests.support.daemons import Daemon, short_home
 
@@ -62,7 +62,7 @@ def test_status_without_a_daemon(tmp_path: Path) -> None:
 def test_a_life(program: Program) -> None:
     """Started, found running, backed up, stopped, examined, repaired, compacted, restored, started again."""
     assert program("daemon", "start").out.startswith("started, pid ")
-    assert program("daemon", "start").out.startswith("a daemon already runs, pid ")
+    assert program("daemon", "start").out.startswith("a daemon is already running, pid ")
     assert program("send", "default", "remember this").code == 0
     copy = program.home.parent / "copy"
     assert "daemon restore" in program("daemon", "backup", str(copy)).out
@@ -139,7 +139,7 @@ def test_config(ctl: Ctl) -> None:
 def test_flat_keys() -> None:
     """Nested tables become dotted keys, quoted where they need to be; empty ones stay."""
     value: dict[str, Any] = {"a": {"b-c": 1, "d e": [2]}, "f": {}}
-    assert _flat("", value) == [("a.b-c", 1), ('a."d e"', [2]), ("f", {})]
+    assert _flatten("", value) == [("a.b-c", 1), ('a."d e"', [2]), ("f", {})]
 
 
 def test_logs(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ def test_list(ctl: Ctl) -> None:
 
 def test_get(ctl: Ctl) -> None:
     """Properties first, instructions last."""
-    agent = ctl.json("definition", "get", "default")
-    shown = ctl("definition", "get", "default").out
+    agent = ctl.json("definition", "show", "default")
+    shown = ctl("definition", "show", "default").out
     assert shown.startswith("name\tdefault\n")
     assert shown.rstrip().endswith(agent["instructions"].rstrip())
 
 
 def test_get_nobody(ctl: Ctl) -> None:
     """An agent that is not there is refused, saying where to look."""
-    done = ctl("definition", "get", "nobody")
+    done = ctl("definition", "show", "nobody")
     assert done.code == 1
     assert "nobody" in done.err

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from kheishctl import exits
-from kheishctl.commands.permission import AUDIT, _explanation
-from kheishctl.text import Look, table
+from kheishctl.commands.permission import AUDIT, _format_explanation
+from kheishctl.render.layout import Display, format_table
 from tests.support.ctl import Ctl
 
 NOW = 1_795_000_000_000
-PIPE, WIDE = Look(None, False, NOW), Look(200, False, NOW)
+PIPE, WIDE = Display(None, False, NOW), Display(200, False, NOW)
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def test_an_explanation_for_a_person() -> None:
         {"source": "mode", "says": None, "text": "default is in force"},
     ]
     result = {"decision": "ask", "why": "bash's default", "note": "", "lines": steps}
-    assert _explanation(result, WIDE).splitlines() == [
-        "SOURCE  SAYS  WHAT",
+    assert _format_explanation(result, WIDE).splitlines() == [
+        "SOURCE  SAYS  TEXT",
         "tool    ask   its default",
         "mode          default is in force",
         "",
         "ask: bash's default",
     ]
-    painted = _explanation(result | {"note": "look\x1b[2J"}, Look(200, True, NOW))
+    painted = _format_explanation(result | {"note": "look\x1b[2J"}, Display(200, True, NOW))
     assert painted.endswith("\x1b[33mask\x1b[0m: bash's default (look␛[2J)")
 
 
@@ -113,7 +113,7 @@ def test_the_rows_of_an_audit() -> None:
     common = {"cursor": 7, "at_ms": NOW, "session_id": "s", "run_id": "r", "call_id": "c"}
     verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "bash's default", "note": "look"}
     answer = {"decision": "deny", "actor": "uid:0", "note": "no", "justification": "late"}
-    rows = table([common | {"verdict": verdict}, common | answer], AUDIT, PIPE).splitlines()
+    rows = format_table([common | {"verdict": verdict}, common | answer], AUDIT, PIPE).splitlines()
     assert [row.split("\t")[4:] for row in rows] == [
         ["ask", "bash", "ls", "bash's default: look"],
         ["deny", "", "", "answered by uid:0: no; late"],

@@ -11,10 +11,10 @@ def test_list(ctl: Ctl) -> None:
 
 def test_get(ctl: Ctl) -> None:
     """One route, as text and as JSON."""
-    assert ["driver", "offline"] in ctl("route", "get", "offline").rows
-    assert ctl.json("route", "get", "offline")["model"] == "offline"
+    assert ["driver", "offline"] in ctl("route", "show", "offline").rows
+    assert ctl.json("route", "show", "offline")["model"] == "offline"
 
 
 def test_get_none(ctl: Ctl) -> None:
     """A route that is not there is refused."""
-    assert ctl("route", "get", "none").code == 1
+    assert ctl("route", "show", "none").code == 1

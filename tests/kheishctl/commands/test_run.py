@@ -1,17 +1,16 @@
 """``kheishctl run``."""
 
+from typing import Any
+
 import pytest
 
 from kheishctl import exits
-from kheishctl.commands.run import STATUSES
-from protocol.objects.run import ENDED, SETTLED
+from kheishctl.client import ConnectionLost, RequestRefused
+from kheishctl.commands.run import add_run_details
+from kheishctl.contract import RUN_WAITING, Json
 from tests.support.ctl import Ctl
 
-
-def test_statuses_are_the_contracts() -> None:
-    """The statuses that can be asked for are those there are."""
-    assert set(STATUSES) == SETTLED | {"queued", "running"}
-    assert set(STATUSES) > ENDED
+APPROVAL = {"approval_id": "apr_1", "tool": "bash", "subject": "make all"}
 
 
 def test_list(ctl: Ctl, sender: str) -> None:
@@ -29,8 +28,8 @@ def test_list(ctl: Ctl, sender: str) -> None:
 def test_get(ctl: Ctl, sender: str) -> None:
     """One run, with its answer."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
-    assert ["status", "completed"] in ctl("run", "get", run_id).rows
-    assert "hello" in ctl.json("run", "get", run_id)["output"]
+    assert ["status", "completed"] in ctl("run", "show", run_id).rows
+    assert "hello" in ctl.json("run", "show", run_id)["output"]
 
 
 WRITE = '/call write_file {"path": "a", "content": "x"}'
@@ -42,9 +41,9 @@ def test_show_and_wait_for_a_run_that_waits(ctl: Ctl, sender: str) -> None:
     waited = ctl("run", "wait", sent["run_id"])
     assert waited.code == exits.RUN_WAITS
     done = ctl("run", "show", sent["run_id"])
-    assert ["call", "call_1", "write_file", "waits for a yes or no"] in done.rows
+    assert ["call", "call_1", "write_file", "needs approval"] in done.rows
     for err in (waited.err, done.err):
-        assert "write_file waits for a yes or no: a\n" in err
+        assert "write_file needs approval: a\n" in err
         assert f"kheishctl --home {ctl.home} approval allow apr_" in err
     shown = ctl.json("run", "show", sent["run_id"])
     assert [each["tool"] for each in shown["waiting"]["approvals"]] == ["write_file"]
@@ -106,7 +105,7 @@ def test_debug_of_what_is_not_there(ctl: Ctl, sender: str) -> None:
     assert (done.code, "--debug redacted" in done.err) == (exits.FAILED, True)
     run_id = ctl.json("send", "--debug", "redacted", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "debug", run_id, "../config.toml")
-    assert (done.code, "kheishctl run debug RUN" in done.err) == (exits.FAILED, True)
+    assert (done.code, "run debug RUN" in done.err) == (exits.FAILED, True)
     assert ctl("send", "--debug", "everything", "default", "hello").code == exits.USAGE
 
 
@@ -116,3 +115,56 @@ def test_cancel(ctl: Ctl, sender: str) -> None:
     assert ctl("run", "cancel", sent["run_id"]).out == f"{sent['run_id']} cancelled\n"
     assert ctl("run", "cancel", sent["run_id"]).code == exits.FAILED
     assert ctl("run", "wait", sent["run_id"]).code == exits.RUN_STOPPED
+
+
+class Daemon:
+    """What a daemon has to say about a run."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, Json]] = []
+
+    def __call__(self, method: str, params: Json) -> Any:
+        """Answer, or refuse what is not known."""
+        self.asked.append((method, params))
+        answer = self.answers.get(method.replace(".", "_"))
+        if answer is None:
+            raise RequestRefused({"code": -32601, "message": "no", "data": {"reason": "method_not_found"}})
+        return answer
+
+
+@pytest.mark.parametrize("status", RUN_WAITING)
+def test_what_a_run_waits_for(status: str) -> None:
+    """It is asked for, by the run; kinds of which there is nothing are left out."""
+    daemon = Daemon(approval_list={"approvals": [APPROVAL]}, question_list={"questions": []})
+    run = add_run_details(daemon, {"run_id": "run_1", "status": status})
+    assert run["waiting"] == {"approvals": [APPROVAL]}
+    assert daemon.asked[0] == ("approval.list", {"run_id": "run_1"})
+
+
+@pytest.mark.parametrize(
+    ("events", "more"),
+    [
+        ([{"stop_reason": "length"}], {"stop_reason": "length"}),
+        ([{"stop_reason": "refusal"}], {"stop_reason": "refusal"}),
+        ([{"stop_reason": "end"}], {}),
+        ([{}], {}),
+        ([], {}),
+    ],
+)
+def test_why_an_answer_ends_there(events: list[Json], more: Json) -> None:
+    """Where it is not simply whole."""
+    run = {"run_id": "run_1", "status": "completed"}
+    assert add_run_details(Daemon(journal_read={"events": events}), run) == run | more
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "running", "waiting_for_approval"])
+def test_a_run_that_cannot_be_looked_into(status: str) -> None:
+    """It is left as it is: the daemon may be older or gone, or we may not read."""
+    run = {"run_id": "run_1", "status": status}
+
+    def gone(method: str, params: Json) -> Any:
+        raise ConnectionLost("the daemon closed the connection")
+
+    assert add_run_details(Daemon(), run) == run
+    assert add_run_details(gone, run) == run

@@ -6,19 +6,21 @@ import click
 import pytest
 
 from kheishctl import exits
-from kheishctl.client import Json
+from kheishctl.cli import App
 from kheishctl.commands import send as module
-from kheishctl.commands.send import SETTLED, pairs
-from kheishctl.pieces import Called, Finished, Noted, Restarted, Returned, Said, Shown
-from kheishctl.verb import App
-from protocol.objects import run
+from kheishctl.contract import Json
+from kheishctl.options import parse_pairs
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    CallRequest,
+    CallResult,
+    MessageEnd,
+    Notice,
+    Piece,
+)
 from tests.support.ctl import Ctl
 from tests.support.scripted import Peer, scripted
-
-
-def test_settled_are_the_contracts() -> None:
-    """The statuses in which waiting is over are those there are."""
-    assert SETTLED == run.SETTLED
 
 
 def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
@@ -40,7 +42,7 @@ def test_send_nothing(ctl: Ctl) -> None:
     assert ctl("send", stdin=b"\xff").code == exits.USAGE
     assert ctl("send", "default", "\udcff").code == exits.USAGE
     done = ctl("send", "what is this?", stdin="")
-    assert "to the agent 'what is this?'; give AGENT and TEXT" in done.err
+    assert "for the agent 'what is this?'; give AGENT and TEXT" in done.err
 
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:
@@ -62,8 +64,8 @@ def test_send_without_waiting(ctl: Ctl, sender: str) -> None:
 def test_send_check(ctl: Ctl, sender: str) -> None:
     """A check says that it would be taken, and sends nothing."""
     done = ctl("send", "--check", "default", "hi", "--as", sender)
-    assert (done.code, done.err) == (0, "Nothing was changed. It would give:\n")
-    assert ctl("conversation", "get", "--as", sender).code == exits.FAILED
+    assert (done.code, done.err) == (0, "Dry run: nothing was changed. The result would be:\n")
+    assert ctl("conversation", "show", "--as", sender).code == exits.FAILED
 
 
 def test_send_to_nobody(ctl: Ctl) -> None:
@@ -112,7 +114,7 @@ def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None
     """Nothing comes before somebody answers, so that is said at once; behind any other run nothing is."""
     first = ctl("send", "default", '/call write_file {"path": "a", "content": "x"}', "--as", sender, "--json")
     behind = ctl("send", "default", "next", "--as", sender, "--timeout", "0.2s")
-    assert behind.err.startswith("an earlier run waits for a person, and this one for it: ")
+    assert behind.err.startswith("an earlier run waits for a person, and this message waits for it: ")
     assert behind.err.split("\n")[0].endswith(f"run show {first.json['run_id']}")
     session = ctl("session", "send", first.json["session_id"], "next", "--timeout", "0.2s")
     assert session.err.count("an earlier run waits") == 1
@@ -134,17 +136,17 @@ def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
 def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """Each message on a line of its own; calls and what is to be known on standard error, harmless."""
     printer = module._Printer()
-    pieces: list[Shown] = [
-        Said("one"),
-        Finished("tool_calls"),
-        Called("c", "bash", "ls"),
-        Returned("c", "bash", "ls", "returned", "output"),
-        Called("d", "bash", ""),
-        Returned("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
-        Restarted(),
-        Said("two\n"),
-        Noted("a\nb"),
-        Finished("length"),
+    pieces: list[Piece] = [
+        AnswerText("one"),
+        MessageEnd("tool_calls"),
+        CallRequest("c", "bash", "ls"),
+        CallResult("c", "bash", "ls", "returned", "output"),
+        CallRequest("d", "bash", ""),
+        CallResult("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        AnswerRestart(),
+        AnswerText("two\n"),
+        Notice("a\nb"),
+        MessageEnd("length"),
     ]
     printer.show(pieces)
     said = capsys.readouterr()
@@ -153,7 +155,7 @@ def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str
         "(bash ls)",
         "(bash)",
         "(bash in doubt: gone␛)",
-        "(the model is asked again; the answer starts over)",
+        "(the model is called again; the answer starts over)",
         "a b",
         "(the answer was cut off at its length limit)",
     ]
@@ -176,9 +178,9 @@ def test_metadata(ctl: Ctl, sender: str) -> None:
 
 def test_pairs() -> None:
     """A word without an equals sign is a usage error."""
-    assert pairs(("a=b=c",)) == {"a": "b=c"}
+    assert parse_pairs(("a=b=c",)) == {"a": "b=c"}
     with pytest.raises(click.UsageError):
-        pairs(("a",))
+        parse_pairs(("a",))
 
 
 @pytest.fixture
@@ -243,7 +245,7 @@ def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
 )
 def test_how_to_stop_is_ready_to_be_typed(address: Json, command: str) -> None:
     """Whoever leaves with Ctrl-C learns the command for this very conversation."""
-    assert module._stopping(App(None, None, as_json=False), address) == command
+    assert module._stop_command(App(None, None, as_json=False), address) == command
 
 
 def test_a_daemon_that_does_not_come_back(
@@ -279,7 +281,7 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     assert ctl.json(*words, '/answer {"ok": true}')["value"] == {"ok": True}
     failed = ctl(*words, "--max-repairs", "1", "hello", "--json")
     assert (failed.code, failed.json["error"]["reason"]) == (exits.RUN_FAILED, "output_contract_violated")
-    run = ctl.json("run", "get", failed.json["run_id"])
+    run = ctl.json("run", "show", failed.json["run_id"])
     assert (run["repairs"], run["pinned"]["output_contract"]["max_repairs"]) == (1, 1)
     schema.write_text('{"type": "string", "enum": []}')
     refused = ctl(*words, "hello")
@@ -298,7 +300,7 @@ def test_what_a_run_may_cost(ctl: Ctl, sender: str) -> None:
     """Limits are pinned; what they end says which it was."""
     words = ["send", "default", "--as", sender]
     sent = ctl.json(*words, "hello", "--max-tokens", "9000", "--max-time", "5m")
-    pinned = ctl.json("run", "get", sent["run_id"])["pinned"]
+    pinned = ctl.json("run", "show", sent["run_id"])["pinned"]
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
     assert done.code == exits.RUN_FAILED

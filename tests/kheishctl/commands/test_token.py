@@ -3,14 +3,7 @@
 import pytest
 
 from kheishctl import exits
-from kheishctl.commands.token import SCOPES
-from protocol.rpc import method
 from tests.support.ctl import Ctl
-
-
-def test_scopes_are_the_contracts() -> None:
-    """The scopes that can be asked for are those there are."""
-    assert SCOPES == method.SCOPES
 
 
 def test_create(ctl: Ctl) -> None:

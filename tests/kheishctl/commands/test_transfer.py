@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kheishctl import exits
 from kheishctl.commands import transfer
-from kheishctl.commands.transfer import MAX_PART_BYTES, parts
+from kheishctl.commands.transfer import split_parts
+from kheishctl.contract import MAX_IMPORT_BYTES
 from tests.support.ctl import Ctl
 
 
@@ -24,8 +25,8 @@ def session(ctl: Ctl, sender: str) -> str:
 
 def test_there_and_back(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export in pages, an import in parts: the same conversation, which can be continued."""
-    monkeypatch.setattr(transfer, "EXPORT_PAGE_LINES", 3)
-    monkeypatch.setattr(transfer, "MAX_PART_LINES", 4)
+    monkeypatch.setattr(transfer, "MAX_PAGE_ROWS", 3)
+    monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
     file = tmp_path / "session.jsonl"
     told = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
@@ -99,18 +100,18 @@ def test_a_damage_further_on_says_what_there_is(
     ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read before it is a session, and lines are counted as people count."""
-    monkeypatch.setattr(transfer, "MAX_PART_LINES", 4)
+    monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
     lines = ctl("session", "export", session).out.splitlines()
     lines[5] = "nonsense"
     done = ctl("session", "import", "-", stdin="\n".join(lines))
     assert "line 2 is not a line of an export" in done.err
-    assert "counted after the first 4 lines, which the session ses_" in done.err
+    assert "counted after the first 4 lines, which session ses_" in done.err
 
 
 def test_what_is_no_text_is_no_export(ctl: Ctl) -> None:
     """It is said, without a traceback."""
     done = ctl("session", "import", "-", stdin=b"\xff\xfe\n")
-    assert (done.code, done.err) == (exits.FAILED, "kheishctl: this is no export: it is not UTF-8 text\n")
+    assert (done.code, done.err) == (exits.FAILED, "kheishctl: this is not an export: it is not UTF-8 text\n")
 
 
 def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
@@ -125,9 +126,9 @@ def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
 def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int) -> None:
     """Parts stay within both limits, unless one line alone does not; nothing is lost but empty lines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transfer, "MAX_PART_LINES", count)
-        patch.setattr(transfer, "MAX_PART_BYTES", size)
-        found = list(parts(lines))
+        patch.setattr(transfer, "MAX_IMPORT_LINES", count)
+        patch.setattr(transfer, "MAX_IMPORT_BYTES", size)
+        found = list(split_parts(lines))
     assert [line for part in found for line in part] == [line for line in lines if line]
     for part in found:
         assert len(part) <= count
@@ -138,4 +139,4 @@ def test_a_part_fits_into_a_transaction() -> None:
     """The limit leaves room within what one transaction may write."""
     from protocol.limits.store import MAX_UPDATE_BYTES
 
-    assert MAX_PART_BYTES < MAX_UPDATE_BYTES
+    assert MAX_IMPORT_BYTES < MAX_UPDATE_BYTES

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import Failure, Json, Lost, Refused
-from kheishctl.pieces import (
-    ApprovalAsked,
-    ApprovalClosed,
-    DoubtClosed,
-    Doubted,
-    QuestionAsked,
-    QuestionClosed,
-    Said,
-    Shown,
+from kheishctl.client import ConnectionLost, Failure, RequestRefused
+from kheishctl.contract import Json
+from kheishctl.render.pieces import (
+    AnswerText,
+    ApprovalClosing,
+    ApprovalOpening,
+    DoubtClosing,
+    DoubtOpening,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
 )
 from kheishctl.shell.answering import MAX_EDITED_CHARACTERS, Answering
 from kheishctl.shell.waiting import Edit, Reply, Resolve, Typing
@@ -30,9 +31,9 @@ ME = f"uid:{os.getuid()}"
 MY_NAME = pwd.getpwuid(os.getuid()).pw_name
 
 
-def closed(by: str = ME, how: str = "allow") -> ApprovalClosed:
+def closed(by: str = ME, how: str = "allow") -> ApprovalClosing:
     """The approval was answered."""
-    return ApprovalClosed("apr_1", "bash", "ls", how, by)
+    return ApprovalClosing("apr_1", "bash", "ls", how, by)
 
 
 class Room:
@@ -40,7 +41,7 @@ class Room:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Json]] = []
-        self.shown: list[Shown] = []
+        self.shown: list[Piece] = []
         self.notes: list[str] = []
         self.edited: list[str] = []
         self.answer: Any = {}
@@ -57,7 +58,7 @@ class Room:
     def _note(self, text: str, style: str) -> None:
         self.notes.append(text)
 
-    def hears(self, piece: Shown) -> None:
+    def hears(self, piece: Piece) -> None:
         """Something is told by the journal."""
         now = self.answering.heard(piece)
         if now is not None:
@@ -74,8 +75,8 @@ def sit(body: Callable[[Room], Awaitable[None]]) -> Room:
 
     async def run() -> Room:
         room = Room()
-        room.hears(ApprovalAsked(APPROVAL))
-        room.hears(QuestionAsked(QUESTION))
+        room.hears(ApprovalOpening(APPROVAL))
+        room.hears(QuestionOpening(QUESTION))
         async with asyncio.timeout(PATIENCE_S):
             await body(room)
         return room
@@ -83,9 +84,9 @@ def sit(body: Callable[[Room], Awaitable[None]]) -> Room:
     return asyncio.run(run())
 
 
-def refusal(reason: str) -> Refused:
+def refusal(reason: str) -> RequestRefused:
     """A refusal for some reason."""
-    return Refused({"code": 1409, "message": f"because of {reason}", "data": {"reason": reason}})
+    return RequestRefused({"code": 1409, "message": f"because of {reason}", "data": {"reason": reason}})
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["told before the answer", "told after it"])
@@ -136,7 +137,7 @@ def test_one_of_several_was_answered() -> None:
     assert room.waits == ["apr_1", "qst_1"]
 
 
-@pytest.mark.parametrize("failure", [refusal("storage_full"), Lost("the connection is lost")])
+@pytest.mark.parametrize("failure", [refusal("storage_full"), ConnectionLost("the connection is lost")])
 def test_an_answer_that_fails(failure: Failure) -> None:
     """It is said why, and it waits on."""
 
@@ -166,13 +167,13 @@ def test_a_question() -> None:
 
     async def body(room: Room) -> None:
         await room.answering.carry_out((Reply("qst_1", answers),))
-        room.hears(QuestionClosed("qst_1", "answered", ME, "so"))
+        room.hears(QuestionClosing("qst_1", "answered", ME, "so"))
 
     room = sit(body)
     [(method, params)] = room.asked
     assert method == "question.answer"
     assert (params["answers"], params["declined"]) == (list(answers), False)
-    assert room.shown[-1] == QuestionClosed("qst_1", "answered", "you", "so")
+    assert room.shown[-1] == QuestionClosing("qst_1", "answered", "you", "so")
 
 
 def test_an_input_to_be_changed() -> None:
@@ -199,15 +200,15 @@ def test_a_doubt_that_we_resolve() -> None:
     """It is ours, as an answer is; what is refused is the caller's to tell."""
 
     async def body(room: Room) -> None:
-        room.before = lambda: room.hears(DoubtClosed("dbt_1", "bash", "done", ME, ""))
+        room.before = lambda: room.hears(DoubtClosing("dbt_1", "bash", "done", ME, ""))
         await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
         room.answer = refusal("indoubt_already_resolved")
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
 
     room = sit(body)
     assert room.asked[0][0] == "indoubt.resolve"
-    assert room.shown[-2:] == [DoubtClosed("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
+    assert room.shown[-2:] == [DoubtClosing("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
 
 
 def test_doubts() -> None:
@@ -216,9 +217,9 @@ def test_doubts() -> None:
     doubt = {"indoubt_id": "idt_1", "tool": "bash"}
     room.answering.waits([APPROVAL], [doubt])
     assert room.waits == ["apr_1"]
-    room.hears(Doubted({**doubt, "indoubt_id": "idt_2"}))
-    room.hears(DoubtClosed("idt_1", "bash", "done", "token:tok_1", ""))
+    room.hears(DoubtOpening({**doubt, "indoubt_id": "idt_2"}))
+    room.hears(DoubtClosing("idt_1", "bash", "done", "token:tok_1", ""))
     assert list(room.answering.doubts) == ["idt_2"]
-    assert room.shown[1:] == [DoubtClosed("idt_1", "bash", "done", "token:tok_1", "")]
-    room.hears(Said("x"))
-    assert room.shown[2:] == [Said("x")]
+    assert room.shown[1:] == [DoubtClosing("idt_1", "bash", "done", "token:tok_1", "")]
+    room.hears(AnswerText("x"))
+    assert room.shown[2:] == [AnswerText("x")]

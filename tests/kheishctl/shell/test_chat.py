@@ -93,7 +93,7 @@ def test_commands(daemon: Daemon, sender: str) -> None:
             ("/resolve done", "no call is in doubt"),
             ("/steer faster", "No run is in flight"),
             ("/mode", "the permission mode is default"),
-            ("/mode plan", "the permission mode is plan now"),
+            ("/mode plan", "the permission mode is now plan"),
             ("/why write_file a.txt", "so: deny, by"),
             ("/compact", "nothing was done"),
             ("/reset", "was reset"),

@@ -8,9 +8,19 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import Json, Refused
-from kheishctl.pieces import ApprovalClosed, Began, Finished, Heard, Returned, Said, Settled, Shown
-from kheishctl.render import message_text
+from kheishctl.client import RequestRefused
+from kheishctl.contract import Json
+from kheishctl.render.messages import format_message
+from kheishctl.render.pieces import (
+    AnswerText,
+    ApprovalClosing,
+    CallResult,
+    CallStart,
+    MessageEnd,
+    Piece,
+    RunEnd,
+    StartedInput,
+)
 from kheishctl.shell.conversation import Conversation
 from tests.support.daemons import PATIENCE_S, Daemon, short_home
 from tests.support.scripted import Peer, scripted
@@ -22,14 +32,14 @@ class Heeder:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.history: list[str] = []
-        self.pieces: list[Shown] = []
+        self.pieces: list[Piece] = []
         self.asked: list[Json] = []
         self.doubts: list[Json] = []
         self._more = asyncio.Event()
 
     def entered(self, messages: list[Json], *, more: bool) -> None:
         """Remember where it stood."""
-        self.history = [message_text(entry["message"]) for entry in messages]
+        self.history = [format_message(entry["message"]) for entry in messages]
         self._add(f"entered {len(messages)}{' more' if more else ''}")
 
     def waits(self, asked: list[Json], doubts: list[Json]) -> None:
@@ -37,7 +47,7 @@ class Heeder:
         self.asked, self.doubts = asked, doubts
         self._add("waits")
 
-    def shown(self, piece: Shown) -> None:
+    def shown(self, piece: Piece) -> None:
         """Remember what happened."""
         self.pieces.append(piece)
         self._add(type(piece).__name__)
@@ -53,12 +63,12 @@ class Heeder:
     @property
     def said(self) -> str:
         """All text that was said."""
-        return "".join(piece.text for piece in self.pieces if isinstance(piece, Said))
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, AnswerText))
 
     @property
     def heard(self) -> list[str]:
         """All inputs that were heard."""
-        return [piece.text for piece in self.pieces if isinstance(piece, Heard)]
+        return [piece.text for piece in self.pieces if isinstance(piece, StartedInput)]
 
     def count(self, kind: type) -> int:
         """How many pieces of a kind there were."""
@@ -118,7 +128,7 @@ def test_an_agent_that_is_not_there(daemon: Daemon, sender: str) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(Refused, match="there is no agent 'nobody'"):
+    with pytest.raises(RequestRefused, match="there is no agent 'nobody'"):
         converse(daemon.socket, sender, body, agent="nobody")
 
 
@@ -128,7 +138,7 @@ def test_a_new_conversation(daemon: Daemon, sender: str) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await heeder.notes("entered 0")
         conversation.say("hello")
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
         assert conversation.agent == "default"
         assert not conversation.running
         assert not conversation.outbox
@@ -136,7 +146,7 @@ def test_a_new_conversation(daemon: Daemon, sender: str) -> None:
     heeder = converse(daemon.socket, sender, body)
     assert heeder.heard == ["hello"]
     assert heeder.said.endswith("You say: “hello”")
-    assert heeder.count(Finished) == 1
+    assert heeder.count(MessageEnd) == 1
 
 
 def test_an_old_conversation_shows_its_last_turns(daemon: Daemon, sender: str) -> None:
@@ -147,7 +157,7 @@ def test_an_old_conversation_shows_its_last_turns(daemon: Daemon, sender: str) -
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await heeder.notes("entered 6 more")
         conversation.say("now")
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
 
     heeder = converse(daemon.socket, sender, body, agent="default")
     assert heeder.history[0] == "turn 2"
@@ -163,7 +173,7 @@ def test_entering_in_the_middle_of_an_answer(daemon: Daemon, sender: str) -> Non
         client.note("journal.delta")
 
         async def body(conversation: Conversation, heeder: Heeder) -> None:
-            await heeder.until(lambda: heeder.count(Settled) == 1)
+            await heeder.until(lambda: heeder.count(RunEnd) == 1)
 
         heeder = converse(daemon.socket, sender, body, agent="default")
         assert heeder.said == daemon.call("run.get", run_id=sent["run_id"])["output"]
@@ -177,11 +187,11 @@ def test_what_another_client_does_is_followed(daemon: Daemon, sender: str) -> No
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await heeder.notes("entered 0")
         await asyncio.to_thread(daemon.say, "from elsewhere", agent="default", sender=sender)
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
         await asyncio.to_thread(daemon.call, "conversation.reset", agent="default", sender=sender)
         await heeder.notes("was reset")
         await asyncio.to_thread(daemon.say, "anew", agent="default", sender=sender)
-        await heeder.until(lambda: heeder.count(Settled) == 2)
+        await heeder.until(lambda: heeder.count(RunEnd) == 2)
 
     heeder = converse(daemon.socket, sender, body, agent="default")
     assert heeder.heard == ["from elsewhere", "anew"]
@@ -194,7 +204,7 @@ def test_beginning_anew(daemon: Daemon, sender: str) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await heeder.notes("entered 0")
         conversation.say("new")
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
 
     converse(daemon.socket, sender, body, agent="default", fresh=True)
     assert daemon.call("conversation.get", agent="default", sender=sender)["session_id"] != old
@@ -208,12 +218,12 @@ def test_cancel(daemon: Daemon, sender: str) -> None:
         conversation.say("/slow 1000 1000")
         await heeder.until(lambda: conversation.running)
         await conversation.cancel()
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
         conversation.say("and now")
-        await heeder.until(lambda: heeder.count(Settled) == 2)
+        await heeder.until(lambda: heeder.count(RunEnd) == 2)
 
     heeder = converse(daemon.socket, sender, body)
-    outcomes = [piece.status for piece in heeder.pieces if isinstance(piece, Settled)]
+    outcomes = [piece.status for piece in heeder.pieces if isinstance(piece, RunEnd)]
     assert outcomes == ["cancelled", "completed"]
 
 
@@ -223,20 +233,20 @@ def test_the_daemon_is_killed_in_the_middle(own: Daemon) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await heeder.notes("entered")
         conversation.say("/slow 20 30\nhello")
-        await heeder.until(lambda: heeder.count(Said) >= 2)
+        await heeder.until(lambda: heeder.count(AnswerText) >= 2)
         await asyncio.to_thread(own.kill)
         await heeder.notes("the connection is lost")
         conversation.say("typed meanwhile")
         assert not conversation.connected
         await asyncio.to_thread(own.restart)
         await heeder.notes("connected again")
-        await heeder.until(lambda: heeder.count(Settled) == 2)
+        await heeder.until(lambda: heeder.count(RunEnd) == 2)
 
     heeder = converse(own.socket, "ada", body)
     assert heeder.heard == ["/slow 20 30\nhello", "typed meanwhile"]
     inputs = own.events(types=["input_received"])
     assert len(inputs) == 2
-    assert heeder.count(Finished) == 2
+    assert heeder.count(MessageEnd) == 2
 
 
 def test_a_daemon_that_comes_late(own: Daemon) -> None:
@@ -246,7 +256,7 @@ def test_a_daemon_that_comes_late(own: Daemon) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         conversation.say("early")
         await asyncio.to_thread(own.restart)
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
 
     assert converse(own.socket, "ada", body).heard == ["early"]
 
@@ -274,16 +284,16 @@ def test_what_waits_is_told_on_entry(daemon: Daemon, sender: str) -> None:
         assert approval["arguments"] == {"path": "a", "content": "x"}
         deny = [{"approval_id": approval["approval_id"], "decision": "deny"}]
         await asyncio.to_thread(daemon.call, "approval.resolve", resolutions=deny)
-        await heeder.until(lambda: heeder.count(ApprovalClosed) == 1)
+        await heeder.until(lambda: heeder.count(ApprovalClosing) == 1)
         decline = {"question_id": question["question_id"], "declined": True}
         await asyncio.to_thread(daemon.call, "question.answer", **decline)
-        await heeder.until(lambda: heeder.count(Settled) == 1)
+        await heeder.until(lambda: heeder.count(RunEnd) == 1)
 
     heeder = converse(daemon.socket, sender, body, agent="default")
-    assert [type(piece).__name__ for piece in heeder.pieces if isinstance(piece, Returned)] == [
-        "Returned"
+    assert [type(piece).__name__ for piece in heeder.pieces if isinstance(piece, CallResult)] == [
+        "CallResult"
     ] * 2
-    assert {piece.about for piece in heeder.pieces if isinstance(piece, ApprovalClosed)} == {"a content=x"}
+    assert {piece.about for piece in heeder.pieces if isinstance(piece, ApprovalClosing)} == {"a content=x"}
 
 
 class Script:
@@ -355,7 +365,7 @@ def test_a_conversation_in_the_middle_of_a_run(tmp_path: Path) -> None:
         await heeder.notes("waits")
         assert conversation.running
         assert conversation.session_id == "s"
-        assert heeder.pieces == [Began("c1", "bash", "ls", 7)]
+        assert heeder.pieces == [CallStart("c1", "bash", "ls", 7)]
         assert [each["question_id"] for each in heeder.asked] == ["q1", "q2"]
         assert heeder.doubts == [{"indoubt_id": "d"}]
 
@@ -407,5 +417,5 @@ def test_a_conversation_that_is_refused_ends_the_chat(tmp_path: Path) -> None:
     async def body(conversation: Conversation, heeder: Heeder) -> None:
         await asyncio.Event().wait()
 
-    with scripted(tmp_path / "s", Script(BASE | {"conversation.get": refuse})), pytest.raises(Refused):
+    with scripted(tmp_path / "s", Script(BASE | {"conversation.get": refuse})), pytest.raises(RequestRefused):
         converse(tmp_path / "s", "ada", body)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import Lost, NoDaemon, NoKheish, Refused
+from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon, RequestRefused
 from kheishctl.shell.link import Link
 from tests.support.daemons import Daemon
 from tests.support.scripted import Peer, Script, scripted
@@ -71,7 +71,7 @@ def test_an_error_that_is_none(tmp_path: Path) -> None:
         peer.gone()
 
     async def body(link: Link, owner: Owner) -> None:
-        with pytest.raises(NoKheish):
+        with pytest.raises(NotADaemon):
             await link.call("rpc.ping")
 
     talk(tmp_path / "s", script, body)
@@ -85,15 +85,15 @@ def test_the_real_thing(daemon: Daemon) -> None:
         link = await Link.dial(str(daemon.socket), owner.on_notification, owner.on_lost)
         pings = await asyncio.gather(*(link.call("rpc.ping") for _ in range(20)))
         assert len({ping["version"] for ping in pings}) == 1
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             await link.call("run.get", {"run_id": "none"})
         assert caught.value.reason == "run_not_found"
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequestRefused) as caught:
             await link.call("run.get", {"run_id": "\udcff"})
         assert caught.value.reason == "parse_error"  # Answered without an id, as it could not be read.
         link.close()
         await owner.lost.wait()
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLost):
             await link.call("rpc.ping")
 
     asyncio.run(run())
@@ -136,7 +136,7 @@ def test_a_loss_is_told_before_requests_fail(tmp_path: Path) -> None:
     """The owner knows first, so that nothing is tried again over a connection that is gone."""
 
     async def body(link: Link, owner: Owner) -> None:
-        with pytest.raises(Lost):
+        with pytest.raises(ConnectionLost):
             await link.call("a")
         assert owner.told == ["lost"]
 

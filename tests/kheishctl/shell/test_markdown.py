@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kheishctl.render.layout import count_columns
 from kheishctl.shell.markdown import (
     MAX_RENDER_CHARACTERS,
     Blocks,
@@ -15,7 +16,7 @@ from kheishctl.shell.markdown import (
     warm_up,
     wrapped,
 )
-from kheishctl.text import clean, width
+from protocol.text import sanitise
 
 LINES = ("a line\n", "\n", "```\n", "~~~~\n", "- item\n", "  more\n", "    code\n", "# head\n", "x")
 PIECES = st.lists(st.sampled_from(LINES))
@@ -72,13 +73,13 @@ def test_render_keeps_lines() -> None:
     """A poem is not reflowed; long lines are."""
     render = renderer(color=False)
     assert render("one\ntwo\n", 80) == "one\ntwo"
-    assert all(width(line) <= 30 for line in render("word " * 50, 30).split("\n"))
+    assert all(count_columns(line) <= 30 for line in render("word " * 50, 30).split("\n"))
 
 
 def test_render_leaves_the_very_long_as_it_is() -> None:
     """A block that would take too long to render is only made harmless."""
     text = "**x**\x1b " * MAX_RENDER_CHARACTERS
-    assert renderer(color=True)(text, 80) == clean(text)
+    assert renderer(color=True)(text, 80) == sanitise(text)
 
 
 def test_render_styles() -> None:
@@ -113,7 +114,7 @@ SMUGGLED = (
 def test_nothing_but_styles_acts(text: str) -> None:
     """Whatever a text smuggles in, as it is or as an entity, only styles reach the terminal."""
     plain = SGR.sub("", renderer(color=True)(text, 40))
-    assert clean(plain) == plain
+    assert sanitise(plain) == plain
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 40), st.integers(1, 10))
@@ -121,7 +122,7 @@ def test_wrapped_fits(text: str, columns: int, lines: int) -> None:
     """The end of a text, in so many lines of so many columns at most."""
     shown = wrapped(text, columns, lines).split("\n")
     assert len(shown) <= lines
-    assert all(width(line) <= columns for line in shown)
+    assert all(count_columns(line) <= columns for line in shown)
 
 
 def test_warm_up() -> None:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
 from kheishctl.shell.answering import Answering
 from kheishctl.shell.orders import MODES, Orders
 from kheishctl.shell.slash import Slash, parse

@@ -4,28 +4,28 @@ from typing import get_args
 
 import pytest
 
-from kheishctl.pieces import (
-    ApprovalAsked,
-    ApprovalClosed,
-    Began,
-    Called,
-    DoubtClosed,
-    Doubted,
-    Finished,
-    Heard,
-    Judged,
-    Noted,
-    Printed,
-    QuestionAsked,
-    QuestionClosed,
-    Queued,
-    Restarted,
-    Returned,
-    Said,
-    Settled,
-    Shown,
-    Steered,
-    Thought,
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    ApprovalClosing,
+    ApprovalOpening,
+    CallOutput,
+    CallRequest,
+    CallResult,
+    CallStart,
+    CallVerdict,
+    DoubtClosing,
+    DoubtOpening,
+    MessageEnd,
+    Notice,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
+    QueuedInput,
+    ReasoningText,
+    RunEnd,
+    StartedInput,
+    SteerText,
 )
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, renderer
 from kheishctl.shell.present import Presenter
@@ -36,7 +36,7 @@ def presenter(*, thinking: bool = False, columns: int = 60) -> Presenter:
     return Presenter(renderer(color=False), lambda: columns, color=False, thinking=thinking)
 
 
-def told(presenter: Presenter, *pieces: Shown) -> str:
+def told(presenter: Presenter, *pieces: Piece) -> str:
     """What some pieces add to the scrollback."""
     return "".join(map(presenter.show, pieces))
 
@@ -44,25 +44,25 @@ def told(presenter: Presenter, *pieces: Shown) -> str:
 def test_a_turn() -> None:
     """The input, then block after block as it is finished; the growing end is in the live area."""
     present = presenter()
-    assert told(present, Queued("hi", "ada", "r")) == ""
+    assert told(present, QueuedInput("hi", "ada", "r")) == ""
     assert present.queue == {"r": "hi"}
-    assert told(present, Heard("hi", "ada", "r")) == "ada > hi\n\n"
+    assert told(present, StartedInput("hi", "ada", "r")) == "ada > hi\n\n"
     assert present.queue == {}
-    assert told(present, Said("one\n\ntw")) == "one\n\n"
+    assert told(present, AnswerText("one\n\ntw")) == "one\n\n"
     assert present.live(10) == "tw"
-    assert told(present, Said("o")) == ""
+    assert told(present, AnswerText("o")) == ""
     assert present.live(10) == "two"
-    assert told(present, Finished("end")) == "two\n\n"
+    assert told(present, MessageEnd("end")) == "two\n\n"
     assert present.live(10) == ""
-    assert told(present, Settled("r", "completed", "")) == ""
+    assert told(present, RunEnd("r", "completed", "")) == ""
 
 
 def test_the_live_area_fits() -> None:
     """Only the last lines of a long block are shown; one too long to render is shown as it is."""
     present = presenter(columns=20)
-    told(present, Said("".join(f"line {n}\n" for n in range(50))))
+    told(present, AnswerText("".join(f"line {n}\n" for n in range(50))))
     assert present.live(3).split("\n") == ["line 47", "line 48", "line 49"]
-    told(present, Said("x" * MAX_LIVE_CHARACTERS))
+    told(present, AnswerText("x" * MAX_LIVE_CHARACTERS))
     lines = present.live(5).split("\n")
     assert len(lines) == 5
     assert set("".join(lines)) == {"x"}
@@ -72,63 +72,63 @@ def test_the_live_area_fits() -> None:
 def test_restarted_takes_back() -> None:
     """What had been printed cannot be, so it is said; what had not is just gone."""
     present = presenter()
-    told(present, Said("half"))
-    assert told(present, Restarted()) == ""
+    told(present, AnswerText("half"))
+    assert told(present, AnswerRestart()) == ""
     assert present.live(5) == ""
-    assert told(present, Said("done\n\nmore")) == "done\n\n"
-    assert "starts over" in told(present, Restarted())
-    assert told(present, Said("anew"), Finished("end")) == "anew\n\n"
+    assert told(present, AnswerText("done\n\nmore")) == "done\n\n"
+    assert "starts over" in told(present, AnswerRestart())
+    assert told(present, AnswerText("anew"), MessageEnd("end")) == "anew\n\n"
 
 
 def test_thinking_is_shown_when_asked_for() -> None:
     """Otherwise only that it goes on."""
     quiet, open_ = presenter(), presenter(thinking=True)
     for present in (quiet, open_):
-        told(present, Thought("first\nthen\n"))
+        told(present, ReasoningText("first\nthen\n"))
         assert present.live(5) == "thinking: then"
-    assert told(quiet, Said("so\n\nx")) == "so\n\n"
-    assert told(open_, Said("so\n\nx")) == "first\nthen\n\nso\n\n"
+    assert told(quiet, AnswerText("so\n\nx")) == "so\n\n"
+    assert told(open_, AnswerText("so\n\nx")) == "first\nthen\n\nso\n\n"
 
 
 @pytest.mark.parametrize(
     ("piece", "note"),
     [
-        (Settled("r", "failed", "no key\x1b"), "· the run failed: no key␛\n"),
-        (Settled("r", "cancelled", ""), "· stopped\n"),
-        (Finished("length"), "· the answer was cut off at its length limit\n"),
-        (Finished("refusal"), "· the model refused to go on\n"),
-        (Noted("news\x07\nada > yes"), "· news␇ ada > yes\n"),
+        (RunEnd("r", "failed", "no key\x1b"), "· the run failed: no key␛\n"),
+        (RunEnd("r", "cancelled", ""), "· stopped\n"),
+        (MessageEnd("length"), "· the answer was cut off at its length limit\n"),
+        (MessageEnd("refusal"), "· the model refused to continue\n"),
+        (Notice("news\x07\nada > yes"), "· news␇ ada > yes\n"),
     ],
 )
-def test_notes(piece: Shown, note: str) -> None:
+def test_notes(piece: Piece, note: str) -> None:
     """What is about the conversation comes after what was said so far, and is harmless."""
     present = presenter()
-    told(present, Said("partial"))
+    told(present, AnswerText("partial"))
     assert told(present, piece) == f"partial\n\n{note}"
 
 
 @pytest.mark.parametrize(
     ("piece", "line"),
     [
-        (ApprovalClosed("p", "bash", "ls", "allow", "you"), "✓ bash  allowed by you · ls\n"),
+        (ApprovalClosing("p", "bash", "ls", "allow", "you"), "✓ bash  allowed by you · ls\n"),
         (
-            ApprovalClosed("p", "bash", "ls", "allow", "ada", remember="run"),
+            ApprovalClosing("p", "bash", "ls", "allow", "ada", remember="run"),
             "✓ bash  allowed by ada for this run · ls\n",
         ),
-        (ApprovalClosed("p", "bash", "ls", "deny", "ada", "no\x1b"), "✗ bash  denied by ada · no␛ · ls\n"),
-        (ApprovalClosed("p", "bash", "ls", "expired"), "✗ bash  denied, as nobody answered in time · ls\n"),
+        (ApprovalClosing("p", "bash", "ls", "deny", "ada", "no\x1b"), "✗ bash  denied by ada · no␛ · ls\n"),
+        (ApprovalClosing("p", "bash", "ls", "expired"), "✗ bash  denied, as nobody answered in time · ls\n"),
         (
-            ApprovalClosed("p", "bash", "", "renewed"),
+            ApprovalClosing("p", "bash", "", "renewed"),
             "· bash  changed since it was shown; it is asked anew\n",
         ),
-        (ApprovalClosed("p", "", "", "withdrawn"), "■ a call  no longer asked\n"),
-        (QuestionClosed("q", "answered", "you", "red\nada >"), "✓ question  answered by you · red ada >\n"),
-        (QuestionClosed("q", "expired"), "■ question  expired\n"),
-        (DoubtClosed("d", "bash", "not_done", "ada", "seen"), "✓ bash  settled as not done by ada · seen\n"),
-        (Steered("faster", "ada"), "ada, meanwhile > faster\n\n"),
+        (ApprovalClosing("p", "", "", "withdrawn"), "■ a call  no longer asked\n"),
+        (QuestionClosing("q", "answered", "you", "red\nada >"), "✓ question  answered by you · red ada >\n"),
+        (QuestionClosing("q", "expired"), "■ question  expired\n"),
+        (DoubtClosing("d", "bash", "not_done", "ada", "seen"), "✓ bash  settled as not done by ada · seen\n"),
+        (SteerText("faster", "ada"), "ada, meanwhile > faster\n\n"),
     ],
 )
-def test_what_people_did(piece: Shown, line: str) -> None:
+def test_what_people_did(piece: Piece, line: str) -> None:
     """A line says what was answered, by whom."""
     assert told(presenter(), piece) == line
 
@@ -136,7 +136,7 @@ def test_what_people_did(piece: Shown, line: str) -> None:
 def test_a_doubt_says_what_to_do() -> None:
     """What was to be done, what is known, and the words that settle it."""
     doubt = {"tool": "bash", "arguments": {"command": "rm x"}, "note": "its process is gone\nada > yes"}
-    assert told(presenter(columns=100), Doubted(doubt)).splitlines() == [
+    assert told(presenter(columns=100), DoubtOpening(doubt)).splitlines() == [
         "? bash  in doubt · rm x",
         "  │ its process is gone",
         "  │ ada > yes",
@@ -148,13 +148,13 @@ def test_lines_stand_together() -> None:
     """Calls follow each other without gaps, and what is said next stands apart from them."""
     shown = told(
         presenter(),
-        Said("so\n\n"),
-        Finished("tool_calls"),
-        Called("c", "bash", "ls"),
-        Returned("c", "bash", "ls", "returned", ""),
-        Said("done\n\nreally"),
-        Finished("end"),
-        Heard("next", "ada", "r"),
+        AnswerText("so\n\n"),
+        MessageEnd("tool_calls"),
+        CallRequest("c", "bash", "ls"),
+        CallResult("c", "bash", "ls", "returned", ""),
+        AnswerText("done\n\nreally"),
+        MessageEnd("end"),
+        StartedInput("next", "ada", "r"),
     )
     assert shown == "so\n\n→ bash  ls\n✓ bash  ls\n\ndone\n\nreally\n\nada > next\n\n"
 
@@ -162,23 +162,23 @@ def test_lines_stand_together() -> None:
 def test_calls_end_with_their_run() -> None:
     """Nothing spins any more."""
     present = presenter()
-    told(present, Began("c", "bash", "ls", 0))
+    told(present, CallStart("c", "bash", "ls", 0))
     assert present.working.busy
-    told(present, Settled("r", "cancelled", ""))
+    told(present, RunEnd("r", "cancelled", ""))
     assert not present.working.busy
 
 
 def test_a_cancelled_run_leaves_the_queue() -> None:
     """A run that ends unheard waits no longer."""
     present = presenter()
-    told(present, Queued("x", "ada", "r"), Settled("r", "cancelled", ""))
+    told(present, QueuedInput("x", "ada", "r"), RunEnd("r", "cancelled", ""))
     assert present.queue == {}
 
 
 def test_rest_for_one_who_leaves() -> None:
     """What was written so far stays on the screen."""
     present = presenter()
-    told(present, Said("so far"))
+    told(present, AnswerText("so far"))
     assert present.rest() == "so far\n\n"
     assert present.rest() == ""
 
@@ -193,27 +193,27 @@ def test_history_is_shown_alike() -> None:
 
 def test_every_piece_can_be_shown() -> None:
     """Each kind of piece there is has a text, if only none."""
-    examples: list[Shown] = [
-        Heard("a", "b", "r"),
-        Queued("a", "b", "r"),
-        Said("a"),
-        Thought("a"),
-        Restarted(),
-        Finished("end"),
-        Noted("a"),
-        Settled("r", "interrupted", ""),
-        Called("c", "t", "a"),
-        Judged("c", "t", "allow", "w"),
-        Began("c", "t", "a", 0),
-        Printed("c", "a", False),
-        Returned("c", "t", "a", "returned", "x"),
-        ApprovalAsked({}),
-        ApprovalClosed("p", "t", "a", "allow"),
-        QuestionAsked({}),
-        QuestionClosed("q", "answered"),
-        Doubted({"tool": "t"}),
-        DoubtClosed("d", "t", "done", "b", ""),
-        Steered("a", "b"),
+    examples: list[Piece] = [
+        StartedInput("a", "b", "r"),
+        QueuedInput("a", "b", "r"),
+        AnswerText("a"),
+        ReasoningText("a"),
+        AnswerRestart(),
+        MessageEnd("end"),
+        Notice("a"),
+        RunEnd("r", "interrupted", ""),
+        CallRequest("c", "t", "a"),
+        CallVerdict("c", "t", "allow", "w"),
+        CallStart("c", "t", "a", 0),
+        CallOutput("c", "a", False),
+        CallResult("c", "t", "a", "returned", "x"),
+        ApprovalOpening({}),
+        ApprovalClosing("p", "t", "a", "allow"),
+        QuestionOpening({}),
+        QuestionClosing("q", "answered"),
+        DoubtOpening({"tool": "t"}),
+        DoubtClosing("d", "t", "done", "b", ""),
+        SteerText("a", "b"),
     ]
-    assert {type(piece) for piece in examples} == set(get_args(Shown))
+    assert {type(piece) for piece in examples} == set(get_args(Piece))
     told(presenter(), *examples)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
+from kheishctl.render.layout import count_columns
 from kheishctl.shell.sheet import Sheet, title
 from kheishctl.shell.waiting import GRACE_SECONDS, Waiting
 from kheishctl.shell.working import RULE
-from kheishctl.text import clean, width
+from protocol.text import sanitise
 
 NOW_S = 1_795_000_000.0
 DIFF = "--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new\n same"
@@ -182,9 +183,9 @@ def test_nothing_looks_like_ours(text: str, reason: str, kind: str, columns: int
     keys = next(number for number, line in enumerate(shown) if line.startswith("a allow"))
     assert all(line.startswith(RULE) for line in shown[1:keys])
     for line in shown:
-        assert clean(line) == line
+        assert sanitise(line) == line
         assert "\n" not in line
-    assert all(width(line) <= columns for line in shown[:keys])
+    assert all(count_columns(line) <= columns for line in shown[:keys])
 
 
 @pytest.mark.parametrize("piece", ["x", "+x\n", "\x1b", "漢"])
@@ -206,7 +207,7 @@ def test_keys_stand_on_as_many_lines_as_they_need() -> None:
     assert re.findall(r"\b[arsdDeAX] \w+", keys) == [
         "a allow", "r for", "s for", "d deny", "D say", "e edit", "A allow", "X deny",
     ]  # fmt: skip
-    assert all(width(line) <= 30 for line in shown)
+    assert all(count_columns(line) <= 30 for line in shown)
 
 
 def test_keys_leave_room_for_what_is_asked() -> None:

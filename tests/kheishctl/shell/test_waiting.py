@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kheishctl.client import Json
+from kheishctl.contract import Json
 from kheishctl.shell.waiting import GRACE_SECONDS, KEYS, Edit, Reply, Resolve, Typing, Waiting
 
 COLORS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]

@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.pieces import Began, Called, Judged, Printed, Returned
+from kheishctl.render.layout import count_columns
+from kheishctl.render.pieces import CallOutput, CallRequest, CallResult, CallStart, CallVerdict
 from kheishctl.shell.working import RULE, SPINNER, OfCalls, Working
-from kheishctl.text import clean, width
+from protocol.text import sanitise
 
 NOW_S = 1_795_000_000.0
 NOW_MS = int(NOW_S * 1000)
@@ -17,14 +18,14 @@ def working(*, columns: int = 60, verbose: bool = False, color: bool = False) ->
     return Working(lambda: columns, lambda: NOW_S, color=color, verbose=verbose)
 
 
-def began(number: int = 1, since_s: int = 0) -> Began:
+def began(number: int = 1, since_s: int = 0) -> CallStart:
     """A call that runs."""
-    return Began(f"call_{number}", "bash", f"make {number}", NOW_MS - since_s * 1000)
+    return CallStart(f"call_{number}", "bash", f"make {number}", NOW_MS - since_s * 1000)
 
 
-def returned(how: str, text: str = "", **fields: object) -> Returned:
+def returned(how: str, text: str = "", **fields: object) -> CallResult:
     """A call that does no longer."""
-    return Returned(CALL, "bash", "make", how, text, **fields)  # type: ignore[arg-type]
+    return CallResult(CALL, "bash", "make", how, text, **fields)  # type: ignore[arg-type]
 
 
 def test_a_call_that_cannot_be_carried_out() -> None:
@@ -35,9 +36,9 @@ def test_a_call_that_cannot_be_carried_out() -> None:
 
 def test_a_call_is_one_line_when_it_is_asked_for() -> None:
     """Its tool and what it is about, as much as fits."""
-    assert working().show(Called(CALL, "bash", "ls -la")) == "→ bash  ls -la\n"
-    assert working(columns=20).show(Called(CALL, "bash", "x" * 80)) == "→ bash  xxxxxxxxxxx…\n"
-    assert working(columns=20).show(Called(CALL, "t" * 80, "")) == "→ ttttttttt…\n"
+    assert working().show(CallRequest(CALL, "bash", "ls -la")) == "→ bash  ls -la\n"
+    assert working(columns=20).show(CallRequest(CALL, "bash", "x" * 80)) == "→ bash  xxxxxxxxxxx…\n"
+    assert working(columns=20).show(CallRequest(CALL, "t" * 80, "")) == "→ ttttttttt…\n"
 
 
 def test_ends() -> None:
@@ -63,10 +64,13 @@ def test_what_is_told_elsewhere_is_not_told_again() -> None:
 def test_verbose() -> None:
     """What decided, and what was given."""
     loud, quiet = working(verbose=True), working()
-    allowed, asked = Judged(CALL, "bash", "allow", "the default"), Judged(CALL, "bash", "ask", "a rule")
+    allowed, asked = (
+        CallVerdict(CALL, "bash", "allow", "the default"),
+        CallVerdict(CALL, "bash", "ask", "a rule"),
+    )
     assert loud.show(allowed) == "· bash  allowed: the default\n"
     assert loud.show(asked) == "· bash  to be asked about: a rule\n"
-    assert loud.show(Judged(CALL, "bash", "deny", "told with the result")) == ""
+    assert loud.show(CallVerdict(CALL, "bash", "deny", "told with the result")) == ""
     assert quiet.show(allowed) == quiet.show(asked) == ""
     lines = "\n".join(f"line {number}" for number in range(20))
     assert loud.show(returned("returned", lines)).splitlines()[1:] == [
@@ -80,14 +84,14 @@ def test_a_call_that_runs() -> None:
     assert not calls.busy
     assert calls.live(10) == []
     calls.show(began(since_s=3))
-    calls.show(Printed(CALL, "one\ntwo\nthree\nfo", False))
-    calls.show(Printed(CALL, "ur\n", False))
+    calls.show(CallOutput(CALL, "one\ntwo\nthree\nfo", False))
+    calls.show(CallOutput(CALL, "ur\n", False))
     assert calls.busy
     spinning, *output = calls.live(10)
     assert spinning[0] in SPINNER
     assert spinning[1:] == " bash  make 1 · 3 s"
     assert output == [f"{RULE}two", f"{RULE}three", f"{RULE}four"]
-    calls.show(Printed(CALL, "anew", True))
+    calls.show(CallOutput(CALL, "anew", True))
     assert calls.live(10)[1:] == [f"{RULE}anew"]
     calls.show(returned("returned"))
     assert calls.live(10) == []
@@ -104,7 +108,7 @@ def test_time_goes_by() -> None:
 def test_what_is_heard_before_the_call_is_known() -> None:
     """It is shown once the call has begun, and forgotten with the run."""
     calls = working()
-    calls.show(Printed(CALL, "early", False))
+    calls.show(CallOutput(CALL, "early", False))
     assert calls.live(10) == []
     calls.show(began())
     assert calls.live(10)[1:] == [f"{RULE}early"]
@@ -117,7 +121,7 @@ def test_many_that_run() -> None:
     calls = working()
     for number in range(1, 6):
         calls.show(began(number))
-        calls.show(Printed(f"call_{number}", "a\nb\nc\n", False))
+        calls.show(CallOutput(f"call_{number}", "a\nb\nc\n", False))
     assert len(calls.live(100)) == 5 * 4
     assert [line.startswith(RULE) for line in calls.live(7)] == [
         False,
@@ -145,15 +149,15 @@ def test_nothing_acts_or_stands_alone(text: str, columns: int) -> None:
     """Whatever a tool is called and writes: harmless lines that fit, each behind a mark or a rule."""
     calls = working(columns=columns, verbose=True)
     pieces: list[OfCalls] = [
-        Called(CALL, text, text),
-        Judged(CALL, text, "allow", text),
-        Began(CALL, text, text, 0),
-        Printed(CALL, text, False),
+        CallRequest(CALL, text, text),
+        CallVerdict(CALL, text, "allow", text),
+        CallStart(CALL, text, text, 0),
+        CallOutput(CALL, text, False),
     ]
     lines = "".join(map(calls.show, pieces)).split("\n")[:-1] + calls.live(9)
     lines += calls.show(returned("failed", text, why=text)).split("\n")[:-1]
     for line in lines:
-        assert clean(line) == line
+        assert sanitise(line) == line
         assert "\n" not in line
-        assert width(line) <= columns
+        assert count_columns(line) <= columns
         assert line.startswith((RULE, "→ ", "· ", "✗ ")) or line[0] in SPINNER

@@ -6,16 +6,16 @@ from typing import get_args
 
 import pytest
 
-from kheishctl import pieces
+from kheishctl.render import pieces
 
 
 def test_every_kind_is_one_of_them() -> None:
     """Whoever handles each kind of the union handles every kind there is."""
     kinds = {kind for _, kind in getmembers(pieces, isclass) if kind.__module__ == pieces.__name__}
-    assert set(get_args(pieces.Shown)) == kinds
+    assert set(get_args(pieces.Piece)) == kinds
 
 
-@pytest.mark.parametrize("kind", get_args(pieces.Shown), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", get_args(pieces.Piece), ids=lambda kind: kind.__name__)
 def test_a_piece_is_a_value(kind: type) -> None:
     """What was told once does not change, and says what it is when it is printed."""
     assert is_dataclass(kind)

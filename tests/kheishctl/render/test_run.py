@@ -1,21 +1,20 @@
 """How a run stands, and what its record does not say."""
 
 import shlex
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.client import Json, Lost, Refused
-from kheishctl.outcome import MAX_NAMED, WAITS, looked_into, run_text, sentences
-from kheishctl.text import Look, clean
-from protocol.objects.run import ENDED, SETTLED, OpenCall, RunView
+from kheishctl.render.layout import Display
+from kheishctl.render.run import MAX_PENDING_SHOWN, explain_run, format_run
+from protocol.objects.run import OpenCall, RunView
+from protocol.text import sanitise
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
-PIPE = Look(None, False, NOW)
-WIDE = Look(100, False, NOW)
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
 APPROVAL = {"approval_id": "apr_1", "tool": "bash", "subject": "make all"}
 PART = {"key": "q1", "question": "Which?", "options": [{"option_id": "r", "label": "Dark red"}]}
 QUESTION = {"question_id": "qst_1", "questions": [PART, {"key": "q2", "question": "Why?"}]}
@@ -26,78 +25,20 @@ def typed(*words: str) -> str:
     return shlex.join(["kheishctl", *words])
 
 
-class Daemon:
-    """What a daemon has to say about a run."""
-
-    def __init__(self, **answers: Any) -> None:
-        self.answers = answers
-        self.asked: list[tuple[str, Json]] = []
-
-    def __call__(self, method: str, params: Json) -> Any:
-        """Answer, or refuse what is not known."""
-        self.asked.append((method, params))
-        answer = self.answers.get(method.replace(".", "_"))
-        if answer is None:
-            raise Refused({"code": -32601, "message": "no", "data": {"reason": "method_not_found"}})
-        return answer
-
-
-def test_waits_are_the_contracts() -> None:
-    """The statuses of a run that waits are those there are."""
-    assert set(WAITS) == SETTLED - ENDED
-
-
-@pytest.mark.parametrize("status", WAITS)
-def test_what_a_run_waits_for(status: str) -> None:
-    """It is asked for, by the run; kinds of which there is nothing are left out."""
-    daemon = Daemon(approval_list={"approvals": [APPROVAL]}, question_list={"questions": []})
-    run = looked_into(daemon, {"run_id": "run_1", "status": status})
-    assert run["waiting"] == {"approvals": [APPROVAL]}
-    assert daemon.asked[0] == ("approval.list", {"run_id": "run_1"})
-
-
-@pytest.mark.parametrize(
-    ("events", "more"),
-    [
-        ([{"stop_reason": "length"}], {"stop_reason": "length"}),
-        ([{"stop_reason": "refusal"}], {"stop_reason": "refusal"}),
-        ([{"stop_reason": "end"}], {}),
-        ([{}], {}),
-        ([], {}),
-    ],
-)
-def test_why_an_answer_ends_there(events: list[Json], more: Json) -> None:
-    """Where it is not simply whole."""
-    run = {"run_id": "run_1", "status": "completed"}
-    assert looked_into(Daemon(journal_read={"events": events}), run) == run | more
-
-
-@pytest.mark.parametrize("status", ["completed", "failed", "running", "waiting_for_approval"])
-def test_a_run_that_cannot_be_looked_into(status: str) -> None:
-    """It is left as it is: the daemon may be older or gone, or we may not read."""
-    run = {"run_id": "run_1", "status": status}
-
-    def gone(method: str, params: Json) -> Any:
-        raise Lost("the daemon closed the connection")
-
-    assert looked_into(Daemon(), run) == run
-    assert looked_into(gone, run) == run
-
-
 def test_a_call_about_nothing_in_particular() -> None:
     """What has no subject, such as a plan, is named and nothing after it."""
     run = {
         "run_id": "run_1",
         "waiting": {"approvals": [APPROVAL | {"tool": "exit_plan_mode", "subject": ""}]},
     }
-    assert next(sentences(run, typed)) == "exit_plan_mode waits for a yes or no"
+    assert next(explain_run(run, typed)) == "exit_plan_mode needs approval"
 
 
 def test_sentences_of_what_waits() -> None:
     """What it is, and the exact commands that answer it."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL], "questions": [QUESTION]}}
-    assert list(sentences(run, typed)) == [
-        "bash waits for a yes or no: make all",
+    assert list(explain_run(run, typed)) == [
+        "bash needs approval: make all",
         "  kheishctl approval show apr_1",
         "  kheishctl approval allow apr_1",
         "  kheishctl approval deny apr_1",
@@ -110,15 +51,17 @@ def test_sentences_of_what_waits() -> None:
 def test_sentences_of_much_that_waits() -> None:
     """Some of it, and how to see the rest."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL] * 20}}
-    lines = list(sentences(run, typed))
-    assert len(lines) == 4 * MAX_NAMED + 1
-    assert lines[-1] == "and more: kheishctl approval list --run run_1"
+    lines = list(explain_run(run, typed))
+    assert len(lines) == 4 * MAX_PENDING_SHOWN + 1
+    assert lines[-1] == "there are more: kheishctl approval list --run run_1"
 
 
 def test_sentences_of_an_answer() -> None:
     """One that was cut says so; one that is whole says nothing."""
-    assert list(sentences({"stop_reason": "length"}, typed)) == ["the answer was cut off at its length limit"]
-    assert list(sentences({"status": "completed"}, typed)) == []
+    assert list(explain_run({"stop_reason": "length"}, typed)) == [
+        "the answer was cut off at its length limit"
+    ]
+    assert list(explain_run({"status": "completed"}, typed)) == []
 
 
 @given(st.text(st.characters(exclude_categories=[])))
@@ -126,9 +69,9 @@ def test_nothing_that_waits_acts(text: str) -> None:
     """Whatever a model works on and asks: harmless, each on one line."""
     part = {"key": "k", "question": text}
     approval, question = {**APPROVAL, "subject": text}, {"question_id": "qst_1", "questions": [part]}
-    lines = list(sentences({"waiting": {"approvals": [approval], "questions": [question]}}, typed))
+    lines = list(explain_run({"waiting": {"approvals": [approval], "questions": [question]}}, typed))
     for line in (lines[0], lines[4]):
-        assert clean(line) == line
+        assert sanitise(line) == line
         assert "\n" not in line
 
 
@@ -151,17 +94,22 @@ def test_how_a_run_stands() -> None:
             {"call_id": "c2", "tool": "read_file", "state": "called", "called_at_ms": NOW - 2_000},
         ],
     }
-    rows = dict(line.split("\t", 1) for line in run_text(run, PIPE).splitlines()[:-2])
+    rows = dict(line.split("\t", 1) for line in format_run(run, PIPE).splitlines()[:-2])
     assert rows["status"] == "waiting for approval"
     assert rows["agent"] == "default as ada, guest bob"
     assert rows["route"] == "local (m)"
     assert rows["took"] == "5.0 s"
     assert rows["tokens"] == "10 read, 3 written, 4 cached, 1 reasoning"
-    calls = run_text(run, WIDE).splitlines()[-2:]
-    assert calls[0] == "call c1: bash waits for a yes or no"
-    assert calls[1].startswith("call c2: read_file runs since ")
+    calls = format_run(run, WIDE).splitlines()[-2:]
+    assert calls[0] == "call c1: bash needs approval"
+    assert calls[1].startswith("call c2: read_file running since ")
     assert calls[1].endswith("(2 s ago)")
-    assert run_text(run, PIPE).splitlines()[-2].split("\t") == ["call", "c1", "bash", "waits for a yes or no"]
+    assert format_run(run, PIPE).splitlines()[-2].split("\t") == [
+        "call",
+        "c1",
+        "bash",
+        "needs approval",
+    ]
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -169,8 +117,8 @@ def test_every_run_can_be_shown(full: bool) -> None:
     """With all its fields, or only the required ones; one that never began took no time."""
     run = sample(RunView, full=full)
     for look in (PIPE, WIDE):
-        assert "run_id" not in run_text(run, look)
-    assert ("took" in run_text(run, PIPE)) is full
+        assert "run_id" not in format_run(run, look)
+    assert ("took" in format_run(run, PIPE)) is full
 
 
 def test_every_state_of_a_call_has_words() -> None:
@@ -178,7 +126,7 @@ def test_every_state_of_a_call_has_words() -> None:
     for state in (*OpenCall.__annotations__["state"].__args__, "admired"):
         call = {"call_id": "c", "tool": "t", "state": state}
         assert (
-            run_text(sample(RunView, full=False) | {"calls": [call]}, WIDE)
+            format_run(sample(RunView, full=False) | {"calls": [call]}, WIDE)
             .splitlines()[-1]
             .startswith("call c: t ")
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from kheishctl.schema import Amount, SchemaFile, contract
+from kheishctl.options import Amount, SchemaFile, make_contract
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -33,9 +33,9 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_a_contract() -> None:
     """What is not said is left to the daemon; a zero is said."""
-    assert contract(None, max_repairs=1) is None
-    assert contract({}, max_repairs=None) == {"schema": {}}
-    assert contract({}, max_repairs=0) == {"schema": {}, "max_repairs": 0}
+    assert make_contract(None, max_repairs=1) is None
+    assert make_contract({}, max_repairs=None) == {"schema": {}}
+    assert make_contract({}, max_repairs=0) == {"schema": {}, "max_repairs": 0}
 
 
 @pytest.mark.parametrize(("text", "amount"), [("1", 1.0), ("0.5", 0.5), ("0.000001", 0.000001), (7, 7.0)])

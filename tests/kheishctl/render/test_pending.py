@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl import asking
-from kheishctl.text import Look, clean
+from kheishctl.render import pending as asking
+from kheishctl.render.layout import Display
 from protocol.objects.approval import ApprovalStatus, ApprovalView
 from protocol.objects.indoubt import IndoubtStatus, IndoubtView
 from protocol.objects.question import QuestionRequest, QuestionStatus
+from protocol.text import sanitise
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
-PIPE, WIDE, COLORED = Look(None, False, NOW), Look(100, False, NOW), Look(100, True, NOW)
+PIPE, WIDE, COLORED = Display(None, False, NOW), Display(100, False, NOW), Display(100, True, NOW)
 OPTIONS = [
     {"option_id": "o1", "label": "Red"},
     {"option_id": "o2", "label": "Light  blue", "description": "like the sky"},
@@ -43,15 +44,19 @@ def approval(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize(
     ("kind", "show"),
-    [(ApprovalView, asking.approval), (QuestionRequest, asking.question), (IndoubtView, asking.indoubt)],
+    [
+        (ApprovalView, asking.format_approval),
+        (QuestionRequest, asking.format_question_request),
+        (IndoubtView, asking.format_indoubt),
+    ],
 )
 @pytest.mark.parametrize("look", [PIPE, WIDE, COLORED])
-def test_each_can_be_shown(kind: type, show: Any, look: Look, full: bool) -> None:
+def test_each_can_be_shown(kind: type, show: Any, look: Display, full: bool) -> None:
     """With all its fields, or only those that every one has."""
     text = show(sample(kind, full=full), look)
     assert "run" in text
     if look is not COLORED:
-        assert clean(text) == text
+        assert sanitise(text) == text
 
 
 @given(st.text(st.characters(exclude_categories=[])))
@@ -59,19 +64,19 @@ def test_nothing_in_it_acts(text: str) -> None:
     """Whatever a model wrote, it is only seen."""
     preview = {"kind": "diff", "text": text}
     for shown in (
-        asking.approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
-        asking.approval(approval(arguments={text: text}), WIDE),
-        asking.one_question(
+        asking.format_approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
+        asking.format_approval(approval(arguments={text: text}), WIDE),
+        asking.format_question(
             {"key": "q1", "question": text, "options": [{"option_id": "o", "label": text}]}, WIDE
         ),
     ):
-        assert clean(shown) == shown
+        assert sanitise(shown) == shown
 
 
 def test_a_diff() -> None:
     """What is added and taken away is colored, and what was cut says so."""
     preview = {"kind": "diff", "text": "@@ -1 +1 @@\n-old\n+new\n same\n", "truncated": True}
-    shown = asking.approval(approval(preview=preview), COLORED)
+    shown = asking.format_approval(approval(preview=preview), COLORED)
     assert "\x1b[32m+new\x1b[0m\n same" in shown
     assert "\x1b[31m-old\x1b[0m" in shown
     assert shown.endswith("there is more)\x1b[0m")
@@ -79,13 +84,13 @@ def test_a_diff() -> None:
 
 def test_a_command() -> None:
     """It is shown as it is typed."""
-    shown = asking.approval(approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE)
+    shown = asking.format_approval(approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE)
     assert shown.endswith("$ make\nmake install")
 
 
 def test_without_a_preview_the_input_is_shown() -> None:
     """And what a person changed it to."""
-    shown = asking.approval(
+    shown = asking.format_approval(
         approval(status="allowed", resolved_by="uid:0", updated_input={"path": "b.txt"}), PIPE
     )
     assert 'input:\n{\n  "path": "a.txt"\n}' in shown
@@ -96,7 +101,7 @@ def test_without_a_preview_the_input_is_shown() -> None:
 def test_a_question_with_its_answer() -> None:
     """What was chosen is marked, what was written follows."""
     answer = {"key": "q1", "selected": ["o2"], "text": "a dark one"}
-    assert asking.one_question(ASKED, WIDE, answer).split("\n") == [
+    assert asking.format_question(ASKED, WIDE, answer).split("\n") == [
         "q1 Color",
         "Which color?",
         "  1. Red",
@@ -107,7 +112,7 @@ def test_a_question_with_its_answer() -> None:
 
 def test_a_question_with_several_answers() -> None:
     """That more than one option may be chosen is said before any is."""
-    shown = asking.one_question(ASKED | {"multi_select": True}, WIDE)
+    shown = asking.format_question(ASKED | {"multi_select": True}, WIDE)
     assert shown.startswith("q1 Color (several may be chosen)\nWhich color?\n")
 
 
@@ -125,7 +130,7 @@ def test_a_question_with_several_answers() -> None:
 )
 def test_an_answer_as_it_is_typed(line: str, expected: dict[str, Any]) -> None:
     """A number, an id or a label is an option; anything else is a text."""
-    assert asking.read_answer(ASKED, line) == expected
+    assert asking.parse_answer(ASKED, line) == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_an_answer_as_it_is_typed(line: str, expected: dict[str, Any]) -> None:
 )
 def test_several_options_as_they_are_typed(line: str, expected: dict[str, Any]) -> None:
     """With commas between them, where several may be chosen; if one is none, all of it is a text."""
-    assert asking.read_answer(ASKED | {"multi_select": True}, line) == expected
+    assert asking.parse_answer(ASKED | {"multi_select": True}, line) == expected
 
 
 @pytest.mark.parametrize(
@@ -146,12 +151,12 @@ def test_several_options_as_they_are_typed(line: str, expected: dict[str, Any]) 
 )
 def test_every_status_has_a_word(status: str) -> None:
     """And who made it so, where somebody did."""
-    assert asking.status_word({"status": status}) == status.replace("_", " ")
-    assert asking.status_word({"status": status, "resolved_by": "uid:7"}).endswith(" by uid:7")
+    assert asking.format_status({"status": status}) == status.replace("_", " ")
+    assert asking.format_status({"status": status, "resolved_by": "uid:7"}).endswith(" by uid:7")
 
 
 def test_what_is_shown_is_what_is_kept() -> None:
     """Every field that a person is to see has its line."""
-    shown = asking.approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
-    for name in ("approval", "tool", "why asked", "agent", "run", "expires", "denied as", "justification"):
+    shown = asking.format_approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
+    for name in ("approval", "tool", "why", "agent", "run", "expires", "denied as", "justification"):
         assert f"{name}\t" in shown

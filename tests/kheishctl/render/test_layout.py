@@ -6,32 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.text import (
+from kheishctl.render.layout import (
     Column,
-    Look,
-    ago,
-    clean,
-    clock,
-    duration,
-    facts,
+    Display,
+    count_columns,
     fit,
     fold,
-    json_safe,
-    money,
-    one_line,
+    format_pairs,
+    format_record,
+    format_table,
     paint,
-    properties,
-    size,
-    stamp,
-    styles_only,
-    table,
-    unstyled,
-    width,
+    sanitise_styled,
+    strip_styles,
 )
+from kheishctl.render.units import (
+    format_age,
+    format_duration,
+    format_local,
+    format_money,
+    format_size,
+    format_utc,
+)
+from protocol.text import escape_json, one_line, sanitise
 
 NOW = 1_795_000_000_000
-PIPE = Look(None, False, NOW)
-WIDE = Look(80, False, NOW)
+PIPE = Display(None, False, NOW)
+WIDE = Display(80, False, NOW)
 
 EVERYTHING = st.text(st.characters(exclude_categories=[]))
 
@@ -39,38 +39,38 @@ EVERYTHING = st.text(st.characters(exclude_categories=[]))
 @given(EVERYTHING)
 def test_clean_leaves_nothing_that_acts(text: str) -> None:
     """No control but tab and newline, no mark that reorders text, nothing that cannot be encoded."""
-    for character in clean(text):
+    for character in sanitise(text):
         assert character in "\t\n" or (ord(character) >= 0x20 and not 0x7F <= ord(character) < 0xA0)
         assert character not in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    clean(text).encode()
+    sanitise(text).encode()
 
 
 @given(EVERYTHING, EVERYTHING)
 def test_clean_works_piece_by_piece(one: str, other: str) -> None:
     """A text that comes in pieces is as harmless as the whole."""
-    assert clean(one) + clean(other) == clean(one + other)
+    assert sanitise(one) + sanitise(other) == sanitise(one + other)
 
 
 def test_clean_makes_escapes_visible() -> None:
     """An escape sequence is seen, not obeyed."""
-    assert clean("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
+    assert sanitise("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\xad", "\u2060", "\ufeff", "\U000e0001", "\U000e0041"])
 def test_clean_makes_what_nobody_sees_visible(hidden: str) -> None:
     """Who approves a command sees that there is more of it; joiners, which scripts need, stay."""
-    assert clean(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
-    safe = json_safe(json.dumps(hidden, ensure_ascii=False))
+    assert sanitise(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
+    safe = escape_json(json.dumps(hidden, ensure_ascii=False))
     assert (safe.isascii(), json.loads(safe)) == (True, hidden)
-    assert clean("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
+    assert sanitise("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
 
 
 @given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
 def test_fold_keeps_everything(text: str, columns: int) -> None:
     """No line is longer than there is room for, and nothing of the text is lost."""
-    lines = fold(clean(text), columns)
-    assert "".join(lines) == clean(text).replace("\n", "")
-    assert all(width(line) <= columns for line in lines)
+    lines = fold(sanitise(text), columns)
+    assert "".join(lines) == sanitise(text).replace("\n", "")
+    assert all(count_columns(line) <= columns for line in lines)
 
 
 def test_fold_lines() -> None:
@@ -82,14 +82,14 @@ def test_fold_lines() -> None:
 
 def test_unstyled() -> None:
     """Styles are left out, and of a line that was written over what is there last; the rest is as it was."""
-    assert unstyled("\x1b[1;32mok\x1b[0m 10%\r 20%\r\n\x1b[2Jx\r") == " 20%\n\x1b[2Jx"
+    assert strip_styles("\x1b[1;32mok\x1b[0m 10%\r 20%\r\n\x1b[2Jx\r") == " 20%\n\x1b[2Jx"
 
 
 def test_styles_only() -> None:
     """A style stays, everything else is made visible."""
-    assert styles_only("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
-    assert styles_only("plain") == "plain"
-    assert styles_only("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
+    assert sanitise_styled("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
+    assert sanitise_styled("plain") == "plain"
+    assert sanitise_styled("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
 
 
 def test_one_line() -> None:
@@ -100,22 +100,22 @@ def test_one_line() -> None:
 @given(EVERYTHING)
 def test_json_safe_means_the_same(text: str) -> None:
     """The document decodes to the same text, and nothing in it acts on a terminal."""
-    safe = json_safe(json.dumps(text, ensure_ascii=False))
+    safe = escape_json(json.dumps(text, ensure_ascii=False))
     assert json.loads(safe) == text
-    assert clean(safe) == safe
+    assert sanitise(safe) == safe
 
 
 def test_width_counts_columns() -> None:
     """Wide characters take two columns, combining ones none."""
-    assert [width("abc"), width("日本"), width("e\u0301")] == [3, 4, 1]
+    assert [count_columns("abc"), count_columns("日本"), count_columns("e\u0301")] == [3, 4, 1]
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"])), st.integers(1, 40))
 def test_fit_never_exceeds(text: str, columns: int) -> None:
     """What was cut fits, and what fits is not cut."""
     cut = fit(text, columns)
-    assert width(cut) <= columns
-    assert cut == text or width(text) > columns
+    assert count_columns(cut) <= columns
+    assert cut == text or count_columns(text) > columns
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_fit_never_exceeds(text: str, columns: int) -> None:
 )
 def test_size(amount: int, said: str) -> None:
     """Bytes in the unit that keeps the number short."""
-    assert size(amount) == said
+    assert format_size(amount) == said
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_size(amount: int, said: str) -> None:
 )
 def test_duration(seconds: float, said: str) -> None:
     """A length of time in its two greatest units."""
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_duration(seconds: float, said: str) -> None:
 )
 def test_ago(before_s: int, said: str) -> None:
     """How long ago, or in how long."""
-    assert ago(NOW - before_s * 1000, NOW) == said
+    assert format_age(NOW - before_s * 1000, NOW) == said
 
 
 def test_times() -> None:
     """Machines get UTC to the millisecond, people their own clock to the second."""
-    assert stamp(1_000_000_123) == "1970-01-12T13:46:40.123Z"
-    assert len(clock(NOW)) == len("2026-11-20 10:00:00")
+    assert format_utc(1_000_000_123) == "1970-01-12T13:46:40.123Z"
+    assert len(format_local(NOW)) == len("2026-11-20 10:00:00")
 
 
 def test_paint_only_when_on() -> None:
@@ -166,7 +166,7 @@ ROWS = [{"name": "日本\n\x1b", "size": 2048, "at": NOW - 60_000}, {"name": "b"
 
 def test_table_for_a_terminal() -> None:
     """Titles, aligned columns, ages; numbers to the right."""
-    assert table(ROWS, COLUMNS, WIDE).splitlines() == [
+    assert format_table(ROWS, COLUMNS, WIDE).splitlines() == [
         "NAME       SIZE  WHEN",
         "日本 ␛  2.0 KiB  1 min ago",
         "b           1 B  now",
@@ -175,28 +175,31 @@ def test_table_for_a_terminal() -> None:
 
 def test_table_for_a_pipe() -> None:
     """Values separated by tabs, whole and exact, without titles."""
-    assert table(ROWS, COLUMNS, PIPE).splitlines() == [
-        f"日本 ␛\t2048\t{stamp(NOW - 60_000)}",
-        f"b\t1\t{stamp(NOW)}",
+    assert format_table(ROWS, COLUMNS, PIPE).splitlines() == [
+        f"日本 ␛\t2048\t{format_utc(NOW - 60_000)}",
+        f"b\t1\t{format_utc(NOW)}",
     ]
 
 
 def test_table_is_cut_to_the_width() -> None:
     """A line is never longer than the terminal is wide."""
     rows = [{"name": "x" * 200, "size": 1, "at": NOW}]
-    assert all(width(line) <= 40 for line in table(rows, COLUMNS, Look(40, False, NOW)).splitlines())
+    assert all(
+        count_columns(line) <= 40
+        for line in format_table(rows, COLUMNS, Display(40, False, NOW)).splitlines()
+    )
 
 
 def test_table_without_rows() -> None:
     """A person is told; a pipe gets nothing."""
-    assert table([], COLUMNS, WIDE, "None yet.") == "None yet."
-    assert table([], COLUMNS, PIPE, "None yet.") == ""
+    assert format_table([], COLUMNS, WIDE, "None yet.") == "None yet."
+    assert format_table([], COLUMNS, PIPE, "None yet.") == ""
 
 
 def test_properties_leave_out_what_is_missing() -> None:
     """Only what has a value is shown, on one line each."""
-    assert properties([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
-    assert properties([("a", "1")], PIPE) == "a\t1"
+    assert format_pairs([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
+    assert format_pairs([("a", "1")], PIPE) == "a\t1"
 
 
 @pytest.mark.parametrize(
@@ -213,21 +216,24 @@ def test_properties_leave_out_what_is_missing() -> None:
 )
 def test_money(micros: int, said: str) -> None:
     """At least cents, and whatever is smaller where there is something."""
-    assert money({"micros": micros, "currency": "USD"}) == said
-    assert money(None) is None
+    assert format_money({"micros": micros, "currency": "USD"}) == said
+    assert format_money(None) is None
 
 
 def test_facts_say_amounts_as_people_do() -> None:
     """One of a run, one for each currency of a session."""
     cost = {"micros": 500_000, "currency": "EUR"}
-    assert facts({"cost": cost, "costs": [cost, cost]}, PIPE) == "cost\t0.50 EUR\ncosts\t0.50 EUR, 0.50 EUR"
+    assert (
+        format_record({"cost": cost, "costs": [cost, cost]}, PIPE)
+        == "cost\t0.50 EUR\ncosts\t0.50 EUR, 0.50 EUR"
+    )
 
 
 def test_facts_say_what_tokens_cost() -> None:
     """A price of nothing is said, one that is not there is not."""
     prices = {"currency": "EUR", "input": 3_000_000, "output": 0}
-    assert facts({"prices": prices}, PIPE) == "prices\t3.00 EUR in, 0.00 EUR out"
-    cached = facts({"prices": prices | {"cached_input": 75_000}}, PIPE)
+    assert format_record({"prices": prices}, PIPE) == "prices\t3.00 EUR in, 0.00 EUR out"
+    cached = format_record({"prices": prices | {"cached_input": 75_000}}, PIPE)
     assert cached == "prices\t3.00 EUR in, 0.075 EUR cached, 0.00 EUR out"
 
 
@@ -241,8 +247,8 @@ def test_facts_read_best() -> None:
         "deep": {"k": 1, "deeper": {"n": 2}, "nothing": []},
         "none": None,
     }
-    assert facts(record, PIPE).splitlines() == [
-        f"x_at_ms\t{stamp(NOW)}",
+    assert format_record(record, PIPE).splitlines() == [
+        f"x_at_ms\t{format_utc(NOW)}",
         "y_bytes\t1024",
         "on\tyes",
         "names\ta, b",
@@ -250,4 +256,4 @@ def test_facts_read_best() -> None:
         'deep.deeper\t{"n": 2}',
         "deep.nothing\t[]",
     ]
-    assert "1.0 KiB" in facts(record, WIDE)
+    assert "1.0 KiB" in format_record(record, WIDE)

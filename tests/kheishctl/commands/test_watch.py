@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheishctl import exits
-from kheishctl.commands.watching import PROMPT
+from kheishctl.commands.watch import PROMPT
 from tests.support.asked import waits, writes
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon, short_home

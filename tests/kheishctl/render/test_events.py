@@ -9,30 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl import __version__
-from kheishctl.render import (
-    answer_text,
-    delta_line,
-    event_line,
-    event_summary,
-    history,
-    item_text,
-    message_text,
-    outcome,
-    status,
-    status_word,
-)
-from kheishctl.text import Look, clean
+from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.events import format_delta, format_event, summarize_event
+from kheishctl.render.layout import Display
+from kheishctl.render.messages import format_history, format_item, format_message, join_answer_text
+from kheishctl.render.run import describe_outcome, paint_status
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.objects.daemon import DaemonStatus
 from protocol.objects.run import SETTLED
+from protocol.text import sanitise
 from protocol.transcript import Item, Text, text_of
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
-PIPE = Look(None, False, NOW)
-WIDE = Look(100, False, NOW)
-COLORED = Look(100, True, NOW)
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
+COLORED = Display(100, True, NOW)
 
 
 def event(type_: str, **fields: Any) -> dict[str, Any]:
@@ -46,15 +39,15 @@ def test_every_event_is_one_line(variant: type, full: bool) -> None:
     """Each type of event there is has a line, with all its fields or only the required ones."""
     line = sample(Envelope, full=full) | sample(variant, full=full)
     for look in (PIPE, WIDE, COLORED):
-        assert "\n" not in event_line(line, look)
-    assert line["type"] in event_line(line, PIPE).split("\t")
+        assert "\n" not in format_event(line, look)
+    assert line["type"] in format_event(line, PIPE).split("\t")
 
 
 def test_events_that_are_not_known_come_as_they_are() -> None:
     """A type of a later version, and a known type in a shape of another, are shown as JSON."""
-    assert event_summary(event("tool_called", name="bash")) == '{"name": "bash"}'
-    assert event_summary(event("run_started", begun=3)) == '{"begun": 3}'
-    assert event_summary(event("something")) == ""
+    assert summarize_event(event("tool_called", name="bash")) == '{"name": "bash"}'
+    assert summarize_event(event("run_started", begun=3)) == '{"begun": 3}'
+    assert summarize_event(event("something")) == ""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +103,7 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
         ),
         (event("task_started", task_id="t1", pid=7, started=1), "t1 as process 7"),
         (event("task_stop_requested", task_id="t1", actor="uid:7", note="no"), "t1 by uid:7: no"),
-        (event("task_stalled", task_id="t1"), "t1 wrote a question and waits"),
+        (event("task_stalled", task_id="t1"), "t1 printed a question and waits for input"),
         (
             event("task_ended", task_id="t1", status="failed", terminal_reason="exited", exit_code=2),
             "t1 failed, exited with exit code 2",
@@ -120,7 +113,7 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
 )
 def test_what_tools_and_people_do_is_said(line: dict[str, Any], says: str) -> None:
     """A call's way, from its verdict to its result, can be read line by line."""
-    assert event_summary(line) == says
+    assert summarize_event(line) == says
 
 
 def test_event_lines() -> None:
@@ -128,19 +121,19 @@ def test_event_lines() -> None:
     ended = event(
         "run_ended", run_id="run_ABCDEF", outcome="failed", error={"reason": "x", "message": "no\nkey"}
     )
-    assert event_line(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
-    assert event_line(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
-    assert "\x1b[36mrun ended\x1b[0m" in event_line(ended, COLORED)
+    assert format_event(ended, PIPE).split("\t")[2:] == ["run_ABCDEF", "run_ended", "failed: no key"]
+    assert format_event(ended, WIDE).endswith("7  …ABCDEF  run ended           failed: no key")
+    assert "\x1b[36mrun ended\x1b[0m" in format_event(ended, COLORED)
     stopped = event("daemon_stopped", note="SIGTERM", session_id=None)
-    assert event_line(stopped, WIDE).endswith("7  daemon   daemon stopped      SIGTERM")
+    assert format_event(stopped, WIDE).endswith("7  daemon   daemon stopped      SIGTERM")
 
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_events_cannot_act(text: str) -> None:
     """Whatever somebody said, its event is one harmless line."""
     said = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
-    for line in (event_line(said, PIPE), event_line(said, WIDE), delta_line({"text": text}, PIPE)):
-        assert clean(line) == line
+    for line in (format_event(said, PIPE), format_event(said, WIDE), format_delta({"text": text}, PIPE)):
+        assert sanitise(line) == line
         assert "\n" not in line
 
 
@@ -148,25 +141,25 @@ def test_events_cannot_act(text: str) -> None:
 def test_every_item_has_words(variant: type) -> None:
     """Each kind of item can be shown; reasoning says nothing."""
     item = sample(variant, full=True)
-    assert bool(item_text(item)) is (item["kind"] != "thinking")
+    assert bool(format_item(item)) is (item["kind"] != "thinking")
 
 
 def test_items_of_a_later_version() -> None:
     """A kind that is not known is at least named."""
-    assert item_text({"kind": "video"}) == "[video]"
+    assert format_item({"kind": "video"}) == "[video]"
 
 
 @given(st.lists(st.text()))
 def test_answer_text_is_what_was_streamed(texts: list[str]) -> None:
     """The text of an answer counts as the daemon counts it."""
     items: list[Any] = [Text(text) for text in texts]
-    assert answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
+    assert join_answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
 
 
 def test_message_text() -> None:
     """The parts of a message, one after the other."""
     items = [{"kind": "text", "text": "a"}, {"kind": "tool_call", "name": "bash", "arguments": {"x": 1}}]
-    assert message_text({"items": items}) == 'a\n[calls bash {"x": 1}]'
+    assert format_message({"items": items}) == 'a\n[calls bash {"x": 1}]'
 
 
 def test_history() -> None:
@@ -183,11 +176,11 @@ def test_history() -> None:
             "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
         },
     ]
-    shown = history(messages, WIDE)
+    shown = format_history(messages, WIDE)
     assert shown.startswith("ada ")
     assert "hi␛" in shown
     assert "(stopped)" in shown
-    assert [line.split("\t")[1:] for line in history(messages, PIPE).splitlines()] == [
+    assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
         ["user", "hi␛"],
         ["assistant", "he"],
     ]
@@ -196,46 +189,48 @@ def test_history() -> None:
 def test_status() -> None:
     """Version, counts, disk; health in one word, or warnings with what to do."""
     result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
-    assert status(result, WIDE).endswith("healthy")
-    assert "healthy" not in status(result, PIPE)
-    assert "1 approval, 1 question, 1 call in doubt" in status(result, WIDE)
+    assert format_daemon_status(result, WIDE).endswith("healthy")
+    assert "healthy" not in format_daemon_status(result, PIPE)
+    assert "1 approval, 1 question, 1 call in doubt" in format_daemon_status(result, WIDE)
     counts = result["counts"] | {"approvals": 2, "questions": 0, "indoubts": 3}
-    assert "2 approvals, 3 calls in doubt" in status(result | {"counts": counts}, PIPE)
+    assert "2 approvals, 3 calls in doubt" in format_daemon_status(result | {"counts": counts}, PIPE)
     for name in ("approvals", "questions", "indoubts"):
         del counts[name]
-    assert "waiting" not in status(result | {"counts": counts}, PIPE)
-    ill = status(result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE)
+    assert "waiting" not in format_daemon_status(result | {"counts": counts}, PIPE)
+    ill = format_daemon_status(
+        result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE
+    )
     assert "the daemon is version 9.9" in ill
-    assert "takes no new work" in ill
+    assert "accepts no new work" in ill
     assert ill.endswith("warning: the disk is nearly full")
 
 
 def test_status_word() -> None:
     """Colored where there is color."""
-    assert status_word("failed", WIDE) == "failed"
-    assert status_word("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
+    assert paint_status("failed", WIDE) == "failed"
+    assert paint_status("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
 
 
 def test_who_waits_is_told_where_to_look() -> None:
     """The sentence about a run that waits is a command, too."""
     for name, command in (("approval", "approval list"), ("user_question", "question list")):
-        sentence = outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
+        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
         assert sentence.endswith(f"kheishctl {command} --run run_1")
 
 
 @pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
 def test_every_status_has_a_sentence(name: str) -> None:
     """Only success needs none."""
-    assert bool(outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
+    assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
 
 
 def test_a_failure_names_its_reason() -> None:
     """The error's message is in the sentence, harmless."""
     run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
-    assert outcome(run) == "the run failed: no key␛[2J"
+    assert describe_outcome(run) == "the run failed: no key␛[2J"
 
 
 def test_delta_line_is_one_line() -> None:
     """A piece of text keeps its newlines as JSON."""
-    line = delta_line({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
+    line = format_delta({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
     assert line.split("\t") == ["r", "text", "3", json.dumps("a\nb")]

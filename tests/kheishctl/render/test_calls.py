@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl.calls import MAX_ABOUT_CHARACTERS, MAX_TAIL_CHARACTERS, Tail, about, first_lines
-from kheishctl.text import one_line
+from kheishctl.render.calls import (
+    MAX_SUMMARY_CHARACTERS,
+    MAX_TAIL_CHARACTERS,
+    Tail,
+    summarize_arguments,
+    take_first_lines,
+)
+from protocol.text import one_line
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=[])),
@@ -34,23 +40,23 @@ ANYTHING = st.recursive(
 )
 def test_about(arguments: Any, line: str) -> None:
     """What a call works on comes first and needs no name; large values are not written out."""
-    assert about(arguments) == line
+    assert summarize_arguments(arguments) == line
 
 
 @given(ANYTHING)
 def test_about_is_one_harmless_line(arguments: Any) -> None:
     """Whatever a model asks for."""
-    line = about({"command": "x", "y": arguments, str(arguments): 1})
+    line = summarize_arguments({"command": "x", "y": arguments, str(arguments): 1})
     assert one_line(line) == line
-    assert len(line) <= MAX_ABOUT_CHARACTERS
+    assert len(line) <= MAX_SUMMARY_CHARACTERS
 
 
 def test_what_is_huge_takes_no_time() -> None:
     """Megabytes of arguments and of output are not looked at."""
     huge = "\x1b" * 10_000_000
     began = time.process_time()
-    assert about({"command": huge, "more": [huge], "name": huge}).startswith("␛␛")
-    assert first_lines(huge, 3)
+    assert summarize_arguments({"command": huge, "more": [huge], "name": huge}).startswith("␛␛")
+    assert take_first_lines(huge, 3)
     tail = Tail()
     tail.add(huge)
     assert len(tail.lines(3)[0]) == MAX_TAIL_CHARACTERS
@@ -59,8 +65,8 @@ def test_what_is_huge_takes_no_time() -> None:
 
 def test_first_lines() -> None:
     """Those that say something."""
-    assert first_lines("\n\n a\x1b[1mb\x1b[0m \x07\n\nc\nd\ne", 3) == ["ab ␇", "c", "d"]
-    assert first_lines("", 3) == []
+    assert take_first_lines("\n\n a\x1b[1mb\x1b[0m \x07\n\nc\nd\ne", 3) == ["ab ␇", "c", "d"]
+    assert take_first_lines("", 3) == []
 
 
 def test_the_tail_is_what_a_terminal_would_show() -> None:

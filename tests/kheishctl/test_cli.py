@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from kheishctl import exits
 from kheishctl.__main__ import ENTRIES, root
-from kheishctl.client import Failure, Refused
-from kheishctl.verb import App, Duration, LazyGroup, _starting, colored, given, note_more, noun, verb
+from kheishctl.cli import App, LazyGroup, command, make_group, note_next_page, use_color
+from kheishctl.client import Failure, RequestRefused
+from kheishctl.options import Duration, drop_unset, filter_plain_names
 from protocol.rpc.catalogue import METHODS
 from tests.support.ctl import Ctl
 from tests.support.daemons import Daemon
@@ -118,7 +119,25 @@ def test_help_is_fast_to_make() -> None:
         for name, _, summary in rows:
             assert name in result.output
             assert summary in result.output
-    assert "124  the time given is over" in result.output
+    assert "124  timed out waiting" in result.output
+
+
+@pytest.mark.parametrize("noun", ["session", "run", "conversation", "definition", "route"])
+def test_get_is_a_hidden_alias_of_show(noun: str) -> None:
+    """The former name of a command still works, and no help mentions it."""
+    group = root.get_command(click.Context(root), noun)
+    assert isinstance(group, click.Group)
+    ctx = click.Context(group)
+    assert group.get_command(ctx, "get") is group.get_command(ctx, "show")
+    assert "get" not in group.list_commands(ctx)
+
+
+def test_a_refusal_hints_at_a_command(ctl: Ctl) -> None:
+    """The hint names a command for the same daemon, as text and as JSON."""
+    done = ctl("run", "show", "run_0")
+    assert done.err.endswith(f"  hint: kheishctl --home {ctl.home} run list\n")
+    error = ctl("run", "show", "run_0", "--json").json["error"]
+    assert error["data"]["hint"] == f"kheishctl --home {ctl.home} run list"
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
@@ -176,7 +195,7 @@ def test_the_home_of_the_environment(daemon: Daemon) -> None:
 
 def run(function: Any, *line: str) -> Any:
     """Run a command made of a function."""
-    return CliRunner().invoke(verb(None, "x", help="x")(function), line)
+    return CliRunner().invoke(command(None, "x", help="x")(function), line)
 
 
 def raising(error: BaseException) -> Any:
@@ -190,7 +209,7 @@ def raising(error: BaseException) -> Any:
 
 def test_failures_become_messages() -> None:
     """A failure is one line on standard error, with its hint, and its exit code."""
-    refused = Refused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
+    refused = RequestRefused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
     result = run(raising(refused))
     assert (result.exit_code, result.stdout) == (exits.FAILED, "")
     assert result.stderr == "kheishctl: no␛\n  hint: ask\n"
@@ -231,13 +250,13 @@ def test_ctrl_c_has_its_own_code() -> None:
 def test_a_command_to_be_typed(home: str | None, path: str | None, line: str) -> None:
     """It goes to the same daemon, and means what it says to a shell; nothing in it acts."""
     app = App(home, path, as_json=False)
-    assert app.typed("send", "a b") == line
-    assert app.typed("send", "a\x1b\nb").endswith("send 'a␛ b'")
+    assert app.command_line("send", "a b") == line
+    assert app.command_line("send", "a\x1b\nb").endswith("send 'a␛ b'")
 
 
 def test_given_leaves_out_what_was_not() -> None:
     """Only what the command line says is sent; a zero was said."""
-    assert given(a=None, b=False, c=(), d="", e=0, f="x", g=[]) == {"e": 0, "f": "x"}
+    assert drop_unset(a=None, b=False, c=(), d="", e=0, f="x", g=[]) == {"e": 0, "f": "x"}
 
 
 @pytest.mark.parametrize(
@@ -298,9 +317,9 @@ def test_completion_asks_the_daemon(daemon: Daemon, ctl: Ctl, sender: str) -> No
     home = str(daemon.home)
     assert completions("send", "def", home=home) == ["default"]
     assert sender in completions("send", "--as", sender[:7], home=home)
-    assert completions("session", "get", sent["session_id"][:-1], home=home) == [sent["session_id"]]
-    assert completions("run", "get", sent["run_id"][:-1], home=home) == [sent["run_id"]]
-    assert completions("--home", home, "route", "get", "off", home="/nowhere") == ["offline"]
+    assert completions("session", "show", sent["session_id"][:-1], home=home) == [sent["session_id"]]
+    assert completions("run", "show", sent["run_id"][:-1], home=home) == [sent["run_id"]]
+    assert completions("--home", home, "route", "show", "off", home="/nowhere") == ["offline"]
 
 
 def test_completion_without_a_daemon_is_empty(tmp_path: Any) -> None:
@@ -338,7 +357,7 @@ def test_completion_leaves_out_names_that_mean_something_to_a_shell(name: str) -
     """A shell puts what it is offered on its command line as it is."""
     inside = f"a{name}b" if name != "-x" else name
     rows = [{"sender": each} for each in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
-    assert list(_starting(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
+    assert list(filter_plain_names(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
 
 
 class Terminal(io.StringIO):
@@ -356,7 +375,7 @@ def test_nothing_but_styles_acts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
     app = App(None, None, as_json=False)
     app.say("\x1b[1mbold\x1b[0m \x1b]52;c;ZXZpbA==\x07 \x9b2J")
     assert out.getvalue() == "\x1b[1mbold\x1b[0m ␛]52;c;ZXZpbA==␇ \N{REPLACEMENT CHARACTER}2J\n"
-    note_more(app, "default\n$(id)\x1b]0;x\x07")
+    note_next_page(app, "default\n$(id)\x1b]0;x\x07")
     assert "more: --after 'default\n$(id)␛]0;x␇', or --all" in err.getvalue()
     monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
     app.say("\x1b[2J")
@@ -367,17 +386,17 @@ def test_color(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only on a terminal that has colors, and never with NO_COLOR."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert colored(True)
-    assert not colored(False)
+    assert use_color(True)
+    assert not use_color(False)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not colored(True)
+    assert not use_color(True)
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert not colored(True)
+    assert not use_color(True)
 
 
 def test_noun_is_a_group() -> None:
     """A group shows its help when called alone."""
-    group = noun("thing", "Things.")
+    group = make_group("thing", "Things.")
     result = CliRunner().invoke(group, ["--help"])
     assert "Things." in result.output

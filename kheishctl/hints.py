@@ -1,0 +1,30 @@
+"""Commands that help after a refusal.
+
+The daemon's messages name no commands of kheishctl, because every client shows them.
+"""
+
+HINTS: dict[str, tuple[str, ...]] = {
+    "agent_not_found": ("definition", "list"),
+    "answer_invalid": ("question", "show", "QUESTION"),
+    "approval_not_found": ("approval", "list"),
+    "artifact_not_found": ("run", "debug", "RUN"),
+    "conversation_not_found": ("conversation", "list"),
+    "debug_not_found": ("send", "--debug", "redacted"),
+    "grant_not_found": ("permission", "list"),
+    "indoubt_not_found": ("indoubt", "list"),
+    "input_contract_violated": ("session", "show", "SESSION"),
+    "internal_error": ("daemon", "logs"),
+    "method_not_found": ("call", "rpc.discover"),
+    "question_not_found": ("question", "list"),
+    "route_not_found": ("route", "list"),
+    "run_not_found": ("run", "list"),
+    "session_busy": ("run", "list", "--active"),
+    "session_not_found": ("session", "list"),
+    "storage_failed": ("daemon", "logs"),
+    "task_not_found": ("task", "list"),
+    "token_invalid": ("token", "create"),
+    "token_limit": ("token", "list"),
+    "token_missing": ("token", "create"),
+    "token_not_found": ("token", "list"),
+}
+"""The words of a command for each reason that has one; words in capitals are placeholders."""

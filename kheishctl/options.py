@@ -1,0 +1,285 @@
+"""Options and argument types that several commands share, and completion by the daemon's names."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kheishctl.cli import make_app
+from kheishctl.client import Client, Failure
+from kheishctl.contract import MAX_PAGE_ROWS, Json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Completion.
+
+# A key press waits at most this long for the daemon's names.
+COMPLETION_SECONDS = 0.3
+
+COMPLETIONS: dict[str, tuple[str, Json, str, str]] = {
+    "agents": ("definition.list", {"limit": 500}, "definitions", "name"),
+    "routes": ("route.list", {"limit": 500}, "routes", "route_id"),
+    "sessions": ("session.list", {"limit": 100}, "sessions", "session_id"),
+    "runs": ("run.list", {"limit": 100}, "runs", "run_id"),
+    "open_runs": ("run.list", {"limit": 100, "active": True}, "runs", "run_id"),
+    "senders": ("conversation.list", {"limit": 500}, "conversations", "sender"),
+    "tokens": ("token.list", {"limit": 500}, "tokens", "token_id"),
+    "approvals": ("approval.list", {"limit": 100}, "approvals", "approval_id"),
+    "questions": ("question.list", {"limit": 100}, "questions", "question_id"),
+    "tasks": ("task.list", {"limit": 100}, "tasks", "task_id"),
+    "indoubts": ("indoubt.list", {"limit": 100}, "indoubts", "indoubt_id"),
+}
+"""The source of each kind of name: a method, its params, the list in its result, the field with the name."""
+
+# Characters without a meaning in any shell. Bash inserts a completion as it is: a sender called '$(reboot)',
+# which anyone with the right to send may choose, would need only the Enter key.
+_PLAIN = re.compile(r"[\w.@:,/+][\w.@:,/+-]*")
+
+
+def complete(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return a completer that asks the daemon for names; it offers none if the daemon does not answer."""
+
+    def complete_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        method, params, plural, field = COMPLETIONS[kind]
+        try:
+            with Client.dial(make_app(ctx).path, COMPLETION_SECONDS) as connection:
+                rows: Iterable[Json] = connection.call(method, params, timeout_s=COMPLETION_SECONDS)[plural]
+            return list(dict.fromkeys(filter_plain_names(rows, field, incomplete)))
+        except (Failure, OSError, LookupError, TypeError):
+            return []
+
+    return complete_names
+
+
+def filter_plain_names(rows: Iterable[Json], field: str, incomplete: str) -> Iterator[str]:
+    """Yield the names that start with the typed text and have no meaning to a shell."""
+    for row in rows:
+        name = str(row[field])
+        if name.startswith(incomplete) and _PLAIN.fullmatch(name):
+            yield name
+
+
+# Argument types.
+
+
+class Duration(click.ParamType[float]):
+    """A length of time in seconds: ``90``, ``90s``, ``15m``, ``12h``, ``30d``."""
+
+    name = "duration"
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds. Errors: a usage error that names the valid forms."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        number, unit = (value[:-1], value[-1]) if value and value[-1] in self.units else (value, "s")
+        try:
+            seconds = float(number) * self.units[unit]
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < inf:
+            self.fail(f"{value!r} is not a length of time such as 90s, 15m, 12h or 30d", param, ctx)
+        return seconds
+
+
+class Amount(click.ParamType[float]):
+    """A positive amount of money in units of a currency: ``0.5``."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the amount. Errors: a usage error unless it is a finite number above 0."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = 0.0
+        if not 0 < amount < inf:
+            self.fail(f"{value!r} is not an amount such as 0.5", param, ctx)
+        return amount
+
+
+class JsonValue(click.ParamType[Any]):
+    """A JSON value. The daemon validates its shape."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value. Errors: a usage error if the text is not JSON."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            self.fail(f"it is not JSON: {error}", param, ctx)
+
+
+class SchemaFile(click.ParamType[Json]):
+    """A file with a JSON object, such as a JSON Schema. The daemon validates the schema."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Json:
+        """Return the object. Errors: a usage error if the file cannot be read or holds no object."""
+        if isinstance(value, dict):
+            return value
+        try:
+            content = json.loads(Path(value).read_bytes())
+        except OSError as error:
+            self.fail(f"{value}: {error.strerror}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value} is not JSON: {error}", param, ctx)
+        if not isinstance(content, dict):
+            self.fail(f"{value} does not hold a JSON object", param, ctx)
+        return content
+
+
+# Params.
+
+
+def drop_unset(**params: Any) -> Json:
+    """Return the params without those that are None, False or empty; a zero stays."""
+    return {
+        name: value
+        for name, value in params.items()
+        if value is not None and value is not False and value not in ((), [], "")
+    }
+
+
+def make_contract(schema: Json | None, **limits: Any) -> Json | None:
+    """Return the contract param of a schema; None without a schema."""
+    if schema is None:
+        return None
+    return {"schema": schema, **{name: value for name, value in limits.items() if value is not None}}
+
+
+def parse_pairs(values: tuple[str, ...]) -> Json:
+    """Return ``KEY=VALUE`` words as an object. Errors: a usage error that names the invalid word."""
+    for value in values:
+        if "=" not in value:
+            raise click.UsageError(f"{value!r} is not of the form KEY=VALUE")
+    return dict(value.split("=", 1) for value in values)
+
+
+# Options.
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Combine several options into one decorator; the help shows them in this order."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def name_option(name: str, field: str, kind: str, help_text: str, **attrs: Any) -> Callable[[F], F]:
+    """Return an option whose value is completed by the daemon's names."""
+    metavar = name.removeprefix("--").upper()
+    return click.option(name, field, metavar=metavar, shell_complete=complete(kind), help=help_text, **attrs)
+
+
+mutating = options(
+    click.option(
+        "--idempotency-key",
+        metavar="KEY",
+        help="Retry safely: requests with the same key and parameters are executed once (kept for 7 days).",
+    ),
+    click.option("--check", is_flag=True, help="Dry run: report what would happen, change nothing."),
+)
+"""The options of a command that changes something."""
+
+sender_option = click.option(
+    "--as",
+    "sender",
+    metavar="SENDER",
+    shell_complete=complete("senders"),
+    help="The sender (default: user); the same agent and sender continue their conversation.",
+)
+"""The option for the sender of a conversation."""
+
+agent_argument = click.argument(
+    "agent",
+    required=False,
+    shell_complete=complete("agents"),
+    help="The agent (default: the configured default agent).",
+)
+"""The agent of a conversation."""
+
+text_argument = click.argument(
+    "text", nargs=-1, help="The message; without it, or with '-', it is read from standard input."
+)
+"""The text of a message."""
+
+workspace_option = click.option(
+    "--workspace",
+    metavar="DIR",
+    # The daemon has another working directory.
+    callback=lambda ctx, parameter, value: value and os.path.abspath(os.path.expanduser(value)),
+    help="The agent's working directory, within [workspace] root if that is set.",
+)
+"""The option for the working directory of an agent."""
+
+timeout_option = click.option(
+    "--timeout", type=Duration(), metavar="TIME", help="Give up waiting after this long (90s, 15m)."
+)
+"""The option that limits waiting."""
+
+note_option = click.option("--note", help="The reason; it is recorded in the journal.")
+"""The option for the reason of a change."""
+
+metadata_option = click.option(
+    "--metadata", "-m", multiple=True, metavar="KEY=VALUE", help="Attach metadata (repeatable)."
+)
+"""The option for metadata."""
+
+session_filter = name_option("--session", "session_id", "sessions", "Only those of this session.")
+"""The option that limits a list to a session."""
+
+request_filters = options(
+    session_filter, name_option("--run", "run_id", "open_runs", "Only those of this run.")
+)
+"""The options that limit pending requests to a session or a run."""
+
+conversation_filters = options(
+    name_option("--agent", "agent", "agents", "Only those with this agent."),
+    click.option(
+        "--as",
+        "--sender",
+        "sender",
+        metavar="SENDER",
+        shell_complete=complete("senders"),
+        help="Only those of this sender.",
+    ),
+)
+"""The options that limit a list to an agent and a sender."""
+
+paged = options(
+    click.option(
+        "--limit", type=click.IntRange(1, MAX_PAGE_ROWS), metavar="N", help="Maximum rows per page."
+    ),
+    click.option("--after", metavar="NEXT", help="Continue after the page that ended with NEXT."),
+    click.option("--all", "everything", is_flag=True, help="Fetch all pages."),
+)
+"""The options of a list."""
+
+newest_option = click.option("--newest", is_flag=True, help="Start with the newest.")
+"""The option that reads a history from its end."""
+
+oldest_option = click.option("--oldest", is_flag=True, help="Oldest first instead of newest first.")
+"""The option that reverses a list."""
+
+
+def id_argument(field: str, metavar: str, kind: str) -> Callable[[F], F]:
+    """Return the argument that names one object, completed by the daemon's names."""
+    return click.argument(
+        field, metavar=metavar, shell_complete=complete(kind), help=f"The {metavar.lower()}."
+    )
+
+
+session_argument = id_argument("session_id", "SESSION", "sessions")
+run_argument = id_argument("run_id", "RUN", "runs")

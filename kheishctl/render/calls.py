@@ -1,0 +1,72 @@
+"""Tool calls as text: a summary of their arguments, and the end of their output.
+
+Arguments and output may be megabytes long and hold escape sequences. These functions look only at the part
+that is shown, and return sanitised text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kheishctl.render.layout import strip_styles
+from protocol.text import one_line, sanitise
+
+# A summary fits a line of any terminal; this is the part of each argument that it may contain.
+MAX_SUMMARY_CHARACTERS = 400
+MAX_ARGUMENT_CHARACTERS = 200
+
+# The part of an output that is kept, because only its last lines are shown.
+MAX_TAIL_CHARACTERS = 2_000
+
+# Names of arguments that are shown without their name; only the first that is present.
+SUBJECTS = ("command", "path", "file_path", "pattern", "url", "query", "name", "agent", "task")
+
+
+def summarize_arguments(arguments: Any) -> str:
+    """Summarize the arguments of a call on one sanitised line: its subject, then the others by name."""
+    if not isinstance(arguments, Mapping):
+        return ""
+    subject = next((name for name in SUBJECTS if isinstance(arguments.get(name), str)), None)
+    words = [] if subject is None else [str(arguments[subject])[:MAX_ARGUMENT_CHARACTERS]]
+    for name, value in arguments.items():
+        if name != subject:
+            words.append(f"{name[:MAX_ARGUMENT_CHARACTERS]}={_abbreviate(value)}")
+        if sum(map(len, words)) > MAX_SUMMARY_CHARACTERS:
+            break
+    return one_line("  ".join(words)[:MAX_SUMMARY_CHARACTERS])
+
+
+def _abbreviate(value: Any) -> str:
+    match value:
+        case str():
+            return value[:MAX_ARGUMENT_CHARACTERS]
+        case dict():
+            return "{…}" if value else "{}"
+        case list():
+            return f"[{len(value)}]"
+        case None | bool():
+            return {None: "null", True: "true", False: "false"}[value]
+        case _:
+            return str(value)
+
+
+def take_first_lines(text: str, count: int) -> list[str]:
+    """Return the first lines that are not empty, sanitised."""
+    lines = map(one_line, strip_styles(text[: count * MAX_TAIL_CHARACTERS]).split("\n"))
+    return [line for line in lines if line][:count]
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of the output of a call."""
+
+    text: str = ""
+
+    def add(self, text: str) -> None:
+        """Append output and drop all but its end."""
+        self.text = (self.text + text[-MAX_TAIL_CHARACTERS:])[-MAX_TAIL_CHARACTERS:]
+
+    def lines(self, count: int) -> list[str]:
+        """Return the last lines that are not empty, sanitised, as a terminal would show them."""
+        lines = [sanitise(line).expandtabs(4).rstrip() for line in strip_styles(self.text).split("\n")]
+        return [line for line in lines if line][-count:]

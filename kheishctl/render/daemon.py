@@ -1,0 +1,50 @@
+"""The status of the daemon as text."""
+
+from kheishctl import __version__
+from kheishctl.contract import Json
+from kheishctl.render.layout import Display, format_pairs, paint
+from kheishctl.render.units import format_duration, format_size
+from protocol.text import one_line
+
+# The kinds of pending requests in the daemon's counts, with their names for one and for several.
+PENDING = (
+    ("approvals", "approval", "approvals"),
+    ("questions", "question", "questions"),
+    ("indoubts", "call in doubt", "calls in doubt"),
+)
+
+
+def describe_version_difference(version: str) -> str:
+    """Return a sentence that names the versions of the daemon and of this program."""
+    return f"the daemon is version {version}, this kheishctl is {__version__}"
+
+
+def format_daemon_status(result: Json, display: Display) -> str:
+    """Format the daemon's status in a few lines; warnings come last, where people notice them."""
+    counts, disk = result["counts"], result["disk"]
+    version = str(result["version"])
+    # An older daemon does not count pending requests.
+    numbers = [(counts.get(name, 0), one, several) for name, one, several in PENDING]
+    pending = [f"{count} {one if count == 1 else several}" for count, one, several in numbers if count]
+    agent, route = result.get("default_agent", "default"), result.get("default_route", "offline")
+    pairs = [
+        ("daemon", f"version {version}, pid {result['pid']}, up {format_duration(result['uptime_s'])}"),
+        ("home", result["home"]),
+        ("listening", ", ".join(result["listeners"])),
+        ("default", f"agent {agent}, route {route}"),
+        ("sessions", f"{counts['sessions']} in {counts['conversations']} conversations"),
+        ("runs", f"{counts['runs']}, {counts['runs_active']} active, {counts['runs_ready']} ready"),
+        ("waiting", ", ".join(pending)),
+        ("clients", f"{counts['connections']} connected, {counts['subscriptions']} following"),
+        ("disk", f"{format_size(disk['used_bytes'])} used, {format_size(disk['free_bytes'])} free"),
+        ("memory", format_size(result["memory_bytes"])),
+        ("journal", f"at cursor {result['cursor']}"),
+    ]
+    alerts = [] if version == __version__ else [describe_version_difference(version)]
+    if result.get("draining"):
+        alerts.append("The daemon is stopping and accepts no new work.")
+    alerts += [f"warning: {warning}" for warning in result["warnings"]]
+    lines = [paint(one_line(alert), "yellow", display.color) for alert in alerts]
+    if not result["warnings"] and display.width is not None:
+        lines.append(paint("healthy", "green", display.color))
+    return "\n".join([format_pairs(pairs, display), *lines])

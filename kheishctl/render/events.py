@@ -1,0 +1,183 @@
+"""Journal events and live text on one line each.
+
+An event of an unknown type, or of a known type in the shape of another version, is shown as JSON.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kheishctl.contract import ENVELOPE_FIELDS, Json
+from kheishctl.render.layout import Display, fit, paint
+from kheishctl.render.messages import format_message
+from kheishctl.render.pending import format_answers
+from kheishctl.render.units import format_duration, format_local, format_utc
+from protocol.text import escape_json, one_line, sanitise
+
+# Columns for the run or session of an event: the end of an id, where ids differ, or "daemon".
+ORIGIN_COLUMNS = 7
+
+
+def _note(text: object) -> str:
+    return f": {text}" if text else ""
+
+
+def _actor(event: Json) -> str:
+    return f" by {event.get('actor', 'daemon')}"
+
+
+def format_verdict(verdict: Mapping[str, Any]) -> str:
+    """Format the verdict on a call and its source. Not yet sanitised."""
+    call = f"{verdict['tool']} {verdict.get('subject', '')}".rstrip()
+    return f"{call}: {verdict['decision']}, by {verdict['why']}" + _note(verdict.get("note"))
+
+
+def format_task_end(event: Json) -> str:
+    """Format the end of a background shell. Not yet sanitised."""
+    code = f" with exit code {event['exit_code']}" if event.get("exit_code") is not None else ""
+    return f"{event['status']}, {event['terminal_reason']}{code}" + _note(event.get("problem"))
+
+
+def _summarize_approval(event: Json) -> str:
+    remember = event.get("remember", "once")
+    extent = "" if remember == "once" else f" for this {remember}"
+    return (
+        f"{event['decision']}{extent}"
+        + _actor(event)
+        + _note(event.get("note") or event.get("justification"))
+    )
+
+
+def _summarize_task_update(event: Json) -> str:
+    short = ("title", "status", "owner", "blocked_by")
+    changes = [f"{name} {'-' if event[name] is None else event[name]}" for name in short if name in event]
+    changes += [name for name in ("description", "output", "metadata") if name in event]
+    return f"{event['task_id']} {', '.join(changes)}" + _note(event.get("note"))
+
+
+def _summarize_permissions(event: Json) -> str:
+    added = (
+        f"{rule['decision']} {rule['tool']} {rule.get('subject') or ''}" for rule in event.get("add", ())
+    )
+    removed = (f"no rule {rule['tool']} {rule.get('subject') or ''}" for rule in event.get("remove", ()))
+    revoked = (f"no grant {grant_id}" for grant_id in event.get("revoke", ()))
+    return "; ".join([*added, *removed, *revoked])
+
+
+def _summarize_todos(event: Json) -> str:
+    return ", ".join(
+        f"{todo['content']} ({str(todo.get('status', 'pending')).replace('_', ' ')})"
+        for todo in event["todos"]
+    )
+
+
+def _summarize_return(event: Json) -> str:
+    took = f" after {format_duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
+    return f"{event['tool']} {event['how']}{took}" + _note(event["text"])
+
+
+def _summarize_compaction(event: Json) -> str:
+    tokens = f"{event.get('pre_tokens', 0)} to {event.get('post_tokens', 0)} tokens"
+    return f"{event['trigger']} {event['strategy']} up to {event['upto']}, {tokens}"
+
+
+def _as_json(event: Json) -> str:
+    rest = {name: value for name, value in event.items() if name not in ENVELOPE_FIELDS}
+    return json.dumps(rest, ensure_ascii=False) if rest else ""
+
+
+SUMMARIES: dict[str, Callable[[Json], str]] = {
+    "daemon_started": lambda e: (
+        f"version {e['version']}, pid {e['pid']}" + (", after a crash" if e.get("after_crash") else "")
+    ),
+    "daemon_stopped": lambda e: str(e["note"]),
+    "daemon_reloaded": lambda e: "; ".join([f"generation {e['generation']}", *e.get("warnings", ())]),
+    "token_created": lambda e: f"{e['token_id']} {e.get('name', '')}",
+    "token_revoked": lambda e: f"{e['token_id']} {e.get('note', '')}",
+    "session_created": lambda e: f"{e['agent']} as {e.get('sender') or '-'} {e.get('title') or ''}",
+    "session_updated": _as_json,
+    "session_renamed": lambda e: str(e.get("title") or "(no title)"),
+    "session_ended": lambda e: str(e.get("note", "")),
+    "session_imported": lambda e: f"{e['source_events']} events of {e['source_session_id']}",
+    "transcript_imported": lambda e: f"{e['message']['role']}: {format_message(e['message'])}",
+    "conversation_bound": lambda e: f"{e['agent']} as {e['sender']}",
+    "conversation_unbound": lambda e: f"{e['agent']} as {e['sender']}",
+    "input_received": format_message,
+    "run_accepted": lambda e: f"{e['agent']} on {e['pinned']['route']} ({e['pinned']['model']})",
+    "run_started": lambda e: f"start {e['starts']}" + (", alone" if e.get("alone") else ""),
+    "run_released": lambda e: str(e.get("note", "")),
+    "run_ended": lambda e: str(e["outcome"]) + (f": {e['error']['message']}" if e.get("error") else ""),
+    "cancel_requested": lambda e: f"{e['outcome']} {e.get('note', '')}",
+    "model_asked": lambda e: f"turn {e['turn']}, attempt {e['attempt']}",
+    "model_failed": lambda e: f"attempt {e['attempt']}: {e['error']['message']}",
+    "message_appended": lambda e: format_message(e["message"]),
+    "steered": lambda e: f"{e.get('sender') or ''}" + _note(format_message(e)),
+    "calls_judged": lambda e: "; ".join(map(format_verdict, e["verdicts"])),
+    "tool_called": lambda e: f"{e['tool']} {e['call_id']}, attempt {e.get('attempt', 1)}",
+    "tool_observed": lambda e: f"{e['call_id']} {json.dumps(e['evidence'], ensure_ascii=False)}",
+    "tool_returned": _summarize_return,
+    "call_probed": lambda e: f"{e['tool']} {e['call_id']} runs again" + _note(e.get("note")),
+    "approval_requested": lambda e: (
+        f"{e['approval_id']} {e['tool']} {e.get('subject', '')}" + _note(e.get("note"))
+    ),
+    "approval_answered": _summarize_approval,
+    "approval_lapsed": lambda e: f"{e['approval_id']} {e['how']}",
+    "question_asked": lambda e: (
+        f"{e['question_id']} {' / '.join(str(q['question']) for q in e['questions'])}"
+    ),
+    "question_answered": lambda e: (
+        ("declined" if e.get("declined") else format_answers(e["answers"])) + _actor(e)
+    ),
+    "question_lapsed": lambda e: f"{e['question_id']} {e['how']}",
+    "indoubt_opened": lambda e: f"{e['indoubt_id']} {e['tool']}" + _note(e.get("note")),
+    "indoubt_resolved": lambda e: (
+        f"{e['tool']} {e['outcome']}" + _actor(e) + _note(e.get("justification") or e.get("note"))
+    ),
+    "context_compacted": _summarize_compaction,
+    "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
+    "task_created": lambda e: f"{e['task_id']} {e['title']}",
+    "task_updated": _summarize_task_update,
+    "task_deleted": lambda e: str(e["task_id"]),
+    "task_started": lambda e: f"{e['task_id']} as process {e['pid']}",
+    "task_stop_requested": lambda e: str(e["task_id"]) + _actor(e) + _note(e.get("note")),
+    "task_stalled": lambda e: f"{e['task_id']} printed a question and waits for input",
+    "task_ended": lambda e: f"{e['task_id']} {format_task_end(e)}",
+    "permissions_changed": _summarize_permissions,
+    "output_emitted": lambda e: str(e["text"]),
+    "requirement_satisfied": lambda e: str(e["path"]),
+    "todos_written": _summarize_todos,
+    "plan_entered": lambda e: str(e.get("note", "")),
+    "plan_exited": lambda e: str(e.get("summary") or e["content"]),
+}
+"""A summary for every type of event."""
+
+
+def summarize_event(event: Json) -> str:
+    """Summarize an event without its envelope on one sanitised line."""
+    summary = SUMMARIES.get(str(event.get("type")), _as_json)
+    try:
+        return one_line(summary(event))
+    except (LookupError, TypeError, AttributeError):
+        # The event has the shape of another version.
+        return one_line(_as_json(event))
+
+
+def format_event(event: Json, display: Display) -> str:
+    """Format an event on one line: for a terminal cut to its width, for a pipe tab-separated and whole."""
+    cursor, kind, at_ms = event.get("cursor", 0), one_line(str(event.get("type"))), event.get("at_ms", 0)
+    origin = one_line(str(event.get("run_id") or event.get("session_id") or "daemon"))
+    if display.width is None:
+        return "\t".join((str(cursor), format_utc(at_ms), origin, kind, summarize_event(event)))
+    label = kind.replace("_", " ")
+    short = (
+        origin.ljust(ORIGIN_COLUMNS) if len(origin) <= ORIGIN_COLUMNS else f"…{origin[1 - ORIGIN_COLUMNS :]}"
+    )
+    plain = f"{format_local(at_ms)}  {cursor:>6}  {short}  {label:<18}  {summarize_event(event)}"
+    return fit(plain, display.width).replace(label, paint(label, "cyan", display.color), 1)
+
+
+def format_delta(delta: Json, display: Display) -> str:
+    """Format a piece of live text on one line."""
+    text = escape_json(json.dumps(delta.get("text", ""), ensure_ascii=False))
+    line = f"{delta.get('run_id')}\t{delta.get('kind')}\t{delta.get('offset')}\t{text}"
+    return paint(sanitise(line), "dim", display.color)

@@ -1,0 +1,359 @@
+"""Following a session: notifications in, pieces out. Pure.
+
+A follower sees two kinds of notification: durable events, in the order of their cursors, and deltas of live
+text, which arrive at once and may arrive again after a reconnection. It emits every character of an answer
+once:
+
+* An item (one message being written) is identified by its id; its text counts from offset 0.
+* A delta that overlaps the text so far adds its new part. A delta beyond the text so far is ignored, because
+  the durable message will contain everything.
+* A higher attempt, or another item before the first one was finished, voids the text so far:
+  ``AnswerRestart``.
+* The durable message adds the text that the deltas did not contain, and ends the item: ``MessageEnd``.
+
+The output of a running call is live only: the daemon keeps its end. A delta beyond the output so far means
+that a part is missing, so it replaces the output so far.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kheishctl.contract import Json
+from kheishctl.render.calls import summarize_arguments
+from kheishctl.render.events import format_task_end
+from kheishctl.render.messages import format_message, join_answer_text
+from kheishctl.render.pending import format_answers
+from kheishctl.render.pieces import (
+    AnswerRestart,
+    AnswerText,
+    ApprovalClosing,
+    ApprovalOpening,
+    CallOutput,
+    CallRequest,
+    CallResult,
+    CallStart,
+    CallVerdict,
+    DoubtClosing,
+    DoubtOpening,
+    MessageEnd,
+    Notice,
+    Piece,
+    QuestionClosing,
+    QuestionOpening,
+    QueuedInput,
+    ReasoningText,
+    RunEnd,
+    StartedInput,
+    SteerText,
+)
+from kheishctl.render.units import format_duration
+
+FOLLOW_UP_NOTES = {
+    "output_contract": "the answer violates its contract; the agent is asked to correct it",
+    "completion": "a requirement is not met yet; the agent is reminded",
+    "length": "the agent is asked to continue",
+}
+"""Notes on another model call after an answer, by its cause."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call without a result; ``output`` is the attempt and the end offset of its output so far."""
+
+    tool: str
+    summary: str = ""
+    arguments: Json = field(default_factory=dict)
+    verdict: str = ""
+    denial_shown: bool = False
+    output: tuple[int, int] = (0, 0)
+
+
+class StreamFollower:
+    """The state of following one session or run. ``cursor`` is the cursor of the last event."""
+
+    def __init__(self, cursor: int = 0) -> None:
+        self.cursor = cursor
+        self.running: str | None = None
+        self._item: tuple[str, int] | None = None
+        self._text = {"text": "", "thinking": ""}
+        self._inputs: dict[str, tuple[str, str]] = {}
+        self._queued: dict[str, str] = {}
+        self._calls: dict[str, _Call] = {}
+        self._questions: dict[str, list[Json]] = {}
+
+    def learn(self, message: Json) -> None:
+        """Read an earlier message, so that later events about its calls can be understood."""
+        self._add_calls(message)
+
+    def resume(self, run: Json) -> list[Piece]:
+        """Return the running calls of a run that started before this follower."""
+        pieces: list[Piece] = []
+        for record in run.get("calls", ()):
+            call_id = str(record["call_id"])
+            call = self._calls.setdefault(call_id, _Call(str(record["tool"])))
+            if record["state"] == "called":
+                call.output = (int(record.get("attempt", 1)), 0)
+                pieces.append(CallStart(call_id, call.tool, call.summary, int(record["called_at_ms"])))
+        return pieces
+
+    def feed(self, method: str, params: Json) -> list[Piece]:
+        """Return the pieces of one notification."""
+        match method:
+            case "journal.event":
+                return self._read_event(int(params["cursor"]), params["event"])
+            case "journal.synced":
+                self.cursor = max(self.cursor, int(params["cursor"]))
+            case "journal.delta":
+                return self._read_delta(params)
+            case "journal.gap":
+                self.cursor = max(self.cursor, int(params["to"]))
+                return [Notice("a part of the history was pruned")]
+            case _:
+                pass  # A later version added this notification.
+        return []
+
+    # Events.
+
+    def _read_event(self, cursor: int, event: Json) -> list[Piece]:
+        if cursor <= self.cursor:
+            return []
+        self.cursor = cursor
+        run_id = str(event.get("run_id") or "")
+        match event.get("type"):
+            case "input_received":
+                sender = str(event.get("guest") or event.get("sender") or "")
+                self._inputs[str(event["input_id"])] = (format_message(event), sender)
+            case "run_accepted":
+                return self._accept_run(run_id, str(event["input_id"]))
+            case "run_started":
+                return self._start_run(run_id)
+            case "model_asked":
+                return self._start_item(str(event["item_id"]), int(event["attempt"]))
+            case "message_appended":
+                return self._end_item(event)
+            case "run_ended":
+                return self._end_run(run_id, event)
+            case "steered":
+                return [SteerText(format_message(event), str(event.get("sender") or ""))]
+            case "calls_judged":
+                return self._judge_calls(event)
+            case kind if "call_id" in event:
+                return self._read_call_event(str(kind), event)
+            case _:
+                return _notices(event)
+        return []
+
+    def _accept_run(self, run_id: str, input_id: str) -> list[Piece]:
+        if input_id not in self._inputs:
+            return []
+        self._queued[run_id] = input_id
+        text, sender = self._inputs[input_id]
+        return [QueuedInput(text, sender, run_id)]
+
+    def _start_run(self, run_id: str) -> list[Piece]:
+        self.running = run_id
+        pending = self._inputs.pop(self._queued.pop(run_id, ""), None)
+        return [] if pending is None else [StartedInput(*pending, run_id)]
+
+    def _end_run(self, run_id: str, event: Json) -> list[Piece]:
+        pieces = self._start_run(run_id) if run_id in self._queued else []
+        self.running = None
+        self._calls.clear()
+        error: Any = event.get("error") or {}
+        return [*pieces, RunEnd(run_id, str(event["outcome"]), str(error.get("message", "")))]
+
+    # The answer.
+
+    def _start_item(self, item_id: str, attempt: int) -> list[Piece]:
+        """Switch to an item unless it is the current one; unfinished text of the previous item is void."""
+        if self._item is not None and self._item[0] == item_id and attempt <= self._item[1]:
+            return []
+        is_void = any(self._text.values())
+        self._item = (item_id, attempt)
+        self._text = {"text": "", "thinking": ""}
+        return [AnswerRestart()] if is_void else []
+
+    def _read_delta(self, delta: Json) -> list[Piece]:
+        kind = str(delta["kind"])
+        if kind == "output":
+            return self._read_output(delta)
+        if kind not in self._text:
+            return []
+        item_id, attempt = str(delta["item_id"]), int(delta["attempt"])
+        if self._item is not None and self._item[0] == item_id and attempt < self._item[1]:
+            return []
+        self.running = str(delta["run_id"])
+        pieces = self._start_item(item_id, attempt)
+        length, offset = len(self._text[kind]), int(delta["offset"])
+        text = str(delta["text"])[length - offset :] if offset <= length else ""
+        if text:
+            self._text[kind] += text
+            pieces.append(ReasoningText(text) if kind == "thinking" else AnswerText(text))
+        return pieces
+
+    def _end_item(self, event: Json) -> list[Piece]:
+        message = event["message"]
+        if message["role"] != "assistant":
+            note = FOLLOW_UP_NOTES.get(str(event.get("follow_up")))
+            return [Notice(note)] if note is not None else []
+        pieces: list[Piece] = []
+        is_current = self._item is None or self._item[0] == event["item_id"]
+        previous = self._text["text"] if is_current else ""
+        text = join_answer_text(message)
+        if not text.startswith(previous):
+            pieces.append(AnswerRestart())
+            previous = ""
+        if text[len(previous) :]:
+            pieces.append(AnswerText(text[len(previous) :]))
+        if is_current:
+            self._item, self._text = None, {"text": "", "thinking": ""}
+        return [*pieces, MessageEnd(str(event.get("stop_reason", "end"))), *self._add_calls(message)]
+
+    # Calls, approvals, questions and calls in doubt.
+
+    def _add_calls(self, message: Json) -> list[Piece]:
+        requests = list_calls(message)
+        for request, item in zip(requests, _call_items(message), strict=True):
+            self._calls[request.call_id] = _Call(request.tool, request.about, item.get("arguments") or {})
+        return list(requests)
+
+    def _judge_calls(self, event: Json) -> list[Piece]:
+        pieces: list[Piece] = []
+        for verdict in event["verdicts"]:
+            call_id, decision, source = str(verdict["call_id"]), str(verdict["decision"]), str(verdict["why"])
+            if decision == "deny" and call_id in self._calls:
+                self._calls[call_id].verdict = source
+            pieces.append(CallVerdict(call_id, str(verdict["tool"]), decision, source))
+        return pieces
+
+    def _read_call_event(self, kind: str, event: Json) -> list[Piece]:
+        call_id = str(event["call_id"])
+        call = self._calls.get(call_id) or _Call(str(event.get("tool", "")))
+        if kind not in ("tool_returned", "indoubt_resolved"):
+            self._calls[call_id] = call
+        match kind:
+            case "tool_called":
+                return self._start_call(call_id, call, event)
+            case "tool_returned":
+                return [self._end_call(call_id, call, event)]
+            case "approval_requested":
+                details = {"arguments": call.arguments, "requested_at_ms": event["at_ms"]}
+                return [ApprovalOpening(event | details)]
+            case "approval_answered" | "approval_lapsed":
+                return [_close_approval(call, event)]
+            case "question_asked":
+                self._questions[str(event["question_id"])] = event["questions"]
+                return [QuestionOpening(event | {"asked_at_ms": event["at_ms"]})]
+            case "question_answered" | "question_lapsed":
+                questions = self._questions.pop(str(event["question_id"]), [])
+                return [_close_question(event, questions)]
+            case "indoubt_opened":
+                return [DoubtOpening(event | {"arguments": call.arguments})]
+            case "indoubt_resolved":
+                note = str(event.get("justification") or event.get("note") or "")
+                resolution = (str(event["outcome"]), str(event.get("actor", "daemon")), note)
+                return [DoubtClosing(str(event["indoubt_id"]), str(event["tool"]), *resolution)]
+            case "call_probed":
+                return [Notice(f"the daemon crashed during {call.tool}, which had no effect; it runs again")]
+            case _:
+                return []
+
+    def _start_call(self, call_id: str, call: _Call, event: Json) -> list[Piece]:
+        attempt = int(event.get("attempt", 1))
+        pieces: list[Piece] = []
+        # Output arrives at once, so it may arrive before the event of its call.
+        if attempt > call.output[0]:
+            pieces = [CallOutput(call_id, "", True)] if call.output[1] else []
+            call.output = (attempt, 0)
+        return [*pieces, CallStart(call_id, call.tool, call.summary, int(event["at_ms"]))]
+
+    def _end_call(self, call_id: str, call: _Call, event: Json) -> CallResult:
+        self._calls.pop(call_id, None)
+        return CallResult(
+            call_id,
+            str(event["tool"]),
+            call.summary,
+            str(event["how"]),
+            str(event["text"]),
+            event.get("took_ms"),
+            call.verdict,
+            call.denial_shown,
+        )
+
+    def _read_output(self, delta: Json) -> list[Piece]:
+        call_id, attempt, offset = str(delta["item_id"]), int(delta["attempt"]), int(delta["offset"])
+        call = self._calls.get(call_id)
+        if call is None or attempt < call.output[0]:
+            return []
+        text, end = str(delta["text"]), offset + len(delta["text"])
+        fresh = attempt > call.output[0] or offset > call.output[1]
+        if not fresh:
+            text = text[call.output[1] - offset :]
+            end = max(end, call.output[1])
+        call.output = (attempt, end)
+        return [CallOutput(call_id, text, fresh)] if text or fresh else []
+
+
+def list_calls(message: Json) -> list[CallRequest]:
+    """Return the calls that a message requests."""
+    return [
+        CallRequest(str(item["call_id"]), str(item["name"]), summarize_arguments(item.get("arguments")))
+        for item in _call_items(message)
+    ]
+
+
+def _call_items(message: Json) -> list[Json]:
+    return [item for item in message["items"] if item.get("kind") == "tool_call"]
+
+
+def _close_approval(call: _Call, event: Json) -> ApprovalClosing:
+    outcome = str(event.get("decision") or event["how"])
+    # The denied result that follows need not be shown again.
+    call.denial_shown = call.denial_shown or outcome in ("deny", "expired")
+    actor = str(event.get("actor", "daemon")) if "decision" in event else ""
+    note, remember = str(event.get("note", "")), str(event.get("remember", "once"))
+    return ApprovalClosing(str(event["approval_id"]), call.tool, call.summary, outcome, actor, note, remember)
+
+
+def _close_question(event: Json, questions: list[Json]) -> QuestionClosing:
+    if "how" in event:
+        return QuestionClosing(str(event["question_id"]), str(event["how"]))
+    labels = {
+        (question["key"], option["option_id"]): str(option["label"])
+        for question in questions
+        for option in question.get("options", ())
+    }
+    answers = [
+        answer | {"selected": [labels.get((answer["key"], id_), id_) for id_ in answer.get("selected", ())]}
+        for answer in event.get("answers", ())
+    ]
+    outcome = "declined" if event.get("declined") else "answered"
+    actor = str(event.get("actor", "daemon"))
+    return QuestionClosing(str(event["question_id"]), outcome, actor, format_answers(answers))
+
+
+def _notices(event: Json) -> list[Piece]:
+    """Return the notes on events that need no state; none for events that a person need not see."""
+    match event.get("type"):
+        case "model_failed":
+            wait_s = max(0, int(event["retry_at_ms"]) - int(event["at_ms"])) / 1000
+            delay = f"in {format_duration(wait_s)}" if wait_s else "now"
+            note = f"the model call failed ({event['error']['message']}); retrying {delay}"
+        case "session_ended":
+            note = "the session has ended and accepts no more input"
+        case "session_updated" if mode := event["changes"].get("permission_mode"):
+            note = f"the permission mode is now {mode}; it applies to runs accepted from here on"
+        case "context_compacted":
+            content = "a summary" if event["strategy"] == "summary" else "less"
+            previous, current = event.get("pre_tokens", 0), event.get("post_tokens", 0)
+            counts = f": {previous} tokens became {current}" if previous and current else ""
+            note = f"the model now sees {content} of the conversation so far{counts}"
+        case "compaction_failed":
+            note = f"the conversation could not be summarized: {event['error']['message']}"
+        case "task_stalled":
+            note = f"the background shell {event['task_id']} waits for input that nobody can give"
+        case "task_ended":
+            note = f"the background shell {event['task_id']} has ended: {format_task_end(event)}"
+        case _:
+            return []
+    return [Notice(note)]

@@ -1,0 +1,62 @@
+"""Messages of a transcript as text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kheishctl.contract import Json
+from kheishctl.render.layout import Display, paint
+from kheishctl.render.units import format_local, format_utc
+from protocol.text import one_line, sanitise
+
+STOP_NOTES = {
+    "length": "the answer was cut off at its length limit",
+    "refusal": "the model refused to continue",
+}
+"""Notes on answers that are incomplete, by stop reason."""
+
+
+def format_item(item: Mapping[str, Any]) -> str:
+    """Format one item of a message; empty for reasoning. Not yet sanitised."""
+    match item.get("kind"):
+        case "text":
+            return str(item.get("text", ""))
+        case "tool_call":
+            arguments = json.dumps(item.get("arguments"), ensure_ascii=False)
+            return f"[calls {item.get('name')} {arguments}]"
+        case "tool_result":
+            label = "error from" if item.get("is_error") else "result of"
+            return f"[{label} {item.get('name')}] {item.get('text', '')}"
+        case "asset":
+            return f"[asset {item.get('asset_id')}]"
+        case "thinking":
+            return ""
+        case kind:
+            return f"[{kind}]"
+
+
+def format_message(message: Mapping[str, Any]) -> str:
+    """Format a message without its reasoning. Not yet sanitised."""
+    return "\n".join(filter(None, map(format_item, message.get("items", ()))))
+
+
+def join_answer_text(message: Mapping[str, Any]) -> str:
+    """Join the text items of an answer, exactly as the daemon streamed them."""
+    return "".join(str(item["text"]) for item in message.get("items", ()) if item.get("kind") == "text")
+
+
+def format_history(messages: Sequence[Json], display: Display) -> str:
+    """Format messages as a conversation, oldest first; for a pipe one tab-separated line each."""
+    return "\n".join(_format_entry(entry, display) for entry in messages)
+
+
+def _format_entry(entry: Json, display: Display) -> str:
+    message, role = entry["message"], entry["message"]["role"]
+    body = sanitise(format_message(message))
+    if display.width is None:
+        return f"{format_utc(entry['at_ms'])}\t{one_line(role)}\t{one_line(body)}"
+    name = one_line(str(message.get("agent") or entry.get("sender") or role))
+    speaker = paint(name, "green" if role == "user" else "blue", display.color)
+    time = paint(format_local(entry["at_ms"]), "dim", display.color)
+    note = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""
+    return f"{speaker} {time}{note}\n{body}\n"

@@ -1,0 +1,122 @@
+"""The state of a run as text: its record, its pending requests, and the commands that answer them."""
+
+from collections.abc import Callable, Iterator
+
+from kheishctl.contract import Json
+from kheishctl.render.layout import Display, fit, format_pairs, paint
+from kheishctl.render.messages import STOP_NOTES
+from kheishctl.render.units import format_duration
+from protocol.text import one_line
+
+# The pending requests that a message names; the rest is available through a list command.
+MAX_PENDING_SHOWN = 8
+
+STATUS_STYLE = {
+    "queued": "dim",
+    "running": "cyan",
+    "waiting_for_approval": "yellow",
+    "waiting_for_user_question": "yellow",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+}
+
+CALL_STATES = {
+    "new": "not judged yet",
+    "ready": "ready",
+    "asked": "needs approval",
+    "questioned": "waits for an answer",
+    "called": "running",
+    "doubted": "in doubt",
+    "returned": "returned",
+}
+
+CommandLine = Callable[..., str]
+"""A function that returns the command line of some words, quoted for a shell."""
+
+
+def paint_status(status: str, display: Display) -> str:
+    """Return the status of a run in its color."""
+    return paint(one_line(status), STATUS_STYLE.get(status, "dim"), display.color)
+
+
+def describe_outcome(run: Json) -> str:
+    """Return a sentence about a run that has no answer; empty for a completed run."""
+    status, error, run_id = run.get("status"), run.get("error") or {}, run.get("run_id")
+    match status:
+        case "completed":
+            return ""
+        case "failed":
+            return one_line(f"the run failed: {error.get('message', 'its error was not recorded')}")
+        case "cancelled" | "interrupted":
+            return f"the run was {status}"
+        case "waiting_for_approval":
+            return one_line(f"the run needs approval: kheishctl approval list --run {run_id}")
+        case "waiting_for_user_question":
+            return one_line(f"the run waits for an answer: kheishctl question list --run {run_id}")
+        case _:
+            return one_line(f"the run is {status} and continues: kheishctl run wait {run_id}")
+
+
+def explain_run(run: Json, command_line: CommandLine) -> Iterator[str]:
+    """Yield sanitised lines about an incomplete answer and pending requests, with the commands to answer."""
+    if run.get("stop_reason") in STOP_NOTES:
+        yield STOP_NOTES[run["stop_reason"]]
+    waiting = run.get("waiting", {})
+    for approval in waiting.get("approvals", ())[:MAX_PENDING_SHOWN]:
+        subject = f": {approval['subject']}" if approval.get("subject") else ""
+        yield one_line(f"{approval['tool']} needs approval{subject}")
+        for verb in ("show", "allow", "deny"):
+            yield "  " + command_line("approval", verb, approval["approval_id"])
+    for question in waiting.get("questions", ())[:MAX_PENDING_SHOWN]:
+        answers = []
+        for part in question["questions"]:
+            labels = [str(option["label"]) for option in part.get("options", ())]
+            yield one_line(
+                f"the agent asks: {part['question']}" + (f" ({', '.join(labels)})" if labels else "")
+            )
+            answers += ["--answer", f"{part['key']}={labels[0] if labels else '...'}"]
+        yield "  " + command_line("question", "answer", question["question_id"], *answers)
+    if sum(map(len, waiting.values())) > MAX_PENDING_SHOWN:
+        noun = "approval" if "approvals" in waiting else "question"
+        yield f"there are more: {command_line(noun, 'list', '--run', run['run_id'])}"
+
+
+def format_run(run: Json, display: Display) -> str:
+    """Format the state of a run: its settings, its use of time and tokens, its open calls, its error."""
+    pinned, error, started = run["pinned"], run.get("error") or {}, run.get("started_at_ms")
+    agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
+    duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
+    pairs = [
+        ("run", str(run["run_id"])),
+        ("status", str(run["status"]).replace("_", " ")),
+        ("agent", agent + (f", guest {run['guest']}" if run.get("guest") else "")),
+        ("session", str(run["session_id"])),
+        ("route", f"{pinned['route']} ({pinned['model']})"),
+        ("mode", pinned.get("permission_mode")),
+        ("workspace", pinned.get("workspace")),
+        ("accepted", display.format_time(run["accepted_at_ms"])),
+        ("took", duration),
+        ("answers", str(run.get("turn", 0))),
+        ("tokens", _format_tokens(run.get("usage") or {})),
+        ("error", error.get("message")),
+    ]
+    calls = [_format_call(call, display) for call in run.get("calls", ())]
+    return "\n".join([format_pairs(pairs, display), *calls])
+
+
+def _format_tokens(usage: Json) -> str:
+    parts = (("cached", "cached_input_tokens"), ("reasoning", "reasoning_tokens"))
+    more = "".join(f", {usage[field]} {name}" for name, field in parts if usage.get(field))
+    return f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{more}"
+
+
+def _format_call(call: Json, display: Display) -> str:
+    state = str(call["state"])
+    text = CALL_STATES.get(state, state)
+    if state == "called" and call.get("called_at_ms"):
+        text += f" since {display.format_time(call['called_at_ms'])}"
+    if display.width is None:
+        return "\t".join(map(one_line, ("call", str(call["call_id"]), str(call["tool"]), text)))
+    return fit(one_line(f"call {call['call_id']}: {call['tool']} {text}"), display.width)
