@@ -353,8 +353,8 @@ class LazyGroup(CommandGroup):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
-        found: click.Command = getattr(import_module(module), attribute)
-        return found
+        verb: click.Command = getattr(import_module(module), attribute)
+        return verb
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands under their headings, without importing them."""
@@ -376,11 +376,11 @@ def fetch_pages(app: App, method: str, params: Json, plural: str, *, everything:
     return {**page, plural: rows}
 
 
-def note_next_page(app: App, after: Any) -> None:
+def note_next_page(app: App, token: Any) -> None:
     """Print the option that shows the next page, quoted, because a page token may hold special characters."""
     from shlex import quote
 
-    app.note(f"more: --after {quote(str(after))}, or --all")
+    app.note(f"more: --after {quote(str(token))}, or --all")
 
 
 def show_table(app: App, page: Json, plural: str, columns: Sequence[Column], empty: str) -> None:

@@ -91,7 +91,7 @@ def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> in
 
 
 def _examine(home: Home, *, deep: bool) -> Diagnosis:
-    from kheishd.kernel.doctor import examine_whole
+    from kheishd.records.doctor import examine_whole
     from kheishd.store.environment import Snapshot
     from kheishd.store.opening import opened_for_reading
 
@@ -101,7 +101,7 @@ def _examine(home: Home, *, deep: bool) -> Diagnosis:
 
 def _repair(home: Home) -> Diagnosis:
     """Mend the store, having copied it first: what was there may be wanted by whoever looks for the cause."""
-    from kheishd.kernel.repair import repair
+    from kheishd.records.repair import repair
     from kheishd.store.writer import Store
 
     store = Store.open(home.state, on_group=lambda group: None, threaded=False, version=__version__)

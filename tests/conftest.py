@@ -26,7 +26,7 @@ def store_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(store_dir: Path) -> Iterator[Store]:
-    """A store whose writer runs inline: an update is done when ``submit`` returns."""
+    """Provide a store whose writer runs inline: an update is done when ``submit`` returns."""
     store = Store.open(store_dir, on_group=lambda group: None, threaded=False, version="test")
     yield store
     store.close()
@@ -34,14 +34,14 @@ def store(store_dir: Path) -> Iterator[Store]:
 
 @pytest.fixture
 async def state(store_dir: Path) -> AsyncIterator[State]:
-    """A state with its writer thread, as in the daemon."""
+    """Provide a state with its writer thread, as in the daemon."""
     async with open_state(store_dir, version="test") as state:
         yield state
 
 
 @pytest.fixture
 async def inline_state(store_dir: Path) -> AsyncIterator[State]:
-    """A state whose writer runs inline, for tests on a mock clock."""
+    """Provide a state whose writer runs inline, for tests on a mock clock."""
     async with open_state(store_dir, version="test", threaded=False) as state:
         yield state
 

@@ -29,7 +29,7 @@ FIGURES = (
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="contrib/bench/run",
         description="Measure the daemon and print each figure beside a yardstick from the same run: "
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(name: str, scale: Scale) -> Iterator[Row]:
-    """The rows of one figure."""
+    """Return the rows of one figure."""
     module = importlib.import_module(f"contrib.bench.{name}")
     yield from module.measure(scale)
 

@@ -13,7 +13,7 @@ CALLS = ("fdatasync", "sendto")
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="contrib/bench/crash",
         description="Play a run with tools, an approval, a question, a background shell and a compaction; "

@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 def dial(path: Path, seconds: float = 120) -> socket.socket:
-    """A connection to a Unix socket. Errors: OSError; TimeoutError later where nothing comes."""
+    """Connect to a Unix socket. Errors: OSError; TimeoutError later if nothing arrives."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(seconds)
     while True:
@@ -42,7 +42,7 @@ def dial(path: Path, seconds: float = 120) -> socket.socket:
 
 
 def request(number: int, method: str, params: dict[str, Any]) -> bytes:
-    """The line of one request."""
+    """Return the line of one request."""
     return _encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params}) + b"\n"
 
 
@@ -63,7 +63,7 @@ class Client:
         self.socket.close()
 
     def call(self, method: str, **params: Any) -> Any:
-        """The result of one call. Errors: Refused."""
+        """Return the result of one call. Errors: Refused."""
         number = self.send(method, **params)
         while True:
             message = self.message()
@@ -79,7 +79,7 @@ class Client:
         return number
 
     def many(self, calls: Sequence[tuple[str, dict[str, Any]]], deep: int = 50) -> list[Any]:
-        """The results of many calls, ``deep`` of them under way at once, in the order of the calls."""
+        """Return the results of many calls, with ``deep`` of them open at once, in the order of the calls."""
         results: dict[int, Any] = {}
         numbers: list[int] = []
         for method, params in calls:
@@ -91,7 +91,7 @@ class Client:
         return [results[number] for number in numbers]
 
     def message(self) -> dict[str, Any]:
-        """The next message, whatever it is."""
+        """Return the next message of any kind."""
         while not self._lines:
             received = self.socket.recv(1 << 18)
             if not received:
@@ -110,7 +110,7 @@ class Client:
 
 
 def result_of(message: dict[str, Any]) -> Any:
-    """What an answer holds. Errors: Refused."""
+    """Return the result in an answer. Errors: Refused."""
     if "error" in message:
         raise Refused(message["error"])
     return message["result"]

@@ -48,7 +48,7 @@ def of_daemon(bursts: int) -> float:
 
 
 def subscriber(kept: Daemon, stack: ExitStack) -> socket.socket:
-    """A connection that follows every delta, and of the durable events only the end of a run."""
+    """Return a connection that follows every delta, and of the durable events only the end of a run."""
     client = stack.enter_context(Client(kept.socket))
     client.call("journal.subscribe", deltas=True, types=["run_ended"])
     while not any(note["method"] == "journal.synced" for note in client.notes):

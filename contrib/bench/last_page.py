@@ -31,7 +31,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def session(client: Client, events: int) -> str:
-    """A session that begins with so many events and ends with some turns."""
+    """Create a session that begins with many events and ends with a few turns."""
     session_id: str = client.call("session.create")["session_id"]
     client.many(
         [
@@ -46,7 +46,7 @@ def session(client: Client, events: int) -> str:
 
 
 def pages(client: Client, method: str, params: dict[str, Any], short: str, long: str, times: int) -> Round:
-    """The middle time of a page of each, asked for in turn, in microseconds."""
+    """Return the median time of a page of each session, measured in turn, in microseconds."""
     took: dict[str, list[float]] = {short: [], long: []}
     for _ in range(times):
         for session_id, times_of in took.items():

@@ -33,13 +33,13 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def idle_mib() -> float:
-    """What is resident once the daemon has answered."""
+    """Measure the resident memory of an idle daemon."""
     with daemon() as kept:
         return memory_kib(kept.pid) / 1024
 
 
 def growth_kib(port: int, conversations: int) -> float:
-    """What a conversation of one turn leaves in memory; the store's mapped pages are the kernel's."""
+    """Measure the memory that a conversation of one turn leaves behind; mapped store pages do not count."""
     with daemon(config(port)) as kept, kept.client() as client:
         speak(client, "warm", 100)
         before = memory_kib(kept.pid, "RssAnon")
@@ -56,7 +56,7 @@ def speak(client: Client, name: str, conversations: int) -> None:
 
 
 def written_kib(port: int, turns: int) -> float:
-    """What one turn after another in one conversation writes, by the kernel's count of the process."""
+    """Measure the bytes written per turn of one conversation, as the kernel counts them."""
     with daemon(config(port)) as kept, kept.client() as client:
         one_by_one(client, 5)
         before = bytes_written(kept.pid)
@@ -65,19 +65,19 @@ def written_kib(port: int, turns: int) -> float:
 
 
 def one_by_one(client: Client, turns: int) -> None:
-    """Turns in one conversation."""
+    """Return turns in one conversation."""
     for _ in range(turns):
         completed(client.call("conversation.send", content=SAID, wait="settled"))
 
 
 def commits(port: int, turns: int) -> float:
-    """Calls of fdatasync a turn: LMDB makes one a commit. What starting and stopping makes is taken off."""
+    """Count the calls of fdatasync per turn (one per commit of LMDB), without those of start and stop."""
     few = synced(port, 5)
     return (synced(port, 5 + turns) - few) / turns
 
 
 def synced(port: int, turns: int) -> int:
-    """Calls of fdatasync in the life of a daemon with so many turns."""
+    """Count the calls of fdatasync of a daemon with this many turns."""
     with scratch() as directory, home(config(port)) as kept:
         log = directory / "strace"
         with kept.running("strace", "-f", "-qq", "-e", "trace=fdatasync,fsync,msync", "-o", str(log)):

@@ -24,7 +24,7 @@ END = b"0\r\n\r\n"
 
 
 def config(port: int, more: str = "") -> str:
-    """A ``config.toml`` whose default route is the model server."""
+    """Return a ``config.toml`` whose default route is the model server."""
     return (
         'default_route = "bench"\n'
         f'[routes.bench]\ndriver = "openai"\nmodel = "{ANSWER}"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
@@ -34,7 +34,7 @@ def config(port: int, more: str = "") -> str:
 
 @contextmanager
 def model_server() -> Iterator[int]:
-    """The server on a free port, which this gives."""
+    """Provide a model server on a free port, and the port."""
     with scratch() as directory:
         log = directory / "log"
         with program([sys.executable, "-m", "tests.support.model_server"], log) as process:

@@ -13,12 +13,12 @@ def memory_kib(pid: int, field: str = "VmRSS") -> int:
 
 
 def cpu_ms(pid: int) -> float:
-    """What its threads have spent on a processor, in milliseconds."""
+    """Return the processor time of a process, in milliseconds."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
 
 
 def bytes_written(pid: int) -> int:
-    """What it had written to disks, in bytes, by whole pages."""
+    """Return the bytes that a process has written to disks, in whole pages."""
     lines = Path(f"/proc/{pid}/io").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))

@@ -40,14 +40,14 @@ def on_core(core: int = 0) -> Iterator[None]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory for the length of a measurement, on the disk that TMPDIR names."""
+    """Provide a directory for a measurement, on the disk of TMPDIR."""
     with tempfile.TemporaryDirectory(prefix="kheish-bench-") as directory:
         yield Path(directory)
 
 
 @contextmanager
 def program(arguments: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program in the background, in its own process group; ended when left."""
+    """Run a program in the background, in its own process group."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(argument) for argument in arguments],
@@ -101,7 +101,7 @@ class Daemon:
 
     @contextmanager
     def running(self, *before: str) -> Iterator[Daemon]:
-        """The daemon while it runs and answers; ``before`` is put before its command (strace, say)."""
+        """Run the daemon until it answers and beyond; ``before`` precedes its command (such as strace)."""
         arguments = [*before, sys.executable, "-m", "kheishd", "--home", str(self.home)]
         with program(arguments, self.log) as process:
             until_answering(self.socket, process, self.log)
@@ -110,11 +110,11 @@ class Daemon:
             yield self
 
     def client(self) -> Client:
-        """A new connection."""
+        """Return a new connection."""
         return Client(self.socket)
 
     def dial(self) -> socket.socket:
-        """A new bare connection."""
+        """Return a new bare connection."""
         return dial(self.socket)
 
     def clients(self, count: int, stack: ExitStack) -> list[socket.socket]:
@@ -124,7 +124,7 @@ class Daemon:
 
 @contextmanager
 def home(config: str = "") -> Iterator[Daemon]:
-    """A daemon that does not run yet, in a new home with this configuration."""
+    """Provide a stopped daemon in a new home with this configuration."""
     with scratch() as directory:
         place = directory / "home"
         place.mkdir(mode=0o700)
@@ -135,14 +135,14 @@ def home(config: str = "") -> Iterator[Daemon]:
 
 @contextmanager
 def daemon(config: str = "") -> Iterator[Daemon]:
-    """The daemon running in a new home with this configuration."""
+    """Provide a running daemon in a new home with this configuration."""
     with home(config) as kept, kept.running():
         yield kept
 
 
 @contextmanager
 def yardstick(name: str, *arguments: str) -> Iterator[Path]:
-    """A server of ``contrib/bench/yardsticks`` that listens on the socket that this gives."""
+    """Provide the socket of a running server of ``contrib/bench/yardsticks``."""
     with scratch() as directory:
         path, log = directory / "socket", directory / "log"
         module = f"contrib.bench.yardsticks.{name}"

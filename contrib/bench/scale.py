@@ -13,7 +13,7 @@ class Scale:
     small: bool = False
 
     def pick(self, full: T, small: T) -> T:
-        """The first, or where it is to be small the second."""
+        """Return the first value, or the second one at a small scale."""
         return small if self.small else full
 
     @property

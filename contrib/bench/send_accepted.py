@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def accepted(kept: Daemon, callers: int, sends: int, sessions: int) -> float:
-    """Acceptances a second by callers that each send again as soon as they are answered."""
+    """Return accepted sends per second, from callers that each send again as soon as they are answered."""
     numbers = count()
     with ExitStack() as stack, selectors.EpollSelector() as selector:
         connections = kept.clients(callers, stack)
@@ -84,7 +84,7 @@ def read_answer(connection: socket.socket) -> int:
 
 @contextmanager
 def pinger(kept: Daemon) -> Iterator[list[float]]:
-    """A process that pings every millisecond while the block runs; its waits, in ms, come at the end."""
+    """Run a process that pings every millisecond; provide its waits, in ms, at the end."""
     waits: list[float] = []
     command = [sys.executable, "-m", "contrib.bench.pinger", str(kept.socket)]
     pipe = subprocess.PIPE

@@ -29,12 +29,12 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def python_start() -> float:
-    """What this environment's Python takes to start and end, in milliseconds."""
+    """Measure the start and end of this environment's Python, in milliseconds."""
     return took([sys.executable, "-c", "pass"])
 
 
 def fresh_start() -> float:
-    """The same for the daemon in a home that it has to make first."""
+    """Measure the start of the daemon in a home that it must create."""
     with home() as kept:
         return first_reply(kept)
 

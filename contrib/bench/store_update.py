@@ -39,7 +39,7 @@ class Load:
 
 
 def measure(scale: Scale) -> Iterator[Row]:
-    """The single caller beside LMDB, then each crowd beside the single caller."""
+    """Measure a single caller beside LMDB, then each crowd beside the single caller."""
     latencies: list[Round] = []
     rounds: dict[int, list[Load]] = {callers: [] for callers in (1, 10, 100, 1_000)}
     apart: list[Load] = []
@@ -60,7 +60,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def crowds(rounds: dict[int, list[Load]], apart: list[Load]) -> Iterator[Row]:
-    """The rows of many callers."""
+    """Yield the rows of many callers."""
     alone = rounds[1]
     goals: dict[int, Goal] = {10: at_least(6), 100: at_least(30), 1_000: at_least(50)}
     for callers, goal in goals.items():
@@ -79,12 +79,12 @@ def crowds(rounds: dict[int, list[Load]], apart: list[Load]) -> Iterator[Row]:
 
 
 def beside(crowd: list[Load], alone: list[Load]) -> list[Round]:
-    """Updates a second of many callers, beside those of one."""
+    """Return updates per second of many callers, beside those of one."""
     return [Round(many.per_second, one.per_second) for many, one in zip(crowd, alone, strict=True)]
 
 
 async def latency(directory: Path, turns: int) -> Round:
-    """The middle time of an update and of a bare commit, a few of each in turn: disks have moods."""
+    """Return the median time of an update and of a bare commit, measured in turn because disks vary."""
     ours: list[float] = []
     with bare_commits(directory / "bare") as commits:
         async with open_state(directory / "latency", version=VERSION) as state:
@@ -99,7 +99,7 @@ async def latency(directory: Path, turns: int) -> Round:
 
 @contextmanager
 def bare_commits(directory: Path) -> Iterator[Iterator[float]]:
-    """What LMDB takes to commit one entry of the same size, again and again, in microseconds."""
+    """Measure repeated commits of one entry of the same size in LMDB, in microseconds."""
     directory.mkdir()
     with lmdb.open(str(directory), map_size=1 << 30, max_dbs=2, readahead=False) as environment:
         yield _commits(environment)
@@ -153,6 +153,6 @@ async def heartbeat(load: Load) -> None:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that a share of the values does not exceed; 0 where there are none."""
+    """Return the value that a share of the values does not exceed; 0 without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

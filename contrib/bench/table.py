@@ -26,12 +26,12 @@ class Goal:
 
 
 def at_most(limit: float) -> Goal:
-    """The goal of staying at or under a limit."""
+    """Return the goal of an upper limit."""
     return Goal("≤", limit)
 
 
 def at_least(limit: float) -> Goal:
-    """The goal of reaching a limit."""
+    """Return the goal of a lower limit."""
     return Goal("≥", limit)
 
 
@@ -56,15 +56,15 @@ class Row:
     note: str = ""
 
     def figures(self) -> list[float]:
-        """The figure of every round."""
+        """Return the figure of every round."""
         return [one.figure for one in self.rounds]
 
     def yardsticks(self) -> list[float]:
-        """The yardstick of every round that has one."""
+        """Return the yardstick of every round that has one."""
         return [one.yardstick for one in self.rounds if one.yardstick is not None]
 
     def values(self) -> list[float]:
-        """What the goal is held against, of every round."""
+        """Return the values that the goal applies to, of every round."""
         if self.judged == "figure":
             return self.figures()
         pairs = [(one.figure, one.yardstick) for one in self.rounds if one.yardstick is not None]
@@ -96,7 +96,7 @@ class Row:
 
 
 def number(value: float) -> str:
-    """A number with as many digits as mean something: 1,234 · 56.7 · 1.23 · 0.045."""
+    """Format a number with its significant digits: 1,234 · 56.7 · 1.23 · 0.045."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
@@ -106,7 +106,7 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The least, the middle and the greatest: ``1.21 / 1.25 / 1.40``; one number where they are alike."""
+    """Format minimum, median and maximum: ``1.21 / 1.25 / 1.40``; one number if they are alike."""
     if not values:
         return ""
     three = [number(value) for value in (min(values), median(values), max(values))]
@@ -134,7 +134,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def render(rows: Iterable[Row]) -> str:
-    """The table as Markdown that also lines up in a terminal; notes follow it."""
+    """Format the table as Markdown that also lines up in a terminal; notes follow it."""
     listed = list(rows)
     lines = [HEADER, *map(cells, listed)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]

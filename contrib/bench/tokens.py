@@ -38,7 +38,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def last(tokens: int) -> bytes:
-    """What the last piece of an answer holds."""
+    """Return the content of the last piece of an answer."""
     return f"word{tokens} ".encode()
 
 
@@ -62,7 +62,7 @@ def streamed(client: Client, sender: str, model: str, awaited: bytes) -> float:
 
 
 def text_of(params: dict[str, Any]) -> str:
-    """The text that a notification brings: a delta, or the whole answer where it came first."""
+    """Return the text of a notification: a delta, or the whole answer if it came first."""
     if "text" in params:
         return str(params["text"])
     message = params["event"].get("message", {"items": []})

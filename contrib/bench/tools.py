@@ -32,7 +32,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def orders(calls: int, line: str = READ) -> str:
-    """What is said to the model: so many calls, each in an answer of its own, then an end."""
+    """Return the input for the model: this many calls, each in an answer of its own, then an end."""
     return "\n/then\n".join([line] * calls + ["done"])
 
 
@@ -46,7 +46,7 @@ def run(client: Client, sender: str, calls: int) -> float:
 
 
 def one_run(scale: Scale, client: Client, direct: Direct) -> Iterator[Row]:
-    """What a call adds to a run: the tool, two commits around it, and the model asked once more."""
+    """Measure one call of a run: the tool, the commits around it, and one more model call."""
     times = scale.pick(30, 3)
     per_call, whole = [], []
     run(client, "warm", STEPS)
@@ -80,7 +80,7 @@ def many_runs(scale: Scale, client: Client, direct: Direct) -> Row:
 
 
 def journal_growth(scale: Scale, client: Client) -> Row:
-    """What one tool call adds to the journal, in bytes."""
+    """Measure the journal bytes of one tool call."""
     rounds = []
     for number in range(scale.pick(3, 1)):
         sizes = []
@@ -93,7 +93,7 @@ def journal_growth(scale: Scale, client: Client) -> Row:
 
 
 def exported(client: Client, session_id: str) -> int:
-    """The bytes of a session's journal."""
+    """Return the bytes of a session's journal."""
     size = 0
     after: str | None = None
     while True:
@@ -106,7 +106,7 @@ def exported(client: Client, session_id: str) -> int:
 
 
 def waiting(scale: Scale, setting: str) -> Row:
-    """What a run that waits for approval holds in memory: it is a row and nothing else."""
+    """Measure the memory of a run that waits for approval."""
     runs = scale.pick(10_000, 20)
     with daemon(setting) as kept, kept.client() as client:
         ask(client, "warm", scale.pick(500, 5))

@@ -27,7 +27,7 @@ def measure(scale: Scale) -> Iterator[Row]:
 
 
 def one_conversation(scale: Scale, client: Client, direct: Direct) -> Iterator[Row]:
-    """Turns one after another, in a new conversation each round."""
+    """Measure consecutive turns, in a new conversation for each round."""
     turns = scale.pick(100, 20)
     whole, flat = [], []
     with scratch() as directory, bare_commits(directory / "bare") as commits:
@@ -72,7 +72,7 @@ def many_conversations(scale: Scale, client: Client, port: int) -> Row:
 
 
 def turns_per_second(client: Client, name: str, times: int) -> float:
-    """Turns a second over conversations that each send again as soon as they are answered."""
+    """Measure turns per second over conversations that each send again as soon as they are answered."""
     began = perf_counter_ns()
     left = {number: times - 1 for number in range(AT_ONCE)}
     waiting = {send(client, name, number): number for number in left}

@@ -62,12 +62,10 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 @address
 def show(app: App, **params: Any) -> None:
     """Show the current session of an agent and a sender."""
-    app.emit(app.call("conversation.get", drop_unset(**params)), _format_conversation)
-
-
-def _format_conversation(result: Json, display: Display) -> str:
+    result = app.call("conversation.get", drop_unset(**params))
     fields = {name: value for name, value in result.items() if name != "session"}
-    return format_record(fields | (result.get("session") or {}), display)
+    fields |= result.get("session") or {}
+    app.emit(result, lambda _, display: format_record(fields, display))
 
 
 @command(
@@ -106,11 +104,8 @@ def cancel(app: App, **params: Any) -> None:
 
     Returns when the run has stopped.
     """
-    app.emit(app.call("conversation.cancel", drop_unset(**params)), _format_cancelled)
-
-
-def _format_cancelled(result: Json, display: Display) -> str:
-    return f"cancelled {result['run_id']}" if result["cancelled"] else "no run was active"
+    result = app.call("conversation.cancel", drop_unset(**params))
+    app.emit(result, lambda r, _: f"cancelled {r['run_id']}" if r["cancelled"] else "no run was active")
 
 
 @command(

@@ -92,11 +92,12 @@ def stop(app: App, drain: float | None) -> None:
 @command(group, "reload", method="daemon.reload", examples=("kheishctl daemon reload",))
 def reload(app: App) -> None:
     """Reload the configuration and the agents; an invalid file changes nothing."""
-    app.emit(app.call("daemon.reload"), _format_reload)
-
-
-def _format_reload(result: Json, display: Display) -> str:
-    return "\n".join([f"reloaded: generation {result['generation']}", *_format_warnings(result)])
+    app.emit(
+        app.call("daemon.reload"),
+        lambda result, _: "\n".join(
+            [f"reloaded: generation {result['generation']}", *_format_warnings(result)]
+        ),
+    )
 
 
 def _format_warnings(result: Json) -> list[str]:
@@ -147,7 +148,9 @@ def logs(app: App, follow: bool, lines: int) -> None:
     path = launch.get_log_path(app.home)
     try:
         with open(path, "rb") as log:
-            _tail(app, log, lines)
+            log.seek(max(0, os.fstat(log.fileno()).st_size - MAX_LOG_TAIL_BYTES))
+            tail = log.read().splitlines(keepends=True)
+            _print_log(app, b"".join(tail[len(tail) - min(lines, len(tail)) :]))
             while follow:
                 if chunk := log.read():
                     _print_log(app, chunk)
@@ -160,13 +163,6 @@ def logs(app: App, follow: bool, lines: int) -> None:
             f"there is no log at {path}, because no daemon was started here in the background; "
             "a daemon that systemd runs logs to its journal: journalctl --user -u kheishd"
         ) from None
-
-
-def _tail(app: App, log: Any, lines: int) -> None:
-    log.seek(max(0, os.fstat(log.fileno()).st_size - MAX_LOG_TAIL_BYTES))
-    tail = log.read().splitlines(keepends=True)
-    if tail and lines:
-        _print_log(app, b"".join(tail[-lines:]))
 
 
 def _print_log(app: App, chunk: bytes) -> None:

@@ -3,9 +3,8 @@
 from typing import Any
 
 from kheishctl.cli import App, command, fetch_pages, make_group, show_table
-from kheishctl.contract import Json
 from kheishctl.options import drop_unset, id_argument, paged
-from kheishctl.render.layout import Column, Display, format_record
+from kheishctl.render.layout import Column, format_record
 from protocol.text import sanitise
 
 group = make_group("definition", "Definitions of agents, from agents/<name>.md.")
@@ -30,9 +29,7 @@ def list_(app: App, everything: bool, **params: Any) -> None:
 @id_argument("name", "AGENT", "agents")
 def show(app: App, name: str) -> None:
     """Show an agent's definition; its instructions come last."""
-    app.emit(app.call("definition.get", {"name": name}), _format_definition)
-
-
-def _format_definition(result: Json, display: Display) -> str:
-    head = format_record({name: value for name, value in result.items() if name != "instructions"}, display)
-    return f"{head}\n\n{sanitise(result['instructions'])}".rstrip("\n")
+    result = app.call("definition.get", {"name": name})
+    fields = {field: value for field, value in result.items() if field != "instructions"}
+    instructions = sanitise(result["instructions"])
+    app.emit(result, lambda _, display: f"{format_record(fields, display)}\n\n{instructions}".rstrip("\n"))

@@ -100,29 +100,28 @@ class JournalWatch:
 
     def run(self) -> None:
         """Follow over one connection; return when the daemon ends the subscription. Errors: Failure."""
-        after = {} if self.cursor is None else {"after": self.cursor}
-        subscription = self.app.call("journal.subscribe", self.params | after)
+        position = {} if self.cursor is None else {"after": self.cursor}
+        subscription = self.app.call("journal.subscribe", self.params | position)
         if self.cursor is None:
             self.cursor = int(subscription["cursor"])
         for method, params in self.app.client.notifications():
             if method == "journal.end" and params.get("reason") != "shutdown":
                 return
-            self._read(method, params)
-
-    def _read(self, method: str, params: Json) -> None:
-        match method:
-            case "journal.event":
-                _show(self.app, params["event"], format_event)
-                self.cursor = params["cursor"]
-            case "journal.synced":
-                self.cursor = params["cursor"]
-            case "journal.gap":
-                self.app.note(f"events {params['from']} to {params['to']} were pruned")
-            case "journal.delta":
-                delta = {name: value for name, value in params.items() if name != "subscription"}
-                _show(self.app, {"delta": delta}, lambda row, display: format_delta(row["delta"], display))
-            case _:
-                pass  # A later version added this notification.
+            match method:
+                case "journal.event":
+                    _show(self.app, params["event"], format_event)
+                    self.cursor = params["cursor"]
+                case "journal.synced":
+                    self.cursor = params["cursor"]
+                case "journal.gap":
+                    self.app.note(f"events {params['from']} to {params['to']} were pruned")
+                case "journal.delta":
+                    delta = {name: value for name, value in params.items() if name != "subscription"}
+                    _show(
+                        self.app, {"delta": delta}, lambda row, display: format_delta(row["delta"], display)
+                    )
+                case _:
+                    pass  # A later version added this notification.
 
 
 def _show(app: App, row: Json, human: Callable[[Json, Display], str]) -> None:

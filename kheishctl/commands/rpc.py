@@ -10,10 +10,6 @@ from kheishctl.contract import METHODS
 from kheishctl.options import timeout_option
 
 
-def _complete_method(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in METHODS if name.startswith(incomplete)]
-
-
 @command(
     None,
     "call",
@@ -27,7 +23,9 @@ def _complete_method(ctx: click.Context, parameter: click.Parameter, incomplete:
 @click.argument(
     "method",
     help="The method: 'kheishctl call rpc.discover' describes all methods.",
-    shell_complete=_complete_method,
+    shell_complete=lambda ctx, parameter, incomplete: [
+        name for name in METHODS if name.startswith(incomplete)
+    ],
 )
 @click.argument(
     "params", metavar="[JSON]", required=False, help="The params, a JSON object; '-' reads standard input."

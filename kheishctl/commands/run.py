@@ -21,7 +21,7 @@ from kheishctl.options import (
     session_filter,
     timeout_option,
 )
-from kheishctl.render.layout import Column, Display, format_table
+from kheishctl.render.layout import Column, format_table
 from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.run import describe_outcome, explain_run, format_run, paint_status
 from kheishctl.render.units import format_money
@@ -112,15 +112,11 @@ def wait(app: App, run_id: str, timeout: float | None) -> None:
     The exit code reports the outcome, see 'kheishctl --help'.
     """
     run = add_run_details(app.call, app.call("run.wait", drop_unset(run_id=run_id, timeout_s=timeout)))
-    app.emit(run, _format_answer)
+    output = str(run.get("output") or "")
+    app.emit(run, lambda _, display: output if display.width is None else sanitise(output))
     for line in filter(None, [describe_outcome(run), *explain_run(run, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exits.code_for_status(str(run["status"])))
-
-
-def _format_answer(run: Json, display: Display) -> str:
-    output = str(run.get("output") or "")
-    return sanitise(output) if sys.stdout.isatty() else output
 
 
 ARTIFACTS = (

@@ -216,8 +216,10 @@ def deliver(
         return
     if idempotency_key is None:  # With a key, the waiting run may be this very message, sent earlier.
         _note_waiting_run(app, address)
-    key = idempotency_key or _make_key()
-    request = PersistentSend(app, method, params | {"idempotency_key": key}, timeout)
+        from uuid import uuid4
+
+        idempotency_key = f"kheishctl-{uuid4().hex}"
+    request = PersistentSend(app, method, params | {"idempotency_key": idempotency_key}, timeout)
     streaming = sys.stdout.isatty() and not app.as_json
     try:
         result = request.stream(_Printer()) if streaming else request.settle()
@@ -251,10 +253,10 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
     if not streamed or result.get("status") != "completed":
         result = add_run_details(app.call, result)
     # The stream shows the text of the last answer; an output of another kind is not part of it.
-    shown = streamed and result.get("output_kind", "assistant_text") == "assistant_text"
+    was_streamed = streamed and result.get("output_kind", "assistant_text") == "assistant_text"
     if app.as_json:
         app.document(result)
-    elif (output := result.get("output")) and not shown:
+    elif (output := result.get("output")) and not was_streamed:
         app.say(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
     for line in filter(None, [describe_outcome(result), *explain_run(result, app.command_line)]):
         app.note(line)
@@ -268,12 +270,6 @@ def _stop_command(app: App, address: Json) -> str:
     agent, sender = address.get("agent"), address.get("sender")
     words = [*([agent] if agent else []), *(["--as", sender] if sender else [])]
     return app.command_line("conversation", "cancel", *words)
-
-
-def _make_key() -> str:
-    from uuid import uuid4
-
-    return f"kheishctl-{uuid4().hex}"
 
 
 @dataclass(slots=True)
@@ -338,16 +334,13 @@ class PersistentSend:
                     self.app.note("The connection is lost; waiting for the daemon.")
                 if lost_at is None or isinstance(failure, ConnectionLost):
                     lost_at = time.monotonic()
-                self._wait_for_daemon(failure, time.monotonic() - lost_at)
-
-    def _wait_for_daemon(self, failure: Failure, lost_s: float) -> None:
-        self.app.hang_up()
-        if lost_s > RECONNECT_SECONDS:
-            raise NoDaemon(
-                f"{str(failure).rstrip('.')}. If the message arrived, it is on disk: send it again with "
-                f"--idempotency-key {self.params['idempotency_key']} to wait for the answer"
-            )
-        time.sleep(RECONNECT_PAUSE_SECONDS)
+                self.app.hang_up()
+                if time.monotonic() - lost_at > RECONNECT_SECONDS:
+                    raise NoDaemon(
+                        f"{str(failure).rstrip('.')}. If the message arrived, it is on disk: to wait for the "
+                        f"answer, send it again with --idempotency-key {self.params['idempotency_key']}"
+                    ) from None
+                time.sleep(RECONNECT_PAUSE_SECONDS)
 
 
 class _Printer:

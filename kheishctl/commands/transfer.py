@@ -57,14 +57,13 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _read_export(app: App, session_id: str) -> Iterator[str]:
-    after: str | None = None
+    params: Json = {"session_id": session_id, "limit": MAX_PAGE_ROWS}
     while True:
-        params = drop_unset(session_id=session_id, after=after, limit=MAX_PAGE_ROWS)
         page = app.call("session.export", params)
         yield from page["lines"]
-        after = page["next"]
-        if after is None:
+        if page["next"] is None:
             return
+        params["after"] = page["next"]
 
 
 def _write(out: IO[str], lines: Iterable[str]) -> int:
@@ -109,7 +108,13 @@ def import_(app: App, file: str, agent: str | None, idempotency_key: str | None,
             # Each part is a separate request, so each has its own key.
             key = f"{idempotency_key}.{index}" if idempotency_key else None
             params = drop_unset(lines=part, agent=agent, idempotency_key=key, check=check)
-            result = _import_part(app, params | previous, sent)
+            try:
+                result = app.call("session.import", params | previous)
+            except RequestRefused as refused:
+                if sent:
+                    session = f"which session {previous['session_id']} holds"
+                    refused.note += f" (counted after the first {sent} lines, {session})"
+                raise
             previous = {name: result[name] for name in ("session_id", "last_hash")}
             messages, sent = messages + result["messages"], sent + len(part)
             if check:
@@ -124,18 +129,6 @@ def _read_lines(source: IO[str]) -> Iterator[str]:
         yield from (line.rstrip("\n") for line in source)
     except UnicodeDecodeError:
         raise Failure("this is not an export: it is not UTF-8 text") from None
-
-
-def _import_part(app: App, params: Json, sent: int) -> Json:
-    """Import one part. Errors: RequestRefused, with a note on the parts that were imported before."""
-    try:
-        result: Json = app.call("session.import", params)
-    except RequestRefused as refused:
-        if sent:
-            session = f"which session {params['session_id']} holds"
-            refused.note += f" (counted after the first {sent} lines, {session})"
-        raise
-    return result
 
 
 def split_parts(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -66,8 +66,15 @@ class ApprovalWatch:
             if method == "journal.end":
                 self._finished = params.get("reason") != "shutdown"
                 return
-            if method == "journal.event":
-                self._read_event(params["event"])
+            if method != "journal.event":
+                continue
+            approval_id = str(params["event"]["approval_id"])
+            if params["event"]["type"] != "approval_requested":
+                self._remove(approval_id)
+            elif approval_id not in self.waiting:
+                approval = self.app.call("approval.get", {"approval_id": approval_id})
+                if approval["status"] == "pending":
+                    self._add(approval)
 
     def _fetch(self) -> None:
         """Fetch the pending approvals, and report answers that were given while disconnected."""
@@ -78,15 +85,6 @@ class ApprovalWatch:
             self._remove(approval_id)
         for approval in pending.values():
             self._add(approval)
-
-    def _read_event(self, event: Json) -> None:
-        approval_id = str(event["approval_id"])
-        if event["type"] != "approval_requested":
-            self._remove(approval_id)
-        elif approval_id not in self.waiting:
-            approval = self.app.call("approval.get", {"approval_id": approval_id})
-            if approval["status"] == "pending":
-                self._add(approval)
 
     def _add(self, approval: Json) -> None:
         if approval["approval_id"] in self.waiting:
@@ -113,13 +111,16 @@ class ApprovalWatch:
 
     def _present(self) -> None:
         """Show the oldest pending approval, unless one is shown, and prompt for a key."""
+        import termios
+
         if not self._interactive or self._current is not None or not self.waiting:
             return
         self._current, approval = next(iter(self.waiting.items()))
         display = self.app.display()
         more = f" ({len(self.waiting) - 1} more)" if len(self.waiting) > 1 else ""
         self.app.say(f"\n{format_approval(approval, display)}\n{paint(PROMPT + more, 'bold', display.color)}")
-        _drop_keys()
+        # Drop the keys that were pressed before the approval was shown.
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
     def _press(self, key: str) -> None:
         """Execute the command of a key; without a shown approval only q has an effect."""
@@ -162,10 +163,3 @@ def _wait_for_key(client: Client) -> str | None:
         return os.read(descriptor, 1).decode(errors="replace").lower() if descriptor in ready else None
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, previous)
-
-
-def _drop_keys() -> None:
-    """Drop keys that were pressed earlier."""
-    import termios
-
-    termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)

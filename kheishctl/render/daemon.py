@@ -24,8 +24,10 @@ def format_daemon_status(result: Json, display: Display) -> str:
     counts, disk = result["counts"], result["disk"]
     version = str(result["version"])
     # An older daemon does not count pending requests.
-    numbers = [(counts.get(name, 0), one, several) for name, one, several in PENDING]
-    pending = [f"{count} {one if count == 1 else several}" for count, one, several in numbers if count]
+    numbers = [(counts.get(name, 0), singular, plural) for name, singular, plural in PENDING]
+    pending = [
+        f"{count} {singular if count == 1 else plural}" for count, singular, plural in numbers if count
+    ]
     agent, route = result.get("default_agent", "default"), result.get("default_route", "offline")
     pairs = [
         ("daemon", f"version {version}, pid {result['pid']}, up {format_duration(result['uptime_s'])}"),

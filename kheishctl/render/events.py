@@ -64,21 +64,9 @@ def _summarize_permissions(event: Json) -> str:
     return "; ".join([*added, *removed, *revoked])
 
 
-def _summarize_todos(event: Json) -> str:
-    return ", ".join(
-        f"{todo['content']} ({str(todo.get('status', 'pending')).replace('_', ' ')})"
-        for todo in event["todos"]
-    )
-
-
 def _summarize_return(event: Json) -> str:
     took = f" after {format_duration(event['took_ms'] / 1000)}" if event.get("took_ms") is not None else ""
     return f"{event['tool']} {event['how']}{took}" + _note(event["text"])
-
-
-def _summarize_compaction(event: Json) -> str:
-    tokens = f"{event.get('pre_tokens', 0)} to {event.get('post_tokens', 0)} tokens"
-    return f"{event['trigger']} {event['strategy']} up to {event['upto']}, {tokens}"
 
 
 def _as_json(event: Json) -> str:
@@ -133,7 +121,10 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "indoubt_resolved": lambda e: (
         f"{e['tool']} {e['outcome']}" + _actor(e) + _note(e.get("justification") or e.get("note"))
     ),
-    "context_compacted": _summarize_compaction,
+    "context_compacted": lambda e: (
+        f"{e['trigger']} {e['strategy']} up to {e['upto']}, "
+        f"{e.get('pre_tokens', 0)} to {e.get('post_tokens', 0)} tokens"
+    ),
     "compaction_failed": lambda e: f"{e['trigger']}: {e['error']['message']}",
     "task_created": lambda e: f"{e['task_id']} {e['title']}",
     "task_updated": _summarize_task_update,
@@ -145,7 +136,9 @@ SUMMARIES: dict[str, Callable[[Json], str]] = {
     "permissions_changed": _summarize_permissions,
     "output_emitted": lambda e: str(e["text"]),
     "requirement_satisfied": lambda e: str(e["path"]),
-    "todos_written": _summarize_todos,
+    "todos_written": lambda e: ", ".join(
+        f"{todo['content']} ({str(todo.get('status', 'pending')).replace('_', ' ')})" for todo in e["todos"]
+    ),
     "plan_entered": lambda e: str(e.get("note", "")),
     "plan_exited": lambda e: str(e.get("summary") or e["content"]),
 }

@@ -16,7 +16,6 @@ that a part is missing, so it replaces the output so far.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from kheishctl.contract import Json
 from kheishctl.render.calls import summarize_arguments
@@ -124,7 +123,10 @@ class StreamFollower:
                 sender = str(event.get("guest") or event.get("sender") or "")
                 self._inputs[str(event["input_id"])] = (format_message(event), sender)
             case "run_accepted":
-                return self._accept_run(run_id, str(event["input_id"]))
+                input_id = str(event["input_id"])
+                if input_id in self._inputs:
+                    self._queued[run_id] = input_id
+                    return [QueuedInput(*self._inputs[input_id], run_id)]
             case "run_started":
                 return self._start_run(run_id)
             case "model_asked":
@@ -132,7 +134,11 @@ class StreamFollower:
             case "message_appended":
                 return self._end_item(event)
             case "run_ended":
-                return self._end_run(run_id, event)
+                pieces = self._start_run(run_id) if run_id in self._queued else []
+                self.running = None
+                self._calls.clear()
+                message = str((event.get("error") or {}).get("message", ""))
+                return [*pieces, RunEnd(run_id, str(event["outcome"]), message)]
             case "steered":
                 return [SteerText(format_message(event), str(event.get("sender") or ""))]
             case "calls_judged":
@@ -143,24 +149,10 @@ class StreamFollower:
                 return _notices(event)
         return []
 
-    def _accept_run(self, run_id: str, input_id: str) -> list[Piece]:
-        if input_id not in self._inputs:
-            return []
-        self._queued[run_id] = input_id
-        text, sender = self._inputs[input_id]
-        return [QueuedInput(text, sender, run_id)]
-
     def _start_run(self, run_id: str) -> list[Piece]:
         self.running = run_id
         pending = self._inputs.pop(self._queued.pop(run_id, ""), None)
         return [] if pending is None else [StartedInput(*pending, run_id)]
-
-    def _end_run(self, run_id: str, event: Json) -> list[Piece]:
-        pieces = self._start_run(run_id) if run_id in self._queued else []
-        self.running = None
-        self._calls.clear()
-        error: Any = event.get("error") or {}
-        return [*pieces, RunEnd(run_id, str(event["outcome"]), str(error.get("message", "")))]
 
     # The answer.
 
@@ -214,7 +206,7 @@ class StreamFollower:
     def _add_calls(self, message: Json) -> list[Piece]:
         requests = list_calls(message)
         for request, item in zip(requests, _call_items(message), strict=True):
-            self._calls[request.call_id] = _Call(request.tool, request.about, item.get("arguments") or {})
+            self._calls[request.call_id] = _Call(request.tool, request.summary, item.get("arguments") or {})
         return list(requests)
 
     def _judge_calls(self, event: Json) -> list[Piece]:
@@ -235,7 +227,10 @@ class StreamFollower:
             case "tool_called":
                 return self._start_call(call_id, call, event)
             case "tool_returned":
-                return [self._end_call(call_id, call, event)]
+                self._calls.pop(call_id, None)
+                result = (str(event["how"]), str(event["text"]), event.get("took_ms"))
+                denial = (call.verdict, call.denial_shown)
+                return [CallResult(call_id, str(event["tool"]), call.summary, *result, *denial)]
             case "approval_requested":
                 details = {"arguments": call.arguments, "requested_at_ms": event["at_ms"]}
                 return [ApprovalOpening(event | details)]
@@ -266,19 +261,6 @@ class StreamFollower:
             pieces = [CallOutput(call_id, "", True)] if call.output[1] else []
             call.output = (attempt, 0)
         return [*pieces, CallStart(call_id, call.tool, call.summary, int(event["at_ms"]))]
-
-    def _end_call(self, call_id: str, call: _Call, event: Json) -> CallResult:
-        self._calls.pop(call_id, None)
-        return CallResult(
-            call_id,
-            str(event["tool"]),
-            call.summary,
-            str(event["how"]),
-            str(event["text"]),
-            event.get("took_ms"),
-            call.verdict,
-            call.denial_shown,
-        )
 
     def _read_output(self, delta: Json) -> list[Piece]:
         call_id, attempt, offset = str(delta["item_id"]), int(delta["attempt"]), int(delta["offset"])

@@ -47,16 +47,16 @@ def join_answer_text(message: Mapping[str, Any]) -> str:
 
 def format_history(messages: Sequence[Json], display: Display) -> str:
     """Format messages as a conversation, oldest first; for a pipe one tab-separated line each."""
-    return "\n".join(_format_entry(entry, display) for entry in messages)
-
-
-def _format_entry(entry: Json, display: Display) -> str:
-    message, role = entry["message"], entry["message"]["role"]
-    body = sanitise(format_message(message))
-    if display.width is None:
-        return f"{format_utc(entry['at_ms'])}\t{one_line(role)}\t{one_line(body)}"
-    name = one_line(str(message.get("agent") or entry.get("sender") or role))
-    speaker = paint(name, "green" if role == "user" else "blue", display.color)
-    time = paint(format_local(entry["at_ms"]), "dim", display.color)
-    note = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""
-    return f"{speaker} {time}{note}\n{body}\n"
+    lines = []
+    for entry in messages:
+        message, role = entry["message"], entry["message"]["role"]
+        body = sanitise(format_message(message))
+        if display.width is None:
+            lines.append(f"{format_utc(entry['at_ms'])}\t{one_line(role)}\t{one_line(body)}")
+            continue
+        name = one_line(str(message.get("agent") or entry.get("sender") or role))
+        speaker = paint(name, "green" if role == "user" else "blue", display.color)
+        time = paint(format_local(entry["at_ms"]), "dim", display.color)
+        note = " (stopped)" if entry.get("stop_reason") == "cancelled" else ""
+        lines.append(f"{speaker} {time}{note}\n{body}\n")
+    return "\n".join(lines)

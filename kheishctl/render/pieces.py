@@ -70,11 +70,11 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallRequest:
-    """A tool call that the model requests. ``about`` summarizes its arguments, sanitised, on one line."""
+    """A tool call that the model requests. ``summary`` is a sanitised line about its arguments."""
 
     call_id: str
     tool: str
-    about: str
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class CallVerdict:
     call_id: str
     tool: str
     decision: str
-    why: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class CallStart:
 
     call_id: str
     tool: str
-    about: str
+    summary: str
     at_ms: int
 
 
@@ -110,17 +110,17 @@ class CallOutput:
 class CallResult:
     """The result of a call.
 
-    ``why`` is the source of the verdict that denied it; ``told``: the denial was shown already.
+    ``denied_by`` is the source of the verdict that denied it; ``denial_shown``: the denial was already shown.
     """
 
     call_id: str
     tool: str
-    about: str
-    how: str
+    summary: str
+    outcome: str
     text: str
     took_ms: int | None = None
-    why: str = ""
-    told: bool = False
+    denied_by: str = ""
+    denial_shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +134,15 @@ class ApprovalOpening:
 class ApprovalClosing:
     """An approval that is no longer pending.
 
-    ``how``: ``allow``, ``deny``, or the way it lapsed. ``by``: the person who answered.
+    ``outcome``: ``allow``, ``deny``, or the way it lapsed. ``actor``: the person who answered.
     """
 
     approval_id: str
     tool: str
-    about: str
-    how: str
-    by: str = ""
-    reason: str = ""
+    summary: str
+    outcome: str
+    actor: str = ""
+    note: str = ""
     remember: str = "once"
 
 
@@ -155,11 +155,11 @@ class QuestionOpening:
 
 @dataclass(frozen=True, slots=True)
 class QuestionClosing:
-    """A question that is no longer pending. ``how``: ``answered``, ``declined``, or the way it lapsed."""
+    """A question that is no longer pending. ``outcome``: ``answered``, ``declined``, or a lapse."""
 
     question_id: str
-    how: str
-    by: str = ""
+    outcome: str
+    actor: str = ""
     answer: str = ""
 
 
@@ -177,7 +177,7 @@ class DoubtClosing:
     indoubt_id: str
     tool: str
     outcome: str
-    by: str
+    actor: str
     note: str
 
 

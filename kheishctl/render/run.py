@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from kheishctl.contract import Json
 from kheishctl.render.layout import Display, fit, format_pairs, paint
 from kheishctl.render.messages import STOP_NOTES
-from kheishctl.render.units import format_duration
+from kheishctl.render.units import format_duration, format_money
 from protocol.text import one_line
 
 # The pending requests that a message names; the rest is available through a list command.
@@ -88,6 +88,9 @@ def format_run(run: Json, display: Display) -> str:
     pinned, error, started = run["pinned"], run.get("error") or {}, run.get("started_at_ms")
     agent = str(run["agent"]) + (f" as {run['sender']}" if run.get("sender") else "")
     duration = started and format_duration(((run.get("ended_at_ms") or display.now_ms) - started) / 1000)
+    usage = run.get("usage") or {}
+    parts = (("cached", "cached_input_tokens"), ("reasoning", "reasoning_tokens"))
+    details = "".join(f", {usage[field]} {name}" for name, field in parts if usage.get(field))
     pairs = [
         ("run", str(run["run_id"])),
         ("status", str(run["status"]).replace("_", " ")),
@@ -99,17 +102,12 @@ def format_run(run: Json, display: Display) -> str:
         ("accepted", display.format_time(run["accepted_at_ms"])),
         ("took", duration),
         ("answers", str(run.get("turn", 0))),
-        ("tokens", _format_tokens(run.get("usage") or {})),
+        ("tokens", f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{details}"),
+        ("cost", format_money(run.get("cost"))),
         ("error", error.get("message")),
     ]
     calls = [_format_call(call, display) for call in run.get("calls", ())]
     return "\n".join([format_pairs(pairs, display), *calls])
-
-
-def _format_tokens(usage: Json) -> str:
-    parts = (("cached", "cached_input_tokens"), ("reasoning", "reasoning_tokens"))
-    more = "".join(f", {usage[field]} {name}" for name, field in parts if usage.get(field))
-    return f"{usage.get('input_tokens', 0)} read, {usage.get('output_tokens', 0)} written{more}"
 
 
 def _format_call(call: Json, display: Display) -> str:

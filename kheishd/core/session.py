@@ -1,7 +1,11 @@
-"""A session's record as the fold of its events, and the rules about its boundaries. Pure.
+"""Sessions: a record as the projection of its events, plan mode, and the bounds of child sessions. Pure.
 
-The first of ``open_runs`` holds the session's one slot: it is the only one that may execute, and it keeps
-the slot while it waits for a person. A run leaves the list when it ends, and then the next one is first.
+The first of ``open_runs`` has the session's only slot: it alone may execute, and it keeps the slot while it
+waits for a person. A run leaves the list when it ends, and the next one is first.
+
+In plan mode an agent only reads and asks. Entering it sets the session's permission mode to ``plan`` and
+remembers the previous mode; leaving it restores that mode. Plan mode changes only the session's own mode, so
+all bounds (the daemon's, the definition's, the parents') stay. Setting the mode meanwhile ends plan mode.
 """
 
 from typing import Any
@@ -9,9 +13,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core import planning
-from kheishd.core.permissions.grants import kept_by_session
-from kheishd.core.run.budget import summed
+from kheishd.core.permissions.grants import evolve_session_grants
+from kheishd.core.run.budget import accumulate_cost
 from protocol.budget import Cost
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.context import CompactionFailed, ContextCompacted
@@ -27,19 +30,21 @@ from protocol.transcript import Usage
 
 
 def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> Session:
-    """The session after an event of its stream. Most events of runs leave it as it is.
+    """Return the session after an event of its stream. Most events of runs do not change it.
 
     Errors: AssertionError for a first event that is not ``SessionCreated``: the journal is damaged.
     """
     if isinstance(event, SessionCreated):
-        return _created(envelope, event)
+        return _create(envelope, event)
     assert session is not None, "a session's first event is its creation"
     match event:
         case SessionUpdated(changes=changes):
-            before = planning.mode_set(session) if "permission_mode" in changes else session
-            changed = replace(before, **_decode_changes(changes))
+            if "permission_mode" in changes:
+                # The new mode counts: there is none to restore.
+                session = replace(session, plan_mode=False, pre_plan_mode=None)
+            changed = replace(session, **_decode_changes(changes))
         case SessionRenamed(title=title, usage=usage, cost=cost):
-            changed = replace(_paid(session, usage, cost), title=title)
+            changed = replace(_add_usage(session, usage, cost), title=title)
         case SessionEnded():
             changed = replace(session, status="ended")
         case RunAccepted():
@@ -47,28 +52,47 @@ def evolve(session: Session | None, envelope: Envelope, event: JournalEvent) -> 
             open_runs = [*session.open_runs, envelope.run_id]
             changed = replace(session, open_runs=open_runs, runs=session.runs + 1)
         case RunEnded():
-            changed = replace(session, open_runs=[r for r in session.open_runs if r != envelope.run_id])
+            open_runs = [run_id for run_id in session.open_runs if run_id != envelope.run_id]
+            changed = replace(session, open_runs=open_runs)
         case (
             MessageAppended(usage=usage, cost=cost)
             | ContextCompacted(usage=usage, cost=cost)
             | CompactionFailed(usage=usage, cost=cost)
         ):
-            changed = _paid(session, usage, cost)
-        case TodosWritten() | PlanEntered() | PlanExited():
-            changed = planning.evolve(session, envelope, event)
+            changed = _add_usage(session, usage, cost)
+        case TodosWritten():
+            changed = replace(session, todos_cursor=envelope.cursor)
+        case PlanEntered():
+            changed = _enter_plan_mode(session)
+        case PlanExited():
+            changed = replace(leave_plan_mode(session), plan_cursor=envelope.cursor)
         case _:
-            changed = kept_by_session(session, event, envelope.run_id)
+            changed = evolve_session_grants(session, event, envelope.run_id)
             if changed is session:
                 return session
     return replace(changed, updated_cursor=envelope.cursor, updated_at_ms=envelope.at_ms)
 
 
-def _paid(session: Session, usage: Usage, cost: Cost | None) -> Session:
-    costs = summed(session.costs, cost) if cost is not None else session.costs
+def _add_usage(session: Session, usage: Usage, cost: Cost | None) -> Session:
+    costs = accumulate_cost(session.costs, cost) if cost is not None else session.costs
     return replace(session, usage=session.usage + usage, costs=costs)
 
 
-def _created(envelope: Envelope, event: SessionCreated) -> Session:
+def _enter_plan_mode(session: Session) -> Session:
+    if session.plan_mode:
+        return session
+    mode = session.permission_mode
+    return replace(session, plan_mode=True, pre_plan_mode=mode, permission_mode="plan")
+
+
+def leave_plan_mode(session: Session) -> Session:
+    """Return the session with its previous mode: the widest that its next run may have."""
+    if not session.plan_mode:
+        return session
+    return replace(session, plan_mode=False, pre_plan_mode=None, permission_mode=session.pre_plan_mode)
+
+
+def _create(envelope: Envelope, event: SessionCreated) -> Session:
     assert envelope.session_id is not None
     return Session(
         **fields_of(SessionProperties, event),
@@ -94,72 +118,77 @@ def _decode_changes(changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def both(one: list[str] | None, other: list[str] | None) -> list[str] | None:
-    """The names that both allow: null is everything, so this never adds a name and never fails open."""
-    if one is None or other is None:
-        return one if other is None else other
-    return [name for name in one if name in other]
+# Bounds.
 
 
-def narrowest(one: CapabilityScope, other: CapabilityScope) -> CapabilityScope:
-    """The scope that allows what both allow, in every field."""
+def intersect_names(names: list[str] | None, bound: list[str] | None) -> list[str] | None:
+    """Return the names in both lists; null means every name, so the result never has an extra name."""
+    if names is None or bound is None:
+        return names if bound is None else bound
+    return [name for name in names if name in bound]
+
+
+def intersect_scopes(scope: CapabilityScope, bound: CapabilityScope) -> CapabilityScope:
+    """Return the scope that allows exactly what both scopes allow, in every field."""
     fields = CapabilityScope.__struct_fields__
-    return CapabilityScope(*(both(getattr(one, name), getattr(other, name)) for name in fields))
+    return CapabilityScope(*(intersect_names(getattr(scope, name), getattr(bound, name)) for name in fields))
 
 
-def wider(one: PermissionMode, other: PermissionMode) -> bool:
-    """Whether a mode allows more than another."""
-    return MODES.index(one) > MODES.index(other)
+def inherit_scope(parent: CapabilityScope, requested: CapabilityScope) -> CapabilityScope:
+    """Return a child's scope: the requested fields, else the parent's.
 
-
-def mode_within(
-    ceiling: PermissionMode, mode: PermissionMode | None, by_agent: PermissionMode | None = None
-) -> PermissionMode:
-    """``mode``, if it is no wider than ``ceiling``; where none is asked for, the agent's own within it.
-
-    Errors: ScopeWouldWiden.
-    """
-    if mode is None:
-        return narrowest_mode(ceiling, by_agent)
-    if wider(mode, ceiling):
-        raise ScopeWouldWiden(
-            f"the permission mode '{mode}' is wider than the parent's '{ceiling}'",
-            field="$.params.permission_mode",
-        )
-    return mode
-
-
-def narrowest_mode(one: PermissionMode, other: PermissionMode | None) -> PermissionMode:
-    """The narrower of two modes; the one there is, where there is one."""
-    return one if other is None else min(one, other, key=MODES.index)
-
-
-def inherited(parent: CapabilityScope, asked: CapabilityScope) -> CapabilityScope:
-    """A child's scope: the parent's, where it asks for nothing; what it asks for, where that is no more.
-
-    Errors: ScopeWouldWiden.
+    Errors: ScopeWouldWiden if a requested field is wider than the parent's.
     """
     fields = CapabilityScope.__struct_fields__
-    filled = ((getattr(asked, name), getattr(parent, name)) for name in fields)
-    return narrower(parent, CapabilityScope(*(own if own is not None else given for own, given in filled)))
+    pairs = ((getattr(requested, name), getattr(parent, name)) for name in fields)
+    return require_narrower(
+        parent, CapabilityScope(*(own if own is not None else inherited for own, inherited in pairs))
+    )
 
 
-def narrower(old: CapabilityScope, new: CapabilityScope) -> CapabilityScope:
-    """``new``, if it allows nothing that ``old`` does not.
+def require_narrower(current: CapabilityScope, requested: CapabilityScope) -> CapabilityScope:
+    """Return the requested scope if it allows nothing that the current one does not.
 
-    Errors: ScopeWouldWiden, naming the field and the names that were not allowed before.
+    Errors: ScopeWouldWiden, naming the field and the additional names.
     """
     for field in CapabilityScope.__struct_fields__:
-        was, will = getattr(old, field), getattr(new, field)
-        if was is None:
+        allowed, names = getattr(current, field), getattr(requested, field)
+        if allowed is None:
             continue
-        if will is None:
+        if names is None:
             raise ScopeWouldWiden(
                 f"'{field}' is limited and cannot be opened again", field=f"$.params.scope.{field}"
             )
-        extra = sorted(set(will) - set(was))
+        extra = sorted(set(names) - set(allowed))
         if extra:
             raise ScopeWouldWiden(
                 f"'{field}' did not allow {', '.join(extra)}", field=f"$.params.scope.{field}"
             )
-    return new
+    return requested
+
+
+def is_wider(mode: PermissionMode, reference: PermissionMode) -> bool:
+    """Whether a mode allows more than another one."""
+    return MODES.index(mode) > MODES.index(reference)
+
+
+def narrower_mode(mode: PermissionMode, bound: PermissionMode | None) -> PermissionMode:
+    """Return the narrower of two modes; the first if there is no second."""
+    return mode if bound is None else min(mode, bound, key=MODES.index)
+
+
+def choose_mode(
+    ceiling: PermissionMode, requested: PermissionMode | None, by_agent: PermissionMode | None = None
+) -> PermissionMode:
+    """Return a child's mode: the requested one, else the agent's own within the ceiling.
+
+    Errors: ScopeWouldWiden if the requested mode is wider than the ceiling.
+    """
+    if requested is None:
+        return narrower_mode(ceiling, by_agent)
+    if is_wider(requested, ceiling):
+        raise ScopeWouldWiden(
+            f"the permission mode '{requested}' is wider than the parent's '{ceiling}'",
+            field="$.params.permission_mode",
+        )
+    return requested

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kheishd.records.writer import Origin
 from protocol.errors.conversation import SenderForbidden
 from protocol.errors.definition import AgentForbidden
 from protocol.errors.token import ScopeMissing
@@ -193,3 +194,8 @@ def mutation(
 def control(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Act]:
     """Decorate the function that performs a control."""
     return lambda function: Act(row, function)
+
+
+def origin_of(call: Call, on_behalf_of: str | None = None) -> Origin:
+    """Return the origin of the events that a call causes."""
+    return Origin(call.caller.principal, on_behalf_of, call.request_id)

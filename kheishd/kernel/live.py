@@ -1,21 +1,20 @@
-"""Text while it is being written: kept until it is committed, handed on as it comes.
+"""Text that is not committed yet: the model's answer or a tool's output, passed to followers as it arrives.
 
-A *writing* is the text of one model call of a run, or the output of one tool call. It begins with the call,
-grows piece by piece and ends when its message or its result is in the journal (or the run stopped). A higher
-attempt replaces the lower.
+A :class:`LiveText` is the text of one model call of a run, or the output of one tool call. It begins with the
+call, grows piece by piece, and ends when its message or result is in the journal, or when the run is stopped.
+A higher attempt replaces a lower one.
 
-A piece is encoded once and given, at once and without waiting, to every follower: those level with the
-text send it on, the others pass it over, remember how far they had come and later read the rest here, in
-one piece. So what a slow follower costs is two numbers, not a queue.
+Each piece is encoded once and passed to every follower at once, without waiting. A follower that is up to
+date sends the piece on. A follower that lags ignores it, remembers its offset, and later reads the rest from
+here in one piece. A slow follower therefore costs two numbers and not a queue.
 
-What a model says is kept whole. A tool may write without end, so of its output only the end is kept, and
-whoever comes later, or falls far behind, misses the rest: offsets are counted from the true beginning all
-the same, so that a gap shows.
+A model's text is stored whole. A tool's output may be endless, so only its end is stored, and a late follower
+misses the part before it. Offsets count from the true beginning, so that the gap is visible.
 
-Known secrets are taken out before anybody sees a piece. The end of a piece that may become one is held
-back until more has come, or the text is whole.
+Known secrets are removed before any follower gets a piece. The end of a piece that may be the beginning of a
+secret is held back until more text arrives or the text is flushed.
 
-Nothing here is durable and nothing here is awaited; everything happens on the loop's thread.
+Nothing here is durable and nothing is awaited; everything runs on the loop's thread.
 """
 
 from collections import deque
@@ -28,59 +27,59 @@ from kheishd.core.text.stream import TextStreamScrubber
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 Kind = Literal["text", "thinking", "output"]
-OF_MODELS: tuple[Kind, ...] = ("thinking", "text")
-OF_TOOLS: tuple[Kind, ...] = ("output",)
+MODEL_KINDS: tuple[Kind, ...] = ("thinking", "text")
+TOOL_KINDS: tuple[Kind, ...] = ("output",)
 
-# A tool may write a character at a time, and each piece takes some 50 bytes besides.
+# A tool may write one character at a time, and each piece takes about 50 bytes more than its text.
 MAX_PIECES = 1_024
 
 _encode = msgspec.json.Encoder().encode
 
 
 class TextBuffer:
-    """The text of one kind, or its end: ``length`` characters came, those from ``start`` on are kept."""
+    """The text of one kind, or its end: it has ``length`` characters and stores those from ``start`` on."""
 
-    __slots__ = ("_most", "_pieces", "flow", "length", "start")
+    __slots__ = ("_max_characters", "_pieces", "length", "scrubber", "start")
 
-    def __init__(self, most: int | None = None) -> None:
-        self.flow = TextStreamScrubber()
+    def __init__(self, max_characters: int | None = None) -> None:
+        self.scrubber = TextStreamScrubber()
         self.length = 0
         self.start = 0
-        self._most = most
+        self._max_characters = max_characters
         self._pieces: deque[str] = deque()
 
     def append(self, text: str) -> None:
-        """Make the text longer. Where only its end is kept, pieces go once enough comes after them."""
+        """Append text. With a limit, drop pieces from the start once enough text follows them."""
         self._pieces.append(text)
         self.length += len(text)
-        if self._most is None:
+        if self._max_characters is None:
             return
-        while self.length - self.start - len(self._pieces[0]) >= self._most:
+        while self.length - self.start - len(self._pieces[0]) >= self._max_characters:
             self.start += len(self._pieces.popleft())
-        if len(self._pieces) > MAX_PIECES or self.length - self.start > 2 * self._most:
-            kept = self.text()[-self._most :]
-            self.start = self.length - len(kept)
-            self._pieces = deque((kept,))
+        if len(self._pieces) > MAX_PIECES or self.length - self.start > 2 * self._max_characters:
+            end = self.text()[-self._max_characters :]
+            self.start = self.length - len(end)
+            self._pieces = deque((end,))
 
     def skip(self, characters: int) -> None:
-        """So much came that nobody is told of; what was kept before it is of no use any more."""
+        """Count characters that no follower gets, and drop the text before them."""
         self._pieces.clear()
         self.length += characters
         self.start = self.length
 
     def text(self, offset: int = 0) -> str:
-        """What is kept of the text, from an offset on."""
+        """Return the stored text from an offset on."""
         if len(self._pieces) > 1:
-            # Joined for good, so that many readers of a long text cost its length once.
+            # Joined for good, so that many readers of a long text pay for its length once.
             self._pieces = deque(("".join(self._pieces),))
-        kept = self._pieces[0] if self._pieces else ""
-        return kept[offset - self.start :] if offset > self.start else kept
+        stored = self._pieces[0] if self._pieces else ""
+        return stored[offset - self.start :] if offset > self.start else stored
 
 
-class Writing:
+class LiveText:
     """The text so far of one attempt at one call."""
 
-    __slots__ = ("_stem", "attempt", "followers", "item_id", "run_id", "session_id", "strands")
+    __slots__ = ("_stem", "attempt", "buffers", "followers", "item_id", "run_id", "session_id")
 
     def __init__(
         self, session_id: str, run_id: str, item_id: str, attempt: int, kinds: tuple[Kind, ...]
@@ -89,7 +88,7 @@ class Writing:
         self.run_id = run_id
         self.item_id = item_id
         self.attempt = attempt
-        self.strands: dict[Kind, TextBuffer] = {
+        self.buffers: dict[Kind, TextBuffer] = {
             kind: TextBuffer(MAX_LIVE_CHARACTERS if kind == "output" else None) for kind in kinds
         }
         self.followers: list[Follower] = []
@@ -97,117 +96,121 @@ class Writing:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from what else is being written: its run, and its message or call."""
+        """The run and the message or call, which identify the text; attempts share a key."""
         return self.run_id, self.item_id
 
     def lengths(self) -> dict[Kind, int]:
-        """How far the text has come, by kind."""
-        return {kind: strand.length for kind, strand in self.strands.items()}
+        """Return the length of the text so far, by kind."""
+        return {kind: buffer.length for kind, buffer in self.buffers.items()}
 
     def text(self, kind: Kind) -> str:
-        """The text so far, or what is kept of it."""
-        return self.strands[kind].text()
+        """Return the stored text of a kind."""
+        return self.buffers[kind].text()
 
     def delta(self, kind: Kind, offset: int, text: str) -> bytes:
-        """The params of a ``journal.delta`` from ``run_id`` on: what is the same for every follower."""
+        """Encode the params of a ``journal.delta`` from ``run_id`` on, the part that all followers share."""
         return b'%b,"offset":%d,"kind":"%b","text":%b}' % (self._stem, offset, kind.encode(), _encode(text))
 
 
 class Follower(Protocol):
-    """Somebody who wants text as it is written."""
+    """A recipient of live text."""
 
     @property
     def session_id(self) -> str | None:
-        """The one session that is followed; None where ``wants`` must be asked about each."""
+        """The only session that is followed; None if ``wants`` decides for each run."""
         ...
 
     def wants(self, session_id: str, run_id: str) -> bool:
-        """Whether text of this run is wanted."""
+        """Whether the follower wants the text of this run."""
         ...
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
-        """A piece, about to be added to ``writing``. Must not wait, fail, or follow or unfollow."""
+    def delta(self, live_text: LiveText, delta: bytes) -> None:
+        """Take a piece, right before it is appended. Must not wait, raise, follow or unfollow."""
         ...
 
 
 class Live:
-    """All that is being written now, and who follows it."""
+    """All live texts and their followers."""
 
     def __init__(self) -> None:
-        self._writings: dict[tuple[str, str], Writing] = {}
+        self._texts: dict[tuple[str, str], LiveText] = {}
         self._by_session: dict[str, dict[Follower, None]] = {}
-        self._of_many: dict[Follower, None] = {}
+        self._of_all: dict[Follower, None] = {}
         self.scrubber = Scrubber()
 
     def scrub(self, scrubber: Scrubber) -> None:
-        """From now on, let no secret of these through."""
+        """Remove these secrets from all further text."""
         self.scrubber = scrubber
 
+    # Texts.
+
     def begin(
-        self, session_id: str, run_id: str, item_id: str, attempt: int, kinds: tuple[Kind, ...] = OF_MODELS
-    ) -> Writing:
-        """A call starts: what is to be written of it. What an earlier attempt wrote is gone."""
-        writing = Writing(session_id, run_id, item_id, attempt, kinds)
-        candidates = (*self._by_session.get(session_id, ()), *self._of_many)
-        writing.followers = [follower for follower in candidates if follower.wants(session_id, run_id)]
-        self._writings[writing.key] = writing
-        return writing
+        self, session_id: str, run_id: str, item_id: str, attempt: int, kinds: tuple[Kind, ...] = MODEL_KINDS
+    ) -> LiveText:
+        """Begin the text of a call. It replaces the text of an earlier attempt."""
+        live_text = LiveText(session_id, run_id, item_id, attempt, kinds)
+        candidates = (*self._by_session.get(session_id, ()), *self._of_all)
+        live_text.followers = [follower for follower in candidates if follower.wants(session_id, run_id)]
+        self._texts[live_text.key] = live_text
+        return live_text
 
-    def text(self, writing: Writing, kind: Kind, text: str) -> None:
-        """More text. Errors: KeyError for a kind that the writing does not have."""
-        self._tell(writing, kind, writing.strands[kind].flow.feed(text, self.scrubber))
+    def append(self, live_text: LiveText, kind: Kind, text: str) -> None:
+        """Append text. Errors: KeyError for a kind that the live text does not have."""
+        self._publish(live_text, kind, live_text.buffers[kind].scrubber.feed(text, self.scrubber))
 
-    def whole(self, writing: Writing) -> None:
-        """No more text comes: tell what was held back."""
-        for kind, strand in writing.strands.items():
-            self._tell(writing, kind, strand.flow.finish(self.scrubber))
+    def flush(self, live_text: LiveText) -> None:
+        """Publish the text that was held back; no text may follow."""
+        for kind, buffer in live_text.buffers.items():
+            self._publish(live_text, kind, buffer.scrubber.finish(self.scrubber))
 
-    def _tell(self, writing: Writing, kind: Kind, text: str) -> None:
+    def _publish(self, live_text: LiveText, kind: Kind, text: str) -> None:
         if not text:
             return
-        strand = writing.strands[kind]
+        buffer = live_text.buffers[kind]
         if kind == "output" and len(text) > MAX_LIVE_CHARACTERS:
-            # So long a piece would be no message: what nobody will see again is not sent either.
-            strand.skip(len(text) - MAX_LIVE_CHARACTERS)
+            # The piece would exceed the size of a message, and its start would be dropped at once anyway.
+            buffer.skip(len(text) - MAX_LIVE_CHARACTERS)
             text = text[-MAX_LIVE_CHARACTERS:]
-        if writing.followers:
-            delta = writing.delta(kind, strand.length, text)
-            for follower in writing.followers:
-                follower.delta(writing, delta)
-        strand.append(text)
+        if live_text.followers:
+            delta = live_text.delta(kind, buffer.length, text)
+            for follower in live_text.followers:
+                follower.delta(live_text, delta)
+        buffer.append(text)
 
-    def end(self, writing: Writing) -> None:
-        """The message or result is in the journal, or nothing more will come of it."""
-        writing.followers = []
-        if self._writings.get(writing.key) is writing:
-            del self._writings[writing.key]
+    def end(self, live_text: LiveText) -> None:
+        """Forget a text: its message or result is in the journal, or will never be."""
+        live_text.followers = []
+        if self._texts.get(live_text.key) is live_text:
+            del self._texts[live_text.key]
+
+    # Followers.
 
     def follow(self, follower: Follower) -> None:
-        """From now on give every piece that is wanted to ``follower``."""
+        """Pass every further piece that ``follower`` wants to it."""
         if follower.session_id is None:
-            self._of_many[follower] = None
+            self._of_all[follower] = None
         else:
             self._by_session.setdefault(follower.session_id, {})[follower] = None
-        for writing in self.current(follower):
-            writing.followers.append(follower)
+        for live_text in self.current(follower):
+            live_text.followers.append(follower)
 
     def unfollow(self, follower: Follower) -> None:
-        """No more of it, whether it followed or not."""
-        self._of_many.pop(follower, None)
+        """Pass nothing to ``follower`` any more, whether it followed or not."""
+        self._of_all.pop(follower, None)
         if follower.session_id is not None:
             followers = self._by_session.get(follower.session_id, {})
             followers.pop(follower, None)
             if not followers:
                 self._by_session.pop(follower.session_id, None)
-        for writing in self._writings.values():
-            if follower in writing.followers:
-                writing.followers.remove(follower)
+        for live_text in self._texts.values():
+            if follower in live_text.followers:
+                live_text.followers.remove(follower)
 
-    def current(self, follower: Follower) -> list[Writing]:
-        """What is being written now that ``follower`` wants."""
+    def current(self, follower: Follower) -> list[LiveText]:
+        """Return the live texts that ``follower`` wants."""
         return [
-            writing
-            for writing in self._writings.values()
-            if follower.session_id in (None, writing.session_id)
-            and follower.wants(writing.session_id, writing.run_id)
+            live_text
+            for live_text in self._texts.values()
+            if follower.session_id in (None, live_text.session_id)
+            and follower.wants(live_text.session_id, live_text.run_id)
         ]

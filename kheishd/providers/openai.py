@@ -106,7 +106,10 @@ def messages(
             case "assistant":
                 _add_assistant(out, message.items, give_back_thinking=give_back_thinking)
             case "tool":
-                out += [_result(item) for item in message.items if isinstance(item, ToolResult)]
+                for item in message.items:
+                    if isinstance(item, ToolResult):
+                        text = f"The tool failed: {item.text}" if item.is_error else item.text
+                        out.append({"role": "tool", "tool_call_id": item.call_id, "content": text})
     return out
 
 
@@ -137,11 +140,6 @@ def _add_assistant(out: list[dict[str, Any]], items: list[Item], *, give_back_th
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": encode(call.arguments).decode()}
     return {"id": call.call_id, "type": "function", "function": function}
-
-
-def _result(result: ToolResult) -> dict[str, Any]:
-    text = f"The tool failed: {result.text}" if result.is_error else result.text
-    return {"role": "tool", "tool_call_id": result.call_id, "content": text}
 
 
 # The answer.
@@ -294,7 +292,9 @@ class ChatReader:
         thought = delta.reasoning_content or delta.reasoning
         if isinstance(thought, str) and thought:
             self._draft.write("thinking", thought)
-        for text in (*_texts(delta.content), delta.refusal):
+        content = delta.content
+        parts = [part.text for part in content] if isinstance(content, list) else [content]
+        for text in (*parts, delta.refusal):
             if text:
                 self._draft.write("text", text)
         self._refused = self._refused or bool(delta.refusal)
@@ -323,12 +323,6 @@ class ChatReader:
         if delta.id is None:
             return max(last, 0)
         return next((key for key, block in self._calls.items() if block.call_id == delta.id), last + 1)
-
-
-def _texts(content: str | list[ContentPart] | None) -> list[str | None]:
-    if isinstance(content, list):
-        return [part.text for part in content]
-    return [content]
 
 
 def _usage(counted: ChatUsage) -> Usage:

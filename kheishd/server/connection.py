@@ -129,24 +129,24 @@ class ClientConnection(ABC):
     async def _receive_batch(self, batch: Batch) -> None:
         gathering = BatchReply(self.answer)
         for value in batch.items:
-            self._take_of_batch(value, gathering)
+            if type(value) is Request:
+                self._dispatch_in_batch(value, gathering)
+            else:
+                if type(value) is Malformed:
+                    gathering.expect()
+                self._take(value, gathering.add)
             if self._full() or time.monotonic() > self._slice_end:
                 await self._pause()
         gathering.add(None)
 
-    def _take_of_batch(self, value: Value, gathering: BatchReply) -> None:
-        if type(value) is not Request:
-            if type(value) is Malformed:
-                gathering.expect()
-            self._take(value, gathering.add)
-            return
+    def _dispatch_in_batch(self, request: Request, gathering: BatchReply) -> None:
         gathering.expect()
         try:
             gathering.room()
         except Overloaded as refusal:
-            gathering.add(encode_error(value.id, refusal))
+            gathering.add(encode_error(request.id, refusal))
             return
-        answer = self._shared.dispatcher.dispatch(value, self, gathering.add)
+        answer = self._shared.dispatcher.dispatch(request, self, gathering.add)
         if answer is not None:
             gathering.add(answer)
 

@@ -2,7 +2,6 @@
 
 import select
 import socket
-from collections.abc import Iterator
 
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
@@ -10,7 +9,6 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 from kheishd.kernel.call import Caller
 from kheishd.server.connection import ClientConnection, EndReason, ServerContext
 from protocol.rpc.codec import Codec
-from protocol.rpc.wire import Value
 
 # One read. A larger one makes a pipelining client's turn longer, a smaller one costs more turns.
 READ_BYTES = 64 * 1024
@@ -54,12 +52,9 @@ class LineConnection(ClientConnection):
             if not data:
                 await self.receive(self._codec.eof())
                 return
-            await self.receive(self._values(data))
-
-    def _values(self, data: bytes) -> Iterator[Value]:
-        """Yield the messages of a read, decoded in portions: many small messages take long together."""
-        for start in range(0, len(data), FEED_BYTES):
-            yield from self._codec.feed(data[start : start + FEED_BYTES])
+            # Decoded in portions as it is dispatched: many small messages take long together.
+            portions = (data[start : start + FEED_BYTES] for start in range(0, len(data), FEED_BYTES))
+            await self.receive(value for portion in portions for value in self._codec.feed(portion))
 
     async def _finish(self) -> None:
         """Answer open requests and send the answers, unless the client is gone."""

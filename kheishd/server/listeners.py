@@ -129,12 +129,13 @@ def _inherit(
     for index in range(int(count)):
         fd = LISTEN_FD_FIRST + index
         name = named[index] if index < len(named) else ""
+        family, path = _describe(fd)
         if name == "shared":
-            yield fd, shared or SharedListen(Path(_path_of(fd)))
-        elif name == "tcp" or (name != "rpc" and _family_of(fd) != socket.AF_UNIX):
+            yield fd, shared or SharedListen(Path(path))
+        elif name == "tcp" or (name != "rpc" and family != socket.AF_UNIX):
             yield fd, tcp or TcpListen("", 0)
         else:
-            yield fd, RpcListen(Path(_path_of(fd) or rpc.path))
+            yield fd, RpcListen(Path(path or rpc.path))
 
 
 @contextmanager
@@ -145,15 +146,11 @@ def _adopt(fd: int, spec: Listen) -> Iterator[Listener]:
         yield Listener(spec, listening)
 
 
-def _family_of(fd: int) -> int:
-    with socket.socket(fileno=os.dup(fd)) as probe:
-        return probe.family
-
-
-def _path_of(fd: int) -> str:
+def _describe(fd: int) -> tuple[int, str]:
+    """Return the address family of a socket, and its path ("" if it has none)."""
     with socket.socket(fileno=os.dup(fd)) as probe:
         name = probe.getsockname()
-    return name if isinstance(name, str) else ""
+        return probe.family, name if isinstance(name, str) else ""
 
 
 # Bound by the daemon.
@@ -178,7 +175,11 @@ def _open_socket(spec: Listen) -> Iterator[Listener]:
         try:
             yield Listener(spec, listening)
         finally:
-            _remove(path, made)
+            with suppress(FileNotFoundError):
+                current = os.lstat(path)
+                # Another socket may have replaced this one.
+                if (current.st_dev, current.st_ino) == (made.st_dev, made.st_ino):
+                    os.unlink(path)
 
 
 @contextmanager
@@ -243,14 +244,6 @@ def _share(path: str, spec: SharedListen) -> None:
         os.close(descriptor)
 
 
-def _remove(path: str, made: os.stat_result) -> None:
-    """Unlink the socket, unless another one has replaced it."""
-    with suppress(FileNotFoundError):
-        current = os.lstat(path)
-        if (current.st_dev, current.st_ino) == (made.st_dev, made.st_ino):
-            os.unlink(path)
-
-
 def address_of(listening: socket.socket) -> str:
     """Return the address of a bound TCP socket, ``[::1]:7707`` for IPv6."""
     host, port, *_ = listening.getsockname()
@@ -295,15 +288,11 @@ async def accept_all(
         await descriptor_freed()
 
 
-def _ceiling() -> int:
-    """Return the first descriptor number that no client gets."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(DESCRIPTORS_RESERVED, limit // 4)
-
-
 def _accept_some(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> bool:
     """Accept up to one turn's connections; return False if descriptors run out. Errors: OSError."""
-    ceiling = _ceiling()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reserved = min(DESCRIPTORS_RESERVED, limit // 4)
+    ceiling = sys.maxsize if limit == resource.RLIM_INFINITY else limit - reserved
     try:
         # The kernel assigns the lowest free number.
         newest = os.dup(listening.fileno())

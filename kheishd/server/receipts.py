@@ -82,7 +82,10 @@ class MutationCommit:
                 return repeated
         result = self._handler.apply(tx, self._call, self._plan)
         if self._params.check:
-            raise DryRun(_without_secret(result, self._handler.row.secret))
+            secret = self._handler.row.secret
+            if secret is not None:
+                result = msgspec.structs.replace(result, **{secret: PLACEHOLDER})
+            raise DryRun(result)
         if key is not None:
             self._record(tx, key, result)
         return result
@@ -129,10 +132,6 @@ def _digest(params: Mutation, blank: dict[str, Any]) -> bytes:
         text = f"an idempotency key has {MAX_IDEMPOTENCY_KEY_BYTES} bytes of UTF-8 at most"
         raise InvalidParams(text, field="$.params.idempotency_key")
     return hashlib.sha256(_encode_sorted(msgspec.structs.replace(params, **blank))).digest()
-
-
-def _without_secret(result: Any, secret: str | None) -> Any:
-    return result if secret is None else msgspec.structs.replace(result, **{secret: PLACEHOLDER})
 
 
 def _purge(tx: Transaction) -> None:

@@ -3,11 +3,10 @@
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import trio
 
-from kheishd.kernel.call import Caller
 from kheishd.objects.node.token import is_valid
 from kheishd.server.connection import ClientConnection, ServerContext
 from kheishd.server.dispatch import Dispatcher
@@ -62,9 +61,15 @@ class Server:
 
     def _welcome(self, stream: socket.socket, spec: RpcListen | SharedListen) -> None:
         try:
-            caller = _caller(stream, spec)
+            peer = peer_of(stream)
+            if isinstance(spec, RpcListen):
+                caller = find_private_caller(peer)
+            else:
+                caller = find_shared_caller(peer, spec.grants)
         except Refusal as refusal:
-            _turn_away(stream, refusal)
+            # Send the refusal as far as that needs no waiting, and disconnect.
+            with stream, suppress(OSError):
+                stream.send(encode_error(None, refusal) + b"\n")
         except OSError:
             stream.close()
         else:
@@ -123,20 +128,6 @@ class Server:
                 record = store.get(TOKENS, str(connection.caller.token_id))
                 if record is None or not is_valid(store, record.token, state.now_ms()):
                     connection.stop("revoked")
-
-
-def _caller(stream: socket.socket, spec: RpcListen | SharedListen) -> Caller:
-    peer = peer_of(stream)
-    return find_private_caller(peer) if isinstance(spec, RpcListen) else find_shared_caller(peer, spec.grants)
-
-
-def _turn_away(stream: socket.socket, refusal: Refusal) -> None:
-    """Say why, as far as that goes without waiting, and hang up."""
-    with stream:
-        try:
-            stream.send(encode_error(None, refusal) + b"\n")
-        except OSError:
-            return
 
 
 @asynccontextmanager

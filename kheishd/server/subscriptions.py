@@ -39,9 +39,8 @@ from protocol.rpc.wire import encode_notification
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Caller
-    from kheishd.kernel.live import Kind, Live, Writing
+    from kheishd.kernel.live import Kind, Live, LiveText
     from kheishd.kernel.state import Bell, State
     from kheishd.store.environment import Snapshot
     from protocol.objects.journal import Filter
@@ -137,7 +136,7 @@ class Subscription:
         with self._hub.state.read() as store:
             return self.selection.admits(store, session_id)
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, live_text: LiveText, delta: bytes) -> None:
         """Send a piece of text, if the client has taken everything before."""
         if self._level:
             if self._peer.clear:
@@ -153,7 +152,13 @@ class Subscription:
         if self.selection.whole_stream and entries[0].cursor > self._cursor:
             messages = [head + entry.tail for entry in entries]
         else:
-            messages = [head + entry.tail for entry in entries if self._matches(store, entry)]
+            messages = [
+                head + entry.tail
+                for entry in entries
+                if entry.cursor > self._cursor
+                and self.selection.admits(store, entry.stream)
+                and self.selection.takes(entry.line)
+            ]
         if not messages:
             return
         if not self._peer.clear:
@@ -163,20 +168,14 @@ class Subscription:
         self._peer.push(messages)
         self._end_if_settled(store)
 
-    def _matches(self, store: Snapshot, entry: LiveEntry) -> bool:
-        return (
-            entry.cursor > self._cursor
-            and self.selection.admits(store, entry.stream)
-            and self.selection.takes(entry.line)
-        )
-
     def _fall_behind(self) -> None:
         """Change from level to catching up."""
         self._level = False
         self._hub.leave(self)
         if self._deltas:
             self._sent = {
-                writing.key: (writing.attempt, writing.lengths()) for writing in self._hub.live.current(self)
+                live_text.key: (live_text.attempt, live_text.lengths())
+                for live_text in self._hub.live.current(self)
             }
         self._hub.catch_up(self)
 
@@ -225,33 +224,35 @@ class Subscription:
     def _become_level(self, store: Snapshot) -> bool:
         """Become level if the client takes all the text in progress; return whether it did."""
         if self._deltas:
-            for writing in self._hub.live.current(self):
+            for live_text in self._hub.live.current(self):
                 if not self._peer.clear:
                     return False
-                self._send_text(store, writing)
+                self._send_text(store, live_text)
         self._sent = {}
         self._level = True
         self._hub.join(self, store.last_cursor)
         return True
 
-    def _send_text(self, store: Snapshot, writing: Writing) -> None:
+    def _send_text(self, store: Snapshot, live_text: LiveText) -> None:
         """Send the missing text of a message or tool output, unless its durable event was already sent.
 
         If part of it is no longer kept, the offset shows the gap.
         """
-        run = store.get(RUNS, writing.run_id)
-        if run is not None and not _still_written(run, writing.item_id):
-            return
-        attempt, lengths = self._sent.get(writing.key, (0, {}))
-        if attempt != writing.attempt:
+        run = store.get(RUNS, live_text.run_id)
+        if run is not None and run.item_id != live_text.item_id:
+            calls = (call for call in run.calls if call.state == "called")
+            if all(call.call_id != live_text.item_id for call in calls):
+                return
+        attempt, lengths = self._sent.get(live_text.key, (0, {}))
+        if attempt != live_text.attempt:
             lengths = {}
         messages = []
-        for kind, strand in writing.strands.items():
-            offset = max(lengths.get(kind, 0), strand.start)
-            if offset < strand.length:
-                delta = writing.delta(kind, offset, strand.text(offset))
+        for kind, buffer in live_text.buffers.items():
+            offset = max(lengths.get(kind, 0), buffer.start)
+            if offset < buffer.length:
+                delta = live_text.delta(kind, offset, buffer.text(offset))
                 messages.append(self._delta_head + delta + b"}")
-        self._sent[writing.key] = (writing.attempt, writing.lengths())
+        self._sent[live_text.key] = (live_text.attempt, live_text.lengths())
         self._peer.push(messages)
 
     def _tell_gap(self, store: Snapshot) -> None:
@@ -292,13 +293,6 @@ class Subscription:
 
     def _note(self, name: str, **fields: object) -> bytes:
         return encode_notification(f"journal.{name}", _encode({"subscription": self.name, **fields}))
-
-
-def _still_written(run: RunRecord, item_id: str) -> bool:
-    """Whether a run's message, or the result of a call, is not in the journal yet."""
-    return run.item_id == item_id or any(
-        call.call_id == item_id and call.state == "called" for call in run.calls
-    )
 
 
 class LiveEntry:

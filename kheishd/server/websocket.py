@@ -76,7 +76,10 @@ async def serve_websockets(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Serve clients for ever. Errors: OSError (ssl.SSLError) for an unusable certificate or key."""
-    context = None if spec.certificate is None else _tls(spec)
+    context = None
+    if spec.certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(spec.certificate, spec.key)
 
     def serve(plain: socket.socket) -> None:
         for option, value in _KEEP_ALIVE:
@@ -88,13 +91,6 @@ async def serve_websockets(
 
     task_status.started()
     await accept_all(listening, serve, host.descriptor_freed)
-
-
-def _tls(spec: TcpListen) -> ssl.SSLContext:
-    assert spec.certificate is not None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(spec.certificate, spec.key)
-    return context
 
 
 async def _serve(host: TransportHost, stream: trio.abc.Stream, spec: TcpListen) -> None:

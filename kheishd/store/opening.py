@@ -32,7 +32,8 @@ LOCK = "lock.mdb"
 # Address space, not disk: 1 TiB of journal is some ten million long conversations. It is never resized,
 # because that would pull the map away from under open snapshots.
 MAP_BYTES = 1 << 40
-MAX_TABLES = 64
+# Each costs some 100 bytes of memory per transaction; the objects of the next versions need about 100.
+MAX_TABLES = 256
 # Snapshots open at once: one on the loop, a few in worker threads; 126 is LMDB's own habit.
 MAX_READERS = 126
 

@@ -7,10 +7,11 @@ from protocol.objects.token import Token
 
 
 class Binding(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which session a conversation, (agent, sender), means."""
+    """The session that a conversation (agent, sender) is bound to, since when, and by which event."""
 
     session_id: str
     bound_at_ms: int
+    bound_cursor: int
 
 
 class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -18,6 +19,7 @@ class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     token: Token
     digest: str
+    created_cursor: int
 
 
 class DaemonRules(Struct, frozen=True, kw_only=True, omit_defaults=True):

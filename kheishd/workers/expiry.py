@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
-from kheishd.kernel.projections import APPROVAL, QUESTION
 from kheishd.objects.people import approval, question
+from kheishd.records.approval import APPROVAL
+from kheishd.records.question import QUESTION
 from kheishd.store.tables import DEADLINES
 from kheishd.workers.worker import Worker
 from protocol.errors.store import StorageFull

@@ -262,7 +262,7 @@ class ShellWorker(Worker):
                 except Exception:
                     log.exception("a background shell failed", extra={"task_id": task_id})
                     over = ShellOutcome("exit_unknown", problem=FAILED)
-                await self._commit(partial(record_ended, task_id=task_id, over=over))
+                await self._commit(partial(record_ended, task_id=task_id, outcome=over))
             except Exception:
                 log.exception("the end of a shell could not be committed", extra={"task_id": task_id})
                 self._abandoned.add(task_id)
@@ -313,7 +313,7 @@ class ShellWorker(Worker):
         )
         # On a full disk the next daemon ends the task; no process of it runs any more.
         with suppress(StorageFull):
-            await self._state.update(partial(record_ended, task_id=task.task_id, over=over))
+            await self._state.update(partial(record_ended, task_id=task.task_id, outcome=over))
             return
         self._abandoned.add(task.task_id)
 

@@ -20,8 +20,8 @@ from kheishd.core.context.summary import (
 )
 from kheishd.core.run.budget import cost_of
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.output import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, SESSIONS
 from kheishd.workers.completion import complete
 from kheishd.workers.worker import Worker

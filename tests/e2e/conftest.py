@@ -10,20 +10,20 @@ from tests.support.daemons import Daemon, short_home
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home for a daemon, gone afterwards. Short, because a socket's path may have 107 bytes."""
+    """Provide a home for a daemon with a short path, because a socket's path has at most 107 bytes."""
     with short_home() as home:
         yield home
 
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[Daemon]:
-    """A daemon for the tests of one file that leave it running, whatever others said to it before."""
+    """Provide a daemon that the tests of one file share; each test uses names of its own."""
     with short_home() as home, Daemon(home) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def daemon(home: Path) -> Iterator[Daemon]:
-    """A daemon that is ready. Whatever a test does to it, no process is left behind."""
+    """Provide a running daemon; no process remains after the test."""
     with Daemon(home) as daemon:
         yield daemon

@@ -20,7 +20,7 @@ NOBODY = 65534
 
 
 def memory_bytes(daemon: Daemon) -> int:
-    """The daemon's own memory now: without the store's pages, which the kernel maps and may take back."""
+    """Return the daemon's own memory, without the store's pages, which the kernel maps and may reclaim."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
@@ -46,9 +46,7 @@ def many_events(client: Client, count: int) -> str:
 
 
 def test_a_client_that_never_reads_holds_a_cursor_and_nothing_else(daemon: Daemon) -> None:
-    """100,000 events flow by a subscriber that does not read: memory stays flat, others are served, and
-    when it reads at last it gets every one of them, in order.
-    """
+    """A client that does not read 100,000 events costs no memory and gets them all in order later."""
     with daemon.connect() as writer, daemon.connect() as lazy:
         many_events(writer, 5_000)
         lazy.call("journal.subscribe", after=0, subscription="sub_lazy")
@@ -125,7 +123,7 @@ def test_a_foreign_user_is_told_and_refused(daemon: Daemon) -> None:
 
 
 def upgrade(address: str, *headers: str) -> tuple[int, str]:
-    """The HTTP status that a WebSocket upgrade request gets, and the rest of the answer."""
+    """Return the HTTP status and the body of the answer to a WebSocket upgrade request."""
     host, _, port = address.rpartition(":")
     request = [
         "GET /rpc HTTP/1.1",
@@ -144,7 +142,7 @@ def upgrade(address: str, *headers: str) -> tuple[int, str]:
 
 @pytest.fixture
 def on_tcp(home: Path) -> Iterator[Daemon]:
-    """A daemon that also listens on TCP."""
+    """Provide a daemon that also listens on TCP."""
     home.mkdir(mode=0o700)
     (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
     with Daemon(home) as daemon:
@@ -191,7 +189,7 @@ def test_sigterm_under_load_loses_nothing(daemon: Daemon) -> None:
 
 @contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
+    """Provide a small file system that fills up soon."""
     directory.mkdir(mode=0o700)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(directory)]
     if os.getuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
@@ -249,7 +247,7 @@ def _fill(descriptor: int) -> None:
 
 
 def _until_refused(daemon: Daemon) -> dict[str, Any]:
-    """The first error that writing gets: the store may have some pages left that it can use."""
+    """Write until the first error and return it: the store may have a few free pages left."""
     with daemon.connect() as client:
         for number in range(2_000):
             params = {"content": "x" * 4_000, "sender": f"filler {number}"}
@@ -262,7 +260,7 @@ def _until_refused(daemon: Daemon) -> dict[str, Any]:
 
 @pytest.fixture
 def clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A file that says what the wall clock shows, and the environment in which a program believes it."""
+    """Provide a file with the wall clock, and the environment in which a program uses it."""
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("needs libfaketime (Debian: libfaketime)")

@@ -29,14 +29,14 @@ def daemon() -> Iterator[Daemon]:
 
 
 def memory_bytes(daemon: Daemon) -> int:
-    """The daemon's resident memory now."""
+    """Return the daemon's resident memory."""
     pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @asynccontextmanager
 async def peer_over(transport: str, home: Path) -> AsyncIterator[Peer]:
-    """A connection with every right, over one of the transports."""
+    """Connect over one of the transports, with every right."""
     async with AsyncExitStack() as stack:
         private = await stack.enter_async_context(unix_peer(home))
         if transport == "unix":
@@ -51,7 +51,7 @@ over_both = pytest.mark.parametrize("transport", ["unix", "websocket"])
 
 
 async def still_alive(peer: Peer) -> None:
-    """The connection and the daemon live on."""
+    """Assert that the connection and the daemon still answer."""
     assert await call(peer, "rpc.ping")
 
 

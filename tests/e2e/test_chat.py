@@ -23,7 +23,7 @@ Chat = Callable[..., "Terminal"]
 
 @contextmanager
 def chats(home: Path, state: Path, *otherwise: str) -> Iterator[Chat]:
-    """Opens chats with the daemon of a home, each in a terminal of its own, and closes them in the end."""
+    """Provide a function that opens chats with the daemon of a home, each in a terminal of its own."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 40, **environ: str) -> Terminal:
@@ -41,7 +41,7 @@ def chats(home: Path, state: Path, *otherwise: str) -> Iterator[Chat]:
 
 @pytest.fixture
 def chat(home: Path, tmp_path: Path) -> Iterator[Chat]:
-    """Opens chats with the daemon of the test's home."""
+    """Provide a function that opens chats with the test's daemon."""
     with chats(home, tmp_path / "state") as open_chat:
         yield open_chat
 
@@ -51,13 +51,13 @@ _numbers = count(1)
 
 @pytest.fixture
 def sender() -> str:
-    """A sender that nobody else is."""
+    """Return a sender of the test's own."""
     return f"sender-{next(_numbers)}"
 
 
 @pytest.fixture
 def shared_chat(shared_daemon: Daemon, sender: str, tmp_path: Path) -> Iterator[Chat]:
-    """Opens chats with the shared daemon, as the test's own sender unless the test names another."""
+    """Provide a function that opens chats with the shared daemon, as the test's own sender by default."""
     with chats(shared_daemon.home, tmp_path / "state", "--as", sender) as open_chat:
         yield open_chat
 

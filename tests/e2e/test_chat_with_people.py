@@ -19,14 +19,14 @@ KEYS = "a allow  r for this run"
 
 @pytest.fixture
 def stage(home: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A daemon that does what the test says; it serves as many connections as the test asks for, else one."""
+    """Provide a scripted daemon that serves as many connections as the test asks for (default: one)."""
     with staged(home, getattr(request, "param", 1)) as stage:
         yield stage
 
 
 @pytest.fixture
 def chat(stage: Stage, home: Path, tmp_path: Path) -> Iterator[Open]:
-    """Opens a chat with it in a terminal; closed before the daemon goes."""
+    """Provide a function that opens a chat in a terminal."""
     opened: list[Terminal] = []
 
     def open_chat(*arguments: str, columns: int = 90, rows: int = 30, **environ: str) -> Terminal:
@@ -41,7 +41,7 @@ def chat(stage: Stage, home: Path, tmp_path: Path) -> Iterator[Open]:
 
 
 def ask(stage: Stage, number: int, command: str, **fields: Any) -> None:
-    """A call that needs an approval."""
+    """Return a call that needs approval."""
     stage.call(f"call_{number}", command=command)
     stage.tell("approval_requested", **stage.approval(number, command, **fields))
 

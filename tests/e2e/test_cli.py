@@ -236,14 +236,14 @@ def test_tables_and_colors(daemon: Daemon) -> None:
 
 
 def shell_environment(home: Path) -> dict[str, str]:
-    """An environment in which shells find the installed program."""
+    """Return an environment in which shells find the installed program."""
     if not (BIN / "kheishctl").exists():
         pytest.skip("kheishctl is not installed beside this Python")
     return environment(PATH=f"{BIN}:{os.environ['PATH']}", KHEISH_HOME=str(home), HOME=str(home))
 
 
 def needs(shell: str) -> str:
-    """The path of a shell; the test is skipped without it."""
+    """Return the path of a shell; skip the test without it."""
     path = shutil.which(shell)
     if path is None:
         pytest.skip(f"{shell} is not installed")
@@ -251,7 +251,7 @@ def needs(shell: str) -> str:
 
 
 def bash_completes(environ: dict[str, str], *words: str) -> list[str]:
-    """What bash offers for the last word."""
+    """Return bash's completions of the last word."""
     script = (
         f"source {COMPLETIONS / 'kheishctl.bash'}; COMP_WORDS=({' '.join(map(repr, words))}); "
         f"COMP_CWORD={len(words) - 1}; _kheishctl_completion kheishctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""

@@ -21,13 +21,13 @@ from tests.support.toys import Toys
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server on both transports, with the methods of the specification's examples."""
+    """Provide a server on both transports, with the methods of the specification's examples."""
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
     async with rpc_server(tmp_path, handlers, tcp=TcpListen("127.0.0.1", 0)) as server:
         yield server
@@ -35,7 +35,7 @@ async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
 
 @pytest.fixture(params=["unix", "websocket"])
 async def client(server: RpcServer, request: pytest.FixtureRequest) -> Client:
-    """A connection with every right, over each of the transports."""
+    """Provide a connection with every right, over each of the transports."""
     if request.param == "unix":
         return await server.connect()
     _, secret = await server.token()
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def alive(client: Client) -> None:
-    """The connection lives on, and there is nothing more to be read from it."""
+    """Assert that the connection still answers and has nothing else to read."""
     await client.send(b'{"jsonrpc": "2.0", "method": "toy.echo", "id": "alive"}')
     assert (await client.read())["id"] == "alive"
 
@@ -61,7 +61,7 @@ def in_order(value: Any) -> bytes:
 
 
 def essence(answer: Any) -> Any:
-    """An answer without what the specification leaves open: the error's words and data."""
+    """Return an answer without the parts that the specification leaves open: the error's words and data."""
     if isinstance(answer, list):
         return sorted((essence(each) for each in answer), key=in_order)
     if "error" in answer:
@@ -70,12 +70,12 @@ def essence(answer: Any) -> Any:
 
 
 def refused(code: int, id_: Any = None) -> dict[str, Any]:
-    """The essence of an error."""
+    """Return the essence of an error."""
     return {"jsonrpc": "2.0", "error": {"code": code}, "id": id_}
 
 
 def given(result: Any, id_: Any) -> dict[str, Any]:
-    """A result."""
+    """Return the essence of a result."""
     return {"jsonrpc": "2.0", "result": result, "id": id_}
 
 

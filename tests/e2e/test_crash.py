@@ -22,7 +22,7 @@ class Conversation(Script):
     """What this daemon can do without tools."""
 
     def play(self) -> None:
-        """A conversation with everything in it that this daemon can do."""
+        """Play a conversation with every feature of the daemon."""
         first = self.send("hello")
         self.send("/call no_such_tool {}")
         self.call("session.rename", session_id=first["session_id"], title="A title")
@@ -42,7 +42,7 @@ class Conversation(Script):
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[[str], Victim]]:
-    """Makes daemons on homes of their own, and ends them all."""
+    """Provide a function that creates daemons in homes of their own, and stop them all."""
     made: list[Victim] = []
 
     def make(name: str) -> Victim:

@@ -20,7 +20,7 @@ def left_behind(temporary: Path) -> list[str]:
 
 
 def commands() -> Iterator[tuple[int, str]]:
-    """The command line of every process."""
+    """Return the command line of every process."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):

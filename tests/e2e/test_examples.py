@@ -23,7 +23,7 @@ SENDERS = {"socat.sh": "socat", "client.py": "python", "client.mjs": "node"}
 
 
 def code_lines(path: Path) -> list[str]:
-    """The lines of a script that do something: no comments, no imports, no blank lines."""
+    """Return the effective lines of a script, without comments, imports and blank lines."""
     skipped = ("#", "//", '"""', "import ")
     return [line for line in path.read_text().splitlines() if line.strip() and not line.startswith(skipped)]
 

@@ -24,7 +24,7 @@ both_drivers = pytest.mark.parametrize("driver", ["openai", "anthropic"])
 async def provided(
     directory: Path, driver: Any, limits: RunsSection = LIMITS
 ) -> AsyncIterator[tuple[Household, ModelServer]]:
-    """A daemon whose default route is a model server."""
+    """Provide a daemon whose default route is a model server."""
     async with running_model_server() as server:
         route = RouteSpec("remote", driver, "echo", server.base_url, "env:KEY")
         models = ProviderCaller(limits, environ={"KEY": SECRET})

@@ -1,4 +1,4 @@
-"""What the README shows is what the programs do."""
+"""The README and the pages of contrib/docs show what the programs do."""
 
 import re
 import subprocess
@@ -14,11 +14,12 @@ from tests.support.daemons import short_home
 from tests.support.programs import BIN, ROOT, environment
 
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "contrib" / "docs").glob("*.md")))]
 
 
 @pytest.fixture
 def surroundings() -> Iterator[dict[str, str]]:
-    """A user of one's own, whose daemon ends with the test."""
+    """Provide the environment of a new user, whose daemon ends with the test."""
     with short_home() as home:
         home.mkdir()
         environ = environment(HOME=str(home), PATH=f"{BIN}:/usr/bin:/bin")
@@ -27,15 +28,16 @@ def surroundings() -> Iterator[dict[str, str]]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command that a console block shows, and its output."""
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
-        for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = shown.partition("\n")
-            yield command, output
+    """Yield every command of a console block, and its output."""
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
+            for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                command, _, output = example.partition("\n")
+                yield command, output
 
 
 def pattern(output: str) -> str:
-    """What is shown as a regular expression: an ellipsis stands for anything on its line."""
+    """Return an output as a regular expression: an ellipsis matches anything on its line."""
     return re.escape(output).replace("…", ".*")
 
 
@@ -51,10 +53,19 @@ def test_the_sessions_shown_happen_as_shown(surroundings: dict[str, str]) -> Non
 
 def test_every_path_named_exists() -> None:
     """A file or directory of the project that the README names is there."""
-    named = set(re.findall(r"`((?:contrib|protocol|kheishd|kheishctl|tests)(?:/[\w.{},-]+)+)`", README))
-    missing = [path for path in named if not (ROOT / path).exists()]
+    paths = {
+        path
+        for page in PAGES
+        for path in re.findall(r"`((?:contrib|protocol|kheishd|kheishctl|tests)(?:/[\w.{},-]+)+)`", page)
+    }
+    missing = [path for path in paths if not (ROOT / path).exists()]
     assert not missing
-    assert len(named) > 5
+    assert len(paths) > 5
+
+
+def test_the_readme_is_short() -> None:
+    """The README has at most 350 lines; details are in contrib/docs."""
+    assert len(README.splitlines()) <= 350
 
 
 def settings(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:

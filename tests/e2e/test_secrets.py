@@ -33,7 +33,7 @@ capture = "full"
 
 
 def spelled(secret: str) -> Iterator[bytes]:
-    """A secret as it is, in JSON, and in JSON inside JSON."""
+    """Return a secret as it is, in JSON, and in JSON inside JSON."""
     for _ in range(3):
         yield secret.encode()
         secret = json.dumps(secret)[1:-1]
@@ -64,7 +64,7 @@ def deltas(daemon: Daemon, **params: Any) -> tuple[str, str]:
 
 @pytest.fixture
 def home(home: Path) -> Path:
-    """A home with credentials and an agent."""
+    """Provide a home with credentials and an agent."""
     (home / "agents").mkdir(parents=True)
     (home / "agents" / "loose.md").write_text(f"The key is {SECRET}, keep it safe.")
     (home / "credentials").mkdir()
@@ -73,7 +73,7 @@ def home(home: Path) -> Path:
 
 
 def story(home: Path) -> None:
-    """What a client can ask for, with the key in every answer of the provider."""
+    """Return everything a client can request, with the key in every answer of the provider."""
     environ = {"KEY": SECRET, "CREDENTIALS_DIRECTORY": str(home / "credentials")}
     with Daemon(home, "--log-format", "json", "--log-level", "debug", environ=environ) as daemon:
         for size in (1, 2, 7, 1000):
@@ -110,7 +110,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def captured(home: Path) -> None:
-    """What was captured of all that: every call, and in none of it the key, nor in its pieces joined."""
+    """Return every captured artifact; none contains the key, not even split across pieces."""
     paths = [path for path in (home / "debug").rglob("*") if path.is_file()]
     assert len(paths) == 6 * 3
     for path in paths:

@@ -24,7 +24,7 @@ needs_socat = pytest.mark.skipif(shutil.which("socat") is None, reason="socat is
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """A daemon that also listens for WebSockets; each client is a sender of its own."""
+    """Provide a daemon that also listens for WebSockets; each client is a sender of its own."""
     with short_home() as home:
         home.mkdir()
         (home / "config.toml").write_text('[listen.tcp]\naddress = "127.0.0.1:0"\n')
@@ -33,7 +33,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def printed(program: list[str], said: str = "") -> str:
-    """What a program prints. Errors: AssertionError with its stderr if it fails."""
+    """Return a program's output. Errors: AssertionError with its stderr if it fails."""
     done = subprocess.run(
         program, input=said, capture_output=True, text=True, timeout=60, check=False, env=environment()
     )
@@ -42,7 +42,7 @@ def printed(program: list[str], said: str = "") -> str:
 
 
 def assert_remembers(second: dict[str, Any]) -> None:
-    """The second turn is of the same conversation as the first."""
+    """Assert that the second turn belongs to the conversation of the first."""
     assert second["status"] == "completed"
     assert f"before it you said: “{LAMP}”" in second["output"]
 

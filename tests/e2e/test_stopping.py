@@ -137,7 +137,7 @@ async def test_a_cancel_may_come_at_any_turn_of_the_loop(
 
 
 def make_steps(steps: int) -> list[ModelPart]:
-    """A model that calls a tool in every step but the last, and fails once before each."""
+    """Return a model that calls a tool in every turn but the last, and fails once before each."""
     parts: list[ModelPart] = []
     for _ in range(steps - 1):
         parts += [lambda request: fails(), lambda request: gives(Text("hm"), ToolCall("c1", "look", {}))]

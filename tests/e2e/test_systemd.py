@@ -22,7 +22,7 @@ analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="ne
 
 
 def installed(tmp_path: Path, manager: str) -> list[Path]:
-    """The units of a service manager, with a program to start that exists on this machine."""
+    """Provide the units of a service manager, with a start program that exists on this machine."""
     source = UNITS / "user" if manager == "user" else UNITS
     copies = []
     for unit in ("kheishd.service", "kheishd.socket"):

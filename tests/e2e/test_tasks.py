@@ -14,7 +14,7 @@ from tests.support.daemons import Daemon, short_home, until
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    """A daemon whose agents may do anything without being asked about."""
+    """Provide a daemon whose agents need no approvals."""
     with short_home() as home:
         home.mkdir()
         (home / "config.toml").write_text('[permissions]\nmode = "bypassPermissions"\n')
@@ -116,9 +116,7 @@ def test_ending_a_session_ends_its_shells(daemon: Daemon) -> None:
 
 
 def test_killed_at_any_moment_there_is_one_task_a_call(daemon: Daemon) -> None:
-    """Whenever the daemon dies in a call for the background: the call has its result, one task and no other,
-    and nothing runs that no task tells of.
-    """
+    """Killed at any moment of a background call, the daemon leaves one task and no process without a task."""
     command = order("bash", command="exec sleep 4404.5", run_in_background=True)
     for number in (0, 1, 2, 4, 8, 16):
         sent = daemon.call("conversation.send", content=command, sender=f"s{number}")

@@ -26,25 +26,25 @@ def all_tests() -> tuple[Path, ...]:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
+    """Return the syntax tree of a file."""
     return ast.parse((ROOT / path).read_text(), str(path))
 
 
 def module(path: Path) -> str:
-    """The dotted name of a file; a package is its ``__init__``."""
+    """Return the dotted name of a file; a package is its ``__init__``."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 @cache
 def modules() -> frozenset[str]:
-    """The dotted name of every source file."""
+    """Return the dotted name of every source file."""
     return frozenset(module(source) for source in sources())
 
 
 @cache
 def imports(path: Path) -> tuple[tuple[int, str], ...]:
-    """Line and dotted name of all that a file imports, wherever in it; for types only, too."""
+    """Yield line and dotted name of every import of a file, type-checking imports included."""
     found = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def tracked() -> list[Path]:
-    """Every file under version control, relative to the root; where there is none, every file of ours."""
+    """Return every file under version control, or without one every file of the project."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True

@@ -15,8 +15,8 @@ FLOORS = {
     "kheishd.home": 1,
     "kheishd.core": 2,
     "kheishd.store": 3,
-    "kheishd.kernel": 4,
-    "kheishd.records": 5,
+    "kheishd.records": 4,
+    "kheishd.kernel": 5,
     "kheishd.objects": 6,
     "kheishd.debug": 7,
     "kheishd.providers": 7,
@@ -42,7 +42,7 @@ CHANCE = {"time", "random", "secrets"}
 
 
 def room(name: str) -> str | None:
-    """The room that a module is in; None for one that is not ours."""
+    """Return the room of a module; None for a module of another project."""
     package, *inner = name.split(".")
     if package not in PACKAGES:
         return None
@@ -88,7 +88,7 @@ def test_daemon_and_client_meet_in_protocol(one: str, other: str) -> None:
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str] | None:
-    """A cycle in a graph, or None."""
+    """Return a cycle of a graph, or None."""
     done: set[str] = set()
 
     def visit(node: str, path: list[str]) -> list[str] | None:
@@ -127,7 +127,7 @@ def test_cycle_is_found() -> None:
 
 
 def imported(rooms: tuple[str, ...], packages: set[str]) -> list[str]:
-    """Where files of some rooms import any of some packages."""
+    """Return where files of some rooms import any of some packages."""
     return [
         f"{path}:{line}: {name}"
         for path in sources()
@@ -163,7 +163,7 @@ def test_protocol_needs_msgspec_only() -> None:
 
 
 def clocks(path: Path) -> list[str]:
-    """Where a file asks for the time of day."""
+    """Return where a file reads the time of day."""
     return [
         f"{path}:{node.lineno}: .{node.attr}"
         for node in ast.walk(tree(path))

@@ -9,7 +9,7 @@ from tests.house.sources import ROOT
 
 
 def loaded(module: str, packages: tuple[str, ...]) -> str:
-    """Which of some packages are there once a module is imported, in an interpreter of its own."""
+    """Return the packages that importing a module loads, in an interpreter of its own."""
     program = f"import sys, {module}; print(*(name for name in {packages!r} if name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

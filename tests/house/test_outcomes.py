@@ -10,7 +10,7 @@ PROVEN_ONCE = {"storage_full"}
 
 
 def names() -> set[str]:
-    """The names of all tests of the daemon."""
+    """Return the names of all tests of the daemon."""
     return {
         function.name
         for path in all_tests()
@@ -21,7 +21,7 @@ def names() -> set[str]:
 
 
 def wanted() -> dict[str, Path]:
-    """The test that each outcome needs, and where it is looked for first."""
+    """Yield the required test of each outcome, and the file that should hold it."""
     found = {}
     for method in METHODS.values():
         where = Path("tests/kheishd/objects") / f"test_{method.name.split('.')[0]}.py"

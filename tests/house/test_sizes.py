@@ -15,7 +15,7 @@ FILE_LINES_MEDIAN = 200
 
 
 def lines(function: Function) -> int:
-    """The lines of a function from ``def`` to its end, its docstring left out."""
+    """Return the lines of a function from ``def`` to its end, without its docstring."""
     assert function.end_lineno is not None
     total = function.end_lineno - function.lineno + 1
     first = function.body[0]
@@ -25,7 +25,7 @@ def lines(function: Function) -> int:
 
 
 def sizes() -> dict[str, int]:
-    """The lines of every function, by where it is."""
+    """Return the lines of every function, by its position."""
     return {
         f"{path}:{function.lineno}: {function.name}": lines(function)
         for path in sources()
@@ -57,7 +57,7 @@ def test_files_are_small() -> None:
 
 
 def exported(path: Path) -> Iterator[tuple[str, Function | ast.ClassDef]]:
-    """The public classes and functions of a file, and the public methods of those classes."""
+    """Yield the public classes and functions of a file, and the public methods of those classes."""
     for node in tree(path).body:
         if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
             continue
@@ -86,12 +86,12 @@ def test_exported_names_have_docstrings() -> None:
 
 
 def docstring(node: ast.Module | ast.ClassDef | Function) -> str | None:
-    """The docstring of a module, class or function."""
+    """Return the docstring of a module, class or function."""
     return ast.get_docstring(node)
 
 
 def unannotated(node: Function) -> list[str]:
-    """The arguments of a function without annotation, and ``return`` if that has none."""
+    """Return the arguments of a function without annotation, and ``return`` without one."""
     arguments = node.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     every += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]

@@ -20,7 +20,7 @@ GENERATED = {".lock", ".svg", ".png", ".gz", ".lmdb"}
 
 
 def hits(pattern: re.Pattern[str], paths: list[Path]) -> list[str]:
-    """Where a pattern occurs in files of text."""
+    """Return where a pattern occurs in text files."""
     found = []
     for path in paths:
         if path.suffix in GENERATED:

@@ -132,14 +132,6 @@ def test_get_is_a_hidden_alias_of_show(noun: str) -> None:
     assert "get" not in group.list_commands(ctx)
 
 
-def test_a_refusal_hints_at_a_command(ctl: Ctl) -> None:
-    """The hint names a command for the same daemon, as text and as JSON."""
-    done = ctl("run", "show", "run_0")
-    assert done.err.endswith(f"  hint: kheishctl --home {ctl.home} run list\n")
-    error = ctl("run", "show", "run_0", "--json").json["error"]
-    assert error["data"]["hint"] == f"kheishctl --home {ctl.home} run list"
-
-
 def test_an_unknown_command_is_a_usage_error() -> None:
     """Exit code 2, and the nearest ones are named."""
     result = CliRunner().invoke(root, ["statsu"])

@@ -6,12 +6,11 @@ from typing import get_args
 
 import pytest
 
-from kheishctl import contract, exits, hints
+from kheishctl import contract, exits
 from kheishctl.commands import approval, indoubt, question, run, send, session, task, token
 from kheishctl.render import events, follower, messages, pending
 from kheishctl.render import run as render_run
 from protocol.contract import FollowUp
-from protocol.errors.refusal import REFUSALS
 from protocol.journal.line import EVENT_TYPES
 from protocol.objects.approval import ApprovalStatus, Remember
 from protocol.objects.indoubt import IndoubtStatus
@@ -104,11 +103,3 @@ def test_every_status_has_a_style() -> None:
     assert follower.FOLLOW_UP_NOTES.keys() == set(get_args(FollowUp))
     assert exits.OF_STATUS.keys() == SETTLED
     assert messages.STOP_NOTES.keys() == {"length", "refusal"}
-
-
-def test_hints_belong_to_refusals() -> None:
-    """Every hint belongs to a refusal, and every missing object has a hint."""
-    assert hints.HINTS.keys() <= REFUSALS.keys()
-    of_a_connection = {"subscription_not_found", "request_not_found"}
-    missing = {reason for reason, refusal in REFUSALS.items() if refusal.number == 1404}
-    assert missing - of_a_connection <= hints.HINTS.keys()

@@ -7,7 +7,7 @@ from kheishd.config.sections.tools import ToolsSection
 from kheishd.home import Home
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.toolbox import Toolbox
-from kheishd.workers.runs.calls import SAYING_SECONDS
+from kheishd.workers.runs.calls import REPORT_SECONDS
 
 
 def test_every_tool_is_there_once(tmp_path: Path) -> None:
@@ -42,4 +42,4 @@ def test_commands_keep_the_time_that_tools_have(tmp_path: Path) -> None:
     for longest_s in (5.0, 180.0, 3600.0):
         tool = toolbox.hooks(Config(tools=ToolsSection(max_timeout_s=longest_s))).find_tool("bash")
         assert tool is not None
-        assert longest_s < tool.timeout_s <= longest_s + SAYING_SECONDS
+        assert longest_s < tool.timeout_s <= longest_s + REPORT_SECONDS

@@ -21,6 +21,8 @@ from protocol.text import (
 ACTIVE = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\ufff9\U000e0041"
 PRINTABLE = "plain ünïcödé 漢字 👩‍👩‍👧\ttab"
 
+ANY_TEXT = st.text(st.characters(exclude_categories=[]))
+
 
 @pytest.mark.parametrize("character", ACTIVE)
 def test_active_characters_are_replaced(character: str) -> None:
@@ -89,3 +91,34 @@ def test_truncated_json_fits_and_is_the_longest(text: str, max_json_bytes: int) 
     assert json_length(short) == len(msgspec.json.encode(short)) - 2 <= max_json_bytes
     if short != text:
         assert json_length(text[: len(short) + 1]) > max_json_bytes
+
+
+@given(ANY_TEXT)
+def test_sanitised_text_holds_no_active_character(text: str) -> None:
+    """Sanitised text holds no control except tab and newline, no reordering mark and no surrogate."""
+    for character in sanitise(text):
+        assert character in "\t\n" or (ord(character) >= 0x20 and not 0x7F <= ord(character) < 0xA0)
+        assert character not in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    sanitise(text).encode()
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\xad", "\u2060", "\ufeff", "\U000e0001", "\U000e0041"])
+def test_invisible_characters_become_visible(hidden: str) -> None:
+    """Invisible characters are replaced by a symbol, except joiners, which scripts need."""
+    assert sanitise(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
+    safe = escape_json(json.dumps(hidden, ensure_ascii=False))
+    assert (safe.isascii(), json.loads(safe)) == (True, hidden)
+    assert sanitise("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
+
+
+def test_one_line() -> None:
+    """White space, newlines included, becomes a single blank."""
+    assert one_line(" a\n\tb\r\nc ") == "a b c"
+
+
+@given(ANY_TEXT)
+def test_escaped_json_decodes_to_the_same_text(text: str) -> None:
+    """An escaped document decodes to the same text and holds no active character."""
+    safe = escape_json(json.dumps(text, ensure_ascii=False))
+    assert json.loads(safe) == text
+    assert sanitise(safe) == safe

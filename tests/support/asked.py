@@ -15,17 +15,17 @@ QUESTIONS = [
 
 
 def order(tool: str, **arguments: Any) -> str:
-    """A line that the built-in agent obeys by calling a tool."""
+    """Return a line with which the built-in agent calls a tool."""
     return f"/call {tool} {json.dumps(arguments)}"
 
 
 def writes(*paths: str, content: str = "one\n") -> str:
-    """It wants to write these files, in one message."""
+    """Return an input that writes these files, in one message."""
     return "\n".join(order("write_file", path=path, content=content) for path in paths)
 
 
 def asks(*questions: dict[str, Any]) -> str:
-    """It asks something."""
+    """Return an input that asks a question."""
     return order("ask_user_question", questions=list(questions) or QUESTIONS)
 
 

@@ -27,12 +27,12 @@ EFFECT = "echo {name} >> effects; sleep 0.2"
 
 
 def call(tool: str, **arguments: Any) -> str:
-    """A line that orders the model to ask for a tool."""
+    """Return a line that makes the model call a tool."""
     return f"/call {tool} {json.dumps(arguments)}"
 
 
 def effect(name: str, **more: Any) -> str:
-    """A command that leaves a line in the world."""
+    """Return a command that appends a line to the world."""
     return call("bash", command=EFFECT.format(name=name), **more)
 
 
@@ -71,7 +71,7 @@ class Operator(Script):
     """A client and the people: sends, answers what is asked by its stored id, waits until a run has ended."""
 
     def play(self) -> None:
-        """The whole script."""
+        """Play the whole script."""
         self.run(FIRST)
         self.settle_tasks()
         self.call("conversation.compact", sender="ada", wait="settled")
@@ -121,7 +121,7 @@ class Operator(Script):
             self.daemon.breathe()
 
     def cut_short(self) -> list[dict[str, Any]]:
-        """The background shells that a daemon died with: their tasks say so."""
+        """Return the background shells that ended with a daemon, as their tasks say."""
         session_id = self.query("conversation.get", sender="ada")["session_id"]
         tasks = self.query("task.list", session_id=session_id, status="any")["tasks"]
         return [
@@ -131,11 +131,11 @@ class Operator(Script):
         ]
 
     def query(self, method: str, **params: Any) -> dict[str, Any]:
-        """A call that changes nothing and needs no key."""
+        """Return the result of a query."""
         return self.asked_again(method, params)
 
     def answered(self, method: str, about: str, **params: Any) -> dict[str, Any]:
-        """A person's answer, given again under the same key as often as it takes."""
+        """Give a person's answer, repeated with the same key until it is accepted."""
         return self.asked_again(method, {**params, "idempotency_key": f"answer-{about}"})
 
 
@@ -166,13 +166,13 @@ drain_s = 0
 
 @contextmanager
 def world() -> Iterator[int]:
-    """The model server, which outlives the daemons; gives its port."""
+    """Provide the model server, which outlives the daemons, and its port."""
     with model_server() as port:
         yield port
 
 
 def home(directory: Path, port: int) -> Victim:
-    """A daemon on a new home."""
+    """Provide a daemon in a new home."""
     directory.mkdir(mode=0o700)
     (directory / "config.toml").write_text(CONFIG.format(port=port))
     return Victim(directory)
@@ -214,7 +214,7 @@ _OUTCOME = ("text", "how", "is_error", "blob", "bytes", "took_ms")
 
 
 def _without_doubts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events without recovery, and without how a call ended: that is compared by what the world saw."""
+    """Return the events without recovery and without the ends of calls, which the world's log proves."""
     kept = []
     for event in events:
         match event["type"]:
@@ -290,7 +290,7 @@ class Place:
 
 
 def traced(directory: Path, port: int, calls: tuple[str, ...]) -> tuple[Ending, dict[str, int]]:
-    """The undisturbed ending, and how often one thread makes each of these system calls on the way."""
+    """Return the undisturbed result, and how often one thread makes each of these system calls."""
     victim = home(directory, port)
     trace = directory.parent / "trace"
     ending = played(victim, *strace("-o", str(trace), "-e", f"trace={','.join(calls)}"))
@@ -325,7 +325,7 @@ def _inject(what: str) -> tuple[str, ...]:
 
 
 def disturbed(directory: Path, port: int, place: Place) -> Ending:
-    """The ending of one play with one disturbance."""
+    """Return the result of one play with one disturbance."""
     victim = home(directory, port)
     try:
         with _watched(victim, place.effect):

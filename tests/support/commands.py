@@ -16,7 +16,7 @@ from tests.support.workspaces import place
 
 
 def place_at(workspace: Path, sandbox: SandboxMode = "off") -> RunContext:
-    """A place of a run, confined so."""
+    """Return the context of a run that is confined this way."""
     return replace(place(workspace), sandbox=sandbox)
 
 
@@ -31,7 +31,7 @@ class Shell:
         self._calls = 0
 
     def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
-        """A new call."""
+        """Return a new call."""
         self._calls += 1
         arguments = {"command": command, **arguments}
         tool, call_id = self.bash.tools[0], f"call_{self._calls}"
@@ -52,7 +52,7 @@ class Shell:
 
 
 def running_with(word: str) -> list[int]:
-    """The processes that have a word in their arguments, as far as they live."""
+    """Return the live processes with a word in their arguments."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if word in _arguments(pid)]
 
 

@@ -47,7 +47,7 @@ class Ctl:
         return Done(result.exit_code, result.stdout, result.stderr)
 
     def json(self, *arguments: str, stdin: str | None = None) -> Any:
-        """The result of a command that succeeds, as JSON."""
+        """Return the JSON result of a successful command."""
         done = self(*arguments, "--json", stdin=stdin)
         assert done.code == 0, done.out + done.err
         return done.json

@@ -63,7 +63,7 @@ class Client:
         self._next = 0
 
     def call(self, method: str, **params: Any) -> Any:
-        """The result. Errors: RpcError; EOFError if the daemon hangs up."""
+        """Return the result. Errors: RpcError; EOFError if the daemon disconnects."""
         return self.answer(self.ask(method, **params))
 
     def ask(self, method: str, **params: Any) -> int:
@@ -73,7 +73,7 @@ class Client:
         return self._next
 
     def answer(self, request_id: int) -> Any:
-        """The result of an earlier request. Errors: RpcError, EOFError."""
+        """Return the result of an earlier request. Errors: RpcError, EOFError."""
         while True:
             message = self.receive()
             if "method" in message:
@@ -84,7 +84,7 @@ class Client:
                 return message["result"]
 
     def note(self, method: str) -> dict[str, Any]:
-        """The params of the next notification of this method."""
+        """Return the params of the next notification of this method."""
         while True:
             message = self.notes.pop(0) if self.notes else self.receive()
             if message.get("method") == method:
@@ -96,7 +96,7 @@ class Client:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> Any:
-        """The next message. Errors: EOFError."""
+        """Return the next message. Errors: EOFError."""
         line = self._lines.readline()
         if not line:
             raise EOFError("the daemon hung up")
@@ -197,13 +197,13 @@ class Daemon:
         return self.process.pid
 
     def read_log(self) -> str:
-        """What it has logged, over all its lives."""
+        """Return the daemon's log, over all its starts."""
         return self.log.read_text()
 
     # Talking to it.
 
     def connect(self) -> Client:
-        """A connection of one's own."""
+        """Provide a connection of the test's own."""
         return Client(self.socket)
 
     def call(self, method: str, **params: Any) -> Any:
@@ -217,7 +217,7 @@ class Daemon:
         return self.call("conversation.send", content=text, wait="settled", **params)
 
     def events(self, **params: Any) -> list[dict[str, Any]]:
-        """The whole journal, or what of it ``params`` choose."""
+        """Return the whole journal, or the part that ``params`` select."""
         found: list[dict[str, Any]] = []
         after: Any = None
         while True:
@@ -248,7 +248,7 @@ class Daemon:
 
 @contextmanager
 def short_home() -> Iterator[Path]:
-    """A directory with a short path; beside the home there is room for a log."""
+    """Provide a directory with a short path; a log fits beside the home."""
     parent = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))
     try:
         yield parent / "home"

@@ -14,7 +14,7 @@ from kheishd.core.run.commands import Ask, Command, Resolve, Start
 from kheishd.core.run.record import RunRecord
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
-from kheishd.kernel.live import Live, Writing
+from kheishd.kernel.live import Live, LiveText
 from kheishd.kernel.runtime import (
     ModelAnswer,
     ModelEvent,
@@ -25,10 +25,10 @@ from kheishd.kernel.runtime import (
     TextDelta,
 )
 from kheishd.kernel.state import State, open_state
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk import run
 from kheishd.objects.talk.send import send_to_conversation
 from kheishd.objects.talk.stop import cancel_in_conversation, interrupt
+from kheishd.records.writer import SessionWriter
 from kheishd.store.commit import Group
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS, Table
@@ -60,19 +60,19 @@ def wall_clock() -> int:
 
 
 async def says(*pieces: str) -> AsyncIterator[ModelEvent]:
-    """An answer in pieces."""
+    """Yield an answer in pieces."""
     for piece in pieces:
         yield TextDelta(piece)
     yield ModelAnswer([Text("".join(pieces))], Usage(len(pieces), 1), "end", "scripted")
 
 
 async def gives(*items: Item, stop_reason: str = "end") -> AsyncIterator[ModelEvent]:
-    """An answer that comes all at once."""
+    """Yield an answer that comes all at once."""
     yield ModelAnswer(list(items), Usage(1, 1), stop_reason, "scripted")
 
 
 async def fails(reason: str = "overloaded", **details: Any) -> AsyncIterator[ModelEvent]:
-    """A call that fails in a way that may pass, unless ``retryable`` says otherwise."""
+    """Yield a call that fails in a way that may pass, unless ``retryable`` says otherwise."""
     if reason:
         raise ModelFailure(reason, f"the provider said {reason}", **({"retryable": True} | details))
     yield TextDelta("")
@@ -125,7 +125,7 @@ class Scripted:
 
 
 async def sums_up(request: ModelRequest) -> AsyncIterator[ModelEvent]:
-    """A summary."""
+    """Yield a summary."""
     yield TextDelta("They talked.")
     yield ModelAnswer([Text("They talked.")], Usage(500, 20), "end", "scripted")
 
@@ -145,7 +145,7 @@ class Gate:
     opened: trio.Event = field(default_factory=trio.Event)
 
     async def __call__(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        """The events of the call."""
+        """Yield the events of the call."""
         if self.before:
             yield TextDelta(self.before)
         self.reached.set()
@@ -166,7 +166,7 @@ class Everything:
         """Everything."""
         return True
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, writing: LiveText, delta: bytes) -> None:
         """Keep it."""
         self.heard.append(delta)
 
@@ -194,7 +194,7 @@ class Desk:
         state.settle = settle  # type: ignore[method-assign]
 
     def call(self, caller: Caller = OPERATOR) -> Call:
-        """What a handler gets."""
+        """Return the context of a handler."""
         runtime = self.holder.current()
         return Call(
             caller,
@@ -259,7 +259,7 @@ class Desk:
         self.state.store.backup(directory / "state")
 
     async def allow(self, run_id: str, **answer: Any) -> None:
-        """A person allows the first call that a run asks about; returns when the run has ended."""
+        """Return a person allows the first call that a run asks about; returns when the run has ended."""
 
         def resolve(tx: Transaction) -> None:
             record = tx.get(RUNS, run_id)
@@ -316,7 +316,7 @@ class Desk:
         await self.state.update(lambda tx: tx.put(RUNS, run_id, value=cast("RunRecord", "spoilt")))
 
     def count(self, table: Table[Any]) -> int:
-        """The rows of a table."""
+        """Return the rows of a table."""
         with self.state.read() as store:
             return store.count(table)
 
@@ -351,7 +351,7 @@ class Desk:
         return lambda: [msgspec.json.decode(b"{" + delta) for delta in follower.heard]
 
     def writing(self) -> list[str]:
-        """The runs whose text is being written."""
+        """Return the runs whose text is being written."""
         return [writing.run_id for writing in self.live.current(Everything())]
 
     def pinned(self, run_id: str) -> Pinned:
@@ -360,26 +360,26 @@ class Desk:
             return store.need(PINNED, run_id)
 
     def run(self, run_id: str) -> RunRecord:
-        """A run's record now."""
+        """Return a run's record now."""
         with self.state.read() as store:
             found = store.get(RUNS, run_id)
         assert found is not None
         return found
 
     def session(self, session_id: str) -> Session:
-        """A session's record now."""
+        """Return a session's record now."""
         with self.state.read() as store:
             found = store.get(SESSIONS, session_id)
         assert found is not None
         return found
 
     def journal(self, session_id: str) -> list[tuple[Envelope, JournalEvent | Unknown]]:
-        """The events of a session."""
+        """Return the events of a session."""
         with self.state.read() as store:
             return [(decode_envelope(line), decode_event(line)) for _, line in store.entries(session_id)]
 
     def kinds(self, session_id: str, run_id: str | None = None) -> list[str]:
-        """The types of the events of a session, or of one of its runs."""
+        """Return the types of the events of a session, or of one of its runs."""
         return [
             str(event.__struct_config__.tag)
             for envelope, event in self.journal(session_id)
@@ -387,7 +387,7 @@ class Desk:
         ]
 
     def said(self, session_id: str) -> list[str]:
-        """The texts of the answers in a session, in order."""
+        """Return the texts of the answers in a session, in order."""
         return [
             text_of(message.items)
             for _, event in self.journal(session_id)
@@ -399,7 +399,7 @@ class Desk:
 async def open_desk(
     directory: Path, models: Any = None, *, threaded: bool = False, **runtime: Any
 ) -> AsyncIterator[Desk]:
-    """A desk on the store in ``directory``; nobody works yet. A test that hangs fails."""
+    """Provide a desk on the store in ``directory``; nobody works yet. A test that hangs fails."""
     made = make_runtime(models=models or Scripted(), **runtime)
     with trio.fail_after(PATIENCE_S if threaded else VIRTUAL_PATIENCE_S):
         async with open_state(
@@ -410,7 +410,7 @@ async def open_desk(
 
 @asynccontextmanager
 async def working(desk: Desk) -> AsyncIterator[RunWorker]:
-    """A worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
+    """Provide a worker at this desk; leaving puts down what it has in hand, as a daemon that stops does."""
     worker = RunWorker(desk.services)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.serve)

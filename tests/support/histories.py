@@ -4,21 +4,17 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.environment import Transaction
-from kheishd.store.records import Binding, DaemonRules, Receipt, TokenRecord
+from kheishd.store.records import Receipt
 from kheishd.store.tables import (
     BLOBS,
-    CONVERSATIONS,
     JOURNAL,
-    PERMISSIONS,
     RECEIPTS,
     RECEIPTS_BY_AGE,
     RUNS,
     SESSIONS,
     TABLES,
-    TOKENS,
-    TOKENS_BY_DIGEST,
     Table,
 )
 from kheishd.store.writer import Store
@@ -55,7 +51,7 @@ from protocol.objects.permission import Grant, Rule, RuleRef, Verdict
 from protocol.objects.question import Option, Question
 from protocol.objects.run import Pinned, RunError
 from protocol.objects.task import ShellCommand
-from protocol.objects.token import Token, TokenGrant
+from protocol.objects.token import TokenGrant
 from protocol.transcript import Item, Message, Text, ToolCall, Usage
 
 T = TypeVar("T")
@@ -70,7 +66,7 @@ def update(store: Store, fn: Callable[[Transaction], T]) -> T:
 
 
 def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | None = None) -> None:
-    """A session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
+    """Return a session bound to (default, its id), and its runs, each of a status as ``_events`` knows it."""
 
     def make(tx: Transaction) -> None:
         fold = SessionWriter(tx, session_id, session=None)
@@ -78,8 +74,6 @@ def session_with_runs(store: Store, session_id: str, *runs: str, parent: str | N
         fold.append(ConversationBound(agent="default", sender=session_id))
         fold.append(SessionRenamed(title="a title"))
         fold.write()
-        binding = Binding(session_id=session_id, bound_at_ms=tx.now_ms)
-        tx.put(CONVERSATIONS, "default", session_id, value=binding)
 
     update(store, make)
     for number, status in enumerate(runs):
@@ -110,7 +104,7 @@ def _events(session_id: str, run_id: str, status: str) -> list[JournalEvent]:
 
 
 def _asked(run_id: str) -> list[JournalEvent]:
-    """A message whose calls wait for people: one to be allowed, one that asks; both for a while."""
+    """Return a message whose calls wait for people: one to be allowed, one that asks; both for a while."""
     calls: list[Item] = [ToolCall(f"c{number}_{run_id}", "write", {"path": "a"}) for number in (0, 1)]
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", calls)),
@@ -141,7 +135,7 @@ def _withdrawn(run_id: str) -> list[JournalEvent]:
 
 
 def _doubted(run_id: str) -> list[JournalEvent]:
-    """A call that the daemon died in, in a run that has ended."""
+    """Return a call that the daemon died in, in a run that has ended."""
     call_id = f"c0_{run_id}"
     return [
         MessageAppended(item_id="itm_1", message=Message("assistant", [ToolCall(call_id, "write", {})])),
@@ -162,25 +156,25 @@ def _settled(run_id: str) -> JournalEvent:
 
 
 def verdict(call_id: str) -> Verdict:
-    """A call of ``write`` that is allowed as far as the rules go."""
+    """Return a call of ``write`` that is allowed as far as the rules go."""
     return Verdict(call_id=call_id, tool="write", decision="allow", base="allow", why="write's default")
 
 
 def approval_requested(approval_id: str, call_id: str = "c0", **more: Any) -> ApprovalRequested:
-    """A call of ``write`` waits for a yes or no."""
+    """Return a call of ``write`` waits for a yes or no."""
     return ApprovalRequested(
         approval_id=approval_id, call_id=call_id, tool="write", index=0, message_cursor=1, **more
     )
 
 
 def question_asked(question_id: str, call_id: str = "c1", **more: Any) -> QuestionAsked:
-    """A call asks something."""
+    """Return a call asks something."""
     asked = Question(question="Which?", key="q1", options=[Option(option_id="o1", label="This")])
     return QuestionAsked(question_id=question_id, call_id=call_id, questions=[asked], **more)
 
 
 def indoubt_opened(indoubt_id: str, call_id: str = "c2", **more: Any) -> IndoubtOpened:
-    """The daemon died in a call."""
+    """Return the daemon died in a call."""
     return IndoubtOpened(
         indoubt_id=indoubt_id,
         call_id=call_id,
@@ -206,30 +200,22 @@ def _add_run(store: Store, session_id: str, run_id: str, status: str) -> None:
 
 
 def token(store: Store, token_id: str, *, revoked: bool = False) -> None:
-    """A token."""
+    """Return a token."""
 
     def make(tx: Transaction) -> None:
         grant = TokenGrant(scopes=["read"])
         digest = f"digest-{token_id}"
-        made = tx.append(DAEMON_STREAM, TokenCreated(token_id=token_id, digest=digest, grant=grant))[0]
-        ended = tx.append(DAEMON_STREAM, TokenRevoked(token_id=token_id))[0] if revoked else None
-        record = Token(
-            token_id=token_id,
-            name="",
-            grant=grant,
-            created_at_ms=made.at_ms,
-            created_by=made.actor,
-            revoked_at_ms=ended.at_ms if ended else None,
-        )
-        tx.put(TOKENS, token_id, value=TokenRecord(token=record, digest=digest))
-        if not revoked:
-            tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
+        writer = StreamWriter(tx, DAEMON_STREAM)
+        writer.append(TokenCreated(token_id=token_id, digest=digest, grant=grant))
+        if revoked:
+            writer.append(TokenRevoked(token_id=token_id))
+        writer.write()
 
     update(store, make)
 
 
 def rich_history(store: Store) -> None:
-    """Some of everything."""
+    """Return some of everything."""
 
     def begin(tx: Transaction) -> None:
         tx.append(DAEMON_STREAM, DaemonStarted(version="test", pid=1, schema=1))
@@ -255,14 +241,14 @@ SHELL = ShellCommand(command="make", workdir="/w", workspace="/w", sandboxed=Tru
 
 
 def task_created(task_id: str, *blocked_by: str, shell: bool = False) -> TaskCreated:
-    """A task that waits for others; or a shell."""
+    """Return a task that waits for others; or a shell."""
     if shell:
         return TaskCreated(task_id=task_id, title="make", kind="shell", shell=SHELL)
     return TaskCreated(task_id=task_id, title=f"do {task_id}", blocked_by=list(blocked_by))
 
 
 def task_ended(task_id: str) -> TaskEnded:
-    """A shell is over."""
+    """Return a shell is over."""
     return TaskEnded(task_id=task_id, status="failed", terminal_reason="exited", exit_code=2)
 
 
@@ -293,10 +279,10 @@ ALLOW, DENY = (Rule(tool="bash", subject="make *", decision="allow"), Rule(tool=
 
 def _permissions(tx: Transaction) -> None:
     """Rules of the daemon, a session and a run; grants of both, one of them used up."""
-    tx.append(DAEMON_STREAM, PermissionsChanged(add=[ALLOW]))
-    changed = PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")])
-    cursor = tx.append(DAEMON_STREAM, changed)[0].cursor
-    tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=[DENY], updated_cursor=cursor))
+    writer = StreamWriter(tx, DAEMON_STREAM)
+    writer.append(PermissionsChanged(add=[ALLOW]))
+    writer.append(PermissionsChanged(add=[DENY], remove=[RuleRef(tool="bash", subject="make *")]))
+    writer.write()
     run_id = "run_ses_a_2"
     fold = SessionWriter(tx, "ses_a", session=tx.get(SESSIONS, "ses_a"))
     fold.append(PermissionsChanged(add=[ALLOW]))
@@ -334,7 +320,6 @@ def _reset_d(tx: Transaction) -> None:
     fold = SessionWriter(tx, "ses_d", session=tx.get(SESSIONS, "ses_d"))
     fold.append(ConversationUnbound(agent="default", sender="ses_d"))
     fold.write()
-    tx.delete(CONVERSATIONS, "default", "ses_d")
 
 
 def dump(store: Store) -> dict[str, list[Any]]:
@@ -352,5 +337,5 @@ def spoil_line(store: Store, stream: str, place: int, change: Callable[[bytes], 
 
 
 def derived(*but: Table[Any]) -> list[Table[Any]]:
-    """The tables that are worked out from the journal."""
+    """Return the tables that are worked out from the journal."""
     return [table for table in TABLES if table not in but]

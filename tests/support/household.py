@@ -67,7 +67,7 @@ HANDLERS: tuple[Handler, ...] = (
 
 
 def agent(name: str, matter: str = "", instructions: str = "Be brief.") -> Definition:
-    """An agent as a file defines it."""
+    """Return an agent as a file defines it."""
     front = f"---\n{matter}\n---\n" if matter else ""
     return parse(name, f"{front}{instructions}".encode(), f"/home/agents/{name}.md")
 
@@ -88,7 +88,7 @@ class Ready(Scripted):
     problems: dict[str, str]
 
     def problem(self, route: RouteSpec) -> str | None:
-        """What the test says."""
+        """Return the problem that the test set."""
         return self.problems.get(route.route_id)
 
 
@@ -119,11 +119,11 @@ class Household:
         return self.server.control
 
     async def call(self, method: str, **params: Any) -> Any:
-        """The result of a call."""
+        """Return the result of a call."""
         return await self.client.call(method, **params)
 
     async def refused(self, method: str, **params: Any) -> Refusal:
-        """The refusal that a call is answered with."""
+        """Return the refusal that a call is answered with."""
         return await refused(self.client, method, **params)
 
     async def send(self, content: str = "hello", **params: Any) -> Any:
@@ -135,12 +135,12 @@ class Household:
         return await self.send(content, wait="settled", **params)
 
     async def limited(self, **grant: Any) -> Client:
-        """A connection with a token that covers only some agents or senders, or has fewer scopes."""
+        """Return a connection with a token that covers only some agents or senders, or has fewer scopes."""
         _, secret = await self.server.token(**grant)
         return await self.server.connect_websocket(secret)
 
     def head(self) -> int:
-        """The newest cursor there is."""
+        """Return the newest cursor there is."""
         with self.state.read() as store:
             return store.last_cursor
 
@@ -156,7 +156,7 @@ class Household:
         return events
 
     async def kinds(self, **selection: Any) -> list[str]:
-        """The types of events."""
+        """Return the types of events."""
         return [event["type"] for event in await self.events(**selection)]
 
     def gate(self, content: str) -> Gate:
@@ -173,7 +173,7 @@ class Household:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """A run worker, where there is none; leaving puts down what it has in hand."""
+        """Provide a run worker, where there is none; leaving puts down what it has in hand."""
         worker = RunWorker(self.server.services)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.serve)
@@ -182,7 +182,7 @@ class Household:
 
 
 async def require_session_not_found(house: Household, method: str, **params: Any) -> None:
-    """The method reaches neither an unknown session nor one that the caller's token does not cover."""
+    """Return the method reaches neither an unknown session nor one that the caller's token does not cover."""
     sent = await house.send(agent="reviewer", sender="bob")
     ann = await house.limited(senders=["ann"])
     critic = await house.limited(agents=["critic"])
@@ -196,14 +196,14 @@ async def require_session_not_found(house: Household, method: str, **params: Any
 
 
 async def require_conversation_not_found(house: Household, method: str) -> None:
-    """The method finds no conversation, neither for a possible address nor for an impossible one."""
+    """Return the method finds no conversation, neither for a possible address nor for an impossible one."""
     for name in ("default", "nobody", "a\x00b", "ä" * 128):
         refusal = await house.refused(method, agent=name, sender="nobody")
         assert isinstance(refusal, ConversationNotFound)
 
 
 async def require_limited(house: Household, method: str) -> None:
-    """A token that covers (default, ann) reaches no other pair by the method."""
+    """Return a token that covers (default, ann) reaches no other pair by the method."""
     await house.send(agent="reviewer", sender="ann")
     await house.send(sender="bob")
     ann = await house.limited(agents=["default"], senders=["ann"])
@@ -212,12 +212,12 @@ async def require_limited(house: Household, method: str) -> None:
 
 
 async def require_sender_invalid(house: Household, method: str) -> None:
-    """The method refuses an impossible sender before it looks for a conversation."""
+    """Return the method refuses an impossible sender before it looks for a conversation."""
     assert isinstance(await house.refused(method, sender="a\nb"), SenderInvalid)
 
 
 async def refused(client: Client, method: str, **params: Any) -> Refusal:
-    """The refusal that a call over this connection is answered with."""
+    """Return the refusal that a call over this connection is answered with."""
     with pytest.raises(Refusal) as caught:
         await client.call(method, **params)
     return caught.value

@@ -30,7 +30,7 @@ UNSTABLE = frozenset(
 
 
 def comparable(events: list[dict[str, Any]], home: str) -> dict[str, list[str]]:
-    """The events of each stream, made comparable; ``home`` is where their daemon lives.
+    """Return the events of each stream, made comparable; ``home`` is where their daemon lives.
 
     Shape: stream (renamed session id, or ``daemon``) → its events as JSON texts, in order.
     """

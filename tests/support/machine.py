@@ -76,7 +76,7 @@ def accepted(
     kind: RunKind = "input",
     tools: list[str] | None = None,
 ) -> RunAccepted:
-    """The first event of a run."""
+    """Return the first event of a run."""
     pinned = replace(PINNED, max_turns=max_turns, tools=tools)
     return RunAccepted(
         input_id="inp_1", agent="default", pinned=pinned, sender="user", guest=guest, kind=kind
@@ -129,26 +129,26 @@ class Machine:
         return self
 
     def kinds(self) -> list[str]:
-        """The types of the events so far."""
+        """Return the types of the events so far."""
         return [str(event.__struct_config__.tag) for _, event in self.journal]
 
     def states(self) -> str:
-        """The states of the open calls, in order."""
+        """Return the states of the open calls, in order."""
         return " ".join(call.state for call in self.run.calls)
 
 
 def ask(item_id: str = "itm_1") -> Ask:
-    """A model call begins."""
+    """Return a model call begins."""
     return Ask(item_id)
 
 
 def answered(*items: Item, usage: Usage | None = None) -> Answered:
-    """A model answers, with a text if nothing else is said."""
+    """Return a model answers, with a text if nothing else is said."""
     return Answered(list(items) or [TEXT], usage or Usage(3, 2), "end", "model-1")
 
 
 def calling(count: int = 1, *, first: int = 1, tool: str = "read_file") -> Answered:
-    """A model asks for tools: ``call_1`` and so on."""
+    """Return a model asks for tools: ``call_1`` and so on."""
     return answered(*(ToolCall(f"call_{number}", tool, {}) for number in range(first, first + count)))
 
 
@@ -156,7 +156,7 @@ def calling(count: int = 1, *, first: int = 1, tool: str = "read_file") -> Answe
 
 
 def verdict(call: OpenCall, *, parallel: bool = False, repeatable: bool = False, **more: Any) -> Verdict:
-    """A call is allowed, unless ``more`` says otherwise."""
+    """Return a call is allowed, unless ``more`` says otherwise."""
     judged = {"decision": "allow", "base": "allow", "why": "test"} | more
     return Verdict(call_id=call.call_id, tool=call.tool, parallel=parallel, repeatable=repeatable, **judged)
 
@@ -172,7 +172,7 @@ def allowed(run: RunRecord, *, parallel: bool = False, repeatable: bool = False)
 
 
 def approval(call: OpenCall, *, number: int = 0, binding: str | None = None) -> ApprovalRequested:
-    """A person is to be asked about a call."""
+    """Return a person is to be asked about a call."""
     return ApprovalRequested(
         approval_id=f"apr_{call.call_id}.{call.attempt}.{call.updated_cursor}",
         call_id=call.call_id,
@@ -184,26 +184,26 @@ def approval(call: OpenCall, *, number: int = 0, binding: str | None = None) -> 
 
 
 def question(call: OpenCall) -> QuestionAsked:
-    """A call asks a person something."""
+    """Return a call asks a person something."""
     asked = [Question(question="Which?", key="which")]
     return QuestionAsked(question_id=f"qst_{call.call_id}", call_id=call.call_id, questions=asked)
 
 
 def returned(call: OpenCall, how: CallOutcome = "returned", text: str = "done") -> ToolReturned:
-    """The result of a call."""
+    """Return the result of a call."""
     is_error = how not in ("returned", "answered")
     return ToolReturned(call_id=call.call_id, tool=call.tool, how=how, text=text, is_error=is_error)
 
 
 def asked(run: RunRecord, *, questions: bool = False) -> Judge:
-    """A person is to be asked about all new calls that are judged together."""
+    """Return a person is to be asked about all new calls that are judged together."""
     ask_about = question if questions else approval
     chosen = [run.calls[place] for place in to_judge(run.calls)]
     return Judge([Judgement(verdict(call, decision="ask"), asks=ask_about(call)) for call in chosen])
 
 
 def called(run: RunRecord) -> CallTools:
-    """The calls that are to run do."""
+    """Return the calls that are to run do."""
     chosen = [run.calls[place] for place in to_run(run.calls)]
     return CallTools([ToolCalled(call_id=c.call_id, tool=c.tool, attempt=c.attempt + 1) for c in chosen])
 
@@ -211,7 +211,7 @@ def called(run: RunRecord) -> CallTools:
 def resolved(
     run: RunRecord, decision: str = "allow", *, updated_input: dict[str, Any] | None = None
 ) -> Resolve:
-    """A person answers every approval the same way."""
+    """Return a person answers every approval the same way."""
     waiting = [call for call in run.calls if call.state == "asked"]
     answers = [
         ApprovalAnswered(
@@ -226,12 +226,12 @@ def resolved(
 
 
 def finished(run: RunRecord, how: CallOutcome = "returned") -> Return:
-    """The first call that runs, or is to run, has its result."""
+    """Return the first call that runs, or is to run, has its result."""
     return Return(returned(next(call for call in run.calls if call.state in ("called", "ready")), how))
 
 
 def replied(call: OpenCall) -> Reply:
-    """A person answers a question."""
+    """Return a person answers a question."""
     answer = QuestionAnswered(question_id=call.waits_for or "", call_id=call.call_id)
     return Reply(answer, returned(call, "answered"))
 
@@ -243,7 +243,7 @@ def abandoned(call: OpenCall) -> Abandon:
 
 
 def found(run: RunRecord, place: int, outcome: str) -> Settle:
-    """What became of a call that the daemon died in."""
+    """Return the probe's finding about a call that was cut short by a crash."""
     call = run.calls[place]
     if outcome == "not_done":
         return Settle((CallProbed(call_id=call.call_id, tool=call.tool, note="nothing is there"),))
@@ -394,7 +394,7 @@ _ENDING = (Cancel, Fail, Interrupt, Abandon)
 
 
 def history(choices: list[int], max_turns: int = 0) -> Machine:
-    """A journal that some choices lead to: mostly the run goes on, now and then something else happens."""
+    """Return the journal of a sequence of choices; mostly the run continues."""
     machine = Machine(max_turns=max_turns)
     for choice in choices:
         if machine.run.status in ENDED:

@@ -44,18 +44,18 @@ class Heard:
             self.deltas.append(event)
 
     def answered(self) -> ModelAnswer:
-        """The answer, which there must be."""
+        """Return the answer, which must exist."""
         assert self.answer is not None, f"no answer: {self.failure and self.failure.message}"
         return self.answer
 
     def failed(self) -> ModelFailure:
-        """The failure, which there must be."""
+        """Return the failure, which must exist."""
         assert self.failure is not None, f"no failure: {self.answer}"
         return self.failure
 
 
 def asking(said: str = "hello", *, earlier: tuple[Message, ...] = (), **pinned: Any) -> ModelRequest:
-    """A request with one message of the user, after ``earlier`` ones."""
+    """Return a request with one user message, after ``earlier`` ones."""
     values: dict[str, Any] = {"route": "test", "driver": "offline", "model": "echo", **pinned}
     instructions = values.pop("instructions", "")
     messages = [*earlier, Message("user", [Text(said)])]

@@ -99,7 +99,7 @@ class Asked:
 
 
 def steps(asked: Asked) -> Iterator[Step]:
-    """What the server does for one request. An unknown model is a 404, as with a real provider."""
+    """Return the server's steps for one request. An unknown model is a 404, as with a real provider."""
     name, _, rest = asked.model.partition(":")
     behaviour = BEHAVIOURS.get(name)
     if behaviour is None:
@@ -123,7 +123,7 @@ def _stream(asked: Asked, moves: list[Move], pause: float = 0) -> Iterator[Step]
 
 
 def words(text: str) -> list[Move]:
-    """A text as one move a word, spaces kept."""
+    """Yield a text as one step per word, with its spaces."""
     head, *tail = text.split(" ")
     return [Say(head), *(Say(f" {word}") for word in tail)]
 

@@ -54,7 +54,7 @@ class Recorded:
         return decoded
 
     def shown(self) -> dict[str, Any]:
-        """The request as ``/requests`` gives it."""
+        """Return the request as ``/requests`` returns it."""
         body = self.json if self.body else None
         return {
             "method": self.method,
@@ -105,7 +105,7 @@ class ModelServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def request(self, number: int = 1) -> Recorded:
-        """The n-th request since the start, waiting until it came."""
+        """Return the n-th request since the start, waiting for it."""
         while len(self.requests) < number:
             await self._arrived.wait()
         return self.requests[number - 1]
@@ -185,7 +185,7 @@ NOTES = ("The background shell ", "About an earlier call ")
 
 
 def _said(messages: list[_Message]) -> tuple[str, int]:
-    """What the user said last, and how often was answered since. What the daemon tells is not the user's."""
+    """Return the user's newest text, and the number of answers since. Messages of the daemon do not count."""
     answered = 0
     for message in reversed(messages):
         paragraphs = _text(message.content).split("\n\n") if message.role == "user" else []
@@ -197,7 +197,7 @@ def _said(messages: list[_Message]) -> tuple[str, int]:
 
 @asynccontextmanager
 async def running_model_server() -> AsyncIterator[ModelServer]:
-    """A server on a free port of 127.0.0.1 for as long as the block runs."""
+    """Provide a server on a free port of 127.0.0.1."""
     with listening(0) as listener:
         server = ModelServer(listener)
         async with trio.open_nursery() as nursery:
@@ -207,7 +207,7 @@ async def running_model_server() -> AsyncIterator[ModelServer]:
 
 
 def listening(port: int) -> socket.socket:
-    """A socket that listens on 127.0.0.1."""
+    """Provide a listening socket on 127.0.0.1."""
     listener = socket.create_server(("127.0.0.1", port), backlog=512)
     listener.setblocking(False)
     return listener
@@ -240,7 +240,7 @@ async def _perform(connection: socket.socket, recorded: Recorded, steps: Iterabl
 
 
 def _writes(steps: Iterable[Step]) -> list[bytes]:
-    """Steps that only write, as what is written; the head goes with the first, the end with the last."""
+    """Yield the bytes of steps that only write; the head goes with the first, the end with the last."""
     writes, head = [], b""
     for step in steps:
         if isinstance(step, Head):
@@ -265,7 +265,7 @@ def _head(head: Head) -> bytes:
 
 
 async def _read_request(connection: socket.socket, buffer: bytearray) -> Recorded | None:
-    """The next request, or None where the client closed in between."""
+    """Return the next request, or None if the client disconnected."""
     while (end := buffer.find(b"\r\n\r\n")) < 0:
         if not await _read(connection, buffer):
             return None

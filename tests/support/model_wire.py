@@ -53,23 +53,23 @@ class Wire(Protocol):
     """One published wire."""
 
     def start(self, model: str) -> bytes:
-        """What comes before the first piece."""
+        """Return the bytes before the first piece."""
         ...
 
     def move(self, model: str, move: Move) -> bytes:
-        """The events of one move."""
+        """Return the events of one step."""
         ...
 
     def whole(self, model: str, moves: list[Move]) -> bytes:
-        """The same answer as one JSON object, for servers that do not stream."""
+        """Return the same answer as one JSON object, for servers that do not stream."""
         ...
 
     def error(self, kind: str, message: str) -> bytes:
-        """An error object, as a body."""
+        """Return an error object as a body."""
         ...
 
     def error_event(self, kind: str, message: str) -> bytes:
-        """An error object, inside the stream."""
+        """Return an error object inside the stream."""
         ...
 
 
@@ -82,7 +82,7 @@ class OpenAI:
         self._calls = 0
 
     def start(self, model: str) -> bytes:
-        """The role comes first, with empty content."""
+        """Return the first chunk: the role, with empty content."""
         return self._delta(model, {"role": "assistant", "content": ""})
 
     def move(self, model: str, move: Move) -> bytes:
@@ -100,7 +100,7 @@ class OpenAI:
                 return end + event(usage) + b"data: [DONE]\n\n"
 
     def whole(self, model: str, moves: list[Move]) -> bytes:
-        """A ``chat.completion``."""
+        """Return a ``chat.completion``."""
         text = "".join(move.text for move in moves if isinstance(move, Say))
         stop = next(move for move in moves if isinstance(move, Stop))
         message = {"role": "assistant", "content": text, "refusal": None}
@@ -113,11 +113,11 @@ class OpenAI:
         return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": kind}})
 
     def error_event(self, kind: str, message: str) -> bytes:
-        """The error object as the data of an event, as compatible servers send it."""
+        """Return the error object as the data of an event, as compatible servers send it."""
         return b"data: " + self.error(kind, message) + b"\n\n"
 
     def usage(self, stop: Stop) -> dict[str, Any]:
-        """The usage object."""
+        """Return the usage object."""
         return {
             "prompt_tokens": stop.input_tokens,
             "completion_tokens": stop.output_tokens,
@@ -191,7 +191,7 @@ class Anthropic:
                 return self._close() + self._end(move)
 
     def whole(self, model: str, moves: list[Move]) -> bytes:
-        """A ``message``."""
+        """Return a ``message``."""
         text = "".join(move.text for move in moves if isinstance(move, Say))
         stop = next(move for move in moves if isinstance(move, Stop))
         return msgspec.json.encode(

@@ -17,7 +17,7 @@ class Names(trio.abc.HostnameResolver):
     async def getaddrinfo(
         self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
     ) -> Any:
-        """What the system would say of the name."""
+        """Return the system's answer for the name."""
         name = host.decode() if isinstance(host, bytes) else host
         self.asked.append(name)
         if name not in self.answers:

@@ -21,7 +21,7 @@ class Peer(Protocol):
         ...
 
     async def hear(self) -> Any:
-        """The next message, decoded. Errors: EOFError when the connection is over."""
+        """Return the next message, decoded. Errors: EOFError when the connection has ended."""
         ...
 
 
@@ -37,7 +37,7 @@ class LinePeer:
         await self.stream.send_all(text + b"\n")
 
     async def hear(self) -> Any:
-        """The next line, decoded. Errors: EOFError."""
+        """Return the next line, decoded. Errors: EOFError."""
         with trio.fail_after(PATIENCE_SECONDS):
             while b"\n" not in self._unread:
                 piece = await self.stream.receive_some()
@@ -60,7 +60,7 @@ class WebSocketPeer:
         await self.connection.send_message(text.decode())
 
     async def hear(self) -> Any:
-        """The next text message, decoded. Errors: EOFError."""
+        """Return the next text message, decoded. Errors: EOFError."""
         with trio.fail_after(PATIENCE_SECONDS):
             try:
                 return json.loads(await self.connection.get_message())
@@ -87,7 +87,7 @@ async def respond(peer: Peer, method: str, **params: Any) -> Any:
 
 @asynccontextmanager
 async def unix_peer(home: Path) -> AsyncIterator[LinePeer]:
-    """A connection to the private socket of the daemon in ``home``."""
+    """Connect to the private socket of the daemon in ``home``."""
     stream = await trio.open_unix_socket(str(home / "run" / "kheishd.sock"))
     async with stream:
         yield LinePeer(stream)
@@ -95,7 +95,7 @@ async def unix_peer(home: Path) -> AsyncIterator[LinePeer]:
 
 @asynccontextmanager
 async def websocket_peer(home: Path, secret: str, **headers: str) -> AsyncIterator[WebSocketPeer]:
-    """A connection to the TCP listener of the daemon in ``home``, with a bearer token."""
+    """Connect to the TCP listener of the daemon in ``home``, with a bearer token."""
     address = (home / "run" / "tcp").read_text().strip()
     extra = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     extra.append((b"Authorization", b"Bearer " + secret.encode()))

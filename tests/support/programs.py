@@ -9,6 +9,6 @@ BIN = Path(sys.executable).parent
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a program under test: ours without what would change where it looks."""
+    """Return the environment of a program under test, without variables that change its paths."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("KHEISH_", "PYTHON"))}
     return {**own, **more}

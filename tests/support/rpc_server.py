@@ -72,7 +72,7 @@ class FakeControl:
 
 
 def bare_runtime() -> Runtime:
-    """A runtime with the offline route and nobody to ask."""
+    """Return a runtime with the offline route and no model."""
     return Runtime(
         generation=1,
         config=Config(),
@@ -155,11 +155,11 @@ class Client:
         await self.transport.send(message if isinstance(message, bytes) else msgspec.json.encode(message))
 
     async def read(self) -> Any:
-        """The next message, decoded. Errors: EOFError."""
+        """Return the next message, decoded. Errors: EOFError."""
         return msgspec.json.decode(await self.line())
 
     async def line(self) -> bytes:
-        """The next message as it came. Errors: EOFError."""
+        """Return the bytes of the next message. Errors: EOFError."""
         with trio.fail_after(PATIENCE_S):
             return await self.transport.receive()
 
@@ -170,7 +170,7 @@ class Client:
         return self._next_id
 
     async def answer(self, request_id: Any) -> Any:
-        """The result of a request sent before. Errors: the refusal it was answered with."""
+        """Return the result of an earlier request. Errors: its refusal."""
         while request_id not in self._answers:
             await self._sort(await self.read())
         answer = self._answers.pop(request_id)
@@ -183,7 +183,7 @@ class Client:
         return await self.answer(await self.request(method, **params))
 
     async def next(self) -> tuple[str, dict[str, Any]]:
-        """The next notification: its method and params."""
+        """Return the next notification: its method and params."""
         while not self._notes:
             await self._sort(await self.read())
         return self._notes.pop(0)
@@ -232,11 +232,11 @@ class RpcServer:
         return self.services.live
 
     async def connect(self) -> Client:
-        """A new connection to the Unix socket."""
+        """Open a new connection to the Unix socket."""
         return self._keep(Client(Lines(await trio.open_unix_socket(str(self.path)))))
 
     async def connect_websocket(self, secret: str) -> Client:
-        """A new connection by WebSocket."""
+        """Open a new WebSocket connection."""
         socket = await connect_websocket_url(
             self.nursery,
             f"ws://{self.tcp}/rpc",

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def sample(kind: Any, *, full: bool) -> Any:
-    """A value of a type as plain JSON: with every field if ``full``, else with the required ones only."""
+    """Return a value of a type as plain JSON: with every field if ``full``, else only required ones."""
     return _sample(inspect.type_info(kind), full)
 
 
@@ -51,12 +51,12 @@ def _struct(info: inspect.StructType, full: bool) -> dict[str, Any]:
 
 
 def take(kind: type[T], params: dict[str, Any]) -> T:
-    """The params as their struct."""
+    """Return params as their struct."""
     return decode_params(msgspec.json.Decoder(kind), Raw(msgspec.json.encode(params)))
 
 
 def refuse(kind: type[Any], params: dict[str, Any]) -> str | None:
-    """The path at which params are refused."""
+    """Return the path at which params are refused."""
     with pytest.raises(InvalidParams) as caught:
         take(kind, params)
     return caught.value.field

@@ -23,7 +23,7 @@ class Peer:
         self._lines = connection.makefile("rb")
 
     def request(self) -> Message:
-        """The next request. Errors: AssertionError if the client hung up."""
+        """Return the next request. Errors: AssertionError if the client disconnected."""
         line = self._line()
         assert line, "the client hung up"
         message: Message = json.loads(line)

@@ -9,7 +9,7 @@ import trio
 
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.shells.starting import Starter
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from kheishd.workers.shells import ShellWorker
@@ -32,7 +32,7 @@ class Yard:
 
     @asynccontextmanager
     async def worked(self, *, stall_s: float = 45.0) -> AsyncIterator[ShellWorker]:
-        """A worker; leaving stops what it runs, as a daemon that stops does."""
+        """Provide a worker; leaving stops what it runs, as a daemon that stops does."""
         desk = self.desk
         worker = ShellWorker(desk.services, self.files, self.starter, stall_s=stall_s)
         async with trio.open_nursery() as nursery:
@@ -55,7 +55,7 @@ class Yard:
     async def begin(
         self, command: str, task_id: str = "t", *, workdir: str = "", boxed: bool = False
     ) -> None:
-        """A command is to be run in the background."""
+        """Return a command is to be run in the background."""
         shell = ShellCommand(
             command=command,
             workdir=str(self.workspace / workdir),
@@ -69,7 +69,7 @@ class Yard:
         await self.append(TaskStopRequested(task_id=task_id, note=reason))
 
     def task(self, task_id: str = "t") -> tuple[Task, Shell]:
-        """A task as it is kept now."""
+        """Return a task as it is kept now."""
         with self.desk.state.read() as store:
             task = store.get(TASKS, task_id)
         assert task is not None
@@ -77,12 +77,12 @@ class Yard:
         return task, task.shell
 
     async def ended(self, task_id: str = "t") -> tuple[Task, Shell]:
-        """A task once it has ended."""
+        """Return a task once it has ended."""
         await self.desk.until(lambda: self.task(task_id)[0].ended_at_ms is not None)
         return self.task(task_id)
 
     async def wrote(self, text: str, task_id: str = "t") -> str:
-        """What a shell wrote, once that holds a text."""
+        """Wait until a shell's output contains a text, and return the output."""
         while True:
             grown = self.files.grown(task_id)
             written = await self.files.read(task_id, 100_000)
@@ -91,13 +91,13 @@ class Yard:
             await grown.wait()
 
     def kinds(self) -> list[str]:
-        """The types of the events about tasks."""
+        """Return the types of the events about tasks."""
         return [kind for kind in self.desk.kinds("s") if kind.startswith("task_")]
 
 
 @asynccontextmanager
 async def yard(directory: Path, **runtime: object) -> AsyncIterator[Yard]:
-    """A yard in a new directory. A test that hangs fails."""
+    """Provide a yard in a new directory. A test that hangs fails."""
     for name in ("home", "work"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     async with open_desk(directory / "home", threaded=True, **runtime) as desk:

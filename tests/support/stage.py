@@ -97,18 +97,18 @@ class Stage:
         )
 
     def write(self, call_id: str, text: str, offset: int) -> None:
-        """A call writes something while it runs."""
+        """Return a call writes something while it runs."""
         assert self._peer is not None
         delta = {"run_id": RUN, "item_id": call_id, "attempt": 1, "offset": offset, "kind": "output"}
         self._peer.notify("journal.delta", subscription=self._subscription, **delta, text=text)
 
     def call(self, call_id: str, **arguments: Any) -> None:
-        """The model asks for a call of bash."""
+        """Return the model asks for a call of bash."""
         item = {"kind": "tool_call", "call_id": call_id, "name": "bash", "arguments": arguments}
         self.tell("message_appended", item_id=MESSAGE, message={"role": "assistant", "items": [item]})
 
     def approval(self, number: int, text: str, **fields: Any) -> Message:
-        """An approval of a command, as it is listed and told."""
+        """Return an approval of a command, as it is listed and told."""
         preview = {"kind": "command", "text": text}
         return {
             "approval_id": f"apr_{number}",
@@ -122,14 +122,14 @@ class Stage:
         }
 
     def answered(self, number: int, decision: str, actor: str = "uid:0", **fields: Any) -> None:
-        """An approval was answered."""
+        """Return an approval was answered."""
         ids = {"approval_id": f"apr_{number}", "call_id": f"call_{number}"}
         self.tell("approval_answered", **ids, decision=decision, actor=actor, **fields)
 
 
 @contextmanager
 def staged(home: Path, connections: int = 1) -> Iterator[Stage]:
-    """A stage where a daemon of that home would be. The chat dials once to see whether one is there."""
+    """Provide a scripted daemon for that home. The chat connects once to see whether it runs."""
     stage = Stage()
     (home / "run").mkdir(parents=True)
     with scripted(home / "run" / "kheishd.sock", lambda peer: None, *[stage] * connections):

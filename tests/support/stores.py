@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def said(text: str = "hello") -> InputReceived:
-    """An event with some text in it."""
+    """Return an event with some text in it."""
     return InputReceived(input_id="inp_1", items=[Text(text)], sender="user")
 
 
 def opened(directory: Path, version: str = "test", map_bytes: int = MAP_BYTES) -> Store:
-    """A store whose writer runs inline."""
+    """Return a store whose writer runs inline."""
     return Store.open(
         directory, on_group=lambda group: None, threaded=False, version=version, map_bytes=map_bytes
     )
@@ -56,7 +56,7 @@ def fill(store: Store, number: int, size: int) -> None:
 
 
 def injected(injection: str) -> list[str]:
-    """An strace to run a program under that makes some of its system calls fail, or kills it there."""
+    """Return an strace to run a program under that makes some of its system calls fail, or kills it there."""
     calls = injection.partition(":")[0]
     return ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={injection}"]
 

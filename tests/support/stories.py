@@ -21,7 +21,7 @@ def add_session(
     sender: str | None = "user",
     parent: str | None = None,
 ) -> int:
-    """A session and its first event; the event's cursor."""
+    """Return a session and its first event; the event's cursor."""
     record = Session(
         session_id=session_id,
         agent=agent,
@@ -57,7 +57,7 @@ def put_run(
     item_id: str | None = None,
     calls: Sequence[OpenCall] = (),
 ) -> None:
-    """A run's record, new or changed."""
+    """Return a run's record, new or changed."""
     record = RunRecord(
         run_id=run_id,
         session_id=session_id,
@@ -76,7 +76,7 @@ def put_run(
 
 
 def ask(tx: Transaction, run_id: str, session_id: str, item_id: str) -> int:
-    """A run asks its model: event and record; the event's cursor."""
+    """Return a run asks its model: event and record; the event's cursor."""
     put_run(tx, run_id, session_id, "running", item_id)
     event = ModelAsked(item_id=item_id, turn=1, attempt=1)
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
@@ -91,12 +91,12 @@ def call(tx: Transaction, run_id: str, session_id: str, *call_ids: str) -> int:
 
 
 def end(tx: Transaction, run_id: str, session_id: str) -> int:
-    """A run completes: event and record; the event's cursor."""
+    """Return a run completes: event and record; the event's cursor."""
     put_run(tx, run_id, session_id, "completed")
     event = RunEnded(outcome="completed")
     return tx.append(session_id, event, session_id=session_id, run_id=run_id)[0].cursor
 
 
 def mark_pruned(tx: Transaction, stream: str, cursor: int) -> None:
-    """What pruning leaves behind."""
+    """Write the marks that pruning leaves."""
     tx.put(META, f"pruned:{stream}", value=cursor.to_bytes(8, "big"))

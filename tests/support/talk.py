@@ -28,7 +28,7 @@ _TURNS = st.lists(
 
 @st.composite
 def transcripts(draw: st.DrawFn) -> list[TranscriptEntry]:
-    """The messages of a session: inputs, steers, answers, and calls with their results."""
+    """Return the messages of a session: inputs, steers, answers, and calls with their results."""
     entries: list[TranscriptEntry] = []
     for number, (kind, count, size) in enumerate(draw(_TURNS)):
         cursor = 10 * number + 10

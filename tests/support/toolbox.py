@@ -39,7 +39,7 @@ SAYS: dict[str, Any] = {
 
 
 def tool(name: str, **fields: Any) -> Tool:
-    """A tool that takes a text, a time and a size."""
+    """Return a tool that takes a text, a time and a size."""
     described: dict[str, Any] = {"description": f"The tool {name}.", "schema": SAYS, "kind": "edit"}
     return Tool(name=name, **(described | fields))
 
@@ -90,15 +90,15 @@ class Toolbox(SubHook):
         return [f"Notes are kept in {place.workspace}."]
 
     def subject(self, use: Invocation) -> str:
-        """The text."""
+        """Return the text."""
         return str(use.arguments.get("text", ""))
 
     async def before_call(self, use: Invocation) -> Opinion | None:
-        """What the test wants it to think."""
+        """Return the opinion that the test set."""
         return self.opinions.get(use.tool.name)
 
     async def preview(self, use: Invocation) -> Preview | None:
-        """The line that would be added, bound to the notes as they are."""
+        """Return the line that would be added, bound to the notes as they are."""
         text = str(use.arguments.get("text", ""))
         if text == "impossible":
             raise ToolError("this cannot be noted")
@@ -182,7 +182,7 @@ class Toolbox(SubHook):
 
 
 def calls(*chosen: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
-    """An answer that asks for tools, each with its arguments: ``call_1`` and so on."""
+    """Yield an answer that asks for tools, each with its arguments: ``call_1`` and so on."""
     items = [ToolCall(f"call_{n}", name, arguments) for n, (name, arguments) in enumerate(chosen, 1)]
     return lambda request: gives(*items, stop_reason="tool_calls")
 
@@ -191,9 +191,9 @@ def calls(*chosen: tuple[str, dict[str, Any]]) -> Callable[[ModelRequest], Async
 async def workbench(
     directory: Path, box: Toolbox, *parts: Callable[[ModelRequest], AsyncIterator[ModelEvent]], **runtime: Any
 ) -> AsyncIterator[Desk]:
-    """A desk whose agents have the tools of a box and work in ``directory``/work; the model says ``parts``.
+    """Provide a desk whose agents have a box's tools and work in ``directory``/work.
 
-    What it says last, if nothing else is said, is what was done.
+    The model says ``parts``; its last answer, by default, is the list of the calls' results.
     """
     work = directory / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -207,12 +207,12 @@ async def workbench(
 
 
 def place(workspace: str = "/", tools: list[str] | None = None) -> RunContext:
-    """A place for parts that read nothing from the store."""
+    """Return a place for parts that read nothing from the store."""
     session = Session(session_id="ses_1", agent="default", status="open", created_at_ms=1, updated_at_ms=1)
     machine = Machine(tools=tools)
     return RunContext(session, machine.run, machine.pinned, workspace, "auto", cast("Any", None))
 
 
 def use_of(chosen: Tool, where: RunContext | None = None, **arguments: Any) -> Invocation:
-    """A call of a tool."""
+    """Return a call of a tool."""
     return Invocation(where or place(), "call_1", chosen, arguments)

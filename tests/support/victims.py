@@ -38,7 +38,7 @@ class Victim:
         )
 
     def connect(self) -> socket.socket:
-        """A connection, once the daemon answers; started again if it died. Errors: AssertionError."""
+        """Connect once the daemon answers; start it again if it died. Errors: AssertionError."""
         limit = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < limit:
             assert self.process is not None
@@ -113,7 +113,7 @@ class Script:
         return self.asked_again(method, params)
 
     def asked_again(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The result of a call, asked for as often as it takes."""
+        """Return the result of a call, repeated until it succeeds."""
         while True:
             with self.daemon.connect() as peer:
                 peer.settimeout(PATIENCE_SECONDS)
@@ -147,5 +147,5 @@ def _passes(data: dict[str, Any]) -> bool:
 
 
 def strace(*rest: str) -> tuple[str, ...]:
-    """The wrapper that runs a daemon under strace, with its threads."""
+    """Return the command prefix that runs a daemon and its threads under strace."""
     return ("strace", "-f", "-qq", *rest)

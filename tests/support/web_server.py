@@ -40,7 +40,7 @@ class WebServer:
 
 
 def answer(body: bytes, kind: str = "text/plain", status: int = 200, **headers: str) -> bytes:
-    """A whole answer. A header's underscores are dashes."""
+    """Return a complete answer. Underscores in header names are dashes."""
     lines = [f"HTTP/1.1 {status} OK", f"content-length: {len(body)}"]
     lines += [f"content-type: {kind}"] if kind else []
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -48,7 +48,7 @@ def answer(body: bytes, kind: str = "text/plain", status: int = 200, **headers: 
 
 
 def redirect(location: str, status: int = 302) -> bytes:
-    """An answer that sends the client elsewhere."""
+    """Return an answer that redirects the client."""
     return answer(b"moved", status=status, location=location)
 
 
@@ -56,7 +56,7 @@ def redirect(location: str, status: int = 302) -> bytes:
 async def web_server(
     secure: ssl.SSLContext | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[WebServer]:
-    """A server on a free port for as long as the block runs; with TLS if there is a context."""
+    """Provide a server on a free port, with TLS if there is a context."""
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host=host)
         server = WebServer(listener.socket.getsockname()[1], "http" if secure is None else "https")

@@ -33,11 +33,11 @@ class Workshop(SubHook):
         self.binding: str | None = None
 
     def subject(self, use: Invocation) -> str:
-        """The path."""
+        """Return the path."""
         return str(use.arguments["path"])
 
     async def preview(self, use: Invocation) -> Preview | None:
-        """What would be written. Errors: ToolError for a path that is none."""
+        """Return the text to be written. Errors: ToolError for an invalid path."""
         if use.arguments["path"] == "nowhere":
             raise ToolError("there is no such place")
         return Preview(kind="diff", text=f"+{use.arguments.get('text', '')}", binding=self.binding)
@@ -53,12 +53,12 @@ class Workshop(SubHook):
 
 
 def hooks(*parts: SubHook) -> CompositeHook:
-    """These parts, and the one that asks the user."""
+    """Return these parts, and the one that asks the user."""
     return CompositeHook((AskUser(), *parts))
 
 
 def write(path: str = "/a", call_id: str = "c1", **more: Any) -> ToolCall:
-    """A call that asks."""
+    """Return a call that asks."""
     return ToolCall(call_id, "write", {"path": path, **more})
 
 
@@ -66,12 +66,12 @@ COLOR = {"question": "Which color?", "options": [{"label": "Red"}, {"label": "Bl
 
 
 def ask(*questions: dict[str, Any], call_id: str = "c1", **more: Any) -> ToolCall:
-    """A call that asks the user; which color, if nothing else is said."""
+    """Return a call that asks the user; which color, if nothing else is said."""
     return ToolCall(call_id, "ask_user_question", {"questions": list(questions) or [COLOR], **more})
 
 
 def calls(*asked: ToolCall) -> list[ModelPart]:
-    """A model that calls these in one message and says "done" once it has the results."""
+    """Return a model that calls these in one message and says "done" once it has the results."""
     items: list[Item] = [Text("I will."), *asked]
 
     async def first(request: ModelRequest) -> AsyncIterator[ModelEvent]:

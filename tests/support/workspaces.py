@@ -21,7 +21,7 @@ ID = "0J3R5K8T1VQ6L2M9N4P7S0U3AB"
 
 
 def place(workspace: Path, tools: list[str] | None = None) -> RunContext:
-    """A run in a workspace, which may use these tools, or all."""
+    """Return a run in a workspace, which may use these tools, or all."""
     session = Session(
         session_id=f"ses_{ID}", agent="default", status="open", created_at_ms=1, updated_at_ms=1
     )
@@ -49,21 +49,21 @@ class Workshop:
     calls: int = 0
 
     def use(self, tool: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
-        """A call, as it is dispatched."""
+        """Return a call, as it is dispatched."""
         self.calls += 1
         row = next(row for row in self.files.tools if row.name == tool)
         return Invocation(place(self.path), f"call_{self.calls}", row, arguments, binding)
 
     async def outcome(self, tool: str, **arguments: Any) -> Outcome:
-        """What a call gives."""
+        """Return the outcome of a call."""
         return await self.files.dispatch(self.use(tool, **arguments))
 
     async def do(self, tool: str, **arguments: Any) -> Any:
-        """What the model reads of it, decoded."""
+        """Return the decoded text of a call's outcome."""
         return msgspec.json.decode((await self.outcome(tool, **arguments)).text)
 
     def left_beside(self) -> list[str]:
-        """The files of calls' own that are still there."""
+        """Return the files of calls' own that are still there."""
         return sorted(str(path) for path in self.path.rglob(".kheish-*"))
 
 

@@ -1,8 +1,8 @@
-"""The rules and grants that a record keeps, as the fold of events: a session's, a run's, the daemon's. Pure.
+"""The rules and grants in the records of sessions, runs and the daemon. Pure.
 
-An event that both a session and its run see is each one's own business: the run keeps what was granted to it,
-and of the grants that verdicts used, each counts down those it holds. Folding is total, so what finds no room
-is decided here: the oldest grant is forgotten, and the next such call asks a person again.
+An event that a session and its run both see is applied by each on its own: the run keeps its own grants, and
+each record counts down its grants when verdicts use them. Because ``evolve`` is total, overflow is handled
+here: the oldest grant is forgotten, and the next such call asks a person again.
 """
 
 from collections import Counter
@@ -24,52 +24,55 @@ from protocol.objects.session import Session
 Holder = TypeVar("Holder", RunRecord, Session)
 
 
-def kept_by_run(run: RunRecord, event: JournalEvent) -> RunRecord:
-    """The run with the rules and grants it has after one of its own events."""
+def evolve_run_grants(run: RunRecord, event: JournalEvent) -> RunRecord:
+    """Return the run with its rules and grants after one of its own events."""
     if isinstance(event, ApprovalAnswered) and event.remember != "run":
         return run
-    return _kept(run, event)
+    return _evolve(run, event)
 
 
-def kept_by_session(session: Session, event: JournalEvent, run_id: str | None) -> Session:
-    """The session with the rules and grants it has after an event of its stream; itself if nothing changed.
+def evolve_session_grants(session: Session, event: JournalEvent, run_id: str | None) -> Session:
+    """Return the session with its rules and grants after an event; the same object if they do not change.
 
-    ``run_id`` is that of the event: what was changed for one run only changes nothing here.
+    Args:   ``run_id`` is the event's run: a change for one run does not change the session.
     """
     if isinstance(event, PermissionsChanged) and run_id is not None:
         return session
     if isinstance(event, ApprovalAnswered) and event.remember != "session":
         return session
-    return _kept(session, event)
+    return _evolve(session, event)
 
 
-def _kept(holder: Holder, event: JournalEvent) -> Holder:
+def _evolve(holder: Holder, event: JournalEvent) -> Holder:
     match event:
         case PermissionsChanged(revoke=revoke):
             grants = [grant for grant in holder.grants if grant.grant_id not in revoke]
-            return replace(holder, rules=changed(holder.rules, event), grants=grants)
+            return replace(holder, rules=change_rules(holder.rules, event), grants=grants)
         case ApprovalAnswered(grant=Grant() as grant):
-            return replace(holder, grants=granted(holder.grants, grant))
-        case CallsJudged(verdicts=verdicts) if _used(holder.grants, verdicts):
-            return replace(holder, grants=spent(holder.grants, verdicts))
+            return replace(holder, grants=add_grant(holder.grants, grant))
+        case CallsJudged(verdicts=verdicts):
+            counted = {grant.grant_id for grant in holder.grants if grant.remaining_uses is not None}
+            if any(verdict.grant_id in counted for verdict in verdicts):
+                return replace(holder, grants=count_down(holder.grants, verdicts))
+            return holder
         case _:
             return holder
 
 
-def changed(rules: Sequence[Rule], event: PermissionsChanged) -> list[Rule]:
-    """The rules after a change, in the order in which they were made: at most one about the same."""
-    new = {about(rule): rule for rule in event.add}
-    gone = new.keys() | {about(rule) for rule in event.remove}
-    return [*(rule for rule in rules if about(rule) not in gone), *new.values()]
+def change_rules(rules: Sequence[Rule], event: PermissionsChanged) -> list[Rule]:
+    """Return the rules after a change, oldest first, at most one per key."""
+    added = {rule_key(rule): rule for rule in event.add}
+    replaced = added.keys() | {rule_key(rule) for rule in event.remove}
+    return [*(rule for rule in rules if rule_key(rule) not in replaced), *added.values()]
 
 
-def about(rule: Rule | RuleRef) -> tuple[str, str | None]:
-    """What a rule is about: two rules of one layer about the same would contradict each other."""
+def rule_key(rule: Rule | RuleRef) -> tuple[str, str | None]:
+    """Return the key of a rule: two rules of one layer with the same key would contradict each other."""
     return rule.tool, rule.subject
 
 
-def granted(grants: Sequence[Grant], grant: Grant) -> list[Grant]:
-    """The grants with one more, if there is any room for it; then the oldest are forgotten that fill it."""
+def add_grant(grants: Sequence[Grant], grant: Grant) -> list[Grant]:
+    """Return the grants with one more, without the oldest if there is no room; a huge grant is dropped."""
     if _size([grant]) > MAX_GRANTS_BYTES:
         return list(grants)
     kept = [*grants, grant][-MAX_RULES:]
@@ -78,8 +81,8 @@ def granted(grants: Sequence[Grant], grant: Grant) -> list[Grant]:
     return kept
 
 
-def spent(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> list[Grant]:
-    """The grants after verdicts that used some of them: counted down, and gone when there is no use left."""
+def count_down(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> list[Grant]:
+    """Return the grants after verdicts that used some of them, without those that are used up."""
     uses = Counter(verdict.grant_id for verdict in verdicts)
     counted = (
         grant
@@ -90,21 +93,15 @@ def spent(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> list[Grant]:
     return [grant for grant in counted if grant.remaining_uses is None or grant.remaining_uses > 0]
 
 
-def _used(grants: Sequence[Grant], verdicts: Iterable[Verdict]) -> bool:
-    """Whether any of these verdicts counts one of the grants down."""
-    counted = {grant.grant_id for grant in grants if grant.remaining_uses is not None}
-    return any(verdict.grant_id in counted for verdict in verdicts)
-
-
-def too_many(rules: Sequence[Rule]) -> str | None:
-    """Why so many rules cannot be kept in one layer, or None if they can."""
+def find_rules_problem(rules: Sequence[Rule]) -> str | None:
+    """Return why rules exceed the limits of a layer; None if they do not."""
     if len(rules) > MAX_RULES:
-        return f"a layer has {MAX_RULES} rules at most, and these would be {len(rules)}"
+        return f"the layer would have {len(rules)} rules; the limit is {MAX_RULES}"
     size = _size(rules)
     if size > MAX_RULES_BYTES:
-        return f"the rules of a layer take {MAX_RULES_BYTES} bytes at most, and these would take {size}"
+        return f"the rules of the layer would take {size} bytes; the limit is {MAX_RULES_BYTES}"
     return None
 
 
-def _size(kept: Sequence[Grant] | Sequence[Rule]) -> int:
-    return len(msgspec.json.encode(kept))
+def _size(values: Sequence[Grant] | Sequence[Rule]) -> int:
+    return len(msgspec.json.encode(values))

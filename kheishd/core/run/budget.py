@@ -85,7 +85,7 @@ def added(one: Cost | None, other: Cost | None) -> Cost | None:
     return Cost(one.micros + other.micros, one.currency)
 
 
-def summed(costs: list[Cost], cost: Cost) -> list[Cost]:
+def accumulate_cost(costs: list[Cost], cost: Cost) -> list[Cost]:
     """Amounts by currency, with one more."""
     if not any(each.currency == cost.currency for each in costs):
         return [*costs, cost]

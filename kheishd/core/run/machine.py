@@ -64,7 +64,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from kheishd.core.permissions.grants import kept_by_run
+from kheishd.core.permissions.grants import evolve_run_grants
 from kheishd.core.run import calls
 from kheishd.core.run.answers import answered, given, parts_of, sent_back
 from kheishd.core.run.budget import added, cost_of, timed
@@ -296,7 +296,7 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
         return run
     run = replace(
-        kept_by_run(timed(run, envelope, event), event),
+        evolve_run_grants(timed(run, envelope, event), event),
         updated_cursor=envelope.cursor,
         updated_at_ms=envelope.at_ms,
     )

@@ -1,4 +1,4 @@
-"""The daemon's own methods: how it is, its configuration, and an operator's levers."""
+"""The daemon: its status and configuration, and the actions of an operator."""
 
 import os
 import time
@@ -25,27 +25,27 @@ from protocol.rpc.method import NoParams
 
 @query(rows.STATUS)
 def status(call: Call, params: NoParams) -> DaemonStatus:
-    """How the daemon is."""
+    """Return the status of the daemon."""
     return call.control.status()
 
 
 @control(rows.RELOAD)
 async def reload(call: Call, params: NoParams) -> Reloaded:
-    """Read the configuration and agents again. Errors: ConfigInvalid; then nothing was changed."""
+    """Reload the configuration and the agents. Errors: ConfigInvalid, which changes nothing."""
     generation, warnings = await call.control.reload()
     return Reloaded(generation=generation, warnings=warnings)
 
 
 @control(rows.SHUTDOWN)
 def shutdown(call: Call, params: DaemonShutdown) -> ShutdownStarted:
-    """Begin to stop; asked again, stop at once."""
+    """Begin to stop. A second request stops at once."""
     call.control.shutdown(params.drain_s)
     return ShutdownStarted(os.getpid())
 
 
 @query(rows.CONFIG)
 def config(call: Call, params: NoParams) -> DaemonConfig:
-    """The configuration in force. It names credentials by reference only, so it is shown whole."""
+    """Return the configuration in force. It refers to credentials by name, so it holds no secret."""
     runtime = call.runtime
     return DaemonConfig(
         config=to_builtins(runtime.config), generation=runtime.generation, path=call.control.config_path()
@@ -56,7 +56,7 @@ def config(call: Call, params: NoParams) -> DaemonConfig:
 async def backup(call: Call, params: DaemonBackup) -> BackupResult:
     """Write a consistent copy of the store, in a thread of its own.
 
-    Errors: PathRefused, StorageFull; then nothing is left at the path.
+    Errors: PathRefused, StorageFull, which leave nothing at the path.
     """
     path = backup_path(params.path, call.state.store.directory)
     started = time.monotonic()
@@ -70,9 +70,9 @@ async def backup(call: Call, params: DaemonBackup) -> BackupResult:
 
 
 def backup_path(text: str, state: Path) -> Path:
-    """Where a backup may be written: absolute, new, in a directory that exists, not the store's own.
+    """Return the path of a backup: absolute, new, in an existing directory outside of the store's own.
 
-    Errors: PathRefused, saying which of these it is not.
+    Errors: PathRefused.
     """
     path = Path(text)
     if not path.is_absolute() or "\0" in text:
@@ -80,7 +80,7 @@ def backup_path(text: str, state: Path) -> Path:
     if os.path.lexists(path):
         raise PathRefused(f"{path} exists already; a backup never overwrites", field="$.params.path")
     if not path.parent.is_dir():
-        raise PathRefused(f"{path.parent} is not a directory; make it first", field="$.params.path")
+        raise PathRefused(f"{path.parent} is not a directory; create it first", field="$.params.path")
     if path.parent.resolve().is_relative_to(state.resolve()):
         raise PathRefused(f"{path} is inside the store's own directory", field="$.params.path")
     return path
@@ -88,11 +88,11 @@ def backup_path(text: str, state: Path) -> Path:
 
 @control(rows.DOCTOR)
 async def doctor(call: Call, params: DoctorParams) -> Diagnosis:
-    """Examine the store in slices, between everything else that the daemon does."""
-    # Imported here: a daemon that nobody asks this starts without it.
-    from kheishd.kernel.doctor import examine
+    """Examine the store in slices, between other work."""
+    # Imported on first use, because few daemons run it.
+    from kheishd.records.doctor import examine
 
-    return await examine(call.state, deep=params.deep)
+    return await examine(call.state.read, deep=params.deep)
 
 
 HANDLERS = (status, reload, shutdown, config, backup, doctor)

@@ -1,4 +1,4 @@
-"""Definitions: the agents there are, from ``agents/*.md`` and built in."""
+"""Definitions: the agents from ``agents/*.md``, and the built-in one."""
 
 from kheishd.kernel.call import Call, query
 from kheishd.objects.pages import page_of
@@ -9,22 +9,21 @@ from protocol.objects.definition import Definition, DefinitionList, DefinitionLi
 
 @query(rows.LIST)
 def list_definitions(call: Call, params: DefinitionListParams) -> DefinitionList:
-    """The agents that the caller may speak with, by name."""
-    known = call.runtime.definitions
-    names = (name for name in sorted(known) if params.after is None or name > params.after)
-    found = (((name,), known[name]) for name in names)
-    agents = call.caller.agents
-    chosen, following = page_of(found, params.limit, lambda agent: agents is None or agent.name in agents)
-    return DefinitionList(chosen, following)
+    """List the agents that the caller may use, by name."""
+    definitions = call.runtime.definitions
+    names = (name for name in sorted(definitions) if params.after is None or name > params.after)
+    agents = (((name,), definitions[name]) for name in names)
+    page, following = page_of(agents, params.limit, lambda agent: call.caller.covers_agent(agent.name))
+    return DefinitionList(page, following)
 
 
 @query(rows.GET)
 def get_definition(call: Call, params: DefinitionRef) -> Definition:
-    """One agent. Errors: AgentNotFound, also for one that the caller's token does not cover."""
+    """Show an agent. Errors: AgentNotFound, also for one that the caller's token does not cover."""
     agent = call.runtime.definitions.get(params.name)
-    if agent is None or (call.caller.agents is not None and params.name not in call.caller.agents):
+    if agent is None or not call.caller.covers_agent(params.name):
         raise AgentNotFound(
-            f"there is no agent '{params.name}'; definition.list names those there are", field="$.params.name"
+            f"there is no agent '{params.name}'; definition.list names the agents", field="$.params.name"
         )
     return agent
 

@@ -1,4 +1,4 @@
-"""Routes: what models can be reached by, from the configuration and built in."""
+"""Routes: the ways to reach models, from the configuration and built in."""
 
 from kheishd.kernel.call import Call, query
 from kheishd.kernel.runtime import RouteSpec, Runtime
@@ -9,7 +9,7 @@ from protocol.objects.route import Route, RouteList, RouteListParams, RouteRef
 
 
 def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
-    """A route as it is shown: its credential by reference, and whether it could be used now."""
+    """Return a route as shown: its credential by reference, and whether it is ready."""
     problem = runtime.models.problem(spec)
     return Route(
         route_id=spec.route_id,
@@ -29,21 +29,21 @@ def view_of(runtime: Runtime, spec: RouteSpec) -> Route:
 
 @query(rows.LIST)
 def list_routes(call: Call, params: RouteListParams) -> RouteList:
-    """The routes there are, by id."""
-    known = call.runtime.routes
-    names = (name for name in sorted(known) if params.after is None or name > params.after)
-    found = (((name,), view_of(call.runtime, known[name])) for name in names)
-    chosen, following = page_of(found, params.limit, lambda route: True)
-    return RouteList(chosen, following)
+    """List routes by id."""
+    routes = call.runtime.routes
+    names = (name for name in sorted(routes) if params.after is None or name > params.after)
+    views = (((name,), view_of(call.runtime, routes[name])) for name in names)
+    page, following = page_of(views, params.limit, lambda route: True)
+    return RouteList(page, following)
 
 
 @query(rows.GET)
 def get_route(call: Call, params: RouteRef) -> Route:
-    """One route. Errors: RouteNotFound."""
+    """Show a route. Errors: RouteNotFound."""
     spec = call.runtime.routes.get(params.route_id)
     if spec is None:
         raise RouteNotFound(
-            f"there is no route '{params.route_id}'; route.list names those there are",
+            f"there is no route '{params.route_id}'; route.list names the routes",
             field="$.params.route_id",
         )
     return view_of(call.runtime, spec)

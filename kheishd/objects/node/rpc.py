@@ -1,4 +1,4 @@
-"""The protocol about itself: is the daemon there, what can it do, take a request back."""
+"""The protocol itself: ping the daemon, describe its methods, cancel a request."""
 
 from functools import cache
 from typing import Any
@@ -14,19 +14,19 @@ _PONG = Pong(__version__)
 
 @query(rows.PING)
 def ping(call: Call, params: NoParams) -> Pong:
-    """Say that the daemon is there."""
+    """Answer with the daemon's version."""
     return _PONG
 
 
 @query(rows.DISCOVER)
 def discover(call: Call, params: NoParams) -> dict[str, Any]:
     """Describe every method."""
-    return _document()
+    return _make_document()
 
 
 @cache
-def _document() -> dict[str, Any]:
-    """The same for the life of this version; made when it is first asked for."""
+def _make_document() -> dict[str, Any]:
+    """Return the OpenRPC document, made once on first use."""
     from protocol.rpc.catalogue import METHODS
     from protocol.rpc.openrpc import document
 
@@ -35,7 +35,7 @@ def _document() -> dict[str, Any]:
 
 @control(rows.CANCEL)
 def cancel(call: Call, params: Cancel) -> CancelledRequest:
-    """Take back an open request of the connection that this came by."""
+    """Cancel an open request of the caller's connection."""
     call.connection.cancel_request(params.id)
     return CancelledRequest(params.id)
 

@@ -16,16 +16,14 @@ from msgspec.structs import replace
 from kheishd.core.token import (
     EVERYTHING,
     SECRET_BYTES,
-    evolve,
     hash_secret,
     is_alive,
     make_secret,
     narrow_grant,
 )
-from kheishd.kernel.call import Call, Caller, mutation, query
-from kheishd.objects.fold import BY_DAEMON, Origin, origin_of
+from kheishd.kernel.call import Call, Caller, mutation, origin_of, query
 from kheishd.objects.pages import id_after, page_of
-from kheishd.store.records import TokenRecord
+from kheishd.records.writer import BY_DAEMON, Origin, StreamWriter
 from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
 from protocol.errors.rpc import InvalidParams
 from protocol.errors.token import ScopeWouldWiden, TokenInvalid, TokenLimit, TokenNotFound
@@ -157,10 +155,7 @@ def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
     if token.revoked_at_ms is not None:
         return token
     event = TokenRevoked(token_id=token.token_id, note=params.note)
-    record = tx.need(TOKENS, token.token_id)
-    # Its secret opens nothing any more, and room is made for another token.
-    tx.delete(TOKENS_BY_DIGEST, record.digest)
-    return _append(tx, event, token, record.digest, origin_of(call))
+    return _append(tx, event, token.token_id, origin_of(call))
 
 
 def _make_room(tx: Transaction, beyond: str) -> bool:
@@ -173,10 +168,9 @@ def _make_room(tx: Transaction, beyond: str) -> bool:
     rows = chain(tx.scan(TOKENS_BY_DIGEST, after=(beyond,)), tx.scan(TOKENS_BY_DIGEST))
     looked_at = [(key[0], _find(tx, token_id)) for key, token_id in islice(rows, LOOKED_AT)]
     dead = [(digest, token) for digest, token in looked_at if not is_valid(tx, token, tx.now_ms)]
-    for digest, token in dict(dead[:MADE_ROOM]).items():
-        tx.delete(TOKENS_BY_DIGEST, digest)
+    for token in dict(dead[:MADE_ROOM]).values():
         event = TokenRevoked(token_id=token.token_id, note="it opened nothing any more")
-        _append(tx, event, token, digest, BY_DAEMON)
+        _append(tx, event, token.token_id, BY_DAEMON)
     return bool(dead)
 
 
@@ -191,9 +185,7 @@ def _make(
     event = TokenCreated(
         token_id=new.token_id, digest=digest, grant=grant, name=name, parent_token_id=parent_token_id
     )
-    token = _append(tx, event, None, digest, origin_of(call))
-    tx.put(TOKENS_BY_DIGEST, digest, value=token.token_id)
-    return NewToken(token=token, secret=new.secret)
+    return NewToken(token=_append(tx, event, new.token_id, origin_of(call)), secret=new.secret)
 
 
 def _see_that_it_came_of(store: Snapshot, caller: Caller, parent: Token) -> None:
@@ -206,13 +198,13 @@ def _see_that_it_came_of(store: Snapshot, caller: Caller, parent: Token) -> None
         )
 
 
-def _append(tx: Transaction, event: JournalEvent, token: Token | None, digest: str, origin: Origin) -> Token:
-    """Append an event, and write the record that follows from it."""
-    envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
-    changed = evolve(token, envelope, stored)
-    assert changed is not None, "the event is about a token"
-    tx.put(TOKENS, changed.token_id, value=TokenRecord(token=changed, digest=digest))
-    return changed
+def _append(tx: Transaction, event: JournalEvent, token_id: str, origin: Origin) -> Token:
+    """Append an event of a token; return the token as it leaves it."""
+    writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
+    writer.append(event)
+    record = writer.need(TOKENS, token_id)
+    writer.write()
+    return record.token
 
 
 def _find(store: Snapshot, token_id: str) -> Token:

@@ -13,10 +13,10 @@ from kheishd.core import approval as rules
 from kheishd.core.run.commands import Lapse, Resolve
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
-from kheishd.kernel.projections import APPROVAL_RECORDS
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.listing import EventReader, PendingIndex, find_record, list_records, writer_of
 from kheishd.objects.storable import require_storable
+from kheishd.records.approval import APPROVAL_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import APPROVALS, APPROVALS_WAITING, RUNS, SESSIONS
 from protocol import ids
 from protocol.errors.approval import (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from kheishd.core import indoubt as rules
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.kernel.projections import INDOUBT_RECORDS
 from kheishd.objects.people.listing import EventReader, PendingIndex, find_record, list_records, writer_of
+from kheishd.records.indoubt import INDOUBT_RECORDS
 from kheishd.store.tables import INDOUBTS_OPEN, RUNS
 from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound
 from protocol.events.indoubt import IndoubtResolved

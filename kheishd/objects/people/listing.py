@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import origin_of
 from kheishd.objects.pages import PageTokens, cursor_after, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RECORDS_BY_RUN, RECORDS_BY_SESSION, RUNS, SESSIONS, Table
 from protocol.errors.run import RunNotFound
 from protocol.events.run import MessageAppended
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.call import Call
-    from kheishd.kernel.projections import Projection
+    from kheishd.records.projection import Projection
     from kheishd.store.environment import Snapshot, Transaction
 
 

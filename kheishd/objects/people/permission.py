@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, assert_never, cast
 
 from msgspec.structs import replace
 
-from kheishd.core.permissions.grants import changed, too_many
+from kheishd.core.permissions.grants import change_rules, find_rules_problem
 from kheishd.core.permissions.judge import HookOpinion, Layers, ToolFacts, effective_mode, explain
-from kheishd.core.session import both
-from kheishd.kernel.call import Call, mutation, query
+from kheishd.core.session import intersect_names
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, Tool
-from kheishd.objects.fold import SessionWriter, origin_of
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.talk.address import find_definition, find_run, find_session
 from kheishd.objects.talk.bounds import ancestors, bounds_of, mode_of
-from kheishd.store.records import DaemonRules
+from kheishd.records.writer import SessionWriter, StreamWriter
 from kheishd.store.tables import PERMISSIONS, PINNED, SESSIONS
 from protocol.errors.permission import GrantNotFound
 from protocol.errors.rpc import InvalidParams
@@ -167,7 +166,7 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
         if run is not None:
-            tools = both(tools, store.need(PINNED, run.run_id).tools)
+            tools = intersect_names(tools, store.need(PINNED, run.run_id).tools)
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)
@@ -235,7 +234,7 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
     held = run or session
     _see_that_it_can_be(event, held.rules, held.grants)
     fold = SessionWriter(tx, session.session_id, session=session, run=run, origin=origin_of(call))
-    if event.revoke or changed(held.rules, event) != held.rules:
+    if event.revoke or change_rules(held.rules, event) != held.rules:
         fold.append(event)
         fold.write()
     if run is None:
@@ -251,13 +250,12 @@ def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> La
         )
     before = _daemon_rules(tx)
     _see_that_it_can_be(event, before, [])
-    after = changed(before, event)
+    after = change_rules(before, event)
     if after != before:
-        origin = origin_of(call)
-        envelope, stored = tx.append(DAEMON_STREAM, event, actor=origin.actor, request_id=origin.request_id)
-        assert isinstance(stored, PermissionsChanged), "scrubbing leaves an event what it is"
-        after = changed(before, stored)
-        tx.put(PERMISSIONS, DAEMON_STREAM, value=DaemonRules(rules=after, updated_cursor=envelope.cursor))
+        writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
+        writer.append(event)
+        after = writer.need(PERMISSIONS, DAEMON_STREAM).rules
+        writer.write()
     return LayerRules(layer="daemon", rules=after)
 
 
@@ -270,7 +268,7 @@ def _see_that_it_can_be(event: PermissionsChanged, rules: list[Rule], grants: li
                 f"there is no grant '{grant_id}' there; 'kheishctl permission list' shows those there are",
                 field=f"$.params.revoke[{number}]",
             )
-    problem = too_many(changed(rules, event))
+    problem = find_rules_problem(change_rules(rules, event))
     if problem is not None and event.add:
         raise InputTooLarge(problem, field="$.params.add")
 

@@ -8,9 +8,9 @@ from kheishd.core import question as rules
 from kheishd.core.run.calls import place_of
 from kheishd.core.run.commands import Abandon, Reply
 from kheishd.kernel.call import Call, mutation, query
-from kheishd.kernel.projections import QUESTION_RECORDS
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.listing import PendingIndex, find_record, list_records, writer_of
+from kheishd.records.question import QUESTION_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
 from protocol.errors.question import QuestionClosed, QuestionExpired, QuestionNotFound
 from protocol.events.question import QuestionAnswered, QuestionLapsed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import narrowest, narrowest_mode, wider
+from kheishd.core.session import intersect_scopes, is_wider, narrower_mode
 from kheishd.store.tables import SESSIONS
 from protocol.errors.token import ScopeWouldWiden
 
@@ -39,12 +39,12 @@ def bounds_of(
 
     Source: the records of the session and of those above it, at most MAX_SESSION_DEPTH.
     """
-    mode = narrowest_mode(mode_of(runtime, session, speaker), runtime.config.permissions.max_mode)
+    mode = narrower_mode(mode_of(runtime, session, speaker), runtime.config.permissions.max_mode)
     bounds = Bounds(session.scope, mode)
     for parent in ancestors(store, session):
         bounds = Bounds(
-            narrowest(bounds.scope, parent.scope),
-            narrowest_mode(bounds.mode, mode_of(runtime, parent)),
+            intersect_scopes(bounds.scope, parent.scope),
+            narrower_mode(bounds.mode, mode_of(runtime, parent)),
             bounds.depth + 1,
         )
     return bounds
@@ -82,10 +82,10 @@ def require_mode(call: Call, mode: PermissionMode | None, *current: PermissionMo
     if mode is None:
         return
     max_mode = call.runtime.config.permissions.max_mode
-    if wider(mode, max_mode):
+    if is_wider(mode, max_mode):
         raise ScopeWouldWiden(
             f"the permission mode '{mode}' is wider than permissions.max_mode, which is '{max_mode}'",
             field="$.params.permission_mode",
         )
-    if all(wider(mode, narrower) for narrower in current):
+    if all(is_wider(mode, narrower) for narrower in current):
         call.caller.need("approve")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.talk.address import definition_of, find_addressed
 from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import wait_until_settled
+from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.session import SessionAlreadyEnded, SessionBusy
 from protocol.events.context import ContextCompacted

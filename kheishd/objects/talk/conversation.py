@@ -9,11 +9,11 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from kheishd.core.planning import unplanned
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.core.session import leave_plan_mode
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import not_a_token, page_of
 from kheishd.objects.talk.address import find_binding
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, SESSIONS
 from protocol.errors.session import SessionBusy
 from protocol.events.conversation import ConversationUnbound
@@ -132,7 +132,6 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
     writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     writer.append(ConversationUnbound(agent=agent, sender=params.sender))
     writer.write()
-    tx.delete(CONVERSATIONS, agent, params.sender)
     return ConversationResetResult(agent=agent, sender=params.sender, session_id=binding.session_id)
 
 
@@ -146,7 +145,7 @@ def _has_new_bounds(tx: Transaction, session: Session) -> bool:
     if not isinstance(created, SessionCreated) or any(rule.decision != "allow" for rule in session.rules):
         return True
     # The mode that counts is the one outside of plan mode.
-    current = unplanned(session)
+    current = leave_plan_mode(session)
     return any(getattr(current, name) != getattr(created, name) for name in _BOUNDS)
 
 

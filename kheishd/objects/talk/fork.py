@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kheishd.core.session import mode_within, narrowest, narrowest_mode
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.core.session import choose_mode, intersect_scopes, narrower_mode
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.node.journal import pruned_until
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.bounds import bounds_of, default_mode, require_mode
 from kheishd.objects.talk.lineage import lineage
 from kheishd.objects.talk.session import scope_of
+from kheishd.records.writer import SessionWriter
 from protocol import ids
 from protocol.errors.definition import AgentNotFound
 from protocol.errors.journal import CursorPruned
@@ -67,7 +67,7 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
     if request.params.title is not None:
         properties["title"] = request.params.title
     if definition.name != source.agent:
-        properties["scope"] = narrowest(scope_of(definition), source.scope)
+        properties["scope"] = intersect_scopes(scope_of(definition), source.scope)
         properties["route"] = properties["model"] = None
     writer = SessionWriter(tx, request.session_id, session=None, origin=origin_of(call, source.sender))
     writer.append(
@@ -90,10 +90,10 @@ def fork(tx: Transaction, call: Call, request: _Fork) -> Session:
 def _mode(tx: Transaction, call: Call, source: Session, definition: Definition) -> PermissionMode | None:
     """Return the mode of the fork. Errors: ScopeMissing if the caller may not give it."""
     if definition.name != source.agent:
-        return mode_within(bounds_of(tx, call.runtime, source).mode, None, definition.permission_mode)
+        return choose_mode(bounds_of(tx, call.runtime, source).mode, None, definition.permission_mode)
     if source.permission_mode is None or source.parent_session_id is not None:
         return source.permission_mode
-    mode = narrowest_mode(call.runtime.config.permissions.max_mode, source.permission_mode)
+    mode = narrower_mode(call.runtime.config.permissions.max_mode, source.permission_mode)
     require_mode(call, mode, default_mode(call.runtime, definition))
     return mode
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.planning import unplanned
 from kheishd.core.run.budget import narrowest, pin_budget
-from kheishd.core.session import both
+from kheishd.core.session import intersect_names, leave_plan_mode
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.objects.talk.workspace import workspace_of
@@ -48,7 +47,7 @@ def pin_run(
     """
     runtime = call.runtime
     # Plan mode can end within a run, so the bounds are those that apply after it.
-    bounds = bounds_of(tx, runtime, unplanned(session), speaker)
+    bounds = bounds_of(tx, runtime, leave_plan_mode(session), speaker)
     directory = workspace_of(tx, runtime, session, workspace, speaker)
     route = find_route(runtime, params.route, session.route, speaker.route)
     problem = runtime.models.problem(route)
@@ -66,7 +65,7 @@ def pin_run(
         auth_ref=route.auth_ref,
         options=dict(route.options),
         instructions_digest=speaker.digest,
-        tools=both(speaker.tools, bounds.scope.tools) if speaker.name == session.agent else [],
+        tools=intersect_names(speaker.tools, bounds.scope.tools) if speaker.name == session.agent else [],
         workspace=directory,
         permission_mode=bounds.mode,
         max_turns=min(filter(None, (speaker.max_turns, runtime.config.runs.max_turns)), default=0),

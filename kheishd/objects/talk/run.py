@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kheishd.core.run.commands import Cancel
-from kheishd.kernel.call import Call, control, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, control, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, cursor_after, last_part, page_of
 from kheishd.objects.talk.address import find_run, find_session, may_read_run
 from kheishd.objects.talk.output import output_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, SESSIONS
 from protocol.objects import run as rows
 from protocol.objects.run import (

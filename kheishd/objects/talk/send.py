@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import (
     definition_of,
@@ -26,7 +25,7 @@ from kheishd.objects.talk.pin import pin_run
 from kheishd.objects.talk.run import output_fields, wait_until_settled
 from kheishd.objects.talk.session import scope_of
 from kheishd.objects.talk.workspace import resolve_requested
-from kheishd.store.records import Binding
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CONVERSATIONS, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import NotSupported, Overloaded
@@ -158,8 +157,6 @@ def _open_conversation(
     writer = SessionWriter(tx, new_session_id, session=None, origin=origin)
     writer.append(SessionCreated(agent=definition.name, sender=sender, scope=scope_of(definition)))
     writer.append(ConversationBound(agent=definition.name, sender=sender))
-    binding = Binding(session_id=new_session_id, bound_at_ms=tx.now_ms)
-    tx.put(CONVERSATIONS, definition.name, sender, value=binding)
     return writer
 
 

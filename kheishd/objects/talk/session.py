@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from kheishd.core.session import inherited, mode_within, narrower, narrowest
+from kheishd.core.session import choose_mode, inherit_scope, intersect_scopes, require_narrower
 from kheishd.core.workspace import require_within_parent
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import PageTokens, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_route, find_session
@@ -23,6 +22,7 @@ from kheishd.objects.talk.contract import Schema, read_contracts, read_schema
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.workspace import resolve_requested, workspace_of
 from kheishd.objects.work.shell import request_stop_all
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import CHILDREN, SESSIONS
 from protocol import ids
 from protocol.errors.rpc import InvalidParams
@@ -140,7 +140,7 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
     definition, properties = creation.definition, creation.settings.properties
     parent_id, root_id = creation.params.parent_session_id, None
     requested: CapabilityScope = properties.get("scope", CapabilityScope())
-    scope = narrowest(scope_of(definition), requested)
+    scope = intersect_scopes(scope_of(definition), requested)
     mode: PermissionMode | None = properties.get("permission_mode")
     if parent_id is not None:
         parent = find_session(tx, call, parent_id, "$.params.parent_session_id")
@@ -148,8 +148,8 @@ def _created_event(tx: Transaction, call: Call, creation: _Creation) -> SessionC
         if bounds.depth + 1 >= MAX_SESSION_DEPTH:
             raise TooDeep(field="$.params.parent_session_id")
         root_id = parent.root_session_id or parent.session_id
-        scope = narrowest(inherited(bounds.scope, requested), scope)
-        mode = mode_within(bounds.mode, mode, definition.permission_mode)
+        scope = intersect_scopes(inherit_scope(bounds.scope, requested), scope)
+        mode = choose_mode(bounds.mode, mode, definition.permission_mode)
         _require_workspace_in_parent(tx, call, parent, properties)
     else:
         require_mode(call, mode, default_mode(call.runtime, definition))
@@ -262,7 +262,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
         schema.store(tx)
     changes = dict(settings.properties)
     if isinstance(params.scope, CapabilityScope):
-        changes["scope"] = narrower(session.scope, params.scope)
+        changes["scope"] = require_narrower(session.scope, params.scope)
     parent = tx.need(SESSIONS, session.parent_session_id) if session.parent_session_id else None
     if params.permission_mode is not UNSET:
         definition = call.runtime.definitions.get(session.agent)
@@ -272,7 +272,7 @@ def update(tx: Transaction, call: Call, plan: tuple[SessionUpdate, _Settings]) -
         else:
             agent_mode = definition.permission_mode if definition is not None else None
             max_mode = bounds_of(tx, call.runtime, parent).mode
-            changes["permission_mode"] = mode_within(max_mode, params.permission_mode, agent_mode)
+            changes["permission_mode"] = choose_mode(max_mode, params.permission_mode, agent_mode)
     if parent is not None:
         _require_workspace_in_parent(tx, call, parent, changes)
     if not changes:

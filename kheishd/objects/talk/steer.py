@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from kheishd.core.run.commands import Steer
-from kheishd.kernel.call import Call, mutation
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of
 from kheishd.objects.talk.address import find_addressed, require_valid_sender
 from kheishd.objects.talk.input import apply_input_contract, input_field, read_items
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS
 from protocol import ids
 from protocol.errors.run import NothingToSteer

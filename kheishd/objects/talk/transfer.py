@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Raw, Struct
 
-from kheishd.kernel.call import Call, mutation, query
-from kheishd.objects.fold import SessionWriter, origin_of
+from kheishd.kernel.call import Call, mutation, origin_of, query
 from kheishd.objects.pages import cursor_after, page_of
 from kheishd.objects.storable import require_storable
 from kheishd.objects.talk.address import find_definition, find_session
 from kheishd.objects.talk.lineage import Segment, lineage
 from kheishd.objects.talk.session import scope_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import JOURNAL
 from protocol import ids
 from protocol.errors.rpc import InvalidParams

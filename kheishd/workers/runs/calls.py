@@ -1,63 +1,50 @@
-"""Carrying out a run's tool calls: judged, journaled as called, run, journaled as returned.
+"""The tool calls of a run: judged, journaled as called, run side by side, journaled as returned.
 
-Every step is a command to the run machine, committed before the next: so wherever the daemon dies, the
-journal says which calls had begun, and what is known of each.
+Each step is a command that is committed before the next step. Wherever the daemon dies, the journal says
+which calls had begun; ``probes`` finds out whether those took effect.
 
-A call that has ended is remembered until its result is saved: whatever happens in between, a full disk or
-somebody who wants the run stopped, its result is what came of it.
+The outcome of a call is remembered until it is committed. Neither a full disk nor a request to stop the run
+can replace it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from kheishd.core.run.answers import met_by
-from kheishd.core.run.calls import NOT_RUN, STOPPED, doubt
-from kheishd.core.run.commands import CallTools, Command, Judge, Observe, Renew, Return, Settle
-from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, RunContext, Stale, ToolError
-from kheishd.kernel.live import OF_TOOLS
-from kheishd.objects.talk.bounds import bounds_of
-from kheishd.store.tables import SESSIONS
+from kheishd.core.run.calls import NOT_RUN, STOPPED
+from kheishd.core.run.commands import CallTools, Judge, Observe, Renew, Return
+from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
+from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
-from kheishd.workers.runs.results import bounded, last_words, readable
-from protocol.events.approval import ApprovalAnswered
-from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
-from protocol.events.run import MessageAppended
-from protocol.journal.line import JournalEvent, Unknown, decode_event
-from protocol.transcript import ToolCall
+from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
+from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from kheishd.config.sections.tools import ToolsSection
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import Tool
-    from kheishd.kernel.live import Live, Writing
-    from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.state import State
+    from kheishd.kernel.live import LiveText
     from kheishd.store.environment import Snapshot
-    from kheishd.workers.runs.saving import DurableCommit
-    from protocol.events.output import RequirementSatisfied
-    from protocol.objects.run import CallOutcome, OpenCall, Pinned
+    from kheishd.workers.runs.active import ActiveRun, CallInputs
+    from protocol.objects.run import CallOutcome, OpenCall
 
 log = logging.getLogger("kheishd.runs")
 
-SAYING_SECONDS = 20.0
-"""What a tool has beyond the longest time, to stop and to say what it had by then."""
-
-Commit = Callable[["Command | Callable[[Snapshot], Command]"], Awaitable["RunRecord"]]
-"""Carries out a command, or what is made one in its transaction; gives the run as it is then."""
+REPORT_SECONDS = 20.0
+"""The time that a tool has beyond ``tools.max_timeout_s``, to stop and to report its output until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What came of a call."""
+    """The outcome of a call that has ended."""
 
     how: CallOutcome
     outcome: Outcome
@@ -65,360 +52,261 @@ class _Ended:
 
 
 class CallExecutor:
-    """The calls of one run, while a worker has it in its hands.
+    """The executor of one run's tool calls."""
 
-    ``runtime`` is the one that the run holds, ``present`` gives the one in force: its rules are judged by.
-    """
-
-    def __init__(
-        self,
-        state: State,
-        live: Live,
-        runtime: Runtime,
-        present: Callable[[], Runtime],
-        saving: DurableCommit,
-        commit: Commit,
-        pinned: Pinned,
-    ) -> None:
-        self._pinned = pinned
-        self._state = state
-        self._live = live
-        self._runtime = runtime
-        self._present = present
-        self._saving = saving
-        self._commit = commit
-        # Of calls that run: what they write, and what came of those that have ended and are not saved yet.
-        self._writings: dict[str, Writing] = {}
+    def __init__(self, active: ActiveRun) -> None:
+        self._active = active
+        # The output of the running calls, and the outcomes that are not committed yet, by call id.
+        self._live_texts: dict[str, LiveText] = {}
         self._ended: dict[str, _Ended] = {}
 
     # Judging.
 
-    async def judge(self, run: RunRecord, places: tuple[int, ...]) -> None:
-        """Judge some calls and commit what comes of it."""
-        judging = await self._judging(run)
-        asked = self._asked(run)
-        judgements = [await judging.judgement(place, run.calls[place], asked[place]) for place in places]
-        await self._commit(Judge(judgements))
+    async def judge(self, indexes: tuple[int, ...]) -> None:
+        """Judge some calls and commit the verdicts, unless the run is stopped meanwhile."""
+        with self._active.effect() as scope:
+            run = self._active.record
+            judge, inputs = await self._judge(), self._active.inputs()
+            judgements = [
+                await judge.judge(index, run.calls[index], inputs.calls[index]) for index in indexes
+            ]
+            await self._active.commit(Judge(judgements))
+        if scope.cancelled_caught:
+            self._active.reload()
 
-    async def _judging(self, run: RunRecord) -> CallJudge:
-        await self._runtime.hooks.prepare()
-        place = self.place(run)
-        offered = {tool.name: tool for tool in self._runtime.hooks.offer(place)}
-        return CallJudge(self._state, self._runtime, self._present(), self._saving, run, place, offered)
-
-    def place(self, run: RunRecord) -> RunContext:
-        """Where the run is."""
-        with self._state.read() as store:
-            session = store.need(SESSIONS, run.session_id)
-            # What the run pinned holds no longer where a session was narrowed since.
-            tools = bounds_of(store, self._present(), session).scope.tools
-        workspace = self._pinned.workspace or self._runtime.workspace_root
-        return RunContext(
-            session, run, self._pinned, workspace, self._runtime.config.workspace.sandbox, self._state, tools
-        )
-
-    def _asked(self, run: RunRecord) -> list[ToolCall]:
-        """The calls as the model wrote them."""
-        assert run.output_cursor is not None, "a call stands in a message"
-        event = self._event(run, run.output_cursor)
-        assert isinstance(event, MessageAppended)
-        return [item for item in event.message.items if isinstance(item, ToolCall)]
-
-    def _event(self, run: RunRecord, cursor: int) -> JournalEvent:
-        with self._state.read() as store:
-            found = store.entry(run.session_id, cursor)
-        assert found is not None, "what a record points at is in the journal"
-        event = decode_event(found[1])
-        assert not isinstance(event, Unknown), "what a record points at was written by this version"
-        return event
-
-    def _arguments(self, run: RunRecord, place: int, asked: list[ToolCall]) -> Mapping[str, Any]:
-        """The input of a call: as the person who approved it changed it, else as the model wrote it."""
-        call = run.calls[place]
-        if call.input_cursor is None:
-            return asked[place].arguments
-        event = self._event(run, call.input_cursor)
-        assert isinstance(event, ApprovalAnswered)
-        return event.updated_input or {}
+    async def _judge(self) -> CallJudge:
+        await self._active.runtime.hooks.prepare()
+        return CallJudge(self._active, self._active.context(), self._active.current_runtime)
 
     # Running.
 
-    async def execute(self, run: RunRecord, places: tuple[int, ...]) -> None:
-        """Run some calls side by side; on cancellation all of them have stopped when this ends."""
-        judging = await self._judging(run)
-        asked = self._asked(run)
+    async def execute(self, indexes: tuple[int, ...]) -> None:
+        """Run some calls side by side. On cancellation all of them have stopped when this returns."""
+        with self._active.effect() as scope:
+            await self._execute(indexes)
+        if scope.cancelled_caught:
+            self._active.reload()
+
+    async def _execute(self, indexes: tuple[int, ...]) -> None:
+        run, hooks = self._active.record, self._active.runtime.hooks
+        judge, inputs = await self._judge(), self._active.inputs()
         ready: list[tuple[int, Invocation]] = []
-        # Those beyond stay ready, and are due again when these have returned.
-        for place in places[: judging.present.config.tools.max_parallel]:
-            use = await self._cleared(run, judging, place, asked)
-            if use is None:
-                # It has its result now, or a person is asked again: look at the batch anew.
+        # Calls beyond the limit stay ready, and are due again when these have returned.
+        for index in indexes[: judge.rules.config.tools.max_parallel]:
+            invocation = await self._clear(run, judge, index, inputs)
+            if invocation is None:
+                # The call has a result now, or waits for a person again: the batch has changed.
                 return
-            ready.append((place, use))
+            ready.append((index, invocation))
         called = [
             ToolCalled(
-                call_id=use.call_id,
-                tool=use.tool.name,
-                attempt=run.calls[place].attempt + 1,
-                evidence=bounded(await self._runtime.hooks.evidence(use)),
+                call_id=invocation.call_id,
+                tool=invocation.tool.name,
+                attempt=run.calls[index].attempt + 1,
+                evidence=fit_evidence(await hooks.evidence(invocation)),
             )
-            for place, use in ready
+            for index, invocation in ready
         ]
-        run = await self._commit(CallTools(called))
+        run = await self._active.commit(CallTools(called))
         if run.cancel is not None:
             return
         async with trio.open_nursery() as nursery:
-            for place, use in ready:
-                nursery.start_soon(self._perform, run, place, use, judging)
+            for index, invocation in ready:
+                nursery.start_soon(self._run, run, index, invocation, judge)
 
-    async def _cleared(
-        self, run: RunRecord, judging: CallJudge, place: int, asked: list[ToolCall]
+    async def _clear(
+        self, run: RunRecord, judge: CallJudge, index: int, inputs: CallInputs
     ) -> Invocation | None:
-        """A call as it is to be dispatched; None if it may not run after all, which is committed then."""
-        call = run.calls[place]
-        tool = judging.offered.get(call.tool)
+        """Return a call that may be dispatched; None if it may not run after all, which is then committed.
+
+        Rules may have changed while the call, or another one of its message, waited for a person; and an
+        earlier call of the message may have entered plan mode.
+        """
+        call = run.calls[index]
+        tool = judge.offered.get(call.tool)
         if tool is None:
-            await self._return(call, _Ended("failed", Outcome(_missing(call.tool, judging.place), True)))
+            why = "is gone" if judge.context.allows(call.tool) else "is no longer allowed here"
+            await self._return_error(call, f"The tool '{call.tool}' {why}.")
             return None
         try:
-            arguments = judging.checked(tool, self._arguments(run, place, asked))
-            use = Invocation(
-                judging.place,
+            invocation = Invocation(
+                judge.context,
                 call.call_id,
-                within(tool, judging.present.config.tools),
-                arguments,
+                limit_time(tool, judge.rules.config.tools),
+                judge.validate(tool, inputs.arguments(index)),
                 call.binding,
-                lambda text: self._say(call.call_id, text),
+                lambda text: self._stream(call.call_id, text),
                 lambda evidence: self._observe(call.call_id, evidence),
             )
-            # Rules may have changed while this call, or another of its batch, waited for a person; and a call
-            # before this one may have entered plan mode.
-            judged = judging.reconsidered(use, approved=call.approved)
-            renewed = None
-            if judged.decision == "ask":
-                renewed = await judging.asked_late(place, use, judged)
-            elif judged.decision == "allow" and call.binding is not None:
-                renewed = await judging.renewed(place, use)
+            ruling = judge.judge_again(invocation, approved=call.approved)
+            approval = None
+            if ruling.decision == "ask":
+                approval = await judge.request_late_approval(index, invocation, ruling)
+            elif ruling.decision == "allow" and call.binding is not None:
+                approval = await judge.renew_approval(index, invocation)
         except ToolError as error:
-            await self._return(call, _Ended("failed", Outcome(str(error), True)))
+            await self._return_error(call, str(error))
             return None
-        if judged.decision == "deny":
-            denial = f"This is no longer allowed: {judged.note or judged.why}"
-            await self._return(call, _Ended("denied", Outcome(denial, True)))
+        if ruling.decision == "deny":
+            text = f"This is no longer allowed: {ruling.note or ruling.why}"
+            await self._return_error(call, text, how="denied")
             return None
-        if renewed is not None:
-            await self._commit(Renew(renewed))
+        if approval is not None:
+            await self._active.commit(Renew(approval))
             return None
-        return use
+        return invocation
 
-    async def _perform(self, run: RunRecord, place: int, use: Invocation, judging: CallJudge) -> None:
-        call = run.calls[place]
-        began = self._state.now_ms()
-        writing = self._live.begin(run.session_id, run.run_id, call.call_id, call.attempt, OF_TOOLS)
-        self._writings[call.call_id] = writing
+    async def _run(self, run: RunRecord, index: int, invocation: Invocation, judge: CallJudge) -> None:
+        """Dispatch a call and commit its result."""
+        active, call = self._active, run.calls[index]
+        began_ms = active.state.now_ms()
+        live_text = active.live.begin(run.session_id, run.run_id, call.call_id, call.attempt, TOOL_KINDS)
+        self._live_texts[call.call_id] = live_text
         try:
-            outcome = await self._runtime.hooks.dispatch(use)
+            outcome = await active.runtime.hooks.dispatch(invocation)
         except Stale:
-            await self._ask_again(call, place, use, judging)
+            await self._ask_again(call, index, invocation, judge)
         else:
             if not outcome.is_error:
-                met = met_by(run, self._pinned, use.call_id, [*use.tool.writes(use.arguments)])
-                outcome = replace(outcome, events=(*outcome.events, *met))
-            ended = _Ended(
-                "failed" if outcome.is_error else "returned", outcome, self._state.now_ms() - began
-            )
-            # From here on that is what came of it, whoever wants what; others may only put it differently.
+                files = [*invocation.tool.writes(invocation.arguments)]
+                satisfied = met_by(run, active.pinned, call.call_id, files)
+                outcome = replace(outcome, events=(*outcome.events, *satisfied))
+            took_ms = active.state.now_ms() - began_ms
+            ended = _Ended("failed" if outcome.is_error else "returned", outcome, took_ms)
+            # From here on the call has this outcome, even if the run is stopped; hooks may only rephrase it.
             self._ended[call.call_id] = ended
-            outcome = await self._runtime.hooks.after_call(use, _as_changed(call, use, outcome))
+            outcome = await active.runtime.hooks.after_call(
+                invocation, _mention_changed_input(call, invocation, outcome)
+            )
             self._ended[call.call_id] = replace(ended, outcome=outcome)
             await self._save(call)
-        self._live.end(self._writings.pop(call.call_id))
+        active.live.end(self._live_texts.pop(call.call_id))
 
-    async def _ask_again(self, call: OpenCall, place: int, use: Invocation, judging: CallJudge) -> None:
-        """What was approved changed at the last moment, and nothing was done."""
+    async def _ask_again(self, call: OpenCall, index: int, invocation: Invocation, judge: CallJudge) -> None:
+        """Ask the approver again: the approved state changed right before the call, which did nothing."""
         try:
-            approval = await judging.renewed(place, use)
+            approval = await judge.renew_approval(index, invocation)
         except ToolError as error:
-            await self._return(call, _Ended("failed", Outcome(str(error), True)))
+            await self._return_error(call, str(error))
             return
         if approval is None:
             text = "What was approved changed while this was about to run. Nothing was done; try again."
-            await self._return(call, _Ended("failed", Outcome(text, True)))
+            await self._return_error(call, text)
             return
-        await self._commit(Renew(approval))
+        await self._active.commit(Renew(approval))
 
-    def _say(self, call_id: str, text: str) -> None:
-        writing = self._writings.get(call_id)
-        if writing is not None:
-            # What a program writes need not be text.
-            said = text if text.isascii() else text.encode(errors="replace").decode()
-            self._live.text(writing, "output", said)
+    def _stream(self, call_id: str, text: str) -> None:
+        """Show a piece of a call's output to the run's followers."""
+        live_text = self._live_texts.get(call_id)
+        if live_text is not None:
+            # The output of a program may hold invalid characters.
+            valid = text if text.isascii() else text.encode(errors="replace").decode()
+            self._active.live.append(live_text, "output", valid)
 
     async def _observe(self, call_id: str, evidence: Mapping[str, Any]) -> None:
-        await self._commit(Observe(ToolObserved(call_id=call_id, evidence=bounded(evidence))))
+        observed = ToolObserved(call_id=call_id, evidence=fit_evidence(evidence))
+        await self._active.commit(Observe(observed))
+
+    # Results.
+
+    async def save_ended(self) -> None:
+        """Commit the outcomes of calls that had ended before the others were stopped."""
+        for call in self._active.record.calls:
+            if call.call_id in self._ended:
+                await self._save(call)
 
     async def _save(self, call: OpenCall) -> None:
-        """Commit the result of a call that has ended."""
         await self._return(call, self._ended[call.call_id])
         del self._ended[call.call_id]
 
+    async def _return_error(self, call: OpenCall, text: str, *, how: CallOutcome = "failed") -> None:
+        await self._return(call, _Ended(how, Outcome(text, is_error=True)))
+
     async def _return(self, call: OpenCall, ended: _Ended) -> None:
-        """Commit a result: what is too long to be read at once stands whole in a blob."""
-        text, whole = readable(ended.outcome, self._present().config.tools.max_output_bytes)
-        blob, size = (None, None) if whole is None else await self._saving.put_blob(whole)
+        """Commit the result of a call. Output that is too long for the model is stored as a blob."""
+        outcome = ended.outcome
+        text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
+        blob, size = (None, None) if output is None else await self._active.put_blob(output)
         returned = ToolReturned(
             call_id=call.call_id,
             tool=call.tool,
             how=ended.how,
             text=text,
-            is_error=ended.outcome.is_error,
+            is_error=outcome.is_error,
             blob=blob,
             bytes=size,
             took_ms=ended.took_ms,
         )
-        change = ended.outcome.decide
-        if change is None:
-            await self._commit(Return(returned, ended.outcome.events))
-        else:
-            await self._commit(partial(_changed, returned, ended.outcome, change))
+        if outcome.decide is None:
+            await self._active.commit(Return(returned, outcome.events))
+            return
+        decide = outcome.decide
+        await self._active.transact(
+            lambda writer: writer.carry_out(_decide_result(returned, outcome, decide, writer.tx))
+        )
 
     # Stopping.
 
-    async def save_ended(self, run: RunRecord) -> None:
-        """Commit the results of calls that had ended when the rest was stopped."""
-        for call in run.calls:
-            if call.call_id in self._ended:
-                await self._save(call)
+    def stopped_results(self, *, keep_repeatable: bool = False) -> tuple[Return, ...]:
+        """Return the results of the calls that were stopped, with their last output.
 
-    def stopped(self, run: RunRecord, *, for_good: bool = True) -> tuple[Return, ...]:
-        """The results of the calls that were running when they were stopped: what they had said by then.
-
-        ``for_good``: of all of them; else only of those that may not be run again.
+        ``keep_repeatable`` leaves out the calls that may be run again.
         """
         return tuple(
-            Return(self._stopped(call))
-            for call in run.calls
-            if call.state == "called" and (for_good or not call.repeatable)
+            Return(self._stopped_result(call))
+            for call in self._active.record.calls
+            if call.state == "called" and not (keep_repeatable and call.repeatable)
         )
 
-    def _stopped(self, call: OpenCall) -> ToolReturned:
-        writing = self._writings.get(call.call_id)
-        if writing is None:
-            # Journaled as called, and stopped before it was dispatched.
+    def _stopped_result(self, call: OpenCall) -> ToolReturned:
+        live_text = self._live_texts.get(call.call_id)
+        if live_text is None:
+            # The call was journaled as called, but stopped before it was dispatched.
             text = NOT_RUN
         else:
-            self._live.whole(writing)
-            said = last_words(writing.text("output"))
-            text = f"{STOPPED} Its last output:\n{said}" if said else STOPPED
+            self._active.live.flush(live_text)
+            output = cut_to_end(live_text.text("output"))
+            text = f"{STOPPED} Its last output:\n{output}" if output else STOPPED
         return ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True)
 
     def close(self) -> None:
-        """The run is put down, or has ended: no call writes any more."""
-        for writing in self._writings.values():
-            self._live.end(writing)
-
-    # After a crash.
-
-    async def look_into(self, run: RunRecord, places: tuple[int, ...]) -> None:
-        """Find out what became of calls that the daemon died in, and commit what is known."""
-        await self._runtime.hooks.prepare()
-        asked = self._asked(run)
-        for place in places:
-            finding, met = await self._found(run, place, asked)
-            await self._commit(Settle((*met, *_settling(run, place, finding))))
-
-    async def _found(
-        self, run: RunRecord, place: int, asked: list[ToolCall]
-    ) -> tuple[ProbeResult, list[RequirementSatisfied]]:
-        """What became of a call, and what it did thereby that the run must have done."""
-        call = run.calls[place]
-        evidence = self._evidence(run, call)
-        tool = self._runtime.hooks.find_tool(call.tool)
-        if tool is None:
-            return ProbeResult("unknown", "the tool is gone", evidence), []
-        try:
-            arguments = self._runtime.hooks.validate(tool, self._arguments(run, place, asked))
-        except ToolError:
-            return ProbeResult("unknown", "its arguments no longer fit the tool", evidence), []
-        use = Invocation(self.place(run), call.call_id, tool, arguments, call.binding)
-        finding = await self._runtime.hooks.probe(use, evidence)
-        written = [*tool.writes(arguments)] if finding.outcome == "done" else []
-        met = met_by(run, self._pinned, use.call_id, written)
-        return ProbeResult(finding.outcome, finding.note, bounded({**evidence, **finding.evidence})), met
-
-    def _evidence(self, run: RunRecord, call: OpenCall) -> dict[str, Any]:
-        """What was noted about a call before and while it ran, the newest for each name.
-
-        Source: the journal, back from the last event about the call to the one with which it began.
-        """
-        gathered: dict[str, Any] = {}
-        with self._state.read() as store:
-            for _, line in store.entries(run.session_id, call.updated_cursor + 1, reverse=True):
-                # Most of what a session takes in meanwhile is of other kinds, and may be long.
-                event = decode_event(line) if b'"type":"tool_' in line else None
-                if isinstance(event, ToolCalled | ToolObserved) and event.call_id == call.call_id:
-                    gathered = event.evidence | gathered
-                    if isinstance(event, ToolCalled):
-                        break
-        return gathered
+        """End the output of all calls: the run has ended or is released."""
+        for live_text in self._live_texts.values():
+            self._active.live.end(live_text)
 
 
-def _missing(tool: str, place: RunContext) -> str:
-    """Why a tool that could be called is not offered any more."""
-    why = "is gone" if place.allows(tool) else "is no longer allowed here"
-    return f"The tool '{tool}' {why}."
+def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
+    """Return the tool with a timeout within the limits, and with some time to report its output."""
+    longest_s = limits.max_timeout_s + REPORT_SECONDS
+    return tool if tool.timeout_s <= longest_s else replace(tool, timeout_s=longest_s)
 
 
-def _changed(
-    returned: ToolReturned, given: Outcome, change: Callable[[Snapshot], Outcome], store: Snapshot
+def _decide_result(
+    returned: ToolReturned, outcome: Outcome, decide: Callable[[Snapshot], Outcome], store: Snapshot
 ) -> Return:
-    """A result as it is in the transaction that commits it, with what changes there."""
+    """Return the final result of a call whose outcome depends on the state at its commit."""
     try:
-        outcome = change(store)
+        final = decide(store)
     except ToolError as error:
-        outcome = Outcome(str(error), is_error=True)
-    how: CallOutcome = "failed" if outcome.is_error else "returned"
-    text, _ = readable(outcome)
-    final = msgspec.structs.replace(returned, how=how, text=text, is_error=outcome.is_error)
-    return Return(final, outcome.events if outcome.is_error else (*outcome.events, *given.events))
+        final = Outcome(str(error), is_error=True)
+    how: CallOutcome = "failed" if final.is_error else "returned"
+    text, _ = fit_outcome(final)
+    result = msgspec.structs.replace(returned, how=how, text=text, is_error=final.is_error)
+    return Return(result, final.events if final.is_error else (*final.events, *outcome.events))
 
 
-def _as_changed(call: OpenCall, use: Invocation, outcome: Outcome) -> Outcome:
-    """What a call gave that a person changed: the model is told what was done instead of what it wrote."""
+def _mention_changed_input(call: OpenCall, invocation: Invocation, outcome: Outcome) -> Outcome:
+    """Tell the model which input was used, if the approver changed it."""
     if call.input_cursor is None:
         return outcome
-    changed = last_words(msgspec.json.encode(use.arguments).decode())
-    said = f"The person who approved this changed its input to {changed}\n"
-    then = outcome.decide
-    if then is None:
-        return replace(outcome, text=said + outcome.text)
+    arguments = cut_to_end(msgspec.json.encode(invocation.arguments).decode())
+    prefix = f"The person who approved this changed its input to {arguments}\n"
+    decide = outcome.decide
+    if decide is None:
+        return replace(outcome, text=prefix + outcome.text)
 
-    def told(store: Snapshot) -> Outcome:
-        settled = then(store)
-        return replace(settled, text=said + settled.text)
+    def decide_with_prefix(store: Snapshot) -> Outcome:
+        final = decide(store)
+        return replace(final, text=prefix + final.text)
 
-    return replace(outcome, text=said + outcome.text, decide=told)
-
-
-def within(tool: Tool, limits: ToolsSection) -> Tool:
-    """A tool that takes no longer than tools may; one that keeps the limit itself can still say so."""
-    longest = limits.max_timeout_s + SAYING_SECONDS
-    return tool if tool.timeout_s <= longest else replace(tool, timeout_s=longest)
-
-
-def _settling(
-    run: RunRecord, place: int, finding: ProbeResult
-) -> tuple[CallProbed | IndoubtOpened | IndoubtResolved | ToolReturned, ...]:
-    """The events of what was found out about a call."""
-    call = run.calls[place]
-    note = last_words(finding.note)
-    if finding.outcome == "not_done":
-        return (CallProbed(call_id=call.call_id, tool=call.tool, note=note, evidence=finding.evidence),)
-    item, told = doubt(run, place, note=note, evidence=finding.evidence)
-    if finding.outcome == "unknown":
-        return item, told
-    settled = IndoubtResolved(
-        indoubt_id=item.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done"
-    )
-    text = f"The daemon went down while this ran. It took effect all the same: {note}."
-    return item, settled, ToolReturned(call_id=call.call_id, tool=call.tool, how="returned", text=text)
+    return replace(outcome, text=prefix + outcome.text, decide=decide_with_prefix)

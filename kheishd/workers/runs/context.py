@@ -1,8 +1,8 @@
-"""Making room in a run's context window: the stages of compaction that are due are taken.
+"""The context of a run's model: the prompt of each call, and the compaction that keeps it short enough.
 
-Each step is one event, committed before the model is asked: wherever the daemon dies, the whole of it is in
-the journal or nothing is. A summary is made by the run's own model, and nobody sees it being written. Where
-it cannot be had, the run goes on without: what is shown is long, but not yet too long.
+``core/context/compaction.py`` decides which compaction is due; this module performs it. Each compaction is
+one event, committed before the model is called: a crash leaves either the whole of it or nothing. Summaries
+come from the run's own model and are not streamed. Without a summary, the run continues with a long prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from kheishd.core.context.compaction import (
     DropResults,
     Prompt,
     Snip,
-    Stage,
     Summarise,
     due_stage,
     estimate_stage,
@@ -34,169 +33,188 @@ from kheishd.core.context.summary import (
     make_summary_request,
 )
 from kheishd.core.context.tokens import estimate_messages
-from kheishd.core.run.commands import Command, Compact
+from kheishd.core.context.transcript import find_guests, format_framing, frame_messages
+from kheishd.core.contract import format_instruction
+from kheishd.core.run.answers import owed
+from kheishd.core.run.commands import Compact
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
+from kheishd.objects.talk.contract import schema_text
+from kheishd.store.tables import BLOBS
 from kheishd.workers.completion import complete
 from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from kheishd.core.context.reduction import TranscriptEntry
-    from kheishd.core.run.record import RunRecord
     from kheishd.kernel.hook import RunContext
-    from kheishd.kernel.runtime import Runtime
-    from kheishd.kernel.state import State
+    from kheishd.workers.runs.active import ActiveRun
     from kheishd.workers.runs.transcript import TranscriptReader
     from protocol.events.context import CompactTrigger
-    from protocol.objects.run import Pinned
-    from protocol.transcript import Message
 
 log = logging.getLogger("kheishd.runs")
 
-SUMMARY_TRIES = 4
-"""How often a summary is asked for, each time of half as much, while that is too long for the model."""
+MAX_SUMMARY_ATTEMPTS = 4
+"""How often a summary is requested, each time of half as much text, while that is too long."""
 
 MAX_OVERFLOWS = 4
-"""How often what one answer needs is made shorter because the provider refused it."""
-
-
-def given_up(failure: ModelFailure) -> ModelFailure:
-    """The failure of a call that is too long, when nothing more can be left out."""
-    hint = (
-        "nothing more can be left out: send less at once, start over with another session, or name another "
-        "route; 'context_tokens' of a route says how much its model takes"
-    )
-    return ModelFailure(failure.reason, f"{failure.message}; {hint}", retryable=False, status=failure.status)
+"""How often the prompt of one turn is shortened because the provider refused it as too long."""
 
 
 class ContextWindow:
-    """The room in the context of one run's model, while a worker has the run in its hands."""
+    """The context window of one run's model."""
 
-    def __init__(
-        self,
-        state: State,
-        runtime: Runtime,
-        reading: TranscriptReader,
-        commit: Callable[[Command], Awaitable[RunRecord]],
-        pinned: Pinned,
-    ) -> None:
-        self._pinned = pinned
-        self._state = state
-        self._runtime = runtime
-        self._reading = reading
-        self._commit = commit
+    def __init__(self, active: ActiveRun, transcript: TranscriptReader) -> None:
+        self._active = active
+        self._transcript = transcript
+        # Consecutive summaries that failed; the turn of the last overflow, and how many it has had.
         self._failures = 0
-        self._step = -1
+        self._turn = -1
         self._overflows = 0
+        # The estimated length of the last prompt that the provider refused.
         self._refused_tokens: int | None = None
 
-    async def request(self, run: RunRecord, place: RunContext) -> ModelRequest:
-        """The model call that is due, once what is too long was made shorter."""
-        limits = self._runtime.config.context
-        while True:
-            request, prompt = await self._prompt(run, place)
-            may_summarise = self._failures < limits.max_failures
-            step = due_stage(
-                prompt, self._ceiling(), self._state.now_ms(), limits, may_summarise=may_summarise
-            )
-            if step is None or not await self._take(run, prompt, step):
-                return request
+    # The prompt.
 
-    async def overflowed(self, run: RunRecord, place: RunContext) -> bool:
-        """Make shorter what the provider refused as too long; whether anything could be done."""
-        if run.turn != self._step:
-            self._step, self._overflows = run.turn, 0
+    async def request(self) -> ModelRequest:
+        """Return the next model call, after every compaction that is due."""
+        active = self._active
+        limits = active.runtime.config.context
+        while True:
+            request, prompt = await self._prompt()
+            may_summarise = self._failures < limits.max_failures
+            stage = due_stage(
+                prompt, self._max_tokens(), active.state.now_ms(), limits, may_summarise=may_summarise
+            )
+            match stage:
+                case None:
+                    return request
+                case Summarise(upto):
+                    if not await self._summarise(prompt, upto, "auto"):
+                        return request
+                case _:
+                    await self._drop(prompt, stage, "auto")
+
+    async def _prompt(self) -> tuple[ModelRequest, Prompt]:
+        """Return a model call with the whole transcript, and its measured prompt."""
+        run, hooks = self._active.record, self._active.runtime.hooks
+        context = self._active.context()
+        transcript = await self._transcript.read()
+        speaker = run.guest or run.agent
+        request = ModelRequest(
+            pinned=context.pinned,
+            instructions="\n\n".join(filter(None, self._instructions(context)))
+            + format_framing(speaker=speaker, primary=run.agent, guests=find_guests(transcript.messages)),
+            messages=frame_messages(transcript.messages, speaker=speaker, primary=run.agent),
+            tools=hooks.offer(context),
+            withheld=run.follow_up == "output_contract",
+            session_id=run.session_id,
+            run_id=run.run_id,
+            turn=run.turn + 1,
+            attempt=run.attempt,
+        )
+        schemas = sum(
+            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
+        )
+        overhead = len(request.instructions.encode()) + schemas
+        droppable = [tool.name for tool in hooks.tools() if tool.droppable]
+        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
+
+    def _instructions(self, context: RunContext) -> list[str]:
+        """Return the sections of the instructions: the agent's, the hooks', and the run's requirements."""
+        pinned, state = context.pinned, self._active.state
+        sections = []
+        if pinned.instructions_digest is not None:
+            with state.read() as store:
+                own = store.get(BLOBS, pinned.instructions_digest, 0)
+            sections += [own.decode()] if own is not None else []
+        sections += self._active.runtime.hooks.sections(context)
+        if requirements := owed(context.run, pinned):
+            sections.append(f"Before you are done you must {' and '.join(requirements)}.")
+        if pinned.output_contract is not None:
+            with state.read() as store:
+                sections.append(format_instruction(schema_text(store, pinned.output_contract.digest)))
+        return sections
+
+    def _max_tokens(self) -> int:
+        """Return the number of tokens above which the prompt is compacted."""
+        active = self._active
+        limit = max_prompt_tokens(
+            active.runtime.config.context, active.pinned.context_tokens, active.pinned.options
+        )
+        return limit if self._refused_tokens is None else min(limit, self._refused_tokens * 3 // 4)
+
+    # Compaction.
+
+    async def shrink(self) -> bool:
+        """Shorten a prompt that the provider refused as too long; return whether that was possible."""
+        turn = self._active.record.turn
+        if turn != self._turn:
+            self._turn, self._overflows = turn, 0
         self._overflows += 1
         if self._overflows > MAX_OVERFLOWS:
             return False
-        _, prompt = await self._prompt(run, place)
-        # The window is smaller than was thought, by whatever measure; and so it is for the rest of the run.
+        _, prompt = await self._prompt()
+        # The window is smaller than the configuration says, or the estimate too low: for the whole run.
         self._refused_tokens = prompt.tokens
         target = prompt.tokens // 2
         if self._overflows == 1:
-            upto = find_summary_cut(prompt.entries, target, self._runtime.config.context)
-            if upto is not None and await self._sum_up(run, prompt, upto, "overflow"):
+            upto = find_summary_cut(prompt.entries, target, self._active.runtime.config.context)
+            if upto is not None and await self._summarise(prompt, upto, "overflow"):
                 return True
         upto = find_snip_cut(prompt, target, MIN_SNIP_KEEP)
         if upto is None:
             return False
-        await self._shorten(prompt, Snip(upto), "overflow")
+        await self._drop(prompt, Snip(upto), "overflow")
         return True
 
-    async def all_summed_up(self, run: RunRecord, place: RunContext) -> Compact:
-        """What a run that is for nothing else comes to. Errors: ModelFailure."""
-        _, prompt = await self._prompt(run, place)
-        upto = find_summary_cut(prompt.entries, self._ceiling(), self._runtime.config.context)
+    async def summarise_all(self) -> Compact:
+        """Return the outcome of a compaction run. Errors: ModelFailure."""
+        _, prompt = await self._prompt()
+        upto = find_summary_cut(prompt.entries, self._max_tokens(), self._active.runtime.config.context)
         if upto is None:
             return Compact(None)
-        return Compact(await self._summed_up(run, prompt, upto, "manual"))
+        return Compact(await self._summary(prompt, upto, "manual"))
 
-    # How much there is.
-
-    async def _prompt(self, run: RunRecord, place: RunContext) -> tuple[ModelRequest, Prompt]:
-        request = await self._reading.request(run, self._runtime.hooks, place)
-        transcript = self._reading.last
-        tools = sum(
-            len(msgspec.json.encode(tool.model_schema)) + len(tool.description) for tool in request.tools
-        )
-        overhead = len(request.instructions.encode()) + tools
-        droppable = [tool.name for tool in self._runtime.hooks.tools() if tool.droppable]
-        return request, measure_prompt(transcript.entries, transcript.counted, run.guest, overhead, droppable)
-
-    def _ceiling(self) -> int:
-        ceiling = max_prompt_tokens(
-            self._runtime.config.context, self._pinned.context_tokens, self._pinned.options
-        )
-        return ceiling if self._refused_tokens is None else min(ceiling, self._refused_tokens * 3 // 4)
-
-    # Steps.
-
-    async def _take(self, run: RunRecord, prompt: Prompt, step: Stage) -> bool:
-        """Take a step; whether it was taken."""
-        if isinstance(step, Summarise):
-            return await self._sum_up(run, prompt, step.upto, "auto")
-        await self._shorten(prompt, step, "auto")
-        return True
-
-    async def _shorten(self, prompt: Prompt, step: DropResults | Snip, trigger: CompactTrigger) -> None:
+    async def _drop(self, prompt: Prompt, stage: DropResults | Snip, trigger: CompactTrigger) -> None:
+        """Drop old tool results, or old messages, from the prompt."""
         event = ContextCompacted(
-            upto=step.upto,
-            strategy="snip" if isinstance(step, Snip) else "results",
+            upto=stage.upto,
+            strategy="snip" if isinstance(stage, Snip) else "results",
             trigger=trigger,
-            tools=[] if isinstance(step, Snip) else list(prompt.droppable),
+            tools=[] if isinstance(stage, Snip) else list(prompt.droppable),
             pre_tokens=prompt.tokens,
-            post_tokens=tokens_after(prompt, step),
+            post_tokens=tokens_after(prompt, stage),
         )
-        await self._commit(Compact(event))
-        self._reading.became_shorter()
+        await self._active.commit(Compact(event))
+        self._transcript.note_compaction()
 
-    async def _sum_up(self, run: RunRecord, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
-        """Have messages summed up and commit what came of it; whether there is a summary."""
+    async def _summarise(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
+        """Commit a summary of the messages up to a cursor, or the failure; return whether there is one."""
         try:
-            event = await self._summed_up(run, prompt, upto, trigger)
+            event = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
             error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
             event = CompactionFailed(trigger=trigger, error=error)
-        await self._commit(Compact(event))
+        await self._active.commit(Compact(event))
         if isinstance(event, ContextCompacted):
             self._failures = 0
-            self._reading.became_shorter()
+            self._transcript.note_compaction()
             return True
         self._failures += 1
-        log.warning("no summary: %s", event.error.message, extra={"run_id": run.run_id})
+        log.warning("no summary: %s", event.error.message, extra={"run_id": self._active.record.run_id})
         return False
 
-    async def _summed_up(
-        self, run: RunRecord, prompt: Prompt, upto: int, trigger: CompactTrigger
+    async def _summary(
+        self, prompt: Prompt, upto: int, trigger: CompactTrigger
     ) -> ContextCompacted | CompactionFailed:
-        """Errors: ModelFailure where the model gave no answer at all."""
-        answer = await self._asked(run, [each for each in prompt.entries if each.cursor <= upto])
+        """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
+        answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
             summary = extract_summary(answer.items)
-            before, left = estimate_stage(prompt, Summarise(upto), summary)
-            if left >= before:
+            old_tokens, new_tokens = estimate_stage(prompt, Summarise(upto), summary)
+            if new_tokens >= old_tokens:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
             return CompactionFailed(
@@ -213,31 +231,28 @@ class ContextWindow:
             model=answer.model,
         )
 
-    async def _asked(self, run: RunRecord, placed: Sequence[TranscriptEntry]) -> ModelAnswer:
-        """The model's answer. Errors: ModelFailure."""
-        # The estimate is a third too high on purpose. Here too long costs no more than another try.
-        max_tokens, tries = self._pinned.context_tokens * 4 // 3, SUMMARY_TRIES
+    async def _ask_for_summary(self, entries: Sequence[TranscriptEntry]) -> ModelAnswer:
+        """Ask for a summary of messages, of fewer after each overflow. Errors: ModelFailure."""
+        run, pinned, runtime = self._active.record, self._active.pinned, self._active.runtime
+        # Estimates are a third too high on purpose; here, a request that is too long costs one more attempt.
+        max_tokens, attempts = pinned.context_tokens * 4 // 3, MAX_SUMMARY_ATTEMPTS
         while True:
-            messages = make_summary_request(placed, max_tokens, run.agent)
+            messages = make_summary_request(entries, max_tokens, run.agent)
+            request = ModelRequest(
+                pinned=pinned,
+                instructions=SUMMARY_INSTRUCTIONS,
+                messages=messages,
+                session_id=run.session_id,
+                run_id=run.run_id,
+                purpose="summary",
+                max_answer_tokens=runtime.config.context.summary_tokens,
+                turn=run.turn + 1,
+                attempt=max(run.attempt, 1),
+            )
             try:
-                return await self._answer(run, messages)
+                return await complete(runtime.models, request)
             except ModelFailure as failure:
-                tries -= 1
-                if failure.reason != "context_too_long" or not tries:
+                attempts -= 1
+                if failure.reason != "context_too_long" or not attempts:
                     raise
                 max_tokens = estimate_messages(messages) // 2
-
-    async def _answer(self, run: RunRecord, messages: list[Message]) -> ModelAnswer:
-        """One model call, which nobody follows. Errors: ModelFailure."""
-        request = ModelRequest(
-            pinned=self._pinned,
-            instructions=SUMMARY_INSTRUCTIONS,
-            messages=messages,
-            session_id=run.session_id,
-            run_id=run.run_id,
-            purpose="summary",
-            max_answer_tokens=self._runtime.config.context.summary_tokens,
-            turn=run.turn + 1,
-            attempt=max(run.attempt, 1),
-        )
-        return await complete(self._runtime.models, request)

@@ -1,4 +1,4 @@
-"""What tools give, cut to what the journal holds and a model reads. Nothing is cut without saying so."""
+"""Tool output cut to the sizes that the journal and a model accept. Every cut is marked as such."""
 
 import logging
 from collections.abc import Mapping
@@ -18,61 +18,53 @@ from protocol.rpc.wire import storage_problem_of
 log = logging.getLogger("kheishd.runs")
 
 
-def readable(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[str, bytes | None]:
-    """The text of an outcome as a model reads it, and the whole output where that is more than the text.
+def fit_outcome(outcome: Outcome, max_bytes: int = MAX_TOOL_OUTPUT_BYTES) -> tuple[str, bytes | None]:
+    """Return the text for the model, and the full output if the text holds only a part of it.
 
-    Of that so much is kept as ``tools.max_output_bytes`` says.
+    The output is cut at ``max_bytes``, the setting ``tools.max_output_bytes``.
     """
-    text, whole = _cut(outcome.text), outcome.full_output
-    if text != outcome.text and whole is None:
-        whole = outcome.text.encode()
-    if whole is not None and len(whole) > max_bytes:
-        text += f"\n[Of {len(whole)} bytes of output the first {max_bytes} were kept.]"
-        whole = whole[:max_bytes]
-    return text, whole
-
-
-def _cut(text: str) -> str:
-    encoded = text.encode()
+    encoded, text = outcome.text.encode(), outcome.text
     if len(encoded) > MAX_TOOL_TEXT_BYTES:
-        text = shortened(encoded, MAX_TOOL_TEXT_BYTES)
+        text = cut_middle(encoded, MAX_TOOL_TEXT_BYTES)
     if len(msgspec.json.encode(text)) > 2 * MAX_TOOL_TEXT_BYTES:
-        # What is no text takes up to six bytes for each of its own in the journal.
-        text = shortened(encoded, MAX_TOOL_TEXT_BYTES // 3)
-    return text
+        # Binary data takes up to six bytes for each of its own in the journal.
+        text = cut_middle(encoded, MAX_TOOL_TEXT_BYTES // 3)
+    output = outcome.full_output
+    if text != outcome.text and output is None:
+        output = encoded
+    if output is not None and len(output) > max_bytes:
+        text += f"\n[Of {len(output)} bytes of output the first {max_bytes} were kept.]"
+        output = output[:max_bytes]
+    return text, output
 
 
-def shortened(encoded: bytes, max_bytes: int) -> str:
-    """The beginning and the end of a long text, and how much was left out between them."""
+def cut_middle(encoded: bytes, max_bytes: int) -> str:
+    """Return the beginning and the end of a long text, with the number of bytes left out between them."""
     half = max_bytes // 2
     head, tail = encoded[:half].decode(errors="ignore"), encoded[-half:].decode(errors="ignore")
     return f"{head}\n[... {len(encoded) - 2 * half} bytes left out here ...]\n{tail}"
 
 
-def last_words(text: str) -> str:
-    """The end of a text, as much as is kept of what was cut short."""
-    kept = text[-MAX_STOPPED_TEXT_BYTES:]
-    while len(msgspec.json.encode(kept)) > MAX_STOPPED_TEXT_BYTES:
-        kept = kept[len(kept) // 4 + 1 :]
-    return kept if len(kept) == len(text) else f"[...] {kept}"
+def cut_to_end(text: str) -> str:
+    """Return the end of a text, of at most ``MAX_STOPPED_TEXT_BYTES`` as JSON."""
+    end = text[-MAX_STOPPED_TEXT_BYTES:]
+    while len(msgspec.json.encode(end)) > MAX_STOPPED_TEXT_BYTES:
+        end = end[len(end) // 4 + 1 :]
+    return end if len(end) == len(text) else f"[...] {end}"
 
 
-def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Evidence as it may be journaled: what cannot be said, or takes too much room, is left out."""
-    sizes = {name: _size(name, value) for name, value in evidence.items()}
-    kept = {name: value for name, value in evidence.items() if sizes[name] is not None}
-    while kept and sum(sizes[name] or 0 for name in kept) > MAX_EVIDENCE_BYTES:
-        del kept[max(kept, key=lambda name: sizes[name] or 0)]
-    return kept
-
-
-def _size(name: str, value: Any) -> int | None:
-    """What a piece of evidence takes as JSON; None if the journal or a record cannot hold it."""
-    try:
-        problem = storage_problem_of({name: value})
-    except (TypeError, ValueError) as error:
-        problem = str(error)
-    if problem is not None:
-        log.error("evidence is left out, as its values %s: %s", problem, name)
-        return None
-    return len(msgspec.json.encode({name: value}))
+def fit_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the evidence without values that cannot be journaled, and without the largest if too long."""
+    sizes: dict[str, int] = {}
+    for name, value in evidence.items():
+        try:
+            problem = storage_problem_of({name: value})
+        except (TypeError, ValueError) as error:
+            problem = str(error)
+        if problem is None:
+            sizes[name] = len(msgspec.json.encode({name: value}))
+        else:
+            log.error("evidence is left out, as its values %s: %s", problem, name)
+    while sizes and sum(sizes.values()) > MAX_EVIDENCE_BYTES:
+        del sizes[max(sizes, key=lambda name: sizes[name])]
+    return {name: evidence[name] for name in sizes}

@@ -3,23 +3,15 @@
 import json
 from typing import Any, get_args
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishctl import __version__
-from kheishctl.render.daemon import format_daemon_status
 from kheishctl.render.events import format_delta, format_event, summarize_event
 from kheishctl.render.layout import Display
-from kheishctl.render.messages import format_history, format_item, format_message, join_answer_text
-from kheishctl.render.run import describe_outcome, paint_status
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
-from protocol.objects.daemon import DaemonStatus
-from protocol.objects.run import SETTLED
 from protocol.text import sanitise
-from protocol.transcript import Item, Text, text_of
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
@@ -135,99 +127,6 @@ def test_events_cannot_act(text: str) -> None:
     for line in (format_event(said, PIPE), format_event(said, WIDE), format_delta({"text": text}, PIPE)):
         assert sanitise(line) == line
         assert "\n" not in line
-
-
-@pytest.mark.parametrize("variant", get_args(Item), ids=lambda variant: variant.__name__)
-def test_every_item_has_words(variant: type) -> None:
-    """Each kind of item can be shown; reasoning says nothing."""
-    item = sample(variant, full=True)
-    assert bool(format_item(item)) is (item["kind"] != "thinking")
-
-
-def test_items_of_a_later_version() -> None:
-    """A kind that is not known is at least named."""
-    assert format_item({"kind": "video"}) == "[video]"
-
-
-@given(st.lists(st.text()))
-def test_answer_text_is_what_was_streamed(texts: list[str]) -> None:
-    """The text of an answer counts as the daemon counts it."""
-    items: list[Any] = [Text(text) for text in texts]
-    assert join_answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
-
-
-def test_message_text() -> None:
-    """The parts of a message, one after the other."""
-    items = [{"kind": "text", "text": "a"}, {"kind": "tool_call", "name": "bash", "arguments": {"x": 1}}]
-    assert format_message({"items": items}) == 'a\n[calls bash {"x": 1}]'
-
-
-def test_history() -> None:
-    """A person reads who, when and what; a pipe gets time, role and text."""
-    messages = [
-        {
-            "at_ms": NOW,
-            "sender": "ada",
-            "message": {"role": "user", "items": [{"kind": "text", "text": "hi\x1b"}]},
-        },
-        {
-            "at_ms": NOW,
-            "stop_reason": "cancelled",
-            "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
-        },
-    ]
-    shown = format_history(messages, WIDE)
-    assert shown.startswith("ada ")
-    assert "hi␛" in shown
-    assert "(stopped)" in shown
-    assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
-        ["user", "hi␛"],
-        ["assistant", "he"],
-    ]
-
-
-def test_status() -> None:
-    """Version, counts, disk; health in one word, or warnings with what to do."""
-    result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
-    assert format_daemon_status(result, WIDE).endswith("healthy")
-    assert "healthy" not in format_daemon_status(result, PIPE)
-    assert "1 approval, 1 question, 1 call in doubt" in format_daemon_status(result, WIDE)
-    counts = result["counts"] | {"approvals": 2, "questions": 0, "indoubts": 3}
-    assert "2 approvals, 3 calls in doubt" in format_daemon_status(result | {"counts": counts}, PIPE)
-    for name in ("approvals", "questions", "indoubts"):
-        del counts[name]
-    assert "waiting" not in format_daemon_status(result | {"counts": counts}, PIPE)
-    ill = format_daemon_status(
-        result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE
-    )
-    assert "the daemon is version 9.9" in ill
-    assert "accepts no new work" in ill
-    assert ill.endswith("warning: the disk is nearly full")
-
-
-def test_status_word() -> None:
-    """Colored where there is color."""
-    assert paint_status("failed", WIDE) == "failed"
-    assert paint_status("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
-
-
-def test_who_waits_is_told_where_to_look() -> None:
-    """The sentence about a run that waits is a command, too."""
-    for name, command in (("approval", "approval list"), ("user_question", "question list")):
-        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
-        assert sentence.endswith(f"kheishctl {command} --run run_1")
-
-
-@pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
-def test_every_status_has_a_sentence(name: str) -> None:
-    """Only success needs none."""
-    assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
-
-
-def test_a_failure_names_its_reason() -> None:
-    """The error's message is in the sentence, harmless."""
-    run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
-    assert describe_outcome(run) == "the run failed: no key␛[2J"
 
 
 def test_delta_line_is_one_line() -> None:

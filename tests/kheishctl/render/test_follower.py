@@ -339,7 +339,7 @@ def test_a_call_that_a_rule_denies() -> None:
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
     assert isinstance(returned, CallResult)
-    assert (returned.why, returned.told) == ("managed rule bash deny", False)
+    assert (returned.denied_by, returned.denial_shown) == ("managed rule bash deny", False)
 
 
 def test_an_approval_and_its_answer() -> None:
@@ -356,7 +356,7 @@ def test_an_approval_and_its_answer() -> None:
     ]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")
     assert isinstance(returned, CallResult)
-    assert returned.told
+    assert returned.denial_shown
 
 
 @pytest.mark.parametrize(("how", "known"), [("expired", True), ("withdrawn", False), ("renewed", False)])
@@ -369,7 +369,7 @@ def test_an_approval_that_lapses(how: str, known: bool) -> None:
     assert lapsed == [ApprovalClosing("apr_1", "bash", "", how)]
     [returned] = told.event("tool_returned", **ASKS, how="denied", text="x")
     assert isinstance(returned, CallResult)
-    assert returned.told is known
+    assert returned.denial_shown is known
 
 
 def test_a_question_and_its_answer() -> None:

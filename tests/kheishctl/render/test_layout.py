@@ -1,8 +1,5 @@
 """Text for terminals."""
 
-import json
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,49 +17,15 @@ from kheishctl.render.layout import (
     strip_styles,
 )
 from kheishctl.render.units import (
-    format_age,
-    format_duration,
-    format_local,
-    format_money,
-    format_size,
     format_utc,
 )
-from protocol.text import escape_json, one_line, sanitise
+from protocol.text import sanitise
 
 NOW = 1_795_000_000_000
 PIPE = Display(None, False, NOW)
 WIDE = Display(80, False, NOW)
 
 EVERYTHING = st.text(st.characters(exclude_categories=[]))
-
-
-@given(EVERYTHING)
-def test_clean_leaves_nothing_that_acts(text: str) -> None:
-    """No control but tab and newline, no mark that reorders text, nothing that cannot be encoded."""
-    for character in sanitise(text):
-        assert character in "\t\n" or (ord(character) >= 0x20 and not 0x7F <= ord(character) < 0xA0)
-        assert character not in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-    sanitise(text).encode()
-
-
-@given(EVERYTHING, EVERYTHING)
-def test_clean_works_piece_by_piece(one: str, other: str) -> None:
-    """A text that comes in pieces is as harmless as the whole."""
-    assert sanitise(one) + sanitise(other) == sanitise(one + other)
-
-
-def test_clean_makes_escapes_visible() -> None:
-    """An escape sequence is seen, not obeyed."""
-    assert sanitise("\x1b[2J\x07a\r\nb\x9b") == "␛[2J␇a\nb\N{REPLACEMENT CHARACTER}"
-
-
-@pytest.mark.parametrize("hidden", ["\u200b", "\xad", "\u2060", "\ufeff", "\U000e0001", "\U000e0041"])
-def test_clean_makes_what_nobody_sees_visible(hidden: str) -> None:
-    """Who approves a command sees that there is more of it; joiners, which scripts need, stay."""
-    assert sanitise(f"rm{hidden} -rf") == "rm\N{REPLACEMENT CHARACTER} -rf"
-    safe = escape_json(json.dumps(hidden, ensure_ascii=False))
-    assert (safe.isascii(), json.loads(safe)) == (True, hidden)
-    assert sanitise("\u0646\u200c\u0645 👩\u200d🔧") == "\u0646\u200c\u0645 👩\u200d🔧"
 
 
 @given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
@@ -92,19 +55,6 @@ def test_styles_only() -> None:
     assert sanitise_styled("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
 
 
-def test_one_line() -> None:
-    """Whatever breaks lines becomes a space."""
-    assert one_line(" a\n\tb\r\nc ") == "a b c"
-
-
-@given(EVERYTHING)
-def test_json_safe_means_the_same(text: str) -> None:
-    """The document decodes to the same text, and nothing in it acts on a terminal."""
-    safe = escape_json(json.dumps(text, ensure_ascii=False))
-    assert json.loads(safe) == text
-    assert sanitise(safe) == safe
-
-
 def test_width_counts_columns() -> None:
     """Wide characters take two columns, combining ones none."""
     assert [count_columns("abc"), count_columns("日本"), count_columns("e\u0301")] == [3, 4, 1]
@@ -116,38 +66,6 @@ def test_fit_never_exceeds(text: str, columns: int) -> None:
     cut = fit(text, columns)
     assert count_columns(cut) <= columns
     assert cut == text or count_columns(text) > columns
-
-
-@pytest.mark.parametrize(
-    ("amount", "said"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
-)
-def test_size(amount: int, said: str) -> None:
-    """Bytes in the unit that keeps the number short."""
-    assert format_size(amount) == said
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.25, "0.2 s"), (59, "59 s"), (185, "3 min 5 s"), (7200, "2 h"), (190_000, "2 d 4 h"), (86_461, "1 d")],
-)
-def test_duration(seconds: float, said: str) -> None:
-    """A length of time in its two greatest units."""
-    assert format_duration(seconds) == said
-
-
-@pytest.mark.parametrize(
-    ("before_s", "said"), [(0, "now"), (5, "5 s ago"), (120, "2 min ago"), (-7200, "in 2 h"), (-5, "in 5 s")]
-)
-def test_ago(before_s: int, said: str) -> None:
-    """How long ago, or in how long."""
-    assert format_age(NOW - before_s * 1000, NOW) == said
-
-
-def test_times() -> None:
-    """Machines get UTC to the millisecond, people their own clock to the second."""
-    assert format_utc(1_000_000_123) == "1970-01-12T13:46:40.123Z"
-    assert len(format_local(NOW)) == len("2026-11-20 10:00:00")
 
 
 def test_paint_only_when_on() -> None:
@@ -200,24 +118,6 @@ def test_properties_leave_out_what_is_missing() -> None:
     """Only what has a value is shown, on one line each."""
     assert format_pairs([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
     assert format_pairs([("a", "1")], PIPE) == "a\t1"
-
-
-@pytest.mark.parametrize(
-    ("micros", "said"),
-    [
-        (0, "0.00 USD"),
-        (1, "0.000001 USD"),
-        (12_345, "0.012345 USD"),
-        (120_000, "0.12 USD"),
-        (125_000, "0.125 USD"),
-        (3_000_000, "3.00 USD"),
-        (1_234_500_000, "1234.50 USD"),
-    ],
-)
-def test_money(micros: int, said: str) -> None:
-    """At least cents, and whatever is smaller where there is something."""
-    assert format_money({"micros": micros, "currency": "USD"}) == said
-    assert format_money(None) is None
 
 
 def test_facts_say_amounts_as_people_do() -> None:

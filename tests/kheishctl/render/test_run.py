@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishctl.render.layout import Display
-from kheishctl.render.run import MAX_PENDING_SHOWN, explain_run, format_run
-from protocol.objects.run import OpenCall, RunView
+from kheishctl.render.run import MAX_PENDING_SHOWN, describe_outcome, explain_run, format_run, paint_status
+from protocol.objects.run import SETTLED, OpenCall, RunView
 from protocol.text import sanitise
 from tests.support.samples import sample
 
 NOW = 1_795_000_000_000
 PIPE = Display(None, False, NOW)
 WIDE = Display(100, False, NOW)
+COLORED = Display(100, True, NOW)
 APPROVAL = {"approval_id": "apr_1", "tool": "bash", "subject": "make all"}
 PART = {"key": "q1", "question": "Which?", "options": [{"option_id": "r", "label": "Dark red"}]}
 QUESTION = {"question_id": "qst_1", "questions": [PART, {"key": "q2", "question": "Why?"}]}
@@ -130,3 +131,28 @@ def test_every_state_of_a_call_has_words() -> None:
             .splitlines()[-1]
             .startswith("call c: t ")
         )
+
+
+def test_status_word() -> None:
+    """Colored where there is color."""
+    assert paint_status("failed", WIDE) == "failed"
+    assert paint_status("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
+
+
+def test_who_waits_is_told_where_to_look() -> None:
+    """The sentence about a run that waits is a command, too."""
+    for name, command in (("approval", "approval list"), ("user_question", "question list")):
+        sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
+        assert sentence.endswith(f"kheishctl {command} --run run_1")
+
+
+@pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
+def test_every_status_has_a_sentence(name: str) -> None:
+    """Only success needs none."""
+    assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
+
+
+def test_a_failure_names_its_reason() -> None:
+    """The error's message is in the sentence, harmless."""
+    run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
+    assert describe_outcome(run) == "the run failed: no key␛[2J"

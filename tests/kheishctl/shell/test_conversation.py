@@ -293,7 +293,7 @@ def test_what_waits_is_told_on_entry(daemon: Daemon, sender: str) -> None:
     assert [type(piece).__name__ for piece in heeder.pieces if isinstance(piece, CallResult)] == [
         "CallResult"
     ] * 2
-    assert {piece.about for piece in heeder.pieces if isinstance(piece, ApprovalClosing)} == {"a content=x"}
+    assert {piece.summary for piece in heeder.pieces if isinstance(piece, ApprovalClosing)} == {"a content=x"}
 
 
 class Script:

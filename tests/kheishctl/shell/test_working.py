@@ -30,8 +30,8 @@ def returned(how: str, text: str = "", **fields: object) -> CallResult:
 
 def test_a_call_that_cannot_be_carried_out() -> None:
     """Nobody made it fail: it says only what is wrong with it; what was denied says by whom."""
-    assert working().show(returned("failed", why="not valid")) == "✗ bash  not valid · make\n"
-    assert working().show(returned("denied", why="rule bash")) == "✗ bash  denied by rule bash · make\n"
+    assert working().show(returned("failed", denied_by="not valid")) == "✗ bash  not valid · make\n"
+    assert working().show(returned("denied", denied_by="rule bash")) == "✗ bash  denied by rule bash · make\n"
 
 
 def test_a_call_is_one_line_when_it_is_asked_for() -> None:
@@ -48,7 +48,7 @@ def test_ends() -> None:
     assert shows(returned("failed", "exit 1\n\nno rule\nto make\nmore", took_ms=300)) == (
         f"✗ bash  failed after 0.3 s · make\n{RULE}exit 1\n{RULE}no rule\n{RULE}to make\n"
     )
-    assert shows(returned("denied", "no network", why="managed rule bash deny")) == (
+    assert shows(returned("denied", "no network", denied_by="managed rule bash deny")) == (
         f"✗ bash  denied by managed rule bash deny · make\n{RULE}no network\n"
     )
     assert shows(returned("stopped", "it was stopped")) == "■ bash  stopped · make\n"
@@ -57,7 +57,7 @@ def test_ends() -> None:
 
 def test_what_is_told_elsewhere_is_not_told_again() -> None:
     """A person's denial, an answer, a doubt: each has a line of its own."""
-    for piece in (returned("denied", told=True), returned("answered"), returned("in_doubt")):
+    for piece in (returned("denied", denial_shown=True), returned("answered"), returned("in_doubt")):
         assert working().show(piece) == ""
 
 
@@ -155,7 +155,7 @@ def test_nothing_acts_or_stands_alone(text: str, columns: int) -> None:
         CallOutput(CALL, text, False),
     ]
     lines = "".join(map(calls.show, pieces)).split("\n")[:-1] + calls.live(9)
-    lines += calls.show(returned("failed", text, why=text)).split("\n")[:-1]
+    lines += calls.show(returned("failed", text, denied_by=text)).split("\n")[:-1]
     for line in lines:
         assert sanitise(line) == line
         assert "\n" not in line

@@ -1,4 +1,4 @@
-"""A session's record, and the law of boundaries: rights only ever narrow."""
+"""Sessions: the record, plan mode, and the law of bounds: rights only ever narrow."""
 
 from typing import Any
 
@@ -6,25 +6,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.session import both, evolve, inherited, mode_within, narrower, narrowest, narrowest_mode
+from kheishd.core.session import (
+    choose_mode,
+    evolve,
+    inherit_scope,
+    intersect_names,
+    intersect_scopes,
+    leave_plan_mode,
+    narrower_mode,
+    require_narrower,
+)
 from protocol.errors.token import ScopeWouldWiden
 from protocol.events.conversation import ConversationBound
+from protocol.events.plan import PlanEntered, PlanExited, TodosWritten
 from protocol.events.run import InputReceived, MessageAppended, RunEnded
 from protocol.events.session import SessionCreated, SessionEnded, SessionRenamed, SessionUpdated
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_line
 from protocol.objects.permission import MODES, PermissionMode
-from protocol.objects.session import CapabilityScope, Session
+from protocol.objects.session import CapabilityScope, Session, Todo
 from protocol.transcript import Message, Text, Usage
 from tests.support.machine import accepted
 
 CREATED = SessionCreated(agent="default", sender="user", metadata={"team": "red"})
 
 
-def fold(*events: tuple[JournalEvent, str | None]) -> Session:
-    """The session after its creation and these events, each with the run it belongs to."""
+def fold(*events: tuple[JournalEvent, str | None], created: SessionCreated = CREATED) -> Session:
+    """Return the session after its creation and some events, each with its run."""
     session = None
-    for cursor, (event, run_id) in enumerate(((CREATED, None), *events), 1):
+    for cursor, (event, run_id) in enumerate(((created, None), *events), 1):
         envelope = Envelope(cursor=cursor, at_ms=1_000 * cursor, session_id="ses_1", run_id=run_id)
         stored = decode_event(encode_line(envelope, event))
         assert not isinstance(stored, Unknown)
@@ -34,7 +44,7 @@ def fold(*events: tuple[JournalEvent, str | None]) -> Session:
 
 
 def test_a_session_begins_with_its_creation() -> None:
-    """It has what its first event says; a journal that begins otherwise is damaged."""
+    """The creation sets the properties; a journal that begins otherwise is damaged."""
     session = fold()
     assert (session.agent, session.sender, session.metadata) == ("default", "user", {"team": "red"})
     assert (session.created_cursor, session.updated_cursor, session.created_at_ms) == (1, 1, 1_000)
@@ -42,23 +52,23 @@ def test_a_session_begins_with_its_creation() -> None:
         evolve(None, Envelope(cursor=1, at_ms=1, session_id="ses_1"), SessionEnded())
 
 
-def test_runs_stand_in_line_until_they_end() -> None:
-    """The first open run holds the slot; one that ends leaves the line, wherever it stands."""
-    line = [(accepted(), "run_1"), (accepted(), "run_2"), (accepted(), "run_3")]
-    assert fold(*line).open_runs == ["run_1", "run_2", "run_3"]
-    session = fold(*line, (RunEnded(outcome="cancelled"), "run_2"), (RunEnded(outcome="failed"), "run_1"))
+def test_runs_queue_until_they_end() -> None:
+    """The first open run has the slot; a run that ends leaves the queue at any position."""
+    queue = [(accepted(), "run_1"), (accepted(), "run_2"), (accepted(), "run_3")]
+    assert fold(*queue).open_runs == ["run_1", "run_2", "run_3"]
+    session = fold(*queue, (RunEnded(outcome="cancelled"), "run_2"), (RunEnded(outcome="failed"), "run_1"))
     assert session.open_runs == ["run_3"]
     assert session.runs == 3
 
 
 def test_usage_adds_up() -> None:
-    """What every message cost, together."""
-    said = MessageAppended(item_id="itm", message=Message("assistant", [Text("x")]), usage=Usage(5, 7))
-    assert fold((said, "run_1"), (said, "run_1")).usage == Usage(10, 14)
+    """The usage of all messages is summed."""
+    answer = MessageAppended(item_id="itm", message=Message("assistant", [Text("x")]), usage=Usage(5, 7))
+    assert fold((answer, "run_1"), (answer, "run_1")).usage == Usage(10, 14)
 
 
 def test_an_update_sets_and_clears() -> None:
-    """New values by name, null for cleared; a scope comes back as its own type."""
+    """An update sets values by name, and null clears; a scope has its own type."""
     session = fold(
         (SessionUpdated(changes={"route": "local", "model": "m", "scope": {"tools": []}}), None),
         (SessionUpdated(changes={"route": None}), None),
@@ -69,8 +79,8 @@ def test_an_update_sets_and_clears() -> None:
     assert fold((SessionEnded(), None)).status == "ended"
 
 
-def test_what_does_not_concern_the_record_leaves_it_as_it_is() -> None:
-    """Not even its cursor moves, so that a turn writes it no more often than it must."""
+def test_other_events_do_not_change_the_record() -> None:
+    """Other events do not even move the cursor, so the record is written less often."""
     events: tuple[JournalEvent, ...] = (
         InputReceived(input_id="inp_1", items=[Text("hello")]),
         ConversationBound(agent="default", sender="user"),
@@ -78,15 +88,96 @@ def test_what_does_not_concern_the_record_leaves_it_as_it_is() -> None:
     assert fold(*((event, None) for event in events)) == fold()
 
 
-# Boundaries.
+# Plan mode.
+
+EXITED = PlanExited(artifact_id="art_1", content="first this, then that", created_at_ms=1)
+
+
+def fold_plan(*events: JournalEvent, mode: PermissionMode | None = None) -> Session:
+    """Return the session of a mode after some events; cursors count from 1, its creation."""
+    created = SessionCreated(agent="default", permission_mode=mode)
+    return fold(*((event, "run_1") for event in events), created=created)
+
+
+def plan_state(session: Session) -> tuple[Any, ...]:
+    """Return the fields about plan mode."""
+    return session.permission_mode, session.plan_mode, session.pre_plan_mode
+
+
+def test_leaving_plan_mode_restores_the_mode() -> None:
+    """The session's own mode is restored, also if it had none."""
+    for mode in (None, *MODES):
+        entered = fold_plan(PlanEntered(), mode=mode)
+        assert plan_state(entered) == ("plan", True, mode)
+        exited = fold_plan(PlanEntered(), EXITED, mode=mode)
+        assert plan_state(exited) == plan_state(fold_plan(mode=mode))
+        assert (exited.plan_cursor, exited.updated_cursor) == (3, 3)
+
+
+def test_entering_twice_remembers_the_first_mode() -> None:
+    """Entering plan mode twice remembers the mode before the first."""
+    assert plan_state(fold_plan(PlanEntered(), PlanEntered(), EXITED, mode="acceptEdits")) == (
+        "acceptEdits",
+        False,
+        None,
+    )
+
+
+def test_a_plan_without_plan_mode_changes_no_mode() -> None:
+    """If a person set the mode to plan, a plan is recorded and the mode stays."""
+    session = fold_plan(EXITED, mode="plan")
+    assert plan_state(session) == ("plan", False, None)
+    assert session.plan_cursor == 2
+
+
+def test_setting_the_mode_ends_plan_mode() -> None:
+    """After the mode was set, leaving plan mode restores nothing."""
+    update = SessionUpdated(changes={"permission_mode": "dontAsk"})
+    assert plan_state(fold_plan(PlanEntered(), update, mode="acceptEdits")) == ("dontAsk", False, None)
+    assert plan_state(fold_plan(PlanEntered(), update, EXITED, mode="acceptEdits")) == (
+        "dontAsk",
+        False,
+        None,
+    )
+    unrelated = SessionUpdated(changes={"model": "m"})
+    assert plan_state(fold_plan(PlanEntered(), unrelated)) == ("plan", True, None)
+
+
+def test_leave_plan_mode() -> None:
+    """The mode after plan mode is the previous one; a mode set by a person stays."""
+    assert leave_plan_mode(fold_plan(PlanEntered(), mode="acceptEdits")).permission_mode == "acceptEdits"
+    assert leave_plan_mode(fold_plan(mode="plan")).permission_mode == "plan"
+
+
+def test_todos_cursor() -> None:
+    """The record points at the newest list of todos."""
+    todos = TodosWritten(todos=[Todo(todo_id="1", content="look")])
+    assert fold_plan().todos_cursor is None
+    assert fold_plan(todos, TodosWritten(todos=[])).todos_cursor == 3
+
+
+EVENTS = st.lists(
+    st.sampled_from((PlanEntered(), EXITED, TodosWritten(todos=[]), SessionUpdated(changes={"model": "m"})))
+)
+
+
+@given(EVENTS, st.sampled_from((None, *MODES)))
+def test_plan_mode_never_widens(events: list[JournalEvent], mode: PermissionMode | None) -> None:
+    """After any events, the mode is the original one or plan."""
+    session = fold_plan(*events, mode=mode)
+    assert session.permission_mode in ((mode, "plan") if session.plan_mode else (mode,))
+    assert leave_plan_mode(session).permission_mode == mode
+
+
+# Bounds.
 
 NAMES = st.one_of(st.none(), st.lists(st.sampled_from("abcd"), unique=True))
 SCOPES = st.builds(CapabilityScope, tools=NAMES, skills=NAMES, mcp=NAMES, members=NAMES, credentials=NAMES)
 FIELDS = CapabilityScope.__struct_fields__
 
 
-def rights(scope: CapabilityScope) -> set[tuple[str, str]]:
-    """Everything a scope allows, of the names there are here and one that nobody listed."""
+def spell_out(scope: CapabilityScope) -> set[tuple[str, str]]:
+    """Return all rights of a scope, for the listed names and an unlisted one."""
     return {
         (field, name)
         for field in FIELDS
@@ -96,72 +187,70 @@ def rights(scope: CapabilityScope) -> set[tuple[str, str]]:
 
 
 def test_null_is_everything_and_an_empty_list_is_nothing() -> None:
-    """The two are never mistaken for each other."""
-    assert both(None, None) is None
-    assert both(None, []) == []
-    assert both([], ["a"]) == []
-    assert both(["a", "b"], ["b", "c"]) == ["b"]
-    assert inherited(CapabilityScope(tools=[]), CapabilityScope()).tools == []
-    assert narrower(CapabilityScope(), CapabilityScope(tools=[])).tools == []
+    """Null allows every name and an empty list none."""
+    assert intersect_names(None, None) is None
+    assert intersect_names(None, []) == []
+    assert intersect_names([], ["a"]) == []
+    assert intersect_names(["a", "b"], ["b", "c"]) == ["b"]
+    assert inherit_scope(CapabilityScope(tools=[]), CapabilityScope()).tools == []
+    assert require_narrower(CapabilityScope(), CapabilityScope(tools=[])).tools == []
     with pytest.raises(ScopeWouldWiden, match="'tools' is limited"):
-        narrower(CapabilityScope(tools=[]), CapabilityScope())
+        require_narrower(CapabilityScope(tools=[]), CapabilityScope())
     with pytest.raises(ScopeWouldWiden, match="'mcp' did not allow b"):
-        narrower(CapabilityScope(mcp=["a"]), CapabilityScope(mcp=["a", "b"]))
+        require_narrower(CapabilityScope(mcp=["a"]), CapabilityScope(mcp=["a", "b"]))
 
 
 @given(SCOPES, SCOPES)
-def test_narrowest_allows_exactly_what_both_allow(one: CapabilityScope, other: CapabilityScope) -> None:
-    """An intersection, in every field."""
-    assert rights(narrowest(one, other)) == rights(one) & rights(other)
+def test_intersect_scopes(scope: CapabilityScope, bound: CapabilityScope) -> None:
+    """The intersection allows exactly what both scopes allow."""
+    assert spell_out(intersect_scopes(scope, bound)) == spell_out(scope) & spell_out(bound)
 
 
 @given(SCOPES, st.lists(st.tuples(st.sampled_from(["spawn", "update", "agent"]), SCOPES), max_size=8))
-def test_no_chain_of_spawns_yields_a_right_the_root_lacked(
-    root: CapabilityScope, steps: list[tuple[str, Any]]
-) -> None:
-    """Whatever is asked for along the way, and refused or given, the root's rights are the ceiling."""
+def test_no_chain_of_spawns_widens(root: CapabilityScope, steps: list[tuple[str, Any]]) -> None:
+    """After any chain of spawns and updates, the root's rights are the ceiling."""
     scope = root
-    for step, asked in steps:
-        before = rights(scope)
+    for kind, requested in steps:
+        previous = spell_out(scope)
         try:
-            match step:
+            match kind:
                 case "spawn":
-                    scope = inherited(scope, asked)
+                    scope = inherit_scope(scope, requested)
                 case "update":
-                    scope = narrower(scope, asked)
+                    scope = require_narrower(scope, requested)
                 case _:
-                    scope = narrowest(scope, asked)
+                    scope = intersect_scopes(scope, requested)
         except ScopeWouldWiden:
-            assert not rights(asked) <= before, "what is no more than before is never refused"
-        assert rights(scope) <= before
-    assert rights(scope) <= rights(root)
+            assert not spell_out(requested) <= previous, "what is no more than before is never refused"
+        assert spell_out(scope) <= previous
+    assert spell_out(scope) <= spell_out(root)
 
 
 @given(SCOPES, SCOPES)
-def test_a_child_that_asks_for_nothing_inherits(parent: CapabilityScope, asked: CapabilityScope) -> None:
-    """A field left out is the parent's; one that is given is what was asked for, or refused."""
+def test_inherit_scope(parent: CapabilityScope, requested: CapabilityScope) -> None:
+    """An absent field is the parent's; a requested one is allowed or refused."""
     try:
-        given_ = inherited(parent, asked)
+        granted = inherit_scope(parent, requested)
     except ScopeWouldWiden:
         return
     for field in FIELDS:
-        own = getattr(asked, field)
-        assert getattr(given_, field) == (getattr(parent, field) if own is None else own)
+        own = getattr(requested, field)
+        assert getattr(granted, field) == (getattr(parent, field) if own is None else own)
 
 
 MODE = st.sampled_from(MODES)
 
 
 @given(MODE, st.none() | MODE, st.none() | MODE)
-def test_a_childs_mode_is_never_wider_than_its_parents(
-    ceiling: PermissionMode, asked: PermissionMode | None, by_agent: PermissionMode | None
+def test_choose_mode(
+    ceiling: PermissionMode, requested: PermissionMode | None, by_agent: PermissionMode | None
 ) -> None:
-    """What is asked for is given or refused; else the agent's own mode counts where it is narrower."""
+    """A requested mode is allowed or refused; else the agent's own mode counts if it is narrower."""
     try:
-        mode = mode_within(ceiling, asked, by_agent)
+        mode = choose_mode(ceiling, requested, by_agent)
     except ScopeWouldWiden:
-        assert asked is not None
-        assert MODES.index(asked) > MODES.index(ceiling)
+        assert requested is not None
+        assert MODES.index(requested) > MODES.index(ceiling)
         return
     assert MODES.index(mode) <= MODES.index(ceiling)
-    assert mode == (asked or narrowest_mode(ceiling, by_agent))
+    assert mode == (requested or narrower_mode(ceiling, by_agent))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.core.text.scrub import Scrubber
-from kheishd.kernel.live import MAX_PIECES, OF_TOOLS, Live, TextBuffer, Writing
+from kheishd.kernel.live import MAX_PIECES, TOOL_KINDS, Live, LiveText, TextBuffer
 from protocol.limits.call import MAX_LIVE_CHARACTERS
 
 
@@ -23,9 +23,9 @@ class Listener:
         self.asked += 1
         return self.runs is None or run_id in self.runs
 
-    def delta(self, writing: Writing, delta: bytes) -> None:
+    def delta(self, live_text: LiveText, delta: bytes) -> None:
         heard = msgspec.json.decode(b"{" + delta)
-        assert heard["offset"] == writing.lengths()[heard["kind"]], "it comes before the writing grows"
+        assert heard["offset"] == live_text.lengths()[heard["kind"]], "it comes before the writing grows"
         self.heard.append(heard)
 
 
@@ -40,9 +40,9 @@ def test_every_follower_hears_each_piece_with_its_offset() -> None:
     listener = Listener("ses_1")
     live.follow(listener)
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text(writing, "thinking", "hm")
-    live.text(writing, "text", "Grüße")
-    live.text(writing, "text", ", Welt")
+    live.append(writing, "thinking", "hm")
+    live.append(writing, "text", "Grüße")
+    live.append(writing, "text", ", Welt")
     assert listener.heard == [
         {"run_id": "run_1", "item_id": "itm_1", "attempt": 1, "offset": 0, "kind": "thinking", "text": "hm"},
         {"run_id": "run_1", "item_id": "itm_1", "attempt": 1, "offset": 0, "kind": "text", "text": "Grüße"},
@@ -55,7 +55,7 @@ def test_sessions_do_not_hear_each_other() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    live.text(live.begin("ses_2", "run_2", "itm_2", 1), "text", "elsewhere")
+    live.append(live.begin("ses_2", "run_2", "itm_2", 1), "text", "elsewhere")
     assert listener.heard == []
     assert listener.asked == 0
 
@@ -67,7 +67,7 @@ def test_a_follower_of_many_is_asked_about_each_run() -> None:
     live.follow(listener)
     for number in (1, 2):
         writing = live.begin(f"ses_{number}", f"run_{number}", f"itm_{number}", 1)
-        live.text(writing, "text", f"from {number}")
+        live.append(writing, "text", f"from {number}")
     assert text_of(listener) == "from 2"
 
 
@@ -75,13 +75,13 @@ def test_a_new_follower_finds_the_text_so_far() -> None:
     """What is being written is there whole, from offset 0, and later pieces follow on it."""
     live = Live()
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text(writing, "text", "Once upon")
+    live.append(writing, "text", "Once upon")
     listener = Listener("ses_1")
     assert live.current(listener) == [writing]
     assert writing.text("text") == "Once upon"
     assert writing.text("thinking") == ""
     live.follow(listener)
-    live.text(writing, "text", " a time")
+    live.append(writing, "text", " a time")
     assert listener.heard[0]["offset"] == len("Once upon")
     assert writing.text("text") == "Once upon a time"
 
@@ -92,9 +92,9 @@ def test_a_higher_attempt_begins_anew() -> None:
     listener = Listener("ses_1")
     live.follow(listener)
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text(writing, "text", "wrong")
+    live.append(writing, "text", "wrong")
     writing = live.begin("ses_1", "run_1", "itm_1", 2)
-    live.text(writing, "text", "right")
+    live.append(writing, "text", "right")
     assert [(piece["attempt"], piece["offset"]) for piece in listener.heard] == [(1, 0), (2, 0)]
     assert [writing.text("text") for writing in live.current(listener)] == ["right"]
 
@@ -108,7 +108,7 @@ def test_the_end_leaves_nothing() -> None:
     live.end(writing)
     live.end(writing)
     assert live.current(listener) == []
-    live.text(writing, "text", "late")
+    live.append(writing, "text", "late")
     assert listener.heard == []
 
 
@@ -129,11 +129,11 @@ def test_calls_of_one_run_write_side_by_side() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    one = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
-    other = live.begin("ses_1", "run_1", "call_2", 1, OF_TOOLS)
-    live.text(one, "output", "one")
-    live.text(other, "output", "other")
-    live.text(one, "output", "!")
+    one = live.begin("ses_1", "run_1", "call_1", 1, TOOL_KINDS)
+    other = live.begin("ses_1", "run_1", "call_2", 1, TOOL_KINDS)
+    live.append(one, "output", "one")
+    live.append(other, "output", "other")
+    live.append(one, "output", "!")
     assert [(piece["item_id"], piece["offset"], piece["text"]) for piece in listener.heard] == [
         ("call_1", 0, "one"),
         ("call_2", 0, "other"),
@@ -148,13 +148,13 @@ def test_of_a_tools_output_the_end_is_kept() -> None:
     live = Live()
     listener = Listener("ses_1")
     live.follow(listener)
-    writing = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
+    writing = live.begin("ses_1", "run_1", "call_1", 1, TOOL_KINDS)
     whole = ""
     for number in range(40_000):
         piece = f"line {number}\n"
         whole += piece
-        live.text(writing, "output", piece)
-    strand = writing.strands["output"]
+        live.append(writing, "output", piece)
+    strand = writing.buffers["output"]
     assert text_of(listener, "output") == whole
     assert strand.length == len(whole)
     assert strand.start > 0
@@ -171,18 +171,18 @@ def test_a_piece_that_is_no_message_is_told_from_its_end(pieces: list[str]) -> N
     """The offset shows what was left out."""
     live = Live()
     listener = Listener("ses_1")
-    writing = live.begin("ses_1", "run_1", "call_1", 1, OF_TOOLS)
-    live.text(writing, "output", "before ")
+    writing = live.begin("ses_1", "run_1", "call_1", 1, TOOL_KINDS)
+    live.append(writing, "output", "before ")
     live.follow(listener)
     for piece in pieces:
-        live.text(writing, "output", piece)
-    live.text(writing, "output", "after")
+        live.append(writing, "output", piece)
+    live.append(writing, "output", "after")
     length = len("before " + "".join(pieces))
     told, after = listener.heard[-2:]
     assert len(str(told["text"])) == MAX_LIVE_CHARACTERS
     assert told["offset"] == length - MAX_LIVE_CHARACTERS
     assert after["offset"] == length
-    assert writing.strands["output"].text() == pieces[-1][-MAX_LIVE_CHARACTERS:] + "after"
+    assert writing.buffers["output"].text() == pieces[-1][-MAX_LIVE_CHARACTERS:] + "after"
 
 
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 20))
@@ -220,8 +220,8 @@ def test_who_unfollows_hears_no_more() -> None:
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
     for listener in (one, many, stranger):
         live.unfollow(listener)
-    live.text(writing, "text", "unheard")
-    live.text(live.begin("ses_1", "run_2", "itm_2", 1), "text", "unheard")
+    live.append(writing, "text", "unheard")
+    live.append(live.begin("ses_1", "run_2", "itm_2", 1), "text", "unheard")
     assert one.heard == many.heard == []
 
 
@@ -231,7 +231,7 @@ def test_an_empty_piece_is_none() -> None:
     listener = Listener("ses_1")
     live.follow(listener)
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text(writing, "text", "")
+    live.append(writing, "text", "")
     assert listener.heard == []
 
 
@@ -251,7 +251,7 @@ def test_what_was_missed_and_what_is_heard_make_the_text(
         if number == joins_at:
             so_far = {"text": writing.text("text"), "thinking": writing.text("thinking")}
             live.follow(listener)
-        live.text(writing, "text" if kind == "text" else "thinking", text)
+        live.append(writing, "text" if kind == "text" else "thinking", text)
     for kind in ("text", "thinking"):
         whole = "".join(text for of, text in [*pieces, ("text", ".")] if of == kind)
         assert so_far[kind] + text_of(listener, kind) == whole
@@ -266,9 +266,9 @@ def test_no_piece_holds_a_secret() -> None:
     live.follow(listener)
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
     for piece in ("it is s", "k-1", "2345, yes s"):
-        live.text(writing, "thinking", piece)
-        live.text(writing, "text", piece)
-    live.whole(writing)
+        live.append(writing, "thinking", piece)
+        live.append(writing, "text", piece)
+    live.flush(writing)
     for kind in ("text", "thinking"):
         assert text_of(listener, kind) == "it is [scrubbed], yes s"
         assert writing.text("text" if kind == "text" else "thinking") == "it is [scrubbed], yes s"
@@ -280,9 +280,9 @@ def test_a_secret_that_is_learned_later_counts_from_then_on() -> None:
     listener = Listener("ses_1")
     live.follow(listener)
     writing = live.begin("ses_1", "run_1", "itm_1", 1)
-    live.text(writing, "text", "no secret yet. ")
+    live.append(writing, "text", "no secret yet. ")
     live.scrub(Scrubber(["sk-12345"]))
-    live.text(writing, "text", "sk-12")
-    live.text(writing, "text", "345")
-    live.whole(writing)
+    live.append(writing, "text", "sk-12")
+    live.append(writing, "text", "345")
+    live.flush(writing)
     assert text_of(listener) == "no secret yet. [scrubbed]"

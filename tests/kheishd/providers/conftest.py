@@ -9,6 +9,6 @@ from tests.support.model_server import ModelServer, running_model_server
 
 @pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
-    """A model server in this process, and what it was asked."""
+    """Provide a model server in this process, and the requests it received."""
     async with running_model_server() as server:
         yield server

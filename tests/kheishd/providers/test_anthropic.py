@@ -29,12 +29,12 @@ STREAMS = Path(__file__).parent / "streams"
 
 
 def new() -> MessagesReader:
-    """A reader at the beginning."""
+    """Return a new reader."""
     return reader(FailureFactory("api.test", "sk-secret"))
 
 
 def read(*events: dict[str, Any]) -> MessagesReader:
-    """A reader that was given these events."""
+    """Return a reader that processed these events."""
     fresh = new()
     for event in events:
         fresh.event(msgspec.json.encode(event))
@@ -42,22 +42,22 @@ def read(*events: dict[str, Any]) -> MessagesReader:
 
 
 def start(index: int, **block: Any) -> dict[str, Any]:
-    """A content block begins."""
+    """Return the start of a content block."""
     return {"type": "content_block_start", "index": index, "content_block": block}
 
 
 def delta(index: int, **fields: Any) -> dict[str, Any]:
-    """A piece of a content block."""
+    """Return a piece of a content block."""
     return {"type": "content_block_delta", "index": index, "delta": fields}
 
 
 def stop(reason: str = "end_turn", **usage: Any) -> dict[str, Any]:
-    """The reason to stop, with the final counts."""
+    """Return the stop reason, with the final counts."""
     return {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
 
 
 def answered(*events: dict[str, Any]) -> ModelAnswer:
-    """The answer that these events are."""
+    """Return the answer of these events."""
     answer = read(*events).end()
     assert answer is not None
     return answer

@@ -19,20 +19,20 @@ SECRET = "sk-secret-of-the-test"
 
 
 def models(limits: RunsSection | None = None) -> ProviderCaller:
-    """The caller under test, with a credential in its environment."""
+    """Provide the caller under test, with a credential in its environment."""
     return ProviderCaller(limits, environ={"KEY": SECRET}, in_thread=inline)
 
 
 @pytest.fixture
 async def caller() -> AsyncIterator[ModelCaller]:
-    """The caller under test, closed at the end."""
+    """Provide the caller under test, closed at the end."""
     caller = models()
     yield caller
     await caller.aclose()
 
 
 def to(server: ModelServer, driver: str, model: str, said: str = "hello") -> ModelRequest:
-    """A request to the model server."""
+    """Return a request to the model server."""
     return asking(said, driver=driver, model=model, base_url=server.base_url, auth_ref="env:KEY")
 
 

@@ -9,7 +9,7 @@ from kheishd.providers.credentials import MAX_CREDENTIAL_BYTES, find_secrets, pr
 
 
 def spec(auth_ref: str | None, name: str = "r") -> RouteSpec:
-    """A route that names a credential."""
+    """Return a route that names a credential."""
     return RouteSpec(name, "openai", "m", auth_ref=auth_ref)
 
 

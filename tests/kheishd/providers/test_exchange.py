@@ -37,7 +37,7 @@ class Asker:
         self.places = places
 
     def __call__(self, model: str, reader: openai.ChatReader | None = None) -> Exchange:
-        """An exchange with this model."""
+        """Return an exchange with this model."""
         post = openai.post(asking("hello", model=model), self.server.base_url, "sk-secret")
         patience = CallTimeouts(RunsSection())
         return Exchange(self.places, post, reader or openai.reader(REFUSING), REFUSING, patience)
@@ -252,7 +252,7 @@ async def test_our_own_faults_come_out_as_they_are(exchange: Asker) -> None:
 
 
 def body_of(*reads: bytes) -> openai.ChatReader:
-    """A reader that was given a body in these reads, to its end."""
+    """Return a reader that processed a body in these reads, to its end."""
     reader = openai.reader(REFUSING)
     body = AnswerBody(reader)
     for read in reads:

@@ -23,7 +23,7 @@ NOW_S = 1_445_412_420.0
 
 
 def by_status(status: int, body: Any = None, headers: dict[str, str] | None = None) -> ModelFailure:
-    """The failure of a status and a body, given as JSON or as bytes."""
+    """Return the failure of a status and a body, given as JSON or as bytes."""
     encoded = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
     return FailureFactory("api.test", SECRET).by_status(status, headers or {}, encoded, NOW_S)
 

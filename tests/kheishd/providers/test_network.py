@@ -28,14 +28,14 @@ from tests.support.model_server import ModelServer
 
 
 def asked(server: ModelServer, model: str) -> HttpRequest:
-    """A request for a model."""
+    """Return a request for a model."""
     body = msgspec.json.encode({"model": model, "messages": []})
     return HttpRequest(f"{server.base_url}/chat/completions", {"x-test": "1"}, body)
 
 
 @asynccontextmanager
 async def pool_to(url: str) -> AsyncIterator[Pool]:
-    """A pool of connections to a place."""
+    """Return a pool of connections to one place."""
     async with make_pool(url, 10) as pool:
         yield pool
 

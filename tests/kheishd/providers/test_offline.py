@@ -16,7 +16,7 @@ from tests.support.model_asking import Heard, ask, asking
 
 
 async def heard(request: ModelRequest) -> Heard:
-    """What the stand-in says."""
+    """Return the stand-in's answer."""
     return await ask(ProviderCaller(), request)
 
 
@@ -201,12 +201,12 @@ async def test_orders_for_later_answers_wait_for_their_turn() -> None:
 
 
 def asking_of(*messages: Message) -> ModelRequest:
-    """A request with these messages."""
+    """Return a request with these messages."""
     return ModelRequest(Pinned(route="offline", driver="offline", model="echo"), "", list(messages))
 
 
 def calls_of(said: Heard) -> list[str]:
-    """The tools that an answer asks for."""
+    """Return the tool calls of an answer."""
     return [item.name for item in said.answered().items if isinstance(item, ToolCall)]
 
 

@@ -29,12 +29,12 @@ STREAMS = Path(__file__).parent / "streams"
 
 
 def new() -> ChatReader:
-    """A reader at the beginning."""
+    """Return a new reader."""
     return reader(FailureFactory("api.test", "sk-secret"))
 
 
 def read(*chunks: dict[str, Any] | str) -> ChatReader:
-    """A reader that was given these chunks."""
+    """Return a reader that processed these chunks."""
     fresh = new()
     for chunk in chunks:
         fresh.event(chunk.encode() if isinstance(chunk, str) else msgspec.json.encode(chunk))
@@ -42,12 +42,12 @@ def read(*chunks: dict[str, Any] | str) -> ChatReader:
 
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A chunk with one delta."""
+    """Return a chunk with one delta."""
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
 def answered(*chunks: dict[str, Any] | str) -> ModelAnswer:
-    """The answer that these chunks are."""
+    """Return the answer of these chunks."""
     answer = read(*chunks).end()
     assert answer is not None
     return answer
@@ -241,7 +241,7 @@ def test_a_refusal_is_text_that_says_so() -> None:
 
 
 def call(index: int | None = None, call_id: str | None = None, **function: Any) -> dict[str, Any]:
-    """A chunk with a piece of a tool call."""
+    """Return a chunk with a piece of a tool call."""
     return delta(tool_calls=[{"index": index, "id": call_id, "function": function}])
 
 

@@ -52,7 +52,7 @@ def test_what_shapes_answers_does_not_shape_a_summary() -> None:
 
 
 def replace_purpose(request: Any, purpose: Any, max_tokens: int | None = None) -> Any:
-    """A request for something else."""
+    """Return a request with another purpose."""
     return dataclasses.replace(request, purpose=purpose, max_answer_tokens=max_tokens)
 
 

@@ -1,4 +1,4 @@
-"""A connection without a transport: what is held, what is bounded, what goes out together."""
+"""A connection without a transport: its buffers, its limits, and the answers that are sent together."""
 
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ from tests.support.toys import Toys
 
 
 class Wire(ClientConnection):
-    """A transport that keeps what it is given, and takes as much as it is told to."""
+    """A transport that records messages and takes as many as a test allows."""
 
     def __init__(self, shared: ServerContext, scopes: frozenset[Any] = frozenset(SCOPES)) -> None:
         super().__init__(shared, Caller("uid:0", scopes))
@@ -39,7 +39,7 @@ class Wire(ClientConnection):
             self.unsent_bytes += sum(map(len, messages))
 
     def take(self) -> None:
-        """The peer takes everything."""
+        """Take everything that was sent."""
         self.stuck = False
         self.unsent_bytes = 0
         self.wake()
@@ -48,36 +48,36 @@ class Wire(ClientConnection):
         self.stopped = reason
 
     def messages(self) -> list[Any]:
-        """All that was sent, decoded."""
+        """Return every sent message, decoded."""
         return [msgspec.json.decode(message) for batch in self.sent for message in batch]
 
 
 def request(method: str, id_: Any = 1, **params: Any) -> Value:
-    """A request as it comes out of the codec."""
+    """Return a request as the codec returns it."""
     return decode(msgspec.json.encode({"jsonrpc": "2.0", "id": id_, "method": method, "params": params}))
 
 
 def batch(*messages: Any) -> Value:
-    """A batch as it comes out of the codec."""
+    """Return a batch as the codec returns it."""
     return decode(msgspec.json.encode(list(messages)))
 
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server of the toys, whose connections are made by hand."""
+    """Provide a server of the toys; tests create its connections."""
     async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]) as server:
         yield server
 
 
 @pytest.fixture
 def wire(server: RpcServer) -> Wire:
-    """A connection."""
+    """Provide a connection."""
     return Wire(server.server.shared)
 
 
@@ -89,7 +89,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_answers_of_one_read_are_sent_together(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one piece, as many as there are, if it does not take long."""
+    """The answers to the requests of one read are sent in one piece, if they are ready quickly."""
     monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: 0.0)
     await wire.receive([request("toy.read", number) for number in range(100)])
     assert [len(messages) for messages in wire.sent] == [100]
@@ -97,14 +97,14 @@ async def test_answers_of_one_read_are_sent_together(wire: Wire, monkeypatch: py
 
 
 async def test_answers_of_one_commit_are_sent_together(wire: Wire) -> None:
-    """They become ready in one turn of the loop."""
+    """Answers that become ready in one turn of the loop are sent in one piece."""
     await wire.receive([request("toy.keep", number, value="x") for number in range(10)])
     await until(lambda: len(wire.messages()) == 10)
     assert len(wire.sent) < 10
 
 
 async def test_a_batch_is_answered_in_one_array(wire: Wire) -> None:
-    """Requests, refusals, what is no request, what waits for the disk; nothing for notifications."""
+    """One array answers requests, refusals, invalid messages and mutations; notifications have no answer."""
     await wire.receive(
         [
             batch(
@@ -131,7 +131,7 @@ async def test_a_batch_is_answered_in_one_array(wire: Wire) -> None:
 async def test_a_batch_that_takes_long_lets_others_run(
     wire: Wire, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As single requests do: a thousand questions of ten milliseconds each are ten seconds together."""
+    """A long batch is processed in slices, so other connections are served meanwhile."""
     clock = iter(range(10_000))
     monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: next(clock) * SLICE_S)
     turns = 0
@@ -150,14 +150,14 @@ async def test_a_batch_that_takes_long_lets_others_run(
 
 
 async def test_a_batch_of_notifications_is_not_answered(wire: Wire, toys: Toys) -> None:
-    """Not even with an empty array."""
+    """A batch of notifications gets no answer, not even an empty array."""
     await wire.receive([batch(*[{"jsonrpc": "2.0", "method": "update", "params": [n]} for n in range(3)])])
     assert wire.sent == []
     assert toys.heard == [[0], [1], [2]]
 
 
 async def test_a_batch_cannot_hold_more_answers_than_a_message(wire: Wire) -> None:
-    """What would not fit is refused, so that a batch costs what a message costs."""
+    """Answers beyond the size of a message are refused, so a batch costs no more than a message."""
     large = {"jsonrpc": "2.0", "method": "toy.large", "params": {"size": 1 << 20}}
     await wire.receive([batch(*[{"id": number, **large} for number in range(50)])])
     ((answer,),) = wire.sent
@@ -169,7 +169,7 @@ async def test_a_batch_cannot_hold_more_answers_than_a_message(wire: Wire) -> No
 
 
 async def test_a_peer_that_takes_nothing_is_not_read(wire: Wire, nursery: trio.Nursery) -> None:
-    """Past a mebibyte unsent, dispatching stops until it was taken."""
+    """Dispatching stops while more than a mebibyte is unsent."""
     wire.stuck = True
     values = [request("toy.large", number, size=400 * 1024) for number in range(10)]
     nursery.start_soon(wire.receive, values)
@@ -194,7 +194,7 @@ async def held(server: RpcServer, nursery: trio.Nursery) -> Callable[[], None]:
 
 
 async def test_uncommitted_requests_are_bounded(server: RpcServer, wire: Wire, nursery: trio.Nursery) -> None:
-    """With 64 on their way to the disk, dispatching stops until some are there."""
+    """Dispatching stops while 64 mutations are uncommitted."""
     release = await held(server, nursery)
     nursery.start_soon(wire.receive, [request("toy.keep", number, value="x") for number in range(200)])
     await until(lambda: len(wire.opened) == MAX_OPEN_REQUESTS)
@@ -207,7 +207,7 @@ async def test_uncommitted_requests_are_bounded(server: RpcServer, wire: Wire, n
 
 
 async def test_waiting_requests_are_bounded_and_the_rest_goes_on(wire: Wire, toys: Toys) -> None:
-    """The 65th is refused; reading, cancelling and what needs no waiting still work."""
+    """The 65th waiting request is refused; reading, cancelling and other requests still work."""
     await wire.receive([request("toy.wait", number) for number in range(MAX_OPEN_REQUESTS + 1)])
     (refused,) = wire.messages()
     assert refused["error"]["data"] == {"reason": "overloaded", "retryable": True}
@@ -223,7 +223,7 @@ async def test_waiting_requests_are_bounded_and_the_rest_goes_on(wire: Wire, toy
 async def test_what_is_queued_is_cancelled_and_never_happens(
     server: RpcServer, wire: Wire, nursery: trio.Nursery
 ) -> None:
-    """It answers that it was; the one before it in the queue did happen."""
+    """A queued mutation can be cancelled and never runs; the one before it runs."""
     release = await held(server, nursery)
     await wire.receive([request("toy.keep", 1, value="first"), request("toy.keep", 2, value="second")])
     await wire.receive([request("rpc.cancel", 3, id=2), request("rpc.cancel", 4, id=9)])
@@ -238,7 +238,7 @@ async def test_what_is_queued_is_cancelled_and_never_happens(
 async def test_a_wait_cancelled_before_its_commit_answers_after_it(
     server: RpcServer, wire: Wire, nursery: trio.Nursery
 ) -> None:
-    """What runs cannot be taken back; but nobody waits any longer."""
+    """A running transaction cannot be cancelled, but its request no longer waits."""
     release = await held(server, nursery)
     await wire.receive([request("toy.follow", 1, value="x", wait=True)])
     (opened,) = wire.opened
@@ -252,7 +252,7 @@ async def test_a_wait_cancelled_before_its_commit_answers_after_it(
 async def test_an_update_that_is_not_taken_leaves_nothing_open(
     server: RpcServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Because the store is closed already, say: it is refused, and not counted for ever."""
+    """A mutation that the store rejects is refused and does not count as open."""
 
     def closed(*args: Any) -> None:
         raise DaemonDraining()
@@ -265,7 +265,7 @@ async def test_an_update_that_is_not_taken_leaves_nothing_open(
 
 
 async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many messages of one read are dealt with in slices."""
+    """The messages of one read are processed in slices."""
     ticks = iter(range(10_000))
     monkeypatch.setattr("kheishd.server.connection.time.monotonic", lambda: next(ticks) * 0.001)
     turns = 0
@@ -285,7 +285,9 @@ async def test_long_work_lets_others_run(wire: Wire, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_answer_comes_before_what_it_announces(server: RpcServer, wire: Wire) -> None:
-    """A subscription's events follow the answer that names it; its end comes before that of its end."""
+    """A subscription's events follow the answer that names it, and its end precedes the answer that closes
+    it.
+    """
     await server.state.update(lambda tx: None)
     await wire.receive([request("toy.keep", 1, value="x")])
     await until(lambda: len(wire.messages()) == 1)
@@ -297,7 +299,7 @@ async def test_the_answer_comes_before_what_it_announces(server: RpcServer, wire
 
 
 async def test_subscriptions_have_names_of_their_own(wire: Wire) -> None:
-    """A name in use is refused, an unknown one too; there are only so many."""
+    """A used name, an unknown name and a subscription beyond the limit are refused."""
     wire.subscribe(Filter(), None, deltas=False, subscription="s")
     with pytest.raises(SubscriptionExists):
         wire.subscribe(Filter(), None, deltas=False, subscription="s")
@@ -307,7 +309,7 @@ async def test_subscriptions_have_names_of_their_own(wire: Wire) -> None:
 
 
 async def test_stopping_answers_what_waits(wire: Wire) -> None:
-    """As refused because the daemon stops; what is followed ends."""
+    """Stopping refuses waiting requests and ends subscriptions."""
     await wire.receive([request("toy.wait", 1), request("journal.subscribe", 2, subscription="s")])
     await until(lambda: len(wire.messages()) == 2)
     assert wire.pending
@@ -319,7 +321,7 @@ async def test_stopping_answers_what_waits(wire: Wire) -> None:
 
 
 async def test_a_half_closed_peer_ends_what_has_no_end(server: RpcServer, wire: Wire) -> None:
-    """A subscription that would go on for ever is ended; one that follows a run stays."""
+    """A half-close ends endless subscriptions and keeps one that follows a run."""
     await wire.receive([request("journal.subscribe", 1, subscription="s")])
     assert not wire.pending
     wire.end_endless()
@@ -328,7 +330,7 @@ async def test_a_half_closed_peer_ends_what_has_no_end(server: RpcServer, wire: 
 
 
 async def test_once_over_nothing_is_sent(server: RpcServer, wire: Wire, nursery: trio.Nursery) -> None:
-    """Transactions on their way still happen; nobody is told."""
+    """After the end of a connection, its transactions still run and nothing is sent."""
     release = await held(server, nursery)
     await wire.receive([request("toy.keep", 1, value="x"), request("toy.wait", 2)])
     wire.finished()
@@ -342,7 +344,7 @@ async def test_once_over_nothing_is_sent(server: RpcServer, wire: Wire, nursery:
 
 
 async def test_a_task_that_fails_ends_its_connection(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    """And no other; the log has the traceback."""
+    """A failing task ends only its own connection, and the log has the traceback."""
 
     async def fail() -> None:
         raise RuntimeError("a fault in a task")

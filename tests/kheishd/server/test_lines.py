@@ -1,4 +1,4 @@
-"""The Unix socket's transport, spoken to by plain sockets."""
+"""The transport of Unix sockets, tested with plain sockets."""
 
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -23,13 +23,13 @@ PING = b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server on a Unix socket."""
+    """Provide a server on a Unix socket."""
     async with rpc_server(tmp_path, [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]) as server:
         yield server
 
@@ -51,7 +51,7 @@ async def everything(stream: trio.SocketStream) -> list[Any]:
 
 
 async def test_a_half_closed_peer_is_still_answered(server: RpcServer, toys: Toys) -> None:
-    """What is ready, what waits for the disk, and what waits longer; then the connection closes."""
+    """A half-closed client gets its ready, committing and waiting answers, then the connection closes."""
     client = await server.connect()
     await client.request("toy.read")
     await client.request("toy.keep", value="x")
@@ -65,7 +65,7 @@ async def test_a_half_closed_peer_is_still_answered(server: RpcServer, toys: Toy
 
 
 async def test_the_last_line_needs_no_newline(server: RpcServer) -> None:
-    """Its end is the end of input."""
+    """The end of input completes the last line."""
     client = await server.connect()
     await client.stream.send_all(PING)
     await client.stream.send_eof()
@@ -73,7 +73,7 @@ async def test_the_last_line_needs_no_newline(server: RpcServer) -> None:
 
 
 async def test_a_half_closed_peer_does_not_follow_for_ever(server: RpcServer) -> None:
-    """What has no end of its own is ended, and said to be."""
+    """A half-close ends endless subscriptions with a notification."""
     client = await server.connect()
     await client.request("journal.subscribe", subscription="s")
     await client.stream.send_eof()
@@ -81,7 +81,7 @@ async def test_a_half_closed_peer_does_not_follow_for_ever(server: RpcServer) ->
 
 
 async def test_a_peer_that_hangs_up_is_forgotten(server: RpcServer, toys: Toys) -> None:
-    """Its waiting ends; what it had sent to be changed is changed."""
+    """A disconnect ends the client's waits; its submitted mutations are executed."""
     client = await server.connect()
     await client.request("toy.wait")
     await client.request("toy.keep", value="x")
@@ -93,7 +93,7 @@ async def test_a_peer_that_hangs_up_is_forgotten(server: RpcServer, toys: Toys) 
 async def test_a_peer_that_hangs_up_while_half_closed_is_noticed(
     server: RpcServer, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although nothing more can be read, it is looked at from time to time."""
+    """A disconnect after a half-close is noticed by polling."""
     monkeypatch.setattr("kheishd.server.lines.GONE_CHECK_S", 0.01)
     client = await server.connect()
     await client.request("toy.wait")
@@ -104,7 +104,7 @@ async def test_a_peer_that_hangs_up_while_half_closed_is_noticed(
 
 
 async def test_a_peer_may_speak_in_headers(server: RpcServer) -> None:
-    """As editors do; it is answered alike, several messages together too."""
+    """A client that uses header framing is answered in header framing."""
     client = await server.connect()
     framed = b"Content-Length: %d\r\n\r\n%b" % (len(PING), PING)
     await client.stream.send_all(framed * 2)
@@ -119,7 +119,7 @@ async def test_a_peer_may_speak_in_headers(server: RpcServer) -> None:
 
 
 async def test_a_line_over_the_limit_is_refused_and_the_next_one_works(server: RpcServer) -> None:
-    """Seventeen mebibytes, never held whole."""
+    """A line of seventeen mebibytes is refused without being buffered, and the next line is read."""
     client = await server.connect()
     chunk = b"x" * (1 << 20)
     async with trio.open_nursery() as nursery:
@@ -136,7 +136,7 @@ async def test_a_line_over_the_limit_is_refused_and_the_next_one_works(server: R
 
 
 async def test_a_line_of_the_limit_is_taken(server: RpcServer) -> None:
-    """To the byte."""
+    """A line of exactly the limit is accepted."""
     client = await server.connect()
     head, tail = b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"', b'"}}'
     room = MAX_LINE_BYTES - len(head) - len(tail)
@@ -147,7 +147,7 @@ async def test_a_line_of_the_limit_is_taken(server: RpcServer) -> None:
 
 
 async def test_a_peer_that_reads_nothing_is_read_no_more(server: RpcServer) -> None:
-    """What it makes the daemon hold is bounded, its neighbours are served, and it loses nothing."""
+    """A client that reads nothing holds a bounded buffer, delays nobody, and loses nothing."""
     client, neighbour = await server.connect(), await server.connect()
     size = 300 * 1024
     lines = b"".join(
@@ -165,7 +165,7 @@ async def test_a_peer_that_reads_nothing_is_read_no_more(server: RpcServer) -> N
 
 
 async def test_a_peer_that_vanishes_with_answers_unread_is_forgotten(server: RpcServer) -> None:
-    """Nothing is kept for it."""
+    """Nothing is kept for a client that vanishes with unread answers."""
     client = await server.connect()
     await client.request("toy.large", size=2_000_000)
     await until(lambda: any(each.unsent_bytes for each in server.server.list_connections()))
@@ -176,7 +176,7 @@ async def test_a_peer_that_vanishes_with_answers_unread_is_forgotten(server: Rpc
 async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_fault(
     server: RpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A peer that reads and hangs up in one go does both in one turn of the loop."""
+    """A client may read and disconnect in one turn of the loop."""
     client = await server.connect()
     over = trio.Event()
 
@@ -194,7 +194,7 @@ async def test_a_connection_that_closes_just_when_there_is_room_again_is_no_faul
 
 
 async def test_a_peer_that_says_nothing_costs_nothing(server: RpcServer) -> None:
-    """It is there, and everybody else is served."""
+    """A silent client does not delay others."""
     silent = await server.connect()
     await until(lambda: server.server.connections == 1)
     client = await server.connect()
@@ -203,7 +203,7 @@ async def test_a_peer_that_says_nothing_costs_nothing(server: RpcServer) -> None
 
 
 async def test_bytes_may_come_one_by_one(server: RpcServer) -> None:
-    """A message is what ends with a newline, however it arrives."""
+    """A message may arrive byte by byte."""
     client = await server.connect()
     for place in range(len(PING)):
         await client.stream.send_all(PING[place : place + 1])
@@ -213,7 +213,7 @@ async def test_bytes_may_come_one_by_one(server: RpcServer) -> None:
 
 
 async def test_a_read_is_decoded_bit_by_bit(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirty thousand lines of one digit in one read would hold everybody up for a tenth of a second."""
+    """A read of thirty thousand lines is decoded in portions, so others are served meanwhile."""
     sizes: list[int] = []
     feed = Codec.feed
 
@@ -232,7 +232,7 @@ async def test_a_read_is_decoded_bit_by_bit(server: RpcServer, monkeypatch: pyte
 
 
 async def test_a_peer_that_does_not_want_answers_is_let_go(server: RpcServer) -> None:
-    """Who closed only the receiving side cannot be answered, so nothing more is done for it."""
+    """A client that closed its receiving side is disconnected."""
     client = await server.connect()
     client.stream.socket.shutdown(socket.SHUT_RD)
     await client.request("toy.read")
@@ -240,7 +240,7 @@ async def test_a_peer_that_does_not_want_answers_is_let_go(server: RpcServer) ->
 
 
 async def many(server: RpcServer, count: int) -> list[Client]:
-    """Connections, all of them served."""
+    """Return served connections."""
     clients = [await server.connect() for _ in range(count)]
     async with trio.open_nursery() as nursery:
         for client in clients:
@@ -249,7 +249,7 @@ async def many(server: RpcServer, count: int) -> list[Client]:
 
 
 async def test_two_hundred_at_once_are_served(server: RpcServer) -> None:
-    """Each with its own answers."""
+    """Two hundred clients at once each get their own answers."""
     clients = await many(server, 200)
     results: dict[int, Any] = {}
 

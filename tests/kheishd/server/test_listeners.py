@@ -1,4 +1,4 @@
-"""Sockets: bound with care, taken over from systemd, accepted from."""
+"""Listening sockets: binding, inheriting from systemd, accepting."""
 
 import fcntl
 import os
@@ -30,12 +30,12 @@ LOOPBACK = TcpListen("127.0.0.1", 0)
 
 
 class Swapped(socket.socket):
-    """A socket in a directory of somebody who is fast: a link stands in its place as soon as it is bound."""
+    """A socket whose path another process replaces by a link right after binding."""
 
     leads_to: Path
 
     def bind(self, path: str) -> None:  # type: ignore[override]
-        """Bind, and be replaced."""
+        """Bind, then replace the path."""
         super().bind(path)
         os.unlink(path)
         os.symlink(self.leads_to, path)
@@ -48,14 +48,14 @@ def opened(
     tcp: TcpListen | None = None,
     environ: dict[str, str] | None = None,
 ) -> Iterator[list[Listener]]:
-    """Listeners of a daemon whose private socket is in ``run_dir``."""
+    """Open the listeners of a daemon whose private socket is in ``run_dir``."""
     rpc = RpcListen(run_dir / "kheishd.sock")
     with open_listeners(rpc, shared, tcp, run_dir=run_dir, environ=environ or {}) as found:
         yield found
 
 
 def mode(path: Path) -> int:
-    """The permission bits of a file."""
+    """Return the permission bits of a file."""
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
@@ -70,7 +70,7 @@ def reached(path: Path) -> bool:
 
 
 def test_the_private_socket_is_private(tmp_path: Path) -> None:
-    """Directory 0700, socket 0600, whatever they were; gone when it is closed."""
+    """The directory has mode 0700 and the socket 0600, and both disappear on closing."""
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o755)
     before = os.umask(0)
@@ -85,7 +85,7 @@ def test_the_private_socket_is_private(tmp_path: Path) -> None:
 
 
 def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
-    """Who answers keeps it."""
+    """A socket that answers is not replaced."""
     with opened(tmp_path):
         with pytest.raises(SocketInUse, match="another process listens"), opened(tmp_path):
             pass
@@ -93,7 +93,7 @@ def test_a_live_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_live_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
-    """Nobody accepts just now, but somebody is there."""
+    """A socket with a full accept queue is not replaced."""
     path = tmp_path / "kheishd.sock"
     with ExitStack() as stack:
         busy = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -112,7 +112,7 @@ def test_a_live_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
-    """Nobody answers there."""
+    """A socket that does not answer is replaced."""
     path = tmp_path / "kheishd.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -122,7 +122,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    """A file of somebody's, say."""
+    """A file that is no socket is not replaced."""
     path = tmp_path / "kheishd.sock"
     path.write_text("precious")
     with pytest.raises(SocketInUse, match="not a socket"), opened(tmp_path):
@@ -131,7 +131,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_another_s_socket_is_not_removed(tmp_path: Path) -> None:
-    """If somebody took the place meanwhile, leaving does not unlink theirs."""
+    """Closing does not unlink a socket that replaced ours."""
     path = tmp_path / "kheishd.sock"
     with socket.socket(socket.AF_UNIX) as other:
         with opened(tmp_path):
@@ -141,7 +141,7 @@ def test_another_s_socket_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_path_too_long_for_the_kernel_works(tmp_path: Path) -> None:
-    """It is bound, and reached, through its directory's descriptor."""
+    """A path that is too long is bound and reached through its directory's descriptor."""
     run_dir = tmp_path / ("deep" * 30) / "run"
     path = run_dir / "kheishd.sock"
     assert len(os.fsencode(path)) > MAX_PATH_BYTES
@@ -154,7 +154,7 @@ def test_a_path_too_long_for_the_kernel_works(tmp_path: Path) -> None:
 
 
 def test_the_shared_socket_has_its_mode_and_group(tmp_path: Path) -> None:
-    """A group by name or by number; the private one is as ever."""
+    """The shared socket has its configured mode and group; the private one is unchanged."""
     path = tmp_path / "shared.sock"
     with opened(tmp_path / "run", SharedListen(path, 0o660, str(os.getgid()))) as found:
         assert [listener.name for listener in found][1] == f"unix:{path}"
@@ -166,7 +166,7 @@ def test_the_shared_socket_has_its_mode_and_group(tmp_path: Path) -> None:
 
 
 def test_a_shared_socket_that_is_swapped_changes_no_other_file(tmp_path: Path) -> None:
-    """Its mode and group are not given to what a link in its place leads to."""
+    """The target of a link that replaces the socket keeps its mode and group."""
     precious = tmp_path / "precious"
     precious.touch(0o600)
     path = tmp_path / "shared.sock"
@@ -179,7 +179,7 @@ def test_a_shared_socket_that_is_swapped_changes_no_other_file(tmp_path: Path) -
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:"), ("::1", "[::1]:")])
 def test_the_tcp_address_is_written_down(tmp_path: Path, host: str, shown: str) -> None:
-    """With the port that the kernel chose; and not left behind."""
+    """A file holds the TCP address with the real port, and is removed on closing."""
     with opened(tmp_path, tcp=TcpListen(host, 0)) as (_, listener):
         address = (tmp_path / "tcp").read_text()
         assert address == f"{shown}{listener.socket.getsockname()[1]}\n"
@@ -211,13 +211,13 @@ def passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
 
 def activation(count: int, names: str | None, pid: int | None = None) -> dict[str, str]:
-    """The environment that systemd gives."""
+    """Return the environment of systemd's socket activation."""
     given = {"LISTEN_PID": str(pid or os.getpid()), "LISTEN_FDS": str(count), "HOME": "/"}
     return given if names is None else given | {"LISTEN_FDNAMES": names}
 
 
 def test_passed_sockets_are_used_instead_of_binding(tmp_path: Path, passed: list[str]) -> None:
-    """By their names, in any order; the environment is not left for children."""
+    """Inherited sockets are matched by name, in any order, and their variables are removed."""
     environ = activation(3, "shared:rpc:tcp")
     shared = SharedListen(tmp_path / "unused.sock")
     with opened(tmp_path / "run", shared, LOOPBACK, environ) as found:
@@ -233,7 +233,7 @@ def test_passed_sockets_are_used_instead_of_binding(tmp_path: Path, passed: list
 
 
 def test_what_is_not_passed_is_bound(tmp_path: Path, passed: list[str]) -> None:
-    """Only the private one here."""
+    """A socket that was not inherited is bound."""
     with opened(tmp_path / "run", None, LOOPBACK, activation(1, "rpc")) as found:
         assert found[0].socket.getsockname() == passed[0]
         assert isinstance(found[1].spec, TcpListen)
@@ -244,14 +244,14 @@ def test_what_is_not_passed_is_bound(tmp_path: Path, passed: list[str]) -> None:
 def test_passed_sockets_without_names_go_by_their_family(
     tmp_path: Path, passed: list[str], names: str | None
 ) -> None:
-    """A Unix socket is the private one, any other is for WebSocket, with or without configuration."""
+    """An unnamed Unix socket is the private one; any other family is for WebSocket."""
     with opened(tmp_path / "run", environ=activation(3, names)) as found:
         assert [type(listener.spec) for listener in found] == [RpcListen, RpcListen, TcpListen]
         assert found[0].name == f"unix:{passed[0]}"
 
 
 def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path, passed: list[str]) -> None:
-    """The variables were inherited."""
+    """Variables meant for another process are ignored."""
     environ = activation(3, "rpc:shared:tcp", pid=1)
     with opened(tmp_path / "run", environ=environ) as (listener,):
         assert listener.socket.getsockname() == str(tmp_path / "run" / "kheishd.sock")
@@ -261,7 +261,7 @@ def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path, passed: 
 
 
 async def test_without_descriptors_accepting_pauses(tmp_path: Path, nursery: trio.Nursery) -> None:
-    """It does not spin; who connected meanwhile is accepted once there is room."""
+    """Without descriptors, accepting pauses without spinning and resumes when one is free."""
     accepted: list[socket.socket] = []
     paused, freed = trio.Event(), trio.Event()
 
@@ -292,7 +292,7 @@ async def test_without_descriptors_accepting_pauses(tmp_path: Path, nursery: tri
 
 
 def _filled(stack: ExitStack) -> int:
-    """The highest descriptor, once all below it are taken: this process may have been given a high one."""
+    """Open descriptors until all low numbers are used, and return the highest one."""
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     while (filler := os.dup(0)) < highest:
         stack.callback(os.close, filler)
@@ -303,7 +303,7 @@ def _filled(stack: ExitStack) -> int:
 async def test_some_descriptors_are_nobodys_but_the_daemons(
     tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many connect, a run can still open what it needs; that accepting pauses is said once."""
+    """Clients cannot use up the descriptors that runs need, and the pause is logged once."""
     accepted: list[socket.socket] = []
     pauses = 0
 
@@ -339,7 +339,7 @@ async def test_some_descriptors_are_nobodys_but_the_daemons(
 
 
 async def test_what_is_accepted_does_not_block(tmp_path: Path, nursery: trio.Nursery) -> None:
-    """And many are accepted in turn."""
+    """Accepted sockets are non-blocking, and many are accepted in turn."""
     accepted: list[socket.socket] = []
     with opened(tmp_path) as (listener,), ExitStack() as stack:
         nursery.start_soon(accept_all, listener.socket, accepted.append, trio.lowlevel.checkpoint)
@@ -353,7 +353,7 @@ async def test_what_is_accepted_does_not_block(tmp_path: Path, nursery: trio.Nur
 
 
 async def test_a_broken_socket_is_an_error(tmp_path: Path) -> None:
-    """Nobody would ever be accepted again, so it is not passed over."""
+    """A broken listening socket raises an error."""
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf.sock"))
         deaf.setblocking(False)

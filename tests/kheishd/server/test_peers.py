@@ -1,4 +1,4 @@
-"""Who is on the other side, and what that allows."""
+"""Authentication: identities and their rights."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ OTHER_UID = 54_321
 
 
 def test_the_kernel_says_who_connected() -> None:
-    """Process, user and group of the other end."""
+    """The kernel names the process, user and group of the other end."""
     one, other = socket.socketpair()
     with one, other:
         assert peer_of(one) == SocketPeer(os.getpid(), os.getuid(), os.getgid())
@@ -35,7 +35,7 @@ def test_the_kernel_says_who_connected() -> None:
 
 @pytest.mark.parametrize("uid", [0, os.geteuid()])
 def test_the_daemon_s_own_user_and_root_may_do_everything(uid: int) -> None:
-    """On the private socket, without limits."""
+    """The daemon's user and root have every right on the private socket."""
     caller = find_private_caller(SocketPeer(1, uid, 1))
     assert caller.principal == f"uid:{uid}"
     assert caller.scopes == frozenset(SCOPES)
@@ -43,7 +43,7 @@ def test_the_daemon_s_own_user_and_root_may_do_everything(uid: int) -> None:
 
 
 def test_others_may_do_nothing_on_the_private_socket() -> None:
-    """And are told who they are."""
+    """Other users are refused on the private socket, with their uid in the hint."""
     with pytest.raises(PeerUnknown) as caught:
         find_private_caller(SocketPeer(1, OTHER_UID, 1))
     assert caught.value.hint == f"uid {OTHER_UID}"
@@ -57,7 +57,7 @@ GRANTS = (
 
 
 def test_a_grant_of_the_user_comes_before_one_of_the_group() -> None:
-    """The first of either counts."""
+    """A grant of the user precedes one of the group; the first of each applies."""
     caller = find_shared_caller(SocketPeer(1, 7, 50), GRANTS)
     assert caller.scopes == frozenset(("read", "operate"))
     assert (caller.agents, caller.senders) == (frozenset(("helper",)), frozenset())
@@ -66,7 +66,7 @@ def test_a_grant_of_the_user_comes_before_one_of_the_group() -> None:
 
 @pytest.mark.parametrize("uid", [0, 8])
 def test_without_a_grant_nobody_may_use_the_shared_socket(uid: int) -> None:
-    """Not even root: it has the private one."""
+    """A user without a grant is refused on the shared socket, even root."""
     with pytest.raises(PeerUnknown):
         find_shared_caller(SocketPeer(1, uid, 51), GRANTS)
 
@@ -82,13 +82,13 @@ def keep(tx: Transaction, token_id: str, digest: str, parent: str | None = None,
         parent_token_id=parent,
         revoked_at_ms=5 if token_id == "tok_revoked" else None,
     )
-    tx.put(TOKENS, token_id, value=TokenRecord(token=token, digest=digest))
+    tx.put(TOKENS, token_id, value=TokenRecord(token=token, digest=digest, created_cursor=1))
     tx.put(TOKENS_BY_DIGEST, digest, value=token_id)
 
 
 @pytest.fixture
 async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
-    """A store with tokens whose digests are their secrets."""
+    """Provide a store with tokens whose digests are their secrets."""
     monkeypatch.setattr("kheishd.server.peers.hash_secret", lambda secret: secret)
 
     def fill(tx: Transaction) -> None:
@@ -101,7 +101,7 @@ async def tokens(inline_state: State, monkeypatch: pytest.MonkeyPatch) -> State:
 
 
 async def test_a_token_says_what_its_bearer_may_do(tokens: State) -> None:
-    """Scopes, agents, senders and until when."""
+    """A token determines scopes, agents, senders and expiry."""
     with tokens.read() as store:
         caller, expires_at_ms = find_token_caller(store, "Bearer good", 999)
     assert caller.principal == "token:tok_good"
@@ -113,14 +113,14 @@ async def test_a_token_says_what_its_bearer_may_do(tokens: State) -> None:
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic good", "good"])
 async def test_no_token_is_missing(tokens: State, header: str | None) -> None:
-    """Whatever else the header says."""
+    """A header without a bearer token is refused as missing."""
     with tokens.read() as store, pytest.raises(TokenMissing):
         find_token_caller(store, header, 0)
 
 
 @pytest.mark.parametrize(("secret", "now_ms"), [("unknown", 0), ("good", 1000), ("revoked", 0), ("child", 0)])
 async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -> None:
-    """Unknown, expired, revoked, narrowed from a revoked one: the answer does not say which."""
+    """Unknown, expired and revoked tokens, and those narrowed from revoked ones, get the same refusal."""
     with tokens.read() as store, pytest.raises(TokenInvalid) as caught:
         find_token_caller(store, f"bearer {secret}", now_ms)
     assert caught.value.hint is None
@@ -139,7 +139,9 @@ async def test_a_bad_token_is_invalid(tokens: State, secret: str, now_ms: int) -
     ],
 )
 def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
-    """An address, this machine, what is configured; no origin, the host itself, a configured one."""
+    """Addresses, localhost and configured names pass; so do no origin, the host itself and configured
+    origins.
+    """
     require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
 
 
@@ -159,7 +161,7 @@ def test_known_hosts_and_origins_pass(host: str, origin: str | None) -> None:
     ],
 )
 def test_foreign_hosts_and_origins_do_not(host: str | None, origin: str | None, hint: str) -> None:
-    """A name that somebody points here, another site's page, and whatever makes no sense."""
+    """Foreign host names, foreign origins and malformed values are refused."""
     with pytest.raises(OriginForbidden) as caught:
         require_allowed_origin(host, origin, hosts=("kheish.example",), origins=("https://app.example",))
     assert caught.value.hint == hint

@@ -1,4 +1,4 @@
-"""Receipts: written with what they vouch for, forgotten in time."""
+"""Receipts: written in the transaction that they record, and expired in time."""
 
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ WEEK_MS = IDEMPOTENCY_RETENTION_MS
 
 
 class Asked:
-    """As much of a call as a receipt looks at."""
+    """The part of a call that receipts use."""
 
     def __init__(self, token_id: str | None = None) -> None:
         self.caller = Caller(
@@ -39,7 +39,7 @@ class Asked:
 
 
 def mutation(secret: str | None = None) -> Mutate:
-    """A mutation that gives what it got."""
+    """Return a mutation that returns its input."""
     row: Method[Any, Any] = Method(
         "toy.keep", "mutation", Keep, Kept, "A toy.", uncompared=("wait",), secret=secret
     )
@@ -57,7 +57,7 @@ def _kept(tx: Transaction, call: Call, plan: Keep) -> Kept:
 def run(
     store: Store, handler: Mutate, now_ms: int = NOW_MS, token_id: str | None = None, **params: Any
 ) -> Any:
-    """A change carried out: its value. Errors: what it raised."""
+    """Run a mutation and return its value. Errors: those of the mutation."""
     asked = Keep(**({"value": "a"} | params))
     change = MutationCommit(
         handler, cast("Call", Asked(token_id)), asked, asked, receipt_exclusions(handler.row)
@@ -74,18 +74,18 @@ def receipts(store: Store) -> int:
 
 
 def test_what_does_not_count_has_its_default() -> None:
-    """The key itself, ``check`` and what the row names."""
+    """The key, ``check`` and the params that the row excludes have their defaults in the digest."""
     assert receipt_exclusions(mutation().row) == {"idempotency_key": None, "check": False, "wait": False}
 
 
 def test_without_a_key_there_is_no_receipt(store: Store) -> None:
-    """Nothing is remembered that nobody asked to be."""
+    """A request without a key leaves no receipt."""
     run(store, mutation())
     assert receipts(store) == 0
 
 
 def test_a_receipt_holds_the_result_as_encoded(store: Store) -> None:
-    """And the repeated request gets those bytes."""
+    """A repeated request gets the bytes of the first result."""
     assert run(store, mutation(), idempotency_key="k") == Kept("a", 1)
     assert run(store, mutation(), idempotency_key="k", wait=True) == RepeatedResult(
         b'{"value":"a","number":1,"waited":0}'
@@ -94,7 +94,7 @@ def test_a_receipt_holds_the_result_as_encoded(store: Store) -> None:
 
 
 def test_a_secret_is_in_no_receipt(store: Store) -> None:
-    """It is told that it was shown."""
+    """A receipt holds no secret; a repeated request is refused as already shown."""
     run(store, mutation("secret"), idempotency_key="k")
     with store.read() as snapshot:
         stored = snapshot.get(RECEIPTS, "uid:0", "toy.keep", "k")
@@ -105,7 +105,7 @@ def test_a_secret_is_in_no_receipt(store: Store) -> None:
 
 
 def test_a_refusal_leaves_no_receipt(store: Store) -> None:
-    """The key may be used again."""
+    """The key of a refused request can be used again."""
     with pytest.raises(RunAlreadyEnded):
         run(store, mutation(), fail=True, idempotency_key="k")
     assert receipts(store) == 0
@@ -113,7 +113,7 @@ def test_a_refusal_leaves_no_receipt(store: Store) -> None:
 
 
 def test_a_check_is_taken_back(store: Store) -> None:
-    """With what it would have given, but for a secret."""
+    """A check is rolled back and returns its result with a placeholder for the secret."""
     with pytest.raises(DryRun) as caught:
         run(store, mutation(), check=True, idempotency_key="k")
     assert caught.value.result == Kept("a", 1)
@@ -124,15 +124,15 @@ def test_a_check_is_taken_back(store: Store) -> None:
 
 
 def put_token(store: Store, token_id: str, **fields: Any) -> None:
-    """A token, as its record."""
+    """Store a token's record."""
     grant = TokenGrant(scopes=[], expires_at_ms=fields.pop("expires_at_ms", None))
     token = Token(token_id=token_id, name="", grant=grant, created_at_ms=1, created_by="uid:0", **fields)
-    record = TokenRecord(token=token, digest="")
+    record = TokenRecord(token=token, digest="", created_cursor=1)
     store.submit(lambda tx: tx.put(TOKENS, token_id, value=record), NOW_MS).unwrap()
 
 
 def test_a_token_that_is_good_no_more_changes_nothing(store: Store) -> None:
-    """Though its request came before: what was revoked is behind it in the queue, and what it came of too."""
+    """A mutation queued behind the revocation of its token, or of a parent token, is refused."""
     put_token(store, "revoked", revoked_at_ms=2)
     put_token(store, "child", parent_token_id="revoked")
     put_token(store, "expired", expires_at_ms=NOW_MS)
@@ -146,13 +146,13 @@ def test_a_token_that_is_good_no_more_changes_nothing(store: Store) -> None:
 
 
 def test_a_key_is_measured_in_bytes(store: Store) -> None:
-    """256 of UTF-8."""
+    """A key has at most 256 bytes of UTF-8."""
     with pytest.raises(InvalidParams):
         run(store, mutation(), idempotency_key="é" * 129)
 
 
 def test_each_new_receipt_forgets_a_few_old_ones(store: Store) -> None:
-    """So that the table shrinks, and no one request pays for all of it."""
+    """Each new receipt deletes a few expired ones."""
     for number in range(10):
         run(store, mutation(), NOW_MS + number, idempotency_key=f"old {number}")
     later = NOW_MS + WEEK_MS + 8
@@ -165,7 +165,7 @@ def test_each_new_receipt_forgets_a_few_old_ones(store: Store) -> None:
 
 
 def test_a_key_used_again_after_its_time_has_one_receipt(store: Store) -> None:
-    """The new one takes the old one's place, in the index too."""
+    """A new receipt replaces the expired one, in the index too."""
     run(store, mutation(), idempotency_key="k")
     run(store, mutation(), NOW_MS + WEEK_MS, value="b", idempotency_key="k")
     assert receipts(store) == 1

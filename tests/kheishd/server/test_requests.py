@@ -11,7 +11,7 @@ from protocol.limits.rpc import MAX_LINE_BYTES
 
 
 class Job:
-    """An update that is still queued, or not any more."""
+    """An update that is queued or running."""
 
     def __init__(self, queued: bool) -> None:
         self.queued = queued
@@ -21,7 +21,7 @@ class Job:
 
 
 class Desk:
-    """Where answers and closed requests arrive."""
+    """A recorder of answers and closed requests."""
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
@@ -35,7 +35,7 @@ class Desk:
 
 
 def test_an_answer_closes_the_request_first() -> None:
-    """So that whoever sends it sees how many are still open."""
+    """A request is closed before its answer is sent."""
     desk = Desk()
     opened = desk.open()
     opened.finish(b"done")
@@ -44,7 +44,7 @@ def test_an_answer_closes_the_request_first() -> None:
 
 
 def test_a_refusal_is_an_answer_with_the_request_s_id() -> None:
-    """And names its reason."""
+    """A refusal is sent with the request's id and its reason."""
     desk = Desk()
     desk.open().refuse(RunNotFound())
     assert msgspec.json.decode(desk.answers[0])["id"] == 7
@@ -52,7 +52,7 @@ def test_a_refusal_is_an_answer_with_the_request_s_id() -> None:
 
 
 def test_what_is_queued_can_be_taken_back() -> None:
-    """It answers at once that it was cancelled."""
+    """A queued request is answered at once when it is cancelled."""
     desk = Desk()
     opened = desk.open()
     opened.job = Job(queued=True)
@@ -61,7 +61,7 @@ def test_what_is_queued_can_be_taken_back() -> None:
 
 
 def test_what_runs_cannot() -> None:
-    """Its result will answer; it remembers that it is not to be waited for."""
+    """A running request is answered by its result and no longer waits."""
     desk = Desk()
     opened = desk.open()
     opened.job = Job(queued=False)
@@ -71,7 +71,7 @@ def test_what_runs_cannot() -> None:
 
 
 def test_who_waits_is_woken() -> None:
-    """The task answers, with the refusal it was given."""
+    """Cancelling a waiting request wakes its task, which answers with the refusal."""
     opened = Desk().open(waits=True)
     opened.scope = trio.CancelScope()
     refusal = RunNotFound()
@@ -81,7 +81,7 @@ def test_who_waits_is_woken() -> None:
 
 
 def test_leaving_takes_nothing_back() -> None:
-    """A queued transaction goes on; only waiting ends."""
+    """A disconnect ends waits and keeps queued transactions."""
     desk = Desk()
     queued, waiting = desk.open(), desk.open(waits=True)
     queued.job = Job(queued=True)
@@ -93,7 +93,7 @@ def test_leaving_takes_nothing_back() -> None:
 
 
 def test_a_batch_answers_once_all_are_there() -> None:
-    """In one array, in the order they became ready; what has no answer leaves none."""
+    """A batch is answered in one array when all its answers are ready."""
     answers: list[bytes] = []
     gathering = BatchReply(answers.append)
     for _ in range(3):
@@ -107,14 +107,14 @@ def test_a_batch_answers_once_all_are_there() -> None:
 
 
 def test_a_batch_without_answers_sends_nothing() -> None:
-    """Not even an empty array."""
+    """A batch without answers sends nothing."""
     answers: list[bytes] = []
     BatchReply(answers.append).add(None)
     assert answers == []
 
 
 def test_a_batch_of_long_answers_is_cut_short() -> None:
-    """Once its answers fill a message, the rest is refused instead of held."""
+    """Requests of a batch are refused once its answers fill a message."""
     gathering = BatchReply(lambda answer: None)
     gathering.expect()
     gathering.room()

@@ -1,4 +1,4 @@
-"""Every connection together: who is let in, counted, drained, cut off."""
+"""The server: accepting, counting, draining and closing connections."""
 
 import logging
 import os
@@ -20,13 +20,13 @@ from tests.support.toys import Toys
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys) -> AsyncIterator[RpcServer]:
-    """A server with its private socket, and one for the group, which may read."""
+    """Provide a server with its private socket, and one for the group, which may read."""
     grants = (SocketGrant(gid=os.getgid(), scopes=("read",), agents=frozenset(("helper",))),)
     shared = SharedListen(tmp_path / "shared.sock", grants=grants)
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
@@ -42,7 +42,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_connections_and_subscriptions_are_counted(server: RpcServer) -> None:
-    """As they come and go."""
+    """The counts follow connections and subscriptions."""
     one, other = await server.connect(), await server.connect()
     await one.call("journal.subscribe")
     await other.call("rpc.ping")
@@ -54,7 +54,7 @@ async def test_connections_and_subscriptions_are_counted(server: RpcServer) -> N
 async def test_a_foreign_user_is_told_and_turned_away(
     server: RpcServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line says why; then the connection is closed, and was never counted."""
+    """A foreign user gets one refusal and is disconnected without being counted."""
     monkeypatch.setattr("kheishd.server.server.peer_of", lambda stream: SocketPeer(1, 54_321, 54_321))
     client = await server.connect()
     refusal = await client.read()
@@ -66,7 +66,7 @@ async def test_a_foreign_user_is_told_and_turned_away(
 
 
 async def test_a_grant_says_what_the_shared_socket_allows(server: RpcServer, tmp_path: Path) -> None:
-    """To read, here, and no more."""
+    """The grant of the shared socket allows reading and nothing else."""
     stream = await trio.open_unix_socket(str(tmp_path / "shared.sock"))
     async with Client(Lines(stream)) as client:
         assert await client.call("toy.read") is True
@@ -77,7 +77,7 @@ async def test_a_grant_says_what_the_shared_socket_allows(server: RpcServer, tmp
 
 
 async def test_draining_answers_and_closes(server: RpcServer, toys: Toys) -> None:
-    """What waits is refused, what is on its way to the disk is answered, what is followed ends."""
+    """Draining refuses waiting requests, answers committing ones and ends subscriptions."""
     client = await server.connect()
     await client.call("journal.subscribe", subscription="s")
     waiting = await client.request("toy.wait")
@@ -96,7 +96,7 @@ async def test_draining_answers_and_closes(server: RpcServer, toys: Toys) -> Non
 
 
 async def test_draining_does_not_wait_for_who_does_not_read(server: RpcServer) -> None:
-    """When its time is over it is over; what is left is cut off with the server."""
+    """Draining ends at its deadline even if a client does not read."""
     client = await server.connect()
     await client.request("toy.large", size=4_000_000)
     await until(lambda: any(each.unsent_bytes for each in server.server.list_connections()))
@@ -108,7 +108,7 @@ async def test_draining_does_not_wait_for_who_does_not_read(server: RpcServer) -
 async def test_a_connection_that_fails_harms_no_other(
     server: RpcServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged and over."""
+    """The error of one connection is logged and ends only that one."""
     neighbour = await server.connect()
     await neighbour.call("rpc.ping")
 
@@ -126,7 +126,7 @@ async def test_a_connection_that_fails_harms_no_other(
 
 
 async def test_a_freed_descriptor_is_heard_of(server: RpcServer) -> None:
-    """Whoever waits for one goes on when a connection ends."""
+    """The end of a connection wakes tasks that wait for a descriptor."""
     client = await server.connect()
     await client.call("rpc.ping")
     async with trio.open_nursery() as nursery:
@@ -135,7 +135,7 @@ async def test_a_freed_descriptor_is_heard_of(server: RpcServer) -> None:
 
 
 async def test_leaving_cuts_off_whoever_is_left(tmp_path: Path, toys: Toys) -> None:
-    """Without answers, but with the end of the connection."""
+    """Closing the server closes the remaining connections without answers."""
     async with rpc_server(tmp_path, toys.handlers()) as server:
         stream = await trio.open_unix_socket(str(server.path))
         client = Client(Lines(stream))

@@ -1,4 +1,4 @@
-"""Following: from a cursor to the present and on, without loss, at the peer's own pace."""
+"""Subscriptions: complete, in order and at the client's pace."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ import trio.testing
 
 from kheishd.core.text.scrub import Scrubber
 from kheishd.kernel.call import Caller
-from kheishd.kernel.live import OF_TOOLS, Live, Writing
+from kheishd.kernel.live import TOOL_KINDS, Live, LiveText
 from kheishd.kernel.state import State, open_state
 from kheishd.server.subscriptions import PAGE_ENTRIES, PAGING_S, Hub, Subscription
 from kheishd.store.environment import Transaction
@@ -36,7 +36,7 @@ OWNER = Caller("uid:0", frozenset(SCOPES))
 
 
 class Peer:
-    """A connection that keeps what it is sent, and takes it when told to."""
+    """A connection that records messages and takes them when told to."""
 
     def __init__(self, nursery: trio.Nursery, caller: Caller = OWNER) -> None:
         self.caller = caller
@@ -56,7 +56,7 @@ class Peer:
             self.clear = False
 
     def take(self) -> None:
-        """The peer takes all, and goes on taking."""
+        """Take everything, now and later."""
         self.stuck, self.clear = False, True
         self.wake()
 
@@ -71,7 +71,7 @@ class Peer:
         self._nursery.start_soon(work)
 
     def heard(self) -> list[tuple[str, dict[str, Any]]]:
-        """All that was sent: the kind of notification, and its params without the subscription."""
+        """Return every notification: its kind, and its params without the subscription."""
         found = []
         for message in map(msgspec.json.decode, self.sent):
             params = {name: value for name, value in message["params"].items() if name != "subscription"}
@@ -79,16 +79,16 @@ class Peer:
         return found
 
     def kinds(self) -> list[str]:
-        """The kinds of all that was sent."""
+        """Return the kinds of all sent notifications."""
         return [kind for kind, _ in self.heard()]
 
     def cursors(self) -> list[int]:
-        """The cursors of all events that were sent."""
+        """Return the cursors of all sent events."""
         return [params["cursor"] for kind, params in self.heard() if kind == "event"]
 
 
 class Stage:
-    """A state, live text, a hub that runs; and peers."""
+    """A state, live text, a running hub, and peers."""
 
     def __init__(self, state: State, nursery: trio.Nursery) -> None:
         self.state = state
@@ -106,7 +106,7 @@ class Stage:
         deltas: bool = False,
         until_settled: str | None = None,
     ) -> Peer:
-        """A peer with one subscription."""
+        """Return a peer with one subscription."""
         peer = Peer(self.nursery, caller)
         self.hub.subscribe(
             peer,
@@ -119,13 +119,13 @@ class Stage:
         return peer
 
     async def change(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Commit something, and let everybody hear of it."""
+        """Commit a change and let every subscription receive it."""
         result = await self.state.update(lambda tx: fn(tx, *args))
         await settle()
         return result
 
     async def add(self, count: int, session_id: str = "ses_1", title: str = "") -> list[int]:
-        """Commit some events of a session at once; their cursors."""
+        """Commit events of a session in one transaction and return their cursors."""
 
         def fill(tx: Transaction) -> list[int]:
             return [add_event(tx, session_id, title) for _ in range(count)]
@@ -141,7 +141,7 @@ async def settle() -> None:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """A store with the session ses_1 in it, at cursor 1."""
+    """Provide a store with the session ses_1 in it, at cursor 1."""
     async with open_state(tmp_path / "state", version="test", threaded=False) as state:
         async with trio.open_nursery() as nursery:
             stage = Stage(state, nursery)
@@ -154,7 +154,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 async def test_from_a_cursor_to_the_present_and_on(stage: Stage) -> None:
-    """History, one ``synced``, then what is new; each once, in order."""
+    """A subscription sends history, one ``synced``, then live events, each once and in order."""
     old = await stage.add(3)
     peer = stage.follow(after=old[0])
     await settle()
@@ -166,7 +166,7 @@ async def test_from_a_cursor_to_the_present_and_on(stage: Stage) -> None:
 
 
 async def test_from_now_on_without_a_cursor(stage: Stage) -> None:
-    """Nothing of the past."""
+    """Without a cursor, only new events are sent."""
     peer = stage.follow()
     await settle()
     assert peer.heard() == [("synced", {"cursor": 1})]
@@ -175,7 +175,7 @@ async def test_from_now_on_without_a_cursor(stage: Stage) -> None:
 
 @pytest.mark.parametrize("after", [3, 2**63, 10**30])
 async def test_a_cursor_beyond_the_present_waits_for_it(stage: Stage, after: int) -> None:
-    """Nothing up to it is sent, and nobody else is held up."""
+    """A cursor beyond the present skips events up to it and delays nobody."""
     peer = stage.follow(after=after)
     await settle()
     other = stage.follow()
@@ -186,7 +186,7 @@ async def test_a_cursor_beyond_the_present_waits_for_it(stage: Stage, after: int
 
 
 async def test_an_event_is_sent_as_it_is_stored(stage: Stage) -> None:
-    """To the byte, from the journal and from the hub."""
+    """An event is sent as its stored bytes, from the journal and from the hub."""
     peer = stage.follow(after=0)
     await stage.add(1, title="Überschrift \\ / \u2028")
     with stage.state.read() as store:
@@ -199,7 +199,7 @@ async def test_an_event_is_sent_as_it_is_stored(stage: Stage) -> None:
 
 
 async def test_events_of_one_commit_are_sent_together(stage: Stage) -> None:
-    """In one push."""
+    """The events of one commit are sent in one push."""
     peer = stage.follow()
     await settle()
     before = peer.pushes
@@ -208,7 +208,7 @@ async def test_events_of_one_commit_are_sent_together(stage: Stage) -> None:
 
 
 async def test_one_session_is_followed_alone(stage: Stage) -> None:
-    """Not the others, and not the daemon."""
+    """A subscription to one session receives no other events."""
     await stage.change(add_session, "ses_2")
     peer = stage.follow(Filter(session_id="ses_1"), 0)
     mine = await stage.add(1)
@@ -218,7 +218,7 @@ async def test_one_session_is_followed_alone(stage: Stage) -> None:
 
 
 async def test_one_run_is_followed_alone(stage: Stage) -> None:
-    """Its session is found by itself; other runs of it are passed over."""
+    """A subscription to one run finds its session and skips other runs."""
     await stage.change(put_run, "run_1", "ses_1", "running")
     peer = stage.follow(Filter(run_id="run_1"), 0)
     await stage.change(add_event, "ses_1", "", "run_2")
@@ -228,7 +228,7 @@ async def test_one_run_is_followed_alone(stage: Stage) -> None:
 
 
 async def test_types_choose_events(stage: Stage) -> None:
-    """An unknown type is simply never met."""
+    """A filter of types selects events; an unknown type matches none."""
     peer = stage.follow(Filter(types=["session_created", "no_such_type"]), 0)
     await stage.add(2)
     second = await stage.change(add_session, "ses_2")
@@ -236,7 +236,7 @@ async def test_types_choose_events(stage: Stage) -> None:
 
 
 async def test_a_subtree_holds_descendants_old_and_new(stage: Stage) -> None:
-    """Also those that come later, at any depth; not the parent's other children."""
+    """A subtree includes present and later descendants at any depth, and no siblings."""
     child = await stage.change(add_session, "ses_child", "default", "user", "ses_1")
     await stage.change(add_session, "ses_other")
     peer = stage.follow(Filter(session_id="ses_1", subtree=True), 0)
@@ -251,7 +251,7 @@ async def test_a_subtree_holds_descendants_old_and_new(stage: Stage) -> None:
 
 
 async def test_who_is_limited_follows_what_is_covered(stage: Stage) -> None:
-    """Agents and senders of the token; the daemon's own events are for those without limits."""
+    """A limited caller receives only events of its agents and senders, and none of the daemon's."""
     anns = await stage.change(add_session, "ses_ann", "helper", "ann")
     await stage.change(add_session, "ses_bob", "helper", "bob")
     limited = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozenset(("ann",)))
@@ -265,7 +265,7 @@ async def test_who_is_limited_follows_what_is_covered(stage: Stage) -> None:
 
 
 async def test_a_peer_that_reads_nothing_is_sent_nothing_and_loses_nothing(stage: Stage) -> None:
-    """It holds a cursor: whatever flows, no more than a page is on its way to it."""
+    """For a client that reads nothing, at most a page is in flight, and it loses nothing."""
     neighbour = stage.follow()
     peer = stage.follow()
     await settle()
@@ -284,7 +284,7 @@ async def test_a_peer_that_reads_nothing_is_sent_nothing_and_loses_nothing(stage
 
 
 async def test_history_is_sent_in_pages(stage: Stage) -> None:
-    """As the peer takes them."""
+    """History is sent in pages, as the client takes them."""
     cursors = []
     for _ in range(8):
         cursors += await stage.add(60, title="x" * 1000)
@@ -303,14 +303,14 @@ async def test_history_is_sent_in_pages(stage: Stage) -> None:
 
 @pytest.fixture
 def slow_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page takes most of the time that there is in one turn of the loop."""
+    """Make a page take most of the time of one turn of the loop."""
     clock = count()
     monkeypatch.setattr("kheishd.server.subscriptions.time.monotonic", lambda: next(clock) * PAGING_S * 0.8)
 
 
 @pytest.mark.usefixtures("slow_pages")
 async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> None:
-    """So many entries are looked at in one go, then it is somebody else's turn."""
+    """A search examines a limited number of entries per turn of the loop."""
     for _ in range(3):
         await stage.add(PAGE_ENTRIES)
     peer = stage.follow(Filter(types=["no_such_type"]), 0)
@@ -324,7 +324,7 @@ async def test_a_search_through_a_long_journal_lets_others_run(stage: Stage) -> 
 
 @pytest.mark.usefixtures("slow_pages")
 async def test_many_who_catch_up_take_turns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are not held up by how many they are: here a page takes all of a turn's time."""
+    """Subscriptions that catch up take turns, so others are not delayed."""
     await stage.add(PAGE_ENTRIES + 1)
     pages: list[int] = []
     send_page = Subscription._send_page
@@ -343,7 +343,7 @@ async def test_many_who_catch_up_take_turns(stage: Stage, monkeypatch: pytest.Mo
 
 
 async def test_who_leaves_while_behind_leaves_nothing(stage: Stage) -> None:
-    """Thousands may follow, and be gone before it is their turn."""
+    """A subscription that ends while it is behind leaves nothing in the queue."""
     peers = [stage.follow(after=0) for _ in range(20)]
     for peer in peers:
         assert peer.subscriptions is not None
@@ -355,7 +355,7 @@ async def test_who_leaves_while_behind_leaves_nothing(stage: Stage) -> None:
 
 
 async def test_who_takes_nothing_waits_in_a_task_of_its_own(stage: Stage) -> None:
-    """And goes on where it was, unless it has gone meanwhile."""
+    """A subscription of a slow client waits in a task and resumes, unless it has ended."""
     stays, leaves = stage.follow(after=0), stage.follow(after=0)
     stays.clear = leaves.clear = False
     await settle()
@@ -371,7 +371,7 @@ async def test_who_takes_nothing_waits_in_a_task_of_its_own(stage: Stage) -> Non
 async def test_many_who_follow_are_handed_what_is_new_in_several_turns(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each gets it once, also those who fall behind, leave and join in between."""
+    """New entries reach many subscriptions in several turns, each exactly once."""
     monkeypatch.setattr("kheishd.server.subscriptions.FOLLOWERS_AT_ONCE", 2)
     peers = [stage.follow(Filter(session_id="ses_1") if n % 2 else None) for n in range(10)]
     await settle()
@@ -392,7 +392,7 @@ async def test_many_who_follow_are_handed_what_is_new_in_several_turns(
 
 
 async def test_nobody_who_follows_costs_nothing(stage: Stage) -> None:
-    """The hub sleeps, and does not go through what was missed when somebody comes."""
+    """Without level subscriptions, the hub sleeps and skips the entries in between."""
     await stage.add(5)
     peer = stage.follow()
     await settle()
@@ -407,7 +407,7 @@ async def test_nobody_who_follows_costs_nothing(stage: Stage) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_nothing_is_lost_or_doubled(stage: Stage, seed: int) -> None:
-    """Whoever joins whenever, takes or does not, hears exactly what is after its cursor, in order."""
+    """Any mix of joining, taking and not taking delivers exactly the events after the cursor, in order."""
     chance = random.Random(seed)
     await stage.change(add_session, "ses_2")
     peers: list[tuple[Peer, str | None, int]] = []
@@ -445,7 +445,7 @@ async def test_nothing_is_lost_or_doubled(stage: Stage, seed: int) -> None:
 async def test_a_subscription_that_fails_harms_no_other(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged and over."""
+    """The error of one subscription is logged and ends only that one."""
     failing, other = stage.follow(), stage.follow()
     await settle()
 
@@ -463,7 +463,7 @@ async def test_a_subscription_that_fails_harms_no_other(
 
 
 async def test_pruned_history_is_a_gap(stage: Stage) -> None:
-    """Said before what comes after it, never passed over in silence."""
+    """Pruned history is reported as a gap before later events."""
     cursors = await stage.add(4)
     await stage.change(mark_pruned, "ses_1", cursors[1])
     peer = stage.follow(Filter(session_id="ses_1"), 1)
@@ -476,7 +476,7 @@ async def test_pruned_history_is_a_gap(stage: Stage) -> None:
 
 
 async def test_history_pruned_while_a_peer_was_slow_is_a_gap(stage: Stage) -> None:
-    """Its cursor is held, its history need not be."""
+    """History pruned while a client was slow is reported as a gap."""
     peer = stage.follow(Filter(session_id="ses_1"))
     await settle()
     peer.stuck = True
@@ -493,7 +493,7 @@ async def test_history_pruned_while_a_peer_was_slow_is_a_gap(stage: Stage) -> No
 
 
 async def test_whoever_follows_everything_hears_of_a_gap_once(stage: Stage) -> None:
-    """Up to the highest mark of all; what is left in between is sent."""
+    """A subscription to everything reports one gap, up to the highest mark."""
     cursors = await stage.add(3)
     await stage.change(mark_pruned, "*", cursors[1])
     peer = stage.follow(after=0)
@@ -507,7 +507,7 @@ async def test_whoever_follows_everything_hears_of_a_gap_once(stage: Stage) -> N
 
 
 async def test_a_run_is_followed_until_it_has_settled(stage: Stage) -> None:
-    """Its last event, then the end; nothing after."""
+    """A subscription to a run ends after its last event."""
     await stage.change(put_run, "run_1", "ses_1", "running")
     peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
     asked = await stage.change(ask, "run_1", "ses_1", "itm_1")
@@ -520,7 +520,7 @@ async def test_a_run_is_followed_until_it_has_settled(stage: Stage) -> None:
 
 
 async def test_a_run_that_has_settled_already_is_sent_and_ends(stage: Stage) -> None:
-    """History first."""
+    """A subscription to a settled run sends its history and ends."""
     ended = await stage.change(end, "run_1", "ses_1")
     peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
     await settle()
@@ -529,7 +529,7 @@ async def test_a_run_that_has_settled_already_is_sent_and_ends(stage: Stage) -> 
 
 
 async def test_waiting_for_a_person_is_settled_too(stage: Stage) -> None:
-    """Nothing more happens without one."""
+    """A subscription to a run ends when the run waits for a person."""
     await stage.change(put_run, "run_1", "ses_1", "running")
     peer = stage.follow(Filter(run_id="run_1"), 0, until_settled="run_1")
     await settle()
@@ -546,7 +546,7 @@ async def test_waiting_for_a_person_is_settled_too(stage: Stage) -> None:
 
 
 def texts(peer: Peer) -> list[tuple[int, int, str]]:
-    """The deltas: attempt, offset, text."""
+    """Return the deltas: attempt, offset, text."""
     return [
         (params["attempt"], params["offset"], params["text"])
         for kind, params in peer.heard()
@@ -554,17 +554,17 @@ def texts(peer: Peer) -> list[tuple[int, int, str]]:
     ]
 
 
-async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> Writing:
-    """A run is being answered."""
+async def writing(stage: Stage, *pieces: str, session_id: str = "ses_1", run_id: str = "run_1") -> LiveText:
+    """Create a run with an answer in progress."""
     await stage.change(ask, run_id, session_id, "itm_1")
     written = stage.live.begin(session_id, run_id, "itm_1", 1)
     for piece in pieces:
-        stage.live.text(written, "text", piece)
+        stage.live.append(written, "text", piece)
     return written
 
 
 async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
-    """To whoever asked for them, and no other."""
+    """Pieces of text are sent at once, only to subscriptions that request deltas."""
     peer = stage.follow(deltas=True)
     without = stage.follow()
     await settle()
@@ -578,42 +578,42 @@ async def test_pieces_are_sent_as_they_come(stage: Stage) -> None:
 
 
 async def test_a_new_follower_gets_the_text_so_far(stage: Stage) -> None:
-    """At offset 0, after it is synced; thinking before text."""
+    """A new subscription receives the text so far at offset 0, after ``synced``, thinking first."""
     written = await writing(stage, "Once", " upon")
-    stage.live.text(written, "thinking", "hm")
+    stage.live.append(written, "thinking", "hm")
     peer = stage.follow(Filter(run_id="run_1"), 0, deltas=True)
     await settle()
-    stage.live.text(written, "text", " a time")
+    stage.live.append(written, "text", " a time")
     assert peer.kinds() == ["event", "synced", "delta", "delta", "delta"]
     assert texts(peer) == [(1, 0, "hm"), (1, 0, "Once upon"), (1, 9, " a time")]
 
 
 async def test_a_slow_follower_gets_merged_text(stage: Stage) -> None:
-    """One piece for all it missed, then pieces again."""
+    """A slow client receives the missed text in one piece, then single pieces again."""
     peer = stage.follow(deltas=True)
     await settle()
     written = await writing(stage, "a")
     peer.stuck = True
     for piece in "bcdef":
-        stage.live.text(written, "text", piece)
+        stage.live.append(written, "text", piece)
     await settle()
     assert texts(peer) == [(1, 0, "a"), (1, 1, "b")]
     peer.take()
     await settle()
-    stage.live.text(written, "text", "g")
+    stage.live.append(written, "text", "g")
     assert texts(peer)[2:] == [(1, 2, "cdef"), (1, 6, "g")]
 
 
 async def test_a_slow_follower_gets_the_new_attempt_from_its_start(stage: Stage) -> None:
-    """What it had of the old one is worth nothing."""
+    """After a new attempt, a slow client receives its text from the start."""
     peer = stage.follow(deltas=True)
     await settle()
     written = await writing(stage, "old")
     peer.stuck = True
-    stage.live.text(written, "text", "er")
-    stage.live.text(written, "text", "!")
+    stage.live.append(written, "text", "er")
+    stage.live.append(written, "text", "!")
     written = stage.live.begin("ses_1", "run_1", "itm_1", 2)
-    stage.live.text(written, "text", "new")
+    stage.live.append(written, "text", "new")
     peer.take()
     await settle()
     assert texts(peer)[-1] == (2, 0, "new")
@@ -621,13 +621,13 @@ async def test_a_slow_follower_gets_the_new_attempt_from_its_start(stage: Stage)
 
 
 async def test_the_message_ends_the_text(stage: Stage) -> None:
-    """Who is slow gets the durable message instead of text that it holds."""
+    """A slow client receives the durable message instead of the missed text."""
     peer = stage.follow(deltas=True)
     await settle()
     written = await writing(stage, "a")
     peer.stuck = True
-    stage.live.text(written, "text", "b")
-    stage.live.text(written, "text", "c")
+    stage.live.append(written, "text", "b")
+    stage.live.append(written, "text", "c")
     ended = await stage.change(end, "run_1", "ses_1")
     peer.take()
     await settle()
@@ -636,14 +636,14 @@ async def test_the_message_ends_the_text(stage: Stage) -> None:
     stage.live.end(written)
 
 
-async def running(stage: Stage, *call_ids: str) -> list[Writing]:
-    """A run's tools run, side by side."""
+async def running(stage: Stage, *call_ids: str) -> list[LiveText]:
+    """Create a run whose tools run in parallel."""
     await stage.change(call, "run_1", "ses_1", *call_ids)
-    return [stage.live.begin("ses_1", "run_1", call_id, 1, OF_TOOLS) for call_id in call_ids]
+    return [stage.live.begin("ses_1", "run_1", call_id, 1, TOOL_KINDS) for call_id in call_ids]
 
 
 def outputs(peer: Peer) -> dict[str, str]:
-    """What tools wrote, by call, put together by offset: what comes after a gap is all there is."""
+    """Assemble the output of tools by call and offset; a gap starts it anew."""
     found: dict[str, tuple[int, str]] = {}
     for kind, params in peer.heard():
         if kind == "delta":
@@ -657,43 +657,43 @@ def outputs(peer: Peer) -> dict[str, str]:
 
 
 async def test_tools_that_run_side_by_side_are_heard(stage: Stage) -> None:
-    """Each under its call's id; one that has its result is heard no more, whoever is slow."""
+    """Each running tool is sent under its call's id until its result."""
     peer = stage.follow(deltas=True)
     await settle()
     one, other = await running(stage, "call_1", "call_2")
-    stage.live.text(one, "output", "a")
-    stage.live.text(other, "output", "b")
+    stage.live.append(one, "output", "a")
+    stage.live.append(other, "output", "b")
     assert outputs(peer) == {"call_1": "a", "call_2": "b"}
     peer.stuck = True
     for piece in "cde":
-        stage.live.text(one, "output", piece)
-        stage.live.text(other, "output", piece)
+        stage.live.append(one, "output", piece)
+        stage.live.append(other, "output", piece)
     await stage.change(call, "run_1", "ses_1", "call_2")
     peer.take()
     late = stage.follow(deltas=True)
     await settle()
-    stage.live.text(other, "output", "f")
+    stage.live.append(other, "output", "f")
     # What came when the peer was just stuck was sent still.
     assert outputs(peer) == {"call_1": "ac", "call_2": "bcdef"}
     assert outputs(late) == {"call_2": "bcdef"}
 
 
 async def test_who_falls_far_behind_a_tool_gets_the_end(stage: Stage) -> None:
-    """With its true offset, so that the gap shows; and so does whoever comes late."""
+    """A client far behind receives the end of a tool's output with its true offset."""
     peer = stage.follow(deltas=True)
     await settle()
     (written,) = await running(stage, "call_1")
-    stage.live.text(written, "output", "first ")
+    stage.live.append(written, "output", "first ")
     peer.stuck = True
     whole = "first "
     for number in range(2_000):
         piece = f"{number:099}\n"
-        stage.live.text(written, "output", piece)
+        stage.live.append(written, "output", piece)
         whole += piece
     late = stage.follow(deltas=True)
     peer.take()
     await settle()
-    stage.live.text(written, "output", "last")
+    stage.live.append(written, "output", "last")
     whole += "last"
     for each in (peer, late):
         text = outputs(each)["call_1"]
@@ -702,7 +702,7 @@ async def test_who_falls_far_behind_a_tool_gets_the_end(stage: Stage) -> None:
 
 
 async def test_text_of_others_is_not_heard(stage: Stage) -> None:
-    """The filter and the caller's limits hold for text as for events."""
+    """The filter and the caller's limits apply to text as well as to events."""
     await stage.change(add_session, "ses_2", "helper", "bob")
     limited = Caller("token:t", frozenset(("read",)), frozenset(("default",)))
     one_run = stage.follow(Filter(session_id="ses_1", run_id=None), deltas=True)
@@ -716,7 +716,7 @@ async def test_text_of_others_is_not_heard(stage: Stage) -> None:
 
 
 async def test_much_text_waits_for_room(stage: Stage) -> None:
-    """Of many runs being answered, each is sent when the peer has taken the one before."""
+    """The text of many runs is sent one run at a time, as the client takes it."""
     for number in range(5):
         await writing(stage, f"text {number}", run_id=f"run_{number}")
     peer = stage.follow(deltas=True)
@@ -733,7 +733,7 @@ async def test_much_text_waits_for_room(stage: Stage) -> None:
 
 
 async def test_what_became_a_secret_later_is_not_sent(stage: Stage) -> None:
-    """Though it stands in the journal as it was said."""
+    """A value that became a secret later is redacted from old events."""
     await stage.add(1, title="it is sk-12345")
     stage.state.store.set_scrub(Scrubber(["sk-12345"]).scrub_journal_line)
     peer = stage.follow(Filter(session_id="ses_1"), 1)
@@ -744,12 +744,12 @@ async def test_what_became_a_secret_later_is_not_sent(stage: Stage) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_text_is_whole_whoever_is_slow_when(stage: Stage, seed: int) -> None:
-    """Put together by offset, every follower has exactly what was written, with no hole ever."""
+    """Assembled by offset, every subscription has exactly the written text."""
     chance = random.Random(seed)
     peers: list[Peer] = []
     written = await writing(stage)
     for number in range(80):
-        stage.live.text(written, "text", f"<{number}>")
+        stage.live.append(written, "text", f"<{number}>")
         match chance.randrange(6):
             case 0:
                 peers.append(stage.follow(deltas=True))

@@ -1,4 +1,4 @@
-"""The TCP transport: who gets in, what closes a connection and with which code."""
+"""The TCP transport: authentication, closing, and close codes."""
 
 import ssl
 import struct
@@ -26,7 +26,7 @@ TCP = TcpListen("127.0.0.1", 0, hosts=("kheish.example",), origins=("https://app
 
 
 class Clock:
-    """A wall clock that tests move."""
+    """A wall clock that tests set."""
 
     def __init__(self) -> None:
         self.now_ms = 1_800_000_000_000
@@ -37,19 +37,19 @@ class Clock:
 
 @pytest.fixture
 def toys() -> Toys:
-    """The handlers, and what they do."""
+    """Provide the toy handlers."""
     return Toys()
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of day of the server."""
+    """Provide the server's time of day."""
     return Clock()
 
 
 @pytest.fixture
 async def server(tmp_path: Path, toys: Toys, clock: Clock) -> AsyncIterator[RpcServer]:
-    """A server with a TCP listener."""
+    """Provide a server with a TCP listener."""
     handlers = [*toys.handlers(), *rpc.HANDLERS, *journal.HANDLERS]
     async with rpc_server(tmp_path, handlers, tcp=TCP, clock=clock) as server:
         yield server
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def closed(client: Client) -> int:
-    """The code with which the server closes."""
+    """Return the code with which the server closes."""
     while True:
         try:
             await client.line()
@@ -76,7 +76,7 @@ async def closed(client: Client) -> int:
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """A frame as a client sends it, masked with zeros; for what the library would not send."""
+    """Return a client's frame, masked with zeros, for frames that the library does not send."""
     size = len(payload)
     if size < 126:
         head = bytes((0x80 | opcode, 0x80 | size))
@@ -95,7 +95,7 @@ async def send_raw(client: Client, data: bytes) -> None:
 
 
 async def test_a_bearer_gets_in(server: RpcServer) -> None:
-    """And is served as over any other transport."""
+    """A client with a token is served."""
     _, secret = await server.token()
     client = await server.connect_websocket(secret)
     assert await client.call("toy.echo", value="é") == {"value": "é", "size": 0, "items": []}
@@ -103,7 +103,7 @@ async def test_a_bearer_gets_in(server: RpcServer) -> None:
 
 
 async def test_without_a_token_there_is_no_way_in(server: RpcServer) -> None:
-    """Not from this machine either: 401, before any message."""
+    """A client without a token gets 401 before any message, also from this machine."""
     status, answer = await server.handshake()
     assert status == 401
     assert "WWW-Authenticate: Bearer" in answer
@@ -112,14 +112,14 @@ async def test_without_a_token_there_is_no_way_in(server: RpcServer) -> None:
 
 @pytest.mark.parametrize("secret", ["unknown", "kht_unknown", "é"])
 async def test_a_wrong_token_is_no_way_in(server: RpcServer, secret: str) -> None:
-    """Whatever is wrong with it."""
+    """An invalid token gets 401."""
     status, answer = await server.handshake(f"Authorization: Bearer {secret}")
     assert status in (400, 401)
     assert ("token_invalid" in answer) is (status == 401)
 
 
 async def test_revoked_and_expired_tokens_are_no_way_in(server: RpcServer, clock: Clock) -> None:
-    """From then on; nor is what was narrowed from a revoked one."""
+    """Revoked and expired tokens, and those narrowed from them, get 401."""
     parent, _ = await server.token()
     async with await server.connect() as client:
         child = (await client.call("token.narrow", token_id=parent))["secret"]
@@ -145,7 +145,7 @@ async def test_revoked_and_expired_tokens_are_no_way_in(server: RpcServer, clock
 async def test_pages_of_other_sites_are_kept_out(
     server: RpcServer, host: str | None, headers: list[str], status: int
 ) -> None:
-    """Even with a token, which a page could have been given."""
+    """A page of another site gets 403, even with a token."""
     _, secret = await server.token()
     found, answer = await server.handshake(f"Authorization: Bearer {secret}", *headers, host=host)
     assert found == status
@@ -153,12 +153,12 @@ async def test_pages_of_other_sites_are_kept_out(
 
 
 async def test_a_foreign_page_learns_nothing_about_tokens(server: RpcServer) -> None:
-    """403 comes before 401."""
+    """The origin is checked before the token."""
     assert (await server.handshake("Origin: http://evil.example"))[0] == 403
 
 
 async def test_only_one_path_is_served(server: RpcServer) -> None:
-    """A query after it does not matter."""
+    """Only one path is served; a query string is ignored."""
     _, secret = await server.token()
     bearer = f"Authorization: Bearer {secret}"
     assert (await server.handshake(bearer, path="/rpc?x=1"))[0] == 101
@@ -168,14 +168,14 @@ async def test_only_one_path_is_served(server: RpcServer) -> None:
 
 @pytest.mark.parametrize("request_bytes", [b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"hello\r\n\r\n"])
 async def test_what_is_not_http_is_refused(server: RpcServer, request_bytes: bytes) -> None:
-    """And is no news for the log."""
+    """Bytes that are not HTTP are refused without a log entry."""
     assert (await server.raw_http(request_bytes))[0] == 400
 
 
 async def test_headers_that_are_not_ascii_are_refused(
     server: RpcServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Before the library fails on them."""
+    """Headers that are not ASCII are refused before the library reads them."""
     _, secret = await server.token()
     assert (await server.handshake(f"Authorization: Bearer {secret}", "Connection: é"))[0] == 400
     assert caplog.text == ""
@@ -196,7 +196,7 @@ async def test_headers_that_are_not_ascii_are_refused(
 async def test_a_head_that_two_readers_could_read_differently_is_refused(
     server: RpcServer, headers: tuple[str, ...]
 ) -> None:
-    """What is judged stands there once, and nothing is announced that could hide another request."""
+    """A repeated checked header or a body is refused."""
     _, secret = await server.token()
     bearer = f"Authorization: Bearer {secret}"
     filled = [header.replace("{tcp}", str(server.tcp)) for header in headers]
@@ -205,12 +205,12 @@ async def test_a_head_that_two_readers_could_read_differently_is_refused(
 
 
 async def test_an_endless_head_is_refused(server: RpcServer) -> None:
-    """After sixteen kibibytes."""
+    """A head of more than sixteen kibibytes is refused."""
     assert (await server.raw_http(b"GET /rpc HTTP/1.1\r\nX: " + b"x" * 40_000))[0] == 400
 
 
 async def test_what_is_no_upgrade_is_refused(server: RpcServer) -> None:
-    """There is nothing else here."""
+    """A request that is no upgrade is refused."""
     _, secret = await server.token()
     head = f"GET /rpc HTTP/1.1\r\nHost: {server.tcp}\r\nAuthorization: Bearer {secret}\r\n\r\n"
     assert (await server.raw_http(head.encode()))[0] == 400
@@ -218,7 +218,7 @@ async def test_what_is_no_upgrade_is_refused(server: RpcServer) -> None:
 
 
 async def test_a_peer_that_says_nothing_is_let_go(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has some seconds for its handshake."""
+    """A client that sends nothing is disconnected after the handshake timeout."""
     monkeypatch.setattr("kheishd.server.websocket.HANDSHAKE_S", 0.01)
     address, _, port = str(server.tcp).rpartition(":")
     with trio.fail_after(10):
@@ -230,13 +230,13 @@ async def test_a_peer_that_says_nothing_is_let_go(server: RpcServer, monkeypatch
 
 
 async def connect(server: RpcServer, **grant: Any) -> Client:
-    """A connection with a token of its own."""
+    """Connect with a token of the test's own."""
     _, secret = await server.token(**grant)
     return await server.connect_websocket(secret)
 
 
 async def test_answers_may_be_long_and_many(server: RpcServer) -> None:
-    """More than the peer takes at once: it is not read until it has, and loses nothing."""
+    """A client that takes answers slowly is not read meanwhile and loses nothing."""
     client = await connect(server)
     async with trio.open_nursery() as nursery:
 
@@ -250,14 +250,14 @@ async def test_answers_may_be_long_and_many(server: RpcServer) -> None:
 
 
 async def test_binary_messages_are_refused(server: RpcServer) -> None:
-    """1003: a message is text."""
+    """A binary message closes the connection with 1003."""
     client = await connect(server)
     await send_raw(client, frame(2, b'{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}'))
     assert await closed(client) == 1003
 
 
 async def test_text_that_is_not_utf8_closes(server: RpcServer) -> None:
-    """1007, said to the peer."""
+    """Text that is not UTF-8 closes the connection with 1007."""
     client = await connect(server)
     await send_raw(client, frame(1, b'"\xff\xfe"'))
     assert await closed(client) == 1007
@@ -265,7 +265,7 @@ async def test_text_that_is_not_utf8_closes(server: RpcServer) -> None:
 
 @pytest.mark.parametrize("text", [b"x" * (MAX_LINE_BYTES + 1), "é".encode() * (MAX_LINE_BYTES // 2 + 1)])
 async def test_a_message_over_the_limit_closes(server: RpcServer, text: bytes) -> None:
-    """1009: in bytes, not characters."""
+    """A message over the limit, in bytes, closes the connection with 1009."""
     client = await connect(server)
     async with trio.open_nursery() as nursery:
 
@@ -280,7 +280,7 @@ async def test_a_message_over_the_limit_closes(server: RpcServer, text: bytes) -
 
 
 async def test_a_message_of_the_limit_is_taken(server: RpcServer) -> None:
-    """To the byte."""
+    """A message of exactly the limit is accepted."""
     client = await connect(server)
     head, tail = b'{"jsonrpc":"2.0","id":1,"method":"toy.echo","params":{"value":"', b'"}}'
     room = MAX_LINE_BYTES - len(head) - len(tail)
@@ -289,7 +289,7 @@ async def test_a_message_of_the_limit_is_taken(server: RpcServer) -> None:
 
 
 async def test_a_peer_that_closes_is_forgotten(server: RpcServer, toys: Toys) -> None:
-    """Its waiting ends."""
+    """A closed connection ends its waits."""
     client = await connect(server)
     await client.request("toy.wait")
     await until(lambda: toys.waiting == 1)
@@ -298,7 +298,7 @@ async def test_a_peer_that_closes_is_forgotten(server: RpcServer, toys: Toys) ->
 
 
 async def test_a_peer_that_vanishes_is_forgotten(server: RpcServer, toys: Toys) -> None:
-    """Without a word."""
+    """A client that vanishes without closing is forgotten."""
     client = await connect(server)
     await client.request("toy.wait")
     await until(lambda: toys.waiting == 1)
@@ -311,7 +311,7 @@ async def test_a_peer_that_vanishes_is_forgotten(server: RpcServer, toys: Toys) 
 
 
 async def test_revoking_a_token_closes_its_connections(server: RpcServer) -> None:
-    """And those of what was narrowed from it; others stay. What waits is refused, what follows ends."""
+    """Revoking a token closes its connections and those of tokens narrowed from it."""
     parent, secret = await server.token()
     one = await server.connect_websocket(secret)
     child = await server.connect_websocket((await one.call("token.narrow"))["secret"])
@@ -329,7 +329,7 @@ async def test_revoking_a_token_closes_its_connections(server: RpcServer) -> Non
 
 
 async def test_a_connection_ends_with_its_token(server: RpcServer, clock: Clock) -> None:
-    """When the token expires, not when it is next used."""
+    """A connection ends when its token expires."""
     clock.now_ms -= 59_990
     _, secret = await server.token(expires_in_s=60)
     clock.now_ms += 59_990
@@ -338,7 +338,7 @@ async def test_a_connection_ends_with_its_token(server: RpcServer, clock: Clock)
 
 
 async def test_a_token_s_limits_hold(server: RpcServer) -> None:
-    """Scopes, agents and senders; and what it makes is no wider."""
+    """The scopes, agents and senders of a token apply, and tokens made with it are no wider."""
     await server.state.update(lambda tx: add_session(tx, "ses_1", "other"))
     client = await connect(server, scopes=["read", "admin"], agents=["helper"])
     assert (await client.call("journal.read"))["events"] == []
@@ -353,7 +353,7 @@ async def test_a_token_s_limits_hold(server: RpcServer) -> None:
 
 
 async def test_draining_says_that_the_daemon_goes_away(server: RpcServer) -> None:
-    """1001."""
+    """Draining closes connections with 1001."""
     client = await connect(server)
     await client.call("rpc.ping")
     await server.server.drain(10)
@@ -364,7 +364,7 @@ async def test_draining_says_that_the_daemon_goes_away(server: RpcServer) -> Non
 
 
 async def test_tls_is_spoken_with_a_certificate(tmp_path: Path, toys: Toys) -> None:
-    """And only that; a peer that speaks plainly harms nobody."""
+    """With a certificate only TLS is served, and a plaintext client affects nobody."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -388,7 +388,7 @@ async def test_tls_is_spoken_with_a_certificate(tmp_path: Path, toys: Toys) -> N
 
 
 async def test_a_certificate_that_cannot_be_used_is_an_error(tmp_path: Path, toys: Toys) -> None:
-    """Found before anybody connects."""
+    """An unusable certificate raises an error before the first client."""
     spec = TcpListen("127.0.0.1", 0, tmp_path / "missing.pem", tmp_path / "missing.pem")
     with pytest.RaisesGroup(FileNotFoundError, flatten_subgroups=True):
         async with rpc_server(tmp_path, toys.handlers(), tcp=spec):

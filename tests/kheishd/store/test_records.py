@@ -17,8 +17,8 @@ TOKEN = Token(
 def test_records_come_back() -> None:
     """Stored as MessagePack, every record is what it was."""
     for record in (
-        Binding(session_id="ses_1", bound_at_ms=1),
-        TokenRecord(token=TOKEN, digest="00"),
+        Binding(session_id="ses_1", bound_at_ms=1, bound_cursor=1),
+        TokenRecord(token=TOKEN, digest="00", created_cursor=1),
         Receipt(params_digest=b"\x00\xff", result=b'{"a":1}', at_ms=1),
     ):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(record), type=type(record)) == record
@@ -26,5 +26,9 @@ def test_records_come_back() -> None:
 
 def test_a_record_of_a_newer_version_is_read() -> None:
     """Fields that this version does not know are passed over."""
-    newer = msgspec.msgpack.encode({"session_id": "ses_1", "bound_at_ms": 1, "colour": "blue"})
-    assert msgspec.msgpack.decode(newer, type=Binding) == Binding(session_id="ses_1", bound_at_ms=1)
+    newer = msgspec.msgpack.encode(
+        {"session_id": "ses_1", "bound_at_ms": 1, "bound_cursor": 1, "colour": "blue"}
+    )
+    assert msgspec.msgpack.decode(newer, type=Binding) == Binding(
+        session_id="ses_1", bound_at_ms=1, bound_cursor=1
+    )

@@ -97,7 +97,7 @@ def test_the_longest_keys_fit() -> None:
 
 def test_values_come_back() -> None:
     """A struct is MessagePack, text is UTF-8, bytes are themselves."""
-    binding = Binding(session_id="ses_1", bound_at_ms=5)
+    binding = Binding(session_id="ses_1", bound_at_ms=5, bound_cursor=5)
     assert CONVERSATIONS.decode(CONVERSATIONS.encode(binding)) == binding
     assert CURSORS.encode("Grüße") == "Grüße".encode()
     assert CURSORS.decode("Grüße".encode()) == "Grüße"

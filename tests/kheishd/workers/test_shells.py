@@ -14,8 +14,8 @@ from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.leftovers import home_id
 from kheishd.hooks.shells.files import ShellLog
-from kheishd.kernel.doctor import examine_whole
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
+from kheishd.records.doctor import examine_whole
 from kheishd.workers import shells as module
 from kheishd.workers.shells import MAX_STOP_SECONDS, BackgroundShell
 from protocol.errors.store import StorageFull
@@ -385,11 +385,11 @@ async def test_a_commit_is_retried_while_the_disk_is_full(
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     attempts = []
 
-    def record(tx: Any, task_id: str, over: ShellOutcome) -> None:
-        attempts.append(over)
+    def record(tx: Any, task_id: str, outcome: ShellOutcome) -> None:
+        attempts.append(outcome)
         if len(attempts) < 3:
             raise StorageFull
-        real(tx, task_id, over)
+        real(tx, task_id, outcome)
 
     real: Callable[..., None] = record_ended
     async with yard(tmp_path) as yard_, yard_.worked():

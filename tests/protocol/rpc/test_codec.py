@@ -43,12 +43,12 @@ HEADERS = b"".join(
 
 
 def shown(values: list[Value]) -> list[object]:
-    """Values in a form that compares."""
+    """Return values in a comparable form."""
     return [show(value) for value in values]
 
 
 def show(value: Value) -> object:
-    """A value in a form that compares."""
+    """Return a value in a comparable form."""
     match value:
         case Batch(items):
             return [show(item) for item in items]
@@ -63,14 +63,14 @@ def show(value: Value) -> object:
 
 
 def read(pieces: list[bytes], limit: int = MAX_LINE_BYTES) -> list[object]:
-    """What a codec makes of pieces and the end of input."""
+    """Return the values that a codec decodes from pieces and the end of input."""
     codec = Codec(limit)
     values = [value for piece in pieces for value in codec.feed(piece)]
     return shown(values + codec.eof())
 
 
 def reasons(values: list[object]) -> list[object]:
-    """The reason of each refusal, the type of everything else."""
+    """Return the reason of each refusal, the type of everything else."""
     return [value[0] if isinstance(value, tuple) else type(value) for value in values]
 
 
@@ -189,7 +189,7 @@ def test_idle_holds_nothing() -> None:
 
 
 def seconds_to_hold(megabytes: int, size: int) -> float:
-    """Processor time to take in that much of one line in pieces; the best of three."""
+    """Measure the processor time of buffering one line in pieces; the best of three."""
     took = []
     for _ in range(3):
         codec = Codec()

@@ -24,14 +24,14 @@ BY_NAME = {method["name"]: method for method in DOCUMENT["methods"]}
 
 
 def schema(name: str) -> dict[str, Any]:
-    """A schema that is kept beside this file, read by the rules of draft 7, for which it was written."""
+    """Return a schema stored beside the tests, validated by the rules of draft 7."""
     found: dict[str, Any] = json.loads((HERE / name).read_text())
     return found | {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 
 @pytest.fixture(scope="module")
 def meta() -> jsonschema_rs.Validator:
-    """The OpenRPC meta-schema. Nothing is fetched: what it refers to is here, too."""
+    """Return a validator of the OpenRPC meta-schema. Nothing is fetched."""
     inner = schema("json-schema-meta-schema.json")
     names = ("https://meta.json-schema.tools/", "https://meta.json-schema.tools")
     registry = jsonschema_rs.Registry([(name, inner) for name in names])
@@ -64,7 +64,7 @@ def test_encodes() -> None:
 
 
 def references(node: Any) -> Iterator[str]:
-    """Every reference in a document."""
+    """Yield every reference in a document."""
     if isinstance(node, dict):
         if isinstance(found := node.get("$ref"), str):
             yield found
@@ -105,7 +105,7 @@ def test_every_method_is_described(row: AnyMethod) -> None:
 
 
 def validator(node: dict[str, Any]) -> jsonschema_rs.Validator:
-    """A validator of a schema inside of the document."""
+    """Return a validator of a schema inside the document."""
     return jsonschema_rs.validator_for(node | {"components": DOCUMENT["components"]}, offline=True)
 
 
@@ -126,7 +126,7 @@ def test_the_description_is_true(row: AnyMethod, full: bool) -> None:
 
 
 def journal_lines() -> list[Any]:
-    """The lines of the corpus."""
+    """Return the lines of the corpus."""
     return [json.loads(line) for line in (HERE / "corpus/format-2.jsonl").read_bytes().splitlines()]
 
 

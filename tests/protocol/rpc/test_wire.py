@@ -19,7 +19,7 @@ from protocol.rpc.wire import Batch, Malformed, Notification, Request, Response,
 
 
 def malformed(data: bytes) -> Malformed:
-    """What ``data`` decodes as, which must be malformed."""
+    """Return the decoded value of ``data``, which must be malformed."""
     value = decode(data)
     assert isinstance(value, Malformed), value
     return value
@@ -30,7 +30,7 @@ def malformed(data: bytes) -> Malformed:
 
 
 def toy(method: str, params: Any) -> Any:
-    """The methods of the specification's examples."""
+    """Call a method of the specification's examples."""
     match method, params:
         case "subtract", [minuend, subtrahend]:
             return minuend - subtrahend
@@ -45,7 +45,7 @@ def toy(method: str, params: Any) -> Any:
 
 
 def answer(value: wire.Value) -> bytes | None:
-    """What the toy server answers."""
+    """Return the toy server's answer."""
     match value:
         case Batch(items):
             answers = [each for item in items if (each := answer(item)) is not None]
@@ -121,7 +121,7 @@ EXAMPLES = [
 
 
 def plain(answered: Any) -> Any:
-    """An answer without what the specification leaves to the server."""
+    """Return an answer without the parts that the specification leaves open."""
     if isinstance(answered, list):
         return [plain(each) for each in answered]
     assert answered.pop("jsonrpc") == "2.0"
@@ -261,7 +261,7 @@ def test_message_nested_too_deep(opening: bytes) -> None:
 
 
 def nested(levels: int) -> bytes:
-    """JSON that nests so deep, in both ways, with brackets in a string that do not count."""
+    """Return JSON nested this deep, in lists and objects, with brackets in a string that do not count."""
     pairs, odd = divmod(levels, 2)
     return b"[" * odd + b'{"[[\\"[[":[' * pairs + b"]}" * pairs + b"]" * odd
 
@@ -279,7 +279,7 @@ def test_nested_too_deep() -> None:
 
 
 def deep(levels: int) -> list[Any]:
-    """A list in a list in a list, deeper than any decoder would make it."""
+    """Return a list nested deeper than any decoder accepts."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value]

@@ -1,4 +1,4 @@
-"""The rules and grants of a session and a run, as the fold of events."""
+"""The rules and grants in the records of sessions and runs."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from msgspec import json
 from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import (
-    about,
-    changed,
-    granted,
-    kept_by_run,
-    kept_by_session,
-    spent,
-    too_many,
+    add_grant,
+    change_rules,
+    count_down,
+    evolve_run_grants,
+    evolve_session_grants,
+    find_rules_problem,
+    rule_key,
 )
 from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered
@@ -43,20 +43,20 @@ LS = Rule(tool="bash", subject="ls", decision="allow")
 WEB = Rule(tool="web*", decision="deny")
 
 
-def grant(grant_id: str, left: int | None = None, subject: str = "ls") -> Grant:
-    """A remembered approval."""
-    return Grant(grant_id=grant_id, tool="bash", granted_by="uid:0", subject=subject, remaining_uses=left)
+def grant(grant_id: str, uses: int | None = None, subject: str = "ls") -> Grant:
+    """Make a remembered approval."""
+    return Grant(grant_id=grant_id, tool="bash", granted_by="uid:0", subject=subject, remaining_uses=uses)
 
 
-def answered(remember: Any, grant_: Grant | None) -> ApprovalAnswered:
-    """A person's answer, and what is remembered of it."""
+def answer(remember: Any, created: Grant | None) -> ApprovalAnswered:
+    """Make a person's answer, with the grant that it creates."""
     return ApprovalAnswered(
-        approval_id="apr_1", call_id="c", decision="allow", remember=remember, grant=grant_
+        approval_id="apr_1", call_id="c", decision="allow", remember=remember, grant=created
     )
 
 
-def judged(*grant_ids: str | None) -> CallsJudged:
-    """Verdicts on calls, each by a grant or by none."""
+def verdicts_with(*grant_ids: str | None) -> CallsJudged:
+    """Make verdicts on calls, each by a grant or by none."""
     verdicts = [
         Verdict(call_id="c", tool="bash", decision="allow", base="ask", why="x", grant_id=grant_id)
         for grant_id in grant_ids
@@ -64,79 +64,81 @@ def judged(*grant_ids: str | None) -> CallsJudged:
     return CallsJudged(item_id="itm_1", verdicts=verdicts)
 
 
-def test_a_rule_replaces_the_one_about_the_same() -> None:
-    """So a layer never contradicts itself; what is removed is named by what it is about."""
+def test_change_rules() -> None:
+    """An added rule replaces one with the same key; a removed rule is named by its key."""
     deny = replace(LS, decision="deny")
-    rules = changed([LS, WEB], PermissionsChanged(add=[deny]))
+    rules = change_rules([LS, WEB], PermissionsChanged(add=[deny]))
     assert rules == [WEB, deny]
-    assert changed(rules, PermissionsChanged(remove=[RuleRef(tool="bash", subject="ls")])) == [WEB]
-    assert changed(rules, PermissionsChanged(remove=[RuleRef(tool="bash")])) == rules
-    assert changed([], PermissionsChanged(add=[LS, deny], remove=[RuleRef(tool="bash", subject="ls")])) == [
-        deny
-    ]
+    assert change_rules(rules, PermissionsChanged(remove=[RuleRef(tool="bash", subject="ls")])) == [WEB]
+    assert change_rules(rules, PermissionsChanged(remove=[RuleRef(tool="bash")])) == rules
+    assert change_rules(
+        [], PermissionsChanged(add=[LS, deny], remove=[RuleRef(tool="bash", subject="ls")])
+    ) == [deny]
 
 
 def test_rules_are_the_sessions_or_the_runs() -> None:
-    """An event of a run is the run's alone, though its session sees it, too."""
+    """A change for a run changes the run alone, though its session sees the event."""
     event = PermissionsChanged(add=[LS])
-    assert kept_by_session(SESSION, event, None).rules == [LS]
-    assert kept_by_session(SESSION, event, "run_1") is SESSION
-    assert kept_by_run(RUN, event).rules == [LS]
+    assert evolve_session_grants(SESSION, event, None).rules == [LS]
+    assert evolve_session_grants(SESSION, event, "run_1") is SESSION
+    assert evolve_run_grants(RUN, event).rules == [LS]
 
 
 def test_grants_are_kept_where_they_are_remembered() -> None:
-    """Both see each answer."""
+    """A grant belongs to the session or the run that remembers the answer."""
     for remember in ("once", "run", "session"):
-        event = answered(remember, grant("g"))
-        assert [each.grant_id for each in kept_by_run(RUN, event).grants] == ["g"] * (remember == "run")
-        session = kept_by_session(SESSION, event, "run_1")
-        assert [each.grant_id for each in session.grants] == ["g"] * (remember == "session")
-        assert kept_by_session(SESSION, answered(remember, None), "run_1") is SESSION
+        event = answer(remember, grant("g"))
+        assert [kept.grant_id for kept in evolve_run_grants(RUN, event).grants] == ["g"] * (remember == "run")
+        session = evolve_session_grants(SESSION, event, "run_1")
+        assert [kept.grant_id for kept in session.grants] == ["g"] * (remember == "session")
+        assert evolve_session_grants(SESSION, answer(remember, None), "run_1") is SESSION
 
 
 def test_a_grant_is_revoked_by_its_id() -> None:
-    """The others stay."""
+    """Revoking removes the named grant only."""
     session = replace(SESSION, grants=[grant("a"), grant("b")])
-    assert kept_by_session(session, PermissionsChanged(revoke=["a"]), None).grants == [grant("b")]
+    assert evolve_session_grants(session, PermissionsChanged(revoke=["a"]), None).grants == [grant("b")]
 
 
 def test_a_counted_grant_is_used_up() -> None:
-    """Each verdict that names it takes one, and at the last it is gone; one without a count stays."""
-    session = replace(SESSION, grants=[grant("a", left=3), grant("b")])
-    session = kept_by_session(session, judged("a", None, "a", "b"), "run_1")
-    assert session.grants == [grant("a", left=1), grant("b")]
-    assert kept_by_session(session, judged("a"), "run_1").grants == [grant("b")]
-    run = replace(RUN, grants=[grant("c", left=1)])
-    assert kept_by_run(run, judged("a", "c")).grants == []
+    """Each verdict counts its grant down, and the last use removes it; an unlimited one stays."""
+    session = replace(SESSION, grants=[grant("a", uses=3), grant("b")])
+    session = evolve_session_grants(session, verdicts_with("a", None, "a", "b"), "run_1")
+    assert session.grants == [grant("a", uses=1), grant("b")]
+    assert evolve_session_grants(session, verdicts_with("a"), "run_1").grants == [grant("b")]
+    run = replace(RUN, grants=[grant("c", uses=1)])
+    assert evolve_run_grants(run, verdicts_with("a", "c")).grants == []
 
 
-@pytest.mark.parametrize("event", [judged(None), judged("b"), judged("other"), RunReleased()])
-def test_what_changes_nothing_leaves_the_record_as_it_is(event: Any) -> None:
-    """The very same one, so that it is not written again."""
-    session = replace(SESSION, grants=[grant("a", left=3), grant("b")])
-    assert kept_by_session(session, event, "run_1") is session
+@pytest.mark.parametrize(
+    "event", [verdicts_with(None), verdicts_with("b"), verdicts_with("other"), RunReleased()]
+)
+def test_an_event_without_effect_returns_the_same_record(event: Any) -> None:
+    """The same object is returned, so the record is not written again."""
+    session = replace(SESSION, grants=[grant("a", uses=3), grant("b")])
+    assert evolve_session_grants(session, event, "run_1") is session
 
 
 def test_the_oldest_grant_makes_room() -> None:
-    """By number and by size; what would not fit alone is not kept, and pushes nothing out."""
-    many: list[Grant] = []
+    """The oldest grants are dropped by number and size; one that is too large alone is not added."""
+    numerous: list[Grant] = []
     for number in range(MAX_RULES + 2):
-        many = granted(many, grant(f"g{number}", subject=""))
-    assert many[-1].grant_id == f"g{MAX_RULES + 1}"
+        numerous = add_grant(numerous, grant(f"g{number}", subject=""))
+    assert numerous[-1].grant_id == f"g{MAX_RULES + 1}"
     long: list[Grant] = []
     for number in range(6):
-        long = granted(long, grant(f"g{number}", subject="x" * MAX_SUBJECT_BYTES))
-    assert [each.grant_id for each in long] == ["g3", "g4", "g5"]
-    assert granted(long, grant("huge", subject="x" * MAX_GRANTS_BYTES)) == long
+        long = add_grant(long, grant(f"g{number}", subject="x" * MAX_SUBJECT_BYTES))
+    assert [kept.grant_id for kept in long] == ["g3", "g4", "g5"]
+    assert add_grant(long, grant("huge", subject="x" * MAX_GRANTS_BYTES)) == long
 
 
-def test_a_layer_has_only_so_many_rules() -> None:
-    """Its limit is named."""
-    many = [Rule(tool=f"t{number}", decision="ask") for number in range(MAX_RULES + 1)]
-    assert too_many(many[:-1]) is None
-    assert str(MAX_RULES) in (too_many(many) or "")
+def test_find_rules_problem() -> None:
+    """The exceeded limit is named."""
+    rules = [Rule(tool=f"t{number}", decision="ask") for number in range(MAX_RULES + 1)]
+    assert find_rules_problem(rules[:-1]) is None
+    assert str(MAX_RULES) in (find_rules_problem(rules) or "")
     long = [Rule(tool=f"t{number}", decision="ask", note="x" * 1000) for number in range(5)]
-    assert str(MAX_RULES_BYTES) in (too_many(long) or "")
+    assert str(MAX_RULES_BYTES) in (find_rules_problem(long) or "")
 
 
 RULE = st.builds(
@@ -150,17 +152,17 @@ CHANGES = st.builds(PermissionsChanged, add=st.lists(RULE, max_size=4), remove=s
 
 
 @given(st.lists(CHANGES, max_size=5))
-def test_whatever_is_changed_there_is_one_rule_about_each(changes: list[PermissionsChanged]) -> None:
-    """The last one that was added, if nobody removed it since."""
+def test_rules_have_distinct_keys(changes: list[PermissionsChanged]) -> None:
+    """After any changes, each key has the rule that was added last."""
     rules: list[Rule] = []
     expected: dict[Any, Rule] = {}
     for change in changes:
-        rules = changed(rules, change)
+        rules = change_rules(rules, change)
         for ref in change.remove:
-            expected.pop(about(ref), None)
+            expected.pop(rule_key(ref), None)
         for rule in change.add:
-            expected[about(rule)] = rule
-    assert {about(rule): rule for rule in rules} == expected
+            expected[rule_key(rule)] = rule
+    assert {rule_key(rule): rule for rule in rules} == expected
     assert len(rules) == len(expected)
 
 
@@ -168,15 +170,17 @@ def test_whatever_is_changed_there_is_one_rule_about_each(changes: list[Permissi
     st.lists(st.builds(grant, st.text("ab", min_size=1, max_size=3), st.none() | st.integers(1, 3))),
     st.lists(st.text("ab", min_size=1, max_size=3), max_size=6),
 )
-def test_what_is_spent_only_ever_becomes_less(grants: list[Grant], used: list[str]) -> None:
-    """No count rises or falls to nothing and stays; and all of it fits into its record."""
-    left = spent(grants, judged(*used).verdicts)
-    assert [each.grant_id for each in left if each.remaining_uses is None] == [
-        each.grant_id for each in grants if each.remaining_uses is None
+def test_counts_only_decrease(grants: list[Grant], grant_ids: list[str]) -> None:
+    """No count increases or stays at zero, and all grants fit into the record."""
+    counted = count_down(grants, verdicts_with(*grant_ids).verdicts)
+    assert [remembered.grant_id for remembered in counted if remembered.remaining_uses is None] == [
+        remembered.grant_id for remembered in grants if remembered.remaining_uses is None
     ]
-    assert all(each.remaining_uses is None or each.remaining_uses > 0 for each in left)
-    assert sum(each.remaining_uses or 0 for each in left) <= sum(each.remaining_uses or 0 for each in grants)
+    assert all(remembered.remaining_uses is None or remembered.remaining_uses > 0 for remembered in counted)
+    assert sum(remembered.remaining_uses or 0 for remembered in counted) <= sum(
+        remembered.remaining_uses or 0 for remembered in grants
+    )
     kept: list[Grant] = []
-    for each in grants:
-        kept = granted(kept, each)
+    for remembered in grants:
+        kept = add_grant(kept, remembered)
     assert len(json.encode(kept)) <= MAX_GRANTS_BYTES

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kheishd.core.run.budget import added, cost_of, left_ms, micros, narrowest, shown, summed, time_up
+from kheishd.core.run.budget import (
+    accumulate_cost,
+    added,
+    cost_of,
+    left_ms,
+    micros,
+    narrowest,
+    shown,
+    time_up,
+)
 from kheishd.core.run.commands import (
     Answered,
     Ask,
@@ -97,7 +106,7 @@ def test_sums_of_money_lose_nothing(costs: list[Cost]) -> None:
     """Each currency by itself, to the micro."""
     total: list[Cost] = []
     for cost in costs:
-        total = summed(total, cost)
+        total = accumulate_cost(total, cost)
     assert {each.currency: each.micros for each in total} == {
         currency: sum(each.micros for each in costs if each.currency == currency)
         for currency in {each.currency for each in costs}

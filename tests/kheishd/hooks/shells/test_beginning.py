@@ -11,7 +11,7 @@ from kheishd.hooks.shells.beginning import begun
 from kheishd.hooks.workdir import open_workdir
 from kheishd.kernel.hook import Invocation, Outcome, ToolError
 from kheishd.kernel.state import State
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from kheishd.store.writer import Store

@@ -13,11 +13,11 @@ from trio.testing import MockClock
 from kheishd.hooks.composite import CompositeHook
 from kheishd.hooks.shells.files import ShellFiles
 from kheishd.hooks.tasks.part import MAX_LISTED, TaskTools
-from kheishd.kernel.doctor import examine_whole
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, ToolError
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import ShellOutcome, record_ended
+from kheishd.records.doctor import examine_whole
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Snapshot, Transaction
 from kheishd.store.tables import SESSIONS, TASKS
 from protocol.events.call import ToolReturned

@@ -247,7 +247,7 @@ async def test_journal_subscribe_ok_with_deltas(server: RpcServer, client: Clien
     """From now on, with text as it is written."""
     answer = await client.call("journal.subscribe", session_id="ses_1", deltas=True)
     assert (await client.next())[0] == "journal.synced"
-    server.live.text(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
+    server.live.append(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
     method, params = await client.next()
     assert method == "journal.delta"
     assert params == {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.indoubt import IndoubtAlreadyResolved, IndoubtNotFound

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from kheishd.kernel.call import Caller
-from kheishd.kernel.projections import APPROVAL_RECORDS, INDOUBT_RECORDS
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.approval import PENDING
 from kheishd.objects.people.listing import EventReader, find_record, list_records, writer_of
+from kheishd.records.approval import APPROVAL_RECORDS
+from kheishd.records.indoubt import INDOUBT_RECORDS
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.rpc import InvalidParams

@@ -11,8 +11,8 @@ from kheishd.core.permissions.judge import HookOpinion, ToolFacts, judge
 from kheishd.core.run.commands import Start
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, NeedsAnswer, NeedsApproval, SubHook, Tool
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.definition import AgentForbidden, AgentNotFound

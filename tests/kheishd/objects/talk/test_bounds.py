@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheishd.config.sections.permissions import PermissionsSection
-from kheishd.core.session import narrowest
+from kheishd.core.session import intersect_scopes
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
@@ -61,7 +61,7 @@ def test_no_session_is_wider_than_any_above_it(
     store = Family(family)
     bounds = [bounds_of(store, RUNTIME, member) for member in family]
     for depth, (one, above) in enumerate(zip(bounds[1:], bounds, strict=False), 1):
-        assert narrowest(one.scope, above.scope) == one.scope
+        assert intersect_scopes(one.scope, above.scope) == one.scope
         assert MODES.index(one.mode) <= MODES.index(above.mode)
         assert one.depth == depth
 

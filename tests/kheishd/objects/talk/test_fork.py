@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kheishd.core.context.transcript import Transcript
-from kheishd.store.tables import CHECKPOINTS, META
-from kheishd.workers.runs.transcript import TranscriptReader
+from kheishd.objects.talk.lineage import lineage
+from kheishd.store.tables import CHECKPOINTS, META, SESSIONS
+from kheishd.workers.runs.transcript import TranscriptReader, newest_checkpoint
 from protocol.errors.definition import AgentForbidden, AgentNotFound
 from protocol.errors.journal import CursorPruned
 from protocol.errors.rpc import InvalidParams
@@ -129,7 +130,7 @@ async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
         branched.pending = list(transcript.pending)
         branched.fold(Envelope(cursor=cursor + 1, at_ms=0), SessionCreated(agent="default"))
         reading = TranscriptReader(house.state, branch["session_id"])
-        assert (await reading.transcript()).messages == branched.messages
+        assert (await reading.read()).messages == branched.messages
         assert_valid(branched.messages)
         await send(house, branch["session_id"], "go on")
         assert_valid(house.models.asked[-1].messages)
@@ -192,9 +193,10 @@ async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> 
         branch = await fork(house, session_id, at=at)
         reading = TranscriptReader(house.state, branch["session_id"])
         with house.state.read() as store:
-            begun = reading._begin(store).cursor
+            record = store.need(SESSIONS, branch["session_id"])
+            begun = newest_checkpoint(store, lineage(store, record)).cursor
         assert begun == (0 if at == key[1] - 1 else key[1])
-        messages = texts_of(await reading.transcript())
+        messages = texts_of(await reading.read())
         assert messages == (await texts(house, session_id))[: len(messages)]
         assert (len(messages) == 28) == (at is None)
 

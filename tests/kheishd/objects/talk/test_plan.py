@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.plan import plan_of, todos_of
 from kheishd.objects.talk.session import view_of
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import JOURNAL
 from protocol.events.plan import PlanEntered, PlanExited, TodosWritten

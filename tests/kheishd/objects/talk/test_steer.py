@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kheishd.core.run.commands import Start
-from kheishd.objects.fold import SessionWriter
+from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol.errors.conversation import ConversationNotFound, SenderForbidden, SenderInvalid
 from protocol.errors.definition import AgentForbidden

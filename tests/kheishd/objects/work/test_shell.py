@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-from kheishd.kernel.doctor import examine_whole
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -16,6 +14,8 @@ from kheishd.objects.work.shell import (
     request_stop_all,
     require_room,
 )
+from kheishd.records.doctor import examine_whole
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_LIVE, SHELLS_STOPPING, TASKS
 from kheishd.store.writer import Store

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from kheishd.hooks.shells.files import ShellFiles
-from kheishd.kernel.doctor import examine_whole
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.work.shell import ShellOutcome, record_ended
+from kheishd.records.doctor import examine_whole
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, SHELLS_STOPPING, TASKS_OPEN, TASKS_WAITING
 from protocol.errors.rpc import IdempotencyConflict, InvalidParams

@@ -1,6 +1,5 @@
 """Tool calls in the worker's hands: what is journaled when, and what becomes of them whatever happens."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -11,12 +10,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.config.sections.permissions import PermissionsSection
-from kheishd.core.run.calls import IN_DOUBT, NOT_RUN, STOPPED
+from kheishd.config.sections.tools import ToolsSection
+from kheishd.core.run.calls import NOT_RUN, STOPPED
 from kheishd.core.run.commands import Ask, Start
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, ProbeResult, SubHook, Tool, ToolError
-from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
 from kheishd.objects.people import permission
 from kheishd.objects.talk import session
 from kheishd.objects.talk.send import send_to_session
@@ -24,10 +23,8 @@ from kheishd.store.blobs import read_blob
 from kheishd.store.commit import Group
 from kheishd.store.environment import Snapshot
 from kheishd.store.tables import SESSIONS
-from protocol.contract import Requirement
 from protocol.events.approval import ApprovalRequested
-from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
 from protocol.events.question import QuestionAsked
 from protocol.events.session import SessionRenamed
 from protocol.limits.call import MAX_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_TEXT_BYTES, MAX_WAITING_CALLS
@@ -35,14 +32,20 @@ from protocol.objects.permission import PermissionMode, PermissionUpdate, Rule
 from protocol.objects.question import Question
 from protocol.objects.run import SETTLED, SendResult
 from protocol.objects.session import CapabilityScope, SessionCreate, SessionSend, SessionUpdate
-from protocol.transcript import ToolCall, ToolResult
-from tests.support.desk import Desk, Scripted, full_disk, gives, open_desk, says, working
+from protocol.transcript import Item, ToolCall, ToolResult
+from tests.support.desk import (
+    Desk,
+    Scripted,
+    full_disk,
+    gives,
+    open_desk,
+    says,
+    working,
+)
 from tests.support.machine import allowed, answered, called, found, replied, resolved
 from tests.support.runtimes import make_runtime
 from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
-
-SAID = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
 
 
 def returned(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
@@ -509,172 +512,6 @@ async def test_an_orderly_stop_leaves_what_may_be_run_again_to_the_next(
 # The daemon dies.
 
 
-async def died(
-    tmp_path: Path, box: Toolbox, *parts: SAID, until: trio.Event | None = None
-) -> tuple[str, str]:
-    """A daemon dies with a call in its hands: what it left is in ``after``; the session and the run."""
-    async with workbench(tmp_path, box, *parts) as desk, working(desk):
-        sent = await desk.send()
-        await (until or box.reached).wait()
-        desk.leave_behind(tmp_path / "after")
-        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
-    return sent.session_id, sent.run_id
-
-
-async def test_a_call_that_may_be_run_again_is(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nobody needs to know."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("again", {"text": "a"})))
-    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        assert notes(tmp_path) == ["a"]
-        assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
-        assert desk.models.asked[-1].messages[-1].items == [ToolResult("call_1", "again", "noted: a")]
-
-
-async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its probe knows: the doubt is settled at once, and the model told how it is known."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="after"), calls(("note", {"text": "a"})))
-    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        assert notes(tmp_path) == ["a"]
-        assert desk.kinds(session_id)[-6:-3] == ["indoubt_opened", "indoubt_resolved", "tool_returned"]
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
-        assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
-        (settled,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtResolved))
-        assert (settled.outcome, settled.indoubt_id) == ("done", doubted.indoubt_id)
-        (result,) = returned(desk, session_id).values()
-        assert (result.how, result.is_error) == ("returned", False)
-        assert "took effect all the same: the line is there." in result.text
-
-
-class Scribe(SubHook):
-    """A part whose tool writes a file, and in which the daemon dies once it has been written."""
-
-    name = "scribe"
-    tools = (
-        Tool("scribble", "Write.", {"type": "object"}, "edit", writes=lambda arguments: [arguments["path"]]),
-    )
-
-    def __init__(self, found: ProbeResult) -> None:
-        self.found = found
-        self.reached = trio.Event()
-
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """It is written, but nobody hears of it any more."""
-        self.reached.set()
-        await trio.sleep_forever()
-        raise AssertionError
-
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """What the test says."""
-        return self.found
-
-
-@pytest.mark.parametrize(("outcome", "met"), [("done", [0]), ("unknown", [])])
-async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
-    tmp_path: Path, autojump_clock: MockClock, outcome: Any, met: list[int]
-) -> None:
-    """A run that must have written a file has, if the probe finds it; else it is reminded."""
-    scribe = Scribe(ProbeResult(outcome, "it was looked for"))
-    hooks = CompositeHook((scribe,))
-    wanted = [Requirement(type="workspace_file", path="a.md")]
-    write = ToolCall("call_1", "scribble", {"path": "a.md"})
-    async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
-        sent = await desk.send(completion_requirements=wanted)
-        await scribe.reached.wait()
-        desk.leave_behind(tmp_path / "after")
-    models = Scripted([lambda r: says("done")])
-    async with open_desk(tmp_path / "after", models, hooks=hooks) as desk, working(desk):
-        await desk.until(lambda: desk.ended(sent.run_id))
-        run = desk.run(sent.run_id)
-        assert (run.met_requirements, run.status) == (met, "completed" if met else "failed")
-        assert run.reminders == (0 if met else 2)
-
-
-async def test_a_call_that_took_no_effect_is_run(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Its probe knows that, too: it is journaled, and then it runs as it would have."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
-    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        assert notes(tmp_path) == ["a"]
-        (probed,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallProbed))
-        assert probed.note == "no line is there"
-        assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
-
-
-async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """It is not run again; an item says what is known, and the model is told plainly."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
-    (tmp_path / "work" / NOTES).write_text("of somebody else\n")
-    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        assert notes(tmp_path) == ["of somebody else"]
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
-        assert (doubted.tool, doubted.index, doubted.note) == ("note", 0, "other lines are there")
-        assert doubted.evidence == {"size": 0, "noting": "a"}
-        assert doubted.called_at_ms > 0
-        (result,) = returned(desk, session_id).values()
-        assert (result.how, result.text) == (
-            "in_doubt",
-            f"{IN_DOUBT} What is known: other lines are there.",
-        )
-        assert desk.run(run_id).status == "completed"
-
-
-async def test_a_call_whose_tool_is_gone_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nobody can ask it; what it noted is kept for an operator."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
-    async with workbench(tmp_path / "after", Toolbox(tools=())) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
-        assert (doubted.note, doubted.evidence) == ("the tool is gone", {"size": 0, "noting": "a"})
-
-
-async def test_a_call_whose_arguments_fit_no_longer_is_in_doubt(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """The tool is another one by now."""
-    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
-    changed = tool("note", schema={"type": "object", "required": ["line"]})
-    async with workbench(tmp_path / "after", Toolbox(tools=(changed,))) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
-        assert doubted.note == "its arguments no longer fit the tool"
-
-
-async def test_of_a_group_each_call_has_its_own_truth(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What had returned stays returned, the rest is looked into one by one."""
-    box = Toolbox(
-        tools=(tool("note", parallel=True), tool("again", parallel=True, repeatable=True)), holds="after"
-    )
-    trio_calls = calls(("note", {"text": "a"}), ("again", {"text": "b"}))
-    session_id, run_id = await died(tmp_path, box, trio_calls)
-    after = Toolbox(tools=box.tools)
-    async with workbench(tmp_path / "after", after) as desk, working(desk):
-        await desk.until(lambda: desk.ended(run_id))
-        assert after.did == ["again b"]
-        assert set(returned(desk, session_id)) == {"call_1", "call_2"}
-
-
-async def test_a_run_that_is_to_be_stopped_is_told_the_truth_about(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
-    """It died while it was being stopped: what its calls did is found out first."""
-    box = Toolbox(holds="after")
-    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
-        async with working(desk):
-            sent = await desk.send()
-            await box.reached.wait()
-            desk.leave_behind(tmp_path / "after")
-        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
-    async with workbench(tmp_path / "after", Toolbox()) as desk:
-        await desk.cancel(sent.run_id, follow=False)
-        async with working(desk):
-            await desk.until(lambda: desk.ended(sent.run_id))
-        (result,) = returned(desk, sent.session_id).values()
-        assert (result.how, desk.run(sent.run_id).status) == ("returned", "cancelled")
-
-
 async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -716,22 +553,6 @@ def _calling() -> Any:
 
 def _not_done(run: Any) -> Any:
     return found(run, 0, "not_done")
-
-
-async def test_evidence_is_found_among_much_else(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What a session takes in while a tool runs may be long; only what the call noted counts."""
-    box = Toolbox(holds="after")
-    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
-        sent = await desk.send()
-        await box.reached.wait()
-        for number in range(20):
-            await desk.send(f'"type":"tool_called" {number} ' + "x" * 50_000)
-        desk.leave_behind(tmp_path / "after")
-        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
-    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
-        await desk.until(lambda: desk.ended(sent.run_id))
-        (doubted,) = (e for _, e in desk.journal(sent.session_id) if isinstance(e, IndoubtOpened))
-        assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
 
 
 class Recorded(Toolbox):
@@ -887,7 +708,7 @@ async def test_a_full_disk_does_not_keep_the_daemon_from_stopping(
             await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = returned(desk, sent.session_id).values()
         assert (result.how, notes(tmp_path)) == ("returned", ["a"])
-    assert "not put down in order" in caplog.text
+    assert "could not be released" in caplog.text
 
 
 # A person is asked.
@@ -1149,3 +970,104 @@ async def test_who_fails_before_a_call_keeps_it_from_running(
         sent = await desk.ask()
         (result,) = returned(desk, sent.session_id).values()
         assert (result.how, result.text) == ("denied", "This was not allowed: not on a Sunday")
+
+
+# Limits of tools.
+
+
+class Slow(SubHook):
+    """A part whose tool takes an hour, if it may."""
+
+    name = "slow"
+    tools = (Tool("dawdle", "Wait.", {"type": "object"}, "read", timeout_s=7_200, parallel=True),)
+
+    def __init__(self) -> None:
+        self.open = self.most = 0
+
+    async def dispatch(self, use: Invocation) -> Outcome:
+        """Wait, and say so."""
+        use.stream("waiting")
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await trio.sleep_until(trio.current_time() + use.arguments.get("s", 3_600))
+        finally:
+            self.open -= 1
+        return Outcome("x" * use.arguments.get("gives", 0))
+
+
+def dawdles(*arguments: dict[str, Any]) -> list[Item]:
+    """Calls of the slow tool."""
+    return [ToolCall(f"call_{number}", "dawdle", each) for number, each in enumerate(arguments)]
+
+
+def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
+    """What calls gave."""
+    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
+
+
+async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A reload counts from the next batch on, also in a run that is at work."""
+    slow = Slow()
+    batch = dawdles(*[{"s": 1}] * 3)
+    models = Scripted([lambda r: gives(*batch), lambda r: gives(*batch), lambda r: says("done")])
+    limits = ToolsSection(max_parallel=1)
+    async with open_desk(tmp_path, models, hooks=CompositeHook((slow,)), tools=limits) as desk, working(desk):
+        sent = await desk.send()
+        await desk.until(lambda: len(results(desk, sent)) == 2)
+        assert slow.most == 1
+        desk.holder.replace(
+            make_runtime(2, models=models, hooks=CompositeHook((slow,)), tools=ToolsSection())
+        )
+        await desk.until(lambda: desk.ended(sent.run_id))
+        assert (slow.most, len(results(desk, sent))) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "arguments", "how", "said"),
+    [
+        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolsSection(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
+        (ToolsSection(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
+        (
+            ToolsSection(max_output_bytes=40_000),
+            [{"s": 1, "gives": 50_000}],
+            "returned",
+            "Of 50000 bytes of output the first 40000 were kept",
+        ),
+    ],
+)
+async def test_limits_of_tools_are_named(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    limits: ToolsSection,
+    arguments: list[dict[str, Any]],
+    how: str,
+    said: str,
+) -> None:
+    """The model reads which limit it was, and the run goes on."""
+    models = Scripted([lambda r: gives(*dawdles(*arguments)), lambda r: says("done")])
+    async with (
+        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        working(desk),
+    ):
+        sent = await desk.ask()
+        assert sent.status == "completed"
+        assert {(each.how, said in each.text) for each in results(desk, sent)} == {(how, True)}
+
+
+async def test_what_all_tools_of_a_run_give_together_is_limited(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Once it is over the limit nothing more is run, and the model answers with what there is."""
+    call = lambda r: gives(*dawdles({"s": 1, "gives": 600}))  # noqa: E731
+    models = Scripted([call, call, call, lambda r: says("done")])
+    limits = ToolsSection(max_run_output_bytes=1_000)
+    async with (
+        open_desk(tmp_path, models, hooks=CompositeHook((Slow(),)), tools=limits) as desk,
+        working(desk),
+    ):
+        sent = await desk.ask()
+        assert [each.how for each in results(desk, sent)] == ["returned", "returned", "failed"]
+        assert "gave 1200 bytes together" in results(desk, sent)[-1].text
+        assert sent.status == "completed"

@@ -15,8 +15,8 @@ from kheishd.core.context.reduction import SNIP_NOTE
 from kheishd.core.context.transcript import CHECKPOINT_EVENTS
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelFailure, ModelRequest, RouteSpec, TextDelta
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.talk.lineage import Segment
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from kheishd.workers.runs.transcript import newest_checkpoint

@@ -11,8 +11,8 @@ from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Invocation, Outcome, SubHook, Tool
 from kheishd.kernel.runtime import ModelEvent, ModelRequest
-from kheishd.objects.fold import SessionWriter
 from kheishd.objects.people import permission
+from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS
 from protocol.events.approval import ApprovalAnswered, ApprovalRequested

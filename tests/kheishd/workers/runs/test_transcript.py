@@ -13,8 +13,8 @@ from kheishd.hooks.output import Outputs
 from kheishd.objects.talk.lineage import Segment
 from kheishd.store.tables import BLOBS, CHECKPOINTS
 from kheishd.workers.runs.transcript import (
-    BYTES_AT_ONCE,
-    EVENTS_AT_ONCE,
+    MAX_READ_BYTES,
+    MAX_READ_EVENTS,
     Checkpoint,
     TranscriptReader,
     newest_checkpoint,
@@ -98,7 +98,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_passed_over(
             "You said: one",
             "two",
         ]
-    assert "passed over" in caplog.text
+    assert "unreadable checkpoint" in caplog.text
 
 
 async def test_a_long_answer_travels_without_a_checkpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -154,10 +154,10 @@ async def test_a_full_disk_does_without_a_checkpoint(tmp_path: Path, autojump_cl
     async with open_desk(tmp_path) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
         reading = TranscriptReader(desk.state, session_id)
-        await reading.transcript()
-        reading.became_shorter()
+        await reading.read()
+        reading.note_compaction()
         with full_disk():
-            await reading.keep()
+            await reading.save_checkpoint()
         assert desk.count(CHECKPOINTS) == 0
 
 
@@ -166,7 +166,7 @@ async def test_a_long_journal_is_read_a_piece_at_a_time(tmp_path: Path, autojump
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         session_id = (await desk.ask("one")).session_id
-        await desk.rename(session_id, times=2 * EVENTS_AT_ONCE)
+        await desk.rename(session_id, times=2 * MAX_READ_EVENTS)
         await desk.ask("two")
         assert [text_of(message.items) for message in models.asked[-1].messages] == [
             "one",
@@ -190,7 +190,7 @@ async def test_a_journal_of_long_lines_is_read_a_piece_at_a_time(
     models = Scripted()
     async with open_desk(tmp_path, models) as desk, working(desk):
         for _ in range(5):
-            await desk.ask("x" * (BYTES_AT_ONCE // 10))
+            await desk.ask("x" * (MAX_READ_BYTES // 10))
         reads.clear()
         await desk.ask("last")
         assert len(models.asked[-1].messages) == 11

@@ -324,7 +324,7 @@ async def test_a_run_whose_end_cannot_be_committed_is_given_up_alone(
             await desk.until(lambda: desk.run(sound.run_id).status == "completed")
             await wait_all_tasks_blocked()
             assert worker.active == 0
-    assert sum("could not even be failed" in record.message for record in caplog.records) == 1
+    assert sum("failure of a run could not be committed" in record.message for record in caplog.records) == 1
 
 
 async def test_runs_hold_the_runtime_they_began_with(tmp_path: Path, autojump_clock: MockClock) -> None:

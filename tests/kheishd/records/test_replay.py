@@ -1,16 +1,21 @@
 """A replayed stream agrees with the records, and each kind of damage to it is seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from kheishd.kernel.replay import Complaint, Damage, Difference, Replay
-from kheishd.store.environment import Transaction
-from kheishd.store.tables import CURSORS, JOURNAL, TOKENS
+from kheishd.records import replay as room
+from kheishd.records.doctor import examine_whole
+from kheishd.records.replay import Complaint, Damage, Difference, ExpectedRow, RecordReplay, Replay
+from kheishd.records.writer import SessionWriter
+from kheishd.store.environment import Snapshot, Transaction
+from kheishd.store.tables import APPROVALS, CURSORS, INDOUBTS, JOURNAL, QUESTIONS, RUNS
 from kheishd.store.writer import Store
-from protocol.events.session import SessionRenamed
+from protocol.events.indoubt import IndoubtResolved
+from protocol.events.session import SessionCreated, SessionRenamed
 from protocol.journal.envelope import DAEMON_STREAM
-from tests.support.histories import rich_history, spoil_line, token, update
+from protocol.journal.line import Unknown, decode_envelope, decode_event
+from tests.support.histories import indoubt_opened, rich_history, session_with_runs, spoil_line, token, update
 
 
 def replay(store: Store, stream: str, start: Replay | None = None) -> list[Complaint]:
@@ -36,7 +41,7 @@ def test_ended_runs_are_not_kept(store: Store) -> None:
     rich_history(store)
     kept = Replay("ses_a")
     replay(store, "ses_a", kept)
-    assert sorted(kept.runs) == ["run_ses_a_2", "run_ses_a_3"]
+    assert kept.records.held(RUNS) == [("run_ses_a_2",), ("run_ses_a_3",)]
 
 
 def flip(place: int) -> Callable[[bytes], bytes]:
@@ -92,19 +97,6 @@ def test_events_that_do_not_follow(store: Store) -> None:
     assert "does not follow" in found.message
 
 
-def test_a_token_that_nobody_made(store: Store) -> None:
-    """It would open doors; it is found and told to go."""
-    rich_history(store)
-
-    def forge(tx: Transaction) -> None:
-        record = tx.get(TOKENS, "tok_a")
-        assert record is not None
-        tx.put(TOKENS, "tok_forged", value=record)
-
-    update(store, forge)
-    assert replay(store, DAEMON_STREAM) == [Difference(TOKENS, ("tok_forged",), None, DAEMON_STREAM)]
-
-
 def test_a_replay_from_the_middle_checks_the_chain_only(store: Store) -> None:
     """Begun behind the first entries, it knows nothing of records and says nothing about them."""
     rich_history(store)
@@ -126,3 +118,59 @@ def test_a_replay_can_be_continued_after_more_was_written(store: Store) -> None:
             assert list(begun.entry(snapshot, cursor, stored)) == []
     token(store, "tok_2", revoked=True)
     assert replay(store, DAEMON_STREAM, begun) == []
+
+
+def rows_of(store: Store, replay: RecordReplay) -> list[ExpectedRow]:
+    """The rows that a replay of a whole stream expects, each compared with the stored one."""
+    with store.read() as snapshot:
+        rows = [row for event in folded(snapshot, replay) for row in event]
+        rows += replay.rest(snapshot)
+        for row in rows:
+            assert snapshot.get(row.table, *row.key) == row.value
+    return rows
+
+
+def folded(store: Snapshot, replay: RecordReplay) -> Iterator[list[ExpectedRow]]:
+    """Replay the stream's events; yield the rows that each of them settles."""
+    for _, line in store.entries(replay.stream):
+        event = decode_event(line)
+        assert not isinstance(event, Unknown)
+        yield list(replay.fold(store, decode_envelope(line), event))
+
+
+def test_a_replay_holds_only_records_that_may_still_change(store: Store) -> None:
+    """It gives final ones at once and forgets them; it gives the others at the end."""
+    session_with_runs(store, "ses_f", "withdrawn", "doubted", "settled", "asking")
+    replay = RecordReplay("ses_f")
+    rows = rows_of(store, replay)
+    assert replay.held(APPROVALS) == [("apr_run_ses_f_3",)]
+    assert replay.held(QUESTIONS) == [("qst_run_ses_f_3",)]
+    assert replay.held(INDOUBTS) == [("dbt_run_ses_f_1",)]
+    assert sorted(row.key for row in rows if row.table is APPROVALS) == [
+        ("apr_run_ses_f_0",),
+        ("apr_run_ses_f_3",),
+    ]
+
+
+def test_a_replay_puts_records_aside_beyond_its_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never holds more than so many, and works out all the same what each of them must be."""
+    monkeypatch.setattr(room, "MAX_KEPT", 4)
+    names = [f"dbt_{number:02}" for number in range(20)]
+
+    def write(tx: Transaction) -> None:
+        writer = SessionWriter(tx, "s", session=None)
+        writer.append(SessionCreated(agent="default"))
+        for name in names:
+            writer.append(indoubt_opened(name), run_id="r")
+        for name in names[::3]:
+            resolved = IndoubtResolved(indoubt_id=name, call_id="c", tool="t", outcome="done")
+            writer.append(resolved, run_id="r")
+        writer.write()
+
+    update(store, write)
+    replay = RecordReplay("s")
+    with store.read() as snapshot:
+        assert max(len(replay.held(INDOUBTS)) for _ in folded(snapshot, replay)) == 4
+    rows = rows_of(store, RecordReplay("s"))
+    assert {row.key[0] for row in rows if row.table is INDOUBTS} == set(names)
+    assert examine_whole(store.read, deep=True).findings == []

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kheishd.kernel.doctor import examine_whole
-from kheishd.kernel.repair import repair
+from kheishd.records.doctor import examine_whole
+from kheishd.records.repair import repair
 from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RECEIPTS, RECEIPTS_BY_AGE, TABLES, Table
 from kheishd.store.writer import Store
 from tests.support.histories import NOW_MS, derived, dump, rich_history, spoil_line, update

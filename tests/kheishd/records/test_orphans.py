@@ -3,16 +3,18 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from kheishd.kernel.rows import CHECKS, Check
-from kheishd.store.tables import APPROVALS_WAITING, BLOBS, JOURNAL, META, TABLES
+from kheishd.records.orphans import CHECKS, OrphanCheck
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import APPROVALS_WAITING, BLOBS, JOURNAL, META, TABLES, TOKENS, TOKENS_BY_DIGEST
 from kheishd.store.writer import Store
 from tests.support.histories import rich_history, update
 
 NO_REASON_NEEDED = {JOURNAL, BLOBS, META}
 
 
-def complaints(store: Store, check: Check) -> list[str]:
+def complaints(store: Store, check: OrphanCheck) -> list[str]:
     """What is wrong with the rows of one table."""
     with store.read() as snapshot:
         found = [check.examine(snapshot, key, value) for key, value in snapshot.scan(check.table)]
@@ -25,14 +27,14 @@ def test_every_table_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
-def test_a_healthy_table(store: Store, check: Check) -> None:
+def test_a_healthy_table(store: Store, check: OrphanCheck) -> None:
     """Nothing to complain about."""
     rich_history(store)
     assert complaints(store, check) == []
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.table.name)
-def test_a_row_out_of_nowhere(store: Store, check: Check) -> None:
+def test_a_row_out_of_nowhere(store: Store, check: OrphanCheck) -> None:
     """A row of another key, though its value is a good one, has no reason."""
     rich_history(store)
     with store.read() as snapshot:
@@ -53,3 +55,18 @@ def test_an_index_row_that_names_nothing(store: Store) -> None:
     (check,) = [check for check in CHECKS if check.table is APPROVALS_WAITING]
     update(store, lambda tx: tx.put(APPROVALS_WAITING, 10**15, value=""))
     assert len(complaints(store, check)) == 1
+
+
+def test_a_forged_token_is_an_orphan(store: Store) -> None:
+    """A copy of a real token under another id, with an index row for its secret, opens nothing for long."""
+    rich_history(store)
+
+    def forge(tx: Transaction) -> None:
+        record = tx.need(TOKENS, "tok_a")
+        forged = replace(record, token=replace(record.token, token_id="tok_forged"), digest="forged")
+        tx.put(TOKENS, "tok_forged", value=forged)
+        tx.put(TOKENS_BY_DIGEST, "forged", value="tok_forged")
+
+    update(store, forge)
+    (check,) = [check for check in CHECKS if check.table is TOKENS]
+    assert complaints(store, check) == ["tokens tok_forged has no reason in the journal"]

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import trio
 
-from kheishd.kernel import doctor
-from kheishd.kernel.doctor import Examination, examine, examine_whole
 from kheishd.kernel.state import State
+from kheishd.records import doctor
+from kheishd.records.doctor import Examination, examine, examine_whole
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import BLOBS, CHECKPOINTS, JOURNAL, META, RUNS, Key, Table
 from kheishd.store.writer import Store
@@ -131,7 +131,7 @@ async def test_online_it_lets_others_go_on(state: State) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(beside)
-        diagnosis = await examine(state, deep=True)
+        diagnosis = await examine(state.read, deep=True)
         done.set()
     assert diagnosis.events == 50
     assert diagnosis.findings == []

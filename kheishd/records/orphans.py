@@ -1,0 +1,124 @@
+"""Orphan rows: rows that no event or record accounts for, found table by table, row by row.
+
+The replay finds rows that the journal requires and a table lacks; this finds rows that a table has and the
+journal does not account for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from kheishd.records.projection import IndexRow
+from kheishd.records.registry import REGISTRY
+from kheishd.records.replay import Difference
+from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, Key, Table
+from protocol.journal.line import decode_envelope, decode_event
+
+if TYPE_CHECKING:
+    from kheishd.records.projection import DerivedIndex, Projection
+    from kheishd.store.environment import Snapshot
+    from kheishd.store.records import Receipt
+
+IsExplained = Callable[["Snapshot", Key, Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanCheck:
+    """A table, and the function that returns whether one of its rows has a reason to exist."""
+
+    table: Table[Any]
+    is_explained: IsExplained
+
+    def examine(self, store: Snapshot, key: Key, value: Any) -> Difference | None:
+        """Return the instruction to delete a row if it is an orphan, else None."""
+        try:
+            explained = self.is_explained(store, key, value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # The row's reason cannot be read. That is a finding of its own, and no reason to delete the row.
+            explained = True
+        return None if explained else Difference(self.table, key, None, "")
+
+
+def _record_check(projection: Projection[Any]) -> OrphanCheck:
+    """Return the check of a table of records: the journal has the event that began each of them."""
+
+    def is_explained(store: Snapshot, key: Key, record: Any) -> bool:
+        source = projection.source(store, key, record)
+        entry = store.entry(*source) if source is not None else None
+        if entry is None:
+            return False
+        event = decode_event(entry[1])
+        return (
+            isinstance(event, projection.begins) and projection.key(decode_envelope(entry[1]), event) == key
+        )
+
+    return OrphanCheck(projection.table, is_explained)
+
+
+def _record_id(table: Table[Any], key: Key, value: Any) -> Any:
+    return key[-1] if table.value is bytes else value
+
+
+def _index_check(table: Table[Any]) -> OrphanCheck:
+    """Return the check of an index: a record of one of its types gives each row."""
+    projections = [projection for projection in REGISTRY.projections if table in projection.indexes]
+
+    def is_explained(store: Snapshot, key: Key, value: Any) -> bool:
+        record_id = _record_id(table, key, value)
+        if not record_id:
+            return False
+        row = IndexRow(table, key, value)
+        records = ((projection, store.get(projection.table, record_id)) for projection in projections)
+        return any(record is not None and row in projection.rows(record) for projection, record in records)
+
+    return OrphanCheck(table, is_explained)
+
+
+def _derived_check(index: DerivedIndex[Any]) -> OrphanCheck:
+    """Return the check of a derived index: the owner of the record that a row names gives the row."""
+    projection, owner_of = index.sources[0]
+
+    def is_explained(store: Snapshot, key: Key, value: Any) -> bool:
+        record_id = _record_id(index.table, key, value)
+        record = store.get(projection.table, record_id) if record_id else None
+        owner = store.get(index.owner.table, *owner_of(record)) if record is not None else None
+        return owner is not None and IndexRow(index.table, key, value) in index.rows(store, owner)
+
+    return OrphanCheck(index.table, is_explained)
+
+
+def _is_receipt_explained(store: Snapshot, key: Key, receipt: Receipt) -> bool:
+    return store.get(RECEIPTS_BY_AGE, receipt.at_ms, *key) is not None
+
+
+def _is_receipt_age_explained(store: Snapshot, key: Key, value: bytes) -> bool:
+    receipt = store.get(RECEIPTS, *key[1:])
+    return receipt is not None and receipt.at_ms == key[0]
+
+
+def _is_checkpoint_explained(store: Snapshot, key: Key, value: bytes) -> bool:
+    return bool(key[1] <= store.head(key[0])[0])
+
+
+def _is_cursor_explained(store: Snapshot, key: Key, stream: str) -> bool:
+    return store.entry(stream, key[0]) is not None
+
+
+def _checks() -> Iterator[OrphanCheck]:
+    for projection in REGISTRY.projections:
+        yield _record_check(projection)
+    for table in dict.fromkeys(index for projection in REGISTRY.projections for index in projection.indexes):
+        yield _index_check(table)
+    for index in REGISTRY.derived:
+        yield _derived_check(index)
+    yield OrphanCheck(RECEIPTS, _is_receipt_explained)
+    yield OrphanCheck(RECEIPTS_BY_AGE, _is_receipt_age_explained)
+    yield OrphanCheck(CHECKPOINTS, _is_checkpoint_explained)
+    yield OrphanCheck(CURSORS, _is_cursor_explained)
+
+
+CHECKS: Final[tuple[OrphanCheck, ...]] = tuple(_checks())

@@ -1,0 +1,40 @@
+"""Records of questions to a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kheishd.core import question
+from kheishd.records.pending import pending_rows
+from kheishd.records.projection import Projection, key_in, source_in_session
+from kheishd.store.tables import DEADLINES, QUESTIONS, QUESTIONS_WAITING, RECORDS_BY_RUN, RECORDS_BY_SESSION
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+
+if TYPE_CHECKING:
+    from kheishd.records.projection import IndexRow
+    from protocol.objects.question import QuestionRequest
+
+QUESTION: Final = "question"
+
+
+def _is_final(record: QuestionRequest) -> bool:
+    return record.status != "pending"
+
+
+def _rows(record: QuestionRequest) -> frozenset[IndexRow]:
+    pending = None if _is_final(record) else QUESTIONS_WAITING
+    return pending_rows(QUESTION, record.question_id, record, pending, record.expires_at_ms)
+
+
+QUESTION_RECORDS: Final = Projection(
+    kind=QUESTION,
+    table=QUESTIONS,
+    begins=QuestionAsked,
+    events=(QuestionAsked, QuestionAnswered, QuestionLapsed),
+    key=key_in("question_id"),
+    evolve=question.evolve,
+    source=source_in_session,
+    final=_is_final,
+    rows=_rows,
+    indexes=(RECORDS_BY_SESSION, RECORDS_BY_RUN, QUESTIONS_WAITING, DEADLINES),
+)

@@ -1,0 +1,68 @@
+"""All projections and derived indexes, and the projections that an event concerns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kheishd.records.approval import APPROVAL_RECORDS
+from kheishd.records.conversation import CONVERSATION_RECORDS
+from kheishd.records.indoubt import INDOUBT_RECORDS
+from kheishd.records.permission import PERMISSION_RECORDS
+from kheishd.records.projection import DerivedIndex, Projection, stream_kind
+from kheishd.records.question import QUESTION_RECORDS
+from kheishd.records.run import PINNED_RECORDS, READY_RUNS, RUN_RECORDS
+from kheishd.records.session import SESSION_RECORDS
+from kheishd.records.task import TASK_RECORDS
+from kheishd.records.token import TOKEN_RECORDS
+from protocol.journal.line import JournalEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kheishd.store.tables import Table
+
+PROJECTIONS: Final[tuple[Projection[Any], ...]] = (
+    SESSION_RECORDS,
+    RUN_RECORDS,
+    PINNED_RECORDS,
+    CONVERSATION_RECORDS,
+    APPROVAL_RECORDS,
+    QUESTION_RECORDS,
+    INDOUBT_RECORDS,
+    TASK_RECORDS,
+    TOKEN_RECORDS,
+    PERMISSION_RECORDS,
+)
+
+DERIVED: Final[tuple[DerivedIndex[Any], ...]] = (READY_RUNS,)
+
+
+class Registry:
+    """A set of projections, arranged by table and by event."""
+
+    def __init__(
+        self, projections: Iterable[Projection[Any]], derived: Iterable[DerivedIndex[Any]] = ()
+    ) -> None:
+        self.projections = tuple(projections)
+        self.derived = tuple(derived)
+        self.by_table: dict[Table[Any], Projection[Any]] = {
+            projection.table: projection for projection in self.projections
+        }
+        self._by_event: dict[str, dict[type[Any], tuple[Projection[Any], ...]]] = {
+            kind: {
+                event: tuple(
+                    projection
+                    for projection in self.projections
+                    if projection.stream == kind and (projection.events is None or event in projection.events)
+                )
+                for event in JournalEvent.__args__
+            }
+            for kind in {projection.stream for projection in self.projections}
+        }
+
+    def concerned(self, stream: str, event: JournalEvent) -> tuple[Projection[Any], ...]:
+        """Return the projections whose records an event of a stream may change."""
+        return self._by_event.get(stream_kind(stream), {}).get(type(event), ())
+
+
+REGISTRY: Final = Registry(PROJECTIONS, DERIVED)

@@ -1,0 +1,93 @@
+"""Records of runs, the values they pinned, and the index of the runs that are ready for a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kheishd.core.run import machine
+from kheishd.records.projection import DerivedIndex, IndexRow, Projection, key_of_run
+from kheishd.records.session import SESSION_RECORDS
+from kheishd.store.tables import PINNED, RUNS, RUNS_BY_SESSION, RUNS_CANCELLED, RUNS_READY
+from protocol.events.run import RunAccepted
+from protocol.objects.run import ENDED, SETTLED, Pinned
+
+if TYPE_CHECKING:
+    from kheishd.core.run.record import RunRecord
+    from kheishd.records.projection import RecordReader
+    from kheishd.store.environment import Snapshot
+    from kheishd.store.tables import Key
+    from protocol.journal.envelope import Envelope
+    from protocol.objects.session import Session
+
+
+def _source(store: Snapshot, key: Key, run: RunRecord) -> tuple[str, int]:
+    return run.session_id, run.accepted_cursor
+
+
+def _is_final(run: RunRecord) -> bool:
+    return run.status in ENDED
+
+
+def _rows(run: RunRecord) -> frozenset[IndexRow]:
+    by_session = IndexRow(RUNS_BY_SESSION, (run.session_id, run.accepted_cursor), run.run_id)
+    if run.cancel is None or _is_final(run):
+        return frozenset((by_session,))
+    return frozenset((by_session, IndexRow(RUNS_CANCELLED, (run.accepted_cursor,), run.run_id)))
+
+
+RUN_RECORDS: Final = Projection(
+    kind="run",
+    table=RUNS,
+    begins=RunAccepted,
+    events=None,
+    key=key_of_run,
+    evolve=machine.evolve,
+    source=_source,
+    final=_is_final,
+    rows=_rows,
+    indexes=(RUNS_BY_SESSION, RUNS_CANCELLED),
+    # The session limits its queue. A run's input names the run before its acceptance, and an operator may
+    # resolve a call in doubt after its end.
+    bounded=True,
+    strays=True,
+)
+
+
+def _pin(pinned: Pinned | None, envelope: Envelope, event: Any) -> Pinned:
+    accepted: RunAccepted = event
+    return accepted.pinned
+
+
+def _source_of_pinned(store: Snapshot, key: Key, pinned: Pinned) -> tuple[str, int] | None:
+    run = store.get(RUNS, *key)
+    return None if run is None else (run.session_id, run.accepted_cursor)
+
+
+PINNED_RECORDS: Final = Projection(
+    kind="pinned values",
+    table=PINNED,
+    begins=RunAccepted,
+    events=(RunAccepted,),
+    key=key_of_run,
+    evolve=_pin,
+    source=_source_of_pinned,
+    final=lambda pinned: True,
+)
+
+
+def _ready(records: RecordReader, session: Session) -> frozenset[IndexRow]:
+    """Return the row of a session's first open run, unless that run waits for a person."""
+    if not session.open_runs:
+        return frozenset()
+    run = records.get(RUNS, session.open_runs[0])
+    if run is None or run.status in SETTLED:
+        return frozenset()
+    return frozenset((IndexRow(RUNS_READY, (run.accepted_cursor,), run.run_id),))
+
+
+READY_RUNS: Final = DerivedIndex(
+    table=RUNS_READY,
+    owner=SESSION_RECORDS,
+    rows=_ready,
+    sources=((RUN_RECORDS, lambda run: (run.session_id,)),),
+)

@@ -1,0 +1,56 @@
+"""Records of tasks and background shells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kheishd.core import task
+from kheishd.records.projection import IndexRow, Projection, key_in, source_in_session
+from kheishd.store.tables import (
+    RECORDS_BY_SESSION,
+    SHELLS_LIVE,
+    SHELLS_STOPPING,
+    TASKS,
+    TASKS_OPEN,
+    TASKS_WAITING,
+)
+from protocol.events.task import TaskCreated, TaskEvent
+from protocol.objects.task import OPEN
+
+if TYPE_CHECKING:
+    from protocol.objects.task import Task
+
+TASK: Final = "task"
+
+
+def _is_final(record: Task) -> bool:
+    return record.deleted_at_ms is not None
+
+
+def _rows(record: Task) -> frozenset[IndexRow]:
+    rows = [IndexRow(RECORDS_BY_SESSION, (record.session_id, TASK, record.created_cursor), record.task_id)]
+    if record.status not in OPEN or _is_final(record):
+        return frozenset(rows)
+    rows += [IndexRow(TASKS_WAITING, (blocker, record.task_id)) for blocker in record.blocked_by]
+    if record.shell is None:
+        digest = task.hash_title(record.title)
+        rows.append(IndexRow(TASKS_OPEN, (record.session_id, digest, record.task_id)))
+    else:
+        rows.append(IndexRow(SHELLS_LIVE, (record.created_cursor,), record.task_id))
+        if record.shell.stop_requested_at_ms is not None:
+            rows.append(IndexRow(SHELLS_STOPPING, (record.created_cursor,), record.task_id))
+    return frozenset(rows)
+
+
+TASK_RECORDS: Final = Projection(
+    kind=TASK,
+    table=TASKS,
+    begins=TaskCreated,
+    events=TaskEvent.__args__,
+    key=key_in("task_id"),
+    evolve=task.evolve,
+    source=source_in_session,
+    final=_is_final,
+    rows=_rows,
+    indexes=(RECORDS_BY_SESSION, TASKS_OPEN, TASKS_WAITING, SHELLS_LIVE, SHELLS_STOPPING),
+)

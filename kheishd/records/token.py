@@ -1,0 +1,59 @@
+"""Records of bearer tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kheishd.core import token as token_rules
+from kheishd.records.projection import IndexRow, Projection, key_in
+from kheishd.store.records import TokenRecord
+from kheishd.store.tables import TOKENS, TOKENS_BY_DIGEST
+from protocol.events.token import TokenCreated, TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM
+
+if TYPE_CHECKING:
+    from kheishd.store.environment import Snapshot
+    from kheishd.store.tables import Key
+    from protocol.journal.envelope import Envelope
+
+
+def _evolve(
+    record: TokenRecord | None, envelope: Envelope, event: TokenCreated | TokenRevoked
+) -> TokenRecord:
+    token = token_rules.evolve(record.token if record is not None else None, envelope, event)
+    assert token is not None, "a token is created before it is revoked"
+    if isinstance(event, TokenCreated):
+        return TokenRecord(token=token, digest=event.digest, created_cursor=envelope.cursor)
+    assert record is not None
+    return TokenRecord(token=token, digest=record.digest, created_cursor=record.created_cursor)
+
+
+def _source(store: Snapshot, key: Key, record: TokenRecord) -> tuple[str, int]:
+    return DAEMON_STREAM, record.created_cursor
+
+
+def _is_final(record: TokenRecord) -> bool:
+    return record.token.revoked_at_ms is not None
+
+
+def _rows(record: TokenRecord) -> frozenset[IndexRow]:
+    # The secret of a revoked token opens nothing any more.
+    if _is_final(record):
+        return frozenset()
+    return frozenset((IndexRow(TOKENS_BY_DIGEST, (record.digest,), record.token.token_id),))
+
+
+TOKEN_RECORDS: Final = Projection(
+    kind="token",
+    table=TOKENS,
+    begins=TokenCreated,
+    events=(TokenCreated, TokenRevoked),
+    key=key_in("token_id"),
+    evolve=_evolve,
+    source=_source,
+    stream=DAEMON_STREAM,
+    final=_is_final,
+    rows=_rows,
+    indexes=(TOKENS_BY_DIGEST,),
+    bounded=True,
+)

@@ -1,0 +1,212 @@
+"""A run that this daemon executes: its current record, its commits, and the scope of its current effect.
+
+All parts of the executor share one :class:`ActiveRun`. Only its commits change the run's record.
+
+On a full disk a commit is retried until there is room, because an effect that has happened cannot be undone.
+No further effect begins meanwhile. Only an orderly stop of the daemon ends the retries.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from kheishd.core.run.budget import left_ms
+from kheishd.kernel.hook import RunContext
+from kheishd.objects.talk.bounds import bounds_of
+from kheishd.records.writer import SessionWriter
+from kheishd.store.tables import RUNS, SESSIONS
+from protocol.errors.store import StorageFull
+from protocol.events.approval import ApprovalAnswered
+from protocol.events.run import MessageAppended
+from protocol.journal.line import JournalEvent, Unknown, decode_event
+from protocol.transcript import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from kheishd.core.run.commands import Command
+    from kheishd.core.run.record import RunRecord
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.kernel.services import Services
+    from kheishd.store.environment import Transaction
+    from protocol.objects.run import Pinned
+
+log = logging.getLogger("kheishd.runs")
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 1.0
+"""How long to wait before a failed commit is retried while the disk is full."""
+
+
+class ActiveRun:
+    """A run that is being executed.
+
+    ``runtime`` is the generation that the run holds while it is active; permission rules and tool limits
+    follow the current one. ``suspect``: the run must run alone, as it may have crashed the daemon;
+    ``on_progress`` is called when it has made progress and other runs may start. ``retries`` is False once a
+    full disk must fail a commit at once. ``out_of_time``: the run's time is used up by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        record: RunRecord,
+        pinned: Pinned,
+        *,
+        suspect: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.services = services
+        self.state = services.state
+        self.live = services.live
+        self.runtime = services.runtimes.current()
+        self.record = record
+        self.pinned = pinned
+        self.suspect = suspect
+        self.retries = True
+        self.out_of_time = False
+        self._on_progress = on_progress
+        self._effect = trio.CancelScope()
+
+    @property
+    def current_runtime(self) -> Runtime:
+        """The newest generation, which may be newer than ``runtime``."""
+        return self.services.runtimes.current()
+
+    # Effects.
+
+    def stop(self) -> None:
+        """Stop the current effect, or the next one if none is running."""
+        self._effect.cancel()
+
+    @contextmanager
+    def effect(self) -> Iterator[trio.CancelScope]:
+        """Perform an effect that ``stop`` and the end of the run's time cut short."""
+        remaining_ms = left_ms(self.record, self.pinned, self.state.now_ms())
+        scope = trio.CancelScope() if remaining_ms is None else trio.move_on_after(remaining_ms / 1000)
+        if self._effect.cancel_called:
+            # ``stop`` came before this effect.
+            scope.cancel()
+        self._effect = scope
+        with scope:
+            yield scope
+        if scope.cancelled_caught and trio.current_time() >= scope.deadline:
+            self.out_of_time = True
+
+    # Commits.
+
+    async def commit(self, command: Command) -> RunRecord:
+        """Commit a command; return the record after it."""
+        await self.transact(lambda writer: writer.carry_out(command))
+        return self.record
+
+    async def transact(self, change: Callable[[SessionWriter], T]) -> T:
+        """Commit what ``change`` does with the run's session.
+
+        Calls that return together are committed at once, so transactions may be committed in another order
+        than they return here: the newest record counts.
+        """
+
+        def run_change(tx: Transaction) -> tuple[RunRecord, T]:
+            record = tx.need(RUNS, self.record.run_id)
+            session = tx.get(SESSIONS, record.session_id)
+            writer = SessionWriter(tx, record.session_id, session=session, run=record, pinned=self.pinned)
+            result = change(writer)
+            writer.write()
+            return writer.run, result
+
+        record, result = await self.update(run_change)
+        if record.updated_cursor >= self.record.updated_cursor:
+            self.record = record
+        if self.suspect and self.record.starts_without_progress == 0:
+            self.suspect = False
+            self._on_progress()
+        return result
+
+    async def update(self, fn: Callable[[Transaction], T]) -> T:
+        """Run a transaction. Errors: as ``State.update``; StorageFull only if ``retries`` is False."""
+        return await self._retry(partial(self.state.update, fn))
+
+    async def put_blob(self, content: bytes) -> tuple[str, int]:
+        """Store a large value without its secrets; return its name and size. Errors: as ``update``."""
+        scrubbed = self.live.scrubber.scrub_bytes(content)
+        return await self._retry(partial(self.state.put_blob, scrubbed)), len(scrubbed)
+
+    async def _retry(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Await a write until it succeeds. A write that has begun cannot be cancelled, the pauses can."""
+        while True:
+            try:
+                with trio.CancelScope(shield=True):
+                    return await write()
+            except StorageFull:
+                if not self.retries:
+                    raise
+                log.warning(
+                    "the disk is full; a commit of a run is retried", extra={"run_id": self.record.run_id}
+                )
+                await trio.sleep(RETRY_SECONDS)
+
+    # Reads.
+
+    def reload(self) -> None:
+        """Read the record again, after another party may have changed it."""
+        with self.state.read() as store:
+            self.record = store.need(RUNS, self.record.run_id)
+
+    def context(self) -> RunContext:
+        """Return the surroundings of the run's calls."""
+        with self.state.read() as store:
+            session = store.need(SESSIONS, self.record.session_id)
+            # A session may have been narrowed since the run pinned its tools.
+            tools = bounds_of(store, self.current_runtime, session).scope.tools
+        return RunContext(
+            session,
+            self.record,
+            self.pinned,
+            self.pinned.workspace or self.runtime.workspace_root,
+            self.runtime.config.workspace.sandbox,
+            self.state,
+            tools,
+        )
+
+    def inputs(self) -> CallInputs:
+        """Return the inputs of the run's open calls."""
+        assert self.record.output_cursor is not None, "a call stands in a message"
+        message = self._event(self.record.output_cursor)
+        assert isinstance(message, MessageAppended)
+        calls = [item for item in message.message.items if isinstance(item, ToolCall)]
+        return CallInputs(self.record, calls, self._event)
+
+    def _event(self, cursor: int) -> JournalEvent:
+        with self.state.read() as store:
+            entry = store.entry(self.record.session_id, cursor)
+        assert entry is not None, "a record refers to an event of the journal"
+        event = decode_event(entry[1])
+        assert not isinstance(event, Unknown), "this version wrote the event that a record refers to"
+        return event
+
+
+class CallInputs:
+    """The inputs of a message's calls: from the model, or as the approver changed them."""
+
+    def __init__(
+        self, record: RunRecord, calls: list[ToolCall], event_at: Callable[[int], JournalEvent]
+    ) -> None:
+        self.calls = calls
+        self._record = record
+        self._event_at = event_at
+
+    def arguments(self, index: int) -> Mapping[str, Any]:
+        """Return the arguments with which a call is to run."""
+        cursor = self._record.calls[index].input_cursor
+        if cursor is None:
+            return self.calls[index].arguments
+        event = self._event_at(cursor)
+        assert isinstance(event, ApprovalAnswered)
+        return event.updated_input or {}

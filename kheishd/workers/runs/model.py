@@ -1,0 +1,201 @@
+"""A model call of a run, from the prompt to the committed answer or failure."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, assert_never
+
+from kheishd.core.run.answers import parts_of
+from kheishd.core.run.budget import out_of_time
+from kheishd.core.run.calls import distinct
+from kheishd.core.run.commands import Answered, Ask, Errored, Fail, Stopped
+from kheishd.core.run.retry import fitted, retry_at_ms
+from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
+from kheishd.objects.talk.contract import checked
+from kheishd.objects.talk.output import answer_text
+from kheishd.workers.runs.context import ContextWindow
+from kheishd.workers.runs.transcript import TranscriptReader
+from protocol import ids
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.output import MAX_REPAIR_OVERHEAD_BYTES
+from protocol.objects.run import RunError
+from protocol.transcript import Item, Text, text_of
+
+if TYPE_CHECKING:
+    from kheishd.core.contract import AnswerCheck
+    from kheishd.kernel.live import LiveText
+    from kheishd.records.writer import SessionWriter
+    from kheishd.workers.runs.active import ActiveRun
+
+TOO_LONG_HINT = (
+    "nothing more can be left out: send less at once, start over with another session, or name another "
+    "route; 'context_tokens' of a route says how much its model takes"
+)
+
+
+class ModelTurn:
+    """The model calls of one run. ``begun``: the start of the next call is committed already."""
+
+    def __init__(self, active: ActiveRun) -> None:
+        self.begun = False
+        self._active = active
+        self._transcript = TranscriptReader(active.state, active.record.session_id)
+        self._window = ContextWindow(active, self._transcript)
+        self._live_text: LiveText | None = None
+
+    async def ask(self) -> None:
+        """Call the model and commit the outcome; a compaction run compacts its session instead."""
+        active = self._active
+        if not self.begun:
+            await active.commit(Ask(active.state.new_id(ids.ITEM)))
+            if active.record.cancel is not None:
+                return
+        self.begun = False
+        route = active.pinned.route
+        if route not in active.runtime.routes:
+            error = RunError("route_gone", f"the route '{route}', which this run is pinned to, is gone")
+            await active.commit(Fail(error))
+        elif active.record.kind == "compaction":
+            await self._compact()
+        else:
+            await self._answer()
+
+    def close(self) -> None:
+        """End the live text: its message is in the journal, or will never be."""
+        if self._live_text is not None:
+            self._active.live.end(self._live_text)
+
+    async def _answer(self) -> None:
+        """Get an answer from the model and commit it, or the failure, or the text that came before a stop."""
+        received: list[str] = []
+        try:
+            answer = await self._stream(received)
+        except ModelFailure as failure:
+            if failure.reason == "context_too_long":
+                await self._shrink(failure)
+            else:
+                await self._fail(failure)
+            return
+        if answer is not None:
+            await self._commit_answer(answer)
+            return
+        text = "".join(received)
+        parts: list[Item] = [Text(text)] if text else []
+        items, _ = fitted(parts, MAX_ANSWER_BYTES)
+        await self._active.commit(self._stopped(items))
+
+    async def _stream(self, received: list[str]) -> ModelAnswer | None:
+        """Stream the answer to the run's followers.
+
+        Return the answer; None if the call was stopped, with the text until then in ``received``.
+        Errors: ModelFailure.
+        """
+        active = self._active
+        answer: ModelAnswer | None = None
+        with active.effect() as scope:
+            request = await self._window.request()
+            run = active.record
+            assert run.item_id is not None, "a model call has the id of its message"
+            live_text = self._live_text = active.live.begin(
+                run.session_id, run.run_id, run.item_id, run.attempt
+            )
+            async with active.runtime.models.ask(request) as events:
+                async for event in events:
+                    match event:
+                        case TextDelta(text):
+                            received.append(text)
+                            active.live.append(live_text, "text", text)
+                        case ThinkingDelta(text):
+                            active.live.append(live_text, "thinking", text)
+                        case ModelAnswer():
+                            answer = event
+                        case _:
+                            assert_never(event)
+        if scope.cancelled_caught and answer is None:
+            return None
+        active.live.flush(live_text)
+        if answer is None:
+            raise ModelFailure("bad_response", "the provider ended without an answer", retryable=True)
+        return answer
+
+    async def _commit_answer(self, answer: ModelAnswer) -> None:
+        """Commit an answer, with a checkpoint of the transcript if both fit into one transaction."""
+        bound = self._active.pinned.output_contract is not None
+        max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
+        items, cut = fitted(distinct(answer.items, self._transcript.call_ids()), max_bytes)
+        command = Answered(
+            items=items,
+            usage=answer.usage,
+            stop_reason="length" if cut else answer.stop_reason,
+            model=answer.model,
+            cut=cut,
+            max_calls=self._active.current_runtime.config.tools.max_calls,
+            checked=self._check_contract(items),
+        )
+        checkpoint = self._transcript.checkpoint_beside(items, max_bytes)
+
+        def commit(writer: SessionWriter) -> None:
+            writer.carry_out(command)
+            if checkpoint is not None:
+                checkpoint.write(writer.tx)
+
+        await self._active.transact(commit)
+        self.close()
+        if checkpoint is None:
+            await self._transcript.save_checkpoint()
+
+    def _check_contract(self, items: list[Item]) -> AnswerCheck | None:
+        """Check an answer against the run's output contract; None without one."""
+        active = self._active
+        if active.pinned.output_contract is None:
+            return None
+        with active.state.read() as store:
+            earlier_parts = answer_text(store, active.record, parts_of(active.record))
+            return checked(store, active.record, active.pinned, earlier_parts + text_of(items))
+
+    async def _fail(self, failure: ModelFailure) -> None:
+        """Commit a failure, with the time of the next attempt if there is to be one."""
+        limits = self._active.runtime.config.runs
+        error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
+        at_ms = None
+        if failure.retryable:
+            at_ms = retry_at_ms(
+                now_ms=self._active.state.now_ms(),
+                attempt=self._active.record.failures + 1,
+                max_attempts=limits.max_attempts,
+                backoff_s=limits.backoff_s,
+                max_backoff_s=limits.max_backoff_s,
+                retry_after_s=failure.retry_after_s,
+                max_retry_after_s=limits.max_retry_after_s,
+                jitter=random.random(),
+            )
+        await self._active.commit(Errored(error, at_ms))
+
+    async def _shrink(self, failure: ModelFailure) -> None:
+        """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""
+        with self._active.effect() as scope:
+            if not await self._window.shrink():
+                message = f"{failure.message}; {TOO_LONG_HINT}"
+                await self._fail(
+                    ModelFailure(failure.reason, message, retryable=False, status=failure.status)
+                )
+        if scope.cancelled_caught:
+            self._active.reload()
+
+    async def _compact(self) -> None:
+        """Summarise the session, which is the only task of a compaction run."""
+        try:
+            with self._active.effect() as scope:
+                command = await self._window.summarise_all()
+        except ModelFailure as failure:
+            await self._fail(failure)
+            return
+        await self._active.commit(self._stopped([]) if scope.cancelled_caught else command)
+        if self._active.record.status == "completed":
+            # A checkpoint now spares the next run from reading the events before the summary.
+            await self._transcript.read()
+            self._transcript.note_compaction()
+            await self._transcript.save_checkpoint()
+
+    def _stopped(self, items: list[Item]) -> Stopped:
+        return Stopped(items, error=out_of_time(self._active.pinned) if self._active.out_of_time else None)

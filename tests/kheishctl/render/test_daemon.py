@@ -1,0 +1,30 @@
+"""The status of the daemon as text."""
+
+from kheishctl import __version__
+from kheishctl.render.daemon import format_daemon_status
+from kheishctl.render.layout import Display
+from protocol.objects.daemon import DaemonStatus
+from tests.support.samples import sample
+
+NOW = 1_795_000_000_000
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
+
+
+def test_status() -> None:
+    """Version, counts, disk; health in one word, or warnings with what to do."""
+    result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
+    assert format_daemon_status(result, WIDE).endswith("healthy")
+    assert "healthy" not in format_daemon_status(result, PIPE)
+    assert "1 approval, 1 question, 1 call in doubt" in format_daemon_status(result, WIDE)
+    counts = result["counts"] | {"approvals": 2, "questions": 0, "indoubts": 3}
+    assert "2 approvals, 3 calls in doubt" in format_daemon_status(result | {"counts": counts}, PIPE)
+    for name in ("approvals", "questions", "indoubts"):
+        del counts[name]
+    assert "waiting" not in format_daemon_status(result | {"counts": counts}, PIPE)
+    ill = format_daemon_status(
+        result | {"version": "9.9", "warnings": ["the disk is nearly full"], "draining": True}, WIDE
+    )
+    assert "the daemon is version 9.9" in ill
+    assert "accepts no new work" in ill
+    assert ill.endswith("warning: the disk is nearly full")

@@ -1,0 +1,66 @@
+"""Messages as text."""
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishctl.render.layout import Display
+from kheishctl.render.messages import format_history, format_item, format_message, join_answer_text
+from protocol.transcript import Item, Text, text_of
+from tests.support.samples import sample
+
+NOW = 1_795_000_000_000
+PIPE = Display(None, False, NOW)
+WIDE = Display(100, False, NOW)
+
+
+@pytest.mark.parametrize("variant", get_args(Item), ids=lambda variant: variant.__name__)
+def test_every_item_has_words(variant: type) -> None:
+    """Each kind of item can be shown; reasoning says nothing."""
+    item = sample(variant, full=True)
+    assert bool(format_item(item)) is (item["kind"] != "thinking")
+
+
+def test_items_of_a_later_version() -> None:
+    """A kind that is not known is at least named."""
+    assert format_item({"kind": "video"}) == "[video]"
+
+
+@given(st.lists(st.text()))
+def test_answer_text_is_what_was_streamed(texts: list[str]) -> None:
+    """The text of an answer counts as the daemon counts it."""
+    items: list[Any] = [Text(text) for text in texts]
+    assert join_answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
+
+
+def test_message_text() -> None:
+    """The parts of a message, one after the other."""
+    items = [{"kind": "text", "text": "a"}, {"kind": "tool_call", "name": "bash", "arguments": {"x": 1}}]
+    assert format_message({"items": items}) == 'a\n[calls bash {"x": 1}]'
+
+
+def test_history() -> None:
+    """A person reads who, when and what; a pipe gets time, role and text."""
+    messages = [
+        {
+            "at_ms": NOW,
+            "sender": "ada",
+            "message": {"role": "user", "items": [{"kind": "text", "text": "hi\x1b"}]},
+        },
+        {
+            "at_ms": NOW,
+            "stop_reason": "cancelled",
+            "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
+        },
+    ]
+    shown = format_history(messages, WIDE)
+    assert shown.startswith("ada ")
+    assert "hi␛" in shown
+    assert "(stopped)" in shown
+    assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
+        ["user", "hi␛"],
+        ["assistant", "he"],
+    ]

@@ -1,0 +1,37 @@
+"""The registry: complete projections, and the projections that an event concerns."""
+
+from kheishd.records.orphans import CHECKS
+from kheishd.records.registry import DERIVED, PROJECTIONS, REGISTRY
+from kheishd.store.tables import APPROVALS, PERMISSIONS, PINNED, RUNS, SESSIONS, TABLES, TOKENS
+from protocol.events.permission import PermissionsChanged
+from protocol.events.run import RunStarted
+from protocol.events.token import TokenRevoked
+from protocol.journal.envelope import DAEMON_STREAM
+from tests.support.histories import approval_requested
+from tests.support.machine import accepted
+
+
+def test_each_projection_is_complete() -> None:
+    """Its first event is one of its events; its tables are declared and checked for orphans."""
+    checked = {check.table for check in CHECKS}
+    for projection in PROJECTIONS:
+        assert projection.events is None or projection.begins in projection.events
+        assert {projection.table, *projection.indexes} <= checked & set(TABLES)
+    assert len({projection.kind for projection in PROJECTIONS}) == len(PROJECTIONS)
+    assert len({projection.table for projection in PROJECTIONS}) == len(PROJECTIONS)
+    assert {index.table for index in DERIVED} <= checked
+
+
+def test_an_event_concerns_the_projections_that_fold_it() -> None:
+    """Every event of a session's stream may change the session and its run; some change other records too."""
+
+    def tables(stream: str, event: object) -> list[object]:
+        return [projection.table for projection in REGISTRY.concerned(stream, event)]  # type: ignore[arg-type]
+
+    assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
+    assert tables("s", accepted()) == [SESSIONS, RUNS, PINNED]
+    assert tables("s", approval_requested("apr_1")) == [SESSIONS, RUNS, APPROVALS]
+    assert tables("s", PermissionsChanged()) == [SESSIONS, RUNS]
+    assert tables(DAEMON_STREAM, PermissionsChanged()) == [PERMISSIONS]
+    assert tables(DAEMON_STREAM, TokenRevoked(token_id="t")) == [TOKENS]
+    assert tables("channel/c", RunStarted(starts=1)) == []

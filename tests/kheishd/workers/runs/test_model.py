@@ -1,0 +1,330 @@
+"""One run in the worker's hands: its commits, its retries, and how it is stopped at any moment."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kheishd.config.sections.runs import RunsSection
+from kheishd.core.workspace import Workspaces
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.files.part import Files
+from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
+from kheishd.store.tables import RUNS_READY
+from protocol.contract import OutputContract, Requirement
+from protocol.events.call import ToolReturned
+from protocol.events.output import RequirementSatisfied
+from protocol.events.run import MessageAppended, ModelFailed
+from protocol.limits.model import MAX_ANSWER_BYTES
+from protocol.limits.names import MAX_METADATA_BYTES
+from protocol.limits.output import MAX_CONTRACT_BYTES
+from protocol.objects.run import RunError, SendResult
+from protocol.transcript import Item, Text, Thinking, ToolCall, Usage
+from tests.support.desk import (
+    EPOCH_MS,
+    Desk,
+    Gate,
+    Scripted,
+    fails,
+    gives,
+    open_desk,
+    says,
+    wall_clock,
+    working,
+)
+from tests.support.runtimes import make_runtime
+
+NO_JITTER = RunsSection(backoff_s=1.0, max_attempts=4)
+
+
+async def test_a_text_turn_is_three_commits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Accepted; taken up and asked; answered and ended. No more, for each costs a write to the disk."""
+    async with open_desk(tmp_path) as desk, working(desk):
+        await desk.ask("first")
+        await wait_all_tasks_blocked()
+        before = len(desk.groups)
+        sent = await desk.ask("second")
+        await wait_all_tasks_blocked()
+        assert len(desk.groups) - before == 3
+        assert desk.kinds(sent.session_id, sent.run_id) == [
+            "input_received",
+            "run_accepted",
+            "run_started",
+            "model_asked",
+            "message_appended",
+            "run_ended",
+        ]
+        assert (sent.status, sent.output, sent.usage) == ("completed", "You said: second", Usage(1, 1))
+        assert desk.count(RUNS_READY) == 0
+
+
+async def test_a_run_keeps_what_it_pinned(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Instructions changed while a run waits are for the next one; the route's settings too."""
+    models, gate = Scripted(), Gate()
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.send("one")
+        queued = await desk.send("two")
+        old = desk.holder.current()
+        changed = replace(old.definitions["default"], instructions="New.", digest="0" * 64)
+        route = replace_route(old.routes["offline"], model="other")
+        desk.holder.replace(
+            make_runtime(2, models=models, definitions={"default": changed}, routes={"offline": route})
+        )
+        later = await desk.send("three")
+        gate.opened.set()
+        await desk.until(lambda: desk.run(later.run_id).status == "completed")
+        assert [asked.instructions == "New." for asked in models.asked] == [False, False, True]
+        assert [asked.pinned.model for asked in models.asked] == ["offline", "offline", "other"]
+        assert desk.run(queued.run_id).status == "completed"
+
+
+def replace_route(route: RouteSpec, **changes: Any) -> RouteSpec:
+    """A route with other settings."""
+    return dataclasses.replace(route, **changes)
+
+
+async def test_a_route_that_is_gone_fails_the_run_and_says_so(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A queued run whose route a reload took away is told which; the next one runs."""
+    models, gate = Scripted(), Gate()
+    models.to["one"] = gate
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        await desk.send("one")
+        doomed = await desk.send("two")
+        routes = {"elsewhere": replace_route(desk.holder.current().routes["offline"], route_id="elsewhere")}
+        desk.holder.replace(make_runtime(2, models=models, routes=routes, default_route="elsewhere"))
+        gate.opened.set()
+        await desk.until(lambda: desk.run(doomed.run_id).status == "failed")
+        assert desk.run(doomed.run_id).error == RunError(
+            "route_gone", "the route 'offline', which this run is pinned to, is gone"
+        )
+        assert (await desk.ask("three")).status == "completed"
+
+
+async def test_text_is_followed_while_it_is_written(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Thinking and text reach followers as they come; afterwards nothing is being written."""
+
+    async def thinks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield ThinkingDelta("hm ")
+        yield TextDelta("he")
+        yield TextDelta("llo")
+        yield ModelAnswer([Thinking("hm "), Text("hello")], Usage(), "end")
+
+    async with open_desk(tmp_path, Scripted([thinks])) as desk, working(desk):
+        heard = desk.listen()
+        sent = await desk.ask()
+        assert [(delta["kind"], delta["offset"], delta["text"]) for delta in heard()] == [
+            ("thinking", 0, "hm "),
+            ("text", 0, "he"),
+            ("text", 2, "llo"),
+        ]
+        assert {(delta["run_id"], delta["attempt"]) for delta in heard()} == {(sent.run_id, 1)}
+        await wait_all_tasks_blocked()
+        assert desk.writing() == []
+
+
+async def test_a_failure_that_may_pass_is_tried_again_after_a_pause(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each pause up to twice the one before; the journal says what failed and when it goes on."""
+    models = Scripted(
+        [lambda request: fails("overloaded", status=529)] * 3 + [lambda request: says("at last")]
+    )
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+        assert (sent.status, sent.output) == ("completed", "at last")
+        failures = [
+            (envelope, event)
+            for envelope, event in desk.journal(sent.session_id)
+            if isinstance(event, ModelFailed)
+        ]
+        pauses = [event.retry_at_ms - envelope.at_ms for envelope, event in failures]
+        for pause, full in zip(pauses, (1000, 2000, 4000), strict=True):
+            assert full / 2 <= pause <= full
+        assert failures[0][1].error == RunError(
+            "overloaded", "the provider said overloaded", 529, retryable=True
+        )
+        assert len({event.item_id for _, event in failures}) == 1
+        assert wall_clock() - EPOCH_MS >= sum(pauses)
+
+
+async def test_enough_failures_are_enough(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After the last attempt the run has failed, with the last error."""
+    models = Scripted([lambda request: fails("timed_out")])
+    async with open_desk(tmp_path, models, runs=NO_JITTER) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, len(models.asked)) == ("failed", 4)
+    assert sent.error is not None
+    assert sent.error.reason == "timed_out"
+
+
+async def test_a_failure_that_will_not_pass_is_not_tried_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A wrong key is as wrong the second time."""
+    models = Scripted([lambda request: fails("unauthorized", retryable=False, status=401)])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        sent = await desk.ask()
+    assert (sent.status, len(models.asked)) == ("failed", 1)
+
+
+async def test_the_provider_says_how_long_to_wait(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Retry-After is waited in full; more than there is patience for ends the run."""
+    models = Scripted([lambda request: fails("rate_limited", retry_after_s=90.0), lambda request: says("ok")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        began = trio.current_time()
+        assert (await desk.ask()).status == "completed"
+        assert trio.current_time() - began == pytest.approx(90.0, abs=0.01)
+        models.parts = [lambda request: fails("rate_limited", retry_after_s=4000.0)]
+        assert (await desk.ask()).status == "failed"
+
+
+async def test_the_offline_stand_in_fails_as_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The built-in provider, with its own limits: four attempts, then the error it was told to give."""
+    async with open_desk(tmp_path, make_runtime().models) as desk, working(desk):
+        sent = await desk.ask("/fail overloaded")
+        assert sent.error is not None
+        assert (sent.status, sent.error.reason) == ("failed", "overloaded")
+        assert desk.run(sent.run_id).failures == 3
+
+
+async def test_what_was_written_before_a_failure_is_replaced(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The next attempt starts its text anew, under a higher number; none of the old is kept."""
+
+    async def breaks(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("half of")
+        async for event in fails("connection_failed"):
+            yield event
+
+    models = Scripted([breaks, lambda request: says("all of it")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        heard = desk.listen()
+        sent = await desk.ask()
+        assert [(delta["attempt"], delta["offset"], delta["text"]) for delta in heard()] == [
+            (1, 0, "half of"),
+            (2, 0, "all of it"),
+        ]
+        assert desk.said(sent.session_id) == ["all of it"]
+
+
+async def test_a_provider_that_ends_without_an_answer_is_tried_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """That is a failure like any other."""
+
+    async def stops(request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextDelta("and then")
+
+    models = Scripted([stops, lambda request: says("whole")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        assert (await desk.ask()).output == "whole"
+
+
+async def test_an_answer_is_kept_as_far_as_it_fits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A long one says that it was cut; escapes count; with it still goes what a transaction needs."""
+    for text in ("x" * 2 * MAX_ANSWER_BYTES, '"' * MAX_ANSWER_BYTES, "ä" * MAX_ANSWER_BYTES):
+        models = Scripted([lambda request, text=text: gives(Text(text))])  # type: ignore[misc]
+        async with open_desk(tmp_path, models) as desk, working(desk):
+            sent = await desk.ask(metadata={"notes": "n" * 10_000})
+            assert sent.status == "completed"
+            assert sent.output is not None
+            assert text.startswith(sent.output)
+            assert len(sent.output.encode()) > MAX_ANSWER_BYTES // 3
+            said = [e for _, e in desk.journal(sent.session_id) if isinstance(e, MessageAppended)][-1]
+            assert said.stop_reason == "length"
+
+
+async def test_thousands_of_calls_are_kept_with_their_results_as_far_as_both_fit(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each call that is kept has its result; the run goes on."""
+    calls: list[Item] = [ToolCall(f"c{number}", "n" * 50, {}) for number in range(5_000)]
+    models = Scripted([lambda request: gives(*calls), lambda request: says("done")])
+    async with open_desk(tmp_path, models) as desk, working(desk):
+        assert (await desk.ask()).status == "completed"
+        kept, results = models.asked[1].messages[-2:]
+        assert 100 < len(kept.items) == len(results.items) < 5_000
+
+
+ONE_FILE = [Requirement(type="workspace_file", path="report.md")]
+WRITE = ToolCall("call_1", "write_file", {"path": "docs/report.md", "content": "all is well"})
+
+
+async def test_a_run_is_reminded_of_what_it_was_to_do(tmp_path: Path) -> None:
+    """It answers, is reminded, writes the file after all, and is done."""
+    models = Scripted([lambda r: says("done"), lambda r: gives(WRITE), lambda r: says("now it is")])
+    made: dict[str, Any] = {
+        "hooks": CompositeHook((Files(),)),
+        "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
+    }
+    async with open_desk(tmp_path, models, **made) as desk, working(desk):
+        sent = await desk.ask(completion_requirements=ONE_FILE)
+        assert sent.status == "waiting_for_approval"
+        await desk.allow(sent.run_id)
+        run = desk.run(sent.run_id)
+        assert (run.status, run.reminders, run.met_requirements) == ("completed", 1, [0])
+        event = next(e for _, e in desk.journal(sent.session_id) if isinstance(e, RequirementSatisfied))
+        assert (event.path, event.call_id) == ("docs/report.md", "call_1")
+        assert (tmp_path / "docs" / "report.md").read_text() == "all is well"
+
+
+async def test_a_call_that_failed_did_nothing_that_was_required(tmp_path: Path) -> None:
+    """The run is reminded, twice at most, and fails."""
+    wrong = ToolCall("call_1", "write_file", {"path": "../report.md", "content": "x"})
+    models = Scripted([lambda r: gives(wrong), lambda r: says("done")])
+    made: dict[str, Any] = {
+        "hooks": CompositeHook((Files(),)),
+        "workspaces": Workspaces(str(tmp_path), "/home/kheish"),
+    }
+    async with open_desk(tmp_path, models, **made) as desk, working(desk):
+        sent = await desk.ask(completion_requirements=ONE_FILE)
+        run = desk.run(sent.run_id)
+        assert (sent.status, run.met_requirements, run.reminders) == ("failed", [], 2)
+        assert run.error is not None
+        assert run.error.reason == "completion_required"
+
+
+async def test_a_run_is_bound_after_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What it owes and how often it was asked for it stand in its record."""
+    contract = OutputContract(schema={"type": "integer"}, max_repairs=1)
+    models = Scripted([lambda r: says("one"), Gate("two", "")])
+    async with open_desk(tmp_path, models) as desk:
+        async with working(desk):
+            sent = await desk.send(output_contract=contract)
+            await desk.until(lambda: desk.run(sent.run_id).repairs == 1)
+            await wait_all_tasks_blocked()
+        assert "run_released" in desk.kinds(sent.session_id)
+        models.parts[:] = [lambda r: says("three")]
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert run.error is not None
+        assert (run.repairs, run.error.reason) == (1, "output_contract_violated")
+        assert models.asked[-1].withheld
+
+
+async def test_an_answer_that_must_fit_leaves_room_for_its_repair(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The longest answer, a long schema and what is wrong with it are one transaction."""
+    schema = {"type": "string", "description": '"' * (MAX_CONTRACT_BYTES // 2 - 100)}
+    long = lambda r: gives(Text("x" * MAX_ANSWER_BYTES), stop_reason="length")  # noqa: E731
+    models = Scripted([long, lambda r: says('"short"')])
+    metadata = {"filler": "x" * (MAX_METADATA_BYTES - 100)}
+    async with open_desk(tmp_path, models, threaded=False) as desk, working(desk):
+        sent = await desk.ask(output_contract=OutputContract(schema=schema), metadata=metadata)
+        assert (sent.status, sent.output) == ("completed", '"short"')
+
+
+def results(desk: Desk, sent: SendResult) -> list[ToolReturned]:
+    """What calls gave."""
+    return [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]

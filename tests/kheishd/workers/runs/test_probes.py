@@ -1,0 +1,217 @@
+"""Tool calls in the worker's hands: what is journaled when, and what becomes of them whatever happens."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kheishd.core.run.calls import IN_DOUBT
+from kheishd.hooks.composite import CompositeHook
+from kheishd.kernel.hook import Invocation, Outcome, ProbeResult, SubHook, Tool
+from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from protocol.contract import Requirement
+from protocol.events.call import CallProbed, ToolCalled, ToolReturned
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.transcript import ToolCall, ToolResult
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.toolbox import NOTES, Toolbox, calls, tool, workbench
+
+SAID = Callable[[ModelRequest], AsyncIterator[ModelEvent]]
+
+
+def returned(desk: Desk, session_id: str) -> dict[str, ToolReturned]:
+    """The results in a session, by call; each has one."""
+    events = [event for _, event in desk.journal(session_id) if isinstance(event, ToolReturned)]
+    assert len({event.call_id for event in events}) == len(events)
+    return {event.call_id: event for event in events}
+
+
+def notes(directory: Path) -> list[str]:
+    """The lines that tools wrote."""
+    path = directory / "work" / NOTES
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def died(
+    tmp_path: Path, box: Toolbox, *parts: SAID, until: trio.Event | None = None
+) -> tuple[str, str]:
+    """A daemon dies with a call in its hands: what it left is in ``after``; the session and the run."""
+    async with workbench(tmp_path, box, *parts) as desk, working(desk):
+        sent = await desk.send()
+        await (until or box.reached).wait()
+        desk.leave_behind(tmp_path / "after")
+        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
+    return sent.session_id, sent.run_id
+
+
+async def test_a_call_that_may_be_run_again_is(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nobody needs to know."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("again", {"text": "a"})))
+    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        assert notes(tmp_path) == ["a"]
+        assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
+        assert desk.models.asked[-1].messages[-1].items == [ToolResult("call_1", "again", "noted: a")]
+
+
+async def test_a_call_that_took_effect_is_not_run_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Its probe knows: the doubt is settled at once, and the model told how it is known."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="after"), calls(("note", {"text": "a"})))
+    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        assert notes(tmp_path) == ["a"]
+        assert desk.kinds(session_id)[-6:-3] == ["indoubt_opened", "indoubt_resolved", "tool_returned"]
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
+        assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
+        (settled,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtResolved))
+        assert (settled.outcome, settled.indoubt_id) == ("done", doubted.indoubt_id)
+        (result,) = returned(desk, session_id).values()
+        assert (result.how, result.is_error) == ("returned", False)
+        assert "took effect all the same: the line is there." in result.text
+
+
+class Scribe(SubHook):
+    """A part whose tool writes a file, and in which the daemon dies once it has been written."""
+
+    name = "scribe"
+    tools = (
+        Tool("scribble", "Write.", {"type": "object"}, "edit", writes=lambda arguments: [arguments["path"]]),
+    )
+
+    def __init__(self, found: ProbeResult) -> None:
+        self.found = found
+        self.reached = trio.Event()
+
+    async def dispatch(self, use: Invocation) -> Outcome:
+        """It is written, but nobody hears of it any more."""
+        self.reached.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """What the test says."""
+        return self.found
+
+
+@pytest.mark.parametrize(("outcome", "met"), [("done", [0]), ("unknown", [])])
+async def test_what_a_call_did_before_the_daemon_died_in_it_is_done(
+    tmp_path: Path, autojump_clock: MockClock, outcome: Any, met: list[int]
+) -> None:
+    """A run that must have written a file has, if the probe finds it; else it is reminded."""
+    scribe = Scribe(ProbeResult(outcome, "it was looked for"))
+    hooks = CompositeHook((scribe,))
+    wanted = [Requirement(type="workspace_file", path="a.md")]
+    write = ToolCall("call_1", "scribble", {"path": "a.md"})
+    async with open_desk(tmp_path, Scripted([lambda r: gives(write)]), hooks=hooks) as desk, working(desk):
+        sent = await desk.send(completion_requirements=wanted)
+        await scribe.reached.wait()
+        desk.leave_behind(tmp_path / "after")
+    models = Scripted([lambda r: says("done")])
+    async with open_desk(tmp_path / "after", models, hooks=hooks) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        run = desk.run(sent.run_id)
+        assert (run.met_requirements, run.status) == (met, "completed" if met else "failed")
+        assert run.reminders == (0 if met else 2)
+
+
+async def test_a_call_that_took_no_effect_is_run(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Its probe knows that, too: it is journaled, and then it runs as it would have."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        assert notes(tmp_path) == ["a"]
+        (probed,) = (e for _, e in desk.journal(session_id) if isinstance(e, CallProbed))
+        assert probed.note == "no line is there"
+        assert [e.attempt for _, e in desk.journal(session_id) if isinstance(e, ToolCalled)] == [1, 2]
+
+
+async def test_a_call_of_which_nobody_knows_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It is not run again; an item says what is known, and the model is told plainly."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    (tmp_path / "work" / NOTES).write_text("of somebody else\n")
+    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        assert notes(tmp_path) == ["of somebody else"]
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
+        assert (doubted.tool, doubted.index, doubted.note) == ("note", 0, "other lines are there")
+        assert doubted.evidence == {"size": 0, "noting": "a"}
+        assert doubted.called_at_ms > 0
+        (result,) = returned(desk, session_id).values()
+        assert (result.how, result.text) == (
+            "in_doubt",
+            f"{IN_DOUBT} What is known: other lines are there.",
+        )
+        assert desk.run(run_id).status == "completed"
+
+
+async def test_a_call_whose_tool_is_gone_is_in_doubt(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nobody can ask it; what it noted is kept for an operator."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    async with workbench(tmp_path / "after", Toolbox(tools=())) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
+        assert (doubted.note, doubted.evidence) == ("the tool is gone", {"size": 0, "noting": "a"})
+
+
+async def test_a_call_whose_arguments_fit_no_longer_is_in_doubt(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The tool is another one by now."""
+    session_id, run_id = await died(tmp_path, Toolbox(holds="before"), calls(("note", {"text": "a"})))
+    changed = tool("note", schema={"type": "object", "required": ["line"]})
+    async with workbench(tmp_path / "after", Toolbox(tools=(changed,))) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        (doubted,) = (e for _, e in desk.journal(session_id) if isinstance(e, IndoubtOpened))
+        assert doubted.note == "its arguments no longer fit the tool"
+
+
+async def test_of_a_group_each_call_has_its_own_truth(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What had returned stays returned, the rest is looked into one by one."""
+    box = Toolbox(
+        tools=(tool("note", parallel=True), tool("again", parallel=True, repeatable=True)), holds="after"
+    )
+    trio_calls = calls(("note", {"text": "a"}), ("again", {"text": "b"}))
+    session_id, run_id = await died(tmp_path, box, trio_calls)
+    after = Toolbox(tools=box.tools)
+    async with workbench(tmp_path / "after", after) as desk, working(desk):
+        await desk.until(lambda: desk.ended(run_id))
+        assert after.did == ["again b"]
+        assert set(returned(desk, session_id)) == {"call_1", "call_2"}
+
+
+async def test_a_run_that_is_to_be_stopped_is_told_the_truth_about(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It died while it was being stopped: what its calls did is found out first."""
+    box = Toolbox(holds="after")
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk:
+        async with working(desk):
+            sent = await desk.send()
+            await box.reached.wait()
+            desk.leave_behind(tmp_path / "after")
+        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
+    async with workbench(tmp_path / "after", Toolbox()) as desk:
+        await desk.cancel(sent.run_id, follow=False)
+        async with working(desk):
+            await desk.until(lambda: desk.ended(sent.run_id))
+        (result,) = returned(desk, sent.session_id).values()
+        assert (result.how, desk.run(sent.run_id).status) == ("returned", "cancelled")
+
+
+async def test_evidence_is_found_among_much_else(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What a session takes in while a tool runs may be long; only what the call noted counts."""
+    box = Toolbox(holds="after")
+    async with workbench(tmp_path, box, calls(("note", {"text": "a"}))) as desk, working(desk):
+        sent = await desk.send()
+        await box.reached.wait()
+        for number in range(20):
+            await desk.send(f'"type":"tool_called" {number} ' + "x" * 50_000)
+        desk.leave_behind(tmp_path / "after")
+        (tmp_path / "after" / "work").symlink_to(tmp_path / "work")
+    async with workbench(tmp_path / "after", Toolbox()) as desk, working(desk):
+        await desk.until(lambda: desk.ended(sent.run_id))
+        (doubted,) = (e for _, e in desk.journal(sent.session_id) if isinstance(e, IndoubtOpened))
+        assert doubted.evidence == {"size": 0, "noting": "a", "found": "a\n"}
