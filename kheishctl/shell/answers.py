@@ -88,9 +88,9 @@ class AnswerSender:
         return piece
 
     def _attribute(self, piece: Closing, key: str) -> Closing:
-        is_ours = key in self._accepted and bool(piece.by)
+        is_ours = key in self._accepted and bool(piece.actor)
         self._accepted.discard(key)
-        return replace(piece, by=YOU if is_ours else name_actor(piece.by))
+        return replace(piece, actor=YOU if is_ours else name_actor(piece.actor))
 
     async def carry_out(self, actions: Actions) -> None:
         """Carry out actions in order. After a refusal the view shows a note and the request again."""

@@ -79,7 +79,7 @@ class _RunningCall:
     """A running call. ``at_ms`` is None while only its output has arrived."""
 
     tool: str = ""
-    about: str = ""
+    summary: str = ""
     at_ms: int | None = None
     tail: Tail = field(default_factory=Tail)
 
@@ -103,16 +103,16 @@ class CallView:
     def show(self, piece: CallPiece) -> str:
         """Return the lines that a piece adds to the scrollback; often none."""
         match piece:
-            case CallRequest(_, tool, about):
-                return self.format_line("→", "cyan", tool, about)
+            case CallRequest(_, tool, summary):
+                return self.format_line("→", "cyan", tool, summary)
             case CallVerdict(_, tool, decision, source):
                 verdict = {"allow": "allowed", "ask": "needs approval"}.get(decision)
                 if verdict is None or not self._verbose:
                     return ""
                 return self.format_line("·", "dim", tool, f"{verdict} ({source})")
-            case CallStart(call_id, tool, about, at_ms):
+            case CallStart(call_id, tool, summary, at_ms):
                 call = self._running.setdefault(call_id, _RunningCall())
-                call.tool, call.about, call.at_ms = tool, about, at_ms
+                call.tool, call.summary, call.at_ms = tool, summary, at_ms
                 return ""
             case CallOutput(call_id, text, fresh):
                 call = self._running.setdefault(call_id, _RunningCall())
@@ -126,17 +126,17 @@ class CallView:
 
     def _show_result(self, result: CallResult) -> str:
         self._running.pop(result.call_id, None)
-        row = RESULTS.get(result.how, ("·", "dim", result.how))
-        if row is None or (result.how == "denied" and result.told):
+        row = RESULTS.get(result.outcome, ("·", "dim", result.outcome))
+        if row is None or (result.outcome == "denied" and result.denial_shown):
             return ""
         mark, style, label = row
-        if result.why:
+        if result.denied_by:
             # A denial has a source; a call that could not be made has only the problem.
-            label = f"{label} by {result.why}" if result.how == "denied" else result.why
+            label = f"{label} by {result.denied_by}" if result.outcome == "denied" else result.denied_by
         duration = format_duration(result.took_ms / 1000) if result.took_ms is not None else ""
         end = " after ".join(filter(None, (label, duration)))
-        line = self.format_line(mark, style, result.tool, end, result.about)
-        if result.how in ("failed", "denied"):
+        line = self.format_line(mark, style, result.tool, end, result.summary)
+        if result.outcome in ("failed", "denied"):
             return line + self.format_details(take_first_lines(result.text, MAX_ERROR_LINES))
         count = MAX_VERBOSE_LINES if self._verbose else 0
         return line + self.format_details(take_first_lines(result.text, count))
@@ -168,8 +168,8 @@ class CallView:
         for call in visible:
             elapsed_s = max(0, int(now_s - (call.at_ms or 0) / 1000))
             elapsed = f"{elapsed_s} s" if elapsed_s < 10 else format_duration(elapsed_s)
-            about = fit(call.about, max(1, self._width() // 2 - len(elapsed) - 6))
-            lines.append(self.format_line(spinner, "cyan", call.tool, about, elapsed).rstrip("\n"))
+            summary = fit(call.summary, max(1, self._width() // 2 - len(elapsed) - 6))
+            lines.append(self.format_line(spinner, "cyan", call.tool, summary, elapsed).rstrip("\n"))
             output = call.tail.lines(min(MAX_OUTPUT_LINES, spare)) if spare else []
             spare -= len(output)
             lines += self._add_rule(output)
@@ -257,15 +257,15 @@ class TranscriptView:
             case ApprovalOpening() | QuestionOpening():
                 return ""
             case ApprovalClosing():
-                actor = f" by {piece.by}" if piece.by else ""
+                actor = f" by {piece.actor}" if piece.actor else ""
                 extent = "" if piece.remember == "once" else f" for this {piece.remember}"
                 mark, style, text = {
                     "allow": ("✓", "green", f"allowed{actor}{extent}"),
                     "deny": ("✗", "red", f"denied{actor}"),
                     "expired": ("✗", "red", "denied: nobody answered in time"),
                     "renewed": ("·", "yellow", "the call changed; it needs approval again"),
-                }.get(piece.how, ("■", "yellow", "no longer pending"))
-                return self.calls.format_line(mark, style, piece.tool, text, piece.reason, piece.about)
+                }.get(piece.outcome, ("■", "yellow", "no longer pending"))
+                return self.calls.format_line(mark, style, piece.tool, text, piece.note, piece.summary)
             case QuestionClosing(_, outcome, actor, answer):
                 mark, style = ("✓", "green") if outcome == "answered" else ("■", "yellow")
                 text = outcome + (f" by {actor}" if actor else "")
@@ -325,8 +325,8 @@ class TranscriptView:
 
     def format_doubt(self, doubt: Json) -> str:
         """Format a call in doubt with the hint how to resolve it."""
-        about = summarize_arguments(doubt.get("arguments"))
-        line = self.calls.format_line("?", "yellow", str(doubt["tool"]), "in doubt", about)
+        summary = summarize_arguments(doubt.get("arguments"))
+        line = self.calls.format_line("?", "yellow", str(doubt["tool"]), "in doubt", summary)
         notes = take_first_lines(str(doubt.get("note", "")), MAX_NOTE_LINES)
         return line + self.calls.format_details([*notes, RESOLVE_HINT])
 

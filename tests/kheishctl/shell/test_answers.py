@@ -1,4 +1,4 @@
-"""What the person answers, carried out; and who answered what."""
+"""Tests of sending answers and attributing them."""
 
 import asyncio
 import os
@@ -20,206 +20,215 @@ from kheishctl.render.pieces import (
     QuestionClosing,
     QuestionOpening,
 )
-from kheishctl.shell.answering import MAX_EDITED_CHARACTERS, Answering
-from kheishctl.shell.waiting import Edit, Reply, Resolve, Typing
+from kheishctl.shell.answers import MAX_EDITED_CHARACTERS, AnswerSender
+from kheishctl.shell.pending import AnswerQuestion, EditInput, LineEntry, ResolveApprovals
 from tests.support.daemons import PATIENCE_S
 
 APPROVAL = {"approval_id": "apr_1", "run_id": "run_1", "tool": "bash"}
 QUESTION = {"question_id": "qst_1", "questions": [{"key": "k", "question": "Why?"}]}
-ALLOW = Resolve(({"approval_id": "apr_1", "decision": "allow"},))
-ME = f"uid:{os.getuid()}"
+ALLOW = ResolveApprovals(({"approval_id": "apr_1", "decision": "allow"},))
+MY_ACTOR = f"uid:{os.getuid()}"
 MY_NAME = pwd.getpwuid(os.getuid()).pw_name
 
 
-def closed(by: str = ME, how: str = "allow") -> ApprovalClosing:
-    """The approval was answered."""
-    return ApprovalClosing("apr_1", "bash", "ls", how, by)
+def close_approval(actor: str = MY_ACTOR, outcome: str = "allow") -> ApprovalClosing:
+    """Return the piece of an approval that was answered."""
+    return ApprovalClosing("apr_1", "bash", "ls", outcome, actor)
 
 
-class Room:
-    """A daemon that answers when it is told to, and all that was shown."""
+class Bench:
+    """An AnswerSender between a fake daemon and a fake view."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Json]] = []
-        self.shown: list[Piece] = []
+        self.calls: list[tuple[str, Json]] = []
+        self.pieces: list[Piece] = []
         self.notes: list[str] = []
-        self.edited: list[str] = []
-        self.answer: Any = {}
-        self.before: Callable[[], object] = lambda: None
-        self.answering = Answering(self._call, self.shown.append, self._note, self.edited.append)
+        self.texts: list[str] = []
+        self.result: Any = {}
+        self.on_call: Callable[[], object] = lambda: None
+        self.answers = AnswerSender(self._call, self)
 
     async def _call(self, method: str, params: Json) -> Any:
-        self.asked.append((method, params))
-        self.before()
-        if isinstance(self.answer, Failure):
-            raise self.answer
-        return self.answer
+        self.calls.append((method, params))
+        self.on_call()
+        if isinstance(self.result, Failure):
+            raise self.result
+        return self.result
 
-    def _note(self, text: str, style: str) -> None:
+    def show(self, piece: Piece) -> None:
+        """Record a shown piece."""
+        self.pieces.append(piece)
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """Record a note."""
         self.notes.append(text)
 
-    def hears(self, piece: Piece) -> None:
-        """Something is told by the journal."""
-        now = self.answering.heard(piece)
-        if now is not None:
-            self.shown.append(now)
+    def edit_text(self, text: str) -> None:
+        """Record a text for the prompt."""
+        self.texts.append(text)
+
+    def receive(self, piece: Piece) -> None:
+        """Receive a piece from the journal."""
+        visible = self.answers.track(piece)
+        if visible is not None:
+            self.pieces.append(visible)
 
     @property
-    def waits(self) -> list[str]:
-        """The ids of what waits."""
-        return [item.key for item in self.answering.waiting.items]
+    def pending_ids(self) -> list[str]:
+        """The ids of the pending requests."""
+        return [request.key for request in self.answers.pending.requests]
 
 
-def sit(body: Callable[[Room], Awaitable[None]]) -> Room:
-    """Run a body in a room where an approval and a question wait."""
+def run(body: Callable[[Bench], Awaitable[None]]) -> Bench:
+    """Run a body on a bench with a pending approval and a pending question."""
 
-    async def run() -> Room:
-        room = Room()
-        room.hears(ApprovalOpening(APPROVAL))
-        room.hears(QuestionOpening(QUESTION))
+    async def main() -> Bench:
+        bench = Bench()
+        bench.receive(ApprovalOpening(APPROVAL))
+        bench.receive(QuestionOpening(QUESTION))
         async with asyncio.timeout(PATIENCE_S):
-            await body(room)
-        return room
+            await body(bench)
+        return bench
 
-    return asyncio.run(run())
+    return asyncio.run(main())
 
 
-def refusal(reason: str) -> RequestRefused:
-    """A refusal for some reason."""
+def make_refusal(reason: str) -> RequestRefused:
+    """Return a refusal with a reason."""
     return RequestRefused({"code": 1409, "message": f"because of {reason}", "data": {"reason": reason}})
 
 
-@pytest.mark.parametrize("early", [True, False], ids=["told before the answer", "told after it"])
-def test_our_answer_is_ours(early: bool) -> None:
-    """Whether the journal is faster than the answer or not; it is told once."""
+@pytest.mark.parametrize("early", [True, False], ids=["journal first", "answer first"])
+def test_own_answer(early: bool) -> None:
+    """An accepted answer is shown once as ours, whether the journal or the daemon's answer is first."""
 
-    async def body(room: Room) -> None:
+    async def body(bench: Bench) -> None:
         if early:
-            room.before = lambda: room.hears(closed())
-        room.answering.waiting.resolve([room.answering.waiting.items[0]], "allow")
-        await room.answering.carry_out((ALLOW,))
+            bench.on_call = lambda: bench.receive(close_approval())
+        bench.answers.pending.resolve([bench.answers.pending.requests[0]], "allow")
+        await bench.answers.carry_out((ALLOW,))
         if not early:
-            room.hears(closed())
+            bench.receive(close_approval())
 
-    room = sit(body)
-    [(method, params)] = room.asked
+    bench = run(body)
+    [(method, params)] = bench.calls
     assert method == "approval.resolve"
     assert params["resolutions"] == list(ALLOW.resolutions)
     assert params["idempotency_key"]
-    assert room.shown[-1] == closed("you")
-    assert room.waits == ["qst_1"]
+    assert bench.pieces[-1] == close_approval("you")
+    assert bench.pending_ids == ["qst_1"]
 
 
-def test_somebody_else_was_first() -> None:
-    """It is told who, by the name of the user; the refusal says nothing more."""
+def test_answer_of_another_person() -> None:
+    """If another person was first, they are named, and the refusal adds no note."""
 
-    async def body(room: Room) -> None:
-        room.before = lambda: room.hears(closed())
-        room.answer = refusal("approval_already_resolved")
-        await room.answering.carry_out((ALLOW,))
+    async def body(bench: Bench) -> None:
+        bench.on_call = lambda: bench.receive(close_approval())
+        bench.result = make_refusal("approval_already_resolved")
+        await bench.answers.carry_out((ALLOW,))
 
-    room = sit(body)
-    assert room.shown[-1] == closed(MY_NAME)
-    assert room.notes == []
-    assert room.waits == ["qst_1"]
+    bench = run(body)
+    assert bench.pieces[-1] == close_approval(MY_NAME)
+    assert bench.notes == []
+    assert bench.pending_ids == ["qst_1"]
 
 
 def test_one_of_several_was_answered() -> None:
-    """Then none of them is, and that is said."""
-    both = Resolve((*ALLOW.resolutions, {"approval_id": "apr_2", "decision": "allow"}))
+    """If one of several approvals was answered meanwhile, a note says that no answer counts."""
+    both = ResolveApprovals((*ALLOW.resolutions, {"approval_id": "apr_2", "decision": "allow"}))
 
-    async def body(room: Room) -> None:
-        room.answer = refusal("approval_already_resolved")
-        await room.answering.carry_out((both,))
+    async def body(bench: Bench) -> None:
+        bench.result = make_refusal("approval_already_resolved")
+        await bench.answers.carry_out((both,))
 
-    room = sit(body)
-    assert room.notes == ["one of them was answered meanwhile, so none of them is yet"]
-    assert room.waits == ["apr_1", "qst_1"]
-
-
-@pytest.mark.parametrize("failure", [refusal("storage_full"), ConnectionLost("the connection is lost")])
-def test_an_answer_that_fails(failure: Failure) -> None:
-    """It is said why, and it waits on."""
-
-    async def body(room: Room) -> None:
-        room.answer = failure
-        room.answering.waiting.resolve([room.answering.waiting.items[0]], "allow")
-        await room.answering.carry_out((ALLOW,))
-
-    room = sit(body)
-    assert room.notes == [str(failure)]
-    assert room.waits == ["apr_1", "qst_1"]
+    bench = run(body)
+    assert bench.notes == ["one of these approvals was answered meanwhile, so none of your answers counts"]
+    assert bench.pending_ids == ["apr_1", "qst_1"]
 
 
-def test_what_lapses_was_answered_by_nobody() -> None:
-    """Not by us either, though we had answered in the same moment."""
+@pytest.mark.parametrize("failure", [make_refusal("storage_full"), ConnectionLost("the connection is lost")])
+def test_failed_answer(failure: Failure) -> None:
+    """If an answer fails, a note gives the failure, and the request stays pending."""
 
-    async def body(room: Room) -> None:
-        await room.answering.carry_out((ALLOW,))
-        room.hears(closed("", "withdrawn"))
+    async def body(bench: Bench) -> None:
+        bench.result = failure
+        bench.answers.pending.resolve([bench.answers.pending.requests[0]], "allow")
+        await bench.answers.carry_out((ALLOW,))
 
-    assert sit(body).shown[-1] == closed("", "withdrawn")
+    bench = run(body)
+    assert bench.notes == [str(failure)]
+    assert bench.pending_ids == ["apr_1", "qst_1"]
 
 
-def test_a_question() -> None:
-    """Its answer is sent whole, and is ours."""
+def test_lapse_is_attributed_to_nobody() -> None:
+    """A request that lapses was not answered by us, even if we answered at the same moment."""
+
+    async def body(bench: Bench) -> None:
+        await bench.answers.carry_out((ALLOW,))
+        bench.receive(close_approval("", "withdrawn"))
+
+    assert run(body).pieces[-1] == close_approval("", "withdrawn")
+
+
+def test_question() -> None:
+    """The answer to a question is sent with all its parts and shown as ours."""
     answers = ({"key": "k", "text": "so"},)
 
-    async def body(room: Room) -> None:
-        await room.answering.carry_out((Reply("qst_1", answers),))
-        room.hears(QuestionClosing("qst_1", "answered", ME, "so"))
+    async def body(bench: Bench) -> None:
+        await bench.answers.carry_out((AnswerQuestion("qst_1", answers),))
+        bench.receive(QuestionClosing("qst_1", "answered", MY_ACTOR, "so"))
 
-    room = sit(body)
-    [(method, params)] = room.asked
+    bench = run(body)
+    [(method, params)] = bench.calls
     assert method == "question.answer"
     assert (params["answers"], params["declined"]) == (list(answers), False)
-    assert room.shown[-1] == QuestionClosing("qst_1", "answered", "you", "so")
+    assert bench.pieces[-1] == QuestionClosing("qst_1", "answered", "you", "so")
 
 
-def test_an_input_to_be_changed() -> None:
-    """It is fetched and put where it can be changed, if it still waits and is not too long."""
+def test_input_for_editing() -> None:
+    """The input of a call is put into the prompt if its approval is pending and it is not too long."""
 
-    async def body(room: Room) -> None:
-        room.answer = {"arguments": {"command": "ls"}}
-        await room.answering.carry_out((Edit("apr_1"),))
-        assert room.answering.waiting.typing == Typing("input", "apr_1")
-        room.answering.waiting.leave()
-        room.answer = {"arguments": {"command": "x" * MAX_EDITED_CHARACTERS}}
-        await room.answering.carry_out((Edit("apr_1"),))
-        room.answering.waiting.drop("apr_1")
-        room.answer = {}
-        await room.answering.carry_out((Edit("apr_1"),))
-        assert room.answering.waiting.typing is None
+    async def body(bench: Bench) -> None:
+        bench.result = {"arguments": {"command": "ls"}}
+        await bench.answers.carry_out((EditInput("apr_1"),))
+        assert bench.answers.pending.line_entry == LineEntry("input", "apr_1")
+        bench.answers.pending.cancel_line()
+        bench.result = {"arguments": {"command": "x" * MAX_EDITED_CHARACTERS}}
+        await bench.answers.carry_out((EditInput("apr_1"),))
+        bench.answers.pending.remove("apr_1")
+        bench.result = {}
+        await bench.answers.carry_out((EditInput("apr_1"),))
+        assert bench.answers.pending.line_entry is None
 
-    room = sit(body)
-    assert room.edited == ['{\n  "command": "ls"\n}']
-    assert ["too long" in note for note in room.notes] == [True]
+    bench = run(body)
+    assert bench.texts == ['{\n  "command": "ls"\n}']
+    assert ["too long" in note for note in bench.notes] == [True]
 
 
-def test_a_doubt_that_we_resolve() -> None:
-    """It is ours, as an answer is; what is refused is the caller's to tell."""
+def test_own_resolution_of_a_doubt() -> None:
+    """A resolved doubt is shown as ours; a refusal is raised for the caller."""
 
-    async def body(room: Room) -> None:
-        room.before = lambda: room.hears(DoubtClosing("dbt_1", "bash", "done", ME, ""))
-        await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
-        room.answer = refusal("indoubt_already_resolved")
+    async def body(bench: Bench) -> None:
+        bench.on_call = lambda: bench.receive(DoubtClosing("dbt_1", "bash", "done", MY_ACTOR, ""))
+        await bench.answers.resolve_doubt({"indoubt_id": "dbt_1", "outcome": "done"})
+        bench.result = make_refusal("indoubt_already_resolved")
         with pytest.raises(RequestRefused):
-            await room.answering.resolve({"indoubt_id": "dbt_1", "outcome": "done"})
+            await bench.answers.resolve_doubt({"indoubt_id": "dbt_1", "outcome": "done"})
 
-    room = sit(body)
-    assert room.asked[0][0] == "indoubt.resolve"
-    assert room.shown[-2:] == [DoubtClosing("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
+    bench = run(body)
+    assert bench.calls[0][0] == "indoubt.resolve"
+    assert bench.pieces[-2:] == [DoubtClosing("dbt_1", "bash", "done", by, "") for by in ("you", MY_NAME)]
 
 
 def test_doubts() -> None:
-    """They are kept until they are settled, by whomever."""
-    room = Room()
+    """Calls in doubt are kept until anyone resolves them; other pieces pass unchanged."""
+    bench = Bench()
     doubt = {"indoubt_id": "idt_1", "tool": "bash"}
-    room.answering.waits([APPROVAL], [doubt])
-    assert room.waits == ["apr_1"]
-    room.hears(DoubtOpening({**doubt, "indoubt_id": "idt_2"}))
-    room.hears(DoubtClosing("idt_1", "bash", "done", "token:tok_1", ""))
-    assert list(room.answering.doubts) == ["idt_2"]
-    assert room.shown[1:] == [DoubtClosing("idt_1", "bash", "done", "token:tok_1", "")]
-    room.hears(AnswerText("x"))
-    assert room.shown[2:] == [AnswerText("x")]
+    bench.answers.replace([APPROVAL], [doubt])
+    assert bench.pending_ids == ["apr_1"]
+    bench.receive(DoubtOpening({**doubt, "indoubt_id": "idt_2"}))
+    bench.receive(DoubtClosing("idt_1", "bash", "done", "token:tok_1", ""))
+    assert list(bench.answers.doubts) == ["idt_2"]
+    assert bench.pieces[1:] == [DoubtClosing("idt_1", "bash", "done", "token:tok_1", "")]
+    bench.receive(AnswerText("x"))
+    assert bench.pieces[2:] == [AnswerText("x")]

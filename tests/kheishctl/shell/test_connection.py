@@ -1,4 +1,4 @@
-"""The chat's connection."""
+"""Tests of the chat's connection."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,60 +9,60 @@ from typing import Any
 import pytest
 
 from kheishctl.client import ConnectionLost, NoDaemon, NotADaemon, RequestRefused
-from kheishctl.shell.link import Link
+from kheishctl.shell.connection import ChatConnection
 from tests.support.daemons import Daemon
 from tests.support.scripted import Peer, Script, scripted
 
 
 class Owner:
-    """Who has a link: what it was told, in order."""
+    """The owner of a connection. It records the callbacks in order."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
-        self.lost = asyncio.Event()
+        self.log: list[Any] = []
+        self.is_lost = asyncio.Event()
 
     def on_notification(self, method: str, params: dict[str, Any]) -> None:
-        """Remember a notification."""
-        self.told.append((method, params))
+        """Record a notification."""
+        self.log.append((method, params))
 
     def on_lost(self) -> None:
-        """Remember the loss."""
-        self.told.append("lost")
-        self.lost.set()
+        """Record the loss."""
+        self.log.append("lost")
+        self.is_lost.set()
 
 
-def talk(path: Path, script: Script, body: Callable[[Link, Owner], Awaitable[None]]) -> None:
-    """Run a body on a link to a scripted daemon."""
+def run(path: Path, script: Script, body: Callable[[ChatConnection, Owner], Awaitable[None]]) -> None:
+    """Run a body with a connection to a scripted daemon."""
 
-    async def run() -> None:
+    async def main() -> None:
         owner = Owner()
-        link = await Link.dial(str(path), owner.on_notification, owner.on_lost)
-        await body(link, owner)
-        link.close()
-        await owner.lost.wait()
+        connection = await ChatConnection.dial(str(path), owner.on_notification, owner.on_lost)
+        await body(connection, owner)
+        connection.close()
+        await owner.is_lost.wait()
 
     with scripted(path, script):
-        asyncio.run(run())
+        asyncio.run(main())
 
 
-def test_a_line_without_an_end_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not kept for ever."""
-    monkeypatch.setattr("kheishctl.shell.link.MAX_MESSAGE_BYTES", 1 << 20)
+def test_endless_line_closes_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line beyond the size limit closes the connection instead of filling the memory."""
+    monkeypatch.setattr("kheishctl.shell.connection.MAX_MESSAGE_BYTES", 1 << 20)
 
     def script(peer: Peer) -> None:
         with suppress(OSError):
             while True:
                 peer.raw(b"x" * 4096)
 
-    async def body(link: Link, owner: Owner) -> None:
-        await owner.lost.wait()
-        assert owner.told == ["lost"]
+    async def body(connection: ChatConnection, owner: Owner) -> None:
+        await owner.is_lost.wait()
+        assert owner.log == ["lost"]
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
-def test_an_error_that_is_none(tmp_path: Path) -> None:
-    """What poses as a daemon is named, and nothing breaks."""
+def test_invalid_error(tmp_path: Path) -> None:
+    """An error in another shape than the protocol's means that another program answers."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -70,37 +70,37 @@ def test_an_error_that_is_none(tmp_path: Path) -> None:
         peer.send({"id": request["id"], "error": "no"})
         peer.gone()
 
-    async def body(link: Link, owner: Owner) -> None:
+    async def body(connection: ChatConnection, owner: Owner) -> None:
         with pytest.raises(NotADaemon):
-            await link.call("rpc.ping")
+            await connection.call("rpc.ping")
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
-def test_the_real_thing(daemon: Daemon) -> None:
-    """Requests are answered, refusals raised."""
+def test_real_daemon(daemon: Daemon) -> None:
+    """A real daemon answers calls; refusals, also of unreadable requests, are raised."""
 
-    async def run() -> None:
+    async def main() -> None:
         owner = Owner()
-        link = await Link.dial(str(daemon.socket), owner.on_notification, owner.on_lost)
-        pings = await asyncio.gather(*(link.call("rpc.ping") for _ in range(20)))
+        connection = await ChatConnection.dial(str(daemon.socket), owner.on_notification, owner.on_lost)
+        pings = await asyncio.gather(*(connection.call("rpc.ping") for _ in range(20)))
         assert len({ping["version"] for ping in pings}) == 1
         with pytest.raises(RequestRefused) as caught:
-            await link.call("run.get", {"run_id": "none"})
+            await connection.call("run.get", {"run_id": "none"})
         assert caught.value.reason == "run_not_found"
         with pytest.raises(RequestRefused) as caught:
-            await link.call("run.get", {"run_id": "\udcff"})
-        assert caught.value.reason == "parse_error"  # Answered without an id, as it could not be read.
-        link.close()
-        await owner.lost.wait()
+            await connection.call("run.get", {"run_id": "\udcff"})
+        assert caught.value.reason == "parse_error"  # An unreadable request is answered without an id.
+        connection.close()
+        await owner.is_lost.wait()
         with pytest.raises(ConnectionLost):
-            await link.call("rpc.ping")
+            await connection.call("rpc.ping")
 
-    asyncio.run(run())
+    asyncio.run(main())
 
 
 def test_answers_in_any_order(tmp_path: Path) -> None:
-    """Each answer finds who asked."""
+    """Every answer resumes its own call, in any order."""
 
     def script(peer: Peer) -> None:
         first, second = peer.request(), peer.request()
@@ -108,15 +108,15 @@ def test_answers_in_any_order(tmp_path: Path) -> None:
         peer.answer(first, "first")
         peer.gone()
 
-    async def body(link: Link, owner: Owner) -> None:
-        answers = await asyncio.gather(link.call("a"), link.call("b"))
+    async def body(connection: ChatConnection, owner: Owner) -> None:
+        answers = await asyncio.gather(connection.call("a"), connection.call("b"))
         assert list(answers) == ["first", "second"]
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
 def test_notifications_come_before_a_later_answer(tmp_path: Path) -> None:
-    """Notifications are handed on in order, each before whoever asks is woken by a later answer."""
+    """Notifications are delivered in order, before a later answer resumes its caller."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -125,26 +125,26 @@ def test_notifications_come_before_a_later_answer(tmp_path: Path) -> None:
         peer.answer(request, None)
         peer.gone()
 
-    async def body(link: Link, owner: Owner) -> None:
-        await link.call("a")
-        assert owner.told == [("n", {"number": 1}), ("n", {"number": 2})]
+    async def body(connection: ChatConnection, owner: Owner) -> None:
+        await connection.call("a")
+        assert owner.log == [("n", {"number": 1}), ("n", {"number": 2})]
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
-def test_a_loss_is_told_before_requests_fail(tmp_path: Path) -> None:
-    """The owner knows first, so that nothing is tried again over a connection that is gone."""
+def test_loss_is_reported_before_calls_fail(tmp_path: Path) -> None:
+    """The owner hears of the loss first, so that nothing is retried over the lost connection."""
 
-    async def body(link: Link, owner: Owner) -> None:
+    async def body(connection: ChatConnection, owner: Owner) -> None:
         with pytest.raises(ConnectionLost):
-            await link.call("a")
-        assert owner.told == ["lost"]
+            await connection.call("a")
+        assert owner.log == ["lost"]
 
-    talk(tmp_path / "s", lambda peer: peer.request(), body)
+    run(tmp_path / "s", lambda peer: peer.request(), body)
 
 
-def test_what_is_not_understood_is_passed_over(tmp_path: Path) -> None:
-    """Lines that are no message, and answers nobody waits for, hurt nothing; lines come in pieces."""
+def test_unknown_messages_are_ignored(tmp_path: Path) -> None:
+    """Invalid lines and answers without a call are ignored; a line may arrive in pieces."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -153,14 +153,14 @@ def test_what_is_not_understood_is_passed_over(tmp_path: Path) -> None:
             peer.raw(bytes([byte]))
         peer.gone()
 
-    async def body(link: Link, owner: Owner) -> None:
-        assert await link.call("a") == 7
+    async def body(connection: ChatConnection, owner: Owner) -> None:
+        assert await connection.call("a") == 7
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
-def test_an_answer_after_giving_up(tmp_path: Path) -> None:
-    """Who stopped waiting is not woken."""
+def test_answer_to_a_cancelled_call(tmp_path: Path) -> None:
+    """The answer to a cancelled call is ignored."""
 
     def script(peer: Peer) -> None:
         first = peer.request()
@@ -170,20 +170,23 @@ def test_an_answer_after_giving_up(tmp_path: Path) -> None:
         peer.answer(third, "third")
         peer.gone()
 
-    async def body(link: Link, owner: Owner) -> None:
-        first, second = asyncio.ensure_future(link.call("a")), asyncio.ensure_future(link.call("b"))
+    async def body(connection: ChatConnection, owner: Owner) -> None:
+        first, second = (
+            asyncio.ensure_future(connection.call("a")),
+            asyncio.ensure_future(connection.call("b")),
+        )
         assert await second == "second"
         first.cancel()
-        assert await link.call("c") == "third"
+        assert await connection.call("c") == "third"
 
-    talk(tmp_path / "s", script, body)
+    run(tmp_path / "s", script, body)
 
 
 def test_no_daemon(tmp_path: Path) -> None:
-    """Nobody there is said as everywhere."""
+    """A socket without a daemon raises the same failure as for other commands."""
 
-    async def run() -> None:
-        await Link.dial(str(tmp_path / "none"), lambda method, params: None, lambda: None)
+    async def main() -> None:
+        await ChatConnection.dial(str(tmp_path / "none"), lambda method, params: None, lambda: None)
 
     with pytest.raises(NoDaemon):
-        asyncio.run(run())
+        asyncio.run(main())

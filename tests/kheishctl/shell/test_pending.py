@@ -1,54 +1,60 @@
-"""What waits for a person, and what their keys mean."""
+"""Tests of the pending requests and the keys that answer them."""
 
 from typing import Any
 
 import pytest
 
 from kheishctl.contract import Json
-from kheishctl.shell.waiting import GRACE_SECONDS, KEYS, Edit, Reply, Resolve, Typing, Waiting
+from kheishctl.shell.pending import (
+    GRACE_SECONDS,
+    KEYS,
+    AnswerQuestion,
+    EditInput,
+    LineEntry,
+    PendingRequests,
+    ResolveApprovals,
+)
 
 COLORS = [{"option_id": "r", "label": "red"}, {"option_id": "b", "label": "blue"}]
-
-
-def approval(number: int, run_id: str = "run_1") -> Json:
-    """An approval as it is heard."""
-    return {"approval_id": f"apr_{number}", "run_id": run_id, "tool": "bash", "created_cursor": number}
-
-
-def question(number: int, *parts: Json) -> Json:
-    """A question as it is heard."""
-    return {"question_id": f"qst_{number}", "questions": list(parts), "created_cursor": number}
-
-
-ONE = {"key": "color", "question": "Which?", "options": COLORS}
-SOME = {**ONE, "key": "colors", "multi_select": True}
+SINGLE = {"key": "color", "question": "Which?", "options": COLORS}
+MULTIPLE = {**SINGLE, "key": "colors", "multi_select": True}
 FREE = {"key": "name", "question": "What name?"}
 
 
-class Sitting:
-    """Somebody who looks at what waits, and at a clock."""
+def make_approval(number: int, run_id: str = "run_1") -> Json:
+    """Return the record of an approval."""
+    return {"approval_id": f"apr_{number}", "run_id": run_id, "tool": "bash", "created_cursor": number}
+
+
+def make_question(number: int, *parts: Json) -> Json:
+    """Return the record of a question."""
+    return {"question_id": f"qst_{number}", "questions": list(parts), "created_cursor": number}
+
+
+class Viewer:
+    """A person who looks at the panel, with a clock."""
 
     def __init__(self, *records: Json) -> None:
         self.now_s = 100.0
-        self.waiting = Waiting(lambda: self.now_s)
+        self.pending = PendingRequests(lambda: self.now_s)
         for record in records:
-            self.waiting.put(record)
-        self.looks()
+            self.pending.add(record)
+        self.look()
 
-    def looks(self, *, empty: bool = True) -> None:
-        """See what is shown, for long enough."""
-        self.waiting.drawn(empty=empty)
+    def look(self, *, empty: bool = True) -> None:
+        """Draw the shown request for long enough."""
+        self.pending.mark_drawn(empty=empty)
         self.now_s += GRACE_SECONDS
-        self.waiting.drawn(empty=empty)
+        self.pending.mark_drawn(empty=empty)
 
     def press(self, key: str) -> Any:
         """Press a key."""
-        return self.waiting.press(key)
+        return self.pending.press(key)
 
     @property
-    def shown(self) -> str | None:
-        """The id of what is shown."""
-        return self.waiting.first.key if self.waiting.first is not None else None
+    def shown_id(self) -> str | None:
+        """The id of the shown request."""
+        return self.pending.first.key if self.pending.first is not None else None
 
 
 @pytest.mark.parametrize(
@@ -60,209 +66,211 @@ class Sitting:
         ("d", {"decision": "deny"}),
     ],
 )
-def test_a_key_answers_an_approval(key: str, resolution: Json) -> None:
-    """The one that is shown; the next is shown then."""
-    sitting = Sitting(approval(1), approval(2))
-    assert sitting.press(key) == (Resolve(({"approval_id": "apr_1", **resolution},)),)
-    assert sitting.shown == "apr_2"
+def test_key_answers_approval(key: str, resolution: Json) -> None:
+    """A key answers the shown approval, and the next one is shown."""
+    viewer = Viewer(make_approval(1), make_approval(2))
+    assert viewer.press(key) == (ResolveApprovals(({"approval_id": "apr_1", **resolution},)),)
+    assert viewer.shown_id == "apr_2"
 
 
-def test_a_key_answers_nothing_that_was_not_seen() -> None:
-    """Not what has just appeared, and not what comes after what was answered; then it does."""
+def test_key_answers_only_a_request_that_was_visible() -> None:
+    """A key answers no request that has just appeared, also after the answer to another one."""
     now_s = 0.0
-    waiting = Waiting(lambda: now_s)
-    waiting.put(approval(1))
-    assert waiting.press("a") is None
-    waiting.drawn(empty=True)
+    pending = PendingRequests(lambda: now_s)
+    pending.add(make_approval(1))
+    assert pending.press("a") is None
+    pending.mark_drawn(empty=True)
     now_s = GRACE_SECONDS / 2
-    assert waiting.press("a") is None
-    waiting.put(approval(2))
+    assert pending.press("a") is None
+    pending.add(make_approval(2))
     now_s = GRACE_SECONDS
-    assert waiting.press("a") is not None
-    assert waiting.press("a") is None
-    waiting.drawn(empty=True)
+    assert pending.press("a") is not None
+    assert pending.press("a") is None
+    pending.mark_drawn(empty=True)
     now_s = 2 * GRACE_SECONDS
-    assert waiting.press("a") is not None
+    assert pending.press("a") is not None
 
 
 @pytest.mark.parametrize(("key", "decision"), [("A", "allow"), ("X", "deny")])
-def test_all_that_wait_now(key: str, decision: str) -> None:
-    """Approvals of one run are answered together; questions are none of it."""
-    sitting = Sitting(approval(1), approval(2, "run_2"), question(3, ONE), approval(4))
-    assert [action.ids for action in sitting.press(key)] == [["apr_1", "apr_4"], ["apr_2"]]
-    assert sitting.shown == "qst_3"
+def test_capital_answers_all_approvals(key: str, decision: str) -> None:
+    """A capital answers all approvals, those of one run in one action; questions stay pending."""
+    viewer = Viewer(make_approval(1), make_approval(2, "run_2"), make_question(3, SINGLE), make_approval(4))
+    actions = viewer.press(key)
+    assert [action.ids for action in actions] == [["apr_1", "apr_4"], ["apr_2"]]
+    assert {row["decision"] for action in actions for row in action.resolutions} == {decision}
+    assert viewer.shown_id == "qst_3"
 
 
-def test_a_denial_with_a_reason() -> None:
-    """The line that is typed next is the reason, on one line; keys mean nothing meanwhile."""
-    sitting = Sitting(approval(1))
-    assert sitting.press("D") == ()
-    assert sitting.waiting.typing == Typing("reason", "apr_1")
-    assert sitting.press("a") is None
-    denied = Resolve(({"approval_id": "apr_1", "decision": "deny", "note": "not this"},))
-    assert sitting.waiting.entered(" not\nthis ").actions == (denied,)
-    assert sitting.waiting.typing is None
-    assert sitting.shown is None
+def test_denial_with_note() -> None:
+    """The next line becomes the note of the denial, on one line; keys have no meaning meanwhile."""
+    viewer = Viewer(make_approval(1))
+    assert viewer.press("D") == ()
+    assert viewer.pending.line_entry == LineEntry("note", "apr_1")
+    assert viewer.press("a") is None
+    action = ResolveApprovals(({"approval_id": "apr_1", "decision": "deny", "note": "not this"},))
+    assert viewer.pending.enter_line(" not\nthis ").actions == (action,)
+    assert viewer.pending.line_entry is None
+    assert viewer.shown_id is None
 
 
-def test_an_input_that_is_changed() -> None:
-    """What is no object can be mended; then the call is allowed with what was typed."""
-    sitting = Sitting(approval(1))
-    assert sitting.press("e") == (Edit("apr_1"),)
-    assert sitting.waiting.edit("apr_1")
-    for wrong in ("{", "[1]", "[" * 100_000):
-        entered = sitting.waiting.entered(wrong)
-        assert entered.again
-        assert "JSON" in entered.problem
-    entered = sitting.waiting.entered('{"command": "ls"}')
-    assert entered.actions == (
-        Resolve(({"approval_id": "apr_1", "decision": "allow", "updated_input": {"command": "ls"}},)),
-    )
+def test_edited_input() -> None:
+    """An invalid input can be corrected; a valid input allows the call with it."""
+    viewer = Viewer(make_approval(1))
+    assert viewer.press("e") == (EditInput("apr_1"),)
+    assert viewer.pending.start_edit("apr_1")
+    for invalid in ("{", "[1]", "[" * 100_000):
+        result = viewer.pending.enter_line(invalid)
+        assert result.editable
+        assert "JSON" in result.problem
+    result = viewer.pending.enter_line('{"command": "ls"}')
+    resolution = {"approval_id": "apr_1", "decision": "allow", "updated_input": {"command": "ls"}}
+    assert result.actions == (ResolveApprovals((resolution,)),)
 
 
-def test_what_is_typed_for_what_somebody_answered() -> None:
-    """It goes nowhere, and that is said."""
-    sitting = Sitting(approval(1))
-    sitting.press("D")
-    sitting.waiting.drop("apr_1")
-    entered = sitting.waiting.entered("because")
-    assert entered.actions == ()
-    assert "meanwhile" in entered.problem
-    assert not sitting.waiting.edit("apr_1")
+def test_line_for_closed_approval() -> None:
+    """A line for an approval that was answered meanwhile is discarded, and the person is told."""
+    viewer = Viewer(make_approval(1))
+    viewer.press("D")
+    viewer.pending.remove("apr_1")
+    result = viewer.pending.enter_line("because")
+    assert result.actions == ()
+    assert "meanwhile" in result.problem
+    assert not viewer.pending.start_edit("apr_1")
 
 
-def test_what_is_typed_can_be_left() -> None:
-    """Then keys count again."""
-    sitting = Sitting(approval(1))
-    assert not sitting.waiting.leave()
-    sitting.press("D")
-    assert sitting.waiting.leave()
-    assert sitting.press("d")
+def test_cancelled_line() -> None:
+    """After the line for an approval is cancelled, keys have a meaning again."""
+    viewer = Viewer(make_approval(1))
+    assert not viewer.pending.cancel_line()
+    viewer.press("D")
+    assert viewer.pending.cancel_line()
+    assert viewer.press("d")
 
 
-def test_an_answer_that_is_refused() -> None:
-    """It waits on."""
-    sitting = Sitting(approval(1))
-    sitting.press("a")
-    assert sitting.shown is None
-    sitting.waiting.refused(["apr_1"])
-    assert sitting.shown == "apr_1"
-    sitting.waiting.refused(["apr_9"])
+def test_refused_answer() -> None:
+    """A request whose answer is refused is shown again."""
+    viewer = Viewer(make_approval(1))
+    viewer.press("a")
+    assert viewer.shown_id is None
+    viewer.pending.restore(["apr_1"])
+    assert viewer.shown_id == "apr_1"
+    viewer.pending.restore(["apr_9"])
 
 
-def test_one_option() -> None:
-    """Its number answers; keys that are no option are text."""
-    sitting = Sitting(question(1, ONE))
-    assert sitting.press("3") is None
-    assert sitting.press("a") is None
-    assert sitting.press("enter") == ()
-    assert sitting.press("2") == (Reply("qst_1", ({"key": "color", "selected": ["b"]},)),)
+def test_single_option() -> None:
+    """The number of an option answers; keys that name no option are text."""
+    viewer = Viewer(make_question(1, SINGLE))
+    assert viewer.press("3") is None
+    assert viewer.press("a") is None
+    assert viewer.press("enter") == ()
+    assert viewer.press("2") == (AnswerQuestion("qst_1", ({"key": "color", "selected": ["b"]},)),)
 
 
-def test_several_options() -> None:
-    """Numbers choose and take back, Enter answers, once something is chosen."""
-    sitting = Sitting(question(1, SOME))
+def test_multiple_options() -> None:
+    """Numbers select and unselect options; Enter answers once an option is selected."""
+    viewer = Viewer(make_question(1, MULTIPLE))
     for key in ("1", "2", "1"):
-        assert sitting.press(key) == ()
-    assert sitting.press("enter") == (Reply("qst_1", ({"key": "colors", "selected": ["b"]},)),)
+        assert viewer.press(key) == ()
+    answers = ({"key": "colors", "selected": ["b"]},)
+    assert viewer.press("enter") == (AnswerQuestion("qst_1", answers),)
 
 
-def test_several_questions() -> None:
-    """One after the other, each seen before it can be answered; what was answered goes together."""
-    sitting = Sitting(question(1, ONE, SOME, FREE))
-    assert sitting.press("1") == ()
-    assert sitting.press("1") is None
-    sitting.looks()
-    sitting.press("2")
-    assert sitting.press("enter") == ()
-    sitting.looks()
-    assert sitting.press("n") is None
-    first = sitting.waiting.first
+def test_several_parts() -> None:
+    """The parts of a question are shown and answered one after the other, and sent together."""
+    viewer = Viewer(make_question(1, SINGLE, MULTIPLE, FREE))
+    assert viewer.press("1") == ()
+    assert viewer.press("1") is None
+    viewer.look()
+    viewer.press("2")
+    assert viewer.press("enter") == ()
+    viewer.look()
+    assert viewer.press("n") is None
+    first = viewer.pending.first
     assert first is not None
-    [reply] = sitting.waiting.answer(first, first.chosen, "Ada")
-    assert isinstance(reply, Reply)
-    assert reply.answers == (
+    [action] = viewer.pending.answer(first, first.selected, "Ada")
+    assert isinstance(action, AnswerQuestion)
+    assert action.answers == (
         {"key": "color", "selected": ["r"]},
         {"key": "colors", "selected": ["b"]},
         {"key": "name", "text": "Ada"},
     )
 
 
-def test_a_question_is_declined() -> None:
-    """That is an answer, too."""
-    assert Sitting(question(1, ONE)).press("n") == (Reply("qst_1", declined=True),)
+def test_declined_question() -> None:
+    """A key declines a question with options."""
+    assert Viewer(make_question(1, SINGLE)).press("n") == (AnswerQuestion("qst_1", declined=True),)
 
 
-def test_a_line_answers_a_question_that_was_seen() -> None:
-    """Not one that was begun before the question was there; and approvals take none."""
-    sitting = Sitting()
-    assert not sitting.waiting.takes_line
-    sitting.waiting.put(question(1, FREE))
-    sitting.looks(empty=False)
-    assert not sitting.waiting.takes_line
-    sitting.looks()
-    assert sitting.waiting.takes_line
-    sitting.looks(empty=False)
-    assert sitting.waiting.takes_line
-    assert not Sitting(approval(1)).waiting.takes_line
+def test_line_answers_question() -> None:
+    """A line answers a question unless it was begun before the question appeared; approvals take no line."""
+    viewer = Viewer()
+    assert not viewer.pending.accepts_line
+    viewer.pending.add(make_question(1, FREE))
+    viewer.look(empty=False)
+    assert not viewer.pending.accepts_line
+    viewer.look()
+    assert viewer.pending.accepts_line
+    viewer.look(empty=False)
+    assert viewer.pending.accepts_line
+    assert not Viewer(make_approval(1)).pending.accepts_line
 
 
-def test_what_is_long_is_turned_over() -> None:
-    """Page by page, no further than its ends; what fits takes no such key."""
-    sitting = Sitting(approval(1))
-    sitting.waiting.rows, sitting.waiting.page = 25, 10
+def test_paging() -> None:
+    """Two keys turn the pages of a long request within its bounds; for a short request they are text."""
+    viewer = Viewer(make_approval(1))
+    viewer.pending.total_lines, viewer.pending.page_lines = 25, 10
     offsets = []
     for key in (" ", " ", " ", "b", "b"):
-        assert sitting.press(key) == ()
-        offsets.append(sitting.waiting.offset)
+        assert viewer.press(key) == ()
+        offsets.append(viewer.pending.offset)
     assert offsets == [10, 15, 15, 5, 0]
-    sitting.waiting.rows = 10
-    assert sitting.press(" ") is None
+    viewer.pending.total_lines = 10
+    assert viewer.press(" ") is None
 
 
-def test_the_next_is_shown_from_its_beginning() -> None:
-    """However far the one before was turned over."""
-    sitting = Sitting(approval(1), approval(2))
-    sitting.waiting.rows, sitting.waiting.page = 25, 10
-    sitting.press(" ")
-    sitting.press("a")
-    sitting.looks()
-    assert sitting.waiting.offset == 0
+def test_next_request_starts_at_its_first_line() -> None:
+    """The page of the previous request does not apply to the next one."""
+    viewer = Viewer(make_approval(1), make_approval(2))
+    viewer.pending.total_lines, viewer.pending.page_lines = 25, 10
+    viewer.press(" ")
+    viewer.press("a")
+    viewer.look()
+    assert viewer.pending.offset == 0
 
 
-def test_all_that_waits_is_told_anew() -> None:
-    """In the order in which it was asked; what was begun stays, what is being answered waits again."""
-    sitting = Sitting(question(5, SOME), approval(6))
-    sitting.press("2")
-    sitting.waiting.resolve([sitting.waiting.items[1]], "allow")
-    sitting.waiting.replace([approval(6), question(5, SOME), approval(2)])
-    assert [item.key for item in sitting.waiting.items] == ["apr_2", "qst_5", "apr_6"]
-    assert sitting.waiting.items[1].chosen == ["b"]
-    sitting.waiting.replace([])
-    assert sitting.shown is None
-    sitting.looks()
+def test_replaced_requests() -> None:
+    """Replaced requests are in the order of creation; partial answers stay, answers in flight do not."""
+    viewer = Viewer(make_question(5, MULTIPLE), make_approval(6))
+    viewer.press("2")
+    viewer.pending.resolve([viewer.pending.requests[1]], "allow")
+    viewer.pending.replace([make_approval(6), make_question(5, MULTIPLE), make_approval(2)])
+    assert [request.key for request in viewer.pending.requests] == ["apr_2", "qst_5", "apr_6"]
+    assert viewer.pending.requests[1].selected == ["b"]
+    viewer.pending.replace([])
+    assert viewer.shown_id is None
+    viewer.look()
 
 
-def test_something_known_is_not_asked_twice() -> None:
-    """A list and the journal may tell of the same; a question without parts is none."""
-    sitting = Sitting(approval(1), approval(1), question(2))
-    assert len(sitting.waiting.items) == 1
+def test_request_is_added_once() -> None:
+    """A list and the journal may report the same request; a question without parts is ignored."""
+    viewer = Viewer(make_approval(1), make_approval(1), make_question(2))
+    assert len(viewer.pending.requests) == 1
 
 
-def test_the_bell_rings_once() -> None:
-    """For each thing that comes, whatever waited before."""
-    sitting = Sitting(approval(1))
-    assert [sitting.waiting.ring(), sitting.waiting.ring()] == [True, False]
-    sitting.waiting.put(approval(2))
-    assert [sitting.waiting.ring(), sitting.waiting.ring()] == [True, False]
-    sitting.waiting.drop("apr_1")
-    assert not sitting.waiting.ring()
+def test_new_requests_are_announced_once() -> None:
+    """Every new request is announced once, whatever else is pending."""
+    viewer = Viewer(make_approval(1))
+    assert [viewer.pending.announce(), viewer.pending.announce()] == [True, False]
+    viewer.pending.add(make_approval(2))
+    assert [viewer.pending.announce(), viewer.pending.announce()] == [True, False]
+    viewer.pending.remove("apr_1")
+    assert not viewer.pending.announce()
 
 
-@pytest.mark.parametrize("record", [approval(1), question(1, ONE), question(1, SOME)])
-def test_every_key_that_means_something_is_asked_for(record: Json) -> None:
-    """The screen tells only of the keys that it is told."""
+@pytest.mark.parametrize("record", [make_approval(1), make_question(1, SINGLE), make_question(1, MULTIPLE)])
+def test_every_key_with_a_meaning_is_bound(record: Json) -> None:
+    """The prompt binds only KEYS, so every key with a meaning is one of them."""
     for key in map(chr, range(0x20, 0x7F)):
-        sitting = Sitting(record)
-        sitting.waiting.rows, sitting.waiting.page = 2, 1
-        assert sitting.press(key) is None or key in KEYS
+        viewer = Viewer(record)
+        viewer.pending.total_lines, viewer.pending.page_lines = 2, 1
+        assert viewer.press(key) is None or key in KEYS

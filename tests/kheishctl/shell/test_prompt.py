@@ -1,4 +1,4 @@
-"""The terminal of the chat, on prompt-toolkit's own pipes."""
+"""Tests of the prompt on the pipes of prompt-toolkit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,70 +12,68 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from kheishctl.shell.screen import Screen, SlashCompleter, history_file, open_history
-from kheishctl.shell.slash import SUMMARIES
+from kheishctl.shell.prompt import ChatPrompt, SlashCompleter, locate_history, open_history
+from kheishctl.shell.slash import COMMANDS
 from tests.support.daemons import PATIENCE_S
 from tests.support.paper import Paper
 
 
-class Desk:
-    """A screen on pipes: what is typed, what is seen, and what was heard of the keys."""
+class FakeOwner:
+    """The owner of a prompt on pipes. It records keys and handles the expected ones."""
 
-    def __init__(self, typed: PipeInput, *, runs: bool = False) -> None:
-        self.typed = typed
-        self.seen = Paper()
+    def __init__(self, keyboard: PipeInput, *, is_running: bool = False) -> None:
+        self.keyboard = keyboard
+        self.paper = Paper()
         self.live = ""
         self.interrupts = 0
-        self.runs = runs
-        self.meant: set[str] = set()
+        self.is_running = is_running
+        self.meaningful_keys: set[str] = set()
         self.keys: list[str] = []
-        self.left: dict[str, str] = {}
-        self._drawn = asyncio.Event()
-        output = Vt100_Output(self.seen, lambda: Size(24, 80), term="xterm")
-        self.screen = Screen(
-            lambda: "ada",
-            self._live,
-            self,
-            color=False,
-            history=InMemoryHistory(),
-            terminal=(typed, output),
-        )
+        self.rests: dict[str, str] = {}
+        self._has_drawn = asyncio.Event()
+        output = Vt100_Output(self.paper, lambda: Size(24, 80), term="xterm")
+        self.prompt = ChatPrompt(self, color=False, history=InMemoryHistory(), terminal=(keyboard, output))
 
-    def _live(self, lines: int) -> str:
-        self._drawn.set()
+    def prompt_label(self) -> str:
+        """Return the label."""
+        return "ada"
+
+    def live_area(self, max_lines: int) -> str:
+        """Return the live text and record the drawing."""
+        self._has_drawn.set()
         return self.live
 
-    async def drawn(self) -> None:
-        """Wait until the screen is drawn."""
-        self._drawn.clear()
-        await self._drawn.wait()
+    async def wait_for_drawing(self) -> None:
+        """Wait until the prompt is drawn."""
+        self._has_drawn.clear()
+        await self._has_drawn.wait()
 
-    def interrupted(self) -> bool:
-        """Count it."""
+    def interrupt(self) -> bool:
+        """Count an interrupt."""
         self.interrupts += 1
-        return self.runs
+        return self.is_running
 
-    def pressed(self, key: str) -> bool:
-        """Keep it, if it means something."""
-        self.keys += [key] if key in self.meant else []
-        return key in self.meant
+    def press_key(self, key: str) -> bool:
+        """Record a key if it has a meaning."""
+        self.keys += [key] if key in self.meaningful_keys else []
+        return key in self.meaningful_keys
 
-    def line(self, text: str) -> str | None:
-        """Take the lines that are expected."""
-        return self.left.get(text)
+    def take_line(self, text: str) -> str | None:
+        """Take the expected lines."""
+        return self.rests.get(text)
 
 
-def sit(body: Callable[[Desk], Awaitable[None]], *, runs: bool = False) -> Desk:
-    """Run a body at a desk."""
+def run(body: Callable[[FakeOwner], Awaitable[None]], *, is_running: bool = False) -> FakeOwner:
+    """Run a body with a prompt."""
 
-    async def run(typed: PipeInput) -> Desk:
-        desk = Desk(typed, runs=runs)
+    async def main(keyboard: PipeInput) -> FakeOwner:
+        owner = FakeOwner(keyboard, is_running=is_running)
         async with asyncio.timeout(PATIENCE_S):
-            await body(desk)
-        return desk
+            await body(owner)
+        return owner
 
-    with create_pipe_input() as typed:
-        return asyncio.run(run(typed))
+    with create_pipe_input() as keyboard:
+        return asyncio.run(main(keyboard))
 
 
 @pytest.mark.parametrize(
@@ -87,196 +85,201 @@ def sit(body: Callable[[Desk], Awaitable[None]], *, runs: bool = False) -> Desk:
         ("\r \r\x7fx\r", "x"),
         ("/sta\t\r", "/status"),
     ],
-    ids=["enter", "alt-enter", "paste", "nothing is not sent", "tab"],
+    ids=["enter", "alt-enter", "paste", "blank", "tab"],
 )
 def test_keys(keys: str, text: str) -> None:
-    """Enter sends, Alt-Enter and a paste keep lines, nothing is not sent, Tab completes commands."""
+    """Enter sends a line with text, Alt-Enter and pastes keep line breaks, Tab completes commands."""
 
-    async def body(desk: Desk) -> None:
-        desk.typed.send_text(keys)
-        assert await desk.screen.ask() == text
+    async def body(owner: FakeOwner) -> None:
+        owner.keyboard.send_text(keys)
+        assert await owner.prompt.read() == text
 
-    sit(body)
+    run(body)
 
 
-def test_keys_that_mean_something() -> None:
-    """Where nothing is typed they are told; within a text, and with more behind them, they are text."""
+def test_meaningful_keys() -> None:
+    """The owner handles a key on an empty line; within a text, or with more input behind it, it is text."""
 
-    async def body(desk: Desk) -> None:
-        desk.meant = {"a", "2", "enter", " "}
-        asked = asyncio.ensure_future(desk.screen.ask())
-        await desk.seen.sees("ada >")
+    async def body(owner: FakeOwner) -> None:
+        owner.meaningful_keys = {"a", "2", "enter", " "}
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
         for keys in ("a", "2", "\r", "d", "a", "\x7f", "\x7f", "  ", "aa"):
-            desk.typed.send_text(keys)
-            await desk.drawn()
-        assert desk.keys == ["a", "2", "enter", " ", " "]
-        assert not desk.screen.empty
-        desk.typed.send_text("\r")
-        assert await asked == "aa"
+            owner.keyboard.send_text(keys)
+            await owner.wait_for_drawing()
+        assert owner.keys == ["a", "2", "enter", " ", " "]
+        assert not owner.prompt.is_empty
+        owner.keyboard.send_text("\r")
+        assert await line == "aa"
 
-    sit(body)
-
-
-def test_a_line_that_is_for_something_else() -> None:
-    """It is not said; what is left of it stays in the prompt, and is not remembered as said."""
-
-    async def body(desk: Desk) -> None:
-        desk.left = {"taken": "", "wrong": "wrong", "": ""}
-        asked = asyncio.ensure_future(desk.screen.ask())
-        desk.typed.send_text("taken\r\rwrong\r!\r")
-        assert await asked == "wrong!"
-
-    sit(body)
+    run(body)
 
 
-def test_a_text_is_put_into_the_prompt() -> None:
-    """It can be changed and sent."""
+def test_line_for_the_owner() -> None:
+    """A line that the owner takes is not sent and not remembered; its rest stays in the prompt."""
 
-    async def body(desk: Desk) -> None:
-        asked = asyncio.ensure_future(desk.screen.ask())
-        await desk.seen.sees("ada >")
-        assert desk.screen.empty
-        desk.screen.put("put")
-        desk.typed.send_text("!\r")
-        assert await asked == "put!"
+    async def body(owner: FakeOwner) -> None:
+        owner.rests = {"taken": "", "wrong": "wrong", "": ""}
+        line = asyncio.ensure_future(owner.prompt.read())
+        owner.keyboard.send_text("taken\r\rwrong\r!\r")
+        assert await line == "wrong!"
 
-    sit(body)
+    run(body)
 
 
-def test_the_bell() -> None:
-    """It reaches the terminal at once."""
+def test_set_text() -> None:
+    """A text that is put into the prompt can be edited and sent."""
 
-    async def body(desk: Desk) -> None:
-        desk.screen.bell()
-        assert desk.seen.getvalue().endswith("\a")
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        assert owner.prompt.is_empty
+        owner.prompt.set_text("put")
+        owner.keyboard.send_text("!\r")
+        assert await line == "put!"
 
-    sit(body)
+    run(body)
+
+
+def test_bell() -> None:
+    """The bell reaches the terminal at once."""
+
+    async def body(owner: FakeOwner) -> None:
+        owner.prompt.ring_bell()
+        assert owner.paper.getvalue().endswith("\a")
+
+    run(body)
 
 
 def test_ctrl_d_leaves() -> None:
-    """The prompt ends as if the person had gone."""
+    """Ctrl-D on an empty line ends the prompt."""
 
-    async def body(desk: Desk) -> None:
-        desk.typed.send_text("\x04")
+    async def body(owner: FakeOwner) -> None:
+        owner.keyboard.send_text("\x04")
         with pytest.raises(EOFError):
-            await desk.screen.ask()
+            await owner.prompt.read()
 
-    sit(body)
-
-
-@pytest.mark.parametrize(("runs", "text"), [(True, "typedmore"), (False, "more")])
-def test_ctrl_c(runs: bool, text: str) -> None:
-    """It stops what runs and leaves what was typed alone; where nothing runs it clears what was typed."""
-
-    async def body(desk: Desk) -> None:
-        desk.typed.send_text("typed\x03more\r")
-        assert await desk.screen.ask() == text
-        assert desk.interrupts == 1
-
-    sit(body, runs=runs)
+    run(body)
 
 
-def test_leave_ends_the_prompt() -> None:
-    """A signal, say, ends the chat in order; twice does no harm."""
+@pytest.mark.parametrize(("is_running", "text"), [(True, "typedmore"), (False, "more")])
+def test_ctrl_c(is_running: bool, text: str) -> None:
+    """Ctrl-C interrupts the run and keeps the line; if nothing is running, it clears the line."""
 
-    async def body(desk: Desk) -> None:
-        asked = asyncio.ensure_future(desk.screen.ask())
-        asyncio.get_running_loop().call_later(0.01, desk.screen.leave)
-        asyncio.get_running_loop().call_later(0.01, desk.screen.leave)
+    async def body(owner: FakeOwner) -> None:
+        owner.keyboard.send_text("typed\x03more\r")
+        assert await owner.prompt.read() == text
+        assert owner.interrupts == 1
+
+    run(body, is_running=is_running)
+
+
+def test_leave() -> None:
+    """Leaving ends the open prompt, and the next one; leaving twice does no harm."""
+
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        asyncio.get_running_loop().call_later(0.01, owner.prompt.leave)
+        asyncio.get_running_loop().call_later(0.01, owner.prompt.leave)
         with pytest.raises(EOFError):
-            await asked
-        desk.screen.leave()
+            await line
+        owner.prompt.leave()
+        with pytest.raises(EOFError):
+            await owner.prompt.read()
 
-    sit(body)
+    run(body)
 
 
-def test_print_goes_above_the_prompt() -> None:
-    """Finished text is written as it is, whether there is a prompt or not, and the prompt comes back."""
+def test_print() -> None:
+    """Finished text is written unchanged above the prompt, with an open prompt or without."""
 
-    async def body(desk: Desk) -> None:
-        desk.screen.print("before\n")
-        desk.screen.print("")
-        asked = asyncio.ensure_future(desk.screen.ask())
-        await desk.seen.sees("ada >")
-        desk.screen.print("\x1b[1mmeanwhile\x1b[0m\nmore\n")
-        seen = len(desk.seen.getvalue())
-        await desk.seen.sees("ada >", seen)
-        desk.typed.send_text("x\r")
-        await asked
+    async def body(owner: FakeOwner) -> None:
+        owner.prompt.print("before\n")
+        owner.prompt.print("")
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.prompt.print("\x1b[1mmeanwhile\x1b[0m\nmore\n")
+        length = len(owner.paper.getvalue())
+        await owner.paper.sees("ada >", length)
+        owner.keyboard.send_text("x\r")
+        await line
 
-    text = sit(body).seen.getvalue()
+    text = run(body).paper.getvalue()
     assert "before\r\n" in text
     assert "\x1b[1mmeanwhile\x1b[0m\r\nmore\r\n" in text
-    assert "\x1b[6n" not in text, "nothing may be asked of the terminal"
+    assert "\x1b[6n" not in text, "the terminal may not be queried"
 
 
-def test_the_live_area_is_drawn_anew() -> None:
-    """It is drawn above the prompt, soon after it changed, and gone when the prompt is."""
+def test_live_area() -> None:
+    """The live area is drawn soon after a change, and erased when the prompt ends."""
 
-    async def body(desk: Desk) -> None:
-        asked = asyncio.ensure_future(desk.screen.ask())
-        await desk.seen.sees("ada >")
-        desk.live = "growing"
-        desk.screen.redraw()
-        desk.screen.redraw()
-        await desk.seen.sees("growing")
-        desk.typed.send_text("x\r")
-        await asked
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
+        owner.live = "growing"
+        owner.prompt.redraw()
+        owner.prompt.redraw()
+        await owner.paper.sees("growing")
+        owner.keyboard.send_text("x\r")
+        await line
 
-    text = sit(body).seen.getvalue()
+    text = run(body).paper.getvalue()
     assert "\x1b[J" in text[text.rindex("growing") :]
 
 
-def test_an_earlier_drawing_wins() -> None:
-    """What is to be drawn later does not put off what is to be drawn now, and the reverse."""
+def test_earlier_drawing_wins() -> None:
+    """Of two scheduled drawings the earlier one takes place, whichever was requested first."""
 
-    async def body(desk: Desk) -> None:
-        asked = asyncio.ensure_future(desk.screen.ask())
-        await desk.seen.sees("ada >")
+    async def body(owner: FakeOwner) -> None:
+        line = asyncio.ensure_future(owner.prompt.read())
+        await owner.paper.sees("ada >")
         for live, delays in (("first", (1000.0, 0.0)), ("then", (0.0, 1000.0))):
-            desk.live = live
+            owner.live = live
             for delay in delays:
-                desk.screen.redraw(delay)
-            await desk.seen.sees(live)
-        desk.typed.send_text("x\r")
-        await asked
+                owner.prompt.redraw(delay)
+            await owner.paper.sees(live)
+        owner.keyboard.send_text("x\r")
+        await line
 
-    sit(body)
+    run(body)
 
 
 def test_columns() -> None:
-    """The width is the terminal's."""
+    """The width is that of the terminal."""
 
-    async def body(desk: Desk) -> None:
-        assert desk.screen.columns == 80
+    async def body(owner: FakeOwner) -> None:
+        assert owner.prompt.columns == 80
 
-    sit(body)
+    run(body)
 
 
-def test_history_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """$XDG_STATE_HOME, else under the person's home; readable by them only."""
+def test_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The history is in $XDG_STATE_HOME, else in the person's home, and only they can read it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert history_file() == str(tmp_path / "state" / "kheish" / "history")
-    history = open_history(history_file())
+    assert locate_history() == str(tmp_path / "state" / "kheish" / "history")
+    history = open_history(locate_history())
     assert isinstance(history, FileHistory)
     assert (tmp_path / "state" / "kheish" / "history").stat().st_mode & 0o777 == 0o600
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert history_file() == str(tmp_path / ".local" / "state" / "kheish" / "history")
+    assert locate_history() == str(tmp_path / ".local" / "state" / "kheish" / "history")
 
 
 def test_history_without_a_file(tmp_path: Path) -> None:
-    """Where it cannot be kept, it is kept in memory."""
+    """If the file cannot be created, the history is in memory only."""
     (tmp_path / "file").touch()
     assert isinstance(open_history(str(tmp_path / "file" / "history")), InMemoryHistory)
 
 
 def test_slash_completer() -> None:
-    """Commands complete at the start of the only line."""
+    """Commands are completed at the start of the only line."""
 
-    def offered(text: str) -> list[str]:
-        return [each.text for each in SlashCompleter().get_completions(Document(text), CompleteEvent())]
+    def complete(text: str) -> list[str]:
+        return [
+            completion.text
+            for completion in SlashCompleter().get_completions(Document(text), CompleteEvent())
+        ]
 
-    assert offered("/") == [f"/{name}" for name in SUMMARIES]
-    assert offered("/sta") == ["/status"]
-    assert offered("x /st") == offered("/st x") == offered("a\n/st") == []
+    assert complete("/") == [f"/{name}" for name in COMMANDS]
+    assert complete("/sta") == ["/status"]
+    assert complete("x /st") == complete("/st x") == complete("a\n/st") == []
