@@ -1,4 +1,4 @@
-"""The program ``kheishd``: without a command it runs the daemon in the foreground."""
+"""The program ``kheishd``: without a command, it runs the daemon in the foreground."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kheishd import __version__
-from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, Options, launch
+from kheishd.launch import EXIT_MEANINGS, FAILED, Exit, LaunchOptions, launch
 from protocol.text import escape
 
 if TYPE_CHECKING:
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Everything the command line can say."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         prog="kheishd",
-        description="Run the kheish daemon in the foreground, or work on its store while it is stopped.",
+        description="Run the kheish daemon in the foreground, or maintain the store of a stopped daemon.",
         epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_MEANINGS) + ".",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"kheishd {__version__}")
-    _common(top, default=None)
-    top.add_argument("--config", metavar="FILE", help="the configuration to read (default: HOME/config.toml)")
+    _add_home(top, default=None)
+    top.add_argument("--config", metavar="FILE", help="configuration file (default: HOME/config.toml)")
     top.add_argument("--log-format", choices=("auto", "text", "json"), help="default: auto")
     top.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    restore = _command(commands, "restore", "verify a backup and put it in the place of the store")
-    restore.add_argument("backup", metavar="BACKUP", help="what 'kheishctl daemon backup' wrote")
-    doctor = _command(commands, "doctor", "verify the journal, and the records and indexes against it")
+    restore = _add_command(commands, "restore", "verify a backup and replace the store by it")
+    restore.add_argument("backup", metavar="BACKUP", help="a backup written by 'kheishctl daemon backup'")
+    doctor = _add_command(commands, "doctor", "verify the journal, and the records and indexes against it")
     doctor.add_argument("--repair", action="store_true", help="rebuild records and indexes from the journal")
     doctor.add_argument("--deep", action="store_true", help="read the whole journal")
-    compact = _command(commands, "compact", "give the space that the store no longer uses back to the disk")
+    compact = _add_command(commands, "compact", "shrink the store file")
     for command in (restore, doctor, compact):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
-    _command(commands, "discover", "print the contract as an OpenRPC document")
+    _add_command(commands, "discover", "print the contract as an OpenRPC document")
     return top
 
 
-def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
+def _add_home(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument(
         "--home",
         metavar="DIR",
@@ -50,49 +50,50 @@ def _common(parser: argparse.ArgumentParser, default: str | None) -> None:
     )
 
 
-def _command(
+def _add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    # Given before the command, it must survive the command's own default.
-    _common(command, default=argparse.SUPPRESS)
+    # A home given before the command must survive the command's own default.
+    _add_home(command, default=argparse.SUPPRESS)
     return command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the command line says; the exit code."""
+    """Run the command line; return the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        code = _perform(arguments)
+        code = _run_command(arguments)
         sys.stdout.flush()
         return code
     except Exit as end:
         print(f"kheishd: {escape(str(end))}", file=sys.stderr)
         return end.code
     except BrokenPipeError:
-        # Who reads has enough. What is still to be written must not fail once more at the end.
+        # The reader closed the pipe: the rest of the output must not fail once more at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 
 
-def _perform(arguments: argparse.Namespace) -> int:
+def _run_command(arguments: argparse.Namespace) -> int:
+    home = arguments.home
     if arguments.command is None:
-        options = Options(arguments.home, arguments.config, arguments.log_format, arguments.log_level)
+        options = LaunchOptions(home, arguments.config, arguments.log_format, arguments.log_level)
         return launch(options, os.environ)
-    from kheishd import offline
+    from kheishd import maintenance
 
     match arguments.command:
         case "restore":
-            return offline.restore(arguments.home, arguments.backup, as_json=arguments.json)
+            return maintenance.restore(home, arguments.backup, as_json=arguments.json)
         case "doctor":
-            return offline.doctor(
-                arguments.home, repair=arguments.repair, deep=arguments.deep, as_json=arguments.json
+            return maintenance.doctor(
+                home, repair=arguments.repair, deep=arguments.deep, as_json=arguments.json
             )
         case "compact":
-            return offline.compact(arguments.home, as_json=arguments.json)
-        case other:
-            assert other == "discover"
-            return offline.discover()
+            return maintenance.compact(home, as_json=arguments.json)
+        case command:
+            assert command == "discover"
+            return maintenance.discover()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What handlers may ask of the running daemon: reload, shut down, say how it is."""
+"""The daemon as handlers see it: its status, reloads and stopping."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,88 +28,100 @@ from protocol.objects.daemon import Counts, DaemonStatus, Disk
 
 if TYPE_CHECKING:
     from kheishd.kernel.services import Services
-    from kheishd.reloading import Coalesced
 
-log = logging.getLogger(__name__)
+# Below this, a few hours of work may fill the disk: a turn with text writes about 300 KiB, so 256 MiB are
+# less than a thousand turns.
+LOW_DISK_BYTES = 256 * MIB
 
-# Below this a few hours of work may fill the disk: a text turn writes some 300 KiB, so 256 MiB are
-# less than a thousand of them.
-DISK_FREE_BYTES_LOW = 256 * MIB
+# How long the status reports a crash of the previous daemon.
+CRASH_WARNING_SECONDS = 3600
 
-# How long a start after a crash is worth a warning.
-CRASH_REMEMBERED_S = 3600
-
-
-# How many of the newest runs are looked through for one that was parked: a tenth of a millisecond.
-PARKED_LOOK_RUNS = 32
+# The number of newest runs searched for parked ones, which takes a tenth of a millisecond.
+MAX_PARKED_SEARCH_RUNS = 32
 
 
-class Serving(Protocol):
-    """What the server says of itself."""
+class ServerCounts(Protocol):
+    """The server's counts."""
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         ...
 
     @property
     def subscriptions(self) -> int:
-        """How many there are."""
+        """The number of open subscriptions."""
+        ...
+
+
+class Reloads(Protocol):
+    """The daemon's reloads."""
+
+    @property
+    def problem(self) -> str | None:
+        """The problem of the last reload; None if it succeeded."""
+        ...
+
+    async def request(self) -> tuple[int, list[str]]:
+        """Build a new runtime; return its generation and warnings. Errors: ConfigInvalid."""
         ...
 
 
 class Vitals(Struct):
-    """What start-up learns about this daemon, for ``daemon.status``."""
+    """The facts of this daemon that ``daemon.status`` reports; starting fills them in."""
 
     version: str
     home: Path
-    schema: int
-    started_at_ms: int
+    schema: int = 0
+    started_at_ms: int = 0
     after_crash: bool = False
     listeners: list[str] = []
-    server: Serving | None = None
-    runs_active: Callable[[], int] = lambda: 0
-    reload_problem: str | None = None
+    server: ServerCounts | None = None
+    active_runs: Callable[[], int] = lambda: 0
 
 
 class Stopper:
-    """The wish to stop: who wishes it, and how long runs in flight may take."""
+    """The request to stop, its reason, and the deadline of active runs.
 
-    def __init__(self, drain_s: Callable[[], float]) -> None:
-        self._default = drain_s
-        self._wish = trio.Event()
-        # What it is called when nobody asked: something failed.
+    ``default_drain_s`` returns the time that active runs may take unless the request says otherwise.
+    """
+
+    def __init__(self, default_drain_s: Callable[[], float]) -> None:
+        self._default_drain_s = default_drain_s
+        self._requested = trio.Event()
+        # The reason if the daemon ends without a request.
         self.reason = "failure"
         self.scope = trio.CancelScope()
 
-    def ask(self, reason: str, drain_s: float | None = None) -> None:
-        """Stop in an orderly way; asked again, stop at once."""
-        if self._wish.is_set():
+    def request(self, reason: str, drain_s: float | None = None) -> None:
+        """Stop in order; a second request ends the waiting for active runs."""
+        if self._requested.is_set():
             self.scope.deadline = trio.current_time()
             return
         self.reason = reason
-        self.scope.deadline = trio.current_time() + (self._default() if drain_s is None else drain_s)
-        self._wish.set()
+        seconds = self._default_drain_s() if drain_s is None else drain_s
+        self.scope.deadline = trio.current_time() + seconds
+        self._requested.set()
 
     async def wait(self) -> None:
-        """Until somebody wishes it."""
-        await self._wish.wait()
+        """Wait for the request."""
+        await self._requested.wait()
 
     @property
-    def asked(self) -> bool:
-        """Whether somebody did."""
-        return self._wish.is_set()
+    def requested(self) -> bool:
+        """Whether stopping has been requested."""
+        return self._requested.is_set()
 
 
 class DaemonControl:
-    """``kernel.call.Control`` for the real daemon."""
+    """The ``kernel.call.Control`` of the real daemon."""
 
     def __init__(
         self,
         services: Services,
         vitals: Vitals,
         stopper: Stopper,
-        reloads: Coalesced[tuple[int, list[str]]],
+        reloads: Reloads,
         config_path: Callable[[], Path | None],
     ) -> None:
         self._vitals = vitals
@@ -122,25 +133,25 @@ class DaemonControl:
         self._started = time.monotonic()
 
     async def reload(self) -> tuple[int, list[str]]:
-        """Build a new runtime: generation and warnings, routes not ready too. Errors: ConfigInvalid."""
+        """Build a new runtime; return its generation and all warnings. Errors: ConfigInvalid."""
         generation, warnings = await self._reloads.request()
-        return generation, [*warnings, *self._not_ready()]
+        return generation, [*warnings, *self._unready_routes()]
 
     def shutdown(self, drain_s: float | None) -> None:
-        """Begin to stop."""
-        self._stopper.ask("daemon.shutdown", drain_s)
+        """Request a stop."""
+        self._stopper.request("daemon.shutdown", drain_s)
 
     def draining(self) -> bool:
         """Whether the daemon is stopping."""
-        return self._stopper.asked
+        return self._stopper.requested
 
     def config_path(self) -> str | None:
-        """The configuration file read, if there is one."""
+        """Return the path of the configuration file; None if there is none."""
         path = self._config_path()
         return None if path is None else str(path)
 
     def status(self) -> DaemonStatus:
-        """How the daemon is; costs the same whatever the store holds."""
+        """Return the daemon's status; the cost does not depend on the size of the store."""
         vitals, runtime = self._vitals, self._runtimes.current()
         uptime_s = time.monotonic() - self._started
         disk = self._disk()
@@ -160,7 +171,7 @@ class DaemonControl:
             cursor=cursor,
             memory_bytes=memory_bytes(),
             warnings=list(self._warnings(disk, uptime_s)),
-            draining=self._stopper.asked,
+            draining=self._stopper.requested,
             default_agent=runtime.config.default_agent,
             default_route=runtime.config.default_route,
         )
@@ -172,7 +183,7 @@ class DaemonControl:
                 sessions=store.count(SESSIONS),
                 conversations=store.count(CONVERSATIONS),
                 runs=store.count(RUNS),
-                runs_active=self._vitals.runs_active(),
+                runs_active=self._vitals.active_runs(),
                 runs_ready=store.count(RUNS_READY),
                 tokens=store.count(TOKENS),
                 connections=server.connections if server else 0,
@@ -186,55 +197,48 @@ class DaemonControl:
         path = self._state.store.directory
         with self._state.read() as store:
             used_bytes = store.used_bytes
-        # Where the directory is gone, its place in the home's file system has to do.
-        room = os.statvfs(path if path.exists() else self._vitals.home.anchor)
+        # If the directory has been deleted, report the file system in which the home was.
+        file_system = os.statvfs(path if path.exists() else self._vitals.home.anchor)
         return Disk(
             path=str(path),
             used_bytes=used_bytes,
             file_bytes=self._state.store.file_bytes,
-            free_bytes=room.f_bavail * room.f_frsize,
+            free_bytes=file_system.f_bavail * file_system.f_frsize,
             map_bytes=self._state.store.map_bytes,
         )
 
     def _warnings(self, disk: Disk, uptime_s: float) -> Iterator[str]:
-        vitals, runtime = self._vitals, self._runtimes.current()
         if not self._state.store.in_place:
             yield GONE
-        if disk.free_bytes < DISK_FREE_BYTES_LOW:
+        if disk.free_bytes < LOW_DISK_BYTES:
             yield (
                 f"the disk of {disk.path} is nearly full ({disk.free_bytes // MIB} MiB free); "
-                "make room, or everything that writes will be refused"
+                "free some space, or all writes will be refused"
             )
-        if vitals.reload_problem is not None:
-            yield f"the last reload was refused and changed nothing: {vitals.reload_problem}"
-        yield from runtime.warnings
-        yield from self._not_ready()
-        for run_id in self._parked():
-            yield (
-                f"the run {run_id} was parked: each time it was taken up, the daemon ended; "
-                f"see 'kheishctl run get {run_id}'"
-            )
-        if vitals.after_crash and uptime_s < CRASH_REMEMBERED_S:
-            yield "the daemon before this one ended without stopping; what it had begun was taken up again"
+        if self._reloads.problem is not None:
+            yield f"the last reload was refused and changed nothing: {self._reloads.problem}"
+        yield from self._runtimes.current().warnings
+        yield from self._unready_routes()
+        with self._state.read() as store:
+            newest = islice(store.scan(RUNS, reverse=True), MAX_PARKED_SEARCH_RUNS)
+            parked = [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
+        for run_id in parked:
+            yield f"the run {run_id} was parked, because the daemon crashed each time it executed the run"
+        if self._vitals.after_crash and uptime_s < CRASH_WARNING_SECONDS:
+            yield "the previous daemon did not shut down cleanly; its unfinished work was resumed"
 
-    def _not_ready(self) -> Iterator[str]:
+    def _unready_routes(self) -> Iterator[str]:
         runtime = self._runtimes.current()
         for spec in runtime.routes.values():
             problem = runtime.models.problem(spec)
             if problem is not None:
                 yield f"the route '{spec.route_id}' is not ready: {problem}"
 
-    def _parked(self) -> list[str]:
-        """Of the newest runs, those that were given up as they brought the daemon down."""
-        with self._state.read() as store:
-            newest = islice(store.scan(RUNS, reverse=True), PARKED_LOOK_RUNS)
-            return [run.run_id for _, run in newest if run.error and run.error.reason == "parked"]
-
 
 def memory_bytes() -> int:
-    """The memory of this process that the kernel cannot take back; 0 where the kernel does not say.
+    """Return the memory that only this process uses; 0 if the kernel does not say.
 
-    Resident pages of files are left out: of the store's, it keeps as many as there is room for.
+    Resident pages of files do not count: the kernel keeps as many of the store's as it has room for.
     """
     try:
         with open("/proc/self/statm", "rb") as file:

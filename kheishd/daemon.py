@@ -1,17 +1,18 @@
-"""The daemon's life: what starts in which order, and stops in the reverse.
+"""The daemon's life: the order of starting, and the reverse order of stopping.
 
     lock -> configuration -> store -> runtime -> workers -> connections -> listeners -> READY
 
-Each lives in a nursery or context inside the one before it. Stopping goes inward out: the listeners
-close, runs in flight may finish until a deadline, connections are answered and closed, the workers are
-cancelled (what they do is committed, so nothing is lost; commands in the background are stopped, and their
-tasks say so), the last commit says that we stopped, and the store closes last of all.
+Each lives in a nursery or context inside the previous one. Stopping goes from the inside out: the listeners
+close, active runs may finish until a deadline, connections are answered and closed, and the workers are
+cancelled. Their work is committed, so nothing is lost; background commands are stopped, and their tasks
+record it. The last commit records the stop, and the store closes last.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -22,40 +23,37 @@ from kheishd import __version__
 from kheishd.build.handlers import handlers
 from kheishd.build.listeners import listen_options
 from kheishd.build.runtime import Source, build_runtime
-from kheishd.config.sections.config import Config
-from kheishd.config.sections.runs import RunsSection
 from kheishd.control import DaemonControl, Stopper, Vitals
 from kheishd.core.text.scrub import Scrubber
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
-from kheishd.hooks.shells.files import ShellFiles
-from kheishd.hooks.shells.starting import Starter
-from kheishd.kernel.holder import RuntimeHolder
+from kheishd.events import commit_start, commit_stop
+from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.hooks.os.shell.starter import Starter
 from kheishd.kernel.live import Live
-from kheishd.kernel.runtime import Runtime
 from kheishd.kernel.services import Services
 from kheishd.kernel.state import State, open_state
-from kheishd.logs import Logs
 from kheishd.providers.caller import ProviderCaller
 from kheishd.providers.credentials import find_secrets
-from kheishd.reloading import Coalesced
+from kheishd.reload import Reloader
 from kheishd.server.dispatch import Dispatcher
 from kheishd.server.listeners import open_listeners
 from kheishd.server.server import Server, open_server
-from kheishd.store.environment import Transaction
-from kheishd.store.tables import META
 from kheishd.systemd import Notifier, watchdog_seconds
 from kheishd.toolbox import Toolbox
 from kheishd.workers.expiry import ExpiryWorker, RetentionWorker
 from kheishd.workers.runs.worker import RunWorker
 from kheishd.workers.shells import ShellWorker
 from kheishd.workers.titles import TitleWorker
-from protocol.errors.daemon import ConfigInvalid
 from protocol.errors.store import StorageFailed, StorageFull
-from protocol.events.daemon import DaemonReloaded, DaemonStarted, DaemonStopped
-from protocol.journal.envelope import DAEMON_STREAM
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, MutableMapping
+
+    from kheishd.config.sections.config import Config
+    from kheishd.config.sections.runs import RunsSection
+    from kheishd.kernel.runtime import Runtime
+    from kheishd.logs import Logs
     from kheishd.workers.worker import Worker
 
 log = logging.getLogger("kheishd.daemon")
@@ -63,12 +61,9 @@ log = logging.getLogger("kheishd.daemon")
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
 
-CLEAN: Final = "clean"
-"""The META row that an orderly stop leaves and a start takes away."""
+LISTEN_CHANGED: Final = "[listen] changed; restart the daemon to apply it"
 
-LISTEN_CHANGED: Final = "[listen] was changed; what is listened on changes when the daemon is started again"
-
-# What connections get to be answered in, once the runs in flight have ended or were put down.
+# The time for answering and closing connections, after the active runs have ended or been suspended.
 CLOSE_SECONDS: Final = 2.0
 
 
@@ -79,7 +74,7 @@ class Daemon:
         self, source: Source, config: Config, logs: Logs, environ: MutableMapping[str, str], level: str | None
     ) -> None:
         self._source = source
-        self._first_config = config
+        self._config = config
         self._logs = logs
         self._level = level
         self._environ = environ
@@ -90,63 +85,61 @@ class Daemon:
         self._toolbox = Toolbox(source.home, self._shells)
         self._notifier = Notifier(environ)
         self._watchdog_s = watchdog_seconds(environ)
-        self._stopper = Stopper(self._drain_seconds)
+        self._vitals = Vitals(version=__version__, home=source.home.path)
         self._state: State
-        self._holder: RuntimeHolder
-        self._vitals: Vitals
-        self._reloads: Coalesced[tuple[int, list[str]]]
+        self.reloader: Reloader
 
-    async def live(self) -> str:
-        """Run until asked to stop; gives the reason. Errors: those of opening the store or the sockets."""
+    async def run(self) -> str:
+        """Run until asked to stop; return the reason. Errors: those of opening the store or the sockets."""
         with trio.open_signal_receiver(*SIGNALS) as signals:
-            # Held back since the process began, so that none arrived before somebody could hear it.
+            # Blocked since the process began, so that no signal arrived before the receiver was open.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             async with open_state(self._source.home.state, version=__version__) as self._state:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(self._captures.serve)
-                    await self._prepare(nursery)
-                    nursery.start_soon(self._heed, signals)
+                    self.reloader = await self._start(nursery)
+                    stopper = Stopper(lambda: self.reloader.runtimes.current().config.daemon.drain_s)
+                    nursery.start_soon(self._handle_signals, signals, stopper)
                     if self._watchdog_s is not None:
                         nursery.start_soon(self._feed_watchdog, self._watchdog_s)
                     nursery.start_soon(self._watch_store)
                     try:
-                        await self._work()
+                        await self._serve(stopper)
                     finally:
                         with trio.CancelScope(shield=True):
-                            await self._say_stopped()
-                            await self._holder.current().models.aclose()
+                            await commit_stop(self._state, stopper.reason)
+                            log.info("stopped", extra={"reason": stopper.reason})
+                            await self.reloader.aclose()
                     nursery.cancel_scope.cancel()
-        return self._stopper.reason
+        return stopper.reason
 
-    async def _prepare(self, nursery: trio.Nursery) -> None:
-        """The runtime, and the first commit."""
+    async def _start(self, nursery: trio.Nursery) -> Reloader:
+        """Build the first runtime and commit the start."""
         runtime = build_runtime(
-            self._source,
-            1,
-            self._models,
-            self._toolbox.hooks,
-            config=self._first_config,
-            skip_bad_agents=True,
+            self._source, 1, self._models, self._toolbox.hooks, config=self._config, skip_bad_agents=True
         )
-        self._holder = RuntimeHolder(runtime, lambda old: nursery.start_soon(self._retire, old))
-        self._reloads = Coalesced(nursery, self._reload)
-        self._keep_secret(runtime)
-        after_crash = await self._started_after_crash()
-        self._vitals = Vitals(
-            version=__version__,
-            home=self._source.home.path,
-            schema=self._state.store.schema,
-            started_at_ms=self._state.now_ms(),
-            after_crash=after_crash,
+        reloader = Reloader(
+            nursery,
+            self._state,
+            runtime,
+            build=self._rebuild,
+            adopt=self._adopt,
+            notify=self._notify_reload,
+            scrub=lambda text: self._scrubber.scrub_text(text),
         )
+        self._vitals.schema = self._state.store.schema
+        self._vitals.started_at_ms = self._state.now_ms()
+        self._vitals.after_crash = await commit_start(self._state)
         for warning in runtime.warnings:
             log.warning("%s", warning)
-        if after_crash:
-            log.warning("the daemon before this one ended without stopping; its work is taken up again")
+        if self._vitals.after_crash:
+            log.warning("the previous daemon did not shut down cleanly; its unfinished work is resumed")
+        return reloader
 
-    async def _work(self) -> None:
-        """Workers, connections, listeners; returns when all of them have ended."""
-        services = Services(self._state, self._live, self._holder, self._captures, self._shells)
+    async def _serve(self, stopper: Stopper) -> None:
+        """Run workers, connections and listeners until all of them have ended."""
+        runtimes = self.reloader.runtimes
+        services = Services(self._state, self._live, runtimes, self._captures, self._shells)
         starter = Starter(self._source.home.path, self._environ)
         titles = TitleWorker(services)
         runs = RunWorker(services, on_release=titles.consider)
@@ -158,9 +151,9 @@ class Daemon:
             ExpiryWorker(services),
             RetentionWorker(services),
         )
-        self._vitals.runs_active = lambda: runs.active
+        self._vitals.active_runs = lambda: runs.active
         control = DaemonControl(
-            services, self._vitals, self._stopper, self._reloads, lambda: self._source.config_path
+            services, self._vitals, stopper, self.reloader, lambda: self._source.config_path
         )
         dispatcher = Dispatcher(handlers(), services, control)
         async with trio.open_nursery() as nursery:
@@ -168,24 +161,24 @@ class Daemon:
                 await nursery.start(worker.serve)
             async with open_server(dispatcher) as server:
                 self._vitals.server = server
-                async with self._listening(server):
-                    where = {"home": self._source.home.path, "listeners": self._vitals.listeners}
-                    log.info("ready", extra={**where, "pid": os.getpid()})
-                    self._say_ready()
-                    await self._stopper.wait()
-                    left_s = self._stopper.scope.deadline - trio.current_time()
-                    left_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
-                    self._notifier.stopping("Waiting for runs in flight", left_s)
-                    log.info("stopping", extra={"reason": self._stopper.reason})
-                with self._stopper.scope:
+                async with self._listen(server):
+                    fields = {"home": self._source.home.path, "listeners": self._vitals.listeners}
+                    log.info("ready", extra={**fields, "pid": os.getpid()})
+                    self._notify_ready()
+                    await stopper.wait()
+                    remaining_s = stopper.scope.deadline - trio.current_time()
+                    remaining_s += CLOSE_SECONDS + sum(worker.max_stop_s for worker in workers)
+                    self._notifier.stopping("Waiting for active runs", remaining_s)
+                    log.info("stopping", extra={"reason": stopper.reason})
+                with stopper.scope:
                     for worker in workers:
                         await worker.drain()
                 await server.drain(CLOSE_SECONDS)
             nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def _listening(self, server: Server) -> AsyncIterator[None]:
-        options = listen_options(self._first_config.listen, self._source.home)
+    async def _listen(self, server: Server) -> AsyncIterator[None]:
+        options = listen_options(self._config.listen, self._source.home)
         run_dir = self._source.home.run
         with open_listeners(
             options.rpc, options.shared, options.tcp, run_dir=run_dir, environ=self._environ
@@ -197,127 +190,63 @@ class Daemon:
                 yield
                 nursery.cancel_scope.cancel()
 
-    # The first and the last commit.
-
-    async def _started_after_crash(self) -> bool:
-        """Write down that we started; whether the daemon before us ended without saying so."""
-        with self._state.read() as store:
-            after_crash = store.last_cursor > 0 and store.get(META, CLEAN) is None
-        schema = self._state.store.schema
-        event = DaemonStarted(version=__version__, pid=os.getpid(), schema=schema, after_crash=after_crash)
-
-        def started(tx: Transaction) -> None:
-            tx.delete(META, CLEAN)
-            tx.append(DAEMON_STREAM, event)
-
-        await self._write_down(started)
-        return after_crash
-
-    async def _write_down(self, change: Callable[[Transaction], object]) -> None:
-        """Commit an event of the daemon's own. On a full disk the daemon goes on without it."""
-        try:
-            await self._state.update(change)
-        except StorageFull as refusal:
-            log.error("an event of the daemon could not be written down: %s", refusal)
-
-    async def _say_stopped(self) -> None:
-        def stopped(tx: Transaction) -> None:
-            tx.append(DAEMON_STREAM, DaemonStopped(note=self._stopper.reason))
-            tx.put(META, CLEAN, value=b"1")
-
-        # Where even this cannot be written, the next start takes it for a crash, and that does no harm.
-        with suppress(StorageFailed):
-            await self._write_down(stopped)
-        log.info("stopped", extra={"reason": self._stopper.reason})
-
     async def _watch_store(self) -> None:
-        """Errors: StorageFailed once the disk refused a write that could not be taken back."""
+        """Errors: StorageFailed once the disk refuses a write that cannot be rolled back."""
         await self._state.failed.wait()
-        raise StorageFailed(f"{self._state.store.failure}; what was acknowledged before is on the disk")
+        raise StorageFailed(f"{self._state.store.failure}; everything acknowledged before is on the disk")
 
     # Signals and the service manager.
 
-    async def _heed(self, signals: AsyncIterator[int]) -> None:
+    async def _handle_signals(self, signals: AsyncIterator[int], stopper: Stopper) -> None:
+        async def reload() -> None:
+            # No caller waits for the result; the log and the status have the problem.
+            with suppress(Exception):
+                await self.reloader.request()
+
         async with trio.open_nursery() as nursery:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    nursery.start_soon(self._reload_for_signal)
+                    nursery.start_soon(reload)
                 else:
-                    self._stopper.ask(signal.Signals(number).name)
-
-    async def _reload_for_signal(self) -> None:
-        # Nobody waits for an answer, and what went wrong is in the log and the status.
-        with suppress(Exception):
-            await self._reloads.request()
-
-    def _say_ready(self) -> None:
-        self._notifier.ready(f"Serving {', '.join(self._vitals.listeners)}")
+                    stopper.request(signal.Signals(number).name)
 
     async def _feed_watchdog(self, interval_s: float) -> None:
-        """A sign of life, as often as systemd advises, while the loop turns and the writer answers."""
+        """Notify systemd twice per interval, as long as both the loop and the writer respond."""
         while True:
             with suppress(StorageFull):
-                await self._state.update(_nothing)
+                await self._state.update(lambda tx: None)
             self._notifier.alive()
             await trio.sleep(interval_s / 2)
 
-    # Reloading.
+    def _notify_reload(self, begins: bool) -> None:
+        if begins:
+            self._notifier.reloading()
+        else:
+            self._notify_ready()
 
-    async def _reload(self) -> tuple[int, list[str]]:
-        """Build a new runtime beside the old; any error leaves the old in place. Errors: ConfigInvalid."""
-        self._notifier.reloading()
-        try:
-            runtime = await self._change_over()
-        except ConfigInvalid as refusal:
-            # A key in the wrong place is quoted by what complains of it.
-            message = self._scrubber.scrub_text(refusal.message)
-            self._vitals.reload_problem = message
-            log.error("the reload was refused and changed nothing: %s", message)
-            self._say_ready()
-            raise ConfigInvalid(message, field=refusal.field) from None
-        except Exception:
-            self._vitals.reload_problem = "something failed inside the daemon; its log has the details"
-            log.exception("the reload failed and changed nothing")
-            self._say_ready()
-            raise
-        self._vitals.reload_problem = None
-        log.info("reloaded", extra={"generation": runtime.generation})
-        self._say_ready()
-        return runtime.generation, list(runtime.warnings)
+    def _notify_ready(self) -> None:
+        self._notifier.ready(f"Serving {', '.join(self._vitals.listeners)}")
 
-    async def _change_over(self) -> Runtime:
-        generation = self._holder.current().generation + 1
-        runtime = await trio.to_thread.run_sync(self._build, generation)
-        event = DaemonReloaded(generation=generation, warnings=list(runtime.warnings))
-        with trio.CancelScope(shield=True):
-            await self._write_down(lambda tx: tx.append(DAEMON_STREAM, event))
-        self._keep_secret(runtime)
-        self._holder.replace(runtime)
-        return runtime
+    # Runtimes and secrets.
 
-    def _build(self, generation: int) -> Runtime:
+    def _rebuild(self, generation: int) -> Runtime:
         runtime = build_runtime(
             self._source, generation, self._models, self._toolbox.hooks, skip_bad_agents=False
         )
-        if runtime.config.listen == self._first_config.listen:
+        if runtime.config.listen == self._config.listen:
             return runtime
         return replace(runtime, warnings=(*runtime.warnings, LISTEN_CHANGED))
 
     def _models(self, limits: RunsSection) -> ProviderCaller:
         return ProviderCaller(limits, environ=self._environ, learned=self._learn, captures=self._captures)
 
-    async def _retire(self, old: Runtime) -> None:
-        with trio.CancelScope(shield=True):
-            await old.models.aclose()
-        log.debug("closed a runtime", extra={"generation": old.generation})
-
-    def _keep_secret(self, runtime: Runtime) -> None:
-        """Let nothing that leaves from here on hold a credential of this runtime."""
+    def _adopt(self, runtime: Runtime) -> None:
+        """Learn the credentials of a runtime, and log at its level."""
         self._learn(*find_secrets(runtime.routes.values(), self._environ))
-        self._logs.level(self._level or runtime.config.log.level)
+        self._logs.set_level(self._level or runtime.config.log.level)
 
     def _learn(self, *secrets: str) -> None:
-        """Let nothing that is journaled, logged or sent from here on hold these: one may be new any time."""
+        """Scrub secrets from everything that is journaled, logged, streamed or captured from now on."""
         if all(secret in self._scrubber.secrets for secret in secrets):
             return
         self._scrubber = self._scrubber.with_more(secrets)
@@ -325,10 +254,3 @@ class Daemon:
         self._logs.scrub(self._scrubber)
         self._live.scrub(self._scrubber)
         self._captures.scrub(self._scrubber)
-
-    def _drain_seconds(self) -> float:
-        return self._holder.current().config.daemon.drain_s
-
-
-def _nothing(tx: Transaction) -> None:
-    """An update that asks only whether the writer answers."""

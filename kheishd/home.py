@@ -1,12 +1,12 @@
-"""The home directory: where it is, how it is laid out, and the lock that keeps it one daemon's.
+"""The home directory: its location, its layout, and the lock that reserves it for one daemon.
 
 ====================  ============================================================
-``config.toml``       node configuration, written by people
+``config.toml``       the configuration, written by people
 ``agents/<name>.md``  agent definitions, written by people
 ``state/``            the store
-``run/``              ``kheishd.sock``, ``kheishd.lock``, what shells wrote
-``debug/<run id>/``   what is captured of model calls, if it is to be
-``workspace/``        where agents work, unless another place is configured
+``run/``              ``kheishd.sock``, ``kheishd.lock``, the output of shells
+``debug/<run id>/``   captures of model calls
+``workspace/``        the default workspace of agents
 ====================  ============================================================
 """
 
@@ -28,15 +28,15 @@ MAX_LOCK_BYTES = 32
 
 
 class HomeUnusable(Exception):
-    """The home directory cannot be used; the message says why and what to do."""
+    """The home directory cannot be used; the message says why and how to fix it."""
 
 
 class HomeHeld(Exception):
-    """Another daemon holds the home."""
+    """Another daemon uses the home."""
 
     def __init__(self, home: Path, pid: int | None) -> None:
-        who = f"the daemon with pid {pid}" if pid else "another daemon"
-        super().__init__(f"{who} holds {home}; stop it first, or choose another home with --home")
+        daemon = f"the daemon (pid {pid})" if pid else "another daemon"
+        super().__init__(f"{daemon} is using {home}; stop it first, or choose another home with --home")
         self.pid = pid
 
 
@@ -47,43 +47,48 @@ class Home(Struct, frozen=True):
 
     @property
     def config(self) -> Path:
-        """The node configuration; need not exist."""
+        """The configuration file; need not exist."""
         return self.path / "config.toml"
 
     @property
     def agents(self) -> Path:
-        """Where agent files are; need not exist."""
+        """The directory of agents' files; need not exist."""
         return self.path / "agents"
 
     @property
     def state(self) -> Path:
-        """The store's own directory; nothing else may be put there."""
+        """The directory of the store, which holds nothing else."""
         return self.path / "state"
 
     @property
     def run(self) -> Path:
-        """What is a running daemon's own; and what its shells wrote, which stays."""
+        """The directory of the socket, the lock and the output of shells."""
         return self.path / "run"
 
     @property
     def debug(self) -> Path:
-        """What is captured of model calls; made when it is first needed."""
+        """The directory of captures; created when first needed."""
         return self.path / "debug"
 
     @property
     def shells(self) -> Path:
-        """What commands in the background wrote, a file each."""
+        """The directory of the output of background commands, one file each."""
         return self.run / "shells"
 
     @property
     def workspace(self) -> Path:
-        """Where agents work, unless another place is configured; made when it is first needed."""
+        """The default workspace of agents; created when first needed."""
         return self.path / "workspace"
 
     @property
     def socket(self) -> Path:
         """The private Unix socket."""
         return self.run / "kheishd.sock"
+
+    @property
+    def lock(self) -> Path:
+        """The file locked by the running daemon; it holds the daemon's pid."""
+        return self.run / "kheishd.lock"
 
     def resolve(self, path: str) -> Path:
         """Resolve a configured path: ``~`` is the user's home, a relative path begins at this home."""
@@ -92,31 +97,26 @@ class Home(Struct, frozen=True):
         except RuntimeError:
             return self.path / path
 
-    @property
-    def lock(self) -> Path:
-        """Locked by the daemon that runs; holds its pid."""
-        return self.run / "kheishd.lock"
-
 
 def find_home(option: str | None, environ: Mapping[str, str]) -> Home:
-    """The home that is meant: ``--home``, ``$KHEISH_HOME``, ``$STATE_DIRECTORY``, else ``~/.kheish``.
+    """Return the home: ``--home``, else ``$KHEISH_HOME``, ``$STATE_DIRECTORY`` or ``~/.kheish``.
 
-    Errors: HomeUnusable if nobody says and there is no home directory to put it in.
+    Errors: HomeUnusable if none is set and the user has no home directory.
     """
-    # systemd gives several state directories separated by colons; the first is ours.
-    systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    named = option or environ.get("KHEISH_HOME") or systemd
-    path = Path(named or "~/.kheish")
+    # systemd separates several state directories by colons; the first one is the home.
+    state_directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    path = Path(option or environ.get("KHEISH_HOME") or state_directory or "~/.kheish")
     try:
         return Home(Path(os.path.abspath(path.expanduser())))
     except RuntimeError:
-        raise HomeUnusable("there is no home directory for this user; name one with --home") from None
+        raise HomeUnusable("this user has no home directory; choose one with --home") from None
 
 
 def prepare(home: Home) -> None:
-    """Make what is missing and see that nobody else may look in, or has left anything there.
+    """Create missing directories and close all of them to other users.
 
-    Errors: HomeUnusable if it is not a directory, another user's, or cannot be made.
+    Errors: HomeUnusable if the path is not a directory, belongs to another user, cannot be created, or holds
+    files of other users.
     """
     try:
         for directory in (home.path, home.state, home.run):
@@ -126,53 +126,53 @@ def prepare(home: Home) -> None:
         raise HomeUnusable(f"cannot use {error.filename or home.path} as a home: {error.strerror}") from None
 
 
-def _secure(directory: Path, *within: Path) -> None:
-    """See that a directory is ours alone; one that others could write to, ``within`` it too, holds nothing of
-    theirs: what they left there would be obeyed.
+def _secure(directory: Path, *contents: Path) -> None:
+    """Close a directory to other users.
+
+    A directory that others could write to must not hold their files, neither directly nor in ``contents``:
+    the daemon would obey them.
     """
-    linked, found = directory.lstat(), directory.stat()
-    if found.st_uid != os.geteuid():
+    link, status = directory.lstat(), directory.stat()
+    if status.st_uid != os.geteuid():
         raise HomeUnusable(
-            f"{directory} belongs to the user with uid {found.st_uid}, not to this one ({os.geteuid()}); "
+            f"{directory} belongs to the user with uid {status.st_uid}, not to this one ({os.geteuid()}); "
             "run as that user, or choose another home with --home"
         )
-    if _is_strangers(linked):
+    if _is_foreign(link):
         raise HomeUnusable(
-            f"{directory} is a link that the user with uid {linked.st_uid} made; "
-            "name what it leads to, or choose another home with --home"
+            f"{directory} is a link made by the user with uid {link.st_uid}; "
+            "use the path of its target, or choose another home with --home"
         )
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         directory.chmod(PRIVATE)
-    if mode & 0o022 and (left := _left_by_strangers(directory, *within)):
-        # As it was, so that the next start refuses it too.
-        directory.chmod(mode)
-        raise HomeUnusable(
-            f"others could write to {directory}, and {left[0]} was left there by the user with uid "
-            f"{left[0].lstat().st_uid}; look at it, and remove it or make it yours"
-        )
+    if mode & 0o022:
+        directories = (candidate for candidate in (directory, *contents) if candidate.is_dir())
+        entries = (entry for candidate in directories for entry in candidate.iterdir())
+        foreign = sorted(entry for entry in entries if _is_foreign(entry.lstat()))
+        if foreign:
+            # Restore the mode, so that the next start refuses the directory too.
+            directory.chmod(mode)
+            raise HomeUnusable(
+                f"other users could write to {directory}, and {foreign[0]} was made by the user with uid "
+                f"{foreign[0].lstat().st_uid}; inspect it, then remove it or change its owner"
+            )
 
 
-def _is_strangers(found: os.stat_result) -> bool:
-    """Whether something belongs to neither us nor root."""
-    return found.st_uid not in (os.geteuid(), 0)
-
-
-def _left_by_strangers(*directories: Path) -> list[Path]:
-    """What in some directories, those that are there, somebody else left."""
-    entries = (entry for directory in directories if directory.is_dir() for entry in directory.iterdir())
-    return sorted(entry for entry in entries if _is_strangers(entry.lstat()))
+def _is_foreign(status: os.stat_result) -> bool:
+    """Whether a file belongs to another user than this one and root."""
+    return status.st_uid not in (os.geteuid(), 0)
 
 
 class Lock:
-    """The lock on a home, held while the file is open; the kernel lets go of it however we end."""
+    """The lock on a home. The kernel releases it however the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def take(cls, home: Home) -> Lock:
-        """Lock a prepared home and write down our pid. Errors: HomeHeld, HomeUnusable."""
+        """Lock a prepared home and record the pid. Errors: HomeHeld, HomeUnusable."""
         try:
             descriptor = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -180,15 +180,15 @@ class Lock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            pid = _pid_in(descriptor)
+            pid = os.pread(descriptor, MAX_LOCK_BYTES, 0).strip()
             os.close(descriptor)
-            raise HomeHeld(home.path, pid) from None
+            raise HomeHeld(home.path, int(pid) if pid.isdigit() else None) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let go. The file stays: removing it would let two daemons lock two files of one name."""
+        """Release the lock. The file stays: without it, two daemons could lock two files of one name."""
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
@@ -197,8 +197,3 @@ class Lock:
 
     def __exit__(self, *exc: object) -> None:
         self.release()
-
-
-def _pid_in(descriptor: int) -> int | None:
-    text = os.pread(descriptor, MAX_LOCK_BYTES, 0).strip()
-    return int(text) if text.isdigit() else None

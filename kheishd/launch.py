@@ -1,4 +1,4 @@
-"""From a command line to a running daemon: the home, its lock, the configuration, then the loop."""
+"""Start a daemon from the command line: the home, its lock, the configuration, then the event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kheishd.home import Home, HomeHeld, HomeUnusable, Lock, find_home, prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
 
-    from kheishd.logs import Format
+    from kheishd.logs import LogFormat
 
 STOPPED: Final = 0
 FAILED: Final = 1
@@ -27,47 +27,47 @@ HELD: Final = 4
 STORE_REFUSED: Final = 5
 
 EXIT_MEANINGS: Final = (
-    (STOPPED, "stopped as asked or done"),
-    (FAILED, "failed, or the doctor found something"),
-    (USAGE, "the command line is wrong"),
-    (UNUSABLE, "the configuration or the home cannot be used"),
-    (HELD, "another daemon holds the home"),
+    (STOPPED, "success, or stopped on request"),
+    (FAILED, "failure, or findings of the doctor"),
+    (USAGE, "invalid command line"),
+    (UNUSABLE, "unusable configuration or home"),
+    (HELD, "another daemon uses the home"),
     (STORE_REFUSED, "the store or the backup cannot be opened"),
 )
-"""Every exit code with its meaning, for help texts, man pages and units."""
+"""All exit codes with their meanings, for help texts, man pages and units."""
 
-HELD_BACK: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+BLOCKED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Exit(Exception):
-    """End the program with a message for people and a code for programs."""
+    """The end of the program, with a message for people and a code for programs."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class Options(Struct, frozen=True):
-    """What the command line says."""
+class LaunchOptions(Struct, frozen=True):
+    """The options of the command line."""
 
     home: str | None = None
     config: str | None = None
-    log_format: "Format | None" = None
+    log_format: "LogFormat | None" = None
     log_level: str | None = None
 
 
-def launch(options: Options, environ: MutableMapping[str, str]) -> int:
-    """Run a daemon until it is stopped; the exit code. Errors: Exit."""
-    # Signals wait until the loop can hear them: one that comes early is obeyed, not died of.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+def launch(options: LaunchOptions, environ: MutableMapping[str, str]) -> int:
+    """Run a daemon until it stops; return the exit code. Errors: Exit."""
+    # The daemon unblocks them once its loop receives signals; an early one then stops it in order.
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     os.umask(0o077)
-    home = usable_home(options.home, environ)
-    with locked(home):
+    home = prepare_home(options.home, environ)
+    with lock_home(home):
         return _run(options, home, environ)
 
 
-def usable_home(option: str | None, environ: MutableMapping[str, str]) -> Home:
-    """The home that is meant, made ready. Errors: Exit."""
+def prepare_home(option: str | None, environ: MutableMapping[str, str]) -> Home:
+    """Find the home and create its directories. Errors: Exit."""
     try:
         home = find_home(option, environ)
         prepare(home)
@@ -76,8 +76,8 @@ def usable_home(option: str | None, environ: MutableMapping[str, str]) -> Home:
     return home
 
 
-def locked(home: Home) -> Lock:
-    """The home's lock, ours until released. Errors: Exit if another process has it."""
+def lock_home(home: Home) -> Lock:
+    """Lock the home until the lock is released. Errors: Exit if another process has locked it."""
     try:
         return Lock.take(home)
     except HomeHeld as error:
@@ -86,10 +86,10 @@ def locked(home: Home) -> Lock:
         raise Exit(UNUSABLE, str(error)) from None
 
 
-def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int:
-    # Importing makes many objects and no garbage: looking for some costs a tenth of the start.
+def _run(options: LaunchOptions, home: Home, environ: MutableMapping[str, str]) -> int:
+    # Importing creates many objects and no garbage; collecting would take a tenth of the start.
     gc.disable()
-    # Imported here, after the lock: a second daemon says so at once, and offline commands need no loop.
+    # Imported after locking: a second daemon exits at once, and maintenance commands need no event loop.
     import trio
 
     from kheishd.build.runtime import Source
@@ -107,19 +107,16 @@ def _run(options: Options, home: Home, environ: MutableMapping[str, str]) -> int
         options.log_format or config.log.format, options.log_level or config.log.level, environ=environ
     )
     try:
-        trio.run(Daemon(source, config, logs, environ, options.log_level).live)
+        trio.run(Daemon(source, config, logs, environ, options.log_level).run)
     except BaseException as error:
-        raise explain(error) from None
+        raise exit_for(error) from None
     finally:
         logs.close()
     return STOPPED
 
 
-def explain(error: BaseException) -> Exit:
-    """How the program ends because of an error: what can be foreseen in words of its own.
-
-    Everything else is a fault in the program. It is logged whole, and scrubbed, like all that is logged.
-    """
+def exit_for(error: BaseException) -> Exit:
+    """Return the exit for an error; an unexpected error is logged with its traceback."""
     import logging
 
     from kheishd.server.listeners import SocketInUse
@@ -127,9 +124,9 @@ def explain(error: BaseException) -> Exit:
     from protocol.errors.daemon import ConfigInvalid
     from protocol.errors.refusal import Refusal
 
-    # Several tasks can learn of one failure, each in its own words: the first will do.
-    alike = {type(leaf) for leaf in _leaves(error)}
-    if len(alike) == 1:
+    # Several tasks may report one failure, each with its own message; any of them will do.
+    kinds = {type(leaf) for leaf in _leaves(error)}
+    if len(kinds) == 1:
         error = next(_leaves(error))
     match error:
         case StoreUnusable():
@@ -148,7 +145,7 @@ def explain(error: BaseException) -> Exit:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors inside groups of groups."""
+    """Yield the errors in nested groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _leaves(inner)
@@ -157,14 +154,14 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _tune() -> None:
-    """Settings of the process, each measured or explained."""
-    # Every connection is a descriptor, and the usual soft limit is 1,024.
+    """Set process-wide settings."""
+    # Every connection is a file descriptor, and the usual soft limit is 1,024.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # The writer thread and the loop take turns: with the default of 5 ms one commit's functions could
-    # hold every connection up for that long, and a busy loop every commit.
+    # The writer thread and the loop alternate. With the default of 5 ms, the functions of one commit could
+    # delay every connection by that much, and a busy loop could delay every commit.
     sys.setswitchinterval(0.0005)
-    # What was imported lives as long as the process: the collector need not look at it again.
+    # Imported objects live as long as the process: exclude them from collection.
     gc.freeze()
     gc.enable()

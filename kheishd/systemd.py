@@ -1,6 +1,6 @@
-"""What systemd and the daemon tell each other: readiness, reloads, the watchdog.
+"""Notifications to systemd: readiness, reloads, the watchdog.
 
-Without systemd there is no ``NOTIFY_SOCKET`` and everything here does nothing.
+Without systemd there is no ``NOTIFY_SOCKET``, and nothing is sent.
 """
 
 import os
@@ -8,37 +8,33 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-# What a stop takes beyond the time that runs and connections are given: the last commit on a slow disk.
+# The time of a stop beyond that of runs and connections: the last commit on a slow disk.
 STOP_MARGIN_SECONDS = 10.0
 
 
 class Notifier:
-    """Sends states to the service manager; a lost one is not worth an error."""
+    """A sender of states to the service manager; failures to send are ignored."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        # Taken out of the environment, so that no child process speaks in our name.
+        # Removed from the environment, so that no child process sends states of the daemon.
         name = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + name[1:] if name.startswith("@") else name
 
     def ready(self, status: str) -> None:
-        """The daemon answers requests; also said when a reload is done."""
+        """Notify that the daemon answers requests, or that a reload has ended."""
         self._send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
 
     def reloading(self) -> None:
-        """A reload begins. The time tells systemd which of several reloads is meant."""
+        """Notify that a reload begins; the time identifies it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=Reloading")
 
     def stopping(self, status: str, within_s: float) -> None:
-        """The daemon stops, and wants this long before it is killed: longer than the unit says, perhaps."""
+        """Notify that the daemon stops, and extend the stop timeout of the unit if necessary."""
         microseconds = round((within_s + STOP_MARGIN_SECONDS) * 1_000_000)
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}\nSTATUS={status}")
 
-    def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
-        self._send(f"STATUS={text}")
-
     def alive(self) -> None:
-        """The watchdog need not bite."""
+        """Reset the watchdog."""
         self._send("WATCHDOG=1")
 
     def _send(self, state: str) -> None:
@@ -53,7 +49,7 @@ class Notifier:
 
 
 def watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
-    """How long systemd waits for a sign of life before it kills us; None: it does not watch."""
+    """Return the timeout of systemd's watchdog; None if there is no watchdog for this process."""
     pid, interval = environ.pop("WATCHDOG_PID", None), environ.pop("WATCHDOG_USEC", "")
     if pid not in (None, str(os.getpid())) or not interval.isdecimal() or not int(interval):
         return None

@@ -104,3 +104,8 @@ def truncate_json(text: str, max_json_bytes: int) -> str:
         else:
             exceeding = middle
     return text[:fitting]
+
+
+def truncate_json_start(text: str, max_json_bytes: int) -> str:
+    """Return the longest suffix of text whose JSON string has at most ``max_json_bytes``."""
+    return truncate_json(text[::-1], max_json_bytes)[::-1]

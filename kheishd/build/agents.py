@@ -59,7 +59,8 @@ def _agent_files(directory: Path, problems: list[str]) -> list[Path]:
 def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspaces) -> Definition:
     """Read an agent's file, with its workspace resolved. Errors: DefinitionError."""
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        # Opening a pipe would otherwise wait for a writer.
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DefinitionError([(1, "not a regular file")])
             content = file.read(MAX_AGENT_FILE_BYTES + 1)
@@ -73,24 +74,12 @@ def _read_agent(path: Path, routes: Mapping[str, RouteSpec], workspaces: Workspa
     if agent.workspace is None:
         return agent
     try:
-        return msgspec.structs.replace(agent, workspace=_resolve_workspace(agent.workspace, workspaces))
+        # A relative workspace begins at the root.
+        workspace = resolve(os.path.expanduser(agent.workspace), workspaces.root)
+        if workspace is None:
+            raise WorkspaceForbidden("the path is too long or has unprintable characters")
+        workspaces.require_allowed(workspace)
     except WorkspaceForbidden as refusal:
         line = definition.find_key_line(content, "workspace")
         raise DefinitionError([(line, f"workspace: {refusal.message}")]) from None
-
-
-def _resolve_workspace(path: str, workspaces: Workspaces) -> str:
-    """Resolve an agent's workspace: ``~`` is the user's home, a relative path begins at the root.
-
-    Errors: WorkspaceForbidden.
-    """
-    resolved = resolve(os.path.expanduser(path), workspaces.root)
-    if resolved is None:
-        raise WorkspaceForbidden("the path is too long or has unprintable characters")
-    workspaces.require_allowed(resolved)
-    return resolved
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; opening a pipe would otherwise wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+    return msgspec.structs.replace(agent, workspace=workspace)

@@ -1,7 +1,7 @@
 """Build a runtime from the configuration and the agents' files."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from kheishd.config.reader import load
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
-from kheishd.core.run.budget import micros
+from kheishd.core.run.budget import to_micros
 from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
 from kheishd.kernel.hook import Hook
@@ -68,6 +68,9 @@ def build_runtime(
             f"the default agent '{config.default_agent}' of {source.config_path} does not exist; "
             f"write {source.home.agents / config.default_agent}.md or name another agent"
         )
+    unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
+    if config.runs.max_cost and unpriced:
+        warnings.append(f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}")
     return Runtime(
         generation=generation,
         config=config,
@@ -76,14 +79,8 @@ def build_runtime(
         models=models(config.runs),
         hooks=hooks(config),
         workspaces=workspaces,
-        warnings=(*warnings, *_cost_warnings(config)),
+        warnings=tuple(warnings),
     )
-
-
-def _cost_warnings(config: Config) -> Iterator[str]:
-    unpriced = [route_id for route_id, section in config.routes.items() if section.price_input is None]
-    if config.runs.max_cost and unpriced:
-        yield f"runs.max_cost has no effect on routes without prices: {', '.join(unpriced)}"
 
 
 def built_in_route() -> RouteSpec:
@@ -97,9 +94,9 @@ def _route(route_id: str, section: RouteSection) -> RouteSpec:
         cached = section.price_cached_input
         prices = Prices(
             currency=section.currency,
-            input=micros(section.price_input),
-            output=micros(section.price_output),
-            cached_input=micros(cached) if cached is not None else None,
+            input=to_micros(section.price_input),
+            output=to_micros(section.price_output),
+            cached_input=to_micros(cached) if cached is not None else None,
         )
     return RouteSpec(
         route_id,

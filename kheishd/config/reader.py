@@ -44,7 +44,11 @@ def parse(text: str, name: str = "config.toml") -> Config:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid(_syntax_error(name, str(error))) from None
+        # "Message (at line 3, column 5)" becomes "config.toml:3: not TOML: message".
+        message, _, position = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", position)
+        location = f"{name}:{line[1]}" if line else name
+        raise ConfigInvalid(f"{location}: not TOML: {message[:1].lower()}{message[1:]}") from None
     shape_problems = list(find_problems(Config, table))
     if shape_problems:
         raise _refusal(name, text, shape_problems)
@@ -53,14 +57,6 @@ def parse(text: str, name: str = "config.toml") -> Config:
     if value_problems:
         raise _refusal(name, text, value_problems)
     return config
-
-
-def _syntax_error(name: str, message: str) -> str:
-    """Rewrite ``Message (at line 3, column 5)`` as ``config.toml:3: not TOML: message``."""
-    text, _, position = message.partition(" (at ")
-    line = re.match(r"line (\d+)", position)
-    text = text[:1].lower() + text[1:]
-    return f"{name}:{line[1]}: not TOML: {text}" if line else f"{name}: not TOML: {message}"
 
 
 def _refusal(name: str, text: str, file_problems: list[Problem]) -> ConfigInvalid:

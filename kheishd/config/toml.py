@@ -83,23 +83,24 @@ class _Scanner:
         self._scan_value(path)
 
     def _scan_key(self) -> KeyPath:
+        import tomllib
+
         parts: list[str | int] = []
         while True:
             self._skip(_BLANK)
-            parts.append(self._scan_key_part())
+            start = self.position
+            if self.text[start] in "\"'":
+                self._skip_string()
+                # tomllib resolves the escapes.
+                parts += tomllib.loads(f"{self.text[start : self.position]} = 0")
+            else:
+                while self.position < len(self.text) and self.text[self.position] in _BARE:
+                    self.position += 1
+                parts.append(self.text[start : self.position])
             self._skip(_BLANK)
             if self.position >= len(self.text) or self.text[self.position] != ".":
                 return tuple(parts)
             self.position += 1
-
-    def _scan_key_part(self) -> str:
-        start = self.position
-        if self.text[start] in "\"'":
-            self._skip_string()
-            return _unquote(self.text[start : self.position])
-        while self.position < len(self.text) and self.text[self.position] in _BARE:
-            self.position += 1
-        return self.text[start : self.position]
 
     def _scan_value(self, path: KeyPath) -> None:
         match self.text[self.position]:
@@ -115,21 +116,13 @@ class _Scanner:
 
     def _skip_string(self) -> None:
         quote = self.text[self.position]
-        if self.text.startswith(quote * 3, self.position):
-            self._skip_long_string(quote)
-            return
-        self.position += 1
-        while self.text[self.position] != quote:
+        delimiter = quote * 3 if self.text.startswith(quote * 3, self.position) else quote
+        self.position += len(delimiter)
+        while not self.text.startswith(delimiter, self.position):
             self.position += 2 if quote == '"' and self.text[self.position] == "\\" else 1
-        self.position += 1
-
-    def _skip_long_string(self, quote: str) -> None:
-        self.position += 3
-        while not self.text.startswith(quote * 3, self.position):
-            self.position += 2 if quote == '"' and self.text[self.position] == "\\" else 1
-        self.position += 3
+        self.position += len(delimiter)
         # Up to two quotes may precede the closing three: they belong to the value.
-        while self.text.startswith(quote, self.position):
+        while len(delimiter) == 3 and self.text.startswith(quote, self.position):
             self.position += 1
 
     def _scan_array(self, path: KeyPath) -> None:
@@ -169,10 +162,3 @@ class _Scanner:
         self._line += self.text.count("\n", self._counted, self.position)
         self._counted = self.position
         return self._line
-
-
-def _unquote(quoted: str) -> str:
-    """Return the key of a quoted part; ``tomllib`` resolves its escapes."""
-    import tomllib
-
-    return next(iter(tomllib.loads(f"{quoted} = 0")))

@@ -8,7 +8,6 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
-from protocol.events.call import ToolReturned
 from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, ApprovalStatus
 
@@ -71,13 +70,8 @@ def _create(envelope: Envelope, event: ApprovalRequested) -> Approval:
     )
 
 
-def make_denial(approval: Approval, how: Literal["denied", "expired"], note: str = "") -> ToolReturned:
-    """Make the result of a call that a person denied, with the person's note, or that nobody approved."""
-    denial = f"This was not run: a person denied it. Their reason: {note}" if note else DENIED
-    return ToolReturned(
-        call_id=approval.call_id,
-        tool=approval.tool,
-        how="denied",
-        text=denial if how == "denied" else EXPIRED,
-        is_error=True,
-    )
+def format_denial(how: Literal["denied", "expired"], note: str = "") -> str:
+    """Format the result of a call that a person denied, with the person's note, or that nobody approved."""
+    if how == "expired":
+        return EXPIRED
+    return f"This was not run: a person denied it. Their reason: {note}" if note else DENIED

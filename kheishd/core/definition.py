@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from kheishd.config.toml import KeyPath, find_line
 from kheishd.config.validation import Problem, find_problems, format_path
-from kheishd.core.run.budget import MICROS, narrowest
+from kheishd.core.run.budget import MICROS, intersect_budgets
 from protocol.budget import Budget
 from protocol.ids import ID_PATTERN
 from protocol.limits.budget import MAX_BUDGET_TOKENS, MAX_MICROS, MAX_WORK_SECONDS
@@ -100,7 +100,7 @@ def parse(name: str, content: bytes, path: str) -> Definition:
         source="file",
         digest=_digest(instructions),
         path=path,
-        budget=narrowest([budget]),
+        budget=intersect_budgets([budget]),
         **fields,
     )
 

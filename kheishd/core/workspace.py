@@ -26,26 +26,27 @@ class Workspaces:
     home: str
     limited: bool = False
 
-    def require_allowed(self, path: str, *, by_operator: bool = True) -> None:
+    def require_allowed(self, path: str, *, by_operator: bool = True, field: str | None = _FIELD) -> None:
         """Require that agents may work in a directory.
 
         Args:   ``by_operator``: the caller that chose it has the scope ``operate``.
+                ``field``: the field of the request that holds the path; None if the request does not hold it.
         Errors: WorkspaceForbidden.
         """
         inside = is_within(path, self.root)
         if self.limited and not inside:
             raise WorkspaceForbidden(
-                f"{path} is not within {self.root}, the configured workspace root", field=_FIELD
+                f"{path} is not within {self.root}, the configured workspace root", field=field
             )
         if not inside and (is_within(path, self.home) or is_within(self.home, path)):
             raise WorkspaceForbidden(
-                f"{path} overlaps with the daemon's own home; choose a directory beside it", field=_FIELD
+                f"{path} overlaps with the daemon's own home; choose a directory beside it", field=field
             )
         if not self.limited and not by_operator and path != self.root:
             raise WorkspaceForbidden(
                 f"choosing a workspace needs the scope 'operate' unless [workspace] root is configured; "
                 f"the default workspace is {self.root}",
-                field=_FIELD,
+                field=field,
                 hint="operate",
             )
 
@@ -64,21 +65,27 @@ def find_root_problem(root: str, home: str) -> str | None:
     return None
 
 
-def choose_workspace(root: str, parent: str | None, chosen: str | None, by_agent: str | None) -> str:
+def choose_workspace(
+    root: str,
+    parent: str | None,
+    chosen: str | None,
+    by_agent: str | None,
+    field: str | None = _FIELD,
+) -> str:
     """Return a session's workspace: the chosen one, else its agent's, else its parent's, else the root.
 
     The agent's own directory is used only if it is within the parent's workspace.
     Errors: WorkspaceForbidden if the chosen directory is not within the parent's.
     """
     if chosen is not None:
-        return require_within_parent(chosen, parent) if parent is not None else chosen
+        return require_within_parent(chosen, parent, field) if parent is not None else chosen
     if by_agent is not None and (parent is None or is_within(by_agent, parent)):
         return by_agent
     return parent if parent is not None else root
 
 
-def require_within_parent(path: str, parent: str) -> str:
+def require_within_parent(path: str, parent: str, field: str | None = _FIELD) -> str:
     """Return the path if it is within the parent session's workspace. Errors: WorkspaceForbidden."""
     if not is_within(path, parent):
-        raise WorkspaceForbidden(f"{path} is not within {parent}, the parent's workspace", field=_FIELD)
+        raise WorkspaceForbidden(f"{path} is not within {parent}, the parent's workspace", field=field)
     return path

@@ -1,170 +1,156 @@
-"""Asking the user: a tool whose result is a person's answer.
+"""The tool ``ask_user_question``: its result is a person's answer.
 
-The run waits without a task, over restarts, until somebody answers, declines, or the question expires. A
-message asks once: what is to be known together is asked together, on one screen.
+The run waits without a worker, over restarts, until a person answers, declines, or the question expires. A
+message asks once: related questions are asked together, on one screen.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta
 
-from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Opinion, Outcome, SubHook, Tool, ToolError
+from kheishd.kernel.hook import (
+    Arguments,
+    Deny,
+    Invocation,
+    NeedsAnswer,
+    Opinion,
+    Outcome,
+    SubHook,
+    ToolError,
+    tool,
+)
 from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
+from protocol.text import truncate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NAME: Final = "ask_user_question"
-
-# A year: what nobody answers in that time is asked for no longer.
+# A year: older questions have no reader.
 MAX_EXPIRES_AFTER_S: Final = 365 * 24 * 3600
 
-MAX_QUOTED_CHARACTERS: Final = 80
-
-_OPTION: Final = {
-    "type": "object",
-    "properties": {
-        "label": {"type": "string", "minLength": 1, "description": "What is chosen: one to five words."},
-        "description": {"type": "string", "description": "What choosing it means."},
-    },
-    "required": ["label"],
-    "additionalProperties": False,
-}
-_QUESTION: Final = {
-    "type": "object",
-    "properties": {
-        "header": {"type": "string", "description": "A word or two that name the question."},
-        "question": {"type": "string", "minLength": 1, "description": "The question, whole."},
-        "options": {
-            "type": "array",
-            "maxItems": MAX_QUESTION_OPTIONS,
-            "items": _OPTION,
-            "description": "What can be chosen; the user may always write a text instead. None: a text.",
-        },
-        "multi_select": {"type": "boolean", "description": "Whether several options can be chosen."},
-    },
-    "required": ["question"],
-    "additionalProperties": False,
-}
-_SCHEMA: Final = {
-    "type": "object",
-    "properties": {
-        "questions": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_QUESTIONS,
-            "items": _QUESTION,
-            "description": "Everything there is to ask now.",
-        },
-        "expires_after_s": {
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "maximum": MAX_EXPIRES_AFTER_S,
-            "description": "How long to wait for an answer. When it is over, the run is cancelled.",
-        },
-    },
-    "required": ["questions"],
-    "additionalProperties": False,
-}
-
-TOOL: Final = Tool(
-    name=NAME,
-    description=(
-        "Ask the user what only the user can know or decide: a preference, a choice between ways, a missing "
-        "fact. Work waits until there is an answer, so ask all of it at once and nothing that can be found "
-        "out. The result is JSON: the chosen options and the user's text, or that the user declined."
-    ),
-    schema=_SCHEMA,
-    kind="coordinate",
-    in_plan=True,
-)
+MAX_QUOTED_BYTES: Final = 80
 
 
-class _Asked(Struct, frozen=True):
-    """A question as the model writes it."""
+class Choice(Arguments, frozen=True):
+    """An option of a question, as the model writes it."""
 
-    question: str
-    header: str = ""
-    options: list["_Choice"] = []
-    multi_select: bool = False
+    label: Annotated[str, Meta(min_length=1, description="The choice: one to five words.")]
+    description: Annotated[str, Meta(description="The meaning of the choice.")] = ""
 
 
-class _Choice(Struct, frozen=True):
-    label: str
-    description: str = ""
+class UserQuestion(Arguments, frozen=True):
+    """A question, as the model writes it."""
+
+    question: Annotated[str, Meta(min_length=1, description="The complete question.")]
+    header: Annotated[str, Meta(description="A word or two that name the question.")] = ""
+    options: Annotated[
+        list[Choice],
+        Meta(
+            max_length=MAX_QUESTION_OPTIONS,
+            description="The choices; the user may always write a text instead. None: only a text.",
+        ),
+    ] = []
+    multi_select: Annotated[bool, Meta(description="Whether several options can be chosen.")] = False
+
+
+class AskQuestions(Arguments, frozen=True):
+    """Arguments of ``ask_user_question``."""
+
+    questions: Annotated[
+        list[UserQuestion],
+        Meta(min_length=1, max_length=MAX_QUESTIONS, description="All questions that you have now."),
+    ]
+    expires_after_s: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                le=MAX_EXPIRES_AFTER_S,
+                description="How long to wait for an answer. When it is over, the run is cancelled.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class AskUser(SubHook):
-    """Offers ``ask_user_question``."""
+    """The tool that asks the user."""
 
     name = "ask_user"
-    tools = (TOOL,)
 
-    async def before_call(self, use: Invocation) -> Opinion | None:
-        """A call of the tool is a question to a person; one that makes no sense is refused, saying why."""
-        if use.tool.name != NAME:
+    @tool(
+        "ask_user_question",
+        description="Ask the user for something that only the user can know or decide: a preference, a "
+        "choice between ways, a missing fact. Work waits until there is an answer, so ask everything at "
+        "once, and nothing that you can find out. The result is JSON: the chosen options and the user's "
+        "text, or that the user declined.",
+        kind="coordinate",
+        in_plan=True,
+    )
+    async def ask_user_question(self, call: Invocation, arguments: AskQuestions) -> Outcome:
+        """Raise ToolError: a call is never dispatched, because a person's answer is its result."""
+        raise ToolError("a question is answered by a person")
+
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Turn a call of the tool into a question to a person. An invalid one is denied with the reason."""
+        name = self.ask_user_question.name
+        if call.tool.name != name:
             return None
-        others = [call.call_id for call in use.context.run.calls if call.tool == NAME]
-        if others and others[0] != use.call_id:
-            return Deny(f"{NAME} is called once in a message: ask everything in one call")
+        questions = [open_call.call_id for open_call in call.context.run.calls if open_call.tool == name]
+        if questions and questions[0] != call.call_id:
+            return Deny(f"{name} is called once in a message: ask everything in one call")
+        arguments: AskQuestions = call.arguments
+        seconds = arguments.expires_after_s
         try:
-            return NeedsAnswer(_questions(use.arguments["questions"]), _expires_after_ms(use))
+            return NeedsAnswer(
+                _questions_of(arguments), None if seconds is None else max(round(seconds * 1000), 1)
+            )
         except ToolError as error:
             return Deny(str(error))
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Never asked for: the answer of a person is the result."""
-        raise ToolError("a question is answered by a person")
 
-
-def _expires_after_ms(use: Invocation) -> int | None:
-    seconds = use.arguments.get("expires_after_s")
-    return None if seconds is None else max(round(seconds * 1000), 1)
-
-
-def _questions(written: list[dict[str, Any]]) -> list[Question]:
-    """The questions with a key each, and an id for each option. Errors: ToolError."""
-    asked = msgspec.convert(written, list[_Asked])
-    _distinct((each.question for each in asked), "question")
-    for each in asked:
-        _distinct((choice.label for choice in each.options), f"option of '{_brief(each.question)}'")
-        if each.multi_select and not each.options:
-            raise ToolError(f"'{_brief(each.question)}' has no options to choose several of")
+def _questions_of(arguments: AskQuestions) -> list[Question]:
+    """Return the questions with a key each, and an id for each option. Errors: ToolError."""
+    _require_distinct((item.question for item in arguments.questions), "question")
+    for item in arguments.questions:
+        _require_distinct((choice.label for choice in item.options), f"option of '{_quote(item.question)}'")
+        if item.multi_select and not item.options:
+            raise ToolError(f"'{_quote(item.question)}' has no options of which several could be chosen")
     questions = [
         Question(
-            question=each.question,
+            question=item.question,
             key=f"q{number}",
-            header=each.header or f"Question {number}",
+            header=item.header or f"Question {number}",
             options=[
-                Option(option_id=f"o{place}", label=choice.label, description=choice.description)
-                for place, choice in enumerate(each.options, 1)
+                Option(option_id=f"o{index}", label=choice.label, description=choice.description)
+                for index, choice in enumerate(item.options, 1)
             ],
-            multi_select=each.multi_select,
+            multi_select=item.multi_select,
         )
-        for number, each in enumerate(asked, 1)
+        for number, item in enumerate(arguments.questions, 1)
     ]
     size = len(msgspec.json.encode(questions))
     if size > MAX_QUESTIONS_BYTES:
-        raise ToolError(f"the questions take {size} bytes; the limit is {MAX_QUESTIONS_BYTES}: ask shorter")
+        raise ToolError(f"the questions take {size} bytes; the limit is {MAX_QUESTIONS_BYTES}: shorten them")
     return questions
 
 
-def _brief(text: str) -> str:
-    """A text as it is quoted: what the model wrote may be long."""
-    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
+def _quote(text: str) -> str:
+    """Return a text for quotation: the model may have written a long one."""
+    return truncate(text, MAX_QUOTED_BYTES)
 
 
-def _distinct(texts: Iterable[str], what: str) -> None:
-    """Errors: ToolError for an empty text, or for one that differs from another in case at most."""
-    seen: set[str] = set()
+def _require_distinct(texts: Iterable[str], noun: str) -> None:
+    """Reject an empty text, and two that differ only in case or blanks. Errors: ToolError."""
+    folded_texts: set[str] = set()
     for text in texts:
         folded = " ".join(text.split()).casefold()
         if not folded:
-            raise ToolError(f"each {what} needs words")
-        if folded in seen:
-            raise ToolError(f"each {what} must differ from the others: '{_brief(text)}' is there twice")
-        seen.add(folded)
+            raise ToolError(f"each {noun} needs words")
+        if folded in folded_texts:
+            raise ToolError(f"each {noun} must differ from the others: '{_quote(text)}' occurs twice")
+        folded_texts.add(folded)

@@ -1,15 +1,15 @@
-"""What a handler gets, and how a module says what it handles.
+"""The context of a request's handler, and the decorators that declare handlers.
 
-A module in ``objects`` exports ``HANDLERS``, a tuple of the values that the three decorators make:
+A module in ``objects`` exports ``HANDLERS``, a tuple of handlers made by three decorators:
 
-* ``@query(row)`` on ``def f(call, params) -> result``: answered inline from a snapshot, never waits.
-* ``@mutation(row, prepare=..., follow=...)`` on ``def f(tx, call, plan) -> result``: runs as one
-  transaction on the writer thread. ``prepare(call, params) -> plan`` runs before on the loop (validation,
-  ids, hashing; may refuse); without it the plan is the params. ``follow(call, params, result) -> result``
-  is async and runs after the commit, only if ``follows(params)`` says so: waiting, streaming.
+* ``@query(row)`` on ``def f(call, params) -> result``: answers at once, from a snapshot.
+* ``@mutation(row, prepare=..., follow=...)`` on ``def f(tx, call, plan) -> result``: runs as one transaction
+  on the writer thread. ``prepare(call, params) -> plan`` runs before it on the loop (validation, ids,
+  hashing; may refuse); without it the plan is the params. ``follow(call, params, result) -> result`` is async
+  and runs after the commit (waiting, streaming), if ``follows(params)`` is true.
 * ``@control(row)`` on ``def f(call, params) -> result`` or ``async def``: acts on the running daemon.
 
-The dispatcher does authorisation by scope, idempotency keys and ``check`` for all of them alike.
+The dispatcher applies scopes, idempotency keys and ``check`` to all handlers alike.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking, and what that allows. ``None`` covers every name, an empty set none."""
+    """The party that makes a request, and its rights. ``None`` allows every name, an empty set none."""
 
     principal: str
     scopes: frozenset[Scope]
@@ -45,37 +45,37 @@ class Caller:
     senders: frozenset[str] | None = None
     token_id: str | None = None
 
-    def need(self, scope: Scope | None) -> None:
-        """Errors: ScopeMissing unless the caller holds ``scope``."""
+    def require_scope(self, scope: Scope | None) -> None:
+        """Require a scope; None requires nothing. Errors: ScopeMissing."""
         if scope is not None and scope not in self.scopes:
             raise ScopeMissing(f"this needs the scope '{scope}', which the caller does not have", hint=scope)
 
-    def need_agent(self, agent: str, field: str = "$.params.agent") -> None:
-        """Errors: AgentForbidden unless the caller may speak with and read this agent."""
+    def require_agent(self, agent: str, field: str = "$.params.agent") -> None:
+        """Require the right to write to and read an agent. Errors: AgentForbidden."""
         if self.agents is not None and agent not in self.agents:
             raise AgentForbidden(f"the token does not cover the agent '{agent}'", field=field)
 
-    def need_sender(self, sender: str | None) -> None:
-        """Errors: SenderForbidden unless the caller may speak as and read this sender."""
+    def require_sender(self, sender: str | None) -> None:
+        """Require the right to write as and read a sender. Errors: SenderForbidden."""
         if self.senders is not None and sender not in self.senders:
             raise SenderForbidden(f"the token does not cover the sender '{sender}'", field="$.params.sender")
 
-    def covers_agent(self, agent: str) -> bool:
-        """Whether the caller may speak with and read this agent."""
+    def may_read_agent(self, agent: str) -> bool:
+        """Whether the caller may write to and read an agent."""
         return self.agents is None or agent in self.agents
 
-    def covers(self, agent: str, sender: str | None) -> bool:
-        """Whether the caller may read what belongs to this agent and sender."""
-        return self.covers_agent(agent) and (self.senders is None or sender in self.senders)
+    def may_read(self, agent: str, sender: str | None) -> bool:
+        """Whether the caller may read the conversation of an agent and a sender."""
+        return self.may_read_agent(agent) and (self.senders is None or sender in self.senders)
 
     @property
-    def unlimited(self) -> bool:
-        """Whether every agent and sender is covered."""
+    def is_unrestricted(self) -> bool:
+        """Whether the caller may read every agent and every sender."""
         return self.agents is None and self.senders is None
 
 
 class Connection(Protocol):
-    """What a handler may ask of the connection that the request came by."""
+    """The connection of a request."""
 
     def subscribe(
         self,
@@ -90,23 +90,23 @@ class Connection(Protocol):
         ...
 
     def unsubscribe(self, subscription: str) -> None:
-        """Errors: SubscriptionNotFound."""
+        """End a subscription. Errors: SubscriptionNotFound."""
         ...
 
     def cancel_request(self, request_id: str | int | float | None) -> None:
-        """Errors: RequestNotFound."""
+        """Cancel a request of this connection. Errors: RequestNotFound."""
         ...
 
 
 class Control(Protocol):
-    """What a handler may ask of the running daemon."""
+    """The running daemon."""
 
     async def reload(self) -> tuple[int, list[str]]:
-        """Build a new runtime: its generation and warnings. Errors: ConfigInvalid."""
+        """Build a new runtime; return its generation and its warnings. Errors: ConfigInvalid."""
         ...
 
     def shutdown(self, drain_s: float | None) -> None:
-        """Begin to stop."""
+        """Begin to stop; runs in flight may take ``drain_s``, or the configured time, to finish."""
         ...
 
     def draining(self) -> bool:
@@ -114,17 +114,17 @@ class Control(Protocol):
         ...
 
     def status(self) -> DaemonStatus:
-        """How the daemon is."""
+        """Return the status of the daemon."""
         ...
 
     def config_path(self) -> str | None:
-        """The configuration file read, if there is one."""
+        """Return the path of the configuration file; None without one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request on its way through a handler."""
+    """The context of one request. ``runtime`` is the current one as of the request."""
 
     caller: Caller
     services: Services
@@ -147,7 +147,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A row and the function that answers it from a snapshot."""
+    """The handler of a query."""
 
     row: AnyMethod
     answer: Callable[[Call, Any], Any]
@@ -155,7 +155,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Mutate:
-    """A row, what is done before, inside and after its transaction."""
+    """The handler of a mutation: its functions before, inside and after the transaction."""
 
     row: AnyMethod
     apply: Callable[[Transaction, Call, Any], Any]
@@ -166,7 +166,7 @@ class Mutate:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """A row and the function, sync or async, that acts on the daemon or the connection."""
+    """The handler of a control method; its function may be async."""
 
     row: AnyMethod
     act: Callable[[Call, Any], Any]
@@ -176,7 +176,7 @@ Handler = Query | Mutate | Act
 
 
 def query(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Query]:
-    """Decorate the function that answers a query."""
+    """Declare a function as the handler of a query."""
     return lambda function: Query(row, function)
 
 
@@ -187,12 +187,12 @@ def mutation(
     follow: Callable[[Call, Any, Any], Awaitable[Any]] | None = None,
     follows: Callable[[Any], bool] | None = None,
 ) -> Callable[[Callable[[Transaction, Call, Any], Any]], Mutate]:
-    """Decorate the transaction function of a mutation."""
+    """Declare a transaction function as the handler of a mutation."""
     return lambda function: Mutate(row, function, prepare, follow, follows)
 
 
 def control(row: AnyMethod) -> Callable[[Callable[[Call, Any], Any]], Act]:
-    """Decorate the function that performs a control."""
+    """Declare a function as the handler of a control method."""
     return lambda function: Act(row, function)
 
 

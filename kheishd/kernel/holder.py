@@ -1,4 +1,4 @@
-"""Who uses which runtime: the newest is for new work, an older one lives until its last user leaves."""
+"""The holder of the runtimes: the current one for new work, and older ones until their last user leaves."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ from kheishd.kernel.runtime import Runtime
 
 
 class RuntimeHolder:
-    """The current runtime and those that runs in flight still use.
+    """The current runtime, and older ones that active runs still use.
 
-    ``retire`` is called once for each runtime that was replaced and has no user left, on the loop.
+    ``retire`` is called once for each replaced runtime, on the loop, when its last user has left.
     """
 
     def __init__(self, first: Runtime, retire: Callable[[Runtime], None]) -> None:
@@ -18,12 +18,12 @@ class RuntimeHolder:
         self._users: dict[int, int] = {}
 
     def current(self) -> Runtime:
-        """The newest runtime, for work that ends before the next ``await`` that matters."""
+        """Return the newest runtime, for work that does not outlast a reload."""
         return self._current
 
     @contextmanager
     def hold(self) -> Iterator[Runtime]:
-        """Keep the newest runtime, whatever replaces it, until the context is left."""
+        """Hold the newest runtime open until the context is left, even if a reload replaces it."""
         runtime = self._current
         self._users[runtime.generation] = self._users.get(runtime.generation, 0) + 1
         try:
@@ -32,19 +32,16 @@ class RuntimeHolder:
             self._users[runtime.generation] -= 1
             if not self._users[runtime.generation]:
                 del self._users[runtime.generation]
-                self._let_go(runtime)
+                if runtime is not self._current:
+                    self._retire(runtime)
 
     def replace(self, runtime: Runtime) -> None:
-        """From here on, new work gets this one."""
-        assert runtime.generation > self._current.generation, "generations rise"
-        old, self._current = self._current, runtime
-        if old.generation not in self._users:
-            self._retire(old)
+        """Make a runtime the current one."""
+        assert runtime.generation > self._current.generation, "generations increase"
+        replaced, self._current = self._current, runtime
+        if replaced.generation not in self._users:
+            self._retire(replaced)
 
     def held(self) -> list[int]:
-        """The generations in use, oldest first."""
+        """Return the generations in use, oldest first."""
         return sorted(self._users)
-
-    def _let_go(self, runtime: Runtime) -> None:
-        if runtime is not self._current:
-            self._retire(runtime)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_type_hints, overload
 
 from msgspec import Struct
 
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 ToolKind = Literal["read", "edit", "execute", "fetch", "coordinate"]
 """The effect of a tool on the world. ``coordinate`` changes only the daemon's own records."""
-
-A = TypeVar("A", bound="Arguments")
-S = TypeVar("S", bound="SubHook")
 
 
 class Arguments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -107,7 +104,7 @@ class ToolMethods:
     probe: Callable[[Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None
 
 
-class DeclaredTool(Generic[S, A]):
+class DeclaredTool:
     """A tool declared in the class of a sub-hook. In an instance, it is the tool's row."""
 
     def __init__(self, row: Tool, functions: Mapping[str, Callable[..., Any] | None]) -> None:
@@ -115,17 +112,17 @@ class DeclaredTool(Generic[S, A]):
         self._functions = functions
         self._attribute = ""
 
-    def __set_name__(self, owner: type[S], name: str) -> None:
+    def __set_name__(self, owner: type[SubHook], name: str) -> None:
         """Remember the attribute, under which an instance keeps its row."""
         self._attribute = name
 
     @overload
-    def __get__(self, instance: None, owner: type[S]) -> DeclaredTool[S, A]: ...
+    def __get__(self, instance: None, owner: type[SubHook]) -> DeclaredTool: ...
 
     @overload
-    def __get__(self, instance: S, owner: type[S]) -> Tool: ...
+    def __get__(self, instance: SubHook, owner: type[SubHook]) -> Tool: ...
 
-    def __get__(self, instance: S | None, owner: type[S]) -> Tool | DeclaredTool[S, A]:
+    def __get__(self, instance: SubHook | None, owner: type[SubHook]) -> Tool | DeclaredTool:
         """Return the row, with its functions bound to the instance."""
         if instance is None:
             return self
@@ -150,12 +147,12 @@ def tool(
     in_plan: bool = False,
     timeout_s: float = 30.0,
     droppable: bool = False,
-    writes: Callable[[A], Iterable[str]] = _write_nothing,
-    subject: Callable[[S, Invocation, A], str] | None = None,
-    preview: Callable[[S, Invocation, A], Awaitable[Preview | None]] | None = None,
-    evidence: Callable[[S, Invocation, A], Awaitable[dict[str, Any]]] | None = None,
-    probe: Callable[[S, Invocation, A, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
-) -> Callable[[Callable[[S, Invocation, A], Awaitable[Outcome]]], DeclaredTool[S, A]]:
+    writes: Callable[[Any], Iterable[str]] = _write_nothing,
+    subject: Callable[[Any, Invocation, Any], str] | None = None,
+    preview: Callable[[Any, Invocation, Any], Awaitable[Preview | None]] | None = None,
+    evidence: Callable[[Any, Invocation, Any], Awaitable[dict[str, Any]]] | None = None,
+    probe: Callable[[Any, Invocation, Any, Mapping[str, Any]], Awaitable[ProbeResult]] | None = None,
+) -> Callable[[Callable[[Any, Invocation, Any], Awaitable[Outcome]]], DeclaredTool]:
     """Declare a method of a sub-hook as a tool; its facts are those of :class:`Tool`.
 
     The arguments' struct is the annotation of the method's parameter ``arguments``. ``subject`` returns the
@@ -163,7 +160,7 @@ def tool(
     ``probe`` are as in :class:`SubHook`, for this tool.
     """
 
-    def declare(run: Callable[[S, Invocation, A], Awaitable[Outcome]]) -> DeclaredTool[S, A]:
+    def declare(run: Callable[[Any, Invocation, Any], Awaitable[Outcome]]) -> DeclaredTool:
         arguments: type[Arguments] = get_type_hints(run)["arguments"]
         row = Tool(
             name=name,

@@ -1,4 +1,4 @@
-"""What a Runtime is: an immutable snapshot of everything that a reload replaces. Types only."""
+"""The runtime, an immutable snapshot of everything that a reload replaces, and model calls. Types only."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """A route as configured. ``auth_ref`` is a name (``env:NAME``), resolved at each call.
+    """A configured route.
 
-    ``context_tokens`` is how much its model can be shown, answer included.
+    ``auth_ref`` names the credential (``env:NAME``), which is resolved at each call. ``context_tokens`` is
+    the size of the model's context window, answer included.
     """
 
     route_id: str
@@ -65,18 +66,18 @@ class Runtime:
 
 
 class Runtimes(Protocol):
-    """Where the current runtime is had. One that a reload replaced lives until its last holder is done."""
+    """The source of runtimes. A replaced runtime lives until its last holder releases it."""
 
     def current(self) -> Runtime:
-        """The runtime that new work takes."""
+        """Return the runtime for new work."""
         ...
 
     def hold(self) -> AbstractContextManager[Runtime]:
-        """The current runtime, kept open until the context is left."""
+        """Hold the current runtime open until the context is left."""
         ...
 
 
-# What a provider gives while a model answers.
+# Model calls.
 
 
 class TextDelta(Struct, frozen=True):
@@ -92,7 +93,7 @@ class ThinkingDelta(Struct, frozen=True):
 
 
 class ModelAnswer(Struct, frozen=True):
-    """The end of an answer: every item in order, exactly as it goes into the transcript."""
+    """A complete answer: its items in order, exactly as they enter the transcript."""
 
     items: list[Item]
     usage: Usage
@@ -101,16 +102,16 @@ class ModelAnswer(Struct, frozen=True):
 
 
 ModelEvent = TextDelta | ThinkingDelta | ModelAnswer
-"""Deltas, then exactly one Answer, last."""
+"""Deltas, then exactly one answer, last."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model call: what was pinned, the instructions, the transcript so far, the tools it may ask for.
+    """One model call: the run's pinned values, the instructions, the transcript, and the offered tools.
 
-    ``withheld``: it may ask for none of them now. ``purpose``: for anything but an answer the options of the
-    route that shape answers do not count, and ``max_answer_tokens`` is how long what is asked for may become.
-    ``turn`` and ``attempt`` tell a call from the run's others, where it is captured.
+    ``withheld``: the model must not call the tools now. ``purpose``: for anything but an answer, the route's
+    options that shape answers do not apply, and ``max_answer_tokens`` limits the answer. ``turn`` and
+    ``attempt`` identify the call among the run's debug captures.
     """
 
     pinned: Pinned
@@ -127,7 +128,7 @@ class ModelRequest:
 
 
 class ModelFailure(Exception):
-    """A model call that gave no answer.
+    """A model call without an answer.
 
     ``reason`` is stable (``rate_limited``, ``overloaded``, ``unauthorized``, ``context_too_long``,
     ``bad_request``, ``bad_response``, ``connection_failed``, ``timed_out``, ``route_gone``,
@@ -152,19 +153,19 @@ class ModelFailure(Exception):
 
 
 class ModelCaller(Protocol):
-    """Every provider behind one face."""
+    """All providers behind one interface."""
 
     def ask(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        """Ask a model; iterate its events; leaving the context closes the connection.
+        """Call a model; iterate over its events. Leaving the context closes the connection.
 
         Errors: ModelFailure, from entering or from iterating, never wrapped in a group.
         """
         ...
 
     def problem(self, route: RouteSpec) -> str | None:
-        """Why the route could not be used now (a missing credential, say), or None."""
+        """Return the problem that makes a route unusable, such as a missing credential; None without one."""
         ...
 
     async def aclose(self) -> None:
-        """Close what is kept open between calls."""
+        """Close the connections that are kept between calls."""
         ...

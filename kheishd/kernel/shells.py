@@ -1,4 +1,4 @@
-"""What background shells wrote, for those who read it. Types only."""
+"""The output of background shells, for its readers. Types only."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,10 +8,10 @@ from kheishd.kernel.state import Bell
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A part of what a shell wrote.
+    """A part of a shell's output.
 
-    ``text`` ends before ``offset``, a place in all that it wrote, which is ``total_bytes``. Before the text
-    it wrote ``left_out_bytes``; ``kept_bytes`` are there to be read. ``path`` is the file; None without one.
+    ``text`` ends before ``offset`` of the whole output, which has ``total_bytes``. ``left_out_bytes`` come
+    before the text. ``kept_bytes`` are stored, in the file at ``path``; None without a file.
     """
 
     text: str = ""
@@ -23,12 +23,12 @@ class Written:
 
 
 class Shells(Protocol):
-    """Where what shells wrote is read, by the ids of their tasks. What is not there is empty."""
+    """The stored output of shells, by the ids of their tasks. Missing output is empty."""
 
     async def read(self, task_id: str, max_bytes: int, offset: int | None = None) -> Written:
-        """The end of it, or what follows an offset: so many bytes at most."""
+        """Read the end of the output, or the output after an offset, up to ``max_bytes``."""
         ...
 
     def grown(self, task_id: str) -> Bell:
-        """A bell that rings once there is more. Take it before reading."""
+        """Return a bell that rings when there is more output. Take it before reading."""
         ...

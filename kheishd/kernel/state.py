@@ -1,8 +1,8 @@
-"""The trio face of the store: await an update, read a snapshot, sleep on a bell.
+"""The store for trio tasks: await an update, read a snapshot, wait for a bell.
 
-What the writer thread has settled reaches the loop in one hop for each commit: those who wait are told,
-then the bells ring that the commit touched. A bell carries nothing; who hears it reads the store. So
-take the bell, then read, then sleep on it: a commit in between has rung it already.
+Each commit of the writer thread reaches the loop in one hop: first the waiting tasks get their outcomes, then
+the bells of the touched tables and streams ring. A bell carries no data; its owner reads the store. Take the
+bell, then read, then wait for the bell: a commit in between has rung it already.
 """
 
 import logging
@@ -18,25 +18,26 @@ from typing import Any, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from kheishd.records.rebuild import rebuild_some
 from kheishd.store.blobs import blob_name, chunks, put_chunk
 from kheishd.store.environment import Scrub, Snapshot, Transaction
 from kheishd.store.writer import Group, Job, Store
 from protocol.ids import make_id
 
-# What is hashed on the loop: one millisecond of it, or two.
-HASHED_AT_ONCE_BYTES = 1024 * 1024
+MAX_INLINE_HASH_BYTES = 1024 * 1024
+"""The largest value that is hashed on the loop, which takes a millisecond or two."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 def wall_clock_ms() -> int:
-    """The time now, in Unix milliseconds."""
+    """Return the time, in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 class Bell:
-    """Rings once, at the next commit that touches what it was taken for."""
+    """A one-shot signal: it rings at the next commit that touches one of its names."""
 
     __slots__ = ("__weakref__", "_event")
 
@@ -44,95 +45,95 @@ class Bell:
         self._event = trio.Event()
 
     async def wait(self) -> None:
-        """Sleep until it rings; return at once if it has."""
+        """Wait until the bell rings; return at once if it has rung."""
         await self._event.wait()
 
     def ring(self) -> None:
-        """Wake whoever waits."""
+        """Wake the waiting tasks."""
         self._event.set()
 
     @property
     def rung(self) -> bool:
-        """Whether it has rung."""
+        """Whether the bell has rung."""
         return self._event.is_set()
 
 
-class _Rope(weakref.ref[Bell]):
-    """What the tower holds of a bell: enough to ring it, not enough to keep it when nobody else does."""
+class _BellReference(weakref.ref[Bell]):
+    """A weak reference to a bell, with its names: the registry keeps no bell alive."""
 
     __slots__ = ("names",)
     names: tuple[str, ...]
 
 
-class _Tower:
-    """The bells that have not rung, by the names they were taken for."""
+class _BellRegistry:
+    """The bells that have not rung, by name."""
 
     def __init__(self) -> None:
-        self._ropes: dict[str, set[_Rope]] = {}
+        self._references: dict[str, set[_BellReference]] = {}
 
-    def hang(self, names: tuple[str, ...]) -> Bell:
-        """A new bell for these names."""
+    def create(self, names: tuple[str, ...]) -> Bell:
+        """Create a bell with these names."""
         bell = Bell()
-        rope = _Rope(bell, self._take_down)
-        rope.names = names
+        reference = _BellReference(bell, self._remove)
+        reference.names = names
         for name in names:
-            self._ropes.setdefault(name, set()).add(rope)
+            self._references.setdefault(name, set()).add(reference)
         return bell
 
     def ring(self, name: str) -> None:
-        """Ring the bells that were taken for a name, and be done with them."""
-        for rope in self._ropes.pop(name, ()):
-            if len(rope.names) > 1:
-                self._take_down(rope)
-            bell = rope()
+        """Ring and forget the bells with this name."""
+        for reference in self._references.pop(name, ()):
+            if len(reference.names) > 1:
+                self._remove(reference)
+            bell = reference()
             if bell is not None:
                 bell.ring()
 
-    def _take_down(self, rope: _Rope) -> None:
-        """A bell that nobody holds any more need not ring: who waits a moment and leaves, leaves nothing."""
-        for name in rope.names:
-            ropes = self._ropes.get(name)
-            if ropes is not None:
-                ropes.discard(rope)
-                if not ropes:
-                    del self._ropes[name]
+    def _remove(self, reference: _BellReference) -> None:
+        """Forget a bell that has rung or was garbage-collected, so that abandoned bells cost nothing."""
+        for name in reference.names:
+            references = self._references.get(name)
+            if references is not None:
+                references.discard(reference)
+                if not references:
+                    del self._references[name]
 
 
 class State:
-    """The store, for tasks. ``failed`` rings once the store will write no more: the daemon is to stop."""
+    """The store, for trio tasks. ``failed`` rings when the store writes no more and the daemon must stop."""
 
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self.store = store
         self.now_ms = clock
         self.failed = Bell()
-        self._tower = _Tower()
-        self._chances: list[bytes] = []
+        self._bells = _BellRegistry()
+        self._random: list[bytes] = []
 
     def new_id(self, prefix: str) -> str:
-        """A fresh id; ids made later sort later, by the millisecond."""
+        """Return a new id; a later id sorts after an earlier one, by the millisecond."""
         try:
-            chance = self._chances.pop()
+            random = self._random.pop()
         except IndexError:
-            # A hundred at a time: each call to the kernel lets go of the interpreter, and while the
-            # writer is busy it takes milliseconds to get that back. Popping is safe from any thread.
-            several = os.urandom(1_000)
-            self._chances += [several[at : at + 10] for at in range(10, 1_000, 10)]
-            chance = several[:10]
-        return make_id(prefix, self.now_ms(), chance)
+            # A hundred at a time: each system call releases the interpreter lock, and while the writer is
+            # busy it takes milliseconds to get it back. Popping is safe from any thread.
+            block = os.urandom(1_000)
+            self._random += [block[start : start + 10] for start in range(10, 1_000, 10)]
+            random = block[:10]
+        return make_id(prefix, self.now_ms(), random)
 
     def submit(self, fn: Callable[[Transaction], T], done: Callable[[Job[T]], None]) -> Job[T]:
-        """Queue an update; ``done`` gets its outcome, on the loop, once; never, if it was cancelled.
+        """Queue an update. ``done`` is called once with its outcome, on the loop; never if it was cancelled.
 
         Errors: DaemonDraining once the store is closed.
         """
         return self.store.submit(fn, self.now_ms(), done)
 
     async def update(self, fn: Callable[[Transaction], T]) -> T:
-        """Run ``fn`` as one transaction; what it changed is on the disk when this returns.
+        """Run ``fn`` as one transaction; its changes are on the disk when this returns.
 
-        ``fn`` takes a millisecond or less, has no effect but on its transaction, and may be run again.
-        Can be cancelled while it is queued, not once it runs.
-        Errors: whatever ``fn`` raises (then it changed nothing), StorageFull, StorageFailed.
+        ``fn`` takes at most a millisecond, has no effect outside its transaction, and may run again.
+        An update can be cancelled while it is queued, not once it runs.
+        Errors: those of ``fn`` (it has changed nothing then), StorageFull, StorageFailed.
         """
         job = self.store.submit(fn, self.now_ms(), current_task())
 
@@ -146,58 +147,53 @@ class State:
         try:
             raise error
         finally:
-            # The traceback of an error holds this frame: did it hold the error in turn, they would be a
-            # cycle, and refusals are everyday.
+            # The traceback of the error holds this frame. If the frame held the error, they would form a
+            # cycle for the garbage collector, and refusals are frequent.
             del error
 
     async def put_blob(self, content: bytes) -> str:
-        """Keep a large value, a chunk a transaction; gives its name, to be referred to from now on.
+        """Store a large value, one chunk in each transaction; return its name.
 
-        Errors: StorageFull, StorageFailed; then what was written of it is nothing, and may be again.
+        Errors: StorageFull, StorageFailed; the chunks that were written are harmless, and are reused.
         """
-        if len(content) > HASHED_AT_ONCE_BYTES:
+        if len(content) > MAX_INLINE_HASH_BYTES:
             name = await trio.to_thread.run_sync(blob_name, content)
         else:
             name = blob_name(content)
-        for number, chunk in chunks(content):
-            await self.update(partial(put_chunk, name=name, number=number, chunk=chunk))
+        for index, chunk in chunks(content):
+            await self.update(partial(put_chunk, name=name, number=index, chunk=chunk))
         return name
 
     async def backup(self, directory: Path) -> int:
-        """Copy the store, as it is now, to a new directory, in a thread; gives its newest cursor.
+        """Copy the current store to a new directory, in a thread; return the newest cursor of the copy.
 
-        Can be cancelled at any time.
-        Errors: PathRefused, StorageFull; then nothing is left there.
+        A backup can be cancelled at any time.
+        Errors: PathRefused, StorageFull; no files are left then.
         """
         check = trio.from_thread.check_cancelled
         return await trio.to_thread.run_sync(partial(self.store.backup, directory, check=check))
 
     def read(self) -> Snapshot:
-        """A snapshot, for ``with``; never hold one across an ``await``."""
+        """Return a snapshot, for a ``with`` block. Never hold it across an ``await``."""
         return self.store.read()
 
     def bell(self, *names: str) -> Bell:
-        """A bell for these tables and streams (``stream:<name>``). Take it before reading."""
-        return self._tower.hang(names)
+        """Return a bell for these tables and streams (``stream:<name>``). Take it before reading."""
+        return self._bells.create(names)
 
-    def settle(self, group: Group) -> None:
-        """Tell those who wait for a group, then ring its bells. On the loop, in the order of commits."""
+    def deliver(self, group: Group) -> None:
+        """Deliver the outcomes of a group, then ring its bells. Runs on the loop, in the order of commits."""
         for job in group.jobs:
-            told = job.tag
-            if type(told) is Task:
-                reschedule(told)
-            else:
-                _tell(told, job)
+            if type(job.tag) is Task:
+                reschedule(job.tag)
+                continue
+            try:
+                job.tag(job)
+            except Exception:
+                # An error of one callback must not affect the others.
+                log.exception("an update's outcome could not be delivered")
         for name in group.rung:
-            self._tower.ring(name)
-
-
-def _tell(done: Callable[[Job[Any]], None], job: Job[Any]) -> None:
-    """One who cannot bear an outcome leaves the others unharmed."""
-    try:
-        done(job)
-    except Exception:
-        log.exception("an update's outcome could not be delivered")
+            self._bells.ring(name)
 
 
 @asynccontextmanager
@@ -209,7 +205,7 @@ async def open_state(
     scrub: Scrub | None = None,
     threaded: bool = True,
 ) -> AsyncIterator[State]:
-    """The state in ``directory``; closes when left, after what is queued is done and told.
+    """Open the state in ``directory``. On leaving, deliver the outcomes of all queued updates and close it.
 
     Errors: StoreUnusable.
     """
@@ -217,17 +213,23 @@ async def open_state(
     state: State
 
     def on_group(group: Group) -> None:
-        # Where the loop is gone there is nobody left to tell.
+        # Once the loop has ended no task waits for the outcome.
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(state.settle, group)
+            token.run_sync_soon(state.deliver, group)
 
-    def on_failure(reason: str) -> None:
-        log.critical("the store failed and writes no more: %s", reason)
+    def on_failure(note: str) -> None:
+        log.critical("the store failed and writes no more: %s", note)
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(state.failed.ring)
 
     store = Store.open(
-        directory, on_group=on_group, on_failure=on_failure, scrub=scrub, threaded=threaded, version=version
+        directory,
+        on_group=on_group,
+        on_failure=on_failure,
+        scrub=scrub,
+        threaded=threaded,
+        version=version,
+        rebuild=rebuild_some,
     )
     state = State(store, clock)
     try:
@@ -235,6 +237,6 @@ async def open_state(
     finally:
         store.close()
         with trio.CancelScope(shield=True):
-            told = trio.Event()
-            token.run_sync_soon(told.set)
-            await told.wait()
+            delivered = trio.Event()
+            token.run_sync_soon(delivered.set)
+            await delivered.wait()

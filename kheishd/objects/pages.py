@@ -67,7 +67,7 @@ class PageTokens:
     """
 
     def __init__(self, call: Call) -> None:
-        self._key = b"" if call.caller.unlimited else call.state.store.identity.encode()
+        self._key = b"" if call.caller.is_unrestricted else call.state.store.identity.encode()
 
     def token_of(self, key: tuple[Any, ...]) -> str:
         """Return the token of a row, by the last part of its key."""

@@ -138,7 +138,7 @@ class _Entry:
     def params(self, request: Request, asker: RequestSource) -> Any:
         """Return an authorised request's params. Errors: ScopeMissing, MessageTooLarge, InvalidParams."""
         if self.scope is not None:
-            asker.caller.need(self.scope)
+            asker.caller.require_scope(self.scope)
         size, limit = memoryview(request.params).nbytes, self.row.max_params_bytes
         if size > limit:
             raise MessageTooLarge(f"the params take {size} bytes; the limit is {limit}", field="$.params")

@@ -157,7 +157,7 @@ class Subscription:
                 for entry in entries
                 if entry.cursor > self._cursor
                 and self.selection.admits(store, entry.stream)
-                and self.selection.takes(entry.line)
+                and self.selection.matches(entry.line)
             ]
         if not messages:
             return

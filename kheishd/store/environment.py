@@ -223,15 +223,21 @@ def _successor(prefix: bytes) -> bytes | None:
 
 
 class Transaction(Snapshot):
-    """What an update function gets: reads see its own writes; all of them are kept, or none.
+    """The argument of an update function: its reads see its own writes, which are all kept, or none.
 
     It is the writer's: one may serve several update functions, one after another.
     """
 
-    __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_scrub", "now_ms", "rung")
+    __slots__ = ("_bytes", "_cursors", "_heads", "_journal", "_max_bytes", "_scrub", "now_ms", "rung")
 
     def __init__(
-        self, environment: Environment, txn: lmdb.Transaction[bytes], heads: Heads, scrub: Scrub | None
+        self,
+        environment: Environment,
+        txn: lmdb.Transaction[bytes],
+        heads: Heads,
+        scrub: Scrub | None,
+        *,
+        max_bytes: int = MAX_UPDATE_BYTES,
     ) -> None:
         super().__init__(environment)
         self._txn = txn
@@ -240,6 +246,7 @@ class Transaction(Snapshot):
         self._journal = self._handles[JOURNAL]
         self._cursors = self._handles[CURSORS]
         self._bytes = 0
+        self._max_bytes = max_bytes
         self.now_ms = 0
         self.rung: set[str] = set()
 
@@ -267,7 +274,7 @@ class Transaction(Snapshot):
         packed = table.pack(key)
         stored = table.encode(value)
         self._bytes += len(packed) + len(stored)
-        if self._bytes > MAX_UPDATE_BYTES:
+        if self._bytes > self._max_bytes:
             raise UpdateTooLarge()
         self._txn.put(packed, stored, True, True, False, self._handles[table])
         self.rung.add(table.name)
@@ -327,7 +334,7 @@ class Transaction(Snapshot):
         number = cursor.to_bytes(8, "big")
         entry = digest + line
         self._bytes += len(entry) + 64
-        if self._bytes > MAX_UPDATE_BYTES:
+        if self._bytes > self._max_bytes:
             raise UpdateTooLarge()
         fresh = self._txn.put(head.prefix + number, entry, True, False, False, self._journal)
         risen = self._txn.put(number, head.name, True, False, True, self._cursors)

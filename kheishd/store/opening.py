@@ -23,11 +23,24 @@ from kheishd.store.guards import (
     write_marker,
 )
 from kheishd.store.tables import META, TABLES, Table
-from kheishd.store.upgrades import IDENTITY_KEY, SCHEMA, SCHEMA_KEY, VERSION_KEY, upgrade
+from kheishd.store.upgrades import (
+    IDENTITY_KEY,
+    SCHEMA,
+    SCHEMA_KEY,
+    VERSION_KEY,
+    Rebuild,
+    needs_rebuild,
+    rebuild_records,
+    upgrade,
+)
 
 __all__ = ["MAP_BYTES", "About", "Opened", "StoreUnusable", "open_environment", "opened_for_reading"]
 
 LOCK = "lock.mdb"
+_OUTDATED = (
+    "The store in {directory} was written by an older version ({version}). Start the daemon once: it "
+    "upgrades the store."
+)
 
 # Address space, not disk: 1 TiB of journal is some ten million long conversations. It is never resized,
 # because that would pull the map away from under open snapshots.
@@ -51,9 +64,13 @@ class Opened:
         os.close(self.lock)
 
 
-def open_environment(directory: Path, *, version: str, map_bytes: int = MAP_BYTES) -> Opened:
+def open_environment(
+    directory: Path, *, version: str, map_bytes: int = MAP_BYTES, rebuild: Rebuild | None = None
+) -> Opened:
     """Open the store in ``directory``, making it if there is none, and bring it up to date.
 
+    ``rebuild`` folds the journal into the records after an upgrade that dropped them; without it, such a
+    store is refused.
     Errors: StoreUnusable.
     """
     make_directory(directory)
@@ -64,7 +81,7 @@ def open_environment(directory: Path, *, version: str, map_bytes: int = MAP_BYTE
             expected = check_files(directory)
             env = open_lmdb(directory, map_bytes=map_bytes)
             try:
-                return Opened(_enter(directory, env, expected, version), lock)
+                return Opened(_enter(directory, env, expected, version, rebuild), lock)
             except BaseException:
                 env.close()
                 raise
@@ -151,7 +168,9 @@ def check_identity(about: About, expected: str | None, directory: Path) -> None:
         )
 
 
-def _enter(directory: Path, env: lmdb.Environment, expected: str | None, version: str) -> Environment:
+def _enter(
+    directory: Path, env: lmdb.Environment, expected: str | None, version: str, rebuild: Rebuild | None
+) -> Environment:
     about = read_about(env, directory)
     if about is None and expected is not None:
         raise StoreUnusable(f"{directory / DATA} holds nothing, though a store was here. {RESTORE}")
@@ -162,13 +181,18 @@ def _enter(directory: Path, env: lmdb.Environment, expected: str | None, version
         upgrade(env, about.schema if about else 0, version)
     handles = open_tables(env)
     _introduce(env, handles, identity, version)
+    environment = Environment(directory, env, handles, identity)
+    if needs_rebuild(env):
+        if rebuild is None:
+            raise StoreUnusable(_OUTDATED.format(directory=directory, version=version))
+        rebuild_records(environment, rebuild)
     env.reader_check()
     if expected is None:
         write_marker(directory, identity)
         sync_directory(directory.parent)
     for name in (DATA, LOCK):
         (directory / name).chmod(0o600)
-    return Environment(directory, env, handles, identity)
+    return environment
 
 
 def open_tables(env: lmdb.Environment) -> dict[Table[Any], Handle]:
@@ -191,9 +215,10 @@ def _introduce(env: lmdb.Environment, handles: dict[Table[Any], Handle], identit
 
 
 @contextmanager
-def opened_for_reading(directory: Path) -> Iterator[Environment]:
-    """The store in ``directory`` for reading only, as it stands; whoever asks holds its lock.
+def opened_for_reading(directory: Path, *, current: bool = False) -> Iterator[Environment]:
+    """Open the store in ``directory`` for reading only; the caller holds its lock.
 
+    ``current``: its records are to be read, so refuse a store that an upgrade has to change first.
     Errors: StoreUnusable.
     """
     with explained(directory):
@@ -207,6 +232,8 @@ def opened_for_reading(directory: Path) -> Iterator[Environment]:
             if about is None:
                 raise StoreUnusable(f"{directory / DATA} holds nothing.")
             check_identity(about, expected, directory)
+            if current and (about.schema < SCHEMA or needs_rebuild(env)):
+                raise StoreUnusable(_OUTDATED.format(directory=directory, version=about.version))
             handles = _tables_there(env)
         yield Environment(directory, env, handles, about.identity)
     finally:

@@ -14,7 +14,7 @@ from kheishd.store.backup import MAX_BACKUP_SECONDS, write_backup
 from kheishd.store.commit import Committer, Group, Job, Outcome
 from kheishd.store.environment import DATA, Scrub, Snapshot, Transaction
 from kheishd.store.opening import MAP_BYTES, open_environment
-from kheishd.store.upgrades import SCHEMA
+from kheishd.store.upgrades import SCHEMA, Rebuild
 from protocol.errors.daemon import DaemonDraining
 from protocol.limits.store import MAX_GROUP_UPDATES
 
@@ -45,8 +45,9 @@ class Store:
         threaded: bool,
         version: str,
         map_bytes: int,
+        rebuild: Rebuild | None,
     ) -> None:
-        self._opened = open_environment(directory, version=version, map_bytes=map_bytes)
+        self._opened = open_environment(directory, version=version, map_bytes=map_bytes, rebuild=rebuild)
         self._environment = self._opened.environment
         self._committer = Committer(self._environment, scrub)
         self._on_group = on_group
@@ -70,11 +71,13 @@ class Store:
         threaded: bool = True,
         version: str,
         map_bytes: int = MAP_BYTES,
+        rebuild: Rebuild | None = None,
     ) -> Store:
         """Open the store in ``directory``, making it if there is none.
 
         ``on_group`` is called once per commit and ``on_failure`` once at most, both on the writer thread.
-        Without ``threaded`` an update is done, and told, when ``submit`` returns.
+        Without ``threaded`` an update is done, and told, when ``submit`` returns. ``rebuild`` folds the
+        journal into the records again, after an upgrade that dropped them.
         Errors: StoreUnusable.
         """
         return cls(
@@ -85,6 +88,7 @@ class Store:
             threaded=threaded,
             version=version,
             map_bytes=map_bytes,
+            rebuild=rebuild,
         )
 
     @property

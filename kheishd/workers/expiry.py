@@ -68,19 +68,16 @@ class ExpiryWorker(Worker):
 
     async def _lapse_due(self) -> float:
         """Lapse every due object; return the number of seconds to sleep."""
-        while (deadline := self._earliest()) is not None:
+        while True:
+            with self._state.read() as store:
+                keys = (key for key, _ in store.scan(DEADLINES))
+                deadline: _Deadline | None = next((key for key in keys if key not in self._skipped), None)
+            if deadline is None:
+                return float("inf")
             remaining_ms = deadline[0] - self._state.now_ms()
             if remaining_ms > 0:
                 return min(remaining_ms / 1000, MAX_SLEEP_SECONDS)
             await self._lapse(deadline)
-        return float("inf")
-
-    def _earliest(self) -> _Deadline | None:
-        with self._state.read() as store:
-            for (at_ms, kind, record_id), _ in store.scan(DEADLINES):
-                if (at_ms, kind, record_id) not in self._skipped:
-                    return at_ms, kind, record_id
-        return None
 
     async def _lapse(self, deadline: _Deadline) -> None:
         at_ms, kind, record_id = deadline

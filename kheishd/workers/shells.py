@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 import trio
 
 from kheishd.core.text.stream import TextStreamScrubber
-from kheishd.hooks.processes import MAX_KILL_SECONDS, Ended, Kept, NotStarted
-from kheishd.hooks.shells.asking import looks_like_a_question
+from kheishd.hooks.os.shell.log import ends_in_prompt
+from kheishd.hooks.os.shell.process import MAX_KILL_SECONDS, CommandEnd, KeptCommand, NotStarted
 from kheishd.objects.work.shell import (
     ShellOutcome,
     live_shells,
@@ -36,8 +36,8 @@ from protocol.errors.store import StorageFull
 from protocol.limits.shell import MAX_SHELL_BYTES_PER_SECOND, MAX_SHELL_FILES_BYTES
 
 if TYPE_CHECKING:
-    from kheishd.hooks.shells.files import ShellFiles, ShellLog
-    from kheishd.hooks.shells.starting import Starter
+    from kheishd.hooks.os.shell.log import ShellFiles, ShellLog
+    from kheishd.hooks.os.shell.starter import Starter
     from kheishd.kernel.live import Live
     from kheishd.kernel.services import Services
     from kheishd.store.environment import Transaction
@@ -118,7 +118,7 @@ class BackgroundShell:
         finally:
             await trio.to_thread.run_sync(self._log.close)
 
-    async def _attend(self, process: Kept) -> Ended | None:
+    async def _attend(self, process: KeptCommand) -> CommandEnd | None:
         """Store the output and watch for stalls until the command ends or is stopped.
 
         Return how it ended; None if it was stopped and its exit is unknown.
@@ -130,7 +130,7 @@ class BackgroundShell:
             nursery.start_soon(self._watch)
             if process.pid:
                 task_id = self.task.task_id
-                started = partial(record_started, task_id=task_id, pid=process.pid, since=process.started)
+                started = partial(record_started, task_id=task_id, pid=process.pid, since=process.start_ticks)
                 nursery.start_soon(self._commit, started)
             with self._running:
                 ended = await process.wait()
@@ -143,7 +143,7 @@ class BackgroundShell:
             nursery.cancel_scope.cancel()
         return ended
 
-    def _ending(self, ended: Ended | None) -> tuple[ShellEnding, str]:
+    def _ending(self, ended: CommandEnd | None) -> tuple[ShellEnding, str]:
         """Return the kind of ending and the problem, which is empty if nothing went wrong."""
         problem = self._log.problem or ""
         if self._running.cancelled_caught:
@@ -180,7 +180,7 @@ class BackgroundShell:
             with trio.move_on_after(self._stall_s) as silence:
                 await grown.wait()
             if silence.cancelled_caught:
-                if looks_like_a_question(self._log.last.decode(errors="replace")):
+                if ends_in_prompt(self._log.last.decode(errors="replace")):
                     await self._commit(partial(record_stalled, task_id=self.task.task_id))
                     return
                 await grown.wait()
@@ -218,7 +218,11 @@ class ShellWorker(Worker):
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run shells until cancelled; then stop them, and return when all of them have ended."""
-        await self._end_orphans()
+        with self._state.read() as store:
+            orphans = list(live_shells(store))
+        async with trio.open_nursery() as nursery:
+            for task in orphans:
+                nursery.start_soon(self._end_orphan, task)
         await self._prune()
         async with trio.open_nursery() as nursery:
             try:
@@ -293,16 +297,9 @@ class ShellWorker(Worker):
         orphans = [name for name, task in tasks.items() if task is None or task.deleted_at_ms is not None]
         await self._files.prune(orphans, live, MAX_SHELL_FILES_BYTES)
 
-    async def _end_orphans(self) -> None:
-        """Kill the processes that a crashed daemon left running and end their tasks, side by side."""
-        with self._state.read() as store:
-            orphans = list(live_shells(store))
-        async with trio.open_nursery() as nursery:
-            for task in orphans:
-                nursery.start_soon(self._end_orphan, task)
-
     async def _end_orphan(self, task: Task) -> None:
-        gone = await self._starter.hunt(task.task_id)
+        """Kill the processes of a shell that a crashed daemon left running, and end its task."""
+        gone = await self._starter.kill_orphans(task.task_id)
         if not gone:
             log.error("processes of a shell could not be killed", extra={"task_id": task.task_id})
         written = await self._files.read(task.task_id, 1)

@@ -7,6 +7,7 @@ failure is only logged. It never replaces a title. Sessions on the built-in offl
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -18,7 +19,7 @@ from kheishd.core.context.summary import (
     extract_title,
     make_title_request,
 )
-from kheishd.core.run.budget import cost_of
+from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.output import output_of
 from kheishd.records.writer import SessionWriter
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.objects.run import Pinned
     from protocol.objects.session import Session
-    from protocol.transcript import Usage
 
 log = logging.getLogger("kheishd.titles")
 
@@ -100,7 +100,9 @@ class TitleWorker(Worker):
                 reply = await complete(runtime.models, request)
                 title = extract_title(reply.items)
                 if title is not None:
-                    await self._state.update(lambda tx: _rename(tx, run, pinned, title, reply.usage))
+                    cost = calculate_cost(reply.usage, pinned.prices)
+                    renamed = SessionRenamed(title=title, usage=reply.usage, cost=cost)
+                    await self._state.update(partial(_rename, session_id=run.session_id, renamed=renamed))
         except (ModelFailure, Refusal) as error:
             log.info("no title: %s", error, extra={"session_id": run.session_id})
         except Exception:
@@ -139,10 +141,9 @@ def _input_text(store: Snapshot, run: RunRecord) -> str:
     return ""
 
 
-def _rename(tx: Transaction, run: RunRecord, pinned: Pinned, title: str, usage: Usage) -> None:
-    session = tx.get(SESSIONS, run.session_id)
-    if session is None or not _needs_title(session):
-        return
-    writer = SessionWriter(tx, run.session_id, session=session)
-    writer.append(SessionRenamed(title=title, usage=usage, cost=cost_of(usage, pinned.prices)))
-    writer.write()
+def _rename(tx: Transaction, session_id: str, renamed: SessionRenamed) -> None:
+    session = tx.get(SESSIONS, session_id)
+    if session is not None and _needs_title(session):
+        writer = SessionWriter(tx, session_id, session=session)
+        writer.append(renamed)
+        writer.write()

@@ -42,7 +42,7 @@ def test_after_a_kill_it_knows_and_goes_on(daemon: Daemon) -> None:
     daemon.restart()
     assert [e.get("after_crash") for e in daemon.events(types=["daemon_started"])] == [None, True]
     (warning,) = daemon.call("daemon.status")["warnings"]
-    assert "ended without stopping" in warning
+    assert "did not shut down cleanly" in warning
     daemon.say("again")
     assert len(daemon.call("conversation.history")["messages"]) == 4
 
@@ -188,7 +188,7 @@ def test_a_reload_takes_what_is_new(daemon: Daemon, how: str) -> None:
         (
             "agents/bad.md",
             "---\ndescription: d\nroute: gone\n---\n",
-            "bad.md:3: route: there is no route 'gone'",
+            "bad.md:3: route: no route 'gone'",
         ),
     ],
 )
@@ -228,7 +228,7 @@ def test_a_reload_does_not_bind_anew(daemon: Daemon) -> None:
     """What is listened on stays as it is; whoever changed it is told what to do."""
     config(daemon.home, "[listen.tcp]\naddress = '127.0.0.1:0'\n")
     (warning,) = daemon.call("daemon.reload")["warnings"]
-    assert "[listen] was changed" in warning
+    assert "[listen] changed" in warning
     assert daemon.call("daemon.status")["listeners"] == [f"unix:{daemon.socket}"]
     daemon.stop()
     daemon.restart()

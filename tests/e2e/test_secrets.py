@@ -90,7 +90,7 @@ def story(home: Path) -> None:
         (home / "agents" / "bad.md").write_text(f"---\nroute: {json.dumps(SECRET)}\n---\nx")
         with pytest.raises(RpcError) as refusal:
             daemon.call("daemon.reload")
-        assert "there is no route '[scrubbed]'" in refusal.value.message
+        assert "no route '[scrubbed]'" in refusal.value.message
         for method in ("daemon.status", "daemon.config", "route.list", "definition.list", "session.list"):
             assert not known(json.dumps(daemon.call(method)))
         for method in ("run.list", "journal.read", "conversation.history"):

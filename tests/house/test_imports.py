@@ -35,7 +35,7 @@ def loaded(module: str, packages: tuple[str, ...]) -> str:
                 "kheishctl",
             ),
         ),
-        ("kheishd.hooks.web_fetch", ("httpcore2", "h11", "asyncio")),
+        ("kheishd.hooks.web.tools", ("httpcore2", "h11", "asyncio")),
         ("protocol.rpc.catalogue", ("trio", "socket", "asyncio", "lmdb", "click")),
     ],
 )

@@ -1,4 +1,4 @@
-"""A daemon for the tests of its client; each test talks as a sender of its own."""
+"""A daemon for the tests of the client; each test uses a sender of its own."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -13,18 +13,18 @@ _numbers = count(1)
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """One daemon for all tests that only talk with it."""
+    """Run one daemon for all tests."""
     with short_home() as home, Daemon(home) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def ctl(daemon: Daemon) -> Ctl:
-    """Commands for that daemon."""
+    """Return a runner of commands for that daemon."""
     return Ctl(daemon.home)
 
 
 @pytest.fixture
 def sender() -> str:
-    """A sender that nobody else is."""
+    """Return a sender that no other test uses."""
     return f"sender-{next(_numbers)}"

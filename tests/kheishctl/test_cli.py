@@ -1,4 +1,4 @@
-"""What every command is made of."""
+"""The frame of every command."""
 
 import io
 import json
@@ -59,31 +59,31 @@ UNREACHABLE = {
 }
 
 
-def commands(command: click.Command = root, path: str = "kheishctl") -> list[tuple[str, click.Command]]:
-    """Every command there is, groups left out, with its path."""
+def list_commands(command: click.Command = root, path: str = "kheishctl") -> list[tuple[str, click.Command]]:
+    """Return every command with its path, without groups."""
     if not isinstance(command, click.Group):
         return [(path, command)]
     ctx = click.Context(command)
-    found = []
+    leaves = []
     for name in command.list_commands(ctx):
         inner = command.get_command(ctx, name)
         assert inner is not None, name
-        found += commands(inner, f"{path} {name}")
-    return found
+        leaves += list_commands(inner, f"{path} {name}")
+    return leaves
 
 
-COMMANDS = commands()
+COMMANDS = list_commands()
 OF_METHOD = {getattr(command, "method", None): command for _, command in COMMANDS}
 
 
 def test_every_method_has_a_command() -> None:
-    """Whatever the contract has can be done by a command, and no command stands for a method that is not."""
+    """Every method has a command, and every command's method exists."""
     assert set(OF_METHOD) - {None} == METHODS.keys() - BY_CALL_ONLY
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - BY_CALL_ONLY))
 def test_every_param_can_be_given(name: str) -> None:
-    """Each param of a method is a parameter of its command, or is given by the command."""
+    """Every param of a method is an option or argument of its command, or set by it."""
     fields = set(METHODS[name].params.__struct_fields__)
     parameters = {str(parameter.name) for parameter in OF_METHOD[name].params}
     excused = NOT_OPTIONS.get(name, set()) | UNREACHABLE.get(name, set())
@@ -92,7 +92,7 @@ def test_every_param_can_be_given(name: str) -> None:
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=[path for path, _ in COMMANDS])
 def test_every_command_explains_itself(path: str, command: click.Command) -> None:
-    """Help texts for the command and all it takes; examples that the command line understands."""
+    """Every command and parameter has a help text, and every command has examples."""
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
@@ -103,7 +103,7 @@ def test_every_command_explains_itself(path: str, command: click.Command) -> Non
 
 
 def test_summaries_are_the_commands_own() -> None:
-    """What the first page says of a command is what the command says of itself."""
+    """The summaries on the first page equal the first sentences of the commands' help."""
     for rows in ENTRIES.values():
         for name, _, summary in rows:
             command = root.get_command(click.Context(root), name)
@@ -111,8 +111,8 @@ def test_summaries_are_the_commands_own() -> None:
             assert (command.help or "").startswith(summary.rstrip("."))
 
 
-def test_help_is_fast_to_make() -> None:
-    """The first page is made without importing a command."""
+def test_first_page_imports_no_command() -> None:
+    """The first page of help shows every command without importing one."""
     result = CliRunner().invoke(root, ["--help"])
     assert result.exit_code == 0
     for rows in ENTRIES.values():
@@ -133,7 +133,7 @@ def test_get_is_a_hidden_alias_of_show(noun: str) -> None:
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
-    """Exit code 2, and the nearest ones are named."""
+    """An unknown command exits with the code for usage errors."""
     result = CliRunner().invoke(root, ["statsu"])
     assert result.exit_code == exits.USAGE
     assert isinstance(root, LazyGroup)
@@ -149,16 +149,16 @@ def test_an_unknown_command_is_a_usage_error() -> None:
         (["qqqq"], "No such command 'qqqq'."),
     ],
 )
-def test_what_may_be_meant_is_named(line: list[str], meant: str) -> None:
-    """A mistyped word, another word for it, a word that belongs behind another."""
+def test_suggestions(line: list[str], meant: str) -> None:
+    """A mistyped word, a synonym and a misplaced word each lead to a suggestion."""
     result = CliRunner().invoke(root, line, prog_name="kheishctl")
     assert result.exit_code == exits.USAGE
     assert result.stderr.endswith(f"{meant}\n")
 
 
 @pytest.mark.parametrize("line", [["statsu"], ["send", "--ass"], ["send", "default"], ["--frob"], ["run"]])
-def test_a_wrong_line_is_json_where_that_is_wanted(line: list[str]) -> None:
-    """Whoever asked for JSON need not read anything else; a group alone shows what it has."""
+def test_usage_errors_as_json(line: list[str]) -> None:
+    """With --json, a usage error is a JSON document; a group alone shows its help."""
     result = CliRunner().invoke(root, [*line, "--json"], input="")
     assert result.exit_code == exits.USAGE
     if line != ["run"]:
@@ -167,7 +167,7 @@ def test_a_wrong_line_is_json_where_that_is_wanted(line: list[str]) -> None:
 
 
 def test_common_options_go_anywhere(daemon: Daemon) -> None:
-    """--home and --json are understood before, between and after the names."""
+    """Common options are accepted before, between and after the names."""
     home = str(daemon.home)
     for line in (
         ["--home", home, "--json", "run", "list"],
@@ -180,18 +180,18 @@ def test_common_options_go_anywhere(daemon: Daemon) -> None:
 
 
 def test_the_home_of_the_environment(daemon: Daemon) -> None:
-    """$KHEISH_HOME is the home where no option says."""
+    """Without --home, $KHEISH_HOME is the home."""
     result = CliRunner(env={"KHEISH_HOME": str(daemon.home)}).invoke(root, ["status", "--json"])
     assert result.exit_code == 0
 
 
 def run(function: Any, *line: str) -> Any:
-    """Run a command made of a function."""
+    """Run a command made from a function."""
     return CliRunner().invoke(command(None, "x", help="x")(function), line)
 
 
 def raising(error: BaseException) -> Any:
-    """A command that raises."""
+    """Return a command that raises an error."""
 
     def function(app: App) -> None:
         raise error
@@ -200,7 +200,7 @@ def raising(error: BaseException) -> Any:
 
 
 def test_failures_become_messages() -> None:
-    """A failure is one line on standard error, with its hint, and its exit code."""
+    """A failure prints one line with its hint on standard error and exits with its code."""
     refused = RequestRefused({"code": 1403, "message": "no\x1b", "data": {"hint": "ask"}})
     result = run(raising(refused))
     assert (result.exit_code, result.stdout) == (exits.FAILED, "")
@@ -208,14 +208,14 @@ def test_failures_become_messages() -> None:
 
 
 def test_failures_become_json() -> None:
-    """With --json a failure is one document on standard output, and nothing else."""
+    """With --json, a failure prints one JSON document on standard output and nothing else."""
     result = run(raising(Failure("no")), "--json")
     assert (result.exit_code, result.stderr) == (exits.FAILED, "")
     assert result.stdout == '{"error":{"code":null,"message":"no","data":{"reason":"failed"}}}\n'
 
 
-def test_what_the_system_refuses_becomes_a_message(tmp_path: Path) -> None:
-    """A home that cannot be made is named, without a traceback."""
+def test_system_errors_become_messages(tmp_path: Path) -> None:
+    """An error of the operating system names the file, without a traceback."""
     (tmp_path / "file").touch()
     result = run(raising(NotADirectoryError(20, "Not a directory", "/x/run")))
     assert (result.exit_code, result.stderr) == (exits.FAILED, "kheishctl: /x/run: Not a directory\n")
@@ -227,7 +227,7 @@ def test_what_the_system_refuses_becomes_a_message(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_has_its_own_code() -> None:
-    """Stopping a command is neither success nor failure."""
+    """Ctrl-C has an exit code of its own."""
     assert run(raising(KeyboardInterrupt())).exit_code == exits.INTERRUPTED
 
 
@@ -239,15 +239,15 @@ def test_ctrl_c_has_its_own_code() -> None:
         (None, "/s", "kheishctl --socket /s send 'a b'"),
     ],
 )
-def test_a_command_to_be_typed(home: str | None, path: str | None, line: str) -> None:
-    """It goes to the same daemon, and means what it says to a shell; nothing in it acts."""
+def test_command_line(home: str | None, path: str | None, line: str) -> None:
+    """A command line addresses the same daemon and is quoted and sanitised."""
     app = App(home, path, as_json=False)
     assert app.command_line("send", "a b") == line
     assert app.command_line("send", "a\x1b\nb").endswith("send 'a␛ b'")
 
 
-def test_given_leaves_out_what_was_not() -> None:
-    """Only what the command line says is sent; a zero was said."""
+def test_drop_unset() -> None:
+    """Params without a value are dropped, and a zero stays."""
     assert drop_unset(a=None, b=False, c=(), d="", e=0, f="x", g=[]) == {"e": 0, "f": "x"}
 
 
@@ -255,24 +255,24 @@ def test_given_leaves_out_what_was_not() -> None:
     ("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("15m", 900), ("12h", 43_200), ("30d", 2_592_000)]
 )
 def test_duration(text: str, seconds: float) -> None:
-    """Numbers are seconds; a letter says another unit."""
+    """A number is seconds, unless a letter gives another unit."""
     assert Duration().convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "soon", "-5s", "0", "inf", "nan", "1e999h"])
-def test_duration_refuses(text: str) -> None:
-    """What is no length of time is a usage error."""
+def test_invalid_durations(text: str) -> None:
+    """Text that is not a length of time is a usage error."""
     with pytest.raises(click.BadParameter):
         Duration().convert(text, None, None)
 
 
-def test_pages_are_put_together(ctl: Ctl, sender: str) -> None:
-    """--all goes through every page; without it one page and where to go on."""
+def test_pages(ctl: Ctl, sender: str) -> None:
+    """--all joins every page; without it, the page ends with its token."""
     for number in range(3):
         ctl.json("session", "create", "--title", f"{sender}-{number}")
-    one = ctl.json("session", "list", "--limit", "2")
-    assert len(one["sessions"]) == 2
-    assert one["next"] is not None
+    page = ctl.json("session", "list", "--limit", "2")
+    assert len(page["sessions"]) == 2
+    assert page["next"] is not None
     every = ctl.json("session", "list", "--limit", "2", "--all")
     assert every["next"] is None
     titles = [row.get("title") for row in every["sessions"]]
@@ -281,12 +281,12 @@ def test_pages_are_put_together(ctl: Ctl, sender: str) -> None:
         f"{sender}-1",
         f"{sender}-0",
     ]
-    after = ctl.json("session", "list", "--after", one["next"], "--limit", "1")
-    assert after["sessions"][0] == every["sessions"][2]
+    rest = ctl.json("session", "list", "--after", page["next"], "--limit", "1")
+    assert rest["sessions"][0] == every["sessions"][2]
 
 
-def completions(*words: str, home: str) -> list[str]:
-    """What a shell is offered for the last word."""
+def complete(*words: str, home: str) -> list[str]:
+    """Return the complete of the last word."""
     environ = {"_KHEISHCTL_COMPLETE": "bash_complete", "KHEISH_HOME": home}
     environ |= {"COMP_WORDS": " ".join(["kheishctl", *words]), "COMP_CWORD": str(len(words))}
     with pytest.MonkeyPatch.context() as patch:
@@ -299,30 +299,30 @@ def completions(*words: str, home: str) -> list[str]:
 def test_completion_of_commands(daemon: Daemon) -> None:
     """Commands and options complete."""
     home = str(daemon.home)
-    assert completions("con", home=home) == ["conversation"]
-    assert "--json" in completions("run", "list", "--js", home=home)
+    assert complete("con", home=home) == ["conversation"]
+    assert "--json" in complete("run", "list", "--js", home=home)
 
 
 def test_completion_asks_the_daemon(daemon: Daemon, ctl: Ctl, sender: str) -> None:
-    """Agents, senders, sessions and runs complete by what there is."""
+    """Agents, senders, sessions and runs complete by the daemon's names."""
     sent = ctl.json("send", "default", "hi", "--as", sender)
     home = str(daemon.home)
-    assert completions("send", "def", home=home) == ["default"]
-    assert sender in completions("send", "--as", sender[:7], home=home)
-    assert completions("session", "show", sent["session_id"][:-1], home=home) == [sent["session_id"]]
-    assert completions("run", "show", sent["run_id"][:-1], home=home) == [sent["run_id"]]
-    assert completions("--home", home, "route", "show", "off", home="/nowhere") == ["offline"]
+    assert complete("send", "def", home=home) == ["default"]
+    assert sender in complete("send", "--as", sender[:7], home=home)
+    assert complete("session", "show", sent["session_id"][:-1], home=home) == [sent["session_id"]]
+    assert complete("run", "show", sent["run_id"][:-1], home=home) == [sent["run_id"]]
+    assert complete("--home", home, "route", "show", "off", home="/nowhere") == ["offline"]
 
 
 def test_completion_without_a_daemon_is_empty(tmp_path: Any) -> None:
-    """Nothing is offered, nothing is said, and nothing waits."""
-    assert completions("send", "d", home=str(tmp_path)) == []
+    """Without a daemon, completion offers nothing and does not wait."""
+    assert complete("send", "d", home=str(tmp_path)) == []
 
 
 def test_completion_leaves_out_names_that_shells_would_split(daemon: Daemon, ctl: Ctl, sender: str) -> None:
-    """A sender with a space in it is not offered."""
+    """A name with a space is not offered."""
     ctl.json("send", "default", "hi", "--as", f"{sender} x")
-    assert completions("send", "--as", f"{sender}", home=str(daemon.home)) == []
+    assert complete("send", "--as", f"{sender}", home=str(daemon.home)) == []
 
 
 @pytest.mark.parametrize(
@@ -346,21 +346,21 @@ def test_completion_leaves_out_names_that_shells_would_split(daemon: Daemon, ctl
     ],
 )
 def test_completion_leaves_out_names_that_mean_something_to_a_shell(name: str) -> None:
-    """A shell puts what it is offered on its command line as it is."""
+    """A name with a special meaning to a shell is not offered."""
     inside = f"a{name}b" if name != "-x" else name
-    rows = [{"sender": each} for each in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
+    rows = [{"sender": plain} for plain in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
     assert list(filter_plain_names(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
 
 
 class Terminal(io.StringIO):
-    """What is written to a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_nothing_but_styles_acts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a daemon says, or what poses as one; a pipe gets a result as it is."""
+def test_terminals_receive_sanitised_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal receives text sanitised except for styles; a pipe receives it unchanged."""
     out, err = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -375,7 +375,7 @@ def test_nothing_but_styles_acts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only on a terminal that has colors, and never with NO_COLOR."""
+    """Colors need a terminal with colors and no NO_COLOR."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert use_color(True)
@@ -387,8 +387,8 @@ def test_color(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not use_color(True)
 
 
-def test_noun_is_a_group() -> None:
-    """A group shows its help when called alone."""
+def test_a_group_shows_its_help() -> None:
+    """A group shows its help."""
     group = make_group("thing", "Things.")
     result = CliRunner().invoke(group, ["--help"])
     assert "Things." in result.output

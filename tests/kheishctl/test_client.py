@@ -29,12 +29,12 @@ from tests.support.scripted import Peer, scripted
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a scripted daemon listens."""
+    """Return the socket path of a scripted daemon."""
     return tmp_path / "s"
 
 
 def test_call_answers(daemon: Daemon) -> None:
-    """A request gets its result."""
+    """A call returns its result."""
     with Client.dial(str(daemon.socket)) as client:
         assert client.call("rpc.ping")["version"] == __version__
 
@@ -46,13 +46,14 @@ def test_call_refused(daemon: Daemon) -> None:
     assert caught.value.reason == "session_not_found"
     assert caught.value.exit_code == exits.FAILED
     assert not caught.value.retryable
-    assert str(caught.value) == "there is no session 'none'"
+    assert caught.value.text == "there is no session 'none'"
+    assert str(caught.value) == "there is no session 'none' (see: kheishctl session list)"
     assert caught.value.describe()["data"]["field"] == "$.params.session_id"
     assert caught.value.describe()["code"] == 1404
 
 
-def test_a_request_that_could_not_be_read(daemon: Daemon) -> None:
-    """Its answer has no id, and is ours all the same: half of a surrogate pair is no text."""
+def test_an_error_without_an_id(daemon: Daemon) -> None:
+    """An error about an unreadable request has no id and still answers the open request."""
     with Client.dial(str(daemon.socket)) as client:
         with pytest.raises(RequestRefused) as caught:
             client.call("session.get", {"session_id": "\udcff"})
@@ -62,7 +63,7 @@ def test_a_request_that_could_not_be_read(daemon: Daemon) -> None:
 
 
 def test_notifications_in_between_are_kept(path: Path) -> None:
-    """What comes before an answer is not lost, and comes in order."""
+    """Notifications before an answer are kept in order."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -83,8 +84,8 @@ DEEP = b"[" * 100_000
 
 
 @pytest.mark.parametrize("line", [b"HTTP/1.1 400\r\n", DEEP + b"\n", b'{"id": 1, "error": "no"}\n'])
-def test_what_is_no_daemon_is_named(path: Path, line: bytes) -> None:
-    """Whatever it says instead of an answer."""
+def test_malformed_answers(path: Path, line: bytes) -> None:
+    """Any answer that is not JSON-RPC ends the connection with a message."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -96,8 +97,8 @@ def test_what_is_no_daemon_is_named(path: Path, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("endless", [b"x" * 4096, b'{"method": "journal.event", "params": {}}\n' * 64])
-def test_what_never_ends_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
-    """A line without an end, or notifications without an answer: neither is kept for long."""
+def test_endless_messages(path: Path, monkeypatch: pytest.MonkeyPatch, endless: bytes) -> None:
+    """An endless line, and endless notifications before an answer, end the connection."""
     monkeypatch.setattr("kheishctl.client.MAX_MESSAGE_BYTES", 1 << 20)
 
     def script(peer: Peer) -> None:
@@ -110,8 +111,8 @@ def test_what_never_ends_is_hung_up_on(path: Path, monkeypatch: pytest.MonkeyPat
         client.call("rpc.ping")
 
 
-def test_exchange_gives_the_answer_among_notifications(path: Path) -> None:
-    """A request that streams is followed from its first notification past its answer."""
+def test_exchange(path: Path) -> None:
+    """An exchange yields notifications before and after the answer."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -128,8 +129,8 @@ def test_exchange_gives_the_answer_among_notifications(path: Path) -> None:
     assert seen == ["journal.delta", "result", "journal.end"]
 
 
-def test_waiting_for_the_daemon_beside_other_things(path: Path) -> None:
-    """The socket says when something comes; what came already is known without it."""
+def test_waiting_for_the_socket(path: Path) -> None:
+    """The socket becomes readable for new messages; earlier ones are known without it."""
 
     def serve(peer: Peer) -> None:
         request = peer.request()
@@ -148,7 +149,7 @@ def test_waiting_for_the_daemon_beside_other_things(path: Path) -> None:
 
 
 def test_a_message_in_pieces(path: Path) -> None:
-    """Lines may be cut anywhere, within a character too."""
+    """A message may arrive in pieces, split anywhere."""
 
     def script(peer: Peer) -> None:
         request = peer.request()
@@ -163,7 +164,7 @@ def test_a_message_in_pieces(path: Path) -> None:
 
 
 def test_lost_before_the_answer(path: Path) -> None:
-    """A daemon that hangs up is a loss, said so."""
+    """A connection that ends before the answer is lost."""
     with scripted(path, lambda peer: peer.request()), Client.dial(str(path)) as client:
         with pytest.raises(ConnectionLost) as caught:
             client.call("rpc.ping")
@@ -171,7 +172,7 @@ def test_lost_before_the_answer(path: Path) -> None:
 
 
 def test_timed_out(path: Path) -> None:
-    """A daemon that says nothing in time has its own exit code."""
+    """A daemon that does not answer in time has its own exit code."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -185,7 +186,7 @@ def test_timed_out(path: Path) -> None:
 
 
 def test_another_program_at_the_socket(path: Path) -> None:
-    """What is no daemon is not taken for one."""
+    """Another program on the socket is reported as such."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -198,7 +199,7 @@ def test_another_program_at_the_socket(path: Path) -> None:
 
 @pytest.mark.parametrize(("version", "named"), [("9.9.9", True), (__version__, False)])
 def test_another_version_is_named(path: Path, version: str, named: bool) -> None:
-    """Where the daemon does not know a method, another version is the likely reason and is said plainly."""
+    """If a method is unknown, the message names the versions of daemon and client."""
 
     def script(peer: Peer) -> None:
         peer.refuse(peer.request(), -32601, "there is no method 'new.thing'", reason="method_not_found")
@@ -218,21 +219,21 @@ def test_no_daemon(path: Path) -> None:
 
 
 def test_a_stale_socket_is_no_daemon(path: Path) -> None:
-    """A socket that nobody listens on says the same."""
+    """A stale socket is reported like a missing one."""
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     with pytest.raises(NoDaemon, match="daemon start"):
         dial(str(path))
 
 
-def test_a_directory_in_the_way(tmp_path: Path) -> None:
-    """What is no socket is reported with its reason."""
+def test_a_path_that_is_no_socket(tmp_path: Path) -> None:
+    """A path that is not a socket is reported with the system's reason."""
     with pytest.raises(NoDaemon):
         dial(str(tmp_path))
 
 
 def test_permission_denied(path: Path) -> None:
-    """A socket of somebody else says whom it serves; run as root this cannot be, so as another user."""
+    """The message about another user's socket says how to get access."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -251,7 +252,7 @@ def test_permission_denied(path: Path) -> None:
 
 
 def test_a_long_path(tmp_path: Path) -> None:
-    """A path longer than the kernel takes is reached through its directory."""
+    """A path that is too long for the kernel is reached through its directory."""
     directory = tmp_path / ("d" * 100) / ("e" * 100)
     directory.mkdir(parents=True)
     assert len(os.fsencode(directory / "s")) > MAX_SOCKET_PATH_BYTES
@@ -264,8 +265,8 @@ def test_a_long_path(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-def test_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The option, $KHEISH_HOME, the first of $STATE_DIRECTORY, ~/.kheish, in this order."""
+def test_resolve_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The home is --home, $KHEISH_HOME, the first of $STATE_DIRECTORY, or ~/.kheish."""
     for name in ("KHEISH_HOME", "STATE_DIRECTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -277,7 +278,7 @@ def test_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert resolve_home("/h") == "/h"
 
 
-def test_socket_path() -> None:
-    """The home's socket, unless another is named."""
+def test_resolve_socket() -> None:
+    """The socket is the home's, unless another is given."""
     assert resolve_socket("/h") == "/h/run/kheishd.sock"
     assert resolve_socket("/h", "/s") == "/s"

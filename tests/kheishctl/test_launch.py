@@ -16,7 +16,7 @@ from tests.support.daemons import Daemon, short_home
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home without a daemon; one started here is stopped."""
+    """Return a home without a daemon; a daemon started here is stopped at the end."""
     with short_home() as home:
         yield home
         status = launch.probe(resolve_socket(str(home)))
@@ -26,7 +26,7 @@ def home() -> Iterator[Path]:
 
 
 def test_start_waits_until_it_answers(home: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """The daemon answers when start returns; it has its own session and log, and nothing of ours open."""
+    """Start returns when the daemon answers; the daemon has its own session and log."""
     status = launch.start(str(home))
     recwarn.clear()  # The process is not waited for: it outlives us, as it should.
     assert launch.probe(resolve_socket(str(home))) is not None
@@ -38,30 +38,30 @@ def test_start_waits_until_it_answers(home: Path, recwarn: pytest.WarningsRecord
 
 
 def test_start_on_a_home_that_is_taken(daemon: Daemon) -> None:
-    """The second daemon's own words are passed on, and its exit code."""
+    """The message and the exit code of a second daemon are passed on."""
     with pytest.raises(launch.StartFailed, match=f"pid {daemon.pid}") as caught:
         launch.start(str(daemon.home))
     assert caught.value.exit_code == exits.HOME_TAKEN
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-@pytest.mark.parametrize("given", ["", "run"])
-def test_start_in_a_home_of_somebody_else(home: Path, given: str) -> None:
-    """Nothing there is written to: a log could be a link to a file of ours."""
+@pytest.mark.parametrize("foreign", ["", "run"])
+def test_start_in_the_home_of_another_user(home: Path, foreign: str) -> None:
+    """Nothing is written to another user's home."""
     (home / "run").mkdir(parents=True)
     (home / "precious").write_text("precious")
     (home / "run" / "kheishd.log").symlink_to(home / "precious")
-    os.chown(home / given, 65534, 65534)
+    os.chown(home / foreign, 65534, 65534)
     with pytest.raises(launch.StartFailed, match="belongs to the user with uid 65534"):
         launch.start(str(home))
-    os.chown(home / given, 0, 0)
+    os.chown(home / foreign, 0, 0)
     with pytest.raises(OSError, match="symbolic links"):
         launch.start(str(home))
     assert (home / "precious").read_text() == "precious"
 
 
 def test_start_with_a_bad_configuration(home: Path) -> None:
-    """Why it did not start is said, not only that."""
+    """The message holds the daemon's reason."""
     home.mkdir()
     (home / "config.toml").write_text("default_agnet = 1\n")
     with pytest.raises(launch.StartFailed, match="default_agnet") as caught:
@@ -69,8 +69,8 @@ def test_start_with_a_bad_configuration(home: Path) -> None:
     assert caught.value.exit_code == exits.FAILED
 
 
-def test_a_long_log_is_begun_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log over its limit is emptied at a start; the end of an old one is never taken for the new."""
+def test_a_long_log_is_truncated(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start empties a log over its limit and never reports lines of an earlier daemon."""
     monkeypatch.setattr(launch, "MAX_LOG_BYTES", 10)
     (home / "run").mkdir(parents=True)
     (home / "run" / "kheishd.log").write_text("an old log, too long\n")
@@ -82,12 +82,12 @@ def test_a_long_log_is_begun_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_probe_without_a_daemon(tmp_path: Path) -> None:
-    """Nobody there is an answer, too."""
+    """Without a daemon, the probe returns None."""
     assert launch.probe(str(tmp_path / "none")) is None
 
 
 def test_environment_finds_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From any directory the same program is found, and a service's own variables stay with the service."""
+    """The environment finds the same program anywhere and drops a service's variables."""
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
     environ = launch.build_environment()
     assert "NOTIFY_SOCKET" not in environ
@@ -98,7 +98,7 @@ def test_environment_finds_the_same_program(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_environment_without_installation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source tree that is not installed is put on the path."""
+    """A source tree that is not installed is added to the path."""
     root = str(Path(launch.__file__).parents[1])
     monkeypatch.setattr(sys, "path", ["", *(entry for entry in sys.path[1:] if entry != root)])
     monkeypatch.setenv("PYTHONPATH", "/other")
@@ -108,30 +108,30 @@ def test_environment_without_installation(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_exec_becomes_the_program() -> None:
-    """The output and the exit code are the daemon's program's."""
+    """The daemon's program replaces the process."""
     code = "from kheishctl.launch import exec_daemon; exec_daemon('/nowhere', '--version')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[0]) == (0, "kheishd")
 
 
-def test_offline_work(tmp_path: Path) -> None:
-    """What the daemon's program printed; where it failed, its words and one of our own exit codes."""
+def test_maintenance(tmp_path: Path) -> None:
+    """Maintenance returns the program's output, or fails with its message and an exit code."""
     with pytest.raises(Failure, match="holds no store of kheish") as caught:
         launch.run_maintenance(str(tmp_path), "doctor")
     assert caught.value.exit_code == exits.FAILED
-    code, said = launch.run_maintenance(str(tmp_path), "discover")
-    assert (code, said[0]) == (exits.OK, "{")
+    code, output = launch.run_maintenance(str(tmp_path), "discover")
+    assert (code, output[0]) == (exits.OK, "{")
 
 
-def test_offline_work_beside_a_daemon(daemon: Daemon) -> None:
-    """It says who holds the home, with the code for that."""
+def test_maintenance_beside_a_daemon(daemon: Daemon) -> None:
+    """Maintenance fails with a code of its own while a daemon uses the home."""
     with pytest.raises(Failure, match=f"pid {daemon.pid}") as caught:
         launch.run_maintenance(str(daemon.home), "compact")
     assert caught.value.exit_code == exits.HOME_TAKEN
 
 
-def test_alive() -> None:
-    """A running process is alive; one that ended is not, even before it is waited for; none is not."""
+def test_is_alive() -> None:
+    """A running process is alive; an ended one is not, even as a zombie."""
     assert launch.is_alive(os.getpid())
     child = subprocess.Popen(["true"])
     assert launch.wait_for_exit(child.pid, 10)
@@ -139,6 +139,6 @@ def test_alive() -> None:
     assert not launch.is_alive(child.pid)
 
 
-def test_wait_gone_gives_up() -> None:
-    """A process that stays is reported as there."""
+def test_wait_for_exit_gives_up() -> None:
+    """Waiting for a process that stays ends in time."""
     assert not launch.wait_for_exit(os.getpid(), 0)

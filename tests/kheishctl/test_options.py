@@ -1,15 +1,19 @@
-"""Schemas from files, and amounts of money."""
+"""Shared options and argument types."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
+import msgspec
 import pytest
+from msgspec.structs import fields
 
-from kheishctl.options import Amount, SchemaFile, make_contract
+from kheishctl.options import COMPLETIONS, Amount, SchemaFile, make_contract
+from protocol.rpc.catalogue import METHODS
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
-    """What it holds is the value; what is a value already stays one."""
+    """A schema file holds the value; a value stays unchanged."""
     file = tmp_path / "schema.json"
     file.write_text('{"type": "string"}')
     assert SchemaFile().convert(str(file), None, None) == {"type": "string"}
@@ -17,22 +21,22 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b"\xff", b"[" * 5_000])
-def test_what_is_no_object(tmp_path: Path, content: bytes) -> None:
-    """It never reaches the daemon."""
+def test_invalid_schema_files(tmp_path: Path, content: bytes) -> None:
+    """A file without a JSON object is a usage error."""
     file = tmp_path / "schema.json"
     file.write_bytes(content)
     with pytest.raises(click.BadParameter, match="schema"):
         SchemaFile().convert(str(file), None, None)
 
 
-def test_no_file(tmp_path: Path) -> None:
-    """The reason is said."""
+def test_missing_schema_file(tmp_path: Path) -> None:
+    """The message about a missing file holds the system's reason."""
     with pytest.raises(click.BadParameter, match="No such file"):
         SchemaFile().convert(str(tmp_path / "none"), None, None)
 
 
-def test_a_contract() -> None:
-    """What is not said is left to the daemon; a zero is said."""
+def test_make_contract() -> None:
+    """Limits that are not given are left to the daemon; a zero is sent."""
     assert make_contract(None, max_repairs=1) is None
     assert make_contract({}, max_repairs=None) == {"schema": {}}
     assert make_contract({}, max_repairs=0) == {"schema": {}, "max_repairs": 0}
@@ -45,7 +49,17 @@ def test_an_amount(text: str | int, amount: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "1e-999", "1,5"])
-def test_what_is_no_amount(text: str) -> None:
+def test_invalid_amounts(text: str) -> None:
     """Text that is not a finite number above 0 is a usage error."""
     with pytest.raises(click.BadParameter, match="is not an amount"):
         Amount().convert(text, None, None)
+
+
+@pytest.mark.parametrize("kind", COMPLETIONS)
+def test_completions_exist(kind: str) -> None:
+    """Every source of completions is a list of the protocol whose rows have the field."""
+    method, params, plural, field = COMPLETIONS[kind]
+    msgspec.convert(params, METHODS[method].params)
+    (rows,) = [item for item in fields(METHODS[method].result) if item.name == plural]
+    (row,) = get_args(rows.type)
+    assert field in {item.name for item in fields(row)}

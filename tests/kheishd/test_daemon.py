@@ -1,4 +1,4 @@
-"""A daemon's life inside the test: real store, sockets and signals, on the test's own loop."""
+"""A daemon's life in the test's process: real store, sockets and signals, on the test's own loop."""
 
 import logging
 import os
@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from kheishd.build.runtime import Source
-from kheishd.daemon import CLEAN, Daemon
+from kheishd.daemon import Daemon
+from kheishd.events import CLEAN
 from kheishd.home import Home, prepare
 from kheishd.kernel.runtime import Runtime
 from kheishd.logs import Logs
@@ -26,14 +27,14 @@ from tests.support.rpc_server import PATIENCE_S, Client, Lines
 
 @dataclass
 class Life:
-    """A daemon that runs, and how it ended."""
+    """A running daemon, and the reason for its end."""
 
     daemon: Daemon
     home: Home
     reason: str | None = None
 
     async def connect(self) -> Client:
-        """A client, once the daemon listens."""
+        """Connect once the daemon listens."""
         with trio.fail_after(PATIENCE_S):
             while True:
                 try:
@@ -44,7 +45,7 @@ class Life:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A prepared home."""
+    """Return a prepared home."""
     home = Home(tmp_path / "h")
     prepare(home)
     return home
@@ -52,19 +53,19 @@ def home(tmp_path: Path) -> Home:
 
 @asynccontextmanager
 async def life(home: Home, *, fails: bool = False) -> AsyncIterator[Life]:
-    """A daemon for as long as the context lasts, then ended by SIGTERM, unless it ends by itself."""
+    """Run a daemon during the block; then end it by SIGTERM, unless it fails by itself."""
     source = Source(home, environ={})
     level = logging.getLogger().level
     logs = Logs("text", "error", environ={})
     daemon = Daemon(source, source.read_config(), logs, {}, "error")
     living = Life(daemon, home)
 
-    async def live() -> None:
-        living.reason = await daemon.live()
+    async def run() -> None:
+        living.reason = await daemon.run()
 
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(live)
+            nursery.start_soon(run)
             yield living
             if not fails:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -73,27 +74,29 @@ async def life(home: Home, *, fails: bool = False) -> AsyncIterator[Life]:
         logging.getLogger().setLevel(level)
 
 
-def mark(home: Home) -> bytes | None:
-    """What the last daemon left in the store."""
+def clean_mark(home: Home) -> bytes | None:
+    """Return the clean_mark that the last daemon left in the store."""
     store = Store.open(home.state, on_group=lambda group: None, threaded=False, version="test")
     with store.read() as snapshot:
-        found = snapshot.get(META, CLEAN)
+        mark = snapshot.get(META, CLEAN)
     store.close()
-    return found
+    return mark
 
 
-async def test_its_last_commit_says_that_it_stopped(home: Home) -> None:
-    """While it lives there is no mark; afterwards there is, and the reason is the signal."""
+async def test_the_last_commit_records_the_stop(home: Home) -> None:
+    """A running daemon has no mark in the store; a stopped one has, and the reason is the signal."""
     async with life(home) as living:
         client = await living.connect()
         assert (await client.call("daemon.status"))["warnings"] == []
         await client.transport.aclose()
     assert living.reason == "SIGTERM"
-    assert mark(home) == b"1"
+    assert clean_mark(home) == b"1"
 
 
-async def test_a_failure_inside_is_an_orderly_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something breaks: the error gets out, and yet the store is closed and says that we stopped."""
+async def test_an_internal_error_ends_the_daemon_in_order(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error propagates, and yet the store is closed and records the stop."""
     from kheishd.workers.runs.worker import RunWorker
 
     async def broken(*args: object, **kwargs: object) -> None:
@@ -103,11 +106,11 @@ async def test_a_failure_inside_is_an_orderly_end(home: Home, monkeypatch: pytes
     with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
         async with life(home, fails=True):
             await trio.sleep_forever()
-    assert mark(home) == b"1"
+    assert clean_mark(home) == b"1"
 
 
-async def test_a_store_that_fails_ends_it(home: Home) -> None:
-    """The disk refuses for good: the daemon stops with that error, as nothing it says would be kept."""
+async def test_a_failed_store_ends_the_daemon(home: Home) -> None:
+    """A disk that refuses writes for good stops the daemon with that error."""
     with pytest.RaisesGroup(pytest.RaisesExc(StorageFailed, match="on the disk"), flatten_subgroups=True):
         async with life(home, fails=True) as living:
             client = await living.connect()
@@ -116,10 +119,8 @@ async def test_a_store_that_fails_ends_it(home: Home) -> None:
             living.daemon._state.failed.ring()
 
 
-async def test_an_old_runtime_is_closed_when_it_is_replaced(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each generation's connections are closed once: replaced ones then, the last one at the end."""
+async def test_each_runtime_is_closed_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replaced runtime is closed at once, the last one at the end."""
     closed: list[ProviderCaller] = []
 
     async def aclose(self: ProviderCaller) -> None:
@@ -137,8 +138,8 @@ async def test_an_old_runtime_is_closed_when_it_is_replaced(
     assert closed == [first.models, second.models]
 
 
-async def test_a_reload_that_breaks_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only a mistake in a file, a fault in the program too: by signal or method, the daemon goes on."""
+async def test_a_failing_reload_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error during a reload, by method or signal, leaves the daemon running as before."""
     from kheishd import daemon
 
     async with life(home) as living:
@@ -159,5 +160,5 @@ async def test_a_reload_that_breaks_changes_nothing(home: Home, monkeypatch: pyt
 
 
 def current(living: Life) -> Runtime:
-    """The newest runtime."""
-    return living.daemon._holder.current()
+    """Return the current runtime."""
+    return living.daemon.reloader.runtimes.current()

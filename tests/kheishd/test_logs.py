@@ -1,4 +1,4 @@
-"""Logs: every form of them, with their fields, without secrets."""
+"""Every format of the logs, with fields and without secrets."""
 
 import io
 import json
@@ -11,81 +11,81 @@ from pathlib import Path
 import pytest
 
 from kheishd.core.text.scrub import Scrubber
-from kheishd.logs import Format, JournalHandler, Logs, journal_is_stderr, timestamp
+from kheishd.logs import JournalHandler, LogFormat, Logs, journal_is_stderr, timestamp
 
 log = logging.getLogger("kheishd.test")
 
 
 @pytest.fixture(autouse=True)
 def _level() -> Iterator[None]:
-    """The root logger is the process's: put its level back."""
-    before = logging.getLogger().level
+    """Restore the level of the root logger, which belongs to the process."""
+    level = logging.getLogger().level
     yield
-    logging.getLogger().setLevel(before)
+    logging.getLogger().setLevel(level)
 
 
-class Written:
-    """Logs into a string."""
+class CapturedLogs:
+    """Logs captured to a string."""
 
-    def __init__(self, form: Format, level: str = "info") -> None:
+    def __init__(self, form: LogFormat, level: str = "info") -> None:
         self.stream = io.StringIO()
         self.logs = Logs(form, level, environ={}, stream=self.stream)
 
     def lines(self) -> list[str]:
-        """What was written, when all is said."""
+        """Close the logs and return the lines."""
         self.logs.close()
         return self.stream.getvalue().splitlines()
 
 
-def test_text_says_when_how_grave_who_what_and_its_fields() -> None:
-    """One line for people and grep."""
-    written = Written("text")
+def test_text() -> None:
+    """A line has the time, the level, the logger, the message and the fields."""
+    captured = CapturedLogs("text")
     log.warning("took %d ms", 5, extra={"run_id": "run_1"})
-    (line,) = written.lines()
+    (line,) = captured.lines()
     time, rest = line.split(" ", 1)
     assert rest == "warning kheishd.test: took 5 ms run_id=run_1"
     assert time.endswith("Z")
 
 
-def test_a_message_cannot_pass_for_two() -> None:
-    """What came from outside may hold line breaks; they are indented."""
-    written = Written("text")
+def test_messages_with_line_breaks() -> None:
+    """Line breaks in a message are indented, so that it cannot look like two messages."""
+    captured = CapturedLogs("text")
     log.info("a\n2026-01-01T00:00:00.000Z error forged")
-    assert written.lines()[1].startswith("    2026")
+    assert captured.lines()[1].startswith("    2026")
 
 
-def test_no_field_or_traceback_passes_for_a_message() -> None:
-    """Line breaks in a field are escapes; a traceback is indented, whatever the error says."""
-    written = Written("text")
+def test_fields_and_tracebacks_with_line_breaks() -> None:
+    """Line breaks in a field are escaped, and those in a traceback are indented."""
+    captured = CapturedLogs("text")
     try:
         raise ValueError("x\n2026-01-01T00:00:00.000Z error forged")
     except ValueError:
         log.exception("failed", extra={"path": "a\n2026-01-01T00:00:00.000Z error forged"})
-    first, *rest = written.lines()
+    first, *rest = captured.lines()
     assert first.endswith("failed path=a\\n2026-01-01T00:00:00.000Z error forged")
     assert all(line.startswith("    ") for line in rest)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_nothing_that_is_logged_acts_on_a_terminal(form: Format) -> None:
-    """An agent's file may be called anything, and a provider may say anything."""
-    written = Written(form)
+def test_terminal_sequences_are_escaped(form: LogFormat) -> None:
+    """Control characters in messages, fields and errors are escaped."""
+    captured = CapturedLogs(form)
     try:
         raise ValueError("\x1b[2J\x9b2J")
     except ValueError:
         log.exception("\x1b]0;x\x07 \u202e", extra={"path": "\x9b2J"})
-    text = "\n".join(written.lines())
+    text = "\n".join(captured.lines())
     assert not any(character in text for character in "\x1b\x07\x9b\u202e")
 
 
-def test_json_is_one_object_a_line() -> None:
-    """With fields as members, and the traceback inside the line."""
-    written = Written("json")
+def test_json() -> None:
+    """A record is one object on one line, with fields as members and the traceback inside."""
+    captured = CapturedLogs("json")
     try:
         raise KeyError("k")
     except KeyError:
         log.exception("it\nfailed", extra={"path": Path("/x")})
-    (line,) = written.lines()
+    (line,) = captured.lines()
     entry = json.loads(line)
     assert (entry["level"], entry["logger"], entry["message"], entry["path"]) == (
         "error",
@@ -97,43 +97,43 @@ def test_json_is_one_object_a_line() -> None:
 
 
 def test_levels() -> None:
-    """Below the level nothing is written; it can change while running."""
-    written = Written("text", "warning")
+    """Records below the level are not captured; the level can change."""
+    captured = CapturedLogs("text", "warning")
     log.info("not this")
-    written.logs.level("debug")
+    captured.logs.set_level("debug")
     log.debug("but this")
-    assert [line.rsplit(" ", 2)[-2:] for line in written.lines()] == [["but", "this"]]
+    assert [line.rsplit(" ", 2)[-2:] for line in captured.lines()] == [["but", "this"]]
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_secrets_are_scrubbed(form: Format) -> None:
-    """From messages, fields and tracebacks alike."""
-    written = Written(form)
-    written.logs.scrub(Scrubber(["sk-secret-value"]))
+def test_secrets_are_scrubbed(form: LogFormat) -> None:
+    """Secrets are scrubbed from messages, fields and tracebacks."""
+    captured = CapturedLogs(form)
+    captured.logs.scrub(Scrubber(["sk-secret-value"]))
     try:
         raise ValueError("key sk-secret-value refused")
     except ValueError:
         log.exception("with sk-secret-value", extra={"key": "sk-secret-value"})
-    text = "\n".join(written.lines())
+    text = "\n".join(captured.lines())
     assert "sk-secret-value" not in text
     assert text.count("[scrubbed]") >= 3
 
 
-def test_a_stream_that_is_gone_is_no_reason_to_stop() -> None:
-    """Somebody closed the terminal: work goes on."""
-    written = Written("text")
-    written.stream.close()
+def test_closed_stream() -> None:
+    """A closed stream causes no error."""
+    captured = CapturedLogs("text")
+    captured.stream.close()
     log.info("into the void")
-    written.logs.close()
+    captured.logs.close()
 
 
-def test_a_time() -> None:
-    """UTC, to the millisecond."""
+def test_timestamp() -> None:
+    """A time is in UTC, to the millisecond."""
     assert timestamp(1_763_632_401.1239) == "2025-11-20T09:53:21.123Z"
 
 
-def test_the_journals_native_protocol(tmp_path: Path) -> None:
-    """Fields by name, line breaks by length, the level as a syslog priority, secrets gone."""
+def test_native_protocol_of_the_journal(tmp_path: Path) -> None:
+    """Fields are sent by name, line breaks by length, levels as syslog priorities, secrets scrubbed."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
         journal.settimeout(5)
@@ -159,9 +159,9 @@ def test_the_journals_native_protocol(tmp_path: Path) -> None:
     assert b"SYSLOG_IDENTIFIER=kheishd\n" in datagram
 
 
-def test_whether_stderr_is_the_journal() -> None:
-    """Only when the variable names this very descriptor: it is inherited by everything we start."""
-    found = os.fstat(2)
-    assert journal_is_stderr({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
+def test_journal_is_stderr() -> None:
+    """The variable must name stderr itself, because child processes inherit it."""
+    status = os.fstat(2)
+    assert journal_is_stderr({"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
     assert not journal_is_stderr({"JOURNAL_STREAM": "1:1"})
     assert not journal_is_stderr({})

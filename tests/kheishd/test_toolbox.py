@@ -5,7 +5,7 @@ from pathlib import Path
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.home import Home
-from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.toolbox import Toolbox
 from kheishd.workers.runs.calls import REPORT_SECONDS
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from kheishd.config.sections.workspace import SandboxMode
-from kheishd.hooks.bash import Bash
+from kheishd.hooks.os.shell.tools import Bash
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from tests.support.workspaces import place
 
@@ -33,9 +34,11 @@ class Shell:
     def use(self, command: str, *, binding: str | None = None, **arguments: Any) -> Invocation:
         """Return a new call."""
         self._calls += 1
-        arguments = {"command": command, **arguments}
-        tool, call_id = self.bash.tools[0], f"call_{self._calls}"
-        return Invocation(self.place, call_id, tool, arguments, binding, self.said.append, self._observe)
+        call_id = f"call_{self._calls}"
+        checked = Validator().validate(self.bash.bash, {"command": command, **arguments})
+        return Invocation(
+            self.place, call_id, self.bash.bash, checked, binding, self.said.append, self._observe
+        )
 
     async def outcome(self, command: str, **arguments: Any) -> Outcome:
         """Run a command: the outcome as it is."""

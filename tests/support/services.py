@@ -2,7 +2,7 @@
 
 from kheishd.debug.captures import CaptureService
 from kheishd.debug.files import CaptureFiles
-from kheishd.hooks.shells.files import ShellFiles
+from kheishd.hooks.os.shell.log import ShellFiles
 from kheishd.kernel.captures import Captures
 from kheishd.kernel.holder import RuntimeHolder
 from kheishd.kernel.live import Live

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import trio
 
-from kheishd.hooks.shells.files import ShellFiles
-from kheishd.hooks.shells.starting import Starter
+from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.hooks.os.shell.starter import Starter
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import SESSIONS, TASKS

@@ -12,7 +12,8 @@ from typing import Any, cast
 import msgspec
 
 from kheishd.core.run.record import RunRecord
-from kheishd.hooks.files.part import Files
+from kheishd.hooks.os.files.tools import Files
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Invocation, Outcome, RunContext
 from protocol.objects.run import Pinned
 from protocol.objects.session import Session
@@ -52,7 +53,9 @@ class Workshop:
         """Return a call, as it is dispatched."""
         self.calls += 1
         row = next(row for row in self.files.tools if row.name == tool)
-        return Invocation(place(self.path), f"call_{self.calls}", row, arguments, binding)
+        return Invocation(
+            place(self.path), f"call_{self.calls}", row, Validator().validate(row, arguments), binding
+        )
 
     async def outcome(self, tool: str, **arguments: Any) -> Outcome:
         """Return the outcome of a call."""

@@ -13,7 +13,7 @@ def list_definitions(call: Call, params: DefinitionListParams) -> DefinitionList
     definitions = call.runtime.definitions
     names = (name for name in sorted(definitions) if params.after is None or name > params.after)
     agents = (((name,), definitions[name]) for name in names)
-    page, following = page_of(agents, params.limit, lambda agent: call.caller.covers_agent(agent.name))
+    page, following = page_of(agents, params.limit, lambda agent: call.caller.may_read_agent(agent.name))
     return DefinitionList(page, following)
 
 
@@ -21,7 +21,7 @@ def list_definitions(call: Call, params: DefinitionListParams) -> DefinitionList
 def get_definition(call: Call, params: DefinitionRef) -> Definition:
     """Show an agent. Errors: AgentNotFound, also for one that the caller's token does not cover."""
     agent = call.runtime.definitions.get(params.name)
-    if agent is None or not call.caller.covers_agent(params.name):
+    if agent is None or not call.caller.may_read_agent(params.name):
         raise AgentNotFound(
             f"there is no agent '{params.name}'; definition.list names the agents", field="$.params.name"
         )

@@ -1,4 +1,4 @@
-"""The journal for clients: which entries a caller may see and asked for, pages of them, following."""
+"""The journal for clients: select the entries that a caller may read, page through them, follow them."""
 
 from __future__ import annotations
 
@@ -30,65 +30,66 @@ if TYPE_CHECKING:
 
     from kheishd.store.environment import Snapshot
 
-# Verdicts about streams, remembered: 4,096 of 40 bytes and their keys are half a mebibyte at most.
-MAX_REMEMBERED = 4_096
+# Cached verdicts on streams: 4,096 of 40 bytes with their keys take at most half a mebibyte.
+MAX_CACHED_STREAMS = 4_096
 
-# What a key holds of a cursor, less one bit. Beyond it there is nothing, whatever a client says.
+# The largest cursor of a key, less one bit. No entry is after it, whatever a client sends.
 MAX_CURSOR = 2**63 - 1
 
 
-class _Aspect(Struct, frozen=True, gc=False):
-    """What a filter looks at inside a line."""
+class _Filtered(Struct, frozen=True, gc=False):
+    """The fields of a line that a filter compares."""
 
     type: str
     run_id: str | None = None
 
 
-_aspect = msgspec.json.Decoder(_Aspect)
+_filtered = msgspec.json.Decoder(_Filtered)
 
 
 class Selection:
-    """A filter made definite for a caller.
+    """A filter, resolved for a caller.
 
-    ``stream`` is the one stream that can match; None where any can, of those that the caller's token
-    covers. ``whole_stream`` says that all of it matches. Verdicts about streams are final, since a
-    session's agent, sender and parent never change.
+    ``stream`` is the only stream that can match; None if any stream can that the caller's token covers.
+    ``whole_stream``: every entry of it matches. Verdicts on streams are final, because a session's agent,
+    sender and parent never change.
     """
 
-    __slots__ = ("_caller", "_remembered", "_root", "_run_id", "_types", "stream", "whole_stream")
+    __slots__ = ("_admitted", "_caller", "_root", "_run_id", "_types", "stream", "whole_stream")
 
     def __init__(self, store: Snapshot, caller: Caller, filter_: Filter) -> None:
-        """Errors: SessionNotFound, RunNotFound, also for what the caller's token does not cover."""
+        """Resolve a filter. Errors: SessionNotFound, RunNotFound, also if the token does not cover them."""
         session_id = filter_.session_id
         if filter_.run_id is not None:
-            session_id = _session_of_run(store, caller, filter_.run_id, session_id)
-        elif session_id is not None and not _covered(store, caller, session_id):
+            session_id = _find_session_of_run(store, caller, filter_.run_id, session_id)
+        elif session_id is not None and not _may_read(store, caller, session_id):
             raise SessionNotFound(f"there is no session '{session_id}'", field="$.params.session_id")
         subtree = filter_.subtree and filter_.run_id is None
         self._caller = caller
         self._root = session_id if subtree else None
         self._run_id = filter_.run_id
         self._types = None if filter_.types is None else frozenset(filter_.types)
-        self._remembered: dict[str, bool] = {}
+        self._admitted: dict[str, bool] = {}
         self.stream = None if subtree else session_id
         self.whole_stream = self.stream is not None and filter_.run_id is None and filter_.types is None
 
     def admits(self, store: Snapshot, stream: str) -> bool:
-        """Whether entries of this stream can match."""
+        """Whether entries of a stream can match."""
         if self.stream is not None:
             return stream == self.stream
-        verdict = self._remembered.get(stream)
+        verdict = self._admitted.get(stream)
         if verdict is None:
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            verdict = self._remembered[stream] = self._judge(store, stream)
+            if len(self._admitted) >= MAX_CACHED_STREAMS:
+                self._admitted.clear()
+            verdict = self._admitted[stream] = self._admits_any(store, stream)
         return verdict
 
-    def _judge(self, store: Snapshot, stream: str) -> bool:
+    def _admits_any(self, store: Snapshot, stream: str) -> bool:
+        """Whether the token covers a stream, and it is in the subtree of the filter."""
         if stream == DAEMON_STREAM:
-            return self._root is None and self._caller.unlimited
+            return self._root is None and self._caller.is_unrestricted
         session = store.get(SESSIONS, stream)
-        if session is None or not self._caller.covers(session.agent, session.sender):
+        if session is None or not self._caller.may_read(session.agent, session.sender):
             return False
         if self._root is None:
             return True
@@ -97,47 +98,51 @@ class Selection:
             session = None if parent is None else store.get(SESSIONS, parent)
         return session is not None
 
-    def takes(self, line: bytes) -> bool:
+    def matches(self, line: bytes) -> bool:
         """Whether an entry of an admitted stream matches."""
         if self._run_id is None and self._types is None:
             return True
-        aspect = _aspect.decode(line)
-        return (self._run_id is None or aspect.run_id == self._run_id) and (
-            self._types is None or aspect.type in self._types
+        fields = _filtered.decode(line)
+        return (self._run_id is None or fields.run_id == self._run_id) and (
+            self._types is None or fields.type in self._types
         )
 
     def covers_run(self, run_id: str) -> bool:
-        """Whether this run of an admitted stream is meant."""
+        """Whether the filter includes a run of an admitted stream."""
         return self._run_id is None or self._run_id == run_id
 
     def examine(
         self, store: Snapshot, after: int, *, newest: bool = False
     ) -> Iterator[tuple[int, bytes | None, int]]:
-        """Entries beyond ``after``: cursor, line (None where it does not match), bytes looked through."""
+        """Yield the entries after a cursor: cursor, line (None if it does not match), examined bytes."""
         after = min(after, MAX_CURSOR)
         if self.stream is not None:
             for cursor, line in store.entries(self.stream, after, reverse=newest):
-                yield cursor, line if self.takes(line) else None, len(line)
+                yield cursor, line if self.matches(line) else None, len(line)
             return
         for cursor, stream in store.feed(after, reverse=newest):
-            found = store.entry(stream, cursor) if self.admits(store, stream) else None
-            if found is None:
+            entry = store.entry(stream, cursor) if self.admits(store, stream) else None
+            if entry is None:
                 yield cursor, None, 0
             else:
-                yield cursor, found[1] if self.takes(found[1]) else None, len(found[1])
+                yield cursor, entry[1] if self.matches(entry[1]) else None, len(entry[1])
 
 
-def _session_of_run(store: Snapshot, caller: Caller, run_id: str, session_id: str | None) -> str:
-    """The session of a run. Errors: RunNotFound; what is not covered is not told from what is not there."""
+def _find_session_of_run(store: Snapshot, caller: Caller, run_id: str, session_id: str | None) -> str:
+    """Return the session of a run. Errors: RunNotFound, also if the token does not cover it."""
     run = store.get(RUNS, run_id)
-    if run is None or session_id not in (None, run.session_id) or not _covered(store, caller, run.session_id):
+    if (
+        run is None
+        or session_id not in (None, run.session_id)
+        or not _may_read(store, caller, run.session_id)
+    ):
         raise RunNotFound(f"there is no run '{run_id}'", field="$.params.run_id")
     return run.session_id
 
 
-def _covered(store: Snapshot, caller: Caller, session_id: str) -> bool:
+def _may_read(store: Snapshot, caller: Caller, session_id: str) -> bool:
     session = store.get(SESSIONS, session_id)
-    return session is not None and caller.covers(session.agent, session.sender)
+    return session is not None and caller.may_read(session.agent, session.sender)
 
 
 EVERY_STREAM = "*"
@@ -145,10 +150,10 @@ PRUNED = "pruned:"
 
 
 def pruned_until(store: Snapshot, stream: str | None) -> int:
-    """The last cursor that was pruned of a stream, or with None of any; 0 if nothing was.
+    """Return the last pruned cursor of a stream, or with None of all streams; 0 if nothing was pruned.
 
-    Source: the marks that pruning leaves in META, eight bytes each, under ``pruned:<stream>`` and the
-    highest of all under ``pruned:*``.
+    Source: the values of eight bytes that pruning stores in META under ``pruned:<stream>``, and the highest
+    of all under ``pruned:*``.
     """
     mark = store.get(META, PRUNED + (EVERY_STREAM if stream is None else stream))
     return 0 if mark is None else int.from_bytes(mark, "big")
@@ -156,7 +161,7 @@ def pruned_until(store: Snapshot, stream: str | None) -> int:
 
 @query(rows.READ)
 def read(call: Call, params: JournalRead) -> JournalPage:
-    """A page of events, each as it is stored.
+    """Return a page of events, each as stored.
 
     Shape:  at most ``limit`` events; fewer, even none, with a ``next``, when a mebibyte or 5,000
             examined or 8 MiB of them are reached first.
@@ -166,29 +171,29 @@ def read(call: Call, params: JournalRead) -> JournalPage:
     if newest and params.after == 0:
         return JournalPage([], None)
     events: list[Raw] = []
-    size = seen = 0
+    size = examined_bytes = 0
     with call.state.read() as store:
         selection = Selection(store, call.caller, params)
         if not newest and params.after is not None:
             pruned = pruned_until(store, selection.stream)
             if params.after < pruned:
                 raise CursorPruned(f"the history up to cursor {pruned} was pruned", field="$.params.after")
-        found = selection.examine(store, params.after or 0, newest=newest)
-        for examined, (cursor, line, length) in enumerate(found, 1):
-            seen += length
+        entries = selection.examine(store, params.after or 0, newest=newest)
+        for examined, (cursor, line, length) in enumerate(entries, 1):
+            examined_bytes += length
             if line is not None:
                 events.append(Raw(line))
                 size += length
             if len(events) >= params.limit or size >= MAX_PAGE_BYTES:
                 return JournalPage(events, cursor)
-            if examined >= MAX_PAGE_EXAMINED_ROWS or seen >= MAX_PAGE_EXAMINED_BYTES:
+            if examined >= MAX_PAGE_EXAMINED_ROWS or examined_bytes >= MAX_PAGE_EXAMINED_BYTES:
                 return JournalPage(events, cursor)
     return JournalPage(events, None)
 
 
 @control(rows.SUBSCRIBE)
 def subscribe(call: Call, params: JournalSubscribe) -> Subscribed:
-    """Follow events on the connection that this came by."""
+    """Follow events on the caller's connection."""
     return call.connection.subscribe(
         params, params.after, deltas=params.deltas, subscription=params.subscription
     )
@@ -196,7 +201,7 @@ def subscribe(call: Call, params: JournalSubscribe) -> Subscribed:
 
 @control(rows.UNSUBSCRIBE)
 def unsubscribe(call: Call, params: JournalUnsubscribe) -> Unsubscribed:
-    """Stop following."""
+    """End a subscription."""
     call.connection.unsubscribe(params.subscription)
     return Unsubscribed(params.subscription)
 

@@ -1,8 +1,8 @@
-"""Bearer tokens: made, narrowed, listed, revoked.
+"""Bearer tokens: create, narrow, list and revoke them.
 
-A token is good only while every token it was narrowed from is. So revoking one takes back all that came
-of it, in one small transaction and without looking for them. What a token caller makes is a child of its
-own token, so nobody can keep with a second token what is taken back with the first.
+A token is valid only while every token that it was narrowed from is valid. So revoking a token revokes all
+its descendants, in one small transaction and without a search for them. A token that a token creates is its
+child: nobody can keep with a second token the rights that are revoked with the first.
 """
 
 from __future__ import annotations
@@ -47,110 +47,110 @@ if TYPE_CHECKING:
     from kheishd.store.environment import Snapshot, Transaction
     from protocol.journal.line import JournalEvent
 
-# How often in a row a token can be narrowed: every request to connect walks up this far at most.
+# How deep tokens narrow: every connection walks up the whole chain.
 MAX_NARROWED = 32
 
-# How many tokens are looked at where there is no room for another, and how many of those that open nothing
-# are taken away: a millisecond.
-LOOKED_AT = 64
-MADE_ROOM = 16
+# When the store holds as many tokens as it may: how many are examined, and how many dead ones of those are
+# removed. That takes a millisecond.
+MAX_EXAMINED_TOKENS = 64
+MAX_REMOVED_TOKENS = 16
 
 
 def lineage(store: Snapshot, token: Token) -> list[Token]:
-    """A token, the one it was narrowed from, and so on."""
-    found = [token]
-    while found[-1].parent_token_id is not None:
-        record = store.need(TOKENS, found[-1].parent_token_id)
-        found.append(record.token)
-    return found
+    """Return a token, the token that it was narrowed from, and so on."""
+    tokens = [token]
+    while tokens[-1].parent_token_id is not None:
+        tokens.append(store.need(TOKENS, tokens[-1].parent_token_id).token)
+    return tokens
 
 
 def is_valid(store: Snapshot, token: Token, now_ms: int) -> bool:
-    """Whether a token opens anything now: itself and all it was narrowed from."""
-    return all(is_alive(each, now_ms) for each in lineage(store, token))
+    """Whether a token and every token that it was narrowed from is alive."""
+    return all(is_alive(ancestor, now_ms) for ancestor in lineage(store, token))
 
 
-def as_shown(store: Snapshot, token: Token) -> Token:
-    """A token as it is listed: one whose ancestor was revoked shows when."""
-    revoked = [each.revoked_at_ms for each in lineage(store, token) if each.revoked_at_ms is not None]
-    return replace(token, revoked_at_ms=min(revoked)) if revoked else token
+def view_of(store: Snapshot, token: Token) -> Token:
+    """Return a token as shown: with the time at which it or an ancestor was revoked."""
+    times = [token.revoked_at_ms for token in lineage(store, token) if token.revoked_at_ms is not None]
+    return replace(token, revoked_at_ms=min(times)) if times else token
 
 
 class _New:
-    """What a new token gets that a transaction cannot make: an id and a secret."""
+    """The values of a new token that a transaction cannot make: an id and a secret."""
 
     def __init__(self, call: Call) -> None:
         self.token_id = call.state.new_id(TOKEN)
         self.secret = make_secret(os.urandom(SECRET_BYTES))
 
 
-def _prepare_create(call: Call, params: TokenCreate) -> tuple[TokenCreate, _New]:
-    return params, _New(call)
-
-
-def _prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]:
-    if params.token_id is None and call.caller.token_id is None:
-        raise InvalidParams("the caller is no token: say which to narrow", field="$.params.token_id")
-    if params.token_id not in (None, call.caller.token_id):
-        call.caller.need("admin")
-    return params, _New(call)
-
-
-@mutation(rows.CREATE, prepare=_prepare_create)
+@mutation(rows.CREATE, prepare=lambda call, params: (params, _New(call)))
 def create(tx: Transaction, call: Call, plan: tuple[TokenCreate, _New]) -> NewToken:
-    """Make a token that allows no more than the caller may.
+    """Create a token with no more rights than the caller has.
 
     Errors: ScopeWouldWiden, TokenLimit.
     """
     params, new = plan
-    held = _held_by(tx, call.caller)
+    held = _rights_of(tx, call.caller)
     grant = TokenGrant(
         scopes=params.scopes,
         agents=params.agents,
         senders=params.senders,
-        expires_at_ms=held.expires_at_ms if params.expires_in_s is None else _end(tx, params.expires_in_s),
+        expires_at_ms=_expiry(tx, held, params.expires_in_s),
     )
-    return _make(tx, call, new, narrow_grant(held, grant), params.name, call.caller.token_id)
+    return _create(tx, call, new, narrow_grant(held, grant), params.name, call.caller.token_id)
 
 
-@mutation(rows.NARROW, prepare=_prepare_narrow)
+def prepare_narrow(call: Call, params: TokenNarrow) -> tuple[TokenNarrow, _New]:
+    """Choose the id and the secret of a new token. Errors: InvalidParams, ScopeMissing."""
+    if params.token_id is None and call.caller.token_id is None:
+        raise InvalidParams(
+            "the caller has no token of its own; name the token to narrow", field="$.params.token_id"
+        )
+    if params.token_id not in (None, call.caller.token_id):
+        call.caller.require_scope("admin")
+    return params, _New(call)
+
+
+@mutation(rows.NARROW, prepare=prepare_narrow)
 def narrow(tx: Transaction, call: Call, plan: tuple[TokenNarrow, _New]) -> NewToken:
-    """Make a weaker token; what is left out is as it was.
+    """Create a weaker token from another one. Rights that the params leave out are the other's.
 
     Errors: TokenNotFound, ScopeWouldWiden, TokenLimit.
     """
     params, new = plan
     parent = _find(tx, params.token_id or call.caller.token_id or "")
     if not is_valid(tx, parent, tx.now_ms):
-        raise TokenNotFound(f"the token '{parent.token_id}' was revoked or has expired")
-    _see_that_it_came_of(tx, call.caller, parent)
+        raise TokenNotFound(
+            f"the token '{parent.token_id}' was revoked or has expired", field="$.params.token_id"
+        )
+    _require_descendant(tx, call.caller, parent)
     held = parent.grant
     grant = TokenGrant(
         scopes=held.scopes if params.scopes is None else params.scopes,
         agents=held.agents if params.agents is None else params.agents,
         senders=held.senders if params.senders is None else params.senders,
-        expires_at_ms=held.expires_at_ms if params.expires_in_s is None else _end(tx, params.expires_in_s),
+        expires_at_ms=_expiry(tx, held, params.expires_in_s),
     )
-    narrow_grant(_held_by(tx, call.caller), grant)
-    return _make(tx, call, new, narrow_grant(held, grant), params.name, parent.token_id)
+    narrow_grant(_rights_of(tx, call.caller), grant)
+    return _create(tx, call, new, narrow_grant(held, grant), params.name, parent.token_id)
 
 
 @query(rows.LIST)
 def list_(call: Call, params: TokenListParams) -> TokenList:
     """List tokens, oldest first."""
-    mark = id_after(params.after)
-    after = None if mark is None else (mark,)
+    last_id = id_after(params.after)
     with call.state.read() as store:
-        found = ((key, as_shown(store, record.token)) for key, record in store.scan(TOKENS, after=after))
-        chosen, following = page_of(
-            found, params.limit, lambda token: params.revoked or is_alive(token, call.now_ms)
+        records = store.scan(TOKENS, after=None if last_id is None else (last_id,))
+        tokens = ((key, view_of(store, record.token)) for key, record in records)
+        page, following = page_of(
+            tokens, params.limit, lambda token: params.revoked or is_alive(token, call.now_ms)
         )
-    return TokenList(chosen, following)
+    return TokenList(page, following)
 
 
 @mutation(rows.REVOKE)
 def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
-    """Revoke a token; revoking it again changes nothing. Errors: TokenNotFound."""
+    """Revoke a token. Revoking it again changes nothing. Errors: TokenNotFound."""
     token = _find(tx, params.token_id)
     if token.revoked_at_ms is not None:
         return token
@@ -158,48 +158,50 @@ def revoke(tx: Transaction, call: Call, params: TokenRevoke) -> Token:
     return _append(tx, event, token.token_id, origin_of(call))
 
 
-def _make_room(tx: Transaction, beyond: str) -> bool:
-    """Take away a few tokens that open nothing any more; whether there were some.
-
-    They have expired, or what they came of was revoked. Otherwise whoever holds the weakest of tokens could
-    narrow it until there is room for no other, and not even revoking it would help.
-    Source: the digests ``beyond`` a random one, so that each attempt looks elsewhere.
-    """
-    rows = chain(tx.scan(TOKENS_BY_DIGEST, after=(beyond,)), tx.scan(TOKENS_BY_DIGEST))
-    looked_at = [(key[0], _find(tx, token_id)) for key, token_id in islice(rows, LOOKED_AT)]
-    dead = [(digest, token) for digest, token in looked_at if not is_valid(tx, token, tx.now_ms)]
-    for token in dict(dead[:MADE_ROOM]).values():
-        event = TokenRevoked(token_id=token.token_id, note="it opened nothing any more")
-        _append(tx, event, token.token_id, BY_DAEMON)
-    return bool(dead)
-
-
-def _make(
+def _create(
     tx: Transaction, call: Call, new: _New, grant: TokenGrant, name: str, parent_token_id: str | None
 ) -> NewToken:
+    """Append the creation of a token. Errors: TokenLimit."""
     digest = hash_secret(new.secret)
-    if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _make_room(tx, digest):
+    if tx.count(TOKENS_BY_DIGEST) >= MAX_TOKENS and not _remove_dead(tx, digest):
         raise TokenLimit()
     if parent_token_id is not None and len(lineage(tx, _find(tx, parent_token_id))) > MAX_NARROWED:
-        raise TokenLimit(f"a token can be narrowed {MAX_NARROWED} times in a row at most")
+        raise TokenLimit(f"a token can be narrowed at most {MAX_NARROWED} times in a row")
     event = TokenCreated(
         token_id=new.token_id, digest=digest, grant=grant, name=name, parent_token_id=parent_token_id
     )
     return NewToken(token=_append(tx, event, new.token_id, origin_of(call)), secret=new.secret)
 
 
-def _see_that_it_came_of(store: Snapshot, caller: Caller, parent: Token) -> None:
-    """Errors: ScopeWouldWiden for a token whose child would live on when the caller's own is revoked."""
-    own = caller.token_id
-    if own is not None and all(own != each.token_id for each in lineage(store, parent)):
+def _remove_dead(tx: Transaction, start: str) -> bool:
+    """Revoke a few tokens that have expired or whose ancestor was revoked. Returns whether there were any.
+
+    Otherwise the holder of the weakest token could narrow it until the store has room for no other, and
+    revoking it would not help.
+    Source: the digests after a random one, so that each attempt examines others.
+    """
+    digests = chain(tx.scan(TOKENS_BY_DIGEST, after=(start,)), tx.scan(TOKENS_BY_DIGEST))
+    tokens = {token_id: _find(tx, token_id) for _, token_id in islice(digests, MAX_EXAMINED_TOKENS)}
+    dead = [token for token in tokens.values() if not is_valid(tx, token, tx.now_ms)]
+    for token in dead[:MAX_REMOVED_TOKENS]:
+        event = TokenRevoked(token_id=token.token_id, note="it was no longer valid")
+        _append(tx, event, token.token_id, BY_DAEMON)
+    return bool(dead)
+
+
+def _require_descendant(store: Snapshot, caller: Caller, parent: Token) -> None:
+    """Reject a parent whose child would outlive the caller's own token. Errors: ScopeWouldWiden."""
+    if caller.token_id is not None and all(
+        caller.token_id != token.token_id for token in lineage(store, parent)
+    ):
         raise ScopeWouldWiden(
-            "a token narrows itself and what came of it: what it made of another would outlive it",
+            "a token narrows only itself and its descendants: a child of another token would outlive it",
             field="$.params.token_id",
         )
 
 
 def _append(tx: Transaction, event: JournalEvent, token_id: str, origin: Origin) -> Token:
-    """Append an event of a token; return the token as it leaves it."""
+    """Append an event of a token and return the token after it."""
     writer = StreamWriter(tx, DAEMON_STREAM, origin=origin)
     writer.append(event)
     record = writer.need(TOKENS, token_id)
@@ -214,8 +216,8 @@ def _find(store: Snapshot, token_id: str) -> Token:
     return record.token
 
 
-def _held_by(store: Snapshot, caller: Caller) -> TokenGrant:
-    """What a caller may do, as a grant; what its token allows now, if it comes with one."""
+def _rights_of(store: Snapshot, caller: Caller) -> TokenGrant:
+    """Return the rights of a caller as a grant, with the expiry of its token. Errors: TokenInvalid."""
     expires_at_ms = None
     if caller.token_id is not None:
         record = store.get(TOKENS, caller.token_id)
@@ -230,8 +232,9 @@ def _held_by(store: Snapshot, caller: Caller) -> TokenGrant:
     )
 
 
-def _end(tx: Transaction, expires_in_s: int) -> int:
-    return tx.now_ms + 1000 * expires_in_s
+def _expiry(tx: Transaction, held: TokenGrant, expires_in_s: int | None) -> int | None:
+    """Return when a new token expires: as requested, else together with the rights it comes from."""
+    return held.expires_at_ms if expires_in_s is None else tx.now_ms + 1000 * expires_in_s
 
 
 HANDLERS = (create, narrow, list_, revoke)

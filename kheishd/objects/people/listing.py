@@ -98,7 +98,7 @@ def find_record(store: Snapshot, call: Call, projection: Projection[R], record_i
 
 
 def _may_read(store: Snapshot, call: Call, record: RunScoped) -> bool:
-    if call.caller.unlimited:
+    if call.caller.is_unrestricted:
         return True
     run = store.get(RUNS, record.run_id)
     return run is not None and may_read_run(store, call, run)

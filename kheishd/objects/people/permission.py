@@ -1,8 +1,7 @@
-"""Permissions: what counts in a place and why, changing it, and reading back how calls were judged.
+"""Permissions: the rules in force, changes of them, and explanations of verdicts.
 
-``layers_of`` is what the run worker judges by. It reads what is in the store and in the configuration now, so
-whatever is changed counts from the next judgement on; called inside the transaction that keeps the verdicts,
-nothing can be changed in between.
+The run worker judges by ``layers_of``. It reads the store and the configuration, so a change is effective
+from the next tool call. The transaction that stores the verdicts calls it, which admits no change in between.
 """
 
 from __future__ import annotations
@@ -45,36 +44,40 @@ from protocol.objects.run import ENDED
 from protocol.objects.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kheishd.core.run.record import RunRecord
     from kheishd.kernel.runtime import Runtime
     from kheishd.store.environment import Snapshot, Transaction
 
-# What counts in a place.
+# Layers.
 
 
 def layers_of(store: Snapshot, runtime: Runtime, session: Session, run: RunRecord | None = None) -> Layers:
-    """Everything that a call in a session, or in one of its runs, is judged by now.
+    """Return the layers of rules that apply to calls in a session, or in one of its runs.
 
     Shape:  broadest first: managed, daemon, definitions and sessions from the root down, run.
-    Source: the records of the session and those above it, the run's, and the configuration.
+    Source: the records of the session, of those above it and of the run, and the configuration.
     """
     managed = runtime.config.permissions
-    found = [
+    layers = [
         LayerRules(layer="managed", rules=list(managed.rules), mode=managed.max_mode),
         LayerRules(layer="daemon", rules=_daemon_rules(store)),
     ]
-    for each in (*reversed(ancestors(store, session)), session):
-        found += _definition(runtime, each.agent, found)
-        found.append(_parent(runtime, each) if each is not session else _own(runtime, session, run))
+    for parent in reversed(ancestors(store, session)):
+        layers += _definition_layer(runtime, parent.agent, layers)
+        # The grants of a parent are not inherited.
+        mode = mode_of(runtime, parent)
+        layers.append(LayerRules(layer="parent", name=parent.session_id, rules=parent.rules, mode=mode))
+    layers += _definition_layer(runtime, session.agent, layers)
+    layers.append(_session_layer(runtime, session, run))
     if run is not None:
         if run.guest is not None:
-            found += _definition(runtime, run.guest, found)
-        # What it pinned is a mode: the text is what bounds_of gave.
-        pinned = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
-        found.append(
-            LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=pinned, grants=run.grants)
-        )
-    return Layers(tuple(found), effective_mode(found))
+            layers += _definition_layer(runtime, run.guest, layers)
+        # The pinned text is a mode, because ``bounds_of`` returned it.
+        mode = cast("PermissionMode", store.need(PINNED, run.run_id).permission_mode)
+        layers.append(LayerRules(layer="run", name=run.run_id, rules=run.rules, mode=mode, grants=run.grants))
+    return Layers(tuple(layers), effective_mode(layers))
 
 
 def _daemon_rules(store: Snapshot) -> list[Rule]:
@@ -82,13 +85,7 @@ def _daemon_rules(store: Snapshot) -> list[Rule]:
     return record.rules if record is not None else []
 
 
-def _parent(runtime: Runtime, session: Session) -> LayerRules:
-    """A session further up: what was granted in it was not granted to its children."""
-    mode = mode_of(runtime, session)
-    return LayerRules(layer="parent", name=session.session_id, rules=session.rules, mode=mode)
-
-
-def _own(runtime: Runtime, session: Session, run: RunRecord | None = None) -> LayerRules:
+def _session_layer(runtime: Runtime, session: Session, run: RunRecord | None = None) -> LayerRules:
     speaker = runtime.definitions.get(run.guest) if run is not None and run.guest is not None else None
     return LayerRules(
         layer="session",
@@ -99,24 +96,24 @@ def _own(runtime: Runtime, session: Session, run: RunRecord | None = None) -> La
     )
 
 
-def _definition(runtime: Runtime, agent: str, found: list[LayerRules]) -> list[LayerRules]:
-    """The layer of an agent's definition, unless it is there already.
+def _definition_layer(runtime: Runtime, agent: str, layers: Sequence[LayerRules]) -> list[LayerRules]:
+    """Return the layer of an agent's definition, unless it is among the layers already.
 
-    Of an agent that is no longer defined nobody knows what it was denied: a person is asked, in any mode.
+    The deny rules of an agent that is no longer defined are unknown, so its calls ask a person in any mode.
     """
-    if any(each.name == agent and each.layer in ("definition", "managed") for each in found):
+    if any(layer.name == agent and layer.layer in ("definition", "managed") for layer in layers):
         return []
     definition = runtime.definitions.get(agent)
     if definition is not None:
         return [LayerRules(layer="definition", name=agent, rules=definition.permissions)]
-    reason = f"the agent '{agent}' is no longer defined, so what it was denied is not known"
-    return [LayerRules(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=reason)])]
+    note = f"the agent '{agent}' is no longer defined, so its deny rules are unknown"
+    return [LayerRules(layer="managed", name=agent, rules=[Rule(tool="*", decision="ask", note=note)])]
 
 
-def _find_place(
+def _find_subject(
     store: Snapshot, call: Call, session_id: str | None, run_id: str | None, agent: str | None
 ) -> tuple[Session, RunRecord | None]:
-    """The session and run that are meant; without either a session that is still to be made.
+    """Return the session and the run that params name; without either, a session yet to be created.
 
     Errors: SessionNotFound, RunNotFound, AgentNotFound, AgentForbidden, InvalidParams.
     """
@@ -126,43 +123,51 @@ def _find_place(
         run = find_run(store, call, run_id)
         if session_id not in (None, run.session_id):
             raise RunNotFound(f"the session has no run '{run_id}'", field="$.params.run_id")
-        session = store.need(SESSIONS, run.session_id)
-        return session, run
+        return store.need(SESSIONS, run.session_id), run
     if session_id is not None:
         return find_session(store, call, session_id), None
     name = find_definition(call, agent).name
     return Session(session_id="", agent=name, status="open", created_at_ms=0, updated_at_ms=0), None
 
 
-# What the walk must be told of a tool and of what a hook says.
+@query(rows.LIST)
+def list_(call: Call, params: PermissionListParams) -> PermissionList:
+    """List the layers that apply to a session, a run or a new session, broadest first."""
+    with call.state.read() as store:
+        session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
+        layers = layers_of(store, call.runtime, session, run).layers
+    after = cursor_after(params.after) or 0
+    numbered = (((number,), layer) for number, layer in enumerate(layers, 1) if number > after)
+    page, following = page_of(numbered, params.limit, lambda layer: True)
+    return PermissionList(page, following)
+
+
+# Explain.
 
 
 def facts_of(tool: Tool) -> ToolFacts:
-    """What must be known of a tool to judge a call of it."""
+    """Return the facts about a tool that verdicts on its calls depend on."""
     return ToolFacts(tool.name, tool.kind, tool.default, tool.in_plan)
 
 
-def opinion_of(said: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinion | None:
-    """What a hook says, as the walk takes it. That a call is itself a question is no opinion about it."""
-    match said:
-        case Deny(reason):
-            return HookOpinion("deny", reason)
-        case NeedsApproval(reason):
-            return HookOpinion("ask", reason)
+def opinion_of(verdict: Deny | NeedsApproval | NeedsAnswer | None) -> HookOpinion | None:
+    """Return a hook's verdict as an opinion. ``NeedsAnswer`` is none: the call is a question itself."""
+    match verdict:
+        case Deny(note):
+            return HookOpinion("deny", note)
+        case NeedsApproval(note):
+            return HookOpinion("ask", note)
         case NeedsAnswer() | None:
             return None
         case _:
-            assert_never(said)
-
-
-# Explaining.
+            assert_never(verdict)
 
 
 @query(rows.WHY)
 def why(call: Call, params: PermissionWhy) -> Explanation:
-    """Judge a call that nobody makes, by the walk that judges those that are made."""
+    """Judge a hypothetical call exactly as a real one."""
     with call.state.read() as store:
-        session, run = _find_place(store, call, params.session_id, params.run_id, params.agent)
+        session, run = _find_subject(store, call, params.session_id, params.run_id, params.agent)
         layers = layers_of(store, call.runtime, session, run)
         tools = bounds_of(store, call.runtime, session).scope.tools
         if run is not None:
@@ -170,55 +175,33 @@ def why(call: Call, params: PermissionWhy) -> Explanation:
     if params.mode is not None:
         layers = _with_mode(layers, params.mode)
     tool = call.runtime.hooks.find_tool(params.tool)
-    facts = facts_of(tool) if tool is not None else _unknown(params.tool)
-    explanation = explain(facts, params.subject, layers)
+    # An unknown tool is judged by the strictest facts.
+    facts = facts_of(tool) if tool is not None else ToolFacts(params.tool, "execute", "ask")
     notes = []
     if tool is None:
-        text = "no part of this daemon offers a tool of this name now; it is judged as one that asks"
-        notes.append(ExplanationLine(source="tool", says=None, text=text))
+        notes.append(("tool", "no hook offers a tool of this name; it is judged as one that asks"))
     if tools is not None and params.tool not in tools:
-        notes.append(
-            ExplanationLine(
-                source="scope", says=None, text="the tools in scope there do not include this one"
-            )
-        )
-    return replace(explanation, lines=[*notes, *explanation.lines])
-
-
-def _unknown(name: str) -> ToolFacts:
-    """What is supposed of a tool that nobody offers: nothing good."""
-    return ToolFacts(name, "execute", "ask")
+        notes.append(("scope", "the scope does not include this tool"))
+    lines = [ExplanationLine(source=source, says=None, text=text) for source, text in notes]
+    explanation = explain(facts, params.subject, layers)
+    return replace(explanation, lines=[*lines, *explanation.lines])
 
 
 def _with_mode(layers: Layers, mode: PermissionMode) -> Layers:
-    """The layers as they were if the session had a mode of its own, within what bounds it."""
-    changed_to = tuple(
-        replace(each, mode=mode if each.layer == "session" else None)
-        if each.layer in ("session", "run")
-        else each
-        for each in layers.layers
+    """Return the layers as if the session had this mode, within its bounds."""
+    modes = {"session": mode, "run": None}
+    changed = tuple(
+        replace(layer, mode=modes[layer.layer]) if layer.layer in modes else layer for layer in layers.layers
     )
-    return Layers(changed_to, effective_mode(changed_to))
+    return Layers(changed, effective_mode(changed))
 
 
-@query(rows.LIST)
-def list_(call: Call, params: PermissionListParams) -> PermissionList:
-    """The layers of a place, broadest first."""
-    with call.state.read() as store:
-        session, run = _find_place(store, call, params.session_id, params.run_id, params.agent)
-        layers = layers_of(store, call.runtime, session, run).layers
-    after = cursor_after(params.after) or 0
-    found = (((number,), layered) for number, layered in enumerate(layers, 1) if number > after)
-    chosen, following = page_of(found, params.limit, lambda layered: True)
-    return PermissionList(chosen, following)
-
-
-# Changing.
+# Change.
 
 
 @mutation(rows.UPDATE)
 def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
-    """Change the rules and grants of one layer; gives it as it is then.
+    """Change the rules and grants of one layer, and return the layer.
 
     Errors: SessionNotFound, RunNotFound, SessionAlreadyEnded, RunAlreadyEnded, GrantNotFound,
     ScopeWouldWiden, InputTooLarge.
@@ -226,48 +209,53 @@ def update(tx: Transaction, call: Call, params: PermissionUpdate) -> LayerRules:
     event = PermissionsChanged(add=params.add, remove=params.remove, revoke=params.revoke)
     if params.session_id is None and params.run_id is None:
         return _update_daemon(tx, call, event)
-    session, run = _find_place(tx, call, params.session_id, params.run_id, None)
+    session, run = _find_subject(tx, call, params.session_id, params.run_id, None)
     if run is not None and run.status in ENDED:
-        raise RunAlreadyEnded(f"the run {run.run_id} has ended: nothing of it will be judged any more")
+        text = f"the run {run.run_id} has ended; no more calls of it are judged"
+        raise RunAlreadyEnded(text, field="$.params.run_id")
     if session.status == "ended":
-        raise SessionAlreadyEnded(f"the session {session.session_id} was ended and can no longer be changed")
-    held = run or session
-    _see_that_it_can_be(event, held.rules, held.grants)
-    fold = SessionWriter(tx, session.session_id, session=session, run=run, origin=origin_of(call))
-    if event.revoke or change_rules(held.rules, event) != held.rules:
-        fold.append(event)
-        fold.write()
+        text = f"the session {session.session_id} was ended and can no longer be changed"
+        raise SessionAlreadyEnded(
+            text, field="$.params.session_id" if params.session_id else "$.params.run_id"
+        )
+    owner = run or session
+    _require_applicable(event, owner.rules, owner.grants)
+    writer = SessionWriter(tx, session.session_id, session=session, run=run, origin=origin_of(call))
+    if event.revoke or change_rules(owner.rules, event) != owner.rules:
+        writer.append(event)
+        writer.write()
     if run is None:
-        return _own(call.runtime, fold.session)
-    return layers_of(tx, call.runtime, fold.session, fold.run).layers[-1]
+        return _session_layer(call.runtime, writer.session)
+    return layers_of(tx, call.runtime, writer.session, writer.run).layers[-1]
 
 
 def _update_daemon(tx: Transaction, call: Call, event: PermissionsChanged) -> LayerRules:
-    if not call.caller.unlimited:
+    """Change the rules of the daemon's layer. Errors: ScopeWouldWiden, GrantNotFound, InputTooLarge."""
+    if not call.caller.is_unrestricted:
         raise ScopeWouldWiden(
-            "rules for the whole daemon concern every agent and sender, and the token covers only some; "
+            "rules of the daemon apply to every agent and sender, and the token covers only some; "
             "name a session or a run"
         )
-    before = _daemon_rules(tx)
-    _see_that_it_can_be(event, before, [])
-    after = change_rules(before, event)
-    if after != before:
+    rules = _daemon_rules(tx)
+    _require_applicable(event, rules, [])
+    if change_rules(rules, event) != rules:
         writer = StreamWriter(tx, DAEMON_STREAM, origin=origin_of(call))
         writer.append(event)
-        after = writer.need(PERMISSIONS, DAEMON_STREAM).rules
+        rules = writer.need(PERMISSIONS, DAEMON_STREAM).rules
         writer.write()
-    return LayerRules(layer="daemon", rules=after)
+    return LayerRules(layer="daemon", rules=rules)
 
 
-def _see_that_it_can_be(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:
-    """Errors: GrantNotFound, InputTooLarge."""
-    there = {grant.grant_id for grant in grants}
-    for number, grant_id in enumerate(event.revoke):
-        if grant_id not in there:
-            raise GrantNotFound(
-                f"there is no grant '{grant_id}' there; 'kheishctl permission list' shows those there are",
-                field=f"$.params.revoke[{number}]",
-            )
+def _require_applicable(event: PermissionsChanged, rules: list[Rule], grants: list[Grant]) -> None:
+    """Reject a change that revokes an unknown grant or adds too many rules.
+
+    Errors: GrantNotFound, InputTooLarge.
+    """
+    grant_ids = {grant.grant_id for grant in grants}
+    for index, grant_id in enumerate(event.revoke):
+        if grant_id not in grant_ids:
+            text = f"the layer has no grant '{grant_id}'; permission.list names its grants"
+            raise GrantNotFound(text, field=f"$.params.revoke[{index}]")
     problem = find_rules_problem(change_rules(rules, event))
     if problem is not None and event.add:
         raise InputTooLarge(problem, field="$.params.add")

@@ -69,7 +69,7 @@ def find_addressed(store: Snapshot, call: Call, params: Addressed) -> Session:
 def find_session(store: Snapshot, call: Call, session_id: str, field: str = "$.params.session_id") -> Session:
     """Return a session that the caller may read. Errors: SessionNotFound."""
     session = store.get(SESSIONS, session_id)
-    if session is None or not call.caller.covers(session.agent, session.sender):
+    if session is None or not call.caller.may_read(session.agent, session.sender):
         raise SessionNotFound(f"there is no session '{session_id}'", field=field)
     return session
 
@@ -85,13 +85,13 @@ def find_run(store: Snapshot, call: Call, run_id: str, field: str = "$.params.ru
 def may_read_run(store: Snapshot, call: Call, run: RunRecord) -> bool:
     """Whether the caller may read a run: its token covers the run's agent and sender and the session's."""
     caller = call.caller
-    if caller.unlimited:
+    if caller.is_unrestricted:
         return True
     session = store.get(SESSIONS, run.session_id)
     return (
         session is not None
-        and caller.covers(run.agent, run.sender)
-        and caller.covers(session.agent, session.sender)
+        and caller.may_read(run.agent, run.sender)
+        and caller.may_read(session.agent, session.sender)
     )
 
 
@@ -102,8 +102,8 @@ def find_binding(store: Snapshot, call: Call, agent: str | None, sender: str) ->
     """
     agent = agent if agent is not None else call.runtime.config.default_agent
     require_valid_sender(sender)
-    call.caller.need_agent(agent)
-    call.caller.need_sender(sender)
+    call.caller.require_agent(agent)
+    call.caller.require_sender(sender)
     # The store cannot look up a name that no agent can have: a zero byte separates the parts of a key.
     possible = re.fullmatch(ID_PATTERN, agent) is not None
     binding = store.get(CONVERSATIONS, agent, sender) if possible else None
@@ -121,10 +121,10 @@ def require_valid_sender(sender: str) -> None:
 def find_definition(call: Call, name: str | None, field: str = "$.params.agent") -> Definition:
     """Return the agent of this name, by default the configured one. Errors: AgentForbidden, AgentNotFound."""
     name = name if name is not None else call.runtime.config.default_agent
-    call.caller.need_agent(name, field)
+    call.caller.require_agent(name, field)
     definition = call.runtime.definitions.get(name)
     if definition is None:
-        readable = filter(call.caller.covers_agent, call.runtime.definitions)
+        readable = filter(call.caller.may_read_agent, call.runtime.definitions)
         names = ", ".join(sorted(readable)[:8]) or "none"
         raise AgentNotFound(f"there is no agent '{name}'; the agents are: {names}", field=field)
     return definition

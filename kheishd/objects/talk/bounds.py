@@ -88,4 +88,4 @@ def require_mode(call: Call, mode: PermissionMode | None, *current: PermissionMo
             field="$.params.permission_mode",
         )
     if all(is_wider(mode, narrower) for narrower in current):
-        call.caller.need("approve")
+        call.caller.require_scope("approve")

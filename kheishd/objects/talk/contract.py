@@ -97,14 +97,14 @@ def read_schema(store: Snapshot, digest: str | None) -> dict[str, Any] | None:
     return schema
 
 
-def checked(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> AnswerCheck | None:
-    """What is found out about a run's answer: how it fits the contract that the run pinned.
+def check_answer(store: Snapshot, run: RunRecord, pinned: Pinned, text: str) -> AnswerCheck | None:
+    """Check a run's answer against the output contract that the run pinned.
 
-    Shape:  None where no contract binds the answer: there is none, or something that fits was emitted.
+    Shape:  None if no contract binds the answer: the run pinned none, or a tool call has emitted an output.
     """
-    bound = pinned.output_contract
-    if bound is None or run.output_cursors:
+    contract = pinned.output_contract
+    if contract is None or run.output_cursors:
         return None
-    schema = schema_text(store, bound.digest)
-    found = parse_value(msgspec.json.decode(schema), text)
-    return AnswerCheck(schema, found.problem if isinstance(found, ContractViolation) else None)
+    schema = schema_text(store, contract.digest)
+    verdict = parse_value(msgspec.json.decode(schema), text)
+    return AnswerCheck(schema, verdict.problem if isinstance(verdict, ContractViolation) else None)

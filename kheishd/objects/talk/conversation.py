@@ -128,7 +128,7 @@ def reset(tx: Transaction, call: Call, params: ConversationReset) -> Conversatio
             "wait for them or cancel them"
         )
     if session.status == "open" and _has_new_bounds(tx, session):
-        call.caller.need("operate")
+        call.caller.require_scope("operate")
     writer = SessionWriter(tx, binding.session_id, session=session, origin=origin_of(call, params.sender))
     writer.append(ConversationUnbound(agent=agent, sender=params.sender))
     writer.write()

@@ -170,7 +170,7 @@ async def debug(call: Call, params: RunDebug) -> DebugCapture:
     if params.artifact is None:
         artifacts = await captures.list_artifacts(run.run_id)
         return DebugCapture(run_id=run.run_id, debug=level, artifacts=artifacts)
-    call.caller.need("operate")
+    call.caller.require_scope("operate")
     artifact, text, next_offset = await captures.read_text(
         run.run_id, params.artifact, params.offset, params.limit
     )

@@ -75,9 +75,9 @@ def prepare_send(call: Call, params: ConversationSend | SessionSend) -> _Input:
         definition = find_definition(call, params.agent)
     if params.sender is not None:
         require_valid_sender(params.sender)
-    call.caller.need_sender(params.sender)
+    call.caller.require_sender(params.sender)
     if params.debug is not None:
-        call.caller.need("operate")
+        call.caller.require_scope("operate")
     contract = params.output_contract
     schema = Schema.of(contract.schema, "$.params.output_contract.schema") if contract is not None else None
     # A contract that comes with the input is stored in the same transaction.

@@ -112,7 +112,7 @@ def _prepare_create(call: Call, params: SessionCreate) -> _Creation:
     if params.session_id == DAEMON_STREAM:
         raise InvalidParams(f"no session may be called '{DAEMON_STREAM}'", field="$.params.session_id")
     definition = find_definition(call, params.agent)
-    call.caller.need_sender(None)
+    call.caller.require_sender(None)
     settings = _validate_settings(call, params)
     return _Creation(params, params.session_id or call.state.new_id(ids.SESSION), definition, settings)
 
@@ -167,7 +167,7 @@ def _require_same(call: Call, existing: Session, created: SessionCreated) -> Ses
     # The title and the metadata are labels.
     compared = [name for name in names if name not in ("title", "metadata")]
     differing = [name for name in compared if getattr(existing, name) != getattr(created, name)]
-    if not call.caller.covers(existing.agent, existing.sender):
+    if not call.caller.may_read(existing.agent, existing.sender):
         # The caller may not learn the properties.
         differing = ["owner"]
     if differing:
@@ -231,7 +231,7 @@ def list_(call: Call, params: SessionListParams) -> SessionList:
 
 def _matches(call: Call, params: SessionListParams, session: Session) -> bool:
     """Whether a list shows a session: the caller may read it, and it passes every filter."""
-    if not call.caller.covers(session.agent, session.sender):
+    if not call.caller.may_read(session.agent, session.sender):
         return False
     if session.parent_session_id is not None and session.status == "ended" and not params.sidechains:
         return False

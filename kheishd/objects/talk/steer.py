@@ -39,7 +39,7 @@ def prepare_steer(call: Call, params: ConversationSteer | SessionSteer) -> _Mess
     """Validate a message. Errors: SenderInvalid, SenderForbidden, InvalidParams, InputTooLarge."""
     if params.sender is not None:
         require_valid_sender(params.sender)
-    call.caller.need_sender(params.sender)
+    call.caller.require_sender(params.sender)
     return _Message(params, read_items(params), call.state.new_id(ids.STEER))
 
 

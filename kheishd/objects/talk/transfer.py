@@ -179,7 +179,7 @@ def _begin(tx: Transaction, call: Call, part: _Part) -> SessionWriter:
     definition = find_definition(
         call, part.params.agent or created.agent, "$.params.agent" if part.params.agent else field
     )
-    call.caller.need_sender(None)
+    call.caller.require_sender(None)
     require_storable(created.metadata, MAX_METADATA_BYTES, "metadata", field)
     if created.title is not None and len(created.title) > MAX_TITLE_BYTES:
         raise ImportInvalid(f"the title has more than {MAX_TITLE_BYTES} characters", field=field)

@@ -59,12 +59,13 @@ def workspace_of(
     Source: the records of the session and of those above it, at most MAX_SESSION_DEPTH.
     """
     path = requested or session.workspace
+    field = "$.params.workspace" if requested else None
     if path is not None:
-        runtime.workspaces.require_allowed(path)
+        runtime.workspaces.require_allowed(path, field=field)
     parent_path = None
     if session.parent_session_id is not None:
         parent = store.need(SESSIONS, session.parent_session_id)
         parent_path = workspace_of(store, runtime, parent)
     agent = speaker or runtime.definitions.get(session.agent)
     agent_path = agent.workspace if agent is not None else None
-    return choose_workspace(runtime.workspaces.root, parent_path, path, agent_path)
+    return choose_workspace(runtime.workspaces.root, parent_path, path, agent_path, field)

@@ -103,10 +103,10 @@ def require_not_deleted(task: Task) -> Task:
 
 
 def _may_read(store: Snapshot, call: Call, task: Task) -> bool:
-    if call.caller.unlimited:
+    if call.caller.is_unrestricted:
         return True
     session = store.get(SESSIONS, task.session_id)
-    return session is not None and call.caller.covers(session.agent, session.sender)
+    return session is not None and call.caller.may_read(session.agent, session.sender)
 
 
 # Show.

@@ -56,11 +56,15 @@ class RunWorker(Worker):
         return len(self._executors)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Execute runs until cancelled; then release the active runs in order."""
+        """ExecuteCalls runs until cancelled; then release the active runs in order."""
         async with trio.open_nursery() as self._nursery:
             try:
                 if self._services.runtimes.current().config.runs.recovery == "interrupt":
-                    self._interrupt_all()
+                    with self._services.state.read() as store:
+                        for _, run_id in store.scan(RUNS_READY):
+                            loaded = self._load(store, run_id)
+                            if loaded is not None and loaded[0].status == "running":
+                                self._start(*loaded, interrupt=True)
                 task_status.started()
                 while True:
                     bell = self._services.state.bell(RUNS_READY.name, RUNS_CANCELLED.name)
@@ -88,14 +92,6 @@ class RunWorker(Worker):
             if not self._draining:
                 self._start_ready(store)
 
-    def _interrupt_all(self) -> None:
-        """Start to mark the runs that the previous daemon left running as interrupted."""
-        with self._services.state.read() as store:
-            for _, run_id in store.scan(RUNS_READY):
-                loaded = self._load(store, run_id)
-                if loaded is not None and loaded[0].status == "running":
-                    self._start(*loaded, interrupt=True)
-
     def _start_ready(self, store: Snapshot) -> None:
         """Start the next ready runs, in the order of their acceptance, up to the limit of active runs.
 
@@ -109,7 +105,7 @@ class RunWorker(Worker):
             loaded = self._load(store, run_id) if run_id not in self._executors else None
             if loaded is None:
                 continue
-            effect = due(*loaded, self._services.state.now_ms(), held=False)
+            effect = due(*loaded, self._services.state.now_ms(), owned=False)
             if not isinstance(effect, TakeUp):
                 continue
             if effect.alone:

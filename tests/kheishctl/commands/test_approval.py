@@ -12,12 +12,12 @@ from tests.support.ctl import Ctl
 
 
 def ids(ctl: Ctl, run_id: str, *options: str) -> list[str]:
-    """The approvals of a run."""
+    """Return the ids of the approvals of a run."""
     return [row[0] for row in ctl("approval", "list", "--run", run_id, *options).rows]
 
 
-def ended(ctl: Ctl, run_id: str) -> str:
-    """What a run answered in the end."""
+def read_answer(ctl: Ctl, run_id: str) -> str:
+    """Wait for a run to end and return its answer."""
     done = ctl("run", "wait", run_id, "--timeout", "30s")
     assert done.code == exits.OK, done.err
     return done.out
@@ -29,12 +29,12 @@ def test_one_request_answers_all_approvals_of_a_run() -> None:
 
 
 def test_list_and_show(ctl: Ctl, sender: str) -> None:
-    """What waits, and what it would do; a person who sends is told where to look."""
+    """A pending approval is listed with its tool and subject, and shown with its diff."""
     run_id = waits(ctl, sender, writes("a.txt"))
     (row,) = ctl("approval", "list", "--run", run_id).rows
     assert row[1:6] == ["pending", "write_file", "a.txt", "default", sender]
-    shown = ctl("approval", "show", row[0])
-    assert "+one" in shown.out.splitlines()
+    done = ctl("approval", "show", row[0])
+    assert "+one" in done.out.splitlines()
     assert ctl.json("approval", "show", row[0])["arguments"] == {"path": "a.txt", "content": "one\n"}
     assert ids(ctl, run_id, "--status", "denied") == []
     ctl("approval", "deny", row[0])
@@ -43,18 +43,18 @@ def test_list_and_show(ctl: Ctl, sender: str) -> None:
 
 
 def test_allow(ctl: Ctl, sender: str) -> None:
-    """Several of one run at once; the run goes on."""
+    """Several approvals of one run are allowed at once, and the run resumes."""
     run_id = waits(ctl, sender, writes(f"{sender}-1.txt", f"{sender}-2.txt"))
     approvals = ids(ctl, run_id)
     done = ctl("approval", "allow", *approvals, "--remember", "run", "--uses", "2")
     assert [line.split(" by ")[0] for line in done.out.splitlines()] == [
-        f"{each} allowed" for each in approvals
+        f"{approval} allowed" for approval in approvals
     ]
-    assert "bytes_written" in ended(ctl, run_id)
+    assert "bytes_written" in read_answer(ctl, run_id)
 
 
 def test_allow_with_another_input(ctl: Ctl, sender: str) -> None:
-    """What is given instead is what runs; it goes with one approval only."""
+    """A call runs with the input from the command line; several approvals cannot share one."""
     run_id = waits(ctl, sender, writes(f"{sender}-3.txt"))
     (approval_id,) = ids(ctl, run_id)
     changed = json.dumps({"path": f"{sender}-4.txt", "content": "two\n"})
@@ -64,23 +64,23 @@ def test_allow_with_another_input(ctl: Ctl, sender: str) -> None:
     assert (refused.code, "write_file" in refused.err) == (exits.FAILED, True)
     result = ctl.json("approval", "allow", approval_id, "--input", changed)
     assert result["approvals"][0]["updated_input"] == {"path": f"{sender}-4.txt", "content": "two\n"}
-    assert f"{sender}-4.txt" in ended(ctl, run_id)
+    assert f"{sender}-4.txt" in read_answer(ctl, run_id)
 
 
 def test_deny(ctl: Ctl, sender: str) -> None:
-    """The reason reaches the model; who comes second learns who was first."""
+    """The model reads the note of a denial; a second answer is refused and names the first person."""
     run_id = waits(ctl, sender, writes("a.txt"))
     (approval_id,) = ids(ctl, run_id)
     result = ctl.json("approval", "deny", approval_id, "--note", "not there", "--justification", "policy 7")
     assert (result["approvals"][0]["denial_note"], result["pending"]) == ("not there", 0)
-    assert "not there" in ended(ctl, run_id)
+    assert "not there" in read_answer(ctl, run_id)
     again = ctl("approval", "allow", approval_id)
     assert again.code == exits.FAILED
     assert "was denied by uid:" in again.err
 
 
 def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
-    """It says what would be."""
+    """A dry run reports the result and changes nothing."""
     run_id = waits(ctl, sender, writes("a.txt"))
     (approval_id,) = ids(ctl, run_id)
     assert ctl.json("approval", "deny", approval_id, "--check")["approvals"][0]["status"] == "denied"
@@ -89,22 +89,22 @@ def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "status"), [("allow-all", "allowed"), ("deny-all", "denied")])
-def test_all_of_a_place(ctl: Ctl, sender: str, verb: str, status: str) -> None:
-    """Everything that waits in a run or session, and nothing elsewhere."""
+def test_all_approvals_of_a_run_or_session(ctl: Ctl, sender: str, verb: str, status: str) -> None:
+    """All pending approvals of a run or session are resolved, and no others."""
     first = waits(ctl, sender, writes(f"{sender}-5.txt", f"{sender}-6.txt"))
-    other = waits(ctl, f"{sender}-other", writes(f"{sender}-7.txt"))
+    second = waits(ctl, f"{sender}-other", writes(f"{sender}-7.txt"))
     done = ctl.json("approval", verb, "--run", first)
     assert done["resolved"] == 2
     assert [(run["run_id"], len(run["approvals"]), run["pending"]) for run in done["runs"]] == [(first, 2, 0)]
     assert len(ids(ctl, first, "--status", status)) == 2
-    session_id = ctl.json("run", "show", other)["session_id"]
-    assert ctl("approval", verb, "--session", session_id).rows == [[other, "1", "0", ""]]
+    session_id = ctl.json("run", "show", second)["session_id"]
+    assert ctl("approval", verb, "--session", session_id).rows == [[second, "1", "0", ""]]
     assert ctl.json("approval", verb, "--session", session_id) == {"resolved": 0, "runs": []}
-    ended(ctl, first)
+    read_answer(ctl, first)
 
 
-def test_all_without_a_place_goes_run_by_run(ctl: Ctl, sender: str) -> None:
-    """One request a run; what one daemon has waiting may be of many."""
+def test_all_approvals_are_resolved_run_by_run(ctl: Ctl, sender: str) -> None:
+    """Without a filter, every run with pending approvals is resolved by a request of its own."""
     runs = {waits(ctl, f"{sender}-{name}", writes("a.txt", "b.txt")) for name in ("x", "y")}
     done = ctl.json("approval", "deny-all")
     assert runs <= {run["run_id"] for run in done["runs"]}

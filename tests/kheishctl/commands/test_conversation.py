@@ -7,7 +7,7 @@ from tests.support.ctl import Ctl
 
 @pytest.fixture
 def session_id(ctl: Ctl, sender: str) -> str:
-    """The session of a conversation that has had one turn."""
+    """Return the session of a conversation with one run."""
     return str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
 
 
@@ -19,26 +19,26 @@ def test_list(ctl: Ctl, sender: str, session_id: str) -> None:
 
 
 def test_list_nothing(ctl: Ctl) -> None:
-    """A pipe gets no rows for none."""
+    """A list without rows prints nothing to a pipe."""
     assert ctl("conversation", "list", "--agent", "nobody").out == ""
 
 
-def test_get(ctl: Ctl, sender: str, session_id: str) -> None:
-    """The address and what it means."""
+def test_show(ctl: Ctl, sender: str, session_id: str) -> None:
+    """A conversation is shown with its session."""
     done = ctl("conversation", "show", "default", "--as", sender)
     assert ["session_id", session_id] in done.rows
     assert ctl.json("conversation", "show", "--as", sender)["session_id"] == session_id
 
 
-def test_get_nobody(ctl: Ctl, sender: str) -> None:
-    """An address that means nothing yet is refused, saying how it comes to."""
+def test_show_conversation_not_found(ctl: Ctl, sender: str) -> None:
+    """An unused address is refused with a hint."""
     done = ctl("conversation", "show", "--as", sender)
     assert done.code == 1
     assert sender in done.err
 
 
 def test_history(ctl: Ctl, sender: str, session_id: str) -> None:
-    """Messages in the order they were said, from either end."""
+    """Messages are printed oldest first, from either end of the history."""
     assert [row[1] for row in ctl("conversation", "history", "--as", sender).rows] == ["user", "assistant"]
     newest = ctl("conversation", "history", "--as", sender, "--newest", "--limit", "1").rows
     assert [row[1] for row in newest] == ["assistant"]
@@ -49,7 +49,7 @@ def test_history(ctl: Ctl, sender: str, session_id: str) -> None:
 
 
 def test_cancel(ctl: Ctl, sender: str) -> None:
-    """The run in flight is stopped when the command returns."""
+    """The current run has stopped when the command returns."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
     done = ctl("conversation", "cancel", "default", "--as", sender, "--note", "enough")
     assert done.out == f"cancelled {sent['run_id']}\n"
@@ -57,13 +57,13 @@ def test_cancel(ctl: Ctl, sender: str) -> None:
 
 
 def test_cancel_nothing(ctl: Ctl, sender: str, session_id: str) -> None:
-    """Where nothing runs that is said, and is no error."""
+    """A conversation without an active run is reported as such, and that is no error."""
     done = ctl("conversation", "cancel", "--as", sender)
     assert (done.code, done.out) == (0, "no run was active\n")
 
 
 def test_steer(ctl: Ctl, sender: str, session_id: str) -> None:
-    """Something is said to the run in flight, by words or through a pipe, and read by it."""
+    """A message from the command line or from a pipe reaches the current run."""
     assert ctl("conversation", "steer", "default", "wait", "--as", sender).code == 1
     sent = ctl.json("send", "--no-wait", "default", "/slow 4 200", "--as", sender)
     steered = ctl.json("conversation", "steer", "default", "one", "--as", sender)
@@ -73,7 +73,7 @@ def test_steer(ctl: Ctl, sender: str, session_id: str) -> None:
 
 
 def test_compact(ctl: Ctl, sender: str, session_id: str) -> None:
-    """It is waited for unless that is not wanted."""
+    """The command waits for the summary, unless it is told not to wait."""
     for number in range(6):
         ctl.json("send", "default", f"{number} " + "word " * 40, "--as", sender)
     accepted = ctl.json("conversation", "compact", "default", "--as", sender, "--no-wait")
@@ -83,7 +83,7 @@ def test_compact(ctl: Ctl, sender: str, session_id: str) -> None:
 
 
 def test_reset(ctl: Ctl, sender: str, session_id: str) -> None:
-    """The next send starts a new session; a check changes nothing."""
+    """The next message starts a new session; a dry run changes nothing."""
     assert ctl("conversation", "reset", "--as", sender, "--check").code == 0
     assert ctl.json("send", "default", "one", "--as", sender)["session_id"] == session_id
     assert session_id in ctl("conversation", "reset", "--as", sender).out

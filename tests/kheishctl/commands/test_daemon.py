@@ -1,4 +1,4 @@
-"""``kheishctl daemon`` and ``kheishctl status``: a daemon's life, by command only."""
+"""``kheishctl daemon`` and ``kheishctl status``: the life of a daemon, driven by commands only."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from tests.support.daemons import Daemon, short_home
 
 
 class Program:
-    """The program itself, as commands that become another one need it."""
+    """The installed program, for commands that replace their own process."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
     def __call__(self, *arguments: str) -> Done:
-        """Run it to its end."""
+        """Run the program and wait for its end."""
         done = subprocess.run(
             [sys.executable, "-m", "kheishctl", "--home", str(self.home), *arguments],
             capture_output=True,
@@ -37,7 +37,7 @@ class Program:
 
 @pytest.fixture
 def program() -> Iterator[Program]:
-    """The program on a home of its own; a daemon that was started there is stopped."""
+    """Return the program for a home of its own; a daemon that it started is stopped at the end."""
     with short_home() as home:
         program = Program(home)
         yield program
@@ -45,22 +45,22 @@ def program() -> Iterator[Program]:
 
 
 def test_status(ctl: Ctl, daemon: Daemon) -> None:
-    """How the daemon is, at both places and as JSON."""
+    """Both names of the command show the same status, also as JSON."""
     for words in (["status"], ["daemon", "status"]):
         assert f"version {__version__}, pid {daemon.pid}" in ctl(*words).out
         assert ctl.json(*words)["disk"]["used_bytes"] > 0
 
 
 def test_status_without_a_daemon(tmp_path: Path) -> None:
-    """It says how to start one; as JSON, too."""
+    """Without a daemon, the message and the JSON error say how to start one."""
     done = Ctl(tmp_path)("status")
     assert done.code == exits.NO_DAEMON
     assert "kheishctl daemon start" in done.err
     assert Ctl(tmp_path)("status", "--json").json["error"]["data"]["reason"] == "no_daemon"
 
 
-def test_a_life(program: Program) -> None:
-    """Started, found running, backed up, stopped, examined, repaired, compacted, restored, started again."""
+def test_life_of_a_daemon(program: Program) -> None:
+    """A daemon is started, found running, backed up, stopped, checked, repaired, compacted and restored."""
     assert program("daemon", "start").out.startswith("started, pid ")
     assert program("daemon", "start").out.startswith("a daemon is already running, pid ")
     assert program("send", "default", "remember this").code == 0
@@ -84,30 +84,30 @@ def test_a_life(program: Program) -> None:
 
 
 def test_start_in_the_foreground(program: Program, daemon: Daemon) -> None:
-    """The daemon's program takes this one's place: its exit code is ours."""
+    """The daemon replaces the command's process, so its exit code is the command's."""
     done = Program(daemon.home)("daemon", "start", "--foreground")
     assert done.code == exits.HOME_TAKEN
     assert str(daemon.pid) in done.err
 
 
 def test_start_needs_a_home(ctl: Ctl) -> None:
-    """A socket says nothing about where a daemon would keep its state."""
+    """A socket path is refused, because it does not determine a home."""
     done = ctl("daemon", "start", "--socket", "/nowhere/s")
     assert done.code == exits.USAGE
 
 
 def test_stop_without_a_daemon(tmp_path: Path) -> None:
-    """Nothing to stop is said with its exit code."""
+    """Without a daemon, stopping fails with the exit code for a missing daemon."""
     assert Ctl(tmp_path)("daemon", "stop").code == exits.NO_DAEMON
 
 
 def test_reload(ctl: Ctl) -> None:
-    """The new generation is told."""
+    """The new generation is printed."""
     assert ctl("daemon", "reload").out.startswith("reloaded: generation ")
 
 
-def test_start_tells_what_is_not_well(program: Program) -> None:
-    """Whoever starts a daemon on a route without its credential learns it at once."""
+def test_start_prints_warnings(program: Program) -> None:
+    """Starting a daemon with a route that lacks its credential prints a warning."""
     program.home.mkdir()
     (program.home / "config.toml").write_text(
         "[routes.r]\ndriver = 'openai'\nmodel = 'm'\nauth_ref = 'env:NONE'\n"
@@ -117,7 +117,7 @@ def test_start_tells_what_is_not_well(program: Program) -> None:
 
 
 def test_reload_refused(program: Program) -> None:
-    """An invalid file changes nothing; the message names the key."""
+    """An invalid file changes nothing, and the message names the key."""
     program("daemon", "start")
     (program.home / "config.toml").write_text("default_agnet = 1\n")
     done = program("daemon", "reload")
@@ -126,7 +126,7 @@ def test_reload_refused(program: Program) -> None:
 
 
 def test_config(ctl: Ctl) -> None:
-    """Dotted keys, as the file would have them; it could be one."""
+    """The configuration is printed with dotted keys, as valid TOML."""
     out = ctl("daemon", "config").out
     assert tomllib.loads(out)["runs"]["max_turns"] == 500
     lines = out.splitlines()
@@ -136,14 +136,14 @@ def test_config(ctl: Ctl) -> None:
     assert ctl.json("daemon", "config")["config"]["default_route"] == "offline"
 
 
-def test_flat_keys() -> None:
-    """Nested tables become dotted keys, quoted where they need to be; empty ones stay."""
+def test_flatten() -> None:
+    """Nested tables become dotted keys, quoted where necessary; empty tables stay."""
     value: dict[str, Any] = {"a": {"b-c": 1, "d e": [2]}, "f": {}}
     assert _flatten("", value) == [("a.b-c", 1), ('a."d e"', [2]), ("f", {})]
 
 
 def test_logs(tmp_path: Path) -> None:
-    """The newest lines of the log, as many as asked for; as JSON, one object each."""
+    """The newest lines of the log are printed; with --json, one object per line."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "kheishd.log").write_text("".join(f"line {n}\n" for n in range(9)))
     ctl = Ctl(tmp_path)
@@ -154,7 +154,7 @@ def test_logs(tmp_path: Path) -> None:
 
 
 def test_logs_follow(tmp_path: Path) -> None:
-    """What is added is printed; a log begun anew is read from its beginning."""
+    """New lines are printed; a truncated log is read from its beginning."""
     (tmp_path / "run").mkdir()
     log = tmp_path / "run" / "kheishd.log"
     log.write_text("one, and a long one\n")
@@ -170,21 +170,21 @@ def test_logs_follow(tmp_path: Path) -> None:
         child.terminate()
 
 
-def test_logs_without_one(tmp_path: Path) -> None:
-    """Where there is no log, where to look instead."""
+def test_logs_without_a_log(tmp_path: Path) -> None:
+    """Without a log, the message says where systemd keeps it."""
     done = Ctl(tmp_path)("daemon", "logs")
     assert done.code == exits.FAILED
     assert "journalctl" in done.err
 
 
 def test_backup_refused(ctl: Ctl, daemon: Daemon) -> None:
-    """A place that cannot be used is refused before anything is written."""
+    """A backup into an unusable directory is refused."""
     done = ctl("daemon", "backup", str(daemon.home / "state" / "copy"))
     assert done.code == exits.FAILED
 
 
 def test_doctor(ctl: Ctl) -> None:
-    """The running daemon examines itself."""
+    """The running daemon checks its own store."""
     done = ctl("daemon", "doctor", "--deep")
     assert (done.code, done.out.splitlines()[-1:]) == (0, ["healthy"]), done.err
 
@@ -192,8 +192,8 @@ def test_doctor(ctl: Ctl) -> None:
 @pytest.mark.parametrize(
     "words", [["daemon", "doctor", "--repair"], ["daemon", "compact"], ["daemon", "restore", os.devnull]]
 )
-def test_offline_work_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
-    """While a daemon has the store open, nothing else writes to it."""
+def test_maintenance_needs_a_stopped_daemon(ctl: Ctl, daemon: Daemon, words: list[str]) -> None:
+    """Maintenance commands are refused while a daemon uses the store."""
     done = ctl(*words)
     assert done.code == exits.FAILED
     assert f"pid {daemon.pid}" in done.err

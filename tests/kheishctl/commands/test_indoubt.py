@@ -12,8 +12,8 @@ from tests.support.stores import opened
 
 
 @pytest.fixture(scope="module")
-def doubting() -> Iterator[Ctl]:
-    """A daemon on a home where calls are in doubt, as one before it left them."""
+def home_with_doubts() -> Iterator[Ctl]:
+    """Run a daemon on a home whose previous daemon left calls in doubt."""
     with short_home() as home:
         home.mkdir(mode=0o700, exist_ok=True)
         store = opened(home / "state")
@@ -24,32 +24,35 @@ def doubting() -> Iterator[Ctl]:
             yield Ctl(home)
 
 
-def test_list(doubting: Ctl) -> None:
-    """The open ones, oldest first; of a session or run; settled ones when asked for."""
-    assert [row[0] for row in doubting("indoubt", "list").rows] == ["dbt_run_ses_a_0", "dbt_run_ses_b_0"]
-    (row,) = doubting("indoubt", "list", "--run", "run_ses_a_1", "--status", "done").rows
+def test_list(home_with_doubts: Ctl) -> None:
+    """Open calls in doubt are listed oldest first, and resolved ones by status."""
+    assert [row[0] for row in home_with_doubts("indoubt", "list").rows] == [
+        "dbt_run_ses_a_0",
+        "dbt_run_ses_b_0",
+    ]
+    (row,) = home_with_doubts("indoubt", "list", "--run", "run_ses_a_1", "--status", "done").rows
     assert row[:4] == ["dbt_run_ses_a_1", "done by probe", "write", "its file is there"]
-    assert doubting("indoubt", "list", "--status", "not-done").out == ""
+    assert home_with_doubts("indoubt", "list", "--status", "not-done").out == ""
 
 
-def test_show(doubting: Ctl) -> None:
-    """What was called and what is known."""
-    shown = doubting("indoubt", "show", "dbt_run_ses_b_0")
-    assert ["note", "its file is there"] in shown.rows
-    assert doubting.json("indoubt", "show", "dbt_run_ses_b_0")["status"] == "open"
+def test_show(home_with_doubts: Ctl) -> None:
+    """A call in doubt is shown with its note and its evidence."""
+    done = home_with_doubts("indoubt", "show", "dbt_run_ses_b_0")
+    assert ["note", "its file is there"] in done.rows
+    assert home_with_doubts.json("indoubt", "show", "dbt_run_ses_b_0")["status"] == "open"
 
 
-def test_resolve(doubting: Ctl) -> None:
-    """Once; who comes second is told what the first said."""
+def test_resolve(home_with_doubts: Ctl) -> None:
+    """A call in doubt is resolved once; a second resolution is refused and names the first."""
     words = ["indoubt", "resolve", "dbt_run_ses_b_0", "not-done", "--justification", "looked"]
-    assert doubting.json(*words, "--check")["status"] == "not_done"
-    assert doubting(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
-    again = doubting("indoubt", "resolve", "dbt_run_ses_b_0", "done")
+    assert home_with_doubts.json(*words, "--check")["status"] == "not_done"
+    assert home_with_doubts(*words).out.startswith("dbt_run_ses_b_0 not done by uid:")
+    again = home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "done")
     assert (again.code, "resolved as not done by uid:" in again.err) == (exits.FAILED, True)
-    assert doubting("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
+    assert home_with_doubts("indoubt", "resolve", "dbt_run_ses_b_0", "perhaps").code == exits.USAGE
 
 
-def test_the_status_counts_them(doubting: Ctl) -> None:
-    """Whoever looks after the daemon sees that somebody has to look."""
-    (row,) = [row for row in doubting("status").rows if row[0] == "waiting"]
+def test_status_counts_calls_in_doubt(home_with_doubts: Ctl) -> None:
+    """The daemon's status counts open calls in doubt."""
+    (row,) = [row for row in home_with_doubts("status").rows if row[0] == "waiting"]
     assert row[1].endswith("in doubt")

@@ -15,13 +15,13 @@ from tests.support.scripted import Peer, scripted
 
 @pytest.fixture
 def sent(ctl: Ctl, sender: str) -> dict[str, str]:
-    """A conversation of one turn."""
+    """Return the result of one message in a new conversation."""
     result: dict[str, str] = ctl.json("send", "default", "hello", "--as", sender)
     return result
 
 
 def test_read(ctl: Ctl, sent: dict[str, str]) -> None:
-    """A session's events, oldest first; tab-separated for a pipe."""
+    """The events of a session are printed oldest first, tab-separated for a pipe."""
     rows = ctl("journal", "read", "--session", sent["session_id"]).rows
     kinds = [row[3] for row in rows]
     assert {"session_created", "input_received", "run_accepted", "run_ended"} <= set(kinds)
@@ -29,16 +29,16 @@ def test_read(ctl: Ctl, sent: dict[str, str]) -> None:
 
 
 def test_read_as_json(ctl: Ctl, sent: dict[str, str]) -> None:
-    """One event a line, by run and type."""
+    """With --json, each event is one line; runs and types filter them."""
     done = ctl("journal", "read", "--run", sent["run_id"], "--type", "run_ended", "--json")
     assert done.json["outcome"] == "completed"
 
 
 def test_read_pages(ctl: Ctl, sent: dict[str, str]) -> None:
-    """One page and where to go on, or all of them."""
-    one = ctl("journal", "read", "--limit", "2")
-    assert len(one.rows) == 2
-    assert "--after" in one.err
+    """One page ends with the option for the next page; --all prints every page."""
+    page = ctl("journal", "read", "--limit", "2")
+    assert len(page.rows) == 2
+    assert "--after" in page.err
     every = ctl("journal", "read", "--session", sent["session_id"], "--limit", "2", "--all")
     whole = ctl("journal", "read", "--session", sent["session_id"], "--limit", "500")
     assert every.out == whole.out
@@ -47,12 +47,12 @@ def test_read_pages(ctl: Ctl, sent: dict[str, str]) -> None:
 
 
 def test_read_of_no_session(ctl: Ctl) -> None:
-    """A session that is not there is refused."""
+    """An unknown session is refused."""
     assert ctl("journal", "read", "--session", "none").code == exits.FAILED
 
 
-def test_follow_goes_on_after_a_restart(daemon: Daemon, tmp_path: Path) -> None:
-    """Following survives the daemon: nothing is lost and nothing shown twice."""
+def test_follow_survives_a_restart(daemon: Daemon, tmp_path: Path) -> None:
+    """Following survives a restart of the daemon: no event is lost or repeated."""
     home = tmp_path / "home"
     (home / "run").mkdir(parents=True)
 
@@ -84,8 +84,8 @@ def test_follow_goes_on_after_a_restart(daemon: Daemon, tmp_path: Path) -> None:
     assert lines[2]["delta"]["text"] == "t"
 
 
-def test_follow_the_real_thing(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[str, str]) -> None:
-    """From a cursor through the present: what is there, then what comes."""
+def test_follow_from_a_cursor(daemon: Daemon, ctl: Ctl, sender: str, sent: dict[str, str]) -> None:
+    """Following from a cursor prints past events and then new ones."""
     command = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "journal", "follow"]
     command += ["--after", "0", "--session", sent["session_id"], "--type", "run_ended", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
@@ -97,5 +97,5 @@ def test_follow_the_real_thing(daemon: Daemon, ctl: Ctl, sender: str, sent: dict
 
 
 def test_follow_without_a_daemon(tmp_path: Path) -> None:
-    """With no daemon at all it does not wait for one."""
+    """Without a daemon, following fails at once."""
     assert Ctl(tmp_path)("journal", "follow").code == exits.NO_DAEMON

@@ -15,13 +15,13 @@ PIPE, WIDE = Display(None, False, NOW), Display(200, False, NOW)
 
 @pytest.fixture
 def session(ctl: Ctl) -> str:
-    """A session without a conversation."""
+    """Return a session without a conversation."""
     return str(ctl.json("session", "create")["session_id"])
 
 
 @pytest.fixture
 def daemon_rules(ctl: Ctl) -> Iterator[None]:
-    """The rules of the whole daemon, taken away again."""
+    """Remove the rules of the whole daemon after the test."""
     yield
     for layer in ctl.json("permission", "list")["permissions"]:
         for rule in layer["rules"] if layer["layer"] == "daemon" else ():
@@ -30,23 +30,23 @@ def daemon_rules(ctl: Ctl) -> Iterator[None]:
 
 
 def test_why(ctl: Ctl, session: str) -> None:
-    """Every line, and the verdict last."""
+    """Every line of the explanation is printed, and the verdict comes last."""
     ctl.json("permission", "update", "--session", session, "--deny", "no_tool", "--note", "not here")
     done = ctl("permission", "why", "no_tool", "a subject", "--session", session)
     assert done.code == 0
     assert [f"session {session}", "deny", "rule no_tool deny: not here"] in done.rows
     assert done.rows[-1] == ["deny", "", f"session {session} rule no_tool deny (not here)"]
-    found = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
-    assert (found["decision"], found["mode_effect"]) == ("deny", "ask_denied")
+    verdict = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
+    assert (verdict["decision"], verdict["mode_effect"]) == ("deny", "ask_denied")
 
 
 def test_why_without_a_tool(ctl: Ctl) -> None:
-    """There is nothing to explain."""
+    """An explanation without a tool is a usage error."""
     assert ctl("permission", "why").code == exits.USAGE
 
 
 def test_an_explanation_for_a_person() -> None:
-    """The lines under titles; what is decided stands apart."""
+    """On a terminal, the lines stand under titles and the verdict apart."""
     steps = [
         {"source": "tool", "says": "ask", "text": "its default"},
         {"source": "mode", "says": None, "text": "default is in force"},
@@ -64,10 +64,10 @@ def test_an_explanation_for_a_person() -> None:
 
 
 def test_update_and_list(ctl: Ctl, session: str) -> None:
-    """Rules come, are replaced and go; a list has a row for each."""
-    at = ("--session", session)
+    """Rules are added, replaced and removed, and the list has a row for each."""
+    place = ("--session", session)
     words = ("--allow", "bash:git status", "--ask", "bash:git push*", "--deny", "mcp__*", "--allow", "read:")
-    made = ctl.json("permission", "update", *at, *words)
+    made = ctl.json("permission", "update", *place, *words)
     assert made["rules"] == [
         {"tool": "bash", "decision": "allow", "subject": "git status"},
         {"tool": "read", "decision": "allow", "subject": ""},
@@ -75,9 +75,9 @@ def test_update_and_list(ctl: Ctl, session: str) -> None:
         {"tool": "mcp__*", "decision": "deny"},
     ]
     ctl.json(
-        "permission", "update", *at, "--deny", "bash:git status", "--remove", "mcp__*", "--remove", "read:"
+        "permission", "update", *place, "--deny", "bash:git status", "--remove", "mcp__*", "--remove", "read:"
     )
-    rows = ctl("permission", "list", *at, "--all").rows
+    rows = ctl("permission", "list", *place, "--all").rows
     assert ["session", session, "deny", "bash", "git status", ""] in rows
     assert ["session", session, "mode", "", "", "at most default"] in rows
     assert not any("mcp__*" in row for row in rows)
@@ -85,7 +85,7 @@ def test_update_and_list(ctl: Ctl, session: str) -> None:
 
 
 def test_update_for_the_whole_daemon(ctl: Ctl, daemon_rules: None) -> None:
-    """Without a place; asking first changes nothing."""
+    """Without a session or run, rules apply to the daemon; a dry run changes nothing."""
     checked = ctl.json("permission", "update", "--ask", "web*", "--check")
     assert checked == {"layer": "daemon", "rules": [{"tool": "web*", "decision": "ask"}]}
     assert ["daemon", "", "", "", "", "no rules"] in ctl("permission", "list").rows
@@ -94,7 +94,7 @@ def test_update_for_the_whole_daemon(ctl: Ctl, daemon_rules: None) -> None:
 
 
 def test_update_with_nothing_to_change(ctl: Ctl, session: str) -> None:
-    """It is a mistake, and what to give is named; so is a pattern that is none, by the daemon."""
+    """An update without changes is a usage error; the daemon refuses an invalid pattern."""
     done = ctl("permission", "update", "--session", session)
     assert done.code == exits.USAGE
     assert "--allow" in done.err
@@ -103,13 +103,13 @@ def test_update_with_nothing_to_change(ctl: Ctl, session: str) -> None:
 
 
 def test_audit(ctl: Ctl, session: str) -> None:
-    """Nothing was judged in a session without runs."""
+    """A session without runs has no verdicts."""
     assert ctl.json("permission", "audit", "--session", session, "--oldest", "--all")["audits"] == []
     assert ctl("permission", "audit", "--run", "run_none").code == exits.FAILED
 
 
 def test_the_rows_of_an_audit() -> None:
-    """A verdict says why; an answer by whom, and what was said with it."""
+    """A verdict shows its source, and an answer its person and their notes."""
     common = {"cursor": 7, "at_ms": NOW, "session_id": "s", "run_id": "r", "call_id": "c"}
     verdict = {"tool": "bash", "subject": "ls", "decision": "ask", "why": "bash's default", "note": "look"}
     answer = {"decision": "deny", "actor": "uid:0", "note": "no", "justification": "late"}
@@ -120,7 +120,7 @@ def test_the_rows_of_an_audit() -> None:
     ]
 
 
-def test_no_such_place(ctl: Ctl) -> None:
-    """Each command in a place that is not there is refused."""
+def test_unknown_sessions_and_runs(ctl: Ctl) -> None:
+    """Each command refuses an unknown session or run."""
     for words in (["why", "a"], ["list"], ["update", "--ask", "a"], ["audit"]):
         assert ctl("permission", *words, "--session", "none").code == exits.FAILED, words

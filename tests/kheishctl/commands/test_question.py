@@ -10,36 +10,36 @@ from tests.support.daemons import Daemon
 from tests.support.terminal import Terminal
 
 
-def asked(ctl: Ctl, sender: str) -> tuple[str, str]:
-    """A run that waits for an answer, and its question."""
+def ask(ctl: Ctl, sender: str) -> tuple[str, str]:
+    """Start a run that asks a question; return the ids of the run and the question."""
     run_id = waits(ctl, sender, asks())
     ((question_id, *_),) = ctl("question", "list", "--run", run_id).rows
     return run_id, question_id
 
 
-def answers(ctl: Ctl, question_id: str) -> dict[str, object]:
-    """What was answered, by key."""
-    shown = ctl.json("question", "show", question_id)
-    return {answer.pop("key"): answer for answer in shown["answers"]}
+def read_answers(ctl: Ctl, question_id: str) -> dict[str, object]:
+    """Return the read_answers of a question by key."""
+    request = ctl.json("question", "show", question_id)
+    return {answer.pop("key"): answer for answer in request["answers"]}
 
 
 def test_list_and_show(ctl: Ctl, sender: str) -> None:
-    """What is asked, with its options by number."""
-    run_id, question_id = asked(ctl, sender)
+    """A pending question is listed, and shown with numbered options."""
+    run_id, question_id = ask(ctl, sender)
     (row,) = ctl("question", "list", "--run", run_id).rows
     assert row[1:5] == ["pending", "Which color? / Which ones then? / Why?", "default", sender]
-    shown = ctl("question", "show", question_id).out
-    assert "  2. Blue: like the sky" in shown.splitlines()
+    text = ctl("question", "show", question_id).out
+    assert "  2. Blue: like the sky" in text.splitlines()
     ctl("question", "cancel", question_id)
 
 
 def test_answer(ctl: Ctl, sender: str) -> None:
-    """By label, id or number, several of them, and in one's own words; the run goes on."""
-    run_id, question_id = asked(ctl, sender)
+    """Labels, ids, numbers, several options and text are all read_answers, and the run continues."""
+    run_id, question_id = ask(ctl, sender)
     words = ["--answer", "q1=blue", "--answer", "q2=1", "--answer", "q2=o2", "--answer", "q3=because"]
     done = ctl("question", "answer", question_id, *words, "--text", "q1=a dark one")
     assert done.out.startswith(f"{question_id} answered by uid:")
-    assert answers(ctl, question_id) == {
+    assert read_answers(ctl, question_id) == {
         "q1": {"selected": ["o2"], "text": "a dark one"},
         "q2": {"selected": ["o1", "o2"]},
         "q3": {"text": "because"},
@@ -49,16 +49,16 @@ def test_answer(ctl: Ctl, sender: str) -> None:
     assert (again.code, "answered by uid:" in again.err) == (exits.FAILED, True)
 
 
-def test_a_text_that_is_called_like_an_option(ctl: Ctl, sender: str) -> None:
-    """Said to be a text, it is one."""
-    _, question_id = asked(ctl, sender)
+def test_text_that_equals_a_label(ctl: Ctl, sender: str) -> None:
+    """--text is text, even if it equals the label of an option."""
+    _, question_id = ask(ctl, sender)
     ctl("question", "answer", question_id, "--text", "q1=Blue", "--text", "q2=1", "--answer", "q3=x")
-    assert answers(ctl, question_id)["q1"] == {"text": "Blue"}
+    assert read_answers(ctl, question_id)["q1"] == {"text": "Blue"}
 
 
-def test_answers_that_do_not_fit(ctl: Ctl, sender: str) -> None:
-    """Some are seen here, the rest by the daemon; each says what is wrong."""
-    _, question_id = asked(ctl, sender)
+def test_invalid_answers(ctl: Ctl, sender: str) -> None:
+    """The client or the daemon refuses invalid read_answers and names the problem."""
+    _, question_id = ask(ctl, sender)
     for words in (["--answer", "q9=x"], ["--answer", "blue"], ["--decline", "--text", "q1=x"], []):
         done = ctl("question", "answer", question_id, *words)
         assert done.code == exits.USAGE, words
@@ -69,24 +69,24 @@ def test_answers_that_do_not_fit(ctl: Ctl, sender: str) -> None:
 
 
 def test_decline(ctl: Ctl, sender: str) -> None:
-    """It is an answer: the run goes on and reads why."""
-    run_id, question_id = asked(ctl, sender)
+    """A declined question lets the run continue, and the model reads the reason."""
+    run_id, question_id = ask(ctl, sender)
     done = ctl("question", "answer", question_id, "--decline", "--justification", "ask tomorrow")
     assert "declined by uid:" in done.out
     assert "ask tomorrow" in ctl("run", "wait", run_id).out
 
 
 def test_cancel(ctl: Ctl, sender: str) -> None:
-    """It ends the run."""
-    run_id, question_id = asked(ctl, sender)
+    """A cancelled question ends its run."""
+    run_id, question_id = ask(ctl, sender)
     done = ctl("question", "cancel", question_id, "--justification", "no time")
     assert "cancelled by uid:" in done.out
     assert ctl("run", "wait", run_id).code == exits.RUN_STOPPED
 
 
 def test_answer_in_a_terminal(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: Path) -> None:
-    """Each part is asked for, one after the other."""
-    run_id, question_id = asked(ctl, sender)
+    """Without options, the terminal prompts for each part in turn."""
+    run_id, question_id = ask(ctl, sender)
     command = [
         sys.executable,
         "-m",
@@ -106,7 +106,7 @@ def test_answer_in_a_terminal(daemon: Daemon, ctl: Ctl, sender: str, tmp_path: P
         terminal.say("because")
         terminal.sees("answered by uid:")
         assert terminal.ends() == exits.OK
-    assert answers(ctl, question_id) == {
+    assert read_answers(ctl, question_id) == {
         "q1": {"selected": ["o2"]},
         "q2": {"selected": ["o1", "o2"]},
         "q3": {"text": "because"},

@@ -7,31 +7,31 @@ from tests.support.ctl import Ctl
 
 
 def test_call(ctl: Ctl) -> None:
-    """Any method, its result as one JSON document."""
+    """The result of any method is printed as one JSON document."""
     assert ctl("call", "rpc.ping").json == {"version": __version__}
     assert "openrpc" in ctl("call", "rpc.discover").json
 
 
 def test_call_with_params(ctl: Ctl) -> None:
-    """Params from the command line or from standard input."""
+    """Params come from the command line or from standard input."""
     assert ctl("call", "run.list", '{"limit": 1}').json.keys() == {"runs", "next"}
     assert ctl("call", "run.list", "-", stdin='{"limit": 1}').json.keys() == {"runs", "next"}
 
 
-def test_call_with_what_are_no_params(ctl: Ctl) -> None:
-    """What is not JSON, or no object, never reaches the daemon."""
+def test_call_with_invalid_params(ctl: Ctl) -> None:
+    """Params that are not a JSON object never reach the daemon."""
     for text in ("{", "[1]", "1"):
         assert ctl("call", "run.list", text).code == exits.USAGE
 
 
 def test_call_refused(ctl: Ctl) -> None:
-    """A refusal is a message, or a document with --json."""
+    """A refusal is a message, or a JSON document with --json."""
     assert ctl("call", "no.method").code == exits.FAILED
     assert ctl("call", "no.method", "--json").json["error"]["code"] == -32601
 
 
 def test_call_follow(ctl: Ctl, sender: str) -> None:
-    """A call that streams is followed to its end, as JSON lines."""
+    """A streaming call is followed to its end, as JSON lines."""
     params = {"agent": "default", "sender": sender, "content": "hi", "stream": True}
     lines = [
         json.loads(line)
@@ -43,7 +43,7 @@ def test_call_follow(ctl: Ctl, sender: str) -> None:
 
 
 def test_methods_complete_without_a_daemon() -> None:
-    """Method names come from the contract itself."""
+    """Method names complete without a daemon."""
     from click.testing import CliRunner
 
     from kheishctl.__main__ import root

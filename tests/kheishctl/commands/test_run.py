@@ -14,7 +14,7 @@ APPROVAL = {"approval_id": "apr_1", "tool": "bash", "subject": "make all"}
 
 
 def test_list(ctl: Ctl, sender: str) -> None:
-    """The runs of a session, newest first or oldest first, by status."""
+    """The runs of a session are listed in either order and by status."""
     first = ctl.json("send", "default", "one", "--as", sender)
     second = ctl.json("send", "default", "two", "--as", sender)
     session = ["--session", first["session_id"]]
@@ -25,8 +25,8 @@ def test_list(ctl: Ctl, sender: str) -> None:
     assert ctl("run", "list", *session, "--active").out == ""
 
 
-def test_get(ctl: Ctl, sender: str) -> None:
-    """One run, with its answer."""
+def test_show(ctl: Ctl, sender: str) -> None:
+    """A run is shown as text, and as JSON with its answer."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
     assert ["status", "completed"] in ctl("run", "show", run_id).rows
     assert "hello" in ctl.json("run", "show", run_id)["output"]
@@ -35,8 +35,8 @@ def test_get(ctl: Ctl, sender: str) -> None:
 WRITE = '/call write_file {"path": "a", "content": "x"}'
 
 
-def test_show_and_wait_for_a_run_that_waits(ctl: Ctl, sender: str) -> None:
-    """What it does and what it waits for, with the commands that answer it; as JSON, too."""
+def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str) -> None:
+    """A run's pending calls are shown with the commands that answer; with --json, in 'waiting'."""
     sent = ctl.json("send", "--no-wait", "default", WRITE, "--as", sender)
     waited = ctl("run", "wait", sent["run_id"])
     assert waited.code == exits.RUN_WAITS
@@ -45,14 +45,14 @@ def test_show_and_wait_for_a_run_that_waits(ctl: Ctl, sender: str) -> None:
     for err in (waited.err, done.err):
         assert "write_file needs approval: a\n" in err
         assert f"kheishctl --home {ctl.home} approval allow apr_" in err
-    shown = ctl.json("run", "show", sent["run_id"])
-    assert [each["tool"] for each in shown["waiting"]["approvals"]] == ["write_file"]
-    assert shown["calls"][0]["state"] == "asked"
+    run = ctl.json("run", "show", sent["run_id"])
+    assert [approval["tool"] for approval in run["waiting"]["approvals"]] == ["write_file"]
+    assert run["calls"][0]["state"] == "asked"
     ctl("conversation", "cancel", "--as", sender)
 
 
 def test_show_a_run_that_ended(ctl: Ctl, sender: str) -> None:
-    """What it took."""
+    """A finished run shows its use of time and tokens."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "show", run_id)
     assert (done.code, done.err) == (exits.OK, "")
@@ -61,7 +61,7 @@ def test_show_a_run_that_ended(ctl: Ctl, sender: str) -> None:
 
 
 def test_wait(ctl: Ctl, sender: str) -> None:
-    """The answer is printed, and the exit code tells the outcome."""
+    """The answer is printed, and the exit code reports the outcome."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 3 10\nhello", "--as", sender)
     done = ctl("run", "wait", sent["run_id"])
     assert (done.code, done.err) == (exits.OK, "")
@@ -72,7 +72,7 @@ def test_wait(ctl: Ctl, sender: str) -> None:
     ("text", "code"), [("/fail unauthorized", exits.RUN_FAILED), ("/slow 1000 1000", exits.TIMED_OUT)]
 )
 def test_wait_for_another_outcome(ctl: Ctl, sender: str, text: str, code: int) -> None:
-    """A failed run and one that goes on have codes of their own, and a sentence."""
+    """A failed run and an unfinished run have exit codes and sentences of their own."""
     sent = ctl.json("send", "--no-wait", "default", text, "--as", sender)
     done = ctl("run", "wait", sent["run_id"], "--timeout", "0.2s" if code == exits.TIMED_OUT else "30s")
     assert (done.code, done.out) == (code, "")
@@ -81,7 +81,7 @@ def test_wait_for_another_outcome(ctl: Ctl, sender: str, text: str, code: int) -
 
 
 def test_debug(ctl: Ctl, sender: str) -> None:
-    """What was captured is listed; an artifact is printed whole, however many parts it comes in."""
+    """Artifacts are listed, and an artifact of several parts is printed whole."""
     text = "word " * 20_000
     run_id = ctl.json("send", "--debug", "full", "default", text, "--as", sender)["run_id"]
     rows = ctl("run", "debug", run_id).rows
@@ -98,8 +98,8 @@ def test_debug(ctl: Ctl, sender: str) -> None:
     assert len(ctl("run", "debug", run_id, rows[1][0]).out.splitlines()) == 3, "lines end as they do"
 
 
-def test_debug_of_what_is_not_there(ctl: Ctl, sender: str) -> None:
-    """A run that was not captured, and an artifact that there is not, are refused in words that help."""
+def test_debug_not_found(ctl: Ctl, sender: str) -> None:
+    """A run without captures and an unknown artifact are refused with hints."""
     run_id = ctl.json("send", "default", "hello", "--as", sender)["run_id"]
     done = ctl("run", "debug", run_id)
     assert (done.code, "--debug redacted" in done.err) == (exits.FAILED, True)
@@ -110,7 +110,7 @@ def test_debug_of_what_is_not_there(ctl: Ctl, sender: str) -> None:
 
 
 def test_cancel(ctl: Ctl, sender: str) -> None:
-    """The run has stopped when the command returns; cancelling again is refused."""
+    """The run has stopped when the command returns; cancelling it again is refused."""
     sent = ctl.json("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
     assert ctl("run", "cancel", sent["run_id"]).out == f"{sent['run_id']} cancelled\n"
     assert ctl("run", "cancel", sent["run_id"]).code == exits.FAILED
@@ -118,14 +118,14 @@ def test_cancel(ctl: Ctl, sender: str) -> None:
 
 
 class Daemon:
-    """What a daemon has to say about a run."""
+    """A daemon with fixed answers."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
         self.asked: list[tuple[str, Json]] = []
 
     def __call__(self, method: str, params: Json) -> Any:
-        """Answer, or refuse what is not known."""
+        """Answer a known method and refuse others."""
         self.asked.append((method, params))
         answer = self.answers.get(method.replace(".", "_"))
         if answer is None:
@@ -134,8 +134,8 @@ class Daemon:
 
 
 @pytest.mark.parametrize("status", RUN_WAITING)
-def test_what_a_run_waits_for(status: str) -> None:
-    """It is asked for, by the run; kinds of which there is nothing are left out."""
+def test_details_of_a_waiting_run(status: str) -> None:
+    """The pending requests of a waiting run are added, without empty kinds."""
     daemon = Daemon(approval_list={"approvals": [APPROVAL]}, question_list={"questions": []})
     run = add_run_details(daemon, {"run_id": "run_1", "status": status})
     assert run["waiting"] == {"approvals": [APPROVAL]}
@@ -152,15 +152,15 @@ def test_what_a_run_waits_for(status: str) -> None:
         ([], {}),
     ],
 )
-def test_why_an_answer_ends_there(events: list[Json], more: Json) -> None:
-    """Where it is not simply whole."""
+def test_details_of_an_incomplete_answer(events: list[Json], more: Json) -> None:
+    """An unusual stop reason is added; the normal one is not."""
     run = {"run_id": "run_1", "status": "completed"}
     assert add_run_details(Daemon(journal_read={"events": events}), run) == run | more
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "running", "waiting_for_approval"])
-def test_a_run_that_cannot_be_looked_into(status: str) -> None:
-    """It is left as it is: the daemon may be older or gone, or we may not read."""
+def test_details_that_are_unavailable(status: str) -> None:
+    """If the daemon refuses or is gone, the run stays unchanged."""
     run = {"run_id": "run_1", "status": status}
 
     def gone(method: str, params: Json) -> Any:

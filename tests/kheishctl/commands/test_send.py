@@ -24,7 +24,7 @@ from tests.support.scripted import Peer, scripted
 
 
 def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
-    """Words from the command line; the answer and nothing else on standard output."""
+    """Standard output holds the answer and nothing else."""
     done = ctl("send", "default", "good", "day", "--as", sender)
     assert (done.code, done.err) == (exits.OK, "")
     assert done.out.endswith("You say: “good day”\n")
@@ -32,12 +32,12 @@ def test_send_prints_the_answer(ctl: Ctl, sender: str) -> None:
 
 @pytest.mark.parametrize("words", [[], ["default"], ["default", "-"]])
 def test_send_reads_standard_input(ctl: Ctl, sender: str, words: list[str]) -> None:
-    """Without TEXT, or with '-', what is piped in is said."""
+    """Without TEXT, or with '-', the message comes from standard input."""
     assert "“piped”" in ctl("send", *words, "--as", sender, stdin="piped\n").out
 
 
 def test_send_nothing(ctl: Ctl) -> None:
-    """Nothing, or what is no text, is not sent."""
+    """An empty message, and a message that is not text, is a usage error."""
     assert ctl("send", stdin=" \n").code == exits.USAGE
     assert ctl("send", stdin=b"\xff").code == exits.USAGE
     assert ctl("send", "default", "\udcff").code == exits.USAGE
@@ -46,15 +46,15 @@ def test_send_nothing(ctl: Ctl) -> None:
 
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:
-    """The same agent and sender are the same conversation."""
-    one = ctl.json("send", "default", "one", "--as", sender)
+    """The same agent and sender continue the same conversation."""
+    reply = ctl.json("send", "default", "one", "--as", sender)
     two = ctl.json("send", "default", "two", "--as", sender)
-    assert one["session_id"] == two["session_id"]
+    assert reply["session_id"] == two["session_id"]
     assert "before it you said: “one”" in two["output"]
 
 
 def test_send_without_waiting(ctl: Ctl, sender: str) -> None:
-    """The ids are printed once the input is on disk."""
+    """With --no-wait, the ids are printed once the input is on disk."""
     done = ctl("send", "--no-wait", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == 0
     assert dict(done.rows)["run_id"].startswith("run_")
@@ -62,29 +62,29 @@ def test_send_without_waiting(ctl: Ctl, sender: str) -> None:
 
 
 def test_send_check(ctl: Ctl, sender: str) -> None:
-    """A check says that it would be taken, and sends nothing."""
+    """A dry run reports success and sends nothing."""
     done = ctl("send", "--check", "default", "hi", "--as", sender)
     assert (done.code, done.err) == (0, "Dry run: nothing was changed. The result would be:\n")
     assert ctl("conversation", "show", "--as", sender).code == exits.FAILED
 
 
-def test_send_to_nobody(ctl: Ctl) -> None:
-    """An agent that is not there is refused."""
+def test_send_agent_not_found(ctl: Ctl) -> None:
+    """An unknown agent is refused."""
     done = ctl("send", "nobody", "hi")
     assert done.code == exits.FAILED
     assert "nobody" in done.err
 
 
 def test_a_failed_run(ctl: Ctl, sender: str) -> None:
-    """The reason on standard error, and a code of its own; with --json the whole result."""
+    """A failed run prints its error and has its own exit code; --json prints the whole result."""
     done = ctl("send", "default", "/fail unauthorized", "--as", sender)
     assert (done.code, done.out) == (exits.RUN_FAILED, "")
     assert "the run failed" in done.err
     assert ctl("send", "default", "/fail unauthorized", "--as", sender, "--json").json["error"]
 
 
-def test_a_run_that_goes_on(ctl: Ctl, sender: str) -> None:
-    """When the time is over, that is said, with how to go on waiting."""
+def test_a_timeout(ctl: Ctl, sender: str) -> None:
+    """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == exits.TIMED_OUT
     assert "kheishctl run wait run_" in done.err
@@ -92,17 +92,17 @@ def test_a_run_that_goes_on(ctl: Ctl, sender: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "noun", "said"),
+    ("call", "noun", "notes"),
     [
         ('write_file {"path": "a", "content": "x"}', "approvals", "approval allow apr_"),
         ('ask_user_question {"questions": [{"question": "Why?"}]}', "questions", "question answer qst_"),
     ],
 )
-def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, said: str) -> None:
-    """A code of its own; what it waits for, with the command that answers it, or as JSON."""
+def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, notes: str) -> None:
+    """A waiting run has its own exit code and names the commands that answer; --json lists them."""
     done = ctl("send", "default", f"/call {call}", "--as", sender)
     assert done.code == exits.RUN_WAITS
-    assert f"kheishctl --home {ctl.home} {said}" in done.err
+    assert f"kheishctl --home {ctl.home} {notes}" in done.err
     ctl("conversation", "cancel", "--as", sender)
     again = ctl("send", "default", f"/call {call}", "--as", sender, "--json")
     assert (again.code, again.err) == (exits.RUN_WAITS, "")
@@ -111,7 +111,7 @@ def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: s
 
 
 def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None:
-    """Nothing comes before somebody answers, so that is said at once; behind any other run nothing is."""
+    """A message behind a waiting run is noted at once; behind any other run it is not."""
     first = ctl("send", "default", '/call write_file {"path": "a", "content": "x"}', "--as", sender, "--json")
     behind = ctl("send", "default", "next", "--as", sender, "--timeout", "0.2s")
     assert behind.err.startswith("an earlier run waits for a person, and this message waits for it: ")
@@ -126,15 +126,15 @@ def test_a_run_behind_one_that_waits_for_a_person(ctl: Ctl, sender: str) -> None
 
 
 def test_an_answer_that_was_cut(ctl: Ctl, sender: str) -> None:
-    """It is printed as it is, and said that it is not whole."""
+    """A truncated answer is printed with a note."""
     done = ctl("send", "default", "/long 200000", "--as", sender)
     assert done.code == exits.OK
     assert done.err == "the answer was cut off at its length limit\n"
     assert ctl.json("send", "default", "/long 200000", "--as", sender)["stop_reason"] == "length"
 
 
-def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each message on a line of its own; calls and what is to be known on standard error, harmless."""
+def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each message has a line of its own; calls and notes go to standard error, sanitised."""
     printer = module._Printer()
     pieces: list[Piece] = [
         AnswerText("one"),
@@ -149,9 +149,9 @@ def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str
         MessageEnd("length"),
     ]
     printer.show(pieces)
-    said = capsys.readouterr()
-    assert said.out == "one\ntwo\n"
-    assert said.err.splitlines() == [
+    notes = capsys.readouterr()
+    assert notes.out == "one\ntwo\n"
+    assert notes.err.splitlines() == [
         "(bash ls)",
         "(bash)",
         "(bash in doubt: gone␛)",
@@ -162,15 +162,15 @@ def test_what_is_said_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str
 
 
 def test_send_once(ctl: Ctl, sender: str) -> None:
-    """The same key and text are the same run."""
+    """The same idempotency key and text return the same run."""
     words = ["send", "default", "hi", "--as", sender, "--idempotency-key", f"key-{sender}"]
     assert ctl.json(*words)["run_id"] == ctl.json(*words)["run_id"]
-    other = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
-    assert other.code == exits.FAILED
+    second = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
+    assert second.code == exits.FAILED
 
 
 def test_metadata(ctl: Ctl, sender: str) -> None:
-    """What is kept with the input is in its event."""
+    """The metadata of a message is in its event."""
     sent = ctl.json("send", "default", "hi", "--as", sender, "-m", "ticket=7", "-m", "by=ci")
     done = ctl("journal", "read", "--session", sent["session_id"], "--type", "input_received", "--json")
     assert done.json["metadata"] == {"ticket": "7", "by": "ci"}
@@ -185,7 +185,7 @@ def test_pairs() -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The socket of a scripted daemon."""
+    """Return the socket of a scripted daemon."""
     (tmp_path / "run").mkdir()
     return tmp_path / "run" / "kheishd.sock"
 
@@ -194,7 +194,7 @@ RESULT = {"session_id": "s", "run_id": "r", "status": "completed", "cursor": 1, 
 
 
 def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
-    """What is waited for over a lost connection is sent again under the same key."""
+    """After a lost connection, the message is sent again under the same key."""
     keys = []
 
     def lost(peer: Peer) -> None:
@@ -214,7 +214,7 @@ def test_a_restart_in_the_middle(path: Path, tmp_path: Path) -> None:
 
 
 def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
-    """A daemon that is being stopped lets go of who waits: the next one is asked, under the same key."""
+    """If the daemon is draining, the next daemon receives the message under the same key."""
     keys = []
 
     def stopping(peer: Peer) -> None:
@@ -243,15 +243,15 @@ def test_an_orderly_stop_in_the_middle(path: Path, tmp_path: Path) -> None:
         ({"session_id": "ses_1"}, "kheishctl session interrupt ses_1"),
     ],
 )
-def test_how_to_stop_is_ready_to_be_typed(address: Json, command: str) -> None:
-    """Whoever leaves with Ctrl-C learns the command for this very conversation."""
+def test_ctrl_c_names_the_command_that_stops_the_run(address: Json, command: str) -> None:
+    """After Ctrl-C, the note holds the command that stops this conversation's run."""
     assert module._stop_command(App(None, None, as_json=False), address) == command
 
 
 def test_a_daemon_that_does_not_come_back(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the end it is said how to learn the answer."""
+    """If the daemon does not return, the message says how to obtain the answer later."""
 
     def lost(peer: Peer) -> None:
         peer.refuse(peer.request(), 1404, "There is none yet.", reason="conversation_not_found")
@@ -264,13 +264,13 @@ def test_a_daemon_that_does_not_come_back(
     assert "--idempotency-key kheishctl-" in done.err
 
 
-def test_no_daemon_is_said_at_once(tmp_path: Path) -> None:
-    """With no daemon at all, nothing is waited for."""
+def test_without_a_daemon(tmp_path: Path) -> None:
+    """Without a daemon, the command fails at once."""
     assert Ctl(tmp_path)("send", "default", "hi").code == exits.NO_DAEMON
 
 
 def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> None:
-    """JSON that fits is printed in one way; what does not fit fails the run, as often as it was mended."""
+    """Matching JSON is printed canonically; other answers fail the run after all repairs."""
     schema = tmp_path / "schema.json"
     schema.write_text(
         '{"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": false}'
@@ -289,15 +289,15 @@ def test_an_answer_under_a_contract(ctl: Ctl, sender: str, tmp_path: Path) -> No
     assert "$.enum: not a keyword" in refused.err
 
 
-def test_a_file_that_must_be_written(ctl: Ctl, sender: str) -> None:
-    """A run that does not write it fails, and says so."""
+def test_a_required_file(ctl: Ctl, sender: str) -> None:
+    """A run that does not write its required file fails with a message."""
     done = ctl("send", "default", "hello", "--as", sender, "--require-file", "report.md")
     assert done.code == exits.RUN_FAILED
     assert "write the file 'report.md'" in done.err
 
 
-def test_what_a_run_may_cost(ctl: Ctl, sender: str) -> None:
-    """Limits are pinned; what they end says which it was."""
+def test_budgets(ctl: Ctl, sender: str) -> None:
+    """Budgets are pinned to the run, and the error names the budget that was exceeded."""
     words = ["send", "default", "--as", sender]
     sent = ctl.json(*words, "hello", "--max-tokens", "9000", "--max-time", "5m")
     pinned = ctl.json("run", "show", sent["run_id"])["pinned"]

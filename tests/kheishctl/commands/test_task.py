@@ -1,4 +1,4 @@
-"""``kheishctl task``, against a real daemon: what is to be done, and shells in the background."""
+"""``kheishctl task`` against a real daemon: tasks and background shells."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from tests.support.terminal import Terminal
 
 
 def session(ctl: Ctl, sender: str) -> str:
-    """A session of the sender."""
+    """Return a session of the sender."""
     return str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
 
 
-def created(ctl: Ctl, session_id: str, title: str, *more: str) -> str:
-    """A task's id, as it is printed."""
+def create(ctl: Ctl, session_id: str, title: str, *more: str) -> str:
+    """Create a task and return its id, as printed."""
     done = ctl("task", "create", "--session", session_id, title, *more)
     assert done.code == exits.OK, done.err
     return done.out.strip()
 
 
 def shell(ctl: Ctl, sender: str, command: str) -> tuple[str, str]:
-    """A command that runs in the background, which somebody allowed: its session and its task."""
+    """Run a command in the background, approve it, and return the ids of its session and task."""
     run_id = waits(ctl, sender, order("bash", command=command, run_in_background=True))
     ((approval_id, *_),) = ctl("approval", "list", "--run", run_id).rows
     assert ctl("approval", "allow", approval_id).code == exits.OK
@@ -34,11 +34,11 @@ def shell(ctl: Ctl, sender: str, command: str) -> tuple[str, str]:
     return run["session_id"], task_id
 
 
-def test_a_task_from_its_beginning_to_its_end(ctl: Ctl, sender: str) -> None:
-    """Created, listed, changed, completed, deleted."""
+def test_life_of_a_task(ctl: Ctl, sender: str) -> None:
+    """A task is create, listed, updated, completed and deleted."""
     session_id = session(ctl, sender)
-    first = created(ctl, session_id, "Buy paint", "--owner", "ann")
-    second = created(ctl, session_id, "Paint", "--blocked-by", first, "--description", "blue")
+    first = create(ctl, session_id, "Buy paint", "--owner", "ann")
+    second = create(ctl, session_id, "Paint", "--blocked-by", first, "--description", "blue")
     listed = ctl("task", "list", "--session", session_id).rows
     assert [row[0] for row in listed] == [first, second]
     assert listed[0][1:4] == ["pending", "task", "ann"]
@@ -58,27 +58,27 @@ def test_a_task_from_its_beginning_to_its_end(ctl: Ctl, sender: str) -> None:
     assert (gone.code, "was deleted" in gone.err) == (exits.FAILED, True)
 
 
-def test_what_is_cleared(ctl: Ctl, sender: str) -> None:
-    """An owner, what is waited for, and what is kept with it."""
+def test_clear(ctl: Ctl, sender: str) -> None:
+    """Owner, blockers and metadata of a task can be unset."""
     session_id = session(ctl, sender)
-    first = created(ctl, session_id, "one")
-    second = created(ctl, session_id, "two", "--owner", "ann", "--blocked-by", first, "-m", "ticket=7")
+    first = create(ctl, session_id, "one")
+    second = create(ctl, session_id, "two", "--owner", "ann", "--blocked-by", first, "-m", "ticket=7")
     assert ctl.json("task", "show", second)["metadata"] == {"ticket": "7"}
     ctl("task", "update", second, "--clear", "owner", "--clear", "blocked_by", "--clear", "metadata")
-    shown = ctl.json("task", "show", second)
-    assert shown.keys() & {"owner", "blocked_by", "metadata"} == set()
+    record = ctl.json("task", "show", second)
+    assert record.keys() & {"owner", "blocked_by", "metadata"} == set()
 
 
 def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
-    """It says what would be."""
+    """A dry run reports the result and changes nothing."""
     session_id = session(ctl, sender)
-    task_id = created(ctl, session_id, "one")
+    task_id = create(ctl, session_id, "one")
     assert ctl("task", "stop", task_id, "--check").out == f"{task_id} cancelled\n"
     assert ctl.json("task", "show", task_id)["status"] == "pending"
 
 
 def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
-    """Its output as it comes, to its end; the exit code tells how that was."""
+    """The output of a shell is printed as it arrives, and the exit code reports its end."""
     work = Path(ctl.json("daemon", "status")["home"]) / "workspace"
     command = f"echo one; until [ -e {sender} ]; do sleep 0.02; done; echo two; exit 3"
     session_id, task_id = shell(ctl, sender, command)
@@ -102,10 +102,10 @@ def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
         ]
         os.execv(sys.executable, argv)
     os.close(write)
-    with os.fdopen(read) as said:
-        assert said.readline() == "one\n"
+    with os.fdopen(read) as text:
+        assert text.readline() == "one\n"
         (work / sender).touch()
-        assert said.read() == "two\n"
+        assert text.read() == "two\n"
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exits.RUN_FAILED
     again = ctl("task", "output", task_id, "--wait")
     assert (again.out, again.code) == ("one\ntwo\n", exits.RUN_FAILED)
@@ -117,7 +117,7 @@ def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
 
 
 def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
-    """With all that it started; who waits in vain is told so."""
+    """A shell is ended with all its processes; a timed-out wait has its own exit code."""
     _, task_id = shell(ctl, sender, "echo begun; exec sleep 4300.5")
     early = ctl("task", "output", task_id, "--wait", "--timeout", "0.01s")
     assert early.code == exits.TIMED_OUT
@@ -126,8 +126,8 @@ def test_a_shell_is_stopped(ctl: Ctl, sender: str) -> None:
     assert ctl("task", "output", task_id, "--wait").code == exits.RUN_STOPPED
 
 
-def test_output_cannot_act_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
-    """What a program writes is made visible there."""
+def test_output_is_sanitised_on_a_terminal(ctl: Ctl, sender: str, daemon: Daemon) -> None:
+    """A terminal receives the output of a shell sanitised."""
     _, task_id = shell(ctl, sender, r"printf '\033]0;owned\007 text\n'")
     ctl("task", "output", task_id, "--wait")
     argv = [sys.executable, "-m", "kheishctl", "--home", str(daemon.home), "task", "output", task_id]

@@ -7,7 +7,7 @@ from tests.support.ctl import Ctl
 
 
 def test_create(ctl: Ctl) -> None:
-    """A pipe gets the secret and nothing else; JSON has the grant, too."""
+    """A pipe receives only the secret; the JSON document holds the grant as well."""
     assert ctl("token", "create", "--scope", "read").out.strip().isprintable()
     made = ctl.json(
         "token",
@@ -30,14 +30,14 @@ def test_create(ctl: Ctl) -> None:
 
 
 def test_create_without_a_scope(ctl: Ctl) -> None:
-    """A token that opens nothing is not made."""
+    """A token without a scope is a usage error."""
     done = ctl("token", "create")
     assert done.code == exits.USAGE
     assert "--scope" in done.err
 
 
 def test_narrow(ctl: Ctl) -> None:
-    """A weaker token from a token; what is not given stays."""
+    """A narrowed token keeps the rights that are not given."""
     made = ctl.json("token", "create", "--scope", "read", "--scope", "converse", "--agent", "default")
     token_id = made["token"]["token_id"]
     narrow = ctl.json("token", "narrow", token_id, "--scope", "read")
@@ -48,7 +48,7 @@ def test_narrow(ctl: Ctl) -> None:
 
 
 def test_list_and_revoke(ctl: Ctl) -> None:
-    """A revoked token is listed only where asked for."""
+    """A revoked token is listed only with --revoked."""
     token_id = ctl.json("token", "create", "--scope", "read")["token"]["token_id"]
     assert token_id in [row[0] for row in ctl("token", "list", "--all").rows]
     assert token_id in ctl("token", "revoke", token_id, "--note", "over").out
@@ -57,6 +57,6 @@ def test_list_and_revoke(ctl: Ctl) -> None:
 
 
 @pytest.mark.parametrize("words", [["revoke", "tok_none"], ["narrow", "tok_none", "--scope", "read"]])
-def test_no_such_token(ctl: Ctl, words: list[str]) -> None:
-    """A token that is not there is refused."""
+def test_token_not_found(ctl: Ctl, words: list[str]) -> None:
+    """An unknown token is refused."""
     assert ctl("token", *words).code == exits.FAILED

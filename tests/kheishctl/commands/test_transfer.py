@@ -18,30 +18,30 @@ from tests.support.ctl import Ctl
 
 @pytest.fixture
 def session(ctl: Ctl, sender: str) -> str:
-    """A session of two turns."""
+    """Return a session with two runs."""
     ctl.json("send", "default", "one", "--as", sender)
     return str(ctl.json("send", "default", "two", "--as", sender)["session_id"])
 
 
-def test_there_and_back(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export in pages, an import in parts: the same conversation, which can be continued."""
+def test_export_and_import(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export in pages and an import in parts reproduce the conversation, which continues."""
     monkeypatch.setattr(transfer, "MAX_PAGE_ROWS", 3)
     monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
     file = tmp_path / "session.jsonl"
-    told = ctl.json("session", "export", session, str(file))
+    summary = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
-    assert told["lines"] == len(lines) > 6
+    assert summary["lines"] == len(lines) > 6
     assert all(json.loads(line).keys() == {"hash", "event"} for line in lines)
     assert not list(tmp_path.glob("*.part"))
     copy = ctl.json("session", "import", str(file))["session_id"]
     assert copy != session
-    texts = [[row[2] for row in ctl("session", "history", each).rows] for each in (session, copy)]
+    texts = [[row[2] for row in ctl("session", "history", session_id).rows] for session_id in (session, copy)]
     assert texts[0] == texts[1]
     assert "before it you said: “two”" in ctl("session", "send", copy, "three").out
 
 
-def test_an_export_is_for_its_owner_alone(ctl: Ctl, session: str, tmp_path: Path) -> None:
-    """Nobody else may read it, and it is not written through a link that somebody laid out."""
+def test_an_export_is_private(ctl: Ctl, session: str, tmp_path: Path) -> None:
+    """Other users cannot read the file, and it is never written through a link."""
     file = tmp_path / "session.jsonl"
     ctl.json("session", "export", session, str(file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -51,14 +51,14 @@ def test_an_export_is_for_its_owner_alone(ctl: Ctl, session: str, tmp_path: Path
 
 
 class Terminal(io.StringIO):
-    """What is written to a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_a_terminal_is_shown_escapes() -> None:
-    """A title may hold what a terminal acts on, and JSON passes most of it on as it is."""
+def test_an_export_is_escaped_on_a_terminal() -> None:
+    """A terminal receives active characters of an export escaped."""
     line = '{"title":"\\u001b[2J \u009b2J \u202e"}'
     out = Terminal()
     assert transfer._write(out, [line, "\x1b]0;posing as a daemon\x07"]) == 2
@@ -72,34 +72,34 @@ def test_a_terminal_is_shown_escapes() -> None:
 
 
 def test_through_a_pipe(ctl: Ctl, session: str) -> None:
-    """Standard output and standard input do, too."""
+    """An export to standard output can be imported from standard input."""
     exported = ctl("session", "export", session).out
     assert ctl("session", "import", "-", stdin=exported).code == 0
 
 
 def test_an_unknown_session_leaves_no_file(ctl: Ctl, tmp_path: Path) -> None:
-    """Nothing is written before the daemon has answered."""
+    """An unknown session leaves no file behind."""
     assert ctl("session", "export", "none", str(tmp_path / "x")).code == exits.FAILED
     assert list(tmp_path.iterdir()) == []
 
 
 def test_export_as_json_needs_a_file(ctl: Ctl, session: str) -> None:
-    """One document cannot be both the export and what is told of it."""
+    """With --json, standard output cannot hold the export."""
     assert ctl("session", "export", session, "--json").code == exits.USAGE
 
 
 def test_a_damaged_export_is_refused(ctl: Ctl, session: str) -> None:
-    """A changed line breaks the chain."""
+    """A changed line breaks the hash chain and is refused."""
     exported = ctl("session", "export", session).out.replace("one", "eno", 1)
     done = ctl("session", "import", "-", stdin=exported)
     assert done.code == exits.FAILED
     assert ctl("session", "import", "-", stdin="").code == exits.USAGE
 
 
-def test_a_damage_further_on_says_what_there_is(
+def test_a_damaged_part_names_the_imported_session(
     ctl: Ctl, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was read before it is a session, and lines are counted as people count."""
+    """If a later part is damaged, the message names the session that holds the earlier parts."""
     monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
     lines = ctl("session", "export", session).out.splitlines()
     lines[5] = "nonsense"
@@ -108,35 +108,35 @@ def test_a_damage_further_on_says_what_there_is(
     assert "counted after the first 4 lines, which session ses_" in done.err
 
 
-def test_what_is_no_text_is_no_export(ctl: Ctl) -> None:
-    """It is said, without a traceback."""
+def test_a_binary_file_is_no_export(ctl: Ctl) -> None:
+    """A file that is not text is refused without a traceback."""
     done = ctl("session", "import", "-", stdin=b"\xff\xfe\n")
     assert (done.code, done.err) == (exits.FAILED, "kheishctl: this is not an export: it is not UTF-8 text\n")
 
 
 def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
-    """A check says whether the first part would be taken."""
-    before = len(ctl("session", "list", "--all").rows)
+    """A dry run validates the first part and imports nothing."""
+    previous = len(ctl("session", "list", "--all").rows)
     exported = ctl("session", "export", session).out
     assert ctl("session", "import", "-", "--check", stdin=exported).code == 0
-    assert len(ctl("session", "list", "--all").rows) == before
+    assert len(ctl("session", "list", "--all").rows) == previous
 
 
 @given(st.lists(st.text(max_size=200)), st.integers(1, 5), st.integers(1, 300))
 def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int) -> None:
-    """Parts stay within both limits, unless one line alone does not; nothing is lost but empty lines."""
+    """Parts stay within both limits, except for one longer line, and keep all lines in order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "MAX_IMPORT_LINES", count)
         patch.setattr(transfer, "MAX_IMPORT_BYTES", size)
-        found = list(split_parts(lines))
-    assert [line for part in found for line in part] == [line for line in lines if line]
-    for part in found:
+        parts = list(split_parts(lines))
+    assert [line for part in parts for line in part] == [line for line in lines if line]
+    for part in parts:
         assert len(part) <= count
         assert len(part) == 1 or sum(len(line.encode()) for line in part) <= size
 
 
 def test_a_part_fits_into_a_transaction() -> None:
-    """The limit leaves room within what one transaction may write."""
+    """The largest part fits into one transaction."""
     from protocol.limits.store import MAX_UPDATE_BYTES
 
     assert MAX_IMPORT_BYTES < MAX_UPDATE_BYTES

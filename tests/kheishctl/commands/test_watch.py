@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def session(ctl: Ctl, sender: str) -> str:
-    """A session that nobody else uses."""
+    """Return a session of its own."""
     return str(ctl.json("send", "default", "hello", "--as", sender)["session_id"])
 
 
-def command(home: Path, *words: str) -> list[str]:
-    """The program as it is typed."""
+def program(home: Path, *words: str) -> list[str]:
+    """Return the program line of the program."""
     return [sys.executable, "-m", "kheishctl", "--home", str(home), "approval", "watch", *words]
 
 
 @contextmanager
-def piped(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Watching, with its output read by this process."""
+def watch_in_a_pipe(home: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a watch whose output this process reads."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(command(home, *words), stdout=pipe, stderr=pipe, text=True) as child:
+    with subprocess.Popen(program(home, *words), stdout=pipe, stderr=pipe, text=True) as child:
         yield child
         child.terminate()
 
 
 def test_json_lines(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None:
-    """A line for what waits already, for what is asked for, and for what is answered."""
+    """With --json, pending, new and answered approvals each print a line."""
     waits(ctl, sender, writes("a.txt"))
-    with piped(daemon.home, "--session", session, "--json") as child:
+    with watch_in_a_pipe(daemon.home, "--session", session, "--json") as child:
         assert child.stdout is not None
         first = json.loads(child.stdout.readline())
         assert (first["status"], first["arguments"]["path"]) == ("pending", "a.txt")
@@ -60,9 +60,9 @@ def test_json_lines(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None
 
 
 def test_text_for_a_pipe(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None:
-    """The same as blocks of text, diff and all."""
+    """A pipe receives each approval as a block of text with its diff."""
     run_id = waits(ctl, sender, writes("a.txt"))
-    with piped(daemon.home, "--session", session) as child:
+    with watch_in_a_pipe(daemon.home, "--session", session) as child:
         assert child.stdout is not None
         lines = iter(child.stdout.readline, "+one\n")
         assert f"run\t{run_id}\n" in list(lines)
@@ -71,10 +71,10 @@ def test_text_for_a_pipe(daemon: Daemon, ctl: Ctl, sender: str, session: str) ->
 
 
 def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None:
-    """One after the other, the oldest first: allowed, denied with a reason, skipped; q ends it."""
+    """Approvals appear oldest first; keys allow, deny with a note, skip and quit."""
     name = f"{sender}-watched.txt"
     run_id = waits(ctl, sender, writes(name, "b.txt", "c.txt"))
-    with Terminal(command(daemon.home, "--session", session), {}) as terminal:
+    with Terminal(program(daemon.home, "--session", session), {}) as terminal:
         terminal.sees(f"{PROMPT} (2 more)")
         terminal.type("x")
         terminal.until(lambda text: text.count(PROMPT) == 2, "that only these keys mean something")
@@ -95,9 +95,9 @@ def test_answering_by_a_key(daemon: Daemon, ctl: Ctl, sender: str, session: str)
     ctl("approval", "deny-all", "--run", run_id)
 
 
-def test_somebody_else_was_first(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None:
-    """What is answered elsewhere is told at once, and the next one is shown."""
-    with Terminal(command(daemon.home, "--session", session), {}) as terminal:
+def test_answers_of_other_clients(daemon: Daemon, ctl: Ctl, sender: str, session: str) -> None:
+    """An answer of another client is reported at once, and the next approval appears."""
+    with Terminal(program(daemon.home, "--session", session), {}) as terminal:
         run_id = waits(ctl, sender, writes("a.txt", "b.txt"))
         terminal.sees("write_file a.txt")
         first, _ = ctl.json("approval", "list", "--run", run_id)["approvals"]
@@ -113,12 +113,12 @@ def test_somebody_else_was_first(daemon: Daemon, ctl: Ctl, sender: str, session:
     ctl("run", "wait", run_id)
 
 
-def test_watching_goes_on_over_a_restart() -> None:
-    """What was asked for or answered in between is caught up with."""
+def test_watching_survives_a_restart() -> None:
+    """After a restart of the daemon, missed requests and answers are reported."""
     with short_home() as home, Daemon(home) as daemon:
         ctl = Ctl(home)
         waits(ctl, "ann", writes("a.txt"))
-        with piped(home, "--json") as child:
+        with watch_in_a_pipe(home, "--json") as child:
             assert child.stdout is not None
             first = json.loads(child.stdout.readline())
             daemon.kill()
@@ -128,11 +128,11 @@ def test_watching_goes_on_over_a_restart() -> None:
             assert next(line["status"] for line in lines) == "denied"
 
 
-def test_what_is_said_over_a_restart() -> None:
-    """That the daemon is gone, and that it is there again."""
+def test_notes_about_a_restart() -> None:
+    """Notes report the lost connection and the new one."""
     with short_home() as home, Daemon(home) as daemon:
         waits(Ctl(home), "ann", writes("a.txt"))
-        with piped(home) as child:
+        with watch_in_a_pipe(home) as child:
             assert child.stdout is not None
             assert child.stderr is not None
             assert child.stdout.readline()
@@ -143,5 +143,5 @@ def test_what_is_said_over_a_restart() -> None:
 
 
 def test_watching_without_a_daemon(tmp_path: Path) -> None:
-    """With no daemon at all it does not wait for one."""
+    """Without a daemon, watching fails at once."""
     assert Ctl(tmp_path)("approval", "watch").code == exits.NO_DAEMON

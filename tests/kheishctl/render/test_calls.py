@@ -1,4 +1,4 @@
-"""Calls of tools, as people read them."""
+"""Tool calls as text."""
 
 import time
 from typing import Any
@@ -38,21 +38,21 @@ ANYTHING = st.recursive(
         ("no object", ""),
     ],
 )
-def test_about(arguments: Any, line: str) -> None:
-    """What a call works on comes first and needs no name; large values are not written out."""
+def test_summary_of_arguments(arguments: Any, line: str) -> None:
+    """The subject comes first and without a name; large values are abbreviated."""
     assert summarize_arguments(arguments) == line
 
 
 @given(ANYTHING)
-def test_about_is_one_harmless_line(arguments: Any) -> None:
-    """Whatever a model asks for."""
+def test_summary_is_one_sanitised_line(arguments: Any) -> None:
+    """A summary is one sanitised line of limited length, whatever the arguments."""
     line = summarize_arguments({"command": "x", "y": arguments, str(arguments): 1})
     assert one_line(line) == line
     assert len(line) <= MAX_SUMMARY_CHARACTERS
 
 
-def test_what_is_huge_takes_no_time() -> None:
-    """Megabytes of arguments and of output are not looked at."""
+def test_huge_values_take_no_time() -> None:
+    """Megabytes of arguments and output are not scanned."""
     huge = "\x1b" * 10_000_000
     began = time.process_time()
     assert summarize_arguments({"command": huge, "more": [huge], "name": huge}).startswith("␛␛")
@@ -64,13 +64,13 @@ def test_what_is_huge_takes_no_time() -> None:
 
 
 def test_first_lines() -> None:
-    """Those that say something."""
+    """Empty lines are skipped."""
     assert take_first_lines("\n\n a\x1b[1mb\x1b[0m \x07\n\nc\nd\ne", 3) == ["ab ␇", "c", "d"]
     assert take_first_lines("", 3) == []
 
 
-def test_the_tail_is_what_a_terminal_would_show() -> None:
-    """The last lines, those written over themselves as they are now, without styles and harmless."""
+def test_tail() -> None:
+    """The tail holds the last lines as a terminal shows them, without styles."""
     tail = Tail()
     for text in ("one\ntwo\r\n", "\x1b[32mthree\x1b[0m\n\n10%\r", "20%\x1b[2J"):
         tail.add(text)

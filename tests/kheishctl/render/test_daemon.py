@@ -12,7 +12,7 @@ WIDE = Display(100, False, NOW)
 
 
 def test_status() -> None:
-    """Version, counts, disk; health in one word, or warnings with what to do."""
+    """The status holds version, counts and disk use, and ends with "healthy" or with warnings."""
     result = sample(DaemonStatus, full=True) | {"version": __version__, "warnings": [], "draining": False}
     assert format_daemon_status(result, WIDE).endswith("healthy")
     assert "healthy" not in format_daemon_status(result, PIPE)

@@ -1,4 +1,4 @@
-"""What the daemon says, as text."""
+"""Events as text."""
 
 import json
 from typing import Any, get_args
@@ -21,22 +21,22 @@ COLORED = Display(100, True, NOW)
 
 
 def event(type_: str, **fields: Any) -> dict[str, Any]:
-    """An event as the wire brings it."""
+    """Return an event as it arrives from the daemon."""
     return {"type": type_, "cursor": 7, "at_ms": NOW, "session_id": "ses_1", **fields}
 
 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("variant", get_args(JournalEvent), ids=lambda variant: variant.__name__)
 def test_every_event_is_one_line(variant: type, full: bool) -> None:
-    """Each type of event there is has a line, with all its fields or only the required ones."""
+    """Every type of event fits one line, with all its fields or only the required ones."""
     line = sample(Envelope, full=full) | sample(variant, full=full)
     for look in (PIPE, WIDE, COLORED):
         assert "\n" not in format_event(line, look)
     assert line["type"] in format_event(line, PIPE).split("\t")
 
 
-def test_events_that_are_not_known_come_as_they_are() -> None:
-    """A type of a later version, and a known type in a shape of another, are shown as JSON."""
+def test_unknown_events_are_shown_as_json() -> None:
+    """An unknown type, and a known type in another shape, is shown as JSON."""
     assert summarize_event(event("tool_called", name="bash")) == '{"name": "bash"}'
     assert summarize_event(event("run_started", begun=3)) == '{"begun": 3}'
     assert summarize_event(event("something")) == ""
@@ -103,13 +103,13 @@ def test_events_that_are_not_known_come_as_they_are() -> None:
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else None,
 )
-def test_what_tools_and_people_do_is_said(line: dict[str, Any], says: str) -> None:
-    """A call's way, from its verdict to its result, can be read line by line."""
+def test_summaries(line: dict[str, Any], says: str) -> None:
+    """The summary of each event names its subject, its outcome and its actor."""
     assert summarize_event(line) == says
 
 
 def test_event_lines() -> None:
-    """A person reads when, where and what; a pipe gets cursor, time, place, type and the rest."""
+    """A terminal shows short origins and labels; a pipe receives tab-separated fields."""
     ended = event(
         "run_ended", run_id="run_ABCDEF", outcome="failed", error={"reason": "x", "message": "no\nkey"}
     )
@@ -121,15 +121,19 @@ def test_event_lines() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_events_cannot_act(text: str) -> None:
-    """Whatever somebody said, its event is one harmless line."""
-    said = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
-    for line in (format_event(said, PIPE), format_event(said, WIDE), format_delta({"text": text}, PIPE)):
+def test_events_are_sanitised(text: str) -> None:
+    """An event with any text is one sanitised line."""
+    received = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
+    for line in (
+        format_event(received, PIPE),
+        format_event(received, WIDE),
+        format_delta({"text": text}, PIPE),
+    ):
         assert sanitise(line) == line
         assert "\n" not in line
 
 
 def test_delta_line_is_one_line() -> None:
-    """A piece of text keeps its newlines as JSON."""
+    """A delta keeps its newlines as JSON."""
     line = format_delta({"run_id": "r", "kind": "text", "offset": 3, "text": "a\nb"}, PIPE)
     assert line.split("\t") == ["r", "text", "3", json.dumps("a\nb")]

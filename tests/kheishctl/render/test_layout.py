@@ -1,4 +1,4 @@
-"""Text for terminals."""
+"""Layout for terminals and pipes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,46 +30,46 @@ EVERYTHING = st.text(st.characters(exclude_categories=[]))
 
 @given(st.text(st.characters(exclude_characters="\t")), st.integers(2, 12))
 def test_fold_keeps_everything(text: str, columns: int) -> None:
-    """No line is longer than there is room for, and nothing of the text is lost."""
+    """Folded lines fit the width and together hold the whole text."""
     lines = fold(sanitise(text), columns)
     assert "".join(lines) == sanitise(text).replace("\n", "")
     assert all(count_columns(line) <= columns for line in lines)
 
 
 def test_fold_lines() -> None:
-    """Lines stay lines, empty ones too; a wide character is not cut in two; tabs are blanks."""
+    """Empty lines stay, wide characters are not split, and tabs become blanks."""
     assert fold("abcde\n\nf", 2) == ["ab", "cd", "e", "", "f"]
     assert fold("a漢字", 2) == ["a", "漢", "字"]
     assert fold("\tx", 10) == ["    x"]
 
 
-def test_unstyled() -> None:
-    """Styles are left out, and of a line that was written over what is there last; the rest is as it was."""
+def test_strip_styles() -> None:
+    """Styles and overwritten text are removed."""
     assert strip_styles("\x1b[1;32mok\x1b[0m 10%\r 20%\r\n\x1b[2Jx\r") == " 20%\n\x1b[2Jx"
 
 
-def test_styles_only() -> None:
-    """A style stays, everything else is made visible."""
+def test_sanitise_styled() -> None:
+    """Styles stay, and other active characters are replaced."""
     assert sanitise_styled("\x1b[1mb\x1b[0m\x1b[2J") == "\x1b[1mb\x1b[0m␛[2J"
     assert sanitise_styled("plain") == "plain"
     assert sanitise_styled("\x9b2J\u202e") == "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}"
 
 
-def test_width_counts_columns() -> None:
-    """Wide characters take two columns, combining ones none."""
+def test_count_columns() -> None:
+    """Wide characters take two columns and combining ones none."""
     assert [count_columns("abc"), count_columns("日本"), count_columns("e\u0301")] == [3, 4, 1]
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"])), st.integers(1, 40))
 def test_fit_never_exceeds(text: str, columns: int) -> None:
-    """What was cut fits, and what fits is not cut."""
+    """Truncated text fits the width, and fitting text is unchanged."""
     cut = fit(text, columns)
     assert count_columns(cut) <= columns
     assert cut == text or count_columns(text) > columns
 
 
 def test_paint_only_when_on() -> None:
-    """Without color nothing is added."""
+    """Without color, text is unchanged."""
     assert paint("x", "red", False) == "x"
     assert paint("x", "red", True) == "\x1b[31mx\x1b[0m"
 
@@ -83,7 +83,7 @@ ROWS = [{"name": "日本\n\x1b", "size": 2048, "at": NOW - 60_000}, {"name": "b"
 
 
 def test_table_for_a_terminal() -> None:
-    """Titles, aligned columns, ages; numbers to the right."""
+    """A terminal shows titles, aligned columns and ages, with numbers to the right."""
     assert format_table(ROWS, COLUMNS, WIDE).splitlines() == [
         "NAME       SIZE  WHEN",
         "日本 ␛  2.0 KiB  1 min ago",
@@ -92,7 +92,7 @@ def test_table_for_a_terminal() -> None:
 
 
 def test_table_for_a_pipe() -> None:
-    """Values separated by tabs, whole and exact, without titles."""
+    """A pipe receives exact, tab-separated values without titles."""
     assert format_table(ROWS, COLUMNS, PIPE).splitlines() == [
         f"日本 ␛\t2048\t{format_utc(NOW - 60_000)}",
         f"b\t1\t{format_utc(NOW)}",
@@ -100,7 +100,7 @@ def test_table_for_a_pipe() -> None:
 
 
 def test_table_is_cut_to_the_width() -> None:
-    """A line is never longer than the terminal is wide."""
+    """No line of a table is wider than the terminal."""
     rows = [{"name": "x" * 200, "size": 1, "at": NOW}]
     assert all(
         count_columns(line) <= 40
@@ -109,19 +109,19 @@ def test_table_is_cut_to_the_width() -> None:
 
 
 def test_table_without_rows() -> None:
-    """A person is told; a pipe gets nothing."""
+    """A terminal shows a sentence, and a pipe receives nothing."""
     assert format_table([], COLUMNS, WIDE, "None yet.") == "None yet."
     assert format_table([], COLUMNS, PIPE, "None yet.") == ""
 
 
-def test_properties_leave_out_what_is_missing() -> None:
-    """Only what has a value is shown, on one line each."""
+def test_pairs_without_a_value_are_omitted() -> None:
+    """Pairs with a value take one line each; others are omitted."""
     assert format_pairs([("a", "1\n2"), ("long", None), ("b", "")], WIDE) == "a  1 2"
     assert format_pairs([("a", "1")], PIPE) == "a\t1"
 
 
-def test_facts_say_amounts_as_people_do() -> None:
-    """One of a run, one for each currency of a session."""
+def test_record_with_costs() -> None:
+    """A record shows one cost, or one cost per currency."""
     cost = {"micros": 500_000, "currency": "EUR"}
     assert (
         format_record({"cost": cost, "costs": [cost, cost]}, PIPE)
@@ -129,16 +129,16 @@ def test_facts_say_amounts_as_people_do() -> None:
     )
 
 
-def test_facts_say_what_tokens_cost() -> None:
-    """A price of nothing is said, one that is not there is not."""
+def test_record_with_prices() -> None:
+    """A price of zero is shown, and a missing price is not."""
     prices = {"currency": "EUR", "input": 3_000_000, "output": 0}
     assert format_record({"prices": prices}, PIPE) == "prices\t3.00 EUR in, 0.00 EUR out"
     cached = format_record({"prices": prices | {"cached_input": 75_000}}, PIPE)
     assert cached == "prices\t3.00 EUR in, 0.075 EUR cached, 0.00 EUR out"
 
 
-def test_facts_read_best() -> None:
-    """Times, sizes, lists and nested values of any record."""
+def test_record() -> None:
+    """Times, sizes, lists and nested values of a record are formatted."""
     record = {
         "x_at_ms": NOW,
         "y_bytes": 1024,

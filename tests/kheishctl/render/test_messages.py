@@ -18,32 +18,32 @@ WIDE = Display(100, False, NOW)
 
 
 @pytest.mark.parametrize("variant", get_args(Item), ids=lambda variant: variant.__name__)
-def test_every_item_has_words(variant: type) -> None:
-    """Each kind of item can be shown; reasoning says nothing."""
+def test_every_item_has_a_text(variant: type) -> None:
+    """Every kind of item has a text, except reasoning."""
     item = sample(variant, full=True)
     assert bool(format_item(item)) is (item["kind"] != "thinking")
 
 
-def test_items_of_a_later_version() -> None:
-    """A kind that is not known is at least named."""
+def test_unknown_items() -> None:
+    """An unknown kind of item is shown by its name."""
     assert format_item({"kind": "video"}) == "[video]"
 
 
 @given(st.lists(st.text()))
 def test_answer_text_is_what_was_streamed(texts: list[str]) -> None:
-    """The text of an answer counts as the daemon counts it."""
+    """The text of an answer equals the streamed text."""
     items: list[Any] = [Text(text) for text in texts]
     assert join_answer_text({"items": msgspec.to_builtins(items)}) == text_of(items)
 
 
 def test_message_text() -> None:
-    """The parts of a message, one after the other."""
+    """The items of a message are shown one after the other."""
     items = [{"kind": "text", "text": "a"}, {"kind": "tool_call", "name": "bash", "arguments": {"x": 1}}]
     assert format_message({"items": items}) == 'a\n[calls bash {"x": 1}]'
 
 
 def test_history() -> None:
-    """A person reads who, when and what; a pipe gets time, role and text."""
+    """A terminal shows speaker, time and text; a pipe receives time, role and text."""
     messages = [
         {
             "at_ms": NOW,
@@ -56,10 +56,10 @@ def test_history() -> None:
             "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
         },
     ]
-    shown = format_history(messages, WIDE)
-    assert shown.startswith("ada ")
-    assert "hi␛" in shown
-    assert "(stopped)" in shown
+    rendered = format_history(messages, WIDE)
+    assert rendered.startswith("ada ")
+    assert "hi␛" in rendered
+    assert "(stopped)" in rendered
     assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
         ["user", "hi␛"],
         ["assistant", "he"],

@@ -1,4 +1,4 @@
-"""What waits for a person, as text: whole for a person, harmless whoever wrote it."""
+"""Approvals, questions and calls in doubt as text."""
 
 from typing import Any, get_args
 
@@ -25,7 +25,7 @@ ASKED: dict[str, Any] = {"key": "q1", "header": "Color", "question": "Which colo
 
 
 def approval(**fields: Any) -> dict[str, Any]:
-    """An approval as the wire brings it."""
+    """Return an approval as it arrives from the daemon."""
     return {
         "approval_id": "apr_1",
         "run_id": "run_1",
@@ -51,8 +51,8 @@ def approval(**fields: Any) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("look", [PIPE, WIDE, COLORED])
-def test_each_can_be_shown(kind: type, show: Any, look: Display, full: bool) -> None:
-    """With all its fields, or only those that every one has."""
+def test_every_record_can_be_shown(kind: type, show: Any, look: Display, full: bool) -> None:
+    """Every kind of record can be shown, with all its fields or only the required ones."""
     text = show(sample(kind, full=full), look)
     assert "run" in text
     if look is not COLORED:
@@ -60,46 +60,48 @@ def test_each_can_be_shown(kind: type, show: Any, look: Display, full: bool) -> 
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_nothing_in_it_acts(text: str) -> None:
-    """Whatever a model wrote, it is only seen."""
+def test_text_is_sanitised(text: str) -> None:
+    """Any text from models and tools is sanitised."""
     preview = {"kind": "diff", "text": text}
-    for shown in (
+    for rendered in (
         asking.format_approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
         asking.format_approval(approval(arguments={text: text}), WIDE),
         asking.format_question(
             {"key": "q1", "question": text, "options": [{"option_id": "o", "label": text}]}, WIDE
         ),
     ):
-        assert sanitise(shown) == shown
+        assert sanitise(rendered) == rendered
 
 
 def test_a_diff() -> None:
-    """What is added and taken away is colored, and what was cut says so."""
+    """Added and removed lines are colored, and a truncated diff says so."""
     preview = {"kind": "diff", "text": "@@ -1 +1 @@\n-old\n+new\n same\n", "truncated": True}
-    shown = asking.format_approval(approval(preview=preview), COLORED)
-    assert "\x1b[32m+new\x1b[0m\n same" in shown
-    assert "\x1b[31m-old\x1b[0m" in shown
-    assert shown.endswith("there is more)\x1b[0m")
+    rendered = asking.format_approval(approval(preview=preview), COLORED)
+    assert "\x1b[32m+new\x1b[0m\n same" in rendered
+    assert "\x1b[31m-old\x1b[0m" in rendered
+    assert rendered.endswith("there is more)\x1b[0m")
 
 
 def test_a_command() -> None:
-    """It is shown as it is typed."""
-    shown = asking.format_approval(approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE)
-    assert shown.endswith("$ make\nmake install")
+    """A command is shown after a prompt."""
+    rendered = asking.format_approval(
+        approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE
+    )
+    assert rendered.endswith("$ make\nmake install")
 
 
 def test_without_a_preview_the_input_is_shown() -> None:
-    """And what a person changed it to."""
-    shown = asking.format_approval(
+    """Without a preview, the input is shown, and the changed input after it."""
+    rendered = asking.format_approval(
         approval(status="allowed", resolved_by="uid:0", updated_input={"path": "b.txt"}), PIPE
     )
-    assert 'input:\n{\n  "path": "a.txt"\n}' in shown
-    assert shown.endswith('changed to:\n{\n  "path": "b.txt"\n}')
-    assert "status\tallowed by uid:0" in shown
+    assert 'input:\n{\n  "path": "a.txt"\n}' in rendered
+    assert rendered.endswith('changed to:\n{\n  "path": "b.txt"\n}')
+    assert "status\tallowed by uid:0" in rendered
 
 
 def test_a_question_with_its_answer() -> None:
-    """What was chosen is marked, what was written follows."""
+    """Selected options are marked, and text follows."""
     answer = {"key": "q1", "selected": ["o2"], "text": "a dark one"}
     assert asking.format_question(ASKED, WIDE, answer).split("\n") == [
         "q1 Color",
@@ -111,9 +113,9 @@ def test_a_question_with_its_answer() -> None:
 
 
 def test_a_question_with_several_answers() -> None:
-    """That more than one option may be chosen is said before any is."""
-    shown = asking.format_question(ASKED | {"multi_select": True}, WIDE)
-    assert shown.startswith("q1 Color (several may be chosen)\nWhich color?\n")
+    """A question that allows several options says so."""
+    rendered = asking.format_question(ASKED | {"multi_select": True}, WIDE)
+    assert rendered.startswith("q1 Color (several may be chosen)\nWhich color?\n")
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,8 @@ def test_a_question_with_several_answers() -> None:
         ("", {"key": "q1", "text": ""}),
     ],
 )
-def test_an_answer_as_it_is_typed(line: str, expected: dict[str, Any]) -> None:
-    """A number, an id or a label is an option; anything else is a text."""
+def test_parse_answer(line: str, expected: dict[str, Any]) -> None:
+    """A number, an id or a label is an option; anything else is text."""
     assert asking.parse_answer(ASKED, line) == expected
 
 
@@ -141,22 +143,22 @@ def test_an_answer_as_it_is_typed(line: str, expected: dict[str, Any]) -> None:
         ("1, green", {"key": "q1", "text": "1, green"}),
     ],
 )
-def test_several_options_as_they_are_typed(line: str, expected: dict[str, Any]) -> None:
-    """With commas between them, where several may be chosen; if one is none, all of it is a text."""
+def test_parse_several_options(line: str, expected: dict[str, Any]) -> None:
+    """Options are separated by commas; if one is unknown, the whole line is text."""
     assert asking.parse_answer(ASKED | {"multi_select": True}, line) == expected
 
 
 @pytest.mark.parametrize(
     "status", [*get_args(ApprovalStatus), *get_args(QuestionStatus), *get_args(IndoubtStatus)]
 )
-def test_every_status_has_a_word(status: str) -> None:
-    """And who made it so, where somebody did."""
+def test_status_and_person(status: str) -> None:
+    """A status is followed by the person who resolved the record."""
     assert asking.format_status({"status": status}) == status.replace("_", " ")
     assert asking.format_status({"status": status, "resolved_by": "uid:7"}).endswith(" by uid:7")
 
 
-def test_what_is_shown_is_what_is_kept() -> None:
-    """Every field that a person is to see has its line."""
-    shown = asking.format_approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
+def test_every_field_has_a_line() -> None:
+    """Every field for people has a line."""
+    rendered = asking.format_approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
     for name in ("approval", "tool", "why", "agent", "run", "expires", "denied as", "justification"):
-        assert f"{name}\t" in shown
+        assert f"{name}\t" in rendered

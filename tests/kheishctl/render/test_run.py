@@ -1,4 +1,4 @@
-"""How a run stands, and what its record does not say."""
+"""The state of a run as text."""
 
 import shlex
 
@@ -21,24 +21,24 @@ PART = {"key": "q1", "question": "Which?", "options": [{"option_id": "r", "label
 QUESTION = {"question_id": "qst_1", "questions": [PART, {"key": "q2", "question": "Why?"}]}
 
 
-def typed(*words: str) -> str:
-    """A command, ready to be typed."""
+def command_line(*words: str) -> str:
+    """Return the command line of some words."""
     return shlex.join(["kheishctl", *words])
 
 
-def test_a_call_about_nothing_in_particular() -> None:
-    """What has no subject, such as a plan, is named and nothing after it."""
+def test_approval_without_a_subject() -> None:
+    """A call without a subject is shown by its tool only."""
     run = {
         "run_id": "run_1",
         "waiting": {"approvals": [APPROVAL | {"tool": "exit_plan_mode", "subject": ""}]},
     }
-    assert next(explain_run(run, typed)) == "exit_plan_mode needs approval"
+    assert next(explain_run(run, command_line)) == "exit_plan_mode needs approval"
 
 
-def test_sentences_of_what_waits() -> None:
-    """What it is, and the exact commands that answer it."""
+def test_pending_requests() -> None:
+    """Each pending request is shown with the exact commands that answer it."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL], "questions": [QUESTION]}}
-    assert list(explain_run(run, typed)) == [
+    assert list(explain_run(run, command_line)) == [
         "bash needs approval: make all",
         "  kheishctl approval show apr_1",
         "  kheishctl approval allow apr_1",
@@ -49,35 +49,35 @@ def test_sentences_of_what_waits() -> None:
     ]
 
 
-def test_sentences_of_much_that_waits() -> None:
-    """Some of it, and how to see the rest."""
+def test_many_pending_requests() -> None:
+    """Of many pending requests, the first are shown, with the command that lists all."""
     run = {"run_id": "run_1", "waiting": {"approvals": [APPROVAL] * 20}}
-    lines = list(explain_run(run, typed))
+    lines = list(explain_run(run, command_line))
     assert len(lines) == 4 * MAX_PENDING_SHOWN + 1
     assert lines[-1] == "there are more: kheishctl approval list --run run_1"
 
 
-def test_sentences_of_an_answer() -> None:
-    """One that was cut says so; one that is whole says nothing."""
-    assert list(explain_run({"stop_reason": "length"}, typed)) == [
+def test_incomplete_answers() -> None:
+    """A truncated answer has a note, and a complete one has none."""
+    assert list(explain_run({"stop_reason": "length"}, command_line)) == [
         "the answer was cut off at its length limit"
     ]
-    assert list(explain_run({"status": "completed"}, typed)) == []
+    assert list(explain_run({"status": "completed"}, command_line)) == []
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_nothing_that_waits_acts(text: str) -> None:
-    """Whatever a model works on and asks: harmless, each on one line."""
+def test_pending_requests_are_sanitised(text: str) -> None:
+    """Any text of pending requests is one sanitised line."""
     part = {"key": "k", "question": text}
     approval, question = {**APPROVAL, "subject": text}, {"question_id": "qst_1", "questions": [part]}
-    lines = list(explain_run({"waiting": {"approvals": [approval], "questions": [question]}}, typed))
+    lines = list(explain_run({"waiting": {"approvals": [approval], "questions": [question]}}, command_line))
     for line in (lines[0], lines[4]):
         assert sanitise(line) == line
         assert "\n" not in line
 
 
-def test_how_a_run_stands() -> None:
-    """What it uses and took, and each call in flight with its state."""
+def test_format_run() -> None:
+    """A run shows its settings, its use of time and tokens, and the state of each open call."""
     run = {
         "run_id": "run_1",
         "session_id": "ses_1",
@@ -115,15 +115,15 @@ def test_how_a_run_stands() -> None:
 
 @pytest.mark.parametrize("full", [True, False])
 def test_every_run_can_be_shown(full: bool) -> None:
-    """With all its fields, or only the required ones; one that never began took no time."""
+    """A run with all fields or only the required ones can be shown; a queued run took no time."""
     run = sample(RunView, full=full)
     for look in (PIPE, WIDE):
         assert "run_id" not in format_run(run, look)
     assert ("took" in format_run(run, PIPE)) is full
 
 
-def test_every_state_of_a_call_has_words() -> None:
-    """A state of a later version is shown as it came."""
+def test_every_call_state_has_a_text() -> None:
+    """Every state of a call has a text; an unknown state is shown as it is."""
     for state in (*OpenCall.__annotations__["state"].__args__, "admired"):
         call = {"call_id": "c", "tool": "t", "state": state}
         assert (
@@ -133,14 +133,14 @@ def test_every_state_of_a_call_has_words() -> None:
         )
 
 
-def test_status_word() -> None:
-    """Colored where there is color."""
+def test_paint_status() -> None:
+    """A status is colored if the display has colors."""
     assert paint_status("failed", WIDE) == "failed"
     assert paint_status("failed", COLORED) == "\x1b[31mfailed\x1b[0m"
 
 
-def test_who_waits_is_told_where_to_look() -> None:
-    """The sentence about a run that waits is a command, too."""
+def test_a_waiting_run_names_a_command() -> None:
+    """The sentence about a waiting run ends with a command."""
     for name, command in (("approval", "approval list"), ("user_question", "question list")):
         sentence = describe_outcome({"status": f"waiting_for_{name}", "run_id": "run_1"})
         assert sentence.endswith(f"kheishctl {command} --run run_1")
@@ -148,11 +148,11 @@ def test_who_waits_is_told_where_to_look() -> None:
 
 @pytest.mark.parametrize("name", sorted(SETTLED | {"queued", "running"}))
 def test_every_status_has_a_sentence(name: str) -> None:
-    """Only success needs none."""
+    """Every status except success has a sentence."""
     assert bool(describe_outcome({"status": name, "run_id": "run_1"})) is (name != "completed")
 
 
-def test_a_failure_names_its_reason() -> None:
-    """The error's message is in the sentence, harmless."""
+def test_a_failed_run_names_its_error() -> None:
+    """The sentence about a failed run holds the sanitised error."""
     run = {"status": "failed", "error": {"message": "no key\x1b[2J"}}
     assert describe_outcome(run) == "the run failed: no key␛[2J"

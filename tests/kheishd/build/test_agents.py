@@ -12,7 +12,7 @@ from tests.support.runtimes import WORKSPACES
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Path:
-    """An empty directory of agents."""
+    """Return an empty directory of agents."""
     (tmp_path / "agents").mkdir()
     return tmp_path / "agents"
 

@@ -38,7 +38,7 @@ root = "work"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    """An empty home with a directory of agents."""
+    """Return an empty home with a directory of agents."""
     (tmp_path / "agents").mkdir()
     return Source(Home(tmp_path), environ={"A_KEY": "x"})
 

@@ -11,13 +11,13 @@ from tests.support.model_server import ModelServer, running_model_server
 
 @pytest.fixture
 async def server() -> AsyncIterator[ModelServer]:
-    """A model server in this process."""
+    """Run a model server in this process."""
     async with running_model_server() as server:
         yield server
 
 
 @pytest.fixture
 async def captured(tmp_path: Path, server: ModelServer) -> AsyncIterator[CapturedModels]:
-    """A model caller in an empty home."""
+    """Run a model caller in an empty home."""
     async with captured_models(tmp_path, server) as captured:
         yield captured

@@ -18,7 +18,7 @@ from tests.support.model_asking import asking
 
 @pytest.fixture
 def files(tmp_path: Path) -> CaptureFiles:
-    """The files of a home without captures."""
+    """Return the files of a home without captures."""
     return CaptureFiles(tmp_path / "debug")
 
 

@@ -18,7 +18,7 @@ SMALL = CaptureLimits(artifact_bytes=100, run_bytes=250, artifacts=4)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """The directory of all captures, which does not exist yet."""
+    """Return the directory of all captures, which does not exist yet."""
     return tmp_path / "debug"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kheishd.config.sections.workspace import SandboxMode
-from kheishd.hooks.bash import Bash
+from kheishd.hooks.os.shell.tools import Bash
 from tests.support.commands import Shell, place_at
 
 

@@ -5,14 +5,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kheishd.hooks.ask_user import MAX_EXPIRES_AFTER_S, NAME, TOOL, AskUser
+from kheishd.hooks.ask_user import MAX_EXPIRES_AFTER_S, AskQuestions, AskUser
 from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, RunContext, Tool, ToolError
 from protocol.limits.question import MAX_QUESTION_OPTIONS, MAX_QUESTIONS, MAX_QUESTIONS_BYTES
 from protocol.objects.question import Option, Question
 from protocol.objects.run import OpenCall
 from tests.support.machine import PINNED, Machine
 from tests.support.workshop import COLOR, LOOK
+
+TOOL = AskUser().ask_user_question
+NAME = TOOL.name
 
 
 def use(
@@ -22,14 +26,14 @@ def use(
     calls = [OpenCall(call_id=name, tool=NAME, state="new") for name in (*others, "c1")]
     run = replace(Machine().run, calls=[OpenCall(call_id="c0", tool="look", state="new"), *calls])
     place = RunContext(None, run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
-    return Invocation(place, "c1", tool, {"questions": list(questions), **more})
+    arguments = {"questions": list(questions), **more}
+    return Invocation(place, "c1", tool, Validator().validate(tool, arguments))
 
 
 async def opinion(*questions: dict[str, Any], **more: Any) -> Any:
     """What the part says of a call."""
     asked = use(*questions, **more)
-    checked = CompositeHook((AskUser(),)).validate(TOOL, asked.arguments)
-    assert checked == asked.arguments
+    assert isinstance(asked.arguments, AskQuestions)
     return await AskUser().before_call(asked)
 
 
@@ -74,13 +78,14 @@ async def test_it_waits_for_good_unless_it_says_how_long() -> None:
 
 async def test_other_tools_are_none_of_its_business() -> None:
     """About them it has no opinion."""
-    assert await AskUser().before_call(use(tool=LOOK)) is None
+    call = Invocation(use(COLOR).context, "c1", LOOK, {"path": "/a"})
+    assert await AskUser().before_call(call) is None
 
 
 @pytest.mark.parametrize(
     ("questions", "says"),
     [
-        ([{"question": "Why?"}, {"question": " why? "}], "there twice"),
+        ([{"question": "Why?"}, {"question": " why? "}], "occurs twice"),
         ([{"question": "  "}], "needs words"),
         ([{"question": "Which?", "options": [{"label": "A"}, {"label": "a"}]}], "option of 'Which?'"),
         ([{"question": "Which?", "options": [{"label": " "}]}], "needs words"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.results import EVENTS_AT_ONCE, MAX_PORTION_BYTES, TOOL, Results, _decoded
+from kheishd.hooks.results import EVENTS_AT_ONCE, MAX_PORTION_BYTES, ReadResult, Results, _decode
+from kheishd.hooks.validation import Validator
 from kheishd.kernel.hook import Invocation, Outcome, RunContext, SubHook, Tool, ToolError
 from kheishd.objects.talk.fork import fork
 from kheishd.store.blobs import CHUNK_BYTES
@@ -27,6 +28,7 @@ from tests.support.machine import PINNED, Machine
 # Imported in a thread otherwise, and a mock clock would run away meanwhile.
 __import__("jsonschema_rs")
 
+TOOL = Results().read_result
 LOOK = Tool("look", "Look around.", {"type": "object", "properties": {}}, "read")
 
 
@@ -79,7 +81,9 @@ async def read(desk: Desk, session_id: str, call_id: str = "c1", **portion: int)
     """What the tool gives."""
     arguments = {"call_id": call_id, **portion}
     where = place(desk, desk.session(session_id))
-    return (await Results().dispatch(Invocation(where, "r1", TOOL, arguments))).text
+    return (
+        await Results().dispatch(Invocation(where, "r1", TOOL, Validator().validate(TOOL, arguments)))
+    ).text
 
 
 async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -92,7 +96,7 @@ async def test_a_model_reads_the_rest_of_a_long_result(tmp_path: Path, autojump_
         shown, *portions = given_to(models)
     assert len(shown.encode()) <= MAX_TOOL_TEXT_BYTES + 100
     assert shown.endswith(
-        f'[All of it is kept, {len(text)} bytes: read_result with the call_id "c1" reads it.]'
+        f'[All {len(text)} bytes are stored: read_result with the call_id "c1" reads them.]'
     )
     bodies = [portion.split("\n", 1)[1].rsplit("\n[There is more: offset ", 1)[0] for portion in portions]
     assert "".join(bodies) == text
@@ -108,7 +112,7 @@ async def test_what_was_kept_beside_the_text_is_read(tmp_path: Path, autojump_cl
     whole = bytes(range(32, 127)) * 5_000
     outcome = Outcome("{}", full_output=whole)
     async with seen(tmp_path, outcome) as (desk, models, session_id):
-        assert f"[All of it is kept, {len(whole)} bytes" in given_to(models)[0]
+        assert f"[All {len(whole)} bytes are stored" in given_to(models)[0]
         found = await read(desk, session_id, offset=CHUNK_BYTES - 10, limit=20)
         assert found.split("\n", 1)[1].startswith(whole[CHUNK_BYTES - 10 : CHUNK_BYTES + 10].decode())
         last = await read(desk, session_id, offset=len(whole) - 5)
@@ -181,7 +185,7 @@ async def test_a_blob_that_is_gone_is_said_to_be(tmp_path: Path, autojump_clock:
                 tx.delete(BLOBS, *key)
 
         await desk.state.update(lose)
-        with pytest.raises(ToolError, match="no longer kept"):
+        with pytest.raises(ToolError, match="no longer stored"):
             await read(desk, session_id)
 
 
@@ -191,7 +195,8 @@ async def test_who_may_not_read_is_not_told_to() -> None:
     use = Invocation(RunContext(None, machine.run, machine.pinned, "/", "auto", None), "c1", LOOK, {})  # type: ignore[arg-type]
     long = Outcome("x" * 50_000)
     assert await Results().after_call(use, long) == long
-    own = Invocation(RunContext(None, Machine().run, PINNED, "/", "auto", None), "c1", TOOL, {})  # type: ignore[arg-type]
+    context = RunContext(None, Machine().run, PINNED, "/", "auto", None)  # type: ignore[arg-type]
+    own = Invocation(context, "c1", TOOL, ReadResult(call_id="c"))
     assert await Results().after_call(own, long) == long
 
 
@@ -201,10 +206,10 @@ def test_the_tool() -> None:
     assert TOOL.repeatable
     assert TOOL.parallel
     assert TOOL.in_plan
-    use = Invocation(RunContext(None, None, PINNED, "/", "auto", None), "r", TOOL, {"call_id": "c1"})  # type: ignore[arg-type]
+    use = Invocation(RunContext(None, None, PINNED, "/", "auto", None), "r", TOOL, ReadResult(call_id="c1"))  # type: ignore[arg-type]
     assert Results().subject(use) == "c1"
     checked = CompositeHook((Results(),)).validate
-    assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == {"call_id": "c1", "offset": 3}
+    assert checked(TOOL, {"call_id": "c1", "offset": "3"}) == ReadResult(call_id="c1", offset=3)
     for wrong in ({}, {"call_id": ""}, {"call_id": "c", "limit": 0}, {"call_id": "c", "limit": 10**9}):
         with pytest.raises(ToolError):
             checked(TOOL, wrong)
@@ -217,7 +222,7 @@ def test_portions_join_without_cutting_a_character(text: str, sizes: list[int]) 
     joined, offset, number = "", 0, 0
     while offset < len(whole):
         limit = sizes[number % len(sizes)] + 3
-        piece, begin, end = _decoded(whole[offset : offset + limit], offset, len(whole))
+        piece, begin, end = _decode(whole[offset : offset + limit], offset, len(whole))
         assert begin == offset
         assert end > offset
         joined, offset, number = joined + piece, end, number + 1
@@ -227,7 +232,7 @@ def test_portions_join_without_cutting_a_character(text: str, sizes: list[int]) 
 @given(st.binary(max_size=60), st.integers(0, 60))
 def test_bytes_that_are_no_text_are_shown_as_well_as_can_be(data: bytes, offset: int) -> None:
     """And from any place in them."""
-    text, begin, end = _decoded(data, offset, offset + len(data))
+    text, begin, end = _decode(data, offset, offset + len(data))
     assert offset <= begin <= offset + 3
     assert end == offset + len(data)
     assert len(text) <= len(data)

@@ -1,4 +1,4 @@
-"""What a caller may do, and how handlers say what they handle."""
+"""The rights of a caller, and the decorators of handlers."""
 
 import pytest
 
@@ -13,49 +13,49 @@ LIMITED = Caller("token:t", frozenset(("read",)), frozenset(("helper",)), frozen
 EVERYTHING = Caller("uid:0", frozenset(("read", "admin")))
 
 
-def test_a_scope_that_is_held_passes() -> None:
-    """So does none at all; no scope implies another."""
-    LIMITED.need("read")
-    LIMITED.need(None)
+def test_a_caller_needs_the_scope() -> None:
+    """A held scope, or none, is accepted; no scope implies another."""
+    LIMITED.require_scope("read")
+    LIMITED.require_scope(None)
     with pytest.raises(ScopeMissing) as caught:
-        LIMITED.need("admin")
+        LIMITED.require_scope("admin")
     assert caught.value.hint == "admin"
 
 
 def test_agents_and_senders_are_limits_when_named() -> None:
-    """None covers every name, a set those in it."""
-    LIMITED.need_agent("helper")
-    LIMITED.need_sender("ann")
-    EVERYTHING.need_agent("anything")
-    EVERYTHING.need_sender(None)
+    """Without limits every agent and sender is allowed, with limits only the named ones."""
+    LIMITED.require_agent("helper")
+    LIMITED.require_sender("ann")
+    EVERYTHING.require_agent("anything")
+    EVERYTHING.require_sender(None)
     with pytest.raises(AgentForbidden):
-        LIMITED.need_agent("other")
+        LIMITED.require_agent("other")
     with pytest.raises(SenderForbidden):
-        LIMITED.need_sender("bob")
+        LIMITED.require_sender("bob")
     with pytest.raises(SenderForbidden):
-        LIMITED.need_sender(None)
+        LIMITED.require_sender(None)
 
 
 @pytest.mark.parametrize(
-    ("agent", "sender", "covered"),
+    ("agent", "sender", "readable"),
     [("helper", "ann", True), ("helper", "bob", False), ("other", "ann", False), ("helper", None, False)],
 )
-def test_reading_needs_both_covered(agent: str, sender: str | None, covered: bool) -> None:
-    """What belongs to an agent and a sender is readable if both are covered."""
-    assert LIMITED.covers(agent, sender) is covered
-    assert EVERYTHING.covers(agent, sender)
+def test_reading_needs_the_agent_and_the_sender(agent: str, sender: str | None, readable: bool) -> None:
+    """A conversation is readable if both its agent and its sender are allowed."""
+    assert LIMITED.may_read(agent, sender) is readable
+    assert EVERYTHING.may_read(agent, sender)
 
 
-def test_only_who_has_no_limits_is_unlimited() -> None:
-    """An empty set covers nothing and is a limit too."""
-    assert EVERYTHING.unlimited
-    assert not LIMITED.unlimited
-    assert not Caller("token:t", frozenset(), agents=frozenset()).unlimited
-    assert not Caller("token:t", frozenset(), agents=frozenset()).covers("helper", "ann")
+def test_a_caller_with_limits_is_restricted() -> None:
+    """An empty set is a limit too: it allows nothing."""
+    assert EVERYTHING.is_unrestricted
+    assert not LIMITED.is_unrestricted
+    assert not Caller("token:t", frozenset(), agents=frozenset()).is_unrestricted
+    assert not Caller("token:t", frozenset(), agents=frozenset()).may_read("helper", "ann")
 
 
 def test_decorators_bind_a_function_to_its_row() -> None:
-    """Each kind of handler knows its row and the function."""
+    """Each kind of handler holds its row and its function."""
 
     def answer(call: Call, params: NoParams) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Which runtime is whose: replaced ones live exactly as long as somebody uses them."""
+"""The holder of runtimes: a replaced runtime lives exactly as long as it has users."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.runtimes import make_runtime
 
 
 def holder() -> tuple[RuntimeHolder, list[int]]:
-    """A holder of generation 1, and the generations it retires."""
+    """Return a holder of generation 1, and the list of the generations that it retires."""
     retired: list[int] = []
 
     def retire(runtime: Runtime) -> None:
@@ -17,8 +17,8 @@ def holder() -> tuple[RuntimeHolder, list[int]]:
     return RuntimeHolder(make_runtime(1), retire), retired
 
 
-def test_new_work_takes_the_newest() -> None:
-    """After a replacement, ``current`` and ``hold`` give the new one."""
+def test_new_work_gets_the_newest_runtime() -> None:
+    """After a replacement, ``current`` and ``hold`` return the new runtime."""
     runtimes, _ = holder()
     runtimes.replace(make_runtime(2))
     assert runtimes.current().generation == 2
@@ -26,15 +26,15 @@ def test_new_work_takes_the_newest() -> None:
         assert runtime.generation == 2
 
 
-def test_an_unused_one_is_retired_at_once() -> None:
-    """Nobody used it: there is nothing to wait for."""
+def test_an_unused_runtime_is_retired_at_once() -> None:
+    """A replaced runtime without users is retired by the replacement."""
     runtimes, retired = holder()
     runtimes.replace(make_runtime(2))
     assert retired == [1]
 
 
-def test_a_used_one_is_retired_with_its_last_user() -> None:
-    """Two users of the old, one leaves: it lives. The other leaves, even by an error: it is retired."""
+def test_a_used_runtime_is_retired_with_its_last_user() -> None:
+    """A replaced runtime lives until its last user leaves, be it by an error."""
     runtimes, retired = holder()
     with runtimes.hold() as first:
 
@@ -51,8 +51,8 @@ def test_a_used_one_is_retired_with_its_last_user() -> None:
     assert (retired, runtimes.held()) == ([1], [])
 
 
-def test_the_newest_is_never_retired_by_its_users() -> None:
-    """It is still needed when the last run ends; the daemon closes it when it stops."""
+def test_the_current_runtime_is_not_retired_by_its_users() -> None:
+    """The current runtime stays open without users; the daemon closes it when it stops."""
     runtimes, retired = holder()
     with runtimes.hold():
         pass

@@ -1,4 +1,4 @@
-"""What a Runtime is: a snapshot that nothing changes, and failures that say what programs need."""
+"""Runtimes, which are immutable, and failures of model calls."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from tests.support.runtimes import make_runtime
 
 
 def test_a_runtime_cannot_be_changed() -> None:
-    """A reload makes another; whoever holds this one sees what it saw."""
+    """A runtime is immutable, so that a reload does not affect its holders."""
     runtime = make_runtime()
     with pytest.raises(dataclasses.FrozenInstanceError):
         runtime.generation = 2  # type: ignore[misc]
 
 
-def test_a_failure_says_whether_trying_again_helps() -> None:
-    """Its reason for programs, its message for people."""
+def test_a_failure_tells_whether_a_retry_helps() -> None:
+    """A failure has a reason for programs and a message for people."""
     failure = ModelFailure("rate_limited", "too many", retryable=True, status=429, retry_after_s=2.0)
     assert str(failure) == failure.message == "too many"
     assert (failure.reason, failure.retryable, failure.status, failure.retry_after_s) == (

@@ -1,4 +1,4 @@
-"""The trio face of the store: durable updates, outcomes on the loop, bells that are never slept through."""
+"""The store for trio tasks: durable updates, outcomes on the loop, and bells that no reader misses."""
 
 import gc
 import logging
@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from kheishd.kernel.state import HASHED_AT_ONCE_BYTES, Bell, State, open_state, wall_clock_ms
+from kheishd.kernel.state import MAX_INLINE_HASH_BYTES, Bell, State, open_state, wall_clock_ms
 from kheishd.store.blobs import CHUNK_BYTES, blob_name, read_blob
 from kheishd.store.commit import Job
 from kheishd.store.environment import Transaction
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 
 def say(stream: str, tx: Transaction) -> int:
-    """An update that appends one event."""
+    """Append one event."""
     return tx.append(stream, said())[0].cursor
 
 
 def hello(tx: Transaction) -> int:
-    """An update that appends to one session."""
+    """Append an event to one session."""
     return say("ses_1", tx)
 
 
 def adopt(tx: Transaction) -> None:
-    """An update that touches one table."""
+    """Write to one table."""
     tx.put(CHILDREN, "a", "b", value=b"")
 
 
 class Gate:
-    """An update that keeps the writer thread inside until it is opened."""
+    """An update that blocks the writer thread until it is opened."""
 
     def __init__(self) -> None:
         self._inside = threading.Event()
@@ -55,23 +55,23 @@ class Gate:
         return "through"
 
     async def entered(self) -> None:
-        """Until the writer is inside."""
+        """Wait until the writer runs the update."""
         await trio.to_thread.run_sync(self._inside.wait, 10)
 
     def open(self) -> None:
-        """Let it go on."""
+        """Let the writer continue."""
         self._open.set()
 
 
 async def test_an_update_is_durable_when_it_returns(state: State) -> None:
-    """A snapshot taken right after it shows what it did."""
+    """A snapshot taken right after an update shows its changes."""
     assert await state.update(hello) == 1
     with state.read() as snapshot:
         assert snapshot.last_cursor == 1
 
 
 async def test_an_update_that_raises_changes_nothing(state: State) -> None:
-    """The caller gets the error itself."""
+    """The caller gets the update's own error."""
 
     def fail(tx: Transaction) -> None:
         hello(tx)
@@ -84,7 +84,7 @@ async def test_an_update_that_raises_changes_nothing(state: State) -> None:
 
 
 async def test_many_tasks_update_at_once(state: State) -> None:
-    """Each gets its own value; cursors are given once."""
+    """Each task gets its own result, and no cursor is used twice."""
     cursors: list[int] = []
 
     async def work() -> None:
@@ -98,7 +98,7 @@ async def test_many_tasks_update_at_once(state: State) -> None:
 
 
 async def test_submit_needs_no_task(state: State) -> None:
-    """The outcome comes to a function on the loop, value or error, once."""
+    """A callback gets the outcome, value or error, once and on the loop."""
     outcomes: list[tuple[int | None, str | None]] = []
     both = trio.Event()
 
@@ -118,21 +118,21 @@ async def test_submit_needs_no_task(state: State) -> None:
     assert outcomes == [(1, None), (None, "no such run")]
 
 
-async def test_one_who_cannot_bear_its_outcome(state: State, caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong in telling one is logged; the others are told all the same."""
+async def test_a_failing_callback_is_isolated(state: State, caplog: pytest.LogCaptureFixture) -> None:
+    """The error of a callback is logged, and the other outcomes are delivered."""
 
     def done(job: Job[int]) -> None:
-        raise LookupError("unbearable")
+        raise LookupError("a faulty callback")
 
     with caplog.at_level(logging.ERROR):
         state.submit(hello, done)
         assert await state.update(hello) == 2
     assert "could not be delivered" in caplog.text
-    assert "unbearable" in caplog.text
+    assert "a faulty callback" in caplog.text
 
 
 async def test_a_queued_update_is_cancelled_at_once(state: State) -> None:
-    """It never runs."""
+    """A cancelled update that was queued never runs."""
     gate = Gate()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(state.update, gate)
@@ -145,7 +145,7 @@ async def test_a_queued_update_is_cancelled_at_once(state: State) -> None:
 
 
 async def test_a_running_update_is_waited_for(state: State) -> None:
-    """Once it runs, the cancelled caller still learns what came of it."""
+    """A cancelled caller waits for an update that runs, and gets its result."""
     gate = Gate()
     results = []
 
@@ -165,7 +165,7 @@ async def test_a_running_update_is_waited_for(state: State) -> None:
 
 
 async def test_refusals_leave_no_cycle(state: State) -> None:
-    """An update that is turned down leaves nothing for the garbage collector."""
+    """A refused update leaves nothing for the garbage collector."""
 
     def refuse(tx: Transaction) -> None:
         raise RunNotFound
@@ -191,7 +191,7 @@ async def test_refusals_leave_no_cycle(state: State) -> None:
 
 
 async def test_a_bell_rings_for_what_was_touched(state: State) -> None:
-    """A table, a stream, any append; not for another table or stream."""
+    """A bell rings for its tables and streams, and not for others."""
     children, first = state.bell(CHILDREN.name), state.bell("stream:ses_1")
     second, any_append = state.bell("stream:ses_2"), state.bell(CURSORS.name)
     either = state.bell(TOKENS.name, SESSIONS.name, "stream:ses_1")
@@ -203,8 +203,8 @@ async def test_a_bell_rings_for_what_was_touched(state: State) -> None:
     assert children.rung
 
 
-async def test_a_bell_taken_before_reading_is_never_slept_through(state: State) -> None:
-    """A commit between taking and waiting has rung it already; it rings once."""
+async def test_a_bell_taken_before_reading_misses_nothing(state: State) -> None:
+    """A commit between taking and waiting rings the bell; later bells are not affected."""
     bell = state.bell("stream:ses_1")
     await state.update(hello)
     with trio.fail_after(10):
@@ -215,16 +215,16 @@ async def test_a_bell_taken_before_reading_is_never_slept_through(state: State) 
 
 
 async def test_a_follower_misses_nothing(state: State) -> None:
-    """Bell, read, sleep: however commits and reads interleave, every event is seen once, in order."""
+    """However commits and reads interleave, a follower sees every event once, in order."""
     seen: list[int] = []
 
     async def follow() -> None:
         while len(seen) < 200:
             bell = state.bell("stream:ses_1")
             with state.read() as snapshot:
-                found = [cursor for cursor, _ in snapshot.entries("ses_1", seen[-1] if seen else 0)]
-            seen.extend(found)
-            if not found:
+                cursors = [cursor for cursor, _ in snapshot.entries("ses_1", seen[-1] if seen else 0)]
+            seen.extend(cursors)
+            if not cursors:
                 await bell.wait()
 
     with trio.fail_after(30):
@@ -236,7 +236,7 @@ async def test_a_follower_misses_nothing(state: State) -> None:
 
 
 async def test_an_update_that_fails_rings_nothing(state: State) -> None:
-    """What was taken back touched nothing."""
+    """A failed update rings no bell, not even with the next commit."""
     bell = state.bell("stream:ses_1", CURSORS.name)
 
     def fail(tx: Transaction) -> None:
@@ -249,21 +249,21 @@ async def test_an_update_that_fails_rings_nothing(state: State) -> None:
     assert not bell.rung
 
 
-async def test_bells_that_nobody_holds_are_forgotten(state: State) -> None:
-    """Whoever takes a bell a thousand times and leaves, leaves nothing behind; who stays is rung."""
-    ropes = state._tower._ropes
+async def test_abandoned_bells_are_forgotten(state: State) -> None:
+    """A bell without an owner takes no memory; a bell with one rings."""
+    references = state._bells._references
     for number in range(1000):
         state.bell("stream:ses_quiet", f"stream:ses_{number}")
-    assert ropes == {}
-    kept = state.bell("stream:ses_1", "stream:ses_2")
-    assert len(ropes) == 2
+    assert references == {}
+    bell = state.bell("stream:ses_1", "stream:ses_2")
+    assert len(references) == 2
     await state.update(hello)
-    assert kept.rung
-    assert ropes == {}
+    assert bell.rung
+    assert references == {}
 
 
 async def test_a_bell_rung_by_hand(state: State) -> None:
-    """A bell without names is rung by who holds it."""
+    """The owner can ring a bell without names."""
     bell = state.bell()
     assert not bell.rung
     bell.ring()
@@ -275,7 +275,7 @@ async def test_a_bell_rung_by_hand(state: State) -> None:
 
 
 async def test_ids_and_times_come_from_the_clock(store_dir: Path) -> None:
-    """The clock is a parameter; ids made later sort later; an event has the time of its submission."""
+    """The clock is a parameter, later ids sort later, and an event has the time of its submission."""
     now = [1_000]
     async with open_state(store_dir, version="test", clock=lambda: now[0]) as state:
         first = state.new_id(RUN)
@@ -290,7 +290,7 @@ async def test_ids_and_times_come_from_the_clock(store_dir: Path) -> None:
 
 
 async def test_a_blob_of_many_chunks(state: State) -> None:
-    """A large value is kept a chunk at a time, and found by its name."""
+    """A large value is stored in chunks and found by its name."""
     content = b"content " * CHUNK_BYTES
     name = await state.put_blob(content)
     with state.read() as snapshot:
@@ -298,7 +298,7 @@ async def test_a_blob_of_many_chunks(state: State) -> None:
 
 
 async def test_a_large_value_is_hashed_beside_the_loop(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixteen megabytes would keep everybody waiting; what takes a millisecond needs no thread."""
+    """A large value is hashed in a thread, a small one on the loop."""
     threads: list[int] = []
 
     def watched(content: bytes) -> str:
@@ -306,34 +306,34 @@ async def test_a_large_value_is_hashed_beside_the_loop(state: State, monkeypatch
         return blob_name(content)
 
     monkeypatch.setattr("kheishd.kernel.state.blob_name", watched)
-    await state.put_blob(bytes(HASHED_AT_ONCE_BYTES))
-    name = await state.put_blob(bytes(HASHED_AT_ONCE_BYTES + 1))
+    await state.put_blob(bytes(MAX_INLINE_HASH_BYTES))
+    name = await state.put_blob(bytes(MAX_INLINE_HASH_BYTES + 1))
     assert [thread == threading.get_ident() for thread in threads] == [True, False]
     with state.read() as snapshot:
-        assert read_blob(snapshot, name) == bytes(HASHED_AT_ONCE_BYTES + 1)
+        assert read_blob(snapshot, name) == bytes(MAX_INLINE_HASH_BYTES + 1)
 
 
 async def test_a_backup_in_a_thread(state: State, tmp_path: Path) -> None:
-    """It gives the newest cursor of the copy."""
+    """A backup returns the newest cursor of the copy."""
     await state.update(hello)
     assert await state.backup(tmp_path / "copy") == 1
 
 
 class EndlessStore:
-    """A store whose backup goes on until whoever asked for it has had enough."""
+    """A store whose backup never ends by itself."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
 
     def backup(self, directory: Path, *, check: Callable[[], object]) -> int:
-        """Copy, and copy, and copy."""
+        """Run until the check raises."""
         self.begun.set()
         while True:
             check()
 
 
 async def test_a_backup_can_be_cancelled(tmp_path: Path) -> None:
-    """Whoever waits for one can leave; a daemon that stops need not wait for it to end."""
+    """A cancelled backup ends, so that a stopping daemon does not wait for it."""
     store = EndlessStore()
     state = State(cast("Store", store), wall_clock_ms)
     with trio.fail_after(10):
@@ -346,42 +346,42 @@ async def test_a_backup_can_be_cancelled(tmp_path: Path) -> None:
 # Opening and closing.
 
 
-async def test_closing_tells_everybody(store_dir: Path) -> None:
-    """What was submitted is done and told before the state is left."""
-    told: list[int | None] = []
+async def test_closing_delivers_every_outcome(store_dir: Path) -> None:
+    """Submitted updates are done and delivered before the state is closed."""
+    values: list[int | None] = []
     async with open_state(store_dir, version="test") as state:
         for _ in range(300):
-            state.submit(hello, lambda job: told.append(job.value))
-    assert told == list(range(1, 301))
+            state.submit(hello, lambda job: values.append(job.value))
+    assert values == list(range(1, 301))
     with pytest.raises(DaemonDraining):
         await state.update(hello)
 
 
 async def test_closing_while_cancelled(store_dir: Path) -> None:
-    """A cancelled owner closes it all the same."""
-    told: list[int | None] = []
+    """A cancelled owner closes the state and leaves it usable."""
+    values: list[int | None] = []
     with trio.CancelScope() as scope:
         async with open_state(store_dir, version="test") as state:
-            state.submit(hello, lambda job: told.append(job.value))
+            state.submit(hello, lambda job: values.append(job.value))
             scope.cancel()
             await trio.sleep_forever()
-    assert told == [1]
+    assert values == [1]
     async with open_state(store_dir, version="test") as state:
         assert await state.update(hello) == 2
 
 
 async def test_a_store_that_cannot_be_opened(store_dir: Path) -> None:
-    """The refusal comes as it is, not in a group."""
+    """The refusal is raised as itself, not in a group."""
     await trio.Path(store_dir).touch()
     with pytest.raises(StoreUnusable):
         async with open_state(store_dir, version="test"):
             pass
 
 
-async def test_inline_updates_do_not_let_a_mock_clock_jump(
+async def test_inline_updates_take_no_time(
     inline_state: State, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """With the writer inline no time passes while an update is awaited."""
+    """With an inline writer, a mock clock does not jump while an update is awaited."""
     with trio.fail_after(1):
         for number in range(1, 50):
             bell = inline_state.bell("stream:ses_1")
@@ -414,7 +414,7 @@ trio.run(main)
 
 @needs_strace
 def test_a_failed_store_rings(store_dir: Path) -> None:
-    """The daemon hears of it, by ``failed``, besides every caller by storage_failed."""
+    """Every caller gets storage_failed, and ``failed`` rings for the daemon."""
     # Strace counts for each thread; the main thread opens a store that is there without a flush.
     python(FAILING.replace("await state.failed.wait()", "return"), store_dir)
     ended = python(FAILING, store_dir, under=injected("fdatasync:error=EIO"))

@@ -39,7 +39,7 @@ def test_the_daemon_s_own_user_and_root_may_do_everything(uid: int) -> None:
     caller = find_private_caller(SocketPeer(1, uid, 1))
     assert caller.principal == f"uid:{uid}"
     assert caller.scopes == frozenset(SCOPES)
-    assert caller.unlimited
+    assert caller.is_unrestricted
 
 
 def test_others_may_do_nothing_on_the_private_socket() -> None:

@@ -346,7 +346,7 @@ async def test_a_token_s_limits_hold(server: RpcServer) -> None:
         await client.call("token.create", scopes=["read"])
     (caller,) = [each.caller for each in server.server.list_connections() if each.caller.token_id is not None]
     with pytest.raises(AgentForbidden):
-        caller.need_agent("other")
+        caller.require_agent("other")
     reader = await connect(server, scopes=["read"])
     with pytest.raises(ScopeMissing):
         await reader.call("token.list")

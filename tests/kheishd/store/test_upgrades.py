@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,18 +10,32 @@ from kheishd.store.opening import open_lmdb
 from kheishd.store.tables import (
     APPROVALS,
     APPROVALS_WAITING,
+    BLOBS,
+    CHECKPOINTS,
     DEADLINES,
     INDOUBTS,
     INDOUBTS_OPEN,
+    JOURNAL,
     META,
     PERMISSIONS,
     QUESTIONS,
     QUESTIONS_WAITING,
+    RECEIPTS,
     RECORDS_BY_RUN,
     RECORDS_BY_SESSION,
+    RUNS,
     TABLES,
+    Table,
 )
-from kheishd.store.upgrades import SCHEMA, SCHEMA_KEY, UPGRADES, VERSION_KEY, u001_first_tables, upgrade
+from kheishd.store.upgrades import (
+    SCHEMA,
+    SCHEMA_KEY,
+    UPGRADES,
+    VERSION_KEY,
+    needs_rebuild,
+    u001_first_tables,
+    upgrade,
+)
 from protocol.limits.units import MIB
 
 if TYPE_CHECKING:
@@ -101,3 +115,18 @@ def test_one_that_fails_changes_nothing(env: lmdb.Environment) -> None:
     assert about(env) == (b"1", b"2.0")
     with env.begin(db=env.open_db(META.name.encode())) as txn:
         assert txn.get(b"half") is None
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_renamed_fields_drop_the_records(env: lmdb.Environment, journal: bool) -> None:
+    """The journal, receipts and blobs stay. The records are to be rebuilt, unless the journal is empty."""
+    upgrade(env, 0, "1.0", UPGRADES[:4])
+    written: list[Table[Any]] = [RUNS, CHECKPOINTS, RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
+    with env.begin(write=True) as txn:
+        for table in written:
+            txn.put(b"k", b"old", db=env.open_db(table.name.encode(), txn))
+    upgrade(env, 4, "1.1", UPGRADES[:5])
+    with env.begin() as txn:
+        kept = [table for table in written if txn.get(b"k", db=env.open_db(table.name.encode(), txn))]
+    assert kept == [RECEIPTS, BLOBS, *([JOURNAL] if journal else [])]
+    assert needs_rebuild(env) == journal

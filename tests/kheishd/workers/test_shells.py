@@ -12,8 +12,8 @@ import trio
 
 from kheishd.config.sections.workspace import WorkspaceSection
 from kheishd.core.text.scrub import Scrubber
-from kheishd.hooks.leftovers import home_id
-from kheishd.hooks.shells.files import ShellLog
+from kheishd.hooks.os.shell.log import ShellLog
+from kheishd.hooks.os.shell.process import home_id
 from kheishd.objects.work.shell import ShellOutcome, record_ended, record_started
 from kheishd.records.doctor import examine_whole
 from kheishd.workers import shells as module

@@ -2,22 +2,24 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kheishd.core.contract import AnswerCheck, format_instruction
-from kheishd.core.run.answers import owed
-from kheishd.core.run.commands import Answered, Ask, Cancel, Command, Release, Start, Steer
+from kheishd.core.run.answers import find_unmet, fit_items
+from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, Cancel, Command, Release, Start, Steer
 from kheishd.core.run.due import AskModel, JudgeCalls, due
 from kheishd.core.run.record import RunRecord
 from protocol.contract import BoundContract, Requirement
 from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.run import MessageAppended, RunEnded
+from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES
 from protocol.limits.output import MAX_REMINDERS
-from protocol.transcript import Item, Text, ToolCall, Usage, text_of
+from protocol.transcript import AssetReference, Item, Text, Thinking, ToolCall, Usage, text_of
 from tests.support.machine import Machine
 
 SCHEMA = '{"type":"null"}'
@@ -29,28 +31,28 @@ def begun(**pinned: Any) -> Machine:
     """A run whose model was asked, with what it is bound to."""
     machine = Machine()
     machine.pinned = replace(machine.pinned, **pinned)
-    return machine.do(Start(), Ask("itm_1"))
+    return machine.do(Start(), BeginModelCall("itm_1"))
 
 
 def says(
     text: str = "done", *, problem: str | None = None, stop_reason: str = "end", cut: bool = False
-) -> Answered:
+) -> AcceptAnswer:
     """An answer of text, as the worker found it: with what is wrong with it."""
-    return Answered(
+    return AcceptAnswer(
         [Text(text)], Usage(3, 2), stop_reason, "m", cut=cut, checked=AnswerCheck(SCHEMA, problem)
     )
 
 
-def calls(*names: str) -> Answered:
+def calls(*names: str) -> AcceptAnswer:
     """An answer that asks for tools."""
     items: list[Item] = [ToolCall(f"call_{number}", name, {}) for number, name in enumerate(names)]
-    return Answered(items, Usage(1, 1), "tool_calls", "m", checked=AnswerCheck(SCHEMA))
+    return AcceptAnswer(items, Usage(1, 1), "tool_calls", "m", checked=AnswerCheck(SCHEMA))
 
 
 def then(machine: Machine, *commands: Command) -> Machine:
     """The same, each answer to a question of its own."""
     for number, command in enumerate(commands, 2):
-        machine.do(Ask(f"itm_{number}"), command)
+        machine.do(BeginModelCall(f"itm_{number}"), command)
     return machine
 
 
@@ -83,7 +85,7 @@ def test_an_answer_that_does_not_fit_is_to_be_mended() -> None:
     assert "$: wrong" in last_said(machine)
     assert format_instruction(SCHEMA) in last_said(machine)
     assert (machine.run.status, machine.run.follow_up) == ("running", "output_contract")
-    assert due(machine.run, machine.pinned, 0, held=True) == AskModel()
+    assert due(machine.run, machine.pinned, 0, owned=True) == AskModel()
     then(machine, says())
     run = machine.run
     assert (run.status, run.repairs, run.follow_up, run.turn) == ("completed", 1, None, 2)
@@ -111,7 +113,7 @@ def test_tools_are_withheld_while_an_answer_is_mended() -> None:
         ("failed", "This was not run: answer with JSON only.")
     ] * 2
     assert (machine.run.calls, machine.run.repairs, machine.run.status) == ([], 2, "running")
-    assert "there are none now" in last_said(machine)
+    assert "none are available now" in last_said(machine)
     then(machine, calls("bash"))
     assert failure(machine) == "output_contract_violated"
     assert machine.kinds()[-3:] == ["message_appended", "tool_returned", "run_ended"]
@@ -122,8 +124,8 @@ def test_what_somebody_says_meanwhile_gives_the_tools_back() -> None:
     machine = begun(output_contract=CONTRACT).do(says("no", problem="$: wrong"))
     machine.do(Steer("str_1", [Text("look again")], "user"))
     assert machine.run.follow_up is None
-    machine.do(Ask("itm_2"), calls("read_file"))
-    assert due(machine.run, machine.pinned, 0, held=True) == JudgeCalls((0,))
+    machine.do(BeginModelCall("itm_2"), calls("read_file"))
+    assert due(machine.run, machine.pinned, 0, owned=True) == JudgeCalls((0,))
 
 
 def test_steering_comes_before_the_contract() -> None:
@@ -154,7 +156,7 @@ def test_what_was_done_is_not_asked_for() -> None:
     machine = begun(requirements=[FILE])
     machine.append(done)
     machine.append(done)
-    assert (machine.run.met_requirements, owed(machine.run, machine.pinned)) == ([0], [])
+    assert (machine.run.met_requirements, find_unmet(machine.run, machine.pinned)) == ([0], [])
     assert machine.do(says()).run.status == "completed"
     late = begun(requirements=[FILE]).do(says())
     late.append(done)
@@ -175,7 +177,7 @@ def test_what_is_to_be_done_comes_before_what_is_to_be_given() -> None:
 def test_a_reminder_leaves_the_tools() -> None:
     """They are what it takes."""
     machine = then(begun(requirements=[FILE]).do(says()), calls("write_file"))
-    assert due(machine.run, machine.pinned, 0, held=True) == JudgeCalls((0,))
+    assert due(machine.run, machine.pinned, 0, owned=True) == JudgeCalls((0,))
 
 
 # Length.
@@ -231,7 +233,7 @@ def test_what_comes_after_something_else_is_no_part() -> None:
     ],
 )
 def test_at_the_last_model_call_nothing_is_asked_again(
-    pinned: dict[str, Any], answer: Answered, reason: str | None
+    pinned: dict[str, Any], answer: AcceptAnswer, reason: str | None
 ) -> None:
     """What is owed then fails the run; what is only wished for is let be. Repairs are model calls."""
     machine = begun(max_turns=1, **pinned).do(answer)
@@ -240,7 +242,7 @@ def test_at_the_last_model_call_nothing_is_asked_again(
 
 
 @pytest.mark.parametrize("answer", [says(problem="$: wrong"), says(stop_reason="length"), says()])
-def test_a_run_that_is_to_stop_is_not_asked_again(answer: Answered) -> None:
+def test_a_run_that_is_to_stop_is_not_asked_again(answer: AcceptAnswer) -> None:
     """The answer is kept, the wish is honoured."""
     machine = begun(output_contract=CONTRACT, requirements=[FILE], max_continuations=3)
     machine.do(Cancel("cancelled"), answer)
@@ -266,7 +268,7 @@ ANSWERS = (
 
 @given(st.lists(st.sampled_from(ANSWERS), min_size=20, max_size=20), st.sets(st.integers(0, 19)))
 def test_every_bound_run_ends_and_a_restart_changes_nothing(
-    answers: list[Answered], restarts: set[int]
+    answers: list[AcceptAnswer], restarts: set[int]
 ) -> None:
     """However it answers and however often the daemon is started anew, the counts are the same."""
     bound: dict[str, Any] = {
@@ -278,10 +280,10 @@ def test_every_bound_run_ends_and_a_restart_changes_nothing(
     for number, answer in enumerate(answers):
         if calm.run.ended_at_ms is not None:
             break
-        calm.do(Ask("itm"), answer)
+        calm.do(BeginModelCall("itm"), answer)
         if number in restarts:
             shaken.do(Release("shutdown"), Start())
-        shaken.do(Ask("itm"), answer)
+        shaken.do(BeginModelCall("itm"), answer)
         assert counts(calm.run) == counts(shaken.run)
     assert calm.run.status in ("completed", "failed")
     assert isinstance(calm.journal[-1][1], RunEnded)
@@ -290,3 +292,74 @@ def test_every_bound_run_ends_and_a_restart_changes_nothing(
 def counts(run: RunRecord) -> tuple[Any, ...]:
     """What decides what follows from the next answer."""
     return run.status, run.follow_up, run.repairs, run.reminders, len(run.partial_cursors), run.error
+
+
+# The size of an answer.
+
+
+def size(items: list[Item]) -> int:
+    """The bytes of some items as a list of JSON."""
+    return len(msgspec.json.encode(items))
+
+
+def test_what_fits_is_kept_as_it_is() -> None:
+    """Nothing is copied or changed when there is room."""
+    items: list[Item] = [Thinking("hm", "signed"), Text("hello"), ToolCall("c", "t", {})]
+    assert fit_items(items, 1_000) == (items, False)
+    assert fit_items([], 0) == ([], False)
+
+
+@pytest.mark.parametrize("text", ["aaaaaaaaaa", "ääääääääää", "😀😀😀😀😀", '""""""""""', "\n\x00\n\x00\n"])
+def test_text_is_cut_between_characters_to_the_byte(text: str) -> None:
+    """As much as fits in JSON, escapes and all; one character more would not."""
+    whole = size([Text(text)]) - 2
+    for room in range(whole + 2):
+        kept, cut = fit_items([Text(text)], room)
+        assert cut == (room < whole)
+        got = kept[0].text if kept and isinstance(kept[0], Text) else ""
+        assert text.startswith(got)
+        assert not kept or size(kept) - 2 <= room
+        if cut:
+            assert size([Text(text[: len(got) + 1])]) - 2 > room
+
+
+def test_signed_thinking_and_calls_are_kept_whole_or_not_at_all() -> None:
+    """Half of what was signed is refused by who signed it; half a call is no call."""
+    for whole in (
+        Thinking("x" * 100, "signed"),
+        Thinking("x" * 100, redacted=True),
+        ToolCall("c", "t" * 100, {}),
+    ):
+        assert fit_items([whole], 110) == ([], True)
+    assert fit_items([AssetReference("a" * 100)], 50) == ([], True)
+    kept, cut = fit_items([Thinking("x" * 100)], 60)
+    assert cut
+    assert isinstance(kept[0], Thinking)
+    assert 0 < len(kept[0].text) < 100
+
+
+def test_a_call_takes_the_room_of_its_result_too() -> None:
+    """A call whose result would not fit is left out, for it may not stand without one."""
+    call = ToolCall("c", "t", {})
+    room = size([call]) - 2 + MAX_CALL_OVERHEAD_BYTES
+    assert fit_items([call], room) == ([call], False)
+    assert fit_items([call], room - 1) == ([], True)
+
+
+ITEMS = st.lists(
+    st.one_of(
+        st.builds(Text, st.text(max_size=40)),
+        st.builds(Thinking, st.text(max_size=40), st.none() | st.just("signed")),
+        st.builds(ToolCall, st.text(max_size=8), st.text(max_size=8), st.just({"a": 1})),
+    ),
+    max_size=6,
+)
+
+
+@given(ITEMS, st.integers(0, 2_000))
+def test_what_is_kept_is_a_beginning_and_within_its_limit(items: list[Item], room: int) -> None:
+    """In order, whole but for the last, and never over the limit."""
+    kept, cut = fit_items(items, room)
+    assert not kept or size(kept) - 2 <= room
+    assert cut or kept == items
+    assert kept[:-1] == items[: len(kept) - 1 if kept else 0]

@@ -9,31 +9,33 @@ from msgspec.structs import replace
 
 from kheishd.core.run.budget import (
     accumulate_cost,
-    added,
-    cost_of,
-    left_ms,
-    micros,
-    narrowest,
-    shown,
-    time_up,
+    add_costs,
+    calculate_cost,
+    format_cost,
+    intersect_budgets,
+    make_timeout,
+    remaining_ms,
+    to_micros,
 )
 from kheishd.core.run.commands import (
-    Answered,
-    Ask,
+    AcceptAnswer,
+    AnswerApprovals,
+    ApprovalAnswer,
+    ApprovalAsk,
+    BeginModelCall,
+    CallResult,
     Cancel,
     Compact,
+    Compaction,
+    EndEarly,
+    FailedCompaction,
     Judge,
     Judgement,
     Release,
-    Resolve,
     Start,
-    Stopped,
 )
-from kheishd.core.run.due import AskModel, Expire, Stop, due
+from kheishd.core.run.due import AskModel, Expire, StopEffect, due
 from protocol.budget import Budget, Cost, PinnedBudget, Prices
-from protocol.events.approval import ApprovalAnswered, ApprovalRequested
-from protocol.events.call import ToolReturned
-from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.events.run import MessageAppended
 from protocol.objects.permission import Verdict
 from protocol.objects.run import RunError
@@ -54,7 +56,10 @@ BUDGETS = st.builds(
 @given(st.lists(BUDGETS, max_size=4), BUDGETS)
 def test_a_budget_only_narrows(budgets: list[Budget], one: Budget) -> None:
     """With one more there is no more to use of anything, and no limit is lost."""
-    without, together = narrowest([*budgets, None]) or Budget(), narrowest([*budgets, one]) or Budget()
+    without, together = (
+        intersect_budgets([*budgets, None]) or Budget(),
+        intersect_budgets([*budgets, one]) or Budget(),
+    )
     for name in Budget.__struct_fields__:
         before, after = getattr(without, name), getattr(together, name)
         assert after == before or (after and (not before or after < before))
@@ -78,7 +83,7 @@ def test_a_budget_only_narrows(budgets: list[Budget], one: Budget) -> None:
 )
 def test_an_amount_in_micros(amount: float, expected: int) -> None:
     """As it is written, not as a binary fraction has it."""
-    assert micros(amount) == expected
+    assert to_micros(amount) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,8 +102,8 @@ def test_an_amount_in_micros(amount: float, expected: int) -> None:
 )
 def test_what_tokens_cost(usage: Usage, prices: Prices, expected: int) -> None:
     """Cached input costs less where a price says so; what is rounded is rounded once, to the nearest."""
-    assert cost_of(usage, prices) == Cost(expected, "USD")
-    assert cost_of(usage, None) is None
+    assert calculate_cost(usage, prices) == Cost(expected, "USD")
+    assert calculate_cost(usage, None) is None
 
 
 @given(st.lists(st.builds(Cost, st.integers(0, 10**12), st.sampled_from(("USD", "EUR")))))
@@ -115,13 +120,13 @@ def test_sums_of_money_lose_nothing(costs: list[Cost]) -> None:
 
 
 def test_amounts_together() -> None:
-    """Nothing is no amount; two currencies are never added."""
-    assert added(None, None) is None
-    assert added(Cost(1, "USD"), None) == added(None, Cost(1, "USD")) == Cost(1, "USD")
-    assert added(Cost(1, "USD"), Cost(2, "USD")) == Cost(3, "USD")
+    """Nothing is no amount; two currencies are never add_costs."""
+    assert add_costs(None, None) is None
+    assert add_costs(Cost(1, "USD"), None) == add_costs(None, Cost(1, "USD")) == Cost(1, "USD")
+    assert add_costs(Cost(1, "USD"), Cost(2, "USD")) == Cost(3, "USD")
     with pytest.raises(AssertionError):
-        added(Cost(1, "USD"), Cost(1, "EUR"))
-    assert shown(Cost(1_500_000, "EUR")) == "1.5 EUR"
+        add_costs(Cost(1, "USD"), Cost(1, "EUR"))
+    assert format_cost(Cost(1_500_000, "EUR")) == "1.5 EUR"
 
 
 # Runs.
@@ -131,12 +136,12 @@ def begun(**pinned: Any) -> Machine:
     """A run whose model was asked, with what it may cost."""
     machine = Machine()
     machine.pinned = replace(machine.pinned, **pinned)
-    return machine.do(Start(), Ask("itm_1"))
+    return machine.do(Start(), BeginModelCall("itm_1"))
 
 
-def says(*items: Item, usage: Usage) -> Answered:
+def says(*items: Item, usage: Usage) -> AcceptAnswer:
     """An answer that used so many tokens."""
-    return Answered(list(items) or [Text("done")], usage, "end", "m")
+    return AcceptAnswer(list(items) or [Text("done")], usage, "end", "m")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ DENIED = Judge(
     [
         Judgement(
             Verdict(call_id="call_1", tool="bash", decision="deny", base="deny", why="rule"),
-            result=ToolReturned(call_id="call_1", tool="bash", how="denied", text="no", is_error=True),
+            CallResult("denied", "no", is_error=True),
         )
     ]
 )
@@ -183,9 +188,7 @@ ASKED = Judge(
     [
         Judgement(
             Verdict(call_id="call_1", tool="bash", decision="ask", base="ask", why="default"),
-            asks=ApprovalRequested(
-                approval_id="apr_1", call_id="call_1", tool="bash", index=0, message_cursor=4
-            ),
+            ApprovalAsk("apr_1"),
         )
     ]
 )
@@ -195,8 +198,8 @@ def test_what_was_used_before_counts() -> None:
     """A budget is for the whole run; without prices there is no cost."""
     machine = begun(budget=PinnedBudget(max_tokens=20)).do(says(CALL, usage=Usage(8, 1)), DENIED)
     assert machine.run.status == "running"
-    machine.do(Ask("itm_2"), says(CALL, usage=Usage(10, 1)))
-    assert machine.run.error == RunError("token_budget", "the run used 20 tokens, and its budget is 20")
+    machine.do(BeginModelCall("itm_2"), says(CALL, usage=Usage(10, 1)))
+    assert machine.run.error == RunError("token_budget", "the run used up its token budget (20 of 20 tokens)")
     assert machine.run.cost is None
 
 
@@ -214,24 +217,24 @@ def test_time_is_over_when_it_was_in_hand_so_long() -> None:
     machine = begun(budget=TIMED)
     run, pinned = machine.run, machine.pinned
     begins = run.updated_at_ms - run.worked_ms
-    assert left_ms(run, pinned, begins) == 1_000 - run.worked_ms
-    assert due(run, pinned, begins + 999, held=True) == AskModel()
-    error = RunError("time_budget", "the run was in hand for 1 s, and that is its budget")
-    assert due(run, pinned, begins + 1_000, held=True) == Expire(error)
-    assert time_up(run, pinned, begins + 1_000) == error
-    assert due(replace(run, cancel="cancelled"), pinned, begins + 9_999, held=True) == Stop()
-    assert left_ms(run, PINNED, 10**15) is None
+    assert remaining_ms(run, pinned, begins) == 1_000 - run.worked_ms
+    assert due(run, pinned, begins + 999, owned=True) == AskModel()
+    error = RunError("time_budget", "the run used up its time budget (1 s)")
+    assert due(run, pinned, begins + 1_000, owned=True) == Expire(error)
+    assert make_timeout(pinned) == error
+    assert due(replace(run, cancel="cancelled"), pinned, begins + 9_999, owned=True) == StopEffect()
+    assert remaining_ms(run, PINNED, 10**15) is None
 
 
 def test_what_its_time_ends_has_failed_and_what_had_arrived_is_kept() -> None:
     """Unless somebody wanted it stopped anyway."""
     error = RunError("time_budget", "over")
-    machine = begun(budget=TIMED).do(Stopped([Text("so far")], error=error))
+    machine = begun(budget=TIMED).do(EndEarly([Text("so far")], error=error))
     assert (machine.run.status, machine.run.error, machine.run.claimed) == ("failed", error, False)
     assert machine.kinds()[-2:] == ["message_appended", "run_ended"]
-    with_calls = begun(budget=TIMED).do(says(CALL, usage=Usage()), Stopped([], error=error))
+    with_calls = begun(budget=TIMED).do(says(CALL, usage=Usage()), EndEarly([], error=error))
     assert with_calls.kinds()[-2:] == ["tool_returned", "run_ended"]
-    cancelled = begun(budget=TIMED).do(Cancel("cancelled"), Stopped([], error=error))
+    cancelled = begun(budget=TIMED).do(Cancel("cancelled"), EndEarly([], error=error))
     assert cancelled.run.status == "cancelled"
 
 
@@ -240,8 +243,7 @@ def test_waiting_for_a_person_costs_no_time() -> None:
     machine = begun(budget=TIMED).do(says(CALL, usage=Usage()), ASKED)
     assert machine.run.status == "waiting_for_approval"
     worked = machine.run.worked_ms
-    answer = ApprovalAnswered(approval_id="apr_1", call_id="call_1", decision="allow")
-    passes(machine, 60_000).do(Resolve([answer], []))
+    passes(machine, 60_000).do(AnswerApprovals([ApprovalAnswer("call_1", "allow")]))
     passes(machine, 60_000).do(Start())
     assert (machine.run.worked_ms, machine.run.claimed) == (worked, True)
     passes(machine, 100).do(Release("shutdown"))
@@ -249,7 +251,7 @@ def test_waiting_for_a_person_costs_no_time() -> None:
     passes(machine, 60_000).do(Start())
     passes(machine, 60_000).do(Start())
     assert machine.run.worked_ms == worked + 110
-    assert left_ms(machine.run, machine.pinned, machine.now_ms) == 1_000 - worked - 110
+    assert remaining_ms(machine.run, machine.pinned, machine.now_ms) == 1_000 - worked - 110
 
 
 def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
@@ -260,8 +262,8 @@ def test_a_clock_that_is_set_back_gives_no_time_back() -> None:
 
 def test_what_a_summary_costs_is_counted() -> None:
     """At the prices of its run, whether it was one or not; it does not end the run by itself."""
-    summary = ContextCompacted(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
-    failed = CompactionFailed(trigger="auto", error=RunError("no_summary", "no"), usage=Usage(5, 0))
+    summary = Compaction(upto=1, strategy="summary", trigger="auto", usage=Usage(10, 1))
+    failed = FailedCompaction("auto", RunError("no_summary", "no"), Usage(5, 0))
     machine = begun(prices=PRICES, budget=PinnedBudget(max_cost_micros=1)).do(
         Compact(summary), Compact(failed)
     )

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from kheishd.core.run.commands import Command
-from tests.support.machine import everything
+from tests.support.machine import all_transitions
 
 KINDS: tuple[type[Command], ...] = get_args(Command)
 
@@ -14,7 +14,7 @@ KINDS: tuple[type[Command], ...] = get_args(Command)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_command_is_a_value(kind: type[Command]) -> None:
     """It cannot be changed, says what it is for, and occurs in the life of a run."""
-    command = next(each.command for each in everything() if isinstance(each.command, kind))
+    command = next(each.command for each in all_transitions() if isinstance(each.command, kind))
     assert kind.__doc__
     assert command == dataclasses.replace(command)
     for field in dataclasses.fields(command):

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.permissions import PermissionsSection
 from kheishd.config.sections.tools import ToolsSection
 from kheishd.core.run.calls import NOT_RUN, STOPPED
-from kheishd.core.run.commands import Ask, Start
+from kheishd.core.run.commands import BeginModelCall, Start
 from kheishd.core.text.scrub import Scrubber
 from kheishd.hooks.composite import CompositeHook
 from kheishd.kernel.hook import Deny, Invocation, NeedsAnswer, Outcome, SubHook, Tool, ToolError
@@ -42,7 +42,7 @@ from tests.support.desk import (
     says,
     working,
 )
-from tests.support.machine import allowed, answered, called, found, replied, resolved
+from tests.support.machine import allow, answer, answer_approvals, answer_question, call_tools, resolve_doubt
 from tests.support.runtimes import make_runtime
 from tests.support.talk import assert_valid
 from tests.support.toolbox import NOTES, TOOLS, Toolbox, calls, tool, workbench
@@ -204,7 +204,7 @@ async def test_what_is_decided_late_still_says_that_a_person_changed_it(
     once = calls(("settles", {"text": "long enough"}))
     async with workbench(tmp_path, Toolbox(), once, hooks=hooks) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: resolved(run, updated_input={"text": "x"}))
+        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "x"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         told = returned(desk, sent.session_id)["call_1"].text
         assert told == 'The person who approved this changed its input to {"text":"x"}\nNone became x'
@@ -518,10 +518,16 @@ async def test_a_call_that_kills_the_daemon_again_and_again_is_given_up(
     """The run is parked; the call, which may have taken effect, is in doubt."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
-        begin = [lambda run: Start(), lambda run: Ask("itm_1"), lambda run: _calling(), allowed, called]
+        begin = [
+            lambda run: Start(),
+            lambda run: BeginModelCall("itm_1"),
+            lambda run: _calling(),
+            allow,
+            call_tools,
+        ]
         await desk.order(sent.run_id, *begin)
         for _ in range(2):
-            await desk.order(sent.run_id, lambda run: Start(), _not_done, called)
+            await desk.order(sent.run_id, lambda run: Start(), _not_done, call_tools)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
         run = desk.run(sent.run_id)
@@ -537,7 +543,7 @@ async def test_judging_that_kills_the_daemon_again_and_again_is_given_up(
     """Nothing of it is journaled before it is done; that nobody got beyond it is what counts."""
     async with workbench(tmp_path, Toolbox()) as desk:
         sent = await desk.send()
-        begin = [lambda run: Start(), lambda run: Ask("itm_1"), lambda run: _calling()]
+        begin = [lambda run: Start(), lambda run: BeginModelCall("itm_1"), lambda run: _calling()]
         await desk.order(sent.run_id, *begin, *[lambda run: Start()] * 3)
         async with working(desk):
             await desk.until(lambda: desk.ended(sent.run_id))
@@ -548,11 +554,11 @@ async def test_judging_that_kills_the_daemon_again_and_again_is_given_up(
 
 
 def _calling() -> Any:
-    return answered(ToolCall("call_1", "note", {"text": "a"}))
+    return answer(ToolCall("call_1", "note", {"text": "a"}))
 
 
 def _not_done(run: Any) -> Any:
-    return found(run, 0, "not_done")
+    return resolve_doubt(run, 0, "not_done")
 
 
 class Recorded(Toolbox):
@@ -562,7 +568,7 @@ class Recorded(Toolbox):
 
     def watch(self, desk: Desk, directory: Path) -> None:
         """From now on, copy."""
-        told = desk.state.settle
+        told = desk.state.deliver
 
         def settle(group: Group) -> None:
             told(group)
@@ -570,7 +576,7 @@ class Recorded(Toolbox):
             desk.leave_behind(directory / f"after{self.copies}")
             copytree(directory / "work", directory / f"after{self.copies}" / "work")
 
-        desk.state.settle = settle  # type: ignore[method-assign]
+        desk.state.deliver = settle  # type: ignore[method-assign]
 
 
 async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_done_twice(
@@ -590,7 +596,7 @@ async def test_wherever_the_daemon_dies_every_call_has_its_result_and_none_is_do
         box.watch(desk, tmp_path)
         desk.models.to["hello"] = batch
         sent = await desk.ask("hello")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         await wait_all_tasks_blocked()
     assert box.copies > 15
@@ -610,7 +616,7 @@ async def _finished(desk: Desk, run_id: str) -> None:
         await desk.until(lambda: desk.run(run_id).status in SETTLED)
         if desk.ended(run_id):
             return
-        await desk.order(run_id, resolved)
+        await desk.order(run_id, answer_approvals)
 
 
 def _undamaged(desk: Desk, session_id: str, directory: Path) -> None:
@@ -721,7 +727,7 @@ async def test_an_approved_call_runs(tmp_path: Path, autojump_clock: MockClock) 
         sent = await desk.ask()
         await wait_all_tasks_blocked()
         assert (sent.status, worker.active, box.did) == ("waiting_for_approval", 0, [])
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -732,7 +738,7 @@ async def test_a_changed_input_is_what_is_done_and_the_model_is_told(
     """It would else believe that what it wrote was done."""
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, lambda run: resolved(run, updated_input={"text": "b"}))
+        await desk.order(sent.run_id, lambda run: answer_approvals(run, updated_input={"text": "b"}))
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["b"]
         (result,) = returned(desk, sent.session_id).values()
@@ -751,14 +757,14 @@ async def test_what_changed_since_it_was_shown_is_asked_about_again(
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         (tmp_path / "work" / NOTES).write_text("of somebody else\n")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         first, second = approvals(desk, sent.session_id)
         assert second.note == "what was approved has changed since: look again"
         assert first.preview is not None
         assert second.preview is not None
         assert first.preview.binding != second.preview.binding
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["of somebody else", "a"]
 
@@ -771,13 +777,13 @@ async def test_what_changed_at_the_last_moment_is_asked_about_again(
     pair = calls(("stale", {"text": "a"}), ("look", {"text": "b", "seconds": 10.0}))
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: len(approvals(desk, sent.session_id)) == 2)
         await wait_all_tasks_blocked()
         assert desk.run(sent.run_id).status == "running"
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert returned(desk, sent.session_id)["call_2"].text == "seen: b"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -793,7 +799,7 @@ async def test_what_is_denied_meanwhile_does_not_run(
         sent = await desk.ask()
         rule = Rule(tool=tool_name, decision="deny", note="closed for today")
         await desk.do(permission.update, PermissionUpdate(add=[rule]))
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         denied = next(r for r in returned(desk, sent.session_id).values() if r.tool == tool_name)
         assert (denied.how, denied.text) == ("denied", "This is no longer allowed: closed for today")
@@ -819,7 +825,7 @@ async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await allowed_beside_a_question(desk)
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode=mode))
-        await desk.order(sent.run_id, lambda run: replied(run.calls[1]))
+        await desk.order(sent.run_id, lambda run: answer_question(run.calls[1]))
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert notes(tmp_path) == []
         if mode == "dontAsk":
@@ -828,7 +834,7 @@ async def test_what_a_wider_mode_allowed_is_judged_by_a_narrower_one(
         (asked,) = approvals(desk, sent.session_id)
         assert asked.note == "this was allowed before, and now a person is to be asked: careful's default"
         assert asked.preview is not None
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -840,7 +846,7 @@ async def test_what_a_person_approved_is_not_asked_about_again_by_a_narrower_mod
     async with workbench(tmp_path, Toolbox(), calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         await desk.do(session.update, SessionUpdate(session_id=sent.session_id, permission_mode="dontAsk"))
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert notes(tmp_path) == ["a"]
 
@@ -851,7 +857,7 @@ async def test_a_tool_that_is_gone_after_a_wait_says_so(tmp_path: Path, autojump
     async with workbench(tmp_path, box, calls(("careful", {"text": "a"}))) as desk, working(desk):
         sent = await desk.ask()
         box.lost.add("careful")
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = returned(desk, sent.session_id).values()
         assert (result.how, result.text) == ("failed", "The tool 'careful' is gone.")
@@ -869,7 +875,7 @@ async def test_a_tool_that_left_the_scope_does_not_run(tmp_path: Path, autojump_
     async with workbench(tmp_path, box, pair) as desk, working(desk):
         sent = await desk.ask()
         await narrowed(desk, sent.session_id, ["note"])
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         result = returned(desk, sent.session_id)["call_1"]
         assert (result.how, result.text) == ("failed", "The tool 'careful' is no longer allowed here.")
@@ -906,7 +912,7 @@ async def test_a_run_goes_on_under_the_runtime_there_is_after_its_wait(
                 2, models=present.models, hooks=CompositeHook((changed,)), workspaces=present.workspaces
             )
         )
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         (result,) = returned(desk, sent.session_id).values()
         assert "these arguments do not fit careful" in result.text
@@ -933,13 +939,13 @@ async def test_a_person_may_answer_while_the_rest_of_a_batch_is_judged(
         sent = await desk.send()
         await box.reached.wait()
         assert desk.run(sent.run_id).status == "running"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await wait_all_tasks_blocked()
         assert box.did == []
         box.goes_on.set()
         await desk.until(lambda: desk.run(sent.run_id).status in SETTLED)
         assert desk.run(sent.run_id).status == "waiting_for_approval"
-        await desk.order(sent.run_id, resolved)
+        await desk.order(sent.run_id, answer_approvals)
         await desk.until(lambda: desk.ended(sent.run_id))
         assert len(box.did) == 17
 
@@ -956,7 +962,7 @@ async def test_a_question_is_asked_and_never_dispatched(tmp_path: Path, autojump
         assert asked[0].expires_at_ms == desk.state.now_ms() + 60_000
         assert "ask all in one call" in returned(desk, sent.session_id)["call_3"].text
         for place in (0, 1):
-            await desk.order(sent.run_id, lambda run, place=place: replied(run.calls[place]))  # type: ignore[misc]
+            await desk.order(sent.run_id, lambda run, place=place: answer_question(run.calls[place]))  # type: ignore[misc]
         await desk.until(lambda: desk.ended(sent.run_id))
         assert box.did == []
 
@@ -1026,7 +1032,7 @@ async def test_tools_are_held_to_what_is_configured_now(tmp_path: Path, autojump
 @pytest.mark.parametrize(
     ("limits", "arguments", "how", "said"),
     [
-        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message, and the limit is 1"),
+        (ToolsSection(max_calls=1), [{"s": 1}] * 2, "failed", "2 calls in one message; the limit is 1"),
         (ToolsSection(max_input_bytes=32), [{"note": "x" * 64}], "failed", "tools.max_input_bytes, is 32"),
         (ToolsSection(max_timeout_s=50.0), [{"s": 100}], "failed", "longer than 70 s"),
         (

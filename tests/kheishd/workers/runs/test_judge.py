@@ -22,7 +22,7 @@ from protocol.objects.permission import Grant, PermissionUpdate, Rule, Verdict
 from protocol.transcript import ToolCall
 from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
 from tests.support.histories import approval_requested
-from tests.support.machine import resolved
+from tests.support.machine import answer_approvals
 from tests.support.runtimes import make_runtime
 
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
@@ -148,6 +148,6 @@ async def test_a_counted_grant_is_used_once_for_each_call_of_a_batch(
     asked = [e for _, e in desk.journal(sent.session_id) if isinstance(e, ApprovalRequested)]
     assert [(each.call_id, each.subject) for each in asked[1:]] == [("call_2", "ls")]
     (run_id,) = desk.session(sent.session_id).open_runs
-    await desk.order(run_id, lambda run: resolved(run, "deny"))
+    await desk.order(run_id, lambda run: answer_approvals(run, "deny"))
     await desk.until(lambda: desk.ended(run_id))
     assert shell.ran == ["ls", "ls"]

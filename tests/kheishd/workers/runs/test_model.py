@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kheishd.config.sections.runs import RunsSection
 from kheishd.core.workspace import Workspaces
 from kheishd.hooks.composite import CompositeHook
-from kheishd.hooks.files.part import Files
+from kheishd.hooks.os.files.tools import Files
 from kheishd.kernel.runtime import ModelAnswer, ModelEvent, ModelRequest, RouteSpec, TextDelta, ThinkingDelta
 from kheishd.store.tables import RUNS_READY
 from protocol.contract import OutputContract, Requirement

@@ -1,0 +1,333 @@
+"""The tools ``list_files``, ``glob_search`` and ``grep_search``: bounded results, in a fixed order.
+
+``grep_search`` uses ripgrep if it is installed, and else searches for literal text. ripgrep opens files by
+name. It follows no links, but between its check and its open another process could place one, and it would
+read a file outside. So its output is not passed on: each line is read again, through descriptors that cannot
+lead outside, and returned if it exists and is equal.
+
+ripgrep runs in the searched directory, held open by its descriptor, with none of the daemon's environment. It
+is killed as soon as the result is full or the caller is cancelled.
+"""
+
+import os
+import posixpath
+import subprocess
+from base64 import b64decode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, Final
+
+import msgspec
+import trio
+from msgspec import Meta, Raw, Struct
+
+from kheishd.hooks.os.files.confinement import Root, explain_errors, open_root, relative_path
+from kheishd.hooks.os.files.edits import Check, check_cancelled, read_pieces
+from kheishd.hooks.os.files.walk import Glob, Walk
+from kheishd.kernel.hook import Arguments, ToolError
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.files import (
+    MAX_EDIT_BYTES,
+    MAX_GREP_LINE_BYTES,
+    MAX_GREP_OUTPUT_BYTES,
+    MAX_MATCH_BYTES,
+    MAX_MATCHES,
+    MAX_PATTERN_BYTES,
+)
+from protocol.limits.units import KIB
+
+Base = Annotated[str, Meta(description="The directory to search, relative to the workspace.")]
+MaxResults = Annotated[int, Meta(ge=1, description=f"Maximum number of results (at most {MAX_MATCHES}).")]
+
+
+class ListFiles(Arguments, frozen=True):
+    """Arguments of ``list_files``."""
+
+    base: Base = "."
+    limit: MaxResults = MAX_MATCHES
+
+
+class SearchFiles(Arguments, frozen=True):
+    """Arguments of ``glob_search`` and ``grep_search``."""
+
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN_BYTES)]
+    base: Base = "."
+    limit: MaxResults = MAX_MATCHES
+
+
+# The JSON around the results: a base and a pattern of 1 KiB each, of which every byte may take two.
+_FRAME_BYTES: Final = 6 * KIB
+
+
+class TextMatch(Struct, frozen=True):
+    """A line that a search found. Of a long line, ``text`` is the part around the match."""
+
+    path: str
+    line: int
+    text: str
+
+
+class BoundedResults:
+    """Results, up to the limits of one tool result. ``truncated``: there were more."""
+
+    def __init__(self, limit: int) -> None:
+        self.items: list[Any] = []
+        self.truncated = False
+        self._limit = min(limit, MAX_MATCHES)
+        self._room = MAX_TOOL_TEXT_BYTES - _FRAME_BYTES
+
+    def add(self, item: str | TextMatch) -> bool:
+        """Add a result; return False if there is no room for it."""
+        size = len(msgspec.json.encode(item)) + 1
+        self.truncated = len(self.items) == self._limit or size > self._room
+        if not self.truncated:
+            self.items.append(item)
+            self._room -= size
+        return not self.truncated
+
+
+def encode(result: dict[str, Any]) -> str:
+    """Encode a result as JSON text for the model."""
+    return msgspec.json.encode(result).decode()
+
+
+def list_files(root: Root, arguments: ListFiles, check: Check = check_cancelled) -> str:
+    """List everything below a directory, nearest first; directories end in ``/``. Errors: ToolError."""
+    base = relative_path(arguments.base, root.workspace)
+    walk = Walk(root, base, check=check)
+    paths = (f"{entry.path}/" if entry.directory else entry.path for entry in walk)
+    return _encode_paths(walk, paths, arguments.limit, base=base)
+
+
+def glob_search(root: Root, arguments: SearchFiles, check: Check = check_cancelled) -> str:
+    """List the files below a directory that match a pattern, nearest first. Errors: ToolError."""
+    base = relative_path(arguments.base, root.workspace)
+    glob = Glob(arguments.pattern)
+    walk = Walk(root, base, glob.may_match_below, check)
+    paths = (entry.path for entry in walk if not entry.directory and glob.matches(entry.below))
+    return _encode_paths(walk, paths, arguments.limit, base=base, pattern=arguments.pattern)
+
+
+def _encode_paths(walk: Walk, paths: Iterable[str], limit: int, **head: str) -> str:
+    results = BoundedResults(limit)
+    for path in paths:
+        if not results.add(path):
+            break
+    unnamed = {"unnamed": walk.unnamed} if walk.unnamed else {}
+    truncated = results.truncated or walk.truncated
+    return encode({**head, "paths": results.items, "truncated": truncated, **unnamed})
+
+
+# Literal text.
+
+
+def literal_search(root: Root, arguments: SearchFiles, check: Check = check_cancelled) -> str:
+    """Find the lines that contain a text. Errors: ToolError.
+
+    Without ripgrep there is no safe way to run a stranger's regular expression.
+    """
+    base = relative_path(arguments.base, root.workspace)
+    text = arguments.pattern.encode(errors="replace")
+    walk = Walk(root, base, check=check)
+    results = BoundedResults(arguments.limit)
+    matches = (match for entry in walk if entry.file for match in _search_file(root, entry.path, text, check))
+    for match in matches:
+        if not results.add(match):
+            break
+    truncated = results.truncated or walk.truncated
+    return encode({"matches": results.items, "truncated": truncated, "engine": "literal"})
+
+
+def _search_file(root: Root, path: str, text: bytes, check: Check) -> Iterator[TextMatch]:
+    """Yield the matches in a file; none if it is binary, large, or cannot be read."""
+    try:
+        with explain_errors(path), root.file(path) as descriptor:
+            content = b"".join(read_pieces(descriptor, check, MAX_EDIT_BYTES + 1))
+    except ToolError:
+        return
+    if text not in content or b"\0" in content or len(content) > MAX_EDIT_BYTES:
+        return
+    for number, line in enumerate(content.split(b"\n"), 1):
+        start = line.find(text)
+        if start >= 0:
+            yield TextMatch(path, number, excerpt_around(line, start))
+
+
+def excerpt_around(line: bytes, start: int) -> str:
+    """Return a line without its end; of a long line, the part around byte ``start``."""
+    line = line.rstrip(b"\r\n")
+    if len(line) <= MAX_MATCH_BYTES:
+        return line.decode(errors="replace")
+    first = max(0, min(start - MAX_MATCH_BYTES // 4, len(line) - MAX_MATCH_BYTES))
+    return line[first : first + MAX_MATCH_BYTES].decode(errors="replace")
+
+
+# ripgrep.
+
+RIPGREP_OPTIONS: Final = (
+    "--json",
+    "--no-config",
+    "--no-messages",
+    "--hidden",
+    "--glob=!.git",
+    "--encoding=none",
+    "--sort=path",
+    f"--max-count={MAX_MATCHES + 1}",
+    f"--max-filesize={MAX_EDIT_BYTES}",
+)
+RIPGREP_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
+
+_READ_BYTES: Final = 64 * KIB
+_MAX_COMPLAINT_CHARACTERS: Final = 500
+_FAILED: Final = 2
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class _RipgrepText(Struct):
+    """Text, or the base64 of bytes that are not UTF-8."""
+
+    text: str | None = None
+    base64: str | None = msgspec.field(default=None, name="bytes")
+
+    def raw(self) -> bytes:
+        """Return the original bytes."""
+        return self.text.encode() if self.text is not None else b64decode(self.base64 or "")
+
+
+class _RipgrepSpan(Struct):
+    start: int
+
+
+class _RipgrepMatch(Struct):
+    """A match, as ripgrep reports it."""
+
+    path: _RipgrepText
+    lines: _RipgrepText
+    line_number: int
+    absolute_offset: int
+    submatches: list[_RipgrepSpan]
+
+
+class _RipgrepMessage(Struct):
+    type: str
+    data: Raw = Raw(b"")
+
+
+_message_decoder = msgspec.json.Decoder(_RipgrepMessage)
+_match_decoder = msgspec.json.Decoder(_RipgrepMatch)
+
+
+class RipgrepLines:
+    """Splitter of ripgrep's output into lines, bounded. ``skipped``: a line was too long and was left out.
+
+    ``truncated``: there is more output than the limit. ``complaint`` is the output that is not JSON.
+    """
+
+    def __init__(self) -> None:
+        self.truncated = False
+        self.skipped = False
+        self.complaint = ""
+        self._total = 0
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Return the lines that end in this piece; an empty piece ends the output."""
+        self._total += len(piece)
+        self.truncated = self._total > MAX_GREP_OUTPUT_BYTES
+        *lines, self._rest = (self._rest + (piece or b"\n")).split(b"\n")
+        if lines and self._skipping:
+            del lines[0]
+            self._skipping = False
+        if self._skipping or len(self._rest) > MAX_GREP_LINE_BYTES:
+            self._skipping = self.skipped = True
+            self._rest = b""
+        complaints = [line for line in lines if line and not line.startswith(b"{")]
+        self.complaint = b"\n".join([self.complaint.encode(), *complaints]).decode(errors="replace").strip()
+        self.complaint = self.complaint[:_MAX_COMPLAINT_CHARACTERS]
+        return [line for line in lines if line.startswith(b"{")]
+
+
+async def regex_search(program: str, workspace: str, arguments: SearchFiles, in_thread: InThread) -> str:
+    """Find the lines that match a regular expression, with files in the order of their paths.
+
+    Errors: ToolError; OSError if the program cannot be run.
+    """
+    command = [program, *RIPGREP_OPTIONS, f"--regexp={_require_passable(arguments.pattern)}", "--", "."]
+    base = relative_path(arguments.base, workspace)
+    results, lines = BoundedResults(arguments.limit), RipgrepLines()
+    with ExitStack() as stack:
+        root, directory = await in_thread(partial(_open_directory, stack, workspace, base))
+        async with _running(command, directory) as process:
+            assert process.stdout is not None
+            more = True
+            while more and not results.truncated and not lines.truncated:
+                piece = await process.stdout.receive_some(_READ_BYTES)
+                more = bool(piece)
+                await in_thread(partial(_confirm, root, base, lines.feed(bytes(piece)), results))
+            if not more and not results.items and await process.wait() == _FAILED:
+                raise ToolError(f"the search failed: {lines.complaint}")
+    truncated = results.truncated or lines.truncated or lines.skipped
+    return encode({"matches": results.items, "truncated": truncated, "engine": "ripgrep"})
+
+
+def _require_passable(pattern: str) -> str:
+    """Return the pattern if it can be a program's argument. Errors: ToolError."""
+    try:
+        pattern.encode()
+    except UnicodeEncodeError:
+        raise ToolError("the pattern contains half a character (a lone surrogate)") from None
+    if "\0" in pattern:
+        raise ToolError(r"the pattern contains a zero character; write it as \x00")
+    return pattern
+
+
+def _open_directory(stack: ExitStack, workspace: str, base: str) -> tuple[Root, int]:
+    root = stack.enter_context(open_root(workspace))
+    with explain_errors(base):
+        return root, stack.enter_context(root.directory(base))
+
+
+@asynccontextmanager
+async def _running(command: list[str], directory: int) -> AsyncIterator[trio.Process]:
+    """Run a program in a directory while the block runs; afterwards it has ended."""
+    process = await trio.lowlevel.open_process(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # The child changes to it before it closes the descriptors that it does not inherit.
+        cwd=f"/proc/self/fd/{directory}",
+        env=RIPGREP_ENVIRONMENT,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            assert process.stdout is not None
+            await process.stdout.aclose()
+
+
+def _confirm(root: Root, base: str, lines: list[bytes], results: BoundedResults) -> None:
+    """Add the matches that a second, confined read confirms; others differ, or have an invalid path."""
+    for line in lines:
+        message = _message_decoder.decode(line)
+        if message.type != "match":
+            continue
+        match = _match_decoder.decode(message.data)
+        claimed = match.lines.raw()
+        try:
+            path = relative_path(posixpath.join(base, match.path.text or ""), root.workspace)
+            with explain_errors(path), root.file(path) as descriptor:
+                actual = os.pread(descriptor, len(claimed), match.absolute_offset)
+        except ToolError:
+            continue
+        if actual != claimed:
+            continue
+        start = match.submatches[0].start if match.submatches else 0
+        if not results.add(TextMatch(path, match.line_number, excerpt_around(actual, start))):
+            return

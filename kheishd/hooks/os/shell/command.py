@@ -1,0 +1,73 @@
+"""The preparation of a command: its shell, its environment and its confinement."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kheishd.hooks.os.shell.process import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kheishd.hooks.os.shell.sandbox import Sandbox
+    from kheishd.hooks.os.shell.workdir import Workdir
+
+
+# A list of the variables that pass, not of those that do not: people put credentials into variables of any
+# name.
+PASSED_VARIABLES = frozenset(("PATH", "LANG", "LANGUAGE", "TZ"))
+PASSED_PREFIX = "LC_"
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def clean_environment(environ: Mapping[str, str], workspace: str) -> dict[str, str]:
+    """Return the environment of a command that works in a workspace, from the daemon's own.
+
+    ``~`` is the workspace: the user's home directory is not a command's business. Nobody can page through
+    output or type a password, so programs that would ask are configured not to.
+    """
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if name in PASSED_VARIABLES or name.startswith(PASSED_PREFIX)
+    }
+    return {
+        "PATH": DEFAULT_PATH,
+        "LANG": "C.UTF-8",
+        **passed,
+        "HOME": workspace,
+        "TERM": "dumb",
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+
+
+def shell_argv() -> tuple[str, ...]:
+    """Return the shell, without its startup files: some of them are in the workspace."""
+    if os.path.exists("/bin/bash"):
+        return ("/bin/bash", "--noprofile", "--norc", "-c")
+    return ("/bin/sh", "-c")
+
+
+def prepare_command(
+    line: str,
+    workdir: Workdir,
+    environ: Mapping[str, str],
+    mark: str,
+    sandbox: Sandbox | None,
+    variables: Mapping[str, str] | None = None,
+) -> Command:
+    """Prepare a command line that works in a directory; without a sandbox, it is not confined.
+
+    ``environ`` is the daemon's own environment, of which little passes; ``variables`` are added to it. Reads
+    the file system. Errors: ToolError if the workspace cannot be confined to.
+    """
+    argv = [*shell_argv(), line]
+    if sandbox is not None:
+        argv = sandbox.argv(workdir, argv)
+    descriptors = () if sandbox is None else (workdir.outer,)
+    environment = {**clean_environment(environ, workdir.workspace), **(variables or {})}
+    return Command(tuple(argv), environment, workdir.inner, mark, sandbox is not None, descriptors)

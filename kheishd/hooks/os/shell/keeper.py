@@ -1,0 +1,305 @@
+"""The keeper of one command: a program between the daemon and a command that a tool runs.
+
+It is an interpreter that has imported this file and little else (see ``process``). Its arguments are ``bare``
+or ``boxed``, then the command's argv. The daemon cannot do its work, for these reasons:
+
+- **No process escapes.** The keeper is the *subreaper* of everything below it: each process that a command
+  starts stays a descendant of the keeper, even in a session of its own and with its parent gone. The keeper
+  ends only when it has no child, so its end means that nothing of the command runs.
+- **The command dies with the daemon.** The daemon's end of the socket closes however the daemon ends. The
+  parent-death signal does not work there: the kernel sends it when the *thread* that started the child ends,
+  and the daemon starts programs in threads that come and go. The keeper has one thread, so its own child can
+  use that signal, in case the keeper is killed.
+- **A reaped process id is never signalled**: the keeper reaps, so it knows.
+
+Standard input is the socket; standard output and error are the command's. The keeper sends these lines::
+
+    began PID STARTED       the command runs
+    failed NOTE             the command could not be started
+    ended CODE              the command has ended; 128 + n by signal n
+    unboxed                 the sandbox could not be set up, so the command never ran
+    gone                    nothing of the command runs any more
+
+It receives ``stop SECONDS``: terminate everything, and kill it after this time. At the end of the socket it
+kills everything at once.
+
+One kind of process can still escape: a command without a sandbox that kills its keeper. Such a command could
+as well kill the daemon. Its processes carry a mark by which they are found (see ``process``).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+
+# Importing ``typing`` takes as long as the rest of the start, so only the type checker does it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+# The interval between two sweeps, and its maximum: a process that cannot be killed (it waits for a disk, or
+# became another user's) must not be signalled a hundred times a second.
+SWEEP_SECONDS = 0.01
+MAX_SWEEP_SECONDS = 1.0
+
+# A tree that grows while it is being stopped is scanned again; one that outruns this meets the next sweep.
+MAX_STOPPING_ROUNDS = 200
+
+# If memory runs out, the kernel should kill the command and not the daemon.
+OOM_SCORE = 500
+
+
+ProcessId = tuple[int, int]
+"""The unambiguous identity of a process: its pid, which the kernel reuses, and its start in clock ticks."""
+
+
+def stat_of(pid: int) -> tuple[int, int] | None:
+    """Return the parent and the start ticks of a process; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program comes second, in parentheses, and may contain parentheses itself.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), int(fields[19])
+
+
+def start_ticks_of(pid: int) -> int | None:
+    """Return the start of a process, in clock ticks since boot; None if there is none."""
+    stat = stat_of(pid)
+    return None if stat is None else stat[1]
+
+
+def send_signal(process: ProcessId, number: int) -> None:
+    """Send a signal to this process and no other, if it exists and may be signalled."""
+    pid, start_ticks = process
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        # The handle refers to the process that had the pid when it was opened, so that one is compared.
+        if start_ticks_of(pid) == start_ticks:
+            signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(handle)
+
+
+def descendants(root: int, known: Collection[int] = ()) -> list[ProcessId]:
+    """Return all processes below one, nearest first, without the known ones."""
+    children: dict[int, list[ProcessId]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in known and (stat := stat_of(int(name))) is not None:
+            children.setdefault(stat[0], []).append((int(name), stat[1]))
+    below = [child for parent in (root, *known) for child in children.pop(parent, ())]
+    for pid, _ in below:
+        below += children.pop(pid, ())
+    return below
+
+
+def sweep(root: int) -> None:
+    """Kill everything below a process. All of it is stopped first: a stopped process cannot start others.
+
+    It cannot end either, so its pid stays its own, and only new processes have to be scanned. Stopping one
+    takes less time than starting one, so this catches up with a tree that grows.
+    """
+    stopped: dict[int, int] = {}
+    for _ in range(MAX_STOPPING_ROUNDS):
+        fresh = descendants(root, stopped)
+        if not fresh:
+            break
+        for process in fresh:
+            send_signal(process, signal.SIGSTOP)
+        stopped.update(fresh)
+    for process in stopped.items():
+        send_signal(process, signal.SIGKILL)
+
+
+class Keeper:
+    """The state of the command, and the time at which everything that remains of it is killed."""
+
+    def __init__(self, control: int, *, boxed: bool) -> None:
+        self._control = control
+        self._boxed = boxed
+        self._status = -1
+        self._main = 0
+        self._kill_at: float | None = None
+        self._pause = SWEEP_SECONDS
+        self._wakeup = _open_wakeup()
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._poll.register(self._wakeup, select.POLLIN)
+
+    def start(self, argv: list[str]) -> bool:
+        """Start the command and report it; return whether it could be started."""
+        inside = -1
+        if self._boxed:
+            self._status, inside = os.pipe()
+            os.set_inheritable(inside, True)
+            argv = [argv[0], "--json-status-fd", str(inside), *argv[1:]]
+        read, write = os.pipe()
+        self._main = os.fork()
+        if self._main == 0:
+            _exec(argv, write)
+        os.close(write)
+        if self._boxed:
+            os.close(inside)
+        # A successful exec closes the pipe without a message.
+        problem = os.read(read, 1_000).decode(errors="replace")
+        os.close(read)
+        self._send(
+            f"failed {problem}" if problem else f"began {self._main} {start_ticks_of(self._main) or 0}"
+        )
+        return not problem
+
+    def stay(self) -> None:
+        """Run until there is no child any more, and report that."""
+        while self._reap():
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._kill()
+            self._wait()
+        self._send("gone")
+
+    def _reap(self) -> bool:
+        """Reap the ended children; return whether any is left."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return False
+            if ended is None:
+                return True
+            if ended.si_pid != self._main:
+                os.waitpid(ended.si_pid, 0)
+                continue
+            self._kill_main()
+            _, status = os.waitpid(self._main, 0)
+            self._main = 0
+            self._expire()
+            self._send(self._describe_end(os.waitstatus_to_exitcode(status)))
+
+    def _describe_end(self, code: int) -> str:
+        report = b""
+        if self._boxed:
+            os.set_blocking(self._status, False)
+            with suppress(BlockingIOError):
+                report = os.read(self._status, 10_000)
+        if code < 0:
+            return f"ended {128 - code}"
+        # Bubblewrap reports the exit code of the command it ran; without a report, it ran none.
+        return f"ended {code}" if not self._boxed or b'"exit-code"' in report else "unboxed"
+
+    def _wait(self) -> None:
+        """Wait until a child has ended, the daemon has sent a message, or it is time to kill."""
+        timeout_ms = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic()) * 1_000
+        for descriptor, _ in self._poll.poll(timeout_ms):
+            if descriptor == self._wakeup:
+                os.read(self._wakeup, 1_000)
+            else:
+                self._receive()
+
+    def _receive(self) -> None:
+        try:
+            words = os.read(self._control, 100).split()
+        except ConnectionError:
+            words = []
+        if not words:
+            self._poll.unregister(self._control)
+            self._expire()
+        elif self._kill_at is None:
+            self._kill_at = time.monotonic() + float(words[1])
+            # Not Bubblewrap itself: its end would kill the others at once.
+            for process in descendants(os.getpid()):
+                if not self._boxed or process[0] != self._main:
+                    send_signal(process, signal.SIGTERM)
+
+    def _expire(self) -> None:
+        """Let the kill time be now."""
+        self._kill_at = time.monotonic()
+
+    def _kill(self) -> None:
+        """Kill everything that runs, and schedule the next sweep, later each time."""
+        if self._main:
+            self._kill_main()
+        else:
+            # Run before all other processes, if that is allowed: there may be thousands to kill.
+            with suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            sweep(os.getpid())
+        self._kill_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, MAX_SWEEP_SECONDS)
+
+    def _kill_main(self) -> None:
+        """Kill the command and its group. The command is not reaped yet, so its pid is still its own.
+
+        In a sandbox the kernel kills everything with it. Signalling a group is atomic for the kernel, and no
+        fork can slip through, so only processes that left the group remain.
+        """
+        for kill in (os.killpg, os.kill):
+            with suppress(ProcessLookupError, PermissionError):
+                kill(self._main, signal.SIGKILL)
+
+    def _send(self, line: str) -> None:
+        with suppress(ConnectionError):
+            os.write(self._control, line.encode() + b"\n")
+
+
+def _open_wakeup() -> int:
+    """Return a descriptor that is readable after a signal. No signal ends the keeper or is forwarded."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        # Handled, not ignored: the command would inherit an ignored signal.
+        signal.signal(number, lambda number, frame: None)
+    return read
+
+
+def _exec(argv: list[str], report: int) -> NoReturn:
+    """Turn this child into the command; an error is written to ``report``."""
+    try:
+        keeper = os.getppid()
+        os.setsid()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == keeper:
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                # Python ignores these.
+                signal.signal(number, signal.SIG_DFL)
+            with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+                file.write(str(OOM_SCORE))
+            os.execv(argv[0], argv)
+    except OSError as error:
+        os.write(report, (error.strerror or str(error)).encode())
+    finally:
+        os._exit(127)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def main(argv: list[str]) -> None:
+    """Keep one command. The arguments are ``bare`` or ``boxed``, then the command's argv."""
+    control = os.dup(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    keeper = Keeper(control, boxed=argv[0] == "boxed")
+    if keeper.start(argv[1:]):
+        # The command's output ends with the command, not with the keeper.
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        keeper.stay()

@@ -1,0 +1,247 @@
+"""Processes that tools start: each under its keeper, read while it writes, ended when its block is left.
+
+A command has its own session, an empty standard input, and an environment of its own. However its caller
+ends (result, error, timeout, cancellation), leaving the block waits until nothing of the command runs any
+more. That wait is shielded and bounded; a process that outlives it, for example one that waits for a broken
+disk, is logged.
+
+The second line of defence finds orphans: processes of a command whose keeper was killed. A keeper loses no
+process of its command (see ``keeper``), and ends them when the daemon dies. An orphan is found by the mark in
+its inherited environment, unless it took care to remove that as well.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import trio
+
+from kheishd.hooks.os.shell.keeper import ProcessId, send_signal, start_ticks_of
+
+log = logging.getLogger(__name__)
+
+# How long a command may take to end after SIGTERM, before it is killed; and the keeper to see that all is
+# gone. A killed process is gone in milliseconds unless the kernel holds it.
+GRACE_SECONDS = 0.5
+MAX_KILL_SECONDS = 5.0
+
+# The longest line of a keeper: the reason for which a command could not be started.
+MAX_LINE_BYTES = 4096
+
+ROOT = Path(__file__).parents[4]
+# Imported, not run as a script: so it is compiled once and not at every start.
+KEEPER = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from kheishd.hooks.os.shell.keeper import main; main(sys.argv[2:])"
+)
+
+# Orphans.
+
+MARK_VARIABLE = "KHEISH_CALL"
+
+MAX_ORPHAN_SECONDS = 5.0
+
+# How long a keeper takes to notice that its daemon has died, and to end its command.
+KEEPER_SECONDS = 1.0
+SCAN_SECONDS = 0.02
+
+# A process that is becoming another program has no environment for a moment, so one scan may miss it.
+EMPTY_SCANS = 2
+
+
+class NotStarted(Exception):
+    """The command never ran; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnd:
+    """The end of a command, once nothing of it runs: ``code`` is 128 + n if it ended by signal n.
+
+    ``code`` is None if it is unknown: ``unboxed`` if the sandbox could not be set up and the command never
+    ran, else the keeper was killed.
+    """
+
+    code: int | None
+    unboxed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to run. ``workdir`` is an open directory; ``mark`` identifies its processes.
+
+    ``boxed``: the argv is that of a sandbox, which runs the command proper. It inherits the descriptors
+    ``passed``, and closes them for the command.
+    """
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    workdir: int
+    mark: str
+    boxed: bool = False
+    passed: tuple[int, ...] = ()
+
+
+class KeptCommand:
+    """A command under its keeper. ``pid`` and ``start_ticks`` identify its process for certain."""
+
+    def __init__(self, keeper: trio.Process, control: trio.SocketStream, mark: str) -> None:
+        assert keeper.stdout is not None, "a pipe was requested"
+        self.stdout = keeper.stdout
+        self.stderr = keeper.stderr
+        self.pid = 0
+        self.start_ticks = 0
+        self._keeper = keeper
+        self._control = control
+        self._mark = mark
+        self._buffer = b""
+        self._end = CommandEnd(None)
+        self._gone = False
+
+    async def begin(self) -> None:
+        """Wait until the command runs. Errors: NotStarted.
+
+        A command that kills its keeper at once has no ``pid``: the keeper could not report it.
+        """
+        message, _, rest = (await self._read_line()).partition(" ")
+        if message == "failed":
+            raise NotStarted(rest)
+        if message == "began":
+            self.pid, self.start_ticks = map(int, rest.split())
+
+    async def wait(self) -> CommandEnd:
+        """Wait until nothing of the command runs any more. It may be cancelled and called again."""
+        while line := await self._read_line():
+            match line.split():
+                case ["ended", code]:
+                    self._end = CommandEnd(int(code))
+                case ["unboxed"]:
+                    self._end = CommandEnd(None, unboxed=True)
+                case ["gone"]:
+                    self._gone = True
+                case ["began" | "failed", *_]:
+                    # The wait for the start was cancelled before this message came.
+                    pass
+                case _:
+                    log.error("a keeper sent an unknown message: %r", line)
+        return self._end
+
+    async def stop(self, grace_s: float = GRACE_SECONDS) -> None:
+        """End all of the command: SIGTERM, and SIGKILL after the grace time. Waits until nothing runs."""
+        with trio.CancelScope(shield=True), trio.move_on_after(grace_s + MAX_KILL_SECONDS):
+            with suppress(trio.BrokenResourceError):
+                await self._control.send_all(b"stop %.3f\n" % grace_s)
+            await self.wait()
+
+    async def aclose(self) -> None:
+        """Ensure that nothing of the command runs, and close its streams."""
+        with trio.CancelScope(shield=True):
+            if not self._gone:
+                await self.stop()
+            await self._control.aclose()
+            for stream in (self.stdout, self.stderr):
+                if stream is not None:
+                    await stream.aclose()
+            with trio.move_on_after(MAX_KILL_SECONDS):
+                await self._keeper.wait()
+            if not self._gone and not await kill_orphans(self._mark):
+                log.error("processes of a command could not be killed", extra={"mark": self._mark})
+
+    async def _read_line(self) -> str:
+        """Return the keeper's next line; an empty one once it has ended."""
+        while b"\n" not in self._buffer and len(self._buffer) < MAX_LINE_BYTES:
+            try:
+                data = await self._control.receive_some(MAX_LINE_BYTES)
+            except trio.BrokenResourceError:
+                data = b""
+            if not data:
+                return ""
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode(errors="replace")
+
+
+@asynccontextmanager
+async def running(command: Command, *, merged: bool = False) -> AsyncIterator[KeptCommand]:
+    """Run a command while the block runs. ``merged``: its errors are in its output.
+
+    Errors: NotStarted.
+    """
+    kept = await _start(command, merged=merged)
+    try:
+        await kept.begin()
+        yield kept
+    finally:
+        await kept.aclose()
+
+
+async def _start(command: Command, *, merged: bool) -> KeptCommand:
+    ours, theirs = socket.socketpair()
+    argv = [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT)]
+    argv += ["boxed" if command.boxed else "bare", *command.argv]
+    control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    try:
+        # Shielded: a cancellation between the start and the return would lose the process.
+        with theirs, trio.CancelScope(shield=True):
+            keeper = await trio.lowlevel.open_process(
+                argv,
+                stdin=theirs,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+                # The directory itself, whatever its name leads to by now.
+                cwd=f"/proc/self/fd/{command.workdir}",
+                env={**command.environ, MARK_VARIABLE: command.mark},
+                pass_fds=command.passed,
+                start_new_session=True,
+            )
+    except BaseException as error:
+        control.socket.close()
+        if isinstance(error, OSError):
+            raise NotStarted(error.strerror or str(error)) from None
+        raise
+    return KeptCommand(keeper, control, command.mark)
+
+
+def home_id(home: Path) -> str:
+    """Return the prefix of the marks of one home's processes: those of other homes are left alone."""
+    return sha256(os.path.realpath(home).encode()).hexdigest()[:12]
+
+
+def find_orphans(mark: str) -> list[ProcessId]:
+    """Return the processes that carry a mark. Reads ``/proc``: some microseconds for each process."""
+    entry = f"{MARK_VARIABLE}={mark}".encode()
+    orphans = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+            if entry not in file.read().split(b"\0"):
+                continue
+            start_ticks = start_ticks_of(int(name))
+            if start_ticks is not None:
+                orphans.append((int(name), start_ticks))
+    return orphans
+
+
+async def kill_orphans(mark: str, *, patience_s: float = 0.0) -> bool:
+    """Kill all processes that carry a mark; return whether they are gone.
+
+    ``patience_s`` is the time for those that are ending by themselves.
+    """
+    began = trio.current_time()
+    with trio.move_on_after(patience_s + MAX_ORPHAN_SECONDS):
+        empty_scans = 0
+        while empty_scans < EMPTY_SCANS:
+            orphans = await trio.to_thread.run_sync(find_orphans, mark)
+            empty_scans = 0 if orphans else empty_scans + 1
+            if trio.current_time() >= began + patience_s:
+                for orphan in orphans:
+                    send_signal(orphan, signal.SIGKILL)
+            await trio.sleep(SCAN_SECONDS)
+        return True
+    return False

@@ -1,0 +1,229 @@
+"""The sandbox of commands: Bubblewrap, and the part of the machine that a command sees in it.
+
+The sandbox is an allowlist. Everything else does not exist for the command: other people's files, the user's
+home directory, the daemon's home with its socket and its store, and ``/run`` with everybody's sockets.
+
+- The system (``/usr``, ``/etc``, ``/opt`` and the like), read-only.
+- The workspace, at its own path, writable.
+- A private ``/tmp``, ``/dev`` and ``/proc``, which end with the command.
+- Its own processes only; when the first of them is killed, the kernel kills all.
+- The network, unrestricted: shells are used to fetch packages. That includes services of this machine that
+  listen for everybody, and abstract Unix sockets. The daemon's own sockets are files outside the sandbox.
+
+If one path is inside another, the inner one wins: a workspace inside the daemon's home is visible, and the
+daemon's home inside a workspace is hidden.
+
+Root is special. It has no capabilities inside, but owns many files that others may not read. So files below
+``/etc`` that only root may read are hidden, and ``/proc`` is read-only: the kernel lets root write into
+``/proc/sys`` without any capability, and files there name programs that it runs outside.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from kheishd.kernel.hook import ToolError
+from protocol.limits.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from kheishd.config.sections.workspace import SandboxMode
+    from kheishd.hooks.os.shell.workdir import Workdir
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt"),
+    *("/nix", "/gnu", "/snap", "/var/lib/ca-certificates"),
+)
+"""The readable directories of the system, if they exist."""
+
+CREDENTIALS = (
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".password-store", ".mozilla"),
+    *(".config/gcloud", ".config/gh", ".config/google-chrome", ".config/chromium", ".local/share/keyrings"),
+    *(".netrc", ".git-credentials", ".pgpass", ".npmrc", ".pypirc", ".cargo/credentials.toml"),
+)
+"""Files that stay hidden even if the user's home directory is in the workspace."""
+
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
+# Scratch directories are in memory. Compilers and package managers use some hundred megabytes.
+MAX_SCRATCH_BYTES = 512 * MIB
+
+# Starting Bubblewrap takes five milliseconds; on a very busy machine, a thousand times that.
+MAX_PROBE_SECONDS = 10.0
+
+
+class Sandbox:
+    """The confinement of commands. ``hidden`` paths are never visible; ``readable`` ones always are."""
+
+    def __init__(self, hidden: Sequence[str], readable: Sequence[str] = ()) -> None:
+        self._hidden = tuple(hidden)
+        self._readable = tuple(readable)
+        self._bubblewrap: Bubblewrap | None = None
+
+    async def choose(self, mode: SandboxMode) -> bool:
+        """Return whether a command is confined. Errors: ToolError if it must be and cannot."""
+        if mode == "off":
+            return False
+        problem = await self.find_problem()
+        if problem is not None and mode == "required":
+            raise ToolError(
+                f"commands must run in a sandbox here, and it does not work: {problem}. "
+                "Work without the shell, or ask the operator to install bubblewrap"
+            )
+        return problem is None
+
+    async def find_problem(self) -> str | None:
+        """Return why the sandbox does not work here; None if it does, as one successful trial shows.
+
+        A failed trial is repeated each time: its cause may have been temporary, and it is cheap.
+        """
+        if self._bubblewrap is not None:
+            return None
+        path = shutil.which("bwrap")
+        if path is None:
+            return "bubblewrap (bwrap) is not installed"
+        try:
+            bubblewrap = Bubblewrap(path, frozenset((await _run([path, "--help"])).split()))
+            options = await trio.to_thread.run_sync(lambda: list(self._options(bubblewrap, None)))
+            await _run([path, *options, "--", "/bin/sh", "-c", ":"])
+        except _Unusable as problem:
+            return str(problem)
+        self._bubblewrap = bubblewrap
+        return None
+
+    def argv(self, workdir: Workdir, command: Sequence[str]) -> list[str]:
+        """Return the argv of a command in the sandbox, after ``choose`` returned True. Reads the file system.
+
+        ``workdir.outer`` must be open under this number in the process that executes it.
+        Errors: ToolError if the workspace cannot be confined to.
+        """
+        assert self._bubblewrap is not None, "choose was called"
+        workspace = workdir.workspace
+        if workspace == "/" or workspace in map(os.path.realpath, self._hidden):
+            raise ToolError(
+                f"commands cannot be confined to the workspace {workspace}; ask the operator for another one"
+            )
+        options = self._options(self._bubblewrap, workdir)
+        return [self._bubblewrap.path, *options, "--chdir", workdir.path, "--", *command]
+
+    def _options(self, bubblewrap: Bubblewrap, workdir: Workdir | None) -> Iterator[str]:
+        yield from ("--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session")
+        yield from ("--cap-drop", "ALL")
+        for path in SYSTEM:
+            # ``/bin``, for one, may be a link to ``usr/bin``.
+            if os.path.islink(path):
+                yield from ("--symlink", os.readlink(path), path)
+            elif os.path.isdir(path):
+                yield from ("--ro-bind", path, path)
+        # The list of name servers is a single file, often below ``/run``.
+        resolver = os.path.realpath("/etc/resolv.conf")
+        if not _is_inside(resolver, SYSTEM):
+            yield from ("--ro-bind-try", resolver, resolver)
+        yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run")
+        for path in SCRATCH:
+            yield from (*bubblewrap.scratch, "--tmpfs", path)
+        yield from self._nested({} if workdir is None else {workdir.workspace: bubblewrap.bind(workdir)})
+        for path in ("/dev", "/proc", "/") if os.geteuid() == 0 else ("/dev", "/"):
+            yield from ("--remount-ro", path)
+
+    def _nested(self, binds: dict[str, tuple[str, ...]]) -> Iterator[str]:
+        """Yield the options for paths that may be inside one another: the inner after the outer."""
+        for path in map(os.path.realpath, self._readable):
+            binds.setdefault(path, ("--ro-bind-try", path, path))
+        covers = dict(self._covers((*binds, *SYSTEM)))
+        for path in sorted(binds.keys() | covers.keys(), key=lambda path: path.count("/")):
+            yield from binds.get(path) or covers[path]
+        # Only now: a visible path may have been mounted inside a hidden one.
+        for path, (option, *_) in covers.items():
+            if option == "--tmpfs" and path not in binds:
+                yield from ("--remount-ro", path)
+
+    def _covers(self, visible: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the paths that would be visible and must not be, with the options that hide them."""
+        private = _root_only("/etc") if os.geteuid() == 0 else ()
+        for path in map(os.path.realpath, (*self._hidden, *_credentials(), *private)):
+            if _is_inside(path, visible) and os.path.exists(path):
+                is_directory = os.path.isdir(path)
+                yield path, ("--tmpfs", path) if is_directory else ("--ro-bind", os.devnull, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """The program, and its options, which depend on its version."""
+
+    path: str
+    options: frozenset[str]
+
+    @property
+    def scratch(self) -> tuple[str, ...]:
+        """The options that limit scratch memory; before 0.7 it is half of the machine's."""
+        return ("--size", str(MAX_SCRATCH_BYTES)) if "--size" in self.options else ()
+
+    def bind(self, workdir: Workdir) -> tuple[str, ...]:
+        """Return the options for the workspace: the opened directory; before 0.10, its path.
+
+        An agent may be able to replace another agent's workspace by a link, if that is inside its own.
+        """
+        if "--bind-fd" in self.options:
+            return ("--bind-fd", str(workdir.outer), workdir.workspace)
+        return ("--bind", workdir.workspace, workdir.workspace)
+
+
+def _is_inside(path: str, directories: Iterable[str]) -> bool:
+    return any(path.startswith(f"{directory}/") for directory in directories)
+
+
+def _credentials() -> list[str]:
+    homes = {os.path.expanduser("~")}
+    # In a container a user may have a number and no name.
+    with suppress(KeyError):
+        homes.add(pwd.getpwuid(os.geteuid()).pw_dir)
+    return [os.path.join(home, name) for home in homes for name in CREDENTIALS if os.path.isabs(home)]
+
+
+def _root_only(directory: str) -> Iterator[str]:
+    """Yield the paths below a directory that only root may read."""
+    try:
+        with os.scandir(directory) as scan:
+            entries = list(scan)
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_symlink() and not entry.stat().st_mode & stat.S_IROTH:
+            yield entry.path
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _root_only(entry.path)
+
+
+class _Unusable(Exception):
+    """Bubblewrap does not work here; the message gives the reason."""
+
+
+async def _run(argv: list[str]) -> str:
+    """Run a program and return its output. Errors: _Unusable unless it succeeds."""
+    with trio.move_on_after(MAX_PROBE_SECONDS):
+        try:
+            completed = await trio.run_process(
+                argv,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_stdout=True,
+                capture_stderr=True,
+                env={},
+            )
+        except OSError as error:
+            raise _Unusable(error.strerror or str(error)) from None
+        if completed.returncode == 0:
+            return completed.stdout.decode(errors="replace")
+        errors = completed.stderr.decode(errors="replace").strip()
+        raise _Unusable(errors or f"bwrap exited with {completed.returncode}")
+    raise _Unusable(f"bwrap did not answer within {MAX_PROBE_SECONDS:g} s")

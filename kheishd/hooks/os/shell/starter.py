@@ -1,0 +1,76 @@
+"""The start of a background shell: as it was allowed when its task was created, and not otherwise.
+
+It runs as a command in the foreground does, with the same keeper, sandbox and environment. Its directory and
+its confinement were approved: if those are no longer available, it is not started.
+"""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from kheishd.hooks.os.shell.command import prepare_command
+from kheishd.hooks.os.shell.process import (
+    KEEPER_SECONDS,
+    KeptCommand,
+    NotStarted,
+    home_id,
+    kill_orphans,
+    running,
+)
+from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.workdir import open_workdir
+from kheishd.kernel.hook import ToolError
+from protocol.objects.task import Shell
+
+TASK_VARIABLE: Final = "KHEISH_SHELL_TASK_ID"
+"""The variable with which a shell learns the id of its task."""
+
+
+class Starter:
+    """Starter of background shells for the daemon of one home."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self._home = home
+        self._home_id = home_id(home)
+        self._environ = environ
+
+    @asynccontextmanager
+    async def running(
+        self, task_id: str, shell: Shell, readable: Sequence[str]
+    ) -> AsyncIterator[KeptCommand]:
+        """Run the shell of a task while the block runs. A sandboxed one can also see ``readable``.
+
+        Errors: NotStarted.
+        """
+        sandbox = Sandbox([str(self._home)], readable) if shell.sandboxed else None
+        try:
+            workdir = await trio.to_thread.run_sync(open_workdir, shell.workspace, shell.workdir)
+        except ToolError as error:
+            raise NotStarted(str(error)) from None
+        try:
+            variables, mark = {TASK_VARIABLE: task_id}, self._mark(task_id)
+            prepare = partial(
+                prepare_command, shell.command, workdir, self._environ, mark, sandbox, variables
+            )
+            try:
+                if sandbox is not None:
+                    await sandbox.choose("required")
+                command = await trio.to_thread.run_sync(prepare)
+            except ToolError as error:
+                raise NotStarted(str(error)) from None
+            async with running(command, merged=True) as kept:
+                yield kept
+        finally:
+            workdir.close()
+
+    async def kill_orphans(self, task_id: str) -> bool:
+        """Kill the processes of a shell that a dead daemon left; return whether they are gone."""
+        return await kill_orphans(self._mark(task_id), patience_s=KEEPER_SECONDS)
+
+    def _mark(self, task_id: str) -> str:
+        return f"{self._home_id}.{task_id}"

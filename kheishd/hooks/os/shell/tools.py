@@ -1,0 +1,386 @@
+"""The ``bash`` tool: one shell command, confined to its workspace, bounded, and gone when it has returned.
+
+The parts are elsewhere: ``command`` prepares it, ``sandbox`` confines it, ``process`` starts and ends it, and
+``output`` collects its output.
+
+A command for the background is not started by its call. Its result and its task are committed together, and
+the worker of shells then sees the task. So a command never runs without a record, and if the daemon dies in
+the call, there is neither a task nor a process.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import trio
+from msgspec import Meta, Struct
+
+from kheishd.core.task import abbreviate
+from kheishd.hooks.os.shell.command import prepare_command, shell_argv
+from kheishd.hooks.os.shell.output import OutputCollector, Spool, read_tail, trim_start, truncate_middle
+from kheishd.hooks.os.shell.process import (
+    GRACE_SECONDS,
+    KEEPER_SECONDS,
+    MAX_KILL_SECONDS,
+    Command,
+    CommandEnd,
+    NotStarted,
+    home_id,
+    kill_orphans,
+    running,
+)
+from kheishd.hooks.os.shell.sandbox import Sandbox
+from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
+from kheishd.kernel.hook import Arguments, Invocation, Outcome, ProbeResult, Stale, SubHook, ToolError, tool
+from kheishd.objects.work.shell import require_room
+from protocol import ids
+from protocol.errors.task import TasksFull
+from protocol.events.task import TaskCreated
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_TAIL_BYTES
+from protocol.limits.units import KIB
+from protocol.objects.approval import Preview
+from protocol.objects.task import ShellCommand
+from protocol.text import truncate_json_start
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from kheishd.store.environment import Snapshot
+
+MAX_TIMEOUT_SECONDS = 180.0
+
+# The time for ending a command after its timeout, so that the tool reports the timeout, and is not cancelled.
+STOPPING_SECONDS = GRACE_SECONDS + 3 * MAX_KILL_SECONDS
+
+# Once all processes are gone their pipes end, unless one passed its own to a process that lives on.
+MAX_DRAIN_SECONDS = 1.0
+
+# The command and the end of its output in the evidence: with the directory, within 4 KiB.
+MAX_EVIDENCE_ECHO_BYTES = 1 * KIB
+MAX_EVIDENCE_TAIL_BYTES = 2 * KIB
+
+# The copy of the command, and of its directory, in a result.
+MAX_ECHO_BYTES = 1 * KIB
+
+MAX_PROBLEM_BYTES = 2 * KIB
+
+DESCRIPTION = """\
+Run a command in a shell (bash) and return its exit code, standard output and standard error.
+
+- It starts in the workspace, or in workdir, a directory inside it. Only files persist between calls: no
+  variables, no current directory, no processes. Processes that still run when the shell ends are killed.
+- Usually it sees the workspace, which it can write to, and the system, which is read-only. /tmp is private
+  and deleted afterwards; ~ is the workspace. The network can be used.
+- Standard input is empty, so no prompt can be answered: use options such as --yes.
+- The middle of long output is left out. A command that takes longer than timeout_s is stopped (default and
+  maximum: {max_timeout_s:g}).
+- With run_in_background it runs beside you, without a time limit: for servers, long builds, and anything
+  you need not wait for. It becomes a task: task_output returns its output, task_stop ends it.
+To read, search or change files, use the tools for files if there are any."""
+
+BACKGROUND_NOTE = (
+    "It runs in the background from now on. task_output returns its output, task_stop ends it. You are told "
+    "when it has ended, before your next answer after that."
+)
+
+
+class BashArguments(Arguments, frozen=True):
+    """Arguments of ``bash``."""
+
+    command: Annotated[str, Meta(min_length=1, description="The command line, or a short script.")]
+    workdir: Annotated[str, Meta(description="A directory inside the workspace, which is the default.")] = "."
+    timeout_s: Annotated[float, Meta(gt=0, description="Stop after this many seconds.")] | None = None
+    description: Annotated[str, Meta(description="The purpose, in a few words, for people who watch.")] = ""
+    run_in_background: Annotated[
+        bool, Meta(description="Start it and return at once; timeout_s does not apply.")
+    ] = False
+
+
+class BashResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The result for the model. ``exit_code`` is null if the command was stopped."""
+
+    command: str
+    workdir: str
+    exit_code: int | None
+    success: bool
+    timed_out: bool
+    sandboxed: bool
+    stdout: str
+    stderr: str
+    stdout_truncated: bool
+    stderr_truncated: bool
+    note: str | None = None
+
+
+class Bash(SubHook):
+    """Shell commands of runs. A sandboxed one can see ``readable`` besides the system."""
+
+    name = "bash"
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        readable: Sequence[str] = (),
+        max_timeout_s: float = MAX_TIMEOUT_SECONDS,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.revise(
+            self.bash,
+            description=DESCRIPTION.format(max_timeout_s=max_timeout_s),
+            timeout_s=max_timeout_s + STOPPING_SECONDS,
+        )
+        self._max_timeout_s = max_timeout_s
+        self._environ = environ
+        self._calls = home / "run" / "calls"
+        self._home_id = home_id(home)
+        self._sandbox = Sandbox([str(home)], readable)
+
+    def command_subject(self, call: Invocation, arguments: BashArguments) -> str:
+        """Return the command line."""
+        return arguments.command
+
+    async def preview_command(self, call: Invocation, arguments: BashArguments) -> Preview:
+        """Show the command and its directory: the approval is bound to both. Errors: ToolError."""
+        _require_runnable(arguments.command)
+        boxed, workdir = await self._prepare(call, arguments)
+        workdir.close()
+        confinement = "in a sandbox" if boxed else "without a sandbox"
+        if arguments.run_in_background:
+            confinement += ", in the background until it ends"
+        # The directory comes first, so that no command can forge it.
+        text = f"in {workdir.path}, {confinement}:\n{arguments.command}"
+        return Preview(kind="command", text=text, binding=_binding(workdir, boxed))
+
+    async def command_evidence(self, call: Invocation, arguments: BashArguments) -> dict[str, Any]:
+        """Return the command and its directory. Errors: ToolError."""
+        _require_runnable(arguments.command)
+        boxed, workdir = await self._prepare(call, arguments)
+        workdir.close()
+        argv = [*shell_argv(), truncate_middle(arguments.command, MAX_EVIDENCE_ECHO_BYTES)]
+        return {"argv": argv, "cwd": workdir.path, "sandboxed": boxed}
+
+    async def probe_command(
+        self, call: Invocation, arguments: BashArguments, evidence: Mapping[str, Any]
+    ) -> ProbeResult:
+        """Stop what still runs of a command during which the daemon died, and return its last output."""
+        if arguments.run_in_background:
+            return ProbeResult("not_done", "a background command starts only after its result is committed")
+        gone = await kill_orphans(self._mark(call), patience_s=KEEPER_SECONDS)
+        spool = Spool(self._calls / call.key)
+        output = await trio.to_thread.run_sync(read_tail, spool.path, MAX_COMMAND_TAIL_BYTES)
+        await trio.to_thread.run_sync(spool.remove)
+        if "pid" in evidence:
+            note = "the command was running when the daemon ended, and was stopped with it"
+        elif output is not None:
+            note = "the command was about to run, or had just begun, when the daemon ended"
+        else:
+            note = "the daemon ended just before the command began or just after it had ended"
+        if not gone:
+            note += "; some of its processes cannot be stopped"
+        if output is None:
+            return ProbeResult("unknown", note)
+        tail = truncate_json_start(trim_start(output).decode(errors="replace"), MAX_EVIDENCE_TAIL_BYTES)
+        return ProbeResult("unknown", note, {"output_tail": tail})
+
+    @tool(
+        "bash",
+        description=DESCRIPTION,
+        kind="execute",
+        default="ask",
+        droppable=True,
+        subject=command_subject,
+        preview=preview_command,
+        evidence=command_evidence,
+        probe=probe_command,
+    )
+    async def bash(self, call: Invocation, arguments: BashArguments) -> Outcome:
+        """Run a command. When this ends, nothing of it runs any more.
+
+        Errors: ToolError, Stale if the approval was for another directory or confinement.
+        """
+        _require_runnable(arguments.command)
+        boxed, workdir = await self._prepare(call, arguments)
+        try:
+            if call.binding not in (None, _binding(workdir, boxed)):
+                raise Stale
+            if arguments.run_in_background:
+                return _create_task(call, arguments, workdir, boxed=boxed)
+            return await self._run(call, arguments, workdir, boxed=boxed)
+        finally:
+            workdir.close()
+
+    async def _run(
+        self, call: Invocation, arguments: BashArguments, workdir: Workdir, *, boxed: bool
+    ) -> Outcome:
+        spool = Spool(self._calls / call.key)
+        sandbox = self._sandbox if boxed else None
+        prepare = partial(
+            prepare_command, arguments.command, workdir, self._environ, self._mark(call), sandbox
+        )
+        try:
+            command = await trio.to_thread.run_sync(prepare)
+            await trio.to_thread.run_sync(spool.begin)
+            collector = OutputCollector(spool, call.stream)
+            timeout_s = min(arguments.timeout_s or self._max_timeout_s, self._max_timeout_s)
+            end = await _perform(call, command, collector, timeout_s)
+            result = result_of(arguments.command, workdir.path, boxed, timeout_s, end, collector, spool)
+            return await trio.to_thread.run_sync(outcome_of, result, collector, spool)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(spool.remove)
+
+    async def _prepare(self, call: Invocation, arguments: BashArguments) -> tuple[bool, Workdir]:
+        """Return whether the command is confined, and its open directory. Errors: ToolError."""
+        boxed = await self._sandbox.choose(call.context.sandbox)
+        workspace = call.context.workspace
+        return boxed, await trio.to_thread.run_sync(open_workdir, workspace, arguments.workdir)
+
+    def _mark(self, call: Invocation) -> str:
+        return f"{self._home_id}.{call.key}"
+
+
+def _require_runnable(command: str) -> None:
+    """Reject a command that cannot be run, or shown completely. Errors: ToolError."""
+    if "\0" in command:
+        raise ToolError("a command cannot contain a NUL character; write such data with printf")
+    if len(command.encode(errors="replace")) > MAX_COMMAND_BYTES:
+        raise ToolError(
+            f"a command may have {MAX_COMMAND_BYTES} bytes; write a longer script to a file and run that"
+        )
+
+
+def _binding(workdir: Workdir, boxed: bool) -> str:
+    return sha256(f"{'boxed' if boxed else 'bare'} {workdir.path}".encode(errors="replace")).hexdigest()
+
+
+# In the foreground.
+
+
+async def _perform(
+    call: Invocation, command: Command, collector: OutputCollector, timeout_s: float
+) -> CommandEnd | None:
+    """Run a command and collect its output. Returns how it ended; None if it took too long."""
+    end = None
+    try:
+        async with running(command) as kept:
+            assert kept.stderr is not None, "its errors are separate"
+            if kept.pid:
+                await call.observe({"pid": kept.pid, "started": kept.start_ticks})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(collector.pump, kept.stdout, collector.stdout)
+                nursery.start_soon(collector.pump, kept.stderr, collector.stderr)
+                with trio.move_on_after(timeout_s):
+                    end = await kept.wait()
+                if end is None:
+                    await kept.stop()
+                nursery.cancel_scope.deadline = trio.current_time() + MAX_DRAIN_SECONDS
+    except NotStarted as error:
+        raise ToolError(f"the command could not be started: {error}") from None
+    return end
+
+
+def result_of(
+    command: str,
+    workdir: str,
+    boxed: bool,
+    timeout_s: float,
+    end: CommandEnd | None,
+    collector: OutputCollector,
+    spool: Spool,
+) -> BashResult:
+    """Return the result, still without the output.
+
+    Errors: ToolError if the command never ran, or its end is unknown.
+    """
+    notes = []
+    if end is None:
+        notes.append(f"stopped after {timeout_s:g} s; do less at once, or give a longer timeout_s")
+    elif end.unboxed:
+        problem, _ = collector.stderr.text(MAX_PROBLEM_BYTES)
+        note = "the command did not run, because its sandbox could not be set up"
+        raise ToolError(f"{note}: {problem.strip()}")
+    elif end.code is None:
+        raise ToolError(
+            "the exit code of the command is unknown, because its keeper was killed; "
+            "nothing of it runs any more, but check its effects"
+        )
+    if spool.dropped:
+        reason = spool.problem or "it exceeded the limit"
+        notes.append(f"{spool.dropped} bytes of the output are lost: {reason}")
+    return BashResult(
+        command=truncate_middle(command, MAX_ECHO_BYTES),
+        workdir=truncate_middle(workdir, MAX_ECHO_BYTES),
+        exit_code=None if end is None else end.code,
+        success=end is not None and end.code == 0,
+        timed_out=end is None,
+        sandboxed=boxed,
+        stdout="",
+        stderr="",
+        stdout_truncated=False,
+        stderr_truncated=False,
+        note="; ".join(notes) or None,
+    )
+
+
+def outcome_of(result: BashResult, collector: OutputCollector, spool: Spool) -> Outcome:
+    """Return the outcome with the output. Only a timeout is an error: a command may fail by its exit code."""
+    room = MAX_TOOL_TEXT_BYTES - len(msgspec.json.encode(result))
+    (stdout, all_stdout), (stderr, all_stderr) = collector.excerpts(room)
+    result = msgspec.structs.replace(
+        result,
+        stdout=stdout,
+        stderr=stderr,
+        stdout_truncated=not all_stdout,
+        stderr_truncated=not all_stderr,
+    )
+    full_output = None if all_stdout and all_stderr else spool.read() or None
+    text = msgspec.json.encode(result).decode()
+    return Outcome(text, is_error=result.timed_out, full_output=full_output)
+
+
+# In the background.
+
+
+def _create_task(call: Invocation, arguments: BashArguments, workdir: Workdir, *, boxed: bool) -> Outcome:
+    """Return the outcome of a call whose command runs in the background. Errors: ToolError."""
+    context = call.context
+    _require_text(workdir.path)
+    _require_text(context.workspace)
+    event = TaskCreated(
+        task_id=context.state.new_id(ids.TASK),
+        title=abbreviate(arguments.description) or abbreviate(arguments.command),
+        kind="shell",
+        owner=context.run.guest or context.run.agent,
+        shell=ShellCommand(
+            command=arguments.command,
+            workdir=workdir.path,
+            workspace=context.workspace,
+            sandboxed=boxed,
+            call_id=call.call_id,
+        ),
+    )
+
+    def decide(store: Snapshot) -> Outcome:
+        try:
+            require_room(store, context.session.session_id)
+        except TasksFull as refusal:
+            raise ToolError(refusal.message) from None
+        row = {"task_id": event.task_id, "title": event.title, "status": "pending", "note": BACKGROUND_NOTE}
+        return Outcome(msgspec.json.encode(row).decode(), events=(event,))
+
+    return Outcome("", decide=decide)
+
+
+def _require_text(path: str) -> None:
+    """Reject a path that a record cannot hold. Errors: ToolError."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ToolError("a directory whose name is not valid text cannot be used in the background") from None

@@ -1,0 +1,150 @@
+"""Maintenance commands on the store of a stopped daemon: under the home's lock, without an event loop.
+
+Exit codes are those of ``launch``; the doctor exits with 1 if it finds anything.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from kheishd import __version__
+from kheishd.home import Home, HomeUnusable, find_home
+from kheishd.launch import FAILED, STOPPED, STORE_REFUSED, UNUSABLE, Exit, lock_home, prepare_home
+from protocol.errors.refusal import Refusal
+from protocol.objects.daemon import Diagnosis
+
+
+@contextmanager
+def locked_home(option: str | None, *, create: bool = False) -> Iterator[Home]:
+    """Lock a home, and turn refusals of the store into exits.
+
+    Errors: Exit; also if the home does not exist and may not be created, as its path may be mistyped.
+    """
+    from kheishd.store.opening import StoreUnusable
+
+    if not create:
+        try:
+            home = find_home(option, os.environ)
+        except HomeUnusable as error:
+            raise Exit(UNUSABLE, str(error)) from None
+        if not home.path.exists():
+            raise Exit(STORE_REFUSED, f"there is no home at {home.path}; choose one with --home")
+    home = prepare_home(option, os.environ)
+    with lock_home(home):
+        try:
+            yield home
+        except StoreUnusable as error:
+            raise Exit(STORE_REFUSED, str(error)) from None
+        except Refusal as error:
+            raise Exit(FAILED, error.message) from None
+
+
+def restore(option: str | None, backup: str, *, as_json: bool) -> int:
+    """Verify a backup and replace the store by it; the replaced store is kept beside it."""
+    from kheishd.store.backup import restore as restore_store
+
+    with locked_home(option, create=True) as home:
+        restored = restore_store(Path(backup).absolute(), home.state)
+    if as_json:
+        previous = None if restored.kept is None else str(restored.kept)
+        _print_json({"bytes": restored.bytes, "cursor": restored.cursor, "kept": previous})
+        return STOPPED
+    print(f"restored {restored.bytes:,} bytes, up to cursor {restored.cursor}")
+    if restored.kept is not None:
+        print(f"the previous store is kept as {restored.kept}; remove it when you no longer need it")
+    return STOPPED
+
+
+def compact(option: str | None, *, as_json: bool) -> int:
+    """Shrink the store file."""
+    from kheishd.store.backup import compact as compact_store
+
+    with locked_home(option) as home:
+        compacted = compact_store(home.state)
+    if as_json:
+        _print_json({"before_bytes": compacted.before_bytes, "after_bytes": compacted.after_bytes})
+    else:
+        print(f"compacted {compacted.before_bytes:,} bytes to {compacted.after_bytes:,}")
+    return STOPPED
+
+
+def doctor(option: str | None, *, repair: bool, deep: bool, as_json: bool) -> int:
+    """Examine the store and print the findings; with ``repair``, first rebuild records from the journal."""
+    with locked_home(option) as home:
+        diagnosis = _examine(home, deep=deep or repair)
+        if repair and any(finding.kind == "differs" for finding in diagnosis.findings):
+            diagnosis = _repair(home)
+    if as_json:
+        _print_json(diagnosis)
+    else:
+        _print_diagnosis(diagnosis)
+    return FAILED if diagnosis.findings else STOPPED
+
+
+def _examine(home: Home, *, deep: bool) -> Diagnosis:
+    from kheishd.records.doctor import examine_whole
+    from kheishd.store.environment import Snapshot
+    from kheishd.store.opening import opened_for_reading
+
+    with opened_for_reading(home.state, current=True) as environment:
+        return examine_whole(lambda: Snapshot(environment), deep=deep)
+
+
+def _repair(home: Home) -> Diagnosis:
+    """Repair the store after copying it; the copy may show the cause of the damage."""
+    from kheishd.records.rebuild import rebuild_some
+    from kheishd.records.repair import repair
+    from kheishd.store.writer import Store
+
+    store = Store.open(
+        home.state,
+        on_group=lambda group: None,
+        threaded=False,
+        version=__version__,
+        rebuild=rebuild_some,
+    )
+    try:
+        numbered = (home.path / f"before-repair-{number}" for number in count(1))
+        copy = next(path for path in numbered if not path.exists())
+        store.backup(copy)
+        print(f"the unrepaired store is kept as {copy}", file=sys.stderr)
+        changed, diagnosis = repair(store, time.time_ns() // 1_000_000)
+    finally:
+        store.close()
+    print(f"repaired {changed} records", file=sys.stderr)
+    return diagnosis
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    print(
+        f"{diagnosis.events} events in {diagnosis.streams} streams and {diagnosis.records} records examined"
+    )
+    if not diagnosis.complete:
+        print("only the newest events were read; --deep reads all")
+    for finding in diagnosis.findings:
+        location = f"{finding.stream or 'store'}" + (f" cursor {finding.cursor}" if finding.cursor else "")
+        print(f"{finding.kind}: {location}: {finding.message}\n  {finding.remedy}")
+    if not diagnosis.findings:
+        print("healthy")
+
+
+def discover() -> int:
+    """Print the contract as an OpenRPC document."""
+    import msgspec
+
+    from protocol.rpc.catalogue import METHODS
+    from protocol.rpc.openrpc import document
+
+    print(msgspec.json.format(msgspec.json.encode(document(METHODS.values(), __version__))).decode())
+    return STOPPED
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    print(msgspec.json.encode(value).decode())

@@ -1,0 +1,259 @@
+"""A home of the previous version opens and continues to work.
+
+``fixtures/home-0.1.tar.xz`` is a home that kheish 0.1 left behind when it was killed, with something of
+everything in it and work under way; ``home-0.1.json`` holds what 0.1 itself said about an unpacked copy. An
+operator renames the keys of the configuration, which the daemon names at start; the daemon upgrades the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tarfile
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kheishd.launch import STORE_REFUSED, UNUSABLE
+from tests.support.daemons import Daemon, run_kheishd, short_home
+from tests.support.peers import call, websocket_peer
+from tests.support.stores import injected, needs_strace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FACTS: dict[str, Any] = json.loads((FIXTURES / "home-0.1.json").read_text())
+UNDER_WAY: dict[str, dict[str, str]] = FACTS["under_way"]
+
+RENAMED = {
+    "active_max": "max_active",
+    "attempts_max": "max_attempts",
+    "backoff_max_s": "max_backoff_s",
+    "bytes_max": "max_bytes",
+    "calls_max": "max_calls",
+    "continuations_max": "max_continuations",
+    "cost_max": "max_cost",
+    "failures_max": "max_failures",
+    "input_bytes_max": "max_input_bytes",
+    "kept_s": "max_age_s",
+    "mode_max": "max_mode",
+    "output_bytes_max": "max_output_bytes",
+    "parallel_max": "max_parallel",
+    "reason": "note",
+    "results_idle_s": "drop_results_after_s",
+    "results_keep": "keep_results",
+    "retry_after_max_s": "max_retry_after_s",
+    "run_output_bytes_max": "max_run_output_bytes",
+    "timeout_max_s": "max_timeout_s",
+    "tokens_max": "max_tokens",
+    "turns_max": "max_turns",
+    "wall_s_max": "max_work_s",
+}
+"""The keys of config.toml and agent files that have other names now."""
+
+EXPIRING = UNDER_WAY["question_expiring"]["run_id"]
+"""A run whose question expires a year after the fixture was made."""
+
+
+def unpack(home: Path) -> None:
+    """Unpack the home of 0.1, and rename the keys that an operator wrote."""
+    with tarfile.open(FIXTURES / "home-0.1.tar.xz") as archive:
+        archive.extractall(home.parent, filter="data")
+    for path in (home / "config.toml", *(home / "agents").glob("*.md")):
+        keys = re.compile(rf"\b({'|'.join(RENAMED)})(?=\s*[=:])")
+        path.write_text(keys.sub(lambda found: RENAMED[found[1]], path.read_text()))
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A copy of the home of 0.1."""
+    with short_home() as path:
+        unpack(path)
+        yield path
+
+
+@contextmanager
+def quiet(home: Path) -> Iterator[Daemon]:
+    """A daemon of this version on the home of 0.1, once nothing is in flight any more."""
+    with Daemon(home) as daemon:
+        for run in UNDER_WAY.values():
+            if run["status"] in ("completed", "failed", "cancelled"):
+                daemon.call("run.wait", run_id=run["run_id"], timeout_s=30)
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A daemon that the tests of this module only read."""
+    with short_home() as path:
+        unpack(path)
+        with quiet(path) as daemon:
+            yield daemon
+
+
+def rows(daemon: Daemon, method: str, plural: str, **params: Any) -> list[dict[str, Any]]:
+    """Every row of a list."""
+    found: list[dict[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = daemon.call(method, limit=500, **params, **({} if after is None else {"after": after}))
+        found += page[plural]
+        after = page["next"]
+        if after is None:
+            return found
+
+
+def require_healthy(daemon: Daemon) -> None:
+    """Require that the doctor finds nothing. Errors: AssertionError."""
+    diagnosis = daemon.call("daemon.doctor", deep=True)
+    assert (diagnosis["findings"], diagnosis["complete"]) == ([], True)
+
+
+def test_its_records_are_what_they_were(daemon: Daemon) -> None:
+    """Every object has its id, its state and its history, and the doctor is content."""
+    require_healthy(daemon)
+    sessions = {
+        row["session_id"]: [
+            row["agent"],
+            row["status"],
+            row.get("runs", 0),
+            row.get("title"),
+            row.get("parent_session_id"),
+        ]
+        for row in rows(daemon, "session.list", "sessions", sidechains=True)
+    }
+    assert sessions == FACTS["sessions"]
+    runs = {row["run_id"]: row["status"] for row in rows(daemon, "run.list", "runs")}
+    assert runs | {EXPIRING: ""} == FACTS["runs"] | {EXPIRING: ""}
+    conversations = rows(daemon, "conversation.list", "conversations")
+    assert {f"{row['agent']}/{row['sender']}": row["session_id"] for row in conversations} == FACTS[
+        "conversations"
+    ]
+    for name in ("approval", "question", "indoubt", "task"):
+        records = rows(daemon, f"{name}.list", f"{name}s", status="any")
+        statuses = {row[f"{name}_id"]: row["status"] for row in records if row.get("run_id") != EXPIRING}
+        expected = {key: value for key, value in FACTS[f"{name}s"].items() if key in statuses}
+        assert statuses == expected
+        assert len(FACTS[f"{name}s"]) - len(expected) == (name == "question")
+    for session_id, digest in FACTS["histories"].items():
+        messages = rows(daemon, "session.history", "messages", session_id=session_id)
+        assert _digest(messages) == digest, session_id
+    for session_id, layers in FACTS["rules"].items():
+        permissions = rows(daemon, "permission.list", "permissions", session_id=session_id)
+        assert layers == [
+            [layer["layer"], len(layer["rules"]), len(layer.get("grants", []))] for layer in permissions
+        ]
+
+
+def _digest(messages: list[dict[str, Any]]) -> str:
+    content = json.dumps([row["message"] for row in messages], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@pytest.fixture
+def working(home: Path) -> Iterator[Daemon]:
+    """A daemon of a test's own."""
+    with quiet(home) as daemon:
+        yield daemon
+
+
+def test_its_work_continues(working: Daemon) -> None:
+    """Runs in flight end as they did in 0.1; waiting and queued ones continue when a person answers."""
+    daemon = working
+
+    def allow(name: str) -> None:
+        approvals = rows(daemon, "approval.list", "approvals", run_id=UNDER_WAY[name]["run_id"])
+        daemon.call(
+            "approval.resolve",
+            resolutions=[{"approval_id": row["approval_id"], "decision": "allow"} for row in approvals],
+        )
+
+    def ended(name: str) -> dict[str, Any]:
+        run: dict[str, Any] = daemon.call("run.wait", run_id=UNDER_WAY[name]["run_id"], timeout_s=30)
+        return run
+
+    assert ended("flight_steered")["output"] == "it was steered"
+    assert ended("flight_bash")["output"] == "one is in doubt"
+    assert ended("flight_retry")["error"]["reason"] == "overloaded"
+    allow("emit")
+    assert ended("emit")["value"] == {"ok": True}
+    assert ended("queued_behind_emit")["status"] == "completed"
+    allow("plan")
+    assert ended("plan")["output"] == "out of plan mode"
+    (question,) = rows(daemon, "question.list", "questions", run_id=UNDER_WAY["question"]["run_id"])
+    answers = [{"key": "q1", "selected": ["o2"]}, {"key": "q2", "text": "it is calm"}]
+    daemon.call("question.answer", question_id=question["question_id"], answers=answers)
+    assert ended("question")["output"] == "thank you for the answer"
+    for doubt in rows(daemon, "indoubt.list", "indoubts", status="open"):
+        daemon.call("indoubt.resolve", indoubt_id=doubt["indoubt_id"], outcome="done")
+    for sender in ("ada", "compacted", "checkpointed", "flight-bash"):
+        sent = daemon.say("And now?", agent="default", sender=sender)
+        assert (sent["status"], sent["session_id"]) == (
+            "completed",
+            FACTS["conversations"][f"default/{sender}"],
+        )
+    for name in ("fork", "imported", "child"):
+        sent = daemon.call("session.send", session_id=FACTS["names"][name], content="Go on.", wait="settled")
+        assert sent["status"] == "completed"
+    require_healthy(daemon)
+
+
+def upgrade_status(daemon: Daemon, secret: str) -> int:
+    """The status with which the TCP listener answers a token."""
+    address = (daemon.home / "run" / "tcp").read_text().strip()
+    connection = HTTPConnection(address, timeout=30)
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Authorization": f"Bearer {secret}"}
+    try:
+        connection.request("GET", "/rpc", headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", FACTS["tokens"])
+async def test_its_tokens_are_what_they_were(daemon: Daemon, name: str) -> None:
+    """A token opens what it opened; one that was revoked, or came of one, opens nothing."""
+    secret, addresses = FACTS["tokens"][name]
+    if addresses is None:
+        assert upgrade_status(daemon, secret) == 401
+        return
+    async with websocket_peer(daemon.home, secret) as peer:
+        page = await call(peer, "conversation.list", limit=500)
+    assert [f"{row['agent']}/{row['sender']}" for row in page["conversations"]] == addresses
+
+
+def test_its_configuration_is_renamed_by_its_operator(home: Path) -> None:
+    """The daemon does not start with old keys: it names each of them, with its place, and changes nothing."""
+    config = home / "config.toml"
+    config.write_text(config.read_text().replace("max_active", "active_max"))
+    started = run_kheishd(home)
+    assert started.returncode == UNUSABLE
+    assert "runs.active_max: unknown key; did you mean 'max_active'?" in started.stderr
+
+
+def test_a_stopped_daemon_examines_it_only_after_the_upgrade(home: Path) -> None:
+    """Before that its records are not those that this version reads."""
+    refused = run_kheishd(home, "doctor")
+    assert refused.returncode == STORE_REFUSED
+    assert "Start the daemon once" in refused.stderr
+    with Daemon(home) as daemon:
+        daemon.stop()
+    assert run_kheishd(home, "doctor", "--deep").returncode == 0
+
+
+@needs_strace
+@pytest.mark.parametrize("commit", [1, 2, 3])
+def test_a_kill_during_the_upgrade_costs_nothing(home: Path, commit: int) -> None:
+    """The upgrade is three commits here. Wherever the daemon dies, the next one continues from there."""
+    victim = Daemon(home, before=tuple(injected(f"fdatasync:signal=KILL:when={commit}")))
+    victim.start(wait=False)
+    assert victim.wait() != 0
+    with Daemon(home) as daemon:
+        require_healthy(daemon)
+        assert {row["run_id"] for row in rows(daemon, "run.list", "runs")} == set(FACTS["runs"])
+        assert len(rows(daemon, "conversation.list", "conversations")) == len(FACTS["conversations"])

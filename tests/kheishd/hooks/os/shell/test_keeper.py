@@ -1,0 +1,208 @@
+"""The keeper by itself: what it says, what it hears, and that it ends with nothing below it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kheishd.hooks.os.shell.keeper import descendants, send_signal, start_ticks_of, stat_of, sweep
+from kheishd.hooks.os.shell.process import KEEPER, ROOT
+from tests.support.commands import come_with, ended, running_with
+
+
+class Kept:
+    """A keeper, and our end of its socket."""
+
+    def __init__(self, argv: list[str], how: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(20)
+        self.lines = self.socket.makefile("r")
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", KEEPER, str(ROOT), how, *argv],
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={"PATH": "/usr/bin:/bin"},
+                start_new_session=True,
+            )
+
+    def line(self) -> list[str]:
+        """What it says next; nothing at its end."""
+        return self.lines.readline().split()
+
+    def output(self) -> bytes:
+        """What the command wrote, when that is all."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+    def hang_up(self) -> None:
+        """Close our end, as a daemon's death does."""
+        self.lines.close()
+        self.socket.close()
+
+
+@contextmanager
+def kept(command: str, how: str = "bare", *before: str) -> Iterator[Kept]:
+    """A command under its keeper. It is no test's fault if it does not end: it is killed."""
+    keeper = Kept([*before, "/bin/sh", "-c", command], how)
+    try:
+        yield keeper
+    finally:
+        keeper.hang_up()
+        with keeper.process as process:
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
+
+
+def test_a_command_from_its_beginning_to_its_end() -> None:
+    """It is told which process it is, how it ended, and that all of it is gone; its output is its own."""
+    with kept("echo $$; exit 5") as keeper:
+        what, pid, started = keeper.line()
+        assert what == "began"
+        assert int(started) > 0
+        assert [keeper.line(), keeper.line(), keeper.line()] == [["ended", "5"], ["gone"], []]
+        assert keeper.output() == f"{pid}\n".encode()
+
+
+def test_what_cannot_be_executed() -> None:
+    """It is told why."""
+    with kept("", "bare", "/bin/nothing-like-it") as keeper:
+        assert keeper.line() == ["failed", *"No such file or directory".split()]
+        assert keeper.line() == []
+
+
+def test_a_command_finds_itself_as_usual() -> None:
+    """A session of its own, default signals, no descriptor but its three; and it goes first for memory."""
+    look = "ls /proc/self/fd | wc -l; ps -o sid= -p $$; cd /proc/self; cat oom_score_adj; grep SigIgn status"
+    with kept(look) as keeper:
+        _, pid, _ = keeper.line()
+        descriptors, session, score, _, ignored = keeper.output().split()
+    # The fourth is the one that ls reads the directory with.
+    assert (int(descriptors), session.decode(), int(score)) == (4, pid, 500)
+    assert int(ignored, 16) == 0
+
+
+def test_signals_do_not_end_it() -> None:
+    """Nor does a command end its keeper with the usual ones."""
+    with kept("kill -TERM $PPID; kill -INT $PPID; kill -HUP $PPID; kill -QUIT $PPID; echo here") as keeper:
+        assert keeper.line()[0] == "began"
+        assert keeper.line() == ["ended", "0"]
+        assert keeper.output() == b"here\n"
+
+
+def test_leftovers_go_with_the_command() -> None:
+    """What it started does not outlive it, whatever it did to be forgotten."""
+    with kept("setsid sleep 7001.1 & setsid sh -c 'sleep 7001.1 & exit' & exit") as keeper:
+        assert [keeper.line()[0] for _ in range(3)] == ["began", "ended", "gone"]
+        assert running_with("7001.1") == []
+
+
+def test_stopping() -> None:
+    """All are asked, and what does not listen is killed after the time that was given."""
+    command = (
+        "setsid sh -c 'trap \"echo asked; exit\" TERM; echo ready; while :; do :; done' & trap '' TERM; wait"
+    )
+    with kept(command) as keeper:
+        assert keeper.line()[0] == "began"
+        assert keeper.process.stdout is not None
+        assert keeper.process.stdout.readline() == b"ready\n"
+        keeper.socket.sendall(b"stop 0.2\n")
+        # Who traps nothing and waits for nobody any more ends by itself.
+        assert keeper.line()[0] == "ended"
+        assert keeper.line() == ["gone"]
+        assert keeper.output() == b"asked\n"
+
+
+def test_stopping_what_does_not_listen() -> None:
+    """It has the code of the signal that killed it."""
+    with kept("trap '' TERM; echo ready; while :; do sleep 7002.1; done") as keeper:
+        assert keeper.line()[0] == "began"
+        assert keeper.process.stdout is not None
+        assert keeper.process.stdout.readline() == b"ready\n"
+        keeper.socket.sendall(b"stop 0.1\n")
+        assert [keeper.line(), keeper.line()] == [["ended", "137"], ["gone"]]
+        assert running_with("7002.1") == []
+
+
+def test_the_end_of_the_socket_is_the_end() -> None:
+    """Nobody is left to answer to, so everything goes at once."""
+    with kept("trap '' TERM; setsid sleep 7003.1 & setsid sleep 7003.1 & sleep 7003.1") as keeper:
+        assert keeper.line()[0] == "began"
+        left = come_with("7003.1", 3)
+        keeper.hang_up()
+        assert ended([*left, keeper.process.pid])
+
+
+def test_the_command_dies_with_its_keeper() -> None:
+    """The command itself, by the kernel; its leftovers are found otherwise."""
+    with kept("exec sleep 7004.1") as keeper:
+        assert keeper.line()[0] == "began"
+        left = come_with("7004.1", 1)
+        keeper.process.kill()
+        assert ended(left)
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        (["--ro-bind", "/", "/", "--"], ["ended", "5"]),
+        (["--ro-bind", "/", "/", "--bind", "/nothing-like-it", "/mnt", "--"], ["unboxed"]),
+    ],
+)
+def test_a_sandbox_that_fails_is_no_command_that_fails(options: list[str], last: list[str]) -> None:
+    """Bubblewrap ends with 1 where it cannot set up; that is told apart from the command's own code."""
+    with kept("exit 5", "boxed", "/usr/bin/bwrap", *options) as keeper:
+        assert keeper.line()[0] == "began"
+        assert keeper.line() == last
+        assert keeper.line() == ["gone"]
+
+
+def test_which_process_it_is() -> None:
+    """A number and a start name a process for ever, whatever its program is called."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(); sys.stdin.read()"], stdin=subprocess.PIPE
+    ) as child:
+        parent, started = stat_of(child.pid) or (0, 0)
+        assert parent == os.getpid()
+        assert start_ticks_of(child.pid) == started
+        assert (child.pid, started) in descendants(os.getpid())
+        send_signal((child.pid, started + 1), signal.SIGKILL)
+        assert child.poll() is None, "that was another process of this number"
+        send_signal((child.pid, started), signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    assert stat_of(child.pid) is None
+    send_signal((child.pid, started), signal.SIGKILL)
+
+
+def test_a_name_that_looks_like_more(tmp_path: Path) -> None:
+    """A program's name is its own choice, and may hold what stands around it."""
+    program = tmp_path / "a) S 1 (b"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "7005.1"]) as child:
+        come_with("7005.1", 1)
+        found = stat_of(child.pid)
+        child.kill()
+    assert found is not None
+    assert found[0] == os.getpid()
+
+
+def test_sweeping() -> None:
+    """Everything below a process goes, what is stopped as well, and that itself stays."""
+    tree = "sleep 7006.1 & sh -c 'sleep 7006.1 & sleep 7006.1' & sleep 7006.1; read -r end"
+    with subprocess.Popen(["/bin/sh", "-c", tree], stdin=subprocess.PIPE) as root:
+        left = come_with("7006.1", 4)
+        os.kill(left[0], signal.SIGSTOP)
+        sweep(root.pid)
+        assert root.poll() is None
+        root.communicate()
+    assert ended(left)

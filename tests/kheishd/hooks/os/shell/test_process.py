@@ -1,0 +1,262 @@
+"""Processes under their keepers, from the daemon's side."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from kheishd.hooks.os.shell import process as processes
+from kheishd.hooks.os.shell.keeper import start_ticks_of
+from kheishd.hooks.os.shell.process import (
+    MARK_VARIABLE,
+    Command,
+    CommandEnd,
+    KeptCommand,
+    NotStarted,
+    find_orphans,
+    home_id,
+    kill_orphans,
+    running,
+)
+from tests.support.commands import running_with
+
+
+@pytest.fixture
+def workdir(workspace: Path) -> Iterator[int]:
+    """The workspace, open."""
+    descriptor = os.open(workspace, os.O_PATH)
+    yield descriptor
+    os.close(descriptor)
+
+
+def command(
+    workdir: int, script: str, *, boxed: bool = False, argv: tuple[str, ...] = ("/bin/sh", "-c")
+) -> Command:
+    """A command to run."""
+    return Command((*argv, script), {"PATH": "/usr/bin:/bin"}, workdir, f"test-{os.getpid()}", boxed)
+
+
+async def read(stream: trio.abc.ReceiveStream) -> bytes:
+    """All of a stream."""
+    return b"".join([bytes(piece) async for piece in stream])
+
+
+async def test_output_errors_and_the_end(workdir: int) -> None:
+    """Each by itself."""
+    async with running(command(workdir, "echo out; echo err >&2; exit 5")) as kept:
+        assert kept.pid > 0
+        assert kept.start_ticks > 0
+        assert kept.stderr is not None
+        assert (await read(kept.stdout), await read(kept.stderr)) == (b"out\n", b"err\n")
+        assert await kept.wait() == CommandEnd(5)
+
+
+async def test_output_and_errors_together(workdir: int) -> None:
+    """In the order in which they were written, where that is asked for."""
+    async with running(command(workdir, "echo 1; echo 2 >&2; echo 3"), merged=True) as kept:
+        assert kept.stderr is None
+        assert await read(kept.stdout) == b"1\n2\n3\n"
+
+
+async def test_it_begins_in_the_opened_directory(workdir: int, workspace: Path, tmp_path: Path) -> None:
+    """Whatever bears the directory's name by now."""
+    await trio.Path(workspace).rename(tmp_path / "moved")
+    await trio.Path(workspace).symlink_to("/usr")
+    async with running(command(workdir, "pwd -P")) as kept:
+        assert await read(kept.stdout) == f"{tmp_path}/moved\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [(("/bin/nothing-like-it",), "No such file or directory"), (("/usr",), "Permission denied")],
+)
+async def test_what_cannot_be_executed(workdir: int, argv: tuple[str, ...], why: str) -> None:
+    """It is said why."""
+    with pytest.raises(NotStarted, match=why):
+        async with running(command(workdir, "x", argv=argv)):
+            raise AssertionError("it runs")
+
+
+async def test_no_interpreter(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even the keeper can be started, that is the same to whoever asked; nothing stays open."""
+    monkeypatch.setattr("sys.executable", "/bin/nothing-like-it")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NotStarted, match="No such file or directory"):
+        async with running(command(workdir, "true")):
+            raise AssertionError("it runs")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_keeper_that_fails(workdir: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it did not live to tell is not known."""
+    monkeypatch.setattr(processes, "KEEPER", "raise SystemExit(1)")
+    async with running(command(workdir, "true")) as kept:
+        assert kept.pid == 0
+        assert await kept.wait() == CommandEnd(None)
+
+
+async def test_leaving_ends_it(workdir: int) -> None:
+    """An error in the block reaches the caller once nothing of the command runs, and nothing stays open."""
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ZeroDivisionError):
+        async with running(command(workdir, "setsid sleep 8001.1 & sleep 8001.1")):
+            raise ZeroDivisionError
+    assert running_with("8001.1") == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_stopping_twice(workdir: int) -> None:
+    """What is stopped is stopped."""
+    async with running(command(workdir, "sleep 8002.1")) as kept:
+        await kept.stop()
+        assert running_with("8002.1") == []
+        await kept.stop()
+        assert await kept.wait() == CommandEnd(128 + 15)
+
+
+async def test_stopping_before_it_is_known_to_have_begun(
+    workdir: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is ended all the same, and that it had begun is nothing to complain about."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with running(command(workdir, "sleep 1000")):
+            raise AssertionError("it is known to run")
+    assert scope.cancelled_caught
+    assert caplog.records == []
+
+
+async def test_waiting_can_be_given_up_and_taken_up(workdir: int) -> None:
+    """Who waited and left can wait again."""
+    async with running(command(workdir, "trap 'exit 5' USR1; echo ready; while :; do :; done")) as kept:
+        assert await kept.stdout.receive_some() == b"ready\n"
+        with trio.move_on_after(0) as left:
+            await kept.wait()
+        assert left.cancelled_caught
+        os.kill(kept.pid, signal.SIGUSR1)
+        assert await kept.wait() == CommandEnd(5)
+
+
+async def test_a_keeper_that_is_killed(workdir: int) -> None:
+    """How the command ended is not known; what is left of it is found and killed."""
+    async with running(
+        command(workdir, "setsid sleep 8003.1 & echo ready; kill -9 $PPID; sleep 8003.1")
+    ) as kept:
+        assert await kept.wait() == CommandEnd(None)
+    assert running_with("8003.1") == []
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_sandbox_that_cannot_be_set_up(workdir: int) -> None:
+    """That is told apart from a command that failed."""
+    argv = ("/usr/bin/bwrap", "--ro-bind", "/", "/", "--bind", "/nothing-like-it", "/mnt", "/bin/sh", "-c")
+    async with running(command(workdir, "exit 1", boxed=True, argv=argv)) as kept:
+        assert await kept.wait() == CommandEnd(None, unboxed=True)
+
+
+async def test_what_outlives_even_a_kill(
+    workdir: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for no longer than is bearable, and the log tells."""
+    for name in ("GRACE_SECONDS", "MAX_KILL_SECONDS"):
+        monkeypatch.setattr(processes, name, 0.05)
+
+    async def in_vain(mark: str) -> bool:
+        return False
+
+    monkeypatch.setattr(processes, "kill_orphans", in_vain)
+    ours, theirs = socket.socketpair()
+    async with running(command(workdir, "read x")) as kept:
+        deaf = KeptCommand(kept._keeper, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), "test")
+        with trio.fail_after(5):
+            await deaf.stop()
+            await deaf.aclose()
+    theirs.close()
+    assert "could not be killed" in caplog.text
+
+
+async def test_how_long_it_may_take_to_end(workdir: int) -> None:
+    """Who stops it says; within that time, what it does at its end is done, and after it is killed."""
+    script = "trap 'sleep 0.7; echo put away; exit 4' TERM; echo ready; while :; do sleep 0.05; done"
+    for grace_s, said, code in ((20.0, b"put away\n", 4), (0.05, b"", 137)):
+        async with running(command(workdir, script)) as kept:
+            assert await kept.stdout.receive_some() == b"ready\n"
+            await kept.stop(grace_s)
+            assert await read(kept.stdout) == said
+            assert await kept.wait() == CommandEnd(code)
+
+
+# Leftovers: found by their mark, and killed; everybody else's processes are let be.
+
+
+async def marked(mark: str, command: str) -> trio.Process:
+    """A shell command whose processes carry a mark; it has begun."""
+    environ = {MARK_VARIABLE: mark, "PATH": "/usr/bin:/bin"}
+    argv = ["/bin/sh", "-c", f"echo ready; {command}"]
+    process = await trio.lowlevel.open_process(
+        argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.receive_some() == b"ready\n"
+    return process
+
+
+def test_marks_of_homes_differ(tmp_path: Path) -> None:
+    """And are the same for one home, whatever leads to it; a mark is one word."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    assert home_id(tmp_path / "home") == home_id(tmp_path / "link") != home_id(tmp_path)
+    assert home_id(tmp_path).isalnum()
+
+
+async def test_found_by_the_whole_mark() -> None:
+    """A mark that only begins alike is another's."""
+    one, other = await marked("test-1", "read x"), await marked("test-11", "read x")
+    assert find_orphans("test-1") == [(one.pid, start_ticks_of(one.pid))]
+    assert find_orphans("test-") == []
+    assert await kill_orphans("test-1")
+    assert await one.wait() == -signal.SIGKILL
+    assert other.returncode is None
+    assert await kill_orphans("test-11")
+    assert await other.wait() == -signal.SIGKILL
+
+
+async def test_those_that_are_just_ending_may() -> None:
+    """Within the patience that was asked for, nothing is killed."""
+    process = await marked("test-2", "read x; exit 5")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: kill_orphans("test-2", patience_s=30))
+        await trio.testing.wait_all_tasks_blocked()
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        assert await process.wait() == 5
+
+
+async def test_a_process_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment it carries no mark; who finds nothing looks again."""
+    process = await marked("test-4", "read x")
+    found = iter([[], find_orphans("test-4")])
+    monkeypatch.setattr(processes, "find_orphans", lambda mark: next(found, []))
+    assert await kill_orphans("test-4")
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def test_nothing_left() -> None:
+    """Then there is nothing to wait for."""
+    with trio.fail_after(5):
+        assert await kill_orphans("test-none", patience_s=60)
+
+
+async def test_what_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without end."""
+    process = await marked("test-3", "read x")
+    monkeypatch.setattr(processes, "MAX_ORPHAN_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "send_signal", lambda process, number: None)
+    assert not await kill_orphans("test-3")
+    process.kill()
+    await process.wait()

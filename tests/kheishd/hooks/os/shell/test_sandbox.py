@@ -1,0 +1,297 @@
+"""The sandbox: what is in it and what is not, for whoever runs the daemon, wherever its home is."""
+
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from kheishd.hooks.os.shell.sandbox import Sandbox, _root_only
+from kheishd.hooks.os.shell.workdir import Workdir, open_workdir
+from kheishd.kernel.hook import ToolError
+
+SHELL = ("/bin/sh", "-c")
+ROOT = os.geteuid() == 0
+
+
+@contextmanager
+def opened(workspace: Path, workdir: str = ".") -> Iterator[Workdir]:
+    """A workdir, closed afterwards."""
+    there = open_workdir(str(workspace), workdir)
+    yield there
+    there.close()
+
+
+async def inside(sandbox: Sandbox, workspace: Path, command: str, *before: str) -> str:
+    """What a command in a sandbox says, errors included."""
+    assert await sandbox.choose("required")
+    with opened(workspace) as workdir:
+        return said([*before, *sandbox.argv(workdir, [*SHELL, command])], workdir.outer)
+
+
+def said(argv: list[str], *passed: int) -> str:
+    """What a program says, errors included."""
+    environ = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        argv, stdout=-1, stderr=subprocess.STDOUT, env=environ, timeout=60, check=False, pass_fds=passed
+    )
+    return done.stdout.decode()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_the_workspace_is_all_that_can_be_written(home: Path, workspace: Path) -> None:
+    """And the system is there to read."""
+    sandbox = Sandbox([str(home)])
+    text = await inside(
+        sandbox,
+        workspace,
+        "echo here >f; cat f; for d in / /usr /etc /dev /run /proc/sys; do touch $d/x; done",
+    )
+    assert text.startswith("here\n")
+    assert text.count("cannot touch") == 6
+    assert (workspace / "f").read_text() == "here\n"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_scratch_is_private(home: Path, workspace: Path) -> None:
+    """What is written to /tmp is seen by nobody else, and gone."""
+    sandbox = Sandbox([str(home)])
+    assert (
+        await inside(sandbox, workspace, "for d in /tmp /var/tmp /dev/shm; do echo x >$d/x && cat $d/x; done")
+        == "x\nx\nx\n"
+    )
+    assert "No such file" in await inside(sandbox, workspace, "cat /tmp/x")
+    assert not await trio.Path("/tmp/x").exists()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_other_peoples_things_are_not_there(home: Path, workspace: Path) -> None:
+    """Homes, sockets, variable data: nothing that was not listed."""
+    text = await inside(
+        Sandbox([str(home)]), workspace, f"ls -A {Path.home()} {home} /run /var/lib /srv /mnt /media /sys"
+    )
+    assert text.count("No such file or directory") >= 6
+    assert "kheish" not in text.replace(str(home), "")
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_no_other_process_can_be_seen(home: Path, workspace: Path) -> None:
+    """Nor signalled."""
+    assert str(os.getpid()) not in (await inside(Sandbox([str(home)]), workspace, "ls /proc")).split()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_no_capability_is_left(home: Path, workspace: Path) -> None:
+    """Not even root's, and none can be had."""
+    text = await inside(
+        Sandbox([str(home)]), workspace, "grep -E 'CapPrm|CapEff|NoNewPrivs' /proc/self/status"
+    )
+    assert text.split() == ["CapPrm:", "0" * 16, "CapEff:", "0" * 16, "NoNewPrivs:", "1"]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_home_inside_of_the_workspace(workspace: Path) -> None:
+    """It is covered, and cannot be written; what is beside it is there."""
+    home = workspace / ".kheish"
+    (home / "run").mkdir(parents=True)
+    (home / "config.toml").touch()
+    text = await inside(Sandbox([str(home)]), workspace, "ls -A . .kheish; touch .kheish/x beside")
+    assert text.splitlines()[:4] == [".:", ".kheish", "", ".kheish:"]
+    assert "cannot touch '.kheish/x'" in text
+    assert sorted(os.listdir(home)) == ["config.toml", "run"]
+    assert (workspace / "beside").exists()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_workspace_inside_of_the_home(home: Path) -> None:
+    """It is there and the rest is not; also where the home is inside of something that is there."""
+    workspace = home / "work" / "one"
+    workspace.mkdir(parents=True)
+    for sandbox in (Sandbox([str(home)]), Sandbox([str(home)], readable=[str(home.parent)])):
+        text = await inside(sandbox, workspace, f"touch here; ls -A {home} {home}/work; touch {home}/x")
+        assert text.split()[:4] == [f"{home}:", "work", f"{home}/work:", "one"]
+        (workspace / "here").unlink()
+    assert sorted(os.listdir(home)) == ["config.toml", "run", "state", "work"]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_what_may_be_read_besides(home: Path, workspace: Path, tmp_path: Path) -> None:
+    """What the operator lists is there, to read; what does not exist does no harm."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "tool").write_text("a tool\n")
+    sandbox = Sandbox([str(home)], readable=[str(tmp_path / "tools"), str(tmp_path / "missing")])
+    text = await inside(sandbox, workspace, f"cat {tmp_path}/tools/tool; touch {tmp_path}/tools/x")
+    assert text.startswith("a tool\n")
+    assert "Read-only file system" in text
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_credentials_in_the_workspace_are_covered(
+    home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the workspace is the user's own home, keys and tokens are not there."""
+    monkeypatch.setenv("HOME", str(workspace))
+    (workspace / ".ssh").mkdir()
+    (workspace / ".ssh" / "id_ed25519").write_text("canary")
+    (workspace / ".netrc").write_text("canary")
+    (workspace / "project").write_text("visible\n")
+    text = await inside(Sandbox([str(home)]), workspace, "cat .ssh/* .netrc project; ls -A .ssh")
+    assert "canary" not in text
+    assert text.endswith("visible\n")
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_user_that_is_only_a_number(
+    home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has no home has no credentials in it."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    assert await inside(Sandbox([str(home)]), workspace, "echo here") == "here\n"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_links_lead_nowhere(home: Path, workspace: Path) -> None:
+    """A link out of the workspace leads to what is in the sandbox, which is nothing."""
+    (workspace / "link").symlink_to(home)
+    (workspace / "config").symlink_to(home / "config.toml")
+    text = await inside(Sandbox([str(home)]), workspace, "cat config link/config.toml; echo x >link/x")
+    assert "of the daemon" not in text
+    assert not (home / "x").exists()
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_it_holds_the_workspace_that_was_opened(home: Path, workspace: Path, tmp_path: Path) -> None:
+    """Who puts a link to something else in its place meanwhile is late."""
+    sandbox = Sandbox([str(home)])
+    if not await sandbox.choose("required") or "--bind-fd" not in said(["bwrap", "--help"]):
+        pytest.skip("this bubblewrap cannot be given an open directory")
+    (workspace / "here").touch()
+    with opened(workspace) as workdir:
+        argv = sandbox.argv(workdir, [*SHELL, f"ls {workspace}; cd {workspace} && touch new"])
+        await trio.Path(workspace).rename(tmp_path / "moved")
+        await trio.Path(workspace).symlink_to(home)
+        assert said(argv, workdir.outer) == "here\n"
+    assert sorted(os.listdir(tmp_path / "moved")) == ["here", "new"]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_no_open_directory_leads_out(home: Path, workspace: Path) -> None:
+    """What it was given to set up with is not left to anybody inside: ``..`` of it would be outside."""
+    text = await inside(
+        Sandbox([str(home)]), workspace, "for d in /proc/[0-9]*/fd/*; do ls -d $d/.. ; done 2>&1"
+    )
+    assert "home" not in text
+    assert text.count("Not a directory") + text.count("No such file") == len(text.splitlines())
+
+
+async def test_workspaces_that_cannot_be_confined_to(home: Path, bubblewrap: None) -> None:
+    """The whole machine, or the daemon's home itself."""
+    for workspace in (Path("/"), home):
+        with pytest.raises(ToolError, match="cannot be confined to"):
+            await inside(Sandbox([str(home)]), workspace, "true")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may become another user")
+@pytest.mark.usefixtures("bubblewrap")
+async def test_as_an_ordinary_user(home: Path) -> None:
+    """The same options do for a user without any right, as long as users may make namespaces."""
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    # Not below pytest's directory, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        workspace = Path(directory)
+        await trio.Path(workspace).chmod(0o777)
+        text = await inside(Sandbox([str(home)]), workspace, "id -u; touch f; touch /etc/x", *nobody)
+        if "namespace" in text:
+            pytest.skip(f"ordinary users may not make namespaces here: {text}")
+        assert text.startswith("65534\n")
+        assert "Read-only file system" in text
+        assert (workspace / "f").stat().st_uid == 65534
+
+
+@pytest.mark.skipif(not ROOT, reason="the files of root are nobody else's to read anyway")
+@pytest.mark.usefixtures("bubblewrap")
+async def test_root_inside_is_not_root_outside(home: Path, workspace: Path) -> None:
+    """What belongs to root is out of reach: its files below /etc, and the kernel's settings."""
+    pattern = "/proc/sys/kernel/core_pattern"
+    # What stands there is written there, so that nothing is changed should it succeed.
+    text = await inside(
+        Sandbox([str(home)]),
+        workspace,
+        f"cat /etc/shadow; was=$(cat {pattern}); echo $was >{pattern} && echo written",
+    )
+    assert "root:" not in text
+    assert "written" not in text
+
+
+def test_what_is_root_only(tmp_path: Path) -> None:
+    """Files and directories that others may not read, wherever they are; links are let be."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "key").touch(0o600)
+    (tmp_path / "a" / "public").touch(0o644)
+    (tmp_path / "private").mkdir(0o700)
+    (tmp_path / "private" / "x").touch(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "private")
+    assert sorted(_root_only(str(tmp_path))) == [str(tmp_path / "a" / "b" / "key"), str(tmp_path / "private")]
+    assert list(_root_only(str(tmp_path / "missing"))) == []
+
+
+def fake(directory: Path, script: str, options: str = "--size --bind-fd") -> None:
+    """A program that is called bwrap, and has these options."""
+    text = f'#!/bin/sh\n[ "$1" = --help ] && echo "{options}" && exit\n{script}\n'
+    (directory / "bwrap").write_text(text)
+    (directory / "bwrap").chmod(0o700)
+
+
+async def test_it_is_tried_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What works is not tried again; what does not is, for it may work by now."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    sandbox = Sandbox([str(home)])
+    fake(tmp_path, f"echo x >>{tmp_path}/tries; echo 'not allowed' >&2; exit 1")
+    assert [await sandbox.choose("auto") for _ in range(2)] == [False, False]
+    assert await sandbox.find_problem() == "not allowed"
+    with pytest.raises(ToolError, match="and it does not work: not allowed"):
+        await sandbox.choose("required")
+    assert not await sandbox.choose("off")
+    assert (tmp_path / "tries").read_text() == "x\n" * 4
+    fake(tmp_path, f"echo x >>{tmp_path}/tries")
+    assert [await sandbox.choose("auto") for _ in range(3)] == [True, True, True]
+    assert (tmp_path / "tries").read_text() == "x\n" * 5
+    assert not await sandbox.choose("off")
+
+
+@pytest.mark.parametrize("options", ["--size --bind-fd", "--size", "--bind", ""])
+async def test_older_ones(
+    home: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    """What one does not have is done without: it is still better than none."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, ":", options)
+    sandbox = Sandbox([str(home)])
+    assert await sandbox.choose("required")
+    with opened(workspace) as workdir:
+        argv = sandbox.argv(workdir, SHELL)
+        by_descriptor = ["--bind-fd", str(workdir.outer), str(workspace)]
+    assert ("--size" in argv) is ("--size" in options)
+    how = by_descriptor if "--bind-fd" in options else ["--bind", str(workspace), str(workspace)]
+    assert " ".join(how) in " ".join(argv)
+
+
+async def test_one_that_cannot_be_executed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a problem like any other; so is one that fails without a word."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    fake(tmp_path, "exit 3")
+    assert await Sandbox([str(home)]).find_problem() == "bwrap exited with 3"
+    (tmp_path / "bwrap").write_bytes(b"\0no program")
+    assert await Sandbox([str(home)]).find_problem() == "Exec format error"

@@ -1,0 +1,92 @@
+"""Starting the shell of a task: as it was allowed, and not otherwise."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from kheishd.config.sections.workspace import SandboxMode
+from kheishd.hooks.os.shell.process import CommandEnd, KeptCommand, NotStarted, find_orphans, home_id
+from kheishd.hooks.os.shell.starter import TASK_VARIABLE, Starter
+from protocol.objects.task import Shell
+from tests.support.commands import ended
+
+
+def asked(workspace: Path, command: str, workdir: str = "", *, mode: SandboxMode = "off") -> Shell:
+    """What a task says of its shell."""
+    where = str(workspace / workdir)
+    return Shell(command=command, workdir=where, workspace=str(workspace), sandboxed=mode == "required")
+
+
+@asynccontextmanager
+async def started(home: Path, shell: Shell, readable: tuple[str, ...] = ()) -> AsyncIterator[KeptCommand]:
+    """The shell of the task ``tsk_1``."""
+    environ = {"PATH": os.environ["PATH"], "OPENAI_API_KEY": "canary"}
+    async with Starter(home, environ).running("tsk_1", shell, readable) as kept:
+        yield kept
+
+
+async def wrote(kept: KeptCommand) -> str:
+    """All that it wrote."""
+    return b"".join([bytes(piece) async for piece in kept.stdout]).decode()
+
+
+async def test_it_works_where_it_was_allowed_to(home: Path, workspace: Path, mode: SandboxMode) -> None:
+    """In its directory, output and errors together; it knows its task, and nothing of the daemon's."""
+    (workspace / "sub").mkdir()
+    script = f"pwd; echo err >&2; echo ${TASK_VARIABLE}; env; exit 3"
+    async with started(home, asked(workspace, script, "sub", mode=mode)) as kept:
+        said = await wrote(kept)
+        assert await kept.wait() == CommandEnd(3)
+    assert said.startswith(f"{workspace}/sub\nerr\ntsk_1\n")
+    assert "canary" not in said
+    assert kept.stderr is None
+
+
+async def test_a_sandbox_is_a_sandbox(home: Path, workspace: Path, tmp_path: Path, bubblewrap: None) -> None:
+    """What is readable besides is what is configured now; the daemon's home is not there."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "book").write_text("words")
+    shell = asked(workspace, f"cat {tmp_path}/library/book; ls {home} 2>&1; echo", mode="required")
+    async with started(home, shell, (str(tmp_path / "library"),)) as kept:
+        said = await wrote(kept)
+    assert said.startswith("words")
+    assert "No such file" in said
+
+
+async def test_a_directory_that_is_none_any_more(home: Path, workspace: Path) -> None:
+    """What was allowed is somewhere else now, so nothing is started."""
+    (workspace / "sub").mkdir()
+    shell = asked(workspace, "true", "sub")
+    shutil.rmtree(workspace / "sub")
+    (workspace / "sub").symlink_to("/usr")
+    with pytest.raises(NotStarted):
+        async with started(home, shell):
+            raise AssertionError("it runs")
+
+
+async def test_no_sandbox_no_shell(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was to be confined does not run unconfined."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(NotStarted, match="bubblewrap"):
+        async with started(home, asked(workspace, "true", mode="required")):
+            raise AssertionError("it runs")
+
+
+async def test_what_is_left_is_found_by_its_task(home: Path, workspace: Path, mode: SandboxMode) -> None:
+    """Processes carry a mark of their home and task; another home's are let be."""
+    shell = asked(workspace, "echo ready; exec sleep 1000", mode=mode)
+    async with started(home, shell) as kept:
+        assert await kept.stdout.receive_some() == b"ready\n"
+        assert await Starter(home.parent).kill_orphans("tsk_1")
+        assert await Starter(home).kill_orphans("tsk_2")
+        marked = [pid for pid, _ in find_orphans(f"{home_id(home)}.tsk_1")]
+        assert kept.pid in marked
+        # The keeper itself carries the mark; so what is hunted is everything.
+        with trio.fail_after(20):
+            assert await Starter(home).kill_orphans("tsk_1")
+        assert ended(marked)

@@ -1,0 +1,693 @@
+"""The shell tool as a run uses it: what it gives, what it bounds, and that nothing is left of it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+import trio
+
+from kheishd.hooks.os.shell.output import OutputCollector, Spool
+from kheishd.hooks.os.shell.process import CommandEnd
+from kheishd.hooks.os.shell.tools import Bash, BashArguments, _create_task, outcome_of, result_of
+from kheishd.hooks.os.shell.workdir import open_workdir
+from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
+from kheishd.kernel.state import State
+from kheishd.records.writer import SessionWriter
+from kheishd.store.environment import Transaction
+from kheishd.store.tables import SESSIONS
+from kheishd.store.writer import Store
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskCreated
+from protocol.limits.call import (
+    MAX_EVIDENCE_BYTES,
+    MAX_PREVIEW_BYTES,
+    MAX_TOOL_OUTPUT_BYTES,
+    MAX_TOOL_TEXT_BYTES,
+)
+from protocol.limits.shell import MAX_COMMAND_BYTES, MAX_COMMAND_LIVE_BYTES, MAX_SESSION_SHELLS
+from protocol.limits.units import KIB, MIB
+from protocol.objects.approval import Preview
+from tests.support.commands import Shell, come_with, ended, place_at, running_with
+from tests.support.histories import task_created
+from tests.support.stores import update
+
+ROOT = Path(__file__).parents[3]
+
+
+async def test_what_a_command_gives(shell: Shell, workspace: Path) -> None:
+    """Its exit code, output and errors, apart; a no by exit code is no error of the tool."""
+    outcome = await shell.outcome("echo out; echo err >&2; exit 3")
+    assert not outcome.is_error
+    assert outcome.full_output is None
+    result = msgspec.json.decode(outcome.text)
+    assert result == {
+        "command": "echo out; echo err >&2; exit 3",
+        "workdir": str(workspace),
+        "exit_code": 3,
+        "success": False,
+        "timed_out": False,
+        "sandboxed": shell.place.sandbox == "required",
+        "stdout": "out\n",
+        "stderr": "err\n",
+        "stdout_truncated": False,
+        "stderr_truncated": False,
+    }
+
+
+async def test_success(shell: Shell) -> None:
+    """Exit code 0 is success."""
+    assert (await shell.run("true"))["success"]
+
+
+async def test_death_by_a_signal(shell: Shell) -> None:
+    """A command that a signal ended has 128 and its number, as shells say it."""
+    assert (await shell.run("kill -9 $$"))["exit_code"] == 128 + 9
+
+
+async def test_there_is_nothing_to_read(shell: Shell) -> None:
+    """What asks is told that nobody answers, at once."""
+    assert (await shell.run("cat; read -r line || echo nothing"))["stdout"] == "nothing\n"
+
+
+async def test_it_begins_in_a_directory_of_the_workspace(shell: Shell, workspace: Path) -> None:
+    """``workdir`` is inside the workspace; where it goes from there is its own affair."""
+    (workspace / "sub").mkdir()
+    result = await shell.run("pwd; cd /; pwd", workdir="sub")
+    assert result["workdir"] == str(workspace / "sub")
+    assert result["stdout"] == f"{workspace}/sub\n/\n"
+
+
+async def test_no_workdir_outside_of_the_workspace(shell: Shell, workspace: Path) -> None:
+    """Neither by its name nor by a link; and the preview says so before anybody is asked."""
+    (workspace / "out").symlink_to("/usr")
+    for workdir in ("..", "/usr", "out"):
+        for refused in (shell.bash.dispatch, shell.bash.preview, shell.bash.evidence):
+            with pytest.raises(ToolError, match=r"leads out of the workspace|links are not followed"):
+                await refused(shell.use("pwd", workdir=workdir))
+
+
+async def test_no_credential_reaches_a_command(
+    home: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the command nor anything between it and the daemon has the daemon's variables."""
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-1")
+    monkeypatch.setenv("BASH_ENV", "canary-2")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "canary-3")
+    use = shell.use("env; cat /proc/self/environ /proc/$PPID/environ /proc/$$/environ | tr '\\0' '\\n'")
+    result = msgspec.json.decode((await shell.bash.dispatch(use)).text)
+    assert "canary" not in result["stdout"]
+    [mark] = set(re.findall("KHEISH_CALL=.*", result["stdout"]))
+    assert mark.endswith(f".{use.key}")
+
+
+async def test_the_middle_of_long_output_is_left_out(shell: Shell) -> None:
+    """The model reads the beginning and the end within its bound; the whole is kept."""
+    outcome = await shell.outcome("seq 100000; echo the end >&2")
+    result = msgspec.json.decode(outcome.text)
+    assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    assert len(outcome.text.encode()) > MAX_TOOL_TEXT_BYTES - 200
+    assert re.fullmatch(
+        r"1\n2\n3\n.*\n\[\.\.\. \d+ bytes left out \.\.\.\]\n.*\n99999\n100000\n", result["stdout"], re.DOTALL
+    )
+    assert (result["stdout_truncated"], result["stderr_truncated"]) == (True, False)
+    assert result["stderr"] == "the end\n"
+    assert outcome.full_output is not None
+    assert len(outcome.full_output) == len("the end\n") + sum(len(str(n)) + 1 for n in range(1, 100_001))
+
+
+async def test_one_line_without_end(shell: Shell) -> None:
+    """A line of a megabyte is output like any other."""
+    outcome = await shell.outcome("head -c 1048576 /dev/zero | tr '\\0' x")
+    assert len(outcome.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    assert outcome.full_output == b"x" * MIB
+
+
+async def test_output_that_is_no_text(shell: Shell) -> None:
+    """Bytes that are no UTF-8 are replaced, control characters are told as they are."""
+    result = await shell.run(r"printf 'a\xffb\000\033[31m'")
+    assert result["stdout"] == "a\ufffdb\0\x1b[31m"
+
+
+async def test_a_flood(shell: Shell) -> None:
+    """Of more than is kept the rest is counted and dropped; memory and the loop have their bounds."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        outcome = await shell.outcome("head -c 50331648 /dev/zero; echo the end")
+        nursery.cancel_scope.cancel()
+    result = msgspec.json.decode(outcome.text)
+    assert outcome.full_output == bytes(MAX_TOOL_OUTPUT_BYTES)
+    assert result["stdout"].endswith("the end\n")
+    lost = 48 * MIB + len("the end\n") - MAX_TOOL_OUTPUT_BYTES
+    assert result["note"] == f"{lost} bytes of the output are lost: it exceeded the limit"
+    assert turns > 48 * MIB / (64 * KIB), "others have their turn at least once a read"
+    assert sum(map(len, shell.said)) < MAX_COMMAND_LIVE_BYTES + 65 * KIB
+    assert shell.said[-1].endswith("[there is more output; it is not shown while the command runs]\n")
+
+
+async def test_output_is_shown_as_it_comes(shell: Shell) -> None:
+    """What was written is told while the command still runs; a character in two halves is one."""
+    use = shell.use(r"printf 'gr\303'; read -t 0.05 <>/dev/null; printf '\274n'; sleep 600")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.bash.dispatch, use)
+            while "".join(shell.said) != "grün":
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert scope.cancelled_caught
+
+
+LINGERING = {
+    "in the background": "sleep {word} & echo started",
+    "with its output closed": "(exec >/dev/null 2>&1; sleep {word}) & echo started",
+    "in a session of its own": "setsid sleep {word} & echo started",
+    "with parents that are gone": "setsid sh -c 'setsid sh -c \"sleep {word} & exit\" & exit' & echo started",
+    "without its environment": "env -i setsid sleep {word} & echo started",
+    "deaf": "trap '' TERM HUP; setsid sleep {word} & echo started",
+    "many": "for n in 1 2 3 4 5 6 7 8; do for m in 1 2 3; do setsid sleep {word} & done; done; echo started",
+}
+
+
+@pytest.mark.parametrize("way", LINGERING)
+async def test_nothing_lingers(shell: Shell, way: str) -> None:
+    """When the shell has ended the call has, and what it left running is gone, however it hid."""
+    word = f"{5000 + os.getpid()}.{list(LINGERING).index(way)}"
+    result = await shell.run(LINGERING[way].format(word=word))
+    assert result["stdout"] == "started\n"
+    assert result["success"]
+    assert running_with(word) == []
+
+
+async def test_what_breeds_is_gone(shell: Shell, workspace: Path) -> None:
+    """A process that is another each time one looks is stopped with the rest."""
+    (workspace / "breed").write_text("setsid sh breed breeding & exit\n")
+    result = await shell.run(
+        "sh breed breeding & sh breed breeding & sh breed breeding & sleep 600", timeout_s=0.4
+    )
+    assert result["timed_out"]
+    assert running_with("breeding") == []
+
+
+async def test_a_crowd_is_gone(shell: Shell, workspace: Path) -> None:
+    """A tree of processes, each in a session of its own, that still grows when its time is over."""
+    grow = "[ $1 = 0 ] || for n in 1 2; do setsid sh grow $(($1 - 1)) crowding & done; read x <fifo"
+    (workspace / "grow").write_text(grow)
+    result = await shell.run("mkfifo fifo; exec sh grow 6 crowding", timeout_s=0.2)
+    assert result["timed_out"]
+    assert running_with("crowding") == []
+
+
+async def test_a_command_that_takes_too_long(shell: Shell) -> None:
+    """It is stopped, that is an error, and what it said until then is told."""
+    outcome = await shell.outcome("echo before; sleep 6001.1; echo after", timeout_s=0.2)
+    result = msgspec.json.decode(outcome.text)
+    assert outcome.is_error
+    assert result["timed_out"]
+    assert not result["success"]
+    assert result["exit_code"] is None
+    assert result["stdout"] == "before\n"
+    assert result["note"].startswith("stopped after 0.2 s")
+    assert running_with("6001.1") == []
+
+
+async def test_it_is_asked_before_it_is_killed(shell: Shell) -> None:
+    """A command that puts its things in order when it is to terminate can do so."""
+    command = "trap 'echo in order; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
+    result = await shell.run(command, timeout_s=0.3)
+    assert result["stdout"] == "ready\nin order\n"
+
+
+async def test_who_does_not_listen_is_killed(shell: Shell) -> None:
+    """Ignoring what it is asked helps a command for half a second."""
+    command = "trap '' TERM INT HUP; setsid sh -c 'sleep 6002.1; sleep 6002.1' & sleep 6002.1; sleep 6002.1"
+    began = trio.current_time()
+    assert (await shell.run(command, timeout_s=0.2))["timed_out"]
+    assert trio.current_time() - began < 4
+    assert running_with("6002.1") == []
+
+
+async def test_the_longest_time_is_the_operators(home: Path, workspace: Path) -> None:
+    """A model may ask for less time than there is, and gets no more."""
+    shell = Shell(Bash(home, max_timeout_s=0.2), place_at(workspace))
+    assert (await shell.run("sleep 600", timeout_s=3600))["timed_out"]
+    assert (await shell.run("sleep 600"))["timed_out"]
+    assert shell.bash.tools[0].timeout_s > 0.2, "its own timeout comes before any other"
+
+
+async def test_cancelled_it_has_stopped(shell: Shell) -> None:
+    """When a cancelled call has ended, nothing of it runs."""
+    use = shell.use("setsid sleep 6003.1 & echo ready; sleep 6003.1")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.bash.dispatch, use)
+            while not shell.said:
+                await trio.lowlevel.checkpoint()
+            come_with("6003.1", 2)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert running_with("6003.1") == []
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 4, 6, 8, 12, 50, 200])
+async def test_cancelled_while_it_starts(shell: Shell, home: Path, turns: int) -> None:
+    """Whenever the cancellation comes, nothing is left: no process and no file."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shell.bash.dispatch, shell.use("sleep 6004.1"))
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert running_with("6004.1") == []
+    assert list((home / "run").glob("calls/*")) == []
+
+
+async def test_what_cannot_be_journaled_does_not_run_on(shell: Shell) -> None:
+    """A failure to note that it has begun reaches the caller, and ends the command."""
+
+    async def observe(evidence: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    use = replace(shell.use("sleep 6005.1"), observe=observe)
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        await shell.bash.dispatch(use)
+    assert running_with("6005.1") == []
+
+
+async def test_it_is_noted_which_process_it_is(bare: Shell) -> None:
+    """Once it has begun, its number and its start are journaled: together they are one process for ever."""
+    result = await bare.run("echo $$; cut -d' ' -f22 /proc/$$/stat")
+    pid, started = map(int, result["stdout"].split())
+    assert bare.observed == [{"pid": pid, "started": started}]
+
+
+async def test_many_at_once(shell: Shell) -> None:
+    """Calls do not touch one another."""
+    results: dict[int, str] = {}
+
+    async def one(number: int) -> None:
+        results[number] = (await shell.run(f"seq {number} 20000 | tail -n +1 | head -n 1"))["stdout"]
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(one, number)
+    assert results == {number: f"{number}\n" for number in range(8)}
+
+
+async def test_a_command_that_kills_its_keeper(bare: Shell) -> None:
+    """Without a sandbox it can; then nothing is known, which is said, and nothing is left all the same."""
+    with pytest.raises(ToolError, match="the exit code of the command is unknown"):
+        await bare.run("setsid sleep 6006.1 & setsid sleep 6006.1 & kill -9 $PPID; sleep 6006.1")
+    assert running_with("6006.1") == []
+
+
+async def test_there_is_no_keeper_to_kill_in_a_sandbox(boxed: Shell) -> None:
+    """All that can be seen in it is its own."""
+    assert (await boxed.run("kill -9 -1; kill -9 $PPID; kill -9 1; echo here"))["stdout"] in ("here\n", "")
+    result = await boxed.run("ls -d /proc/[0-9]* | wc -l")
+    assert int(result["stdout"]) < 6
+
+
+async def test_the_sandbox_shows_little(boxed: Shell, home: Path, workspace: Path) -> None:
+    """The daemon's home is not there, and nothing that is written outlives the call but the workspace."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "run" / "kheishd.sock"))
+        look = f"ls {home} {home}/run/kheishd.sock"
+        result = await boxed.run(
+            f"{look}; touch /usr/x /etc/x /x /dev/x; touch {home}-x /tmp/x kept; ls /tmp"
+        )
+    assert result["stderr"].count("No such file or directory") == 2
+    assert result["stderr"].count("Read-only file system") == 4
+    assert "x" in result["stdout"].split()
+    assert (workspace / "kept").exists()
+    assert not home.with_name("home-x").exists()
+    assert "x" not in (await boxed.run("ls /tmp"))["stdout"].split()
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("echo \0", "NUL"),
+        ("x" * (MAX_COMMAND_BYTES + 1), "write a longer script to a file"),
+        ("ü" * (MAX_COMMAND_BYTES // 2 + 1), "write a longer script to a file"),
+    ],
+)
+async def test_commands_that_are_not_run(bare: Shell, command: str, why: str) -> None:
+    """What cannot be run or shown as it is, is refused with what to do instead."""
+    with pytest.raises(ToolError, match=why):
+        await bare.run(command)
+    with pytest.raises(ToolError, match=why):
+        await bare.bash.preview(bare.use(command))
+
+
+async def preview_of(bash: Bash, call: Invocation) -> Preview:
+    """Return the preview of a call."""
+    preview = await bash.preview(call)
+    assert preview is not None
+    return preview
+
+
+async def test_the_longest_command(shell: Shell) -> None:
+    """It runs, and neither what is shown of it nor its evidence is longer than they may be."""
+    use = shell.use(":".ljust(MAX_COMMAND_BYTES, "\x01"))
+    assert not (await shell.bash.dispatch(use)).is_error
+    assert len((await preview_of(shell.bash, use)).text.encode()) <= MAX_PREVIEW_BYTES
+    assert len(msgspec.json.encode(await shell.bash.evidence(use))) < MAX_EVIDENCE_BYTES
+
+
+async def test_what_a_person_is_shown(shell: Shell, workspace: Path) -> None:
+    """Where it would run and whether it is confined come first, in a line of our own; then all of it."""
+    (workspace / "sub").mkdir()
+    use = shell.use("make\n# in /safe", workdir="sub")
+    preview = await preview_of(shell.bash, use)
+    assert preview.kind == "command"
+    how = "in a sandbox" if shell.place.sandbox == "required" else "without a sandbox"
+    assert preview.text == f"in {workspace}/sub, {how}:\nmake\n# in /safe"
+    assert shell.bash.subject(use) == "make\n# in /safe"
+
+
+async def test_an_approval_holds_for_where_it_would_run(
+    home: Path, workspace: Path, bubblewrap: None
+) -> None:
+    """A command that was approved in a sandbox is not run without one, nor one place's in another."""
+    bash = Bash(home)
+    shown = await preview_of(bash, Shell(bash, place_at(workspace, "auto")).use("pwd"))
+    same = Shell(bash, place_at(workspace, "required")).use("pwd", binding=shown.binding)
+    assert not (await bash.dispatch(same)).is_error
+    (workspace / "sub").mkdir()
+    elsewhere = Shell(bash, place_at(workspace, "auto")).use("pwd", binding=shown.binding, workdir="sub")
+    unconfined = Shell(bash, place_at(workspace, "off")).use("pwd", binding=shown.binding)
+    for use in (elsewhere, unconfined):
+        with pytest.raises(Stale):
+            await bash.dispatch(use)
+
+
+async def test_evidence(shell: Shell, workspace: Path) -> None:
+    """What is run, where, and whether it is confined."""
+    (workspace / "sub").mkdir()
+    evidence = await shell.bash.evidence(shell.use("make", workdir="sub"))
+    assert evidence["argv"][-2:] == ["-c", "make"]
+    assert evidence["cwd"] == str(workspace / "sub")
+    assert evidence["sandboxed"] is (shell.place.sandbox == "required")
+
+
+async def test_without_bubblewrap(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` does without and says so; ``required`` refuses before anybody is asked."""
+    monkeypatch.setenv("PATH", str(home))
+    bash = Bash(home, environ={"PATH": "/usr/bin:/bin"})
+    assert not (await Shell(bash, place_at(workspace, "auto")).run("true"))["sandboxed"]
+    required = Shell(bash, place_at(workspace, "required"))
+    for refused in (required.bash.dispatch, required.bash.preview):
+        with pytest.raises(ToolError, match="bwrap\\) is not installed"):
+            await refused(required.use("true"))
+
+
+async def test_a_sandbox_that_breaks(home: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose sandbox cannot be set up has not run, which is not taken for its exit code."""
+    fake = home / "bwrap"
+    fake.write_text('#!/bin/sh\ncase "$*" in *" --bind "*) echo no luck >&2; exit 1;; esac\n')
+    fake.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{home}:/usr/bin:/bin")
+    with pytest.raises(
+        ToolError, match="the command did not run, because its sandbox could not be set up: no luck"
+    ):
+        await Shell(Bash(home), place_at(workspace, "auto")).run("true")
+
+
+async def test_what_it_says_is_spooled(bare: Shell, home: Path) -> None:
+    """While it runs, its output is in a file that is nobody else's; afterwards there is none."""
+    calls = f"{home}/run/calls"
+    use = bare.use(f"echo first; until [ -s {calls}/* ]; do :; done; stat -c '%a %n' {calls}/*")
+    result = msgspec.json.decode((await bare.bash.dispatch(use)).text)
+    assert result["stdout"] == f"first\n600 {calls}/{use.key}\n"
+    assert list((home / "run" / "calls").iterdir()) == []
+
+
+async def test_a_disk_that_is_full(bare: Shell, home: Path) -> None:
+    """Where nothing can be spooled, a command runs, and what of its output is lost is said."""
+    (home / "run" / "calls").write_text("no directory")
+    assert "note" not in await bare.run("true")
+    outcome = await bare.outcome("seq 20000")
+    assert outcome.full_output is None
+    assert "bytes of the output are lost: File exists" in msgspec.json.decode(outcome.text)["note"]
+
+
+DAEMON = """
+import sys, trio
+from pathlib import Path
+from kheishd.hooks.os.shell.tools import Bash
+from tests.support.commands import Shell, place_at
+
+async def main() -> None:
+    home, workspace, mode, command = sys.argv[1:]
+    shell = Shell(Bash(Path(home)), place_at(Path(workspace), mode))
+    use = shell.use(command)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shell.bash.dispatch, use)
+        while "ready" not in "".join(shell.said):
+            await trio.lowlevel.checkpoint()
+        print(shell.observed[0]["pid"], flush=True)
+
+trio.run(main)
+"""
+
+
+async def test_the_daemon_is_killed(shell: Shell, home: Path, workspace: Path) -> None:
+    """Its commands end with it; the next one tells what they said last, and leaves no file behind."""
+    command = "setsid sleep 6007.1 & env -i setsid sleep 6007.1 & echo ready; sleep 6007.1"
+    argv = [sys.executable, "-c", DAEMON, str(home), str(workspace), shell.place.sandbox, command]
+    daemon = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert daemon.stdout is not None
+        pid = int(await daemon.stdout.receive_some())
+        left = come_with("6007.1", 3)
+    finally:
+        daemon.kill()
+        await daemon.wait()
+    assert ended(left)
+    assert running_with("6007.1") == []
+
+    use = shell.use(command)
+    finding = await shell.bash.probe(use, {"pid": pid, "started": 1})
+    assert finding.outcome == "unknown"
+    assert finding.note == "the command was running when the daemon ended, and was stopped with it"
+    assert finding.evidence == {"output_tail": "ready\n"}
+    assert list((home / "run" / "calls").iterdir()) == []
+
+
+async def test_a_probe_that_finds_less(bare: Shell, home: Path) -> None:
+    """What is known is said; that nothing is, too."""
+    use = bare.use("true")
+    finding = await bare.bash.probe(use, {})
+    assert finding.outcome == "unknown"
+    assert "just before the command began or just after it had ended" in finding.note
+    assert finding.evidence == {}
+    spool = home / "run" / "calls" / use.key
+    spool.parent.mkdir()
+    spool.write_bytes(b"\xbc" + b"\1" * 9_000 + b"the end")
+    finding = await bare.bash.probe(use, {})
+    assert "about to run" in finding.note
+    assert finding.evidence["output_tail"].endswith("\1the end")
+    assert len(msgspec.json.encode(finding.evidence)) < MAX_EVIDENCE_BYTES
+
+
+async def test_a_probe_kills_what_is_left(bare: Shell) -> None:
+    """Processes that carry the call's mark are gone afterwards, whoever lost sight of them."""
+    use = bare.use("true")
+    mark = {"KHEISH_CALL": bare.bash._mark(use), "PATH": "/usr/bin:/bin"}
+    left = await trio.lowlevel.open_process(["sleep", "6008.1"], env=mark, start_new_session=True)
+    with trio.fail_after(20):
+        await bare.bash.probe(use, {"pid": left.pid, "started": 1})
+        assert await left.wait() == -signal.SIGKILL
+
+
+# In the background.
+
+
+async def test_a_command_for_the_background_is_not_run_by_its_call(
+    shell: Shell, workspace: Path, store: Store
+) -> None:
+    """It becomes a task when the result is committed, with what was judged: the place, the sandbox."""
+    (workspace / "sub").mkdir()
+    use = shell.use("touch begun", workdir="sub", run_in_background=True, description="A beginning")
+    place = replace(use.context, state=State(store, lambda: 7))
+    outcome = await shell.bash.dispatch(replace(use, context=place))
+    assert outcome.events == ()
+    assert outcome.decide is not None
+    with store.read() as snapshot:
+        (event,) = outcome.decide(snapshot).events
+    assert isinstance(event, TaskCreated)
+    assert event.shell is not None
+    assert (event.title, event.shell.command) == ("A beginning", "touch begun")
+    assert event.shell.workdir == str(workspace / "sub")
+    assert event.shell.sandboxed == (shell.place.sandbox == "required")
+    assert not (workspace / "sub" / "begun").exists()
+
+
+async def test_who_approves_sees_that_it_goes_on(shell: Shell) -> None:
+    """What is shown says so; the approval holds for the place, as for any command."""
+    preview = await preview_of(shell.bash, shell.use("make", run_in_background=True))
+    assert "in the background until it ends:\nmake" in preview.text
+    assert preview.binding == (await preview_of(shell.bash, shell.use("make"))).binding
+    with pytest.raises(Stale):
+        await shell.bash.dispatch(shell.use("make", run_in_background=True, binding="another"))
+
+
+async def test_a_daemon_that_died_in_such_a_call_did_nothing(bare: Shell) -> None:
+    """Nothing begins before the result is kept, so the call is simply run again."""
+    finding = await bare.bash.probe(bare.use("make", run_in_background=True), {})
+    assert finding.outcome == "not_done"
+
+
+# What is told of a command that ran.
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """A spool."""
+    return Spool(tmp_path / "spool")
+
+
+@pytest.fixture
+def capture(spool: Spool) -> OutputCollector:
+    """What a command wrote: nothing yet."""
+    return OutputCollector(spool, lambda text: None)
+
+
+def outcome(
+    end: CommandEnd | None,
+    collector: OutputCollector,
+    spool: Spool,
+    command: str = "make",
+    workdir: str = "/w",
+) -> Outcome:
+    """Return the outcome of a command that ended so."""
+    result = result_of(command, workdir, False, 5.0, end, collector, spool)
+    return outcome_of(result, collector, spool)
+
+
+def test_an_exit_code_is_an_answer(capture: OutputCollector, spool: Spool) -> None:
+    """And no error, whatever it is."""
+    for code in (0, 1, 137):
+        told = outcome(CommandEnd(code), capture, spool)
+        result = msgspec.json.decode(told.text)
+        assert (result["exit_code"], result["success"], told.is_error) == (code, code == 0, False)
+        assert "note" not in result
+
+
+def test_a_timeout_is_an_error(capture: OutputCollector, spool: Spool) -> None:
+    """It says after how long, and what to do."""
+    told = outcome(None, capture, spool)
+    result = msgspec.json.decode(told.text)
+    assert told.is_error
+    assert (result["exit_code"], result["success"], result["timed_out"]) == (None, False, True)
+    assert result["note"] == "stopped after 5 s; do less at once, or give a longer timeout_s"
+
+
+def test_a_command_that_never_ran(capture: OutputCollector, spool: Spool) -> None:
+    """What its sandbox said is why."""
+    capture.stderr.feed(b"bwrap: no\n")
+    with pytest.raises(ToolError, match=r"its sandbox could not be set up: bwrap: no$"):
+        outcome(CommandEnd(None, unboxed=True), capture, spool)
+
+
+def test_an_end_that_nobody_saw(capture: OutputCollector, spool: Spool) -> None:
+    """It is not made up."""
+    with pytest.raises(ToolError, match="the exit code of the command is unknown"):
+        outcome(CommandEnd(None), capture, spool)
+
+
+def test_the_text_has_its_bound(capture: OutputCollector, spool: Spool) -> None:
+    """However long command, place and output are, and however badly they go into JSON."""
+    spool.begin()
+    spool.write(b"all of it")
+    spool.dropped = 10**12
+    for excerpt in (capture.stdout, capture.stderr):
+        excerpt.feed(b"\x01" * 100_000)
+    told = outcome(CommandEnd(0), capture, spool, "\x02" * MAX_COMMAND_BYTES, "/" + "\x03" * 4_000)
+    assert MAX_TOOL_TEXT_BYTES - 64 <= len(told.text.encode()) <= MAX_TOOL_TEXT_BYTES
+    result = msgspec.json.decode(told.text)
+    assert result["stdout_truncated"]
+    assert result["stderr_truncated"]
+    assert told.full_output == b"all of it"
+    spool.remove()
+
+
+# A command for the background: a task in the commit of its call's result, and nothing before.
+
+
+def use(bare: Shell, store: Store) -> Invocation:
+    """A call in a place that has a store."""
+    return replace(bare.use("make"), context=replace(bare.place, state=State(store, lambda: 7)))
+
+
+def background(bare: Shell, store: Store, workspace: Path, command: str = "make", title: str = "") -> Outcome:
+    """What such a call gives."""
+    workdir = open_workdir(str(workspace), ".")
+    try:
+        arguments = BashArguments(command=command, description=title)
+        return _create_task(use(bare, store), arguments, workdir, boxed=True)
+    finally:
+        workdir.close()
+
+
+def settled(given: Outcome, store: Store) -> tuple[Outcome, TaskCreated]:
+    """What it is in the transaction that commits it, and the event of its task."""
+    assert given.decide is not None
+    with store.read() as snapshot:
+        final = given.decide(snapshot)
+    (event,) = final.events
+    return final, cast("TaskCreated", event)
+
+
+def test_the_task_says_what_will_run_and_where(bare: Shell, store: Store, workspace: Path) -> None:
+    """By what was judged; its owner is who asked; the model is told its id and how to go on."""
+    given = background(bare, store, workspace, "npm run dev", "The page\nfor Ada")
+    assert given.events == ()
+    final, event = settled(given, store)
+    assert (event.kind, event.title, event.owner) == ("shell", "The page for Ada", bare.place.run.agent)
+    assert event.shell is not None
+    assert (event.shell.command, event.shell.sandboxed) == ("npm run dev", True)
+    assert (event.shell.workdir, event.shell.workspace) == (str(workspace), str(workspace))
+    assert event.shell.call_id == "call_1"
+    said = msgspec.json.decode(final.text)
+    assert (said["task_id"], said["status"]) == (event.task_id, "pending")
+    assert "task_output" in said["note"]
+
+
+def test_a_command_is_its_own_title(bare: Shell, store: Store, workspace: Path) -> None:
+    """On one short line."""
+    _, event = settled(background(bare, store, workspace, "make \\\n  " + "x" * 5000), store)
+    assert event.title.startswith("make \\ xxx")
+    assert len(event.title) < 100
+
+
+def test_there_may_be_no_more(bare: Shell, store: Store, workspace: Path) -> None:
+    """Which is found out when it is committed: others may have begun some meanwhile."""
+    given = background(bare, store, workspace)
+    session_id = bare.place.session.session_id
+
+    def begin(tx: Transaction) -> None:
+        fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id))
+        fold.append(SessionCreated(agent="default"))
+        fold.append_all([task_created(f"t{number}", shell=True) for number in range(MAX_SESSION_SHELLS)])
+        fold.write()
+
+    update(store, begin)
+    assert given.decide is not None
+    with store.read() as snapshot, pytest.raises(ToolError, match="stop some first"):
+        given.decide(snapshot)

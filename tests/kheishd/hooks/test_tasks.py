@@ -1,0 +1,442 @@
+"""The tools for tasks as a run uses them: what the model reads, and what is decided when it is committed."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kheishd.hooks.composite import CompositeHook
+from kheishd.hooks.os.shell.log import ShellFiles
+from kheishd.hooks.tasks import (
+    MAX_LISTED,
+    MAX_WAIT_SECONDS,
+    CreateTask,
+    ListTasks,
+    NameTask,
+    ReadTaskOutput,
+    StopTask,
+    TaskTools,
+    UpdateTask,
+)
+from kheishd.hooks.validation import Validator
+from kheishd.kernel.hook import Invocation, Outcome, RunContext, Tool, ToolError
+from kheishd.kernel.runtime import ModelEvent, ModelRequest
+from kheishd.objects.work.shell import ShellOutcome, record_ended
+from kheishd.records.doctor import examine_whole
+from kheishd.records.writer import SessionWriter
+from kheishd.store.environment import Snapshot, Transaction
+from kheishd.store.tables import SESSIONS, TASKS
+from protocol.events.call import ToolReturned
+from protocol.events.session import SessionCreated
+from protocol.events.task import TaskCreated, TaskUpdated
+from protocol.journal.line import JournalEvent
+from protocol.limits.call import MAX_TOOL_TEXT_BYTES
+from protocol.limits.shell import MAX_SHELL_TAIL_BYTES
+from protocol.limits.task import MAX_OPEN_TASKS
+from protocol.objects.task import Task, TaskCreate, TaskUpdate
+from protocol.transcript import ToolCall, ToolResult
+from tests.support.desk import Desk, Scripted, gives, open_desk, says, working
+from tests.support.histories import task_created
+from tests.support.machine import PINNED, Machine
+
+
+class Bench:
+    """The tools in one session of a store; their changes are committed as the worker commits them."""
+
+    def __init__(self, desk: Desk, part: TaskTools, files: ShellFiles, place: RunContext) -> None:
+        self.desk = desk
+        self.part = part
+        self.files = files
+        self.place = place
+
+    def use(self, name: str, **arguments: Any) -> Invocation:
+        """A call of a tool."""
+        tool = next(tool for tool in self.part.tools if tool.name == name)
+        return Invocation(self.place, "c1", tool, Validator().validate(tool, arguments))
+
+    async def asked(self, name: str, **arguments: Any) -> Outcome:
+        """What dispatching gives: nothing is changed yet."""
+        return await self.part.dispatch(self.use(name, **arguments))
+
+    async def committed(self, outcome: Outcome) -> Any:
+        """What the model reads once it is committed. Errors: ToolError."""
+        change = outcome.decide
+        if change is not None:
+            outcome = await self.desk.state.update(lambda tx: self._commit(tx, change))
+        assert not outcome.is_error
+        return msgspec.json.decode(outcome.text)
+
+    def _commit(self, tx: Transaction, change: Callable[[Snapshot], Outcome]) -> Outcome:
+        outcome = change(tx)
+        self._append(tx, *outcome.events)
+        return outcome
+
+    async def run(self, name: str, **arguments: Any) -> Any:
+        """A call from beginning to end."""
+        return await self.committed(await self.asked(name, **arguments))
+
+    async def refused(self, name: str, **arguments: Any) -> str:
+        """What the model is told where a call changes nothing."""
+        with self.desk.state.read() as store:
+            before = store.last_cursor
+        with pytest.raises(ToolError) as caught:
+            await self.run(name, **arguments)
+        with self.desk.state.read() as store:
+            assert store.last_cursor == before
+        return str(caught.value)
+
+    async def append(self, *events: JournalEvent) -> None:
+        """Somebody else changes something."""
+        await self.desk.state.update(lambda tx: self._append(tx, *events))
+
+    def _append(self, tx: Transaction, *events: JournalEvent) -> None:
+        session = tx.get(SESSIONS, "s")
+        fold = SessionWriter(tx, "s", session=session)
+        if session is None:
+            fold.append(SessionCreated(agent="default"))
+        fold.append_all(list(events))
+        fold.write()
+
+    def task(self, task_id: str) -> Task:
+        """A task as it is kept."""
+        with self.desk.state.read() as store:
+            task = store.get(TASKS, task_id)
+        assert task is not None
+        return task
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """The tools in the session ``s`` of the agent ``default``."""
+    files = ShellFiles(tmp_path / "shells")
+    async with open_desk(tmp_path, threaded=True) as desk:
+        part = TaskTools(files)
+        bench = Bench(desk, part, files, None)  # type: ignore[arg-type]
+        await bench.append()
+        run = msgspec.structs.replace(Machine().run, session_id="s", agent="default")
+        bench.place = RunContext(desk.session("s"), run, PINNED, str(tmp_path), "off", desk.state)
+        yield bench
+
+
+# Creating and reading.
+
+
+async def test_a_task_from_its_beginning_to_its_end(bench: Bench) -> None:
+    """Created, begun by whoever begins it, completed with its output."""
+    made = await bench.run("task_create", title=" Paint ", description="blue")
+    task_id = made.pop("task_id")
+    assert made == {"title": "Paint", "status": "pending"}
+    begun = await bench.run("task_update", task_id=task_id, status="in_progress")
+    assert begun == {"task_id": task_id, "title": "Paint", "status": "in_progress", "owner": "default"}
+    done = await bench.run("task_update", task_id=task_id, status="completed", output="It is blue.")
+    assert (done["status"], bench.task(task_id).output) == ("completed", "It is blue.")
+    shown = await bench.run("task_get", task_id=task_id)
+    assert (shown["description"], shown["output"]) == ("blue", "It is blue.")
+    given = await bench.run("task_output", task_id=task_id)
+    assert (given["ready"], given["output"], given["left_out_bytes"]) == (True, "It is blue.", 0)
+
+
+async def test_nothing_changes_before_it_is_committed(bench: Bench) -> None:
+    """So a call that the daemon dies in is simply run again."""
+    outcome = await bench.asked("task_create", title="Paint")
+    assert outcome.events == ()
+    assert (await bench.run("task_list"))["tasks"] == []
+    await bench.committed(outcome)
+    assert len((await bench.run("task_list"))["tasks"]) == 1
+
+
+async def test_who_has_a_task_keeps_it(bench: Bench) -> None:
+    """Beginning it assigns it only where nobody is named; a guest is named by its own name."""
+    owned = (await bench.run("task_create", title="a", owner="ann"))["task_id"]
+    await bench.run("task_update", task_id=owned, status="in_progress")
+    assert bench.task(owned).owner == "ann"
+    given = (await bench.run("task_create", title="b"))["task_id"]
+    await bench.run("task_update", task_id=given, status="in_progress", owner="bob")
+    assert bench.task(given).owner == "bob"
+    guest = msgspec.structs.replace(bench.place.run, guest="critic")
+    bench.place = replace(bench.place, run=guest)
+    free = (await bench.run("task_create", title="c"))["task_id"]
+    await bench.run("task_update", task_id=free, status="in_progress")
+    assert bench.task(free).owner == "critic"
+
+
+async def test_the_list(bench: Bench) -> None:
+    """A line each, with what waits for what; page by page; of this session only."""
+    first = (await bench.run("task_create", title="first"))["task_id"]
+    second = (await bench.run("task_create", title="x" * 500, blocked_by=[first]))["task_id"]
+    listed = (await bench.run("task_list"))["tasks"]
+    assert listed[0] == {"task_id": first, "title": "first", "status": "pending", "blocks": [second]}
+    assert (listed[1]["blocked_by"], len(listed[1]["title"])) == ([first], 81)
+    await bench.append(*(task_created(f"tsk_{number:03}") for number in range(MAX_LISTED)))
+    page = await bench.run("task_list")
+    assert len(page["tasks"]) == MAX_LISTED
+    rest = await bench.run("task_list", after=page["next"])
+    assert (len(rest["tasks"]), "next" in rest) == (2, False)
+    await bench.run("task_stop", task_id=first)
+    assert len((await bench.run("task_list", status="cancelled"))["tasks"]) == 1
+
+
+async def test_the_largest_list_is_read_whole(bench: Bench) -> None:
+    """A page fits into what a model reads at once."""
+    await bench.append(*(task_created(f"tsk_{'0' * 26}{number:03}") for number in range(MAX_LISTED)))
+    outcome = await bench.asked("task_list")
+    assert len(outcome.text) < MAX_TOOL_TEXT_BYTES
+
+
+# Rules.
+
+
+async def test_what_is_refused_is_said(bench: Bench) -> None:
+    """In the words of the rule; nothing has changed then."""
+    first = (await bench.run("task_create", title="first"))["task_id"]
+    second = (await bench.run("task_create", title="second", blocked_by=[first]))["task_id"]
+    assert "has that title" in await bench.refused("task_create", title="FIRST")
+    assert "no task 'nowhere'" in await bench.refused("task_create", title="x", blocked_by=["nowhere"])
+    assert "a title needs words" in await bench.refused("task_create", title=" ")
+    assert "in a cycle" in await bench.refused("task_update", task_id=first, blocked_by=[second])
+    assert "waits for" in await bench.refused("task_update", task_id=second, status="in_progress")
+    assert "requires its output" in await bench.refused("task_update", task_id=first, status="completed")
+    assert "wait for" in await bench.refused("task_delete", task_id=first)
+    assert "task_list lists" in await bench.refused("task_get", task_id="tsk_none")
+    assert "no task 'tsk_none'" in await bench.refused("task_stop", task_id="tsk_none")
+    assert "no task 'tsk_none'" in await bench.refused("task_output", task_id="tsk_none")
+    await bench.run("task_delete", task_id=second)
+    for name in ("task_get", "task_stop", "task_output", "task_delete"):
+        assert "was deleted" in await bench.refused(name, task_id=second)
+
+
+async def test_what_others_do_meanwhile_counts(bench: Bench) -> None:
+    """A call is decided in the transaction that commits it, so two at once keep the rules."""
+    outcomes = [await bench.asked("task_create", title="Paint") for _ in range(2)]
+    await bench.committed(outcomes[0])
+    with pytest.raises(ToolError, match="has that title"):
+        await bench.committed(outcomes[1])
+    one, two = [(await bench.run("task_create", title=name))["task_id"] for name in ("one", "two")]
+    circle = await bench.asked("task_update", task_id=one, blocked_by=[two])
+    await bench.append(TaskUpdated(task_id=two, blocked_by=[one]))
+    with pytest.raises(ToolError, match="in a cycle"):
+        await bench.committed(circle)
+    late = await bench.asked("task_update", task_id=one, status="in_progress")
+    await bench.append(TaskUpdated(task_id=one, status="cancelled"))
+    with pytest.raises(ToolError, match="is final"):
+        await bench.committed(late)
+    assert examine_whole(bench.desk.state.read, deep=True).findings == []
+
+
+async def test_so_many_are_open(bench: Bench) -> None:
+    """The limit is that of the method."""
+    await bench.append(*(task_created(f"tsk_{number}") for number in range(MAX_OPEN_TASKS)))
+    assert f"{MAX_OPEN_TASKS} open tasks" in await bench.refused("task_create", title="x")
+
+
+async def test_a_change_that_changes_nothing_is_no_event(bench: Bench) -> None:
+    """The model is told how it is."""
+    task_id = (await bench.run("task_create", title="Paint"))["task_id"]
+    outcome = await bench.asked("task_update", task_id=task_id, title="Paint")
+    assert outcome.decide is not None
+    with bench.desk.state.read() as store:
+        assert outcome.decide(store).events == ()
+
+
+async def test_stopping(bench: Bench) -> None:
+    """A task is cancelled; a shell is asked for; whoever is late is told how it is."""
+    task_id = (await bench.run("task_create", title="Paint"))["task_id"]
+    assert await bench.run("task_stop", task_id=task_id, note="no paint") == {
+        "task_id": task_id,
+        "status": "cancelled",
+    }
+    assert (await bench.run("task_stop", task_id=task_id))["note"] == "it had ended already"
+    await bench.append(task_created("tsk_shell", shell=True))
+    assert (
+        "it is being stopped; task_output waits"
+        in (await bench.run("task_stop", task_id="tsk_shell"))["note"]
+    )
+    assert (await bench.run("task_stop", task_id="tsk_shell"))["note"] == "it is being stopped already"
+    assert "can only be stopped" in await bench.refused("task_update", task_id="tsk_shell", title="x")
+
+
+def test_what_rules_match(tmp_path: Path) -> None:
+    """The task, or the title of one that is to be."""
+    bench = Bench(None, TaskTools(ShellFiles(tmp_path)), None, None)  # type: ignore[arg-type]
+    assert bench.part.subject(bench.use("task_create", title="Paint")) == "Paint"
+    assert bench.part.subject(bench.use("task_update", task_id="t", title="Paint")) == "t"
+    assert bench.part.subject(bench.use("task_list")) == ""
+
+
+# Output.
+
+
+async def shell(bench: Bench, text: str) -> None:
+    """A shell that wrote something so far."""
+    await bench.append(task_created("tsk_shell", shell=True))
+    log = bench.files.log("tsk_shell")
+    log.begin()
+    await bench.files.write("tsk_shell", log, text.encode())
+    log.close()
+
+
+async def test_output_of_a_shell_that_runs(bench: Bench) -> None:
+    """What it wrote so far, at once or after waiting in vain."""
+    await shell(bench, "one\n")
+    given = await bench.run("task_output", task_id="tsk_shell", wait=False)
+    assert (given["ready"], given["timed_out"], given["output"]) == (False, False, "one\n")
+    given = await bench.run("task_output", task_id="tsk_shell", timeout_s=0.01)
+    assert (given["ready"], given["timed_out"], given["kind"]) == (False, True, "shell")
+
+
+async def test_output_is_waited_for(bench: Bench) -> None:
+    """Until the shell has ended; how is said, too."""
+    await shell(bench, "one\n")
+
+    async def end() -> None:
+        await bench.desk.state.update(
+            lambda tx: record_ended(tx, "tsk_shell", ShellOutcome("exited", 3, "", 4, 4))
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        given = await bench.run("task_output", task_id="tsk_shell")
+    assert (given["ready"], given["status"], given["exit_code"]) == (True, "failed", 3)
+    assert given["terminal_reason"] == "exited"
+
+
+async def test_output_that_is_more_than_a_model_reads(bench: Bench) -> None:
+    """The end of it, as JSON that is whole; all that was asked for is kept beside it."""
+    text = "".join(f"line {number}\n" for number in range(20_000))
+    await shell(bench, text)
+    outcome = await bench.asked("task_output", task_id="tsk_shell", wait=False, tail_bytes=100_000)
+    said = msgspec.json.decode(outcome.text)
+    assert len(outcome.text) <= MAX_TOOL_TEXT_BYTES
+    assert said["output"].endswith("line 19999\n")
+    assert said["left_out_bytes"] == len(text) - len(said["output"])
+    assert outcome.full_output is not None
+    assert text.endswith(outcome.full_output.decode())
+    assert 99_000 < len(outcome.full_output) <= 100_000
+
+
+# In the hands of the worker.
+
+
+def of_last(request: ModelRequest) -> Any:
+    """The last result that the model was given."""
+    item = request.messages[-1].items[-1]
+    assert isinstance(item, ToolResult)
+    return msgspec.json.decode(item.text)
+
+
+def call(name: str, **arguments: Any) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
+    """An answer that calls a tool."""
+    return lambda request: gives(ToolCall("c", name, arguments), stop_reason="tool_calls")
+
+
+def about_last(name: str, **arguments: Any) -> Callable[[ModelRequest], AsyncIterator[ModelEvent]]:
+    """An answer that calls a tool about the task of the last result."""
+    return lambda request: gives(
+        ToolCall("c", name, {"task_id": of_last(request)["task_id"], **arguments}), stop_reason="tool_calls"
+    )
+
+
+async def test_a_run_works_on_a_task(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Each change stands right before the result of its call, in the run, and in the same commit."""
+    parts = [
+        call("task_create", title="Paint"),
+        about_last("task_update", status="in_progress"),
+        about_last("task_update", status="completed", output="blue"),
+        lambda request: says("done"),
+    ]
+    hooks = CompositeHook((TaskTools(ShellFiles(tmp_path / "shells")),))
+    async with open_desk(tmp_path, Scripted(parts), hooks=hooks) as desk, working(desk):
+        sent = await desk.ask()
+        journal = desk.journal(sent.session_id)
+        kinds = [type(event) for _, event in journal]
+        assert kinds[kinds.index(TaskCreated) + 1] is ToolReturned
+        changes = [(envelope, event) for envelope, event in journal if isinstance(event, TaskUpdated)]
+        assert [event.status for _, event in changes] == ["in_progress", "completed"]
+        assert {envelope.run_id for envelope, _ in changes} == {sent.run_id}
+        with desk.state.read() as store:
+            ((_, task),) = store.scan(TASKS)
+        assert (task.status, task.owner, task.output) == ("completed", "default", "blue")
+        assert task.created_by_run_id == sent.run_id
+        assert examine_whole(desk.state.read, deep=True).findings == []
+
+
+async def test_a_rule_that_says_no_is_a_failed_call(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Two in one message of the same title: the second is refused, and the run goes on."""
+    twice = [ToolCall(f"c{number}", "task_create", {"title": "Paint"}) for number in (1, 2)]
+    parts = [lambda request: gives(*twice, stop_reason="tool_calls"), lambda request: says("done")]
+    hooks = CompositeHook((TaskTools(ShellFiles(tmp_path / "shells")),))
+    async with open_desk(tmp_path, Scripted(parts), hooks=hooks) as desk, working(desk):
+        sent = await desk.ask()
+        results = [event for _, event in desk.journal(sent.session_id) if isinstance(event, ToolReturned)]
+        assert [(result.how, result.is_error) for result in results] == [
+            ("returned", False),
+            ("failed", True),
+        ]
+        assert "has that title" in results[1].text
+        assert sent.output == "done"
+        with desk.state.read() as store:
+            assert store.count(TASKS) == 1
+
+
+# The rows of the tools for tasks: what models are told, and what the daemon knows of each.
+
+
+BY_NAME = {tool.name: tool for tool in TaskTools(None).tools}  # type: ignore[arg-type]
+READS = {"task_get", "task_list", "task_output"}
+
+
+def test_they_are_seven() -> None:
+    """The verbs of the object, as tools."""
+    verbs = ("create", "get", "list", "update", "stop", "delete", "output")
+    assert set(BY_NAME) == {f"task_{verb}" for verb in verbs}
+
+
+@pytest.mark.parametrize("tool", BY_NAME.values(), ids=lambda tool: tool.name)
+def test_what_the_daemon_knows_of_each(tool: Tool) -> None:
+    """None needs to be allowed, each may be run twice, and those that only read do so beside others."""
+    assert (tool.kind, tool.default, tool.repeatable) == ("coordinate", "allow", True)
+    assert (tool.parallel, tool.in_plan) == (tool.name in READS, tool.name in READS)
+    assert tool.schema["additionalProperties"] is False
+    assert "$ref" not in msgspec.json.encode(tool.schema).decode()
+
+
+def test_waiting_ends_before_the_tool_s_time() -> None:
+    """So that what there is by then is given."""
+    assert BY_NAME["task_output"].timeout_s > MAX_WAIT_SECONDS
+
+
+def test_what_is_asked_is_what_the_methods_take() -> None:
+    """Every argument has the name of the param that it becomes; none is invented."""
+    assert set(CreateTask.__struct_fields__) < set(TaskCreate.__struct_fields__)
+    assert set(UpdateTask.__struct_fields__) < set(TaskUpdate.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("task_create", {"title": ""}),
+        ("task_create", {"title": "x", "blocked_by": "tsk_1"}),
+        ("task_update", {"task_id": "t", "status": "done"}),
+        ("task_list", {"status": "closed"}),
+        ("task_get", {}),
+        ("task_output", {"task_id": "t", "timeout_s": MAX_WAIT_SECONDS + 1}),
+        ("task_output", {"task_id": "t", "tail_bytes": MAX_SHELL_TAIL_BYTES + 1}),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, arguments: dict[str, object]) -> None:
+    """Before anything is judged."""
+    with pytest.raises(ToolError):
+        Validator().validate(BY_NAME[name], arguments)
+
+
+def test_what_is_left_out() -> None:
+    """Open tasks are listed; an output is waited for."""
+    assert ListTasks().status == "open"
+    asked = ReadTaskOutput(task_id="t")
+    assert (asked.wait, asked.timeout_s) == (True, 30.0)
+    assert (NameTask(task_id="t").task_id, StopTask(task_id="t").note) == ("t", "")

@@ -1,0 +1,356 @@
+"""Fetching pages from a real server: redirects, bounds, and what is no page."""
+
+import ssl
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import httpcore2
+import pytest
+import trio
+import trustme
+
+from kheishd.hooks.web import fetch as fetching
+from kheishd.hooks.web.fetch import Forbidden, Page, PinnedBackend, _interleave, fetch
+from kheishd.hooks.web.urls import Address, is_public, parse_url
+from kheishd.kernel.hook import ToolError
+from protocol import __version__
+from protocol.limits.web import MAX_WEB_BODY_BYTES
+from tests.support.names import Names
+from tests.support.web_server import WebServer, answer, redirect, web_server
+
+
+def loopback(address: Address) -> bool:
+    """This machine's own."""
+    return address.is_loopback
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[WebServer]:
+    """A server."""
+    async with web_server() as web:
+        yield web
+
+
+async def fetched(url: str, secure: ssl.SSLContext | None = None) -> Page:
+    """A page from this machine."""
+    return await fetch(parse_url(url), loopback, secure or httpcore2.default_ssl_context())
+
+
+async def test_a_page(web: WebServer) -> None:
+    """Its status, its headers, its body as it is; and the server learns what it must and no more."""
+    web.answers["/a%20b?q"] = answer(b"gr\xfcn", "text/plain; charset=latin1", 404, x_y="z")
+    page = await fetched(web.url("/a%20b?q#part"))
+    assert (page.status, page.body, page.truncated) == (404, b"gr\xfcn", False)
+    assert page.headers[-1] == ("x-y", "z")
+    assert page.content_type == "text/plain; charset=latin1"
+    assert (page.redirects, page.downgraded) == ([], False)
+    first, *lines = web.requests[0].strip().split("\r\n")
+    assert first == "GET /a%20b?q HTTP/1.1"
+    names = dict(line.lower().split(": ") for line in lines)
+    assert names.keys() == {"host", "user-agent", "accept", "accept-encoding"}
+    assert names["host"] == f"127.0.0.1:{web.port}"
+    assert names["user-agent"] == f"kheish/{__version__}"
+    assert names["accept-encoding"] == "identity"
+
+
+async def test_an_address_of_the_other_family() -> None:
+    """Its host is named as it stands in the URL."""
+    try:
+        async with web_server(host="::1") as web:
+            web.answers["/"] = answer(b"six")
+            assert (await fetched(web.url(host="[::1]"))).body == b"six"
+            assert f"\r\nhost: [::1]:{web.port}\r\n" in web.requests[0].lower()
+    except* OSError as errors:
+        pytest.skip(f"this machine has no IPv6: {errors.exceptions[0]}")
+
+
+async def test_redirects_are_followed(web: WebServer) -> None:
+    """Wherever they lead from each place, and where they led is told."""
+    web.answers["/1"] = redirect("2", 301)
+    web.answers["/2"] = redirect("/3?x", 307)
+    web.answers["/3?x"] = redirect(web.url("/4"), 303)
+    web.answers["/4"] = answer(b"here")
+    page = await fetched(web.url("/1"))
+    assert page.body == b"here"
+    assert page.redirects == [web.url("/2"), web.url("/3?x"), web.url("/4")]
+    assert page.target.url == web.url("/4")
+
+
+async def test_not_without_end(web: WebServer) -> None:
+    """Five are followed."""
+    web.answers |= {f"/{number}": redirect(f"/{number + 1}") for number in range(6)}
+    web.answers["/6"] = answer(b"six")
+    assert (await fetched(web.url("/1"))).body == b"six"
+    with pytest.raises(ToolError, match="more than 5 redirects; the last one leads to /6"):
+        await fetched(web.url("/0"))
+
+
+@pytest.mark.parametrize(
+    "location", ["http://10.0.0.1/", "http://169.254.169.254/latest/meta-data", "http://inside/"]
+)
+async def test_a_redirect_to_where_nothing_is_fetched_from(web: WebServer, location: str) -> None:
+    """Each step is looked at like the first."""
+    trio.socket.set_custom_hostname_resolver(Names(inside=["192.168.1.1"]))
+    web.answers["/"] = redirect(location)
+    with pytest.raises(ToolError, match="is not on the public internet; nothing is fetched from there"):
+        await fetched(web.url())
+
+
+async def test_a_redirect_that_leads_nowhere(web: WebServer) -> None:
+    """What is no URL to fetch is refused; one without a location is a page."""
+    web.answers["/"] = redirect("file:///etc/passwd")
+    with pytest.raises(ToolError, match="redirects to a URL that is not fetched: only http"):
+        await fetched(web.url())
+    web.answers["/page"] = answer(b"choose", status=302)
+    assert (await fetched(web.url("/page"))).body == b"choose"
+
+
+async def test_nothing_private(web: WebServer) -> None:
+    """By default this machine is not asked, not even a connection is made."""
+    trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"]))
+    for host in ("127.0.0.1", "example"):
+        with pytest.raises(ToolError, match="is not on the public internet"):
+            await fetch(parse_url(web.url(host=host)), is_public, httpcore2.default_ssl_context())
+    assert web.requests == []
+
+
+async def test_no_proxy(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the environment names would see everything, and reach what we must not."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    web.answers["/"] = answer(b"direct")
+    assert (await fetched(web.url())).body == b"direct"
+
+
+@pytest.mark.parametrize("length", [MAX_WEB_BODY_BYTES, MAX_WEB_BODY_BYTES + 1, 5 * MAX_WEB_BODY_BYTES])
+async def test_no_more_is_read_than_is_wanted(web: WebServer, length: int) -> None:
+    """Declared or not, the rest stays where it is, and that there is more is told."""
+    web.answers["/declared"] = answer(b"x" * length)
+
+    async def endless(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n" + b"x" * length)
+
+    web.answers["/undeclared"] = endless
+    for path in ("/declared", "/undeclared"):
+        page = await fetched(web.url(path))
+        assert page.body == b"x" * min(length, MAX_WEB_BODY_BYTES)
+        assert page.truncated is (length > MAX_WEB_BODY_BYTES)
+
+
+async def test_a_body_without_end(web: WebServer) -> None:
+    """Who never stops sending is hung up on."""
+    left = trio.Event()
+
+    async def endless(stream: trio.abc.Stream) -> None:
+        await stream.send_all(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        try:
+            while True:
+                await stream.send_all(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        finally:
+            left.set()
+
+    web.answers["/"] = endless
+    assert (await fetched(web.url())).truncated
+    with trio.fail_after(10):
+        await left.wait()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "text/html",
+        "text/plain; charset=utf-8",
+        "application/json",
+        "application/ld+json",
+        "image/svg+xml",
+        "TEXT/CSV",
+        "",
+    ],
+)
+async def test_kinds_that_are_read(web: WebServer, kind: str) -> None:
+    """Text, JSON and XML; and what looks like it where nothing is said."""
+    web.answers["/"] = answer(b"<x/>", kind)
+    assert (await fetched(web.url())).body == b"<x/>"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "why"),
+    [
+        ("image/png", b"x", "is image/png; only text, JSON and XML"),
+        ("application/octet-stream", b"x", "is application/octet-stream; only"),
+        ("application/pdf; charset=utf-8", b"x", "is application/pdf; only"),
+        ("", b"\x7fELF\0", "is not text"),
+    ],
+)
+async def test_kinds_that_are_not(web: WebServer, kind: str, body: bytes, why: str) -> None:
+    """It is said what it is."""
+    web.answers["/"] = answer(body, kind)
+    with pytest.raises(ToolError, match=why):
+        await fetched(web.url())
+
+
+async def test_what_is_packed_is_not_unpacked(web: WebServer) -> None:
+    """It was not asked for, and may be a thousand times as long."""
+    web.answers["/"] = answer(b"\x1f\x8b", content_encoding="gzip")
+    with pytest.raises(ToolError, match="answers in the encoding gzip, though identity was requested"):
+        await fetched(web.url())
+    web.answers["/same"] = answer(b"same", content_encoding="identity")
+    assert (await fetched(web.url("/same"))).body == b"same"
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "why"),
+    [
+        (b"", "Server disconnected"),
+        (b"SSH-2.0-OpenSSH_9\r\n\r\n", "illegal status line"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\ncontent-type: text/plain\r\n\r\nshort", "peer closed"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 200_000, "."),
+    ],
+)
+async def test_servers_that_make_no_sense(web: WebServer, bytes_: bytes, why: str) -> None:
+    """What went wrong is said, whatever it was."""
+    web.answers["/"] = bytes_
+    with pytest.raises(ToolError, match=f"127.0.0.1 could not be fetched from: .*{why}"):
+        await fetched(web.url())
+
+
+async def test_nobody_there() -> None:
+    """Neither behind the name nor at the address."""
+    trio.socket.set_custom_hostname_resolver(Names())
+    with pytest.raises(
+        ToolError, match="nobody could not be fetched from: nobody: Name or service not known"
+    ):
+        await fetched("http://nobody/")
+    with pytest.raises(ToolError, match=r"attempts to connect to 127\.0\.0\.1:1 failed"):
+        await fetched("http://127.0.0.1:1/")
+
+
+async def test_a_server_that_takes_its_time(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything together has one limit, however it is spread."""
+    monkeypatch.setattr(fetching, "MAX_FETCH_SECONDS", 0.2)
+
+    async def slow(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")
+        await trio.sleep_forever()
+
+    web.answers["/"] = slow
+    with pytest.raises(ToolError, match=r"127\.0\.0\.1 took longer than 0.2 s"):
+        await fetched(web.url())
+
+
+async def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who signed them, and for the name that was asked for; a step down is noted."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("example").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    trio.socket.set_custom_hostname_resolver(Names(example=["127.0.0.1"], other=["127.0.0.1"]))
+    async with web_server(context) as web, web_server() as plain:
+        web.answers["/"] = answer(b"secret")
+        web.answers["/down"] = redirect(plain.url("/"))
+        plain.answers["/"] = answer(b"plain")
+        with pytest.raises(ToolError, match="certificate verify failed"):
+            await fetched(web.url(host="example"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        trusting = httpcore2.default_ssl_context()
+        assert (await fetched(web.url(host="example"), trusting)).body == b"secret"
+        with pytest.raises(ToolError, match="ostname mismatch"):
+            await fetched(web.url(host="other"), trusting)
+        page = await fetched(web.url("/down", host="example"), trusting)
+        assert (page.body, page.downgraded) == (b"plain", True)
+
+
+# Connections: what was checked is what is connected to.
+
+
+async def listening(nursery: trio.Nursery, host: str = "127.0.0.1") -> int:
+    """The port of a server that greets."""
+
+    async def greet(stream: trio.SocketStream) -> None:
+        await stream.send_all(stream.socket.getsockname()[0].encode())
+
+    [listener] = await trio.open_tcp_listeners(0, host=host)
+    nursery.start_soon(trio.serve_listeners, greet, [listener])
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def greeting(backend: PinnedBackend, host: str, port: int) -> bytes:
+    """What is said by whoever a connection leads to."""
+    stream = await backend.connect_tcp(host, port)
+    try:
+        return await stream.read(100)
+    finally:
+        await stream.aclose()
+
+
+async def test_a_name_is_looked_up_once(nursery: trio.Nursery) -> None:
+    """Its answer is what is checked and what is connected to: a second one would not be asked for."""
+    port = await listening(nursery)
+    names = Names(example=["127.0.0.2"])
+    trio.socket.set_custom_hostname_resolver(names)
+    checked: list[str] = []
+
+    def allowed(address: Address) -> bool:
+        checked.append(str(address))
+        names.answers["example"] = ["127.0.0.1"]
+        return True
+
+    with pytest.raises(httpcore2.ConnectError):
+        await greeting(PinnedBackend(allowed), "example", port)
+    assert (checked, names.asked) == (["127.0.0.2"], ["example"])
+    assert await greeting(PinnedBackend(allowed), "example", port) == b"127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "answers", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["10.0.0.1", "8.8.8.8"]]
+)
+async def test_one_forbidden_address_is_enough(answers: list[str]) -> None:
+    """Whoever mixes them has a reason to; nothing is connected to, not even what is allowed."""
+    trio.socket.set_custom_hostname_resolver(Names(example=answers))
+    with pytest.raises(Forbidden, match=r"^example is .*, which is not on the public internet$"):
+        await PinnedBackend(is_public).connect_tcp("example", 1)
+
+
+async def test_an_address_is_looked_at_like_a_name() -> None:
+    """Also if it was written in a way that only the system understands."""
+    with pytest.raises(Forbidden, match=r"^127\.0\.0\.1 is not on the public internet$"):
+        await PinnedBackend(is_public).connect_tcp("127.0.0.1", 1)
+    for host in ("0177.0.0.1", "127.1", "::ffff:127.0.0.1"):
+        with pytest.raises(Forbidden, match="127"):
+            await PinnedBackend(is_public).connect_tcp(host, 1)
+
+
+async def test_the_next_address_is_tried(nursery: trio.Nursery) -> None:
+    """Where nobody listens at the first; and both families have their turn."""
+    port = await listening(nursery)
+    names = Names(example=["::1", "127.0.0.9", "127.0.0.8", "127.0.0.1"])
+    trio.socket.set_custom_hostname_resolver(names)
+    assert await greeting(PinnedBackend(loopback), "example", port) == b"127.0.0.1"
+
+
+async def test_not_all_of_many_are_tried(nursery: trio.Nursery) -> None:
+    """A name with a hundred addresses is given up after a few."""
+    port = await listening(nursery)
+    many = [f"127.0.1.{number}" for number in range(1, 100)]
+    trio.socket.set_custom_hostname_resolver(Names(example=[*many, "127.0.0.1"]))
+    with pytest.raises(httpcore2.ConnectError):
+        await PinnedBackend(loopback).connect_tcp("example", port)
+
+
+async def test_families_take_turns() -> None:
+    """One of each, in the order of the answer."""
+    four, six = (list(map(ip_address, each)) for each in (["1.0.0.1", "1.0.0.2"], ["::1", "::2", "::3"]))
+    assert _interleave([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+
+
+async def test_a_name_that_nobody_knows() -> None:
+    """It is said."""
+    trio.socket.set_custom_hostname_resolver(Names(empty=[]))
+    with pytest.raises(httpcore2.ConnectError, match="nobody: Name or service not known"):
+        await PinnedBackend(is_public).connect_tcp("nobody", 1)
+    with pytest.raises(httpcore2.ConnectError, match="empty has no address"):
+        await PinnedBackend(is_public).connect_tcp("empty", 1)

@@ -1,0 +1,173 @@
+"""URLs: what may be fetched, and that nothing can be read in two ways."""
+
+from ipaddress import IPv4Address, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheishd.hooks.web.urls import Target, follow_redirect, is_public, parse_url
+from kheishd.kernel.hook import ToolError
+from protocol.limits.web import MAX_URL_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "host"),
+    [
+        ("https://example.org", "https://example.org/", "example.org"),
+        (
+            "  HTTP://Example.ORG:8080/a b#c ".replace(" b", "%20b"),
+            "http://example.org:8080/a%20b",
+            "example.org",
+        ),
+        ("https://example.org./x?q=a+b&c=%C3%BC", "https://example.org./x?q=a+b&c=%C3%BC", "example.org."),
+        ("https://example.org?q", "https://example.org/?q", "example.org"),
+        (
+            "https://bücher.example/grün?ö=ü#ä",
+            "https://xn--bcher-kva.example/gr%C3%BCn?%C3%B6=%C3%BC",
+            "xn--bcher-kva.example",
+        ),
+        ("http://8.8.8.8/", "http://8.8.8.8/", "8.8.8.8"),
+        ("http://[2606:4700:0:0::1111]:80/", "http://[2606:4700::1111]:80/", "2606:4700::1111"),
+        ("http://\uff11.1\u30021.1/", "http://1.1.1.1/", "1.1.1.1"),
+        (
+            "https://example.org/[x]|^`{}\"<>'",
+            "https://example.org/%5Bx%5D%7C%5E%60%7B%7D%22%3C%3E'",
+            "example.org",
+        ),
+    ],
+)
+def test_what_may_be_fetched(text: str, url: str, host: str) -> None:
+    """It is put into one form, that of the wire."""
+    assert parse_url(text) == Target(url, host, url.startswith("https"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "only http"),
+        ("example.org", "only http"),
+        ("ftp://example.org/", "only http"),
+        ("file:///etc/passwd", "only http"),
+        ("javascript:alert(1)", "only http"),
+        ("http://", "not a host name"),
+        ("http:///path", "not a host name"),
+        ("http://user@example.org/", "user or a password is not fetched"),
+        ("http://user:pass@example.org/", "user or a password is not fetched"),
+        ("http://@example.org/", "user or a password is not fetched"),
+        ("http://example.org\\@127.0.0.1/", "backslashes"),
+        ("http://example.org/a b", "blanks"),
+        ("http://exam\tple.org/", "blanks"),
+        ("http://example.org/\r\nhost: x", "blanks"),
+        ("http://example.org:99999/", "that is not a URL"),
+        ("http://example.org:x/", "that is not a URL"),
+        ("http://[::1/", "that is not a URL"),
+        ("http://[fe80::1%25eth0]/", "zone"),
+        ("http://[fe80::1%eth0]/", "zone"),
+        ("http://[::g]/", "that is not a URL|is not an address"),
+        ("http://[v1.x]/", "that is not a URL|is not an address"),
+        ("http://127.1/", "four decimal numbers"),
+        ("http://2130706433/", "four decimal numbers"),
+        ("http://0x7f000001/", "four decimal numbers"),
+        ("http://0177.0.0.1/", "four decimal numbers"),
+        ("http://127.0.0.0x1/", "four decimal numbers"),
+        ("http://127.0.0.1./", "four decimal numbers"),
+        ("http://example.0x/", "four decimal numbers"),
+        ("http://%31%32%37.0.0.1/", "not a host name"),
+        ("http://exa%00mple.org/", "not a host name"),
+        ("http://a..b/", "not a host name"),
+        ("http://" + "a" * 64 + ".org/", "not a host name"),
+        ("http://example.org/" + "a" * MAX_URL_BYTES, f"may have {MAX_URL_BYTES} bytes"),
+    ],
+)
+def test_what_may_not(text: str, why: str) -> None:
+    """Each is refused with a reason."""
+    with pytest.raises(ToolError, match=why):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("/x", "https://example.org/x"),
+        ("y?z", "https://example.org/a/y?z"),
+        ("//other.example/", "https://other.example/"),
+        ("http://other.example", "http://other.example/"),
+        (" #only", "https://example.org/a/b"),
+    ],
+)
+def test_redirects(location: str, url: str) -> None:
+    """A location is read from where it was given."""
+    assert follow_redirect(parse_url("https://example.org/a/b"), location).url == url
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "http://127.1/", "//user@example.org/", "http://[x/"]
+)
+def test_redirects_to_nowhere(location: str) -> None:
+    """They are looked at as closely as what was asked for, and it is said who leads there."""
+    with pytest.raises(ToolError, match=r"^https://example.org/a redirects to "):
+        follow_redirect(parse_url("https://example.org/a"), location)
+
+
+@given(st.text(max_size=40))
+def test_whatever_is_written(text: str) -> None:
+    """It is refused, or has one meaning, that survives being read again, in plain ASCII."""
+    for each in (text, f"http://{text}", f"http://example.org/{text}", f"http://{text}.example.org/"):
+        try:
+            target = parse_url(each)
+        except ToolError:
+            continue
+        assert target.url.isascii()
+        assert "@" not in target.url.split("/")[2]
+        assert parse_url(target.url) == target
+
+
+# Which addresses are on the public internet.
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("1.1.1.1", "8.8.8.8", "93.184.216.34", "172.32.0.1", "100.128.0.1", "2606:4700::1111"),
+        *("2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"),
+    ],
+)
+def test_public(address: str) -> None:
+    """Servers for everybody, also where their address is written as one of the other family."""
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.169.254"),
+        *("172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1"),
+        *(
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.1.2.3",
+            "240.0.0.1",
+            "255.255.255.255",
+        ),
+        *("::", "::1", "::7f00:1", "::8.8.8.8", "fe80::1", "fe80::1%eth0", "fec0::1", "fc00::1", "fd12::1"),
+        *("ff02::1", "2001::1", "2001:db8::1", "2001:10::1", "2002:7f00:1::", "2002:808:808::1", "3fff::1"),
+        *("100::1", "64:ff9b:1::1", "5f00::1", "4000::1"),
+        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::ffff:0.0.0.0"),
+        *("64:ff9b::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe"),
+    ],
+)
+def test_not_public(address: str) -> None:
+    """This machine, its networks, what stands for them, groups, examples, and what nobody was given."""
+    assert not is_public(ip_address(address))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_an_address_in_another_is_that_address(number: int) -> None:
+    """However an IPv4 address is written, it is as public as it is."""
+    inner = IPv4Address(number)
+    for block in ("::ffff:0:0", "64:ff9b::"):
+        assert is_public(ip_address(int(ip_address(block)) + number)) is is_public(inner)
+    assert not (is_public(inner) and not inner.is_global)

@@ -1,0 +1,112 @@
+"""The rebuild of all records from the journal, after an upgrade dropped them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kheishd.records import rebuild as room
+from kheishd.records.doctor import examine_whole
+from kheishd.records.rebuild import rebuild_some
+from kheishd.store.opening import StoreUnusable, opened_for_reading
+from kheishd.store.upgrades import NOT_RECORDS, drop_records
+from kheishd.store.writer import Store
+from tests.support.histories import dump, rich_history, spoil_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kheishd.store.environment import Transaction
+
+
+def opened(directory: Path, rebuild: Any = rebuild_some) -> Store:
+    """Open a store whose writer is inline."""
+    return Store.open(directory, on_group=lambda group: None, threaded=False, version="test", rebuild=rebuild)
+
+
+def make_store(directory: Path, *, damaged: bool = False) -> dict[str, list[Any]]:
+    """Make a store with some of everything, as an upgrade leaves it; return its rows from before."""
+    store = opened(directory)
+    rich_history(store)
+    if damaged:
+        spoil_line(store, "ses_b", 0, lambda stored: stored[:40])
+    rows = dump(store)
+    environment = store._environment.lmdb
+    with environment.begin(write=True) as txn:
+        drop_records(environment, txn)
+    store.close()
+    return rows
+
+
+def test_every_record_comes_back(store_dir: Path) -> None:
+    """All rows are what the writer wrote; receipts, blobs and the journal stayed."""
+    rows = make_store(store_dir)
+    store = opened(store_dir)
+    assert dump(store) == rows
+    assert examine_whole(store.read, deep=True).findings == []
+    assert {table.name for table in NOT_RECORDS} <= set(rows)
+    store.close()
+
+
+@pytest.mark.parametrize("events", [1, 7, 1_000])
+@pytest.mark.parametrize("deaths", [0, 1, 3])
+def test_an_interrupted_rebuild_continues(
+    store_dir: Path, monkeypatch: pytest.MonkeyPatch, events: int, deaths: int
+) -> None:
+    """However small its transactions, and wherever it ends, the next opening leaves the same rows."""
+    rows = make_store(store_dir)
+    monkeypatch.setattr(room, "EVENTS_PER_TRANSACTION", events)
+
+    def dying(rest: list[int], tx: Transaction, after: int) -> int | None:
+        reached = rebuild_some(tx, after)
+        if not rest:
+            raise OSError(5, "Input/output error")
+        rest.pop()
+        return reached
+
+    for death in range(deaths):
+        with pytest.raises(StoreUnusable, match="Input/output error"):
+            opened(store_dir, partial(dying, [0] * (death if events < 1_000 else 0)))
+    store = opened(store_dir)
+    assert dump(store) == rows
+    store.close()
+
+
+def test_without_a_rebuild_such_a_store_is_refused(store_dir: Path) -> None:
+    """A program that would read the records must not find them incomplete."""
+    make_store(store_dir)
+    with pytest.raises(StoreUnusable, match="Start the daemon once"):
+        opened(store_dir, None)
+    with (
+        pytest.raises(StoreUnusable, match="Start the daemon once"),
+        opened_for_reading(store_dir, current=True),
+    ):
+        pass
+    with opened_for_reading(store_dir) as environment:
+        assert environment.identity
+    opened(store_dir).close()
+    with opened_for_reading(store_dir, current=True) as environment:
+        assert environment.identity
+
+
+def test_a_damaged_event_is_left_out(store_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The store opens; the doctor reports the damage, as before, and the log says what is missing."""
+    rows = make_store(store_dir, damaged=True)
+    store = opened(store_dir)
+    rebuilt = dump(store)
+    assert "is left out of the records" in caplog.text
+    assert rebuilt["approvals"] == rows["approvals"]
+    assert [row[0] for row in rebuilt["sessions"]] == [
+        row[0] for row in rows["sessions"] if row[0] != ("ses_b",)
+    ]
+    kinds = {(finding.kind, finding.stream) for finding in examine_whole(store.read, deep=True).findings}
+    assert ("damaged", "ses_b") in kinds
+    store.close()
+
+
+def test_an_empty_store_has_nothing_to_rebuild(store_dir: Path) -> None:
+    """A new one opens without a rebuild."""
+    opened(store_dir, None).close()
+    opened(store_dir, None).close()
