@@ -382,4 +382,4 @@ def test_signal(shared_chat: Chat) -> None:
     assert terminal.ends() == 0
     # Bracketed paste and the hidden cursor were switched off after they were switched on.
     for switch_on, switch_off in (("\x1b[?2004h", "\x1b[?2004l"), ("\x1b[?25l", "\x1b[?25h")):
-        assert terminal.raw.rfind(off) > terminal.raw.rfind(on)
+        assert terminal.raw.rfind(switch_off) > terminal.raw.rfind(switch_on)
