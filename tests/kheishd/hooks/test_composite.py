@@ -1,4 +1,4 @@
-"""Several parts behind one face: their order, whose opinion counts, and what goes wrong inside one."""
+"""Sub-hooks behind one interface: their order, their opinions, their failures, and tools that come and go."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from kheishd.hooks import composite
 from kheishd.hooks.composite import FAILED, MAX_PROBE_SECONDS, CompositeHook
 from kheishd.kernel.hook import (
     Deny,
@@ -30,83 +31,117 @@ from protocol.objects.question import Question
 from tests.support.toolbox import Toolbox, place, tool, use_of
 
 
-class Thinking(SubHook):
-    """A part without tools that thinks something of every call, and says something after it."""
+class Commentator(SubHook):
+    """A sub-hook without tools that has an opinion about every call, and adds a comment to its result."""
 
-    def __init__(self, name: str, opinion: Opinion | Exception | None = None, says: str = "") -> None:
+    def __init__(self, name: str, opinion: Opinion | Exception | None = None, comment: str = "") -> None:
         self.name = name
         self._opinion = opinion
-        self._says = says
+        self._comment = comment
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """Its name."""
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Return its name."""
         return [self.name]
 
-    async def before_call(self, use: Invocation) -> Opinion | None:
-        """What it thinks."""
+    async def before_call(self, call: Invocation) -> Opinion | None:
+        """Return its opinion, or raise it."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
         return self._opinion
 
-    async def after_call(self, use: Invocation, outcome: Outcome) -> Outcome:
-        """The outcome, and what it says."""
+    async def after_call(self, call: Invocation, outcome: Outcome) -> Outcome:
+        """Add its comment, or raise its opinion."""
         if isinstance(self._opinion, Exception):
             raise self._opinion
-        return Outcome(outcome.text + self._says, outcome.is_error)
+        return Outcome(outcome.text + self._comment, outcome.is_error)
 
 
 class Broken(SubHook):
-    """A part in which everything goes wrong."""
+    """A sub-hook in which everything fails."""
 
     name = "broken"
     tools = (tool("breaks"),)
 
-    def offer(self, place: RunContext) -> Sequence[Tool]:
-        """Errors: KeyError."""
-        raise KeyError("offered")
+    def offer(self, context: RunContext) -> Sequence[Tool]:
+        """Raise KeyError."""
+        raise KeyError("offer")
 
-    def sections(self, place: RunContext) -> Sequence[str]:
-        """Errors: KeyError."""
+    def sections(self, context: RunContext) -> Sequence[str]:
+        """Raise KeyError."""
         raise KeyError("sections")
 
-    def subject(self, use: Invocation) -> str:
-        """Errors: KeyError."""
+    def subject(self, call: Invocation) -> str:
+        """Raise KeyError."""
         raise KeyError("subject")
 
-    async def preview(self, use: Invocation) -> Preview | None:
-        """Errors: KeyError."""
+    async def preview(self, call: Invocation) -> Preview | None:
+        """Raise KeyError."""
         raise KeyError("preview")
 
-    async def evidence(self, use: Invocation) -> dict[str, Any]:
-        """Errors: KeyError."""
+    async def evidence(self, call: Invocation) -> dict[str, Any]:
+        """Raise KeyError."""
         raise KeyError("evidence")
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Errors: KeyError."""
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Raise KeyError."""
         raise KeyError("dispatch")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """Errors: KeyError."""
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Raise KeyError."""
         raise KeyError("probe")
 
 
 class Doing(SubHook):
-    """A part whose one tool does what it is given."""
+    """A sub-hook whose one tool runs a function."""
 
     name = "doing"
     tools = (tool("does", timeout_s=2.0),)
 
-    def __init__(self, does: Any) -> None:
-        self._does = does
+    def __init__(self, function: Any) -> None:
+        self._function = function
 
-    async def dispatch(self, use: Invocation) -> Outcome:
-        """Do it."""
-        return Outcome(await self._does() or "done")
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Run it."""
+        return Outcome(await self._function() or "done")
 
-    async def probe(self, use: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
-        """Do it."""
-        await self._does()
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Run it."""
+        await self._function()
         return ProbeResult("done", "it was done")
+
+
+class Server(SubHook):
+    """A sub-hook whose tools appear and disappear, as those of an MCP server do."""
+
+    def __init__(self, name: str, *rows: Tool) -> None:
+        self.name = name
+        self.rows = list(rows)
+        self.calls: list[str] = []
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools that the server has now; KeyError while it cannot be reached."""
+        if self.rows == [None]:
+            raise KeyError("gone")
+        return self.rows
+
+    def subject(self, call: Invocation) -> str:
+        """Return the server's name."""
+        return self.name
+
+    async def dispatch(self, call: Invocation) -> Outcome:
+        """Record the call."""
+        self.calls.append(call.tool.name)
+        return Outcome(f"{self.name} ran {call.tool.name}")
+
+    async def probe(self, call: Invocation, evidence: Mapping[str, Any]) -> ProbeResult:
+        """Return that it ran."""
+        return ProbeResult("done", f"{self.name} says so")
+
+
+def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
+    """Return the names of the offered tools."""
+    return [row.name for row in hooks.offer(context or place())]
 
 
 # What is offered.
@@ -114,7 +149,7 @@ class Doing(SubHook):
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
     """A part without tools has its say, too."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
+    hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
     assert hooks.find_tool("does") is Doing.tools[0]
@@ -123,7 +158,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
 
 def test_a_scope_leaves_tools_out() -> None:
     """Null is everything, empty is nothing; what explains tools that are not there is left out with them."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
+    hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
     assert [each.name for each in hooks.offer(within)] == ["look", "does"]
     assert hooks.offer(place(tools=[])) == []
@@ -133,7 +168,7 @@ def test_a_scope_leaves_tools_out() -> None:
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
     """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
-    hooks = CompositeHook([Thinking("first"), Toolbox(), Doing(None)])
+    hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
     assert [each.name for each in hooks.offer(narrowed)] == ["look"]
     assert hooks.offer(replace(place(), tools=[])) == []
@@ -159,6 +194,116 @@ def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
         CompositeHook([Toolbox(tools=(tool(name),))])
 
 
+# Tools that appear and disappear.
+
+
+async def test_a_tool_appears_and_disappears() -> None:
+    """A tool can be found, offered and called as soon as it exists, and no longer than it exists."""
+    server = Server("mcp")
+    hooks = CompositeHook([Toolbox(tools=(tool("note"),)), server])
+    assert names(hooks) == ["note"]
+    assert hooks.find_tool("fetch_issue") is None
+    server.rows.append(tool("fetch_issue"))
+    row = hooks.find_tool("fetch_issue")
+    assert row is server.rows[0]
+    assert names(hooks) == ["note", "fetch_issue"]
+    assert [each.name for each in hooks.tools()] == ["note", "fetch_issue"]
+    assert await hooks.dispatch(use_of(row)) == Outcome("mcp ran fetch_issue")
+    server.rows.clear()
+    assert hooks.find_tool("fetch_issue") is None
+    assert names(hooks) == ["note"]
+
+
+async def test_a_call_of_a_vanished_tool_says_so() -> None:
+    """A tool may vanish between the model's call and its execution: nothing runs, and the result is true."""
+    server = Server("mcp", tool("fetch_issue"))
+    hooks = CompositeHook([server])
+    call = use_of(server.rows[0])
+    assert hooks.subject(call) == "mcp"
+    server.rows.clear()
+    expected = "the tool 'fetch_issue' is no longer available; nothing was run"
+    assert await hooks.dispatch(call) == Outcome(expected, is_error=True)
+    with pytest.raises(ToolError, match="no longer available"):
+        hooks.subject(call)
+    with pytest.raises(ToolError, match="no longer available"):
+        await hooks.preview(call)
+    assert await hooks.evidence(call) == {}
+    assert (await hooks.probe(call, {})).outcome == "unknown"
+    assert server.calls == []
+
+
+async def test_a_late_tool_cannot_take_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    """A tool that appears under a name in use is left out, in any order of sub-hooks; the log warns once."""
+    server, box = Server("mcp"), Toolbox(tools=(tool("note"),))
+    hooks = CompositeHook([server, box])
+    server.rows += [tool("note"), tool("other")]
+    for _ in range(3):
+        assert names(hooks) == ["other", "note"]
+    assert hooks.find_tool("note") is box.tools[0]
+    (record,) = caplog.records
+    assert "both toolbox and mcp have a tool called note" in record.getMessage()
+
+
+async def test_a_name_stays_with_its_first_owner() -> None:
+    """A name is not free when its tool vanishes: an approval for one server must not serve another one."""
+    first, second = Server("first", tool("send")), Server("second")
+    hooks = CompositeHook([first, second])
+    call = use_of(first.rows[0])
+    second.rows.append(tool("send"))
+    first.rows.clear()
+    assert hooks.find_tool("send") is None
+    assert names(hooks) == []
+    assert (await hooks.dispatch(call)).is_error
+    assert second.calls == []
+    first.rows.append(tool("send"))
+    assert await hooks.dispatch(call) == Outcome("first ran send")
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "a" * (MAX_TOOL_BYTES + 1)])
+def test_a_late_tool_with_an_invalid_name_is_left_out(name: str) -> None:
+    """A server's invalid name must not make a provider refuse the requests of every agent."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool(name), tool("valid")]
+    assert names(hooks) == ["valid"]
+
+
+def test_a_server_that_lists_a_tool_twice() -> None:
+    """The first of two rows with one name is used."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool("send", description="one"), tool("send", description="two")]
+    assert [row.description for row in hooks.offer(place())] == ["one"]
+
+
+def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that renames its tools again and again cannot fill the memory."""
+    monkeypatch.setattr(composite, "MAX_TOOL_NAMES", 3)
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    for number in range(5):
+        server.rows[:] = [tool(f"t{number}")]
+        assert names(hooks) == ([f"t{number}"] if number < 3 else [])
+
+
+def test_a_sub_hook_that_cannot_list_its_tools(caplog: pytest.LogCaptureFixture) -> None:
+    """The other sub-hooks keep their tools, and the log has the reason."""
+    server = Server("mcp", tool("send"))
+    hooks = CompositeHook([server, Doing(None)])
+    server.rows[:] = [None]  # type: ignore[list-item]
+    assert names(hooks) == ["does"]
+    assert hooks.find_tool("send") is None
+    assert "a hook could not list its tools" in caplog.text
+
+
+async def test_the_scope_applies_to_tools_that_appear() -> None:
+    """A run has no tool beyond its scope, whenever the tool appeared."""
+    server = Server("mcp")
+    hooks = CompositeHook([server])
+    server.rows += [tool("send"), tool("fetch")]
+    assert names(hooks, place(tools=["fetch"])) == ["fetch"]
+
+
 # Opinions.
 
 ASKS = NeedsAnswer([Question(question="Which?", key="which")])
@@ -176,13 +321,14 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
 )
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
     """No before a question, a question before an approval; of two alike the first; a failure is a no."""
-    parts = [Thinking(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
+    parts = [Commentator(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
     assert await CompositeHook([*parts, Toolbox()]).before_call(use_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Each part amends what the one before left; one that fails leaves it as it was."""
-    parts = [Thinking("a", says=" a"), Thinking("b", ValueError("x")), Thinking("c", says=" c")]
+    failing = Commentator("b", ValueError("x"))
+    parts = [Commentator("a", comment=" a"), failing, Commentator("c", comment=" c")]
     outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
     assert outcome == Outcome("done a c")
     assert [record.__dict__["part"] for record in caplog.records] == ["b"]
