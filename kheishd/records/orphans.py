@@ -15,7 +15,8 @@ import msgspec
 from kheishd.records.projection import IndexRow
 from kheishd.records.registry import REGISTRY
 from kheishd.records.replay import Difference
-from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE, Key, Table
+from kheishd.store.table import Key, Table
+from kheishd.store.tables import CHECKPOINTS, CURSORS, RECEIPTS, RECEIPTS_BY_AGE
 from protocol.journal.line import decode_envelope, decode_event
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key, KeyPart, Table
+    from kheishd.store.table import Key, KeyPart, Table
     from protocol.journal.envelope import Envelope, Event
 
 R = TypeVar("R")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.records.projection import RecordReader
     from kheishd.store.environment import Snapshot
-    from kheishd.store.tables import Key
+    from kheishd.store.table import Key
     from protocol.journal.envelope import Envelope
     from protocol.objects.session import Session
 
