@@ -31,7 +31,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def module(path: Path) -> str:
-    """Return the dotted name of a file; a package is its ``__init__``."""
+    """The source files, as paths, modules and syntax trees, for the house tests."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
