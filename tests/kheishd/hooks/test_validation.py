@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema_rs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from kheishd.hooks.validation import MAX_PROBLEM_CHARACTERS, MAX_PROBLEMS, Validator, coerce
-from kheishd.kernel.hook import Tool, ToolError
+from kheishd.kernel.hook import Arguments, Tool, ToolError
+from kheishd.kernel.schema import schema_of
 from protocol.limits.call import MAX_TOOL_INPUT_BYTES
 from tests.house.sources import ROOT
 from tests.support.toolbox import tool
@@ -203,15 +206,69 @@ def test_a_tool_may_be_offered_with_another_schema_elsewhere() -> None:
         assert validator.validate(each, {"value": value}) == {"value": value}
 
 
+# Tools with a struct.
+
+
+class Inner(Arguments, frozen=True):
+    """A nested struct."""
+
+    count: Annotated[int, Meta(ge=1)] = 1
+
+
+class Outer(Arguments, frozen=True):
+    """Arguments of a tool."""
+
+    path: Annotated[str, Meta(min_length=1)]
+    inner: list[Inner] = []
+    mode: Literal["fast", "slow"] | None = None
+
+
+OUTER = tool("takes", schema=schema_of(Outer), arguments=Outer)
+
+
+def test_arguments_become_the_struct() -> None:
+    """The arguments of a tool with a struct are coerced by its schema, then converted, defaults included."""
+    written = {"path": "a", "inner": '[{"count": "3"}, {}]', "mode": None}
+    validated = Validator().validate(OUTER, written)
+    assert validated == Outer(path="a", inner=[Inner(count=3), Inner()])
+    assert msgspec.to_builtins(validated) == {"path": "a", "inner": [{"count": 3}, {}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "$: Object missing required field `path`"),
+        (
+            {"pth": "a", "path": "a"},
+            "$: Object contains unknown field `pth`; the fields are path, inner, mode",
+        ),
+        ({"path": ""}, "$.path: Expected `str` of length >= 1"),
+        ({"path": None}, "$.path: Expected `str`, got `null`"),
+        ({"path": "a", "inner": [{"count": 0}]}, "$.inner[0].count: Expected `int` >= 1"),
+        ({"path": "a", "inner": [{"counts": 1}]}, "$.inner[0]: Object contains unknown field `counts`"),
+        ({"path": "a", "mode": "middling"}, "$.mode: Invalid enum value 'middling'"),
+    ],
+)
+def test_an_error_of_a_struct_names_the_argument(arguments: dict[str, Any], problem: str) -> None:
+    """The error names the tool, the argument by its path, and the problem."""
+    assert refusal(OUTER, arguments) == f"these arguments do not fit takes: {problem}"
+
+
+def test_a_long_value_is_not_repeated() -> None:
+    """An error is short, however long the value is."""
+    text = refusal(OUTER, {"path": "a", "mode": "x" * 10_000})
+    assert len(text) < MAX_PROBLEM_CHARACTERS + 50
+
+
 # The library.
 
 
 def test_the_library_is_imported_in_a_thread() -> None:
-    """The library is imported on first use, in a thread, because it would block the loop."""
+    """The library is imported for a tool without a struct only, in a thread: it would block the loop."""
     program = """
 import sys, threading, trio
 from kheishd.hooks.composite import CompositeHook
-from kheishd.kernel.hook import SubHook, Tool
+from kheishd.kernel.hook import Arguments, SubHook, Tool
 
 class Watch:
     threads = []
@@ -222,8 +279,11 @@ class Watch:
 class One(SubHook):
     name, tools = "one", (Tool("look", "Look.", {}, "read"),)
 
+class WithStruct(SubHook):
+    name, tools = "two", (Tool("see", "See.", {}, "read", arguments=Arguments),)
+
 sys.meta_path.insert(0, Watch())
-trio.run(CompositeHook(()).prepare)
+trio.run(CompositeHook((WithStruct(),)).prepare)
 hooks = CompositeHook((One(),))
 assert "jsonschema_rs" not in sys.modules
 trio.run(hooks.prepare)
