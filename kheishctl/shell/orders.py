@@ -193,7 +193,7 @@ class Orders:
             await self._talk.call("session.update", params)
         else:
             # Whatever is asked about, the answer says which mode is in force.
-            found = await self._talk.call("permission.why", {"tool": "bash", "session_id": session_id})
+            found = await self._talk.call("permission.why", {"tool": "any", "session_id": session_id})
             self._note(f"the permission mode is {found['mode']}", "dim")
 
     async def _why(self, argument: str) -> None:
