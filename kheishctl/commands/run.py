@@ -19,6 +19,7 @@ from kheishctl.options import (
     paged,
     run_argument,
     session_filter,
+    status_option,
     timeout_option,
 )
 from kheishctl.render.layout import Column, format_table
@@ -55,9 +56,7 @@ _open_run = id_argument("run_id", "RUN", "open_runs")
     examples=("kheishctl run list --active", "kheishctl run list --status failed --json"),
 )
 @session_filter
-@click.option(
-    "--status", type=click.Choice(RUN_STATUSES), metavar="STATUS", help="Only those with this status."
-)
+@status_option(RUN_STATUSES)
 @click.option("--active", is_flag=True, help="Only those that have not ended.")
 @oldest_option
 @paged

@@ -304,7 +304,7 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
     assert done.code == exits.RUN_FAILED
-    assert "in hand for 0.2 s" in done.err
+    assert "time budget (0.2 s)" in done.err
     refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
     assert ctl(*words, "hello", "--max-cost", "-1").code == exits.USAGE
