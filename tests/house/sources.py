@@ -31,7 +31,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def module(path: Path) -> str:
-    """The source files, as paths, modules and syntax trees, for the house tests."""
+    """Return the dotted name of a file; a package is its ``__init__``."""
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

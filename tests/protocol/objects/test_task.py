@@ -46,7 +46,7 @@ CHANGE = {"task_id": "tsk_1"}
     ],
 )
 def test_refused(kind: type, params: dict[str, object], field: str) -> None:
-    """A value of the wrong shape is refused, and the refusal names its path; a caller cannot choose the id."""
+    """A value of the wrong shape is refused, and the refusal names its path; the id cannot be chosen."""
     assert refuse(kind, params) == field
 
 
