@@ -258,7 +258,8 @@ def show(app: App, result: Json, *, streamed: bool) -> None:
         app.document(result)
     elif (output := result.get("output")) and not was_streamed:
         app.say(sanitise(output) if sys.stdout.isatty() else output.rstrip("\n"))
-    for line in filter(None, [describe_outcome(result), *explain_run(result, app.command_line)]):
+    outcome = describe_outcome(result, app.command_line)
+    for line in filter(None, [outcome, *explain_run(result, app.command_line)]):
         app.note(line)
     click.get_current_context().exit(exits.code_for_status(str(result.get("status"))))
 

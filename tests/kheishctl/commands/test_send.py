@@ -87,7 +87,7 @@ def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == exits.TIMED_OUT
-    assert "kheishctl run wait run_" in done.err
+    assert "run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
 
 
