@@ -166,8 +166,12 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
         case AcceptAnswer():
             return answers.decide(run, pinned, command)
-        case FailModelCall(error, retry_at_ms):
-            return _fail_model_call(run, pinned, error, retry_at_ms)
+        case FailModelCall(error, int() as retry_at_ms) if run.item_id is not None:
+            turn, attempt = run.turn + 1, run.attempt
+            failed = ModelFailed(
+                item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms
+            )
+            return [failed]
         case Compact(result):
             return _compact(run, pinned, result)
         case Steer(steer_id, items, sender):
@@ -178,8 +182,9 @@ def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEven
             return _end_early(run, pinned, command)
         case Release(note, results):
             return [*calls.end_running_calls(run, pinned, results), RunReleased(note=note)]
-        case Fail(error):
-            return _fail(run, pinned, error)
+        case Fail(error) | FailModelCall(error):
+            # If a stop was requested just before the failure, it is honoured, and the error is kept.
+            return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
         case Interrupt(error):
             ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
             return [*calls.close_calls(run, pinned, died=True), ended]
@@ -200,22 +205,6 @@ def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
         )
         return [*calls.close_calls(run, pinned, died=True), RunEnded(outcome="failed", error=error)]
     return [RunStarted(starts=run.starts + 1, alone=must_run_alone(run))]
-
-
-def _fail(run: RunRecord, pinned: Pinned, error: RunError) -> list[JournalEvent]:
-    # If a stop was requested just before the failure, it is honoured, and the error is kept.
-    return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
-
-
-def _fail_model_call(
-    run: RunRecord, pinned: Pinned, error: RunError, retry_at_ms: int | None
-) -> list[JournalEvent]:
-    if retry_at_ms is None or run.item_id is None:
-        return _fail(run, pinned, error)
-    turn, attempt = run.turn + 1, run.attempt
-    return [
-        ModelFailed(item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms)
-    ]
 
 
 def _compact(
