@@ -44,8 +44,8 @@ from kheishctl.render.messages import STOP_NOTES
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
+    CallEnd,
     CallRequest,
-    CallResult,
     MessageEnd,
     Notice,
     Piece,
@@ -365,7 +365,7 @@ class _Printer:
                     self._note(f"({STOP_NOTES[stop_reason]})" if stop_reason in STOP_NOTES else "")
                 case CallRequest(_, tool, summary):
                     self._note(one_line(f"({tool} {summary}".rstrip() + ")"))
-                case CallResult(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
+                case CallEnd(_, tool, _, outcome, text) if outcome not in ("returned", "answered"):
                     detail = " ".join(take_first_lines(text, 1))
                     self._note(one_line(f"({tool} {outcome.replace('_', ' ')}: {detail})"))
                 case _:
