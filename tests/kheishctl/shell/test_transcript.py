@@ -31,7 +31,8 @@ from kheishctl.render.pieces import (
     SteerText,
 )
 from kheishctl.shell.markdown import MAX_LIVE_CHARACTERS, make_renderer
-from kheishctl.shell.transcript import RULE, SPINNER, CallPiece, CallView, TranscriptView
+from kheishctl.shell.transcript import RESULTS, RULE, SPINNER, CallPiece, CallView, TranscriptView
+from protocol.objects.run import CallOutcome
 from protocol.text import sanitise
 
 NOW_S = 1_795_000_000.0
@@ -86,6 +87,11 @@ def test_call_result() -> None:
     )
     assert format_result(make_result("stopped", "it was stopped")) == "■ bash  stopped · make\n"
     assert format_result(make_result("upended", "x")) == "· bash  upended · make\n"
+
+
+def test_every_outcome_has_a_row() -> None:
+    """The table of results covers every outcome of a call in the contract."""
+    assert RESULTS.keys() == set(get_args(CallOutcome))
 
 
 def test_call_that_could_not_be_made() -> None:
