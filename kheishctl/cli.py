@@ -109,14 +109,14 @@ class App:
         """Print the message of a failure with its hint; as one JSON document with ``--json``."""
         error = failure.describe()
         hint = error["data"].get("hint")
-        if hint is None and failure.reason in HINTS and "kheishctl" not in str(failure):
+        if hint is None and failure.reason in HINTS:
             hint = self.command_line(*HINTS[failure.reason])
         if self.as_json:
             self.document({"error": error | {"data": error["data"] | ({"hint": hint} if hint else {})}})
             return
         label = paint("kheishctl:", "red", use_color(sys.stderr.isatty()))
-        sys.stderr.write(f"{label} {sanitise(str(failure))}\n")
-        if hint and str(hint) not in str(failure):
+        sys.stderr.write(f"{label} {sanitise(failure.text)}\n")
+        if hint and str(hint) not in failure.text:
             sys.stderr.write(f"  hint: {sanitise(str(hint))}\n")
         sys.stderr.flush()
 

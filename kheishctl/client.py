@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from kheishctl import __version__, exits
 from kheishctl.contract import Json
+from kheishctl.hints import HINTS
 from kheishctl.render.daemon import describe_version_difference
 
 SOCKET_NAME = os.path.join("run", "kheishd.sock")
@@ -35,6 +36,11 @@ class Failure(Exception):
 
     exit_code = exits.FAILED
     reason = "failed"
+
+    @property
+    def text(self) -> str:
+        """The message without a hint."""
+        return str(self)
 
     def describe(self) -> Json:
         """Return the failure in the shape of a JSON-RPC error."""
@@ -102,9 +108,15 @@ class RequestRefused(Failure):
         """Return the error exactly as the daemon sent it."""
         return {"code": self.code, "message": self.message, "data": self.data}
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The message without a hint."""
         # The path of an invalid param stays in ``data``, for programs: people typed options, not params.
         return f"{self.message}{self.note}"
+
+    def __str__(self) -> str:
+        words = HINTS.get(self.reason)
+        return self.text if words is None else f"{self.text} (see: {' '.join(('kheishctl', *words))})"
 
 
 def resolve_home(home: str | None = None) -> str:

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any, Final, Literal
 
 from kheishd.core.text.scrub import Scrubber
@@ -161,7 +162,12 @@ class Logs:
         environ: Mapping[str, str] = os.environ,
         stream: IO[str] | None = None,
     ) -> None:
-        self._handler = _make_handler(format_, environ, stream or sys.stderr)
+        formatter = JsonFormatter() if format_ == "json" else TextFormatter()
+        self._handler: StreamHandler | JournalHandler = StreamHandler(stream or sys.stderr, formatter)
+        # The native protocol of the journal keeps fields and priorities.
+        if format_ == "auto" and journal_is_stderr(environ):
+            with suppress(OSError):
+                self._handler = JournalHandler()
         self._root = logging.getLogger()
         self._root.addHandler(self._handler)
         self.set_level(level)
@@ -178,15 +184,3 @@ class Logs:
         """Remove the handler."""
         self._root.removeHandler(self._handler)
         self._handler.close()
-
-
-def _make_handler(
-    format_: LogFormat, environ: Mapping[str, str], stream: IO[str]
-) -> StreamHandler | JournalHandler:
-    # The native protocol keeps fields and priorities.
-    if format_ == "auto" and journal_is_stderr(environ):
-        try:
-            return JournalHandler()
-        except OSError:
-            return StreamHandler(stream, TextFormatter())
-    return StreamHandler(stream, JsonFormatter() if format_ == "json" else TextFormatter())

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def _repair(home: Home) -> Diagnosis:
         rebuild=rebuild_some,
     )
     try:
-        copy = _unused_path(home.path / "before-repair")
+        numbered = (home.path / f"before-repair-{number}" for number in count(1))
+        copy = next(path for path in numbered if not path.exists())
         store.backup(copy)
         print(f"the unrepaired store is kept as {copy}", file=sys.stderr)
         changed, diagnosis = repair(store, time.time_ns() // 1_000_000)
@@ -116,13 +118,6 @@ def _repair(home: Home) -> Diagnosis:
         store.close()
     print(f"repaired {changed} records", file=sys.stderr)
     return diagnosis
-
-
-def _unused_path(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:

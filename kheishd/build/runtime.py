@@ -11,7 +11,7 @@ from kheishd.config.reader import load
 from kheishd.config.sections.config import Config
 from kheishd.config.sections.routes import BUILT_IN_ROUTE, RouteSection
 from kheishd.config.sections.runs import RunsSection
-from kheishd.core.run.budget import micros
+from kheishd.core.run.budget import to_micros
 from kheishd.core.workspace import Workspaces, find_root_problem
 from kheishd.home import Home
 from kheishd.kernel.hook import Hook
@@ -94,9 +94,9 @@ def _route(route_id: str, section: RouteSection) -> RouteSpec:
         cached = section.price_cached_input
         prices = Prices(
             currency=section.currency,
-            input=micros(section.price_input),
-            output=micros(section.price_output),
-            cached_input=micros(cached) if cached is not None else None,
+            input=to_micros(section.price_input),
+            output=to_micros(section.price_output),
+            cached_input=to_micros(cached) if cached is not None else None,
         )
     return RouteSpec(
         route_id,

@@ -8,7 +8,6 @@ from typing import Final, Literal
 from msgspec.structs import replace
 
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
-from protocol.events.call import ToolReturned
 from protocol.journal.envelope import Envelope
 from protocol.objects.approval import Approval, ApprovalStatus
 
@@ -32,7 +31,27 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
     Errors: AssertionError for a first event that is not ``ApprovalRequested``: the journal is damaged.
     """
     if isinstance(event, ApprovalRequested):
-        return approval or _create(envelope, event)
+        if approval is not None:
+            return approval
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return Approval(
+            approval_id=event.approval_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            tool=event.tool,
+            index=event.index,
+            status="pending",
+            requested_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            message_cursor=event.message_cursor,
+            agent=event.agent,
+            sender=event.sender,
+            subject=event.subject,
+            binding=event.preview.binding if event.preview is not None else None,
+            expires_at_ms=event.expires_at_ms,
+        )
     assert approval is not None, "an approval's first event is its request"
     if approval.status != "pending":
         return approval
@@ -49,35 +68,8 @@ def evolve(approval: Approval | None, envelope: Envelope, event: ApprovalEvent) 
     )
 
 
-def _create(envelope: Envelope, event: ApprovalRequested) -> Approval:
-    assert envelope.session_id is not None
-    assert envelope.run_id is not None
-    return Approval(
-        approval_id=event.approval_id,
-        session_id=envelope.session_id,
-        run_id=envelope.run_id,
-        call_id=event.call_id,
-        tool=event.tool,
-        index=event.index,
-        status="pending",
-        requested_at_ms=envelope.at_ms,
-        created_cursor=envelope.cursor,
-        message_cursor=event.message_cursor,
-        agent=event.agent,
-        sender=event.sender,
-        subject=event.subject,
-        binding=event.preview.binding if event.preview is not None else None,
-        expires_at_ms=event.expires_at_ms,
-    )
-
-
-def make_denial(approval: Approval, how: Literal["denied", "expired"], note: str = "") -> ToolReturned:
-    """Make the result of a call that a person denied, with the person's note, or that nobody approved."""
-    denial = f"This was not run: a person denied it. Their reason: {note}" if note else DENIED
-    return ToolReturned(
-        call_id=approval.call_id,
-        tool=approval.tool,
-        how="denied",
-        text=denial if how == "denied" else EXPIRED,
-        is_error=True,
-    )
+def format_denial(how: Literal["denied", "expired"], note: str = "") -> str:
+    """Format the result of a call that a person denied, with the person's note, or that nobody approved."""
+    if how == "expired":
+        return EXPIRED
+    return f"This was not run: a person denied it. Their reason: {note}" if note else DENIED

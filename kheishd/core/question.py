@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from protocol.errors.question import AnswerInvalid
-from protocol.events.call import ToolReturned
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.journal.envelope import Envelope
 from protocol.limits.question import MAX_ANSWERS_BYTES
@@ -28,7 +27,23 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
     Errors: AssertionError for a first event that is not ``QuestionAsked``: the journal is damaged.
     """
     if isinstance(event, QuestionAsked):
-        return request or _create(envelope, event)
+        if request is not None:
+            return request
+        assert envelope.session_id is not None
+        assert envelope.run_id is not None
+        return QuestionRequest(
+            question_id=event.question_id,
+            session_id=envelope.session_id,
+            run_id=envelope.run_id,
+            call_id=event.call_id,
+            status="pending",
+            questions=event.questions,
+            asked_at_ms=envelope.at_ms,
+            created_cursor=envelope.cursor,
+            agent=event.agent,
+            sender=event.sender,
+            expires_at_ms=event.expires_at_ms,
+        )
     assert request is not None, "a question's first event is its request"
     if request.status != "pending":
         return request
@@ -39,24 +54,6 @@ def evolve(request: QuestionRequest | None, envelope: Envelope, event: QuestionE
         )
     status: QuestionStatus = "declined" if event.declined else "answered"
     return replace(resolved, status=status, resolved_by=envelope.actor, answers=event.answers)
-
-
-def _create(envelope: Envelope, event: QuestionAsked) -> QuestionRequest:
-    assert envelope.session_id is not None
-    assert envelope.run_id is not None
-    return QuestionRequest(
-        question_id=event.question_id,
-        session_id=envelope.session_id,
-        run_id=envelope.run_id,
-        call_id=event.call_id,
-        status="pending",
-        questions=event.questions,
-        asked_at_ms=envelope.at_ms,
-        created_cursor=envelope.cursor,
-        agent=event.agent,
-        sender=event.sender,
-        expires_at_ms=event.expires_at_ms,
-    )
 
 
 # Answers.
@@ -118,22 +115,19 @@ def _require_valid_answer(question: Question, answer: Answer, field: str) -> Non
         )
 
 
-def make_reply(request: QuestionRequest, tool: str, event: QuestionAnswered) -> ToolReturned:
-    """Make the result of the call that asked: the answers as JSON, in the words of the questions."""
+def format_reply(
+    questions: Sequence[Question], answers: Sequence[Answer], *, declined: bool, justification: str = ""
+) -> str:
+    """Format the result of the call that asked: the answers as JSON, in the words of the questions."""
     reply: dict[str, Any] = {}
-    if event.declined:
+    if declined:
         reply = {"declined": True, "message": DECLINED}
     else:
-        answers = {answer.key: answer for answer in event.answers}
-        reply["answers"] = [_format_answer(question, answers[question.key]) for question in request.questions]
-    if event.justification:
-        reply["justification"] = event.justification
-    return ToolReturned(
-        call_id=request.call_id,
-        tool=tool,
-        how="answered",
-        text=msgspec.json.encode(reply).decode(),
-    )
+        by_key = {answer.key: answer for answer in answers}
+        reply["answers"] = [_format_answer(question, by_key[question.key]) for question in questions]
+    if justification:
+        reply["justification"] = justification
+    return msgspec.json.encode(reply).decode()
 
 
 def _format_answer(question: Question, answer: Answer) -> dict[str, Any]:

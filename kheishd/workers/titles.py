@@ -19,7 +19,7 @@ from kheishd.core.context.summary import (
     extract_title,
     make_title_request,
 )
-from kheishd.core.run.budget import cost_of
+from kheishd.core.run.budget import calculate_cost
 from kheishd.kernel.runtime import ModelFailure, ModelRequest
 from kheishd.objects.talk.output import output_of
 from kheishd.records.writer import SessionWriter
@@ -100,7 +100,7 @@ class TitleWorker(Worker):
                 reply = await complete(runtime.models, request)
                 title = extract_title(reply.items)
                 if title is not None:
-                    cost = cost_of(reply.usage, pinned.prices)
+                    cost = calculate_cost(reply.usage, pinned.prices)
                     renamed = SessionRenamed(title=title, usage=reply.usage, cost=cost)
                     await self._state.update(partial(_rename, session_id=run.session_id, renamed=renamed))
         except (ModelFailure, Refusal) as error:

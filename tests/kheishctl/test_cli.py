@@ -64,12 +64,12 @@ def list_commands(command: click.Command = root, path: str = "kheishctl") -> lis
     if not isinstance(command, click.Group):
         return [(path, command)]
     ctx = click.Context(command)
-    found = []
+    leaves = []
     for name in command.list_commands(ctx):
         inner = command.get_command(ctx, name)
         assert inner is not None, name
-        found += list_commands(inner, f"{path} {name}")
-    return found
+        leaves += list_commands(inner, f"{path} {name}")
+    return leaves
 
 
 COMMANDS = list_commands()
@@ -270,9 +270,9 @@ def test_pages(ctl: Ctl, sender: str) -> None:
     """--all joins every page; without it, the page ends with its token."""
     for number in range(3):
         ctl.json("session", "create", "--title", f"{sender}-{number}")
-    one = ctl.json("session", "list", "--limit", "2")
-    assert len(one["sessions"]) == 2
-    assert one["next"] is not None
+    page = ctl.json("session", "list", "--limit", "2")
+    assert len(page["sessions"]) == 2
+    assert page["next"] is not None
     every = ctl.json("session", "list", "--limit", "2", "--all")
     assert every["next"] is None
     titles = [row.get("title") for row in every["sessions"]]
@@ -281,8 +281,8 @@ def test_pages(ctl: Ctl, sender: str) -> None:
         f"{sender}-1",
         f"{sender}-0",
     ]
-    after = ctl.json("session", "list", "--after", one["next"], "--limit", "1")
-    assert after["sessions"][0] == every["sessions"][2]
+    rest = ctl.json("session", "list", "--after", page["next"], "--limit", "1")
+    assert rest["sessions"][0] == every["sessions"][2]
 
 
 def complete(*words: str, home: str) -> list[str]:
@@ -348,7 +348,7 @@ def test_completion_leaves_out_names_that_shells_would_split(daemon: Daemon, ctl
 def test_completion_leaves_out_names_that_mean_something_to_a_shell(name: str) -> None:
     """A name with a special meaning to a shell is not offered."""
     inside = f"a{name}b" if name != "-x" else name
-    rows = [{"sender": each} for each in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
+    rows = [{"sender": plain} for plain in (name, inside, "Jürgen", "ada@x.org", "a:b-c_d,e/f+1")]
     assert list(filter_plain_names(rows, "sender", "")) == ["Jürgen", "ada@x.org", "a:b-c_d,e/f+1"]
 
 

@@ -46,7 +46,8 @@ def test_call_refused(daemon: Daemon) -> None:
     assert caught.value.reason == "session_not_found"
     assert caught.value.exit_code == exits.FAILED
     assert not caught.value.retryable
-    assert str(caught.value) == "there is no session 'none'"
+    assert caught.value.text == "there is no session 'none'"
+    assert str(caught.value) == "there is no session 'none' (see: kheishctl session list)"
     assert caught.value.describe()["data"]["field"] == "$.params.session_id"
     assert caught.value.describe()["code"] == 1404
 

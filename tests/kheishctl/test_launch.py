@@ -45,16 +45,16 @@ def test_start_on_a_home_that_is_taken(daemon: Daemon) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-@pytest.mark.parametrize("given", ["", "run"])
-def test_start_in_the_home_of_another_user(home: Path, given: str) -> None:
+@pytest.mark.parametrize("foreign", ["", "run"])
+def test_start_in_the_home_of_another_user(home: Path, foreign: str) -> None:
     """Nothing is written to another user's home."""
     (home / "run").mkdir(parents=True)
     (home / "precious").write_text("precious")
     (home / "run" / "kheishd.log").symlink_to(home / "precious")
-    os.chown(home / given, 65534, 65534)
+    os.chown(home / foreign, 65534, 65534)
     with pytest.raises(launch.StartFailed, match="belongs to the user with uid 65534"):
         launch.start(str(home))
-    os.chown(home / given, 0, 0)
+    os.chown(home / foreign, 0, 0)
     with pytest.raises(OSError, match="symbolic links"):
         launch.start(str(home))
     assert (home / "precious").read_text() == "precious"
@@ -119,8 +119,8 @@ def test_maintenance(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="holds no store of kheish") as caught:
         launch.run_maintenance(str(tmp_path), "doctor")
     assert caught.value.exit_code == exits.FAILED
-    code, said = launch.run_maintenance(str(tmp_path), "discover")
-    assert (code, said[0]) == (exits.OK, "{")
+    code, output = launch.run_maintenance(str(tmp_path), "discover")
+    assert (code, output[0]) == (exits.OK, "{")
 
 
 def test_maintenance_beside_a_daemon(daemon: Daemon) -> None:

@@ -1,11 +1,15 @@
 """Shared options and argument types."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
+import msgspec
 import pytest
+from msgspec.structs import fields
 
-from kheishctl.options import Amount, SchemaFile, make_contract
+from kheishctl.options import COMPLETIONS, Amount, SchemaFile, make_contract
+from protocol.rpc.catalogue import METHODS
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -49,3 +53,13 @@ def test_invalid_amounts(text: str) -> None:
     """Text that is not a finite number above 0 is a usage error."""
     with pytest.raises(click.BadParameter, match="is not an amount"):
         Amount().convert(text, None, None)
+
+
+@pytest.mark.parametrize("kind", COMPLETIONS)
+def test_completions_exist(kind: str) -> None:
+    """Every source of completions is a list of the protocol whose rows have the field."""
+    method, params, plural, field = COMPLETIONS[kind]
+    msgspec.convert(params, METHODS[method].params)
+    (rows,) = [item for item in fields(METHODS[method].result) if item.name == plural]
+    (row,) = get_args(rows.type)
+    assert field in {item.name for item in fields(row)}

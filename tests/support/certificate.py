@@ -132,11 +132,11 @@ class Operator(Script):
 
     def query(self, method: str, **params: Any) -> dict[str, Any]:
         """Return the result of a query."""
-        return self.asked_again(method, params)
+        return self.call_again(method, params)
 
     def answered(self, method: str, about: str, **params: Any) -> dict[str, Any]:
         """Give a person's answer, repeated with the same key until it is accepted."""
-        return self.asked_again(method, {**params, "idempotency_key": f"answer-{about}"})
+        return self.call_again(method, {**params, "idempotency_key": f"answer-{about}"})
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""A real ``kheishd`` subprocess and a plain client for it: a blocking socket and JSON lines."""
+"""A real ``kheishd`` process, and a plain client for it: a blocking socket and JSON lines."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-# How long anything may take before a test is failed: a loaded machine is slow, a hang is forever.
+# The timeout of everything: generous, as a loaded machine is slow, but a hang must fail the test.
 PATIENCE_S = 30.0
 LOOK_S = 0.005
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something in another process to become so. Errors: AssertionError if it takes too long."""
+    """Wait for a condition in another process. Errors: AssertionError on a timeout."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"not in time: {what}"
@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 class RpcError(Exception):
-    """The daemon answered with an error."""
+    """An error answered by the daemon."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(f"{error['code']}: {error['message']}")
@@ -43,12 +43,12 @@ class RpcError(Exception):
 
     @property
     def reason(self) -> str:
-        """The stable name of the refusal."""
+        """The stable identifier of the refusal."""
         return str(self.data.get("reason"))
 
 
 class Client:
-    """One connection. Notifications that arrive in between are kept in ``notes``."""
+    """A connection; notifications received while waiting for a response are kept in ``notes``."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -63,11 +63,11 @@ class Client:
         self._next = 0
 
     def call(self, method: str, **params: Any) -> Any:
-        """Return the result. Errors: RpcError; EOFError if the daemon disconnects."""
+        """Call a method and return its result. Errors: RpcError; EOFError if the connection is closed."""
         return self.answer(self.ask(method, **params))
 
     def ask(self, method: str, **params: Any) -> int:
-        """Send a request and leave its answer for later; gives its id."""
+        """Send a request without waiting for its response; return its id."""
         self._next += 1
         self.send({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
         return self._next
@@ -84,7 +84,7 @@ class Client:
                 return message["result"]
 
     def note(self, method: str) -> dict[str, Any]:
-        """Return the params of the next notification of this method."""
+        """Return the params of the next notification of a method."""
         while True:
             message = self.notes.pop(0) if self.notes else self.receive()
             if message.get("method") == method:
@@ -99,11 +99,11 @@ class Client:
         """Return the next message. Errors: EOFError."""
         line = self._lines.readline()
         if not line:
-            raise EOFError("the daemon hung up")
+            raise EOFError("the daemon closed the connection")
         return json.loads(line)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._lines.close()
         self.socket.close()
 
@@ -115,7 +115,7 @@ class Client:
 
 
 class Daemon:
-    """A daemon on a home; can be killed, stopped and started again. Its log is in ``log``."""
+    """A daemon process on a home, which can be killed, stopped and restarted; ``log`` is its log file."""
 
     def __init__(
         self,
@@ -133,11 +133,11 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
-    # Its life.
+    # Starting and stopping.
 
     def start(self, *, wait: bool = True) -> Daemon:
-        """Start it and wait until it answers. Errors: AssertionError with its log if it does not."""
-        assert self._process is None, "one at a time"
+        """Start the daemon and wait until it answers. Errors: AssertionError with the log if it does not."""
+        assert self._process is None, "the daemon is already running"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("KHEISH")}
         environ |= self._environ
         command = [*self._before, sys.executable, "-m", "kheishd", "--home", str(self.home), *self._arguments]
@@ -148,7 +148,7 @@ class Daemon:
         return self
 
     def wait_ready(self) -> None:
-        """Until it answers a ping over its socket."""
+        """Wait until the daemon answers a ping."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -161,17 +161,17 @@ class Daemon:
                 time.sleep(LOOK_S)
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut is to a process."""
+        """Send SIGKILL and wait for the end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM; return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def restart(self) -> Daemon:
-        """Start it again on the same home, after ``kill`` or ``stop``."""
+        """Start the daemon again after ``kill`` or ``stop``."""
         return self.start()
 
     def signal(self, number: int) -> None:
@@ -179,7 +179,7 @@ class Daemon:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end; return the exit code."""
         code = self.process.wait(PATIENCE_S)
         self._process = None
         self._forget_client()
@@ -188,22 +188,22 @@ class Daemon:
     @property
     def process(self) -> subprocess.Popen[bytes]:
         """The running process."""
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the daemon is not running"
         return self._process
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The id of the running process."""
         return self.process.pid
 
     def read_log(self) -> str:
-        """Return the daemon's log, over all its starts."""
+        """Return the log of all processes so far."""
         return self.log.read_text()
 
-    # Talking to it.
+    # Calls.
 
     def connect(self) -> Client:
-        """Provide a connection of the test's own."""
+        """Return a new connection."""
         return Client(self.socket)
 
     def call(self, method: str, **params: Any) -> Any:
@@ -213,20 +213,20 @@ class Daemon:
         return self._client.call(method, **params)
 
     def say(self, text: str, **params: Any) -> Any:
-        """``conversation.send`` and wait until the run has settled."""
+        """Send to a conversation, and wait until the run has settled."""
         return self.call("conversation.send", content=text, wait="settled", **params)
 
     def events(self, **params: Any) -> list[dict[str, Any]]:
-        """Return the whole journal, or the part that ``params`` select."""
-        found: list[dict[str, Any]] = []
+        """Return the whole journal, or the events that ``params`` select."""
+        events: list[dict[str, Any]] = []
         after: Any = None
         while True:
             page = self.call(
                 "journal.read", limit=500, **params, **({} if after is None else {"after": after})
             )
-            found += page["events"]
+            events += page["events"]
             if page["next"] is None:
-                return found
+                return events
             after = page["next"]
 
     def _forget_client(self) -> None:
@@ -248,7 +248,7 @@ class Daemon:
 
 @contextmanager
 def short_home() -> Iterator[Path]:
-    """Provide a directory with a short path; a log fits beside the home."""
+    """Return the path of a home in a short temporary directory, which also has space for a log."""
     parent = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))
     try:
         yield parent / "home"
@@ -257,7 +257,7 @@ def short_home() -> Iterator[Path]:
 
 
 def run_kheishd(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``kheishd`` with a command to its end."""
+    """Run a command of ``kheishd`` to its end."""
     command = [sys.executable, "-m", "kheishd", "--home", str(home), *arguments]
     return subprocess.run(
         command,

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from kheishd.core.run.commands import Ask, Command, Resolve, Start
+from kheishd.core.run.commands import AnswerApprovals, ApprovalAnswer, BeginModelCall, Command, Start
 from kheishd.core.run.record import RunRecord
 from kheishd.kernel.call import Call, Caller, Connection, Control, Mutate
 from kheishd.kernel.holder import RuntimeHolder
@@ -34,7 +34,6 @@ from kheishd.store.environment import Transaction
 from kheishd.store.table import Table
 from kheishd.store.tables import CHECKPOINTS, PINNED, RUNS, SESSIONS
 from kheishd.workers.runs.worker import RunWorker
-from protocol.events.approval import ApprovalAnswered
 from protocol.events.session import SessionRenamed
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown, decode_envelope, decode_event
@@ -266,14 +265,11 @@ class Desk:
             record = tx.get(RUNS, run_id)
             assert record is not None
             asked = next(call for call in record.calls if call.state == "asked")
-            assert asked.waits_for is not None
-            allowed = ApprovalAnswered(
-                approval_id=asked.waits_for, call_id=asked.call_id, decision="allow", **answer
-            )
+            allowed = ApprovalAnswer(asked.call_id, "allow", **answer)
             fold = SessionWriter(
                 tx, record.session_id, session=tx.get(SESSIONS, record.session_id), run=record
             )
-            fold.carry_out(Resolve([allowed], []))
+            fold.carry_out(AnswerApprovals([allowed]))
             fold.write()
 
         await self.state.update(resolve)
@@ -303,7 +299,7 @@ class Desk:
             for _ in range(max(starts, 1)):
                 fold.carry_out(Start())
                 if starts:
-                    fold.carry_out(Ask("itm_left"))
+                    fold.carry_out(BeginModelCall("itm_left"))
             fold.write()
 
         await self.state.update(begin)

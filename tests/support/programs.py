@@ -1,4 +1,4 @@
-"""Where the installed programs are, and what surroundings they are run in."""
+"""The paths and the environment of the installed programs."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A daemon that is killed as often as a test wants, and the wrapper that kills it where it wants."""
+"""A daemon that tests kill and restart, and the wrapper that kills it at chosen system calls."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PATIENCE_SECONDS = 30.0
 
 
 class Undone(Exception):
-    """The daemon went away before it answered."""
+    """The daemon ended before it answered."""
 
 
 class Victim:
-    """A daemon on one home, killed and started again as often as it takes."""
+    """A daemon on one home that is killed and restarted."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -38,7 +38,7 @@ class Victim:
         )
 
     def connect(self) -> socket.socket:
-        """Connect once the daemon answers; start it again if it died. Errors: AssertionError."""
+        """Connect once the daemon answers; restart it if it has died. Errors: AssertionError."""
         limit = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < limit:
             assert self.process is not None
@@ -56,7 +56,7 @@ class Victim:
         raise AssertionError("the daemon did not come up")
 
     def breathe(self) -> None:
-        """Wait a moment, less if the daemon dies."""
+        """Wait briefly; return at once if the daemon dies."""
         assert self.process is not None
         _breathe(self.process)
 
@@ -74,7 +74,7 @@ class Victim:
 
 
 def _breathe(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the process to end, a moment at most: what there is to wait for is outside of us."""
+    """Wait briefly for the process to end."""
     try:
         process.wait(0.01)
     except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ def _breathe(process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(peer: socket.socket, method: str, params: dict[str, Any]) -> dict[str, Any]:
-    """One request and its response. Errors: Undone."""
+    """Send one request and return its response. Errors: Undone."""
     try:
         peer.sendall(
             json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n"
@@ -100,7 +100,7 @@ def ask(peer: socket.socket, method: str, params: dict[str, Any]) -> dict[str, A
 
 
 class Script:
-    """A client that asks again, with the same idempotency key, whatever it got no answer to."""
+    """A client that repeats each unanswered request with the same idempotency key."""
 
     def __init__(self, daemon: Victim) -> None:
         self.daemon = daemon
@@ -110,10 +110,10 @@ class Script:
         self.asked += 1
         if method not in ("journal.read", "run.wait", "daemon.doctor"):
             params["idempotency_key"] = f"step-{self.asked}"
-        return self.asked_again(method, params)
+        return self.call_again(method, params)
 
-    def asked_again(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Return the result of a call, repeated until it succeeds."""
+    def call_again(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Repeat a call until it is answered; return the result."""
         while True:
             with self.daemon.connect() as peer:
                 peer.settimeout(PATIENCE_SECONDS)
@@ -142,10 +142,10 @@ class Script:
 
 
 def _passes(data: dict[str, Any]) -> bool:
-    """Whether what a request was refused for passes: a full disk does, and a daemon that is about to stop."""
+    """Whether the cause of a refusal is temporary: a full disk, or a stopping daemon."""
     return bool(data["retryable"]) or data["reason"] == "storage_failed"
 
 
 def strace(*rest: str) -> tuple[str, ...]:
-    """Return the command prefix that runs a daemon and its threads under strace."""
+    """Return the command that runs a daemon and its threads under strace."""
     return ("strace", "-f", "-qq", *rest)

@@ -1,44 +1,51 @@
-"""What follows from a model's answer: its calls are carried out, it is asked again, or the run is over. Pure.
+"""The consequence of a model's answer: calls, another model call, or the end of the run. Pure.
 
-An answer without calls is final, unless something speaks against it. In this order:
+An answer without calls is final unless a check objects. The checks, in this order:
 
-* somebody said something to the run that its model has not read: it is asked again;
-* the answer was cut at its length limit: it is asked to go on, and what it says then is the same answer;
-* something that the run was to do is not done: it is reminded, twice at most;
-* the answer does not fit the run's output contract: it is asked to mend it, without tools, as often as the
-  contract allows.
+* The run has a steer that its model has not read: the model is called again.
+* The answer was truncated at its length limit: it is continued, and both parts are one answer.
+* A requirement is not met: the model is reminded, at most twice.
+* The answer violates the run's output contract: the model must correct it, without tools, up to the
+  contract's maximum.
 
-Each of these is another model call of the run, within its limits: where there may be none any more, a run
-that owes something fails. The reason and the counts stand in the run's record, so a restart changes nothing.
+Each of these is another model call within the run's limits. If no other model call is allowed, a run with an
+unmet requirement or contract fails. The counts are in the run's record, so a restart does not change them.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
-from kheishd.core.contract import CONTINUE, find_match, find_missing, format_reminder, format_repair
-from kheishd.core.run.budget import cost_of, used_up
-from kheishd.core.run.commands import Answered
+from kheishd.core.contract import (
+    CONTINUE,
+    find_match,
+    find_missing,
+    format_reminder,
+    format_repair,
+)
+from kheishd.core.run.budget import calculate_cost, find_exceeded_limit
+from kheishd.core.run.commands import AcceptAnswer
 from kheishd.core.run.record import RunRecord
 from protocol.contract import FollowUp
 from protocol.events.call import ToolReturned
 from protocol.events.output import OutputEmitted, RequirementSatisfied
 from protocol.events.run import MessageAppended, RunEnded
 from protocol.journal.line import JournalEvent
-from protocol.limits.call import MAX_CALLS
+from protocol.limits.call import MAX_CALL_OVERHEAD_BYTES, MAX_CALLS
 from protocol.limits.output import MAX_REMINDERS
 from protocol.objects.run import Pinned, RunError
-from protocol.transcript import Message, Text, ToolCall
+from protocol.transcript import Item, Message, Text, Thinking, ToolCall
 
-WITHHELD: Final = "it asks for tools, and there are none now"
+TOOLS_WITHHELD: Final = "it calls tools, and none are available now"
 
 
-def answered(run: RunRecord, pinned: Pinned, command: Answered) -> list[JournalEvent]:
-    """The events of an answer to the run's open question."""
-    assert run.item_id is not None, "an answer to a question nobody asked"
-    cost = cost_of(command.usage, pinned.prices)
-    said = MessageAppended(
+def decide(run: RunRecord, pinned: Pinned, command: AcceptAnswer) -> list[JournalEvent]:
+    """Return the events of an answer to the run's open model call."""
+    assert run.item_id is not None, "an answer needs an open model call"
+    cost = calculate_cost(command.usage, pinned.prices)
+    message = MessageAppended(
         item_id=run.item_id,
         message=Message("assistant", command.items, agent=run.guest),
         usage=command.usage,
@@ -46,131 +53,179 @@ def answered(run: RunRecord, pinned: Pinned, command: Answered) -> list[JournalE
         model=command.model,
         cost=cost,
     )
-    limit = used_up(run, pinned, command.usage, cost)
-    asked = [item for item in command.items if isinstance(item, ToolCall)]
-    if asked:
-        return [said, *_called(run, pinned, command, asked, limit)]
-    if run.pending_steers and run.cancel is None and limit is None:
-        # Something was said to the run that its model has not read yet.
-        return [said]
+    limit = find_exceeded_limit(run, pinned, command.usage, cost)
+    calls = [item for item in command.items if isinstance(item, ToolCall)]
+    if calls:
+        return [message, *_decide_calls(run, pinned, command, calls, limit)]
     if run.cancel is not None:
-        # Asked to stop in the moment in which it was done: the answer is kept, the wish is honoured.
-        return [said, RunEnded(outcome=run.cancel)]
-    return [said, _final(run, pinned, command, limit)]
+        # The stop was requested just before the run was done: it is honoured, and the answer kept.
+        return [message, RunEnded(outcome=run.cancel)]
+    if run.pending_steers and limit is None:
+        return [message]
+    return [message, _decide_final(run, pinned, command, limit)]
 
 
-def _called(
-    run: RunRecord, pinned: Pinned, command: Answered, asked: list[ToolCall], limit: RunError | None
+def _decide_calls(
+    run: RunRecord, pinned: Pinned, command: AcceptAnswer, calls: list[ToolCall], limit: RunError | None
 ) -> list[JournalEvent]:
-    """What follows at once from calls: nothing, as they are judged next, unless none of them may be."""
+    """Return the results of calls that will not even be judged, and their consequence."""
     if limit is not None:
         ended = RunEnded(outcome=run.cancel or "failed", error=limit)
-        return [*(_refused(call, f"This was not run: {limit.message}.") for call in asked), ended]
+        return [*(_fail_call(call, f"This was not run: {limit.message}.") for call in calls), ended]
     if run.follow_up == "output_contract" and run.cancel is None:
         text = "This was not run: answer with JSON only."
-        return [*(_refused(call, text) for call in asked), _mend(run, pinned, command, WITHHELD, limit)]
-    most = min(command.max_calls, MAX_CALLS)
-    if len(asked) > most:
-        text = f"This was not run: {len(asked)} calls in one message, and the limit is {most}."
-        return [_refused(call, text) for call in asked]
+        repair = _repair(run, pinned, command, TOOLS_WITHHELD, limit)
+        return [*(_fail_call(call, text) for call in calls), repair]
+    max_calls = min(command.max_calls, MAX_CALLS)
+    if len(calls) > max_calls:
+        text = f"This was not run: {len(calls)} calls in one message; the limit is {max_calls}."
+        return [_fail_call(call, text) for call in calls]
     return []
 
 
-def _refused(call: ToolCall, text: str) -> ToolReturned:
-    """The result of a call that is not even judged."""
+def _fail_call(call: ToolCall, text: str) -> ToolReturned:
     return ToolReturned(call_id=call.call_id, tool=call.name, how="failed", text=text, is_error=True)
 
 
-def _final(run: RunRecord, pinned: Pinned, command: Answered, limit: RunError | None) -> JournalEvent:
-    """The end of the run, or why its model is asked again."""
-    may_go_on = limit is None and len(run.partial_cursors) < pinned.max_continuations
-    if command.stop_reason == "length" and not command.cut and may_go_on:
-        return _again(run, "length", CONTINUE)
-    todo = owed(run, pinned)
-    if todo and run.reminders < MAX_REMINDERS and limit is None:
-        return _again(run, "completion", format_reminder(todo))
-    if todo:
-        return _failed("completion_required", f"the run had to {' and to '.join(todo)} and did not")
+def _decide_final(
+    run: RunRecord, pinned: Pinned, command: AcceptAnswer, limit: RunError | None
+) -> JournalEvent:
+    """Return the end of the run, or the message with which its model is called again."""
+    may_continue = limit is None and len(run.partial_cursors) < pinned.max_continuations
+    if command.stop_reason == "length" and not command.cut and may_continue:
+        return _follow_up(run, "length", CONTINUE)
+    unmet = find_unmet(run, pinned)
+    if unmet and run.reminders < MAX_REMINDERS and limit is None:
+        return _follow_up(run, "completion", format_reminder(unmet))
+    if unmet:
+        return _fail("completion_required", f"the run had to {' and to '.join(unmet)} and did not")
     problem = command.checked.problem if command.checked is not None else None
     if problem is not None:
-        return _mend(run, pinned, command, problem, limit)
+        return _repair(run, pinned, command, problem, limit)
     return RunEnded(outcome="completed")
 
 
-def _mend(
-    run: RunRecord, pinned: Pinned, command: Answered, problem: str, limit: RunError | None
+def _repair(
+    run: RunRecord, pinned: Pinned, command: AcceptAnswer, problem: str, limit: RunError | None
 ) -> JournalEvent:
-    bound, checked = pinned.output_contract, command.checked
-    assert bound is not None, "only what is bound by a contract is mended"
-    assert checked is not None, "an answer that a contract binds is checked"
-    if limit is None and run.repairs < bound.max_repairs:
-        return _again(run, "output_contract", format_repair(problem, checked.schema))
-    return _failed("output_contract_violated", f"the answer violates the output contract: {problem}")
+    contract, check = pinned.output_contract, command.checked
+    assert contract is not None, "only a contract can be violated"
+    assert check is not None, "the answer of a run with a contract is checked"
+    if limit is None and run.repairs < contract.max_repairs:
+        return _follow_up(run, "output_contract", format_repair(problem, check.schema))
+    return _fail("output_contract_violated", f"the answer violates the output contract: {problem}")
 
 
-def _failed(reason: str, message: str) -> RunEnded:
+def _fail(reason: str, message: str) -> RunEnded:
     return RunEnded(outcome="failed", error=RunError(reason, message))
 
 
-def _again(run: RunRecord, because: FollowUp, text: str) -> MessageAppended:
-    """What the daemon says to have the model answer again; its id follows from the answer's."""
+def _follow_up(run: RunRecord, follow_up: FollowUp, text: str) -> MessageAppended:
+    """Make the daemon's message that asks for another answer; its id follows from the answer's."""
     message = Message("user", [Text(text)])
-    return MessageAppended(item_id=f"{run.item_id}.again", message=message, follow_up=because)
+    return MessageAppended(item_id=f"{run.item_id}.again", message=message, follow_up=follow_up)
 
 
-def owed(run: RunRecord, pinned: Pinned) -> list[str]:
-    """What the run is still to do, in words."""
+# Requirements.
+
+
+def find_unmet(run: RunRecord, pinned: Pinned) -> list[str]:
+    """Return the run's unmet requirements, in words."""
     return find_missing(pinned.requirements, run.met_requirements)
 
 
-def met_by(
+def find_met(
     run: RunRecord, pinned: Pinned, call_id: str, written: Sequence[str]
 ) -> list[RequirementSatisfied]:
-    """Return the requirements of a run that a successful call satisfies by the files it has written."""
-    found = (
-        (number, find_match(each, written))
-        for number, each in enumerate(pinned.requirements)
-        if number not in run.met_requirements
+    """Return the requirements of a run that a successful call meets with the files it wrote."""
+    matches = (
+        (index, find_match(requirement, written))
+        for index, requirement in enumerate(pinned.requirements)
+        if index not in run.met_requirements
     )
     return [
-        RequirementSatisfied(index=number, call_id=call_id, path=path)
-        for number, path in found
+        RequirementSatisfied(index=index, call_id=call_id, path=path)
+        for index, path in matches
         if path is not None
     ]
 
 
-# Folding.
+# The record.
 
 
-def sent_back(run: RunRecord, event: MessageAppended) -> RunRecord:
-    """The run after the daemon said something to it."""
+def evolve_follow_up(run: RunRecord, event: MessageAppended) -> RunRecord:
+    """Return the run after a message of the daemon."""
     match event.follow_up:
         case "output_contract":
             return replace(run, follow_up=event.follow_up, repairs=run.repairs + 1)
         case "completion":
             return replace(run, follow_up=event.follow_up, reminders=run.reminders + 1)
         case "length":
-            assert run.output_cursor is not None, "it is an answer that was cut"
-            return replace(
-                run, follow_up=event.follow_up, partial_cursors=[*run.partial_cursors, run.output_cursor]
-            )
+            assert run.output_cursor is not None, "only an answer can be truncated"
+            cursors = [*run.partial_cursors, run.output_cursor]
+            return replace(run, follow_up=event.follow_up, partial_cursors=cursors)
         case None:
             return run
 
 
-def parts_of(run: RunRecord) -> list[int]:
-    """Where the answers stand that an answer which comes now goes on with."""
-    return run.partial_cursors if run.follow_up == "length" else []
-
-
-def given(run: RunRecord, cursor: int, event: OutputEmitted | RequirementSatisfied) -> RunRecord:
-    """The run after it gave or did something that somebody waits for."""
+def evolve_output(run: RunRecord, cursor: int, event: OutputEmitted | RequirementSatisfied) -> RunRecord:
+    """Return the run after an output or a met requirement."""
     match event:
         case OutputEmitted():
             return replace(run, output_cursors=[*run.output_cursors, cursor])
-        case RequirementSatisfied(index=number):
-            return (
-                run
-                if number in run.met_requirements
-                else replace(run, met_requirements=sorted([*run.met_requirements, number]))
-            )
+        case RequirementSatisfied(index=index):
+            if index in run.met_requirements:
+                return run
+            return replace(run, met_requirements=sorted([*run.met_requirements, index]))
+
+
+def continued_cursors(run: RunRecord) -> list[int]:
+    """Return the cursors of the partial answers that the next answer continues."""
+    return run.partial_cursors if run.follow_up == "length" else []
+
+
+# The size of an answer.
+
+
+def fit_items(items: list[Item], max_bytes: int) -> tuple[list[Item], bool]:
+    """Return the items that fit into ``max_bytes`` of JSON, and whether anything was cut off.
+
+    Text and unsigned thinking are truncated between characters. All other items are kept whole or not at all:
+    a part of a signed thought does not match its signature. A call also takes room for its place in the run's
+    record and for a short result, because it needs one.
+    """
+    fitting: list[Item] = []
+    room = max_bytes
+    for item in items:
+        size = _measure(item)
+        if size > room:
+            return [*fitting, *_truncate(item, room)], True
+        fitting.append(item)
+        # A comma separates items.
+        room -= size + 1
+    return fitting, False
+
+
+def measure_items(items: list[Item]) -> int:
+    """Return the bytes that some items take of the transaction of their message."""
+    return sum(_measure(item) + 1 for item in items)
+
+
+def _measure(item: Item) -> int:
+    size = len(msgspec.json.encode(item))
+    return size + MAX_CALL_OVERHEAD_BYTES if isinstance(item, ToolCall) else size
+
+
+def _truncate(item: Item, room: int) -> list[Item]:
+    if not isinstance(item, Text | Thinking):
+        return []
+    if isinstance(item, Thinking) and (item.signature is not None or item.redacted):
+        return []
+    fitting, exceeding = 0, len(item.text) + 1
+    while exceeding - fitting > 1:
+        middle = (fitting + exceeding) // 2
+        if len(msgspec.json.encode(replace(item, text=item.text[:middle]))) <= room:
+            fitting = middle
+        else:
+            exceeding = middle
+    return [replace(item, text=item.text[:fitting])] if fitting else []

@@ -1,9 +1,9 @@
-"""What a run may cost: budgets that only narrow, money in whole micros, and time in hand. Pure.
+"""The budget of a run: limits that only narrow, money in whole micros, and working time. Pure.
 
-A run's time is counted while a worker has it in hand: from when it is taken up until it waits for a person,
-is put down or ends. What passed between its last event and a crash is not known, and not counted. A budget is
-looked at after each answer (tokens, money) and at every moment (time): what it ends, ends truthfully, with
-the answer or the part of it that had arrived, and with a result for every call.
+Working time counts from when a worker takes up the run until it waits for a person, is released or ends. The
+time between the last event and a crash is unknown and does not count. Tokens and cost are checked after each
+answer, working time at any moment. A run that exceeds its budget keeps its answer, or the part of it that had
+arrived, and a result for every call.
 """
 
 from collections.abc import Iterable
@@ -24,22 +24,22 @@ N = TypeVar("N", int, float)
 
 MICROS: Final = 1_000_000
 PRICED_TOKENS: Final = 1_000_000
-"""Prices are for so many tokens."""
+"""The number of tokens that a price is for."""
 
 
 NO_LIMIT: Final = Budget()
 NO_PINNED_LIMIT: Final = PinnedBudget()
 
 
-def narrowest(budgets: Iterable[Budget | None]) -> Budget | None:
-    """The budget that allows what all allow, or None; 0 and None are no limits, so they take none away."""
-    each = tuple(budget for budget in budgets if budget is not None)
-    together = Budget(
-        max_tokens=_lowest([budget.max_tokens for budget in each]) or 0,
-        max_work_s=_lowest([budget.max_work_s for budget in each]) or 0.0,
-        max_cost=_lowest([budget.max_cost for budget in each]) or 0.0,
+def intersect_budgets(budgets: Iterable[Budget | None]) -> Budget | None:
+    """Return the lowest of each limit; None if there is none. 0 and None mean no limit."""
+    limits = tuple(budget for budget in budgets if budget is not None)
+    lowest = Budget(
+        max_tokens=_lowest([limit.max_tokens for limit in limits]) or 0,
+        max_work_s=_lowest([limit.max_work_s for limit in limits]) or 0.0,
+        max_cost=_lowest([limit.max_cost for limit in limits]) or 0.0,
     )
-    return together if together != NO_LIMIT else None
+    return lowest if lowest != NO_LIMIT else None
 
 
 def pin_budget(budget: Budget | None) -> PinnedBudget | None:
@@ -49,7 +49,7 @@ def pin_budget(budget: Budget | None) -> PinnedBudget | None:
     return PinnedBudget(
         max_tokens=budget.max_tokens,
         max_work_s=budget.max_work_s,
-        max_cost_micros=micros(budget.max_cost),
+        max_cost_micros=to_micros(budget.max_cost),
     )
 
 
@@ -60,89 +60,86 @@ def _lowest(limits: list[N]) -> N | None:
 # Money.
 
 
-def micros(amount: float) -> int:
-    """An amount as people write it, ``0.075``, in micros, to the nearest one."""
+def to_micros(amount: float) -> int:
+    """Convert a decimal amount such as ``0.075`` to micros, rounded to the nearest."""
     return int((Decimal(str(amount)) * MICROS).to_integral_value())
 
 
-def cost_of(usage: Usage, prices: Prices | None) -> Cost | None:
-    """What tokens cost, rounded to a micro once; None without prices."""
+def calculate_cost(usage: Usage, prices: Prices | None) -> Cost | None:
+    """Return the cost of tokens, rounded once to the nearest micro; None without prices."""
     if prices is None:
         return None
     cached = min(usage.cached_input_tokens, usage.input_tokens)
-    cheap = prices.cached_input if prices.cached_input is not None else prices.input
+    cached_price = prices.cached_input if prices.cached_input is not None else prices.input
     exact = (
-        (usage.input_tokens - cached) * prices.input + cached * cheap + usage.output_tokens * prices.output
+        (usage.input_tokens - cached) * prices.input
+        + cached * cached_price
+        + usage.output_tokens * prices.output
     )
     return Cost((exact + PRICED_TOKENS // 2) // PRICED_TOKENS, prices.currency)
 
 
-def added(one: Cost | None, other: Cost | None) -> Cost | None:
-    """Two amounts of one currency together; nothing is no amount."""
-    if one is None or other is None:
-        return one if other is None else other
-    assert one.currency == other.currency, "a run has the prices that it pinned"
-    return Cost(one.micros + other.micros, one.currency)
+def add_costs(total: Cost | None, cost: Cost | None) -> Cost | None:
+    """Return the sum of two amounts of one currency; None is no amount."""
+    if total is None or cost is None:
+        return total if cost is None else cost
+    assert total.currency == cost.currency, "a run has one currency, that of its pinned prices"
+    return Cost(total.micros + cost.micros, total.currency)
 
 
-def accumulate_cost(costs: list[Cost], cost: Cost) -> list[Cost]:
-    """Amounts by currency, with one more."""
-    if not any(each.currency == cost.currency for each in costs):
-        return [*costs, cost]
+def accumulate_cost(totals: list[Cost], cost: Cost) -> list[Cost]:
+    """Return the totals by currency with one more amount."""
+    if not any(total.currency == cost.currency for total in totals):
+        return [*totals, cost]
     return [
-        Cost(each.micros + cost.micros, each.currency) if each.currency == cost.currency else each
-        for each in costs
+        Cost(total.micros + cost.micros, total.currency) if total.currency == cost.currency else total
+        for total in totals
     ]
 
 
-def shown(amount: Cost) -> str:
-    """An amount in a sentence."""
-    return f"{Decimal(amount.micros) / MICROS} {amount.currency}"
+def format_cost(cost: Cost) -> str:
+    """Format an amount for a sentence."""
+    return f"{Decimal(cost.micros) / MICROS} {cost.currency}"
 
 
-# What is used up.
+# Limits.
 
 
-def used_up(run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None) -> RunError | None:
-    """Why a run's model may not be asked again after an answer that used this; None if it may."""
-    budget, step = pinned.budget or NO_PINNED_LIMIT, run.turn + 1
-    most = pinned.max_turns
-    if most and step >= most:
-        return RunError("turn_limit", f"the run reached its limit of {most} model calls")
-    tokens = sum(each.input_tokens + each.output_tokens for each in (run.usage, usage))
+def find_exceeded_limit(run: RunRecord, pinned: Pinned, usage: Usage, cost: Cost | None) -> RunError | None:
+    """Return the limit that forbids another model call after an answer of this usage; None if none does."""
+    budget, turns = pinned.budget or NO_PINNED_LIMIT, run.turn + 1
+    if pinned.max_turns and turns >= pinned.max_turns:
+        return RunError("turn_limit", f"the run reached its limit of {pinned.max_turns} model calls")
+    used = run.usage + usage
+    tokens = used.input_tokens + used.output_tokens
     if budget.max_tokens and tokens >= budget.max_tokens:
         return RunError(
-            "token_budget", f"the run used {tokens} tokens, and its budget is {budget.max_tokens}"
+            "token_budget", f"the run used up its token budget ({tokens} of {budget.max_tokens} tokens)"
         )
-    total = added(run.cost, cost)
+    total = add_costs(run.cost, cost)
     if budget.max_cost_micros and total is not None and total.micros >= budget.max_cost_micros:
-        allowed = shown(Cost(budget.max_cost_micros, total.currency))
-        return RunError("cost_budget", f"the run cost {shown(total)}, and its budget is {allowed}")
+        allowed = format_cost(Cost(budget.max_cost_micros, total.currency))
+        return RunError("cost_budget", f"the run used up its cost budget ({format_cost(total)} of {allowed})")
     return None
 
 
-def timed(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
-    """The run with the time that has passed until an event, before the event itself is folded."""
+def add_work_time(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
+    """Return the run with the working time until an event, before the event is applied."""
     if not run.claimed or isinstance(event, RunStarted):
         return run
     return replace(run, worked_ms=run.worked_ms + max(envelope.at_ms - run.updated_at_ms, 0))
 
 
-def left_ms(run: RunRecord, pinned: Pinned, now_ms: int) -> int | None:
-    """How much of its time a run has left; None without a limit."""
+def remaining_ms(run: RunRecord, pinned: Pinned, now_ms: int) -> int | None:
+    """Return the working time that a run has left; None without a limit."""
     limit_s = (pinned.budget or NO_PINNED_LIMIT).max_work_s
     if not limit_s:
         return None
-    passed = max(now_ms - run.updated_at_ms, 0) if run.claimed else 0
-    return max(round(limit_s * 1000) - run.worked_ms - passed, 0)
+    elapsed = max(now_ms - run.updated_at_ms, 0) if run.claimed else 0
+    return max(round(limit_s * 1000) - run.worked_ms - elapsed, 0)
 
 
-def time_up(run: RunRecord, pinned: Pinned, now_ms: int) -> RunError | None:
-    """Why a run has to end now, if its time is over."""
-    return out_of_time(pinned) if left_ms(run, pinned, now_ms) == 0 else None
-
-
-def out_of_time(pinned: Pinned) -> RunError:
-    """Why a run has to end whose time is over."""
+def make_timeout(pinned: Pinned) -> RunError:
+    """Make the error of a run that has used up its working time."""
     limit_s = (pinned.budget or NO_PINNED_LIMIT).max_work_s
-    return RunError("time_budget", f"the run was in hand for {limit_s:g} s, and that is its budget")
+    return RunError("time_budget", f"the run used up its time budget ({limit_s:g} s)")

@@ -1,55 +1,62 @@
-"""The tool calls of a run's newest message: what may be done with each, and what follows from what happened.
+"""The tool calls of a run's newest message: decide about each, and apply its events.
 
 ========== ============================================== ================================
-state      means                                          leads to
+state      meaning                                        leads to
 ========== ============================================== ================================
-new        the model asked for it                         ready asked questioned returned
+new        the model has requested it                     ready asked questioned returned
 ready      it may run                                     asked called returned
-asked      a person is to allow or deny it                ready returned
-questioned a person is to answer it                       returned
+asked      it waits for an approval                       ready returned
+questioned it waits for a person's answer                 returned
 called     it runs                                        ready asked doubted returned
-doubted    the daemon died while it ran                   ready returned
-returned   it has its one result                          nothing
+doubted    the daemon died during the call                ready returned
+returned   it has its only result                         nothing
 ========== ============================================== ================================
 
-A batch is judged as a whole: nothing runs while a call is new, asked or questioned. Calls that say they may
-run beside others do so, those next to each other; any other call runs alone, in the order of the message.
-When a worker takes a run up anew, calls that were running are ready again if they may be run twice, else
-they are doubted. Once all calls have their results there are none any more, and the model is asked again.
+The calls of a message are judged as a batch: none runs while another one is new, asked or questioned.
+Adjacent parallel calls run side by side; any other call runs alone, in the order of the message. When a
+worker takes up a run again, its running calls become ready if they are repeatable, else doubted. Once all
+calls have their results, the list is cleared and the model is called again.
 
-A run waits for a person only while none of its calls is running or yet to be judged, and nobody wants it
-stopped: else it is in a worker's hands, whoever answers meanwhile.
+A run waits for a person only while none of its calls runs or is unjudged, and no stop is requested. Otherwise
+it has a worker, even if a person answers meanwhile.
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final, assert_never
 
 from msgspec.structs import replace
 
+from kheishd.core.approval import format_denial
+from kheishd.core.run.answers import find_met
 from kheishd.core.run.commands import (
+    AnswerApprovals,
+    AnswerQuestion,
+    ApprovalAnswer,
+    ApprovalAsk,
+    CallReturn,
     CallTools,
+    ExpireApproval,
     Judge,
     Judgement,
-    Lapse,
     Observe,
-    Renew,
-    Reply,
-    Resolve,
-    Return,
-    Settle,
+    QuestionAsk,
+    RenewApproval,
+    ResolveDoubt,
+    ReturnResult,
 )
 from kheishd.core.run.record import RunRecord
 from protocol.events.approval import ApprovalAnswered, ApprovalLapsed, ApprovalRequested
 from protocol.events.call import CallProbed, CallsJudged, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import IndoubtOpened
-from protocol.events.question import QuestionAsked, QuestionLapsed
+from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.events.run import RunStarted
 from protocol.ids import INDOUBT
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALL_ID_BYTES, MAX_JUDGED_CALLS, MAX_PARALLEL_CALLS, MAX_TOOL_BYTES
-from protocol.objects.run import CallState, OpenCall, RunStatus
+from protocol.objects.run import CallState, OpenCall, Pinned, RunStatus
+from protocol.text import truncate
 from protocol.transcript import Item, ToolCall
 
 NOT_RUN: Final = "This was not run: the run was stopped before."
@@ -57,95 +64,97 @@ IN_DOUBT: Final = (
     "It is not known whether this took effect: the daemon went down while it ran. It was not run again. "
     "Check before you rely on it or repeat it."
 )
-STOPPED: Final = "This was stopped before it ended; what it had done by then stands."
+STOPPED: Final = "This was stopped before it ended; its effects until then remain."
+
+_INVALID_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+CallCommand = (
+    Judge
+    | RenewApproval
+    | CallTools
+    | Observe
+    | ReturnResult
+    | ResolveDoubt
+    | AnswerApprovals
+    | ExpireApproval
+    | AnswerQuestion
+)
 
 
-_UNNAMED: Final = re.compile(r"[^A-Za-z0-9_-]")
+def normalise_calls(items: list[Item], used_ids: Container[str]) -> list[Item]:
+    """Return the items with distinct call ids and valid tool names.
 
-
-def distinct(items: list[Item], used: Container[str]) -> list[Item]:
-    """The items, each call with an id of its own: providers want a result for each, and one result for each.
-
-    ``used`` are the ids that the transcript holds already. Names have none but the characters that every
-    provider takes back; no tool has others, so a name that is changed is none of ours.
+    Providers require exactly one result for each id; ``used_ids`` are those of the transcript. Names are
+    sanitised to the characters that all providers accept; a renamed call cannot match a registered tool.
     """
     seen: set[str] = set()
-    kept: list[Item] = []
+    normalised: list[Item] = []
     for item in items:
         if isinstance(item, ToolCall):
-            name = _UNNAMED.sub("_", item.name)[:MAX_TOOL_BYTES]
-            item = replace(item, call_id=_fresh(item.call_id, seen, used), name=name)
+            name = _INVALID_IN_NAME.sub("_", item.name)[:MAX_TOOL_BYTES]
+            item = replace(item, call_id=_make_distinct(item.call_id, seen, used_ids), name=name)
             seen.add(item.call_id)
-        kept.append(item)
-    return kept
+        normalised.append(item)
+    return normalised
 
 
-def _fresh(call_id: str, seen: set[str], used: Container[str]) -> str:
-    fresh = _cut(call_id, MAX_CALL_ID_BYTES) or "call"
-    stem = _cut(fresh, MAX_CALL_ID_BYTES - len("-1000000"))
+def _make_distinct(call_id: str, seen: set[str], used_ids: Container[str]) -> str:
+    distinct = truncate(call_id, MAX_CALL_ID_BYTES, ellipsis="") or "call"
+    stem = truncate(distinct, MAX_CALL_ID_BYTES - len("-1000000"), ellipsis="")
     number = 1
-    while fresh in seen or fresh in used:
+    while distinct in seen or distinct in used_ids:
         number += 1
-        fresh = f"{stem}-{number}"
-    return fresh
+        distinct = f"{stem}-{number}"
+    return distinct
 
 
-def _cut(text: str, max_bytes: int) -> str:
-    return text.encode()[:max_bytes].decode(errors="ignore")
+def open_calls(items: list[Item]) -> list[OpenCall]:
+    """Return the calls of a new message."""
+    calls = (item for item in items if isinstance(item, ToolCall))
+    return [OpenCall(call_id=call.call_id, tool=call.name, state="new") for call in calls]
 
 
-def opened(items: list[Item]) -> list[OpenCall]:
-    """The calls of a message, none of them judged."""
-    return [OpenCall(call_id=c.call_id, tool=c.name, state="new") for c in items if isinstance(c, ToolCall)]
-
-
-def to_judge(calls: list[OpenCall]) -> tuple[int, ...]:
-    """Which calls to judge next, by their places: at most so many as one transaction takes."""
-    new = [place for place, call in enumerate(calls) if call.state == "new"]
+def next_to_judge(calls: list[OpenCall]) -> tuple[int, ...]:
+    """Return the indexes of the calls to judge next, at most as many as one transaction takes."""
+    new = [index for index, call in enumerate(calls) if call.state == "new"]
     return tuple(new[:MAX_JUDGED_CALLS])
 
 
-def to_run(calls: list[OpenCall]) -> tuple[int, ...]:
-    """Which calls to run next, together: some that may run side by side, or one alone. Empty: none."""
+def next_to_run(calls: list[OpenCall]) -> tuple[int, ...]:
+    """Return the indexes of the calls to run next: several parallel ones, a single other one, or none."""
     if any(call.state not in ("ready", "returned") for call in calls):
         return ()
     group: list[int] = []
-    for place, call in enumerate(calls):
+    for index, call in enumerate(calls):
         if call.state == "returned":
             continue
         if group and not call.parallel:
             break
-        group.append(place)
+        group.append(index)
         if not call.parallel or len(group) == MAX_PARALLEL_CALLS:
             break
     return tuple(group)
 
 
-def doubted(calls: list[OpenCall]) -> tuple[int, ...]:
-    """Which calls the daemon died in, and nobody has looked into yet."""
-    return tuple(place for place, call in enumerate(calls) if call.state == "doubted")
+def find_doubted(calls: list[OpenCall]) -> tuple[int, ...]:
+    """Return the indexes of the calls during which the daemon died, and that are not probed yet."""
+    return tuple(index for index, call in enumerate(calls) if call.state == "doubted")
 
 
-def place_of(run: RunRecord, call_id: str) -> int:
-    """Which call has an id. Errors: AssertionError if none that is open has."""
-    for place, call in enumerate(run.calls):
-        if call.call_id == call_id and call.state != "returned":
-            return place
-    raise AssertionError(f"the run has no open call {call_id}")
+def require_state(run: RunRecord, call_id: str, *states: CallState) -> tuple[int, OpenCall]:
+    """Return the index and the record of a call in one of these states.
 
-
-def need(run: RunRecord, call_ids: Iterable[str], *states: CallState) -> None:
-    """Make sure that calls are open, and in one of these states.
-
-    Errors: AssertionError if one is not: the command that names it is a fault of whoever gave it.
+    Errors: AssertionError if it has another state: the command is a bug of its caller.
     """
-    found = {call.call_id: call.state for call in run.calls}
-    for call_id in call_ids:
-        assert found.get(call_id) in states, f"the call {call_id} is {found.get(call_id)}, not {states}"
+    for index, call in enumerate(run.calls):
+        if call.call_id == call_id:
+            assert call.state in states, f"the call {call_id} is {call.state}, not {states}"
+            return index, call
+    raise AssertionError(f"the run has no call {call_id}")
 
 
-def status_of(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
-    """The status of a run that is being executed, by what its calls wait for; ``stopping``: for nobody."""
+def derive_status(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
+    """Return the status of a started run from its calls; with ``stopping`` it waits for no person."""
     if stopping:
         return "running"
     states = {call.state for call in calls}
@@ -157,113 +166,225 @@ def status_of(calls: list[OpenCall], *, stopping: bool = False) -> RunStatus:
     return "running"
 
 
-# Deciding.
+# Decide.
 
 
-def decide(
-    run: RunRecord, command: Judge | Renew | CallTools | Observe | Return | Settle | Resolve | Lapse | Reply
-) -> list[JournalEvent]:
-    """The events that carry out a command about calls.
+def decide(run: RunRecord, pinned: Pinned, command: CallCommand) -> list[JournalEvent]:
+    """Return the events that carry out a command about calls.
 
-    Errors: AssertionError for one that they do not accept, as they are.
+    Errors: AssertionError for a command that the calls do not accept.
     """
     match command:
         case Judge(judgements):
-            return _judged(run, judgements)
-        case Renew(approval):
-            need(run, [approval.call_id], "ready", "called")
-            return [approval]
-        case CallTools(called):
-            # Fewer of them, where less may run side by side.
-            next_ids = [run.calls[place].call_id for place in to_run(run.calls)[: len(called)]]
-            assert called, "no call is to be run"
-            assert [event.call_id for event in called] == next_ids, "calls are run in their order"
-            return list(called)
-        case Observe(observed):
-            need(run, [observed.call_id], "called")
-            return [observed]
-        case Return(returned, events):
-            need(run, [returned.call_id], "ready", "called")
-            return [*events, returned]
-        case Settle(events):
-            need(run, (event.call_id for event in events), "doubted")
-            return list(events)
-        case Resolve(answers, results):
-            need(run, (answer.call_id for answer in answers), "asked")
-            denied = [answer.call_id for answer in answers if answer.decision == "deny"]
-            assert [result.call_id for result in results] == denied, "what is denied has its result at once"
-            return [*answers, *results]
-        case Lapse(approval_id, result):
-            need(run, [result.call_id], "asked")
-            lapsed = ApprovalLapsed(approval_id=approval_id, call_id=result.call_id, how="expired")
-            return [lapsed, result]
-        case Reply(answer, result):
-            need(run, [result.call_id], "questioned")
-            return [answer, result]
+            return _judge(run, judgements)
+        case RenewApproval(call_id, ask):
+            return [_request_approval(run, *require_state(run, call_id, "ready", "called"), ask)]
+        case CallTools(evidence):
+            # The caller may start fewer calls than are due, if its limit is lower.
+            due_ids = [run.calls[index].call_id for index in next_to_run(run.calls)[: len(evidence)]]
+            assert evidence, "at least one call begins"
+            assert list(evidence) == due_ids, "calls run in their order"
+            calls = [require_state(run, call_id, "ready")[1] for call_id in due_ids]
+            return [
+                ToolCalled(
+                    call_id=call.call_id,
+                    tool=call.tool,
+                    attempt=call.attempt + 1,
+                    evidence=evidence[call.call_id],
+                )
+                for call in calls
+            ]
+        case Observe(call_id, evidence):
+            require_state(run, call_id, "called")
+            return [ToolObserved(call_id=call_id, evidence=evidence)]
+        case ReturnResult(call_id):
+            require_state(run, call_id, "ready", "called")
+            return _return_result(run, pinned, command)
+        case ResolveDoubt():
+            return _resolve_doubt(run, pinned, command)
+        case AnswerApprovals(answers):
+            calls = [require_state(run, answer.call_id, "asked")[1] for answer in answers]
+            pairs = list(zip(calls, answers, strict=True))
+            denials = (
+                _deny(call, format_denial("denied", answer.note))
+                for call, answer in pairs
+                if answer.decision == "deny"
+            )
+            return [*(_answer_approval(call, answer) for call, answer in pairs), *denials]
+        case ExpireApproval(call_id):
+            _, call = require_state(run, call_id, "asked")
+            lapsed = ApprovalLapsed(approval_id=call.waits_for or "", call_id=call_id, how="expired")
+            return [lapsed, _deny(call, format_denial("expired"))]
+        case AnswerQuestion():
+            return _answer_question(run, command)
         case _:
             assert_never(command)
 
 
-def _judged(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
-    need(run, (each.verdict.call_id for each in judgements), "new")
-    assert run.output_item_id is not None, "calls are judged that a message holds"
-    judged = CallsJudged(item_id=run.output_item_id, verdicts=[each.verdict for each in judgements])
-    asks = [each.asks for each in judgements if each.asks is not None]
-    return [judged, *asks, *(each.result for each in judgements if each.result is not None)]
+def _judge(run: RunRecord, judgements: list[Judgement]) -> list[JournalEvent]:
+    assert run.output_item_id is not None, "judged calls belong to a message"
+    verdicts = []
+    asks: list[JournalEvent] = []
+    results: list[JournalEvent] = []
+    for judgement in judgements:
+        verdict = judgement.verdict
+        index, call = require_state(run, verdict.call_id, "new")
+        match judgement.then:
+            case ApprovalAsk() as ask:
+                verdict = replace(verdict, approval_id=ask.approval_id)
+                asks.append(_request_approval(run, index, call, ask))
+            case QuestionAsk() as ask:
+                verdict = replace(verdict, question_id=ask.question_id)
+                question = QuestionAsked(
+                    question_id=ask.question_id,
+                    call_id=call.call_id,
+                    questions=ask.questions,
+                    expires_at_ms=ask.expires_at_ms,
+                    agent=run.agent,
+                    sender=run.sender,
+                )
+                asks.append(question)
+            case CallReturn() as result:
+                results.append(_make_result(call, result))
+            case None:
+                pass
+        verdicts.append(verdict)
+    return [CallsJudged(item_id=run.output_item_id, verdicts=verdicts), *asks, *results]
 
 
-# Ending.
+def _request_approval(run: RunRecord, index: int, call: OpenCall, ask: ApprovalAsk) -> ApprovalRequested:
+    assert run.output_cursor is not None, "a call belongs to a message"
+    return ApprovalRequested(
+        approval_id=ask.approval_id,
+        call_id=call.call_id,
+        tool=call.tool,
+        index=index,
+        message_cursor=run.output_cursor,
+        subject=ask.subject,
+        note=ask.note,
+        preview=ask.preview,
+        expires_at_ms=ask.expires_at_ms,
+        agent=run.agent,
+        sender=run.sender,
+    )
 
 
-def ended(run: RunRecord, results: Iterable[Return]) -> Iterator[JournalEvent]:
-    """The results of calls that were stopped, of those that were still running."""
+def _make_result(call: OpenCall, result: CallReturn) -> ToolReturned:
+    return ToolReturned(
+        call_id=call.call_id,
+        tool=call.tool,
+        how=result.how,
+        text=result.text,
+        is_error=result.is_error,
+        blob=result.blob,
+        bytes=result.bytes,
+        took_ms=result.took_ms,
+    )
+
+
+def _deny(call: OpenCall, text: str) -> ToolReturned:
+    return ToolReturned(call_id=call.call_id, tool=call.tool, how="denied", text=text, is_error=True)
+
+
+def _return_result(run: RunRecord, pinned: Pinned, command: ReturnResult) -> list[JournalEvent]:
+    call = next(call for call in run.calls if call.call_id == command.call_id)
+    written = () if command.result.is_error else command.written
+    met = find_met(run, pinned, call.call_id, written)
+    return [*command.events, *met, _make_result(call, command.result)]
+
+
+def _resolve_doubt(run: RunRecord, pinned: Pinned, command: ResolveDoubt) -> list[JournalEvent]:
+    index, call = require_state(run, command.call_id, "doubted")
+    call_id, tool, note, evidence = call.call_id, call.tool, command.note, command.evidence
+    if command.outcome == "not_done":
+        return [CallProbed(call_id=call_id, tool=tool, note=note, evidence=evidence)]
+    opened, result = _open_doubt(run, index, note=note, evidence=evidence)
+    if command.outcome == "unknown":
+        return [opened, result]
+    resolved = IndoubtResolved(indoubt_id=opened.indoubt_id, call_id=call_id, tool=tool, outcome="done")
+    text = f"The daemon went down while this ran. It took effect all the same: {note}."
+    met = find_met(run, pinned, call_id, command.written)
+    return [*met, opened, resolved, ToolReturned(call_id=call_id, tool=tool, how="returned", text=text)]
+
+
+def _answer_approval(call: OpenCall, answer: ApprovalAnswer) -> ApprovalAnswered:
+    return ApprovalAnswered(
+        approval_id=call.waits_for or "",
+        call_id=call.call_id,
+        decision=answer.decision,
+        updated_input=answer.updated_input,
+        note=answer.note,
+        justification=answer.justification,
+        remember=answer.remember,
+        grant=answer.grant,
+    )
+
+
+def _answer_question(run: RunRecord, command: AnswerQuestion) -> list[JournalEvent]:
+    _, call = require_state(run, command.call_id, "questioned")
+    answered = QuestionAnswered(
+        question_id=call.waits_for or "",
+        call_id=call.call_id,
+        answers=command.answers,
+        declined=command.declined,
+        justification=command.justification,
+    )
+    result = ToolReturned(call_id=call.call_id, tool=call.tool, how="answered", text=command.reply)
+    return [answered, result]
+
+
+# End.
+
+
+def end_running_calls(
+    run: RunRecord, pinned: Pinned, results: Sequence[ReturnResult]
+) -> Iterator[JournalEvent]:
+    """Yield the results of running calls that were stopped; other results are dropped."""
     running = {call.call_id for call in run.calls if call.state == "called"}
     for result in results:
-        if result.returned.call_id in running:
-            yield from (*result.events, result.returned)
+        if result.call_id in running:
+            yield from _return_result(run, pinned, result)
 
 
-def closing(run: RunRecord, results: Iterable[Return] = (), *, died: bool = False) -> Iterator[JournalEvent]:
-    """What gives every open call its result when the run ends: what was asked is withdrawn.
+def close_calls(
+    run: RunRecord, pinned: Pinned, results: Iterable[ReturnResult] = (), *, died: bool = False
+) -> Iterator[JournalEvent]:
+    """Yield a result for every open call of a run that ends, and withdraw its approvals and questions.
 
-    ``results`` are those of calls that were stopped while they ran. ``died``: the daemon did, so what was
-    running then is in doubt.
+    Args:   ``results`` are those of calls that were stopped. ``died``: the daemon died during the running
+            calls, so they are in doubt.
     """
-    given = {result.returned.call_id: result for result in results}
-    for place, call in enumerate(run.calls):
+    by_id = {result.call_id: result for result in results}
+    for index, call in enumerate(run.calls):
         if call.state == "asked" and call.waits_for is not None:
             yield ApprovalLapsed(approval_id=call.waits_for, call_id=call.call_id, how="withdrawn")
         if call.state == "questioned" and call.waits_for is not None:
             yield QuestionLapsed(question_id=call.waits_for, call_id=call.call_id, how="withdrawn")
-        if call.state == "called" and call.call_id in given:
-            yield from ended(run, [given[call.call_id]])
+        if call.state == "called" and call.call_id in by_id:
+            yield from _return_result(run, pinned, by_id[call.call_id])
         elif call.state == "doubted" or (died and call.state == "called" and not call.repeatable):
-            yield from doubt(run, place, note="nobody looked into it, as the run was ended at once")
+            yield from _open_doubt(run, index, note="it was not probed, because the run ended at once")
         elif call.state != "returned":
-            yield _stopped(call)
+            # A repeatable call that is ready again has begun before.
+            began = call.state == "called" or (call.state == "ready" and call.repeatable and call.attempt > 0)
+            text = STOPPED if began else NOT_RUN
+            yield ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True)
 
 
-def _stopped(call: OpenCall) -> ToolReturned:
-    # One that is ready again had begun, too, if it is of those that a restart simply runs once more.
-    began = call.state == "called" or (call.state == "ready" and call.repeatable and call.attempt > 0)
-    said = STOPPED if began else NOT_RUN
-    return ToolReturned(call_id=call.call_id, tool=call.tool, how="stopped", text=said, is_error=True)
-
-
-def doubt(
-    run: RunRecord, place: int, *, note: str, evidence: dict[str, Any] | None = None
+def _open_doubt(
+    run: RunRecord, index: int, *, note: str, evidence: dict[str, Any] | None = None
 ) -> tuple[IndoubtOpened, ToolReturned]:
-    """A call in doubt becomes an item that an operator can settle, and the model is told plainly.
+    """Make the record of an in-doubt call, which an operator can resolve, and its result for the model.
 
-    The item's id follows from the run, the step and the call's place: a call is doubted once.
+    The id follows from the run, the turn and the call's index: a call is in doubt at most once.
     """
-    call = run.calls[place]
-    assert run.output_cursor is not None, "a call stands in a message"
-    item = IndoubtOpened(
-        indoubt_id=f"{INDOUBT}_{run.run_id.removeprefix('run_')}.{run.turn}.{place}",
+    call = run.calls[index]
+    assert run.output_cursor is not None, "a call belongs to a message"
+    opened = IndoubtOpened(
+        indoubt_id=f"{INDOUBT}_{run.run_id.removeprefix('run_')}.{run.turn}.{index}",
         call_id=call.call_id,
         tool=call.tool,
-        index=place,
+        index=index,
         message_cursor=run.output_cursor,
         called_at_ms=call.called_at_ms,
         note=note,
@@ -272,27 +393,33 @@ def doubt(
         sender=run.sender,
     )
     text = f"{IN_DOUBT} What is known: {note}." if note else IN_DOUBT
-    told = ToolReturned(call_id=call.call_id, tool=call.tool, how="in_doubt", text=text, is_error=True)
-    return item, told
+    result = ToolReturned(call_id=call.call_id, tool=call.tool, how="in_doubt", text=text, is_error=True)
+    return opened, result
 
 
-# Folding.
+# Evolve.
 
 
 def evolve(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
-    """The run after an event about its calls; the run itself after any other event."""
-    calls = _folded(run.calls, envelope, event)
+    """Return the run after an event about its calls; the same object after any other event."""
+    calls = _evolve_calls(run.calls, envelope, event)
     if calls is None:
         return run
     if all(call.state == "returned" for call in calls):
         calls = []
-    return replace(run, calls=calls, status=status_of(calls, stopping=run.cancel is not None))
+    return replace(run, calls=calls, status=derive_status(calls, stopping=run.cancel is not None))
 
 
-def _folded(calls: list[OpenCall], envelope: Envelope, event: JournalEvent) -> list[OpenCall] | None:
+def _evolve_calls(calls: list[OpenCall], envelope: Envelope, event: JournalEvent) -> list[OpenCall] | None:
     match event:
         case RunStarted():
-            return [_taken_up(call) for call in calls]
+            # The daemon died during the calls that run now.
+            return [
+                replace(call, state="ready" if call.repeatable else "doubted")
+                if call.state == "called"
+                else call
+                for call in calls
+            ]
         case CallsJudged(verdicts=verdicts):
             by_id = {verdict.call_id: verdict for verdict in verdicts}
             return [
@@ -319,7 +446,7 @@ def _folded(calls: list[OpenCall], envelope: Envelope, event: JournalEvent) -> l
             | CallProbed()
         ):
             return [
-                _changed(call, envelope, event)
+                _evolve_call(call, envelope, event)
                 if call.call_id == event.call_id and call.state != "returned"
                 else call
                 for call in calls
@@ -328,15 +455,9 @@ def _folded(calls: list[OpenCall], envelope: Envelope, event: JournalEvent) -> l
             return None
 
 
-def _taken_up(call: OpenCall) -> OpenCall:
-    """A call that was running when a worker takes the run up: the daemon died while it did."""
-    if call.state != "called":
-        return call
-    return replace(call, state="ready" if call.repeatable else "doubted")
-
-
-def _changed(call: OpenCall, envelope: Envelope, event: JournalEvent) -> OpenCall:
-    call = replace(call, updated_cursor=envelope.cursor)
+def _evolve_call(call: OpenCall, envelope: Envelope, event: JournalEvent) -> OpenCall:
+    cursor = envelope.cursor
+    call = replace(call, updated_cursor=cursor)
     match event:
         case ApprovalRequested(approval_id=approval_id, preview=preview):
             binding = preview.binding if preview is not None else None
@@ -344,9 +465,9 @@ def _changed(call: OpenCall, envelope: Envelope, event: JournalEvent) -> OpenCal
         case ApprovalAnswered(decision="allow", updated_input=None):
             return replace(call, state="ready", waits_for=None, approved=True)
         case ApprovalAnswered(decision="allow"):
-            # The person wrote this input, and has not been shown what it would do.
-            at = envelope.cursor
-            return replace(call, state="ready", waits_for=None, approved=True, binding=None, input_cursor=at)
+            # The person wrote this input and has not seen its preview, so the approval is bound to nothing.
+            ready = replace(call, state="ready", waits_for=None, approved=True)
+            return replace(ready, binding=None, input_cursor=cursor)
         case QuestionAsked(question_id=question_id):
             return replace(call, state="questioned", waits_for=question_id)
         case ToolCalled(attempt=attempt):

@@ -1,40 +1,41 @@
-"""Commands to the run machine: what a worker or a handler wants done with a run. Values only."""
+"""Commands to the run machine: values with facts; the machine makes the events of them."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from kheishd.core.contract import AnswerCheck
-from protocol.events.approval import ApprovalAnswered, ApprovalRequested
-from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.context import CompactionFailed, ContextCompacted
-from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
-from protocol.events.output import RequirementSatisfied
-from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
+from protocol.events.context import CompactStrategy, CompactTrigger
 from protocol.journal.line import JournalEvent
 from protocol.limits.call import MAX_CALLS
-from protocol.objects.permission import Verdict
-from protocol.objects.run import RunError
+from protocol.objects.approval import Preview, Remember
+from protocol.objects.permission import Grant, Verdict
+from protocol.objects.question import Answer, Question
+from protocol.objects.run import CallOutcome, RunError
 from protocol.transcript import InputItem, Item, Usage
+
+NO_USAGE: Final = Usage()
+
+# The run and its model calls.
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A worker takes the run up."""
+    """A worker takes up the run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """The model is about to be asked; ``item_id`` is for the message it will give."""
+class BeginModelCall:
+    """A model call begins; ``item_id`` is for its message."""
 
     item_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """The model answered. Its calls have ids that differ.
+class AcceptAnswer:
+    """The model has answered; its calls have distinct ids.
 
-    ``cut``: it said more than is kept. ``max_calls`` is how many calls one message may hold. ``checked`` is
-    what was found out about the answer of a run that an output contract binds and that has emitted nothing.
+    ``cut``: the answer was truncated here. ``max_calls`` is the limit of calls per message. ``checked`` is
+    the check of the answer if the run has an output contract and has not emitted an output.
     """
 
     items: list[Item]
@@ -47,107 +48,195 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Errored:
-    """The model call failed. ``retry_at_ms`` is when to try again; None: not at all."""
+class FailModelCall:
+    """The model call has failed. ``retry_at_ms`` is the time of the next attempt; None if there is none."""
 
     error: RunError
     retry_at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Compact:
-    """Less of the session is shown from here on, or no summary could be had. None: nothing was to be done."""
+class Compaction:
+    """A reduction of the model's context; the fields are those of ``ContextCompacted``."""
 
-    event: ContextCompacted | CompactionFailed | None
+    upto: int
+    strategy: CompactStrategy
+    trigger: CompactTrigger
+    summary: str = ""
+    tools: list[str] = field(default_factory=list)
+    pre_tokens: int = 0
+    post_tokens: int = 0
+    usage: Usage = NO_USAGE
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCompaction:
+    """A summary that could not be made, with the usage of the attempts."""
+
+    trigger: CompactTrigger
+    error: RunError
+    usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """The context was compacted, or could not be. None: there was nothing to compact."""
+
+    result: Compaction | FailedCompaction | None
+
+
+# Calls.
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAsk:
+    """A request to approve a call."""
+
+    approval_id: str
+    subject: str = ""
+    note: str = ""
+    preview: Preview | None = None
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAsk:
+    """The questions of a call to a person."""
+
+    question_id: str
+    questions: list[Question]
+    expires_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallReturn:
+    """The result of a call; the fields are those of ``ToolReturned``."""
+
+    how: CallOutcome
+    text: str
+    is_error: bool = False
+    blob: str | None = None
+    bytes: int | None = None
+    took_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How one new call was judged, and what follows at once: a person is asked, or it has its result."""
+    """The verdict on a new call. ``then`` asks a person, or is the result of a call that may not run."""
 
     verdict: Verdict
-    asks: ApprovalRequested | QuestionAsked | None = None
-    result: ToolReturned | None = None
+    then: ApprovalAsk | QuestionAsk | CallReturn | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Some new calls were judged, in order."""
+    """New calls were judged, in order."""
 
     judgements: list[Judgement]
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
-    """What was approved is not what is there any more: ask again."""
+class RenewApproval:
+    """The approved state has changed, or the rules have: a person must approve the call again."""
 
-    approval: ApprovalRequested
+    call_id: str
+    ask: ApprovalAsk
 
 
 @dataclass(frozen=True, slots=True)
 class CallTools:
-    """Calls are about to run."""
+    """Calls begin. ``evidence`` is by call id, in the order of the message."""
 
-    called: list[ToolCalled]
+    evidence: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Something was learned about a call that runs."""
+    """There is more evidence about a running call."""
 
-    observed: ToolObserved
+    call_id: str
+    evidence: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
-    """A call has its result; ``events`` are what it changed besides."""
+class ReturnResult:
+    """A call has its result; ``events`` are its other changes, ``written`` the files that it wrote."""
 
-    returned: ToolReturned
+    call_id: str
+    result: CallReturn
     events: tuple[JournalEvent, ...] = ()
+    written: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """What was found out about a call that the daemon died in: its events, in order."""
+class ResolveDoubt:
+    """The finding about a call during which the daemon died; ``written`` are the files that it wrote."""
 
-    events: tuple[CallProbed | IndoubtOpened | IndoubtResolved | RequirementSatisfied | ToolReturned, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Resolve:
-    """A person answered approvals. Denied calls get ``results``, in the same order."""
-
-    answers: list[ApprovalAnswered]
-    results: list[ToolReturned]
+    call_id: str
+    outcome: Literal["done", "not_done", "unknown"]
+    note: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Lapse:
-    """Nobody answered an approval in time: its call is denied."""
-
-    approval_id: str
-    result: ToolReturned
+# Answers of people.
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A person answered a question, or declined to: that is its call's result."""
+class ApprovalAnswer:
+    """A person's answer to the approval of a call."""
 
-    answer: QuestionAnswered
-    result: ToolReturned
+    call_id: str
+    decision: Literal["allow", "deny"]
+    updated_input: dict[str, Any] | None = None
+    note: str = ""
+    justification: str = ""
+    remember: Remember = "once"
+    grant: Grant | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Abandon:
-    """Nobody will answer a question: the run is cancelled."""
+class AnswerApprovals:
+    """A person has answered approvals."""
 
-    lapsed: QuestionLapsed
-    reason: str
+    answers: list[ApprovalAnswer]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireApproval:
+    """Nobody has answered the approval of a call in time: the call is denied."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerQuestion:
+    """A person has answered the questions of a call, or declined; ``reply`` is the call's result."""
+
+    call_id: str
+    answers: list[Answer]
+    declined: bool
+    justification: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonQuestion:
+    """Nobody will answer the questions of a call: the run is cancelled."""
+
+    call_id: str
+    how: Literal["cancelled", "expired"]
+    note: str
+    justification: str = ""
+
+
+# Intervention and the end.
 
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """Somebody says something to the run before its model is asked again."""
+    """A client sends a message to the run, for its next model call."""
 
     steer_id: str
     items: list[InputItem]
@@ -155,67 +244,66 @@ class Steer:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
-    """Somebody wants the run stopped."""
+class RequestCancel:
+    """A client requests that the run stops."""
 
     outcome: Literal["cancelled", "interrupted"]
-    reason: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """The effect of a run that is to be cancelled has stopped; ``items`` had arrived by then.
+class EndEarly:
+    """The effect of the run was stopped, after a request or at a limit; ``items`` had arrived by then.
 
-    ``results`` are those of calls that were running. ``error``: nobody asked for it to be cancelled, but it
-    may not go on.
+    ``results`` are those of the calls that were running. ``error`` is the limit, if that stopped the run.
     """
 
     items: list[Item]
-    results: tuple[Return, ...] = ()
+    results: tuple[ReturnResult, ...] = ()
     error: RunError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The worker puts the run down because the daemon stops; ``results`` are those of calls it stopped."""
+    """The worker releases the run because the daemon stops; ``results`` are those of the stopped calls."""
 
-    reason: str
-    results: tuple[Return, ...] = ()
+    note: str
+    results: tuple[ReturnResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """The run cannot go on."""
+    """The run cannot continue."""
 
     error: RunError
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """The run is not to go on after a restart, because the configuration says so."""
+    """The configuration forbids that the run continues after a restart."""
 
     error: RunError
 
 
 Command = (
     Start
-    | Ask
-    | Answered
-    | Errored
+    | BeginModelCall
+    | AcceptAnswer
+    | FailModelCall
     | Compact
     | Judge
-    | Renew
+    | RenewApproval
     | CallTools
     | Observe
-    | Return
-    | Settle
-    | Resolve
-    | Lapse
-    | Reply
-    | Abandon
+    | ReturnResult
+    | ResolveDoubt
+    | AnswerApprovals
+    | ExpireApproval
+    | AnswerQuestion
+    | AbandonQuestion
     | Steer
-    | Cancel
-    | Stopped
+    | RequestCancel
+    | EndEarly
     | Release
     | Fail
     | Interrupt

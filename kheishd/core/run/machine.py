@@ -1,98 +1,97 @@
-"""The run machine, pure: what may happen to a run, and what follows from what happened.
+"""The run machine: decide commands about a run, and apply its events. Pure.
 
-Theory of operation. A run is accepted into its session's line and is *queued* until the runs before it
-have ended. A worker takes it up (``RunStarted``) and from then on asks ``core/due.py`` what the world owes:
-a model call, tools to be judged or run, a pause before the next try, or nothing. Everything the worker does
-is committed as events that :func:`decide` gives, and the record is only ever what :func:`evolve` makes of
-those events; so a worker that wakes after a crash sees what one sees that wakes after a commit.
+Theory of operation. An accepted run is *queued* until the earlier runs of its session have ended. A worker
+takes it up (``RunStarted``) and then asks ``core/run/due.py`` for the next effect: a model call, calls to
+judge or to run, a pause before a retry, or nothing. All its progress is committed as the events that
+:func:`decide` returns, and the record follows from those events alone by :func:`evolve`. So a worker after a
+crash has the same view as a worker after a commit.
 
-A run that waits for a person is in nobody's hands: the person's answer is a command like any other, and
-makes it *running* again, to be taken up. The calls of its newest message have states of their own, which
-``core/calls.py`` keeps.
+A waiting run has no worker: a person's answer is a command like any other, and makes the run *running* again.
+The calls of its newest message have states of their own, see ``core/run/calls.py``.
 
-``starts_without_progress`` rises in the commit that starts an effect and returns to 0 with any outcome or
-orderly stop. Judging calls, and looking into those the daemon died in, starts nothing in the world and costs
-no commit: it counts once the run is taken up again by another daemon. A run found with 2 is executed with no
-other beside it, one found with 3 is parked as failed: no crash loop is immortal and no neighbour is blamed.
+``starts_without_progress`` increases in the commit that starts an effect, and any outcome or orderly stop
+sets it to 0. Judging and probing calls starts no effect and costs no commit: that counts when another daemon
+takes up the run again. A run with 2 executes alone, a run with 3 is parked as failed. So every crash loop
+ends, and no other run is blamed.
 
-=============== ============ ===============================================
-status          command      leads to
-=============== ============ ===============================================
-queued          Start        running
-                Steer        queued
-                Cancel       cancelled
-                Fail         failed
-running         Start        running, waiting, failed, cancelled, interrupted
-                Ask          running
-                Answered     running, completed, failed, cancelled, interrupted
-                Errored      running, failed, cancelled, interrupted
-                Compact      running, completed, failed, cancelled, interrupted
-                Judge        running, waiting
-                Renew        running, waiting
-                CallTools    running
-                Observe      running
-                Return       running, waiting
-                Settle       running, waiting
-                Resolve      running
-                Lapse        running
-                Reply        running
-                Abandon      cancelled, interrupted
-                Steer        running
-                Cancel       running
-                Stopped      cancelled, interrupted
-                Release      running, waiting
-                Fail         failed, cancelled, interrupted
-                Interrupt    cancelled, interrupted
-waiting         Resolve      running, waiting
-                Lapse        running, waiting
-                Reply        running, waiting
-                Abandon      cancelled
-                Steer        waiting
-                Cancel       cancelled, interrupted
-                Fail         failed
-ended           any          refused: RunAlreadyEnded
-=============== ============ ===============================================
+=============== ================ ===============================================
+status          command          leads to
+=============== ================ ===============================================
+queued          Start            running
+                Steer            queued
+                RequestCancel    cancelled
+                Fail             failed
+running         Start            running, waiting, failed, cancelled, interrupted
+                BeginModelCall   running
+                AcceptAnswer     running, completed, failed, cancelled, interrupted
+                FailModelCall    running, failed, cancelled, interrupted
+                Compact          running, completed, failed, cancelled, interrupted
+                Judge            running, waiting
+                RenewApproval    running, waiting
+                CallTools        running
+                Observe          running
+                ReturnResult     running, waiting
+                ResolveDoubt     running, waiting
+                AnswerApprovals  running
+                ExpireApproval   running
+                AnswerQuestion   running
+                AbandonQuestion  cancelled, interrupted
+                Steer            running
+                RequestCancel    running
+                EndEarly         cancelled, interrupted
+                Release          running, waiting
+                Fail             failed, cancelled, interrupted
+                Interrupt        cancelled, interrupted
+waiting         AnswerApprovals  running, waiting
+                ExpireApproval   running, waiting
+                AnswerQuestion   running, waiting
+                AbandonQuestion  cancelled
+                Steer            waiting
+                RequestCancel    cancelled, interrupted
+                Fail             failed
+ended           any              refused: RunAlreadyEnded
+=============== ================ ===============================================
 
-The values pinned when the run was accepted never change, so they are no part of the record that
-:func:`evolve` makes: who decides passes them in.
+The values pinned at acceptance never change. They are not part of the record: the caller passes them in.
 
-What may never live here: a clock, a file, a socket, randomness. They are passed in.
+This module never contains a clock, a file, a socket or randomness. They are passed in.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
 from kheishd.core.permissions.grants import evolve_run_grants
-from kheishd.core.run import calls
-from kheishd.core.run.answers import answered, given, parts_of, sent_back
-from kheishd.core.run.budget import added, cost_of, timed
+from kheishd.core.run import answers, calls
+from kheishd.core.run.budget import add_costs, add_work_time, calculate_cost
 from kheishd.core.run.commands import (
-    Abandon,
-    Answered,
-    Ask,
+    AbandonQuestion,
+    AcceptAnswer,
+    AnswerApprovals,
+    AnswerQuestion,
+    BeginModelCall,
     CallTools,
-    Cancel,
     Command,
     Compact,
-    Errored,
+    Compaction,
+    EndEarly,
+    ExpireApproval,
     Fail,
+    FailedCompaction,
+    FailModelCall,
     Interrupt,
     Judge,
-    Lapse,
     Observe,
     Release,
-    Renew,
-    Reply,
-    Resolve,
-    Return,
-    Settle,
+    RenewApproval,
+    RequestCancel,
+    ResolveDoubt,
+    ReturnResult,
     Start,
     Steer,
-    Stopped,
 )
-from kheishd.core.run.due import PARKED_AT, left_running, suspect
+from kheishd.core.run.due import PARKED_AT, has_interrupted_calls, must_run_alone
 from kheishd.core.run.record import RunRecord
 from protocol.errors.run import RunAlreadyEnded
 from protocol.events.approval import ApprovalRequested
@@ -116,193 +115,203 @@ from protocol.journal.line import JournalEvent
 from protocol.objects.run import ENDED, Outcome, Pinned, RunError, RunStatus
 from protocol.transcript import Item, Message, ToolCall
 
-_APPROVING: Final = (Resolve, Lapse)
-_ANSWERING: Final = (Reply, Abandon)
+_ANSWERS_TO_APPROVALS: Final = (AnswerApprovals, ExpireApproval)
+_ANSWERS_TO_QUESTIONS: Final = (AnswerQuestion, AbandonQuestion)
 
 ACCEPTED: Final[Mapping[RunStatus, tuple[type[Command], ...]]] = {
-    "queued": (Start, Steer, Cancel, Fail),
+    "queued": (Start, Steer, RequestCancel, Fail),
     "running": (
         Start,
-        Ask,
-        Answered,
-        Errored,
+        BeginModelCall,
+        AcceptAnswer,
+        FailModelCall,
         Compact,
         Judge,
-        Renew,
+        RenewApproval,
         CallTools,
         Observe,
-        Return,
-        Settle,
-        # What was asked for so far may be answered while the rest of its batch is judged, or still runs.
-        *_APPROVING,
-        *_ANSWERING,
+        ReturnResult,
+        ResolveDoubt,
+        # A person may answer while the rest of the batch is judged or still runs.
+        *_ANSWERS_TO_APPROVALS,
+        *_ANSWERS_TO_QUESTIONS,
         Steer,
-        Cancel,
-        Stopped,
+        RequestCancel,
+        EndEarly,
         Release,
         Fail,
         Interrupt,
     ),
-    "waiting_for_approval": (*_APPROVING, Steer, Cancel, Fail),
-    "waiting_for_user_question": (*_APPROVING, *_ANSWERING, Steer, Cancel, Fail),
+    "waiting_for_approval": (*_ANSWERS_TO_APPROVALS, Steer, RequestCancel, Fail),
+    "waiting_for_user_question": (*_ANSWERS_TO_APPROVALS, *_ANSWERS_TO_QUESTIONS, Steer, RequestCancel, Fail),
 }
-"""What may be done with a run, by its status; with one that has ended, nothing."""
+"""The commands that a run accepts, by its status; a run that has ended accepts none."""
 
 
 def decide(run: RunRecord, pinned: Pinned, command: Command) -> list[JournalEvent]:
     """Return the events that carry out a command of a run with these pinned values.
 
     Errors: RunAlreadyEnded if the run has ended; AssertionError for a command that its status or its calls
-    do not accept, which only a fault of whoever gives it can be.
+            do not accept, which is a bug of the caller.
     """
     if run.status in ENDED:
-        raise RunAlreadyEnded(f"the run {run.run_id} has already {_ended_how(run)}")
+        verb = run.status if run.status in ("failed", "completed") else f"been {run.status}"
+        raise RunAlreadyEnded(f"the run {run.run_id} has already {verb}")
     assert isinstance(command, ACCEPTED[run.status]), f"{type(command).__name__} of a run {run.status}"
     match command:
         case Start():
-            return _start(run)
-        case Ask(item_id):
-            asked = run.item_id if run.item_id is not None else item_id
-            return [ModelAsked(item_id=asked, turn=run.turn + 1, attempt=run.attempt + 1)]
-        case Answered():
-            return answered(run, pinned, command)
-        case Errored(error, retry_at_ms):
-            return _errored(run, error, retry_at_ms)
-        case Compact(event):
-            return _compacted(run, pinned, event)
+            return _start(run, pinned)
+        case BeginModelCall(item_id):
+            open_item_id = run.item_id if run.item_id is not None else item_id
+            return [ModelAsked(item_id=open_item_id, turn=run.turn + 1, attempt=run.attempt + 1)]
+        case AcceptAnswer():
+            return answers.decide(run, pinned, command)
+        case FailModelCall(error, int() as retry_at_ms) if run.item_id is not None:
+            turn, attempt = run.turn + 1, run.attempt
+            failed = ModelFailed(
+                item_id=run.item_id, turn=turn, attempt=attempt, error=error, retry_at_ms=retry_at_ms
+            )
+            return [failed]
+        case Compact(result):
+            return _compact(run, pinned, result)
         case Steer(steer_id, items, sender):
             return [Steered(steer_id=steer_id, items=items, sender=sender)]
-        case Cancel(outcome, reason):
-            return _cancel(run, outcome, reason)
-        case Stopped(items, results, error):
-            return _stopped(run, items, results, error)
-        case Release(reason, results):
-            return [*calls.ended(run, results), RunReleased(note=reason)]
-        case Fail(error):
-            return _failed(run, error)
+        case RequestCancel(outcome, note):
+            return _cancel(run, pinned, outcome, note)
+        case EndEarly():
+            return _end_early(run, pinned, command)
+        case Release(note, results):
+            return [*calls.end_running_calls(run, pinned, results), RunReleased(note=note)]
+        case Fail(error) | FailModelCall(error):
+            # If a stop was requested just before the failure, it is honoured, and the error is kept.
+            return [*calls.close_calls(run, pinned), RunEnded(outcome=run.cancel or "failed", error=error)]
         case Interrupt(error):
-            return [
-                *calls.closing(run, died=True),
-                RunEnded(outcome=run.cancel or "interrupted", error=error),
-            ]
-        case Abandon(lapsed, reason):
-            return _abandoned(run, lapsed, reason)
+            ended = RunEnded(outcome=run.cancel or "interrupted", error=error)
+            return [*calls.close_calls(run, pinned, died=True), ended]
+        case AbandonQuestion():
+            return _abandon_question(run, pinned, command)
         case _:
-            return calls.decide(run, command)
+            return calls.decide(run, pinned, command)
 
 
-def _abandoned(run: RunRecord, lapsed: QuestionLapsed, reason: str) -> list[JournalEvent]:
-    calls.need(run, [lapsed.call_id], "questioned")
-    wanted = [] if run.cancel else [CancelRequested(outcome="cancelled", note=reason)]
-    # The question is closed as its person wants it; what else is open, because the run ends.
-    rest = calls.evolve(run, Envelope(cursor=run.updated_cursor, at_ms=run.updated_at_ms), lapsed)
-    ended = RunEnded(outcome=run.cancel or "cancelled", note=reason)
-    return [lapsed, *wanted, *calls.closing(rest), ended]
-
-
-def _ended_how(run: RunRecord) -> str:
-    return {"failed": "failed", "completed": "completed"}.get(run.status, f"been {run.status}")
-
-
-def _failed(run: RunRecord, error: RunError) -> list[JournalEvent]:
-    # Asked to stop in the moment in which it failed: the wish is honoured, the error is kept.
-    return [*calls.closing(run), RunEnded(outcome=run.cancel or "failed", error=error)]
-
-
-def _errored(run: RunRecord, error: RunError, retry_at_ms: int | None) -> list[JournalEvent]:
-    if retry_at_ms is None or run.item_id is None:
-        return _failed(run, error)
-    return [
-        ModelFailed(
-            item_id=run.item_id,
-            turn=run.turn + 1,
-            attempt=run.attempt,
-            error=error,
-            retry_at_ms=retry_at_ms,
-        )
-    ]
-
-
-def _compacted(
-    run: RunRecord, pinned: Pinned, event: ContextCompacted | CompactionFailed | None
-) -> list[JournalEvent]:
-    """A run that is for nothing else is over with it; any other goes on, whatever came of it."""
-    if event is not None:
-        event = replace(event, cost=cost_of(event.usage, pinned.prices))
-    happened: list[JournalEvent] = [event] if event is not None else []
-    if run.kind != "compaction":
-        return happened
-    if isinstance(event, CompactionFailed):
-        return [*happened, RunEnded(outcome=run.cancel or "failed", error=event.error)]
-    reason = "" if event is not None else "there was nothing to sum up"
-    return [*happened, RunEnded(outcome=run.cancel or "completed", note=reason)]
-
-
-def _start(run: RunRecord) -> list[JournalEvent]:
-    if run.cancel is not None and not left_running(run):
-        return _stopped(run, [])
+def _start(run: RunRecord, pinned: Pinned) -> list[JournalEvent]:
+    if run.cancel is not None and not has_interrupted_calls(run):
+        return _end_early(run, pinned, EndEarly([]))
     if run.starts_without_progress >= PARKED_AT:
         error = RunError(
             "parked",
             f"the daemon went down {run.starts_without_progress} times in a row while this run was "
             "working, the last time with no other run beside it; its journal shows what it was doing",
         )
-        return [*calls.closing(run, died=True), RunEnded(outcome="failed", error=error)]
-    return [RunStarted(starts=run.starts + 1, alone=suspect(run))]
+        return [*calls.close_calls(run, pinned, died=True), RunEnded(outcome="failed", error=error)]
+    return [RunStarted(starts=run.starts + 1, alone=must_run_alone(run))]
 
 
-def _cancel(run: RunRecord, outcome: Literal["cancelled", "interrupted"], reason: str) -> list[JournalEvent]:
+def _compact(
+    run: RunRecord, pinned: Pinned, result: Compaction | FailedCompaction | None
+) -> list[JournalEvent]:
+    """Return the compaction; it ends a compaction run, and any other run continues."""
+    events: list[JournalEvent] = []
+    note = ""
+    error: RunError | None = None
+    match result:
+        case Compaction():
+            cost = calculate_cost(result.usage, pinned.prices)
+            compacted = ContextCompacted(
+                upto=result.upto,
+                strategy=result.strategy,
+                trigger=result.trigger,
+                summary=result.summary,
+                tools=result.tools,
+                pre_tokens=result.pre_tokens,
+                post_tokens=result.post_tokens,
+                usage=result.usage,
+                model=result.model,
+                cost=cost,
+            )
+            events.append(compacted)
+        case FailedCompaction(trigger, failure, usage):
+            error = failure
+            cost = calculate_cost(usage, pinned.prices)
+            events.append(CompactionFailed(trigger=trigger, error=error, usage=usage, cost=cost))
+        case None:
+            note = "there was nothing to summarize"
+        case _:
+            assert_never(result)
+    if run.kind == "compaction":
+        outcome: Outcome = run.cancel or ("failed" if error is not None else "completed")
+        events.append(RunEnded(outcome=outcome, error=error, note=note))
+    return events
+
+
+def _cancel(
+    run: RunRecord, pinned: Pinned, outcome: Literal["cancelled", "interrupted"], note: str
+) -> list[JournalEvent]:
     if run.cancel is not None:
         return []
     if run.status == "queued":
-        # Nothing of it has begun: it ends here and now, and there is nothing to interrupt.
-        return [
-            CancelRequested(outcome="cancelled", note=reason),
-            RunEnded(outcome="cancelled", note=reason),
-        ]
-    wanted = CancelRequested(outcome=outcome, note=reason)
-    if run.status != "running":
-        # It is in nobody's hands, so there is nothing to be stopped first.
-        return [wanted, *calls.closing(run), RunEnded(outcome=outcome, note=reason)]
-    return [wanted]
+        # The run has not begun, so there is nothing to interrupt.
+        return [CancelRequested(outcome="cancelled", note=note), RunEnded(outcome="cancelled", note=note)]
+    requested = CancelRequested(outcome=outcome, note=note)
+    if run.status == "running":
+        # Its worker stops the effect and then ends the run.
+        return [requested]
+    return [requested, *calls.close_calls(run, pinned), RunEnded(outcome=outcome, note=note)]
 
 
-def _stopped(
-    run: RunRecord, items: list[Item], results: tuple[Return, ...] = (), error: RunError | None = None
-) -> list[JournalEvent]:
-    outcome: Outcome = run.cancel or ("failed" if error is not None else "cancelled")
-    ended = RunEnded(outcome=outcome, error=error)
-    # A call that had arrived will not be carried out, and one without a result may not stand.
-    kept: list[Item] = [item for item in items if not isinstance(item, ToolCall)]
-    if not kept or run.item_id is None:
-        return [*calls.closing(run, results), ended]
+def _end_early(run: RunRecord, pinned: Pinned, command: EndEarly) -> list[JournalEvent]:
+    error = command.error
+    ended = RunEnded(outcome=run.cancel or ("failed" if error is not None else "cancelled"), error=error)
+    # A call that had arrived will not run, and a call without a result is not valid.
+    items: list[Item] = [item for item in command.items if not isinstance(item, ToolCall)]
+    if not items or run.item_id is None:
+        return [*calls.close_calls(run, pinned, command.results), ended]
     partial = MessageAppended(
         item_id=run.item_id,
-        message=Message("assistant", kept, agent=run.guest),
+        message=Message("assistant", items, agent=run.guest),
         stop_reason="cancelled",
     )
     return [partial, ended]
 
 
+def _abandon_question(run: RunRecord, pinned: Pinned, command: AbandonQuestion) -> list[JournalEvent]:
+    _, call = calls.require_state(run, command.call_id, "questioned")
+    lapsed = QuestionLapsed(
+        question_id=call.waits_for or "",
+        call_id=call.call_id,
+        how=command.how,
+        justification=command.justification,
+    )
+    requested = [] if run.cancel else [CancelRequested(outcome="cancelled", note=command.note)]
+    # The question lapses as its person or its expiry says; the other calls close because the run ends.
+    envelope = Envelope(cursor=run.updated_cursor, at_ms=run.updated_at_ms)
+    rest = calls.evolve(run, envelope, lapsed)
+    ended = RunEnded(outcome=run.cancel or "cancelled", note=command.note)
+    return [lapsed, *requested, *calls.close_calls(rest, pinned), ended]
+
+
+# Evolve.
+
+
 def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> RunRecord:
-    """The run after an event of its own; total over the events of a run.
+    """Return the run after one of its events; total over the events of a run.
 
     Errors: AssertionError for a first event that is not ``RunAccepted``: the journal is damaged.
     """
     if isinstance(event, RunAccepted):
-        return _accepted(envelope, event)
+        return _create(envelope, event)
     assert run is not None, "a run's first event is its acceptance"
     if run.status in ENDED:
-        # What is said about an ended run's calls later, such as how a doubt was settled, changes nothing.
+        # A later event about its calls, such as the resolution of an in-doubt call, does not change the run.
         return run
     run = replace(
-        evolve_run_grants(timed(run, envelope, event), event),
+        evolve_run_grants(add_work_time(run, envelope, event), event),
         updated_cursor=envelope.cursor,
         updated_at_ms=envelope.at_ms,
     )
     match event:
-        case RunStarted(starts=start):
-            return _started(run, envelope, event, start)
+        case RunStarted():
+            return _evolve_start(run, envelope, event)
         case ModelAsked(item_id=item_id, attempt=attempt):
             return replace(
                 run,
@@ -315,73 +324,25 @@ def evolve(run: RunRecord | None, envelope: Envelope, event: JournalEvent) -> Ru
         case ModelFailed(retry_at_ms=retry_at_ms):
             return replace(run, retry_at_ms=retry_at_ms, failures=run.failures + 1, starts_without_progress=0)
         case MessageAppended():
-            return _appended(run, envelope, event)
+            return _evolve_message(run, envelope, event)
         case ContextCompacted(usage=usage, cost=cost) | CompactionFailed(usage=usage, cost=cost):
-            paid = added(run.cost, cost)
-            return replace(run, usage=run.usage + usage, cost=paid, starts_without_progress=0)
+            total = add_costs(run.cost, cost)
+            return replace(run, usage=run.usage + usage, cost=total, starts_without_progress=0)
         case RunReleased():
             return replace(run, starts_without_progress=0, claimed=False)
         case Steered():
             return replace(run, pending_steers=run.pending_steers + 1, follow_up=None)
         case OutputEmitted() | RequirementSatisfied():
-            return given(run, envelope.cursor, event)
+            return answers.evolve_output(run, envelope.cursor, event)
         case CancelRequested(outcome=outcome):
             return replace(run, cancel=outcome)
         case RunEnded(outcome=outcome, error=error):
-            return _ended(run, envelope, outcome, error)
+            return _evolve_end(run, envelope, outcome, error)
         case _:
             return _evolve_calls(run, envelope, event)
 
 
-def _started(run: RunRecord, envelope: Envelope, event: RunStarted, start: int) -> RunRecord:
-    # A daemon that died while it judged calls, or looked into them, had begun nothing that was counted.
-    uncounted = run.claimed and run.calls and all(call.state != "called" for call in run.calls)
-    started = replace(
-        run,
-        status="running",
-        starts=start,
-        started_at_ms=run.started_at_ms if run.started_at_ms is not None else envelope.at_ms,
-        starts_without_progress=run.starts_without_progress + bool(uncounted),
-    )
-    after = calls.evolve(started, envelope, event)
-    return replace(after, claimed=after.status == "running")
-
-
-def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
-    after = calls.evolve(run, envelope, event)
-    if after.status != "running":
-        after = replace(after, claimed=False)
-    match event:
-        case ToolCalled() if all(call.state != "called" for call in run.calls):
-            # Calls that run side by side are one start.
-            return replace(after, starts_without_progress=run.starts_without_progress + 1)
-        case ToolReturned(bytes=size, text=text):
-            given_bytes = size if size is not None else len(text.encode())
-            return replace(after, starts_without_progress=0, tool_bytes=run.tool_bytes + given_bytes)
-        case CallsJudged() | ApprovalRequested():
-            return replace(after, starts_without_progress=0)
-        case _:
-            return after
-
-
-def _ended(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> RunRecord:
-    return replace(
-        run,
-        status=outcome,
-        error=error,
-        ended_at_ms=envelope.at_ms,
-        retry_at_ms=None,
-        item_id=None,
-        calls=[],
-        rules=[],
-        grants=[],
-        pending_steers=0,
-        starts_without_progress=0,
-        claimed=False,
-    )
-
-
-def _accepted(envelope: Envelope, event: RunAccepted) -> RunRecord:
+def _create(envelope: Envelope, event: RunAccepted) -> RunRecord:
     assert envelope.session_id is not None
     assert envelope.run_id is not None
     return RunRecord(
@@ -400,9 +361,23 @@ def _accepted(envelope: Envelope, event: RunAccepted) -> RunRecord:
     )
 
 
-def _appended(run: RunRecord, envelope: Envelope, event: MessageAppended) -> RunRecord:
+def _evolve_start(run: RunRecord, envelope: Envelope, event: RunStarted) -> RunRecord:
+    # A daemon that died while it judged or probed calls had not counted that as a start.
+    uncounted = run.claimed and run.calls and all(call.state != "called" for call in run.calls)
+    started = replace(
+        run,
+        status="running",
+        starts=event.starts,
+        started_at_ms=run.started_at_ms if run.started_at_ms is not None else envelope.at_ms,
+        starts_without_progress=run.starts_without_progress + bool(uncounted),
+    )
+    started = calls.evolve(started, envelope, event)
+    return replace(started, claimed=started.status == "running")
+
+
+def _evolve_message(run: RunRecord, envelope: Envelope, event: MessageAppended) -> RunRecord:
     if event.message.role != "assistant":
-        return sent_back(run, event)
+        return answers.evolve_follow_up(run, event)
     return replace(
         run,
         turn=run.turn + 1,
@@ -411,10 +386,44 @@ def _appended(run: RunRecord, envelope: Envelope, event: MessageAppended) -> Run
         item_id=None,
         output_cursor=envelope.cursor,
         output_item_id=event.item_id,
-        calls=calls.opened(event.message.items),
+        calls=calls.open_calls(event.message.items),
         follow_up=None,
-        partial_cursors=parts_of(run),
+        partial_cursors=answers.continued_cursors(run),
         usage=run.usage + event.usage,
-        cost=added(run.cost, event.cost),
+        cost=add_costs(run.cost, event.cost),
         starts_without_progress=0,
+    )
+
+
+def _evolve_calls(run: RunRecord, envelope: Envelope, event: JournalEvent) -> RunRecord:
+    changed = calls.evolve(run, envelope, event)
+    if changed.status != "running":
+        changed = replace(changed, claimed=False)
+    match event:
+        case ToolCalled() if all(call.state != "called" for call in run.calls):
+            # Calls that run side by side are one start.
+            return replace(changed, starts_without_progress=run.starts_without_progress + 1)
+        case ToolReturned(bytes=size, text=text):
+            output_bytes = size if size is not None else len(text.encode())
+            return replace(changed, starts_without_progress=0, tool_bytes=run.tool_bytes + output_bytes)
+        case CallsJudged() | ApprovalRequested():
+            return replace(changed, starts_without_progress=0)
+        case _:
+            return changed
+
+
+def _evolve_end(run: RunRecord, envelope: Envelope, outcome: RunStatus, error: RunError | None) -> RunRecord:
+    return replace(
+        run,
+        status=outcome,
+        error=error,
+        ended_at_ms=envelope.at_ms,
+        retry_at_ms=None,
+        item_id=None,
+        calls=[],
+        rules=[],
+        grants=[],
+        pending_steers=0,
+        starts_without_progress=0,
+        claimed=False,
     )

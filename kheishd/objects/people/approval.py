@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from kheishd.core import approval as rules
-from kheishd.core.run.commands import Lapse, Resolve
+from kheishd.core.run.commands import AnswerApprovals, ApprovalAnswer, ExpireApproval
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.kernel.hook import ToolError
 from kheishd.objects.people.listing import EventReader, PendingIndex, find_record, list_records, writer_of
@@ -204,16 +203,11 @@ def resolve(tx: Transaction, call: Call, answers: list[_Answer]) -> ApprovalsRes
             )
             raise InvalidParams(text, field=field)
         _require_pending(tx, approval, field)
-    events = [
-        _answered_event(call, answer, approval) for answer, approval in zip(answers, approvals, strict=True)
-    ]
-    denials = [
-        rules.make_denial(approval, "denied", event.note)
-        for event, approval in zip(events, approvals, strict=True)
-        if event.decision == "deny"
+    facts = [
+        _make_answer(call, answer, approval) for answer, approval in zip(answers, approvals, strict=True)
     ]
     writer = writer_of(tx, call, tx.need(RUNS, first.run_id))
-    writer.carry_out(Resolve(events, denials))
+    writer.carry_out(AnswerApprovals(facts))
     writer.write()
     # The receipt leaves out the texts that people write and read; ``follow_resolve`` adds them.
     views = [
@@ -246,8 +240,8 @@ def _has_expired(tx: Transaction, approval: Approval) -> bool:
     return approval.expires_at_ms is not None and tx.now_ms >= approval.expires_at_ms
 
 
-def _answered_event(call: Call, answer: _Answer, approval: Approval) -> ApprovalAnswered:
-    """Return the event of an answer. Errors: InvalidParams where it cannot be remembered."""
+def _make_answer(call: Call, answer: _Answer, approval: Approval) -> ApprovalAnswer:
+    """Return the facts of an answer. Errors: InvalidParams where it cannot be remembered."""
     resolution = answer.resolution
     grant = None
     if resolution.remember != "once":
@@ -263,8 +257,7 @@ def _answered_event(call: Call, answer: _Answer, approval: Approval) -> Approval
             remaining_uses=resolution.uses,
             approval_id=approval.approval_id,
         )
-    return ApprovalAnswered(
-        approval_id=approval.approval_id,
+    return ApprovalAnswer(
         call_id=approval.call_id,
         decision=resolution.decision,
         updated_input=answer.updated_input,
@@ -285,7 +278,7 @@ def expire(tx: Transaction, approval_id: str) -> None:
         return
     run = tx.need(RUNS, approval.run_id)
     writer = SessionWriter(tx, run.session_id, session=tx.need(SESSIONS, run.session_id), run=run)
-    writer.carry_out(Lapse(approval_id, rules.make_denial(approval, "expired")))
+    writer.carry_out(ExpireApproval(approval.call_id))
     writer.write()
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from kheishd.core import question as rules
-from kheishd.core.run.calls import place_of
-from kheishd.core.run.commands import Abandon, Reply
+from kheishd.core.run.commands import AbandonQuestion, AnswerQuestion
 from kheishd.kernel.call import Call, mutation, query
 from kheishd.objects.people.listing import PendingIndex, find_record, list_records, writer_of
 from kheishd.records.question import QUESTION_RECORDS
 from kheishd.records.writer import SessionWriter
 from kheishd.store.tables import QUESTIONS, QUESTIONS_WAITING, RUNS, SESSIONS
 from protocol.errors.question import QuestionClosed, QuestionExpired, QuestionNotFound
-from protocol.events.question import QuestionAnswered, QuestionLapsed
 from protocol.objects import question as rows
 from protocol.objects.question import (
     QuestionAnswer,
@@ -67,16 +65,13 @@ def answer(tx: Transaction, call: Call, params: QuestionAnswer) -> QuestionReque
     request = _find_pending(tx, call, params.question_id)
     rules.require_valid_answers(request.questions, params.answers, declined=params.declined)
     run = tx.need(RUNS, request.run_id)
-    answered = QuestionAnswered(
-        question_id=request.question_id,
-        call_id=request.call_id,
-        answers=params.answers,
-        declined=params.declined,
-        justification=params.justification,
+    reply = rules.format_reply(
+        request.questions, params.answers, declined=params.declined, justification=params.justification
     )
-    tool = run.calls[place_of(run, request.call_id)].tool
     writer = writer_of(tx, call, run)
-    writer.carry_out(Reply(answered, rules.make_reply(request, tool, answered)))
+    writer.carry_out(
+        AnswerQuestion(request.call_id, params.answers, params.declined, params.justification, reply)
+    )
     writer.write()
     return find_question(tx, call, request.question_id)
 
@@ -114,10 +109,7 @@ def _abandon(
     note: str,
     justification: str = "",
 ) -> None:
-    lapsed = QuestionLapsed(
-        question_id=request.question_id, call_id=request.call_id, how=how, justification=justification
-    )
-    writer.carry_out(Abandon(lapsed, note))
+    writer.carry_out(AbandonQuestion(request.call_id, how, note, justification))
     writer.write()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kheishd.core.run.budget import narrowest, pin_budget
+from kheishd.core.run.budget import intersect_budgets, pin_budget
 from kheishd.core.session import intersect_names, leave_plan_mode
 from kheishd.objects.talk.address import find_route
 from kheishd.objects.talk.bounds import bounds_of
@@ -92,7 +92,7 @@ def _pin_budget(
             f"the route '{route.route_id}' states no prices, so the cost of a run cannot be limited",
             field="$.params.budget.max_cost",
         )
-    budget = narrowest((runtime.config.runs.budget, speaker.budget, requested))
+    budget = intersect_budgets((runtime.config.runs.budget, speaker.budget, requested))
     if budget is not None and route.prices is None:
-        budget = narrowest([msgspec.structs.replace(budget, max_cost=0.0)])
+        budget = intersect_budgets([msgspec.structs.replace(budget, max_cost=0.0)])
     return pin_budget(budget)

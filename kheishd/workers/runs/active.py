@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from kheishd.core.run.budget import left_ms
+from kheishd.core.run.budget import remaining_ms
 from kheishd.kernel.hook import RunContext
 from kheishd.objects.talk.bounds import bounds_of
 from kheishd.records.writer import SessionWriter
@@ -88,8 +88,8 @@ class ActiveRun:
     @contextmanager
     def effect(self) -> Iterator[trio.CancelScope]:
         """Perform an effect that ``stop`` and the end of the run's time cut short."""
-        remaining_ms = left_ms(self.record, self.pinned, self.state.now_ms())
-        scope = trio.CancelScope() if remaining_ms is None else trio.move_on_after(remaining_ms / 1000)
+        left_ms = remaining_ms(self.record, self.pinned, self.state.now_ms())
+        scope = trio.CancelScope() if left_ms is None else trio.move_on_after(left_ms / 1000)
         if self._effect.cancel_called:
             # ``stop`` came before this effect.
             scope.cancel()

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from kheishd.core.run.answers import met_by
 from kheishd.core.run.calls import NOT_RUN, STOPPED
-from kheishd.core.run.commands import CallTools, Judge, Observe, Renew, Return
+from kheishd.core.run.commands import CallReturn, CallTools, Judge, Observe, RenewApproval, ReturnResult
 from kheishd.kernel.hook import Invocation, Outcome, Stale, ToolError
 from kheishd.kernel.live import TOOL_KINDS
 from kheishd.workers.runs.judge import CallJudge
 from kheishd.workers.runs.results import cut_to_end, fit_evidence, fit_outcome
-from protocol.events.call import ToolCalled, ToolObserved, ToolReturned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,6 +47,7 @@ class _Ended:
     how: CallOutcome
     outcome: Outcome
     took_ms: int | None = None
+    written: tuple[str, ...] = ()
 
 
 class CallExecutor:
@@ -98,16 +97,10 @@ class CallExecutor:
                 # The call has a result now, or waits for a person again: the batch has changed.
                 return
             ready.append((index, invocation))
-        called = [
-            ToolCalled(
-                call_id=invocation.call_id,
-                tool=invocation.tool.name,
-                attempt=run.calls[index].attempt + 1,
-                evidence=fit_evidence(await hooks.evidence(invocation)),
-            )
-            for index, invocation in ready
-        ]
-        run = await self._active.commit(CallTools(called))
+        evidence = {
+            invocation.call_id: fit_evidence(await hooks.evidence(invocation)) for _, invocation in ready
+        }
+        run = await self._active.commit(CallTools(evidence))
         if run.cancel is not None:
             return
         async with trio.open_nursery() as nursery:
@@ -152,7 +145,7 @@ class CallExecutor:
             await self._return_error(call, text, how="denied")
             return None
         if approval is not None:
-            await self._active.commit(Renew(approval))
+            await self._active.commit(RenewApproval(call.call_id, approval))
             return None
         return invocation
 
@@ -167,12 +160,9 @@ class CallExecutor:
         except Stale:
             await self._ask_again(call, index, invocation, judge)
         else:
-            if not outcome.is_error:
-                files = [*invocation.tool.writes(invocation.arguments)]
-                satisfied = met_by(run, active.pinned, call.call_id, files)
-                outcome = replace(outcome, events=(*outcome.events, *satisfied))
             took_ms = active.state.now_ms() - began_ms
-            ended = _Ended("failed" if outcome.is_error else "returned", outcome, took_ms)
+            written = () if outcome.is_error else tuple(invocation.tool.writes(invocation.arguments))
+            ended = _Ended("failed" if outcome.is_error else "returned", outcome, took_ms, written)
             # From here on the call has this outcome, even if the run is stopped; hooks may only rephrase it.
             self._ended[call.call_id] = ended
             outcome = await active.runtime.hooks.after_call(
@@ -193,7 +183,7 @@ class CallExecutor:
             text = "What was approved changed while this was about to run. Nothing was done; try again."
             await self._return_error(call, text)
             return
-        await self._active.commit(Renew(approval))
+        await self._active.commit(RenewApproval(call.call_id, approval))
 
     def _stream(self, call_id: str, text: str) -> None:
         """Show a piece of a call's output to the run's followers."""
@@ -204,8 +194,7 @@ class CallExecutor:
             self._active.live.append(live_text, "output", valid)
 
     async def _observe(self, call_id: str, evidence: Mapping[str, Any]) -> None:
-        observed = ToolObserved(call_id=call_id, evidence=fit_evidence(evidence))
-        await self._active.commit(Observe(observed))
+        await self._active.commit(Observe(call_id, fit_evidence(evidence)))
 
     # Results.
 
@@ -227,27 +216,19 @@ class CallExecutor:
         outcome = ended.outcome
         text, output = fit_outcome(outcome, self._active.current_runtime.config.tools.max_output_bytes)
         blob, size = (None, None) if output is None else await self._active.put_blob(output)
-        returned = ToolReturned(
-            call_id=call.call_id,
-            tool=call.tool,
-            how=ended.how,
-            text=text,
-            is_error=outcome.is_error,
-            blob=blob,
-            bytes=size,
-            took_ms=ended.took_ms,
-        )
+        result = CallReturn(ended.how, text, outcome.is_error, blob, size, ended.took_ms)
+        command = ReturnResult(call.call_id, result, outcome.events, ended.written)
         if outcome.decide is None:
-            await self._active.commit(Return(returned, outcome.events))
+            await self._active.commit(command)
             return
         decide = outcome.decide
         await self._active.transact(
-            lambda writer: writer.carry_out(_decide_result(returned, outcome, decide, writer.tx))
+            lambda writer: writer.carry_out(_decide_result(command, decide, writer.tx))
         )
 
     # Stopping.
 
-    def stopped_results(self, *, keep_repeatable: bool = False) -> tuple[Return, ...]:
+    def stopped_results(self, *, keep_repeatable: bool = False) -> tuple[ReturnResult, ...]:
         """Return the results of the calls that were stopped, with their last output.
 
         ``keep_repeatable`` leaves out the calls that may be run again.
@@ -264,13 +245,7 @@ class CallExecutor:
                 self._active.live.flush(live_text)
                 output = cut_to_end(live_text.text("output"))
                 text = f"{STOPPED} Its last output:\n{output}" if output else STOPPED
-            results.append(
-                Return(
-                    ToolReturned(
-                        call_id=call.call_id, tool=call.tool, how="stopped", text=text, is_error=True
-                    )
-                )
-            )
+            results.append(ReturnResult(call.call_id, CallReturn("stopped", text, is_error=True)))
         return tuple(results)
 
     def close(self) -> None:
@@ -286,8 +261,8 @@ def limit_time(tool: Tool, limits: ToolsSection) -> Tool:
 
 
 def _decide_result(
-    returned: ToolReturned, outcome: Outcome, decide: Callable[[Snapshot], Outcome], store: Snapshot
-) -> Return:
+    command: ReturnResult, decide: Callable[[Snapshot], Outcome], store: Snapshot
+) -> ReturnResult:
     """Return the final result of a call whose outcome depends on the state at its commit."""
     try:
         final = decide(store)
@@ -295,8 +270,9 @@ def _decide_result(
         final = Outcome(str(error), is_error=True)
     how: CallOutcome = "failed" if final.is_error else "returned"
     text, _ = fit_outcome(final)
-    result = msgspec.structs.replace(returned, how=how, text=text, is_error=final.is_error)
-    return Return(result, final.events if final.is_error else (*final.events, *outcome.events))
+    result = replace(command.result, how=how, text=text, is_error=final.is_error)
+    events = final.events if final.is_error else (*final.events, *command.events)
+    return replace(command, result=result, events=events)
 
 
 def _mention_changed_input(call: OpenCall, invocation: Invocation, outcome: Outcome) -> Outcome:

@@ -35,13 +35,12 @@ from kheishd.core.context.summary import (
 from kheishd.core.context.tokens import estimate_messages
 from kheishd.core.context.transcript import find_guests, format_framing, frame_messages
 from kheishd.core.contract import format_instruction
-from kheishd.core.run.answers import owed
-from kheishd.core.run.commands import Compact
+from kheishd.core.run.answers import find_unmet
+from kheishd.core.run.commands import Compact, Compaction, FailedCompaction
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, ModelRequest
 from kheishd.objects.talk.contract import schema_text
 from kheishd.store.tables import BLOBS
 from kheishd.workers.completion import complete
-from protocol.events.context import CompactionFailed, ContextCompacted
 from protocol.objects.run import RunError
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class ContextWindow:
                 own = store.get(BLOBS, pinned.instructions_digest, 0)
             sections += [own.decode()] if own is not None else []
         sections += self._active.runtime.hooks.sections(context)
-        if requirements := owed(context.run, pinned):
+        if requirements := find_unmet(context.run, pinned):
             sections.append(f"Before you are done you must {' and '.join(requirements)}.")
         if pinned.output_contract is not None:
             with state.read() as store:
@@ -179,7 +178,7 @@ class ContextWindow:
 
     async def _drop(self, prompt: Prompt, stage: DropResults | Snip, trigger: CompactTrigger) -> None:
         """Drop old tool results, or old messages, from the prompt."""
-        event = ContextCompacted(
+        result = Compaction(
             upto=stage.upto,
             strategy="snip" if isinstance(stage, Snip) else "results",
             trigger=trigger,
@@ -187,28 +186,28 @@ class ContextWindow:
             pre_tokens=prompt.tokens,
             post_tokens=tokens_after(prompt, stage),
         )
-        await self._active.commit(Compact(event))
+        await self._active.commit(Compact(result))
         self._transcript.note_compaction()
 
     async def _summarise(self, prompt: Prompt, upto: int, trigger: CompactTrigger) -> bool:
         """Commit a summary of the messages up to a cursor, or the failure; return whether there is one."""
         try:
-            event = await self._summary(prompt, upto, trigger)
+            result = await self._summary(prompt, upto, trigger)
         except ModelFailure as failure:
             error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
-            event = CompactionFailed(trigger=trigger, error=error)
-        await self._active.commit(Compact(event))
-        if isinstance(event, ContextCompacted):
+            result = FailedCompaction(trigger, error)
+        await self._active.commit(Compact(result))
+        if isinstance(result, Compaction):
             self._failures = 0
             self._transcript.note_compaction()
             return True
         self._failures += 1
-        log.warning("no summary: %s", event.error.message, extra={"run_id": self._active.record.run_id})
+        log.warning("no summary: %s", result.error.message, extra={"run_id": self._active.record.run_id})
         return False
 
     async def _summary(
         self, prompt: Prompt, upto: int, trigger: CompactTrigger
-    ) -> ContextCompacted | CompactionFailed:
+    ) -> Compaction | FailedCompaction:
         """Ask the model for a summary. Errors: ModelFailure if the model gives no answer."""
         answer = await self._ask_for_summary([entry for entry in prompt.entries if entry.cursor <= upto])
         try:
@@ -217,10 +216,8 @@ class ContextWindow:
             if new_tokens >= old_tokens:
                 raise NoSummary("the summary is no shorter than what it sums up")
         except NoSummary as error:
-            return CompactionFailed(
-                trigger=trigger, error=RunError("no_summary", str(error)), usage=answer.usage
-            )
-        return ContextCompacted(
+            return FailedCompaction(trigger, RunError("no_summary", str(error)), answer.usage)
+        return Compaction(
             upto=upto,
             strategy="summary",
             trigger=trigger,

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from kheishd.core.run.budget import out_of_time
-from kheishd.core.run.commands import Ask, Fail, Interrupt, Release, Start, Stopped
+from kheishd.core.run.budget import make_timeout
+from kheishd.core.run.commands import BeginModelCall, EndEarly, Fail, Interrupt, Release, Start
 from kheishd.core.run.due import (
     AskModel,
     Effect,
-    Execute,
+    ExecuteCalls,
     Expire,
     JudgeCalls,
-    LookInto,
     Pause,
-    Stop,
+    ProbeCalls,
+    StopEffect,
     TakeUp,
     due,
 )
@@ -75,11 +75,11 @@ class RunExecutor:
         return self._active.suspect
 
     def stop(self) -> None:
-        """Stop the current effect and read the record again: a client has asked to cancel the run."""
+        """StopEffect the current effect and read the record again: a client has asked to cancel the run."""
         self._active.stop()
 
     async def perform(self) -> None:
-        """Execute the run until it has ended or waits for a person; release it on cancellation.
+        """ExecuteCalls the run until it has ended or waits for a person; release it on cancellation.
 
         Errors: those of the commit that marks a run as failed after an internal error.
         """
@@ -105,13 +105,13 @@ class RunExecutor:
     def _next_effect(self) -> Effect | None:
         """Return the effect that is due; a run without time left can only end."""
         active = self._active
-        effect = due(active.record, active.pinned, active.state.now_ms(), held=self._started)
+        effect = due(active.record, active.pinned, active.state.now_ms(), owned=self._started)
         if (
             active.out_of_time
             and active.record.status == "running"
-            and not isinstance(effect, Stop | LookInto)
+            and not isinstance(effect, StopEffect | ProbeCalls)
         ):
-            return Expire(out_of_time(active.pinned))
+            return Expire(make_timeout(active.pinned))
         return effect
 
     async def _perform(self, effect: Effect) -> None:
@@ -120,7 +120,7 @@ class RunExecutor:
                 await self._active.commit(Interrupt(DAEMON_RESTARTED))
             case TakeUp():
                 await self._start()
-            case Stop():
+            case StopEffect():
                 await self._end(None)
             case Expire(error):
                 await self._end(error)
@@ -133,9 +133,9 @@ class RunExecutor:
                 await self._model.ask()
             case JudgeCalls(indexes):
                 await self._calls.judge(indexes)
-            case Execute(indexes):
+            case ExecuteCalls(indexes):
                 await self._calls.execute(indexes)
-            case LookInto(indexes):
+            case ProbeCalls(indexes):
                 await self._prober.probe(indexes)
             case _:
                 assert_never(effect)
@@ -146,9 +146,9 @@ class RunExecutor:
 
         def start(writer: SessionWriter) -> bool:
             writer.carry_out(Start())
-            effect = due(writer.run, writer.pinned, writer.tx.now_ms, held=True)
+            effect = due(writer.run, writer.pinned, writer.tx.now_ms, owned=True)
             if isinstance(effect, AskModel):
-                writer.carry_out(Ask(item_id))
+                writer.carry_out(BeginModelCall(item_id))
             return isinstance(effect, AskModel)
 
         self._model.begun = await self._active.transact(start)
@@ -157,7 +157,7 @@ class RunExecutor:
     async def _end(self, error: RunError | None) -> None:
         """End the run after its effect was stopped, with the results of all its calls."""
         await self._calls.save_ended()
-        await self._active.commit(Stopped([], self._calls.stopped_results(), error))
+        await self._active.commit(EndEarly([], self._calls.stopped_results(), error))
 
     async def _pause(self, until_ms: int) -> None:
         # A pause is never longer than the longest configured one, even if the clock was set back.

@@ -12,14 +12,11 @@ import msgspec
 from msgspec.structs import replace
 
 from kheishd.core.permissions.judge import Layers, Ruling, judge, use_grants
-from kheishd.core.run.commands import Judgement
+from kheishd.core.run.commands import ApprovalAsk, CallReturn, Judgement, QuestionAsk
 from kheishd.kernel.hook import Invocation, NeedsAnswer, NeedsApproval, ToolError
 from kheishd.objects.people.permission import facts_of, layers_of, opinion_of
 from kheishd.store.tables import RUNS, SESSIONS
 from protocol import ids
-from protocol.events.approval import ApprovalRequested
-from protocol.events.call import ToolReturned
-from protocol.events.question import QuestionAsked
 from protocol.limits.call import (
     MAX_JUDGED_CALLS,
     MAX_JUDGED_REASON_BYTES,
@@ -112,7 +109,7 @@ class CallJudge:
         denied = ruling.base == "deny" or ruling.mode_effect == "denied_in_plan"
         return dataclasses.replace(ruling, decision="deny" if denied else "allow")
 
-    async def renew_approval(self, index: int, invocation: Invocation) -> ApprovalRequested | None:
+    async def renew_approval(self, index: int, invocation: Invocation) -> ApprovalAsk | None:
         """Return a new approval if the approved state has changed, else None.
 
         Errors: ToolError if the call has become impossible.
@@ -123,9 +120,7 @@ class CallJudge:
         note = "what was approved has changed since: look again"
         return await self._approval(index, invocation, note, preview)
 
-    async def request_late_approval(
-        self, index: int, invocation: Invocation, ruling: Ruling
-    ) -> ApprovalRequested:
+    async def request_late_approval(self, index: int, invocation: Invocation, ruling: Ruling) -> ApprovalAsk:
         """Return the approval of a call that was allowed before and needs one by the current rules.
 
         Errors: ToolError if the call is impossible.
@@ -158,7 +153,7 @@ class CallJudge:
             self._used_grants.append(ruling.grant_id)
         if ruling.decision == "deny":
             text = f"This was not allowed: {ruling.note or ruling.why}"
-            return Judgement(verdict, result=_error_result(call, text, how="denied"))
+            return Judgement(verdict, _error_result(text, how="denied"))
         if isinstance(opinion, NeedsAnswer):
             return self._ask_question(verdict, call, opinion)
         if ruling.decision == "allow":
@@ -170,11 +165,11 @@ class CallJudge:
             preview = await self.hooks.preview(invocation)
         except ToolError as error:
             # A person is not asked about an impossible call.
-            return Judgement(verdict, result=_error_result(call, str(error)))
+            return Judgement(verdict, _error_result(str(error)))
         note = opinion.note if isinstance(opinion, NeedsApproval) else ruling.note or ruling.why
         approval = await self._approval(index, invocation, note, preview)
         self._asking.append("asked")
-        return Judgement(replace(verdict, approval_id=approval.approval_id), asks=approval)
+        return Judgement(verdict, approval)
 
     def _ask_question(self, verdict: Verdict, call: OpenCall, opinion: NeedsAnswer) -> Judgement:
         """Put the call's question to a person, unless too many calls wait already."""
@@ -184,15 +179,12 @@ class CallJudge:
                 verdict, call, "other calls of this message ask already; ask all in one call"
             )
         self._asking.append("questioned")
-        question = QuestionAsked(
-            question_id=self.active.state.new_id(ids.QUESTION),
-            call_id=call.call_id,
-            questions=opinion.questions,
-            expires_at_ms=self._deadline(opinion.expires_after_ms),
-            agent=self.context.run.agent,
-            sender=self.context.run.sender,
+        question = QuestionAsk(
+            self.active.state.new_id(ids.QUESTION),
+            opinion.questions,
+            self._deadline(opinion.expires_after_ms),
         )
-        return Judgement(replace(verdict, question_id=question.question_id), asks=question)
+        return Judgement(verdict, question)
 
     def _waiting(self) -> list[CallState]:
         """Return the states of the message's calls that wait for a person, with those of this batch."""
@@ -202,10 +194,9 @@ class CallJudge:
 
     async def _approval(
         self, index: int, invocation: Invocation, note: str, preview: Preview | None
-    ) -> ApprovalRequested:
+    ) -> ApprovalAsk:
         """Return the approval of a call; a preview that is too long for the journal is stored as a blob."""
         run = self.context.run
-        assert run.output_cursor is not None, "a call stands in a message"
         if preview is not None:
             max_bytes = max(MAX_PREVIEWS_BYTES // min(len(run.calls), MAX_JUDGED_CALLS), 1024)
             max_bytes = min(max_bytes, MAX_PREVIEW_BYTES)
@@ -216,18 +207,12 @@ class CallJudge:
                 text = encoded[: max_bytes // 6].decode(errors="ignore")
                 preview = replace(preview, text=text, truncated=True, blob=blob)
         expires_after_ms = round(self.active.runtime.config.runs.approval_expires_s * 1000)
-        return ApprovalRequested(
+        return ApprovalAsk(
             approval_id=self.active.state.new_id(ids.APPROVAL),
-            call_id=invocation.call_id,
-            tool=invocation.tool.name,
-            index=index,
-            message_cursor=run.output_cursor,
             subject=truncate(self.hooks.subject(invocation), MAX_SUBJECT_BYTES),
             note=truncate(note, MAX_JUDGED_REASON_BYTES),
             preview=preview,
             expires_at_ms=self._deadline(expires_after_ms or None),
-            agent=run.agent,
-            sender=run.sender,
         )
 
     def _layers(self) -> Layers:
@@ -246,16 +231,13 @@ def _reject(call: OpenCall, tool: Tool | None, text: str) -> Judgement:
     verdict = Verdict(call_id=call.call_id, tool=call.tool, decision="deny", base="deny", why="not valid")
     if tool is not None:
         verdict = replace(verdict, parallel=tool.parallel, repeatable=tool.repeatable)
-    return Judgement(verdict, result=_error_result(call, text))
+    return Judgement(verdict, _error_result(text))
 
 
 def _reject_for_now(verdict: Verdict, call: OpenCall, why: str) -> Judgement:
     """Fail a call because too many calls of its message wait for a person."""
-    return Judgement(
-        verdict, result=_error_result(call, f"This was not run: {why}. Try this one again later.")
-    )
+    return Judgement(verdict, _error_result(f"This was not run: {why}. Try this one again later."))
 
 
-def _error_result(call: OpenCall, text: str, *, how: CallOutcome = "failed") -> ToolReturned:
-    text = truncate(text, MAX_REASON_BYTES)
-    return ToolReturned(call_id=call.call_id, tool=call.tool, how=how, text=text, is_error=True)
+def _error_result(text: str, *, how: CallOutcome = "failed") -> CallReturn:
+    return CallReturn(how, truncate(text, MAX_REASON_BYTES), is_error=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, assert_never
 
-from kheishd.core.run.answers import parts_of
-from kheishd.core.run.budget import out_of_time
-from kheishd.core.run.calls import distinct
-from kheishd.core.run.commands import Answered, Ask, Errored, Fail, Stopped
-from kheishd.core.run.retry import fitted, retry_at_ms
+from kheishd.core.run.answers import continued_cursors, fit_items
+from kheishd.core.run.budget import make_timeout
+from kheishd.core.run.calls import normalise_calls
+from kheishd.core.run.commands import AcceptAnswer, BeginModelCall, EndEarly, Fail, FailModelCall
+from kheishd.core.run.due import next_attempt_at_ms
 from kheishd.kernel.runtime import ModelAnswer, ModelFailure, TextDelta, ThinkingDelta
 from kheishd.objects.talk.contract import check_answer
 from kheishd.objects.talk.output import answer_text
@@ -46,7 +46,7 @@ class ModelTurn:
         """Call the model and commit the outcome; a compaction run compacts its session instead."""
         active = self._active
         if not self.begun:
-            await active.commit(Ask(active.state.new_id(ids.ITEM)))
+            await active.commit(BeginModelCall(active.state.new_id(ids.ITEM)))
             if active.record.cancel is not None:
                 return
         self.begun = False
@@ -80,7 +80,7 @@ class ModelTurn:
             return
         text = "".join(received)
         parts: list[Item] = [Text(text)] if text else []
-        items, _ = fitted(parts, MAX_ANSWER_BYTES)
+        items, _ = fit_items(parts, MAX_ANSWER_BYTES)
         await self._active.commit(self._stopped(items))
 
     async def _stream(self, received: list[str]) -> ModelAnswer | None:
@@ -122,13 +122,13 @@ class ModelTurn:
         active = self._active
         bound = active.pinned.output_contract is not None
         max_bytes = MAX_ANSWER_BYTES - (MAX_REPAIR_OVERHEAD_BYTES if bound else 0)
-        items, cut = fitted(distinct(answer.items, self._transcript.call_ids()), max_bytes)
+        items, cut = fit_items(normalise_calls(answer.items, self._transcript.call_ids()), max_bytes)
         check = None
         if bound:
             with active.state.read() as store:
-                earlier_parts = answer_text(store, active.record, parts_of(active.record))
+                earlier_parts = answer_text(store, active.record, continued_cursors(active.record))
                 check = check_answer(store, active.record, active.pinned, earlier_parts + text_of(items))
-        command = Answered(
+        command = AcceptAnswer(
             items=items,
             usage=answer.usage,
             stop_reason="length" if cut else answer.stop_reason,
@@ -155,7 +155,7 @@ class ModelTurn:
         error = RunError(failure.reason, failure.message, failure.status, failure.retryable)
         at_ms = None
         if failure.retryable:
-            at_ms = retry_at_ms(
+            at_ms = next_attempt_at_ms(
                 now_ms=self._active.state.now_ms(),
                 attempt=self._active.record.failures + 1,
                 max_attempts=limits.max_attempts,
@@ -165,7 +165,7 @@ class ModelTurn:
                 max_retry_after_s=limits.max_retry_after_s,
                 jitter=random.random(),
             )
-        await self._active.commit(Errored(error, at_ms))
+        await self._active.commit(FailModelCall(error, at_ms))
 
     async def _shrink(self, failure: ModelFailure) -> None:
         """Shorten a prompt that the provider refused as too long; fail if it cannot be shortened."""
@@ -193,5 +193,5 @@ class ModelTurn:
             self._transcript.note_compaction()
             await self._transcript.save_checkpoint()
 
-    def _stopped(self, items: list[Item]) -> Stopped:
-        return Stopped(items, error=out_of_time(self._active.pinned) if self._active.out_of_time else None)
+    def _stopped(self, items: list[Item]) -> EndEarly:
+        return EndEarly(items, error=make_timeout(self._active.pinned) if self._active.out_of_time else None)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kheishd.core.run.answers import met_by
-from kheishd.core.run.calls import doubt
-from kheishd.core.run.commands import Settle
-from kheishd.kernel.hook import Invocation, ProbeResult, ToolError
+from kheishd.core.run.commands import ResolveDoubt
+from kheishd.kernel.hook import Invocation, ToolError
 from kheishd.workers.runs.results import cut_to_end, fit_evidence
-from protocol.events.call import CallProbed, ToolCalled, ToolObserved, ToolReturned
-from protocol.events.indoubt import IndoubtOpened, IndoubtResolved
+from protocol.events.call import ToolCalled, ToolObserved
 from protocol.journal.line import decode_event
 
 if TYPE_CHECKING:
     from kheishd.core.run.record import RunRecord
     from kheishd.workers.runs.active import ActiveRun, CallInputs
-    from protocol.events.output import RequirementSatisfied
     from protocol.objects.run import OpenCall
 
 
@@ -31,28 +27,25 @@ class CallProber:
         await self._active.runtime.hooks.prepare()
         run, inputs = self._active.record, self._active.inputs()
         for index in indexes:
-            finding, satisfied = await self._probe(run, index, inputs)
-            await self._active.commit(Settle((*satisfied, *_events(run, index, finding))))
+            await self._active.commit(await self._probe(run, index, inputs))
 
-    async def _probe(
-        self, run: RunRecord, index: int, inputs: CallInputs
-    ) -> tuple[ProbeResult, list[RequirementSatisfied]]:
-        """Ask the tool's probe; also return the requirements of the run that the call has satisfied."""
+    async def _probe(self, run: RunRecord, index: int, inputs: CallInputs) -> ResolveDoubt:
+        """Ask the tool's probe for the outcome of a call."""
         call, hooks = run.calls[index], self._active.runtime.hooks
         evidence = self._evidence(run, call)
         tool = hooks.find_tool(call.tool)
         if tool is None:
-            return ProbeResult("unknown", "the tool is gone", evidence), []
+            return ResolveDoubt(call.call_id, "unknown", "the tool is gone", evidence)
         try:
             arguments = hooks.validate(tool, inputs.arguments(index))
         except ToolError:
-            return ProbeResult("unknown", "its arguments no longer fit the tool", evidence), []
+            note = "its arguments no longer fit the tool"
+            return ResolveDoubt(call.call_id, "unknown", note, evidence)
         invocation = Invocation(self._active.context(), call.call_id, tool, arguments, call.binding)
         finding = await hooks.probe(invocation, evidence)
-        files = [*tool.writes(arguments)] if finding.outcome == "done" else []
-        satisfied = met_by(run, self._active.pinned, call.call_id, files)
+        written = tuple(tool.writes(arguments)) if finding.outcome == "done" else ()
         evidence = fit_evidence({**evidence, **finding.evidence})
-        return ProbeResult(finding.outcome, finding.note, evidence), satisfied
+        return ResolveDoubt(call.call_id, finding.outcome, cut_to_end(finding.note), evidence, written)
 
     def _evidence(self, run: RunRecord, call: OpenCall) -> dict[str, Any]:
         """Return the evidence about a call, the newest value for each name.
@@ -69,21 +62,3 @@ class CallProber:
                     if isinstance(event, ToolCalled):
                         break
         return evidence
-
-
-def _events(
-    run: RunRecord, index: int, finding: ProbeResult
-) -> tuple[CallProbed | IndoubtOpened | IndoubtResolved | ToolReturned, ...]:
-    """Return the events of a finding."""
-    call = run.calls[index]
-    note = cut_to_end(finding.note)
-    if finding.outcome == "not_done":
-        return (CallProbed(call_id=call.call_id, tool=call.tool, note=note, evidence=finding.evidence),)
-    opened, result = doubt(run, index, note=note, evidence=finding.evidence)
-    if finding.outcome == "unknown":
-        return opened, result
-    resolved = IndoubtResolved(
-        indoubt_id=opened.indoubt_id, call_id=call.call_id, tool=call.tool, outcome="done"
-    )
-    text = f"The daemon went down while this ran. It took effect all the same: {note}."
-    return opened, resolved, ToolReturned(call_id=call.call_id, tool=call.tool, how="returned", text=text)

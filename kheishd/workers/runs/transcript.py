@@ -20,7 +20,7 @@ from kheishd.core.context.transcript import (
     decode_checkpoint,
     encode_checkpoint,
 )
-from kheishd.core.run.retry import room_of
+from kheishd.core.run.answers import measure_items
 from kheishd.objects.talk.lineage import Segment, entries_of, lineage
 from kheishd.store.tables import CHECKPOINTS, SESSIONS
 from protocol.errors.store import StorageFull
@@ -121,7 +121,7 @@ class TranscriptReader:
 
     def checkpoint_beside(self, answer: list[Item], max_bytes: int = MAX_ANSWER_BYTES) -> Checkpoint | None:
         """Return a checkpoint to commit with an answer; None if it is not due or does not fit beside it."""
-        return self._checkpoint(min(MAX_CHECKPOINT_BYTES, max_bytes - room_of(answer)))
+        return self._checkpoint(min(MAX_CHECKPOINT_BYTES, max_bytes - measure_items(answer)))
 
     async def save_checkpoint(self) -> None:
         """Commit a checkpoint of its own, if one is due. On a full disk, do without: it is only a cache."""

@@ -56,7 +56,7 @@ class RunWorker(Worker):
         return len(self._executors)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Execute runs until cancelled; then release the active runs in order."""
+        """ExecuteCalls runs until cancelled; then release the active runs in order."""
         async with trio.open_nursery() as self._nursery:
             try:
                 if self._services.runtimes.current().config.runs.recovery == "interrupt":
@@ -105,7 +105,7 @@ class RunWorker(Worker):
             loaded = self._load(store, run_id) if run_id not in self._executors else None
             if loaded is None:
                 continue
-            effect = due(*loaded, self._services.state.now_ms(), held=False)
+            effect = due(*loaded, self._services.state.now_ms(), owned=False)
             if not isinstance(effect, TakeUp):
                 continue
             if effect.alone:

@@ -33,8 +33,8 @@ def test_list_and_show(ctl: Ctl, sender: str) -> None:
     run_id = waits(ctl, sender, writes("a.txt"))
     (row,) = ctl("approval", "list", "--run", run_id).rows
     assert row[1:6] == ["pending", "write_file", "a.txt", "default", sender]
-    shown = ctl("approval", "show", row[0])
-    assert "+one" in shown.out.splitlines()
+    done = ctl("approval", "show", row[0])
+    assert "+one" in done.out.splitlines()
     assert ctl.json("approval", "show", row[0])["arguments"] == {"path": "a.txt", "content": "one\n"}
     assert ids(ctl, run_id, "--status", "denied") == []
     ctl("approval", "deny", row[0])
@@ -48,7 +48,7 @@ def test_allow(ctl: Ctl, sender: str) -> None:
     approvals = ids(ctl, run_id)
     done = ctl("approval", "allow", *approvals, "--remember", "run", "--uses", "2")
     assert [line.split(" by ")[0] for line in done.out.splitlines()] == [
-        f"{each} allowed" for each in approvals
+        f"{approval} allowed" for approval in approvals
     ]
     assert "bytes_written" in read_answer(ctl, run_id)
 
@@ -92,13 +92,13 @@ def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
 def test_all_approvals_of_a_run_or_session(ctl: Ctl, sender: str, verb: str, status: str) -> None:
     """All pending approvals of a run or session are resolved, and no others."""
     first = waits(ctl, sender, writes(f"{sender}-5.txt", f"{sender}-6.txt"))
-    other = waits(ctl, f"{sender}-other", writes(f"{sender}-7.txt"))
+    second = waits(ctl, f"{sender}-other", writes(f"{sender}-7.txt"))
     done = ctl.json("approval", verb, "--run", first)
     assert done["resolved"] == 2
     assert [(run["run_id"], len(run["approvals"]), run["pending"]) for run in done["runs"]] == [(first, 2, 0)]
     assert len(ids(ctl, first, "--status", status)) == 2
-    session_id = ctl.json("run", "show", other)["session_id"]
-    assert ctl("approval", verb, "--session", session_id).rows == [[other, "1", "0", ""]]
+    session_id = ctl.json("run", "show", second)["session_id"]
+    assert ctl("approval", verb, "--session", session_id).rows == [[second, "1", "0", ""]]
     assert ctl.json("approval", verb, "--session", session_id) == {"resolved": 0, "runs": []}
     read_answer(ctl, first)
 

@@ -11,9 +11,9 @@ def test_list(ctl: Ctl) -> None:
 def test_show(ctl: Ctl) -> None:
     """A definition is shown with its properties first and its instructions last."""
     agent = ctl.json("definition", "show", "default")
-    shown = ctl("definition", "show", "default").out
-    assert shown.startswith("name\tdefault\n")
-    assert shown.rstrip().endswith(agent["instructions"].rstrip())
+    text = ctl("definition", "show", "default").out
+    assert text.startswith("name\tdefault\n")
+    assert text.rstrip().endswith(agent["instructions"].rstrip())
 
 
 def test_show_agent_not_found(ctl: Ctl) -> None:

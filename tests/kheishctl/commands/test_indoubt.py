@@ -37,8 +37,8 @@ def test_list(home_with_doubts: Ctl) -> None:
 
 def test_show(home_with_doubts: Ctl) -> None:
     """A call in doubt is shown with its note and its evidence."""
-    shown = home_with_doubts("indoubt", "show", "dbt_run_ses_b_0")
-    assert ["note", "its file is there"] in shown.rows
+    done = home_with_doubts("indoubt", "show", "dbt_run_ses_b_0")
+    assert ["note", "its file is there"] in done.rows
     assert home_with_doubts.json("indoubt", "show", "dbt_run_ses_b_0")["status"] == "open"
 
 

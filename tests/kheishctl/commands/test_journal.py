@@ -36,9 +36,9 @@ def test_read_as_json(ctl: Ctl, sent: dict[str, str]) -> None:
 
 def test_read_pages(ctl: Ctl, sent: dict[str, str]) -> None:
     """One page ends with the option for the next page; --all prints every page."""
-    one = ctl("journal", "read", "--limit", "2")
-    assert len(one.rows) == 2
-    assert "--after" in one.err
+    page = ctl("journal", "read", "--limit", "2")
+    assert len(page.rows) == 2
+    assert "--after" in page.err
     every = ctl("journal", "read", "--session", sent["session_id"], "--limit", "2", "--all")
     whole = ctl("journal", "read", "--session", sent["session_id"], "--limit", "500")
     assert every.out == whole.out

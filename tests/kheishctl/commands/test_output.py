@@ -13,7 +13,7 @@ def test_list(ctl: Ctl, sender: str) -> None:
     rows = ctl("output", "list", "--run", first["run_id"]).rows
     assert [(row[1], row[2], row[-1]) for row in rows] == [("emit_output", "final", "the report")]
     page = ctl.json("output", "list", "--session", first["session_id"])
-    assert [each["run_id"] for each in page["outputs"]] == [first["run_id"], second["run_id"]]
+    assert [output["run_id"] for output in page["outputs"]] == [first["run_id"], second["run_id"]]
     assert page["outputs"][0]["value"] == {"pages": 3}
     assert len(ctl("output", "list", "--session", first["session_id"], "--limit", "1").rows) == 1
 

@@ -36,8 +36,8 @@ def test_why(ctl: Ctl, session: str) -> None:
     assert done.code == 0
     assert [f"session {session}", "deny", "rule no_tool deny: not here"] in done.rows
     assert done.rows[-1] == ["deny", "", f"session {session} rule no_tool deny (not here)"]
-    found = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
-    assert (found["decision"], found["mode_effect"]) == ("deny", "ask_denied")
+    verdict = ctl.json("permission", "why", "no_tool", "--agent", "default", "--mode", "dontAsk")
+    assert (verdict["decision"], verdict["mode_effect"]) == ("deny", "ask_denied")
 
 
 def test_why_without_a_tool(ctl: Ctl) -> None:
@@ -65,9 +65,9 @@ def test_an_explanation_for_a_person() -> None:
 
 def test_update_and_list(ctl: Ctl, session: str) -> None:
     """Rules are added, replaced and removed, and the list has a row for each."""
-    at = ("--session", session)
+    place = ("--session", session)
     words = ("--allow", "bash:git status", "--ask", "bash:git push*", "--deny", "mcp__*", "--allow", "read:")
-    made = ctl.json("permission", "update", *at, *words)
+    made = ctl.json("permission", "update", *place, *words)
     assert made["rules"] == [
         {"tool": "bash", "decision": "allow", "subject": "git status"},
         {"tool": "read", "decision": "allow", "subject": ""},
@@ -75,9 +75,9 @@ def test_update_and_list(ctl: Ctl, session: str) -> None:
         {"tool": "mcp__*", "decision": "deny"},
     ]
     ctl.json(
-        "permission", "update", *at, "--deny", "bash:git status", "--remove", "mcp__*", "--remove", "read:"
+        "permission", "update", *place, "--deny", "bash:git status", "--remove", "mcp__*", "--remove", "read:"
     )
-    rows = ctl("permission", "list", *at, "--all").rows
+    rows = ctl("permission", "list", *place, "--all").rows
     assert ["session", session, "deny", "bash", "git status", ""] in rows
     assert ["session", session, "mode", "", "", "at most default"] in rows
     assert not any("mcp__*" in row for row in rows)

@@ -19,8 +19,8 @@ def ask(ctl: Ctl, sender: str) -> tuple[str, str]:
 
 def read_answers(ctl: Ctl, question_id: str) -> dict[str, object]:
     """Return the read_answers of a question by key."""
-    shown = ctl.json("question", "show", question_id)
-    return {answer.pop("key"): answer for answer in shown["answers"]}
+    request = ctl.json("question", "show", question_id)
+    return {answer.pop("key"): answer for answer in request["answers"]}
 
 
 def test_list_and_show(ctl: Ctl, sender: str) -> None:
@@ -28,8 +28,8 @@ def test_list_and_show(ctl: Ctl, sender: str) -> None:
     run_id, question_id = ask(ctl, sender)
     (row,) = ctl("question", "list", "--run", run_id).rows
     assert row[1:5] == ["pending", "Which color? / Which ones then? / Why?", "default", sender]
-    shown = ctl("question", "show", question_id).out
-    assert "  2. Blue: like the sky" in shown.splitlines()
+    text = ctl("question", "show", question_id).out
+    assert "  2. Blue: like the sky" in text.splitlines()
     ctl("question", "cancel", question_id)
 
 

@@ -45,9 +45,9 @@ def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str) -> None:
     for err in (waited.err, done.err):
         assert "write_file needs approval: a\n" in err
         assert f"kheishctl --home {ctl.home} approval allow apr_" in err
-    shown = ctl.json("run", "show", sent["run_id"])
-    assert [each["tool"] for each in shown["waiting"]["approvals"]] == ["write_file"]
-    assert shown["calls"][0]["state"] == "asked"
+    run = ctl.json("run", "show", sent["run_id"])
+    assert [approval["tool"] for approval in run["waiting"]["approvals"]] == ["write_file"]
+    assert run["calls"][0]["state"] == "asked"
     ctl("conversation", "cancel", "--as", sender)
 
 

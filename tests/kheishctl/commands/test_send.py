@@ -13,8 +13,8 @@ from kheishctl.options import parse_pairs
 from kheishctl.render.pieces import (
     AnswerRestart,
     AnswerText,
+    CallEnd,
     CallRequest,
-    CallResult,
     MessageEnd,
     Notice,
     Piece,
@@ -47,9 +47,9 @@ def test_send_nothing(ctl: Ctl) -> None:
 
 def test_send_resumes(ctl: Ctl, sender: str) -> None:
     """The same agent and sender continue the same conversation."""
-    one = ctl.json("send", "default", "one", "--as", sender)
+    reply = ctl.json("send", "default", "one", "--as", sender)
     two = ctl.json("send", "default", "two", "--as", sender)
-    assert one["session_id"] == two["session_id"]
+    assert reply["session_id"] == two["session_id"]
     assert "before it you said: “one”" in two["output"]
 
 
@@ -87,22 +87,22 @@ def test_a_timeout(ctl: Ctl, sender: str) -> None:
     """After a timeout, a note says how to continue waiting."""
     done = ctl("send", "--timeout", "0.2s", "default", "/slow 1000 1000", "--as", sender)
     assert done.code == exits.TIMED_OUT
-    assert "kheishctl run wait run_" in done.err
+    assert "run wait run_" in done.err
     ctl("conversation", "cancel", "--as", sender)
 
 
 @pytest.mark.parametrize(
-    ("call", "noun", "said"),
+    ("call", "noun", "notes"),
     [
         ('write_file {"path": "a", "content": "x"}', "approvals", "approval allow apr_"),
         ('ask_user_question {"questions": [{"question": "Why?"}]}', "questions", "question answer qst_"),
     ],
 )
-def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, said: str) -> None:
+def test_a_run_that_waits_for_a_person(ctl: Ctl, sender: str, call: str, noun: str, notes: str) -> None:
     """A waiting run has its own exit code and names the commands that answer; --json lists them."""
     done = ctl("send", "default", f"/call {call}", "--as", sender)
     assert done.code == exits.RUN_WAITS
-    assert f"kheishctl --home {ctl.home} {said}" in done.err
+    assert f"kheishctl --home {ctl.home} {notes}" in done.err
     ctl("conversation", "cancel", "--as", sender)
     again = ctl("send", "default", f"/call {call}", "--as", sender, "--json")
     assert (again.code, again.err) == (exits.RUN_WAITS, "")
@@ -140,18 +140,18 @@ def test_notes_beside_a_streamed_answer(capsys: pytest.CaptureFixture[str]) -> N
         AnswerText("one"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
-        CallResult("c", "bash", "ls", "returned", "output"),
+        CallEnd("c", "bash", "ls", "returned", "output"),
         CallRequest("d", "bash", ""),
-        CallResult("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
+        CallEnd("d", "bash", "", "in_doubt", "gone\x1b\nmore"),
         AnswerRestart(),
         AnswerText("two\n"),
         Notice("a\nb"),
         MessageEnd("length"),
     ]
     printer.show(pieces)
-    said = capsys.readouterr()
-    assert said.out == "one\ntwo\n"
-    assert said.err.splitlines() == [
+    notes = capsys.readouterr()
+    assert notes.out == "one\ntwo\n"
+    assert notes.err.splitlines() == [
         "(bash ls)",
         "(bash)",
         "(bash in doubt: gone␛)",
@@ -165,8 +165,8 @@ def test_send_once(ctl: Ctl, sender: str) -> None:
     """The same idempotency key and text return the same run."""
     words = ["send", "default", "hi", "--as", sender, "--idempotency-key", f"key-{sender}"]
     assert ctl.json(*words)["run_id"] == ctl.json(*words)["run_id"]
-    other = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
-    assert other.code == exits.FAILED
+    second = ctl("send", "default", "ho", "--as", sender, "--idempotency-key", f"key-{sender}")
+    assert second.code == exits.FAILED
 
 
 def test_metadata(ctl: Ctl, sender: str) -> None:
@@ -304,7 +304,7 @@ def test_budgets(ctl: Ctl, sender: str) -> None:
     assert pinned["budget"] == {"max_tokens": 9000, "max_work_s": 300.0}
     done = ctl(*words, "/slow 100 1000", "--max-time", "0.2s")
     assert done.code == exits.RUN_FAILED
-    assert "in hand for 0.2 s" in done.err
+    assert "time budget (0.2 s)" in done.err
     refused = ctl(*words, "hello", "--max-cost", "0.5")
     assert (refused.code, "states no prices" in refused.err) == (exits.FAILED, True)
     assert ctl(*words, "hello", "--max-cost", "-1").code == exits.USAGE

@@ -87,7 +87,7 @@ def test_steer(ctl: Ctl, session: str) -> None:
 
 def test_compact(ctl: Ctl, session: str) -> None:
     """A session is summarized and its journal stays; a short session has nothing to summarize."""
-    assert ctl("session", "compact", session).out == "there was nothing to sum up\n"
+    assert ctl("session", "compact", session).out == "there was nothing to summarize\n"
     for number in range(6):
         ctl.json("session", "send", session, f"{number} " + "word " * 40)
     accepted = ctl.json("session", "compact", session, "--check")
@@ -101,10 +101,10 @@ def test_compact(ctl: Ctl, session: str) -> None:
 def test_fork(ctl: Ctl, session: str) -> None:
     """A fork holds the messages up to its fork point and continues separately."""
     ctl.json("session", "send", session, "one")
-    at = ctl.json("session", "show", session)["updated_cursor"]
+    cursor = ctl.json("session", "show", session)["updated_cursor"]
     ctl.json("session", "send", session, "two")
-    branch = ctl.json("session", "fork", session, "--at", str(at), "--title", "Another way")
-    assert (branch["title"], branch["fork_of"]["cursor"]) == ("Another way", at)
+    branch = ctl.json("session", "fork", session, "--at", str(cursor), "--title", "Another way")
+    assert (branch["title"], branch["fork_of"]["cursor"]) == ("Another way", cursor)
     assert "“one”" in ctl("session", "send", branch["session_id"], "three").out
     assert len(ctl("session", "history", branch["session_id"]).rows) == 4
     assert len(ctl("session", "history", session).rows) == 4

@@ -65,8 +65,8 @@ def test_clear(ctl: Ctl, sender: str) -> None:
     second = create(ctl, session_id, "two", "--owner", "ann", "--blocked-by", first, "-m", "ticket=7")
     assert ctl.json("task", "show", second)["metadata"] == {"ticket": "7"}
     ctl("task", "update", second, "--clear", "owner", "--clear", "blocked_by", "--clear", "metadata")
-    shown = ctl.json("task", "show", second)
-    assert shown.keys() & {"owner", "blocked_by", "metadata"} == set()
+    record = ctl.json("task", "show", second)
+    assert record.keys() & {"owner", "blocked_by", "metadata"} == set()
 
 
 def test_check_changes_nothing(ctl: Ctl, sender: str) -> None:
@@ -102,10 +102,10 @@ def test_a_shell_is_followed(ctl: Ctl, sender: str, daemon: Daemon) -> None:
         ]
         os.execv(sys.executable, argv)
     os.close(write)
-    with os.fdopen(read) as said:
-        assert said.readline() == "one\n"
+    with os.fdopen(read) as text:
+        assert text.readline() == "one\n"
         (work / sender).touch()
-        assert said.read() == "two\n"
+        assert text.read() == "two\n"
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == exits.RUN_FAILED
     again = ctl("task", "output", task_id, "--wait")
     assert (again.out, again.code) == ("one\ntwo\n", exits.RUN_FAILED)

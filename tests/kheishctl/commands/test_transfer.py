@@ -28,14 +28,14 @@ def test_export_and_import(ctl: Ctl, session: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(transfer, "MAX_PAGE_ROWS", 3)
     monkeypatch.setattr(transfer, "MAX_IMPORT_LINES", 4)
     file = tmp_path / "session.jsonl"
-    told = ctl.json("session", "export", session, str(file))
+    summary = ctl.json("session", "export", session, str(file))
     lines = file.read_text().splitlines()
-    assert told["lines"] == len(lines) > 6
+    assert summary["lines"] == len(lines) > 6
     assert all(json.loads(line).keys() == {"hash", "event"} for line in lines)
     assert not list(tmp_path.glob("*.part"))
     copy = ctl.json("session", "import", str(file))["session_id"]
     assert copy != session
-    texts = [[row[2] for row in ctl("session", "history", each).rows] for each in (session, copy)]
+    texts = [[row[2] for row in ctl("session", "history", session_id).rows] for session_id in (session, copy)]
     assert texts[0] == texts[1]
     assert "before it you said: “two”" in ctl("session", "send", copy, "three").out
 
@@ -116,10 +116,10 @@ def test_a_binary_file_is_no_export(ctl: Ctl) -> None:
 
 def test_check_changes_nothing(ctl: Ctl, session: str, tmp_path: Path) -> None:
     """A dry run validates the first part and imports nothing."""
-    before = len(ctl("session", "list", "--all").rows)
+    previous = len(ctl("session", "list", "--all").rows)
     exported = ctl("session", "export", session).out
     assert ctl("session", "import", "-", "--check", stdin=exported).code == 0
-    assert len(ctl("session", "list", "--all").rows) == before
+    assert len(ctl("session", "list", "--all").rows) == previous
 
 
 @given(st.lists(st.text(max_size=200)), st.integers(1, 5), st.integers(1, 300))
@@ -128,9 +128,9 @@ def test_parts_keep_every_line_in_order(lines: list[str], count: int, size: int)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "MAX_IMPORT_LINES", count)
         patch.setattr(transfer, "MAX_IMPORT_BYTES", size)
-        found = list(split_parts(lines))
-    assert [line for part in found for line in part] == [line for line in lines if line]
-    for part in found:
+        parts = list(split_parts(lines))
+    assert [line for part in parts for line in part] == [line for line in lines if line]
+    for part in parts:
         assert len(part) <= count
         assert len(part) == 1 or sum(len(line.encode()) for line in part) <= size
 

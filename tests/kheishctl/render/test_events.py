@@ -123,8 +123,12 @@ def test_event_lines() -> None:
 @given(st.text(st.characters(exclude_categories=[])))
 def test_events_are_sanitised(text: str) -> None:
     """An event with any text is one sanitised line."""
-    said = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
-    for line in (format_event(said, PIPE), format_event(said, WIDE), format_delta({"text": text}, PIPE)):
+    received = event("input_received", input_id="i", items=[{"kind": "text", "text": text}])
+    for line in (
+        format_event(received, PIPE),
+        format_event(received, WIDE),
+        format_delta({"text": text}, PIPE),
+    ):
         assert sanitise(line) == line
         assert "\n" not in line
 

@@ -12,9 +12,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -73,161 +73,161 @@ class Listener:
     def begin(self, text: str = "hi") -> list[Piece]:
         """Feed an input whose run is accepted and started."""
         items = [{"kind": "text", "text": text}]
-        shown = self.event("input_received", input_id="inp_1", items=items, sender="ada")
-        shown += self.event("run_accepted", input_id="inp_1")
-        shown += self.event("run_started", starts=1)
-        return shown + self.event("model_asked", item_id=ITEM, turn=1, attempt=1)
+        emitted = self.event("input_received", input_id="inp_1", items=items, sender="ada")
+        emitted += self.event("run_accepted", input_id="inp_1")
+        emitted += self.event("run_started", starts=1)
+        return emitted + self.event("model_asked", item_id=ITEM, turn=1, attempt=1)
 
-    def _seen(self, shown: list[Piece]) -> list[Piece]:
-        for piece in shown:
+    def _seen(self, emitted: list[Piece]) -> list[Piece]:
+        for piece in emitted:
             if isinstance(piece, AnswerText):
                 self.said += piece.text
             elif isinstance(piece, AnswerRestart):
                 self.said = ""
-        return shown
+        return emitted
 
 
 def test_a_turn_from_input_to_end() -> None:
     """An input is queued and started, its answer is shown once, and its end is reported."""
-    told = Listener()
-    assert told.begin() == [QueuedInput("hi", "ada", RUN), StartedInput("hi", "ada", RUN)]
-    assert told.follower.running == RUN
-    assert told.delta("Hel", 0) == [AnswerText("Hel")]
-    assert told.delta("lo", 3) == [AnswerText("lo")]
-    assert told.message("Hello.") == [AnswerText("."), MessageEnd("end")]
-    assert told.event("run_ended", outcome="completed") == [RunEnd(RUN, "completed", "")]
-    assert told.follower.running is None
-    assert told.said == "Hello."
+    listener = Listener()
+    assert listener.begin() == [QueuedInput("hi", "ada", RUN), StartedInput("hi", "ada", RUN)]
+    assert listener.follower.running == RUN
+    assert listener.delta("Hel", 0) == [AnswerText("Hel")]
+    assert listener.delta("lo", 3) == [AnswerText("lo")]
+    assert listener.message("Hello.") == [AnswerText("."), MessageEnd("end")]
+    assert listener.event("run_ended", outcome="completed") == [RunEnd(RUN, "completed", "")]
+    assert listener.follower.running is None
+    assert listener.said == "Hello."
 
 
 def test_without_deltas() -> None:
     """Without deltas, the durable message delivers the whole answer."""
-    told = Listener()
-    told.begin()
-    assert told.message("Hello.") == [AnswerText("Hello."), MessageEnd("end")]
+    listener = Listener()
+    listener.begin()
+    assert listener.message("Hello.") == [AnswerText("Hello."), MessageEnd("end")]
 
 
 def test_repeated_deltas() -> None:
     """Text that arrives again after a reconnection is shown once."""
-    told = Listener()
-    told.begin()
-    told.delta("Hello, ", 0)
-    assert told.delta("Hello, world", 0) == [AnswerText("world")]
-    assert told.delta("Hello", 0) == []
+    listener = Listener()
+    listener.begin()
+    listener.delta("Hello, ", 0)
+    assert listener.delta("Hello, world", 0) == [AnswerText("world")]
+    assert listener.delta("Hello", 0) == []
 
 
 def test_missing_deltas() -> None:
     """A delta beyond the text so far is ignored until the durable message arrives."""
-    told = Listener()
-    told.begin()
-    told.delta("Hel", 0)
-    assert told.delta("world", 7) == []
-    assert told.message("Hello, world")[0] == AnswerText("lo, world")
+    listener = Listener()
+    listener.begin()
+    listener.delta("Hel", 0)
+    assert listener.delta("world", 7) == []
+    assert listener.message("Hello, world")[0] == AnswerText("lo, world")
 
 
 def test_a_higher_attempt_voids_the_lower() -> None:
     """A new attempt voids the text so far, and late deltas of the old attempt are ignored."""
-    told = Listener()
-    told.begin()
-    told.delta("one thing", 0)
-    failed = told.event(
+    listener = Listener()
+    listener.begin()
+    listener.delta("one thing", 0)
+    failed = listener.event(
         "model_failed", item_id=ITEM, turn=1, attempt=1, error={"message": "cut"}, retry_at_ms=3000
     )
     assert failed == [Notice("the model call failed (cut); retrying in 2.0 s")]
-    assert told.event("model_asked", item_id=ITEM, turn=1, attempt=2) == [AnswerRestart()]
-    assert told.delta("ing", 9, attempt=1) == []
-    assert told.delta("another", 0, attempt=2) == [AnswerText("another")]
-    assert told.message("another thing")[0] == AnswerText(" thing")
-    assert told.said == "another thing"
+    assert listener.event("model_asked", item_id=ITEM, turn=1, attempt=2) == [AnswerRestart()]
+    assert listener.delta("ing", 9, attempt=1) == []
+    assert listener.delta("another", 0, attempt=2) == [AnswerText("another")]
+    assert listener.message("another thing")[0] == AnswerText(" thing")
+    assert listener.said == "another thing"
 
 
 def test_a_delta_before_the_event_of_its_attempt() -> None:
     """A delta and the event of its attempt may arrive in either order."""
-    told = Listener()
-    told.begin()
-    told.delta("old", 0)
-    assert told.delta("new", 0, attempt=2) == [AnswerRestart(), AnswerText("new")]
-    assert told.event("model_asked", item_id=ITEM, turn=1, attempt=2) == []
-    assert told.said == "new"
+    listener = Listener()
+    listener.begin()
+    listener.delta("old", 0)
+    assert listener.delta("new", 0, attempt=2) == [AnswerRestart(), AnswerText("new")]
+    assert listener.event("model_asked", item_id=ITEM, turn=1, attempt=2) == []
+    assert listener.said == "new"
 
 
 def test_another_item_after_a_crash() -> None:
     """After a crash, a new item voids the unfinished text of the old one."""
-    told = Listener()
-    told.begin()
-    told.delta("half", 0)
-    told.event("run_started", starts=2)
-    assert told.event("model_asked", item_id="itm_2", turn=1, attempt=1) == [AnswerRestart()]
-    told.message("whole", item="itm_2")
-    assert told.said == "whole"
+    listener = Listener()
+    listener.begin()
+    listener.delta("half", 0)
+    listener.event("run_started", starts=2)
+    assert listener.event("model_asked", item_id="itm_2", turn=1, attempt=1) == [AnswerRestart()]
+    listener.message("whole", item="itm_2")
+    assert listener.said == "whole"
 
 
 def test_a_different_durable_message() -> None:
     """A durable message that differs from the deltas replaces their text."""
-    told = Listener()
-    told.begin()
-    told.delta("wrong", 0)
-    assert told.message("right") == [AnswerRestart(), AnswerText("right"), MessageEnd("end")]
+    listener = Listener()
+    listener.begin()
+    listener.delta("wrong", 0)
+    assert listener.message("right") == [AnswerRestart(), AnswerText("right"), MessageEnd("end")]
 
 
 def test_two_items_of_one_run() -> None:
     """The next item does not void a finished one."""
-    told = Listener()
-    told.begin()
-    told.delta("first", 0)
-    told.message("first")
-    assert told.delta("second", 0, item="itm_2") == [AnswerText("second")]
+    listener = Listener()
+    listener.begin()
+    listener.delta("first", 0)
+    listener.message("first")
+    assert listener.delta("second", 0, item="itm_2") == [AnswerText("second")]
 
 
 def test_a_late_message_does_not_disturb_the_next_item() -> None:
     """A durable message that arrives during the next item is shown, and the next item continues."""
-    told = Listener()
-    told.begin()
-    told.delta("b", 0, item="itm_2")
-    assert told.message("a") == [AnswerText("a"), MessageEnd("end")]
-    assert told.delta("b!", 0, item="itm_2") == [AnswerText("!")]
+    listener = Listener()
+    listener.begin()
+    listener.delta("b", 0, item="itm_2")
+    assert listener.message("a") == [AnswerText("a"), MessageEnd("end")]
+    assert listener.delta("b!", 0, item="itm_2") == [AnswerText("!")]
 
 
 def test_thinking_is_separate() -> None:
     """Reasoning and answer have separate offsets."""
-    told = Listener()
-    told.begin()
-    assert told.delta("hm", 0, kind="thinking") == [ReasoningText("hm")]
-    assert told.delta("so", 0) == [AnswerText("so")]
+    listener = Listener()
+    listener.begin()
+    assert listener.delta("hm", 0, kind="thinking") == [ReasoningText("hm")]
+    assert listener.delta("so", 0) == [AnswerText("so")]
 
 
 def test_repeated_events() -> None:
     """An event whose cursor was seen before is ignored."""
-    told = Listener(cursor=10)
-    assert told.event("run_ended", cursor=10, outcome="completed") == []
-    assert told.event("run_ended", cursor=11, outcome="completed") != []
-    assert told.follower.cursor == 11
+    listener = Listener(cursor=10)
+    assert listener.event("run_ended", cursor=10, outcome="completed") == []
+    assert listener.event("run_ended", cursor=11, outcome="completed") != []
+    assert listener.follower.cursor == 11
 
 
 def test_a_cancelled_queued_run() -> None:
     """A run that ends in the queue still shows its input."""
-    told = Listener()
+    listener = Listener()
     items = [{"kind": "text", "text": "later"}]
-    told.event("input_received", input_id="inp_1", items=items)
-    told.event("run_accepted", input_id="inp_1")
-    ended = told.event("run_ended", outcome="cancelled")
+    listener.event("input_received", input_id="inp_1", items=items)
+    listener.event("run_accepted", input_id="inp_1")
+    ended = listener.event("run_ended", outcome="cancelled")
     assert ended == [StartedInput("later", "", RUN), RunEnd(RUN, "cancelled", "")]
 
 
 def test_joining_in_the_middle() -> None:
     """A late follower shows the text so far and the rest, without the input."""
-    told = Listener(cursor=100)
-    assert told.delta("so far", 0) == [AnswerText("so far")]
-    assert told.follower.running == RUN
-    assert told.message("so far so good") == [AnswerText(" so good"), MessageEnd("end")]
-    assert told.event("run_ended", outcome="completed") == [RunEnd(RUN, "completed", "")]
+    listener = Listener(cursor=100)
+    assert listener.delta("so far", 0) == [AnswerText("so far")]
+    assert listener.follower.running == RUN
+    assert listener.message("so far so good") == [AnswerText(" so good"), MessageEnd("end")]
+    assert listener.event("run_ended", outcome="completed") == [RunEnd(RUN, "completed", "")]
 
 
 def test_a_failed_run() -> None:
     """The end of a failed run holds its error."""
-    told = Listener()
-    told.begin()
-    assert told.event("run_ended", outcome="failed", error={"reason": "x", "message": "no key"}) == [
+    listener = Listener()
+    listener.begin()
+    assert listener.event("run_ended", outcome="failed", error={"reason": "x", "message": "no key"}) == [
         RunEnd(RUN, "failed", "no key")
     ]
 
@@ -242,29 +242,29 @@ def test_gap_and_synced_move_the_cursor() -> None:
 
 def test_unknown_notifications() -> None:
     """Unknown events, notifications and kinds of text are ignored."""
-    told = Listener()
-    assert told.event("tool_admired", call_id="c") == []
-    assert told.event("sun_risen") == []
-    assert told.delta("x", 0, kind="music") == []
-    assert told.follower.feed("journal.new", {"cursor": 99}) == []
+    listener = Listener()
+    assert listener.event("tool_admired", call_id="c") == []
+    assert listener.event("sun_risen") == []
+    assert listener.delta("x", 0, kind="music") == []
+    assert listener.follower.feed("journal.new", {"cursor": 99}) == []
 
 
 def test_follow_ups_are_noted() -> None:
     """Each known cause of a follow-up has a note; an unknown cause has none."""
-    told, again = Listener(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
+    listener, again = Listener(), {"role": "user", "items": [{"kind": "text", "text": "mend it"}]}
     for follow_up in get_args(FollowUp):
-        shown = told.event("message_appended", item_id="x", message=again, follow_up=follow_up)
-        assert shown == [Notice(FOLLOW_UP_NOTES[follow_up])]
-    assert told.event("message_appended", item_id="x", message=again, follow_up="boredom") == []
-    assert told.said == ""
+        emitted = listener.event("message_appended", item_id="x", message=again, follow_up=follow_up)
+        assert emitted == [Notice(FOLLOW_UP_NOTES[follow_up])]
+    assert listener.event("message_appended", item_id="x", message=again, follow_up="boredom") == []
+    assert listener.said == ""
 
 
 def test_user_messages_and_ended_sessions() -> None:
     """User messages are not answers; the end of a session is noted."""
-    told = Listener()
+    listener = Listener()
     user = {"role": "user", "items": [{"kind": "text", "text": "hi"}]}
-    assert told.event("message_appended", item_id="x", message=user) == []
-    assert told.event("session_ended") == [Notice("the session has ended and accepts no more input")]
+    assert listener.event("message_appended", item_id="x", message=user) == []
+    assert listener.event("session_ended") == [Notice("the session has ended and accepts no more input")]
 
 
 # Calls, and what waits for a person.
@@ -273,40 +273,40 @@ CALL = "call_1"
 ASKS: Any = {"call_id": CALL, "tool": "bash"}
 
 
-def request_call(told: Listener, **arguments: Any) -> list[Piece]:
+def request_call(listener: Listener, **arguments: Any) -> list[Piece]:
     """Return a message that requests a call."""
-    told.begin()
+    listener.begin()
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": arguments}
     message = {"role": "assistant", "items": [{"kind": "text", "text": "So."}, call]}
-    return told.event("message_appended", item_id=ITEM, message=message, stop_reason="tool_calls")
+    return listener.event("message_appended", item_id=ITEM, message=message, stop_reason="tool_calls")
 
 
-def judge(told: Listener, decision: str, why: str) -> list[Piece]:
+def judge(listener: Listener, decision: str, why: str) -> list[Piece]:
     """Send the verdict on the call."""
-    return told.event("calls_judged", item_id=ITEM, verdicts=[{**ASKS, "decision": decision, "why": why}])
+    return listener.event("calls_judged", item_id=ITEM, verdicts=[{**ASKS, "decision": decision, "why": why}])
 
 
 def test_life_of_a_call() -> None:
     """A call is requested, judge, started and completed, in this order."""
-    told = Listener()
+    listener = Listener()
     called = CallRequest(CALL, "bash", "ls")
-    assert request_call(told, command="ls") == [AnswerText("So."), MessageEnd("tool_calls"), called]
-    assert judge(told, "allow", "the tool's default") == [
+    assert request_call(listener, command="ls") == [AnswerText("So."), MessageEnd("tool_calls"), called]
+    assert judge(listener, "allow", "the tool's default") == [
         CallVerdict(CALL, "bash", "allow", "the tool's default")
     ]
-    assert told.event("tool_called", **ASKS) == [CallStart(CALL, "bash", "ls", 1000)]
-    returned = told.event("tool_returned", **ASKS, how="returned", text="a b", took_ms=20)
-    assert returned == [CallResult(CALL, "bash", "ls", "returned", "a b", 20)]
+    assert listener.event("tool_called", **ASKS) == [CallStart(CALL, "bash", "ls", 1000)]
+    returned = listener.event("tool_returned", **ASKS, how="returned", text="a b", took_ms=20)
+    assert returned == [CallEnd(CALL, "bash", "ls", "returned", "a b", 20)]
 
 
 def test_call_output() -> None:
     """Output continues, repeated output is skipped, and a gap replaces the output so far."""
-    told = Listener()
-    request_call(told)
-    told.event("tool_called", **ASKS)
+    listener = Listener()
+    request_call(listener)
+    listener.event("tool_called", **ASKS)
 
     def says(text: str, offset: int, attempt: int = 1) -> list[Piece]:
-        return told.delta(text, offset, item=CALL, kind="output", attempt=attempt)
+        return listener.delta(text, offset, item=CALL, kind="output", attempt=attempt)
 
     assert says("one ", 0) == [CallOutput(CALL, "one ", False)]
     assert says("one two", 0) == [CallOutput(CALL, "two", False)]
@@ -315,91 +315,91 @@ def test_call_output() -> None:
     assert says(" six", 24) == [CallOutput(CALL, " six", False)]
     assert says("anew", 0, attempt=2) == [CallOutput(CALL, "anew", True)]
     assert says("late", 28, attempt=1) == []
-    assert told.delta("x", 0, item="another", kind="output") == []
+    assert listener.delta("x", 0, item="another", kind="output") == []
 
 
 def test_call_output_of_another_attempt() -> None:
     """A new attempt voids the output so far, whether output or event arrives first."""
-    told = Listener()
-    request_call(told)
-    told.event("tool_called", **ASKS)
-    told.delta("old", 0, item=CALL, kind="output")
+    listener = Listener()
+    request_call(listener)
+    listener.event("tool_called", **ASKS)
+    listener.delta("old", 0, item=CALL, kind="output")
     began = CallStart(CALL, "bash", "", 1000)
-    assert told.event("tool_called", **ASKS, attempt=2) == [CallOutput(CALL, "", True), began]
-    told.delta("new", 0, item=CALL, kind="output", attempt=3)
-    assert told.event("tool_called", **ASKS, attempt=3) == [began]
+    assert listener.event("tool_called", **ASKS, attempt=2) == [CallOutput(CALL, "", True), began]
+    listener.delta("new", 0, item=CALL, kind="output", attempt=3)
+    assert listener.event("tool_called", **ASKS, attempt=3) == [began]
 
 
 def test_a_denied_call() -> None:
     """The result of a denied call names the source of its verdict."""
-    told = Listener()
-    request_call(told)
-    assert judge(told, "deny", "managed rule bash deny") == [
+    listener = Listener()
+    request_call(listener)
+    assert judge(listener, "deny", "managed rule bash deny") == [
         CallVerdict(CALL, "bash", "deny", "managed rule bash deny")
     ]
-    [returned] = told.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
-    assert isinstance(returned, CallResult)
+    [returned] = listener.event("tool_returned", **ASKS, how="denied", text="This was not allowed: no")
+    assert isinstance(returned, CallEnd)
     assert (returned.denied_by, returned.denial_shown) == ("managed rule bash deny", False)
 
 
 def test_an_approval_and_its_answer() -> None:
     """An approval holds the call's input; its answer is reported, and a denial only once."""
-    told = Listener()
-    request_call(told, command="rm x")
-    [asked] = told.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", note="rule")
-    assert isinstance(asked, ApprovalOpening)
-    assert asked.approval["arguments"] == {"command": "rm x"}
-    assert (asked.approval["approval_id"], asked.approval["requested_at_ms"]) == ("apr_1", 1000)
+    listener = Listener()
+    request_call(listener, command="rm x")
+    [opening] = listener.event("approval_requested", approval_id="apr_1", **ASKS, subject="rm x", note="rule")
+    assert isinstance(opening, ApprovalOpening)
+    assert opening.approval["arguments"] == {"command": "rm x"}
+    assert (opening.approval["approval_id"], opening.approval["requested_at_ms"]) == ("apr_1", 1000)
     answer: Any = {"approval_id": "apr_1", "call_id": CALL, "decision": "deny", "actor": "uid:7"}
-    assert told.event("approval_answered", **answer, note="no") == [
+    assert listener.event("approval_answered", **answer, note="no") == [
         ApprovalClosing("apr_1", "bash", "rm x", "deny", "uid:7", "no")
     ]
-    [returned] = told.event("tool_returned", **ASKS, how="denied", text="no")
-    assert isinstance(returned, CallResult)
+    [returned] = listener.event("tool_returned", **ASKS, how="denied", text="no")
+    assert isinstance(returned, CallEnd)
     assert returned.denial_shown
 
 
 @pytest.mark.parametrize(("how", "known"), [("expired", True), ("withdrawn", False), ("renewed", False)])
 def test_an_approval_that_lapses(how: str, known: bool) -> None:
     """A lapsed approval names no person; an expired one counts as denied."""
-    told = Listener()
-    request_call(told)
-    told.event("approval_requested", approval_id="apr_1", **ASKS)
-    lapsed = told.event("approval_lapsed", approval_id="apr_1", call_id=CALL, how=how)
+    listener = Listener()
+    request_call(listener)
+    listener.event("approval_requested", approval_id="apr_1", **ASKS)
+    lapsed = listener.event("approval_lapsed", approval_id="apr_1", call_id=CALL, how=how)
     assert lapsed == [ApprovalClosing("apr_1", "bash", "", how)]
-    [returned] = told.event("tool_returned", **ASKS, how="denied", text="x")
-    assert isinstance(returned, CallResult)
+    [returned] = listener.event("tool_returned", **ASKS, how="denied", text="x")
+    assert isinstance(returned, CallEnd)
     assert returned.denial_shown is known
 
 
 def test_a_question_and_its_answer() -> None:
     """The answer of a question shows the labels of the options."""
-    told = Listener()
+    listener = Listener()
     options = [{"option_id": "1", "label": "red"}, {"option_id": "2", "label": "blue"}]
     questions = [{"key": "c", "question": "Which?", "options": options}, {"key": "w", "question": "Why?"}]
-    [asked] = told.event("question_asked", question_id="qst_1", call_id=CALL, questions=questions)
-    assert isinstance(asked, QuestionOpening)
-    assert asked.question["questions"] == questions
+    [opening] = listener.event("question_asked", question_id="qst_1", call_id=CALL, questions=questions)
+    assert isinstance(opening, QuestionOpening)
+    assert opening.question["questions"] == questions
     answers = [{"key": "c", "selected": ["2"]}, {"key": "w", "text": "so"}]
     answered: Any = {"question_id": "qst_1", "call_id": CALL, "actor": "uid:7"}
-    assert told.event("question_answered", **answered, answers=answers) == [
+    assert listener.event("question_answered", **answered, answers=answers) == [
         QuestionClosing("qst_1", "answered", "uid:7", "blue / so")
     ]
-    assert told.event("question_answered", **answered, declined=True) == [
+    assert listener.event("question_answered", **answered, declined=True) == [
         QuestionClosing("qst_1", "declined", "uid:7")
     ]
-    lapsed = told.event("question_lapsed", question_id="qst_1", call_id=CALL, how="expired")
+    lapsed = listener.event("question_lapsed", question_id="qst_1", call_id=CALL, how="expired")
     assert lapsed == [QuestionClosing("qst_1", "expired")]
 
 
 def test_a_doubt_and_its_end() -> None:
     """A call in doubt holds the call's input; its resolution is reported even after its run."""
-    told = Listener()
-    request_call(told, command="rm x")
-    [doubted] = told.event("indoubt_opened", indoubt_id="idt_1", **ASKS, note="gone")
+    listener = Listener()
+    request_call(listener, command="rm x")
+    [doubted] = listener.event("indoubt_opened", indoubt_id="idt_1", **ASKS, note="gone")
     assert isinstance(doubted, DoubtOpening)
     assert doubted.doubt["arguments"] == {"command": "rm x"}
-    told.event("run_ended", outcome="completed")
+    listener.event("run_ended", outcome="completed")
     settled: Any = {
         "indoubt_id": "idt_1",
         **ASKS,
@@ -407,34 +407,34 @@ def test_a_doubt_and_its_end() -> None:
         "actor": "uid:7",
         "justification": "seen",
     }
-    assert told.event("indoubt_resolved", **settled) == [
+    assert listener.event("indoubt_resolved", **settled) == [
         DoubtClosing("idt_1", "bash", "done", "uid:7", "seen")
     ]
 
 
 def test_other_notes_about_runs() -> None:
     """A repeated call after a crash, a steer message and a new permission mode are reported."""
-    told = Listener()
-    request_call(told)
-    [noted] = told.event("call_probed", **ASKS)
+    listener = Listener()
+    request_call(listener)
+    [noted] = listener.event("call_probed", **ASKS)
     assert isinstance(noted, Notice)
     assert "runs again" in noted.text
-    assert told.event("tool_observed", call_id=CALL, evidence={}) == []
+    assert listener.event("tool_observed", call_id=CALL, evidence={}) == []
     items = [{"kind": "text", "text": "faster"}]
-    assert told.event("steered", items=items, sender="ada") == [SteerText("faster", "ada")]
-    [noted] = told.event("session_updated", changes={"permission_mode": "plan"})
+    assert listener.event("steered", items=items, sender="ada") == [SteerText("faster", "ada")]
+    [noted] = listener.event("session_updated", changes={"permission_mode": "plan"})
     assert isinstance(noted, Notice)
     assert "the permission mode is now plan" in noted.text
-    assert told.event("session_updated", changes={"title": "x"}) == []
+    assert listener.event("session_updated", changes={"title": "x"}) == []
 
 
 def test_notes_about_shells() -> None:
     """A stalled shell and the end of a shell are noted; other tasks are not."""
-    told = Listener()
-    assert told.event("task_created", task_id="tsk_1", title="npm run dev") == []
-    (asks,) = told.event("task_stalled", task_id="tsk_1", note="for the model")
+    listener = Listener()
+    assert listener.event("task_created", task_id="tsk_1", title="npm run dev") == []
+    (asks,) = listener.event("task_stalled", task_id="tsk_1", note="for the model")
     assert asks == Notice("the background shell tsk_1 waits for input that nobody can give")
-    (ended,) = told.event(
+    (ended,) = listener.event(
         "task_ended", task_id="tsk_1", status="failed", terminal_reason="exited", exit_code=2, note="x"
     )
     assert ended == Notice("the background shell tsk_1 has ended: failed, exited with exit code 2")
@@ -442,15 +442,15 @@ def test_notes_about_shells() -> None:
 
 def test_notes_about_the_context() -> None:
     """A compaction and a failed compaction are noted."""
-    told = Listener()
+    listener = Listener()
     compacted: Any = {"trigger": "auto", "strategy": "summary", "upto": 3}
-    assert told.event("context_compacted", **compacted, pre_tokens=90_000, post_tokens=2_000) == [
+    assert listener.event("context_compacted", **compacted, pre_tokens=90_000, post_tokens=2_000) == [
         Notice("the model now sees a summary of the conversation so far: 90000 tokens became 2000")
     ]
-    assert told.event("context_compacted", **compacted | {"strategy": "results"}) == [
+    assert listener.event("context_compacted", **compacted | {"strategy": "results"}) == [
         Notice("the model now sees less of the conversation so far")
     ]
-    failed = told.event("compaction_failed", trigger="manual", error={"reason": "x", "message": "no key"})
+    failed = listener.event("compaction_failed", trigger="manual", error={"reason": "x", "message": "no key"})
     assert failed == [Notice("the conversation could not be summarized: no key")]
 
 
@@ -459,22 +459,22 @@ def test_calls_of_an_earlier_message() -> None:
     call = {"kind": "tool_call", "call_id": CALL, "name": "bash", "arguments": {"command": "ls"}}
     known, unknown = Listener(), Listener()
     known.follower.learn({"role": "assistant", "items": [call]})
-    for told, about in ((known, "ls"), (unknown, "")):
-        assert told.event("tool_called", **ASKS) == [CallStart(CALL, "bash", about, 1000)]
-        assert told.delta("x", 0, item=CALL, kind="output") == [CallOutput(CALL, "x", False)]
-        assert told.event("tool_returned", **ASKS, how="returned", text="") == [
-            CallResult(CALL, "bash", about, "returned", "")
+    for listener, about in ((known, "ls"), (unknown, "")):
+        assert listener.event("tool_called", **ASKS) == [CallStart(CALL, "bash", about, 1000)]
+        assert listener.delta("x", 0, item=CALL, kind="output") == [CallOutput(CALL, "x", False)]
+        assert listener.event("tool_returned", **ASKS, how="returned", text="") == [
+            CallEnd(CALL, "bash", about, "returned", "")
         ]
 
 
 @given(st.text(), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20))
 def test_any_deltas_show_the_answer_once(text: str, cuts: list[tuple[int, int]]) -> None:
     """With lost, repeated and overlapping deltas, the text is always a prefix and finally whole."""
-    told = Listener()
-    told.begin()
+    listener = Listener()
+    listener.begin()
     for start, length in cuts:
         if text[start : start + length]:
-            told.delta(text[start : start + length], start)
-        assert text.startswith(told.said)
-    told.message(text)
-    assert told.said == text
+            listener.delta(text[start : start + length], start)
+        assert text.startswith(listener.said)
+    listener.message(text)
+    assert listener.said == text

@@ -56,10 +56,10 @@ def test_history() -> None:
             "message": {"role": "assistant", "items": [{"kind": "text", "text": "he"}]},
         },
     ]
-    shown = format_history(messages, WIDE)
-    assert shown.startswith("ada ")
-    assert "hi␛" in shown
-    assert "(stopped)" in shown
+    rendered = format_history(messages, WIDE)
+    assert rendered.startswith("ada ")
+    assert "hi␛" in rendered
+    assert "(stopped)" in rendered
     assert [line.split("\t")[1:] for line in format_history(messages, PIPE).splitlines()] == [
         ["user", "hi␛"],
         ["assistant", "he"],

@@ -63,39 +63,41 @@ def test_every_record_can_be_shown(kind: type, show: Any, look: Display, full: b
 def test_text_is_sanitised(text: str) -> None:
     """Any text from models and tools is sanitised."""
     preview = {"kind": "diff", "text": text}
-    for shown in (
+    for rendered in (
         asking.format_approval(approval(tool=text, subject=text, preview=preview, note=text), WIDE),
         asking.format_approval(approval(arguments={text: text}), WIDE),
         asking.format_question(
             {"key": "q1", "question": text, "options": [{"option_id": "o", "label": text}]}, WIDE
         ),
     ):
-        assert sanitise(shown) == shown
+        assert sanitise(rendered) == rendered
 
 
 def test_a_diff() -> None:
     """Added and removed lines are colored, and a truncated diff says so."""
     preview = {"kind": "diff", "text": "@@ -1 +1 @@\n-old\n+new\n same\n", "truncated": True}
-    shown = asking.format_approval(approval(preview=preview), COLORED)
-    assert "\x1b[32m+new\x1b[0m\n same" in shown
-    assert "\x1b[31m-old\x1b[0m" in shown
-    assert shown.endswith("there is more)\x1b[0m")
+    rendered = asking.format_approval(approval(preview=preview), COLORED)
+    assert "\x1b[32m+new\x1b[0m\n same" in rendered
+    assert "\x1b[31m-old\x1b[0m" in rendered
+    assert rendered.endswith("there is more)\x1b[0m")
 
 
 def test_a_command() -> None:
     """A command is shown after a prompt."""
-    shown = asking.format_approval(approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE)
-    assert shown.endswith("$ make\nmake install")
+    rendered = asking.format_approval(
+        approval(preview={"kind": "command", "text": "make\nmake install"}), WIDE
+    )
+    assert rendered.endswith("$ make\nmake install")
 
 
 def test_without_a_preview_the_input_is_shown() -> None:
     """Without a preview, the input is shown, and the changed input after it."""
-    shown = asking.format_approval(
+    rendered = asking.format_approval(
         approval(status="allowed", resolved_by="uid:0", updated_input={"path": "b.txt"}), PIPE
     )
-    assert 'input:\n{\n  "path": "a.txt"\n}' in shown
-    assert shown.endswith('changed to:\n{\n  "path": "b.txt"\n}')
-    assert "status\tallowed by uid:0" in shown
+    assert 'input:\n{\n  "path": "a.txt"\n}' in rendered
+    assert rendered.endswith('changed to:\n{\n  "path": "b.txt"\n}')
+    assert "status\tallowed by uid:0" in rendered
 
 
 def test_a_question_with_its_answer() -> None:
@@ -112,8 +114,8 @@ def test_a_question_with_its_answer() -> None:
 
 def test_a_question_with_several_answers() -> None:
     """A question that allows several options says so."""
-    shown = asking.format_question(ASKED | {"multi_select": True}, WIDE)
-    assert shown.startswith("q1 Color (several may be chosen)\nWhich color?\n")
+    rendered = asking.format_question(ASKED | {"multi_select": True}, WIDE)
+    assert rendered.startswith("q1 Color (several may be chosen)\nWhich color?\n")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,6 @@ def test_status_and_person(status: str) -> None:
 
 def test_every_field_has_a_line() -> None:
     """Every field for people has a line."""
-    shown = asking.format_approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
+    rendered = asking.format_approval(msgspec.to_builtins(sample(ApprovalView, full=True)), PIPE)
     for name in ("approval", "tool", "why", "agent", "run", "expires", "denied as", "justification"):
-        assert f"{name}\t" in shown
+        assert f"{name}\t" in rendered

@@ -15,29 +15,29 @@ NOW = 1_795_000_000_000
 
 
 @pytest.mark.parametrize(
-    ("amount", "said"),
+    ("amount", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
 )
-def test_size(amount: int, said: str) -> None:
+def test_size(amount: int, text: str) -> None:
     """A size has the unit that keeps its number short."""
-    assert format_size(amount) == said
+    assert format_size(amount) == text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [(0.25, "0.2 s"), (59, "59 s"), (185, "3 min 5 s"), (7200, "2 h"), (190_000, "2 d 4 h"), (86_461, "1 d")],
 )
-def test_duration(seconds: float, said: str) -> None:
+def test_duration(seconds: float, text: str) -> None:
     """A length of time is shown in its two largest units."""
-    assert format_duration(seconds) == said
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("before_s", "said"), [(0, "now"), (5, "5 s ago"), (120, "2 min ago"), (-7200, "in 2 h"), (-5, "in 5 s")]
+    ("before_s", "text"), [(0, "now"), (5, "5 s ago"), (120, "2 min ago"), (-7200, "in 2 h"), (-5, "in 5 s")]
 )
-def test_age(before_s: int, said: str) -> None:
+def test_age(before_s: int, text: str) -> None:
     """Past and future times are shown by their distance."""
-    assert format_age(NOW - before_s * 1000, NOW) == said
+    assert format_age(NOW - before_s * 1000, NOW) == text
 
 
 def test_times() -> None:
@@ -47,7 +47,7 @@ def test_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("micros", "said"),
+    ("micros", "text"),
     [
         (0, "0.00 USD"),
         (1, "0.000001 USD"),
@@ -58,7 +58,7 @@ def test_times() -> None:
         (1_234_500_000, "1234.50 USD"),
     ],
 )
-def test_money(micros: int, said: str) -> None:
+def test_money(micros: int, text: str) -> None:
     """An amount has at least two decimals, and more if they are needed."""
-    assert format_money({"micros": micros, "currency": "USD"}) == said
+    assert format_money({"micros": micros, "currency": "USD"}) == text
     assert format_money(None) is None

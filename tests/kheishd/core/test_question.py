@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheishd.core.question import DECLINED, evolve, make_reply, require_valid_answers
+from kheishd.core.question import DECLINED, evolve, format_reply, require_valid_answers
 from protocol.errors.question import AnswerInvalid
 from protocol.events.question import QuestionAnswered, QuestionAsked, QuestionLapsed
 from protocol.journal.envelope import Envelope
@@ -147,16 +147,10 @@ def test_a_declined_request_has_no_answers() -> None:
 # The reply.
 
 
-def test_make_reply() -> None:
+def test_format_reply() -> None:
     """The reply follows the questions' order and has labels, not ids."""
-    result = make_reply(pending_request(), "ask_user_question", answer_event(justification="as agreed"))
-    assert (result.how, result.is_error, result.call_id, result.tool) == (
-        "answered",
-        False,
-        "c1",
-        "ask_user_question",
-    )
-    assert json.loads(result.text) == {
+    reply = format_reply(QUESTIONS, ANSWERS, declined=False, justification="as agreed")
+    assert json.loads(reply) == {
         "answers": [
             {"question": "Which color?", "chosen": ["Blue"], "text": "a dark one"},
             {"question": "Which ones then?", "chosen": ["Red", "Blue"]},
@@ -166,11 +160,10 @@ def test_make_reply() -> None:
     }
 
 
-def test_declining_is_an_answer() -> None:
-    """The model is told that the person declined; this is not an error."""
-    result = make_reply(pending_request(), "ask", answer_event(answers=[], declined=True))
-    assert json.loads(result.text) == {"declined": True, "message": DECLINED}
-    assert not result.is_error
+def test_format_reply_declined() -> None:
+    """The model is told that the person declined."""
+    reply = format_reply(QUESTIONS, [], declined=True)
+    assert json.loads(reply) == {"declined": True, "message": DECLINED}
 
 
 @given(st.lists(st.text(max_size=2_000), min_size=3, max_size=3))
@@ -178,7 +171,4 @@ def test_valid_answers_make_a_short_reply(texts: list[str]) -> None:
     """Valid answers never make a result that is too long to be shown whole."""
     answers = [Answer(key=f"q{number}", text=f"x{text}") for number, text in enumerate(texts, 1)]
     require_valid_answers(QUESTIONS, answers, declined=False)
-    assert (
-        len(make_reply(pending_request(), "ask", answer_event(answers=answers)).text.encode())
-        <= MAX_TOOL_TEXT_BYTES
-    )
+    assert len(format_reply(QUESTIONS, answers, declined=False).encode()) <= MAX_TOOL_TEXT_BYTES

@@ -26,7 +26,7 @@ from protocol.journal.line import JournalEvent, Unknown, decode_event, encode_li
 from protocol.objects.permission import MODES, PermissionMode
 from protocol.objects.session import CapabilityScope, Session, Todo
 from protocol.transcript import Message, Text, Usage
-from tests.support.machine import accepted
+from tests.support.machine import acceptance
 
 CREATED = SessionCreated(agent="default", sender="user", metadata={"team": "red"})
 
@@ -54,7 +54,7 @@ def test_a_session_begins_with_its_creation() -> None:
 
 def test_runs_queue_until_they_end() -> None:
     """The first open run has the slot; a run that ends leaves the queue at any position."""
-    queue = [(accepted(), "run_1"), (accepted(), "run_2"), (accepted(), "run_3")]
+    queue = [(acceptance(), "run_1"), (acceptance(), "run_2"), (acceptance(), "run_3")]
     assert fold(*queue).open_runs == ["run_1", "run_2", "run_3"]
     session = fold(*queue, (RunEnded(outcome="cancelled"), "run_2"), (RunEnded(outcome="failed"), "run_1"))
     assert session.open_runs == ["run_3"]

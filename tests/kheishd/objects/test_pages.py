@@ -25,7 +25,7 @@ def rows(size: int, after: int = -1) -> Iterator[tuple[tuple[str, int], int]]:
 
 @given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
 def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> None:
-    """All wanted rows, each once and in order, whatever the limit."""
+    """Every accepted row is on exactly one page, in order, whatever the limit."""
     found: list[int] = []
     after = -1
     while True:
@@ -39,7 +39,7 @@ def test_pages_join_without_a_gap(size: int, limit: int, wanted: set[int]) -> No
 
 
 def test_a_page_ends_at_a_mebibyte() -> None:
-    """However many rows are asked for."""
+    """A page ends at a mebibyte, whatever the limit."""
     large = "x" * (MAX_PAGE_BYTES // 4)
     chosen, following = page_of((((number,), large) for number in count()), 500, lambda row: True)
     assert (len(chosen), following) == (4, "3")
@@ -50,7 +50,7 @@ def test_a_page_ends_at_a_mebibyte() -> None:
 
 
 def test_a_page_ends_when_enough_was_examined() -> None:
-    """Even empty, with where to go on; rows that are no longer there are passed over."""
+    """A page ends after 5,000 examined rows, even empty, with a token; missing rows are skipped."""
     endless: Iterator[tuple[tuple[int], int | None]] = (((number,), None) for number in count())
     assert page_of(endless, 50, lambda row: True) == ([], str(MAX_PAGE_EXAMINED_ROWS - 1))
     numbers = (((number,), number) for number in count())
@@ -58,7 +58,7 @@ def test_a_page_ends_when_enough_was_examined() -> None:
 
 
 def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that take half a millisecond each to decode are not looked at by the thousand."""
+    """A page ends after 30 ms of work."""
     worked = 0.0
 
     def heavy() -> Iterator[tuple[tuple[int], int]]:
@@ -75,7 +75,7 @@ def test_a_page_ends_when_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_read_beyond_a_page() -> None:
-    """A scan is left where the page ends."""
+    """A scan stops where the page ends."""
     read: list[int] = []
 
     def scan() -> Iterator[tuple[tuple[int], int]]:
@@ -87,8 +87,8 @@ def test_nothing_is_read_beyond_a_page() -> None:
     assert read == [0, 1, 2]
 
 
-def test_marks_are_checked() -> None:
-    """What no page gave is refused by its path; what one gave is taken."""
+def test_page_tokens_are_validated() -> None:
+    """A page token is accepted; any other text is refused by its field."""
     assert (cursor_after(None), cursor_after("17")) == (None, 17)
     assert (id_after(None), id_after("ses_1")) == (None, "ses_1")
     for check, wrong in (
@@ -109,8 +109,8 @@ def marks(state: State, *, limited: bool) -> PageTokens:
 
 @given(text=st.from_regex(ID_PATTERN, fullmatch=True))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_mark_tells_a_limited_caller_nothing(store: Store, text: str) -> None:
-    """It may be of a row that is not its own; it leads to where the page ended all the same."""
+def test_page_tokens_of_a_limited_caller_are_encrypted(store: Store, text: str) -> None:
+    """The token hides the id of the row and still leads to it."""
     state = cast("State", SimpleNamespace(store=store))
     plain, veiled = (marks(state, limited=limited) for limited in (False, True))
     assert plain.token_of(("s", text)) == text == plain.id_of(text)
@@ -124,8 +124,8 @@ def test_a_mark_tells_a_limited_caller_nothing(store: Store, text: str) -> None:
 
 
 @pytest.mark.parametrize("after", ["+", "+AAAA", "+" + "A" * 40, "+ü", "+=", "a b", ""])
-def test_a_veiled_mark_that_no_page_gave(store: Store, after: str) -> None:
-    """Is refused, and leads nowhere."""
+def test_forged_page_tokens_are_refused(store: Store, after: str) -> None:
+    """An encrypted token that no page returned is refused."""
     state = cast("State", SimpleNamespace(store=store))
     for limited in (True, False):
         with pytest.raises(InvalidParams) as caught:

@@ -9,8 +9,8 @@ from protocol.errors.rpc import InvalidParams
 from protocol.errors.session import InputTooLarge
 
 
-def test_what_is_kept_fits() -> None:
-    """In size, in depth and in the numbers it holds; the refusal names the field."""
+def test_require_storable() -> None:
+    """A value is limited in size, in depth and in its integers; the refusal names the field."""
     require_storable({"a": [1, "b"]}, 13, "metadata", "$.params.metadata")
     with pytest.raises(InputTooLarge) as refused:
         require_storable({"a": [1, "b"]}, 12, "metadata", "$.params.metadata")

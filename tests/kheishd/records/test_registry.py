@@ -8,7 +8,7 @@ from protocol.events.run import RunStarted
 from protocol.events.token import TokenRevoked
 from protocol.journal.envelope import DAEMON_STREAM
 from tests.support.histories import approval_requested
-from tests.support.machine import accepted
+from tests.support.machine import acceptance
 
 
 def test_each_projection_is_complete() -> None:
@@ -29,7 +29,7 @@ def test_an_event_concerns_the_projections_that_fold_it() -> None:
         return [projection.table for projection in REGISTRY.concerned(stream, event)]  # type: ignore[arg-type]
 
     assert tables("s", RunStarted(starts=1)) == [SESSIONS, RUNS]
-    assert tables("s", accepted()) == [SESSIONS, RUNS, PINNED]
+    assert tables("s", acceptance()) == [SESSIONS, RUNS, PINNED]
     assert tables("s", approval_requested("apr_1")) == [SESSIONS, RUNS, APPROVALS]
     assert tables("s", PermissionsChanged()) == [SESSIONS, RUNS]
     assert tables(DAEMON_STREAM, PermissionsChanged()) == [PERMISSIONS]

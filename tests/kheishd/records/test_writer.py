@@ -52,7 +52,7 @@ from tests.support.histories import (
     task_created,
     task_ended,
 )
-from tests.support.machine import accepted, possible
+from tests.support.machine import acceptance, possible_commands
 from tests.support.stores import NOW_MS, opened, update
 
 
@@ -67,7 +67,7 @@ def accept(tx: Transaction, session_id: str, run_id: str, origin: Origin = BY_DA
     """An input and its run."""
     fold = SessionWriter(tx, session_id, session=tx.get(SESSIONS, session_id), origin=origin)
     fold.append(InputReceived(input_id="inp_1", items=[Text("x")]), run_id=run_id)
-    fold.append(accepted(), run_id=run_id)
+    fold.append(acceptance(), run_id=run_id)
     fold.write()
     return fold.run
 
@@ -233,7 +233,7 @@ class Sessions(RuleBasedStateMachine):
     def act(self, draw: Any) -> None:
         """Any command on any run that takes it."""
         run = draw.draw(sampled_from(self.open_runs()))
-        command = draw.draw(sampled_from(possible(run)))
+        command = draw.draw(sampled_from(possible_commands(run)))
         update(self.store, lambda tx: perform(tx, run.run_id, command))
 
     def open_runs(self) -> list[RunRecord]:

@@ -26,7 +26,7 @@ from protocol.events.task import TaskEnded, TaskStalled
 from protocol.journal.envelope import Envelope
 from protocol.journal.line import JournalEvent, Unknown
 from protocol.transcript import Item, Message, Text, Thinking, ToolCall, ToolResult, Usage, text_of
-from tests.support.machine import accepted
+from tests.support.machine import acceptance
 from tests.support.talk import assert_valid
 
 
@@ -45,7 +45,7 @@ class Script:
     def said(self, run_id: str, text: str) -> Script:
         """Add an input and its run."""
         self.add(InputReceived(input_id=f"inp_{run_id}", items=[Text(text)]), run_id)
-        event = accepted()
+        event = acceptance()
         event = type(event)(input_id=f"inp_{run_id}", agent=event.agent, pinned=event.pinned)
         return self.add(event, run_id)
 

@@ -59,7 +59,7 @@ def runtime() -> Runtime:
 
 
 async def test_daemon_status_ok(tmp_path: Path) -> None:
-    """How it is, as the daemon says."""
+    """The daemon reports its status."""
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         found = await (await server.connect()).call("daemon.status")
     assert (found["pid"], found["uptime_s"], found["warnings"]) == (
@@ -70,13 +70,13 @@ async def test_daemon_status_ok(tmp_path: Path) -> None:
 
 
 async def test_daemon_reload_ok(tmp_path: Path) -> None:
-    """The new generation and what was skipped."""
+    """A reload returns the new generation and the skipped agents."""
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         assert await (await server.connect()).call("daemon.reload") == {"generation": 2, "warnings": []}
 
 
 async def test_daemon_reload_config_invalid(tmp_path: Path) -> None:
-    """The refusal carries key and line."""
+    """The refusal names the key and the line."""
     control = Control(problem="config.toml:2: defualt_agent: unknown key")
     async with rpc_server(tmp_path, HANDLERS, control=control) as server:
         client = await server.connect()
@@ -85,7 +85,7 @@ async def test_daemon_reload_config_invalid(tmp_path: Path) -> None:
 
 
 async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
-    """It is begun with the time given, and answered."""
+    """The daemon begins to stop with the given drain time, and answers."""
     control = Control()
     async with rpc_server(tmp_path, HANDLERS, control=control) as server:
         client = await server.connect()
@@ -94,7 +94,7 @@ async def test_daemon_shutdown_ok(tmp_path: Path) -> None:
 
 
 async def test_daemon_config_ok(tmp_path: Path) -> None:
-    """What is in force, its generation and where it was read."""
+    """The configuration in force is returned with its generation and its path."""
     async with rpc_server(tmp_path, HANDLERS, control=Control(), runtimes=runtime()) as server:
         found = await (await server.connect()).call("daemon.config")
     assert (found["generation"], found["path"]) == (3, "/h/config.toml")
@@ -102,7 +102,7 @@ async def test_daemon_config_ok(tmp_path: Path) -> None:
 
 
 async def test_daemon_backup_ok(tmp_path: Path) -> None:
-    """A copy that restores to the same content."""
+    """A backup restores to the same content."""
     target = tmp_path / "copy"
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         await server.token()
@@ -119,7 +119,7 @@ async def test_daemon_backup_ok(tmp_path: Path) -> None:
 
 
 async def test_daemon_backup_path_refused(tmp_path: Path) -> None:
-    """Over the wire: the field is named, and nothing is made."""
+    """A refused path is named as a field, and nothing is created."""
     async with rpc_server(tmp_path, HANDLERS, control=Control()) as server:
         client = await server.connect()
         with pytest.raises(PathRefused) as refused:
@@ -128,7 +128,7 @@ async def test_daemon_backup_path_refused(tmp_path: Path) -> None:
 
 
 def test_backup_paths(tmp_path: Path) -> None:
-    """Each rule, by its own words; and a path that is fine."""
+    """Each rule for the path of a backup has its own message; a good path is returned."""
     state = tmp_path / "home" / "state"
     state.mkdir(parents=True)
     (tmp_path / "link").symlink_to(state)
@@ -149,7 +149,7 @@ def test_backup_paths(tmp_path: Path) -> None:
 
 
 async def test_daemon_doctor_ok(tmp_path: Path, store_dir: Path) -> None:
-    """A store with a past, examined over the wire, whole and not."""
+    """The doctor examines a store with history over the wire, deep or not."""
     store = Store.open(store_dir, on_group=lambda group: None, threaded=False, version="test")
     rich_history(store)
     store.close()

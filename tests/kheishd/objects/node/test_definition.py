@@ -21,7 +21,7 @@ def runtime() -> Runtime:
 
 
 async def test_definition_list_ok(tmp_path: Path) -> None:
-    """By name; pages join without a gap; null lists are everything and left out, empty ones are shown."""
+    """Agents are listed by name without gaps between pages; null lists are left out, empty ones are shown."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         first = await client.call("definition.list", limit=2)
@@ -34,7 +34,7 @@ async def test_definition_list_ok(tmp_path: Path) -> None:
 
 
 async def test_definition_get_ok(tmp_path: Path) -> None:
-    """One agent, with where it comes from and its instructions' digest."""
+    """An agent is shown with its source and the digest of its instructions."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         found = await (await server.connect()).call("definition.get", name="reviewer")
     assert (found["instructions"], found["source"], found["path"]) == (
@@ -55,7 +55,7 @@ async def test_definition_get_agent_not_found(tmp_path: Path) -> None:
 
 
 async def test_a_token_sees_only_its_agents(tmp_path: Path) -> None:
-    """For a token that covers one agent there are no others, listed or asked for."""
+    """A token that covers one agent neither lists nor shows others."""
     tcp = TcpListen("127.0.0.1", 0)
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime(), tcp=tcp) as server:
         _, secret = await server.token(agents=["writer"])

@@ -71,7 +71,7 @@ def cursors(page: dict[str, Any]) -> list[int]:
 
 
 async def test_journal_read_ok(server: RpcServer, client: Client) -> None:
-    """Pages from the oldest on, each going on where the one before ended."""
+    """Pages from the oldest event continue where the previous one ended."""
     await add(server, 4)
     first = await client.call("journal.read", limit=2)
     second = await client.call("journal.read", limit=2, after=first["next"])
@@ -83,7 +83,7 @@ async def test_journal_read_ok(server: RpcServer, client: Client) -> None:
 
 
 async def test_journal_read_ok_newest(server: RpcServer, client: Client) -> None:
-    """Pages from the newest back; before the first there is nothing."""
+    """Pages from the newest event end at the first one."""
     await add(server, 4)
     first = await client.call("journal.read", limit=3, order="newest")
     second = await client.call("journal.read", limit=3, order="newest", after=first["next"])
@@ -92,8 +92,8 @@ async def test_journal_read_ok_newest(server: RpcServer, client: Client) -> None
     assert cursors(await client.call("journal.read", order="newest", after=0)) == []
 
 
-async def test_journal_read_ok_is_what_is_stored(server: RpcServer, client: Client) -> None:
-    """To the byte."""
+async def test_journal_read_ok_returns_stored_bytes(server: RpcServer, client: Client) -> None:
+    """Events are returned byte for byte as stored."""
     await add(server, 1, title="Überschrift \\ \u2028")
     with server.state.read() as store:
         lines = [line for _, line in store.entries("ses_1")]
@@ -102,7 +102,7 @@ async def test_journal_read_ok_is_what_is_stored(server: RpcServer, client: Clie
 
 
 async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
-    """Whatever number a client makes up: there is nothing there, yet."""
+    """A cursor after the newest entry returns an empty page."""
     for after in (2, 2**63, 2**64, 10**30):
         assert await client.call("journal.read", after=after) == {"events": [], "next": None}
         assert cursors(await client.call("journal.read", after=after, order="newest")) == [1]
@@ -111,7 +111,7 @@ async def test_journal_read_ok_beyond_the_end(client: Client) -> None:
 
 
 async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> None:
-    """By session, subtree, run, types; and several of them."""
+    """Filters by session, subtree, run and type apply alone and together."""
     child = await commit(server, add_session, "ses_2", "default", "user", "ses_1")
     of_run = await commit(server, add_event, "ses_1", "", "run_1")
     daemons = await commit(server, add_daemon_event)
@@ -127,7 +127,7 @@ async def test_journal_read_ok_filtered(server: RpcServer, client: Client) -> No
 
 
 async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Client) -> None:
-    """At a mebibyte, or having looked at 5,000; even empty, with a ``next`` that goes on."""
+    """A page ends at a mebibyte, or after 5,000 examined entries, even empty, with a ``next``."""
     for _ in range(8):
         await add(server, 1, title="x" * 200_000)
     page = await client.call("journal.read", limit=500)
@@ -146,7 +146,7 @@ async def test_journal_read_ok_a_page_ends_early(server: RpcServer, client: Clie
 async def test_journal_read_ok_a_search_through_large_entries_ends_early(
     server: RpcServer, client: Client
 ) -> None:
-    """At eight mebibytes: 5,000 entries may be a gigabyte."""
+    """A page ends after eight examined mebibytes, because 5,000 entries may be a gigabyte."""
     count = MAX_PAGE_EXAMINED_BYTES // 200_000 + 1
     for _ in range(count + 5):
         await add(server, 1, title="x" * 200_000)
@@ -155,8 +155,8 @@ async def test_journal_read_ok_a_search_through_large_entries_ends_early(
     assert 8 < empty["next"] <= count + 1
 
 
-async def test_journal_read_ok_covers_what_the_caller_may_see(server: RpcServer, client: Client) -> None:
-    """Agents and senders of its token; the daemon's own events only without limits."""
+async def test_journal_read_ok_for_a_limited_caller(server: RpcServer, client: Client) -> None:
+    """A token reads its agents and senders; only an unlimited caller reads the daemon's own events."""
     anns = await commit(server, add_session, "ses_ann", "helper", "ann")
     await commit(server, add_session, "ses_bob", "helper", "bob")
     await commit(server, add_daemon_event)
@@ -166,7 +166,7 @@ async def test_journal_read_ok_covers_what_the_caller_may_see(server: RpcServer,
 
 
 async def test_journal_read_session_not_found(server: RpcServer, client: Client) -> None:
-    """Unknown, the daemon's own, or not covered: the answer is the same."""
+    """An unknown session, the daemon's stream and a session that is not covered are refused alike."""
     for session_id in ("ses_9", "daemon"):
         with pytest.raises(SessionNotFound):
             await client.call("journal.read", session_id=session_id)
@@ -176,7 +176,7 @@ async def test_journal_read_session_not_found(server: RpcServer, client: Client)
 
 
 async def test_journal_read_run_not_found(server: RpcServer, client: Client) -> None:
-    """Unknown, or of another session."""
+    """An unknown run and a run of another session are refused."""
     await commit(server, add_session, "ses_2")
     with pytest.raises(RunNotFound):
         await client.call("journal.read", run_id="run_9")
@@ -185,8 +185,8 @@ async def test_journal_read_run_not_found(server: RpcServer, client: Client) -> 
 
 
 @pytest.mark.parametrize("method", ["journal.read", "journal.subscribe"])
-async def test_a_run_that_is_not_covered_is_not_there(server: RpcServer, client: Client, method: str) -> None:
-    """The refusal says nothing of its session, and is the one for a run that does not exist."""
+async def test_an_uncovered_run_looks_unknown(server: RpcServer, client: Client, method: str) -> None:
+    """The refusal for a run that is not covered equals the one for an unknown run and names no session."""
     limit(server)
     for session in ({}, {"session_id": "ses_1"}):
         with pytest.raises(RunNotFound) as caught:
@@ -195,7 +195,7 @@ async def test_a_run_that_is_not_covered_is_not_there(server: RpcServer, client:
 
 
 async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> None:
-    """What is asked for is gone; without a cursor, reading begins with what is kept."""
+    """A pruned cursor is refused; without a cursor, reading begins with the first entry that is left."""
     some = await add(server, 3)
     await commit(server, mark_pruned, "ses_1", some[0])
     await commit(server, mark_pruned, "*", some[0])
@@ -207,16 +207,16 @@ async def test_journal_read_cursor_pruned(server: RpcServer, client: Client) -> 
         assert await client.call("journal.read", order="newest", after=1, **params)
 
 
-async def test_marks_of_pruning_are_per_stream(server: RpcServer) -> None:
-    """Zero where nothing was pruned."""
+async def test_pruned_cursors_are_per_stream(server: RpcServer) -> None:
+    """A stream without pruning has the pruned cursor 0."""
     await commit(server, mark_pruned, "ses_1", 300)
     with server.state.read() as store:
         assert pruned_until(store, "ses_1") == 300
         assert pruned_until(store, "ses_2") == pruned_until(store, None) == 0
 
 
-async def test_remembered_verdicts_are_bounded(server: RpcServer) -> None:
-    """However many streams there are."""
+async def test_cached_verdicts_are_bounded(server: RpcServer) -> None:
+    """The cache of verdicts on streams is bounded."""
     with server.state.read() as store:
         selection = Selection(store, LIMITED, Filter())
         for number in range(MAX_CACHED_STREAMS + 10):
@@ -228,7 +228,7 @@ async def test_remembered_verdicts_are_bounded(server: RpcServer) -> None:
 
 
 async def test_journal_subscribe_ok(server: RpcServer, client: Client) -> None:
-    """The answer, what is after the cursor, ``synced``, then what comes."""
+    """A subscription sends its answer, the entries after the cursor, ``synced``, then new entries."""
     some = await add(server, 2)
     assert await client.call("journal.subscribe", after=1, subscription="mine") == {
         "subscription": "mine",
@@ -244,7 +244,7 @@ async def test_journal_subscribe_ok(server: RpcServer, client: Client) -> None:
 
 
 async def test_journal_subscribe_ok_with_deltas(server: RpcServer, client: Client) -> None:
-    """From now on, with text as it is written."""
+    """A subscription from now on includes text while the model writes it."""
     answer = await client.call("journal.subscribe", session_id="ses_1", deltas=True)
     assert (await client.next())[0] == "journal.synced"
     server.live.append(server.live.begin("ses_1", "run_1", "itm_1", 1), "text", "Grüße")
@@ -262,7 +262,7 @@ async def test_journal_subscribe_ok_with_deltas(server: RpcServer, client: Clien
 
 
 async def test_journal_subscribe_session_not_found(server: RpcServer, client: Client) -> None:
-    """Also for one that the caller may not see."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     with pytest.raises(SessionNotFound):
         await client.call("journal.subscribe", session_id="ses_9")
     limit(server)
@@ -271,13 +271,13 @@ async def test_journal_subscribe_session_not_found(server: RpcServer, client: Cl
 
 
 async def test_journal_subscribe_run_not_found(client: Client) -> None:
-    """Unknown."""
+    """An unknown run is refused."""
     with pytest.raises(RunNotFound):
         await client.call("journal.subscribe", run_id="run_9")
 
 
 async def test_journal_subscribe_subscription_exists(server: RpcServer, client: Client) -> None:
-    """Names are the connection's own, and free again once the subscription has ended."""
+    """A name is unique within a connection, and free again when its subscription has ended."""
     await client.call("journal.subscribe", subscription="s")
     with pytest.raises(SubscriptionExists):
         await client.call("journal.subscribe", subscription="s")
@@ -287,7 +287,7 @@ async def test_journal_subscribe_subscription_exists(server: RpcServer, client: 
 
 
 async def test_journal_subscribe_overloaded(client: Client) -> None:
-    """There may be so many, not more."""
+    """A connection has a maximum number of subscriptions."""
     for _ in range(MAX_SUBSCRIPTIONS):
         await client.call("journal.subscribe")
     with pytest.raises(Overloaded):
@@ -295,7 +295,7 @@ async def test_journal_subscribe_overloaded(client: Client) -> None:
 
 
 async def test_journal_unsubscribe_ok(server: RpcServer, client: Client) -> None:
-    """After its answer nothing more comes; another subscription goes on."""
+    """After its answer the subscription sends nothing more; another one continues."""
     for name in ("s", "t"):
         await client.call("journal.subscribe", subscription=name)
         assert await client.next() == ("journal.synced", {"subscription": name, "cursor": 1})
@@ -306,6 +306,6 @@ async def test_journal_unsubscribe_ok(server: RpcServer, client: Client) -> None
 
 
 async def test_journal_unsubscribe_subscription_not_found(client: Client) -> None:
-    """Unknown to this connection."""
+    """A subscription that the connection does not have is refused."""
     with pytest.raises(SubscriptionNotFound):
         await client.call("journal.unsubscribe", subscription="s")

@@ -32,7 +32,7 @@ def runtime() -> Runtime:
 
 
 async def test_route_list_ok(tmp_path: Path) -> None:
-    """By id; pages join without a gap; the default one is marked."""
+    """Routes are listed by id without gaps between pages; the default one is marked."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         first = await client.call("route.list", limit=2)
@@ -44,7 +44,7 @@ async def test_route_list_ok(tmp_path: Path) -> None:
 
 
 async def test_route_get_ok(tmp_path: Path) -> None:
-    """Everything but the credential, which is shown by its reference; and why it is not ready."""
+    """A route is shown with a reference to its credential, and with the reason why it is not ready."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         ready = await client.call("route.get", route_id="ready")
@@ -66,7 +66,7 @@ async def test_route_get_route_not_found(tmp_path: Path) -> None:
 
 
 async def test_route_get_ok_with_its_prices(tmp_path: Path) -> None:
-    """As they are pinned; a price of nothing is a price."""
+    """Prices are shown as they are pinned; a price of zero is a price."""
     async with rpc_server(tmp_path, HANDLERS, runtimes=runtime()) as server:
         client = await server.connect()
         shown = await client.call("route.get", route_id="ready")

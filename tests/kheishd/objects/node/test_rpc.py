@@ -21,12 +21,12 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 
 
 async def test_rpc_ping_ok(client: Client) -> None:
-    """The daemon is there, and says of which version."""
+    """The daemon answers with its version."""
     assert await client.call("rpc.ping") == {"version": __version__}
 
 
 async def test_rpc_discover_ok(client: Client) -> None:
-    """An OpenRPC document of every method there is."""
+    """The OpenRPC document describes every method."""
     document = await client.call("rpc.discover")
     assert document["openrpc"].startswith("1.")
     assert document["info"]["version"] == __version__
@@ -35,7 +35,7 @@ async def test_rpc_discover_ok(client: Client) -> None:
 
 @pytest.mark.parametrize("id_", [7, "seven", 7.5, -1])
 async def test_rpc_cancel_ok(client: Client, id_: object) -> None:
-    """The request answers that it was cancelled."""
+    """A cancelled request answers that it was cancelled."""
     await client.send({"jsonrpc": "2.0", "id": id_, "method": "toy.wait"})
     assert await client.call("rpc.cancel", id=id_) == {"id": id_}
     with pytest.raises(RequestCancelled):
@@ -43,14 +43,14 @@ async def test_rpc_cancel_ok(client: Client, id_: object) -> None:
 
 
 async def test_rpc_cancel_request_not_found(client: Client) -> None:
-    """Unknown, or answered already; one's own is not open while it is answered."""
+    """An unknown or answered request cannot be cancelled, nor can a request cancel itself."""
     for id_ in (99, "1", None, await client.request("rpc.ping")):
         with pytest.raises(RequestNotFound):
             await client.call("rpc.cancel", id=id_)
 
 
-async def test_requests_of_another_connection_are_not_ours(client: Client, tmp_path: Path) -> None:
-    """An id means one of this connection's own."""
+async def test_a_request_of_another_connection_is_not_found(client: Client, tmp_path: Path) -> None:
+    """A request id refers to the caller's own connection."""
     async with rpc_server(tmp_path / "other", [*rpc.HANDLERS, *Toys().handlers()]) as server:
         one, other = await server.connect(), await server.connect()
         waiting = await one.request("toy.wait")

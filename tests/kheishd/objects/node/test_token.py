@@ -86,7 +86,7 @@ def record_is_the_fold(server: RpcServer) -> None:
 
 
 async def test_token_create_ok(server: RpcServer, client: Client) -> None:
-    """The secret is shown, its digest stored, and nothing else of it anywhere."""
+    """The secret is shown once and only its digest is stored."""
     made = await client.call(
         "token.create", scopes=["read", "converse"], name="for a script", agents=["helper"], expires_in_s=60
     )
@@ -107,7 +107,7 @@ async def test_token_create_ok(server: RpcServer, client: Client) -> None:
 
 
 async def test_token_create_ok_once(client: Client) -> None:
-    """A repeated request is told that the secret was shown; a check shows none that works."""
+    """A repeated request learns that the secret was shown; a check shows no working secret."""
     await client.call("token.create", scopes=["read"], idempotency_key="k")
     with pytest.raises(AlreadyShown):
         await client.call("token.create", scopes=["read"], idempotency_key="k")
@@ -117,7 +117,7 @@ async def test_token_create_ok_once(client: Client) -> None:
 
 
 async def test_token_create_scope_would_widen(server: RpcServer, client: Client) -> None:
-    """A token that may make tokens makes none wider than itself, in any field."""
+    """A token creates no token that is wider than itself in any field."""
     parent = await client.call("token.create", scopes=["read", "admin"], agents=["a", "b"], expires_in_s=60)
     become(server, parent)
     for wider in (
@@ -134,7 +134,7 @@ async def test_token_create_scope_would_widen(server: RpcServer, client: Client)
 
 
 async def test_token_create_token_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are as many as there may be; revoking one makes room."""
+    """Tokens have a maximum number; revoking one makes room."""
     monkeypatch.setattr("kheishd.objects.node.token.MAX_TOKENS", 2)
     first = await client.call("token.create", scopes=["read"])
     await client.call("token.create", scopes=["read"])
@@ -144,10 +144,10 @@ async def test_token_create_token_limit(client: Client, monkeypatch: pytest.Monk
     await client.call("token.create", scopes=["read"])
 
 
-async def test_what_opens_nothing_makes_room(
+async def test_dead_tokens_make_room(
     server: RpcServer, client: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weakest of tokens can be narrowed until there is no room; revoking it is enough to mend that."""
+    """Dead tokens are removed for new ones, so revoking a token that was narrowed too often helps at once."""
     monkeypatch.setattr("kheishd.objects.node.token.MAX_TOKENS", 100)
     weak = await client.call("token.create", scopes=["read"])
     brief = await client.call("token.create", scopes=["read"], expires_in_s=1)
@@ -170,8 +170,8 @@ async def test_what_opens_nothing_makes_room(
     record_is_the_fold(server)
 
 
-async def test_only_admins_make_tokens(server: RpcServer, client: Client) -> None:
-    """And list and revoke them."""
+async def test_only_admins_manage_tokens(server: RpcServer, client: Client) -> None:
+    """Creating, listing and revoking tokens require the scope ``admin``."""
     become(server, await client.call("token.create", scopes=["read", "operate"]))
     for method, params in (
         ("token.create", {"scopes": ["read"]}),
@@ -186,7 +186,7 @@ async def test_only_admins_make_tokens(server: RpcServer, client: Client) -> Non
 
 
 async def test_token_narrow_ok(server: RpcServer, client: Client) -> None:
-    """What is left out stays as it was; a token narrows itself without any scope."""
+    """Rights that the params leave out are unchanged; a token narrows itself without any scope."""
     parent = await client.call("token.create", scopes=["read", "converse"], senders=["ann", "bob"])
     narrower = await client.call(
         "token.narrow", token_id=parent["token"]["token_id"], scopes=["read"], name="less"
@@ -205,7 +205,7 @@ async def test_token_narrow_ok(server: RpcServer, client: Client) -> None:
 
 
 async def test_token_narrow_token_not_found(client: Client, clock: Clock) -> None:
-    """Unknown, revoked, expired."""
+    """An unknown, revoked or expired token cannot be narrowed."""
     revoked = (await client.call("token.create", scopes=["read"]))["token"]["token_id"]
     await client.call("token.revoke", token_id=revoked)
     expired = (await client.call("token.create", scopes=["read"], expires_in_s=1))["token"]["token_id"]
@@ -216,7 +216,7 @@ async def test_token_narrow_token_not_found(client: Client, clock: Clock) -> Non
 
 
 async def test_token_narrow_scope_would_widen(server: RpcServer, client: Client) -> None:
-    """Neither beyond the token nor beyond who asks."""
+    """The new token exceeds neither its parent nor the caller."""
     parent = await client.call("token.create", scopes=["read"], agents=["a"])
     token_id = parent["token"]["token_id"]
     with pytest.raises(ScopeWouldWiden):
@@ -228,8 +228,8 @@ async def test_token_narrow_scope_would_widen(server: RpcServer, client: Client)
         await client.call("token.narrow", token_id=token_id)
 
 
-async def test_a_token_narrows_nothing_that_would_outlive_it(server: RpcServer, client: Client) -> None:
-    """With a token made of a stranger's, one could go on after one's own was revoked."""
+async def test_a_token_narrows_only_its_descendants(server: RpcServer, client: Client) -> None:
+    """A token cannot narrow a stranger's token: the child would outlive the caller's own."""
     stranger = await client.call("token.create", scopes=ALL)
     mine = await client.call("token.create", scopes=ALL)
     become(server, mine)
@@ -246,7 +246,7 @@ async def test_a_token_narrows_nothing_that_would_outlive_it(server: RpcServer, 
 
 
 async def test_token_narrow_token_limit(client: Client) -> None:
-    """Neither too many nor too deep."""
+    """The number of tokens and the depth of narrowing are limited."""
     made = await client.call("token.create", scopes=["read"])
     for _ in range(MAX_NARROWED):
         made = await client.call("token.narrow", token_id=made["token"]["token_id"])
@@ -255,7 +255,7 @@ async def test_token_narrow_token_limit(client: Client) -> None:
 
 
 async def test_narrowing_another_s_token_needs_admin(server: RpcServer, client: Client) -> None:
-    """One's own does not, named or not; who is no token says which."""
+    """Narrowing another token requires ``admin``; a caller without a token names the token."""
     with pytest.raises(InvalidParams) as caught:
         await client.call("token.narrow")
     assert caught.value.field == "$.params.token_id"
@@ -271,7 +271,7 @@ async def test_narrowing_another_s_token_needs_admin(server: RpcServer, client: 
 
 
 async def test_token_list_ok(client: Client, clock: Clock) -> None:
-    """Those that open something, oldest first, in pages; all of them if asked for. Never a secret."""
+    """Live tokens are listed oldest first, in pages, and dead ones on request; a secret never is."""
     assert await client.call("token.list") == {"tokens": [], "next": None}
     ids = []
     for number in range(5):
@@ -289,8 +289,8 @@ async def test_token_list_ok(client: Client, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "x" * 1000, "a\0b"])
-async def test_a_page_begins_after_what_a_page_gave(client: Client, after: str) -> None:
-    """Anything else is refused."""
+async def test_token_list_refuses_other_page_tokens(client: Client, after: str) -> None:
+    """Only the ``next`` of a page is a page token."""
     with pytest.raises(InvalidParams) as caught:
         await client.call("token.list", after=after)
     assert caught.value.field == "$.params.after"
@@ -300,7 +300,7 @@ async def test_a_page_begins_after_what_a_page_gave(client: Client, after: str) 
 
 
 async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) -> None:
-    """With it all that was narrowed from it; again changes nothing; others stay."""
+    """Revoking a token revokes its descendants and no other; revoking it again changes nothing."""
     parent = await client.call("token.create", scopes=["read"])
     child = await client.call("token.narrow", token_id=parent["token"]["token_id"])
     other = await client.call("token.create", scopes=["read"])
@@ -321,6 +321,6 @@ async def test_token_revoke_ok(server: RpcServer, client: Client, clock: Clock) 
 
 
 async def test_token_revoke_token_not_found(client: Client) -> None:
-    """Unknown."""
+    """An unknown token is refused."""
     with pytest.raises(TokenNotFound):
         await client.call("token.revoke", token_id="tok_unknown")

@@ -85,7 +85,7 @@ async def ended(house: Household, run_id: str) -> Any:
 
 
 async def test_approval_get_ok(house: Household) -> None:
-    """What is to be decided: the call's input and what it would do."""
+    """An approval shows the call's arguments and its preview."""
     run_id, (approval_id,) = await asking(house, write("/a", text="x"))
     shown = await house.call("approval.get", approval_id=approval_id)
     assert shown["arguments"] == {"path": "/a", "text": "x"}
@@ -95,7 +95,7 @@ async def test_approval_get_ok(house: Household) -> None:
 
 
 async def test_approval_get_approval_not_found(house: Household) -> None:
-    """Neither what is not there, nor a question, nor what the caller's token does not cover."""
+    """An unknown id, the id of a question and an approval that is not covered are refused alike."""
     _, (approval_id,) = await asking(house, sender="bob")
     house.models.parts = calls(ask())
     await house.ask(sender="carl")
@@ -113,7 +113,7 @@ async def test_approval_get_approval_not_found(house: Household) -> None:
 
 
 async def test_approval_list_ok(house: Household) -> None:
-    """Those that wait, oldest first; of a session or run; any of them, also when they are answered."""
+    """Pending approvals are listed oldest first, of a session or run; resolved ones on request."""
     first, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"), sender="ann")
     second, (three,) = await asking(house, sender="bob")
     await resolve(house.client, deny(one), allow(two))
@@ -141,7 +141,7 @@ async def test_approval_list_ok(house: Household) -> None:
 
 
 async def test_approval_list_ok_shows_a_limited_caller_its_own(house: Household) -> None:
-    """Not one of another agent or sender, by any way of asking; where a page ends is nobody's business."""
+    """No filter and no page token shows approvals of other agents and senders."""
     _, (mine,) = await asking(house, sender="ann")
     _, (other,) = await asking(house, sender="bob")
     ann = await house.limited(senders=["ann"])
@@ -153,7 +153,7 @@ async def test_approval_list_ok_shows_a_limited_caller_its_own(house: Household)
 
 
 async def test_approval_list_session_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     run_id, _ = await asking(house, sender="bob")
     session_id = (await house.call("run.get", run_id=run_id))["session_id"]
     ann = await house.limited(senders=["ann"])
@@ -163,7 +163,7 @@ async def test_approval_list_session_not_found(house: Household) -> None:
 
 
 async def test_approval_list_run_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it, nor in another session than its own."""
+    """An unknown run, one that is not covered and one of another session are refused alike."""
     run_id, _ = await asking(house, sender="bob")
     other = (await house.call("session.create"))["session_id"]
     ann = await house.limited(senders=["ann"])
@@ -180,7 +180,7 @@ async def test_approval_list_run_not_found(house: Household) -> None:
 
 
 async def test_approval_resolve_ok_allowed(house: Household, workshop: Workshop) -> None:
-    """The call runs as it was asked for, and the run goes on to its end."""
+    """An allowed call runs, and the run continues to its end."""
     run_id, (approval_id,) = await asking(house, write("/a", text="x"))
     assert workshop.done == []
     result = await resolve(house.client, allow(approval_id, justification="as agreed"))
@@ -197,7 +197,7 @@ async def test_approval_resolve_ok_allowed(house: Household, workshop: Workshop)
 
 
 async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) -> None:
-    """The call does not run; the reason reaches the model, the justification does not."""
+    """A denied call does not run; the model reads the note and not the justification."""
     run_id, (approval_id,) = await asking(house)
     result = await resolve(house.client, deny(approval_id, note="wrong file", justification="policy 7"))
     assert result["approvals"][0]["denial_note"] == "wrong file"
@@ -213,7 +213,7 @@ async def test_approval_resolve_ok_denied(house: Household, workshop: Workshop) 
 
 
 async def test_approval_resolve_ok_a_part_of_them(house: Household, workshop: Workshop) -> None:
-    """Nothing of a batch runs while one of its calls waits; each wave says how many still do."""
+    """No call of a batch runs while another is pending; each answer counts those that still are."""
     asked = (write("/a", "c1"), write("/b", "c2"), write("/c", "c3"))
     run_id, (one, two, three) = await asking(house, *asked)
     assert (await resolve(house.client, allow(two)))["pending"] == 2
@@ -226,7 +226,7 @@ async def test_approval_resolve_ok_a_part_of_them(house: Household, workshop: Wo
 
 
 async def test_approval_resolve_ok_with_another_input(house: Household, workshop: Workshop) -> None:
-    """What the person wrote runs, as the tool wants it, and the model is told that it was changed."""
+    """A changed input runs as the tool takes it, and the model is told of the change."""
     run_id, (approval_id,) = await asking(house)
     result = await resolve(house.client, allow(approval_id, updated_input={"path": "/b", "times": "3"}))
     assert result["approvals"][0]["updated_input"] == {"path": "/b", "times": 3}
@@ -237,7 +237,7 @@ async def test_approval_resolve_ok_with_another_input(house: Household, workshop
 
 @pytest.mark.parametrize("remember", ["run", "session"])
 async def test_approval_resolve_ok_remembered(house: Household, remember: str) -> None:
-    """The event says what is granted: the tool, on this very subject, so many times."""
+    """The event holds the grant: the tool, the exact subject and the number of uses."""
     run_id, (approval_id,) = await asking(house, write("/a*"))
     await resolve(house.client, allow(approval_id, remember=remember, uses=3))
     (event,) = await house.events(run_id=run_id, types=["approval_answered"])
@@ -250,7 +250,7 @@ async def test_approval_resolve_ok_remembered(house: Household, remember: str) -
 
 
 async def test_approval_resolve_ok_by_two_at_once(house: Household, workshop: Workshop) -> None:
-    """Of two clients one is first; the other is told who was, and nothing is run twice."""
+    """Of two clients one is first; the other learns who was, and the call runs once."""
     run_id, (approval_id,) = await asking(house)
     _, secret = await house.server.token(scopes=list(SCOPES))
     other = await house.server.connect_websocket(secret)
@@ -275,7 +275,7 @@ async def test_approval_resolve_ok_by_two_at_once(house: Household, workshop: Wo
 
 
 async def test_approval_resolve_ok_repeated_by_its_key(house: Household) -> None:
-    """The same key gives the same result, also when the approval was answered by it already."""
+    """A repeated request returns the same result, although the approval is resolved."""
     _, (approval_id,) = await asking(house)
     first = await resolve(house.client, allow(approval_id), idempotency_key="k")
     assert await resolve(house.client, allow(approval_id), idempotency_key="k") == first
@@ -284,7 +284,7 @@ async def test_approval_resolve_ok_repeated_by_its_key(house: Household) -> None
 
 
 async def test_approval_resolve_ok_as_a_check(house: Household) -> None:
-    """It says what would be, and the approval still waits."""
+    """A check returns the result and leaves the approval pending."""
     _, (approval_id,) = await asking(house)
     head = house.head()
     checked = await resolve(house.client, deny(approval_id), check=True)
@@ -293,7 +293,7 @@ async def test_approval_resolve_ok_as_a_check(house: Household) -> None:
 
 
 async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path: Path) -> None:
-    """Calls are judged some at a time; who answers the first of them is quicker than that, and right."""
+    """The first calls of a large batch can be answered while the others are still judged."""
     workshop, first = Workshop(), trio.Event()
     gate = trio.Event()
 
@@ -326,7 +326,7 @@ async def test_approval_resolve_ok_while_a_large_batch_is_still_judged(tmp_path:
 
 
 async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
-    """What waits does so on the disk: the next daemon finds it, is answered, and finishes the run."""
+    """A pending approval survives a restart; the next daemon takes the answer and finishes the run."""
     async with household(tmp_path, hooks=hooks(Workshop())) as house:
         run_id, approvals = await asking(house, write("/a", "c1"), write("/b", "c2"))
     workshop = Workshop()
@@ -340,7 +340,7 @@ async def test_approval_resolve_ok_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_approval_resolve_approval_not_found(house: Household) -> None:
-    """Neither what is not there, nor what is not covered; and none of the others is answered then."""
+    """An unknown or uncovered approval is refused, and then none of the others is answered."""
     _, (approval_id,) = await asking(house, sender="bob")
     refusal = await refusal_of(house, deny(approval_id), deny("apr_none"))
     assert (type(refusal), refusal.field) == (
@@ -354,7 +354,7 @@ async def test_approval_resolve_approval_not_found(house: Household) -> None:
 
 
 async def test_approval_resolve_approval_already_resolved(house: Household) -> None:
-    """Who comes second is told who answered, and how; or that the run has ended."""
+    """A second answer learns who gave the first and which, or that the run has ended."""
     run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))
     await resolve(house.client, deny(one))
     refusal = await refusal_of(house, allow(two), allow(one))
@@ -370,7 +370,7 @@ async def test_approval_resolve_approval_already_resolved(house: Household) -> N
 
 
 async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
-    """Who comes too late is told so, also before it is written down that nobody came."""
+    """A late answer is refused, even before the expiry is recorded."""
     limits = RunsSection(approval_expires_s=0.001)
     async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (approval_id,) = await asking(house)
@@ -389,7 +389,7 @@ async def test_approval_resolve_approval_expired(tmp_path: Path) -> None:
 
 
 async def test_approval_resolve_tool_input_invalid(house: Household) -> None:
-    """An input that the tool does not take is refused, saying what is wrong; so is any if it is gone."""
+    """An input that the tool rejects is refused with the reason; so is any input of a tool that is gone."""
     _, (approval_id,) = await asking(house)
     refusal = await refusal_of(house, allow(approval_id, updated_input={"path": 7}))
     assert (type(refusal), refusal.field) == (
@@ -409,7 +409,7 @@ def with_hooks(house: Household, composite: Any) -> Any:
 
 
 async def test_approval_resolve_input_too_large(house: Household) -> None:
-    """What is written down with the answers has a limit together."""
+    """The answers of one request share a limit."""
     _, (approval_id,) = await asking(house)
     large = {"path": "/a", "text": "x" * MAX_RESOLUTIONS_BYTES}
     assert isinstance(await refusal_of(house, allow(approval_id, updated_input=large)), InputTooLarge)
@@ -421,8 +421,8 @@ async def test_approval_resolve_input_too_large(house: Household) -> None:
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.resolutions")
 
 
-async def test_as_many_as_may_wait_are_answered_at_once(house: Household, workshop: Workshop) -> None:
-    """All that one message may have waiting, saying as much as may be said, is one transaction."""
+async def test_the_most_approvals_are_answered_at_once(house: Household, workshop: Workshop) -> None:
+    """All pending approvals of one message, with the longest texts, fit into one transaction."""
     others = [ToolCall(f"{number}" + "c" * 30, "look", {"path": "/"}) for number in range(200)]
     asked = [write(f"/{number}" + "p" * 1000, f"w{number}" + "c" * 30) for number in range(MAX_WAITING_CALLS)]
     _, approvals = await asking(house, *others, *asked)
@@ -451,15 +451,17 @@ async def test_as_many_as_may_wait_are_answered_at_once(house: Household, worksh
         ({"updated_input": {"path": "/b", "text": "b"}, "remember": "run"}, "remember"),
     ],
 )
-async def test_answers_that_make_no_sense(house: Household, changes: dict[str, Any], field: str) -> None:
-    """They are refused by their field."""
+async def test_contradictory_answers_are_refused(
+    house: Household, changes: dict[str, Any], field: str
+) -> None:
+    """Contradictory answers are refused by their field."""
     _, (approval_id,) = await asking(house)
     refusal = await refusal_of(house, allow(approval_id) | changes)
     assert (type(refusal), refusal.field) == (InvalidParams, f"$.params.resolutions[0].{field}")
 
 
 async def test_answers_of_one_request_are_about_one_run_once(house: Household) -> None:
-    """Neither of two runs, nor the same approval twice."""
+    """One request answers each approval once, and approvals of one run only."""
     _, (one,) = await asking(house, sender="ann")
     _, (two,) = await asking(house, sender="bob")
     for second in (two, one):
@@ -470,8 +472,8 @@ async def test_answers_of_one_request_are_about_one_run_once(house: Household) -
         )
 
 
-async def test_what_is_too_long_to_be_told_apart_is_not_remembered(house: Household) -> None:
-    """A subject that may have been cut says only how something begins."""
+async def test_a_truncated_subject_is_not_remembered(house: Household) -> None:
+    """A grant matches a subject exactly, and a truncated subject is only a beginning."""
     _, (approval_id,) = await asking(house, write("/" + "a" * MAX_SUBJECT_BYTES + "/harmless"))
     refusal = await refusal_of(house, allow(approval_id, remember="session"))
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.resolutions[0].remember")
@@ -479,7 +481,7 @@ async def test_what_is_too_long_to_be_told_apart_is_not_remembered(house: Househ
 
 
 async def test_answering_takes_its_own_right(house: Household) -> None:
-    """Who may read and speak may not approve for that."""
+    """Answering requires a scope of its own, beyond those of other methods."""
     _, (approval_id,) = await asking(house)
     client = await house.limited(scopes=["read", "converse", "operate"])
     with pytest.raises(ScopeMissing):
@@ -489,8 +491,8 @@ async def test_answering_takes_its_own_right(house: Household) -> None:
 # What is not answered.
 
 
-async def test_a_cancelled_run_asks_no_more(house: Household) -> None:
-    """Its approvals are withdrawn, its calls have results, and the next run of the session goes on."""
+async def test_a_cancelled_run_withdraws_its_approvals(house: Household) -> None:
+    """Its approvals are withdrawn, its calls have results, and the session's next run starts."""
     run_id, (approval_id,) = await asking(house)
     house.models.parts = calls(write())[1:]
     queued = await house.send("next")
@@ -500,8 +502,8 @@ async def test_a_cancelled_run_asks_no_more(house: Household) -> None:
     assert (await ended(house, queued["run_id"]))["status"] == "completed"
 
 
-async def test_an_approval_lapses_once_and_in_its_time(tmp_path: Path) -> None:
-    """Not before its time, and not what was answered; then the call is denied and the run goes on."""
+async def test_an_approval_expires_once_and_in_its_time(tmp_path: Path) -> None:
+    """A pending approval expires in its time; the call is denied and the run continues."""
     limits = RunsSection(approval_expires_s=3600)
     async with household(tmp_path, hooks=hooks(Workshop()), runs=limits) as house:
         run_id, (one, two) = await asking(house, write("/a", "c1"), write("/b", "c2"))

@@ -71,7 +71,7 @@ def calls(rows: list[Any]) -> list[str]:
 
 
 async def test_permission_audit_ok(idle: Household) -> None:
-    """Verdicts and what became of asks, newest first: who, what, when and why."""
+    """Verdicts and answers are listed newest first, with actor, decision, time and note."""
     session_id, run_id = await history(idle)
     page = await idle.call("permission.audit")
     assert page["next"] is None
@@ -86,7 +86,7 @@ async def test_permission_audit_ok(idle: Household) -> None:
 
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None:
-    """A page may end within one entry; the next goes on there, and nothing comes twice."""
+    """A page may end within an entry; the next one continues there without repetition."""
     for sender in ("a", "b"):
         await history(idle, sender)
     whole = calls(await pages(idle.client, "permission.audit", "audits", order=order, limit=50))
@@ -100,10 +100,10 @@ async def test_permission_audit_ok_in_pages(idle: Household, order: str) -> None
 @pytest.mark.parametrize(
     "limits", [{"MAX_PAGE_EXAMINED_ROWS": 1}, {"MAX_PAGE_EXAMINED_BYTES": 1}, {"MAX_PAGE_BYTES": 1}]
 )
-async def test_a_page_ends_where_enough_was_looked_through(
+async def test_an_audit_page_ends_when_enough_was_examined(
     idle: Household, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
 ) -> None:
-    """Even empty; the next one goes on."""
+    """A page ends at each limit, even empty, and the next one continues."""
     await history(idle)
     for name, value in limits.items():
         monkeypatch.setattr(f"kheishd.objects.people.audit.{name}", value)
@@ -112,8 +112,8 @@ async def test_a_page_ends_where_enough_was_looked_through(
         assert "".join(call.removeprefix("user") for call in calls(found)) == expected
 
 
-async def test_permission_audit_ok_of_one_place(idle: Household) -> None:
-    """Of one session, of one of its runs."""
+async def test_permission_audit_ok_filtered(idle: Household) -> None:
+    """The audit is filtered by session or run."""
     session_id, run_id = await history(idle, "a")
     await history(idle, "b")
     again = await idle.send(sender="a")
@@ -124,7 +124,7 @@ async def test_permission_audit_ok_of_one_place(idle: Household) -> None:
 
 
 async def test_permission_audit_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
-    """Whatever a token does not cover is not there."""
+    """Rows that a token does not cover are left out."""
     for sender in ("ann", "bob"):
         await history(idle, sender)
     ann = await idle.limited(senders=["ann"])
@@ -134,14 +134,14 @@ async def test_permission_audit_ok_shows_a_limited_caller_its_own(idle: Househol
 
 
 @pytest.mark.parametrize("after", ["x", "1.", ".1", "-1", "1" * 19, "1.1234", ""])
-async def test_an_audit_goes_on_only_where_a_page_ended(idle: Household, after: str) -> None:
-    """Anything else is refused."""
+async def test_permission_audit_refuses_other_page_tokens(idle: Household, after: str) -> None:
+    """Only the ``next`` of a page is a page token."""
     refusal = await idle.refused("permission.audit", after=after)
     assert (type(refusal), refusal.field) == (InvalidParams, "$.params.after")
 
 
 async def test_permission_audit_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     session_id, _ = await history(idle, "bob")
     ann = await idle.limited(senders=["ann"])
     for client, asked in ((idle.client, "ses_none"), (ann, session_id)):
@@ -149,7 +149,7 @@ async def test_permission_audit_session_not_found(idle: Household) -> None:
 
 
 async def test_permission_audit_run_not_found(idle: Household) -> None:
-    """Nor in another session."""
+    """An unknown run and a run of another session are refused."""
     _, run_id = await history(idle, "bob")
     ann = await idle.limited(senders=["ann"])
     other, _ = await history(idle, "ann")

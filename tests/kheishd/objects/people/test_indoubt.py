@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from kheishd.core.run.commands import Answered, Ask, CallTools, Command, Judge, Judgement, Start
+from kheishd.core.run.commands import (
+    AcceptAnswer,
+    BeginModelCall,
+    CallTools,
+    Command,
+    Judge,
+    Judgement,
+    Start,
+)
 from kheishd.records.writer import SessionWriter
 from kheishd.store.environment import Transaction
 from kheishd.store.tables import RUNS, SESSIONS
@@ -15,7 +23,6 @@ from protocol.errors.rpc import IdempotencyConflict
 from protocol.errors.run import RunNotFound
 from protocol.errors.session import SessionNotFound
 from protocol.errors.token import ScopeMissing
-from protocol.events.call import ToolCalled
 from protocol.objects.permission import Verdict
 from protocol.transcript import ToolCall, Usage
 from tests.support.household import Household, household, pages, refused
@@ -38,10 +45,10 @@ async def died_in_a_call(house: Household, sender: str = "user") -> str:
     verdict = Verdict(call_id="c1", tool="send", decision="allow", base="allow", why="send's default")
     commands: tuple[Command, ...] = (
         Start(),
-        Ask("itm_1"),
-        Answered([SENDING], Usage(1, 1), "tool_calls", "scripted"),
+        BeginModelCall("itm_1"),
+        AcceptAnswer([SENDING], Usage(1, 1), "tool_calls", "scripted"),
         Judge([Judgement(verdict)]),
-        CallTools([ToolCalled(call_id="c1", tool="send", evidence={"pid": 7})]),
+        CallTools({"c1": {"pid": 7}}),
     )
 
     def leave(tx: Transaction) -> None:
@@ -70,7 +77,7 @@ async def doubted(house: Household, sender: str = "user") -> tuple[str, str]:
 
 
 async def test_indoubt_get_ok(house: Household) -> None:
-    """What was called, with which input, and what is known about it."""
+    """A call in doubt is shown with its arguments."""
     run_id, indoubt_id = await doubted(house)
     shown = await house.call("indoubt.get", indoubt_id=indoubt_id)
     assert (shown["status"], shown["run_id"], shown["tool"]) == ("open", run_id, "send")
@@ -80,7 +87,7 @@ async def test_indoubt_get_ok(house: Household) -> None:
 
 
 async def test_indoubt_get_indoubt_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown id, and one that the token does not cover, are refused alike."""
     _, indoubt_id = await doubted(house, sender="bob")
     ann = await house.limited(senders=["ann"])
     for client, name in ((house.client, "dbt_none"), (ann, indoubt_id)):
@@ -89,7 +96,7 @@ async def test_indoubt_get_indoubt_not_found(house: Household) -> None:
 
 
 async def test_indoubt_list_ok(house: Household) -> None:
-    """The open ones, oldest first; of a session or run; any of them, also when they are settled."""
+    """Open calls in doubt are listed oldest first, of a session or run; resolved ones on request."""
     first, one = await doubted(house, sender="ann")
     _, two = await doubted(house, sender="bob")
     await house.call("indoubt.resolve", indoubt_id=one, outcome="done")
@@ -109,13 +116,13 @@ async def test_indoubt_list_ok(house: Household) -> None:
 
 
 async def test_indoubt_list_session_not_found(house: Household) -> None:
-    """It says so by the field."""
+    """The refusal names the field."""
     refusal = await house.refused("indoubt.list", session_id="ses_none")
     assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
 async def test_indoubt_list_run_not_found(house: Household) -> None:
-    """It says so by the field."""
+    """The refusal names the field."""
     refusal = await house.refused("indoubt.list", run_id="run_none")
     assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
 
@@ -127,7 +134,7 @@ async def test_indoubt_list_run_not_found(house: Household) -> None:
     ("outcome", "says"), [("done", "did take effect"), ("not_done", "did not take effect")]
 )
 async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> None:
-    """Of a run that has ended, too: the next model call is told which call it was and what became of it."""
+    """The next model call learns the outcome of the call, also when the run has ended."""
     run_id, indoubt_id = await doubted(house)
     shown = await house.call(
         "indoubt.resolve", indoubt_id=indoubt_id, outcome=outcome, justification="saw it"
@@ -145,7 +152,7 @@ async def test_indoubt_resolve_ok(house: Household, outcome: str, says: str) -> 
 
 
 async def test_indoubt_resolve_ok_while_the_run_goes_on(house: Household) -> None:
-    """A run that is in flight reads it before its next answer."""
+    """A run in flight reads the outcome before its next answer."""
     run_id = await died_in_a_call(house)
     gate = house.gate_next()
     async with house.working():
@@ -159,7 +166,7 @@ async def test_indoubt_resolve_ok_while_the_run_goes_on(house: Household) -> Non
 
 
 async def test_indoubt_resolve_ok_repeated_by_its_key(house: Household) -> None:
-    """The same key gives the same result; another outcome under it is a conflict."""
+    """A repeated request returns the same result; another outcome with the same key conflicts."""
     _, indoubt_id = await doubted(house)
     params: dict[str, Any] = {"indoubt_id": indoubt_id, "outcome": "done", "idempotency_key": "k"}
     first = await house.call("indoubt.resolve", **params)
@@ -169,7 +176,7 @@ async def test_indoubt_resolve_ok_repeated_by_its_key(house: Household) -> None:
 
 
 async def test_indoubt_resolve_indoubt_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown id, and one that the token does not cover, are refused alike."""
     _, indoubt_id = await doubted(house, sender="bob")
     ann = await house.limited(senders=["ann"])
     for client, name in ((house.client, "dbt_none"), (ann, indoubt_id)):
@@ -178,7 +185,7 @@ async def test_indoubt_resolve_indoubt_not_found(house: Household) -> None:
 
 
 async def test_indoubt_resolve_indoubt_already_resolved(house: Household) -> None:
-    """Who comes second is told what the first said."""
+    """A second report learns the first one."""
     _, indoubt_id = await doubted(house)
     await house.call("indoubt.resolve", indoubt_id=indoubt_id, outcome="not_done")
     head = house.head()
@@ -188,8 +195,8 @@ async def test_indoubt_resolve_indoubt_already_resolved(house: Household) -> Non
     assert house.head() == head
 
 
-async def test_settling_takes_its_own_right(house: Household) -> None:
-    """It is an operator's business."""
+async def test_resolving_requires_operate(house: Household) -> None:
+    """Reporting an outcome requires the scope ``operate``."""
     _, indoubt_id = await doubted(house)
     client = await house.limited(scopes=["read", "converse", "approve"])
     refusal = await refused(client, "indoubt.resolve", indoubt_id=indoubt_id, outcome="done")

@@ -59,8 +59,8 @@ def listed(desk: Desk, caller: Caller = OPERATOR, **asked: Any) -> tuple[list[Ap
         )
 
 
-async def test_who_may_read_a_record_may_read_its_run(desk: Desk) -> None:
-    """What a token does not cover is not found, whatever type it is."""
+async def test_find_record_requires_a_covered_run(desk: Desk) -> None:
+    """A record is found only if the caller's token covers its run, whatever its type."""
     sent = await desk.send(sender="bob")
     await add(desk, sent.run_id, approval_requested("apr_1"), indoubt_opened("dbt_1"))
     with desk.state.read() as store:
@@ -72,7 +72,7 @@ async def test_who_may_read_a_record_may_read_its_run(desk: Desk) -> None:
 
 
 async def test_lists_are_in_the_order_of_the_journal(desk: Desk) -> None:
-    """Ids made in one millisecond differ by chance; what was asked first comes first all the same."""
+    """Lists follow the journal's order, not the ids, of which several are made in one millisecond."""
     sent = await desk.send()
     names = [f"apr_{name}" for name in ("z", "m", "a")]
     await add(desk, sent.run_id, *map(approval_requested, names))
@@ -90,8 +90,8 @@ async def test_lists_are_in_the_order_of_the_journal(desk: Desk) -> None:
         assert [row.approval_id for row in rows] == names[1:]
 
 
-async def test_what_waits_in_a_session_is_found_by_its_open_run(desk: Desk) -> None:
-    """However much was answered there before; a session in which nothing is open has nothing that waits."""
+async def test_pending_records_of_a_session_are_found_by_its_open_run(desk: Desk) -> None:
+    """Only the open run is searched; a session without one has nothing pending."""
     sent = await desk.send(sender="ann")
     await add(desk, sent.run_id, approval_requested("apr_1"))
     assert [row.approval_id for row in listed(desk, session_id=sent.session_id)[0]] == ["apr_1"]
@@ -102,13 +102,13 @@ async def test_what_waits_in_a_session_is_found_by_its_open_run(desk: Desk) -> N
 
 @pytest.mark.parametrize("after", ["apr_1", "-1", ""])
 async def test_a_page_begins_only_where_one_ended(desk: Desk, after: str) -> None:
-    """A list of what waits goes on after a cursor."""
+    """Only the ``next`` of a page is a page token."""
     with pytest.raises(InvalidParams):
         listed(desk, after=after)
 
 
-async def test_an_input_is_read_from_its_message(desk: Desk) -> None:
-    """Call by call; one that is not there has none."""
+async def test_arguments_are_read_from_the_message(desk: Desk) -> None:
+    """Arguments are read by message and index; a missing call has none."""
     sent = await desk.send()
     items: list[Item] = [
         Text("I will."),
@@ -130,8 +130,8 @@ async def test_an_input_is_read_from_its_message(desk: Desk) -> None:
         assert reader.event(session_id, 10**6) is None
 
 
-async def test_what_a_caller_changes_says_by_whom(desk: Desk) -> None:
-    """A fold for a caller has the run, its session, and the caller's name in every event."""
+async def test_writer_of_a_caller(desk: Desk) -> None:
+    """The writer for a caller has the run, its session, and the caller as the actor of every event."""
     sent = await desk.send()
     run = desk.run(sent.run_id)
 

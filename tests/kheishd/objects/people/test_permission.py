@@ -124,7 +124,7 @@ async def append(house: Household, run_id: str, event: Any) -> None:
 
 
 async def test_permission_why_ok(idle: Household) -> None:
-    """Line by line, and by the very walk that judges what is called."""
+    """The explanation lists every line of the verdict, as for a real call."""
     session_id = await create(idle, "s", agent="careful")
     found = await idle.call("permission.why", tool="bash", subject="git push", session_id=session_id)
     assert (found["decision"], found["base"], found["note"]) == ("deny", "deny", "by hand")
@@ -145,8 +145,8 @@ async def test_permission_why_ok(idle: Household) -> None:
     assert (judged.decision, judged.why, judged.note) == ("deny", found["why"], "by hand")
 
 
-async def test_permission_why_ok_without_a_place(idle: Household) -> None:
-    """A new session of the default agent, or of another one; nothing is made for it."""
+async def test_permission_why_ok_for_a_new_session(idle: Household) -> None:
+    """Without a session the explanation is for a new one of an agent, and none is created."""
     assert await why(idle) == ("ask", "bash's default")
     assert await why(idle, agent="careful", subject="git push") == (
         "deny",
@@ -160,7 +160,7 @@ async def test_permission_why_ok_without_a_place(idle: Household) -> None:
 
 
 async def test_permission_why_ok_as_if_in_another_mode(idle: Household) -> None:
-    """Within what bounds the session: the parent's mode and the configuration's."""
+    """Another mode applies within the bounds of the parent and of the configuration."""
     await create(idle, "p", permission_mode="acceptEdits")
     await create(idle, "c", parent_session_id="p", permission_mode="plan")
     assert await why(idle, "edit_file", session_id="c") == ("deny", "mode plan")
@@ -175,8 +175,8 @@ async def test_permission_why_ok_as_if_in_another_mode(idle: Household) -> None:
     assert await why(idle, mode="bypassPermissions") == ("allow", "mode bypassPermissions")
 
 
-async def test_permission_why_ok_for_a_tool_that_nobody_offers(idle: Household) -> None:
-    """It says so, and judges it as it judges what asks; a tool out of scope is said to be."""
+async def test_permission_why_ok_for_an_unknown_tool(idle: Household) -> None:
+    """An unknown tool is judged as one that asks, and noted; so is a tool outside of the scope."""
     found = await idle.call("permission.why", tool="mcp__git__push")
     assert found["decision"] == "ask"
     assert "no hook offers" in found["lines"][0]["text"]
@@ -203,24 +203,24 @@ async def place_not_found(house: Household, method: str, **params: Any) -> list[
 
 
 async def test_permission_why_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     found = await place_not_found(idle, "permission.why", tool="bash")
     assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_why_run_not_found(idle: Household) -> None:
-    """Nor in another session."""
+    """An unknown run and a run of another session are refused."""
     found = await place_not_found(idle, "permission.why", tool="bash")
     assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_why_agent_not_found(idle: Household) -> None:
-    """No agent is called so."""
+    """An unknown agent is refused."""
     assert isinstance(await idle.refused("permission.why", tool="bash", agent="nobody"), AgentNotFound)
 
 
 async def test_permission_why_agent_forbidden(idle: Household) -> None:
-    """What another agent may do is none of the token's business; the default one is one, too."""
+    """A token learns nothing about agents that it does not cover, the default one included."""
     critic = await idle.limited(agents=["critic"])
     for place in ({"agent": "careful"}, {}):
         assert isinstance(await refused(critic, "permission.why", tool="bash", **place), AgentForbidden)
@@ -231,7 +231,7 @@ async def test_permission_why_agent_forbidden(idle: Household) -> None:
 
 
 async def test_permission_list_ok(idle: Household) -> None:
-    """Every layer, broadest first, in pages; modes and grants with it."""
+    """Every layer is listed, broadest first, in pages, with modes and grants."""
     await create(idle, "p", agent="careful", permission_mode="plan")
     await create(idle, "c", agent="critic", parent_session_id="p")
     run_id = await run_in(idle, "c")
@@ -261,24 +261,24 @@ async def test_permission_list_ok(idle: Household) -> None:
 
 
 async def test_permission_list_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     found = await place_not_found(idle, "permission.list")
     assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_list_run_not_found(idle: Household) -> None:
-    """Nor in another session."""
+    """An unknown run and a run of another session are refused."""
     found = await place_not_found(idle, "permission.list")
     assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_list_agent_not_found(idle: Household) -> None:
-    """No agent is called so."""
+    """An unknown agent is refused."""
     assert isinstance(await idle.refused("permission.list", agent="nobody"), AgentNotFound)
 
 
 async def test_permission_list_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     critic = await idle.limited(agents=["critic"])
     assert isinstance(await refused(critic, "permission.list", agent="bold"), AgentForbidden)
 
@@ -287,7 +287,7 @@ async def test_permission_list_agent_forbidden(idle: Household) -> None:
 
 
 async def test_permission_update_ok(idle: Household) -> None:
-    """For the daemon, a session or a run; it counts from the next judgement on, and is journaled."""
+    """Rules of the daemon, a session or a run are effective from the next call, and journaled."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     assert await update(idle, rule("allow"), session_id="s") == {
@@ -313,7 +313,7 @@ async def test_permission_update_ok(idle: Household) -> None:
 
 
 async def test_permission_update_ok_replaces_and_removes(idle: Household) -> None:
-    """A rule about the same takes the place; nothing new leaves nothing behind; ``check`` neither."""
+    """A rule replaces one on the same subject; no change appends no event, and neither does a check."""
     await update(idle, rule("allow"), rule("deny", subject="rm *"))
     head = idle.head()
     assert (await update(idle, rule("allow")))["rules"] == [rule("deny", subject="rm *"), rule("allow")]
@@ -328,8 +328,8 @@ async def test_permission_update_ok_replaces_and_removes(idle: Household) -> Non
     assert (await update(idle, rule("ask")))["rules"] == [rule("ask")]
 
 
-async def test_permission_update_ok_is_the_same_after_a_restart(tmp_path: Path) -> None:
-    """What is on the disk is what was answered; the doctor finds it follows from the journal."""
+async def test_permission_update_ok_survives_a_restart(tmp_path: Path) -> None:
+    """The stored rules equal the answer, and the doctor derives them from the journal."""
     async with household(tmp_path, work=False, **FIELDS) as house:
         await update(house, rule("deny"))
     async with household(tmp_path, work=False, **FIELDS) as house:
@@ -337,7 +337,7 @@ async def test_permission_update_ok_is_the_same_after_a_restart(tmp_path: Path) 
 
 
 async def test_permission_update_ok_revokes(idle: Household) -> None:
-    """The next such call asks again."""
+    """After a grant is revoked the next such call asks again."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     for how in ("session", "run"):
@@ -351,19 +351,19 @@ async def test_permission_update_ok_revokes(idle: Household) -> None:
 
 
 async def test_permission_update_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     found = await place_not_found(idle, "permission.update")
     assert [type(refusal) for refusal in found[:2]] == [SessionNotFound] * 2
 
 
 async def test_permission_update_run_not_found(idle: Household) -> None:
-    """Nor in another session."""
+    """An unknown run and a run of another session are refused."""
     found = await place_not_found(idle, "permission.update")
     assert [type(refusal) for refusal in found[2:]] == [RunNotFound] * 3
 
 
 async def test_permission_update_session_already_ended(idle: Household) -> None:
-    """What was ended stays as it is."""
+    """Rules of an ended session do not change."""
     await create(idle, "s")
     await idle.call("session.end", session_id="s")
     assert isinstance(
@@ -372,7 +372,7 @@ async def test_permission_update_session_already_ended(idle: Household) -> None:
 
 
 async def test_permission_update_run_already_ended(idle: Household) -> None:
-    """Nothing of it will be judged any more."""
+    """Rules of an ended run do not change."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     await idle.call("run.cancel", run_id=run_id)
@@ -380,7 +380,7 @@ async def test_permission_update_run_already_ended(idle: Household) -> None:
 
 
 async def test_permission_update_grant_not_found(idle: Household) -> None:
-    """A session's grant is not its run's; the daemon has none. Then nothing is changed at all."""
+    """A grant is revoked in its own layer only; a refused change changes nothing."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     await remember(idle, run_id, "run")
@@ -391,7 +391,7 @@ async def test_permission_update_grant_not_found(idle: Household) -> None:
 
 
 async def test_permission_update_scope_would_widen(idle: Household) -> None:
-    """Who covers some agents or senders changes nothing for the others."""
+    """A limited caller cannot change the rules of the whole daemon."""
     await create(idle, "s", agent="critic")
     for grant in ({"agents": ["critic"]}, {"senders": ["ann"]}):
         limited = await idle.limited(scopes=["read", "approve"], **grant)
@@ -404,7 +404,7 @@ async def test_permission_update_scope_would_widen(idle: Household) -> None:
 
 
 async def test_permission_update_input_too_large(idle: Household) -> None:
-    """By number and by size, with what is there already; taking away is always possible."""
+    """Rules are limited in number and size, those of the layer included; removing is always possible."""
     for part in (0, 1):
         half = [rule("ask", f"t{part}_{number}") for number in range(MAX_RULES // 2)]
         await update(idle, *half)
@@ -417,8 +417,8 @@ async def test_permission_update_input_too_large(idle: Household) -> None:
 # The layers of a place.
 
 
-async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: Household) -> None:
-    """What the root's agent is denied, its children are; what a child's agent is allowed, a child is not."""
+async def test_a_child_session_has_no_rights_of_its_own(idle: Household) -> None:
+    """A child obeys the deny rules of its root's agent; the allow rules of its own agent do not widen it."""
     parent = await create(idle, "s0", agent="careful")
     for depth in range(1, MAX_SESSION_DEPTH):
         name = ("bold", "critic", "careful")[depth % 3]
@@ -434,7 +434,7 @@ async def test_a_session_that_is_made_by_another_has_no_right_of_its_own(idle: H
 
 
 async def test_a_grant_is_not_inherited(idle: Household) -> None:
-    """What a person approved in a session was not approved in those below."""
+    """A grant of a session does not apply in its children."""
     await create(idle, "p")
     await create(idle, "c", parent_session_id="p")
     await remember(idle, await run_in(idle, "p"), "session")
@@ -445,7 +445,7 @@ async def test_a_grant_is_not_inherited(idle: Household) -> None:
 
 
 async def test_a_counted_grant_is_spent_by_a_verdict(idle: Household) -> None:
-    """The records follow from what was journaled, whoever holds the grant."""
+    """Each verdict that uses a counted grant lowers its count, in a session or a run."""
     await create(idle, "s")
     run_id = await run_in(idle, "s")
     await remember(idle, run_id, "session", left=2)
@@ -458,8 +458,8 @@ async def test_a_counted_grant_is_spent_by_a_verdict(idle: Household) -> None:
     assert "grants" not in await idle.call("session.get", session_id="s")
 
 
-async def test_a_mode_is_narrowed_at_once_and_never_beyond_what_was_pinned(idle: Household) -> None:
-    """A run in flight is judged by its session's mode now, and by no wider one than it was accepted with."""
+async def test_a_run_obeys_the_narrower_of_pinned_and_current_mode(idle: Household) -> None:
+    """A run in flight is judged by its session's current mode, and by no wider one than it pinned."""
     await create(idle, "s", permission_mode="acceptEdits")
     run_id = await run_in(idle, "s")
     assert await why(idle, "edit_file", run_id=run_id) == ("allow", "mode acceptEdits")
@@ -471,15 +471,15 @@ async def test_a_mode_is_narrowed_at_once_and_never_beyond_what_was_pinned(idle:
 
 
 async def test_a_guest_brings_its_own_boundary(idle: Household) -> None:
-    """Both agents' definitions count, and the mode is the guest's."""
+    """The rules of both agents apply, and the mode is the guest's."""
     sent = await idle.send(agent="careful", guest="reviewer")
     found = await pages(idle.client, "permission.list", "permissions", run_id=sent["run_id"])
     assert [each["name"] for each in found if each["layer"] == "definition"] == ["careful", "reviewer"]
     assert [each["mode"] for each in found if each["layer"] in ("session", "run")] == ["plan", "plan"]
 
 
-async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> None:
-    """What it was denied is not known any more, so no mode allows anything."""
+async def test_an_undefined_agent_asks_for_every_call(idle: Household) -> None:
+    """The deny rules of an agent that is gone are unknown, so no mode allows its calls."""
     await create(idle, "s", agent="careful", permission_mode="bypassPermissions")
     left = {name: each for name, each in AGENTS.items() if name != "careful"}
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=left, hooks=FIELDS["hooks"]))
@@ -488,8 +488,8 @@ async def test_of_an_agent_that_is_gone_everything_is_asked(idle: Household) -> 
         assert (decision, decided_by) == ("ask", "managed careful rule * ask")
 
 
-async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
-    """Managed rules and the widest mode that may be."""
+async def test_managed_rules_come_first(tmp_path: Path) -> None:
+    """Managed rules and the widest mode of the configuration come first."""
     rule = Rule(tool="bash", decision="ask", note="always")
     permissions = PermissionsSection(rules=[rule], max_mode="acceptEdits")
     async with household(tmp_path, work=False, permissions=permissions, **FIELDS) as house:
@@ -499,8 +499,8 @@ async def test_what_is_configured_counts_first(tmp_path: Path) -> None:
         assert (found["decision"], found["mode"]) == ("allow", "acceptEdits")
 
 
-def test_opinions_and_tools_are_told_as_plain_values() -> None:
-    """That a call is itself a question says nothing against it."""
+def test_facts_and_opinions() -> None:
+    """Tools and hook verdicts become plain values; a call that is a question has no opinion."""
     assert opinion_of(Deny("no")) == HookOpinion("deny", "no")
     assert opinion_of(NeedsApproval("look")) == HookOpinion("ask", "look")
     assert opinion_of(NeedsAnswer([])) is opinion_of(None) is None

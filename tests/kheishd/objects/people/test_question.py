@@ -112,7 +112,7 @@ async def expired(house: Household, method: str, **params: Any) -> None:
 
 
 async def test_question_get_ok(house: Household) -> None:
-    """What is asked, with keys and ids to answer by."""
+    """A question is shown with the keys and ids of its answers."""
     run_id, question_id = await asking(house)
     shown = await house.call("question.get", question_id=question_id)
     assert (shown["status"], shown["run_id"], shown["agent"], shown["sender"]) == (
@@ -132,12 +132,12 @@ async def test_question_get_ok(house: Household) -> None:
 
 
 async def test_question_get_question_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown id, and one that the token does not cover, are refused alike."""
     await not_found(house, "question.get")
 
 
 async def test_question_list_ok(house: Household) -> None:
-    """Those that wait, oldest first; of a session or run; any of them, also when they are closed."""
+    """Pending questions are listed oldest first, of a session or run; closed ones on request."""
     first, one = await asking(house, sender="ann")
     _, two = await asking(house, sender="bob")
     await house.call("question.answer", question_id=one, declined=True)
@@ -158,13 +158,13 @@ async def test_question_list_ok(house: Household) -> None:
 
 
 async def test_question_list_session_not_found(house: Household) -> None:
-    """It says so by the field."""
+    """The refusal names the field."""
     refusal = await house.refused("question.list", session_id="ses_none")
     assert (type(refusal), refusal.field) == (SessionNotFound, "$.params.session_id")
 
 
 async def test_question_list_run_not_found(house: Household) -> None:
-    """It says so by the field."""
+    """The refusal names the field."""
     refusal = await house.refused("question.list", run_id="run_none")
     assert (type(refusal), refusal.field) == (RunNotFound, "$.params.run_id")
 
@@ -173,7 +173,7 @@ async def test_question_list_run_not_found(house: Household) -> None:
 
 
 async def test_question_answer_ok(house: Household) -> None:
-    """The answer, in the question's own words, is the call's result, and the run goes on."""
+    """The answer, in the words of the question, is the call's result, and the run continues."""
     run_id, question_id = await asking(house)
     answers = [{"key": "q1", "selected": ["o2"], "text": "a dark one"}]
     shown = await house.call("question.answer", question_id=question_id, answers=answers)
@@ -188,7 +188,7 @@ async def test_question_answer_ok(house: Household) -> None:
 
 
 async def test_question_answer_ok_declined(house: Household) -> None:
-    """Declining is an answer, not a cancellation: the model is told, with what is given as the reason."""
+    """Declining is an answer, not a cancellation: the model reads it with the justification."""
     run_id, question_id = await asking(house)
     shown = await house.call(
         "question.answer", question_id=question_id, declined=True, justification="none of your business"
@@ -200,7 +200,7 @@ async def test_question_answer_ok_declined(house: Household) -> None:
 
 
 async def test_question_answer_ok_beside_an_approval(house: Household) -> None:
-    """A batch that asks both waits for both, in any order, and then runs whole."""
+    """A batch with a question and an approval waits for both, in any order, and then runs."""
     run_id, question_id = await asking(house, write(call_id="c1"), ask(call_id="c2"))
     await house.call("question.answer", question_id=question_id, answers=RED)
     assert (await ended(house, run_id))["status"] == "waiting_for_approval"
@@ -213,7 +213,7 @@ async def test_question_answer_ok_beside_an_approval(house: Household) -> None:
 
 
 async def test_question_answer_ok_by_two_at_once(house: Household) -> None:
-    """One is first; the other learns who was."""
+    """Of two answers one is first; the other learns who gave it."""
     run_id, question_id = await asking(house)
     other = await house.server.connect()
     results: list[str] = []
@@ -237,7 +237,7 @@ async def test_question_answer_ok_by_two_at_once(house: Household) -> None:
 
 
 async def test_question_answer_ok_repeated_by_its_key(house: Household) -> None:
-    """The same key gives the same result; another answer under it is a conflict."""
+    """A repeated request returns the same result; another answer with the same key conflicts."""
     _, question_id = await asking(house)
     params = {"question_id": question_id, "answers": RED, "idempotency_key": "k"}
     first = await house.call("question.answer", **params)
@@ -247,7 +247,7 @@ async def test_question_answer_ok_repeated_by_its_key(house: Household) -> None:
 
 
 async def test_question_answer_ok_after_a_restart(tmp_path: Path) -> None:
-    """A question waits on the disk; the next daemon takes the answer and finishes the run."""
+    """A pending question survives a restart; the next daemon takes the answer and finishes the run."""
     async with household(tmp_path, hooks=hooks()) as house:
         run_id, question_id = await asking(house)
     async with household(tmp_path, hooks=hooks()) as house:
@@ -258,22 +258,22 @@ async def test_question_answer_ok_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_question_answer_question_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown id, and one that the token does not cover, are refused alike."""
     await not_found(house, "question.answer", answers=RED)
 
 
 async def test_question_answer_question_closed(house: Household) -> None:
-    """Who comes second is told so."""
+    """A second answer is refused."""
     await closed(house, "question.answer", answers=RED)
 
 
 async def test_question_answer_question_expired(house: Household) -> None:
-    """Who comes too late is told so."""
+    """A late answer is refused."""
     await expired(house, "question.answer", answers=RED)
 
 
 async def test_question_answer_answer_invalid(house: Household) -> None:
-    """What does not fit is refused by its field, and the question still waits."""
+    """An invalid answer is refused by its field, and the question stays pending."""
     _, question_id = await asking(house)
     for params, field in (
         ({"answers": [{"key": "q1", "selected": ["o9"]}]}, "$.params.answers[0].selected[0]"),
@@ -289,7 +289,7 @@ async def test_question_answer_answer_invalid(house: Household) -> None:
 
 
 async def test_question_cancel_ok(house: Household) -> None:
-    """The run is cancelled, its call has a result, the next run of the session goes on."""
+    """The run is cancelled, its call has a result, and the session's next run starts."""
     run_id, question_id = await asking(house)
     house.models.parts = calls()[1:]
     queued = await house.send("next")
@@ -306,7 +306,7 @@ async def test_question_cancel_ok(house: Household) -> None:
 
 
 async def test_question_cancel_ok_beside_an_approval(house: Household) -> None:
-    """With the run goes what else it asked for."""
+    """The run's pending approvals are withdrawn with it."""
     run_id, question_id = await asking(house, write(call_id="c1"), ask(call_id="c2"))
     await house.call("question.cancel", question_id=question_id)
     (shown,) = (await house.call("approval.list", run_id=run_id, status="any"))["approvals"]
@@ -315,30 +315,30 @@ async def test_question_cancel_ok_beside_an_approval(house: Household) -> None:
 
 
 async def test_question_cancel_question_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown id, and one that the token does not cover, are refused alike."""
     await not_found(house, "question.cancel")
 
 
 async def test_question_cancel_question_closed(house: Household) -> None:
-    """What was answered is not taken back."""
+    """An answered question cannot be cancelled."""
     await closed(house, "question.cancel")
 
 
 async def test_question_cancel_question_expired(house: Household) -> None:
-    """What nobody answered in time is over already."""
+    """An expired question cannot be cancelled."""
     await expired(house, "question.cancel")
 
 
 async def test_answering_takes_its_own_right(house: Household) -> None:
-    """Who may only read and approve does not speak for the user."""
+    """Answering requires a scope of its own, beyond those of other methods."""
     _, question_id = await asking(house)
     client = await house.limited(scopes=["read", "approve"])
     for method, params in (("question.answer", {"declined": True}), ("question.cancel", {})):
         assert type(await refused(client, method, question_id=question_id, **params)) is ScopeMissing
 
 
-async def test_a_question_lapses_in_its_time_only(house: Household) -> None:
-    """Not before it, and not what was answered."""
+async def test_a_question_expires_in_its_time_only(house: Household) -> None:
+    """A question expires when its time is over and it is pending."""
     _, question_id = await asking(house, ask(expires_after_s=3600))
     head = house.head()
     await house.state.update(lambda tx: question.expire(tx, question_id))

@@ -61,7 +61,7 @@ async def test_a_session_has_two_addresses(idle: Household) -> None:
 
 
 def test_an_agent_is_found_by_name() -> None:
-    """Without a name the default agent is meant; a refusal names the field in which the name arrived."""
+    """Without a name the default agent is used; a refusal names the field in which the name arrived."""
     assert find_definition(caller(), None).name == "default"
     assert find_definition(caller(), "critic") is AGENTS["critic"]
     guest = "$.params.guest"

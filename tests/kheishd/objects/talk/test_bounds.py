@@ -56,7 +56,7 @@ GENERATIONS = st.lists(st.tuples(SCOPES, st.none() | st.sampled_from(MODES)), mi
 def test_no_session_is_wider_than_any_above_it(
     generations: list[tuple[CapabilityScope, PermissionMode | None]],
 ) -> None:
-    """Whatever the records say, however they came about: each generation only takes away."""
+    """Each generation of sessions only removes rights, whatever the records hold."""
     family = [session(number, *generation) for number, generation in enumerate(generations)]
     store = Family(family)
     bounds = [bounds_of(store, RUNTIME, member) for member in family]
@@ -67,7 +67,7 @@ def test_no_session_is_wider_than_any_above_it(
 
 
 def test_a_mode_is_the_sessions_the_agents_or_the_daemons() -> None:
-    """In this order; a guest who speaks has its own."""
+    """The session's mode comes before the agent's and the daemon's; a guest has its own."""
     plain, plan = session(0, CapabilityScope(), None), session(0, CapabilityScope(), "acceptEdits")
     reviewer = AGENTS["reviewer"]
     assert bounds_of(Family([plain]), RUNTIME, plain).mode == "default"
@@ -84,8 +84,8 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
         yield house
 
 
-async def test_narrowing_a_parent_narrows_what_was_made_under_it(idle: Household) -> None:
-    """A child's next run, and its next child, have no more than the root has now."""
+async def test_narrowing_a_parent_narrows_its_children(idle: Household) -> None:
+    """A child's next run and its next child have no more rights than the root has then."""
     await idle.call("session.create", session_id="root", permission_mode="acceptEdits")
     await idle.call(
         "session.create", session_id="child", parent_session_id="root", scope={"tools": ["a", "b"]}

@@ -61,7 +61,7 @@ async def bound(house: Household, **properties: Any) -> str:
 
 
 async def test_conversation_compact_ok(house: Household) -> None:
-    """All but the last messages become a summary, which the model reads from then on."""
+    """All but the last messages become a summary, which later model calls read."""
     session_id = await talk(house)
     done = await compact(house)
     assert (done["session_id"], done["status"], done["summary"]) == (session_id, "completed", "They talked.")
@@ -87,8 +87,8 @@ async def test_conversation_compact_ok(house: Household) -> None:
     assert len((await house.call("conversation.history"))["messages"]) == 12
 
 
-async def test_conversation_compact_ok_is_accepted_first(house: Household) -> None:
-    """It is a run like any other: it can be followed, waited for, and asked for again by its key."""
+async def test_conversation_compact_ok_is_a_run(house: Household) -> None:
+    """A compaction is a run: it can be followed, awaited, and repeated by its key."""
     await talk(house)
     gate = Gate("", "They talked.")
     house.models.summaries = [gate]
@@ -106,20 +106,20 @@ async def test_conversation_compact_ok_is_accepted_first(house: Household) -> No
     assert (run["kind"], run["status"], "output" in run) == ("compaction", "completed", False)
 
 
-async def test_conversation_compact_ok_where_there_is_nothing_to_sum_up(house: Household) -> None:
-    """That is said, and no model is asked; nor is it what is asked for by a check."""
+async def test_conversation_compact_ok_with_nothing_to_summarize(house: Household) -> None:
+    """A short conversation is not summarized, and the note says so; a check calls no model."""
     await house.ask("one")
     head = house.head()
     assert (await house.call("conversation.compact", check=True))["status"] == "queued"
     assert house.head() == head
     done = await compact(house)
-    assert (done["status"], done["note"]) == ("completed", "there was nothing to sum up")
+    assert (done["status"], done["note"]) == ("completed", "there was nothing to summarize")
     assert "summary" not in done
     assert house.models.summed == []
 
 
 async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> None:
-    """A model that says nothing, or is not to be had; what may pass is tried again."""
+    """A model that fails or returns nothing fails the run; a transient failure is retried."""
     await talk(house)
     house.models.summaries = [lambda request: gives()]
     done = await compact(house)
@@ -138,7 +138,7 @@ async def test_conversation_compact_ok_says_why_it_failed(house: Household) -> N
 
 
 async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
-    """Cancelled means stopped; nothing is kept of it."""
+    """A cancelled compaction stops and changes nothing."""
     session_id = await talk(house)
     gate = Gate()
     house.models.summaries = [gate]
@@ -149,8 +149,8 @@ async def test_conversation_compact_ok_can_be_stopped(house: Household) -> None:
     assert "context_compacted" not in await house.kinds(session_id=session_id)
 
 
-async def test_conversation_compact_ok_is_not_to_be_steered(house: Household) -> None:
-    """It answers nobody."""
+async def test_conversation_compact_ok_cannot_be_steered(house: Household) -> None:
+    """A compaction takes no messages."""
     await talk(house)
     gate = Gate("", "They talked.")
     house.models.summaries = [gate]
@@ -164,13 +164,13 @@ async def test_conversation_compact_ok_is_not_to_be_steered(house: Household) ->
 
 
 async def test_conversation_compact_session_busy(idle: Household) -> None:
-    """While something is being said the summary would have half of it."""
+    """A session with an open run is not compacted."""
     await idle.send()
     assert isinstance(await idle.refused("conversation.compact"), SessionBusy)
 
 
 async def test_conversation_compact_session_already_ended(idle: Household) -> None:
-    """Nothing more is asked of it."""
+    """An ended session is not compacted."""
     sent = await idle.send()
     await idle.call("run.cancel", run_id=sent["run_id"])
     await idle.call("session.end", session_id=sent["session_id"])
@@ -185,13 +185,13 @@ async def left(house: Household, **runtime: Any) -> None:
 
 
 async def test_conversation_compact_agent_not_found(idle: Household) -> None:
-    """Its agent is no longer defined."""
+    """The conversation's agent is no longer defined."""
     await left(idle, definitions={name: AGENTS[name] for name in ("default", "reviewer")})
     assert isinstance(await idle.refused("conversation.compact", agent="critic"), AgentNotFound)
 
 
 async def test_conversation_compact_route_not_found(idle: Household) -> None:
-    """The session's route was taken away."""
+    """The session's route is no longer configured."""
     sent = await idle.send(agent="critic")
     await idle.call("session.update", session_id=sent["session_id"], route="local")
     await idle.call("run.cancel", run_id=sent["run_id"])
@@ -200,7 +200,7 @@ async def test_conversation_compact_route_not_found(idle: Household) -> None:
 
 
 async def test_conversation_compact_route_not_ready(idle: Household) -> None:
-    """The session's route cannot be used now."""
+    """The session's route is not ready."""
     sent = await idle.send()
     await idle.call("session.update", session_id=sent["session_id"], route="unready")
     await idle.call("run.cancel", run_id=sent["run_id"])
@@ -208,7 +208,7 @@ async def test_conversation_compact_route_not_ready(idle: Household) -> None:
 
 
 async def test_conversation_compact_workspace_forbidden(idle: Household) -> None:
-    """The session was told to work where it may not any more."""
+    """The session's workspace is no longer allowed."""
     sent = await idle.send(agent="critic", workspace="/srv/a")
     await idle.call("session.update", session_id=sent["session_id"], workspace="/srv/a")
     await left(idle, workspaces=Workspaces("/elsewhere", "/home", limited=True), routes=ROUTES)
@@ -218,26 +218,26 @@ async def test_conversation_compact_workspace_forbidden(idle: Household) -> None
 
 
 async def test_conversation_compact_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     assert isinstance(await idle.refused("conversation.compact"), ConversationNotFound)
 
 
 async def test_conversation_compact_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await idle.send()
     critic = await idle.limited(agents=["critic"])
     assert isinstance(await refused(critic, "conversation.compact"), AgentForbidden)
 
 
 async def test_conversation_compact_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await idle.send()
     ann = await idle.limited(senders=["ann"])
     assert isinstance(await refused(ann, "conversation.compact"), SenderForbidden)
 
 
 async def test_conversation_compact_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     assert isinstance(await idle.refused("conversation.compact", sender="a\nb"), SenderInvalid)
 
 
@@ -245,7 +245,7 @@ async def test_conversation_compact_sender_invalid(idle: Household) -> None:
 
 
 async def test_session_compact_ok(house: Household) -> None:
-    """The same, addressed by session; whoever may read the session may read the run."""
+    """A session is compacted by its id; a caller that may read the session may read the run."""
     session_id = await talk(house)
     done = await house.call("session.compact", session_id=session_id, wait="settled")
     assert (done["status"], done["summary"]) == ("completed", "They talked.")
@@ -254,7 +254,7 @@ async def test_session_compact_ok(house: Household) -> None:
 
 
 async def test_session_compact_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
     ann = await idle.limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
@@ -262,49 +262,49 @@ async def test_session_compact_session_not_found(idle: Household) -> None:
 
 
 async def test_session_compact_session_already_ended(idle: Household) -> None:
-    """Nothing more is asked of it."""
+    """An ended session is not compacted."""
     session_id = await bound(idle)
     await idle.call("session.end", session_id=session_id)
     assert isinstance(await idle.refused("session.compact", session_id=session_id), SessionAlreadyEnded)
 
 
 async def test_session_compact_session_busy(idle: Household) -> None:
-    """While something is being said the summary would have half of it."""
+    """A session with an open run is not compacted."""
     sent = await idle.send()
     refusal = await idle.refused("session.compact", session_id=sent["session_id"])
     assert isinstance(refusal, SessionBusy)
 
 
 async def test_session_compact_agent_not_found(idle: Household) -> None:
-    """Its agent is no longer defined."""
+    """The session's agent is no longer defined."""
     session_id = await bound(idle, agent="critic")
     idle.holder.replace(make_runtime(2, models=idle.models))
     assert isinstance(await idle.refused("session.compact", session_id=session_id), AgentNotFound)
 
 
 async def test_session_compact_route_not_found(idle: Household) -> None:
-    """Its route was taken away."""
+    """The session's route is no longer configured."""
     session_id = await bound(idle, route="local")
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=AGENTS))
     assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotFound)
 
 
 async def test_session_compact_route_not_ready(idle: Household) -> None:
-    """Its route cannot be used now."""
+    """The session's route is not ready."""
     session_id = await bound(idle, route="unready")
     assert isinstance(await idle.refused("session.compact", session_id=session_id), RouteNotReady)
 
 
 async def test_session_compact_workspace_forbidden(idle: Household) -> None:
-    """The parent works elsewhere now, and the child was told to stay."""
+    """The workspace of a child is outside of its parent's new one."""
     parent = await bound(idle, workspace="/srv/a")
     child = await bound(idle, parent_session_id=parent, workspace="/srv/a/b")
     await idle.call("session.update", session_id=parent, workspace="/srv/c")
     assert isinstance(await idle.refused("session.compact", session_id=child), WorkspaceForbidden)
 
 
-async def test_who_has_it_summed_up_needs_the_right_to_converse(idle: Household) -> None:
-    """It costs a model call and changes what is read."""
+async def test_compacting_requires_converse(idle: Household) -> None:
+    """Compaction costs a model call and changes the prompt, so it requires ``converse``."""
     session_id = await bound(idle)
     reader = await idle.limited(scopes=["read"])
     for method, params in (("conversation.compact", {}), ("session.compact", {"session_id": session_id})):

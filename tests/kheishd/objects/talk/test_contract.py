@@ -54,8 +54,8 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 DIGEST = Schema.of(FLAG, "$").digest
 
 
-async def test_a_schema_is_kept_once_and_as_it_was_given(desk: Desk) -> None:
-    """By its digest; keys stay in their order, for that is how a model reads them."""
+async def test_a_schema_is_stored_once(desk: Desk) -> None:
+    """A schema is stored by its digest with its keys in their order, in which models read them."""
     await desk.state.update(Schema.of(FLAG, "$").store)
     assert desk.count(BLOBS) == 1
     with desk.state.read() as store:
@@ -74,15 +74,15 @@ async def test_a_schema_is_kept_once_and_as_it_was_given(desk: Desk) -> None:
         ({"type": "string", "description": "x" * MAX_CONTRACT_BYTES}, InputTooLarge),
     ],
 )
-def test_a_schema_that_is_not_kept(schema: dict[str, Any], refusal: type[Exception]) -> None:
-    """The refusal names where it was given."""
+def test_invalid_schemas_are_refused(schema: dict[str, Any], refusal: type[Exception]) -> None:
+    """The refusal names the field of the schema."""
     with pytest.raises(refusal) as caught:
         Schema.of(schema, "$.params.output_contract.schema")
     assert getattr(caught.value, "field", None) == "$.params.output_contract.schema"
 
 
-def test_a_schema_that_nests_too_deep_is_no_contract() -> None:
-    """Whatever else is wrong with it."""
+def test_a_schema_that_nests_too_deep_is_refused() -> None:
+    """A schema that nests too deep is refused before anything else is checked."""
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(2_000):
         schema = {"type": "array", "items": schema}
@@ -90,7 +90,7 @@ def test_a_schema_that_nests_too_deep_is_no_contract() -> None:
         Schema.of(schema, "$")
 
 
-async def test_read_contracts_a_session(desk: Desk) -> None:
+async def test_read_contracts(desk: Desk) -> None:
     """A contract becomes a property and a schema to store; null unsets one, an absent one sets nothing."""
     params = SessionCreate(
         input_contract=InputContract(schema=FLAG),
@@ -110,8 +110,8 @@ async def test_read_contracts_a_session(desk: Desk) -> None:
     assert read_contracts(cleared).properties == {"input_contract": None}
 
 
-async def test_what_is_found_out_about_an_answer(desk: Desk) -> None:
-    """Against what the run pinned; nothing where that is nothing, or where it gave something already."""
+async def test_check_answer(desk: Desk) -> None:
+    """An answer is checked against the pinned contract, unless there is none or an output was emitted."""
     bound = replace(PINNED, output_contract=BoundContract(digest=DIGEST))
     with desk.state.read() as store:
         good, bad = check_answer(store, RUN, bound, '{"ok": true}'), check_answer(store, RUN, bound, "fine")

@@ -44,7 +44,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 async def test_conversation_get_ok(idle: Household) -> None:
-    """The session that the address means, with its record."""
+    """An address returns its session with the record."""
     sent = await idle.send(agent="reviewer", sender="ann")
     found = await idle.call("conversation.get", agent="reviewer", sender="ann")
     assert found["session_id"] == sent["session_id"] == found["session"]["session_id"]
@@ -53,27 +53,27 @@ async def test_conversation_get_ok(idle: Household) -> None:
 
 
 async def test_conversation_get_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     await require_conversation_not_found(idle, "conversation.get")
 
 
 async def test_conversation_get_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await require_limited(idle, "conversation.get")
 
 
 async def test_conversation_get_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await require_limited(idle, "conversation.get")
 
 
 async def test_conversation_get_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     await require_sender_invalid(idle, "conversation.get")
 
 
 async def test_conversation_list_ok(idle: Household) -> None:
-    """By agent and sender, page by page, filtered by either."""
+    """Conversations are listed by agent and sender, in pages, filtered by either."""
     senders = ["ann", "bob", "zoë", "Ann"]
     for agent in ("default", "critic"):
         for sender in senders:
@@ -92,7 +92,7 @@ async def test_conversation_list_ok(idle: Household) -> None:
 
 
 async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
-    """Others' conversations are neither listed nor told by where a page ends."""
+    """Neither rows nor page tokens name conversations of others."""
     for agent in ("critic", "default", "reviewer"):
         for sender in ("ann", "bob", "eve"):
             await idle.send(agent=agent, sender=sender)
@@ -116,7 +116,7 @@ async def test_conversation_list_ok_shows_a_limited_caller_its_own(idle: Househo
 
 
 async def test_conversation_reset_ok(house: Household) -> None:
-    """The next send starts a new session; the old one stays readable and is not bound any more."""
+    """The next send starts a new session; the old one stays readable and is no longer bound."""
     first = await house.ask("one")
     reset = await house.call("conversation.reset")
     assert reset == {"agent": "default", "sender": "user", "session_id": first["session_id"]}
@@ -142,7 +142,7 @@ CLOSED = {"type": "object", "additionalProperties": False}
     ids=lambda bound: next(iter(bound)),
 )
 async def test_conversation_reset_scope_missing(idle: Household, bound: dict[str, Any]) -> None:
-    """Whoever may only converse does not shed what an operator set: a new session would not have it."""
+    """A caller with ``converse`` only cannot shed bounds that an operator set."""
     sent = await idle.send()
     await idle.call("run.cancel", run_id=sent["run_id"])
     await idle.call("session.update", session_id=sent["session_id"], **bound)
@@ -153,7 +153,7 @@ async def test_conversation_reset_scope_missing(idle: Household, bound: dict[str
 
 
 async def test_conversation_reset_session_busy(idle: Household) -> None:
-    """While runs are open their answers would go unseen."""
+    """A conversation with open runs is not reset."""
     await idle.send()
     refusal = await idle.refused("conversation.reset")
     assert isinstance(refusal, SessionBusy)
@@ -161,20 +161,20 @@ async def test_conversation_reset_session_busy(idle: Household) -> None:
 
 
 async def test_conversation_reset_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     await require_conversation_not_found(idle, "conversation.reset")
 
 
 async def test_conversation_reset_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await require_limited(idle, "conversation.reset")
 
 
 async def test_conversation_reset_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await require_limited(idle, "conversation.reset")
 
 
 async def test_conversation_reset_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     await require_sender_invalid(idle, "conversation.reset")

@@ -62,7 +62,7 @@ def shown(house: Household) -> list[str]:
 
 
 async def test_session_fork_ok(house: Household) -> None:
-    """It goes on from where the other is; what either says from then on is its own."""
+    """A fork continues from the parent's state; later messages belong to one of the two."""
     session_id = (await house.ask("one"))["session_id"]
     head = house.head()
     branch = await fork(house, session_id)
@@ -84,7 +84,7 @@ async def test_session_fork_ok(house: Household) -> None:
 
 
 async def test_session_fork_ok_at_a_cursor(house: Household) -> None:
-    """As it was then, whatever came later; a cursor between its events is that of the one before."""
+    """A fork at a cursor has the state at that cursor, or at the last event before it."""
     first = await house.ask("one")
     at = house.head()
     await house.ask("elsewhere", sender="other")
@@ -98,7 +98,7 @@ async def test_session_fork_ok_at_a_cursor(house: Household) -> None:
 
 
 async def test_session_fork_ok_check_leaves_nothing_behind(idle: Household) -> None:
-    """Nor is it done twice for the same key."""
+    """Neither a check nor a repeated request creates a second fork."""
     sent = await idle.send("one")
     head = idle.head()
     assert (await fork(idle, sent["session_id"], check=True))["fork_of"]["cursor"] == head
@@ -109,7 +109,7 @@ async def test_session_fork_ok_check_leaves_nothing_behind(idle: Household) -> N
 
 
 async def test_session_fork_ok_anywhere_in_a_run(house: Household) -> None:
-    """Between a call and its result, too: at every cursor the branch's model is shown a valid transcript."""
+    """At every cursor, even between a call and its result, the fork's model reads a valid transcript."""
     calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
     house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
     gate = house.gate("slow")
@@ -144,8 +144,8 @@ def texts_of(transcript: Transcript) -> list[str]:
     return [text_of(message.items) for message in transcript.messages]
 
 
-async def test_session_fork_ok_of_a_branch(house: Household) -> None:
-    """A branch of a branch, also from before the two parted."""
+async def test_session_fork_ok_of_a_fork(house: Household) -> None:
+    """A fork can be forked, also before its own fork point."""
     root = (await house.ask("one"))["session_id"]
     before = house.head()
     await house.ask("two")
@@ -162,7 +162,7 @@ async def test_session_fork_ok_of_a_branch(house: Household) -> None:
 
 
 async def test_session_fork_ok_before_and_after_a_summary(house: Household) -> None:
-    """A branch from before it has everything; one from after it has the summary, and may have another."""
+    """A fork before a summary has every message; one after it has the summary, and may add its own."""
     for number in range(5):
         session_id = (await house.ask(f"{number} " + "word " * 100))["session_id"]
     before = house.head()
@@ -183,8 +183,8 @@ async def test_session_fork_ok_before_and_after_a_summary(house: Household) -> N
     assert len(await texts(house, late["session_id"])) == 14
 
 
-async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> None:
-    """Where that is from before the two parted; one from later is passed over."""
+async def test_session_fork_ok_reads_the_parents_checkpoint(house: Household) -> None:
+    """A checkpoint from before the fork point is used; a later one is skipped."""
     for number in range(14):
         session_id = (await house.ask(f"{number}"))["session_id"]
     with house.state.read() as store:
@@ -205,7 +205,7 @@ async def test_session_fork_ok_reads_the_others_checkpoint(house: Household) -> 
 
 
 async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
-    """Scope, mode, parent, workspace, route, contracts and metadata are the other's."""
+    """A fork has the scope, mode, parent, workspace, route, contracts and metadata of the other session."""
     flag = {"type": "object", "properties": {}, "additionalProperties": False}
     parent = await idle.call("session.create", scope={"tools": ["a", "b"]}, workspace="/srv/a")
     made = await idle.call(
@@ -230,7 +230,7 @@ async def test_session_fork_ok_inherits_the_boundary(idle: Household) -> None:
 
 
 async def test_session_fork_ok_for_another_agent_is_no_wider(idle: Household) -> None:
-    """What both allow; its route and model are its own."""
+    """Another agent gets the rights that both allow, and its own route and model."""
     made = await idle.call("session.create", scope={"tools": ["grep", "bash"], "mcp": []}, route="local")
     branch = await fork(idle, made["session_id"], agent="reviewer")
     assert branch["scope"] == {"tools": ["grep"], "mcp": []}
@@ -243,7 +243,7 @@ async def test_session_fork_ok_for_another_agent_is_no_wider(idle: Household) ->
 
 
 async def test_session_fork_ok_takes_the_rules_that_narrow(idle: Household) -> None:
-    """What was allowed was allowed there."""
+    """A fork has the narrowing rules of the other session, and not its allow rules."""
     session_id = (await idle.send())["session_id"]
     rules = [{"tool": "bash", "decision": "deny"}, {"tool": "grep", "decision": "allow"}]
     await idle.call("permission.update", session_id=session_id, add=rules)
@@ -252,8 +252,8 @@ async def test_session_fork_ok_takes_the_rules_that_narrow(idle: Household) -> N
     assert (await idle.call("session.get", session_id=branch["session_id"])) == branch
 
 
-async def test_session_fork_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
-    """As when a session is made so."""
+async def test_session_fork_a_wider_mode_requires_approve(idle: Household) -> None:
+    """A fork with a wider mode requires ``approve``, as a new session does."""
     made = await idle.call("session.create", permission_mode="bypassPermissions")
     operator = await idle.limited(scopes=["read", "operate"])
     refusal = await refused(operator, "session.fork", session_id=made["session_id"])
@@ -261,8 +261,8 @@ async def test_session_fork_a_wider_mode_takes_the_right_to_approve(idle: Househ
     assert (await fork(idle, made["session_id"]))["permission_mode"] == "bypassPermissions"
 
 
-async def test_session_fork_ok_belongs_to_whose_the_other_is(house: Household) -> None:
-    """A token that covers a sender may branch off what is that one's, and read it."""
+async def test_session_fork_ok_has_the_same_sender(house: Household) -> None:
+    """A token that covers the sender of the session may fork it and read the fork."""
     session_id = (await house.ask("mine", sender="ann"))["session_id"]
     ann = await house.limited(senders=["ann"])
     branch = await ann.call("session.fork", session_id=session_id)
@@ -277,15 +277,15 @@ async def test_session_fork_ok_belongs_to_whose_the_other_is(house: Household) -
 
 
 async def test_session_fork_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
     ann = await idle.limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
         assert isinstance(await refused(client, "session.fork", session_id=session_id), SessionNotFound)
 
 
-async def test_session_fork_at_no_place_of_the_session(idle: Household) -> None:
-    """Before it began, or in the future."""
+async def test_session_fork_refuses_cursors_outside_of_the_session(idle: Household) -> None:
+    """A cursor before the first event or in the future is refused."""
     await idle.send()
     sent = await idle.send(sender="other")
     first = (await idle.call("session.get", session_id=sent["session_id"]))["created_cursor"]
@@ -296,7 +296,7 @@ async def test_session_fork_at_no_place_of_the_session(idle: Household) -> None:
 
 
 async def test_session_fork_agent_not_found(idle: Household) -> None:
-    """The agent that is named, or the session's own after it was taken away."""
+    """The named agent does not exist, or the session's own agent is gone."""
     made = await idle.call("session.create", agent="critic")
     refusal = await idle.refused("session.fork", session_id=made["session_id"], agent="nobody")
     assert isinstance(refusal, AgentNotFound)
@@ -307,7 +307,7 @@ async def test_session_fork_agent_not_found(idle: Household) -> None:
 
 
 async def test_session_fork_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     sent = await idle.send(agent="critic")
     critic = await idle.limited(agents=["critic"])
     refusal = await refused(critic, "session.fork", session_id=sent["session_id"], agent="reviewer")
@@ -315,7 +315,7 @@ async def test_session_fork_agent_forbidden(idle: Household) -> None:
 
 
 async def test_session_fork_cursor_pruned(idle: Household) -> None:
-    """What is no longer there cannot be gone on from."""
+    """A pruned cursor cannot be a fork point."""
     sent = await idle.send()
     mark = sent["cursor"].to_bytes(8, "big")
     await idle.state.update(lambda tx: tx.put(META, f"pruned:{sent['session_id']}", value=mark))
@@ -325,7 +325,7 @@ async def test_session_fork_cursor_pruned(idle: Household) -> None:
 
 
 async def test_session_fork_too_deep(idle: Household) -> None:
-    """Each branch of a branch is looked up whenever all of it is read."""
+    """The depth of forks of forks is limited, because reading a transcript walks through all of them."""
     session_id = (await idle.send())["session_id"]
     for _ in range(MAX_FORKS):
         session_id = (await fork(idle, session_id))["session_id"]
@@ -342,8 +342,8 @@ async def exported(house: Household, session_id: str) -> list[str]:
     return lines
 
 
-async def test_a_branch_is_exported_whole(house: Household) -> None:
-    """The file begins where everything began, and its chain leads over the place where they parted."""
+async def test_a_fork_is_exported_whole(house: Household) -> None:
+    """The export begins with the first session, and its hash chain continues across the fork point."""
     session_id = (await house.ask("one"))["session_id"]
     at = house.head()
     await house.ask("not in it")
@@ -363,8 +363,8 @@ async def test_a_branch_is_exported_whole(house: Household) -> None:
         assert_valid(house.models.asked[-1].messages)
 
 
-async def test_a_branch_whose_beginning_is_missing_or_another_is_not_imported(house: Household) -> None:
-    """The place where they parted names the hash of what came before."""
+async def test_a_fork_without_its_beginning_is_not_imported(house: Household) -> None:
+    """The fork point names the hash of the events before it."""
     session_id = (await house.ask("one"))["session_id"]
     other = (await house.ask("else", sender="other"))["session_id"]
     branch = await fork(house, session_id)

@@ -58,8 +58,8 @@ def told(store: Store) -> Store:
     return store
 
 
-def test_every_message_says_where_it_stands_and_what_it_cost(told: Store) -> None:
-    """Cursor, time, run, item, sender, reason to stop, usage; only messages, and only of this session."""
+def test_history_messages(told: Store) -> None:
+    """A message has its cursor, time, run, item, sender, stop reason and usage; other events are left out."""
     with told.read() as snapshot:
         page = read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses"))
     imported, asked, called, steered, failed, returned, answered = page.messages
@@ -76,7 +76,7 @@ def test_every_message_says_where_it_stands_and_what_it_cost(told: Store) -> Non
 @pytest.mark.parametrize("limit", [1, 2, 5, 50])
 @pytest.mark.parametrize("order", ["oldest", "newest"])
 def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) -> None:
-    """Each message once, from either end."""
+    """Each message is on one page, from either end."""
     found: list[str] = []
     after = None
     while True:
@@ -95,7 +95,7 @@ def test_pages_join_in_both_directions(told: Store, order: Order, limit: int) ->
 
 
 def test_a_page_begins_only_where_one_ended(told: Store) -> None:
-    """Anything else is refused by its path."""
+    """Only the ``next`` of a page is a page token."""
     with told.read() as snapshot, pytest.raises(InvalidParams):
         read_history(snapshot, SESSION, SessionHistoryParams(session_id="ses", after="x"))
 
@@ -115,7 +115,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 async def test_conversation_history_ok(house: Household) -> None:
-    """The messages of the address, from either end, page by page."""
+    """The messages of an address are read from either end, in pages."""
     for text in ("one", "two"):
         await house.ask(text)
     texts = ["one", "You said: one", "two", "You said: two"]
@@ -126,27 +126,27 @@ async def test_conversation_history_ok(house: Household) -> None:
 
 
 async def test_conversation_history_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     await require_conversation_not_found(idle, "conversation.history")
 
 
 async def test_conversation_history_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await require_limited(idle, "conversation.history")
 
 
 async def test_conversation_history_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await require_limited(idle, "conversation.history")
 
 
 async def test_conversation_history_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     await require_sender_invalid(idle, "conversation.history")
 
 
 async def test_session_history_ok(house: Household) -> None:
-    """Every message with its run, its sender and its cost."""
+    """Every message has its run, its sender and its cost."""
     sent = await house.ask("one", sender="ann")
     page = await house.call("session.history", session_id=sent["session_id"])
     question, answer = page["messages"]
@@ -156,5 +156,5 @@ async def test_session_history_ok(house: Household) -> None:
 
 
 async def test_session_history_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.history")

@@ -17,8 +17,8 @@ from protocol.transcript import AssetReference, InputItem, Text
 from tests.support.desk import Desk, open_desk
 
 
-def test_what_was_said_is_items() -> None:
-    """Either content or items; empty ones and those of other kinds are refused."""
+def test_read_items() -> None:
+    """Either ``content`` or ``input_items`` holds something; empty and unsupported items are refused."""
     assert read_items(ConversationSend(content="x")) == [Text("x")]
     assert read_items(ConversationSend(input_items=[Text("a"), Text("b")])) == [Text("a"), Text("b")]
     for wrong in (
@@ -55,8 +55,8 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 DIGEST = Schema.of(FLAG, "$").digest
 
 
-async def test_what_is_said_is_written_in_one_way(desk: Desk) -> None:
-    """Texts become one, where the first of them was; what is no text stays where it is."""
+async def test_apply_input_contract(desk: Desk) -> None:
+    """Texts become one canonical JSON text in place of the first; other items keep their order."""
     picture = AssetReference("ast_1")
     items: list[InputItem] = [picture, Text('```json\n{"ok":'), picture, Text(" true}\n```")]
     bound = replace(SESSION, input_contract=DIGEST)

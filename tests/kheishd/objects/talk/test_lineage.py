@@ -65,21 +65,21 @@ def seen(
 
 
 def test_a_lineage_begins_with_the_oldest(family: Store) -> None:
-    """Each stretch ends where the next session branched off."""
+    """Each segment ends at the fork point of the next session."""
     with family.read() as snapshot:
         assert lineage(snapshot, session("three", ForkOf("two", 7))) == THREE
         assert lineage(snapshot, session("one")) == [Segment("one", None)]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_nothing_of_what_came_after_a_branch_is_in_it(family: Store, reverse: bool) -> None:
-    """What the others did later is theirs."""
+def test_a_lineage_ends_at_fork_points(family: Store, reverse: bool) -> None:
+    """Events of a parent after the fork point are not in the lineage."""
     assert seen(family, THREE, reverse=reverse) == (SEEN[::-1] if reverse else SEEN)
 
 
 @pytest.mark.parametrize("after", range(14))
-def test_one_cursor_says_where_one_stands(family: Store, after: int) -> None:
-    """Beyond it, or before it, in all of the stretches."""
+def test_one_cursor_is_a_position_in_all_segments(family: Store, after: int) -> None:
+    """Entries after or before one cursor are selected in every segment."""
     assert seen(family, THREE, after) == [each for each in SEEN if each[1] > after]
     before = [each for each in SEEN[::-1] if not after or each[1] < after]
     assert seen(family, THREE, after, reverse=True) == before

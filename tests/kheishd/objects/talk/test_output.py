@@ -38,7 +38,7 @@ def emits(house: Household, *texts: str) -> None:
 
 
 async def test_output_list_ok(house: Household) -> None:
-    """Of a run: what it emitted, in order, the last one final; or its answer."""
+    """A run lists its emitted outputs in order, the last one final, or else its answer."""
     emits(house, "one", "two")
     sent = await house.ask()
     page = await house.call("output.list", run_id=sent["run_id"])
@@ -55,7 +55,7 @@ async def test_output_list_ok(house: Household) -> None:
 
 
 async def test_output_list_ok_of_a_session_page_by_page(house: Household) -> None:
-    """All runs, in order, those in between that gave nothing passed over, however small the pages are."""
+    """The runs of a session are listed in order, whatever the page size; runs without output are skipped."""
     emits(house, "one", "two", "three")
     sent = await house.ask()
     house.models.to["fail"] = lambda request: fails("unauthorized", retryable=False)
@@ -70,8 +70,8 @@ async def test_output_list_ok_of_a_session_page_by_page(house: Household) -> Non
     assert len(found) == 4
 
 
-async def test_output_list_ok_names_either(house: Household) -> None:
-    """A run or a session, and a mark that a page gave."""
+async def test_output_list_requires_one_address(house: Household) -> None:
+    """Either a run or a session is named, and only the ``next`` of a page is a page token."""
     sent = await house.ask()
     both = {"run_id": sent["run_id"], "session_id": sent["session_id"]}
     assert isinstance(await house.refused("output.list"), InvalidParams)
@@ -81,7 +81,7 @@ async def test_output_list_ok_names_either(house: Household) -> None:
 
 
 async def test_output_list_run_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown run, and one that the token does not cover, are refused alike."""
     sent = await house.ask(sender="bob")
     ann = await house.limited(senders=["ann"])
     for client, run_id in ((house.client, "run_none"), (ann, sent["run_id"])):
@@ -89,7 +89,7 @@ async def test_output_list_run_not_found(house: Household) -> None:
 
 
 async def test_output_list_session_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it; and of a session no run that it does not cover is shown."""
+    """An uncovered session is refused, and uncovered runs of a covered one are left out."""
     sent = await house.ask("bob's", sender="bob")
     await house.call("session.send", session_id=sent["session_id"], sender="ann", content="ann's")
     ann = await house.limited(senders=["ann"])
@@ -128,8 +128,8 @@ def read(desk: Desk, run_id: str) -> tuple[Output | None, list[Output]]:
         return output_of(store, run), list(outputs_of(store, run))
 
 
-async def test_a_completed_run_gave_its_last_answer(desk: Desk) -> None:
-    """With an id that is its message's, at the place and time where that stands."""
+async def test_the_output_of_a_completed_run_is_its_last_answer(desk: Desk) -> None:
+    """The output has an id derived from the message's, and its cursor and time."""
     sent = await desk.ask("hello")
     last, given = read(desk, sent.run_id)
     assert given == [last]
@@ -142,8 +142,8 @@ async def test_a_completed_run_gave_its_last_answer(desk: Desk) -> None:
     assert (last.run_id, last.at_ms) == (sent.run_id, envelope.at_ms)
 
 
-async def test_what_was_emitted_takes_the_place_of_the_answer(desk: Desk) -> None:
-    """All of it is listed, and only the last is final."""
+async def test_emitted_outputs_replace_the_answer(desk: Desk) -> None:
+    """All emitted outputs are listed, and only the last is final."""
     answers(desk, lambda r: gives(EMIT), lambda r: gives(AGAIN), lambda r: says("that is all"))
     sent = await desk.ask()
     last, given = read(desk, sent.run_id)
@@ -153,8 +153,8 @@ async def test_what_was_emitted_takes_the_place_of_the_answer(desk: Desk) -> Non
     assert (sent.output, sent.value, sent.output_kind) == ("2", 2, "emit_output")
 
 
-async def test_of_a_run_that_failed_nothing_is_final(desk: Desk) -> None:
-    """What it emitted is there; a text that it said on the way is none of its outputs."""
+async def test_a_failed_run_has_no_final_output(desk: Desk) -> None:
+    """Emitted outputs are listed; text on the way is no output."""
     answers(desk, lambda r: gives(EMIT), lambda r: fails("unauthorized", retryable=False))
     sent = await desk.ask()
     last, given = read(desk, sent.run_id)
@@ -172,8 +172,8 @@ async def test_of_a_run_that_failed_nothing_is_final(desk: Desk) -> None:
     assert (last.text, last.final) == ("I look", False)
 
 
-async def test_before_an_answer_there_is_nothing(desk: Desk) -> None:
-    """Nor where the answer has no text: that is no output."""
+async def test_no_output_before_an_answer(desk: Desk) -> None:
+    """A run without an answer, or with an empty one, has no output."""
     gate = Gate()
     answers(desk, gate)
     sent = await desk.send()
@@ -188,8 +188,8 @@ async def test_before_an_answer_there_is_nothing(desk: Desk) -> None:
     assert last.text == ""
 
 
-async def test_what_was_pruned_is_passed_over(desk: Desk) -> None:
-    """A record may outlive the entry that it points at."""
+async def test_pruned_outputs_are_skipped(desk: Desk) -> None:
+    """A record may outlive the entries that it refers to."""
     sent = await desk.ask()
     cursor = desk.run(sent.run_id).output_cursor
     assert cursor is not None
@@ -203,8 +203,8 @@ SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
 CONTRACT = OutputContract(schema=SCHEMA, max_repairs=1)
 
 
-async def test_what_fits_its_contract_is_json(desk: Desk) -> None:
-    """As it is written in one way, with its value, also where it had to be mended first."""
+async def test_an_answer_with_a_contract_is_json(desk: Desk) -> None:
+    """A matching answer is canonical JSON with its value, also after repairs."""
     answers(desk, lambda r: says("well"), lambda r: says("```json\n[1,\n 2]\n```"))
     sent = await desk.ask(output_contract=CONTRACT)
     last, given = read(desk, sent.run_id)
@@ -219,8 +219,8 @@ async def test_what_fits_its_contract_is_json(desk: Desk) -> None:
     assert (sent.output, sent.value, sent.output_kind) == ("[1,2]", [1, 2], "structured_output")
 
 
-async def test_what_does_not_fit_is_what_it_is(desk: Desk) -> None:
-    """The last text of a run that failed, and none of its outputs."""
+async def test_an_answer_that_violates_its_contract_is_text(desk: Desk) -> None:
+    """The last text of a failed run is shown, and is none of its outputs."""
     answers(desk, lambda r: says("well"))
     sent = await desk.ask(output_contract=CONTRACT)
     last, given = read(desk, sent.run_id)
@@ -231,8 +231,8 @@ async def test_what_does_not_fit_is_what_it_is(desk: Desk) -> None:
     assert (last.source_kind, last.text, last.final) == ("assistant_text", "well", False)
 
 
-async def test_an_answer_in_parts_is_one(desk: Desk) -> None:
-    """However often it was cut; a contract binds the whole of it."""
+async def test_a_continued_answer_is_one_output(desk: Desk) -> None:
+    """The parts of a truncated answer are joined, and the contract binds the whole."""
     cut: ModelPart = lambda r: gives(Text("[1,"), stop_reason="length")  # noqa: E731
     answers(desk, cut, lambda r: says("2]"))
     sent = await desk.ask()

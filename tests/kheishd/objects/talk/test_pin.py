@@ -40,7 +40,7 @@ async def in_session(house: Household, *, created: dict[str, Any], **params: Any
 
 
 async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
-    """By value, and never a secret: the reference to it is a name."""
+    """Every value is pinned, a credential by its reference."""
     found = await pinned(idle, agent="routed")
     assert found == {
         "route": "local",
@@ -75,13 +75,13 @@ async def test_everything_a_run_uses_is_pinned(idle: Household) -> None:
 async def test_a_model_belongs_to_the_route_it_was_named_with(
     idle: Household, created: dict[str, Any], params: dict[str, Any], expected: tuple[str, str]
 ) -> None:
-    """The request before the session before the agent; another route's model is never taken along."""
+    """The request comes before the session and the agent; a model is never used with another route."""
     found = await in_session(idle, created={"agent": "routed", **created}, **params)
     assert (found["route"], found["model"]) == expected
 
 
 async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> None:
-    """All is left out, none is an empty list; a guest has none."""
+    """Null is every tool, an empty list none; a guest has none."""
     assert "tools" not in await pinned(idle)
     assert (await pinned(idle, agent="reviewer"))["tools"] == ["read_file", "grep"]
     narrowed = await in_session(idle, created={"agent": "reviewer", "scope": {"tools": ["grep", "bash"]}})
@@ -90,8 +90,8 @@ async def test_tools_are_what_both_agent_and_session_allow(idle: Household) -> N
     assert (await pinned(idle, guest="reviewer"))["tools"] == []
 
 
-async def test_the_lower_of_two_ceilings_counts(tmp_path: Path) -> None:
-    """The agent's and the daemon's; none is no ceiling."""
+async def test_the_lower_turn_limit_applies(tmp_path: Path) -> None:
+    """The lower of the agent's and the daemon's limits applies; zero is no limit."""
     for max_turns, expected in ((3, 3), (0, 7), (500, 7)):
         limits = RunsSection(max_turns=max_turns)
         agents: dict[str, Any] = {"definitions": {"routed": ROUTED}, "default_agent": "routed"}
@@ -107,8 +107,8 @@ PRICED = RouteSpec(
 )
 
 
-async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
-    """The daemon, the agent and the request; what none of them limits is without limit."""
+async def test_a_budget_is_the_lowest_of_all(tmp_path: Path) -> None:
+    """The lowest limit of the daemon, the agent and the request applies."""
     limits = RunsSection(max_tokens=500, max_work_s=60.0, max_cost=0.5)
     spender = agent("spender", "max_tokens: 300\nmax_work_s: 90\nmax_cost: 2")
     agents: dict[str, Any] = {"definitions": {"spender": spender}, "default_agent": "spender"}
@@ -124,8 +124,8 @@ async def test_a_budget_is_what_all_allow(tmp_path: Path) -> None:
         assert found["prices"] == {"currency": "USD", "input": 3_000_000, "output": 15_000_000}
 
 
-async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
-    """A route without prices: a limit of cost is refused where it is asked for, and nothing elsewhere."""
+async def test_cost_is_not_limited_without_prices(tmp_path: Path) -> None:
+    """Without prices a requested cost limit is refused, and a configured one is ignored."""
     async with household(tmp_path, work=False, runs=RunsSection(max_cost=0.5)) as house:
         refusal = await house.refused("conversation.send", content="x", budget={"max_cost": 7})
         assert (type(refusal), refusal.field) == (InvalidParams, "$.params.budget.max_cost")
@@ -134,8 +134,8 @@ async def test_what_nobody_can_tell_is_not_limited(tmp_path: Path) -> None:
         assert "prices" not in found
 
 
-async def test_what_a_conversation_costs(tmp_path: Path) -> None:
-    """Of each run and of its session, which is the sum of them."""
+async def test_costs_are_summed(tmp_path: Path) -> None:
+    """A run has a cost, and a session the sum of its runs'."""
     async with household(tmp_path, routes={"offline": PRICED}) as house:
         first, second = await house.ask("one"), await house.ask("two")
         cost = {"micros": 3 + 15, "currency": "USD"}
@@ -146,16 +146,16 @@ async def test_what_a_conversation_costs(tmp_path: Path) -> None:
         assert view["costs"] == [{"micros": 36, "currency": "USD"}]
 
 
-async def test_instructions_are_kept_once(idle: Household) -> None:
-    """However many runs use them."""
+async def test_instructions_are_stored_once(idle: Household) -> None:
+    """Instructions are stored once for all runs that use them."""
     for _ in range(3):
         await idle.send()
     with idle.state.read() as store:
         assert store.count(BLOBS) == 1
 
 
-async def test_an_agent_whose_route_is_gone_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """The refusal names the route."""
+async def test_an_agent_without_its_route_is_refused(tmp_path: Path) -> None:
+    """The refusal names the route, and no session is created."""
     async with household(tmp_path, work=False, definitions={"routed": ROUTED}, routes={}) as house:
         assert isinstance(
             await house.refused("conversation.send", agent="routed", content="x"), RouteNotFound

@@ -52,8 +52,8 @@ async def forget(desk: Desk, cursor: int | None) -> None:
     await desk.state.update(lambda tx: tx.delete(JOURNAL, "ses_1", cursor))
 
 
-async def test_nothing_planned(desk: Desk) -> None:
-    """No todos and no plan; the view is the record."""
+async def test_no_todos_and_no_plan(desk: Desk) -> None:
+    """Without todos and a plan the view equals the record."""
     with desk.state.read() as store:
         session = desk.session("ses_1")
         view = view_of(store, session)
@@ -62,7 +62,7 @@ async def test_nothing_planned(desk: Desk) -> None:
 
 
 async def test_the_newest_todos_and_plan(desk: Desk) -> None:
-    """Each list takes the place of the one before; a plan was updated when it was proposed last."""
+    """The newest list of todos and the newest plan are shown."""
     session = await append(desk, TodosWritten(todos=[]), TodosWritten(todos=[LOOK]), PlanEntered(), EXITED)
     with desk.state.read() as store:
         assert todos_of(store, session) == [LOOK]
@@ -77,8 +77,8 @@ async def test_the_newest_todos_and_plan(desk: Desk) -> None:
         assert (view.todos, view.plan) == ([LOOK], plan_of(store, session))
 
 
-async def test_what_was_pruned_is_not_there(desk: Desk) -> None:
-    """A record may outlive the entries that it points at."""
+async def test_pruned_todos_and_plans_are_not_shown(desk: Desk) -> None:
+    """A record may outlive the entries that it refers to."""
     session = await append(desk, TodosWritten(todos=[LOOK]), EXITED)
     await forget(desk, session.todos_cursor)
     await forget(desk, session.plan_cursor)

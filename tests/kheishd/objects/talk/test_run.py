@@ -52,7 +52,7 @@ async def not_found(house: Household, method: str) -> None:
 
 
 async def test_run_get_ok(house: Household) -> None:
-    """What it uses, what it cost and what it answered."""
+    """A run is shown with its pinned values, its cost and its answer."""
     sent = await house.ask("one", sender="ann")
     run = await house.call("run.get", run_id=sent["run_id"])
     assert (run["status"], run["output"], run["sender"]) == ("completed", "You said: one", "ann")
@@ -61,8 +61,8 @@ async def test_run_get_ok(house: Household) -> None:
     assert run["usage"] == {"input_tokens": 1, "output_tokens": 1}
 
 
-async def test_run_get_ok_says_its_place_in_the_queue(idle: Household) -> None:
-    """One is next; the first in line has no place, it waits for a worker only."""
+async def test_run_get_ok_shows_the_queue_position(idle: Household) -> None:
+    """Position 1 is next; the first open run has none, because it only waits for a worker."""
     sent = [await idle.send() for _ in range(3)]
     views = [await idle.call("run.get", run_id=each["run_id"]) for each in sent]
     assert [view.get("queue_position") for view in views] == [None, 1, 2]
@@ -70,7 +70,7 @@ async def test_run_get_ok_says_its_place_in_the_queue(idle: Household) -> None:
 
 
 async def test_run_get_run_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown run, and one that the token does not cover, are refused alike."""
     await not_found(idle, "run.get")
 
 
@@ -78,7 +78,7 @@ async def test_run_get_run_not_found(idle: Household) -> None:
 
 
 async def test_run_list_ok(house: Household) -> None:
-    """Newest first or oldest first, of one session or of all, by status, page by page."""
+    """Runs are listed from either end, of one session or of all, by status, in pages."""
     gate = house.gate("slow")
     done = [(await house.ask(sender="ann"))["run_id"] for _ in range(3)]
     slow = await house.send("slow", sender="bob")
@@ -104,7 +104,7 @@ async def test_run_list_ok(house: Household) -> None:
 
 
 async def test_run_list_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
-    """Not one of another agent or sender, by any way of asking."""
+    """No filter shows runs of other agents and senders."""
     sent = [
         await idle.send(agent=agent, sender=sender)
         for agent, sender in (("default", "ann"), ("default", "bob"), ("critic", "ann"))
@@ -115,8 +115,8 @@ async def test_run_list_ok_shows_a_limited_caller_its_own(idle: Household) -> No
         assert [row["run_id"] for row in rows] == [sent[0]["run_id"]]
 
 
-async def test_run_list_ok_hides_what_others_said_in_the_same_session(idle: Household) -> None:
-    """A run that somebody else started in a covered session is theirs."""
+async def test_run_list_ok_hides_runs_of_other_senders(idle: Household) -> None:
+    """Runs of other senders in a covered session are left out."""
     sent = await idle.send(sender="ann")
     await idle.call("session.send", session_id=sent["session_id"], sender="bob", content="x")
     ann = await idle.limited(senders=["ann"])
@@ -125,7 +125,7 @@ async def test_run_list_ok_hides_what_others_said_in_the_same_session(idle: Hous
 
 
 async def test_a_run_belongs_to_its_session(idle: Household) -> None:
-    """What a covered sender said in a session that is not covered is answered there, and not shown."""
+    """A covered sender's run in an uncovered session is accepted, and not shown."""
     sent = await idle.send(sender="bob")
     said = await idle.call("session.send", session_id=sent["session_id"], sender="ann", content="x")
     ann = await idle.limited(senders=["ann"])
@@ -135,7 +135,7 @@ async def test_a_run_belongs_to_its_session(idle: Household) -> None:
 
 
 async def test_run_list_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
     ann = await idle.limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
@@ -145,7 +145,7 @@ async def test_run_list_session_not_found(idle: Household) -> None:
 
 @pytest.mark.parametrize("after", ["", "a b", "x" * 1025, "\x00"])
 async def test_a_page_begins_only_where_one_ended(idle: Household, after: str) -> None:
-    """An 'after' that no page gave is refused by its path, also as a cursor."""
+    """Only the ``next`` of a page is a page token."""
     sent = await idle.send()
     for asked in ({}, {"session_id": sent["session_id"]}):
         refusal = await idle.refused("run.list", after=after, **asked)
@@ -159,7 +159,7 @@ async def test_a_page_begins_only_where_one_ended(idle: Household, after: str) -
 
 
 async def test_run_wait_ok(house: Household) -> None:
-    """Until it has ended; at once where it has."""
+    """The answer comes when the run has ended, at once if it has."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
@@ -171,14 +171,14 @@ async def test_run_wait_ok(house: Household) -> None:
 
 
 async def test_run_wait_ok_not_in_time(idle: Household) -> None:
-    """The answer is the run as it is then."""
+    """After a timeout the answer is the run's current state."""
     sent = await idle.send()
     waited = await idle.call("run.wait", run_id=sent["run_id"], timeout_s=0.01)
     assert waited["status"] == "queued"
 
 
-async def test_run_wait_can_be_given_up(house: Household) -> None:
-    """Who waits can be cancelled; the run goes on."""
+async def test_run_wait_can_be_cancelled(house: Household) -> None:
+    """A cancelled wait leaves the run alone."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await house.client.request("run.wait", run_id=sent["run_id"])
@@ -189,8 +189,8 @@ async def test_run_wait_can_be_given_up(house: Household) -> None:
     assert (await other.call("run.wait", run_id=sent["run_id"]))["status"] == "completed"
 
 
-async def test_many_wait_for_one(house: Household) -> None:
-    """All are answered by its end."""
+async def test_many_callers_wait_for_one_run(house: Household) -> None:
+    """The end of a run answers every caller that waits."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     waiting = [await house.client.request("run.wait", run_id=sent["run_id"]) for _ in range(20)]
@@ -201,7 +201,7 @@ async def test_many_wait_for_one(house: Household) -> None:
 
 
 async def test_run_wait_run_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown run, and one that the token does not cover, are refused alike."""
     await not_found(idle, "run.wait")
 
 
@@ -209,7 +209,7 @@ async def test_run_wait_run_not_found(idle: Household) -> None:
 
 
 async def test_run_cancel_ok(house: Household) -> None:
-    """In flight: it has stopped when it answers, and what had arrived is kept."""
+    """The run has stopped when the answer comes, and its partial text is stored."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
@@ -219,7 +219,7 @@ async def test_run_cancel_ok(house: Household) -> None:
 
 
 async def test_run_cancel_ok_queued(idle: Household) -> None:
-    """It ends at once, wherever it stands; the ones behind it move up."""
+    """A queued run ends at once, at any position, and later ones move up."""
     sent = [await idle.send() for _ in range(3)]
     assert (await idle.call("run.cancel", run_id=sent[1]["run_id"]))["status"] == "cancelled"
     view = await idle.call("run.get", run_id=sent[2]["run_id"])
@@ -229,7 +229,7 @@ async def test_run_cancel_ok_queued(idle: Household) -> None:
 
 
 async def test_run_cancel_ok_check_stops_nothing(idle: Household) -> None:
-    """It says what would become of it."""
+    """A check returns the outcome and stops nothing."""
     sent = await idle.send()
     would = await idle.call("run.cancel", run_id=sent["run_id"], check=True)
     assert would["status"] == "cancelled"
@@ -237,7 +237,7 @@ async def test_run_cancel_ok_check_stops_nothing(idle: Household) -> None:
 
 
 async def test_run_cancel_ok_once_for_a_key(idle: Household) -> None:
-    """The same key is answered again although the run has ended."""
+    """A repeated request is answered again although the run has ended."""
     sent = await idle.send()
     first = await idle.call("run.cancel", run_id=sent["run_id"], idempotency_key="k")
     again = await idle.call("run.cancel", run_id=sent["run_id"], idempotency_key="k")
@@ -245,8 +245,8 @@ async def test_run_cancel_ok_once_for_a_key(idle: Household) -> None:
     assert (await idle.kinds(run_id=sent["run_id"])).count("run_ended") == 1
 
 
-async def test_run_cancel_ok_although_nobody_waits_for_it(house: Household) -> None:
-    """A caller that takes its request back has cancelled all the same: that was committed."""
+async def test_run_cancel_ok_without_a_waiting_caller(house: Household) -> None:
+    """A caller that cancels its request has still committed the stop."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
@@ -257,12 +257,12 @@ async def test_run_cancel_ok_although_nobody_waits_for_it(house: Household) -> N
 
 
 async def test_run_cancel_run_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown run, and one that the token does not cover, are refused alike."""
     await not_found(idle, "run.cancel")
 
 
 async def test_run_cancel_run_already_ended(house: Household) -> None:
-    """It is too late, and the refusal says how it ended."""
+    """The refusal names the outcome of the run."""
     sent = await house.ask()
     refusal = await house.refused("run.cancel", run_id=sent["run_id"])
     assert isinstance(refusal, RunAlreadyEnded)
@@ -310,7 +310,7 @@ async def captured(capturing: Household, level: str = "full", **params: Any) -> 
 
 
 async def test_run_debug_ok(capturing: Household) -> None:
-    """What there is, in the order of the call; and each of it."""
+    """Artifacts are listed in the order of the call and can be read."""
     run_id = await captured(capturing, content="Grüße")
     listed = await capturing.call("run.debug", run_id=run_id)
     assert (listed["run_id"], listed["debug"]) == (run_id, "full")
@@ -328,7 +328,7 @@ async def test_run_debug_ok(capturing: Household) -> None:
 
 
 async def test_run_debug_ok_in_parts(capturing: Household) -> None:
-    """A long artifact is read part by part; all of them together are its text."""
+    """The parts of a long artifact join to its whole text."""
     run_id = await captured(capturing, content="Grüße aus 東京 " * 20)
     whole = (await capturing.call("run.debug", run_id=run_id, artifact=f"{STEM}-events.jsonl"))["text"]
     offset: int | None = 0
@@ -344,7 +344,7 @@ async def test_run_debug_ok_in_parts(capturing: Household) -> None:
 
 
 async def test_run_debug_ok_of_a_retried_call(capturing: Household) -> None:
-    """Each attempt has artifacts of its own: two that failed, one that was answered; no key in any."""
+    """Each attempt has its own artifacts, and no artifact holds a credential."""
     run_id = await captured(capturing, route="failing")
     listed = (await capturing.call("run.debug", run_id=run_id))["artifacts"]
     outcomes = []
@@ -359,7 +359,7 @@ async def test_run_debug_ok_of_a_retried_call(capturing: Household) -> None:
 
 
 async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
-    """What had come by then is there, and why it was not enough."""
+    """The artifact holds the events that arrived and the failure."""
     run_id = await captured(capturing, route="cut")
     read = await capturing.call("run.debug", run_id=run_id, artifact=f"{STEM}-events.jsonl")
     assert "piece2" in read["text"].splitlines()[-1]
@@ -368,7 +368,7 @@ async def test_run_debug_ok_of_a_cut_stream(capturing: Household) -> None:
 
 
 async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: ModelServer) -> None:
-    """What is being answered can be looked at while it is; once it is stopped, that is said."""
+    """Artifacts can be read while the model answers; a stopped call records its outcome."""
     sent = await capturing.send(route="slow", debug="full")
     await (await server.request()).begun.wait()
     with trio.fail_after(10):
@@ -382,7 +382,7 @@ async def test_run_debug_ok_of_a_run_in_flight(capturing: Household, server: Mod
 
 
 async def test_run_debug_ok_of_a_summary(capturing: Household) -> None:
-    """A call that sums up is captured under a name of its own."""
+    """The call of a compaction has artifacts with a name of their own."""
     capturing.holder.replace(
         change_runtime(capturing.holder.current(), generation=2, debug=DebugSection(capture="full"))
     )
@@ -398,8 +398,8 @@ async def test_run_debug_ok_of_a_summary(capturing: Household) -> None:
     ]
 
 
-async def test_run_debug_ok_for_who_may_only_read(capturing: Household) -> None:
-    """That something was captured may be seen with the scope read; what it is, with operate."""
+async def test_run_debug_ok_by_scope(capturing: Household) -> None:
+    """Listing artifacts requires ``read``, reading one ``operate``."""
     run_id = await captured(capturing)
     reader = await capturing.limited(scopes=["read"])
     operator = await capturing.limited(scopes=["read", "operate"])
@@ -410,7 +410,7 @@ async def test_run_debug_ok_for_who_may_only_read(capturing: Household) -> None:
 
 
 async def test_run_debug_run_not_found(capturing: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown run, and one that the token does not cover, are refused alike."""
     sent = await capturing.ask(agent="reviewer", sender="bob", debug="full")
     ann = await capturing.limited(senders=["ann"])
     critic = await capturing.limited(agents=["critic"])
@@ -420,7 +420,7 @@ async def test_run_debug_run_not_found(capturing: Household) -> None:
 
 
 async def test_run_debug_debug_not_found(capturing: Household) -> None:
-    """A run that was not captured has nothing to show."""
+    """A run without captures is refused."""
     sent = await capturing.ask()
     for params in ({}, {"artifact": f"{STEM}-request.json"}):
         refusal = await capturing.refused("run.debug", run_id=sent["run_id"], **params)
@@ -431,13 +431,13 @@ async def test_run_debug_debug_not_found(capturing: Household) -> None:
     "artifact", ["turn-0009-attempt-0001-request.json", "../state/data.mdb", "x\n", ".."]
 )
 async def test_run_debug_artifact_not_found(capturing: Household, artifact: str) -> None:
-    """What there is not, and whatever is no name of one: a path leads nowhere."""
+    """Unknown artifacts and paths are refused."""
     refusal = await capturing.refused("run.debug", run_id=await captured(capturing), artifact=artifact)
     assert (type(refusal), refusal.field) == (ArtifactNotFound, "$.params.artifact")
 
 
-async def test_a_send_says_what_is_captured(capturing: Household, tmp_path: Path) -> None:
-    """It is pinned in the run; nothing is captured of a run that says off."""
+async def test_a_send_sets_the_debug_level(capturing: Household, tmp_path: Path) -> None:
+    """The level is pinned in the run; ``off`` captures nothing."""
     for level in ("off", "redacted", "full"):
         sent = await capturing.ask(debug=level)
         pinned = (await capturing.call("run.get", run_id=sent["run_id"]))["pinned"]
@@ -448,8 +448,8 @@ async def test_a_send_says_what_is_captured(capturing: Household, tmp_path: Path
 
 
 @pytest.mark.parametrize("level", ["off", "redacted", "full"])
-async def test_only_an_operator_says_what_is_captured(capturing: Household, level: str) -> None:
-    """Whoever may only converse captures nothing, and hides nothing either."""
+async def test_the_debug_level_requires_operate(capturing: Household, level: str) -> None:
+    """A caller with ``converse`` only can neither start nor prevent captures."""
     speaker = await capturing.limited(scopes=["converse"])
     refusal = await refused(speaker, "conversation.send", content="hello", debug=level)
     assert (type(refusal), refusal.hint) == (ScopeMissing, "operate")
@@ -461,8 +461,8 @@ async def test_only_an_operator_says_what_is_captured(capturing: Household, leve
     assert isinstance(refusal, ScopeMissing)
 
 
-async def test_what_is_configured_is_pinned_at_acceptance(capturing: Household, server: ModelServer) -> None:
-    """A configuration that says full captures what is accepted under it, and off later does not end that."""
+async def test_the_configured_debug_level_is_pinned(capturing: Household, server: ModelServer) -> None:
+    """A run keeps the level of its acceptance when the configuration changes."""
     first = capturing.holder.current()
     capturing.holder.replace(change_runtime(first, generation=2, debug=DebugSection(capture="full")))
     one, two = await capturing.send(route="slow"), await capturing.send(route="slow")

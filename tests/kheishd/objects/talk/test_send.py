@@ -37,8 +37,8 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
         yield house
 
 
-async def test_the_largest_of_everything_fits_into_its_transactions(tmp_path: Path) -> None:
-    """The longest input, metadata, instructions, scope, names and queue together; and the longest answer."""
+async def test_the_largest_values_fit_into_their_transactions(tmp_path: Path) -> None:
+    """The longest input, metadata, instructions, scope, names, queue and answer fit together."""
     metadata = {"a": "b" * (MAX_METADATA_BYTES - 20)}
     async with household(tmp_path, definitions={"large": agent("large")}) as house:
         await house.call(
@@ -77,7 +77,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 async def test_conversation_send_ok(house: Household) -> None:
-    """Accepted when it is on the disk; whoever sends to the same pair again resumes."""
+    """An accepted input is durable; a message to the same pair resumes the session."""
     accepted = await house.send("one")
     assert accepted["status"] == "queued"
     settled = await house.ask("two")
@@ -106,7 +106,7 @@ async def test_conversation_send_ok_other_pairs_are_other_conversations(house: H
 
 
 async def test_conversation_send_ok_once_for_a_key(house: Household) -> None:
-    """The same key gives the same run, and waiting is done anew; another content is a conflict."""
+    """A repeated request returns the same run and waits again; other content conflicts."""
     first = await house.send("one", idempotency_key="k")
     again = await house.ask("one", idempotency_key="k")
     assert again["run_id"] == first["run_id"]
@@ -118,7 +118,7 @@ async def test_conversation_send_ok_once_for_a_key(house: Household) -> None:
 
 
 async def test_conversation_send_ok_check_leaves_nothing_behind(idle: Household) -> None:
-    """It says what would come of it: no session, no run, no event, no instructions."""
+    """A check returns the result and writes no session, run, event or instructions."""
     head = idle.head()
     would = await idle.send(check=True, wait="settled", stream=True)
     assert would["status"] == "queued"
@@ -129,7 +129,7 @@ async def test_conversation_send_ok_check_leaves_nothing_behind(idle: Household)
 
 
 async def test_conversation_send_ok_streams_from_the_first_event(house: Household) -> None:
-    """The input is the first that is streamed; after the end of the run the stream ends."""
+    """The stream begins with the input and ends with the run."""
     await house.ask("before")
     sent = await house.send("streamed", stream=True)
     seen = []
@@ -146,8 +146,8 @@ async def test_conversation_send_ok_streams_from_the_first_event(house: Househol
     assert seen[-2:] == ["message_appended", "run_ended"]
 
 
-async def test_conversation_send_ok_without_a_stream_where_none_is_left(house: Household) -> None:
-    """The input is accepted all the same, and says so: a refusal would have it sent twice."""
+async def test_conversation_send_ok_without_a_stream_when_overloaded(house: Household) -> None:
+    """The input is accepted without a subscription: a refusal would cause a second send."""
     for _ in range(MAX_SUBSCRIPTIONS):
         await house.client.request("journal.subscribe")
     sent = await house.send(stream=True)
@@ -155,8 +155,8 @@ async def test_conversation_send_ok_without_a_stream_where_none_is_left(house: H
     assert "subscription" not in sent
 
 
-async def test_conversation_send_ok_two_who_begin_at_once_share_the_session(house: Household) -> None:
-    """The pair is bound once, whoever comes first."""
+async def test_conversation_send_ok_concurrent_first_messages_share_a_session(house: Household) -> None:
+    """An address is bound once, whichever message comes first."""
     other = await house.server.connect()
     requests = [
         (client, await client.request("conversation.send", content="x", sender="new"))
@@ -168,7 +168,7 @@ async def test_conversation_send_ok_two_who_begin_at_once_share_the_session(hous
 
 
 async def test_conversation_send_ok_not_settled_in_time(house: Household) -> None:
-    """When the time is over the answer is the present state; the run goes on."""
+    """After a timeout the answer is the current state, and the run continues."""
     gate = house.gate("slow")
     sent = await house.ask("slow", timeout_s=0.05)
     assert sent["status"] in ("queued", "running")
@@ -186,7 +186,7 @@ async def test_conversation_send_ok_in_parts(house: Household) -> None:
 
 
 async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
-    """Another agent speaks in the conversation, by its own instructions and name, without tools."""
+    """A guest answers with its own instructions and name, without tools."""
     await house.ask("first")
     sent = await house.ask("And you?", guest="critic")
     asked = house.models.asked[-1]
@@ -205,7 +205,7 @@ async def test_conversation_send_ok_a_guest_answers(house: Household) -> None:
 
 
 async def test_conversation_send_ok_after_the_session_was_ended(house: Household) -> None:
-    """The address then means a new session."""
+    """An address whose session has ended gets a new session."""
     first = await house.ask()
     await house.call("session.end", session_id=first["session_id"])
     second = await house.ask()
@@ -215,7 +215,7 @@ async def test_conversation_send_ok_after_the_session_was_ended(house: Household
 
 
 async def test_conversation_send_agent_not_found(idle: Household) -> None:
-    """The agent, or the guest, that nobody defined; the refusal names those there are, and the field."""
+    """An unknown agent or guest is refused by its field, with the names of the covered agents."""
     refusal = await idle.refused("conversation.send", agent="nobody", content="x")
     assert isinstance(refusal, AgentNotFound)
     assert "critic, default, reviewer" in refusal.message
@@ -227,7 +227,7 @@ async def test_conversation_send_agent_not_found(idle: Household) -> None:
 
 
 async def test_conversation_send_agent_forbidden(idle: Household) -> None:
-    """A token that covers one agent speaks to no other, not even as a guest."""
+    """A token that covers one agent reaches no other, not even as a guest."""
     ann = await idle.limited(agents=["default"])
     for params in ({"agent": "reviewer"}, {"guest": "reviewer"}):
         assert isinstance(await refused(ann, "conversation.send", content="x", **params), AgentForbidden)
@@ -235,14 +235,14 @@ async def test_conversation_send_agent_forbidden(idle: Household) -> None:
 
 
 async def test_conversation_send_sender_forbidden(idle: Household) -> None:
-    """A token that covers one sender speaks as no other, not even as the default one."""
+    """A token that covers one sender sends as no other, not even as the default one."""
     ann = await idle.limited(senders=["ann"])
     assert isinstance(await refused(ann, "conversation.send", content="x"), SenderForbidden)
     assert (await ann.call("conversation.send", content="x", sender="ann"))["status"] == "queued"
 
 
 async def test_conversation_send_workspace_forbidden(idle: Household) -> None:
-    """The daemon's own home to everybody; any but the default to who is no operator."""
+    """The daemon's home is refused; without ``operate`` only the default workspace is allowed."""
     workspaces = idle.holder.current().workspaces
     speaker = await idle.limited(scopes=["read", "converse"])
     for client, path in (
@@ -268,7 +268,7 @@ async def test_conversation_send_sender_invalid(idle: Household, sender: str) ->
 
 
 async def test_conversation_send_route_not_found(idle: Household) -> None:
-    """A route that is not configured is named with those there are."""
+    """The refusal names the configured routes."""
     refusal = await idle.refused("conversation.send", content="x", route="nowhere")
     assert isinstance(refusal, RouteNotFound)
     assert "local, offline, unready" in refusal.message
@@ -276,7 +276,7 @@ async def test_conversation_send_route_not_found(idle: Household) -> None:
 
 
 async def test_conversation_send_route_not_ready(idle: Household) -> None:
-    """A route that cannot be used now says why; trying again may help."""
+    """The refusal names the reason and can be retried."""
     refusal = await idle.refused("conversation.send", content="x", route="unready")
     assert isinstance(refusal, RouteNotReady)
     assert refusal.retryable
@@ -293,7 +293,7 @@ async def test_conversation_send_input_too_large(idle: Household) -> None:
 
 
 async def test_conversation_send_queue_full(idle: Household) -> None:
-    """One in flight and 256 behind it; the next is refused until one has ended."""
+    """A session takes one run in flight and 256 behind it."""
     for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("conversation.send", content="x")
     refusal = await idle.refused("conversation.send", content="x")
@@ -304,7 +304,7 @@ async def test_conversation_send_queue_full(idle: Household) -> None:
 
 
 async def test_conversation_send_not_supported(idle: Household) -> None:
-    """Deliveries do not exist yet."""
+    """Deliveries are not supported yet."""
     refusal = await idle.refused("conversation.send", content="x", reply_targets=[{"kind": "slack"}])
     assert isinstance(refusal, NotSupported)
 
@@ -322,15 +322,13 @@ async def test_conversation_send_not_supported(idle: Household) -> None:
         {"content": "x", "workspace": "/" * 5000},
     ],
 )
-async def test_conversation_send_refuses_what_says_nothing(
-    idle: Household, params: dict[str, object]
-) -> None:
-    """Nothing, both ways at once, or what this version cannot take."""
+async def test_conversation_send_refuses_invalid_content(idle: Household, params: dict[str, object]) -> None:
+    """Empty, contradictory and unsupported content is refused."""
     assert isinstance(await idle.refused("conversation.send", **params), InvalidParams)
 
 
 async def test_conversation_send_contract_invalid(idle: Household) -> None:
-    """Every problem of the schema is named, and no session is made."""
+    """Every problem of the schema is named, and no session is created."""
     refusal = await idle.refused(
         "conversation.send", content="x", output_contract={"schema": {"type": "object", "oneOf": []}}
     )
@@ -341,7 +339,7 @@ async def test_conversation_send_contract_invalid(idle: Household) -> None:
 
 
 async def test_conversation_send_input_contract_violated(idle: Household) -> None:
-    """A conversation is bound as its session is."""
+    """The input contract of the session applies to its conversation."""
     sent = await idle.send()
     contract = {"schema": {"type": "boolean"}}
     await idle.call("session.update", session_id=sent["session_id"], input_contract=contract)
@@ -352,7 +350,7 @@ async def test_conversation_send_input_contract_violated(idle: Household) -> Non
 
 
 async def test_conversation_send_ok_under_its_own_contract(house: Household) -> None:
-    """What it is sent with binds its run, before what binds its session; the others are as before."""
+    """A contract sent with the input comes before the session's, and binds this run only."""
     house.models.to["a number"] = lambda request: says(" 7 ")
     sent = await house.ask("a number", output_contract={"schema": {"type": "integer"}})
     assert (sent["output"], sent["value"], sent["output_kind"]) == ("7", 7, "structured_output")
@@ -387,7 +385,7 @@ async def contract_invalid(house: Household, method: str, **params: Any) -> None
 
 
 async def test_session_send_ok(house: Household) -> None:
-    """As conversation.send, addressed by session."""
+    """A session takes input by its id."""
     session_id = (await create(house))["session_id"]
     sent = await house.call("session.send", session_id=session_id, content="one", wait="settled")
     assert (sent["session_id"], sent["output"]) == (session_id, "You said: one")
@@ -397,7 +395,7 @@ async def test_session_send_ok(house: Household) -> None:
 
 
 async def test_session_send_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     refusal = await idle.refused("session.send", session_id="ses_none", content="x")
     assert isinstance(refusal, SessionNotFound)
     sent = await idle.send(sender="bob")
@@ -407,7 +405,7 @@ async def test_session_send_session_not_found(idle: Household) -> None:
 
 
 async def test_session_send_workspace_forbidden(idle: Household) -> None:
-    """The parent works elsewhere now, and the child was told to stay: it is told where to."""
+    """The stored workspace of a child is refused once it is outside of its parent's."""
     parent = (await create(idle, workspace="/srv/a"))["session_id"]
     child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
     assert (await idle.call("session.send", session_id=child, content="x"))["status"] == "queued"
@@ -420,14 +418,14 @@ async def test_session_send_workspace_forbidden(idle: Household) -> None:
 
 
 async def test_session_send_session_already_ended(idle: Household) -> None:
-    """It takes no more input."""
+    """An ended session takes no input."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
     assert isinstance(await idle.refused("session.send", session_id="s", content="x"), SessionAlreadyEnded)
 
 
 async def test_session_send_agent_not_found(idle: Household) -> None:
-    """Its agent is no longer defined; the session stays."""
+    """The session's agent is no longer defined; the session stays."""
     await create(idle, session_id="s", agent="critic")
     left = {name: agent for name, agent in AGENTS.items() if name != "critic"}
     idle.holder.replace(make_runtime(2, models=idle.models, definitions=left))
@@ -435,7 +433,7 @@ async def test_session_send_agent_not_found(idle: Household) -> None:
 
 
 async def test_session_send_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender, and nobody is another sender, too."""
+    """The token covers another sender, and an absent sender is another sender."""
     sent = await idle.send(sender="ann")
     ann = await idle.limited(senders=["ann"])
     for params in ({}, {"sender": "bob"}):
@@ -444,14 +442,14 @@ async def test_session_send_sender_forbidden(idle: Household) -> None:
 
 
 async def test_session_send_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     await create(idle, session_id="s")
     refusal = await idle.refused("session.send", session_id="s", content="x", sender="a\nb")
     assert isinstance(refusal, SenderInvalid)
 
 
 async def test_session_send_route_not_found(idle: Household) -> None:
-    """The request's route, or the session's after it was taken away."""
+    """The requested route does not exist, or the session's route is gone."""
     await create(idle, session_id="s", route="local")
     refusal = await idle.refused("session.send", session_id="s", content="x", route="nowhere")
     assert isinstance(refusal, RouteNotFound)
@@ -460,20 +458,20 @@ async def test_session_send_route_not_found(idle: Household) -> None:
 
 
 async def test_session_send_route_not_ready(idle: Household) -> None:
-    """The session's route cannot be used now."""
+    """The session's route is not ready."""
     await create(idle, session_id="s", route="unready")
     assert isinstance(await idle.refused("session.send", session_id="s", content="x"), RouteNotReady)
 
 
 async def test_session_send_input_too_large(idle: Household) -> None:
-    """Large content is an asset."""
+    """The input has a limit."""
     await create(idle, session_id="s")
     refusal = await idle.refused("session.send", session_id="s", content="x" * (MAX_INPUT_BYTES + 1))
     assert isinstance(refusal, InputTooLarge)
 
 
 async def test_session_send_queue_full(idle: Household) -> None:
-    """As many may wait as may wait."""
+    """The queue of a session has a limit."""
     await create(idle, session_id="s")
     for _ in range(MAX_QUEUED_RUNS + 1):
         await idle.client.request("session.send", session_id="s", content="x")
@@ -481,14 +479,14 @@ async def test_session_send_queue_full(idle: Household) -> None:
 
 
 async def test_session_send_ok_under_an_input_contract(house: Household) -> None:
-    """What was said is kept as JSON, written in one way."""
+    """The input is stored as canonical JSON."""
     session_id = (await create(house, input_contract={"schema": WORD}))["session_id"]
     sent = await house.call("session.send", session_id=session_id, content='{ "word": "hi" }', wait="settled")
     assert sent["output"] == 'You said: {"word":"hi"}'
 
 
 async def test_session_send_input_contract_violated(idle: Household) -> None:
-    """It names what is wrong, and no run exists."""
+    """The refusal names the violation, and no run is accepted."""
     session_id = (await create(idle, input_contract={"schema": WORD}))["session_id"]
     refusal = await idle.refused("session.send", session_id=session_id, content='{"word": 1}')
     assert (type(refusal), refusal.field) == (InputContractViolated, "$.params.content")
@@ -497,7 +495,7 @@ async def test_session_send_input_contract_violated(idle: Household) -> None:
 
 
 async def test_session_send_contract_invalid(idle: Household) -> None:
-    """Nothing is accepted."""
+    """An invalid output contract is refused, and no run is accepted."""
     session_id = (await create(idle))["session_id"]
     await contract_invalid(idle, "session.send", session_id=session_id, content="x")
     assert (await idle.call("run.list", session_id=session_id))["runs"] == []

@@ -53,7 +53,7 @@ async def create(house: Household, **params: Any) -> Any:
 
 
 async def test_session_create_ok(idle: Household) -> None:
-    """With everything that was asked for, and within what its agent may."""
+    """A session has the requested properties, within the limits of its agent."""
     made = await create(
         idle,
         session_id="my-project",
@@ -72,8 +72,8 @@ async def test_session_create_ok(idle: Household) -> None:
     assert await idle.kinds(session_id="my-project") == ["session_created"]
 
 
-async def test_session_create_ok_again_gives_the_same(idle: Household) -> None:
-    """An id with the same properties is that session, key or no key; nothing is written twice."""
+async def test_session_create_ok_again_returns_the_same(idle: Household) -> None:
+    """An existing id with the same properties returns that session, with or without a key."""
     made = await create(idle, session_id="s", agent="critic")
     assert await create(idle, session_id="s", agent="critic") == made
     keyed = await create(idle, idempotency_key="k")
@@ -84,14 +84,14 @@ async def test_session_create_ok_again_gives_the_same(idle: Household) -> None:
 
 
 async def test_session_create_ok_check_leaves_nothing_behind(idle: Household) -> None:
-    """It says what would be made."""
+    """A check returns the session and creates none."""
     head = idle.head()
     assert (await create(idle, title="x", check=True))["title"] == "x"
     assert (idle.head(), idle.sessions()) == (head, 0)
 
 
 async def test_session_create_ok_as_a_child(idle: Household) -> None:
-    """It inherits what it does not ask for and knows its parent and its root."""
+    """A child inherits absent properties and names its parent and its root."""
     root = await create(idle, scope={"tools": ["a", "b"], "skills": []}, permission_mode="acceptEdits")
     child = await create(idle, parent_session_id=root["session_id"], scope={"tools": ["a"]})
     grandchild = await create(idle, parent_session_id=child["session_id"])
@@ -103,7 +103,7 @@ async def test_session_create_ok_as_a_child(idle: Household) -> None:
 
 
 async def test_session_create_session_exists(idle: Household) -> None:
-    """Other properties are named; what a caller does not cover is only said to be another's."""
+    """The refusal names the differing properties, or only the owner of an uncovered session."""
     await create(idle, session_id="s", route="local")
     refusal = await idle.refused("session.create", session_id="s", agent="critic", model="m")
     assert isinstance(refusal, SessionExists)
@@ -114,29 +114,29 @@ async def test_session_create_session_exists(idle: Household) -> None:
 
 
 async def test_session_create_agent_not_found(idle: Household) -> None:
-    """No agent is called so."""
+    """An unknown agent is refused."""
     assert isinstance(await idle.refused("session.create", agent="nobody"), AgentNotFound)
 
 
 async def test_session_create_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     critic = await idle.limited(agents=["critic"])
     assert isinstance(await refused(critic, "session.create", agent="default"), AgentForbidden)
 
 
 async def test_session_create_sender_forbidden(idle: Household) -> None:
-    """A session of nobody in particular is not for a token that covers certain senders."""
+    """A token that covers certain senders creates no session without a sender."""
     ann = await idle.limited(senders=["ann"])
     assert isinstance(await refused(ann, "session.create"), SenderForbidden)
 
 
 async def test_session_create_route_not_found(idle: Household) -> None:
-    """No route is called so."""
+    """An unknown route is refused."""
     assert isinstance(await idle.refused("session.create", route="nowhere"), RouteNotFound)
 
 
 async def test_session_create_session_not_found(idle: Household) -> None:
-    """The parent is not there, or not for this caller."""
+    """An unknown parent, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
     critic = await idle.limited(agents=["critic"])
     for client, parent in ((idle.client, "ses_none"), (critic, sent["session_id"])):
@@ -145,7 +145,7 @@ async def test_session_create_session_not_found(idle: Household) -> None:
 
 
 async def test_session_create_scope_would_widen(idle: Household) -> None:
-    """A child asks for no more than its parent has, in names and in mode."""
+    """A child's scope and mode do not exceed its parent's."""
     parent = (await create(idle, scope={"tools": []}, permission_mode="plan"))["session_id"]
     for asked in ({"scope": {"tools": ["a"]}}, {"permission_mode": "default"}):
         refusal = await idle.refused("session.create", parent_session_id=parent, **asked)
@@ -153,7 +153,7 @@ async def test_session_create_scope_would_widen(idle: Household) -> None:
 
 
 async def test_session_create_workspace_forbidden(idle: Household) -> None:
-    """The daemon's own home, and for a child what lies outside of where its parent works."""
+    """The daemon's home is refused, and for a child every directory outside of its parent's workspace."""
     home = idle.holder.current().workspaces.home
     for path in (home, f"{home}/state/x", "/", "..", "../agents"):
         refusal = await idle.refused("session.create", workspace=path)
@@ -165,8 +165,8 @@ async def test_session_create_workspace_forbidden(idle: Household) -> None:
     assert (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["workspace"] == "/srv/a/b"
 
 
-async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
-    """It approves in advance what a person would be asked. What the agent has anyhow takes no more."""
+async def test_session_create_a_wider_mode_requires_approve(idle: Household) -> None:
+    """A mode wider than the agent's approves calls in advance, so it requires ``approve``."""
     operator = await idle.limited(scopes=["operate"])
     for agent, mode in (("default", "acceptEdits"), ("reviewer", "default"), ("critic", "bypassPermissions")):
         refusal = await refused(operator, "session.create", agent=agent, permission_mode=mode)
@@ -182,8 +182,8 @@ async def test_session_create_a_wider_mode_takes_the_right_to_approve(idle: Hous
         assert made.get("permission_mode") == narrow
 
 
-async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -> None:
-    """Not for who may approve, neither at once nor later, neither of a session nor of its child."""
+async def test_no_mode_is_wider_than_max_mode(tmp_path: Path) -> None:
+    """No caller sets a mode beyond ``permissions.max_mode``, for a session or its child, at once or later."""
     async with household(
         tmp_path, work=False, permissions=PermissionsSection(max_mode="acceptEdits")
     ) as house:
@@ -198,7 +198,7 @@ async def test_no_mode_is_wider_than_the_configuration_lets_be(tmp_path: Path) -
 
 
 async def test_session_create_too_deep(idle: Household) -> None:
-    """Sessions nest so deep and no deeper."""
+    """The depth of sessions is limited."""
     parent = (await create(idle))["session_id"]
     for _ in range(MAX_SESSION_DEPTH - 1):
         parent = (await create(idle, parent_session_id=parent))["session_id"]
@@ -207,13 +207,13 @@ async def test_session_create_too_deep(idle: Household) -> None:
 
 
 async def test_session_create_input_too_large(idle: Household) -> None:
-    """Metadata and scopes are written into records again and again, and have limits."""
+    """Metadata and scopes have limits, because records repeat them."""
     for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
         assert isinstance(await idle.refused("session.create", **asked), InputTooLarge)
 
 
-async def test_session_create_refuses_a_name_that_is_taken_for_good(idle: Household) -> None:
-    """The daemon's own stream is no session."""
+async def test_session_create_refuses_a_reserved_id(idle: Household) -> None:
+    """The name of the daemon's stream is no session id."""
     assert isinstance(await idle.refused("session.create", session_id="daemon"), InvalidParams)
 
 
@@ -221,7 +221,7 @@ async def test_session_create_refuses_a_name_that_is_taken_for_good(idle: Househ
 
 
 async def test_session_get_ok(house: Household) -> None:
-    """The record, as its events make it."""
+    """A session shows the fold of its events."""
     sent = await house.ask()
     found = await house.call("session.get", session_id=sent["session_id"])
     assert (found["runs"], found["sender"], found["usage"]) == (
@@ -233,12 +233,12 @@ async def test_session_get_ok(house: Household) -> None:
 
 
 async def test_session_get_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.get")
 
 
 async def test_session_list_ok(idle: Household) -> None:
-    """Newest first or oldest first, page by page, filtered."""
+    """Sessions are listed from either end, in pages, filtered."""
     ids = [(await create(idle, session_id=f"s{number}"))["session_id"] for number in range(5)]
     for order, expected in (("newest", ids[::-1]), ("oldest", ids)):
         for limit in (1, 2, 50):
@@ -258,10 +258,10 @@ async def test_session_list_ok(idle: Household) -> None:
 
 
 @pytest.mark.parametrize(("method", "plural"), [("session.list", "sessions"), ("run.list", "runs")])
-async def test_a_page_names_nothing_that_is_not_covered(
+async def test_page_tokens_name_no_uncovered_rows(
     idle: Household, monkeypatch: pytest.MonkeyPatch, method: str, plural: str
 ) -> None:
-    """A page may end at a row of somebody else: where the next begins does not say which."""
+    """A page may end at a row that is not covered, and its token does not reveal which."""
     monkeypatch.setattr("kheishd.objects.pages.MAX_PAGE_EXAMINED_ROWS", 2)
     mine = []
     for number in range(9):
@@ -283,7 +283,7 @@ async def test_a_page_names_nothing_that_is_not_covered(
 
 
 async def test_session_list_ok_children(idle: Household) -> None:
-    """Those of one parent; ended ones only where they are asked for."""
+    """The children of a parent are listed; ended ones only on request."""
     for number, parent in (("p", None), ("a", "p"), ("b", "p"), ("c", "a")):
         await create(idle, session_id=number, **({"parent_session_id": parent} if parent else {}))
     await idle.call("session.end", session_id="b")
@@ -301,7 +301,7 @@ async def test_session_list_ok_children(idle: Household) -> None:
 
 
 async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -> None:
-    """Not one of another agent, another sender or of nobody in particular."""
+    """Sessions of other agents and senders, and those without a sender, are left out."""
     for agent, sender in (("default", "ann"), ("default", "bob"), ("critic", "ann")):
         await idle.send(agent=agent, sender=sender)
     await create(idle)
@@ -316,7 +316,7 @@ async def test_session_list_ok_shows_a_limited_caller_its_own(idle: Household) -
 
 
 async def test_session_update_ok(house: Household) -> None:
-    """Absent is unchanged, null is cleared; future runs use it, accepted ones keep what they pinned."""
+    """An absent field is unchanged, null unsets it; accepted runs keep their pinned values."""
     gate = house.gate("slow")
     session_id = (await create(house, model="before", metadata={"a": 1}))["session_id"]
     await house.call("session.send", session_id=session_id, content="slow")
@@ -332,7 +332,7 @@ async def test_session_update_ok(house: Household) -> None:
 
 
 async def test_session_update_ok_narrows(idle: Household) -> None:
-    """A scope may become smaller; nothing said is nothing changed, and leaves no event."""
+    """A scope can be narrowed; an update without changes appends no event."""
     session_id = (await create(idle, scope={"tools": ["a", "b"]}))["session_id"]
     updated = await idle.call("session.update", session_id=session_id, scope={"tools": ["b"], "mcp": []})
     assert updated["scope"] == {"tools": ["b"], "mcp": []}
@@ -341,25 +341,25 @@ async def test_session_update_ok_narrows(idle: Household) -> None:
 
 
 async def test_session_update_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.update", model="m")
 
 
 async def test_session_update_session_already_ended(idle: Household) -> None:
-    """What was ended stays as it is."""
+    """An ended session is not updated."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
     assert isinstance(await idle.refused("session.update", session_id="s", model="m"), SessionAlreadyEnded)
 
 
 async def test_session_update_route_not_found(idle: Household) -> None:
-    """No route is called so."""
+    """An unknown route is refused."""
     await create(idle, session_id="s")
     assert isinstance(await idle.refused("session.update", session_id="s", route="nowhere"), RouteNotFound)
 
 
 async def test_session_update_workspace_forbidden(idle: Household) -> None:
-    """As when it is made; what is refused changes nothing."""
+    """A workspace is validated as at creation; a refused update changes nothing."""
     parent = (await create(idle, workspace="/srv/a"))["session_id"]
     child = (await create(idle, parent_session_id=parent, workspace="/srv/a/b"))["session_id"]
     for session_id, path in ((parent, "../run"), (child, "/srv"), (child, "/srv/ab")):
@@ -370,7 +370,7 @@ async def test_session_update_workspace_forbidden(idle: Household) -> None:
 
 
 async def test_session_update_scope_would_widen(idle: Household) -> None:
-    """Neither is a scope opened again, nor does a child's mode leave its parent's."""
+    """A scope is not widened again, and a child's mode stays within its parent's."""
     await create(idle, session_id="p", scope={"tools": ["a"]}, permission_mode="plan")
     await create(idle, session_id="c", parent_session_id="p")
     for asked in (
@@ -383,8 +383,8 @@ async def test_session_update_scope_would_widen(idle: Household) -> None:
     assert cleared["permission_mode"] == "plan"
 
 
-async def test_session_update_a_wider_mode_takes_the_right_to_approve(idle: Household) -> None:
-    """Wider than what the agent has and than what the session has; back to the agent's own it always may."""
+async def test_session_update_a_wider_mode_requires_approve(idle: Household) -> None:
+    """A mode wider than the agent's and the session's requires ``approve``; the agent's own does not."""
     operator = await idle.limited(scopes=["operate"])
     await create(idle, session_id="s")
     refusal = await refused(operator, "session.update", session_id="s", permission_mode="acceptEdits")
@@ -399,7 +399,7 @@ async def test_session_update_a_wider_mode_takes_the_right_to_approve(idle: Hous
 
 
 async def test_session_update_input_too_large(idle: Household) -> None:
-    """The same limits as when it was made."""
+    """The limits are those of creation."""
     await create(idle, session_id="s")
     for asked in ({"metadata": {"a": "b" * 20_000}}, {"scope": {"tools": ["t" * 100] * 100}}):
         assert isinstance(await idle.refused("session.update", session_id="s", **asked), InputTooLarge)
@@ -412,7 +412,7 @@ async def test_session_update_input_too_large(idle: Household) -> None:
 
 
 async def test_session_rename_ok(idle: Household) -> None:
-    """A title, another, and none."""
+    """A title is set, replaced and removed."""
     await create(idle, session_id="s", title="one")
     assert (await idle.call("session.rename", session_id="s", title="two"))["title"] == "two"
     assert "title" not in await idle.call("session.rename", session_id="s", title=None)
@@ -421,12 +421,12 @@ async def test_session_rename_ok(idle: Household) -> None:
 
 
 async def test_session_rename_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.rename", title="x")
 
 
 async def test_session_end_ok(idle: Household) -> None:
-    """It takes no more input; its journal stays readable."""
+    """An ended session takes no input, and its journal stays readable."""
     await create(idle, session_id="s")
     ended = await idle.call("session.end", session_id="s", note="done")
     assert ended["status"] == "ended"
@@ -434,25 +434,25 @@ async def test_session_end_ok(idle: Household) -> None:
 
 
 async def test_session_end_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.end")
 
 
 async def test_session_end_session_already_ended(idle: Household) -> None:
-    """Once is enough."""
+    """A session ends once."""
     await create(idle, session_id="s")
     await idle.call("session.end", session_id="s")
     assert isinstance(await idle.refused("session.end", session_id="s"), SessionAlreadyEnded)
 
 
 async def test_session_end_session_busy(idle: Household) -> None:
-    """Runs that have not ended keep it open."""
+    """A session with open runs is not ended."""
     sent = await idle.send()
     assert isinstance(await idle.refused("session.end", session_id=sent["session_id"]), SessionBusy)
 
 
 async def test_every_mutation_needs_its_scope(idle: Household) -> None:
-    """A token that may only read and converse makes, changes and ends nothing."""
+    """A token with ``read`` and ``converse`` creates, changes and ends no session."""
     reader = await idle.limited(scopes=["read", "converse"])
     sent = await idle.send()
     for verb, params in (
@@ -486,7 +486,7 @@ async def contract_invalid(house: Household, method: str, **params: Any) -> None
 
 
 async def test_session_create_ok_with_contracts(idle: Household) -> None:
-    """They are shown as they were given; the same session has the same ones."""
+    """Contracts are shown as sent; the same id with the same contracts returns that session."""
     contracts = {"input_contract": {"schema": WORD}, "output_contract": {"schema": WORD, "max_repairs": 1}}
     made = await create(idle, session_id="s", **contracts)
     assert made["output_contract"] == {"digest": made["input_contract"], "max_repairs": 1}
@@ -499,13 +499,13 @@ async def test_session_create_ok_with_contracts(idle: Household) -> None:
 
 
 async def test_session_create_contract_invalid(idle: Household) -> None:
-    """Nothing is made."""
+    """An invalid contract is refused, and no session is created."""
     await contract_invalid(idle, "session.create")
     assert idle.sessions() == 0
 
 
 async def test_session_update_ok_changes_contracts(house: Household) -> None:
-    """Runs that were accepted keep what they pinned; a null takes a contract away."""
+    """Accepted runs keep their contract; null unsets one."""
     session_id = (await create(house, output_contract={"schema": WORD, "max_repairs": 0}))["session_id"]
     sent = await house.call("session.send", session_id=session_id, content="x", wait="settled")
     assert sent["error"]["reason"] == "output_contract_violated"
@@ -521,13 +521,13 @@ async def test_session_update_ok_changes_contracts(house: Household) -> None:
 
 
 async def test_session_update_contract_invalid(idle: Household) -> None:
-    """Nothing is changed."""
+    """An invalid contract is refused, and nothing changes."""
     session_id = (await create(idle))["session_id"]
     await contract_invalid(idle, "session.update", session_id=session_id)
 
 
-async def test_session_get_ok_shows_what_its_agent_means_to_do(tmp_path: Path) -> None:
-    """Its todos, and the plan that it proposed last."""
+async def test_session_get_ok_shows_todos_and_plan(tmp_path: Path) -> None:
+    """A session shows the todos and the plan of its agent."""
     async with household(tmp_path, hooks=CompositeHook((Planning(),))) as house:
         todos = {"todos": [{"content": "look"}]}
         house.models.parts[:] = [

@@ -40,7 +40,7 @@ def steer(house: Household, content: str = "hurry", **params: Any) -> Any:
 
 
 async def test_conversation_steer_ok(house: Household) -> None:
-    """On the disk when it answers; even during the last answer it is read, in order, by the same run."""
+    """A steer is durable when it is answered; the same run reads it in order, even after its last answer."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await gate.reached.wait()
@@ -65,8 +65,8 @@ async def test_conversation_steer_ok(house: Household) -> None:
     assert shown == ["slow", "one", "two", "so far and so on", "You said: twothree"]
 
 
-async def test_conversation_steer_ok_before_anything_has_begun(idle: Household) -> None:
-    """The first run in the line is steered, also one that nobody has taken up; check changes nothing."""
+async def test_conversation_steer_ok_of_a_queued_run(idle: Household) -> None:
+    """The first open run is steered before a worker takes it; a check changes nothing."""
     sent = await idle.send("one")
     await idle.send("two")
     head = idle.head()
@@ -78,14 +78,14 @@ async def test_conversation_steer_ok_before_anything_has_begun(idle: Household) 
 
 
 async def test_conversation_steer_nothing_to_steer(house: Household) -> None:
-    """No run is in flight, or it is being stopped: what is said then would go unanswered."""
+    """Without a run in flight a steer is refused."""
     sent = await house.ask("one")
     assert isinstance(await house.refused("conversation.steer", content="x"), NothingToSteer)
     assert "steered" not in await house.kinds(session_id=sent["session_id"])
 
 
-async def test_conversation_steer_nothing_to_steer_in_what_is_being_stopped(idle: Household) -> None:
-    """Somebody asked for the run to be interrupted, and nobody has yet seen to it."""
+async def test_conversation_steer_nothing_to_steer_in_a_stopping_run(idle: Household) -> None:
+    """A run that is being stopped is not steered."""
     sent = await idle.send("one")
     await idle.state.update(lambda tx: started(tx, sent["run_id"]))
     await idle.client.request("session.interrupt", session_id=sent["session_id"])
@@ -101,7 +101,7 @@ def started(tx: Any, run_id: str) -> None:
 
 
 async def test_conversation_steer_queue_full(idle: Household) -> None:
-    """As many may wait for the next model call as may wait."""
+    """The number of unread steers is limited."""
     await idle.send("one")
     for _ in range(MAX_STEERS):
         await steer(idle)
@@ -111,7 +111,7 @@ async def test_conversation_steer_queue_full(idle: Household) -> None:
 
 
 async def test_conversation_steer_input_too_large(idle: Household) -> None:
-    """What is said has the limit of an input, and must be something."""
+    """A steer has the limit of an input, and must not be empty."""
     await idle.send("one")
     refusal = await idle.refused("conversation.steer", content="x" * MAX_INPUT_BYTES)
     assert isinstance(refusal, InputTooLarge)
@@ -120,33 +120,33 @@ async def test_conversation_steer_input_too_large(idle: Household) -> None:
 
 
 async def test_conversation_steer_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     refusal = await idle.refused("conversation.steer", content="x")
     assert isinstance(refusal, ConversationNotFound)
 
 
 async def test_conversation_steer_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await idle.send()
     critic = await idle.limited(agents=["critic"])
     assert isinstance(await refused(critic, "conversation.steer", content="x"), AgentForbidden)
 
 
 async def test_conversation_steer_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await idle.send()
     ann = await idle.limited(senders=["ann"])
     assert isinstance(await refused(ann, "conversation.steer", content="x"), SenderForbidden)
 
 
 async def test_conversation_steer_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     refusal = await idle.refused("conversation.steer", content="x", sender="a\nb")
     assert isinstance(refusal, SenderInvalid)
 
 
 async def test_conversation_steer_input_contract_violated(idle: Household) -> None:
-    """What is said on the way is held to what may be said at all, and written in the same way."""
+    """A steer must match the input contract, and is stored as canonical JSON."""
     session_id = (await idle.send("one"))["session_id"]
     flag = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "additionalProperties": False}
     await idle.call("session.update", session_id=session_id, input_contract={"schema": flag})
@@ -160,7 +160,7 @@ async def test_conversation_steer_input_contract_violated(idle: Household) -> No
 
 
 async def test_session_steer_ok(idle: Household) -> None:
-    """The same, addressed by session; who is speaking may be said."""
+    """A session is steered by its id; a sender can be named."""
     sent = await idle.send("one")
     steered = await idle.call("session.steer", session_id=sent["session_id"], content="x", sender="bob")
     assert steered["run_id"] == sent["run_id"]
@@ -169,7 +169,7 @@ async def test_session_steer_ok(idle: Household) -> None:
 
 
 async def test_session_steer_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await idle.send(sender="bob")
     ann = await idle.limited(senders=["ann"])
     for client, session_id in ((idle.client, "ses_none"), (ann, sent["session_id"])):
@@ -178,14 +178,14 @@ async def test_session_steer_session_not_found(idle: Household) -> None:
 
 
 async def test_session_steer_nothing_to_steer(idle: Household) -> None:
-    """Nothing was ever sent there."""
+    """A session without runs is not steered."""
     made = await idle.call("session.create")
     refusal = await idle.refused("session.steer", session_id=made["session_id"], content="x")
     assert isinstance(refusal, NothingToSteer)
 
 
 async def test_session_steer_queue_full(idle: Household) -> None:
-    """As many may wait for the next model call as may wait."""
+    """The number of unread steers is limited."""
     sent = await idle.send("one")
     for _ in range(MAX_STEERS):
         await idle.call("session.steer", session_id=sent["session_id"], content="x")
@@ -194,14 +194,14 @@ async def test_session_steer_queue_full(idle: Household) -> None:
 
 
 async def test_session_steer_input_too_large(idle: Household) -> None:
-    """What is said has the limit of an input."""
+    """A steer has the limit of an input."""
     sent = await idle.send("one")
     said = {"session_id": sent["session_id"], "content": "x" * MAX_INPUT_BYTES}
     assert isinstance(await idle.refused("session.steer", **said), InputTooLarge)
 
 
 async def test_session_steer_input_contract_violated(idle: Household) -> None:
-    """As for a conversation."""
+    """A steer must match the input contract."""
     session_id = (await idle.send("one"))["session_id"]
     await idle.call("session.update", session_id=session_id, input_contract={"schema": {"type": "null"}})
     refusal = await idle.refused("session.steer", session_id=session_id, content="x")
@@ -209,7 +209,7 @@ async def test_session_steer_input_contract_violated(idle: Household) -> None:
 
 
 async def test_session_steer_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender, and nobody is another sender, too."""
+    """The token covers another sender, and an absent sender is another sender."""
     sent = await idle.send(sender="ann")
     ann = await idle.limited(senders=["ann"])
     for params in ({}, {"sender": "bob"}):
@@ -218,14 +218,14 @@ async def test_session_steer_sender_forbidden(idle: Household) -> None:
 
 
 async def test_session_steer_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     sent = await idle.send()
     said = {"session_id": sent["session_id"], "content": "x", "sender": "a\nb"}
     assert isinstance(await idle.refused("session.steer", **said), SenderInvalid)
 
 
-async def test_who_steers_needs_the_right_to_converse(idle: Household) -> None:
-    """A token that may only read says nothing."""
+async def test_steering_requires_converse(idle: Household) -> None:
+    """A token with ``read`` only does not steer."""
     sent = await idle.send()
     reader = await idle.limited(scopes=["read"])
     for method, params in (

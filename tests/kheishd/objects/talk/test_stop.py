@@ -30,7 +30,7 @@ async def idle(tmp_path: Path) -> AsyncIterator[Household]:
 
 
 async def test_conversation_cancel_ok(house: Household) -> None:
-    """The run in flight has stopped when it answers; what is queued goes on; the conversation stays."""
+    """The run in flight has stopped when the answer comes; queued runs and the conversation continue."""
     gate = house.gate("slow")
     first, second = await house.send("slow"), await house.send("next")
     await gate.reached.wait()
@@ -46,27 +46,27 @@ async def test_conversation_cancel_ok(house: Household) -> None:
 
 
 async def test_conversation_cancel_conversation_not_found(idle: Household) -> None:
-    """Nobody has spoken there yet."""
+    """An address without a conversation is refused."""
     await require_conversation_not_found(idle, "conversation.cancel")
 
 
 async def test_conversation_cancel_agent_forbidden(idle: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     await require_limited(idle, "conversation.cancel")
 
 
 async def test_conversation_cancel_sender_forbidden(idle: Household) -> None:
-    """The token covers another sender."""
+    """The caller's token does not cover the sender."""
     await require_limited(idle, "conversation.cancel")
 
 
 async def test_conversation_cancel_sender_invalid(idle: Household) -> None:
-    """No sender is called so."""
+    """An impossible sender is refused."""
     await require_sender_invalid(idle, "conversation.cancel")
 
 
 async def test_session_interrupt_ok(house: Household) -> None:
-    """What is in flight has stopped when it answers; queued runs go on; nothing in flight is no error."""
+    """The run in flight has stopped when the answer comes; without one the answer is false."""
     gate = house.gate("slow")
     first, second = await house.send("slow"), await house.send("next")
     await gate.reached.wait()
@@ -80,5 +80,5 @@ async def test_session_interrupt_ok(house: Household) -> None:
 
 
 async def test_session_interrupt_session_not_found(idle: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     await require_session_not_found(idle, "session.interrupt")

@@ -64,7 +64,7 @@ def said(number: int, text: str = "x") -> dict[str, Any]:
 
 
 async def test_session_export_ok(house: Household) -> None:
-    """The journal's own lines and a chain that anybody can check, page by page."""
+    """The export holds the journal's own lines and a hash chain that anybody can verify, in pages."""
     sent = await house.ask("one")
     for limit in (1, 3, 50):
         lines = await exported(house, sent["session_id"], limit)
@@ -82,7 +82,7 @@ async def test_session_export_ok(house: Household) -> None:
 
 
 async def test_session_export_session_not_found(house: Household) -> None:
-    """Nor for a token that does not cover it."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     sent = await house.ask(sender="bob")
     ann = await house.limited(senders=["ann"])
     for client, session_id in ((house.client, "ses_none"), (ann, sent["session_id"])):
@@ -93,7 +93,7 @@ async def test_session_export_session_not_found(house: Household) -> None:
 
 
 async def test_session_import_ok(house: Household) -> None:
-    """A new session with the same messages, which goes on where the old one stood."""
+    """An import is a new session with the same messages, which can be continued."""
     for text in ("one", "two"):
         sent = await house.ask(text)
     await house.call("session.rename", session_id=sent["session_id"], title="A title")
@@ -112,7 +112,7 @@ async def test_session_import_ok(house: Household) -> None:
 
 
 async def test_session_import_ok_in_parts(house: Household) -> None:
-    """Each part says which session and hash it goes on from."""
+    """Each part names the session and the hash that it continues."""
     for text in ("one", "two", "three"):
         sent = await house.ask(text)
     lines = await exported(house, sent["session_id"])
@@ -128,7 +128,7 @@ async def test_session_import_ok_in_parts(house: Household) -> None:
 
 
 async def test_session_import_ok_in_the_order_the_model_read(house: Household) -> None:
-    """What was said while another run was at work comes after its answer; what was cancelled, not at all."""
+    """A queued input comes after the answer of the run before it; a cancelled one is left out."""
     gate = house.gate("slow")
     first = await house.send("slow")
     await house.send("second")
@@ -149,8 +149,8 @@ async def test_session_import_ok_in_the_order_the_model_read(house: Household) -
     ]
 
 
-async def test_session_import_ok_with_calls_and_what_was_said_meanwhile(house: Household) -> None:
-    """However the file is cut into parts, the model is shown every call with its result right after it."""
+async def test_session_import_ok_with_calls_and_steers(house: Household) -> None:
+    """However the file is cut, the model reads every call with its result right after it."""
     calls: list[Item] = [ToolCall("a", "look", {}), ToolCall("b", "look", {})]
     house.models.to["look"] = lambda request: gives(*calls, stop_reason="tool_calls")
     gate = house.gate("slow")
@@ -172,8 +172,8 @@ async def test_session_import_ok_with_calls_and_what_was_said_meanwhile(house: H
         assert {"slow", "look", "x"} <= {text_of(message.items) for message in shown}
 
 
-async def test_session_import_ok_with_what_was_said_before_its_run_began(house: Household) -> None:
-    """It belongs to the input of that run, and comes with it."""
+async def test_session_import_ok_with_steers_before_the_run_started(house: Household) -> None:
+    """A steer before the start of its run belongs to the run's input."""
     steered = {
         "type": "steered",
         "steer_id": "s1",
@@ -187,8 +187,8 @@ async def test_session_import_ok_with_what_was_said_before_its_run_began(house: 
     assert [item["text"] for item in history["messages"][0]["message"]["items"]] == ["one", "two"]
 
 
-async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -> None:
-    """What the model was told of it is told again; the task itself stays where it was."""
+async def test_session_import_ok_with_notes_about_shells(house: Household) -> None:
+    """Notes that the model read about a shell are imported; the task is not."""
     asked = {"type": "model_asked", "item_id": "i", "turn": 1, "attempt": 1, "run_id": "r1"}
     ended = {
         "type": "task_ended",
@@ -204,8 +204,8 @@ async def test_session_import_ok_with_what_became_of_a_shell(house: Household) -
     assert (await house.call("task.list", session_id=imported["session_id"], status="any"))["tasks"] == []
 
 
-async def test_session_import_ok_with_what_had_not_been_answered(house: Household) -> None:
-    """An input that waited when the export was made is not lost."""
+async def test_session_import_ok_with_pending_inputs(house: Household) -> None:
+    """An input that waited at the time of the export is imported."""
     gate = house.gate("slow")
     sent = await house.send("slow")
     await house.send("waiting")
@@ -216,7 +216,7 @@ async def test_session_import_ok_with_what_had_not_been_answered(house: Househol
 
 
 async def test_session_import_ok_check_leaves_nothing_behind(house: Household) -> None:
-    """Nor is it done twice for the same key."""
+    """Neither a check nor a repeated request imports a second time."""
     sent = await house.ask("one")
     lines = await exported(house, sent["session_id"])
     head = house.head()
@@ -227,14 +227,14 @@ async def test_session_import_ok_check_leaves_nothing_behind(house: Household) -
     assert house.sessions() == 2
 
 
-async def test_session_import_ok_passes_over_what_it_does_not_know(house: Household) -> None:
-    """An export of a later version has events that this one cannot read."""
+async def test_session_import_ok_skips_unknown_events(house: Household) -> None:
+    """Unknown events of a later version are skipped."""
     lines = chained(BEGUN, {"type": "something_new", "field": [1]}, said(1))
     assert (await house.call("session.import", lines=lines))["messages"] == 1
 
 
 async def test_session_import_import_invalid(house: Household) -> None:
-    """A line changed, left out, moved, cut or made up is found, and nothing is imported."""
+    """A changed, missing, moved, truncated or forged line is found, and nothing is imported."""
     sent = await house.ask("one")
     lines = await exported(house, sent["session_id"])
     sessions = house.sessions()
@@ -260,8 +260,8 @@ async def test_session_import_import_invalid(house: Household) -> None:
     assert house.sessions() == sessions
 
 
-async def test_session_import_import_invalid_where_it_does_not_go_on(house: Household) -> None:
-    """A part goes on from the part before it, and from nowhere else."""
+async def test_session_import_import_invalid_when_a_part_is_missing(house: Household) -> None:
+    """A part continues the previous one only."""
     sent = await house.ask("one")
     lines = await exported(house, sent["session_id"])
     begun = await house.call("session.import", lines=lines[:3])
@@ -290,10 +290,8 @@ async def test_session_import_import_invalid_where_it_does_not_go_on(house: Hous
         ('{"n":18446744073709551616}', "more than 64 bits"),
     ],
 )
-async def test_session_import_import_invalid_what_no_record_can_hold(
-    house: Household, arguments: str, words: str
-) -> None:
-    """Taken, it would make the session unreadable; the first line of the two is taken."""
+async def test_session_import_import_invalid_values(house: Household, arguments: str, words: str) -> None:
+    """Values that would make the session unreadable are refused."""
     call = f'{{"kind":"tool_call","call_id":"c","name":"t","arguments":{arguments}}}'
     message = f'{{"role":"assistant","items":[{call}]}}'
     line = f'{{"cursor":2,"at_ms":1,"type":"message_appended","item_id":"i","message":{message}}}'
@@ -304,7 +302,7 @@ async def test_session_import_import_invalid_what_no_record_can_hold(
 
 
 async def test_session_import_input_too_large(house: Household) -> None:
-    """A part is one transaction; metadata has the limit it has everywhere."""
+    """A part is one transaction, and metadata has its usual limit."""
     half = "ä" * (MAX_IMPORT_BYTES // 4)
     refusal = await house.refused("session.import", lines=chained(BEGUN, said(1, half), said(2, half)))
     assert isinstance(refusal, InputTooLarge)
@@ -315,7 +313,7 @@ async def test_session_import_input_too_large(house: Household) -> None:
 
 
 async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
-    """A part as large as may be, and the longest answer there is, fit into their transactions."""
+    """The largest part and the longest answer fit into their transactions."""
     lines = chained(BEGUN, *(said(number, "x" * 260) for number in range(400)))
     assert 150_000 < sum(map(len, lines)) < MAX_IMPORT_BYTES
     assert (await house.call("session.import", lines=lines))["messages"] == 400
@@ -327,7 +325,7 @@ async def test_session_import_ok_up_to_its_limits(house: Household) -> None:
 
 
 async def test_session_import_agent_not_found(house: Household) -> None:
-    """The agent of the export is not here; another one can be named."""
+    """The agent of the export is not defined here; another one can be named."""
     lines = chained({**BEGUN, "agent": "elsewhere"}, said(1))
     assert isinstance(await house.refused("session.import", lines=lines), AgentNotFound)
     imported = await house.call("session.import", lines=lines, agent="critic")
@@ -335,19 +333,19 @@ async def test_session_import_agent_not_found(house: Household) -> None:
 
 
 async def test_session_import_agent_forbidden(house: Household) -> None:
-    """The token covers another agent."""
+    """The caller's token does not cover the agent."""
     critic = await house.limited(agents=["critic"])
     assert isinstance(await refused(critic, "session.import", lines=chained(BEGUN)), AgentForbidden)
 
 
 async def test_session_import_sender_forbidden(house: Household) -> None:
-    """An imported session is nobody's in particular, and not for a token that covers certain senders."""
+    """A token that covers certain senders imports no session, because it has no sender."""
     ann = await house.limited(senders=["ann"])
     assert isinstance(await refused(ann, "session.import", lines=chained(BEGUN)), SenderForbidden)
 
 
 async def test_session_import_session_not_found(house: Household) -> None:
-    """The session that a part is to go on in is not there, or not for this caller."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     lines = chained(BEGUN, said(1))
     begun = await house.call("session.import", lines=lines[:1])
     critic = await house.limited(agents=["critic"])

@@ -48,8 +48,8 @@ async def used(house: Household, **params: Any) -> str:
     return found
 
 
-def test_resolving(tmp_path: Path) -> None:
-    """Links and dots are gone, relative paths begin at the root; what cannot be shown or kept is none."""
+def test_resolve(tmp_path: Path) -> None:
+    """Links and dots are resolved, relative paths begin at the root, and other paths are none."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     root = str(tmp_path)
@@ -62,15 +62,15 @@ def test_resolving(tmp_path: Path) -> None:
     assert resolve("strange", root) is None
 
 
-async def test_what_is_pinned_is_always_a_whole_path(free: Household, tmp_path: Path) -> None:
-    """The default, if nobody says anything."""
+async def test_the_default_workspace_is_pinned(free: Household, tmp_path: Path) -> None:
+    """Without a workspace of its own a run pins the default one."""
     sent = await free.send()
     pinned = (await free.call("run.get", run_id=sent["run_id"]))["pinned"]
     assert pinned["workspace"] == str(tmp_path / "home" / "workspace")
 
 
-async def test_what_is_kept_is_where_it_led(free: Household, tmp_path: Path) -> None:
-    """A link that leads into the home is refused, and one that is turned there later changes nothing."""
+async def test_links_are_resolved_when_they_are_accepted(free: Household, tmp_path: Path) -> None:
+    """A link into the daemon's home is refused, and a link that is changed later changes nothing."""
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     made = await free.call("session.create", workspace=str(tmp_path / "link"))
     assert made["workspace"] == str(tmp_path / "elsewhere")
@@ -82,21 +82,21 @@ async def test_what_is_kept_is_where_it_led(free: Household, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", ["a\nb", "x" * 1000, "\u202e"])
-async def test_what_cannot_be_a_workspace(free: Household, path: str) -> None:
-    """Too long when it is resolved, or not to be shown."""
+async def test_impossible_workspaces_are_refused(free: Household, path: str) -> None:
+    """A path that is too long when resolved, or not printable, is refused."""
     for method in ("session.create", "conversation.send"):
         content = {"content": "x"} if method == "conversation.send" else {}
         assert isinstance(await free.refused(method, workspace=path, **content), InvalidParams)
 
 
-async def test_a_relative_one_begins_at_the_root(limited: Household, tmp_path: Path) -> None:
-    """For whoever asks."""
+async def test_a_relative_workspace_begins_at_the_root(limited: Household, tmp_path: Path) -> None:
+    """A relative path begins at the root for every caller."""
     made = await limited.call("session.create", workspace="a/../b")
     assert made["workspace"] == str(tmp_path / "work" / "b")
 
 
 async def test_a_child_works_where_its_parent_does(limited: Household, tmp_path: Path) -> None:
-    """Unless it is told to work in a part of that; its agent's own directory counts only there."""
+    """A child works in its parent's workspace or in a part of it; its agent's directory counts only there."""
     work = tmp_path / "work"
     parent = (await limited.call("session.create", workspace="a"))["session_id"]
     child = (await limited.call("session.create", parent_session_id=parent, agent="own"))["session_id"]
@@ -107,8 +107,8 @@ async def test_a_child_works_where_its_parent_does(limited: Household, tmp_path:
     assert await used(limited, session_id=child) == str(work / "own")
 
 
-async def test_it_is_checked_again_when_it_is_used(limited: Household, tmp_path: Path) -> None:
-    """A configuration that names another root counts for sessions there are already."""
+async def test_a_workspace_is_checked_again_when_it_is_used(limited: Household, tmp_path: Path) -> None:
+    """A new root applies to existing sessions."""
     made = await limited.call("session.create", workspace="a")
     elsewhere = Workspaces(str(tmp_path / "other"), str(tmp_path / "home"), limited=True)
     limited.holder.replace(make_runtime(2, models=limited.models, definitions=AGENTS, workspaces=elsewhere))
@@ -123,8 +123,8 @@ def names_in(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-async def test_nothing_is_made_by_asking(free: Household, tmp_path: Path) -> None:
-    """A directory is made by the tool that needs it."""
+async def test_no_directory_is_created_by_a_request(free: Household, tmp_path: Path) -> None:
+    """A directory is created by the tool that needs it."""
     before = names_in(tmp_path)
     await free.call("session.create", workspace=str(tmp_path / "new"))
     await free.send()

@@ -70,8 +70,8 @@ def listed(store: Store) -> tuple[int, int]:
         return snapshot.count(SHELLS_LIVE), snapshot.count(SHELLS_STOPPING)
 
 
-def test_live_ones(store: Store) -> None:
-    """Those that have not ended, in the order of their beginning; of one session or all."""
+def test_live_shells(store: Store) -> None:
+    """Live shells are in the order of their start, of one session or of all."""
     update(store, begun("b", "a"))
     update(store, begun("c", session_id="other"))
     update(store, append(task_ended("b")))
@@ -80,8 +80,8 @@ def test_live_ones(store: Store) -> None:
         assert [task.task_id for task in live_shells(snapshot, "other")] == ["c"]
 
 
-def test_so_many_run_in_a_session(store: Store) -> None:
-    """One that has ended makes room; other sessions have their own."""
+def test_a_session_has_a_maximum_of_shells(store: Store) -> None:
+    """An ended shell makes room; other sessions have a limit of their own."""
     update(store, begun(*(f"t{number}" for number in range(MAX_SESSION_SHELLS))))
     with store.read() as snapshot:
         with pytest.raises(TasksFull, match="of this session"):
@@ -92,16 +92,16 @@ def test_so_many_run_in_a_session(store: Store) -> None:
         require_room(snapshot, "s")
 
 
-def test_so_many_run_in_all(store: Store) -> None:
-    """Whoever comes last is told to wait."""
+def test_the_daemon_has_a_maximum_of_shells(store: Store) -> None:
+    """A shell beyond the limit of all sessions is refused."""
     for number in range(MAX_SHELLS):
         update(store, begun(f"t{number}", session_id=f"s{number % (MAX_SHELLS // 4)}"))
     with store.read() as snapshot, pytest.raises(TasksFull, match=f"{MAX_SHELLS} shells run"):
         require_room(snapshot, "another")
 
 
-def test_stopping_all_of_a_session(store: Store) -> None:
-    """Those that live, once each; others are left alone."""
+def test_stop_all_shells_of_a_session(store: Store) -> None:
+    """Every live shell of the session is asked to stop, once; others are not."""
     update(store, begun("a", "b", "c"))
     update(store, begun("other", session_id="other"))
     update(store, append(task_ended("a"), TaskStopRequested(task_id="b", note="first")))
@@ -119,8 +119,8 @@ def test_stopping_all_of_a_session(store: Store) -> None:
     assert listed(store) == (3, 2)
 
 
-def test_which_process_it_is(store: Store) -> None:
-    """Written down once it runs; not of one that has ended meanwhile."""
+def test_record_started(store: Store) -> None:
+    """The process is recorded once it runs, unless the shell has ended."""
     update(store, begun("a"))
     update(store, lambda tx: record_started(tx, "a", 7, 99))
     task, shell = known(store, "a")
@@ -130,8 +130,8 @@ def test_which_process_it_is(store: Store) -> None:
     assert len(events(store, TaskStarted)) == 1
 
 
-def test_one_notice_that_it_stalls(store: Store) -> None:
-    """The model is told once."""
+def test_record_stalled(store: Store) -> None:
+    """A stalled shell is reported to the model once."""
     update(store, begun("a"))
     update(store, lambda tx: record_stalled(tx, "a"))
     update(store, lambda tx: record_stalled(tx, "a"))
@@ -156,8 +156,8 @@ def test_one_notice_that_it_stalls(store: Store) -> None:
         (False, ShellOutcome("daemon_restarted"), "failed"),
     ],
 )
-def test_what_it_comes_to(store: Store, stopped: bool, over: ShellOutcome, status: str) -> None:
-    """By its exit code if it ended by itself; cancelled only if somebody wanted it stopped. Told once."""
+def test_record_ended(store: Store, stopped: bool, over: ShellOutcome, status: str) -> None:
+    """The exit code decides the status; a requested stop cancels; each end is recorded once."""
     update(store, begun("a"))
     if stopped:
         update(store, append(TaskStopRequested(task_id="a")))
@@ -171,16 +171,16 @@ def test_what_it_comes_to(store: Store, stopped: bool, over: ShellOutcome, statu
     assert examine_whole(store.read, deep=True).findings == []
 
 
-def test_how_much_it_wrote(store: Store) -> None:
-    """Is kept with its end."""
+def test_record_ended_output_size(store: Store) -> None:
+    """The size of the output is recorded with the end."""
     update(store, begun("a"))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0, "", 900, 600)))
     _, shell = known(store, "a")
     assert (shell.output_bytes, shell.output_kept_bytes) == (900, 600)
 
 
-def test_one_that_was_deleted_is_left_alone(store: Store) -> None:
-    """Nothing is written down of what is gone."""
+def test_a_deleted_shell_records_nothing(store: Store) -> None:
+    """No event is recorded for a deleted task."""
     update(store, begun("a"))
     update(store, append(task_ended("a"), TaskDeleted(task_id="a")))
     update(store, lambda tx: record_ended(tx, "a", ShellOutcome("exited", 0)))

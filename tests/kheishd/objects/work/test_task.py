@@ -108,7 +108,7 @@ async def session_ended(house: Household, method: str, **params: Any) -> None:
 
 
 async def test_task_create_ok(house: Household) -> None:
-    """It is there, pending, as one event of its session; asked for again by its key, it is the same."""
+    """A task is created as pending by one event; a repeated request returns the same task."""
     first = await made(house, "Buy paint")
     params = {
         "session_id": "s",
@@ -138,7 +138,7 @@ async def test_task_create_ok(house: Household) -> None:
 
 
 async def test_task_create_check(house: Household) -> None:
-    """Says what would be, and changes nothing."""
+    """A check returns the task and changes nothing."""
     before = house.head()
     created = await house.call("task.create", session_id="s", title="Paint", check=True)
     assert created["title"] == "Paint"
@@ -147,7 +147,7 @@ async def test_task_create_check(house: Household) -> None:
 
 
 async def test_task_create_session_not_found(house: Household) -> None:
-    """Nor one that is not covered."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     stranger = await house.limited(senders=["ann"])
     for client, session_id in ((house.client, "nowhere"), (stranger, "s")):
         refusal = await refused(client, "task.create", session_id=session_id, title="x")
@@ -155,14 +155,14 @@ async def test_task_create_session_not_found(house: Household) -> None:
 
 
 async def test_task_create_session_already_ended(house: Household) -> None:
-    """Nothing more is to be done in it."""
+    """An ended session takes no tasks."""
     await house.call("session.end", session_id="s")
     refusal = await refusal_of(house, "task.create", session_id="s", title="x")
     assert type(refusal) is SessionAlreadyEnded
 
 
 async def test_task_create_input_too_large(house: Household) -> None:
-    """Measured as it is written down: a character may take six bytes."""
+    """Sizes are measured as JSON, where a character may take six bytes."""
     text = "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)
     refusal = await refusal_of(house, "task.create", session_id="s", title="x", description=text)
     assert (type(refusal), refusal.field) == (InputTooLarge, "$.params.description")
@@ -171,7 +171,7 @@ async def test_task_create_input_too_large(house: Household) -> None:
 
 
 async def test_task_create_tasks_full(house: Household) -> None:
-    """One that ends makes room."""
+    """A session has a maximum of open tasks; one that ends makes room."""
 
     def many(tx: Transaction) -> None:
         fold = SessionWriter(tx, "s", session=tx.get(SESSIONS, "s"))
@@ -185,7 +185,7 @@ async def test_task_create_tasks_full(house: Household) -> None:
 
 
 async def test_task_create_task_title_taken(house: Household) -> None:
-    """By one of the same session, however it is written; not by one that has ended, nor by a shell."""
+    """Open tasks of a session have different titles in any spelling; ended tasks and shells do not count."""
     first = await made(house, "Paint it")
     refusal = await refusal_of(house, "task.create", session_id="s", title=" PAINT  IT ")
     assert (type(refusal), refusal.field) == (TaskTitleTaken, "$.params.title")
@@ -199,7 +199,7 @@ async def test_task_create_task_title_taken(house: Household) -> None:
 
 
 async def test_task_create_task_not_found(house: Household) -> None:
-    """What it waits for must be in the same session."""
+    """A blocking task must exist in the same session."""
     await house.call("session.create", session_id="other")
     elsewhere = await made(house, session_id="other")
     refusal = await refusal_of(house, "task.create", session_id="s", title="x", blocked_by=[elsewhere])
@@ -210,24 +210,24 @@ async def test_task_create_task_not_found(house: Household) -> None:
 
 
 async def test_task_get_ok(house: Household) -> None:
-    """All that is known of it."""
+    """A task is shown in full."""
     task_id = await made(house, description="blue")
     shown = await house.call("task.get", task_id=task_id)
     assert (shown["title"], shown["description"], shown["session_id"]) == ("Paint", "blue", "s")
 
 
 async def test_task_get_task_not_found(house: Household) -> None:
-    """Nor for a token that does not cover its session."""
+    """An unknown task, and one that the token does not cover, are refused alike."""
     await not_found(house, "task.get")
 
 
 async def test_task_get_task_already_deleted(house: Household) -> None:
-    """It was there once."""
+    """A deleted task is refused as deleted."""
     await deleted(house, "task.get")
 
 
 async def test_task_list_ok(house: Household) -> None:
-    """What is open, oldest first; of a session or of all; by status and kind; page by page."""
+    """Open tasks are listed oldest first: of a session or of all, by status and kind, in pages."""
     one, two, three = [await made(house, name) for name in ("one", "two", "three")]
     await house.call("session.create", session_id="other")
     four = await made(house, session_id="other")
@@ -250,7 +250,7 @@ async def test_task_list_ok(house: Household) -> None:
 
 
 async def test_task_list_session_not_found(house: Household) -> None:
-    """Nor one that is not covered."""
+    """An unknown session, and one that the token does not cover, are refused alike."""
     stranger = await house.limited(senders=["ann"])
     for client, session_id in ((house.client, "nowhere"), (stranger, "s")):
         assert type(await refused(client, "task.list", session_id=session_id)) is SessionNotFound
@@ -260,7 +260,7 @@ async def test_task_list_session_not_found(house: Household) -> None:
 
 
 async def test_task_update_ok(house: Household) -> None:
-    """What is named changes, who did it is in the journal; what changes nothing is no event."""
+    """Named fields change, the journal records the actor, and an update without changes appends no event."""
     first, task_id = await made(house, "first"), await made(house)
     changed = await updated(
         house,
@@ -289,8 +289,8 @@ async def test_task_update_ok(house: Household) -> None:
     assert (done["output"], "ended_at_ms" in done) == ("It is blue.", True)
 
 
-async def test_what_waits_is_known_to_what_it_waits_for(house: Household) -> None:
-    """In the same moment, both ways; only open tasks wait."""
+async def test_blocking_tasks_name_the_tasks_they_block(house: Household) -> None:
+    """Both sides of a dependency change in the same commit; only open tasks are blocked."""
     first, second, third = [await made(house, name) for name in ("one", "two", "three")]
 
     async def blocks(task_id: str) -> list[str]:
@@ -308,24 +308,24 @@ async def test_what_waits_is_known_to_what_it_waits_for(house: Household) -> Non
 
 
 async def test_task_update_task_not_found(house: Household) -> None:
-    """Neither the task nor what it is to wait for."""
+    """Neither an unknown task nor an unknown blocking task is accepted."""
     await not_found(house, "task.update", title="x")
     refusal = await refusal_of(house, "task.update", task_id=await made(house, "b"), blocked_by=["tsk_none"])
     assert (type(refusal), refusal.field) == (TaskNotFound, "$.params.blocked_by")
 
 
 async def test_task_update_task_already_deleted(house: Household) -> None:
-    """It does not come back."""
+    """A deleted task does not come back."""
     await deleted(house, "task.update", status="pending")
 
 
 async def test_task_update_session_already_ended(house: Household) -> None:
-    """Its tasks stay as they are."""
+    """Tasks of an ended session do not change."""
     await session_ended(house, "task.update", title="x")
 
 
 async def test_task_update_input_too_large(house: Household) -> None:
-    """Each part has its limit."""
+    """Each field has its limit."""
     task_id = await made(house)
     for name, value in (
         ("description", "\x01" * (MAX_TASK_DESCRIPTION_BYTES // 4)),
@@ -337,13 +337,13 @@ async def test_task_update_input_too_large(house: Household) -> None:
 
 
 async def test_task_update_task_running(house: Household) -> None:
-    """A shell's status is that of its process."""
+    """The status of a shell is that of its process."""
     refusal = await refusal_of(house, "task.update", task_id=await shell(house), status="completed")
     assert type(refusal) is TaskRunning
 
 
 async def test_task_update_task_already_ended(house: Household) -> None:
-    """What has ended is not reopened; nor is a shell."""
+    """Neither an ended task nor an ended shell is reopened."""
     task_id = await made(house)
     await updated(house, task_id, status="failed", note="no paint")
     assert type(await refusal_of(house, "task.update", task_id=task_id, status="pending")) is TaskAlreadyEnded
@@ -353,14 +353,14 @@ async def test_task_update_task_already_ended(house: Household) -> None:
 
 
 async def test_task_update_task_title_taken(house: Household) -> None:
-    """By another that is open."""
+    """The title of another open task is refused."""
     await made(house, "one")
     two = await made(house, "two")
     assert type(await refusal_of(house, "task.update", task_id=two, title="ONE")) is TaskTitleTaken
 
 
 async def test_task_update_task_cycle(house: Household) -> None:
-    """The refusal names the tasks of it."""
+    """The refusal names the tasks of the cycle."""
     one = await made(house, "one")
     two = await made(house, "two", blocked_by=[one])
     three = await made(house, "three", blocked_by=[two])
@@ -370,7 +370,7 @@ async def test_task_update_task_cycle(house: Household) -> None:
 
 
 async def test_task_update_task_blocked(house: Household) -> None:
-    """Until all that it waits for is completed; a shell can be waited for, too."""
+    """A task waits until every blocking task is completed; a shell can block, too."""
     one = await made(house, "one")
     two = await made(house, "two", blocked_by=[one, await shell(house)])
     for status in ("in_progress", "completed"):
@@ -383,14 +383,14 @@ async def test_task_update_task_blocked(house: Household) -> None:
 
 
 async def test_task_update_task_output_missing(house: Household) -> None:
-    """Completed is not said without saying what came of it."""
+    """A task is not completed without its output."""
     task_id = await made(house)
     refusal = await refusal_of(house, "task.update", task_id=task_id, status="completed", output=" ")
     assert (type(refusal), refusal.field) == (TaskOutputMissing, "$.params.output")
 
 
-async def test_two_at_once_do_not_close_a_circle(house: Household) -> None:
-    """Each change is looked at in its own transaction: of many that would, together, the last is refused."""
+async def test_concurrent_updates_close_no_cycle(house: Household) -> None:
+    """Each update is checked in its own transaction, so the one that would close a cycle is refused."""
     names = [await made(house, name) for name in "abcdef"]
     refusals: list[Any] = []
 
@@ -411,7 +411,7 @@ async def test_two_at_once_do_not_close_a_circle(house: Household) -> None:
 
 
 async def test_task_stop_ok(house: Household) -> None:
-    """Cancelled, with the reason; of one that has ended nothing changes."""
+    """A stopped task is cancelled with the note; stopping an ended one changes nothing."""
     task_id = await made(house)
     stopped = await house.call("task.stop", task_id=task_id, note="enough")
     assert (stopped["status"], stopped["note"]) == ("cancelled", "enough")
@@ -421,7 +421,7 @@ async def test_task_stop_ok(house: Household) -> None:
 
 
 async def test_task_stop_ok_of_a_shell(house: Household) -> None:
-    """It is waited for; the first who stops it is who did."""
+    """The answer waits for the shell to end; the first stop counts."""
     await shell(house)
 
     bell = house.state.bell(SHELLS_STOPPING.name)
@@ -440,7 +440,7 @@ async def test_task_stop_ok_of_a_shell(house: Household) -> None:
 async def test_task_stop_ok_of_a_shell_that_takes_its_time(
     house: Household, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After some seconds the answer is that it is wanted; asking again writes nothing."""
+    """After some seconds the answer shows the requested stop; a second request appends nothing."""
     monkeypatch.setattr("kheishd.objects.work.task.STOP_SECONDS", 0.01)
     await shell(house)
     for reason in ("enough", "again"):
@@ -451,17 +451,17 @@ async def test_task_stop_ok_of_a_shell_that_takes_its_time(
 
 
 async def test_task_stop_task_not_found(house: Household) -> None:
-    """Nor for a token that does not cover its session."""
+    """An unknown task, and one that the token does not cover, are refused alike."""
     await not_found(house, "task.stop")
 
 
 async def test_task_stop_task_already_deleted(house: Household) -> None:
-    """There is nothing to stop."""
+    """A deleted task cannot be stopped."""
     await deleted(house, "task.stop")
 
 
 async def test_ending_a_session_stops_its_shells(house: Household) -> None:
-    """In the same transaction; those that ended by themselves are left alone."""
+    """The same transaction requests the stop of live shells; ended ones are unchanged."""
     await shell(house)
     await shell(house, "tsk_over")
     await over(house, "tsk_over")
@@ -478,7 +478,7 @@ async def test_ending_a_session_stops_its_shells(house: Household) -> None:
 
 
 async def test_task_delete_ok(house: Household) -> None:
-    """Its place is kept and nothing of what it said; one that has ended can be deleted, too."""
+    """A deleted task leaves its id and none of its content; an ended one can be deleted."""
     task_id = await made(house, description="blue")
     gone = await house.call("task.delete", task_id=task_id)
     assert (gone["title"], "description" in gone, "deleted_at_ms" in gone) == ("Paint", False, True)
@@ -490,27 +490,27 @@ async def test_task_delete_ok(house: Household) -> None:
 
 
 async def test_task_delete_task_not_found(house: Household) -> None:
-    """Nor for a token that does not cover its session."""
+    """An unknown task, and one that the token does not cover, are refused alike."""
     await not_found(house, "task.delete")
 
 
 async def test_task_delete_task_already_deleted(house: Household) -> None:
-    """Once is enough."""
+    """A task is deleted once."""
     await deleted(house, "task.delete")
 
 
 async def test_task_delete_session_already_ended(house: Household) -> None:
-    """Its tasks stay as they are."""
+    """Tasks of an ended session do not change."""
     await session_ended(house, "task.delete")
 
 
 async def test_task_delete_task_running(house: Household) -> None:
-    """A shell is stopped first."""
+    """A running shell must be stopped first."""
     assert type(await refusal_of(house, "task.delete", task_id=await shell(house))) is TaskRunning
 
 
 async def test_task_delete_task_needed(house: Household) -> None:
-    """Others wait for it; once it is completed they do not mind."""
+    """A task that blocks others cannot be deleted until it is completed."""
     one = await made(house, "one")
     two = await made(house, "two", blocked_by=[one])
     refusal = await refusal_of(house, "task.delete", task_id=one)
@@ -525,7 +525,7 @@ async def test_task_delete_task_needed(house: Household) -> None:
 
 
 async def test_task_output_ok(house: Household) -> None:
-    """What came of a task: its end, or from an offset on; ready says that it has ended."""
+    """The end of the output is returned, or a part after an offset; ``ready``: the task has ended."""
     task_id = await made(house)
     empty = await house.call("task.output", task_id=task_id)
     assert (empty["ready"], empty["timed_out"], empty["text"], empty["path"]) == (False, False, "", None)
@@ -541,7 +541,7 @@ async def test_task_output_ok(house: Household) -> None:
 
 
 async def test_task_output_ok_waits(house: Household) -> None:
-    """Until it has ended; or until the time is over, which is said."""
+    """The answer waits until the task has ended, or reports that the time was over."""
     task_id = await made(house)
     early = await house.call("task.output", task_id=task_id, wait=True, timeout_s=0.01)
     assert (early["ready"], early["timed_out"]) == (False, True)
@@ -558,7 +558,7 @@ async def test_task_output_ok_waits(house: Household) -> None:
 
 
 async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> None:
-    """What it wrote so far, from its file; whoever waits at an offset is told at once when there is more."""
+    """A shell's output is read from its file; a wait at an offset ends when there is more."""
     await shell(house)
     written = house.server.services.shells
     assert isinstance(written, ShellFiles)
@@ -590,17 +590,17 @@ async def test_task_output_ok_of_a_shell(house: Household, tmp_path: Path) -> No
 
 
 async def test_task_output_task_not_found(house: Household) -> None:
-    """Nor for a token that does not cover its session."""
+    """An unknown task, and one that the token does not cover, are refused alike."""
     await not_found(house, "task.output")
 
 
 async def test_task_output_task_already_deleted(house: Household) -> None:
-    """What it wrote is no longer anybody's."""
+    """The output of a deleted task cannot be read."""
     await deleted(house, "task.output")
 
 
 async def test_every_method_needs_its_scope(house: Household) -> None:
-    """Who may only read changes nothing, and who may only converse reads nothing."""
+    """The scope ``read`` changes no task, and the scope ``converse`` reads none."""
     task_id = await made(house)
     reader = await house.limited(scopes=["read"])
     for verb in ("update", "stop", "delete"):
