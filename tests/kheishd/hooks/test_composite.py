@@ -148,7 +148,7 @@ def names(hooks: CompositeHook, context: RunContext | None = None) -> list[str]:
 
 
 def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
-    """A part without tools has its say, too."""
+    """Tools and sections come in the order of the sub-hooks, with or without tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(tools=(tool("b"), tool("a"))), Doing(None)])
     assert [each.name for each in hooks.offer(place())] == ["b", "a", "does"]
     assert hooks.sections(place("/srv")) == ["first", "Notes are kept in /srv."]
@@ -157,7 +157,7 @@ def test_tools_and_sections_come_in_the_order_of_their_parts() -> None:
 
 
 def test_a_scope_leaves_tools_out() -> None:
-    """Null is everything, empty is nothing; what explains tools that are not there is left out with them."""
+    """A null scope allows all tools, an empty one none; sections follow the offered tools."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     within = place(tools=["does", "look", "gone"])
     assert [each.name for each in hooks.offer(within)] == ["look", "does"]
@@ -167,7 +167,7 @@ def test_a_scope_leaves_tools_out() -> None:
 
 
 def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
-    """A run has no tool that its session, or one above it, does not allow any more, whatever it pinned."""
+    """A run has only the tools that its pinned scope and the current scope both allow."""
     hooks = CompositeHook([Commentator("first"), Toolbox(), Doing(None)])
     narrowed = replace(place(tools=["does", "look"]), tools=["look", "note"])
     assert [each.name for each in hooks.offer(narrowed)] == ["look"]
@@ -175,21 +175,21 @@ def test_a_scope_that_was_narrowed_since_leaves_tools_out() -> None:
 
 
 def test_a_part_offers_its_own_tools_only() -> None:
-    """One that offers what is not its own would have it dispatched to another part."""
+    """A sub-hook cannot offer a tool of another one, or one that it does not have."""
     stray = Toolbox(tools=(tool("mine"),))
     stray.offer = lambda place: [tool("mine"), tool("does"), tool("new")]  # type: ignore[method-assign]
     assert [each.name for each in CompositeHook([stray, Doing(None)]).offer(place())] == ["mine", "does"]
 
 
 def test_two_tools_of_one_name_are_a_fault() -> None:
-    """Whoever puts parts together is told which."""
+    """Two tools of one name at construction are a programming error, which names both."""
     with pytest.raises(ValueError, match="both toolbox and doing have a tool called does"):
         CompositeHook([Toolbox(tools=(tool("does"),)), Doing(None)])
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "../a", "a" * (MAX_TOOL_BYTES + 1), "a\n"])
 def test_a_name_that_no_provider_takes_is_a_fault(name: str) -> None:
-    """One such name would have every request of every agent refused."""
+    """An invalid name at construction is an error: providers would refuse every request."""
     with pytest.raises(ValueError, match="no provider accepts"):
         CompositeHook([Toolbox(tools=(tool(name),))])
 
@@ -320,13 +320,13 @@ ASKS = NeedsAnswer([Question(question="Which?", key="which")])
     ],
 )
 async def test_one_opinion_counts(opinions: list[Any], counts: Opinion | None) -> None:
-    """No before a question, a question before an approval; of two alike the first; a failure is a no."""
+    """A denial precedes a question, a question an approval; the first of equals counts; a failure denies."""
     parts = [Commentator(f"part{number}", opinion) for number, opinion in enumerate(opinions)]
     assert await CompositeHook([*parts, Toolbox()]).before_call(use_of(tool("note"))) == counts
 
 
 async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCaptureFixture) -> None:
-    """Each part amends what the one before left; one that fails leaves it as it was."""
+    """Each sub-hook amends the outcome of the previous one; one that fails amends nothing."""
     failing = Commentator("b", ValueError("x"))
     parts = [Commentator("a", comment=" a"), failing, Commentator("c", comment=" c")]
     outcome = await CompositeHook([*parts, Toolbox()]).after_call(use_of(tool("note")), Outcome("done"))
@@ -338,7 +338,7 @@ async def test_what_is_said_after_a_call_is_said_in_order(caplog: pytest.LogCapt
 
 
 async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
-    """And to no other."""
+    """A call is dispatched to the sub-hook of its tool only."""
 
     async def done() -> str:
         return "by the right one"
@@ -348,14 +348,14 @@ async def test_a_call_goes_to_the_part_that_offers_its_tool() -> None:
 
 
 async def test_a_call_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
-    """It is stopped, and the model is told after how long."""
+    """A call is stopped at its timeout, and the model is told the time."""
     outcome = await CompositeHook([Doing(trio.sleep_forever)]).dispatch(use_of(Doing.tools[0]))
     assert outcome == Outcome("This took longer than 2 s and was stopped.", is_error=True)
     assert trio.current_time() == pytest.approx(2.0)
 
 
 async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureFixture) -> None:
-    """A timeout inside of it is a fault like any other, not the tool's time."""
+    """A timeout inside the tool is a fault like any other."""
 
     async def impatient() -> None:
         raise trio.TooSlowError
@@ -366,20 +366,20 @@ async def test_a_tools_own_patience_is_its_own_affair(caplog: pytest.LogCaptureF
 
 
 async def test_a_tools_no_is_what_the_model_reads() -> None:
-    """Out of a nursery, too."""
+    """A tool's error is the result, also out of a nursery."""
     outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("refuses")))
     assert outcome == Outcome("this tool does nothing; say something else", is_error=True)
 
 
 async def test_a_fault_is_for_the_log_and_not_for_the_model(caplog: pytest.LogCaptureFixture) -> None:
-    """The model learns that there was one."""
+    """A fault is logged, and the model only learns that there was one."""
     outcome = await CompositeHook([Toolbox()]).dispatch(use_of(tool("raises")))
     assert outcome == Outcome(FAILED, is_error=True)
     assert "nobody's business" in caplog.text
 
 
 async def test_what_went_stale_is_for_the_worker() -> None:
-    """It asks the person again; out of a nursery, too."""
+    """A stale approval reaches the worker, also out of a nursery."""
 
     async def stale() -> None:
         async with trio.open_nursery():
@@ -390,7 +390,7 @@ async def test_what_went_stale_is_for_the_worker() -> None:
 
 
 async def test_what_is_no_text_is_made_one() -> None:
-    """Names of files need not be UTF-8, and what cannot be said cannot be journaled."""
+    """Lone surrogates are replaced: file names need not be UTF-8, but the journal is."""
 
     async def lists() -> str:
         return "caf\udce9.txt é"
@@ -403,7 +403,7 @@ async def test_what_is_no_text_is_made_one() -> None:
 
 
 async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureFixture) -> None:
-    """Others are offered what they were; what it cannot say about its calls keeps them from being run."""
+    """A broken sub-hook fails its own calls only, and none of them runs unjudged."""
     hooks = CompositeHook([Broken(), Doing(None)])
     assert [each.name for each in hooks.offer(place())] == ["does"]
     assert hooks.sections(place()) == []
@@ -420,7 +420,7 @@ async def test_a_broken_part_harms_its_own_calls_only(caplog: pytest.LogCaptureF
 
 
 async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
-    """Nobody is asked about what cannot be done; what it notes is then nothing."""
+    """An impossible call fails in its preview, so no person is asked."""
     hooks = CompositeHook([Toolbox()])
     use = use_of(tool("careful"), place(str(tmp_path)), text="impossible")
     with pytest.raises(ToolError, match="this cannot be noted"):
@@ -431,7 +431,7 @@ async def test_a_tool_that_says_no_in_advance(tmp_path: Any) -> None:
 
 
 async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
-    """Whoever wants the run stopped waits for it; nothing is known then."""
+    """A probe has a time limit, after which the outcome is unknown."""
     chosen = tool("does", timeout_s=3_600.0)
     hooks = CompositeHook([Doing(trio.sleep_forever)])
     assert (await hooks.probe(use_of(chosen), {})).outcome == "unknown"
@@ -439,7 +439,7 @@ async def test_a_probe_has_its_time_and_no_more(autojump_clock: MockClock) -> No
 
 
 async def test_what_a_probe_finds_is_what_is_found() -> None:
-    """Its part knows."""
+    """The probe of the tool's sub-hook decides."""
 
     async def nothing() -> None:
         return None
