@@ -12,9 +12,9 @@ from kheishctl.render.pieces import (
     AnswerText,
     ApprovalClosing,
     ApprovalOpening,
+    CallEnd,
     CallOutput,
     CallRequest,
-    CallResult,
     CallStart,
     CallVerdict,
     DoubtClosing,
@@ -50,9 +50,9 @@ def make_start(number: int = 1, elapsed_s: int = 0) -> CallStart:
     return CallStart(f"call_{number}", "bash", f"make {number}", NOW_MS - elapsed_s * 1000)
 
 
-def make_result(outcome: str, text: str = "", **fields: object) -> CallResult:
+def make_result(outcome: str, text: str = "", **fields: object) -> CallEnd:
     """Return the result of a call."""
-    return CallResult(CALL, "bash", "make", outcome, text, **fields)  # type: ignore[arg-type]
+    return CallEnd(CALL, "bash", "make", outcome, text, **fields)  # type: ignore[arg-type]
 
 
 def make_view(*, thinking: bool = False, columns: int = 60) -> TranscriptView:
@@ -314,7 +314,7 @@ def test_blank_lines() -> None:
         AnswerText("so\n\n"),
         MessageEnd("tool_calls"),
         CallRequest("c", "bash", "ls"),
-        CallResult("c", "bash", "ls", "returned", ""),
+        CallEnd("c", "bash", "ls", "returned", ""),
         AnswerText("done\n\nreally"),
         MessageEnd("end"),
         StartedInput("next", "ada", "r"),
@@ -369,7 +369,7 @@ def test_every_piece_is_handled() -> None:
         CallVerdict("c", "t", "allow", "w"),
         CallStart("c", "t", "a", 0),
         CallOutput("c", "a", False),
-        CallResult("c", "t", "a", "returned", "x"),
+        CallEnd("c", "t", "a", "returned", "x"),
         ApprovalOpening({}),
         ApprovalClosing("p", "t", "a", "allow"),
         QuestionOpening({}),
