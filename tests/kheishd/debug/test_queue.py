@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kheishd.debug.queue import CLOSE_SECONDS, MAX_LOGGED_RUNS, MAX_QUEUED_BYTES, WriteQueue, own_thread
-from tests.support.model_asking import inline
+from tests.support.model_calls import inline
 
 
 async def test_writes_are_done_in_order_in_a_thread(nursery: trio.Nursery) -> None:
