@@ -37,8 +37,8 @@ from tests.support.desk import (
     sums_up,
     working,
 )
-from tests.support.talk import assert_valid
 from tests.support.toolbox import Toolbox, tool
+from tests.support.transcripts import assert_valid
 
 LONG = 900
 """What the model counts for a long prompt, and what is too long here."""
